@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// An Address names a listener or an upstream as the configuration writes it:
+//
+//	udp://localhost:8125    tcp://[::1]:2003    stdout:
+//	unixgram:///run/s.sock?mode=0660&group=adm    unix:///run/s.sock
+//
+// Network is "udp", "tcp", "unixgram", "unix" or "stdout". Host and Port are
+// set for udp and tcp, Path, Mode and Group for the unix sockets.
+type Address struct {
+	Network string
+	Host    string
+	Port    int
+	Path    string
+	Mode    uint32 // permission bits of a unix socket; 0: as the umask leaves them
+	Group   string // group of a unix socket, by name or number; "": ours
+}
+
+// String writes the address in the form that ParseAddress reads.
+func (a Address) String() string {
+	switch a.Network {
+	case "stdout":
+		return "stdout:"
+	case "unix", "unixgram":
+		q := url.Values{}
+		if a.Mode != 0 {
+			q.Set("mode", fmt.Sprintf("%#o", a.Mode))
+		}
+		if a.Group != "" {
+			q.Set("group", a.Group)
+		}
+		u := url.URL{Scheme: a.Network, Path: a.Path, RawQuery: q.Encode()}
+		return u.Scheme + "://" + strings.TrimPrefix(u.String(), u.Scheme+"://")
+	}
+	return a.Network + "://" + a.hostPort()
+}
+
+// hostPort is the address of a udp or tcp socket as package net takes it.
+func (a Address) hostPort() string { return net.JoinHostPort(a.Host, strconv.Itoa(a.Port)) }
+
+// isUnix says whether the address is a path.
+func (a Address) isUnix() bool { return a.Network == "unix" || a.Network == "unixgram" }
+
+// isDatagram says whether the address takes datagrams.
+func (a Address) isDatagram() bool { return a.Network == "udp" || a.Network == "unixgram" }
+
+// MarshalText is String, as a text.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText is ParseAddress.
+func (a *Address) UnmarshalText(text []byte) error {
+	parsed, err := ParseAddress(string(text))
+	if err == nil {
+		*a = parsed
+	}
+	return err
+}
+
+// ParseAddress reads an address; see Address for the forms.
+func ParseAddress(s string) (Address, error) {
+	if s == "stdout:" || s == "stdout" {
+		return Address{Network: "stdout"}, nil
+	}
+	network, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return Address{}, fmt.Errorf("%q is no address (write it like udp://localhost:8125)", s)
+	}
+	switch network {
+	case "udp", "tcp":
+		return parseHostPort(network, rest)
+	case "unix", "unixgram":
+		return parseUnix(network, rest)
+	}
+	return Address{}, fmt.Errorf("unknown scheme %q in %q (use udp, tcp, unix or unixgram; stdout: for an upstream)", network, s)
+}
+
+func parseHostPort(network, rest string) (Address, error) {
+	host, port, err := net.SplitHostPort(rest)
+	if err != nil {
+		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://localhost:8125; an IPv6 address in brackets)", rest, network)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return Address{}, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one for a listener)", port)
+	}
+	return Address{Network: network, Host: host, Port: int(n)}, nil
+}
+
+func parseUnix(network, rest string) (Address, error) {
+	path, query, _ := strings.Cut(rest, "?")
+	if !strings.HasPrefix(path, "/") {
+		return Address{}, fmt.Errorf("%q is not an absolute path (write it like %s:///run/prefixproxy/socket)", path, network)
+	}
+	a := Address{Network: network, Path: path}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return Address{}, fmt.Errorf("%q: %w", query, err)
+	}
+	for key, v := range values {
+		switch key {
+		case "mode":
+			mode, err := strconv.ParseUint(v[0], 8, 32)
+			if err != nil || mode == 0 || mode > 0o777 {
+				return Address{}, fmt.Errorf("%q is no mode (write it in octal, like mode=0660)", v[0])
+			}
+			a.Mode = uint32(mode)
+		case "group":
+			a.Group = v[0]
+		default:
+			return Address{}, fmt.Errorf("unknown option %q of a unix socket (use mode and group)", key)
+		}
+	}
+	return a, nil
+}

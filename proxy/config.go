@@ -1,0 +1,213 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// Config steers a Proxy. DefaultConfig returns the defaults that the field
+// comments give; Problems checks a Config.
+type Config struct {
+	Rewrite line.Rules `yaml:"rewrite"`
+	Listen  Listen     `yaml:"listen"`
+
+	// Coalesce is how long input may gather before it is handled; default 5ms.
+	// 0 handles it at once, at several times the CPU; a high value adds that
+	// much latency and needs receive buffers that hold that much input.
+	Coalesce time.Duration `yaml:"coalesce"`
+
+	Forward Forward `yaml:"forward"`
+}
+
+// Listen says where applications reach the proxy.
+type Listen struct {
+	StatsD []Address `yaml:"statsd"` // default udp and tcp on localhost:8125
+	Carbon []Address `yaml:"carbon"` // default tcp and udp on localhost:2003
+
+	// MaxConnections bounds the connections open at one moment, over all
+	// stream listeners; default 1000. One more is closed at once. Each costs
+	// a file descriptor and some 8 KiB.
+	MaxConnections int `yaml:"max_connections"`
+
+	// IdleTimeout closes a connection that has sent nothing for so long;
+	// default 10m, 0 never.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+}
+
+// Forward says where each protocol's lines go.
+type Forward struct {
+	StatsD StatsDForward `yaml:"statsd"`
+	Carbon CarbonForward `yaml:"carbon"`
+}
+
+// StatsDForward steers the StatsD upstream.
+type StatsDForward struct {
+	// To is a failover list: the first address that works is used.
+	To []Address `yaml:"to"`
+
+	// Queue bounds the lines that wait, in bytes of memory; default 16MiB.
+	Queue conf.Bytes `yaml:"queue"`
+
+	// MaxDatagram bounds a datagram's payload in bytes; default 1432, which
+	// fits Ethernet's MTU with IPv6 headers. Higher values fragment.
+	MaxDatagram int `yaml:"max_datagram"`
+}
+
+// CarbonForward steers the Carbon upstream.
+type CarbonForward struct {
+	// To is a failover list: the first address that works is used.
+	To []Address `yaml:"to"`
+
+	// Queue bounds the lines that wait in memory, in bytes; default 64MiB.
+	Queue conf.Bytes `yaml:"queue"`
+
+	// Spool bounds the lines that wait on disk; default 1GiB. No effect yet.
+	Spool conf.Bytes `yaml:"spool"`
+
+	// Replay is how much acknowledged data is sent again on the next
+	// connection; default 4MiB. No effect yet.
+	Replay conf.Bytes `yaml:"replay"`
+}
+
+// The bounds of queue and max_datagram.
+const (
+	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
+	minMaxDatagram = 512     // what every IPv4 path carries
+	maxMaxDatagram = 65507   // what UDP over IPv4 can hold
+)
+
+// DefaultConfig returns the defaults. Upstreams have none.
+func DefaultConfig() Config {
+	return Config{
+		Rewrite: line.Rules{From: "host", To: "{name}", Unmatched: line.ForwardUnmatched},
+		Listen: Listen{
+			StatsD:         []Address{{Network: "udp", Host: "localhost", Port: 8125}, {Network: "tcp", Host: "localhost", Port: 8125}},
+			Carbon:         []Address{{Network: "tcp", Host: "localhost", Port: 2003}, {Network: "udp", Host: "localhost", Port: 2003}},
+			MaxConnections: 1000,
+			IdleTimeout:    10 * time.Minute,
+		},
+		Coalesce: 5 * time.Millisecond,
+		Forward: Forward{
+			StatsD: StatsDForward{Queue: 16 << 20, MaxDatagram: 1432},
+			Carbon: CarbonForward{Queue: 64 << 20, Spool: 1 << 30, Replay: 4 << 20},
+		},
+	}
+}
+
+// Problems returns what is wrong with the configuration, all of it.
+func (c Config) Problems() conf.Problems {
+	ps := c.Rewrite.Problems()
+	c.Listen.problems(&ps)
+	c.Forward.problems(c.Listen, &ps)
+	if c.Coalesce < 0 || c.Coalesce > time.Second {
+		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
+	}
+	return ps
+}
+
+func (l Listen) problems(ps *conf.Problems) {
+	seen := map[string]string{}
+	for key, addrs := range map[string][]Address{"listen.statsd": l.StatsD, "listen.carbon": l.Carbon} {
+		for i, a := range addrs {
+			path := fmt.Sprintf("%s[%d]", key, i)
+			if a.Network == "stdout" {
+				ps.Addf(path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
+				continue
+			}
+			if first, ok := seen[a.bindKey()]; ok && a.bindKey() != "" {
+				ps.Addf(path, "remove one", "%s listens there already: %s", first, a)
+			}
+			seen[a.bindKey()] = path
+		}
+	}
+	if len(l.StatsD)+len(l.Carbon) == 0 {
+		ps.Addf("listen", "listen: {statsd: [udp://localhost:8125]}", "nothing listens")
+	}
+	if l.MaxConnections < 1 {
+		ps.Addf("listen.max_connections", "1 or more", "max_connections %d is out of range", l.MaxConnections)
+	}
+	if l.IdleTimeout < 0 {
+		ps.Addf("listen.idle_timeout", "0 or more; 0 never closes", "idle_timeout %v is negative", l.IdleTimeout)
+	}
+}
+
+// bindKey is equal for two listeners that cannot both be bound; "" never is.
+func (a Address) bindKey() string {
+	switch {
+	case a.isUnix():
+		return a.Path
+	case a.Port == 0:
+		return ""
+	}
+	return a.Network + " " + strings.ToLower(a.hostPort())
+}
+
+func (f Forward) problems(l Listen, ps *conf.Problems) {
+	const toHint = "forward: {%[1]s: {to: [%[2]s]}}"
+	if len(l.StatsD) > 0 && len(f.StatsD.To) == 0 {
+		ps.Addf("forward.statsd.to", fmt.Sprintf(toHint, "statsd", "udp://statsd.example.net:8125"), "no upstream for StatsD, which listens")
+	}
+	if len(l.Carbon) > 0 && len(f.Carbon.To) == 0 {
+		ps.Addf("forward.carbon.to", fmt.Sprintf(toHint, "carbon", "tcp://graphite.example.net:2003"), "no upstream for Carbon, which listens")
+	}
+	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "stdout"}, l, ps)
+	checkUpstreams("forward.carbon.to", f.Carbon.To, []string{"tcp", "stdout"}, l, ps)
+	if f.StatsD.Queue < minQueue {
+		ps.Addf("forward.statsd.queue", "1MiB or more", "queue %v is too small", f.StatsD.Queue)
+	}
+	if f.Carbon.Queue < minQueue {
+		ps.Addf("forward.carbon.queue", "1MiB or more", "queue %v is too small", f.Carbon.Queue)
+	}
+	if n := f.StatsD.MaxDatagram; n < minMaxDatagram || n > maxMaxDatagram {
+		ps.Addf("forward.statsd.max_datagram", "512 to 65507; 1432 fits Ethernet", "max_datagram %d is out of range", n)
+	}
+}
+
+func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *conf.Problems) {
+	for i, a := range to {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if !slices.Contains(networks, a.Network) {
+			ps.Addf(at, "use "+strings.Join(networks, " or "), "%s is no upstream of this protocol", a)
+			continue
+		}
+		if a.Network == "stdout" {
+			continue
+		}
+		if a.Port == 0 || a.Host == "" {
+			ps.Addf(at, "write host and port", "%s names no host or no port", a)
+		}
+		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
+			if a.reaches(own) {
+				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
+			}
+		}
+	}
+}
+
+// reaches says, as far as the text tells, whether sending to a would arrive at
+// the listener own. What only a resolved name shows, ownAddress finds later.
+func (a Address) reaches(own Address) bool {
+	if a.Network != own.Network || a.Port != own.Port || own.isUnix() {
+		return false
+	}
+	if strings.EqualFold(a.Host, own.Host) {
+		return true
+	}
+	return isLoopback(a.Host) && (isLoopback(own.Host) && (a.Host == "localhost" || own.Host == "localhost") || isWildcard(own.Host))
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+func isWildcard(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}

@@ -1,0 +1,124 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// An ingest turns what a socket brought into batches: it cuts lines, checks
+// and rewrites them straight into the batch that leaves, and tallies. It knows
+// no socket. Each reader has its own; one goroutine uses it, like this:
+//
+//	in.begin(time.Now(), naming.current())
+//	rest := in.stream(data)                // or in.datagram(data), many times
+//	queue.accept(&in.tally, in.end()...)
+type ingest struct {
+	proto line.Protocol
+	bad   *badLines
+	peer  func() string // who sent what is being read; asked for bad lines alone
+
+	// From begin to end:
+	at    time.Time // arrival
+	now   int64     // arrival in Unix seconds
+	rw    *line.Rewriter
+	tally tally
+
+	ready *batch // lines that leave
+	held  *batch // lines that need a name first; nil until there is one
+	full  []*batch
+}
+
+func newIngest(p line.Protocol, bad *badLines) *ingest {
+	return &ingest{proto: p, bad: bad, peer: func() string { return "" }}
+}
+
+// begin opens batches for lines that arrived at a moment, to be rewritten by
+// r. For the sake of Carbon lines that mean "now", r must have been asked for
+// after that moment.
+func (in *ingest) begin(at time.Time, r *rewriters) {
+	in.at, in.now, in.rw = at, at.Unix(), r.by[in.proto]
+	claim := r.claim
+	if in.proto == line.Carbon {
+		claim = nil // a Carbon line keeps its name, whoever holds it when it leaves
+	}
+	in.ready = newBatch(at, claim, false)
+}
+
+// stream takes the whole lines of data and returns what is behind the last.
+func (in *ingest) stream(data []byte) (rest []byte) {
+	for {
+		ln, rest, ok := line.Cut(data)
+		if !ok {
+			return rest
+		}
+		in.line(ln)
+		data = rest
+	}
+}
+
+// datagram takes all lines of data, the last of which may lack its end.
+func (in *ingest) datagram(data []byte) {
+	if rest := in.stream(data); len(rest) > 0 {
+		in.line(rest)
+	}
+}
+
+// line takes one line, without its end.
+func (in *ingest) line(ln []byte) {
+	buf, res := in.rw.Append(in.ready.buf, ln, in.now)
+	if !res.Appended() {
+		if res != line.Empty {
+			in.drop(reason(res), ln)
+		}
+		return
+	}
+	in.tally.received++
+	if res == line.Held {
+		in.hold(buf[len(in.ready.buf):])
+		return
+	}
+	if res == line.Rewritten {
+		in.tally.rewritten++
+	}
+	in.ready.buf = buf
+	in.ready.lines++
+	if len(buf) > batchFull {
+		in.full = append(in.full, in.ready)
+		in.ready = newBatch(in.at, in.ready.claim, false)
+	}
+}
+
+// hold keeps ln, with its end, until there is a name.
+func (in *ingest) hold(ln []byte) {
+	if in.held == nil {
+		in.held = newBatch(in.at, nil, true)
+	}
+	in.held.buf = append(in.held.buf, ln...)
+	in.held.lines++
+	if len(in.held.buf) > batchFull {
+		in.full = append(in.full, in.held)
+		in.held = nil
+	}
+}
+
+// drop counts a line as received and dropped. The refused ones are kept for a
+// person to look at.
+func (in *ingest) drop(why reason, ln []byte) {
+	in.tally.received++
+	in.tally.dropped[why]++
+	if why == unterminated || line.Result(why).Refused() {
+		in.bad.add(in.at, in.proto, why, in.peer(), ln)
+	}
+}
+
+// end closes the batches and returns them; they are the caller's. The slice is
+// valid until the next begin.
+func (in *ingest) end() []*batch {
+	out := append(in.full, in.ready)
+	if in.held != nil {
+		out = append(out, in.held)
+	}
+	in.full, in.ready, in.held = out[:0], nil, nil
+	return out
+}

@@ -1,0 +1,285 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// Bounds of connecting and of sending.
+const (
+	dialTimeout = 2 * time.Second
+
+	// probeTimeout is how long a UDP upstream has to refuse an empty datagram.
+	probeTimeout = 50 * time.Millisecond
+
+	// What a stream of StatsD may keep unsent in the kernel, where no gate
+	// reaches it any more: this many bytes, for this long.
+	statsdSendBuffer = 64 << 10
+	statsdStall      = 2500 * time.Millisecond
+
+	// carbonStall is longer, so that a Graphite that pauses is not reset.
+	carbonStall = 15 * time.Second
+)
+
+// A link is a connection to an upstream. One goroutine sends on it and closes
+// it; watch alone may run beside.
+type link struct {
+	index    int    // of the upstream in the failover list
+	resolved string // address of the peer
+
+	conn net.Conn  // nil for stdout
+	out  io.Writer // stdout, or the connection of a stream
+
+	// For datagrams:
+	raw         syscall.RawConn // nil for streams
+	maxDatagram int
+	packets     sendPackets
+	cut         [][]byte // scratch
+}
+
+// A dialer connects to upstreams.
+type dialer struct {
+	proto       line.Protocol
+	maxDatagram int
+	stdout      io.Writer
+	isOwn       func(network string, peer netip.AddrPort) bool // is it one of our listeners?
+}
+
+// dial connects to an upstream. A UDP upstream is asked with an empty datagram
+// whether its port is refused: servers ignore it, and no line is lost to find
+// out.
+func (d *dialer) dial(ctx context.Context, a Address) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	switch a.Network {
+	case "stdout":
+		return &link{out: d.stdout, resolved: a.String()}, nil
+	case "tcp":
+		return d.dialTCP(ctx, a)
+	}
+	return d.dialUDP(ctx, a)
+}
+
+func (d *dialer) dialTCP(ctx context.Context, a Address) (*link, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.hostPort())
+	if err != nil {
+		return nil, err
+	}
+	tcp := conn.(*net.TCPConn)
+	if err := errors.Join(d.refuseOwn(a, conn), d.tune(tcp)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &link{conn: conn, out: conn, resolved: conn.RemoteAddr().String()}, nil
+}
+
+// tune sets what keeps a dead connection, or a dead process of ours, from
+// sending later what should not be sent any more.
+func (d *dialer) tune(tcp *net.TCPConn) error {
+	stall := carbonStall
+	if d.proto == line.StatsD {
+		stall = statsdStall
+		if err := tcp.SetWriteBuffer(statsdSendBuffer); err != nil {
+			return err
+		}
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var optErr error
+	ctlErr := raw.Control(func(fd uintptr) { optErr = setUserTimeout(int(fd), stall) })
+	if errors.Is(optErr, errors.ErrUnsupported) {
+		optErr = nil
+	}
+	return errors.Join(tcp.SetLinger(0), optErr, ctlErr)
+}
+
+// dialUDP tries the resolved addresses in order.
+func (d *dialer) dialUDP(ctx context.Context, a Address) (*link, error) {
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", a.Host)
+	if err != nil {
+		return nil, err
+	}
+	for _, ip := range ips {
+		var l *link
+		if l, err = d.dialUDPAddr(a, netip.AddrPortFrom(ip.Unmap(), uint16(a.Port))); err == nil {
+			return l, nil
+		}
+	}
+	return nil, err
+}
+
+func (d *dialer) dialUDPAddr(a Address, peer netip.AddrPort) (*link, error) {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(peer))
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err := errors.Join(err, d.refuseOwn(a, conn), probe(conn)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return &link{conn: conn, raw: raw, maxDatagram: d.maxDatagram, resolved: peer.String()}, nil
+}
+
+// probe sends an empty datagram and waits for a refusal.
+func probe(conn *net.UDPConn) error {
+	if _, err := conn.Write(nil); err != nil {
+		return err
+	}
+	conn.SetReadDeadline(time.Now().Add(probeTimeout))
+	defer conn.SetReadDeadline(time.Time{})
+	var b [1]byte
+	if _, err := conn.Read(b[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// errOwnListener says that an upstream turned out to be one of our listeners.
+var errOwnListener = errors.New("it is our own listener: the lines would run in circles")
+
+func (d *dialer) refuseOwn(a Address, conn net.Conn) error {
+	peer, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err == nil && d.isOwn(a.Network, peer) {
+		return errOwnListener
+	}
+	return nil
+}
+
+// watch returns when the connection is dead, with the reason. An upstream has
+// nothing to say: what it says is passed over.
+func (l *link) watch() error {
+	var b [512]byte
+	for {
+		switch _, err := l.conn.Read(b[:]); {
+		case errors.Is(err, io.EOF):
+			return errClosed
+		case err != nil:
+			return err
+		}
+	}
+}
+
+var errClosed = errors.New("closed by the peer")
+
+// interrupt ends a blocked send and watch.
+func (l *link) interrupt() {
+	if l.conn != nil {
+		l.conn.SetDeadline(time.Unix(1, 0))
+	}
+}
+
+// limit bounds how long the next write to a stream may block: what the kernel
+// has not taken by then must not leave.
+func (l *link) limit(d time.Duration) {
+	if l.conn != nil && l.raw == nil {
+		l.conn.SetWriteDeadline(time.Now().Add(d))
+	}
+}
+
+// send sends from the lines of buf until all are sent, or the first error. It
+// returns how many bytes the kernel took: of a stream any number, of datagrams
+// whole lines.
+func (l *link) send(buf []byte) (int, error) {
+	if l.raw == nil {
+		return l.out.Write(buf)
+	}
+	return l.sendDatagrams(buf)
+}
+
+// sendDatagrams sends up to sendBatch datagrams.
+func (l *link) sendDatagrams(buf []byte) (sent int, err error) {
+	l.cut = l.cut[:0]
+	for rest := buf; len(rest) > 0 && len(l.cut) < sendBatch; {
+		n := packetEnd(rest, l.maxDatagram)
+		l.cut = append(l.cut, rest[:n])
+		rest = rest[n:]
+	}
+	n, err := l.sendWaiting(l.cut)
+	for _, d := range l.cut[:n] {
+		sent += len(d)
+	}
+	return sent, err
+}
+
+// sendWaiting sends datagrams, and waits only where the kernel takes none.
+func (l *link) sendWaiting(datagrams [][]byte) (n int, err error) {
+	waitErr := l.raw.Write(func(fd uintptr) bool {
+		n, err = l.packets.send(int(fd), datagrams)
+		return !errors.Is(err, syscall.EAGAIN)
+	})
+	if err == nil {
+		err = waitErr
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// packetEnd returns the length of the lines at the head of buf that one
+// datagram of at most limit bytes takes; a line that alone is longer is alone.
+func packetEnd(buf []byte, limit int) int {
+	if len(buf) <= limit {
+		return len(buf)
+	}
+	if n := bytes.LastIndexByte(buf[:limit], '\n'); n >= 0 {
+		return n + 1
+	}
+	return bytes.IndexByte(buf, '\n') + 1
+}
+
+// close ends the connection at once; what the kernel has not sent is lost.
+func (l *link) close() {
+	if l.conn != nil {
+		l.conn.Close()
+	}
+}
+
+// finish ends a stream gracefully: it says that nothing more comes, and waits
+// until the peer has taken all, or ctx ends. dead is closed when the peer has
+// closed.
+func (l *link) finish(ctx context.Context, dead <-chan struct{}) error {
+	tcp, ok := l.conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	if err := tcp.CloseWrite(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-dead:
+			return tcp.SetLinger(-1)
+		case <-ctx.Done():
+			return fmt.Errorf("%s has not taken all: %w", l.resolved, ctx.Err())
+		case <-tick.C:
+			if n, err := l.unsent(); err == nil && n == 0 {
+				return tcp.SetLinger(-1) // closing must not reset what the peer has yet to read
+			}
+		}
+	}
+}
+
+func (l *link) unsent() (n int, err error) {
+	raw, err := l.conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	ctlErr := raw.Control(func(fd uintptr) { n, err = unsent(int(fd)) })
+	return n, errors.Join(err, ctlErr)
+}

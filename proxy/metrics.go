@@ -1,0 +1,76 @@
+package proxy
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// The metrics of the data path. Lines are counted by protocol.
+var (
+	descReceived   = desc("lines_received_total", "Lines read whole.", "protocol")
+	descAdopted    = desc("lines_adopted_total", "Lines found in queue or spool at the start.", "protocol")
+	descRewritten  = desc("lines_rewritten_total", "Lines that got the name of this host.", "protocol")
+	descResent     = desc("lines_resent_total", "Lines sent once more on a new connection.", "protocol")
+	descForwarded  = desc("lines_forwarded_total", "Lines that an upstream was sent.", "protocol", "upstream")
+	descDropped    = desc("lines_dropped_total", "Lines dropped, by reason.", "protocol", "reason")
+	descQueueLines = desc("queue_lines", "Lines in memory, waiting for a name or for the upstream.", "protocol")
+	descQueueBytes = desc("queue_bytes", "Bytes of lines in memory.", "protocol")
+	descSpoolLines = desc("spool_lines", "Carbon lines on disk.")
+	descSpoolBytes = desc("spool_bytes", "Bytes of Carbon lines on disk.")
+	descSpoolAge   = desc("spool_oldest_seconds", "Age of the oldest Carbon line on disk.")
+	descUpstreamUp = desc("upstream_up", "1 for the upstream in use, 0 for one that is not.", "protocol", "upstream")
+	descKernel     = desc("kernel_drops_total", "Datagrams that the kernel dropped because the receive buffer was full.", "listener")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("prefixproxy_"+name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descReceived, descAdopted, descRewritten, descResent, descForwarded, descDropped,
+		descQueueLines, descQueueBytes, descSpoolLines, descSpoolBytes, descSpoolAge, descUpstreamUp, descKernel,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector. The lines of one protocol are of
+// one instant, so that their books balance in every scrape.
+func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, proto := range protocols {
+		b, bytes := p.queues[proto].snapshot()
+		name := proto.String()
+		counter(descReceived, b.received, name)
+		counter(descAdopted, b.adopted, name)
+		counter(descRewritten, b.rewritten, name)
+		counter(descResent, b.resent, name)
+		for why := range reasons {
+			counter(descDropped, b.dropped[why], name, why.String())
+		}
+		gauge(descQueueLines, float64(b.queued), name)
+		gauge(descQueueBytes, float64(bytes), name)
+		if u := p.upstreams[proto]; u != nil {
+			for i, s := range u.status(proto) {
+				counter(descForwarded, b.forwarded[i], name, s.Address)
+				up := 0.0
+				if s.Up {
+					up = 1
+				}
+				gauge(descUpstreamUp, up, name, s.Address)
+			}
+		}
+	}
+	gauge(descSpoolLines, 0)
+	gauge(descSpoolBytes, 0)
+	gauge(descSpoolAge, 0)
+	for _, l := range p.listeners {
+		if n, err := l.kernelDrops(); err == nil {
+			counter(descKernel, n, l.address.String())
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// Names tells which name the host holds. It is all that the proxy knows of
+// membership; *membership.Holder is one.
+type Names interface {
+	// Current returns the claim, or nil, and whether it may be used now. It
+	// must be cheap and must not block: it is asked at every read and write.
+	Current() (claim *membership.Claim, ok bool)
+
+	// Changed returns a channel that is closed at the next change of what
+	// Current or Phase return, but for a horizon that passes.
+	Changed() <-chan struct{}
+
+	// Phase returns what the holder is doing.
+	Phase() membership.Phase
+}
+
+// heldMax is how long lines wait for a name when all names are taken.
+const heldMax = 10 * time.Second
+
+// naming answers, once a read, which claim holds and how lines are rewritten
+// under it. Any goroutine may use it.
+type naming struct {
+	names    Names
+	rules    line.Rules
+	nameless rewriters
+	cached   atomic.Pointer[rewriters] // of the last claim that was seen
+}
+
+// rewriters are what rewrites under one claim.
+type rewriters struct {
+	claim  *membership.Claim // nil: under none
+	by     [2]*line.Rewriter // by protocol
+	prefix []byte            // rewrite.to with the name
+}
+
+func newNaming(names Names, rules line.Rules) *naming {
+	n := &naming{names: names, rules: rules}
+	n.nameless = *n.rewriters(nil)
+	return n
+}
+
+func (n *naming) rewriters(claim *membership.Claim) *rewriters {
+	r := &rewriters{claim: claim}
+	name := ""
+	if claim != nil {
+		name = claim.Name
+		r.prefix = []byte(strings.ReplaceAll(n.rules.To, "{name}", name))
+	}
+	for _, p := range []line.Protocol{line.StatsD, line.Carbon} {
+		r.by[p] = n.rules.Rewriter(p, name)
+	}
+	return r
+}
+
+// current returns the rewriters of the claim that may be used now; without
+// one, or while earlier lines of q wait for theirs, those that hold the lines
+// that need a name.
+func (n *naming) current(q *queue) *rewriters {
+	claim, ok := n.names.Current()
+	if !ok || q.holding.Load() > 0 {
+		return &n.nameless
+	}
+	return n.of(claim)
+}
+
+// of returns the rewriters of a claim. Two readers may make them twice.
+func (n *naming) of(claim *membership.Claim) *rewriters {
+	if r := n.cached.Load(); r != nil && r.claim == claim {
+		return r
+	}
+	r := n.rewriters(claim)
+	n.cached.Store(r)
+	return r
+}
+
+// owns says whether ln, a StatsD line that leaves, carries the name of r.
+func (r *rewriters) owns(ln []byte) bool {
+	rest, ok := bytes.CutPrefix(ln, r.prefix)
+	return ok && len(rest) > 0 && strings.IndexByte(".:;,#[", rest[0]) >= 0
+}
+
+// A namer gives the held lines their name when one comes, or drops them when
+// they have waited too long. One goroutine runs it.
+type namer struct {
+	*naming
+	queues  [2]*queue // by protocol
+	ingests [2]*ingest
+}
+
+func newNamer(n *naming, queues [2]*queue, bad *badLines) *namer {
+	m := &namer{naming: n, queues: queues}
+	for p := range m.ingests {
+		m.ingests[p] = newIngest(line.Protocol(p), bad)
+	}
+	return m
+}
+
+// run names held lines until ctx ends.
+func (n *namer) run(ctx context.Context) {
+	var waiting time.Time // since when all names have been taken; zero: they are not
+	tick := time.NewTimer(time.Hour)
+	defer tick.Stop()
+	for {
+		changed := n.names.Changed()
+		if n.names.Phase() != membership.Waiting {
+			waiting = time.Time{}
+		} else if waiting.IsZero() {
+			waiting = time.Now()
+		}
+		if n.pass(time.Now(), waiting) {
+			tick.Reset(time.Second)
+		} else {
+			tick.Stop() // an idle host is left alone
+		}
+		select {
+		case <-changed:
+		case <-n.queues[line.StatsD].moreHeld:
+		case <-n.queues[line.Carbon].moreHeld:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// pass names what can be named and drops what has waited too long. It returns
+// whether lines still wait.
+func (n *namer) pass(now, waiting time.Time) (holding bool) {
+	var noNameBefore time.Time
+	if !waiting.IsZero() && now.Sub(waiting) >= heldMax {
+		noNameBefore = now.Add(-heldMax)
+	}
+	for p, q := range n.queues {
+		q.expire(now, noNameBefore)
+		for n.settleParked(q) || n.nameHeld(q, n.ingests[p]) {
+		}
+		holding = holding || q.holding.Load() > 0
+	}
+	return holding
+}
+
+// settleParked sends one parked batch on its way once its claim is renewed, or
+// drops it once that is lost. It returns whether it found one to settle.
+func (n *namer) settleParked(q *queue) bool {
+	claim, ok := n.names.Current()
+	if claim != nil && !ok {
+		return false // still suspended: Changed will tell
+	}
+	b := q.takeParked()
+	if b == nil {
+		return false
+	}
+	var t tally
+	lines := b.lines
+	if b.claim != claim {
+		t.dropped[claimLost] = b.keep(func([]byte) bool { return false })
+	}
+	q.name(lines, &t, b)
+	return true
+}
+
+// nameHeld gives one held batch its name. It returns whether there was a batch
+// and a name for it.
+func (n *namer) nameHeld(q *queue, in *ingest) bool {
+	claim, ok := n.names.Current()
+	if !ok {
+		return false
+	}
+	b := q.takeHeld()
+	if b == nil {
+		return false
+	}
+	in.begin(b.born, n.of(claim))
+	in.stream(b.buf)
+	q.name(b.lines, &in.tally, in.end()...)
+	b.free()
+	return true
+}

@@ -1,0 +1,301 @@
+package proxy
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// statsdMaxAge is how long a StatsD line may wait before it leaves.
+const statsdMaxAge = 10 * time.Second
+
+// drainTime is how long the upstreams have to take what waits, once reading
+// has ended.
+const drainTime = 5 * time.Second
+
+// smallPace is how long input may gather before a small receive buffer.
+const smallPace = time.Millisecond
+
+// protocols are all of them, in the order of their numbers.
+var protocols = [...]line.Protocol{line.StatsD, line.Carbon}
+
+// Options is what a Proxy needs of the process it runs in.
+type Options struct {
+	Stdout io.Writer    // where upstream stdout: writes; one write at a time
+	Log    *slog.Logger // nil: no log
+
+	// Telemetry is gathered every 10 s and sent as StatsD lines through the
+	// proxy's own path; nil: not.
+	Telemetry prometheus.Gatherer
+}
+
+// A Proxy takes lines, rewrites and forwards them. It is also a
+// prometheus.Collector of its own numbers.
+type Proxy struct {
+	cfg       Config
+	log       *slog.Logger
+	telemetry prometheus.Gatherer
+
+	naming    *naming
+	queues    [2]*queue    // by protocol
+	upstreams [2]*upstream // by protocol; nil where there is nowhere to send
+	bad       *badLines
+
+	listeners []*listener // set by Bind
+}
+
+// New returns a Proxy that rewrites to the name that names holds. It checks
+// cfg (the error is a conf.Problems), and does no I/O.
+func New(cfg Config, names Names, opt Options) (*Proxy, error) {
+	if err := cfg.Problems().Err(); err != nil {
+		return nil, err
+	}
+	p := &Proxy{
+		cfg:       cfg,
+		log:       opt.Log,
+		telemetry: opt.Telemetry,
+		naming:    newNaming(names, cfg.Rewrite),
+		bad:       &badLines{},
+	}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	f := cfg.Forward
+	p.queues[line.StatsD] = newQueue(int(f.StatsD.Queue), statsdMaxAge, len(f.StatsD.To))
+	p.queues[line.Carbon] = newQueue(int(f.Carbon.Queue), 0, len(f.Carbon.To))
+	stdout := &lockedWriter{w: opt.Stdout}
+	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, f.StatsD.To, stdout)
+	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, f.Carbon.To, stdout)
+	return p, nil
+}
+
+func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer) *upstream {
+	if len(to) == 0 {
+		return nil
+	}
+	u := &upstream{
+		to:     to,
+		queue:  p.queues[proto],
+		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn},
+		log:    p.log.With("protocol", proto.String()),
+	}
+	if proto == line.StatsD {
+		u.gate = p.naming
+	}
+	return u
+}
+
+// lockedWriter lets both protocols write to one stdout.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+// Bind binds all listeners, or none. Its error names the address.
+func (p *Proxy) Bind() error {
+	statsd, err := bindAll(line.StatsD, p.cfg.Listen.StatsD)
+	if err != nil {
+		return err
+	}
+	carbon, err := bindAll(line.Carbon, p.cfg.Listen.Carbon)
+	if err != nil {
+		closeAll(statsd)
+		return err
+	}
+	p.listeners = append(statsd, carbon...)
+	return nil
+}
+
+// isOwn says whether a peer is one of our listeners.
+func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
+	for _, l := range p.listeners {
+		if l.address.Network != network || l.address.Port != int(peer.Port()) {
+			continue
+		}
+		host, err := netip.ParseAddrPort(l.netAddr().String())
+		if err == nil && (host.Addr().Unmap() == peer.Addr().Unmap() || host.Addr().IsUnspecified() && isLocal(peer.Addr())) {
+			return true
+		}
+	}
+	return false
+}
+
+// isLocal says whether an address is this host's.
+func isLocal(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	if ip.IsLoopback() {
+		return true
+	}
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(ip.AsSlice())) {
+			return true
+		}
+	}
+	return false
+}
+
+// Run reads and forwards until ctx ends, and then, in this order: takes what
+// has reached the sockets, closes them, lets the upstreams take what waits
+// (5 s), and drops the rest. Bind must have succeeded before. The name may be
+// released when Run has returned.
+func (p *Proxy) Run(ctx context.Context) error {
+	p.logListeners()
+
+	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
+	var senders sync.WaitGroup
+	senders.Go(func() { newNamer(p.naming, p.queues, p.bad).run(sending) })
+	for _, u := range p.upstreams {
+		if u != nil {
+			senders.Go(func() { u.run(sending) })
+		}
+	}
+
+	p.read(ctx)
+	p.log.Info("draining", "limit", drainTime)
+	p.drain(ctx)
+	stopSending()
+	senders.Wait()
+	for _, proto := range protocols {
+		if n := p.queues[proto].abandon(); n > 0 {
+			p.log.Error("lines dropped at the end of the drain", "protocol", proto.String(), "lines", n)
+		}
+	}
+	return nil
+}
+
+// read reads from all listeners until ctx ends.
+func (p *Proxy) read(ctx context.Context) {
+	pace := &pacer{every: p.cfg.Coalesce}
+	smallPace := &pacer{every: min(p.cfg.Coalesce, smallPace)}
+	accept := &acceptor{
+		slots: make(chan struct{}, p.cfg.Listen.MaxConnections),
+		log:   p.log,
+		serve: func(ctx context.Context, l *listener, conn net.Conn) { p.serve(ctx, l, conn, pace) },
+	}
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	for _, l := range p.listeners {
+		if l.stream != nil {
+			readers.Go(func() { accept.run(ctx, l) })
+			continue
+		}
+		paceOf := pace
+		switch {
+		case l.address.isUnix():
+			paceOf = &pacer{} // its queue holds ten datagrams
+		case l.receiveBuffer < smallBuffer:
+			paceOf = smallPace
+		}
+		readers.Go(func() { p.receive(ctx, l, paceOf) })
+	}
+	if p.telemetry != nil && p.upstreams[line.StatsD] != nil {
+		readers.Go(func() { p.sendTelemetry(ctx) })
+	}
+}
+
+// serve reads one connection.
+func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn, pace *pacer) {
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		conn.Close()
+		return
+	}
+	s := &streamReader{
+		conn: conn, raw: rawReader{raw}, idle: p.cfg.Listen.IdleTimeout,
+		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming, pacer: pace,
+	}
+	s.ingest.peer = func() string { return peerOf(conn) }
+	s.run(ctx)
+}
+
+func peerOf(conn net.Conn) string {
+	if a := conn.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}
+
+// receive reads one datagram socket.
+func (p *Proxy) receive(ctx context.Context, l *listener, pace *pacer) {
+	defer l.close()
+	raw, err := l.raw()
+	if err != nil {
+		p.log.Error("listener lost", "listener", l.address, "err", err)
+		return
+	}
+	d := &datagramReader{
+		conn: l.packets, raw: rawReader{raw}, packets: newRecvPackets(),
+		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming, pacer: pace,
+	}
+	d.ingest.peer = d.peer
+	d.run(ctx)
+}
+
+// drain gives the upstreams time to take what waits.
+func (p *Proxy) drain(ctx context.Context) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	for _, q := range p.queues {
+		q.close()
+	}
+	for _, q := range p.queues {
+		select {
+		case <-q.drained:
+		case <-limited.Done():
+		}
+	}
+}
+
+func (p *Proxy) logListeners() {
+	for _, l := range p.listeners {
+		attrs := []any{"protocol", l.proto.String(), "listener", l.address}
+		if l.packets != nil {
+			attrs = append(attrs, "receive_buffer", l.receiveBuffer)
+		}
+		p.log.Info("listening", attrs...)
+		if l.packets != nil && !l.address.isUnix() && l.receiveBuffer < smallBuffer {
+			p.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
+				"listener", l.address, "receive_buffer", l.receiveBuffer, "remedy", "sysctl -w net.core.rmem_max=8388608")
+		}
+		if !l.isPrivate() {
+			p.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.address)
+		}
+	}
+}
+
+// Status returns a snapshot.
+func (p *Proxy) Status() Status {
+	s := Status{Listeners: []ListenerStatus{}, Upstreams: []UpstreamStatus{}, Lines: map[string]Books{}}
+	for _, l := range p.listeners {
+		s.Listeners = append(s.Listeners, ListenerStatus{
+			Protocol: l.proto.String(), Address: l.address.String(), ReceiveBuffer: l.receiveBuffer,
+		})
+	}
+	for _, proto := range protocols {
+		books, _ := p.queues[proto].snapshot()
+		s.Lines[proto.String()] = books.report()
+		if u := p.upstreams[proto]; u != nil {
+			s.Upstreams = append(s.Upstreams, u.status(proto)...)
+		}
+	}
+	return s
+}
+
+// BadLines returns the last refused lines, the newest first.
+func (p *Proxy) BadLines() []BadLine { return p.bad.list() }

@@ -1,0 +1,62 @@
+package proxy
+
+import (
+	"fmt"
+	"time"
+)
+
+// Status is a snapshot of the data path, in the form of /status.json.
+type Status struct {
+	Listeners []ListenerStatus `json:"listeners"`
+	Upstreams []UpstreamStatus `json:"upstreams"`
+	Lines     map[string]Books `json:"lines"` // by protocol: "statsd", "carbon"
+}
+
+// ListenerStatus describes one bound socket.
+type ListenerStatus struct {
+	Protocol      string `json:"protocol"`
+	Address       string `json:"address"`        // with the port that was taken
+	ReceiveBuffer int    `json:"receive_buffer"` // bytes granted to a datagram socket; 0 for streams
+}
+
+// UpstreamStatus describes one address of a failover list.
+type UpstreamStatus struct {
+	Protocol string `json:"protocol"`
+	Address  string `json:"address"`  // as configured
+	Resolved string `json:"resolved"` // the address connected to; "" while down
+	Up       bool   `json:"up"`
+}
+
+// Books is the account of one protocol's lines, taken at one instant:
+//
+//	Received + Adopted = Forwarded + Σ Dropped + Queued + Spooled
+type Books struct {
+	Received  uint64            `json:"received"`
+	Adopted   uint64            `json:"adopted"`
+	Forwarded uint64            `json:"forwarded"`
+	Resent    uint64            `json:"resent"`
+	Queued    uint64            `json:"queued"`
+	Spooled   uint64            `json:"spooled"`
+	Dropped   map[string]uint64 `json:"dropped"` // by reason; reasons without lines are absent
+}
+
+// A BadLine is one refused line, kept for a person to look at.
+type BadLine struct {
+	Time     time.Time
+	Protocol string
+	Reason   string
+	Peer     string // address of the sender, or "" where the socket has none
+	Line     []byte // its first 200 bytes
+}
+
+// String gives the line quoted, after when, from whom and why.
+func (b BadLine) String() string {
+	return fmt.Sprintf("%s %s %s %s %q", b.Time.UTC().Format(time.RFC3339), b.Protocol, b.Reason, orDash(b.Peer), b.Line)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,233 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// streamBlock is how much is read at once from a stream, in bytes. It also
+// bounds a line while it is received.
+const streamBlock = 64 << 10
+
+// shortRead is what a read must bring for the next one to follow at once: less
+// says that the sender is slower than we are.
+const shortRead = streamBlock / 2
+
+// lastRead bounds how long a reader goes on, when it is told to end, with what
+// has reached its socket already.
+const lastRead = 250 * time.Millisecond
+
+var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
+
+// acceptor accepts the connections of all stream listeners.
+type acceptor struct {
+	slots chan struct{} // one for each connection that is open
+	log   *slog.Logger
+	serve func(ctx context.Context, l *listener, conn net.Conn)
+
+	mu      sync.Mutex
+	refused uint64 // connections closed at once, over the limit
+}
+
+// run accepts on l until ctx ends, and returns when its connections are done.
+func (a *acceptor) run(ctx context.Context, l *listener) {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	stop := context.AfterFunc(ctx, l.close)
+	defer stop()
+	for {
+		conn, err := l.stream.Accept()
+		if isPast(ctx) {
+			if err == nil {
+				conn.Close()
+			}
+			return
+		}
+		if err != nil {
+			a.log.Warn("accept failed", "listener", l.address, "err", err)
+			pause(ctx, 100*time.Millisecond) // out of file descriptors: others may close theirs
+			continue
+		}
+		if !a.enter() {
+			conn.Close()
+			continue
+		}
+		conns.Go(func() {
+			defer a.leave()
+			a.serve(ctx, l, conn)
+		})
+	}
+}
+
+// enter takes a slot, or notes that there is none.
+func (a *acceptor) enter() bool {
+	select {
+	case a.slots <- struct{}{}:
+		return true
+	default:
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refused++
+	if a.refused == 1 {
+		a.log.Warn("connection limit reached; more are closed at once", "max_connections", cap(a.slots))
+	}
+	return false
+}
+
+// leave gives the slot back.
+func (a *acceptor) leave() {
+	<-a.slots
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.refused > 0 {
+		a.log.Info("connections are accepted again", "refused", a.refused)
+		a.refused = 0
+	}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// A streamReader reads one connection. One goroutine runs it; it owns the
+// connection.
+type streamReader struct {
+	conn   net.Conn
+	raw    rawReader
+	ingest *ingest
+	queue  *queue
+	naming *naming
+	pacer  *pacer
+	idle   time.Duration // 0: never too long
+
+	tail     []byte    // an unfinished line, kept between two reads; nil between lines
+	skipping bool      // within a line that is too long
+	deadline time.Time // of the socket
+}
+
+func (s *streamReader) run(ctx context.Context) {
+	defer s.conn.Close()
+	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		s.setDeadline()
+		if isPast(ctx) {
+			s.finish()
+			return
+		}
+		n, err := s.step(s.raw.wait)
+		switch {
+		case isPast(ctx):
+		case err != nil:
+			s.end()
+			return
+		case n < shortRead:
+			s.pacer.wait(ctx)
+		}
+	}
+}
+
+// setDeadline moves the idle time-out, from time to time.
+func (s *streamReader) setDeadline() {
+	if s.idle == 0 {
+		return
+	}
+	if now := time.Now(); s.deadline.Sub(now) < s.idle {
+		s.deadline = now.Add(s.idle + s.idle/8)
+		s.conn.SetReadDeadline(s.deadline)
+	}
+}
+
+// finish takes what has arrived already, and ends.
+func (s *streamReader) finish() {
+	for until := time.Now().Add(lastRead); time.Now().Before(until); {
+		if _, err := s.step(s.raw.poll); err != nil {
+			break
+		}
+	}
+	s.end()
+}
+
+// end drops a line that was never finished: a cut value is a wrong value.
+func (s *streamReader) end() {
+	if len(s.tail) > 0 {
+		s.ingest.at = time.Now()
+		s.ingest.drop(unterminated, s.tail)
+		s.queue.accept(&s.ingest.tally)
+	}
+}
+
+// step reads a block and hands its lines over. It returns how much it read,
+// and io.EOF at the end of the connection.
+func (s *streamReader) step(read func(func(fd int) (int, error)) (int, error)) (int, error) {
+	var block *[streamBlock]byte
+	n, err := read(func(fd int) (int, error) {
+		block = blocks.Get().(*[streamBlock]byte)
+		n, err := readFD(fd, block[copy(block[:], s.tail):])
+		if err != nil {
+			blocks.Put(block) // nothing came: an idle connection holds no memory
+			block = nil
+		}
+		return n, err
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer blocks.Put(block)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	s.handle(block[:len(s.tail)+n])
+	return n, nil
+}
+
+// readFD is read(2) without EINTR.
+func readFD(fd int, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(fd, p)
+		if !errors.Is(err, syscall.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// handle takes the lines of data and keeps what is unfinished. data begins
+// with s.tail.
+func (s *streamReader) handle(data []byte) {
+	s.ingest.begin(time.Now(), s.naming.current(s.queue))
+	if s.skipping {
+		data = s.skip(data)
+	}
+	rest := s.ingest.stream(data)
+	if len(rest) == streamBlock {
+		s.ingest.drop(tooLong, rest)
+		s.skipping, rest = true, nil
+	}
+	s.queue.accept(&s.ingest.tally, s.ingest.end()...)
+	s.tail = append(s.tail[:0], rest...)
+	if len(rest) == 0 {
+		s.tail = nil
+	}
+}
+
+// skip passes over the rest of a line that was dropped.
+func (s *streamReader) skip(data []byte) []byte {
+	end := bytes.IndexByte(data, '\n')
+	if end < 0 {
+		return nil
+	}
+	s.skipping = false
+	return data[end+1:]
+}
