@@ -37,8 +37,10 @@ func (a Address) String() string {
 		if a.Group != "" {
 			q.Set("group", a.Group)
 		}
-		u := url.URL{Scheme: a.Network, Path: a.Path, RawQuery: q.Encode()}
-		return u.Scheme + "://" + strings.TrimPrefix(u.String(), u.Scheme+"://")
+		if len(q) == 0 {
+			return a.Network + "://" + a.Path
+		}
+		return a.Network + "://" + a.Path + "?" + q.Encode()
 	}
 	return a.Network + "://" + a.hostPort()
 }

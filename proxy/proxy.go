@@ -19,7 +19,7 @@ import (
 const statsdMaxAge = 10 * time.Second
 
 // drainTime is how long the upstreams have to take what waits, once reading
-// has ended.
+// has ended, unless a test is in a hurry.
 const drainTime = 5 * time.Second
 
 // smallPace is how long input may gather before a small receive buffer.
@@ -49,6 +49,7 @@ type Proxy struct {
 	queues    [2]*queue    // by protocol
 	upstreams [2]*upstream // by protocol; nil where there is nowhere to send
 	bad       *badLines
+	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
 	listeners []*listener // set by Bind
 }
@@ -65,6 +66,7 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		telemetry: opt.Telemetry,
 		naming:    newNaming(names, cfg.Rewrite),
 		bad:       &badLines{},
+		drainTime: drainTime,
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -86,6 +88,7 @@ func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer)
 		to:     to,
 		queue:  p.queues[proto],
 		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn},
+		seek:   seekInterval,
 		log:    p.log.With("protocol", proto.String()),
 	}
 	if proto == line.StatsD {
@@ -167,7 +170,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 
 	p.read(ctx)
-	p.log.Info("draining", "limit", drainTime)
+	p.log.Info("draining", "limit", p.drainTime)
 	p.drain(ctx)
 	stopSending()
 	senders.Wait()
@@ -249,7 +252,7 @@ func (p *Proxy) receive(ctx context.Context, l *listener, pace *pacer) {
 
 // drain gives the upstreams time to take what waits.
 func (p *Proxy) drain(ctx context.Context) {
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.drainTime)
 	defer cancel()
 	for _, q := range p.queues {
 		q.close()

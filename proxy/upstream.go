@@ -19,8 +19,8 @@ import (
 const (
 	minBackoff   = 100 * time.Millisecond
 	maxBackoff   = 5 * time.Second
-	seekInterval = 5 * time.Second // between two looks whether an earlier upstream is back
-	switchLimit  = time.Second     // how long the later one may take to take what it was sent
+	seekInterval = 5 * time.Second
+	switchLimit  = time.Second // how long a later upstream may take to take what it was sent
 )
 
 // errBetter ends the session with an upstream because an earlier one of the
@@ -39,6 +39,7 @@ type upstream struct {
 	to     []Address
 	queue  *queue
 	dialer *dialer
+	seek   time.Duration // about this long between two looks whether an earlier upstream is back
 	log    *slog.Logger
 
 	// gate is asked before every write; nil for Carbon, whose lines keep the
@@ -229,7 +230,7 @@ func (u *upstream) finish(ctx context.Context, l *link, dead <-chan struct{}, wh
 // is back, and returns a link to it; nil when ctx ends.
 func (u *upstream) seekBetter(ctx context.Context, index int) *link {
 	for {
-		pause(ctx, seekInterval/2+rand.N(seekInterval))
+		pause(ctx, u.seek/2+rand.N(u.seek))
 		if isPast(ctx) {
 			return nil
 		}

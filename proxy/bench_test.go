@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// handOver does what an upstream does with a batch, without a network.
+func handOver(q *queue) {
+	for b, _ := q.tryTake(); b != nil; b, _ = q.tryTake() {
+		q.forward(0, b.lines)
+		b.free()
+	}
+}
+
+// A path is one of the two ways through ingest and queue.
+type path struct {
+	name   string
+	proto  line.Protocol
+	data   []byte
+	stream bool
+}
+
+func paths() []path {
+	statsd := strings.TrimSuffix(numbered("host.api.requests.get.%d:1|c", 100, 128), "\n")
+	carbon := numbered("host.cpu.user.core%d 3.4 1700000000", 0, 1700)
+	return []path{
+		{"statsd-datagram", line.StatsD, []byte(statsd), false},
+		{"carbon-block", line.Carbon, []byte(carbon[:min(len(carbon), streamBlock)]), true},
+	}
+}
+
+// run takes one read from the socket's buffer to the upstream's hands.
+func (p path) run(in *ingest, n *naming, q *queue) {
+	in.begin(time.Now(), n.current(q))
+	if p.stream {
+		in.stream(p.data)
+	} else {
+		in.datagram(p.data)
+	}
+	q.accept(&in.tally, in.end()...)
+	handOver(q)
+}
+
+func (p path) parts() (*ingest, *naming, *queue) {
+	n := newNaming(holding("Denali"), line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}})
+	return newIngest(p.proto, &badLines{}), n, newQueue(1<<20, 0, 1)
+}
+
+func BenchmarkIngest(b *testing.B) {
+	for _, p := range paths() {
+		b.Run(p.name, func(b *testing.B) {
+			in, n, q := p.parts()
+			b.SetBytes(int64(len(p.data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				p.run(in, n, q)
+			}
+			lines := strings.Count(string(p.data), "\n") + 1
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*lines), "ns/line")
+		})
+	}
+}
+
+// The usual path allocates nothing.
+func TestIngestAllocatesNothing(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector makes sync.Pool forget")
+	}
+	for _, p := range paths() {
+		in, n, q := p.parts()
+		p.run(in, n, q)
+		if got := testing.AllocsPerRun(200, func() { p.run(in, n, q) }); got >= 1 {
+			t.Errorf("%s: %v allocations a read, want 0", p.name, got)
+		}
+	}
+}
+
+// BenchmarkForward sends lines through real sockets and reports what was lost.
+func BenchmarkForward(b *testing.B) {
+	for _, proto := range []string{"statsd", "carbon"} {
+		b.Run(proto, func(b *testing.B) {
+			sink := newSink(b, "tcp")
+			p := start(b, testConfig(sink.address, sink.address), holding("Denali"))
+			conn := p.dial(b, proto, map[string]int{"statsd": 1, "carbon": 0}[proto])
+			format := map[string]string{"statsd": "host.n%d:1|c", "carbon": "host.n%d 1 1700000000"}[proto]
+			text := numbered(format, 0, 1000)
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				write(b, conn, text)
+				sink.next(1000)
+			}
+			books := p.Status().Lines[proto]
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*1000), "ns/line")
+			b.ReportMetric(float64(books.Received-books.Forwarded-books.Queued), "lost")
+		})
+	}
+}
+
+// Many connections share one tick.
+func TestPacerShares(t *testing.T) {
+	p := &pacer{every: time.Hour}
+	a, b := p.next(), p.next()
+	if fmt.Sprint(a) != fmt.Sprint(b) {
+		t.Error("two waiters have two ticks")
+	}
+	p.fire()
+	<-a
+	if c := p.next(); fmt.Sprint(c) == fmt.Sprint(a) {
+		t.Error("the next tick is the last")
+	}
+}

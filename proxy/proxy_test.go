@@ -1,0 +1,647 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// Every kind of listener takes lines of both protocols.
+func TestListeners(t *testing.T) {
+	statsd, carbon := newSink(t, "tcp"), newSink(t, "tcp")
+	cfg := testConfig(statsd.address, carbon.address)
+	all := func(tag string) []Address {
+		as := []Address{
+			{Network: "udp", Host: "127.0.0.1"}, {Network: "tcp", Host: "127.0.0.1"},
+			{Network: "unixgram", Path: socketPath(t, tag+"g"), Mode: 0o622}, {Network: "unix", Path: socketPath(t, tag), Mode: 0o666},
+		}
+		if hasIPv6() {
+			as = append(as, Address{Network: "udp", Host: "::1"}, Address{Network: "tcp", Host: "::1"})
+		}
+		return as
+	}
+	cfg.Listen.StatsD, cfg.Listen.Carbon = all("s"), all("c")
+	p := start(t, cfg, holding("Denali"))
+	for i, a := range cfg.Listen.StatsD {
+		write(t, p.dial(t, "statsd", i), fmt.Sprintf("host.s%d:1|c\n", i))
+		statsd.expect(fmt.Sprintf("Denali.s%d:1|c", i))
+		write(t, p.dial(t, "carbon", i), fmt.Sprintf("host.c%d  1\t1700000000\n", i))
+		carbon.expect(fmt.Sprintf("Denali.c%d 1 1700000000", i))
+		if a.isUnix() {
+			info, err := os.Stat(a.Path)
+			if err != nil || info.Mode().Perm() != os.FileMode(a.Mode) {
+				t.Errorf("%s: mode %v, %v", a, info.Mode(), err)
+			}
+		}
+	}
+	p.stop()
+	balance(t, p.Proxy)
+	for _, a := range cfg.Listen.StatsD {
+		if _, err := os.Stat(a.Path); a.isUnix() && err == nil {
+			t.Errorf("%s is left behind", a.Path)
+		}
+	}
+}
+
+func hasIPv6() bool {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+	}
+	return err == nil
+}
+
+// localhost is one port in both families.
+func TestLocalhost(t *testing.T) {
+	if !hasIPv6() {
+		t.Skip("no IPv6 on this host")
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		ls, err := bind(line.StatsD, Address{Network: network, Host: "localhost"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(ls)
+		if len(ls) != 2 || ls[0].address.Port != ls[1].address.Port || ls[0].address.Port == 0 {
+			t.Errorf("%s: got %v and %v", network, ls[0].address, ls[1].address)
+		}
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	for _, network := range []string{"udp", "tcp"} {
+		ls, err := bind(line.StatsD, Address{Network: network, Host: "127.0.0.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(ls)
+		again, err := bindAll(line.StatsD, []Address{ls[0].address})
+		if err == nil {
+			closeAll(again)
+			t.Fatalf("%s: bound twice", network)
+		}
+		if !strings.Contains(err.Error(), ls[0].address.String()) {
+			t.Errorf("%s: the error does not name the address: %v", network, err)
+		}
+	}
+}
+
+func TestUnixSocketInUse(t *testing.T) {
+	a := Address{Network: "unix", Path: socketPath(t, "s")}
+	// A socket that a dead process left behind is replaced.
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.Path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	ls, err := bindAll(line.StatsD, []Address{a})
+	if err != nil {
+		t.Fatalf("a stale socket is in the way: %v", err)
+	}
+	defer closeAll(ls)
+	if ls, err := bindAll(line.StatsD, []Address{a}); err == nil {
+		closeAll(ls)
+		t.Fatal("bound twice")
+	}
+	file := Address{Network: "unix", Path: socketPath(t, "f")}
+	os.WriteFile(file.Path, []byte("keep"), 0o600)
+	if ls, err := bindAll(line.StatsD, []Address{file}); err == nil {
+		closeAll(ls)
+		t.Fatal("a file was replaced")
+	}
+}
+
+// The group of a unix socket is set; an unknown one is an error.
+func TestUnixSocketGroup(t *testing.T) {
+	a := Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
+	ls, err := bindAll(line.StatsD, []Address{a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAll(ls)
+	a.Group = "no-such-group-here"
+	if ls, err := bindAll(line.StatsD, []Address{a}); err == nil {
+		closeAll(ls)
+		t.Fatal("an unknown group passed")
+	}
+}
+
+// A stream is cut into lines wherever reads end; a tail without end is dropped
+// and counted; a bad line costs no neighbour.
+func TestStream(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	p := start(t, testConfig(carbon.address, carbon.address), holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	for _, part := range []string{"host.a 1 17", "00000000\nhos", "t.b 2 1700000000\r\n\nbad line\nhost.\xff 1 1\n", "host.c 3 1700000000\nhost.d 1234 170"} {
+		write(t, conn, part)
+	}
+	conn.Close()
+	carbon.expect("Denali.a 1 1700000000", "Denali.b 2 1700000000", "Denali.c 3 1700000000")
+	eventually(t, "the tail is dropped", func() bool { return balance(t, p.Proxy)["carbon"].Dropped["unterminated"] == 1 })
+	got := balance(t, p.Proxy)["carbon"]
+	if got.Received != 6 || got.Dropped["bad_fields"] != 1 || got.Dropped["bad_utf8"] != 1 {
+		t.Errorf("got %+v", got)
+	}
+	bad := p.BadLines()
+	if len(bad) != 3 || bad[0].Reason != "unterminated" || string(bad[0].Line) != "host.d 1234 170" || bad[0].Peer != conn.LocalAddr().String() {
+		t.Errorf("bad lines: %v", bad)
+	}
+	carbon.none()
+}
+
+// A line longer than a block is dropped once, and the next line is whole.
+func TestStreamLineTooLong(t *testing.T) {
+	sink := newSink(t, "tcp")
+	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
+	conn := p.dial(t, "statsd", 1)
+	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*streamBlock)+":1|c\nhost.b:1|c\n")
+	sink.expect("Denali.a:1|c", "Denali.b:1|c")
+	eventually(t, "the books are written", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
+	if got := balance(t, p.Proxy)["statsd"]; got.Dropped["too_long"] != 1 || got.Received != 3 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A line that grows over the limit by rewriting is dropped; one that just fits
+// passes.
+func TestLineGrowsTooLong(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	p := start(t, testConfig(carbon.address, carbon.address), holding("Denali"))
+	grow := func(n int) string {
+		const rest = "host. 1 1700000000"
+		return "host." + strings.Repeat("x", n-len(rest)) + " 1 1700000000\n"
+	}
+	fits := line.MaxLen - len("Denali") + len("host")
+	write(t, p.dial(t, "carbon", 0), "host.a 1 1700000000\n"+grow(16380)+grow(fits)+grow(fits+1)+"host.b 1 1700000000\n")
+	got := carbon.next(4)
+	if got[0] != "Denali.a 1 1700000000" || len(got[1]) != 16382 || len(got[2]) != line.MaxLen || got[3] != "Denali.b 1 1700000000" {
+		t.Errorf("got %.40q", got)
+	}
+	if n := balance(t, p.Proxy)["carbon"].Dropped["too_long"]; n != 1 {
+		t.Errorf("got %d too long lines, want 1", n)
+	}
+}
+
+// Datagrams are packed anew: none over the limit but a single line, no line
+// split, nothing lost, in order.
+func TestRepacking(t *testing.T) {
+	statsd := newSink(t, "udp")
+	cfg := testConfig(statsd.address, Address{Network: "stdout"})
+	cfg.Forward.StatsD.MaxDatagram = minMaxDatagram
+	p := start(t, cfg, holding("MtLogan"))
+	long := "host.long." + strings.Repeat("y", 600) + ":1|c"
+	conn := p.dial(t, "statsd", 0)
+	var want []string
+	for i := range 40 {
+		payload := numbered(fmt.Sprintf("host.p%d.%%d:1|c", i), 0, 30)
+		if i == 20 {
+			payload += long
+		}
+		write(t, conn, payload)
+		for ln := range strings.Lines(payload) {
+			want = append(want, strings.Replace(strings.TrimSuffix(ln, "\n"), "host", "MtLogan", 1))
+		}
+	}
+	if got := statsd.next(len(want)); !slices.Equal(got, want) {
+		t.Fatalf("the lines are not those that were sent, in order: got %d, want %d", len(got), len(want))
+	}
+	for range len(statsd.packets) {
+		if d := <-statsd.packets; len(d) > minMaxDatagram && strings.Count(d, "\n") != 1 || !strings.HasSuffix(d, "\n") {
+			t.Errorf("a datagram of %d bytes, %d lines", len(d), strings.Count(d, "\n"))
+		}
+	}
+}
+
+func TestPacketEnd(t *testing.T) {
+	for _, c := range []struct {
+		buf   string
+		limit int
+		want  int
+	}{
+		{"a\nb\n", 4, 4}, {"a\nb\n", 3, 2}, {"a\nb\n", 2, 2}, {"a\nb\n", 1, 2},
+		{"aaaa\nb\n", 3, 5}, {"a\nbbbb\n", 3, 2}, {"a\n", 100, 2},
+	} {
+		if got := packetEnd([]byte(c.buf), c.limit); got != c.want {
+			t.Errorf("packetEnd(%q, %d) = %d, want %d", c.buf, c.limit, got, c.want)
+		}
+	}
+}
+
+// Without a name, lines that need one wait, in order; the others don't.
+func TestHeldUntilNamed(t *testing.T) {
+	statsd, carbon := newSink(t, "tcp"), newSink(t, "tcp")
+	names := noNames()
+	p := start(t, testConfig(statsd.address, carbon.address), names)
+	s, c := p.dial(t, "statsd", 1), p.dial(t, "carbon", 0)
+	write(t, s, "host.a:1|c\napp.x:1|c\nMtLogan.foreign:1|c\nhost.b:1|c\n")
+	write(t, c, "host.a 1 -1\napp.x 1 1700000000\nhost.b  2  1700000000\n")
+	statsd.expect("app.x:1|c")
+	carbon.expect("app.x 1 1700000000")
+	eventually(t, "the lines are held", func() bool {
+		b := balance(t, p.Proxy)
+		return b["statsd"].Queued == 3 && b["carbon"].Queued == 2
+	})
+	before := time.Now().Unix()
+	names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+	statsd.expect("Denali.a:1|c", "Denali.b:1|c")
+	got := carbon.next(2)
+	var at int64
+	fmt.Sscanf(got[0], "Denali.a 1 %d", &at)
+	if at < before-20 || at > before || got[1] != "Denali.b 2 1700000000" {
+		t.Errorf("got %q at %d, want the arrival before %d", got, at, before)
+	}
+	eventually(t, "the foreign line is dropped", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["foreign_name"] == 1 })
+}
+
+// The order of one socket is kept while a name comes.
+func TestOrderAcrossNaming(t *testing.T) {
+	statsd := newSink(t, "tcp")
+	names := noNames()
+	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+	const lines = 20000
+	conn := p.dial(t, "statsd", 1)
+	go func() {
+		for i := 0; i < lines; i += 10 {
+			write(t, conn, numbered("host.n%d:1|c", i, i+10))
+		}
+	}()
+	eventually(t, "lines are held", func() bool { return balance(t, p.Proxy)["statsd"].Queued > 1000 })
+	names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+	for i, ln := range statsd.next(lines) {
+		if want := fmt.Sprintf("Denali.n%d:1|c", i); ln != want {
+			t.Fatalf("line %d: got %q, want %q", i, ln, want)
+		}
+	}
+}
+
+// StatsD that was named under a claim leaves under it or not at all.
+func TestStatsDGate(t *testing.T) {
+	statsd := newSink(t, "tcp")
+	statsd.close() // so that lines wait in the queue, named
+	names := holding("Denali")
+	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+	write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
+	eventually(t, "the lines are queued", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
+
+	names.set(membership.NewClaim("MtLogan", time.Hour), membership.Holding)
+	statsd.open()
+	statsd.expect("app.x:1|c")
+	eventually(t, "the line of the lost claim is dropped", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["claim_lost"] == 1 })
+	write(t, p.dial(t, "statsd", 1), "host.b:1|c\n")
+	statsd.expect("MtLogan.b:1|c")
+}
+
+// A claim that is suspended holds its lines back; once renewed, they go on.
+func TestStatsDSuspended(t *testing.T) {
+	for _, renewed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("renewed=%v", renewed), func(t *testing.T) {
+			statsd := newSink(t, "tcp")
+			statsd.close()
+			names := noNames()
+			claim := membership.NewClaim("Denali", 500*time.Millisecond)
+			names.set(claim, membership.Holding)
+			p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+			write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
+			eventually(t, "the lines are named", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
+			eventually(t, "the claim is past its horizon", func() bool { return !claim.Valid() })
+			statsd.open()
+			write(t, p.dial(t, "statsd", 1), "host.b:1|c\n")
+			statsd.expect("app.x:1|c") // needs no name
+			eventually(t, "the others wait", func() bool { return p.queues[line.StatsD].holding.Load() == 2 })
+			if renewed {
+				claim.Extend(time.Hour)
+				names.set(claim, membership.Holding)
+				statsd.expect("Denali.a:1|c", "Denali.b:1|c")
+				return
+			}
+			names.set(nil, membership.Claiming)
+			eventually(t, "the named line is dropped", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["claim_lost"] == 1 })
+			names.set(membership.NewClaim("MtLogan", time.Hour), membership.Holding)
+			statsd.expect("MtLogan.b:1|c")
+		})
+	}
+}
+
+// Carbon waits for an upstream that is down, and goes on after a reset.
+func TestCarbonOutage(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	carbon.close()
+	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
+	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 5000 })
+	carbon.open()
+	for i, ln := range carbon.next(5000) {
+		if want := fmt.Sprintf("Denali.n%d 1 1700000000", i); ln != want {
+			t.Fatalf("line %d: got %q, want %q", i, ln, want)
+		}
+	}
+	carbon.close()
+	eventually(t, "the upstream is seen to be down", func() bool { return !p.Status().Upstreams[1].Up })
+	write(t, conn, "host.later 1 1700000000\n")
+	carbon.open()
+	carbon.expect("Denali.later 1 1700000000")
+}
+
+// A Carbon write that fails half way is sent again, whole.
+func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	carbon.close()
+	l, err := net.Listen("tcp", carbon.address.hostPort())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), holding("Denali"))
+	stalled, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stalled.(*net.TCPConn).SetReadBuffer(4096)
+	const lines = 300000
+	go write(t, p.dial(t, "carbon", 0), numbered("host.n%d 1 1700000000", 0, lines))
+	// Our side stalls once the buffers of the kernel are full.
+	eventually(t, "all is read and the rest waits", func() bool { return balance(t, p.Proxy)["carbon"].Received == lines })
+	taken := balance(t, p.Proxy)["carbon"].Forwarded
+	l.Close()
+	stalled.Close()
+	carbon.open()
+	got := carbon.next(int(lines - taken))
+	first := fmt.Sprintf("Denali.n%d 1 1700000000", taken)
+	if got[0] != first || got[len(got)-1] != fmt.Sprintf("Denali.n%d 1 1700000000", lines-1) {
+		t.Errorf("got %q to %q, want them from %q", got[0], got[len(got)-1], first)
+	}
+	eventually(t, "the books are written", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == lines })
+	if n := balance(t, p.Proxy)["carbon"].Resent; n == 0 {
+		t.Error("nothing counts as resent")
+	}
+}
+
+// When the queue is full, the oldest lines go and are counted.
+func TestQueueFull(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	carbon.close()
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg.Forward.Carbon.Queue = minQueue
+	p := start(t, cfg, holding("Denali"))
+	const lines = 100000 // some 2.6 MB
+	write(t, p.dial(t, "carbon", 0), numbered("host.n%05d 1 1700000000", 0, lines))
+	eventually(t, "all is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == lines })
+	b := balance(t, p.Proxy)["carbon"]
+	if b.Dropped["queue_full"] == 0 || b.Queued == 0 {
+		t.Fatalf("got %+v", b)
+	}
+	carbon.open()
+	got := carbon.next(int(b.Queued))
+	if want := fmt.Sprintf("Denali.n%05d 1 1700000000", lines-1); got[len(got)-1] != want {
+		t.Errorf("the newest line is %q, want %q", got[len(got)-1], want)
+	}
+}
+
+// The first upstream that works is used, and the first again once it is back.
+func TestFailover(t *testing.T) {
+	for _, network := range []string{"tcp", "udp"} {
+		t.Run(network, func(t *testing.T) {
+			first, second := newSink(t, network), newSink(t, network)
+			cfg := testConfig(first.address, Address{Network: "stdout"})
+			cfg.Forward.StatsD.To = []Address{first.address, second.address}
+			p := start(t, cfg, holding("Denali"))
+			isUp := func(i int) func() bool {
+				return func() bool { return p.Status().Upstreams[i].Up }
+			}
+			conn := p.dial(t, "statsd", 1)
+			eventually(t, "the first is up", isUp(0))
+			write(t, conn, "host.a:1|c\n")
+			first.expect("Denali.a:1|c")
+			first.close()
+			eventually(t, "the second is up", func() bool {
+				if network == "udp" && !isUp(1)() {
+					write(t, conn, "host.lost:1|c\n") // a port is found to be closed by sending there
+				}
+				return isUp(1)()
+			})
+			write(t, conn, "host.b:1|c\n")
+			for second.next(1)[0] != "Denali.b:1|c" {
+			}
+			first.open()
+			eventually(t, "the first is used again", isUp(0))
+			write(t, conn, "host.c:1|c\n")
+			first.expect("Denali.c:1|c")
+			balance(t, p.Proxy)
+		})
+	}
+}
+
+// A UDP upstream that refuses is down, and costs no line.
+func TestRefusedUDP(t *testing.T) {
+	statsd := newSink(t, "udp")
+	statsd.close()
+	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), holding("Denali"))
+	write(t, p.dial(t, "statsd", 1), "host.a:1|c\n")
+	eventually(t, "the line waits", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 1 })
+	if p.Status().Upstreams[0].Up {
+		t.Error("it counts as up")
+	}
+	statsd.open()
+	statsd.expect("Denali.a:1|c")
+}
+
+// An upstream that turns out to be one of our listeners is not used.
+func TestOwnListenerAsUpstream(t *testing.T) {
+	p := start(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"))
+	for _, u := range p.upstreams {
+		for _, l := range p.listeners {
+			a := l.address
+			a.Host = "localhost"
+			if _, err := u.dialer.dial(t.Context(), a); err == nil || !strings.Contains(err.Error(), "own listener") {
+				t.Errorf("dial %s: %v", a, err)
+			}
+		}
+	}
+	wild := &Proxy{listeners: p.listeners}
+	if wild.isOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
+		t.Error("another port is ours")
+	}
+}
+
+func TestConnectionLimit(t *testing.T) {
+	statsd := newSink(t, "tcp")
+	cfg := testConfig(statsd.address, Address{Network: "stdout"})
+	cfg.Listen.MaxConnections = 2
+	p := start(t, cfg, holding("Denali"))
+	a, b := p.dial(t, "statsd", 1), p.dial(t, "carbon", 0)
+	write(t, a, "host.a:1|c\n")
+	write(t, b, "host.b 1 1\n")
+	statsd.expect("Denali.a:1|c")
+	eventually(t, "both are served", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
+	over := p.dial(t, "statsd", 1)
+	over.SetReadDeadline(time.Now().Add(patience))
+	if _, err := over.Read(make([]byte, 1)); !isReset(err) {
+		t.Fatalf("the third connection stays open: %v", err)
+	}
+	a.Close()
+	eventually(t, "there is room again", func() bool {
+		c := p.dial(t, "statsd", 1)
+		defer c.Close()
+		io.WriteString(c, "host.c:1|c\n")
+		c.(*net.TCPConn).CloseWrite()
+		c.SetReadDeadline(time.Now().Add(patience))
+		c.Read(make([]byte, 1))
+		return balance(t, p.Proxy)["statsd"].Received >= 2
+	})
+}
+
+func TestIdleTimeout(t *testing.T) {
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg.Listen.IdleTimeout = 50 * time.Millisecond
+	p := start(t, cfg, holding("Denali"))
+	conn := p.dial(t, "statsd", 1)
+	conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 1)); !isReset(err) {
+		t.Fatalf("the idle connection stays open: %v", err)
+	}
+}
+
+// What has reached our sockets when the end comes is still forwarded.
+func TestStopDrains(t *testing.T) {
+	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
+	cfg := testConfig(statsd.address, carbon.address)
+	cfg.Coalesce = time.Second // input would gather for long
+	p := start(t, cfg, holding("Denali"))
+	u, c := p.dial(t, "statsd", 0), p.dial(t, "carbon", 0)
+	write(t, u, "host.first:1|c")
+	write(t, c, "host.first 1 1\n")
+	statsd.expect("Denali.first:1|c")
+	carbon.expect("Denali.first 1 1")
+	write(t, u, "host.last:1|c")
+	write(t, c, "host.last 1 1\n")
+	p.stop()
+	statsd.expect("Denali.last:1|c")
+	carbon.expect("Denali.last 1 1")
+	for proto, b := range balance(t, p.Proxy) {
+		if b.Forwarded != 2 || b.Queued != 0 {
+			t.Errorf("%s: %+v", proto, b)
+		}
+	}
+}
+
+// What no upstream takes by the end of the drain is counted.
+func TestStopDropsTheRest(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	carbon.close()
+	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), noNames())
+	write(t, p.dial(t, "carbon", 0), "host.a 1 1\napp.b 1 1\n")
+	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 2 })
+	p.stop()
+	if b := balance(t, p.Proxy)["carbon"]; b.Dropped["shutdown"] != 2 || b.Queued != 0 {
+		t.Errorf("got %+v", b)
+	}
+}
+
+// Under load, with a claim that comes and goes and bad lines among good ones,
+// the books balance at every look, and what was forwarded has arrived.
+func TestBooksBalanceUnderLoad(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	names := holding("Denali")
+	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), names)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(p.Proxy)
+
+	const senders, rounds = 4, 300
+	var work sync.WaitGroup
+	for s := range senders {
+		conn := p.dial(t, "carbon", 0)
+		packets := p.dial(t, "statsd", 0)
+		work.Go(func() {
+			for i := range rounds {
+				write(t, conn, fmt.Sprintf("host.s%d.n%d 1 1700000000\nbad\napp.x 1 1700000000\nMtLogan.f 1 1700000000\n", s, i))
+				write(t, packets, "host.a:1|c\nhost.b\n")
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { work.Wait(); close(done) }()
+	for looks := 0; ; looks++ {
+		balanceScrape(t, registry)
+		if looks%3 == 0 {
+			names.set(nil, membership.Claiming)
+		} else {
+			names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+		}
+		select {
+		case <-done:
+		case <-time.After(time.Millisecond):
+			continue
+		}
+		break
+	}
+	names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+	got := carbon.next(senders * rounds * 2)
+	eventually(t, "all Carbon lines are booked", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 0 })
+	b := balanceScrape(t, registry)["carbon"]
+	if want := float64(senders * rounds * 4); b["received"] != want || b["forwarded"] != want/2 || b["dropped"] != want/2 {
+		t.Errorf("got %v, want %v received", b, want)
+	}
+	slices.Sort(got)
+	if n := len(slices.Compact(got)); n != senders*rounds+1 {
+		t.Errorf("%d different lines, want %d", n, senders*rounds+1)
+	}
+}
+
+// balanceScrape fails the test unless the books of a scrape balance. It returns
+// received, forwarded, dropped and queued, by protocol.
+func balanceScrape(t *testing.T, g prometheus.Gatherer) map[string]map[string]float64 {
+	t.Helper()
+	families, err := g.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]map[string]float64{"statsd": {}, "carbon": {}}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			proto := ""
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "protocol" {
+					proto = l.GetValue()
+				}
+			}
+			kind := map[string]string{
+				"prefixproxy_lines_received_total": "received", "prefixproxy_lines_forwarded_total": "forwarded",
+				"prefixproxy_lines_dropped_total": "dropped", "prefixproxy_queue_lines": "queued",
+			}[f.GetName()]
+			if kind != "" {
+				sums[proto][kind] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	for proto, s := range sums {
+		if s["received"] != s["forwarded"]+s["dropped"]+s["queued"] {
+			t.Errorf("%s: the scrape does not balance: %v", proto, s)
+		}
+	}
+	return sums
+}
+
+// Both protocols may go to stdout.
+func TestStdout(t *testing.T) {
+	var out syncBuffer
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	p := startWith(t, cfg, holding("Denali"), Options{Stdout: &out})
+	write(t, p.dial(t, "statsd", 0), "host.requests:1|c")
+	eventually(t, "StatsD", func() bool { return out.String() == "Denali.requests:1|c\n" })
+	write(t, p.dial(t, "carbon", 0), "host.cpu 3.4 1700000000\n")
+	eventually(t, "Carbon", func() bool { return out.String() == "Denali.requests:1|c\nDenali.cpu 3.4 1700000000\n" })
+}

@@ -1,0 +1,212 @@
+package proxy
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// aBatch returns a batch of these lines.
+func aBatch(born time.Time, claim *membership.Claim, unnamed bool, lines ...string) *batch {
+	b := newBatch(born, claim, unnamed)
+	for _, ln := range lines {
+		b.buf = append(b.buf, ln...)
+		b.buf = append(b.buf, '\n')
+	}
+	b.lines = len(lines)
+	return b
+}
+
+// accept puts batches as a reader would.
+func accept(q *queue, in ...*batch) {
+	t := tally{}
+	for _, b := range in {
+		t.received += b.lines
+	}
+	q.accept(&t, in...)
+}
+
+// Small batches of one kind become one; others stay apart.
+func TestQueueMerges(t *testing.T) {
+	q := newQueue(1<<20, 0, 1)
+	now := time.Now()
+	claim := membership.NewClaim("Denali", time.Hour)
+	accept(q, aBatch(now, nil, false, "a", "b"), aBatch(now, nil, false, "c"))
+	accept(q, aBatch(now, claim, false, "d"))
+	accept(q, aBatch(now.Add(2*mergeAge), claim, false, "e"))
+	accept(q, aBatch(now, nil, true, "f"))
+	for _, want := range []string{"a\nb\nc\n", "d\n", "e\n"} {
+		b, err := q.take(t.Context())
+		if err != nil || string(b.buf) != want || b.lines != strings.Count(want, "\n") {
+			t.Fatalf("got %q, %d lines, %v; want %q", b.buf, b.lines, err, want)
+		}
+	}
+	if b := q.takeHeld(); string(b.buf) != "f\n" {
+		t.Fatalf("held: %q", b.buf)
+	}
+}
+
+// StatsD lines are dropped after 10 s, wherever they wait; Carbon lines only
+// where all names have been taken for that long.
+func TestExpire(t *testing.T) {
+	now := time.Now()
+	claim := membership.NewClaim("Denali", time.Hour)
+	old, young := now.Add(-11*time.Second), now.Add(-9*time.Second)
+	fill := func(maxAge time.Duration) *queue {
+		q := newQueue(1<<20, maxAge, 1)
+		for _, born := range []time.Time{old, young} {
+			accept(q, aBatch(born, claim, false, "ready"), aBatch(born, nil, true, "held"))
+			q.mu.Lock()
+			q.books.queued++
+			q.hold(&q.parked, aBatch(born, claim, false, "parked"))
+			q.mu.Unlock()
+		}
+		return q
+	}
+	statsd := fill(statsdMaxAge)
+	statsd.expire(now, time.Time{})
+	if b, _ := statsd.snapshot(); b.dropped[tooOld] != 3 || b.queued != 3 || statsd.holding.Load() != 2 {
+		t.Errorf("StatsD: %d too old, %d queued", b.dropped[tooOld], b.queued)
+	}
+	carbon := fill(0)
+	carbon.expire(now, time.Time{})
+	if b, _ := carbon.snapshot(); b.queued != 6 {
+		t.Errorf("Carbon does not wait for etcd: %d queued", b.queued)
+	}
+	carbon.expire(now, now.Add(-heldMax))
+	if b, _ := carbon.snapshot(); b.dropped[noName] != 1 || b.queued != 5 {
+		t.Errorf("Carbon, all names taken: %d dropped, %d queued", b.dropped[noName], b.queued)
+	}
+}
+
+// The namer counts the 10 s from the moment at which all names were taken.
+func TestNamerWaiting(t *testing.T) {
+	names := noNames()
+	q := [2]*queue{newQueue(1<<20, statsdMaxAge, 1), newQueue(1<<20, 0, 1)}
+	n := newNamer(newNaming(names, line.Rules{From: "host", To: "{name}", Names: []string{"Denali"}}), q, &badLines{})
+	now := time.Now()
+	accept(q[line.Carbon], aBatch(now.Add(-time.Minute), nil, true, "host.a 1 1"))
+	for _, c := range []struct {
+		waiting time.Time
+		left    bool
+	}{{time.Time{}, true}, {now.Add(-9 * time.Second), true}, {now.Add(-11 * time.Second), false}} {
+		if left := n.pass(now, c.waiting); left != c.left {
+			t.Errorf("waiting since %v: lines left %v, want %v", c.waiting, left, c.left)
+		}
+	}
+}
+
+// The oldest lines are evicted, from whichever list.
+func TestQueueEvictsOldest(t *testing.T) {
+	now := time.Now()
+	q := newQueue(10, 0, 1)
+	accept(q, aBatch(now, nil, false, "r1aa"))
+	accept(q, aBatch(now.Add(-time.Second), nil, true, "h1aa"))
+	accept(q, aBatch(now.Add(time.Second), nil, true, "h2aa"))
+	if b := q.takeHeld(); string(b.buf) != "h2aa\n" {
+		t.Errorf("held: %q, want the younger", b.buf)
+	}
+	if b, _ := q.take(t.Context()); string(b.buf) != "r1aa\n" {
+		t.Errorf("ready: %q", b.buf)
+	}
+	if b, _ := q.snapshot(); b.dropped[queueFull] != 1 {
+		t.Errorf("%d dropped, want 1", b.dropped[queueFull])
+	}
+}
+
+// A queue is drained when it is closed and all that was taken is booked.
+func TestQueueDrained(t *testing.T) {
+	q := newQueue(1<<20, 0, 1)
+	accept(q, aBatch(time.Now(), nil, false, "a", "b"))
+	q.close()
+	b, _ := q.take(t.Context())
+	q.forward(0, 1)
+	select {
+	case <-q.drained:
+		t.Fatal("drained with a line in hand")
+	default:
+	}
+	q.drop(1, sendError)
+	<-q.drained
+	b.free()
+	if _, err := q.take(t.Context()); !errors.Is(err, errDrained) {
+		t.Errorf("take: %v", err)
+	}
+}
+
+func TestFifo(t *testing.T) {
+	var f fifo
+	next := 0
+	for i := range 1000 {
+		f.push(&batch{lines: i})
+		if i%3 != 0 {
+			if b := f.pop(); b.lines != next {
+				t.Fatalf("got %d, want %d", b.lines, next)
+			}
+			next++
+		}
+	}
+	if cap(f.list) > 1000 {
+		t.Errorf("the list has grown to %d", cap(f.list))
+	}
+	for b := f.pop(); b != nil; b = f.pop() {
+		if b.lines != next {
+			t.Fatalf("got %d, want %d", b.lines, next)
+		}
+		next++
+	}
+	if next != 1000 || f.last() != nil {
+		t.Errorf("%d came out", next)
+	}
+}
+
+func TestBatchKeepSplit(t *testing.T) {
+	b := aBatch(time.Now(), nil, false, "Denali.a:1|c", "app.x:1|c", "Denali:1|c", "Denalix.a:1|c", "Denali.b:1|c")
+	n := newNaming(noNames(), line.Rules{From: "host", To: "{name}", Names: []string{"Denali"}})
+	owned := b.split(n.of(membership.NewClaim("Denali", time.Hour)).owns)
+	if string(owned.buf) != "Denali.a:1|c\nDenali:1|c\nDenali.b:1|c\n" || owned.lines != 3 {
+		t.Errorf("owned: %q", owned.buf)
+	}
+	if string(b.buf) != "app.x:1|c\nDenalix.a:1|c\n" || b.lines != 2 {
+		t.Errorf("rest: %q", b.buf)
+	}
+}
+
+func TestBadLinesRing(t *testing.T) {
+	var r badLines
+	for i := range badLinesKept + 5 {
+		r.add(time.Unix(int64(i), 0), line.StatsD, tooLong, "peer", []byte(strings.Repeat("x", i*3)))
+	}
+	got := r.list()
+	if len(got) != badLinesKept || got[0].Time.Unix() != badLinesKept+4 || got[badLinesKept-1].Time.Unix() != 5 {
+		t.Errorf("%d kept, from %v to %v", len(got), got[0].Time, got[len(got)-1].Time)
+	}
+	if len(got[0].Line) != badLineMaxBytes || len(got[badLinesKept-1].Line) != 15 {
+		t.Errorf("lines of %d and %d bytes", len(got[0].Line), len(got[badLinesKept-1].Line))
+	}
+	if s := (BadLine{Time: time.Unix(0, 0), Protocol: "carbon", Reason: "control", Line: []byte("a\x00b")}).String(); s != `1970-01-01T00:00:00Z carbon control - "a\x00b"` {
+		t.Errorf("got %s", s)
+	}
+}
+
+// All words of the contract are there, and no other.
+func TestReasons(t *testing.T) {
+	want := strings.Fields(`too_long control empty_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp
+		unterminated foreign_name unmatched no_name other_tenure too_old claim_lost queue_full spool_full send_error shutdown`)
+	seen := map[string]bool{}
+	for r := range reasons {
+		seen[r.String()] = true
+	}
+	for _, w := range want {
+		if !seen[w] {
+			t.Errorf("no reason %s", w)
+		}
+	}
+	if len(seen) != len(want) {
+		t.Errorf("got %d reasons, want %d: %v", len(seen), len(want), seen)
+	}
+}

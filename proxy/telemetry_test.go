@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"context"
+	"flag"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// The names of the metrics are a contract.
+func TestMetricNames(t *testing.T) {
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	p := start(t, cfg, holding("Denali"))
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(p.Proxy)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, f := range families {
+		labels := []string{}
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			labels = append(labels, l.GetName())
+		}
+		b.WriteString(f.GetName() + "{" + strings.Join(labels, ",") + "} " + strings.ToLower(f.GetType().String()) + "\n")
+	}
+	const golden = "testdata/metrics.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
+// Our own numbers go through our own path, as deltas, and count as received.
+func TestTelemetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		p, err := New(testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"), Options{Telemetry: registry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		registry.MustRegister(p)
+		ctx, cancel := context.WithCancel(t.Context())
+		go p.sendTelemetry(ctx)
+
+		carbon := p.queues[line.Carbon]
+		accept(carbon, aBatch(time.Now(), nil, false, "a 1 1", "b 1 1"))
+		first := telemetryLines(t, p)
+		for _, want := range []string{"Denali.prefixproxy.lines_received.carbon:2|c", "Denali.prefixproxy.queue_lines.carbon:2|g", "Denali.prefixproxy.upstream_up.statsd.stdout_:0|g"} {
+			if !slices.Contains(first, want) {
+				t.Errorf("no %s in %q", want, first)
+			}
+		}
+		accept(carbon, aBatch(time.Now(), nil, false, "c 1 1"))
+		if second := telemetryLines(t, p); !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
+			t.Errorf("no delta in %q", second)
+		}
+		b, _ := p.queues[line.StatsD].snapshot()
+		if b.received == 0 || b.rewritten != b.received {
+			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+// telemetryLines returns what the next interval sends.
+func telemetryLines(t *testing.T, p *Proxy) []string {
+	b, err := p.queues[line.StatsD].take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(b.buf), "\n"), "\n")
+}
