@@ -1,0 +1,567 @@
+package line
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// now is when every test happens, in Unix seconds.
+const now = 1763848800
+
+// names is the list that tests rewrite with; Denali is ours.
+var names = []string{"Denali", "MtLogan", "Pico-de_Orizaba", "K2"}
+
+func rules(from, to string, unmatched Unmatched) Rules {
+	return Rules{From: from, To: to, Unmatched: unmatched, Names: names}
+}
+
+var hostRules = rules("host", "{name}", ForwardUnmatched)
+
+// a row is a line, and what becomes of it; want is what leaves, without its
+// '\n', and has no meaning where nothing does.
+type row struct {
+	line, want string
+	result     Result
+}
+
+// same is a row of a line that leaves as it came, or does not leave.
+func same(line string, result Result) row { return row{line, line, result} }
+
+func checkRows(t *testing.T, w *Rewriter, rows []row) {
+	t.Helper()
+	for _, r := range rows {
+		want := r.want + "\n"
+		if !r.result.Appended() {
+			want = ""
+		}
+		got, result := w.Append([]byte("before\n"), tight([]byte(r.line)), now)
+		if after, ok := strings.CutPrefix(string(got), "before\n"); !ok || after != want || result != r.result {
+			t.Errorf("%.100q came out as %.100q, %v; want %.100q, %v", r.line, after, result, want, r.result)
+		}
+	}
+}
+
+// tight returns b in memory that ends with it.
+func tight(b []byte) []byte { return slices.Clip(slices.Clone(b)) }
+
+// pad returns a line of n bytes: before, as many x as it takes, after.
+func pad(n int, before, after string) string {
+	return before + strings.Repeat("x", n-len(before)-len(after)) + after
+}
+
+// What becomes of StatsD's lines, by hostRules, while the name is Denali.
+var statsdRows = []row{
+	{"host.cpu:1|c", "Denali.cpu:1|c", Rewritten},
+	{"host.a.b.c:1|c", "Denali.a.b.c:1|c", Rewritten},
+	{"host.:1|c", "Denali.:1|c", Rewritten},
+	{"host..:1|c", "Denali..:1|c", Rewritten},
+	{"host.host.cpu:1|c", "Denali.host.cpu:1|c", Rewritten},
+	{"host.a b/c\td:1|c", "Denali.a b/c\td:1|c", Rewritten},
+	{"host.größe:1|c", "Denali.größe:1|c", Rewritten},
+	{"host.\xff\xfe:1|c", "Denali.\xff\xfe:1|c", Rewritten}, // UTF-8 is Carbon's business
+
+	// `from` matches whole leading nodes only.
+	same("host:1|c", Free),
+	same("hostess.cpu:1|c", Free),
+	same("app.host.cpu:1|c", Free),
+	same("HOST.cpu:1|c", Free),
+	same(" host.cpu:1|c", Free),
+	same(".host.cpu:1|c", Free),
+	same("a..b:1|c", Free),
+	same("a/b:1|c", Free),
+
+	// Tags end the path, and are not looked into.
+	{"host.cpu;dc=x:1|c", "Denali.cpu;dc=x:1|c", Rewritten},
+	{"host.cpu,dc=x:1|c", "Denali.cpu,dc=x:1|c", Rewritten},
+	{"host.cpu#dc=x:1|c", "Denali.cpu#dc=x:1|c", Rewritten},
+	{"host.cpu[dc=x]:1|c", "Denali.cpu[dc=x]:1|c", Rewritten},
+	same("host;dc=a.b:1|c", Free),
+	same("app;host.cpu:1|c", Free),
+
+	// Only the path changes.
+	{"host.cpu:1|c|@0.1|#host.a:host.b", "Denali.cpu:1|c|@0.1|#host.a:host.b", Rewritten},
+	{"host.cpu:1|ms|#a,b:c|c:in-1a2b|T1763848800", "Denali.cpu:1|ms|#a,b:c|c:in-1a2b|T1763848800", Rewritten},
+	{"host.cpu:1:2:3|ms", "Denali.cpu:1:2:3|ms", Rewritten},
+	{"host.cpu:1|c:2|c|@0.5:3|g", "Denali.cpu:1|c:2|c|@0.5:3|g", Rewritten},
+	{"host.cpu:+1|g", "Denali.cpu:+1|g", Rewritten},
+	{"host.cpu:-1|g", "Denali.cpu:-1|g", Rewritten},
+	{"host.users:some user@example|s", "Denali.users:some user@example|s", Rewritten},
+	{"host.cpu:1|c|e:host.cpu", "Denali.cpu:1|c|e:host.cpu", Rewritten},
+
+	// Events and service checks have no path.
+	same("_e{5,4}:title|text|#host.a", Free),
+	same("_e{5,4}:title|@home we go", Free),
+	same("_e{", Free),
+	same("_sc|host.check|0|m:host.b", Free),
+	same("_e{1,1}:1|c|@+1", BadRate), // statsd would die of it, event or not
+	same("_e{1,1}:1|c|@ ", BadRate),
+	same("_e{1,1}:1|c|@Infinity", BadRate),
+	same("_sc|a:1|c|@\u00a01", BadRate),
+	same("_sc|a:1|c|@\ufeff1", BadRate),
+	same("_e{1,1}:1|c|@-1|@0x1|@.5|@|@ home|@+home", Free), // it lives
+	same("_e:1|c", Free),                                   // a name like another
+	same("_sc:1|c", Free),
+
+	// Nobody writes under another's name.
+	same("MtLogan.cpu:1|c", ForeignName),
+	same("MtLogan:1|c", ForeignName),
+	same("MtLogan;a=b:1|c", ForeignName),
+	same("MtLogan#a.b:1|c", ForeignName),
+	same("K2.x:1|c", ForeignName),
+	same("Pico-de_Orizaba.x:1|c", ForeignName),
+	same("MtLoganberry.cpu:1|c", Free),
+	same("mtlogan.cpu:1|c", Free),
+	same("app.MtLogan.cpu:1|c", Free),
+	same("Denali.cpu:1|c", Named),
+	same("Denali:1|c", Named),
+	{"host.MtLogan.cpu:1|c", "Denali.MtLogan.cpu:1|c", Rewritten},
+
+	// Control bytes.
+	same("host.cpu:1|c\r", Control),
+	same("host\x00.cpu:1|c", Control),
+	same("host.cpu:1\x1f|c", Control),
+	same("host.cpu\x7f:1|c", Control),
+	same("\x1b_e{1,1}:a|b", Control),
+	same("_e{1,1}:a|b\x07", Control),
+
+	// Paths that are not there.
+	same(":1|c", EmptyPath),
+	same(":", EmptyPath),
+	same(";dc=x:1|c", EmptyPath),
+	same("#dc:1|c", EmptyPath),
+
+	// No value and type.
+	same("x", NoValue),
+	same("x:", NoValue),
+	same("x:1", NoValue),
+	same("x:|", NoValue),
+	same("x:|c", NoValue),
+	same("x|c", NoValue),
+	same("x:1:2", NoValue),
+	same("x:1:|c", NoValue),
+	same("x:1|#tag", NoValue), // statsd cuts at "|#" first
+	same("x|#tag:1|c", NoValue),
+	same("x:|c|#a:1|c", NoValue),
+	same("x:|sum", NoValue),
+	same("host.cpu 3.4 1763848800", NoValue),
+	same("x:1|", Free), // statsd: a counter
+	same("x:|s", Free), // statsd: a set that gets '0'
+	same("x:|s|#a", Free),
+	same("x:|c:1|c", Free), // statsd skips the first only
+	same("x::1|c", Free),
+	same("x|y:1|c", Free),
+	same("x:one|c", Free), // refused by statsd, alone and without harm
+	same("x:1|unheard-of", Free),
+
+	// Sample rates.
+	same("x:1|c|@1", Free),
+	same("x:1|c|@0.25", Free),
+	same("x:1|c|@.5", Free),
+	same("x:1|c|@1.", Free),
+	same("x:1|c|@1e-3", Free),
+	same("x:1|c|@1.5E+2", Free),
+	same("x:1|c|@00.10|#a", Free),
+	same("x:a@+1|s", Free),
+	same("x:1|c|#by:joe@+1", Free),
+	same("x|@+1:1|c", Free), // a part of the name
+	same("x:1|c|@", BadRate),
+	same("x:1|c|@.", BadRate),
+	same("x:1|c|@+1", BadRate),
+	same("x:1|c|@-1", BadRate),
+	same("x:1|c|@0", BadRate),
+	same("x:1|c|@0.0", BadRate),
+	same("x:1|c|@0e5", BadRate),
+	same("x:1|c|@1e", BadRate),
+	same("x:1|c|@1e+", BadRate),
+	same("x:1|c|@1e1.5", BadRate),
+	same("x:1|c|@ 1", BadRate),
+	same("x:1|c|@1 ", BadRate),
+	same("x:1|c|@0x1", BadRate),
+	same("x:1|c|@1_0", BadRate),
+	same("x:1|c|@Infinity", BadRate),
+	same("x:1|c|@nan", BadRate),
+	same("x:1|c|@0.5|@+1", BadRate),
+	same("x:1|c|#a|@+1", BadRate),
+	same("x:1|c|@0.5:2|c|@+1", BadRate),
+	same("x:1|@+1", BadRate),
+	same("x:1|c|@@1", BadRate),
+
+	same("", Empty),
+}
+
+func TestStatsD(t *testing.T) {
+	checkRows(t, hostRules.Rewriter(StatsD, "Denali"), statsdRows)
+}
+
+// What becomes of Carbon's.
+var carbonRows = []row{
+	{"host.cpu 3.4 1763848800", "Denali.cpu 3.4 1763848800", Rewritten},
+	{"host.cpu.:x 3.4 1763848800", "Denali.cpu.:x 3.4 1763848800", Rewritten},
+	{"host.größe 1 2", "Denali.größe 1 2", Rewritten},
+	same("host 1 2", Free),
+	same("hostess.cpu 1 2", Free),
+	same("app.host.cpu 1 2", Free),
+	same("a..b 1 2", Free),
+	same("_e{1,1}:a|b 1 2", Free),
+
+	// Fields leave with single blanks between them.
+	{"host.cpu  1\t2", "Denali.cpu 1 2", Rewritten},
+	{"\t host.cpu 1 \t 2 \t", "Denali.cpu 1 2", Rewritten},
+	{" app 1 2", "app 1 2", Free},
+
+	// Tags.
+	{"host.cpu;dc=x;a=host.b 1 2", "Denali.cpu;dc=x;a=host.b 1 2", Rewritten},
+	same("MtLogan;dc=x 1 2", ForeignName),
+	same(";dc=x 1 2", EmptyPath),
+	same("[a] 1 2", EmptyPath),
+
+	same("MtLogan.cpu 1 2", ForeignName),
+	same("Denali.cpu 1 2", Named),
+
+	// Fields.
+	same("x", BadFields),
+	same("x 1", BadFields),
+	same("x 1 ", BadFields),
+	same(" 1 2", BadFields),
+	same("x 1 2 3", BadFields),
+	same(" ", BadFields),
+	same("\t", BadFields),
+
+	// Bytes.
+	same("x\x00 1 2", Control),
+	same("x 1 2\r", Control),
+	same("x\v1 2", Control),
+	same("x 1 2\x7f", Control),
+	same("x.\xff 1 2", BadUTF8),
+	same("x 1 2 3 \xc3", BadUTF8),
+	same("x.\xed\xa0\x80 1 2", BadUTF8), // half a surrogate pair
+	same("x.\xc0\xaf 1 2", BadUTF8),     // longer than it need be
+
+	// Values.
+	same("x 1. 2", Free),
+	same("x .5 2", Free),
+	same("x -1.5e-3 2", Free),
+	same("x +1E5 2", Free),
+	same("x 1e400 2", Free),
+	same("x inf 2", Free),
+	same("x -Infinity 2", Free),
+	same("x +iNF 2", Free),
+	same("x nan 2", BadValue),
+	same("x -NaN 2", BadValue),
+	same("x 0x10 2", BadValue),
+	same("x 1_000 2", BadValue),
+	same("x 1,5 2", BadValue),
+	same("x . 2", BadValue),
+	same("x - 2", BadValue),
+	same("x +-1 2", BadValue),
+	same("x e5 2", BadValue),
+	same("x 1e 2", BadValue),
+	same("x 1e5.0 2", BadValue),
+	same("x infinite 2", BadValue),
+	same("x １ 2", BadValue),
+	same("x one 2", BadValue),
+
+	// Timestamps.
+	same("x 1 0", Free),
+	same("x 1 1763848800.123", Free),
+	same("x 1 1.7638488e9", Free),
+	same("x 1 +1763848800", Free),
+	same("x 1 -5", Free),
+	same("x 1 -2", Free),
+	same("x 1 -0.9", Free),
+	same("x 1 "+strings.Repeat("9", 308), Free),
+	same("x 1 "+strings.Repeat("9", 309), BadTimestamp),
+	same("x 1 1e400", BadTimestamp),
+	same("x 1 -1e400", BadTimestamp),
+	same("x 1 inf", BadTimestamp),
+	same("x 1 nan", BadTimestamp),
+	same("x 1 N", BadTimestamp),
+	same("x 1 0x10", BadTimestamp),
+	same("x 1 2026-01-02T03:04:05Z", BadTimestamp),
+	{"x 1 -1", "x 1 1763848800", Free},
+	{"x 1 -1.0", "x 1 1763848800", Free},
+	{"x 1 -1.999", "x 1 1763848800", Free},
+	{"x 1 -1e0", "x 1 1763848800", Free},
+	{"x 1 -10E-1", "x 1 1763848800", Free},
+	{"host.x 1 -1", "Denali.x 1 1763848800", Rewritten},
+
+	same("", Empty),
+}
+
+func TestCarbon(t *testing.T) {
+	checkRows(t, hostRules.Rewriter(Carbon, "Denali"), carbonRows)
+}
+
+// The length is judged as the line leaves, and after everything else that could
+// be wrong with it.
+func TestTooLong(t *testing.T) {
+	short := rules("servers.host", "{name}", ForwardUnmatched) // K2 saves 10 bytes
+	for _, tt := range []struct {
+		name string
+		w    *Rewriter
+		rows []row
+	}{
+		{"statsd", hostRules.Rewriter(StatsD, "Denali"), []row{
+			same(pad(MaxLen, "x", ":1|c"), Free),
+			same(pad(MaxLen+1, "x", ":1|c"), TooLong),
+			same(pad(MaxLen, "_e{1,1}:", "|y"), Free),
+			same(pad(MaxLen+1, "_e{1,1}:", "|y"), TooLong),
+			{pad(MaxLen-2, "host.", ":1|c"), pad(MaxLen, "Denali.", ":1|c"), Rewritten},
+			same(pad(MaxLen-1, "host.", ":1|c"), TooLong),
+			same(pad(MaxLen+1, "x", "\x00"), Control),
+			same(pad(MaxLen+1, "x", ""), NoValue),
+		}},
+		{"carbon", hostRules.Rewriter(Carbon, "Denali"), []row{
+			{pad(MaxLen-2, "host.", " 1 2"), pad(MaxLen, "Denali.", " 1 2"), Rewritten},
+			same(pad(MaxLen-1, "host.", " 1 2"), TooLong),
+			{"x" + strings.Repeat(" ", MaxLen) + "1 2", "x 1 2", Free},
+			{pad(MaxLen-8, "x", " 1 -1"), pad(MaxLen, "x", " 1 1763848800"), Free},
+			same(pad(MaxLen-7, "x", " 1 -1"), TooLong),
+			same(pad(MaxLen+1, "x", " 1 2\xff"), BadUTF8),
+		}},
+		{"short name", short.Rewriter(StatsD, "K2"), []row{
+			{pad(MaxLen+10, "servers.host.", ":1|c"), pad(MaxLen, "K2.", ":1|c"), Rewritten},
+			same(pad(MaxLen+11, "servers.host.", ":1|c"), TooLong),
+			same(pad(MaxLen+1, "K2.", ":1|c"), TooLong),
+			same(pad(MaxLen+10, "Denali.", ":1|c"), ForeignName),
+			same(pad(MaxLen+11, "Denali.", ":1|c"), TooLong),
+		}},
+		{"no name", short.Rewriter(StatsD, ""), []row{
+			same(pad(MaxLen+10, "servers.host.", ":1|c"), Held),
+			same(pad(MaxLen+11, "servers.host.", ":1|c"), TooLong),
+			same(pad(MaxLen+10, "Denali.", ":1|c"), Held),
+			same(pad(MaxLen+11, "Denali.", ":1|c"), TooLong),
+			same(pad(MaxLen, "x", ":1|c"), Free),
+			same(pad(MaxLen+1, "x", ":1|c"), TooLong),
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { checkRows(t, tt.w, tt.rows) })
+	}
+}
+
+func TestRules(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		w    *Rewriter
+		rows []row
+	}{
+		{"no name", hostRules.Rewriter(StatsD, ""), []row{
+			same("host.cpu:1|c", Held),
+			same("Denali.cpu:1|c", Held),
+			same("MtLogan:1|c", Held),
+			same("app.cpu:1|c", Free),
+			same("host:1|c", Free),
+			same("_e{1,1}:a|b", Free),
+			same("host.cpu:|c", NoValue),
+			same("host.cpu:1|c|@+1", BadRate),
+		}},
+		{"no name, carbon", hostRules.Rewriter(Carbon, ""), []row{
+			{"\thost.cpu  1 -1 ", "host.cpu 1 1763848800", Held},
+			{"app.cpu  1 -1 ", "app.cpu 1 1763848800", Free},
+		}},
+		{"prefix", rules("host", "{name}", PrefixUnmatched).Rewriter(StatsD, "Denali"), []row{
+			{"host.cpu:1|c", "Denali.cpu:1|c", Rewritten},
+			{"app.cpu:1|c", "Denali.app.cpu:1|c", Rewritten},
+			{"host:1|c", "Denali.host:1|c", Rewritten},
+			{"Denali.cpu:1|c", "Denali.Denali.cpu:1|c", Rewritten},
+			same("MtLogan.cpu:1|c", ForeignName),
+			same("_e{1,1}:a|b", Free),
+			{pad(MaxLen-7, "x", ":1|c"), pad(MaxLen, "Denali.x", ":1|c"), Rewritten},
+			same(pad(MaxLen-6, "x", ":1|c"), TooLong),
+		}},
+		{"prefix, no name", rules("host", "{name}", PrefixUnmatched).Rewriter(StatsD, ""), []row{
+			same("app.cpu:1|c", Held),
+			same("MtLogan.cpu:1|c", Held),
+			same("_sc|a|0", Free),
+		}},
+		{"drop", rules("host", "{name}", DropUnmatched).Rewriter(Carbon, "Denali"), []row{
+			{"host.cpu 1 2", "Denali.cpu 1 2", Rewritten},
+			same("app.cpu 1 2", UnmatchedPath),
+			same("Denali.cpu 1 2", UnmatchedPath),
+			same("MtLogan.cpu 1 2", ForeignName),
+		}},
+		{"drop, no name", rules("host", "{name}", DropUnmatched).Rewriter(StatsD, ""), []row{
+			same("host.cpu:1|c", Held),
+			same("app.cpu:1|c", UnmatchedPath),
+			same("MtLogan.cpu:1|c", Held),
+			same("_e{1,1}:a|b", Free),
+		}},
+		{"more nodes", rules("my.host", "servers.{name}-x.os", ForwardUnmatched).Rewriter(StatsD, "Denali"), []row{
+			{"my.host.cpu:1|c", "servers.Denali-x.os.cpu:1|c", Rewritten},
+			same("my.host:1|c", Free),
+			same("my.hosts.cpu:1|c", Free),
+			same("servers.MtLogan-x.os.cpu:1|c", ForeignName),
+			same("servers.MtLogan-x.os:1|c", ForeignName),
+			same("servers.MtLogan-x.osx:1|c", Free),
+			same("servers.MtLogan-x:1|c", Free),
+			same("servers.MtLogan-x;os.a:1|c", Free),
+			same("servers.Denali-x.os.cpu:1|c", Named),
+			same("Denali.cpu:1|c", Free),
+		}},
+		{"from holds to", rules("servers", "servers.{name}", ForwardUnmatched).Rewriter(StatsD, "Denali"), []row{
+			{"servers.cpu:1|c", "servers.Denali.cpu:1|c", Rewritten},
+			{"servers.Denali.cpu:1|c", "servers.Denali.Denali.cpu:1|c", Rewritten}, // from matches it
+			same("servers.MtLogan.cpu:1|c", ForeignName),
+			same("servers:1|c", Free),
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { checkRows(t, tt.w, tt.rows) })
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, tt := range []struct{ from, to, want string }{
+		{"host", "{name}", ""},
+		{"a.b-c/d", "x.{name}-y.z", ""},
+		{"servers", "servers.{name}", ""},
+		{"", "{name}", "rewrite.from: it is empty (host)"},
+		{".host", "{name}", `rewrite.from: ".host" has an empty node (dots only between nodes)`},
+		{"a..b", "{name}", `rewrite.from: "a..b" has an empty node (dots only between nodes)`},
+		{"host.", "{name}", `rewrite.from: "host." has an empty node (dots only between nodes)`},
+		{"a b", "{name}", `rewrite.from: "a b" holds ' ', which no prefix may (printable ASCII without blanks and : ; , # [ | @ { })`},
+		{"größe", "{name}", `rewrite.from: "größe" holds 'ö', which no prefix may (printable ASCII without blanks and : ; , # [ | @ { })`},
+		{"{name}", "{name}", `rewrite.from: "{name}" holds '{', which no prefix may (printable ASCII without blanks and : ; , # [ | @ { })`},
+		{"host", "", "rewrite.to: it is empty ({name})\n" + `rewrite.to: "" holds {name} 0 times and must once: without it all hosts would write the same paths ({name} or servers.{name})`},
+		{"host", "x", `rewrite.to: "x" holds {name} 0 times and must once: without it all hosts would write the same paths ({name} or servers.{name})`},
+		{"host", ".{name}", `rewrite.to: ".{name}" has an empty node (dots only between nodes)`},
+		{"host", "{name}:", `rewrite.to: "{name}:" holds ':', which no prefix may (printable ASCII without blanks and : ; , # [ | @ { })`},
+		{"K2", "{name}", `rewrite.from: "K2" is a name of the list too (a word that is no name, like host)`},
+		{"K2", "x.{name}", `rewrite.from: "K2" is a name of the list too (a word that is no name, like host)`},
+		{"x.K2", "x.{name}", `rewrite.from: "x.K2" lies under x.K2, where only the holder of K2 may write (a word that is no name, like host)`},
+		{"K2.host", "{name}", `rewrite.from: "K2.host" lies under K2, where only the holder of K2 may write (a word that is no name, like host)`},
+	} {
+		got := ""
+		if err := rules(tt.from, tt.to, ForwardUnmatched).Problems().Err(); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("from %q, to %q: got\n%s\nwant\n%s", tt.from, tt.to, got, tt.want)
+		}
+	}
+
+	got := rules("host", "{name}.{name}", ForwardUnmatched).Problems()
+	if len(got) == 0 || got[len(got)-1].Path != "rewrite.to" || !strings.Contains(got.Error(), "2 times") {
+		t.Errorf("{name} twice: got %v", got)
+	}
+}
+
+func TestUnmatchedText(t *testing.T) {
+	for u, word := range map[Unmatched]string{ForwardUnmatched: "forward", PrefixUnmatched: "prefix", DropUnmatched: "drop"} {
+		text, err := u.MarshalText()
+		if string(text) != word || err != nil {
+			t.Errorf("%d is written %q, %v; want %q", u, text, err, word)
+		}
+		var back Unmatched
+		if err := back.UnmarshalText([]byte(word)); back != u || err != nil {
+			t.Errorf("%q is read as %v, %v", word, back, err)
+		}
+	}
+	var u Unmatched
+	if err := u.UnmarshalText([]byte("Drop")); err == nil || !strings.Contains(err.Error(), `"Drop"`) {
+		t.Errorf(`"Drop" is read as %v, %v; want an error that quotes it`, u, err)
+	}
+}
+
+// The words of the reasons are labels of metrics, and a promise.
+func TestReasons(t *testing.T) {
+	var got []string
+	for r := range NumResults {
+		if (r.Reason() != "") == (r.Appended() || r == Empty) || r.Refused() && r.Reason() == "" || r.String() == "" {
+			t.Errorf("%d (%v): Appended %v, Refused %v, Reason %q", r, r, r.Appended(), r.Refused(), r.Reason())
+		}
+		if reason := r.Reason(); reason != "" {
+			got = append(got, reason)
+		}
+	}
+	want := strings.Fields("too_long control empty_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp foreign_name unmatched")
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, r := range []Result{ForeignName, UnmatchedPath, Empty} {
+		if r.Refused() {
+			t.Errorf("%v counts as refused", r)
+		}
+	}
+}
+
+func TestCut(t *testing.T) {
+	for _, tt := range []struct {
+		data, line, rest string
+		ok               bool
+	}{
+		{"a\nb\n", "a", "b\n", true},
+		{"a\r\nb", "a", "b", true},
+		{"a\r\r\n", "a\r", "", true},
+		{"\n\n", "", "\n", true},
+		{"\r\n", "", "", true},
+		{"a\rb\n", "a\rb", "", true},
+		{"ab", "", "ab", false},
+		{"ab\r", "", "ab\r", false},
+		{"", "", "", false},
+	} {
+		line, rest, ok := Cut([]byte(tt.data))
+		if string(line) != tt.line || string(rest) != tt.rest || ok != tt.ok {
+			t.Errorf("Cut(%q) = %q, %q, %v; want %q, %q, %v", tt.data, line, rest, ok, tt.line, tt.rest, tt.ok)
+		}
+	}
+}
+
+// Every control byte is seen wherever it stands, and no other byte is taken for
+// one, whatever its neighbours are.
+func TestScan(t *testing.T) {
+	for n := range 20 {
+		for at := range n {
+			for c := range 256 {
+				for _, fill := range []byte{'x', '\t', ' ', 0x80, 0xff} {
+					b := bytes.Repeat([]byte{fill}, n)
+					b[at] = byte(c)
+					want := content(0)
+					if bytes.ContainsRune(b, '\t') {
+						want |= tab
+					}
+					if byte(c) < 0x20 && c != '\t' || c == 0x7f {
+						want |= control
+					}
+					if c >= 0x80 || n > 1 && fill >= 0x80 {
+						want |= high
+					}
+					if got := scan(tight(b)); got != want {
+						t.Fatalf("scan(%q) = %b; want %b", b, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	for _, tt := range []struct {
+		protocol Protocol
+		lines    string
+	}{
+		{StatsD, statsdInput + "app.x:1|c\nMtLogan.x:1|c\nx:1|c|@+1\nx:|s\n_e{1,1}:a|@b\nx\x00\n"},
+		{Carbon, carbonInput + "app.x 1 2\nMtLogan.x 1 2\n\tx  1 -1.5\nx inf 1e9\nx 1 1763848800.123\nx 1\nx\xff\n"},
+	} {
+		for _, name := range []string{"Denali", ""} {
+			w := hostRules.Rewriter(tt.protocol, name)
+			input, dst := []byte(tt.lines), make([]byte, 0, 4*len(tt.lines))
+			if n := testing.AllocsPerRun(100, func() { appendAll(w, dst, input) }); n != 0 {
+				t.Errorf("%v with name %q: %v allocations; want none", tt.protocol, name, n)
+			}
+		}
+	}
+}
+
+// appendAll appends every whole line of data.
+func appendAll(w *Rewriter, dst, data []byte) []byte {
+	for {
+		line, rest, ok := Cut(data)
+		if !ok {
+			return dst
+		}
+		dst, _ = w.Append(dst, line, now)
+		data = rest
+	}
+}

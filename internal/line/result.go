@@ -1,0 +1,81 @@
+package line
+
+// A Result says what Append made of a line.
+type Result uint8
+
+// What was appended, and under which condition it may leave.
+const (
+	Rewritten Result = iota // under our name; bound to the claim
+	Named                   // unchanged: it stood under our name already; bound to the claim
+	Free                    // unchanged, and needs no name
+	Held                    // no name is held, and it needs one: to be appended again by a Rewriter that has one
+
+	Empty // nothing was there: skipped, and not counted as a line
+
+	// Refused: the server would refuse the line, or it would cost others.
+	TooLong      // longer than MaxLen as it leaves
+	Control      // a byte below 0x20 other than tab, or 0x7f
+	EmptyPath    // nothing before the ':', the blank or the tags
+	NoValue      // StatsD: no value and type behind the name
+	BadRate      // StatsD: a sample rate that is no plain positive decimal
+	BadUTF8      // Carbon: invalid UTF-8
+	BadFields    // Carbon: not exactly three fields
+	BadValue     // Carbon: a value that is no decimal number
+	BadTimestamp // Carbon: a timestamp that is no finite decimal number
+
+	// Dropped by the rules.
+	ForeignName   // it stands under the name of another host
+	UnmatchedPath // `from` does not match, and unmatched is drop
+
+	// NumResults is their number: `for r := range NumResults` visits each, and
+	// an array of this length counts them.
+	NumResults
+)
+
+// reasons holds the word of each discarded line, as counters and people see it.
+var reasons = [NumResults]string{
+	TooLong:       "too_long",
+	Control:       "control",
+	EmptyPath:     "empty_path",
+	NoValue:       "no_value",
+	BadRate:       "bad_rate",
+	BadUTF8:       "bad_utf8",
+	BadFields:     "bad_fields",
+	BadValue:      "bad_value",
+	BadTimestamp:  "bad_timestamp",
+	ForeignName:   "foreign_name",
+	UnmatchedPath: "unmatched",
+}
+
+// Appended says whether a line was appended.
+func (r Result) Appended() bool { return r <= Held }
+
+// Refused says whether the line is bad, for whoever keeps the bad ones to be
+// looked at. A line that the rules drop is not.
+func (r Result) Refused() bool { return TooLong <= r && r <= BadTimestamp }
+
+// Reason returns why the line was discarded, as the label of a counter; "" if
+// it was appended or empty.
+func (r Result) Reason() string {
+	if r >= NumResults {
+		return ""
+	}
+	return reasons[r]
+}
+
+// String returns the reason, or the name of what was done.
+func (r Result) String() string {
+	switch r {
+	case Rewritten:
+		return "rewritten"
+	case Named:
+		return "named"
+	case Free:
+		return "free"
+	case Held:
+		return "held"
+	case Empty:
+		return "empty"
+	}
+	return r.Reason()
+}

@@ -1,0 +1,136 @@
+package line
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+)
+
+// Protocol is how a line is written.
+type Protocol uint8
+
+// The protocols.
+const (
+	StatsD Protocol = iota
+	Carbon
+)
+
+// String returns "statsd" or "carbon", as keys and labels have it.
+func (p Protocol) String() string {
+	if p == Carbon {
+		return "carbon"
+	}
+	return "statsd"
+}
+
+// Unmatched says what becomes of a line whose path `from` does not match.
+type Unmatched uint8
+
+// The ways with unmatched lines.
+const (
+	ForwardUnmatched Unmatched = iota // they pass as they are, and wait for no name
+	PrefixUnmatched                   // they are put under our name as they are
+	DropUnmatched                     // they are dropped and counted
+)
+
+var unmatchedWords = [...]string{"forward", "prefix", "drop"}
+
+// String returns the word of the configuration.
+func (u Unmatched) String() string {
+	if int(u) >= len(unmatchedWords) {
+		return fmt.Sprintf("Unmatched(%d)", uint8(u))
+	}
+	return unmatchedWords[u]
+}
+
+// MarshalText is String, as a text.
+func (u Unmatched) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// UnmarshalText reads "forward", "prefix" or "drop".
+func (u *Unmatched) UnmarshalText(text []byte) error {
+	for i, word := range unmatchedWords {
+		if string(text) == word {
+			*u = Unmatched(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q says nothing about unmatched lines (use forward, prefix or drop)", text)
+}
+
+// Rules say which paths are rewritten, and into what.
+type Rules struct {
+	// From is the leading node or nodes of a path that stand for this host;
+	// default host. Only whole nodes match, and only with a node behind them:
+	// with host, host.cpu does; hostess.cpu, app.host.cpu and host do not.
+	From string `yaml:"from"`
+
+	// To is what takes their place; default {name}. It must hold {name} once,
+	// which is the name that is held, and may hold more: servers.{name}. Each
+	// node more lengthens every line.
+	To string `yaml:"to"`
+
+	// Unmatched is what becomes of other lines: forward (default), prefix or
+	// drop. forward lets applications write outside the host's prefix, and
+	// lets dead series grow if they write a host name of their own there;
+	// prefix puts every application under the name, drop loses its lines.
+	Unmatched Unmatched `yaml:"unmatched"`
+
+	// Names is the list of membership's names: a line under one that is not
+	// ours is foreign.
+	Names []string `yaml:"-"`
+}
+
+const namePlaceholder = "{name}"
+
+// render returns `to` for name.
+func (r Rules) render(name string) string {
+	return strings.Replace(r.To, namePlaceholder, name, 1)
+}
+
+// under says whether path is prefix, or starts with it on whole nodes.
+func under(path, prefix string) bool {
+	return strings.HasPrefix(path+".", prefix+".")
+}
+
+// Problems returns what is wrong with the rules, all of it.
+func (r Rules) Problems() conf.Problems {
+	var ps conf.Problems
+	checkNodes(&ps, "rewrite.from", r.From, r.From, "host")
+	// {name} is looked at as the node that it becomes.
+	checkNodes(&ps, "rewrite.to", r.To, r.render("name"), namePlaceholder)
+	if n := strings.Count(r.To, namePlaceholder); n != 1 {
+		ps.Addf("rewrite.to", "{name} or servers.{name}",
+			"%q holds {name} %d times and must once: without it all hosts would write the same paths", r.To, n)
+	}
+	if len(ps) > 0 {
+		return ps
+	}
+	for _, name := range r.Names {
+		if name == r.From {
+			ps.Addf("rewrite.from", "a word that is no name, like host", "%q is a name of the list too", r.From)
+		} else if to := r.render(name); under(r.From, to) {
+			ps.Addf("rewrite.from", "a word that is no name, like host",
+				"%q lies under %s, where only the holder of %s may write", r.From, to, name)
+		}
+	}
+	return ps
+}
+
+// checkNodes complains, about value at key, if nodes is no dotted path or holds
+// a byte that ends a path.
+func checkNodes(ps *conf.Problems, key, value, nodes, hint string) {
+	if nodes == "" {
+		ps.Addf(key, hint, "it is empty")
+		return
+	}
+	if strings.Contains("."+nodes+".", "..") {
+		ps.Addf(key, "dots only between nodes", "%q has an empty node", value)
+	}
+	for _, c := range nodes {
+		if c <= ' ' || c >= 0x7f || strings.ContainsRune(":;,#[|@{}", c) {
+			ps.Addf(key, "printable ASCII without blanks and : ; , # [ | @ { }", "%q holds %q, which no prefix may", value, c)
+			return
+		}
+	}
+}
