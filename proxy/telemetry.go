@@ -56,10 +56,12 @@ func (o *ownLines) Send(data []byte) (int, error) {
 func (o *ownLines) Close() error { return nil }
 
 // sendFamily sends the metrics of one name: gauges as they are, counters as
-// what has come since the last time.
+// what has come since the last time. What is information and no number stays
+// out: with its labels as nodes it would leave a dead series for every owner,
+// which is what names are recycled to prevent.
 func sendFamily(client statsd.StatSender, f *dto.MetricFamily, last map[string]float64) {
 	name, ours := strings.CutPrefix(f.GetName(), "prefixproxy_")
-	if !ours {
+	if !ours || strings.HasSuffix(name, "_info") {
 		return
 	}
 	for _, m := range f.GetMetric() {

@@ -58,7 +58,8 @@ func TestTelemetry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		registry.MustRegister(p)
+		info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_info", ConstLabels: prometheus.Labels{"owner": "foo-ns31"}})
+		registry.MustRegister(p, info)
 		ctx, cancel := context.WithCancel(t.Context())
 		go p.sendTelemetry(ctx)
 
@@ -69,6 +70,9 @@ func TestTelemetry(t *testing.T) {
 			if !slices.Contains(first, want) {
 				t.Errorf("no %s in %q", want, first)
 			}
+		}
+		if text := strings.Join(first, " "); strings.Contains(text, "foo_ns31") || strings.Contains(text, "foo-ns31") {
+			t.Errorf("an owner became a series: %q", first)
 		}
 		accept(carbon, aBatch(time.Now(), nil, false, "c 1 1"))
 		if second := telemetryLines(t, p); !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
