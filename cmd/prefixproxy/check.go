@@ -1,0 +1,30 @@
+package main
+
+type checkCmd struct {
+	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
+}
+
+// Help is shown by check --help.
+func (checkCmd) Help() string {
+	return `All problems are told at once, with their places in the file. Nothing is started and the network is not used.
+
+What is printed can be used as a configuration file itself: all keys, with variables replaced. It holds no secret: a password stays in its file, and one within an address is refused.`
+}
+
+// Run checks the file and prints what is in effect.
+func (c *checkCmd) Run(ui *ui) error {
+	cfg, err := loadConfig(c.Config, defaultConfig())
+	if err != nil {
+		return err
+	}
+	text, err := cfg.YAML()
+	if err != nil {
+		return err
+	}
+	for _, warning := range cfg.warnings() {
+		ui.warnf("%s", warning)
+	}
+	ui.notef("forward.carbon.spool and forward.carbon.replay have no effect yet: what waits is kept in memory alone")
+	_, err = ui.out.Write(text)
+	return err
+}

@@ -1,0 +1,336 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// testEnv stands for the environment of a test.
+func testEnv(name string) (string, bool) {
+	value, ok := map[string]string{"POOL": "blue", "COUNT": "3", "DOLLAR": "$$", "EMPTY": ""}[name]
+	return value, ok
+}
+
+// complete holds what has no default; it stands in front of the cases' text.
+const complete = `etcd: {endpoints: [http://127.0.0.1:2379]}
+forward: {statsd: {to: [udp://statsd:8125]}, carbon: {to: [tcp://graphite:2003]}}
+`
+
+func mustParse(t *testing.T, text string) config {
+	t.Helper()
+	cfg, err := parseConfig("test.yaml", []byte(text), defaultConfig(), testEnv)
+	if err != nil {
+		t.Fatalf("%s\nin:\n%s", err, text)
+	}
+	return cfg
+}
+
+func readExample(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../config.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
+	text := readExample(t)
+	var cfg config // no defaults: what the example lacks stays zero
+	d := decoder{lookupEnv: testEnv, forms: map[string]form{namesPath: readNames}}
+	d.decode([]byte(text), reflect.ValueOf(&cfg).Elem())
+	if len(d.problems) > 0 {
+		t.Fatal(newConfigError("config.example.yaml", []byte(text), d.problems))
+	}
+	got := slices.DeleteFunc(slices.Sorted(maps.Keys(d.places)), func(path string) bool { return strings.HasSuffix(path, "]") })
+	want := slices.Sorted(slices.Values(keyPaths("", reflect.ValueOf(cfg))))
+	if !slices.Equal(got, want) {
+		t.Errorf("keys of the example: got %q\nwant %q", got, want)
+	}
+
+	if len(cfg.Etcd.Endpoints) == 0 || len(cfg.Proxy.Forward.StatsD.To) == 0 || len(cfg.Proxy.Forward.Carbon.To) == 0 {
+		t.Error("the example lacks what has no default")
+	}
+	cfg.Etcd.Endpoints, cfg.Proxy.Forward.StatsD.To, cfg.Proxy.Forward.Carbon.To = nil, nil, nil
+	if defaults := defaultConfig(); !reflect.DeepEqual(cfg, defaults) {
+		t.Errorf("values of the example:\ngot  %+v\nwant %+v", cfg, defaults)
+	}
+}
+
+// keyPaths returns the path of each key of v and below.
+func keyPaths(path string, v reflect.Value) []string {
+	var paths []string
+	for key, field := range fields(v) {
+		at := join(path, key)
+		paths = append(paths, at)
+		if field.Kind() == reflect.Struct && !isText(field) {
+			paths = append(paths, keyPaths(at, field)...)
+		}
+	}
+	return paths
+}
+
+func TestExampleLoads(t *testing.T) {
+	mustParse(t, readExample(t))
+}
+
+func TestConfigValues(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		get  func(config) any
+		want any
+	}{
+		{"", func(c config) any { return c.Membership.Pool }, "default"},
+		{"membership:", func(c config) any { return c.Membership.TTL }, 15 * time.Second},
+		{"membership: {pool: \"${POOL}\"}", func(c config) any { return c.Membership.Pool }, "blue"},
+		{"membership:\n  pool: pre-${POOL}-post", func(c config) any { return c.Membership.Pool }, "pre-blue-post"},
+		{"membership:\n  owner: $${POOL} costs $5", func(c config) any { return c.Membership.Owner }, "${POOL} costs $5"},
+		{"membership:\n  owner: ${DOLLAR}{POOL}", func(c config) any { return c.Membership.Owner }, "$${POOL}"}, // a value is not replaced again
+		{"membership:\n  owner: a${EMPTY}b", func(c config) any { return c.Membership.Owner }, "ab"},
+		{"membership:\n  owner: 'it''s \"us\"'", func(c config) any { return c.Membership.Owner }, `it's "us"`},
+		{"membership:\n  owner: >-\n    two\n    lines", func(c config) any { return c.Membership.Owner }, "two lines"},
+		{"membership:\r\n  ttl: 20s\r\n", func(c config) any { return c.Membership.TTL }, 20 * time.Second},
+		{"\ufeffmembership:\n  ttl: 20s", func(c config) any { return c.Membership.TTL }, 20 * time.Second},
+		{"membership: {names: mountains}", func(c config) any { return len(c.Membership.Names) }, 100},
+		{"membership: {names: [b, a]}", func(c config) any { return c.Membership.Names }, []string{"b", "a"}},
+		{"membership: {names: [b, a]}", func(c config) any { return c.Proxy.Rewrite.Names }, []string{"b", "a"}},
+		{"membership: {names: {prefix: web-, count: 2}}", func(c config) any { return c.Membership.Names }, []string{"web-1", "web-2"}},
+		{"membership: {names: {prefix: web-, count: \"${COUNT}\"}}", func(c config) any { return len(c.Membership.Names) }, 3},
+		{"membership: {on_stop: keep}", func(c config) any { return c.Membership.OnStop }, membership.Keep},
+		{"coalesce: 0", func(c config) any { return c.Proxy.Coalesce }, time.Duration(0)},
+		{"listen: {max_connections: 7}", func(c config) any { return c.Proxy.Listen.MaxConnections }, 7},
+		{"listen: {carbon: []}", func(c config) any { return len(c.Proxy.Listen.Carbon) }, 0},
+		{"listen: {carbon: []}", func(c config) any { return len(c.Proxy.Listen.StatsD) }, 2},
+		{"telemetry: {statsd: false}", func(c config) any { return c.Telemetry.StatsD }, false},
+		{"admin: {listen: \"\"}", func(c config) any { return c.Admin.Listen }, ""},
+	} {
+		text := tt.text
+		if !strings.HasPrefix(text, "\ufeff") {
+			text = complete + text
+		} else {
+			text += "\n" + complete
+		}
+		if got := tt.get(mustParse(t, text)); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%q: got %#v, want %#v", tt.text, got, tt.want)
+		}
+	}
+}
+
+// Addresses have colons, of which YAML makes keys where it can.
+func TestAddressesNeedNoQuotes(t *testing.T) {
+	for _, tt := range []struct {
+		to   string
+		want string
+	}{
+		{"{to: [tcp://a:1]}", "tcp://a:1"},
+		{"{to: [tcp://a:1, tcp://b:2], queue: 2MiB}", "tcp://a:1 tcp://b:2"},
+		{"{to: [stdout:]}", "stdout:"},
+		{"{to: [stdout:], queue: 2MiB}", "stdout:"},
+		{"{to: [ tcp://a:1 , stdout: ]}", "tcp://a:1 stdout:"},
+		{"{to: [\n  tcp://a:1,\n  stdout:\n  ]}", "tcp://a:1 stdout:"},
+		{"\n    to: [tcp://a:1, stdout:]", "tcp://a:1 stdout:"},
+		{"\n    to:\n    - tcp://a:1\n    - stdout:\n", "tcp://a:1 stdout:"},
+		{"\n    to:\n      - stdout:\n      - tcp://a:1\n    queue: 2MiB", "stdout: tcp://a:1"},
+		{"{to: [\"tcp://[::1]:1\"]}", "tcp://[::1]:1"},
+		{"{to: ['stdout:']}", "stdout:"},
+	} {
+		cfg := mustParse(t, "etcd: {endpoints: [localhost:2379]}\nlisten: {statsd: []}\nforward:\n  carbon: "+tt.to)
+		var got []string
+		for _, a := range cfg.Proxy.Forward.Carbon.To {
+			got = append(got, a.String())
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.to, got, tt.want)
+		}
+		if cfg.Etcd.Endpoints[0] != "localhost:2379" {
+			t.Errorf("endpoint: got %q, want %q", cfg.Etcd.Endpoints[0], "localhost:2379")
+		}
+	}
+}
+
+// Each text has the problems that are given, by their beginnings, and no other.
+func TestConfigProblems(t *testing.T) {
+	for _, tt := range []struct {
+		text string // behind the two lines of complete
+		want []string
+	}{
+		{"membershp: {}", []string{`3:1: membershp: unknown key "membershp"`}},
+		{"listen: {max_conections: 5, idle_timeout: 1m}", []string{`3:10: listen.max_conections: unknown key "max_conections"`}},
+		{"1: 2", []string{`3:1: 1: unknown key "1"`}},
+		{"? [a]\n: 1", []string{`4:1: found an invalid key`}},
+		{"coalesce: 1ms\ncoalesce: 2ms\ncoalesce: 3ms", []string{
+			`4:1: coalesce: duplicate key "coalesce", first in line 3`,
+			`5:1: coalesce: duplicate key "coalesce", first in line 3`,
+		}},
+		{"etcd: {}", []string{`3:1: etcd: duplicate key "etcd", first in line 1`}},
+		{"membership: [a]", []string{`3:13: membership: want a section, got a list`}},
+		{"membership: text", []string{`3:13: membership: want a section, got "text"`}},
+		{"membership:\n  pool: [a]", []string{`4:9: membership.pool: want one value, got a list`}},
+		{"membership:\n  pool: {a: b}", []string{`4:9: membership.pool: want one value, got a section`}},
+		{"membership:\n  pool:\n    a: b", []string{`5:5: membership.pool: want one value, got a section`}},
+		{"membership:\n  pool:", []string{`4:3: membership.pool: want one value, got nothing`}},
+		{"membership:\n  pool: ~", []string{`4:9: membership.pool: want one value, got nothing`}},
+		{"membership:\n  pool: 5", []string{`4:9: membership.pool: want a string, got 5`}},
+		{"membership:\n  pool: true", []string{`4:9: membership.pool: want a string, got true`}},
+		{"membership:\n  pool: .inf", []string{`4:9: membership.pool: want a string, got .inf`}},
+		{"membership:\n  pool: \"\"", []string{`4:9: membership.pool: pool "" is not usable`}},
+		{"membership:\n  ttl: 15", []string{`4:8: membership.ttl: "15" is no duration`}},
+		{"membership:\n  ttl: 1s", []string{`4:8: membership.ttl: ttl 1s is out of range`}},
+		{"membership:\n  on_stop: later", []string{`4:12: membership.on_stop: on_stop "later" is unknown`}},
+		{"membership:\n  names: hills", []string{`4:10: membership.names: want a list of names, got "hills"`}},
+		{"membership:\n  names: []", []string{`4:3: membership.names: the list of names is empty`}},
+		{"membership:\n  names: [a, b c, a, 7]", []string{
+			`4:14: membership.names[1]: name "b c" is not usable`,
+			`4:19: membership.names[2]: name "a" is in the list already`,
+			`4:22: membership.names[3]: want a string, got 7`,
+		}},
+		{"membership:\n  names: [a, b c, a]", []string{
+			`4:14: membership.names[1]: name "b c" is not usable`,
+			`4:19: membership.names[2]: name "a" is in the list already`,
+		}},
+		{"membership:\n  names: {prefix: w, count: 0}", []string{`4:29: membership.names.count: count 0 is out of range`}},
+		{"membership:\n  names: {prefix: w}", []string{`4:3: membership.names.count: count 0 is out of range`}},
+		{"membership:\n  names: {prefix: w, count: 1000000000}", []string{`4:29: membership.names.count: count 1000000000 is out of range`}},
+		{"membership:\n  names: {prefix: \"a b\", count: 1}", []string{`4:3: membership.names[0]: name "a b1" is not usable`}},
+		{"membership:\n  names: {prefix: w, cont: 3}", []string{`4:22: membership.names.cont: unknown key "cont"`}},
+		{"membership:\n  names: [host]", []string{`1:1: rewrite.from: "host" is a name of the list too`}},
+		{"membership:\n  names: [host]\nrewrite:\n  unmatched: drop", []string{`5:1: rewrite.from: "host" is a name of the list too`}},
+		{"membership:\n  names: [web]\nrewrite: {from: web}", []string{`5:17: rewrite.from: "web" is a name of the list too`}},
+		{"rewrite: {to: \"{nam}\"}", []string{`3:15: rewrite.to: `, `3:15: rewrite.to: `}},
+		{"rewrite: {unmatched: lose}", []string{`3:22: rewrite.unmatched: "lose"`}},
+		{"listen: {max_connections: 0}", []string{`3:27: listen.max_connections: max_connections 0 is out of range`}},
+		{"listen: {max_connections: 1.5}", []string{`3:27: listen.max_connections: want a whole number, got "1.5"`}},
+		{"listen: {max_connections: \"7\"}", []string{`3:27: listen.max_connections: want a whole number, got "7"`}},
+		{"listen: {max_connections: 0x10}", []string{`3:27: listen.max_connections: want a whole number, got "0x10"`}},
+		{"listen: {statsd: [{udp: 1}]}", []string{`3:19: listen.statsd[0]: want one value, got a section`}},
+		{"listen: {statsd: [null]}", []string{`3:19: listen.statsd[0]: want one value, got nothing`}},
+		{"listen: {statsd: [udp://localhost:8125, udp://localhost:8125]}", []string{`3:41: listen.statsd[1]: listen.statsd[0] listens there already`}},
+		{"telemetry: {statsd: yes}", []string{`3:21: telemetry.statsd: want true or false, got "yes"`}},
+		{"telemetry: {statsd: \"true\"}", []string{`3:21: telemetry.statsd: want true or false, got "true"`}},
+		{"admin: {listen: nowhere}", []string{`3:17: admin.listen: "nowhere" is not host:port`}},
+		{"coalesce: ${NONE}", []string{`3:11: coalesce: the environment variable NONE is not set`}},
+		{"membership:\n  owner: ${NONE}${NONE2}", []string{
+			`4:10: membership.owner: the environment variable NONE is not set`,
+			`4:10: membership.owner: the environment variable NONE2 is not set`,
+		}},
+		{"membership:\n  owner: ${NO-NE}", []string{`4:10: membership.owner: "${NO-NE}" names no variable`}},
+		{"membership:\n  owner: ${POOL", []string{`4:10: membership.owner: "${POOL" names no variable`}},
+		{"coalesce: &a 5ms", []string{`3:11: coalesce: anchors, aliases and tags are not supported`}},
+		{"coalesce: !!str 5ms", []string{`3:11: coalesce: anchors, aliases and tags are not supported`}},
+		{"<<: {coalesce: 5ms}", []string{`3:1: <<: unknown key "<<"`}},
+		{"---\ncoalesce: 5ms", []string{`3:1: the file holds more than one YAML document`}},
+		{"coalesce: [", []string{`3:11: sequence end token ']' not found`}},
+		{"#\r\ncoalesce: x", []string{`4:11: coalesce: "x" is no duration`}},
+		{"coalesce: 5ms \xff", []string{`3:15: the file is not UTF-8`}},
+	} {
+		_, err := parseConfig("f", []byte(complete+tt.text), defaultConfig(), testEnv)
+		if err == nil {
+			t.Errorf("%q: got no problem, want %q", tt.text, tt.want)
+			continue
+		}
+		got := strings.Split(err.Error(), "\n")
+		if !slices.EqualFunc(got, tt.want, func(got, want string) bool { return strings.HasPrefix(got, "f:"+want) }) {
+			t.Errorf("%q:\ngot  %q\nwant %q", tt.text, got, tt.want)
+		}
+	}
+}
+
+// FuzzConfig: whatever the file holds, nothing panics; every problem is in the
+// file and says something; and what loads is written so that it loads again.
+func FuzzConfig(f *testing.F) {
+	for _, seed := range []string{
+		"", complete, complete + "membership: {names: {prefix: web-, count: 2}, owner: \"${POOL}\"}\n",
+		"membership:\n  names:\n  - a\n  - b\ncoalesce: 0\nrewrite: {to: \"servers.{name}\"}\n" + complete,
+		"a: &x [1, *x]\n? b\n: |\n  c\n<<: {d: !!int 1}\n--- # e\n%YAML 1.2\n...\n",
+		"etcd: {endpoints: [stdout:, a:1, {b:2}, \"c\":3]}", "\ufeff{", "listen:\n\t- x", "coalesce: ${", "\r\n\xff", "\r0", "0\n---", "#\r\n 0", "a:\n}",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		cfg, err := parseConfig("f", text, defaultConfig(), testEnv)
+		if err != nil {
+			checkProblems(t, text, err)
+			return
+		}
+		written, err := cfg.YAML()
+		if err != nil {
+			t.Fatalf("write what was loaded from %q: %v", text, err)
+		}
+		again, err := parseConfig("written", written, defaultConfig(), testEnv)
+		if err != nil {
+			t.Fatalf("load what was written: %v\n%s", err, written)
+		}
+		if !reflect.DeepEqual(again, cfg) {
+			t.Fatalf("got  %+v\nwant %+v\nfrom:\n%s", again, cfg, written)
+		}
+	})
+}
+
+func checkProblems(t *testing.T, text []byte, err error) {
+	bad, ok := errors.AsType[*configError](err)
+	if !ok || len(bad.problems) == 0 {
+		t.Fatalf("got %v, want problems", err)
+	}
+	for _, p := range bad.problems {
+		inFile := p.at == place{} || p.at.line >= 1 && p.at.line <= len(bad.lines) && p.at.column >= 1
+		if !inFile || p.Text == "" {
+			t.Errorf("problem %+v of %q is not in the file or says nothing", p, text)
+		}
+	}
+	bad.report(io.Discard)
+}
+
+// What YAML writes is read as the same.
+func TestYAMLRoundTrip(t *testing.T) {
+	for _, change := range []func(*config){
+		func(c *config) {},
+		func(c *config) { c.Membership.Owner = "$HOME ${POOL} $$" },
+		func(c *config) { c.Membership.Owner = "a: b # c" },
+		func(c *config) { c.Membership.Owner = " padded " },
+		func(c *config) { c.Membership.Owner = `"quoted' \ {x} [y] & * ! | > % @` },
+		func(c *config) { c.Membership.Pool = "123" },
+		func(c *config) { c.Membership.Pool = "true" },
+		func(c *config) { c.Membership.Pool = "null" },
+		func(c *config) { c.Membership.Pool = "0x1f" },
+		func(c *config) { c.Membership.Pool = "1e3" },
+		func(c *config) { c.Membership.Pool = "-" },
+		func(c *config) { c.Membership.StateDir = "/büro/a\tb\nc" },
+		func(c *config) { c.Membership.Names = []string{"yes", "no", "1", "null"} },
+		func(c *config) { c.Membership.Names = membership.PrefixedNumerics("1", 3) },
+		func(c *config) { c.Membership.Names = membership.PrefixedNumerics("", 3) },
+		func(c *config) { c.Membership.Names = []string{"web-1"} },
+		func(c *config) { c.Membership.TTL = 90 * time.Minute / 2 },
+		func(c *config) { c.Membership.TTL = time.Hour },
+		func(c *config) { c.Proxy.Coalesce = 1500 * time.Microsecond },
+		func(c *config) { c.Proxy.Listen.IdleTimeout = 0 },
+		func(c *config) { c.Proxy.Listen.StatsD = []proxy.Address{} },
+		func(c *config) {
+			c.Proxy.Listen.StatsD = []proxy.Address{{Network: "unixgram", Path: "/run/s", Mode: 0o660, Group: "adm"}, {Network: "udp", Host: "::1", Port: 1}}
+		},
+		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Address{{Network: "stdout"}} },
+		func(c *config) { c.Proxy.Forward.Carbon.Queue = 1<<20 + 1 },
+		func(c *config) { c.Admin.Listen = "" },
+		func(c *config) { c.Admin.BadLines = false },
+	} {
+		want := mustParse(t, complete)
+		change(&want)
+		want.Proxy.Rewrite.Names = want.Membership.Names
+		text, err := want.YAML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := mustParse(t, string(text)); !reflect.DeepEqual(got, want) {
+			t.Errorf("got  %+v\nwant %+v\nfrom:\n%s", got, want, text)
+		}
+	}
+}

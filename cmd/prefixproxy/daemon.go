@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// A daemon is the program at work: who we are, the data path, and the page.
+type daemon struct {
+	log      *slog.Logger
+	client   *clientv3.Client
+	holder   *membership.Holder
+	proxy    *proxy.Proxy
+	admin    *admin.Server
+	registry *prometheus.Registry // of all metrics
+}
+
+// newDaemon makes the parts of a daemon. Its only I/O is to read the files
+// that steer the etcd client. The caller closes it.
+func newDaemon(cfg config, state *membership.State, ui *ui) (*daemon, error) {
+	client, err := cfg.Etcd.client()
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{log: ui.log, client: client}
+	if err := d.assemble(cfg, state, ui); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *daemon) assemble(cfg config, state *membership.State, ui *ui) (err error) {
+	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
+		return err
+	}
+	d.registry = prometheus.NewRegistry()
+	options := proxy.Options{Stdout: ui.out, Log: d.log}
+	if cfg.Telemetry.StatsD {
+		options.Telemetry = d.registry
+	}
+	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
+		return err
+	}
+	d.registry.MustRegister(
+		d.proxy, admin.NewClaimCollector(d.holder), admin.NewBuildInfo(buildVersion(), buildCommit()),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	d.admin = admin.New(cfg.Admin, admin.Source{
+		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: d.registry,
+	}, d.log)
+	return nil
+}
+
+func (d *daemon) close() { d.client.Close() }
+
+// bind opens all sockets, before anything is claimed.
+func (d *daemon) bind() error {
+	if err := d.proxy.Bind(); err != nil {
+		return inUseHint(err)
+	}
+	return inUseHint(d.admin.Bind())
+}
+
+// inUseHint adds what to do to the error of a port that is taken.
+func inUseHint(err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; ss -lntup shows who it is"}
+	case errors.Is(err, syscall.EACCES):
+		return hinted{err, "use a port from 1024 on, or a directory that this user may write"}
+	}
+	return err
+}
+
+// run works until ctx ends, and then ends in this order: the data path drains,
+// the name is released, the page goes.
+func (d *daemon) run(ctx context.Context) error {
+	g, failed := errgroup.WithContext(ctx)
+	last := context.WithoutCancel(ctx)
+	holding, release := context.WithCancel(last)
+	serving, stopServing := context.WithCancel(last)
+	g.Go(func() error {
+		defer release()
+		return d.proxy.Run(failed)
+	})
+	g.Go(func() error {
+		defer stopServing()
+		return d.holder.Run(holding)
+	})
+	g.Go(func() error { return d.admin.Run(serving) })
+	return g.Wait()
+}
+
+// oneSignal is how close two signals may follow each other and be one: a
+// supervisor may send it to the process and to its group, like timeout(1).
+const oneSignal = 100 * time.Millisecond
+
+// untilSignal returns a context that ends with SIGTERM or SIGINT; a second one
+// ends the process at once. SIGHUP is heard and has no effect yet.
+func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	go func() {
+		var first time.Time
+		for s := range signals {
+			switch {
+			case s == syscall.SIGHUP:
+				log.Warn("SIGHUP ignored: reload is not built yet; restart to change the configuration")
+			case first.IsZero():
+				first = time.Now()
+				log.Info("stopping", "signal", s.String())
+				cancel()
+			case time.Since(first) > oneSignal:
+				log.Error("second signal: exiting at once", "signal", s.String())
+				os.Exit(exitFailed)
+			}
+		}
+	}()
+	return ctx, func() {
+		cancel()
+		signal.Stop(signals)
+		close(signals)
+	}
+}
+
+// openState opens the state directory of the daemon.
+func openState(cfg config) (*membership.State, error) {
+	state, err := membership.OpenState(cfg.Membership.StateDir)
+	switch {
+	case errors.Is(err, membership.ErrLocked):
+		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}
+	case err != nil:
+		return nil, hinted{err, fmt.Sprintf("set membership.state_dir to a directory that this user may write, or: sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(cfg.Membership.StateDir))}
+	}
+	return state, nil
+}
+
+// quoteShell quotes a word for a shell where it must be.
+func quoteShell(s string) string {
+	if s != "" && !strings.ContainsAny(s, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+type devCmd struct {
+	Config  string `placeholder:"FILE" help:"A configuration file, where the defaults are not enough. Its etcd and state_dir are not used."`
+	DataDir string `placeholder:"DIR" help:"Where etcd keeps its data; default: a temporary directory, removed at the end."`
+}
+
+// Help is shown by dev --help.
+func (devCmd) Help() string {
+	return `Starts an etcd of its own on a free port, claims a name in it, listens as config.example.yaml says, and prints every forwarded line on stdout, unless the configuration file says where lines go.`
+}
+
+// Run is the daemon with an etcd of its own.
+func (c *devCmd) Run(ctx context.Context, ui *ui) error {
+	ctx, stop := untilSignal(ctx, ui.log)
+	defer stop()
+	dir, remove, err := c.dataDir()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	cfg, err := c.load(dir)
+	if err != nil {
+		return err
+	}
+	state, err := openState(cfg)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	etcd, err := devetcd.Start(filepath.Join(dir, "etcd"))
+	if err != nil {
+		return err
+	}
+	defer etcd.Close()
+	cfg.Etcd = etcdConfig{Endpoints: []string{etcd.Endpoint()}}
+
+	d, err := newDaemon(cfg, state, ui)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if err := d.bind(); err != nil {
+		return err
+	}
+	file, err := writeConfig(cfg, dir)
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.run(ctx) })
+	g.Go(func() error {
+		c.greet(ctx, ui, d, etcd.Endpoint(), file)
+		return nil
+	})
+	return g.Wait()
+}
+
+// dataDir returns the directory for all data, and what removes it.
+func (c *devCmd) dataDir() (dir string, remove func(), err error) {
+	if c.DataDir != "" {
+		dir, err = filepath.Abs(c.DataDir)
+		return dir, func() {}, err
+	}
+	dir, err = os.MkdirTemp("", "prefixproxy-dev-")
+	return dir, func() { os.RemoveAll(dir) }, err
+}
+
+// load returns the configuration, with what makes dev safe to try: nothing of
+// the system is used, and nothing is sent unless the file says where.
+func (c *devCmd) load(dir string) (config, error) {
+	cfg := defaultConfig()
+	cfg.Etcd.Endpoints = []string{"http://127.0.0.1:2379"} // until ours runs
+	stdout := []proxy.Address{{Network: "stdout"}}
+	cfg.Proxy.Forward.StatsD.To = stdout
+	cfg.Proxy.Forward.Carbon.To = stdout
+	if c.Config != "" {
+		var err error
+		if cfg, err = loadConfig(c.Config, cfg); err != nil {
+			return config{}, err
+		}
+	}
+	cfg.Proxy.Rewrite.Names = cfg.Membership.Names
+	cfg.Membership.StateDir = filepath.Join(dir, "state")
+	cfg.Telemetry.StatsD = false
+	return cfg, nil
+}
+
+// writeConfig writes the effective configuration, for the other commands.
+func writeConfig(cfg config, dir string) (file string, err error) {
+	text, err := cfg.YAML()
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(dir, "config.yaml")
+	return file, os.WriteFile(file, text, 0o600)
+}
+
+// greet says, once there is a name, what was done and what to type next.
+func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file string) {
+	claim := firstClaim(ctx, d.holder)
+	if claim == nil {
+		return
+	}
+	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name, endpoint, filepath.Dir(file))
+	status := d.proxy.Status()
+	if to, ok := tryStatsD(status); ok {
+		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w0 %s\n", to)
+	}
+	fmt.Fprintf(ui.err, "prefixproxy: who is who: %s members --config %s\n", ourselves(), quoteShell(file))
+	if page := d.admin.Addr(); page != nil {
+		fmt.Fprintf(ui.err, "prefixproxy: the page:   %s\n", pageURL(page))
+	}
+}
+
+// firstClaim waits for a claim; nil when ctx ends before.
+func firstClaim(ctx context.Context, h *membership.Holder) *membership.Claim {
+	for {
+		changed := h.Changed()
+		if claim, ok := h.Current(); ok {
+			return claim
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// tryStatsD returns "host port" of the first UDP listener for StatsD.
+func tryStatsD(s proxy.Status) (string, bool) {
+	for _, l := range s.Listeners {
+		a, err := proxy.ParseAddress(l.Address)
+		if err == nil && l.Protocol == "statsd" && a.Network == "udp" {
+			return a.Host + " " + strconv.Itoa(a.Port), true
+		}
+	}
+	return "", false
+}
+
+// pageURL is what a browser takes.
+func pageURL(a net.Addr) string {
+	if a.Network() == "unix" {
+		return "curl --unix-socket " + a.String() + " http://localhost/"
+	}
+	return "http://" + a.String() + "/"
+}
+
+// ourselves returns how this program was called.
+func ourselves() string {
+	if strings.Contains(os.Args[0], "go-build") {
+		return "go run ./cmd/prefixproxy"
+	}
+	return quoteShell(os.Args[0])
+}

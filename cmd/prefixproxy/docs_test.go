@@ -1,0 +1,210 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// The documents are held to the program: what they name must be there, and
+// what is there must be named.
+
+const root = "../.."
+
+func document(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// metricNames returns the names of all metrics of the daemon.
+func metricNames(t *testing.T) []string {
+	t.Helper()
+	cfg, err := parseConfig("", []byte(document(t, "config.example.yaml")), defaultConfig(), os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDaemon(cfg, nil, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	described := make(chan *prometheus.Desc, 1000)
+	d.registry.Describe(described)
+	close(described)
+	var names []string
+	for desc := range described {
+		name := regexp.MustCompile(`fqName: "([^"]*)"`).FindStringSubmatch(desc.String())[1]
+		if strings.HasPrefix(name, "prefixproxy_") {
+			names = append(names, name)
+		}
+	}
+	if len(names) < 15 {
+		t.Fatalf("only %d metrics: %v", len(names), names)
+	}
+	return names
+}
+
+func TestDocumentsNameMetrics(t *testing.T) {
+	names := metricNames(t)
+	operations := document(t, "docs/OPERATIONS.md")
+	for _, name := range names {
+		if !strings.Contains(operations, "`"+name+"`") {
+			t.Errorf("docs/OPERATIONS.md does not tell of %s", name)
+		}
+	}
+	for _, file := range []string{"README.md", "docs/OPERATIONS.md", "docs/LINES.md", "docs/ARCHITECTURE.md"} {
+		for _, name := range regexp.MustCompile(`\bprefixproxy_[a-z_]+`).FindAllString(document(t, file), -1) {
+			if !slices.Contains(names, name) {
+				t.Errorf("%s tells of %s, which is no metric", file, name)
+			}
+		}
+	}
+}
+
+func TestDocumentsNameReasons(t *testing.T) {
+	lines := document(t, "docs/LINES.md")
+	for r := range line.NumResults {
+		if why := line.Result(r).Reason(); why != "" && !strings.Contains(lines, "`"+why+"`") {
+			t.Errorf("docs/LINES.md does not tell of reason %s", why)
+		}
+	}
+	for _, why := range strings.Fields("unterminated no_name too_old claim_lost queue_full send_error shutdown") {
+		if !strings.Contains(lines, "`"+why+"`") {
+			t.Errorf("docs/LINES.md does not tell of reason %s", why)
+		}
+	}
+}
+
+// The README's commands and flags are the program's.
+func TestReadmeCommands(t *testing.T) {
+	var line commandLine
+	parser, err := kong.New(&line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := document(t, "README.md")
+	commands := map[string]*kong.Node{}
+	for _, c := range parser.Model.Children {
+		commands[c.Name] = c
+		if !strings.Contains(readme, "prefixproxy "+c.Name) && c.Name != "version" {
+			t.Errorf("the README does not show %s", c.Name)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)(?:^    |\$ |\| |\x60)prefixproxy ([a-z]+)((?: +--[a-z-]+(?: [^ \n-][^ \n]*)?)*)`).FindAllStringSubmatch(readme, -1) {
+		c, ok := commands[m[1]]
+		if !ok {
+			t.Errorf("the README calls %q: no such command", m[0])
+			continue
+		}
+		for _, flag := range regexp.MustCompile(`--([a-z-]+)`).FindAllStringSubmatch(m[2], -1) {
+			if !hasFlag(c, flag[1]) {
+				t.Errorf("the README calls %q: no flag --%s", m[0], flag[1])
+			}
+		}
+	}
+}
+
+func hasFlag(c *kong.Node, name string) bool {
+	for _, group := range c.AllFlags(false) {
+		for _, f := range group {
+			if f.Name == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// The README's pieces of configuration load.
+func TestReadmeConfiguration(t *testing.T) {
+	defaults, err := parseConfig("", []byte(document(t, "config.example.yaml")), defaultConfig(), os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pieces := 0
+	for _, block := range regexp.MustCompile(`(?m)(?:^(?:    | {10}).*\n)+`).FindAllString(document(t, "README.md"), -1) {
+		first := strings.TrimSpace(strings.SplitN(block, "\n", 2)[0])
+		indent := block[:len(block)-len(strings.TrimLeft(block, " "))]
+		text := strings.ReplaceAll("\n"+block, "\n"+indent, "\n")
+		if !regexp.MustCompile(`^(#.*|(membership|etcd|rewrite|listen|forward|admin|telemetry):.*)$`).MatchString(first) {
+			continue
+		}
+		pieces++
+		if _, err := parseConfig("README.md", []byte(text), defaults, os.LookupEnv); err != nil {
+			t.Errorf("%s\n%v", text, err)
+		}
+	}
+	if pieces < 4 {
+		t.Errorf("found only %d pieces of configuration", pieces)
+	}
+}
+
+// What ARCHITECTURE.md names in code type is in the code.
+func TestArchitectureNames(t *testing.T) {
+	known := identifiers(t)
+	for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(document(t, "docs/ARCHITECTURE.md"), -1) {
+		word := strings.TrimPrefix(m[1], "*")
+		if !regexp.MustCompile(`^[a-zA-Z]+(\.[a-zA-Z]+)*$`).MatchString(word) {
+			continue // not an identifier
+		}
+		for part := range strings.SplitSeq(word, ".") {
+			if !known[part] {
+				t.Errorf("docs/ARCHITECTURE.md names %s: there is no %s", m[1], part)
+			}
+		}
+	}
+}
+
+// identifiers returns all that Go files declare or use, and the names of files,
+// folders and configuration keys.
+func identifiers(t *testing.T) map[string]bool {
+	t.Helper()
+	known := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() == ".git" {
+			return filepath.SkipDir
+		}
+		for part := range strings.SplitSeq(d.Name(), ".") {
+			known[part] = true
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if id, ok := n.(*ast.Ident); ok {
+				known[id.Name] = true
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range regexp.MustCompile(`[a-z_]+`).FindAllString(document(t, "config.example.yaml"), -1) {
+		known[key] = true
+	}
+	return known
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// etcdConfig says how etcd is reached.
+type etcdConfig struct {
+	// Endpoints are the members of the cluster, each as http://host:port,
+	// https://host:port or host:port; all are tried. No default: hosts that
+	// don't ask the same etcd would all be Denali.
+	Endpoints []string `yaml:"endpoints"`
+
+	// Username is the etcd user; default "", without authentication.
+	Username string `yaml:"username"`
+
+	// PasswordFile holds the user's password, alone; a line's end is cut off.
+	// It is refused when others may read it.
+	PasswordFile string `yaml:"password_file"`
+
+	TLS tlsConfig `yaml:"tls"`
+}
+
+// tlsConfig names PEM files. All are optional: without them, https:// endpoints
+// are checked against the system's authorities.
+type tlsConfig struct {
+	CA   string `yaml:"ca"`   // the authorities that may have signed the servers' certificates
+	Cert string `yaml:"cert"` // our own certificate, for a cluster that asks for one
+	Key  string `yaml:"key"`  // the key of Cert
+}
+
+// Problems returns what is wrong with the configuration, all of it. It reads
+// the files, and asks nothing of the network.
+func (c etcdConfig) Problems() conf.Problems {
+	var ps conf.Problems
+	c.checkEndpoints(&ps)
+	switch {
+	case c.Username != "" && c.PasswordFile == "":
+		ps.Addf("etcd.password_file", "password_file: /etc/prefixproxy/etcd-password", "username %q has no password_file", c.Username)
+	case c.Username == "" && c.PasswordFile != "":
+		ps.Addf("etcd.username", "username: prefixproxy", "password_file is given, and no username")
+	}
+	if _, err := c.password(); err != nil {
+		ps.Addf("etcd.password_file", "a file that holds the password alone, and that only this user may read (chmod 600)", "%v", err)
+	}
+	c.TLS.check(&ps)
+	return ps
+}
+
+func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
+	if len(c.Endpoints) == 0 {
+		ps.Addf("etcd.endpoints", "etcd: {endpoints: [http://127.0.0.1:2379]}; to try it without one: prefixproxy dev", "no etcd endpoint, and there is no default: hosts that don't share one would all take the same name")
+	}
+	for i, endpoint := range c.Endpoints {
+		path := fmt.Sprintf("etcd.endpoints[%d]", i)
+		u, err := parseEndpoint(endpoint)
+		switch {
+		case err != nil:
+			ps.Addf(path, "write it like http://127.0.0.1:2379", "%v", err)
+		case c.TLS != tlsConfig{} && u.Scheme != "https":
+			ps.Addf(path, "https://"+u.Host+", or remove etcd.tls", "etcd.tls is given, and this endpoint is not https://")
+		case c.isHTTPS() != (u.Scheme == "https"):
+			ps.Addf(path, "use https:// for all", "http:// and https:// endpoints are mixed")
+		}
+	}
+}
+
+// isHTTPS says whether the first endpoint, and so all of them, asks for TLS.
+func (c etcdConfig) isHTTPS() bool {
+	return len(c.Endpoints) > 0 && strings.HasPrefix(c.Endpoints[0], "https://")
+}
+
+// parseEndpoint reads an endpoint. Its errors show no password.
+func parseEndpoint(s string) (*url.URL, error) {
+	full := s
+	if !strings.Contains(s, "://") {
+		full = "http://" + s
+	}
+	u, err := url.Parse(full)
+	if err != nil || u.User != nil {
+		return nil, fmt.Errorf("an endpoint is no more than scheme, host and port; a user goes to etcd.username and etcd.password_file")
+	}
+	_, portErr := strconv.ParseUint(u.Port(), 10, 16)
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || portErr != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return nil, fmt.Errorf("%q is no endpoint", s)
+	}
+	return u, nil
+}
+
+// password reads the password file; "" if there is none.
+func (c etcdConfig) password() (string, error) {
+	if c.PasswordFile == "" {
+		return "", nil
+	}
+	file, err := os.Open(c.PasswordFile)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	if othersMayRead(info) {
+		return "", fmt.Errorf("others may read %s (mode %04o)", c.PasswordFile, info.Mode().Perm())
+	}
+	text, err := os.ReadFile(c.PasswordFile)
+	if err != nil {
+		return "", err
+	}
+	password := strings.TrimRight(string(text), "\r\n")
+	if password == "" {
+		return "", fmt.Errorf("%s is empty", c.PasswordFile)
+	}
+	return password, nil
+}
+
+// othersMayRead says whether somebody else than the owner may read the file. A
+// group may if the file is root's: this is how systemd (LoadCredential) and
+// Kubernetes (fsGroup) hand secrets to one service.
+func othersMayRead(info os.FileInfo) bool {
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	fromRoot := ok && owner.Uid == 0
+	return info.Mode()&0o007 != 0 || info.Mode()&0o070 != 0 && !fromRoot
+}
+
+func (c tlsConfig) check(ps *conf.Problems) {
+	if (c.Cert == "") != (c.Key == "") {
+		ps.Addf("etcd.tls", "give both or none", "a certificate and its key go together, and one is missing")
+		return
+	}
+	if _, err := c.authorities(); err != nil {
+		ps.Addf("etcd.tls.ca", "name a PEM file that this user may read", "%v", err)
+	}
+	if _, err := c.certificates(); err != nil {
+		ps.Addf("etcd.tls.cert", "name PEM files that belong together and that this user may read", "%v", err)
+	}
+}
+
+// authorities reads CA; nil stands for the system's.
+func (c tlsConfig) authorities() (*x509.CertPool, error) {
+	if c.CA == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(c.CA)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", c.CA)
+	}
+	return pool, nil
+}
+
+// certificates reads Cert and Key; nil if there are none.
+func (c tlsConfig) certificates() ([]tls.Certificate, error) {
+	if c.Cert == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, err
+	}
+	return []tls.Certificate{pair}, nil
+}
+
+// client returns a client that dials on demand; the caller closes it. It is not
+// an error that etcd cannot be reached.
+func (c etcdConfig) client() (*clientv3.Client, error) {
+	password, err := c.password()
+	if err != nil {
+		return nil, err
+	}
+	options := membership.ClientConfig(c.Endpoints)
+	options.Username, options.Password = c.Username, password
+	if c.isHTTPS() {
+		authorities, err := c.TLS.authorities()
+		if err != nil {
+			return nil, err
+		}
+		certificates, err := c.TLS.certificates()
+		if err != nil {
+			return nil, err
+		}
+		options.TLS = &tls.Config{RootCAs: authorities, Certificates: certificates, MinVersion: tls.VersionTLS12}
+	}
+	return clientv3.New(options)
+}

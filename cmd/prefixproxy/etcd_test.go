@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+func writeFile(t *testing.T, name, text string, mode fs.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestEtcdProblems(t *testing.T) {
+	secret := writeFile(t, "secret", "s3cret\n", 0o600)
+	open := writeFile(t, "open", "s3cret\n", 0o644)
+	empty := writeFile(t, "empty", "\n", 0o600)
+	one := []string{"http://127.0.0.1:2379"}
+	for _, tt := range []struct {
+		name string
+		etcd etcdConfig
+		want string // what the problems hold; "": none
+	}{
+		{"http", etcdConfig{Endpoints: one}, ""},
+		{"without a scheme", etcdConfig{Endpoints: []string{"etcd:2379", "[::1]:2379"}}, ""},
+		{"https", etcdConfig{Endpoints: []string{"https://etcd:2379/"}}, ""},
+		{"user", etcdConfig{Endpoints: one, Username: "u", PasswordFile: secret}, ""},
+		{"none", etcdConfig{}, "etcd.endpoints: no etcd endpoint"},
+		{"empty", etcdConfig{Endpoints: []string{""}}, `etcd.endpoints[0]: "" is no endpoint`},
+		{"without a port", etcdConfig{Endpoints: []string{"http://etcd"}}, `etcd.endpoints[0]: "http://etcd" is no endpoint`},
+		{"with a path", etcdConfig{Endpoints: []string{"http://etcd:2379/v3"}}, "etcd.endpoints[0]"},
+		{"another scheme", etcdConfig{Endpoints: []string{"unix:///etcd"}}, "etcd.endpoints[0]"},
+		{"mixed", etcdConfig{Endpoints: []string{"http://a:1", "https://b:1"}}, "etcd.endpoints[1]: http:// and https:// endpoints are mixed"},
+		{"user without a file", etcdConfig{Endpoints: one, Username: "u"}, `etcd.password_file: username "u" has no password_file`},
+		{"file without a user", etcdConfig{Endpoints: one, PasswordFile: secret}, "etcd.username: password_file is given"},
+		{"no such file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: "/no/such"}, "etcd.password_file: open /no/such"},
+		{"empty file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: empty}, "etcd.password_file: " + empty + " is empty"},
+		{"open file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: open}, "etcd.password_file: others may read " + open + " (mode 0644)"},
+		{"tls over http", etcdConfig{Endpoints: one, TLS: tlsConfig{CA: "/no/such"}}, "etcd.endpoints[0]: etcd.tls is given"},
+		{"no such authority", etcdConfig{Endpoints: []string{"https://a:1"}, TLS: tlsConfig{CA: "/no/such"}}, "etcd.tls.ca: open /no/such"},
+		{"no authority", etcdConfig{Endpoints: []string{"https://a:1"}, TLS: tlsConfig{CA: secret}}, "etcd.tls.ca: " + secret + " holds no certificate"},
+		{"no key", etcdConfig{Endpoints: []string{"https://a:1"}, TLS: tlsConfig{Cert: secret}}, "etcd.tls: a certificate and its key go together"},
+		{"no pair", etcdConfig{Endpoints: []string{"https://a:1"}, TLS: tlsConfig{Cert: secret, Key: secret}}, "etcd.tls.cert: "},
+	} {
+		got := tt.etcd.Problems().Error()
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// An endpoint with a password is refused, and not told.
+func TestEndpointPasswordIsNotTold(t *testing.T) {
+	t.Setenv("SECRET", "s3cret")
+	for _, endpoint := range []string{"http://root:s3cret@etcd:2379", "http://root:${SECRET}@etcd:2379", "root:s3cret@etcd:2379", "http://root:s3cret%@etcd"} {
+		file := writeFile(t, "config.yaml", "etcd: {endpoints: ["+quote(endpoint)+"]}\n", 0o600)
+		var out, err bytes.Buffer
+		if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitUsage {
+			t.Errorf("%s: exit code: got %d, want %d", endpoint, code, exitUsage)
+		}
+		if told := out.String() + err.String(); strings.Contains(told, "s3cret") || !strings.Contains(told, "etcd.endpoints[0]") {
+			t.Errorf("%s: got %s", endpoint, told)
+		}
+	}
+}
+
+func quote(s string) string { return `"` + s + `"` }
+
+// fakeInfo is a file of a mode and an owner.
+type fakeInfo struct {
+	fs.FileInfo
+	mode fs.FileMode
+	uid  uint32
+}
+
+func (f fakeInfo) Mode() fs.FileMode { return f.mode }
+func (f fakeInfo) Sys() any          { return &syscall.Stat_t{Uid: f.uid} }
+
+func TestOthersMayRead(t *testing.T) {
+	for _, tt := range []struct {
+		mode fs.FileMode
+		uid  uint32
+		want bool
+	}{
+		{0o600, 1000, false},
+		{0o400, 0, false},
+		{0o440, 0, false}, // systemd's credentials, Kubernetes' fsGroup
+		{0o640, 0, false},
+		{0o640, 1000, true},
+		{0o604, 0, true},
+		{0o644, 0, true},
+		{0o601, 0, true},
+	} {
+		if got := othersMayRead(fakeInfo{mode: tt.mode, uid: tt.uid}); got != tt.want {
+			t.Errorf("mode %04o of user %d: got %v, want %v", tt.mode, tt.uid, got, tt.want)
+		}
+	}
+}
+
+func TestClientLogsInWhenEtcdAnswers(t *testing.T) {
+	server := devetcdtest.Start(t)
+	requireLogin(t, server)
+	server.Close()
+	c := etcdConfig{Endpoints: []string{server.Endpoint()}, Username: "root", PasswordFile: writeFile(t, "password", "s3cret\n", 0o600)}
+	client, err := c.client() // etcd is down: this must neither wait nor fail
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Put(t.Context(), "key", "value"); err != nil {
+		t.Errorf("put as root: %v", err)
+	}
+	lease, err := client.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.KeepAliveOnce(t.Context(), lease.ID); err != nil {
+		t.Errorf("renew as root: %v", err)
+	}
+
+	c.Username = "" // nobody in particular is refused, so it was the login that helped
+	anonymous, err := c.client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer anonymous.Close()
+	if _, err := anonymous.Put(t.Context(), "key", "value"); err == nil {
+		t.Error("put without a user: got no error")
+	}
+}
+
+// requireLogin makes a server refuse all but root, whose password is s3cret.
+func requireLogin(t *testing.T, server *devetcd.Server) {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for _, step := range []func(context.Context) error{
+		func(ctx context.Context) error { _, err := client.UserAdd(ctx, "root", "s3cret"); return err },
+		func(ctx context.Context) error { _, err := client.UserGrantRole(ctx, "root", "root"); return err },
+		func(ctx context.Context) error { _, err := client.AuthEnable(ctx); return err },
+	} {
+		if err := step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+// Prefixproxy gives this host a short recycled name and forwards the metrics of
+// its applications under it. See the README for what it does and how to run it.
+//
+// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go and
+// etcd.go read the configuration; each other file is a command.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/alecthomas/kong"
+)
+
+// commandLine is what kong parses: the commands, in the order of the help.
+type commandLine struct {
+	Dev     devCmd     `cmd:"" help:"Try it: an etcd of its own, and every forwarded line on stdout."`
+	Run     runCmd     `cmd:"" help:"Run the daemon."`
+	Check   checkCmd   `cmd:"" help:"Check a configuration file and print what is in effect."`
+	Rewrite rewriteCmd `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
+	Members membersCmd `cmd:"" help:"List the names that are held, and by whom."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+
+	logFlags
+}
+
+// description heads the help.
+const description = `Claims a short recycled name for this host in etcd, and forwards StatsD and
+Carbon lines under it: host.cpu becomes Denali.cpu.
+
+  prefixproxy dev                                  try it
+  printf 'host.requests:1|c' | nc -u -w0 127.0.0.1 8125
+
+  prefixproxy check --config prefixproxy.yaml      then, for good
+  prefixproxy run   --config prefixproxy.yaml`
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run executes the command that args give and returns the exit code.
+func run(args []string, in io.Reader, out, err io.Writer) int {
+	failure := execute(args, &ui{in: in, out: out, err: err})
+	if failure != nil {
+		report(err, failure)
+	}
+	return exitCode(failure)
+}
+
+func execute(args []string, ui *ui) error {
+	var line commandLine
+	parser, err := kong.New(&line,
+		kong.Name("prefixproxy"),
+		kong.Description(description),
+		kong.Writers(ui.out, ui.err),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoAppDescFormat: true, FlagsLast: true, WrapUpperBound: 90}),
+	)
+	if err != nil {
+		return err
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		return hinted{err, usageHint(err)}
+	}
+	usual := slog.LevelInfo
+	if command.Selected().Name == "dev" {
+		usual = slog.LevelWarn // its greeting says the rest
+	}
+	if ui.log, err = line.logger(ui.err, usual); err != nil {
+		return err
+	}
+	command.BindTo(context.Background(), (*context.Context)(nil))
+	return command.Run(ui)
+}
+
+// usageHint names the help of the command that was meant, as far as err tells.
+func usageHint(err error) string {
+	if bad, ok := errors.AsType[*kong.ParseError](err); ok {
+		if command := bad.Context.Selected(); command != nil {
+			return "prefixproxy " + command.Name + " --help"
+		}
+	}
+	return "prefixproxy --help"
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+type rewriteCmd struct {
+	Config   string `required:"" placeholder:"FILE" help:"The configuration file."`
+	Name     string `required:"" placeholder:"NAME" help:"The name to hold, one of the list."`
+	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"What the lines are: carbon or statsd."`
+	Now      string `placeholder:"TIME" help:"When the lines arrive, as RFC 3339 or in Unix seconds; default: now."`
+}
+
+// Help is shown by rewrite --help.
+func (rewriteCmd) Help() string {
+	return `Reads as from a connection: a last line without its end is refused. What is refused or dropped goes to stderr, with its line number and the reason. For example:
+
+    printf 'host.cpu 3.4 -1\n' | prefixproxy rewrite --config prefixproxy.yaml --name Denali --protocol carbon`
+}
+
+// Run rewrites stdin to stdout.
+func (c *rewriteCmd) Run(ui *ui) error {
+	cfg, err := loadConfig(c.Config, defaultConfig())
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(cfg.Membership.Names, c.Name) {
+		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
+	}
+	now, err := parseNow(c.Now)
+	if err != nil {
+		return err
+	}
+	protocol := line.StatsD
+	if c.Protocol == line.Carbon.String() {
+		protocol = line.Carbon
+	}
+	f := filter{
+		rewriter: cfg.Proxy.Rewrite.Rewriter(protocol, c.Name),
+		now:      now,
+		in:       bufio.NewReaderSize(ui.in, maxInput),
+		out:      bufio.NewWriter(ui.out),
+		refused:  ui.err,
+	}
+	return f.run()
+}
+
+// parseNow returns the clock that --now asks for, in Unix seconds.
+func parseNow(s string) (now func() int64, err error) {
+	if s == "" {
+		return func() int64 { return time.Now().Unix() }, nil
+	}
+	seconds, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		t, err := time.Parse(time.RFC3339, s)
+		if err != nil {
+			return nil, usageError{hinted{fmt.Errorf("--now %q is no time", s), "--now 2026-01-31T14:05:00Z or --now 1769868300"}}
+		}
+		seconds = t.Unix()
+	}
+	return func() int64 { return seconds }, nil
+}
+
+const (
+	maxInput = 64 << 10 // bytes of a line as it comes, with its end; what leaves is bounded by line.MaxLen
+	maxShown = 200      // bytes of a refused line that a person gets to see
+)
+
+// A filter rewrites lines from in to out.
+type filter struct {
+	rewriter *line.Rewriter
+	now      func() int64 // Unix seconds
+	in       *bufio.Reader
+	out      *bufio.Writer
+	refused  io.Writer
+	buf      []byte // the line that leaves
+}
+
+// run rewrites until in ends. What was read is out before it waits for more, so
+// that it can be used behind tail -f.
+func (f *filter) run() error {
+	for number := 1; ; number++ {
+		data, readErr := f.in.ReadSlice('\n')
+		if err := f.line(number, data, readErr); err != nil {
+			return err
+		}
+		if readErr == io.EOF || f.in.Buffered() == 0 {
+			if err := f.out.Flush(); err != nil {
+				return err
+			}
+		}
+		if errors.Is(readErr, bufio.ErrBufferFull) {
+			readErr = f.skipLine()
+		}
+		if readErr == io.EOF {
+			return nil
+		}
+		if readErr != nil {
+			return fmt.Errorf("read stdin: %w", readErr)
+		}
+	}
+}
+
+// line rewrites one line, which data holds with its end, unless readErr says
+// why it has none.
+func (f *filter) line(number int, data []byte, readErr error) error {
+	ln, rest, ended := line.Cut(data)
+	switch {
+	case ended:
+		out, result := f.rewriter.Append(f.buf[:0], ln, f.now())
+		f.buf = out
+		if reason := result.Reason(); reason != "" {
+			f.refuse(number, reason, ln)
+		}
+		_, err := f.out.Write(out)
+		return err
+	case errors.Is(readErr, bufio.ErrBufferFull):
+		f.refuse(number, line.TooLong.Reason(), rest)
+	case len(rest) > 0:
+		f.refuse(number, "unterminated", rest)
+	}
+	return nil
+}
+
+// refuse tells about a line that does not leave.
+func (f *filter) refuse(number int, reason string, ln []byte) {
+	fmt.Fprintf(f.refused, "line %d: %s: %q\n", number, reason, ln[:min(len(ln), maxShown)])
+}
+
+// skipLine reads to the end of a line.
+func (f *filter) skipLine() error {
+	for {
+		_, err := f.in.ReadSlice('\n')
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// A line of any length costs itself, and no other.
+func TestRewriteLongLines(t *testing.T) {
+	file := writeFile(t, "config.yaml", complete, 0o600)
+	for _, size := range []int{line.MaxLen, maxInput - 1, maxInput, maxInput + 1, 5 * maxInput} {
+		long := "host." + strings.Repeat("x", size-len("host."))
+		in := strings.NewReader("host.a:1|c\n" + long + "\nhost.b:1|c\n" + long)
+		var out, refused bytes.Buffer
+		code := run([]string{"rewrite", "--config", file, "--name", "Denali", "--protocol", "statsd"}, in, &out, &refused)
+		if got, want := out.String(), "Denali.a:1|c\nDenali.b:1|c\n"; code != exitDone || got != want {
+			t.Errorf("%d bytes: got exit code %d and %q, want 0 and %q", size, code, got, want)
+		}
+		if got := strings.Count(refused.String(), "\n"); got != 2 || !strings.HasPrefix(refused.String(), "line 2: ") || !strings.Contains(refused.String(), "\nline 4: ") {
+			t.Errorf("%d bytes: got %d lines on stderr, want line 2 and line 4:\n%s", size, got, &refused)
+		}
+	}
+}
+
+// What was read is out before more is asked for.
+func TestRewriteInAPipe(t *testing.T) {
+	file := writeFile(t, "config.yaml", complete, 0o600)
+	in, feed := io.Pipe()
+	lines, out := io.Pipe()
+	ended := make(chan int)
+	go func() {
+		ended <- run([]string{"rewrite", "--config", file, "--name", "Denali", "--protocol", "carbon", "--now", "7"}, in, out, io.Discard)
+	}()
+	answers := bufio.NewReader(lines)
+	for range 3 {
+		if _, err := io.WriteString(feed, "host.a 1 -1\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := answers.ReadString('\n'); err != nil || got != "Denali.a 1 7\n" {
+			t.Fatalf("got %q, %v, want %q", got, err, "Denali.a 1 7\n")
+		}
+	}
+	feed.Close()
+	if code := <-ended; code != exitDone {
+		t.Errorf("exit code: got %d, want %d", code, exitDone)
+	}
+}

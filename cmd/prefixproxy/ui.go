@@ -1,0 +1,162 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/alecthomas/kong"
+)
+
+// How we talk to people:
+//
+//   - stdout is for what was asked for, and nothing else, so that it can be
+//     piped. All the rest goes to stderr.
+//   - An error is "prefixproxy: error: " and a sentence with the object in it;
+//     where it helps, "prefixproxy: hint: " follows, with something to type.
+//   - Whoever has several mistakes in a file hears of all of them at once.
+//   - Only main exits: with 0 when the work is done, 1 when it failed, 2 when
+//     the command line or the configuration is wrong, and nothing was started.
+
+// A ui is where a command reads and writes.
+type ui struct {
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+	log *slog.Logger // to err
+}
+
+// warnf tells about something dangerous.
+func (u *ui) warnf(format string, args ...any) {
+	fmt.Fprintf(u.err, "prefixproxy: warning: "+format+"\n", args...)
+}
+
+// notef tells about something that may surprise.
+func (u *ui) notef(format string, args ...any) {
+	fmt.Fprintf(u.err, "prefixproxy: note: "+format+"\n", args...)
+}
+
+// The exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// hinted is an error with a remedy.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+// usageError is an error of the command line or of the configuration.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+// exitCode returns the code that err ends the process with.
+func exitCode(err error) int {
+	_, isParse := errors.AsType[*kong.ParseError](err)
+	_, isConfig := errors.AsType[*configError](err)
+	_, isUsage := errors.AsType[usageError](err)
+	switch {
+	case err == nil:
+		return exitDone
+	case isParse || isConfig || isUsage:
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// report tells a person about err.
+func report(w io.Writer, err error) {
+	if bad, ok := errors.AsType[*configError](err); ok {
+		bad.report(w)
+		return
+	}
+	fmt.Fprintln(w, "prefixproxy: error:", err)
+	if h, ok := errors.AsType[hinted](err); ok {
+		fmt.Fprintln(w, "prefixproxy: hint:", h.hint)
+	}
+}
+
+// A configError is a file with problems.
+type configError struct {
+	file     string
+	lines    []string // of the file, for excerpts
+	problems []problem
+}
+
+// newConfigError returns problems in the order of the file.
+func newConfigError(file string, text []byte, problems []problem) *configError {
+	slices.SortStableFunc(problems, func(a, b problem) int {
+		if a.at.line != b.at.line {
+			return a.at.line - b.at.line
+		}
+		return a.at.column - b.at.column
+	})
+	return &configError{file, strings.Split(string(text), "\n"), problems}
+}
+
+// Error gives one problem a line.
+func (e *configError) Error() string {
+	lines := make([]string, len(e.problems))
+	for i, p := range e.problems {
+		lines[i] = e.sentence(p)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// sentence is file:line:column, the key and what is wrong with it. What the
+// file lacks is said to be at its start.
+func (e *configError) sentence(p problem) string {
+	where := fmt.Sprintf("%s:%d:%d: ", e.file, max(p.at.line, 1), max(p.at.column, 1))
+	if p.Path != "" {
+		where += p.Path + ": "
+	}
+	return where + p.Text
+}
+
+// report tells a person about all problems, each with the line that it is in.
+func (e *configError) report(w io.Writer) {
+	for _, p := range e.problems {
+		fmt.Fprintln(w, "prefixproxy: error:", e.sentence(p))
+		if 1 <= p.at.line && p.at.line <= len(e.lines) {
+			e.excerpt(w, p.at)
+		}
+		if p.Hint != "" {
+			fmt.Fprintln(w, "prefixproxy: hint:", p.Hint)
+		}
+	}
+}
+
+// userinfo is what stands between a colon and an @ in one word: the password
+// of an address.
+var userinfo = regexp.MustCompile(`:\S*@`)
+
+// mask hides it, and leaves the columns where they are.
+func mask(s string) string {
+	return ":" + strings.Repeat("*", utf8.RuneCountInString(s)-len(":@")) + "@"
+}
+
+// excerpt shows a line with a caret below the column.
+func (e *configError) excerpt(w io.Writer, at place) {
+	text := e.lines[at.line-1]
+	before := []rune(text)
+	before = before[:min(at.column-1, len(before))]
+	blank := strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return r
+		}
+		return ' '
+	}, string(before))
+	fmt.Fprintf(w, "%5d | %s\n", at.line, userinfo.ReplaceAllStringFunc(text, mask))
+	fmt.Fprintf(w, "      | %s^\n", blank)
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+)
+
+// version is the release, set by -ldflags "-X main.version=v1.2.3".
+var version string
+
+// commit is what was built, set by -ldflags "-X main.commit=…" where the build
+// sees no repository.
+var commit string
+
+type versionCmd struct{}
+
+// Run prints version, commit and platform in one line.
+func (versionCmd) Run(ui *ui) error {
+	_, err := fmt.Fprintf(ui.out, "prefixproxy %s (%s, %s %s/%s)\n", buildVersion(), buildCommit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// buildVersion returns the release: the linker's, or the module's.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "(devel)" && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
+// buildCommit returns the commit: the linker's, or that of the repository.
+func buildCommit() string {
+	if commit != "" {
+		return commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value[:min(12, len(s.Value))]
+			}
+		}
+	}
+	return "unknown commit"
+}

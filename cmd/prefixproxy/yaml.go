@@ -1,0 +1,423 @@
+package main
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+)
+
+// A problem is a complaint with its place in the file.
+type problem struct {
+	conf.Problem
+	at place
+}
+
+// A form reads a value that may be written in more ways than its Go type shows.
+type form func(d *decoder, path string, n ast.Node, v reflect.Value)
+
+// A decoder sets the fields of a struct from a YAML document. It is strict, and
+// goes on after a problem, so that one run finds all of them.
+type decoder struct {
+	lookupEnv func(name string) (value string, ok bool)
+	forms     map[string]form // by the path of the value
+
+	places   map[string]place // of each value in the file, by its path; of a section, its key's
+	unread   []string         // the paths of values that could not be read
+	problems []problem
+}
+
+// decode reads text into the struct that v is; what text does not hold stays
+// as it is.
+func (d *decoder) decode(text []byte, v reflect.Value) {
+	d.places = map[string]place{}
+	if at, ok := invalidUTF8(text); ok {
+		d.failf(at, "save the file as UTF-8", "the file is not UTF-8")
+		return
+	}
+	docs, err := parse(text)
+	switch bad, isSyntax := errors.AsType[*yaml.SyntaxError](err); {
+	case isSyntax:
+		d.failf(placeOfToken(bad.Token), syntaxHint, "%s", bad.Message)
+	case err != nil:
+		d.failf(place{}, "", "%v", err)
+	case len(docs) > 1:
+		d.failf(placeOfToken(docs[1].Start), "keep one document, without directives", "the file holds more than one YAML document")
+	case len(docs) == 1 && docs[0].Body != nil:
+		d.value("", docs[0].Body, v)
+	}
+}
+
+// syntaxHint names the usual mistakes in values that are no simple words.
+const syntaxHint = `a value needs quotes if it has ": " or " #" in it, ends in ":", or begins with a bracket or brace`
+
+// value sets v from n.
+func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
+	switch n.(type) {
+	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
+		d.wrongf(path, n, "write the value itself", "anchors, aliases and tags are not supported")
+		return
+	}
+	if read, ok := d.forms[path]; ok {
+		read(d, path, n, v)
+		return
+	}
+	switch {
+	case isText(v) || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
+		d.scalar(path, n, v)
+	case v.Kind() == reflect.Struct:
+		d.section(path, n, v)
+	default:
+		d.list(path, n, v)
+	}
+}
+
+// section sets the fields of the struct v. An empty section is all defaults.
+func (d *decoder) section(path string, n ast.Node, v reflect.Value) {
+	if _, ok := n.(*ast.NullNode); ok {
+		return
+	}
+	m, ok := n.(*ast.MappingNode)
+	if !ok {
+		d.wrongf(path, n, "write keys below it: "+strings.Join(keys(v), ", "), "want a section, got %s", describe(n))
+		return
+	}
+	known := maps.Collect(fields(v))
+	seen := map[string]place{}
+	for _, entry := range m.Values {
+		key, at := keyOf(entry), placeOf(entry.Key)
+		field, ok := known[key]
+		first, again := seen[key]
+		switch {
+		case !ok:
+			d.addf(join(path, key), at, unknownHint(key, keys(v)), "unknown key %q", key)
+		case again:
+			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
+		default:
+			seen[key] = at
+			d.places[join(path, key)] = valuePlace(entry)
+			d.value(join(path, key), entry.Value, field)
+		}
+	}
+}
+
+// list sets the slice v, whose former content goes.
+func (d *decoder) list(path string, n ast.Node, v reflect.Value) {
+	seq, ok := n.(*ast.SequenceNode)
+	if !ok {
+		d.wrongf(path, n, listHint(n), "want a list, got %s", describe(n))
+		return
+	}
+	v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
+	for i, element := range seq.Values {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		d.places[at] = placeOf(element)
+		d.value(at, element, v.Index(i))
+	}
+}
+
+// scalar sets v, which holds one value: what reads itself from text, or a
+// duration, string, number or boolean.
+func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
+	text, bare, ok := d.text(path, n, v)
+	if !ok {
+		return
+	}
+	switch {
+	case isText(v):
+		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
+			d.wrongf(path, n, "", "%v", err)
+		}
+	case v.Type() == reflect.TypeFor[time.Duration]():
+		span, err := time.ParseDuration(text)
+		if err != nil {
+			d.wrongf(path, n, "write a number with a unit, like 5ms, 15s or 10m", "%q is no duration", text)
+		}
+		v.SetInt(int64(span))
+	case v.Kind() == reflect.String:
+		v.SetString(text)
+	case v.Kind() == reflect.Int:
+		number, err := strconv.Atoi(text)
+		if err != nil || !bare {
+			d.wrongf(path, n, "write it in digits, without quotes", "want a whole number, got %q", text)
+		}
+		v.SetInt(int64(number))
+	case v.Kind() == reflect.Bool:
+		if text != "true" && text != "false" || !bare {
+			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %q", text)
+		}
+		v.SetBool(text == "true")
+	default:
+		panic("configuration field " + path + " has an unsupported type: " + v.Type().String())
+	}
+}
+
+// text returns the text of a scalar with its variables replaced, and whether it
+// is bare: written without quotes, or made of variables, so that it may be read
+// as a number. ok is false after a problem.
+func (d *decoder) text(path string, n ast.Node, v reflect.Value) (text string, bare, ok bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		text, ok = d.expand(path, n, n.Value)
+		return text, n.Token.Type == token.StringType || text != n.Value, ok
+	case *ast.LiteralNode:
+		text, ok = d.expand(path, n, n.Value.Value)
+		return text, false, ok
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		text = n.GetToken().Value
+		if v.Kind() == reflect.String {
+			d.wrongf(path, n, fmt.Sprintf("put it in quotes: %q", text), "want a string, got %s", describe(n))
+			return "", false, false
+		}
+		return text, true, true
+	case *ast.MappingNode:
+		if text, ok := endsInColon(n); ok {
+			return text, true, true
+		}
+	}
+	d.wrongf(path, n, scalarHint(n), "want one value, got %s", describe(n))
+	return "", false, false
+}
+
+// endsInColon returns the text of a value that ends in a colon, like stdout:,
+// which YAML takes for a key without a value.
+func endsInColon(n *ast.MappingNode) (text string, ok bool) {
+	if len(n.Values) != 1 || n.IsFlowStyle {
+		return "", false
+	}
+	return keyOf(n.Values[0]) + ":", isMissing(n.Values[0].Value)
+}
+
+// The places of variables in a value; an escaped dollar is one, too.
+var (
+	variables    = regexp.MustCompile(`\$\$|\$\{([^}]*)\}?`)
+	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+)
+
+// expand replaces ${NAME} by the environment's value and $$ by a dollar.
+func (d *decoder) expand(path string, n ast.Node, text string) (expanded string, ok bool) {
+	ok = true
+	expanded = variables.ReplaceAllStringFunc(text, func(match string) string {
+		if match == "$$" {
+			return "$"
+		}
+		name, closed := strings.CutSuffix(match[len("${"):], "}")
+		if !closed || !variableName.MatchString(name) {
+			d.wrongf(path, n, "write ${NAME}, or $$ for a dollar", "%q names no variable", match)
+			ok = false
+			return ""
+		}
+		value, set := d.lookupEnv(name)
+		if !set {
+			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
+			ok = false
+		}
+		return value
+	})
+	return expanded, ok
+}
+
+// addf appends a problem of the value at path, which is in the file at at.
+func (d *decoder) addf(path string, at place, hint, format string, args ...any) {
+	d.problems = append(d.problems, problem{conf.Problem{Path: path, Text: fmt.Sprintf(format, args...), Hint: hint}, at})
+}
+
+// failf appends a problem of the file, which could not be read.
+func (d *decoder) failf(at place, hint, format string, args ...any) {
+	d.unread = append(d.unread, "")
+	d.addf("", at, hint, format, args...)
+}
+
+// wrongf appends a problem of the value n at path, which could not be read.
+func (d *decoder) wrongf(path string, n ast.Node, hint, format string, args ...any) {
+	at := placeOf(n)
+	if isMissing(n) {
+		at = d.places[path]
+	}
+	d.unread = append(d.unread, path)
+	d.addf(path, at, hint, format, args...)
+}
+
+// add appends what a package found wrong with the values it was given, but for
+// what only follows from a value that could not be read.
+func (d *decoder) add(ps conf.Problems) {
+	for _, p := range ps {
+		follows := func(unread string) bool { return within(p.Path, unread) || within(unread, p.Path) }
+		if !slices.ContainsFunc(d.unread, follows) {
+			d.problems = append(d.problems, problem{p, d.nearest(p.Path)})
+		}
+	}
+}
+
+// nearest returns the place of the value at path or, if the file does not hold
+// it, of the nearest section around it.
+func (d *decoder) nearest(path string) place {
+	for {
+		if at, ok := d.places[path]; ok || path == "" {
+			return at
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+}
+
+// fields yields the key and the value of each field of the struct v, with the
+// fields of an inline struct in its place.
+func fields(v reflect.Value) iter.Seq2[string, reflect.Value] {
+	return func(yield func(string, reflect.Value) bool) {
+		for f, field := range v.Fields() {
+			switch key := f.Tag.Get("yaml"); key {
+			case "-":
+			case ",inline":
+				for key, field := range fields(field) {
+					if !yield(key, field) {
+						return
+					}
+				}
+			default:
+				if !yield(key, field) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// keys returns the keys of the struct v, in order.
+func keys(v reflect.Value) []string {
+	var ks []string
+	for key := range fields(v) {
+		ks = append(ks, key)
+	}
+	return ks
+}
+
+// isText says whether v reads itself from text.
+func isText(v reflect.Value) bool {
+	return reflect.PointerTo(v.Type()).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// join returns the path of a key below path.
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// within says whether inner is outer or below it.
+func within(inner, outer string) bool {
+	rest, ok := strings.CutPrefix(inner, outer)
+	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// keyOf returns the key of an entry.
+func keyOf(entry *ast.MappingValueNode) string {
+	if s, ok := entry.Key.(*ast.StringNode); ok {
+		return s.Value
+	}
+	return entry.Key.GetToken().Value
+}
+
+// valuePlace returns the place of an entry as a person looks for it: that of
+// the value, but of the key where the value is a section, a list or missing.
+func valuePlace(entry *ast.MappingValueNode) place {
+	switch entry.Value.(type) {
+	case *ast.MappingNode, *ast.SequenceNode:
+		return placeOf(entry.Key)
+	}
+	if isMissing(entry.Value) {
+		return placeOf(entry.Key)
+	}
+	return placeOf(entry.Value)
+}
+
+// isMissing says whether nothing is written where n would be.
+func isMissing(n ast.Node) bool {
+	null, ok := n.(*ast.NullNode)
+	return ok && null.Token.Type == token.ImplicitNullType
+}
+
+// describe names what a value is, to a person.
+func describe(n ast.Node) string {
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		return "a section"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.NullNode:
+		return "nothing"
+	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		return n.GetToken().Value
+	case *ast.StringNode:
+		return strconv.Quote(n.Value)
+	}
+	return "a block of text"
+}
+
+// unknownHint tells a key that is known instead of key.
+func unknownHint(key string, known []string) string {
+	if key == "<<" {
+		return "merge keys are not supported; write the keys themselves"
+	}
+	closest := slices.MinFunc(known, func(a, b string) int { return distance(a, key) - distance(b, key) })
+	if distance(closest, key) <= max(1, len(closest)/3) {
+		return "did you mean " + closest + "?"
+	}
+	return "known here: " + strings.Join(known, ", ")
+}
+
+// distance returns how many bytes to insert, delete or replace to make b of a
+// (Levenshtein's distance).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// listHint shows how to write the single value n as a list.
+func listHint(n ast.Node) string {
+	if s, ok := n.(*ast.StringNode); ok {
+		return "put it in brackets: [" + s.Value + "]"
+	}
+	return "write it in brackets: [first, second]; [] is none"
+}
+
+// scalarHint tells how to write one value where n stands.
+func scalarHint(n ast.Node) string {
+	switch n := n.(type) {
+	case *ast.NullNode:
+		return "write a value, or remove the key for the default"
+	case *ast.MappingNode:
+		if n.IsFlowStyle && len(n.Values) == 1 {
+			return "text that begins with a brace needs quotes: " + `"{` + keyOf(n.Values[0]) + `}"`
+		}
+	}
+	return "write one value"
+}
