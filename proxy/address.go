@@ -51,9 +51,6 @@ func (a Address) hostPort() string { return net.JoinHostPort(a.Host, strconv.Ito
 // isUnix says whether the address is a path.
 func (a Address) isUnix() bool { return a.Network == "unix" || a.Network == "unixgram" }
 
-// isDatagram says whether the address takes datagrams.
-func (a Address) isDatagram() bool { return a.Network == "udp" || a.Network == "unixgram" }
-
 // MarshalText is String, as a text.
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 

@@ -161,19 +161,24 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.logListeners()
 
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
-	var senders sync.WaitGroup
-	senders.Go(func() { newNamer(p.naming, p.queues, p.bad).run(sending) })
+	var namer, upstreams sync.WaitGroup
+	namer.Go(func() { newNamer(p.naming, p.queues, p.bad).run(sending) })
 	for _, u := range p.upstreams {
 		if u != nil {
-			senders.Go(func() { u.run(sending) })
+			upstreams.Go(func() { u.run(sending) })
 		}
 	}
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
-	p.drain(ctx)
+	for _, q := range p.queues {
+		q.close()
+	}
+	limit := time.AfterFunc(p.drainTime, stopSending)
+	defer limit.Stop()
+	upstreams.Wait()
 	stopSending()
-	senders.Wait()
+	namer.Wait()
 	for _, proto := range protocols {
 		if n := p.queues[proto].abandon(); n > 0 {
 			p.log.Error("lines dropped at the end of the drain", "protocol", proto.String(), "lines", n)
@@ -248,21 +253,6 @@ func (p *Proxy) receive(ctx context.Context, l *listener, pace *pacer) {
 	}
 	d.ingest.peer = d.peer
 	d.run(ctx)
-}
-
-// drain gives the upstreams time to take what waits.
-func (p *Proxy) drain(ctx context.Context) {
-	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.drainTime)
-	defer cancel()
-	for _, q := range p.queues {
-		q.close()
-	}
-	for _, q := range p.queues {
-		select {
-		case <-q.drained:
-		case <-limited.Done():
-		}
-	}
 }
 
 func (p *Proxy) logListeners() {
