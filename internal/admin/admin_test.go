@@ -1,0 +1,460 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// fakeNames is a holder that is in the state that a test wants.
+type fakeNames struct {
+	claim *membership.Claim
+	phase membership.Phase
+}
+
+func (f fakeNames) Pool() string  { return "default" }
+func (f fakeNames) Owner() string { return "foo-ns31" }
+func (f fakeNames) Current() (*membership.Claim, bool) {
+	return f.claim, f.claim != nil && f.claim.Valid()
+}
+func (f fakeNames) Phase() membership.Phase { return f.phase }
+func (f fakeNames) Stats() membership.Stats {
+	return membership.Stats{Claims: 3, Losses: map[membership.Loss]uint64{membership.Deleted: 2}}
+}
+
+// The states of a holder.
+func holding() fakeNames {
+	return fakeNames{membership.NewClaim("Denali", time.Hour), membership.Holding}
+}
+func suspended() fakeNames {
+	return fakeNames{membership.NewClaim("Denali", 0), membership.Holding} // Run has stalled
+}
+func waiting() fakeNames { return fakeNames{nil, membership.Waiting} }
+
+// fakeLines is a proxy with fixed numbers.
+type fakeLines proxy.Status
+
+func (f fakeLines) Status() proxy.Status { return proxy.Status(f) }
+func (f fakeLines) BadLines() []proxy.BadLine {
+	return []proxy.BadLine{{
+		Time:     time.Date(2026, 5, 1, 12, 30, 0, 0, time.UTC),
+		Protocol: "carbon", Reason: "bad_utf8", Peer: "127.0.0.1:41234",
+		Line: []byte("host.\xff<b> 1 -1"),
+	}}
+}
+
+func bothUp() fakeLines {
+	return fakeLines{
+		Listeners: []proxy.ListenerStatus{
+			{Protocol: "statsd", Address: "udp://127.0.0.1:8125", ReceiveBuffer: 425984},
+			{Protocol: "carbon", Address: "tcp://127.0.0.1:2003"},
+		},
+		Upstreams: []proxy.UpstreamStatus{
+			{Protocol: "statsd", Address: "udp://statsd.example.net:8125", Resolved: "192.0.2.1:8125", Up: true},
+			{Protocol: "carbon", Address: "tcp://a.example.net:2003"},
+			{Protocol: "carbon", Address: "tcp://b.example.net:2003", Resolved: "192.0.2.3:2003", Up: true},
+		},
+		Lines: map[string]proxy.Books{
+			"statsd": {Received: 12, Forwarded: 10, Queued: 2, Dropped: map[string]uint64{}},
+			"carbon": {Received: 5, Forwarded: 4, Resent: 3, Dropped: map[string]uint64{"bad_utf8": 1}},
+		},
+	}
+}
+
+func carbonDown() fakeLines {
+	lines := bothUp()
+	lines.Upstreams[2].Up = false
+	return lines
+}
+
+func statsdOnly() fakeLines {
+	lines := carbonDown()
+	lines.Listeners = lines.Listeners[:1]
+	return lines
+}
+
+func newServer(cfg Config, names Names, lines Lines) *Server {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(NewClaimCollector(names), NewBuildInfo("v1.2.3", "0123456789ab"))
+	return New(cfg, Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: reg}, slog.New(slog.DiscardHandler))
+}
+
+// ask returns the answer of a server of the default configuration.
+func ask(t *testing.T, names Names, lines Lines, method, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequest(method, "http://localhost:8127"+path, nil)
+	w := httptest.NewRecorder()
+	newServer(DefaultConfig(), names, lines).http.Handler.ServeHTTP(w, r)
+	return w
+}
+
+func TestPages(t *testing.T) {
+	for _, tt := range []struct {
+		path, contentType string
+		contains          []string
+	}{
+		{"/healthz", "text/plain; charset=utf-8", []string{"alive\n"}},
+		{"/readyz", "text/plain; charset=utf-8", []string{"ready\n"}},
+		{"/badlines", "text/plain; charset=utf-8", []string{`2026-05-01T12:30:00Z carbon bad_utf8 127.0.0.1:41234 "host.\xff<b> 1 -1"`}},
+		{"/style.css", "text/css; charset=utf-8", []string{"body {"}},
+		{"/metrics", "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", []string{
+			`prefixproxy_claim_info{name="Denali",owner="foo-ns31",pool="default"} 1`,
+			`prefixproxy_build_info{goversion="go1.`, `revision="0123456789ab",version="v1.2.3"} 1`,
+		}},
+		{"/", "text/html; charset=utf-8", []string{
+			`<h1 class="held">Denali</h1>`, "foo-ns31 is", "pool default", "· ready",
+			`<tr><td>dropped: bad_utf8</td><td class="n">0</td><td class="n">1</td></tr>`,
+			"tcp://b.example.net:2003<small> 192.0.2.3:2003</small>", "425984 bytes of receive buffer",
+			`<a href="/badlines">`,
+		}},
+	} {
+		t.Run(tt.path, func(t *testing.T) {
+			w := ask(t, holding(), bothUp(), "GET", tt.path)
+			if w.Code != http.StatusOK {
+				t.Fatalf("code %d, want 200: %q", w.Code, w.Body)
+			}
+			if got := w.Header().Get("Content-Type"); got != tt.contentType {
+				t.Errorf("content type %q, want %q", got, tt.contentType)
+			}
+			for _, want := range tt.contains {
+				if !strings.Contains(w.Body.String(), want) {
+					t.Errorf("got %s\nwant it to contain %q", w.Body, want)
+				}
+			}
+		})
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	for _, path := range []string{"/", "/metrics", "/nothing-here"} {
+		header := ask(t, holding(), bothUp(), "GET", path).Header()
+		if got := header.Get("X-Content-Type-Options"); got != "nosniff" {
+			t.Errorf("%s: X-Content-Type-Options %q, want nosniff", path, got)
+		}
+		if got := header.Get("Content-Security-Policy"); !strings.HasPrefix(got, "default-src 'none';") {
+			t.Errorf("%s: Content-Security-Policy %q, want all forbidden first", path, got)
+		}
+	}
+}
+
+func TestChangesNothing(t *testing.T) {
+	for _, path := range []string{"/", "/status.json", "/metrics", "/badlines", "/healthz", "/readyz"} {
+		for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
+			if w := ask(t, holding(), bothUp(), method, path); w.Code != http.StatusMethodNotAllowed {
+				t.Errorf("%s %s: code %d, want 405", method, path, w.Code)
+			}
+		}
+	}
+}
+
+func TestStatus(t *testing.T) {
+	w := ask(t, suspended(), bothUp(), "GET", "/status.json")
+	const want = `{
+  "version": "v1.2.3",
+  "pool": "default",
+  "owner": "foo-ns31",
+  "name": "Denali",
+  "state": "suspended",
+  "horizon_seconds": 0,
+  "listeners": [
+    {
+      "protocol": "statsd",
+      "address": "udp://127.0.0.1:8125",
+      "receive_buffer": 425984
+    },
+    {
+      "protocol": "carbon",
+      "address": "tcp://127.0.0.1:2003",
+      "receive_buffer": 0
+    }
+  ],
+  "upstreams": [
+    {
+      "protocol": "statsd",
+      "address": "udp://statsd.example.net:8125",
+      "resolved": "192.0.2.1:8125",
+      "up": true
+    },
+    {
+      "protocol": "carbon",
+      "address": "tcp://a.example.net:2003",
+      "resolved": "",
+      "up": false
+    },
+    {
+      "protocol": "carbon",
+      "address": "tcp://b.example.net:2003",
+      "resolved": "192.0.2.3:2003",
+      "up": true
+    }
+  ],
+  "lines": {
+    "carbon": {
+      "received": 5,
+      "adopted": 0,
+      "forwarded": 4,
+      "resent": 3,
+      "queued": 0,
+      "spooled": 0,
+      "dropped": {
+        "bad_utf8": 1
+      }
+    },
+    "statsd": {
+      "received": 12,
+      "adopted": 0,
+      "forwarded": 10,
+      "resent": 0,
+      "queued": 2,
+      "spooled": 0,
+      "dropped": {}
+    }
+  }
+}
+`
+	if got := w.Body.String(); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+// What a status says of the claim holds at one moment, whatever the holder does
+// between two questions.
+func TestClaimStatus(t *testing.T) {
+	for _, tt := range []struct {
+		what  string
+		names fakeNames
+		state membership.Phase
+		name  string
+	}{
+		{"held", holding(), membership.Holding, "Denali"},
+		{"past its horizon", suspended(), membership.Suspended, "Denali"},
+		{"claimed since the phase was asked", fakeNames{holding().claim, membership.Claiming}, membership.Holding, "Denali"},
+		{"lost since the phase was asked", fakeNames{nil, membership.Holding}, membership.Claiming, ""},
+		{"all taken", waiting(), membership.Waiting, ""},
+		{"stopped", fakeNames{nil, membership.Released}, membership.Released, ""},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			got := claimStatus(tt.names)
+			if got.State != tt.state {
+				t.Errorf("state %q, want %q", got.State, tt.state)
+			}
+			if (got.Name == nil) != (tt.name == "") || got.Name != nil && *got.Name != tt.name {
+				t.Errorf("name %v, want %q", got.Name, tt.name)
+			}
+			if held := tt.state == membership.Holding; (got.HorizonSeconds > 0) != held {
+				t.Errorf("horizon %v s in state %s", got.HorizonSeconds, tt.state)
+			}
+		})
+	}
+}
+
+func TestReady(t *testing.T) {
+	for _, tt := range []struct {
+		what  string
+		names Names
+		lines Lines
+		code  int
+		body  string
+	}{
+		{"a name, and one upstream of each", holding(), bothUp(), 200, "ready\n"},
+		{"no name", waiting(), bothUp(), 503, "no name is held: waiting\n"},
+		{"a name that may not be used", suspended(), bothUp(), 503, "no name is held: suspended\n"},
+		{"an upstream down", holding(), carbonDown(), 503, "no carbon upstream is up\n"},
+		{"both", waiting(), carbonDown(), 503, "no name is held: waiting\nno carbon upstream is up\n"},
+		{"down, but nothing listens for it", holding(), statsdOnly(), 200, "ready\n"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			w := ask(t, tt.names, tt.lines, "GET", "/readyz")
+			if w.Code != tt.code || w.Body.String() != tt.body {
+				t.Errorf("got %d %q, want %d %q", w.Code, w.Body, tt.code, tt.body)
+			}
+		})
+	}
+}
+
+// The page of a host without a name says so, and why.
+func TestIndexWithoutName(t *testing.T) {
+	page := ask(t, waiting(), carbonDown(), "GET", "/").Body.String()
+	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<li>no carbon upstream is up</li>"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("got %s\nwant it to contain %q", page, want)
+		}
+	}
+}
+
+func TestBadLinesOff(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.BadLines = false
+	handler := newServer(cfg, holding(), bothUp()).http.Handler
+	for path, want := range map[string]int{"/badlines": 404, "/": 200} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost"+path, nil))
+		if w.Code != want {
+			t.Errorf("%s: code %d, want %d", path, w.Code, want)
+		}
+		if strings.Contains(w.Body.String(), `href="/badlines"`) {
+			t.Errorf("%s links to a page that is off", path)
+		}
+	}
+}
+
+// A web page that points its own name at a loopback address must not read
+// what we say; where the operator chose another address, any name may be ours.
+func TestHost(t *testing.T) {
+	for _, tt := range []struct {
+		listen, host string
+		code         int
+	}{
+		{"localhost:8127", "localhost:8127", 200},
+		{"localhost:8127", "LOCALHOST", 200},
+		{"localhost:8127", "127.0.0.1:8127", 200},
+		{"localhost:8127", "[::1]:8127", 200},
+		{"localhost:8127", "[::1]", 200},
+		{"localhost:8127", "evil.example.net:8127", 403},
+		{"localhost:8127", "localhost.evil.example.net", 403},
+		{"localhost:8127", "127.0.0.1.evil.example.net", 403},
+		{"localhost:8127", "192.0.2.1:8127", 403},
+		{"localhost:8127", "", 403},
+		{"127.0.0.1:8127", "evil.example.net", 403},
+		{"[::1]:8127", "evil.example.net", 403},
+		{"0.0.0.0:8127", "metrics.example.net:8127", 200},
+		{":8127", "metrics.example.net:8127", 200},
+		{"unix:///run/admin.sock", "anything", 200},
+	} {
+		r := httptest.NewRequest("GET", "/healthz", nil)
+		r.Host = tt.host
+		w := httptest.NewRecorder()
+		newServer(Config{Listen: tt.listen}, holding(), bothUp()).http.Handler.ServeHTTP(w, r)
+		if w.Code != tt.code {
+			t.Errorf("listening on %s, asked as %q: code %d, want %d", tt.listen, tt.host, w.Code, tt.code)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, tt := range []struct{ listen, want string }{
+		{"", ""},
+		{"localhost:8127", ""},
+		{"[::]:0", ""},
+		{"unix:///run/admin.sock", ""},
+		{"unix://admin.sock", `admin.listen: "admin.sock" is not an absolute path (write it like unix:///run/prefixproxy/admin.sock)`},
+		{"8127", `admin.listen: "8127" is not host:port (use host:port, unix:///path, or "" to turn the page off)`},
+		{"localhost:http", `admin.listen: "http" is no port (1 to 65535; 0 takes a free one)`},
+		{"localhost:65536", `admin.listen: "65536" is no port (1 to 65535; 0 takes a free one)`},
+	} {
+		if got := (Config{Listen: tt.listen}).Problems().Error(); got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.listen, got, tt.want)
+		}
+	}
+}
+
+// start binds and runs s for the length of the test.
+func start(t *testing.T, s *Server) {
+	t.Helper()
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run returned %v, want nil", err)
+		}
+	})
+}
+
+// get returns the state that /status.json tells at url.
+func get(t *testing.T, client *http.Client, url string) membership.Phase {
+	t.Helper()
+	resp, err := client.Get(url + "/status.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status Status
+	if err := json.Unmarshal(body, &status); err != nil {
+		t.Fatalf("%s: %v in %q", url, err, body)
+	}
+	return status.State
+}
+
+func TestServeLocalhost(t *testing.T) {
+	s := newServer(Config{Listen: "localhost:0"}, holding(), bothUp())
+	start(t, s)
+	for _, ln := range s.listeners {
+		if got := get(t, http.DefaultClient, "http://"+ln.Addr().String()); got != membership.Holding {
+			t.Errorf("%s: state %q, want held", ln.Addr(), got)
+		}
+	}
+}
+
+func TestServeUnixInPlaceOfStaleSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+
+	start(t, newServer(Config{Listen: "unix://" + path}, holding(), bothUp()))
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	defer client.CloseIdleConnections()
+	if got := get(t, client, "http://prefixproxy"); got != membership.Holding {
+		t.Errorf("state %q, want held", got)
+	}
+	second := newServer(Config{Listen: "unix://" + path}, holding(), bothUp())
+	if err := second.Bind(); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("second server on one socket: %v, want address already in use", err)
+	}
+}
+
+func TestBindInUse(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	for _, host := range []string{"localhost", "127.0.0.1"} {
+		s := newServer(Config{Listen: net.JoinHostPort(host, port)}, holding(), bothUp())
+		err := s.Bind()
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), port) {
+			t.Errorf("%s: got %v, want address already in use, with port %s", host, err, port)
+		}
+		if s.Addr() != nil {
+			t.Errorf("%s: bound to %s in spite of the error", host, s.Addr())
+		}
+	}
+}
+
+func TestOff(t *testing.T) {
+	s := newServer(Config{Listen: ""}, holding(), bothUp())
+	start(t, s)
+	if s.Addr() != nil {
+		t.Errorf("address %s, want none", s.Addr())
+	}
+}

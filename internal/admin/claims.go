@@ -1,0 +1,68 @@
+package admin
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// NewClaimCollector returns the metrics of a holder. Each scrape asks the
+// holder once, so that held and info agree.
+func NewClaimCollector(names Names) prometheus.Collector { return claimCollector{names} }
+
+type claimCollector struct{ names Names }
+
+var (
+	claimHeld = prometheus.NewDesc("prefixproxy_claim_held",
+		"1 while a name is held and may be used, otherwise 0.", nil, nil)
+	claimInfo = prometheus.NewDesc("prefixproxy_claim_info",
+		"1, with the name that is held; absent while none is.", []string{"pool", "name", "owner"}, nil)
+	claimHorizon = prometheus.NewDesc("prefixproxy_claim_horizon_seconds",
+		"Time until which the claim may be used, from now; 0 without a claim or past it.", nil, nil)
+	claims = prometheus.NewDesc("prefixproxy_claims_total",
+		"Names claimed or taken over since the start.", nil, nil)
+	claimLosses = prometheus.NewDesc("prefixproxy_claim_losses_total",
+		"Claims lost, not by choice, since the start.", []string{"reason"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c claimCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{claimHeld, claimInfo, claimHorizon, claims, claimLosses} {
+		ch <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(desc *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(v), labels...)
+	}
+	if status := claimStatus(c.names); status.State == membership.Holding {
+		gauge(claimHeld, 1)
+		gauge(claimInfo, 1, status.Pool, *status.Name, status.Owner)
+		gauge(claimHorizon, status.HorizonSeconds)
+	} else {
+		gauge(claimHeld, 0)
+		gauge(claimHorizon, 0)
+	}
+	stats := c.names.Stats()
+	counter(claims, stats.Claims)
+	for _, loss := range membership.Losses() {
+		counter(claimLosses, stats.Losses[loss], string(loss))
+	}
+}
+
+// NewBuildInfo returns the metric that tells one build from another: its
+// version and the revision of its source.
+func NewBuildInfo(version, revision string) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "prefixproxy_build_info",
+		Help:        "1, with the build's version, source revision and Go version.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()},
+	}, func() float64 { return 1 })
+}

@@ -1,0 +1,18 @@
+// Package admin is the HTTP side of the daemon: what it is doing, for people,
+// for Prometheus and for an orchestrator's probes. In reading order:
+//
+//	config.go  where it listens
+//	server.go  the server: bind, serve, stop
+//	guard.go   what every answer carries, and who gets one
+//	status.go  what is shown, and where it comes from
+//	pages.go   the pages
+//	view.go    the status, arranged for people
+//	ready.go   whether the daemon can do its job now
+//	claims.go  the claim as Prometheus metrics
+//
+// Every page is a read: nothing here changes the daemon, and nothing shows a
+// secret.
+//
+// Not promised: privacy. Who can open the address can read every page; on an
+// address that is not loopback that is the network.
+package admin

@@ -1,0 +1,171 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// A Server serves the pages. Whoever made it calls Bind once, then Run once;
+// Run's goroutines own the listeners.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	http      *http.Server
+	listeners []net.Listener
+}
+
+// New returns a server of src's state. It does no I/O.
+func New(cfg Config, src Source, log *slog.Logger) *Server {
+	_, isSocket := cfg.socket()
+	return &Server{cfg: cfg, log: log, http: &http.Server{
+		Handler:           guard(pages{src, cfg.BadLines}.routes(), cfg.Local() && !isSocket),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}}
+}
+
+// Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
+// has them. The error holds the address.
+func (s *Server) Bind() error {
+	if s.cfg.Listen == "" {
+		return nil
+	}
+	listeners, err := listen(s.cfg)
+	if err != nil {
+		return fmt.Errorf("admin page: %w", err)
+	}
+	s.listeners = listeners
+	s.log.Info("admin page", "address", s.Addr().String())
+	if !s.cfg.Local() {
+		s.log.Warn("admin page can be reached from other hosts", "address", s.Addr().String())
+	}
+	return nil
+}
+
+// Addr returns the address of the page; nil when it is off or not bound.
+func (s *Server) Addr() net.Addr {
+	if len(s.listeners) == 0 {
+		return nil
+	}
+	return s.listeners[0].Addr()
+}
+
+// Run serves until ctx ends, lets the requests in hand end, for a second at
+// most, and returns nil.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, ln := range s.listeners {
+		g.Go(func() error {
+			if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve admin page on %s: %w", ln.Addr(), err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		return s.stop(context.WithoutCancel(ctx))
+	})
+	return g.Wait()
+}
+
+// stop ends the server within a second, requests in hand or not.
+func (s *Server) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return s.http.Close()
+	}
+	return err
+}
+
+// listen opens what cfg names.
+func listen(cfg Config) ([]net.Listener, error) {
+	if path, ok := cfg.socket(); ok {
+		return listenUnix(path)
+	}
+	host, port, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if host == "localhost" {
+		return listenLocalhost(port)
+	}
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{ln}, nil
+}
+
+// listenLocalhost listens on both loopback addresses, less those that the host
+// lacks. Port 0 takes a free one on each.
+func listenLocalhost(port string) ([]net.Listener, error) {
+	var listeners []net.Listener
+	var lacking error
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
+		switch {
+		case err == nil:
+			listeners = append(listeners, ln)
+		case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
+			lacking = err
+		default:
+			closeAll(listeners)
+			return nil, err
+		}
+	}
+	if len(listeners) == 0 {
+		return nil, lacking
+	}
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, ln := range listeners {
+		ln.Close()
+	}
+}
+
+// listenUnix listens on the socket at path, in place of one that a killed
+// daemon left there and nobody listens on.
+func listenUnix(path string) ([]net.Listener, error) {
+	ln, err := net.Listen("unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) && isStale(path) {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+		ln, err = net.Listen("unix", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return []net.Listener{ln}, nil
+}
+
+// isStale says whether path is a socket that nobody listens on.
+func isStale(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return false
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}

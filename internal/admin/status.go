@@ -1,0 +1,73 @@
+package admin
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// A Source is where the pages get what they show. Its methods are called from
+// many goroutines.
+type Source struct {
+	Version  string              // of the program
+	Names    Names               // the holder
+	Lines    Lines               // the proxy
+	Gatherer prometheus.Gatherer // what /metrics serves
+}
+
+// Names is what the pages ask a membership.Holder.
+type Names interface {
+	Pool() string
+	Owner() string
+	Current() (*membership.Claim, bool)
+	Phase() membership.Phase
+	Stats() membership.Stats
+}
+
+// Lines is what the pages ask a proxy.Proxy.
+type Lines interface {
+	Status() proxy.Status
+	BadLines() []proxy.BadLine
+}
+
+// A Status is what the daemon does at one moment: /status.json.
+type Status struct {
+	Version string `json:"version"`
+	ClaimStatus
+	proxy.Status
+}
+
+// A ClaimStatus is the claim at one moment.
+type ClaimStatus struct {
+	Pool           string           `json:"pool"`
+	Owner          string           `json:"owner"`
+	Name           *string          `json:"name"` // nil: there is no claim
+	State          membership.Phase `json:"state"`
+	HorizonSeconds float64          `json:"horizon_seconds"` // until the claim may be used; 0 without one, or past it
+}
+
+// status returns the daemon's state as of now.
+func (src Source) status() Status {
+	return Status{Version: src.Version, ClaimStatus: claimStatus(src.Names), Status: src.Lines.Status()}
+}
+
+// claimStatus returns one moment's claim: the name, the state and the horizon
+// never contradict each other.
+func claimStatus(names Names) ClaimStatus {
+	s := ClaimStatus{Pool: names.Pool(), Owner: names.Owner(), State: names.Phase()}
+	claim, usable := names.Current()
+	switch {
+	case usable:
+		s.State = membership.Holding
+	case claim != nil:
+		s.State = membership.Suspended
+	case s.State == membership.Holding || s.State == membership.Suspended: // lost since
+		s.State = membership.Claiming
+	}
+	if claim != nil {
+		s.Name = &claim.Name
+		s.HorizonSeconds = max(0, claim.Left().Seconds())
+	}
+	return s
+}

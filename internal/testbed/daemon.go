@@ -1,0 +1,177 @@
+package testbed
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/admin"
+)
+
+// A Daemon is a running prefixproxy.
+type Daemon struct {
+	Dir string // state, sockets and configuration are below it
+	*Process
+
+	http *http.Client // to its admin page
+}
+
+// StartDaemon starts `prefixproxy run` with a configuration file. It adds the
+// sections membership and admin, so that nothing is shared with another daemon;
+// ${NAME} in config stands for the value in vars, and ${DIR} for the daemon's
+// directory.
+func StartDaemon(t testing.TB, config string, vars ...string) *Daemon {
+	t.Helper()
+	dir := t.TempDir()
+	return StartDaemonIn(t, dir, config, vars...)
+}
+
+// StartDaemonIn is StartDaemon with a directory that an earlier daemon had.
+func StartDaemonIn(t testing.TB, dir, config string, vars ...string) *Daemon {
+	t.Helper()
+	return startIn(t, dir, "run", config, vars...)
+}
+
+// StartDev starts `prefixproxy dev` likewise, with its data below dir/data.
+func StartDev(t testing.TB, dir, config string, vars ...string) *Daemon {
+	t.Helper()
+	return startIn(t, dir, "dev", config, append(vars, "TMPDIR="+dir)...)
+}
+
+func startIn(t testing.TB, dir, command, config string, vars ...string) *Daemon {
+	t.Helper()
+	file := filepath.Join(dir, "config.yaml")
+	config += `
+membership:
+  state_dir: ${DIR}/state
+admin:
+  listen: unix://${DIR}/admin.sock
+`
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{command, "--config", file}
+	if command == "dev" {
+		args = append(args, "--data-dir", filepath.Join(dir, "data"))
+	}
+	d := &Daemon{
+		Dir:     dir,
+		Process: Start(t, Program(t, append(vars, "DIR="+dir), args...)),
+		http: &http.Client{Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "admin.sock"))
+			},
+		}},
+	}
+	return d
+}
+
+// Get returns a page of the daemon.
+func (d *Daemon) Get(path string) (code int, body string, err error) {
+	resp, err := d.http.Get("http://localhost" + path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(text), err
+}
+
+// Status returns what /status.json says.
+func (d *Daemon) Status() (status admin.Status, err error) {
+	_, body, err := d.Get("/status.json")
+	if err != nil {
+		return status, err
+	}
+	return status, json.Unmarshal([]byte(body), &status)
+}
+
+// AwaitUp waits until the daemon answers, ready or not, and returns its status.
+func (d *Daemon) AwaitUp(t testing.TB) (status admin.Status) {
+	t.Helper()
+	d.eventually(t, "daemon up", func() (err error) {
+		status, err = d.Status()
+		return err
+	})
+	return status
+}
+
+// AwaitReady waits until the daemon is ready, and returns its status.
+func (d *Daemon) AwaitReady(t testing.TB) admin.Status {
+	t.Helper()
+	d.eventually(t, "daemon ready", func() error {
+		code, body, err := d.Get("/readyz")
+		if err == nil && code != http.StatusOK {
+			err = fmt.Errorf("%d %q", code, body)
+		}
+		return err
+	})
+	return d.AwaitUp(t)
+}
+
+// AwaitName waits until the daemon holds a name, and checks which.
+func (d *Daemon) AwaitName(t testing.TB, want string) {
+	t.Helper()
+	d.eventually(t, "a name", func() error {
+		status, err := d.Status()
+		if err == nil && status.State != "held" {
+			err = fmt.Errorf("state %s", status.State)
+		}
+		if err == nil && *status.Name != want {
+			t.Fatalf("got the name %q, want %q", *status.Name, want)
+		}
+		return err
+	})
+}
+
+// eventually is Eventually, for as long as the daemon lives.
+func (d *Daemon) eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	Eventually(t, what, func() error {
+		err := check()
+		select {
+		case <-d.Ended():
+			t.Fatalf("%s: the daemon has ended", what)
+		default:
+		}
+		return err
+	})
+}
+
+// Address returns where the daemon listens: the address of the listener of a
+// protocol that begins with prefix, like "udp://127.0.0.1:", without the scheme.
+func (d *Daemon) Address(t testing.TB, protocol, prefix string) string {
+	t.Helper()
+	for _, l := range d.AwaitUp(t).Listeners {
+		if l.Protocol == protocol && strings.HasPrefix(l.Address, prefix) {
+			_, address, _ := strings.Cut(l.Address, "://")
+			address, _, _ = strings.Cut(address, "?")
+			return address
+		}
+	}
+	t.Fatalf("no %s listener at %s…", protocol, prefix)
+	return ""
+}
+
+// CheckBooks fails the test unless every line is accounted for:
+// received + adopted = forwarded + dropped + queued + spooled.
+func CheckBooks(t testing.TB, status admin.Status) {
+	t.Helper()
+	for protocol, b := range status.Lines {
+		out := b.Forwarded + b.Queued + b.Spooled
+		for _, n := range b.Dropped {
+			out += n
+		}
+		if b.Received+b.Adopted != out {
+			t.Errorf("%s books don't balance: %+v", protocol, b)
+		}
+	}
+}

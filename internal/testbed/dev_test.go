@@ -1,0 +1,92 @@
+package testbed
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// devConfig gives dev ports that nobody else has.
+func devConfig(t testing.TB) (config string, statsd, carbon int) {
+	t.Helper()
+	statsd, carbon = FreePort(t), FreePort(t)
+	return fmt.Sprintf("listen:\n  statsd: [udp://localhost:%d]\n  carbon: [tcp://localhost:%d]\n", statsd, carbon), statsd, carbon
+}
+
+// dev needs nothing but itself: it is Denali, and prints what it would forward.
+func TestDev(t *testing.T) {
+	config, statsd, carbon := devConfig(t)
+	d := StartDev(t, t.TempDir(), config)
+	d.AwaitName(t, "Denali")
+	for _, host := range []string{"127.0.0.1", "[::1]"} {
+		send(t, "udp", fmt.Sprintf("%s:%d", host, statsd), "host.requests:1|c")
+		send(t, "tcp", fmt.Sprintf("%s:%d", host, carbon), "host.cpu 3.4 1700000000\n")
+	}
+	Eventually(t, "four lines on stdout, and nothing else", func() error {
+		lines := d.Stdout.Lines()
+		slices.Sort(lines)
+		want := []string{"Denali.cpu 3.4 1700000000", "Denali.cpu 3.4 1700000000", "Denali.requests:1|c", "Denali.requests:1|c"}
+		if !slices.Equal(lines, want) {
+			return fmt.Errorf("got %q, want %q", lines, want)
+		}
+		return nil
+	})
+	checkMembersCommand(t, d)
+	if code := d.Stop(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+}
+
+// checkMembersCommand runs the command that the greeting gives.
+func checkMembersCommand(t testing.TB, d *Daemon) {
+	t.Helper()
+	_, command, _ := strings.Cut(d.Stderr.Await(t, "prefixproxy members --config "), "prefixproxy ")
+	members := Start(t, Program(t, []string{"DIR=" + d.Dir}, strings.Fields(command)...))
+	if code := members.ExitCode(t); code != 0 {
+		t.Errorf("members ended with %d, want 0", code)
+	}
+	if got := members.Stdout.Text(); !strings.Contains(got, "Denali") {
+		t.Errorf("members printed\n%s\nwant Denali in it", got)
+	}
+}
+
+// A second dev on the same machine says which port is in use, and what to do.
+func TestSecondDev(t *testing.T) {
+	config, statsd, _ := devConfig(t)
+	first := StartDev(t, t.TempDir(), config)
+	first.AwaitName(t, "Denali")
+	second := StartDev(t, t.TempDir(), config)
+	if code := second.ExitCode(t); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	checkError(t, second.Process, fmt.Sprint(statsd))
+	second.Stderr.Await(t, "prefixproxy: hint: ")
+	if got := second.Stdout.Lines(); len(got) > 0 {
+		t.Errorf("stdout %q, want none", got)
+	}
+}
+
+// Where no --data-dir is given, the temporary one goes with the process.
+func TestDevLeavesNothing(t *testing.T) {
+	config, _, _ := devConfig(t)
+	dir := t.TempDir()
+	file, tmp := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "tmp")
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(config+"admin: {listen: \"\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := Start(t, Program(t, []string{"TMPDIR=" + tmp}, "dev", "--config", file))
+	p.Stderr.Await(t, "Denali")
+	if code := p.Stop(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+	left, err := os.ReadDir(tmp)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in the temporary directory: %v, %v; want nothing", left, err)
+	}
+}

@@ -1,0 +1,35 @@
+package testbed
+
+import (
+	"fmt"
+	"os/exec"
+	"testing"
+)
+
+// An Etcd is a single-node etcd server of the machine, as a process.
+type Etcd struct {
+	Endpoint string // client URL, whether it runs or not
+	args     []string
+	*Process
+}
+
+// NewEtcd returns a server that has not started; Start starts it, also again
+// after a Kill, with the data it had.
+func NewEtcd(t testing.TB) *Etcd {
+	t.Helper()
+	lookPath(t, "etcd", "etcd-server")
+	client := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
+	peer := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
+	return &Etcd{Endpoint: client, args: []string{
+		"--data-dir", t.TempDir(), "--logger", "zap", "--log-level", "error", "--name", "testbed",
+		"--listen-client-urls", client, "--advertise-client-urls", client,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "testbed=" + peer,
+	}}
+}
+
+// Start starts the server and waits until it listens.
+func (e *Etcd) Start(t testing.TB) {
+	t.Helper()
+	e.Process = Start(t, exec.Command("etcd", e.args...))
+	awaitListening(t, e.Process, e.Endpoint[len("http://"):])
+}

@@ -1,0 +1,247 @@
+package testbed
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A daemon with one listener of each protocol, whose Carbon lines go to CARBON.
+const smallConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: [udp://127.0.0.1:0]
+  carbon: [tcp://127.0.0.1:0]
+forward:
+  statsd: {to: ["stdout:"]}
+  carbon: {to: ["tcp://${CARBON}"]}
+`
+
+const (
+	statsdListener = "udp://127.0.0.1:"
+	carbonListener = "tcp://127.0.0.1:"
+)
+
+// Two daemons on one etcd get the two highest mountains. The name of the first
+// is free as soon as it stops: long before its lease would have ended, the next
+// daemon is Denali.
+func TestNames(t *testing.T) {
+	etcd := "ETCD=" + embeddedEtcd(t)
+	carbon := "CARBON=" + StartSink(t).Addr
+	first := StartDaemon(t, smallConfig, etcd, carbon)
+	first.AwaitName(t, "Denali")
+	second := StartDaemon(t, smallConfig, etcd, carbon)
+	second.AwaitName(t, "MtLogan")
+	if code := first.Stop(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+
+	freed := time.Now()
+	third := StartDaemon(t, smallConfig, etcd, carbon)
+	third.AwaitName(t, "Denali")
+	if took := time.Since(freed); took > 10*time.Second {
+		t.Errorf("the freed name was claimed after %v, as if its lease of 15s had run out", took)
+	}
+	send(t, "udp", second.Address(t, "statsd", statsdListener), "host.requests:1|c")
+	second.Stdout.Await(t, "MtLogan.requests:1|c")
+}
+
+// What a daemon has received it forwards before it ends: lines that an upstream
+// has not taken when SIGTERM comes arrive all the same, once each, in order.
+func TestDrain(t *testing.T) {
+	sink := StartStalledSink(t)
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
+	d.AwaitReady(t)
+	const n = 10_000
+	var lines strings.Builder
+	for i := range n {
+		fmt.Fprintf(&lines, "host.drained %d 1700000000\n", i)
+	}
+	send(t, "tcp", d.Address(t, "carbon", carbonListener), lines.String())
+	Eventually(t, "all lines received", func() error {
+		if received := d.AwaitUp(t).Lines["carbon"].Received; received != n {
+			return fmt.Errorf("%d are, of %d", received, n)
+		}
+		return nil
+	})
+	d.Signal(syscall.SIGTERM)
+	d.Stderr.Await(t, "draining")
+	sink.Read()
+	if code := d.ExitCode(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+	sink.Await(t, "drained 9999 ")
+	for i, line := range sink.Lines() {
+		if want := fmt.Sprintf("Denali.drained %d 1700000000", i); line != want {
+			t.Fatalf("line %d is %q, want %q", i, line, want)
+		}
+	}
+}
+
+// Without etcd the listeners are up, and what comes is held until a name does.
+func TestEtcdComesLater(t *testing.T) {
+	etcd := NewEtcd(t)
+	sink := StartSink(t)
+	d := StartDaemon(t, smallConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
+	if status := d.AwaitUp(t); status.State != "claiming" || status.Name != nil {
+		t.Errorf("state %q, name %v; want claiming and none", status.State, status.Name)
+	}
+	if code, body, _ := d.Get("/readyz"); code != 503 {
+		t.Errorf("/readyz is %d %q, want 503", code, body)
+	}
+	if code, body, _ := d.Get("/healthz"); code != 200 {
+		t.Errorf("/healthz is %d %q, want 200", code, body)
+	}
+	send(t, "tcp", d.Address(t, "carbon", carbonListener), "host.held 1 1700000000\nother.free 2 1700000000\n")
+	sink.Await(t, "other.free 2 1700000000") // needs no name
+	etcd.Start(t)
+	sink.Await(t, "Denali.held 1 1700000000")
+	if got := d.AwaitReady(t); *got.Name != "Denali" {
+		t.Errorf("name %q, want Denali", *got.Name)
+	}
+	CheckBooks(t, d.AwaitUp(t))
+}
+
+// Without Graphite the lines are held until it comes: none is lost.
+func TestGraphiteComesLater(t *testing.T) {
+	carbon := NewCarbonCache(t)
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
+	d.AwaitName(t, "Denali")
+	now := time.Now().Unix()
+	var lines strings.Builder
+	const metrics = 500
+	for i := range metrics {
+		fmt.Fprintf(&lines, "host.later.%d %d %d\n", i, i, now)
+	}
+	send(t, "tcp", d.Address(t, "carbon", carbonListener), lines.String())
+	Eventually(t, "all lines queued", func() error {
+		if queued := d.AwaitUp(t).Lines["carbon"].Queued; queued != metrics {
+			return fmt.Errorf("%d are, of %d", queued, metrics)
+		}
+		return nil
+	})
+	if code, body, _ := d.Get("/readyz"); code != 503 || !strings.Contains(body, "carbon") {
+		t.Errorf("/readyz is %d %q, want 503 for Carbon", code, body)
+	}
+	carbon.Start(t)
+	for i := range metrics {
+		carbon.AwaitValue(t, now, float64(i), "Denali", "later", fmt.Sprint(i))
+	}
+	status := d.AwaitReady(t)
+	CheckBooks(t, status)
+	if got := status.Lines["carbon"].Forwarded; got != metrics {
+		t.Errorf("%d lines forwarded, want %d", got, metrics)
+	}
+}
+
+// A restart of Graphite costs no line that was sent after it had gone.
+func TestGraphiteRestarts(t *testing.T) {
+	carbon := NewCarbonCache(t)
+	carbon.Start(t)
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
+	d.AwaitReady(t)
+	address := d.Address(t, "carbon", carbonListener)
+	now := time.Now().Unix()
+	send(t, "tcp", address, fmt.Sprintf("host.before 1 %d\n", now))
+	carbon.AwaitValue(t, now, 1, "Denali", "before")
+	carbon.Stop(t)
+	d.Stderr.Await(t, "upstream down")
+	send(t, "tcp", address, fmt.Sprintf("host.after 2 %d\n", now))
+	carbon.Start(t)
+	carbon.AwaitValue(t, now, 2, "Denali", "after")
+}
+
+// SIGHUP does nothing yet, and says so.
+func TestHangup(t *testing.T) {
+	sink := StartSink(t)
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
+	d.AwaitName(t, "Denali")
+	d.Signal(syscall.SIGHUP)
+	d.Stderr.Await(t, "SIGHUP")
+	d.AwaitName(t, "Denali")
+	d.Signal(syscall.SIGINT)
+	if code := d.ExitCode(t); code != 0 {
+		t.Errorf("exit code %d after SIGINT, want 0", code)
+	}
+}
+
+// A second SIGTERM ends a drain that takes its time.
+func TestSecondSignal(t *testing.T) {
+	down := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+down)
+	d.AwaitName(t, "Denali")
+	send(t, "tcp", d.Address(t, "carbon", carbonListener), "host.waits 1 1700000000\n")
+	Eventually(t, "a line to drain", func() error {
+		if queued := d.AwaitUp(t).Lines["carbon"].Queued; queued != 1 {
+			return fmt.Errorf("%d lines queued", queued)
+		}
+		return nil
+	})
+	// Signals in quick succession count as one, so this sends more than two.
+	Eventually(t, "the end", func() error {
+		d.Signal(syscall.SIGTERM)
+		select {
+		case <-d.Ended():
+			return nil
+		default:
+			return errors.New("the daemon goes on")
+		}
+	})
+	if code := d.ExitCode(t); code != 1 {
+		t.Errorf("exit code %d after a second SIGTERM, want 1", code)
+	}
+}
+
+// What keeps a daemon from starting ends it with the right code, and an error
+// that names the obstacle.
+func TestCannotStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	etcd := "ETCD=" + embeddedEtcd(t)
+	sink := StartSink(t)
+	running := StartDaemon(t, smallConfig, etcd, "CARBON="+sink.Addr)
+	running.AwaitName(t, "Denali")
+
+	for _, tt := range []struct {
+		what   string
+		dir    string
+		config string
+		code   int
+		says   string
+	}{
+		{"a port in use", t.TempDir(), strings.Replace(smallConfig, "carbon: [tcp://127.0.0.1:0]", "carbon: [tcp://127.0.0.1:"+port+"]", 1), 1, port},
+		{"a state directory in use", running.Dir, smallConfig, 1, running.Dir},
+		{"an invalid configuration", t.TempDir(), strings.Replace(smallConfig, "listen:", "lissen:", 1), 2, "lissen"},
+		{"no etcd endpoint", t.TempDir(), strings.Replace(smallConfig, `endpoints: ["${ETCD}"]`, "endpoints: []", 1), 2, "etcd.endpoints"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			d := StartDaemonIn(t, tt.dir, tt.config, etcd, "CARBON="+sink.Addr)
+			if code := d.ExitCode(t); code != tt.code {
+				t.Errorf("exit code %d, want %d", code, tt.code)
+			}
+			checkError(t, d.Process, tt.says)
+		})
+	}
+	running.AwaitName(t, "Denali") // and is none the worse
+}
+
+// checkError checks that a process has said what went wrong, for a person.
+func checkError(t testing.TB, p *Process, says string) {
+	t.Helper()
+	text := p.Stderr.Text()
+	if !strings.Contains(p.Stderr.Await(t, "prefixproxy: error: "), says) {
+		t.Errorf("got the error\n%s\nwant it to name %q", text, says)
+	}
+	if strings.Contains(text, "goroutine ") {
+		t.Errorf("a stack trace:\n%s", text)
+	}
+}

@@ -1,0 +1,57 @@
+package testbed
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+)
+
+// FreePort returns a port on which nobody listens at 127.0.0.1, by TCP or UDP.
+// It is not one that the kernel would give to an outgoing connection before the
+// test's server takes it.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		if isFree(port) {
+			return port
+		}
+	}
+	t.Fatal("no free port in a hundred tries")
+	return 0
+}
+
+func isFree(port int) bool {
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	tcp, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	tcp.Close()
+	udp, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return false
+	}
+	udp.Close()
+	return true
+}
+
+// awaitListening waits until somebody accepts connections at addr, or p, which
+// should, has ended.
+func awaitListening(t testing.TB, p *Process, addr string) {
+	t.Helper()
+	Eventually(t, "listening on "+addr, func() error {
+		select {
+		case <-p.Ended():
+			t.Fatalf("%v ended", p.cmd.Args)
+		default:
+		}
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}

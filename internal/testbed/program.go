@@ -1,0 +1,53 @@
+package testbed
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// programDir is where the program is built; Main makes it.
+var programDir string
+
+// Main is the TestMain of a package whose tests run the program.
+func Main(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "prefixproxy-testbed-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	programDir = dir
+	return m.Run()
+}
+
+// build builds the program once, with the race detector where the test has it:
+// a race in the daemon then fails the test by its exit code.
+var build = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(programDir, "prefixproxy")
+	args := []string{"build", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "github.com/prefixproxy/prefixproxy/cmd/prefixproxy")...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)
+	}
+	return path, nil
+})
+
+// Program returns the command that runs the real program with args. Its
+// environment holds vars, each "NAME=value", and nothing else of ours.
+func Program(t testing.TB, vars []string, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Env = append([]string{"GORACE=halt_on_error=1"}, vars...)
+	return cmd
+}

@@ -1,0 +1,32 @@
+package testbed
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// Patience is how long a test waits for what must happen: long enough for a
+// slow machine under load, short enough to end a test that waits in vain.
+const Patience = time.Minute
+
+// Eventually waits until check returns nil, and ends the test with check's last
+// error when it never does.
+func Eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v: %v", what, Patience, err)
+		}
+	}
+}
