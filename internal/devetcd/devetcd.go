@@ -1,0 +1,89 @@
+// Package devetcd runs an embedded single-node etcd: for trying things out, and
+// for tests. It listens on loopback alone, and it does not sync to disk: what
+// it holds survives the process, but not a crash of the machine.
+package devetcd
+
+import (
+	"fmt"
+	"net/url"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// startTime bounds how long a server may take until it answers.
+const startTime = 30 * time.Second
+
+// A Server is an embedded etcd. One goroutine at a time may use it.
+type Server struct {
+	dir  string
+	addr string // host:port; the port is 0 until the first start
+	etcd *embed.Etcd
+}
+
+// Start starts a server with its data in dir, which it makes when it is not
+// there, on a free port of 127.0.0.1. It returns when the server answers; the
+// caller closes it.
+func Start(dir string) (*Server, error) {
+	s := &Server{dir: dir, addr: "127.0.0.1:0"}
+	if err := s.Restart(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Endpoint returns the client URL: http://127.0.0.1:<port>.
+func (s *Server) Endpoint() string { return "http://" + s.addr }
+
+// Close stops the server and waits until it has. The data stays.
+func (s *Server) Close() {
+	if s.etcd != nil {
+		s.etcd.Close()
+		s.etcd = nil
+	}
+}
+
+// Restart starts the server again after Close, with its data and on its port.
+func (s *Server) Restart() error {
+	e, err := embed.StartEtcd(s.config())
+	if err == nil {
+		err = ready(e)
+	}
+	if err != nil {
+		return fmt.Errorf("start the embedded etcd on %s with its data in %s: %w", s.addr, s.dir, err)
+	}
+	s.etcd, s.addr = e, e.Clients[0].Addr().String()
+	return nil
+}
+
+// ready waits until e answers, and closes it when it does not.
+func ready(e *embed.Etcd) (err error) {
+	select {
+	case <-e.Server.ReadyNotify():
+		return nil
+	case err = <-e.Err():
+	case <-time.After(startTime):
+		err = fmt.Errorf("it does not answer within %v", startTime)
+	}
+	e.Close()
+	return err
+}
+
+// config returns the configuration: quiet, small, and on loopback.
+func (s *Server) config() *embed.Config {
+	cfg := embed.NewConfig()
+	cfg.Dir = s.dir
+	client := url.URL{Scheme: "http", Host: s.addr}
+	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"} // nobody will call
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	cfg.UnsafeNoFsync = true
+	cfg.EnableGRPCGateway = false
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "revision", "1000"
+	cfg.QuotaBackendBytes = 64 << 20
+	cfg.BcryptCost = 4 // the least: its users are made up by tests
+	return cfg
+}

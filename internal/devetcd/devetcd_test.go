@@ -1,0 +1,64 @@
+package devetcd_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+func TestRestartKeepsDataAndPort(t *testing.T) {
+	s := devetcdtest.Start(t)
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Endpoint()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Put(t.Context(), "mountain", "Denali"); err != nil {
+		t.Fatal(err)
+	}
+
+	before := s.Endpoint()
+	s.Close()
+	if err := s.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Endpoint(); got != before {
+		t.Errorf("endpoint after the restart: got %s, want %s", got, before)
+	}
+	resp, err := c.Get(t.Context(), "mountain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "Denali" {
+		t.Errorf("value after the restart: got %v, want Denali", resp.Kvs)
+	}
+}
+
+// The libraries and the data path must not pull the etcd server in: importers
+// would inherit some 60 modules, and the data path a consensus server.
+func TestServerIsNotImported(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no go command")
+	}
+	const module = "github.com/prefixproxy/prefixproxy"
+	for _, pkg := range []string{module + "/membership", module + "/proxy"} {
+		out, err := exec.Command("go", "list", "-deps", pkg).Output()
+		if err != nil {
+			t.Fatalf("go list -deps %s: %v", pkg, err)
+		}
+		deps := strings.Fields(string(out))
+		if len(deps) == 0 {
+			t.Fatalf("go list -deps %s: no output", pkg)
+		}
+		for _, dep := range deps {
+			if strings.HasPrefix(dep, "go.etcd.io/etcd/server/") {
+				t.Errorf("%s imports %s", pkg, dep)
+			}
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A tenancy is the claim that Run keeps, with what others need not see of it.
+type tenancy struct {
+	*Claim
+	ttl        time.Duration // as granted
+	sent       time.Duration // by now: when the last renewal (or the grant) was sent
+	usableFrom time.Duration // by now: the horizon stays past until then
+}
+
+// acquire returns a new claim, which Current has from then on; nil when ctx has
+// ended.
+func (h *Holder) acquire(ctx context.Context) *tenancy {
+	var retry retries
+	for ctx.Err() == nil {
+		held, err := h.attempt(ctx)
+		if errors.Is(err, ErrNoFreeName) {
+			h.outage.over()
+			err = h.wait(ctx)
+		}
+		switch {
+		case held != nil:
+			h.outage.over()
+			h.hold(held)
+			return held
+		case ctx.Err() != nil:
+		case err == nil: // a name was freed
+			retry.reset()
+		default:
+			h.outage.failed(err, retry.failures)
+			sleep(ctx, retry.next())
+		}
+	}
+	return nil
+}
+
+// attempt claims a name once.
+func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
+	// 1. Tell the pool of a data loss before claiming in it.
+	if h.unmarked {
+		if err := h.request(ctx, h.store.mark); err != nil {
+			return nil, err
+		}
+		h.unmarked = false
+	}
+	// 2. Get rid of the lease that is no good any more.
+	if h.lease != nil && h.lease.spent {
+		if err := h.request(ctx, h.revoke); err != nil {
+			return nil, err
+		}
+	}
+	// 3. Get a lease, unless there is one from an attempt whose outcome is
+	// unknown. Its time counts from here.
+	if h.lease == nil {
+		if err := h.request(ctx, h.grant); err != nil {
+			return nil, err
+		}
+	}
+	// 4. Claim under it, or find out what was claimed under it.
+	var got claimed
+	err := h.request(ctx, func(ctx context.Context) (err error) {
+		got, err = h.store.claim(ctx, h.lease.id, h.own)
+		return err
+	})
+	if errors.Is(err, Expired) {
+		h.lease = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h.tenancyOf(got), nil
+}
+
+func (h *Holder) grant(ctx context.Context) error {
+	sent := h.now()
+	id, ttl, err := h.store.grant(ctx)
+	if err == nil {
+		h.lease = &lease{id: id, ttl: ttl, sent: sent}
+	}
+	return err
+}
+
+func (h *Holder) revoke(ctx context.Context) error {
+	err := h.store.revoke(ctx, h.lease.id)
+	if err == nil {
+		h.lease = nil
+	}
+	return err
+}
+
+// wait returns when a name was freed, or after a while.
+func (h *Holder) wait(ctx context.Context) error {
+	if *h.idle.Load() != Waiting {
+		h.letGo(Waiting)
+		h.log.Warn("all names are taken; waiting for one", "names", len(h.cfg.Names))
+	}
+	if err := h.request(ctx, h.revoke); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, waitAtMost)
+	defer cancel()
+	err := h.store.awaitFree(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// request makes a request that belongs to a claim. It has a time-out of its
+// own, which leaves half of the claim's usable time.
+func (h *Holder) request(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL/3)
+	defer cancel()
+	err := f(ctx)
+	h.checkDataLoss(err)
+	return err
+}
+
+// checkDataLoss takes note when err says that etcd lost data: others may hold
+// names that etcd knows nothing of any more, for one TTL at most. The marker,
+// which we leave before we claim again, tells all who claim in that time, us
+// among them.
+func (h *Holder) checkDataLoss(err error) {
+	if errors.Is(err, DataLoss) {
+		h.log.Error("etcd lost data: its revision ran backwards", "hint", "restore backups with --bump-revision; for a while two hosts may have had one name")
+		h.unmarked = true
+	}
+}
+
+// tenancyOf returns the tenancy of what was claimed under h.lease.
+func (h *Holder) tenancyOf(got claimed) *tenancy {
+	now := h.now()
+	held := &tenancy{
+		Claim: &Claim{
+			Name:     got.name,
+			Key:      got.key,
+			Owner:    h.cfg.Owner,
+			LeaseID:  h.lease.id,
+			Revision: got.revision,
+			now:      h.now,
+		},
+		ttl:  h.lease.ttl,
+		sent: h.lease.sent,
+	}
+	if got.marked {
+		held.usableFrom = now + held.ttl
+	}
+	if got.takenOver && !h.own.here {
+		held.usableFrom = now + max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
+	}
+	return held
+}
+
+// hold makes held the current claim.
+func (h *Holder) hold(held *tenancy) {
+	h.own = nil
+	held.extend(h.now())
+	h.claim.Store(held.Claim)
+	h.claims.Add(1)
+	h.notify()
+	h.log.Info("name claimed", "name", held.Name, "owner", held.Owner, "revision", held.Revision)
+	if wait := held.usableFrom - h.now(); wait > 0 {
+		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "for", wait.Round(time.Second))
+	}
+	h.remember(memory{Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl})
+}
+
+// extend moves the horizon as far as the last renewal reaches, if the claim may
+// be used at all by now. It says whether that ended a suspension.
+func (t *tenancy) extend(now time.Duration) (resumed bool) {
+	return now >= t.usableFrom && t.extendTo(t.sent+horizonShare(t.ttl))
+}

@@ -1,0 +1,141 @@
+package membership
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+)
+
+// Config steers a Holder. DefaultConfig returns the defaults that the field
+// comments give; Problems checks a Config.
+type Config struct {
+	// Pool is the set of hosts that share one list of names; default
+	// "default". Hosts of different pools never meet: each pool has a Denali.
+	Pool string `yaml:"pool"`
+
+	// Owner is who we are, for people: it is what etcd shows beside the name.
+	// Default "", which stands for the host name. It proves nothing: two
+	// holders with one owner get two names.
+	Owner string `yaml:"owner"`
+
+	// Names is the list to claim from, in order; default Mountains. Too short
+	// a list leaves hosts waiting without a name.
+	Names []string `yaml:"names"`
+
+	// TTL is the lease's time to live, in whole seconds; default 15s. A short
+	// one suspends the claim at every hiccup of etcd; a long one keeps the
+	// name of a host that crashed from the others for that long.
+	TTL time.Duration `yaml:"ttl"`
+
+	// OnStop is what becomes of the name when Run ends; default release.
+	OnStop OnStop `yaml:"on_stop"`
+
+	// StateDir is the directory of State; default /var/lib/prefixproxy.
+	StateDir string `yaml:"state_dir"`
+}
+
+// OnStop says what becomes of the name when the holder ends.
+type OnStop string
+
+// The values of OnStop.
+const (
+	Release OnStop = "release" // free at once
+	Keep    OnStop = "keep"    // the lease runs out by itself, so that a restart finds the name again
+)
+
+// The bounds of a configuration.
+const (
+	maxNameBytes  = 64
+	maxOwnerBytes = 255
+	minTTL        = 5 * time.Second // renewals every TTL/6 leave room for four attempts before the horizon
+	maxTTL        = time.Hour       // a crashed host's name is lost to the pool for that long, and more
+)
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		Pool:     "default",
+		Names:    Mountains(),
+		TTL:      15 * time.Second,
+		OnStop:   Release,
+		StateDir: "/var/lib/prefixproxy",
+	}
+}
+
+// Problems returns what is wrong with the configuration, all of it.
+func (c Config) Problems() conf.Problems {
+	var ps conf.Problems
+	checkName("membership.pool", "pool", c.Pool, &ps)
+	if !isOwner(c.Owner) {
+		ps.Addf("membership.owner", fmt.Sprintf("printable ASCII, at most %d bytes", maxOwnerBytes), "owner %s is not usable", showOwner(c.Owner))
+	}
+	checkNames(c.Names, &ps)
+	switch {
+	case c.TTL < minTTL || c.TTL > maxTTL:
+		ps.Addf("membership.ttl", "5s to 1h; 15s suits most", "ttl %v is out of range", c.TTL)
+	case c.TTL%time.Second != 0:
+		ps.Addf("membership.ttl", fmt.Sprintf("ttl: %v", c.TTL.Round(time.Second)), "ttl %v is not in whole seconds, and etcd counts leases in whole seconds", c.TTL)
+	}
+	if c.OnStop != Release && c.OnStop != Keep {
+		ps.Addf("membership.on_stop", "release or keep", "on_stop %q is unknown", c.OnStop)
+	}
+	if c.StateDir == "" {
+		ps.Addf("membership.state_dir", "state_dir: /var/lib/prefixproxy", "state_dir is empty")
+	}
+	return ps
+}
+
+func checkNames(names []string, ps *conf.Problems) {
+	if len(names) == 0 {
+		ps.Addf("membership.names", "names: mountains", "the list of names is empty")
+	}
+	first := make(map[string]int, len(names))
+	for i, name := range names {
+		path := fmt.Sprintf("membership.names[%d]", i)
+		checkName(path, "name", name, ps)
+		if at, seen := first[name]; seen {
+			ps.Addf(path, "names are unique; remove one", "name %q is in the list already, at [%d]", name, at)
+			continue
+		}
+		first[name] = i
+	}
+}
+
+func checkName(path, what, name string, ps *conf.Problems) {
+	if !isName(name) {
+		ps.Addf(path, fmt.Sprintf("letters, digits, _ and -, 1 to %d bytes", maxNameBytes), "%s %q is not usable", what, name)
+	}
+}
+
+// isName says whether s may be the name of a pool or of a host: 1 to 64 bytes
+// of letters, digits, '_' and '-', which are safe in a metric path and in a key.
+func isName(s string) bool {
+	for i := range len(s) {
+		switch b := s[i]; {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '_', b == '-':
+		default:
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= maxNameBytes
+}
+
+// isOwner says whether s may be an owner: printable ASCII, at most 255 bytes.
+func isOwner(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return len(s) <= maxOwnerBytes
+}
+
+// showOwner returns an owner as it may be shown to people: as it is when it is
+// one, and otherwise cut and quoted, because anybody can write to etcd.
+func showOwner(s string) string {
+	if isOwner(s) {
+		return s
+	}
+	return fmt.Sprintf("%+q", s[:min(len(s), maxOwnerBytes)])
+}

@@ -1,0 +1,63 @@
+// Package membership gives each host of a pool a short name of its own, the
+// first free one of a list, for as long as the host lives. It uses etcd: a name
+// is a key under a lease.
+//
+// Join and Members are the small calls: claim, and see who is there. A Holder
+// is the daemon's way: it claims a name, keeps it, and claims another when it
+// is lost. Consumers ask Current before each use of the name.
+//
+// # A lease's walk
+//
+// The files, in the order in which a lease meets them:
+//
+//	member.go       Join and Members: the calls for those who keep their own lease
+//	ladder.go       the claim's transaction: the first free name, exactly
+//	names.go        the lists to claim from
+//	config.go       what a Holder is told
+//	claim.go        a name under a lease, and its horizon
+//	phase.go        what a Holder is at; why a claim was lost
+//	state.go        what is remembered from one start to the next
+//	holder.go       Holder: the snapshots, and Run: claim → renew → lost → re-claim → release
+//	acquire.go      the way to a claim: grant, claim, wait
+//	keep.go         the way of a claim: renew, suspend, resume, lose
+//	outage.go       when etcd fails us: what is said, and when to try again
+//	store.go        how all this lies in etcd, and what etcd's errors mean
+//	renewstream.go  renewals over one stream
+//	client.go       the etcd client that a Holder wants
+//
+// # Phases
+//
+//	      all taken
+//	waiting ◄─────────┐
+//	   │ one freed    │
+//	   └─────────► claiming ◄───────────────┐
+//	                  │ claimed             │ lost
+//	                  ▼       past horizon  │
+//	                held ────────────► suspended
+//	                  │  ◄────────────
+//	                  │       renewed
+//	                  ▼ Run ends
+//	              released
+//
+// A claim may be lost from held just as from suspended, and Run may end at any
+// phase. A claim that needs a TTL of caution begins suspended: one taken over from a copied state
+// directory, or made after etcd lost data.
+//
+// # Safety
+//
+// A claim may be used until its horizon: two thirds of the granted TTL after
+// the last successful renewal (or the grant) was sent, by a clock that counts
+// the machine's suspension. etcd ends the lease one whole TTL after it received
+// that request at the earliest, so that nobody else can have the name before
+// the horizon. Current checks this at each call, and needs nobody to be awake.
+//
+// # Not promised
+//
+// Nothing downstream checks the fencing token (Claim.Revision): who has asked
+// Current and is then stopped before the use, be it by the scheduler or by a
+// paused hypervisor, uses the name late. The clocks' rates must agree to within
+// a third. A virtual machine that was cloned alive, a cluster that was wiped or
+// restored without --bump-revision, and a key that was deleted by hand can give
+// two hosts one name for up to one renewal period. Lists longer than 120 names
+// are gone through forward: a name freed after its turn is not come back to.
+package membership

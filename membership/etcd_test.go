@@ -1,0 +1,132 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+)
+
+// sharedEtcd is one server for the tests that do not stop theirs; each test
+// has a pool of its own in it.
+var sharedEtcd *devetcd.Server
+
+func TestMain(m *testing.M) { os.Exit(withSharedEtcd(m)) }
+
+func withSharedEtcd(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "membership")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if sharedEtcd, err = devetcd.Start(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer sharedEtcd.Close()
+	return m.Run()
+}
+
+// newClient returns a client of s that ends with the test.
+func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *clientv3.Client {
+	t.Helper()
+	cfg := ClientConfig([]string{s.Endpoint()})
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(interceptors...))
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// testConfig returns a configuration with a pool of the test's own.
+func testConfig(t *testing.T, names ...string) Config {
+	cfg := DefaultConfig()
+	cfg.Pool = strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
+	cfg.Owner = "homer"
+	cfg.TTL = minTTL
+	if len(names) > 0 {
+		cfg.Names = names
+	}
+	return cfg
+}
+
+// A running holder, and the way to end it.
+type running struct {
+	*Holder
+	stop func() // ends Run and waits for it; may be called twice
+}
+
+// start runs a holder until the test ends, at the latest.
+func start(t *testing.T, c *clientv3.Client, cfg Config, state *State) running {
+	t.Helper()
+	h, err := NewHolder(c, cfg, state, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run(t, h)
+}
+
+func run(t *testing.T, h *Holder) running {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := h.Run(ctx); err != nil {
+			t.Errorf("Run: got %v, want nil", err)
+		}
+	})
+	r := running{Holder: h, stop: func() { cancel(); wg.Wait() }}
+	t.Cleanup(r.stop)
+	return r
+}
+
+func testLog(t *testing.T) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), nil))
+}
+
+// await waits until the holder has changed to where ok is true.
+func (r running) await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(4 * time.Minute)
+	for {
+		changed := r.Changed()
+		if ok() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			c, valid := r.Current()
+			t.Fatalf("waited for %s: phase %s, claim %+v (%v)", what, r.Phase(), c, valid)
+		}
+	}
+}
+
+// held waits for a good claim and returns it.
+func (r running) held(t *testing.T) *Claim {
+	t.Helper()
+	var c *Claim
+	r.await(t, "a claim", func() (ok bool) { c, ok = r.Current(); return ok })
+	return c
+}
+
+func newState(t *testing.T, dir string) *State {
+	t.Helper()
+	s, err := OpenState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}

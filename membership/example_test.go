@@ -1,0 +1,207 @@
+package membership_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// connect returns a client of an etcd of its own. In a program, the endpoints
+// come from the configuration.
+func connect() (client *clientv3.Client, done func()) {
+	dir, err := os.MkdirTemp("", "membership")
+	if err != nil {
+		log.Fatal(err)
+	}
+	server, err := devetcd.Start(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	client, err = clientv3.New(membership.ClientConfig([]string{server.Endpoint()}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	return client, func() {
+		client.Close()
+		server.Close()
+		os.RemoveAll(dir)
+	}
+}
+
+func ExampleJoin() {
+	etcdclient, done := connect()
+	defer done()
+	ctx := context.Background()
+
+	IDs := membership.PrefixedNumerics("/example/", 3)
+	lease, err := etcdclient.Grant(ctx, 15)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for range 4 {
+		member, err := membership.Join(etcdclient, ctx, lease.ID, "homer", IDs)
+		if err == membership.ErrNoFreeName {
+			fmt.Println("all claimed")
+			break
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(member.Key, member.Value)
+	}
+	// Output:
+	// /example/1 homer
+	// /example/2 homer
+	// /example/3 homer
+	// all claimed
+}
+
+func ExampleMembers() {
+	etcdclient, done := connect()
+	defer done()
+	ctx := context.Background()
+
+	IDs := membership.Mountains()
+	lease, err := etcdclient.Grant(ctx, 15)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, who := range []string{"homer", "marge"} {
+		if _, err := membership.Join(etcdclient, ctx, lease.ID, who, IDs); err != nil {
+			log.Fatal(err)
+		}
+	}
+	members, err := membership.Members(etcdclient, IDs)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, member := range members {
+		fmt.Println(member.Key, member.Value)
+	}
+	// Output:
+	// Denali homer
+	// MtLogan marge
+}
+
+func ExampleHolder() {
+	client, done := connect()
+	defer done()
+
+	cfg := membership.DefaultConfig()
+	cfg.Owner = "foo-ns31"
+	holder, err := membership.NewHolder(client, cfg, nil, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- holder.Run(ctx) }()
+
+	changed := holder.Changed()
+	fmt.Println(holder.Phase())
+	<-changed
+	if claim, ok := holder.Current(); ok {
+		fmt.Println(claim.Name, claim.Owner, holder.Phase())
+	}
+
+	stop() // when nothing is sent under the name any more
+	fmt.Println(<-ended, holder.Phase())
+	// Output:
+	// claiming
+	// Denali foo-ns31 held
+	// <nil> released
+}
+
+func ExampleList() {
+	client, done := connect()
+	defer done()
+
+	cfg := membership.DefaultConfig()
+	cfg.Owner = "foo-ns31"
+	holder, err := membership.NewHolder(client, cfg, nil, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	changed := holder.Changed()
+	go func() { ended <- holder.Run(ctx) }()
+	<-changed
+
+	held, err := membership.List(ctx, client, cfg.Pool, cfg.Names)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, h := range held {
+		fmt.Println(h.Name, h.Owner)
+	}
+	fmt.Println(len(cfg.Names)-len(held), "free")
+
+	stop()
+	<-ended
+	// Output:
+	// Denali foo-ns31
+	// 99 free
+}
+
+// A second holder on one directory is refused.
+func ExampleOpenState() {
+	dir, err := os.MkdirTemp("", "membership")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+
+	state, err := membership.OpenState(dir)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer state.Close()
+	_, err = membership.OpenState(state.Dir())
+	fmt.Println(err != nil)
+	// Output:
+	// true
+}
+
+// NewClaim is for tests of what uses claims.
+func ExampleNewClaim() {
+	claim := membership.NewClaim("Denali", time.Hour)
+	fmt.Println(claim.Name, claim.Valid())
+
+	late := membership.NewClaim("MtLogan", -time.Second)
+	fmt.Println(late.Name, late.Valid())
+	late.Extend(time.Hour)
+	fmt.Println(late.Name, late.Valid())
+	// Output:
+	// Denali true
+	// MtLogan false
+	// MtLogan true
+}
+
+func ExampleMountains() {
+	fmt.Println(membership.Mountains()[:3])
+	// Output: [Denali MtLogan PicodeOrizaba]
+}
+
+func ExampleMountainTable() {
+	for _, m := range membership.MountainTable()[:3] {
+		fmt.Println(m.Rank, m.Identifier, m.Elevation, "m")
+	}
+	// Output:
+	// 1 Denali 6194 m
+	// 2 MtLogan 5956 m
+	// 3 PicodeOrizaba 5636 m
+}
+
+func ExamplePrefixedNumerics() {
+	names := membership.PrefixedNumerics("web-", 200)
+	fmt.Println(names[0], names[199])
+	// Output: web-1 web-200
+}

@@ -1,0 +1,237 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// The rhythm of a holder. A claim may be used for two thirds of the TTL after
+// the request that made or renewed it was sent; what is left is for the clocks
+// to disagree in, and for a successor not to meet us.
+const (
+	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
+	maxRenewTime  = 1500 * time.Millisecond // or TTL/6
+	releaseTime   = 2 * time.Second
+	waitAtMost    = time.Minute // then a waiting holder asks again without having been told of a free name
+)
+
+func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
+
+// A Holder claims a name, keeps it, and claims another when it is lost.
+//
+// Run's goroutine owns the lease and all that is not atomic or under mu; what
+// others may call reads snapshots.
+type Holder struct {
+	cfg   Config
+	store store
+	state *State // nil: no memory
+	now   clock
+	log   *slog.Logger
+
+	claim  atomic.Pointer[Claim] // nil: none
+	idle   atomic.Pointer[Phase] // the phase while there is no claim
+	claims atomic.Uint64
+	losses map[Loss]*atomic.Uint64 // the map itself never changes
+
+	mu      sync.Mutex
+	changed chan struct{} // closed at the next change
+
+	own      *memory // what the last process held, until the first claim
+	lease    *lease  // nil: none
+	unmarked bool    // we saw a data loss and have not left the marker yet
+	outage   outage
+}
+
+// A lease is one that etcd granted to us.
+type lease struct {
+	id    clientv3.LeaseID
+	ttl   time.Duration // as granted
+	sent  time.Duration // by now: when the grant was sent
+	spent bool          // nothing is claimed under it any more: to be revoked
+}
+
+// NewHolder returns a holder that has not begun; it does not ask etcd for
+// anything. It refuses a configuration that has Problems. A nil state is no
+// memory: every start is a host's first. A nil log discards.
+func NewHolder(c *clientv3.Client, cfg Config, state *State, log *slog.Logger) (*Holder, error) {
+	if err := cfg.Problems().Err(); err != nil {
+		return nil, err
+	}
+	if cfg.Owner == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("find the host name to be our owner: %w", err)
+		}
+		cfg.Owner = showOwner(host)
+	}
+	return newHolder(newEtcdStore(c, cfg), cfg, state, boottime, log), nil
+}
+
+func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logger) *Holder {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	h := &Holder{
+		cfg:     cfg,
+		store:   store,
+		state:   state,
+		now:     now,
+		log:     log.With("pool", cfg.Pool),
+		losses:  make(map[Loss]*atomic.Uint64),
+		changed: make(chan struct{}),
+	}
+	for _, l := range Losses() {
+		h.losses[l] = new(atomic.Uint64)
+	}
+	h.outage = outage{log: h.log, now: now}
+	h.idle.Store(new(Claiming))
+	return h
+}
+
+// Current returns the claim. (nil, false): there is none. (claim, false): it is
+// suspended. (claim, true): it may be used now. It takes no lock, and is right
+// even when Run stalls.
+func (h *Holder) Current() (*Claim, bool) {
+	c := h.claim.Load()
+	return c, c != nil && c.Valid()
+}
+
+// Phase returns what the holder is at; it is Holding exactly while Current is
+// good.
+func (h *Holder) Phase() Phase {
+	switch c, ok := h.Current(); {
+	case ok:
+		return Holding
+	case c != nil:
+		return Suspended
+	}
+	return *h.idle.Load()
+}
+
+// Changed returns a channel that is closed at the next change of Current or
+// Phase that Run makes. A suspension is not one: the clock makes it.
+func (h *Holder) Changed() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changed
+}
+
+// Pool returns the pool of the configuration.
+func (h *Holder) Pool() string { return h.cfg.Pool }
+
+// Owner returns the owner: the configuration's, or the host name.
+func (h *Holder) Owner() string { return h.cfg.Owner }
+
+// Stats returns the counts.
+func (h *Holder) Stats() Stats {
+	s := Stats{Claims: h.claims.Load(), Losses: make(map[Loss]uint64, len(h.losses))}
+	for l, n := range h.losses {
+		s.Losses[l] = n.Load()
+	}
+	return s
+}
+
+// Run claims a name and keeps it, and claims another when it is lost, until
+// ctx ends; then it releases the name (or keeps it: Config.OnStop) and returns
+// nil. End ctx only when nothing is sent under the name any more. Run is called
+// once.
+func (h *Holder) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+
+	h.recall()
+	for ctx.Err() == nil {
+		held := h.acquire(ctx)
+		if held == nil {
+			break
+		}
+		if h.claims.Load() == 1 {
+			wg.Go(func() { h.warnOldServers(ctx) })
+		}
+		h.keep(ctx, held)
+	}
+	h.release(context.WithoutCancel(ctx))
+	return nil
+}
+
+// recall loads what the last process held.
+func (h *Holder) recall() {
+	if h.state == nil {
+		return
+	}
+	m, err := h.state.load()
+	switch {
+	case err != nil:
+		h.log.Warn("last claim not remembered", "err", err)
+	case m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name):
+		h.own = m
+	}
+}
+
+// remember saves m, if there is a state; without it a restart only has less to
+// go by.
+func (h *Holder) remember(m memory) {
+	if h.state == nil {
+		return
+	}
+	if err := h.state.save(m); err != nil {
+		h.log.Warn("claim not saved; a restart will not know it", "dir", h.state.Dir(), "err", err)
+	}
+}
+
+// letGo ends the claim for all who ask Current, and leaves the phase p.
+func (h *Holder) letGo(p Phase) {
+	h.idle.Store(&p)
+	h.claim.Store(nil)
+	h.notify()
+}
+
+// notify tells those who wait on Changed.
+func (h *Holder) notify() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// release gives the name back when Run ends, or leaves its lease to run out.
+// ctx has not ended.
+func (h *Holder) release(ctx context.Context) {
+	c := h.claim.Load()
+	h.letGo(Released)
+	if h.lease == nil {
+		return
+	}
+	if c != nil && h.cfg.OnStop == Keep {
+		h.log.Info("name kept for a restart", "name", c.Name, "for", h.lease.ttl)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, releaseTime)
+	defer cancel()
+	err := h.revoke(ctx)
+	switch {
+	case c == nil: // the lease of an attempt, which runs out by itself if it must
+	case err != nil:
+		h.log.Warn("name not released; it is free when its lease has run out", "name", c.Name, "within", h.lease.ttl, "err", err)
+	default:
+		h.log.Info("name released", "name", c.Name)
+		h.remember(memory{Pool: h.cfg.Pool, Name: c.Name})
+	}
+}
+
+// warnOldServers warns of servers with known bugs that touch claims.
+func (h *Holder) warnOldServers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL)
+	defer cancel()
+	for _, server := range h.store.oldServers(ctx) {
+		h.log.Warn("old etcd server", "server", server, "hint", "upgrade to 3.5.28, 3.6.9 or later: older ones renew leases after their end, and check access to nested transactions badly")
+	}
+}

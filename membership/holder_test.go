@@ -1,0 +1,478 @@
+package membership
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+// race starts n holders at once and returns the names that they got, sorted by
+// the revision of their claims.
+func race(t *testing.T, cfg Config, n int) (holders []running, names []string) {
+	clients := make([]*clientv3.Client, 4)
+	for i := range clients {
+		clients[i] = newClient(t, sharedEtcd)
+	}
+	for i := range n {
+		holders = append(holders, start(t, clients[i%len(clients)], cfg, nil))
+	}
+	claims := make([]*Claim, n)
+	for i, h := range holders {
+		claims[i] = h.held(t)
+	}
+	slices.SortFunc(claims, func(a, b *Claim) int { return int(a.Revision - b.Revision) })
+	for _, c := range claims {
+		names = append(names, c.Name)
+	}
+	return holders, names
+}
+
+func TestRace(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		names []string
+	}{
+		{"mountains", Mountains()},
+		{"more than one transaction holds", PrefixedNumerics("web-", 300)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := testConfig(t, test.names...)
+			cfg.Pool = "race-" + test.names[0]
+			cfg.TTL = 10 * time.Minute // nobody loses a name, however slow the machine
+			holders, got := race(t, cfg, len(test.names))
+
+			// Nobody released: the order of the claims is that of the list.
+			if !slices.Equal(got, test.names) {
+				t.Errorf("names in the order of their claims:\ngot  %q\nwant %q", got, test.names)
+			}
+
+			last := start(t, newClient(t, sharedEtcd), cfg, nil)
+			last.await(t, "no free name", func() bool { return last.Phase() == Waiting })
+			freed := holders[len(holders)/2]
+			want, _ := freed.Current()
+			freed.stop()
+			since := time.Now()
+			if got := last.held(t); got.Name != want.Name || got.Revision <= want.Revision {
+				t.Errorf("name of the one that waited: got %s at %d, want %s after %d", got.Name, got.Revision, want.Name, want.Revision)
+			}
+			if d := time.Since(since); d > time.Second {
+				t.Logf("the freed name was taken after %v", d) // a slow machine is no bug
+			}
+		})
+	}
+}
+
+// Each way to take the name from a holder, and what it makes of it.
+func TestLosses(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		want Loss
+		take func(c *clientv3.Client, held *Claim) error
+	}{
+		{Deleted, func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Delete(context.Background(), held.Key)
+			return err
+		}},
+		{Overwritten, func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Put(context.Background(), held.Key, held.Owner) // without our lease
+			return err
+		}},
+		{Lost, func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Delete(context.Background(), held.Key)
+			if err == nil {
+				_, err = c.Put(context.Background(), held.Key, "marge")
+			}
+			return err
+		}},
+		{Expired, func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Revoke(context.Background(), held.LeaseID)
+			return err
+		}},
+	} {
+		t.Run(string(test.want), func(t *testing.T) {
+			t.Parallel()
+			client := newClient(t, sharedEtcd)
+			h := start(t, client, testConfig(t, "Denali", "MtLogan"), nil)
+			old := h.held(t)
+			changed := h.Changed()
+			if err := test.take(client, old); err != nil {
+				t.Fatal(err)
+			}
+			<-changed
+			if c, _ := h.Current(); c == old {
+				t.Error("the lost claim is still the current one")
+			}
+			got := h.held(t)
+			want := "Denali" // free again
+			if test.want == Overwritten || test.want == Lost {
+				want = "MtLogan" // never taken back by overwriting
+			}
+			if got.Name != want || got == old || got.Revision <= old.Revision {
+				t.Errorf("next claim: got %s at %d, want %s after %d", got.Name, got.Revision, want, old.Revision)
+			}
+			stats := h.Stats()
+			if stats.Claims != 2 || stats.Losses[test.want] != 1 {
+				t.Errorf("stats: got %+v, want 2 claims and 1 loss %s", stats, test.want)
+			}
+		})
+	}
+}
+
+func TestEtcdComesBack(t *testing.T) {
+	t.Parallel()
+	server := devetcdtest.Start(t)
+	h := start(t, newClient(t, server), testConfig(t), nil)
+	c := h.held(t)
+
+	server.Close()
+	past := time.NewTimer(c.Left())
+	for c.Valid() {
+		<-past.C
+		past.Reset(c.Left())
+	}
+	if got := h.Phase(); got != Suspended {
+		t.Errorf("phase past the horizon: got %s, want suspended", got)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.held(t); got != c {
+		t.Errorf("after the outage: got another claim on %s, want the same", got.Name)
+	}
+}
+
+// An etcd that was wiped: its revision runs backwards.
+func TestEtcdIsWiped(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	server, err := devetcd.Start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client := newClient(t, server)
+	cfg := testConfig(t)
+	h := start(t, client, cfg, nil)
+	defer h.stop()
+	old := h.held(t)
+
+	server.Close()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	h.await(t, "another claim", func() bool { c, _ := h.Current(); return c != nil && c != old })
+	if got := h.Phase(); got != Suspended {
+		t.Errorf("phase after the loss: got %s, want suspended", got)
+	}
+	if got := h.Stats().Losses; got[DataLoss] != 1 {
+		t.Errorf("losses: got %v, want 1 data_loss", got)
+	}
+	if resp, err := client.Get(t.Context(), markerKey(cfg.Pool)); err != nil || len(resp.Kvs) != 1 || resp.Kvs[0].Lease == 0 {
+		t.Errorf("marker: got %v, %v; want one under a lease", resp, err)
+	}
+	h.held(t)
+}
+
+// What a person must mend is said as such, once, with the remedy.
+func TestEtcdRefusesUs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		start := time.Now()
+		o := outage{
+			log: slog.New(slog.NewTextHandler(&log, nil)),
+			now: func() time.Duration { return time.Since(start) },
+		}
+		for i := range 5 {
+			o.failed(fmt.Errorf("claim a name: %w", rpctypes.ErrPermissionDenied), i)
+			pass(t, time.Second)
+		}
+		o.over()
+		o.over()
+		for want, n := range map[string]int{
+			`level=ERROR msg="etcd refuses us"`:              1,
+			`readwrite on the prefix /prefixproxy/`:          1,
+			`level=INFO msg="etcd reachable again" after=5s`: 1,
+			"\n": 2,
+		} {
+			if got := strings.Count(log.String(), want); got != n {
+				t.Errorf("%q is said %d times, want %d; log:\n%s", want, got, n, log.String())
+			}
+		}
+	})
+}
+
+// A start without etcd waits for it.
+func TestEtcdComesLate(t *testing.T) {
+	t.Parallel()
+	server := devetcdtest.Start(t)
+	server.Close()
+	h := start(t, newClient(t, server), testConfig(t), nil)
+	if c, ok := h.Current(); c != nil || ok || h.Phase() != Claiming {
+		t.Errorf("without etcd: claim %v good %v phase %s, want none and claiming", c, ok, h.Phase())
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.held(t).Name; got != "Denali" {
+		t.Errorf("name: got %s, want Denali", got)
+	}
+}
+
+// The outcome of a claim that timed out is read back.
+func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		arrives bool // the first claim reaches etcd, and only its answer is lost
+	}{
+		{"answer lost", true},
+		{"request lost", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var once sync.Once
+			client := newClient(t, sharedEtcd, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+				lose := false
+				if method == pb.KV_Txn_FullMethodName {
+					once.Do(func() { lose = true })
+				}
+				if !lose || test.arrives {
+					err = invoke(ctx, method, req, reply, cc, opts...)
+				}
+				if lose {
+					return status.Error(codes.DeadlineExceeded, "lost")
+				}
+				return err
+			})
+			cfg := testConfig(t)
+			h := start(t, client, cfg, nil)
+			c := h.held(t)
+			list, err := List(t.Context(), client, cfg.Pool, cfg.Names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := []Held{{Name: "Denali", Owner: "homer"}}; c.Name != "Denali" || !slices.Equal(list, want) {
+				t.Errorf("claim %s, names held %v; want Denali and %v", c.Name, list, want)
+			}
+			kv, err := client.Get(t.Context(), c.Key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := kv.Kvs[0]; got.CreateRevision != c.Revision || clientv3.LeaseID(got.Lease) != c.LeaseID {
+				t.Errorf("etcd has revision %d lease %x, the claim %d %x", got.CreateRevision, got.Lease, c.Revision, c.LeaseID)
+			}
+		})
+	}
+}
+
+func TestRestartTriesItsOwnNameFirst(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		names []string
+	}{
+		{"one transaction", Mountains()},
+		{"a long list", PrefixedNumerics("web-", 121)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			client := newClient(t, sharedEtcd)
+			cfg := testConfig(t, test.names...)
+			first := start(t, client, cfg, nil)
+			first.held(t)
+			dir := t.TempDir()
+			state := newState(t, dir)
+			second := start(t, client, cfg, state)
+			want := second.held(t).Name
+			second.stop()
+			first.stop()
+			state.Close()
+
+			if got := start(t, client, cfg, newState(t, dir)).held(t).Name; got != want {
+				t.Errorf("name after the restart: got %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestKeepAndRestart(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	cfg.OnStop = Keep
+	dir := t.TempDir()
+	state := newState(t, dir)
+	h := start(t, client, cfg, state)
+	old := h.held(t)
+	h.stop()
+	state.Close()
+	if list, err := List(t.Context(), client, cfg.Pool, cfg.Names); err != nil || len(list) != 1 {
+		t.Fatalf("names held after a stop that keeps: got %v (%v), want Denali", list, err)
+	}
+
+	begin := time.Now()
+	got := start(t, client, cfg, newState(t, dir)).held(t)
+	if got.Name != old.Name || got.Revision != old.Revision {
+		t.Errorf("took over %s at %d, want %s at %d", got.Name, got.Revision, old.Name, old.Revision)
+	}
+	if d := time.Since(begin); d >= cfg.TTL {
+		t.Errorf("used after %v, want at once", d)
+	}
+}
+
+// A copy of a state directory is no proof: its claim is used one TTL later.
+func TestCopiedState(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	dir, copied := t.TempDir(), t.TempDir()
+	original := start(t, client, cfg, newState(t, dir))
+	original.held(t)
+	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C { // saved soon after it is in use
+		if _, err := os.Stat(filepath.Join(dir, memoryFile)); err == nil {
+			break
+		}
+	}
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+
+	begin := time.Now()
+	h := start(t, client, cfg, newState(t, copied))
+	h.await(t, "a claim", func() bool { c, _ := h.Current(); return c != nil })
+	if got := h.Phase(); got != Suspended {
+		t.Errorf("phase of the copy: got %s, want suspended", got)
+	}
+	if got := h.held(t).Name; got != "Denali" {
+		t.Errorf("name of the copy: got %s, want Denali", got)
+	}
+	if d := time.Since(begin); d < cfg.TTL {
+		t.Errorf("the copy used the name after %v, want one TTL or more", d)
+	}
+	if got := original.held(t).Name; got != "MtLogan" {
+		t.Errorf("name of the original: got %s, want MtLogan", got)
+	}
+}
+
+func TestOneOwnerTwoHolders(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	a, b := start(t, client, cfg, nil).held(t), start(t, client, cfg, nil).held(t)
+	if a.Name == b.Name || a.Owner != b.Owner {
+		t.Errorf("got %s of %s and %s of %s, want two names of one owner", a.Name, a.Owner, b.Name, b.Owner)
+	}
+}
+
+func TestReleaseFreesAtOnce(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	h := start(t, client, cfg, nil)
+	h.held(t)
+	h.stop()
+	if c, ok := h.Current(); c != nil || ok || h.Phase() != Released {
+		t.Errorf("after the stop: claim %v good %v phase %s, want none and released", c, ok, h.Phase())
+	}
+	list, err := List(t.Context(), client, cfg.Pool, cfg.Names)
+	if err != nil || len(list) != 0 {
+		t.Errorf("names held after the stop: got %v (%v), want none", list, err)
+	}
+}
+
+// etcd with users: the client is made while etcd is down, and logs in later.
+func TestUsers(t *testing.T) {
+	t.Parallel()
+	server := devetcdtest.Start(t)
+	root := newClient(t, server)
+	ctx := t.Context()
+	for _, step := range []func() error{
+		func() error { _, err := root.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := root.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := root.UserAdd(ctx, "prefixproxy", "p"); return err },
+		func() error { _, err := root.RoleAdd(ctx, "prefixproxy"); return err },
+		func() error {
+			_, err := root.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := root.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
+		func() error { _, err := root.AuthEnable(ctx); return err },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.Close()
+
+	cfg := ClientConfig([]string{server.Endpoint()})
+	cfg.Username, cfg.Password = "prefixproxy", "p"
+	client, err := clientv3.New(cfg)
+	if err != nil {
+		t.Fatalf("make a client while etcd is down: %v", err)
+	}
+	defer client.Close()
+	h := start(t, client, testConfig(t), nil)
+	defer h.stop()
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	c := h.held(t)
+
+	// After another restart etcd knows our token no more.
+	server.Close()
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	left := c.Left()
+	renewed := time.NewTimer(left) // past the horizon as it was
+	<-renewed.C
+	if got := h.held(t); got != c {
+		t.Errorf("after a restart of etcd: got another claim on %s, want the same", got.Name)
+	}
+}
+
+// Long lists take one read and no more transactions than they need.
+func TestTurnsOfALongList(t *testing.T) {
+	t.Parallel()
+	client := newClient(t, sharedEtcd)
+	cfg := testConfig(t, PrefixedNumerics("web-", 400)...)
+	lease := newLease(t, client)
+	for _, name := range append(PrefixedNumerics("web-", 5), "web-7") {
+		if _, err := client.Put(t.Context(), namesKey(cfg.Pool)+name, "marge", clientv3.WithLease(lease)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turns, err := newEtcdStore(client, cfg).turns(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, turn := range turns {
+		got = append(got, fmt.Sprintf("%d from %s", len(turn), filepath.Base(turn[0])))
+	}
+	if want := []string{"120 from web-6", "120 from web-126", "120 from web-246", "35 from web-366"}; !slices.Equal(got, want) {
+		t.Errorf("turns: got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,70 @@
+package membership
+
+import (
+	"context"
+	"errors"
+)
+
+// keep renews held until it is lost, or ctx ends.
+func (h *Holder) keep(ctx context.Context, held *tenancy) {
+	defer h.store.stopRenewing()
+	every := min(held.ttl/6, maxRenewEvery)
+	suspended := !held.Valid()
+	var retry retries
+	next := held.sent + every
+	for sleep(ctx, next-h.now()) {
+		// 1. Renew. The horizon counts from before the request.
+		sent := h.now()
+		err := h.renew(ctx, held)
+
+		// 2. Lost: let go at once, whatever the horizon.
+		if loss, lost := errors.AsType[Loss](err); lost {
+			h.lose(held, loss)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+
+		// 3. Failed: again, on the next endpoint at once and then less often.
+		if err != nil {
+			h.outage.failed(err, retry.failures)
+			if !suspended && !held.Valid() {
+				suspended = true
+				h.log.Warn("name suspended", "name", held.Name)
+			}
+			next = h.now() + retry.next()
+			continue
+		}
+
+		// 4. Renewed.
+		h.outage.over()
+		retry.reset()
+		held.sent = sent
+		next = sent + every
+		if held.usableFrom > sent {
+			next = min(next, held.usableFrom)
+		}
+		if held.extend(h.now()) {
+			suspended = false
+			h.notify()
+			h.log.Info("name in use", "name", held.Name)
+		}
+	}
+}
+
+func (h *Holder) renew(ctx context.Context, held *tenancy) error {
+	ctx, cancel := context.WithTimeout(ctx, min(held.ttl/6, maxRenewTime))
+	defer cancel()
+	return h.store.renew(ctx, held.Claim)
+}
+
+// lose ends a claim that is not ours any more. Its lease is revoked before the
+// next claim.
+func (h *Holder) lose(held *tenancy, loss Loss) {
+	h.letGo(Claiming)
+	h.lease.spent = true
+	h.losses[loss].Add(1)
+	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
+	h.checkDataLoss(loss)
+}

@@ -1,0 +1,179 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+func newLease(t *testing.T, c *clientv3.Client) clientv3.LeaseID {
+	t.Helper()
+	resp, err := c.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.ID
+}
+
+func TestJoinUntilNoneIsFree(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	ids := PrefixedNumerics(t.Name()+"/", namesPerTxn+5) // more than one transaction holds
+	lease := newLease(t, c)
+	for _, id := range ids {
+		m, err := Join(c, t.Context(), lease, "homer", ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := (Member{Key: id, Value: "homer"}); *m != want {
+			t.Fatalf("got %v, want %v", *m, want)
+		}
+	}
+	if m, err := Join(c, t.Context(), lease, "homer", ids); err != ErrNoFreeName {
+		t.Errorf("when all are claimed: got %v, %v; want ErrNoFreeName", m, err)
+	}
+
+	// A hole is found again, by both.
+	hole := namesPerTxn + 2
+	if _, err := c.Delete(t.Context(), ids[hole]); err != nil {
+		t.Fatal(err)
+	}
+	members, err := Members(c, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range members {
+		got = append(got, m.Key)
+	}
+	if want := slices.Delete(slices.Clone(ids), hole, hole+1); !slices.Equal(got, want) {
+		t.Errorf("members: got %q, want %q", got, want)
+	}
+	if m, err := Join(c, t.Context(), lease, "marge", ids); err != nil || m.Key != ids[hole] {
+		t.Errorf("after a deletion: got %v, %v; want %s", m, err, ids[hole])
+	}
+}
+
+// An error of etcd is an error, and never taken for "claimed".
+func TestJoinErrors(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	const gone = clientv3.LeaseID(4711)
+	if m, err := Join(c, t.Context(), gone, "homer", PrefixedNumerics(t.Name()+"/", 3)); err == nil || errors.Is(err, ErrNoFreeName) {
+		t.Errorf("with a lease that is not there: got %v, %v; want etcd's error", m, err)
+	}
+	if m, err := Join(c, t.Context(), gone, "homer", nil); err != ErrNoFreeName {
+		t.Errorf("without IDs: got %v, %v; want ErrNoFreeName", m, err)
+	}
+}
+
+// etcd takes the longest ladder that a Holder sends, and leaves room for the
+// two operations of a tenure record beside the claim.
+func TestLadderFitsIntoATransaction(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	s := newEtcdStore(c, testConfig(t))
+	const restart, room = 2, 2
+	for _, test := range []struct {
+		rungs int
+		want  error
+	}{
+		{restart + namesPerTxn, nil},
+		{restart + namesPerTxn + room, nil},
+		{restart + namesPerTxn + room + 3, rpctypes.ErrTooManyOps},
+	} {
+		rungs := ifAnyFree(PrefixedNumerics(namesKey(s.cfg.Pool), test.rungs))
+		if _, err := s.climb(t.Context(), newLease(t, c), rungs, nil); !errors.Is(err, test.want) {
+			t.Errorf("%d rungs: got %v, want %v", test.rungs, err, test.want)
+		}
+	}
+}
+
+// A lease has one name, however often its claim is sent.
+func TestOneLeaseOneName(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	for _, names := range [][]string{Mountains()[:1], Mountains(), PrefixedNumerics("web-", 200)} {
+		cfg := testConfig(t, names...)
+		cfg.Pool += fmt.Sprint(len(names))
+		s := newEtcdStore(c, cfg)
+		lease := newLease(t, c)
+		first, err := s.claim(t.Context(), lease, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names[1:] { // and all others are taken
+			if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, "marge"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if again, err := s.claim(t.Context(), lease, nil); err != nil || again != first {
+			t.Errorf("%d names, claimed again under one lease: got %+v, %v; want %+v", len(names), again, err, first)
+		}
+		if _, err := c.Revoke(t.Context(), lease); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.claim(t.Context(), lease, nil); !errors.Is(err, Expired) {
+			t.Errorf("%d names, claimed under a lease that is gone: got %+v, %v; want expired", len(names), got, err)
+		}
+	}
+}
+
+// Only the last proof takes a living claim over.
+func TestTakeOverNeedsTheWholeProof(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	s := newEtcdStore(c, testConfig(t))
+	lease := newLease(t, c)
+	first, err := s.claim(t.Context(), lease, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, own := range []memory{
+		{Name: first.name, Revision: first.revision, Lease: lease + 1},
+		{Name: first.name, Revision: first.revision - 1, Lease: lease},
+		{Name: first.name},
+	} {
+		if got, err := s.claim(t.Context(), newLease(t, c), &own); err != nil || got.name == first.name || got.takenOver {
+			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
+		}
+	}
+	own := memory{Name: first.name, Revision: first.revision, Lease: lease}
+	got, err := s.claim(t.Context(), newLease(t, c), &own)
+	if first.takenOver = true; err != nil || got != first {
+		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
+	}
+}
+
+// A name that is freed between the claim and the watch is not missed.
+func TestAwaitFreeLooksBack(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	for _, names := range [][]string{{"Denali"}, PrefixedNumerics("web-", 150)} {
+		cfg := testConfig(t, names...)
+		cfg.Pool += fmt.Sprint(len(names))
+		for _, name := range names {
+			if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, "marge"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := newEtcdStore(c, cfg)
+		if got, err := s.claim(t.Context(), newLease(t, c), nil); err != ErrNoFreeName {
+			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
+		}
+		if _, err := c.Delete(t.Context(), namesKey(cfg.Pool)+names[0]); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := s.awaitFree(ctx); err != nil {
+			t.Errorf("%d names: got %v, want none", len(names), err)
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+)
+
+// An outage is the time during which etcd fails us. It says so once when it
+// begins and once when it is over.
+type outage struct {
+	log    *slog.Logger
+	now    clock
+	since  time.Duration // by now
+	saying string        // what was logged last; "" while there is no outage
+}
+
+// failed takes note that a request failed, after so many failures before it.
+// The first one says nothing: it may be a broken stream, and another endpoint
+// is asked at once.
+func (o *outage) failed(err error, before int) {
+	if o.saying == "" && before == 0 {
+		o.since = o.now()
+	}
+	if before == 0 || errors.Is(err, DataLoss) {
+		return
+	}
+	hint := remedy(err)
+	say := "etcd unreachable"
+	if hint != "" {
+		say = "etcd refuses us"
+	}
+	if o.saying == say {
+		return
+	}
+	o.saying = say
+	if hint != "" {
+		o.log.Error(say, "err", err, "hint", hint)
+	} else {
+		o.log.Warn(say, "err", err)
+	}
+}
+
+// over takes note that a request succeeded.
+func (o *outage) over() {
+	if o.saying == "" {
+		return
+	}
+	o.log.Info("etcd reachable again", "after", (o.now() - o.since).Round(time.Millisecond))
+	o.saying = ""
+}
+
+// retries spaces out attempts: the first after a failure comes at once, the
+// others after 100 ms to 2 s, with jitter.
+type retries struct{ failures int }
+
+func (r *retries) reset() { r.failures = 0 }
+
+// next returns how long to wait after one more failure.
+func (r *retries) next() time.Duration {
+	r.failures++
+	if r.failures == 1 {
+		return 0
+	}
+	d := min(100*time.Millisecond<<min(r.failures-2, 5), 2*time.Second)
+	return d/2 + rand.N(d/2)
+}
+
+// sleep waits for d; it returns false when ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}

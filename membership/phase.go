@@ -1,0 +1,41 @@
+package membership
+
+// A Phase is what a holder is at. The package comment draws how one follows
+// the other.
+type Phase string
+
+// The phases, in the specification's words.
+const (
+	Claiming  Phase = "claiming"  // asking etcd for a name
+	Waiting   Phase = "waiting"   // all names are taken
+	Holding   Phase = "held"      // the claim may be used
+	Suspended Phase = "suspended" // there is a claim, and it may not be used now
+	Released  Phase = "released"  // Run has ended
+)
+
+// String returns the specification's word.
+func (p Phase) String() string { return string(p) }
+
+// A Loss is why a claim was lost.
+type Loss string
+
+// The losses: a closed set.
+const (
+	Deleted     Loss = "deleted"     // the key is gone, the lease is not
+	Overwritten Loss = "overwritten" // somebody put another value or lease on the key
+	Lost        Loss = "lost"        // another claim stands at the key
+	Expired     Loss = "expired"     // the lease is gone
+	DataLoss    Loss = "data_loss"   // etcd's revision ran backwards
+)
+
+// Losses returns every Loss, so that counters can start at 0.
+func Losses() []Loss { return []Loss{Deleted, Overwritten, Lost, Expired, DataLoss} }
+
+// Error makes a Loss the error of the request that found it.
+func (l Loss) Error() string { return "claim lost: " + string(l) }
+
+// Stats counts what a holder did since it was made.
+type Stats struct {
+	Claims uint64          // names claimed or taken over
+	Losses map[Loss]uint64 // every Loss has its entry
+}

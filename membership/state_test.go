@@ -1,0 +1,109 @@
+package membership
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestStateRemembers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "made", "on", "demand")
+	s := newState(t, dir)
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the directory: got %v, %v; want mode 0700", info, err)
+	}
+	if m, err := s.load(); m != nil || err != nil {
+		t.Errorf("a new directory remembers %v (%v), want nothing", m, err)
+	}
+	want := memory{Pool: "default", Name: "Denali", Lease: 1 << 62, Revision: 1 << 60, TTL: simTTL}
+	if err := s.save(want); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+
+	s = newState(t, dir)
+	got, err := s.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Place, want.here = s.place, s.place.Boot != ""
+	if *got != want {
+		t.Errorf("remembered: got %+v, want %+v", *got, want)
+	}
+}
+
+// A copy of the directory, and another boot, are another place.
+func TestStateKnowsItsPlace(t *testing.T) {
+	dir, copied := t.TempDir(), t.TempDir()
+	s := newState(t, dir)
+	if s.place.Boot == "" {
+		t.Skip("this system has no boot id")
+	}
+	if err := s.save(memory{Name: "Denali"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := newState(t, copied).load(); err != nil || m.Name != "Denali" || m.here {
+		t.Errorf("a copy: got %+v, %v; want Denali from elsewhere", m, err)
+	}
+	s.place.Boot = "the next boot"
+	if m, err := s.load(); err != nil || m.Name != "Denali" || m.here {
+		t.Errorf("after a reboot: got %+v, %v; want Denali from elsewhere", m, err)
+	}
+}
+
+func TestStateIsLocked(t *testing.T) {
+	dir := t.TempDir()
+	s := newState(t, dir)
+	_, err := OpenState(dir)
+	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("the second on %s: got %v, want ErrLocked with the directory", dir, err)
+	}
+	s.Close()
+	newState(t, dir)
+}
+
+func TestStateNotWritable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenState(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("below a file: got %v, want an error that names it", err)
+	}
+}
+
+// What cannot be used of a state is left, and the holder starts as if new.
+func TestStateOfNoUse(t *testing.T) {
+	for _, test := range []struct {
+		name, content string
+		wantWarning   bool
+	}{
+		{"torn", `{"pool":"default","na`, true},
+		{"empty", ``, true},
+		{"another pool", `{"pool":"other","name":"Denali","lease":1,"revision":1}`, false},
+		{"a name that is not of the list", `{"pool":"default","name":"../../etc"}`, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newState(t, t.TempDir())
+			if err := os.WriteFile(filepath.Join(s.Dir(), memoryFile), []byte(test.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			h := newHolder(nil, DefaultConfig(), s, boottime, slog.New(slog.NewTextHandler(&log, nil)))
+			h.recall()
+			if h.own != nil {
+				t.Errorf("recalled %+v, want nothing", h.own)
+			}
+			if warned := strings.Contains(log.String(), "level=WARN"); warned != test.wantWarning {
+				t.Errorf("warned %v, want %v; log: %s", warned, test.wantWarning, log.String())
+			}
+		})
+	}
+}

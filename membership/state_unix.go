@@ -1,0 +1,34 @@
+//go:build unix
+
+package membership
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// lockPlace locks f, which the kernel unlocks when the process ends, and
+// returns the place that f stands for.
+func lockPlace(f *os.File) (place, error) {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return place{}, ErrLocked
+	}
+	if err != nil {
+		return place{}, err
+	}
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
+		return place{}, err
+	}
+	return place{Boot: bootID(), Device: uint64(st.Dev), Inode: st.Ino}, nil
+}
+
+// bootID returns Linux' random name of this boot, "" elsewhere.
+// https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
+}

@@ -1,0 +1,104 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+)
+
+func TestIsOld(t *testing.T) {
+	for version, want := range map[string]bool{
+		"3.3.27": true, "3.4.37": true, "3.5.27": true, "3.5.28": false,
+		"3.6.0": true, "3.6.8": true, "3.6.9": false, "3.6.10": false,
+		"3.7.0": false, "4.0.0": false, "3.5.27-rc.1": true, "not decided": false,
+	} {
+		if got := isOld(version); got != want {
+			t.Errorf("etcd %s: got %v, want %v", version, got, want)
+		}
+	}
+}
+
+// What others write to etcd is checked before it is shown, and only the names
+// of the list are.
+func TestList(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	for name, owner := range map[string]string{"MtLogan": "marge", "Denali": "\x1b[2J", "Nowhere": "bart"} {
+		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, owner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := List(t.Context(), c, cfg.Pool, cfg.Names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []Held{{"Denali", `"\x1b[2J"`}, {"MtLogan", "marge"}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A fakeLeases answers on its first stream a second late, and on the others at
+// once.
+type fakeLeases struct {
+	pb.LeaseClient
+	streams int
+}
+
+type fakeStream struct {
+	grpc.ClientStream
+	ctx   context.Context
+	delay time.Duration
+}
+
+func (f *fakeLeases) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
+	f.streams++
+	s := &fakeStream{ctx: ctx}
+	if f.streams == 1 {
+		s.delay = time.Second
+	}
+	return s, nil
+}
+
+func (s *fakeStream) Send(*pb.LeaseKeepAliveRequest) error { return nil }
+
+func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
+	if !sleep(s.ctx, s.delay) {
+		return nil, s.ctx.Err()
+	}
+	return &pb.LeaseKeepAliveResponse{TTL: 15}, nil
+}
+
+// A stream that owes an answer is thrown away: its late answer is not taken for
+// that to the next request.
+func TestRenewStreamThrowsAwayWhatOwes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leases := &fakeLeases{}
+		r := renewStream{client: leases}
+		defer r.close()
+		renew := func() (time.Duration, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
+			defer cancel()
+			begin := time.Now()
+			_, err := r.renew(ctx, 1)
+			return time.Since(begin), err
+		}
+		if d, err := renew(); !errors.Is(err, context.DeadlineExceeded) || d != 900*time.Millisecond {
+			t.Errorf("late answer: got %v after %v, want a time-out after 900ms", err, d)
+		}
+		for range 2 {
+			if d, err := renew(); err != nil || d != 0 {
+				t.Errorf("next answer: got %v after %v, want none at once", err, d)
+			}
+		}
+		if leases.streams != 2 {
+			t.Errorf("streams opened: got %d, want 2", leases.streams)
+		}
+	})
+}

@@ -1,0 +1,239 @@
+package membership
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pass lets the bubble's time go by, and what happens in it settle.
+func pass(t *testing.T, d time.Duration) {
+	sleep(t.Context(), d)
+	synctest.Wait()
+}
+
+func TestHorizonCountsFromTheSend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, way := newSim(t, e, nil)
+		way.set(false, time.Second) // every answer comes 1 s late
+		r := run(t, h)
+
+		// The grant was sent at 0; it took 1 s, and the claim another.
+		c := r.held(t)
+		if got, want := e.now(), 2*time.Second; got != want {
+			t.Fatalf("held at %v, want %v", got, want)
+		}
+		if got, want := e.now()+c.Left(), 10*time.Second; got != want {
+			t.Errorf("horizon after the claim: got %v, want %v", got, want)
+		}
+
+		// The first renewal was sent at 2.5 s, and is answered at 3.5 s.
+		pass(t, time.Second)
+		if got, want := e.now()+c.Left(), 10*time.Second; got != want {
+			t.Errorf("horizon while the renewal is under way: got %v, want %v", got, want)
+		}
+		pass(t, time.Second)
+		if got, want := e.now()+c.Left(), 12500*time.Millisecond; got != want {
+			t.Errorf("horizon after the renewal: got %v, want %v", got, want)
+		}
+	})
+}
+
+func TestRenewalsKeepTheirRhythm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, way := newSim(t, e, nil)
+		run(t, h).held(t)
+		pass(t, 5*time.Second)
+		way.set(true, 0) // from 5 s on, each attempt ends after its 1.5 s
+		pass(t, 5*time.Second)
+
+		way.mu.Lock()
+		defer way.mu.Unlock()
+		want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 7500 * time.Millisecond, 9 * time.Second}
+		if !slices.Equal(way.renewals, want) {
+			t.Errorf("renewals sent at %v, want %v (the second of a failure at once)", way.renewals, want)
+		}
+	})
+}
+
+func TestSuspendedThenInUseAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, way := newSim(t, e, nil)
+		r := run(t, h)
+		c := r.held(t)
+
+		way.set(true, 0)
+		pass(t, 10*time.Second-time.Nanosecond)
+		if got, ok := r.Current(); got != c || !ok || r.Phase() != Holding {
+			t.Errorf("just before the horizon: claim %p good %v phase %s, want %p true held", got, ok, r.Phase(), c)
+		}
+		pass(t, time.Nanosecond)
+		if got, ok := r.Current(); got != c || ok || r.Phase() != Suspended {
+			t.Errorf("at the horizon: claim %p good %v phase %s, want %p false suspended", got, ok, r.Phase(), c)
+		}
+
+		pass(t, 3*time.Second) // the lease lives until 15 s
+		changed := r.Changed()
+		way.set(false, 0)
+		<-changed
+		if got, ok := r.Current(); got != c || !ok || r.Phase() != Holding {
+			t.Errorf("after a renewal: claim %p good %v phase %s, want %p true held", got, ok, r.Phase(), c)
+		}
+		if got := r.Stats().Claims; got != 1 {
+			t.Errorf("claims: got %d, want 1", got)
+		}
+	})
+}
+
+func TestLeaseRunsOutDuringAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, way := newSim(t, e, nil)
+		r := run(t, h)
+		old := r.held(t)
+		way.set(true, 0)
+		pass(t, 20*time.Second)
+		way.set(false, 0)
+		r.await(t, "another claim", func() bool { c, ok := r.Current(); return ok && c != old })
+		if got := r.Stats().Losses[Expired]; got != 1 {
+			t.Errorf("losses by expiry: got %d, want 1", got)
+		}
+		if old.Valid() {
+			t.Error("the lost claim is good")
+		}
+	})
+}
+
+// A host that dies, and one that starts with its memory.
+func TestTakeOver(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		here     bool
+		wantFrom time.Duration // after the start
+	}{
+		{"same boot, same directory", true, 0},
+		{"copied or rebooted", false, simTTL},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newSimEtcd()
+				dead, _ := newSim(t, e, nil)
+				dead.cfg.OnStop = Keep // what etcd sees of a crash
+				r := run(t, dead)
+				c := r.held(t)
+				r.stop()
+
+				h, _ := newSim(t, e, nil)
+				h.own = &memory{Pool: "default", Name: c.Name, Lease: c.LeaseID, Revision: c.Revision, TTL: simTTL, here: test.here}
+				begin := e.now()
+				got := run(t, h).held(t)
+				if d := e.now() - begin; d != test.wantFrom {
+					t.Errorf("used after %v, want %v", d, test.wantFrom)
+				}
+				if got.Name != c.Name || got.Revision != c.Revision || got.LeaseID == c.LeaseID {
+					t.Errorf("took over %s at %d under %x, want %s at %d under another lease than %x", got.Name, got.Revision, got.LeaseID, c.Name, c.Revision, c.LeaseID)
+				}
+			})
+		})
+	}
+}
+
+// The original of a copied state directory never uses the name together with
+// the copy, whether it can ask etcd or only has its clock.
+func TestOriginalAndCopy(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		cutOff bool
+		want   Loss
+	}{
+		{"original connected", false, Overwritten},
+		{"original cut off", true, Expired},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newSimEtcd()
+				h, way := newSim(t, e, nil)
+				original := run(t, h)
+				c := original.held(t)
+				pass(t, 2*time.Second)
+				way.set(test.cutOff, 0)
+
+				h, _ = newSim(t, e, nil)
+				h.own = &memory{Pool: "default", Name: c.Name, Lease: c.LeaseID, Revision: c.Revision, TTL: simTTL}
+				copied := run(t, h)
+				for range 40 {
+					pass(t, 500*time.Millisecond)
+					a, okA := original.Current()
+					b, okB := copied.Current()
+					if okA && okB && a.Name == b.Name {
+						t.Fatalf("at %v both use %s", e.now(), a.Name)
+					}
+				}
+				if c, ok := copied.Current(); !ok || c.Name != "Denali" {
+					t.Errorf("claim of the copy: got %v %v, want Denali", c, ok)
+				}
+				way.set(false, 0)
+				original.await(t, "a name of its own", func() bool { c, ok := original.Current(); return ok && c.Name == "MtLogan" })
+				if got := original.Stats().Losses; got[test.want] != 1 {
+					t.Errorf("losses of the original: got %v, want 1 %s", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+func TestDataLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, _ := newSim(t, e, nil)
+		witness := run(t, h)
+		witness.held(t)
+
+		changed := witness.Changed()
+		e.lose()
+		<-changed
+		if c, ok := witness.Current(); ok {
+			t.Errorf("after the loss: claim on %s is good, want none", c.Name)
+		}
+		lost := e.now()
+		synctest.Wait()
+
+		h, _ = newSim(t, e, nil)
+		newcomer := run(t, h) // knows of the loss by the marker alone
+		pass(t, simTTL-time.Second)
+		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
+			if got := r.Phase(); got != Suspended {
+				t.Errorf("phase of the %s %v after the loss: got %s, want suspended", who, e.now()-lost, got)
+			}
+		}
+		pass(t, time.Second)
+		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
+			if got := r.Phase(); got != Holding {
+				t.Errorf("phase of the %s one TTL after the loss: got %s, want held", who, got)
+			}
+		}
+		if got := witness.Stats().Losses[DataLoss]; got != 1 {
+			t.Errorf("losses by data loss: got %d, want 1", got)
+		}
+	})
+}
+
+func TestExtendOnlyForward(t *testing.T) {
+	c := NewClaim("Denali", time.Hour)
+	c.Extend(time.Minute)
+	if left := c.Left(); left < 59*time.Minute {
+		t.Errorf("left after a shorter extension: got %v, want an hour", left)
+	}
+	past := NewClaim("Denali", -time.Second)
+	if past.Valid() {
+		t.Error("a claim past its horizon is good")
+	}
+	past.Extend(time.Hour)
+	if !past.Valid() {
+		t.Error("an extended claim is not good")
+	}
+}
