@@ -1,9 +1,9 @@
 package proxy
 
 import (
-	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
@@ -102,16 +102,23 @@ func BenchmarkForward(b *testing.B) {
 	}
 }
 
-// Many connections share one tick.
-func TestPacerShares(t *testing.T) {
-	p := &pacer{every: time.Hour}
-	a, b := p.next(), p.next()
-	if fmt.Sprint(a) != fmt.Sprint(b) {
-		t.Error("two waiters have two ticks")
-	}
-	p.fire()
-	<-a
-	if c := p.next(); fmt.Sprint(c) == fmt.Sprint(a) {
-		t.Error("the next tick is the last")
-	}
+// The ticks of all readers fall on the same instants.
+func TestPacersShareTicks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const every = 5 * time.Millisecond
+		for offset := range 5 {
+			go func() {
+				p := pacer{every: every}
+				pause(t.Context(), time.Duration(offset)*700*time.Microsecond)
+				for range 3 {
+					p.wait(t.Context())
+					if off := time.Since(epoch) % every; off != 0 {
+						t.Errorf("a tick is %v late", off)
+					}
+				}
+			}()
+		}
+		synctest.Wait()
+		pause(t.Context(), time.Second)
+	})
 }

@@ -2,49 +2,47 @@ package proxy
 
 import (
 	"context"
-	"net"
+	"errors"
+	"syscall"
 	"time"
 )
 
 // A datagramReader reads one datagram socket. One goroutine runs it; it owns
 // the socket.
 type datagramReader struct {
-	conn    net.PacketConn
-	raw     rawReader
+	socket  *socket
 	ingest  *ingest
 	queue   *queue
 	naming  *naming
-	pacer   *pacer
+	pacer   pacer
 	packets *recvPackets
 	current int // index of the datagram that is being handled
 }
 
+// run reads until ctx ends, and then what has arrived by then.
 func (d *datagramReader) run(ctx context.Context) {
-	stop := context.AfterFunc(ctx, func() { d.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	for !isPast(ctx) {
-		n, err := d.step(d.raw.wait)
-		if err != nil && !isPast(ctx) {
-			pause(ctx, 100*time.Millisecond) // an error that waits at the socket; it is gone now
-		} else if n < recvBatch {
+		n, err := d.step()
+		switch {
+		case errors.Is(err, syscall.EAGAIN):
+			d.socket.wait(ctx, 0)
+		case err != nil:
+			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
+		case n < recvBatch:
 			d.pacer.wait(ctx)
 		}
 	}
-	d.finish()
-}
-
-// finish takes what has arrived already.
-func (d *datagramReader) finish() {
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		if _, err := d.step(d.raw.poll); err != nil {
+		if _, err := d.step(); err != nil {
 			return
 		}
 	}
 }
 
-// step receives datagrams and hands their lines over. It returns how many.
-func (d *datagramReader) step(read func(func(fd int) (int, error)) (int, error)) (int, error) {
-	n, err := read(d.packets.recv)
+// step receives datagrams, without waiting, and hands their lines over. It
+// returns how many, or EAGAIN.
+func (d *datagramReader) step() (int, error) {
+	n, err := d.packets.recv(d.socket.fd)
 	if err != nil {
 		return 0, err
 	}

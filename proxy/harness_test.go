@@ -354,6 +354,16 @@ func numbered(format string, from, to int) string {
 	return b.String()
 }
 
+func newBinder(t testing.TB) binder {
+	t.Helper()
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	return binder{p}
+}
+
 // isReset says whether a connection was closed at the other side.
 func isReset(err error) bool {
 	return errors.Is(err, io.EOF) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded)

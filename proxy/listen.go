@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
@@ -17,19 +18,23 @@ import (
 // receiveBuffer is what a datagram socket asks of the kernel, in bytes.
 const receiveBuffer = 8 << 20
 
-// smallBuffer is the receive buffer below which input must not gather long: an
-// ordinary burst would overrun it.
-const smallBuffer = 1 << 20
+// smallBuffer is the receive buffer below which input must not gather for longer
+// than smallPace: an ordinary burst would overrun it.
+const (
+	smallBuffer = 1 << 20
+	smallPace   = time.Millisecond
+)
 
 // A listener is one bound socket. It is closed by the reader that runs on it.
 type listener struct {
 	proto   line.Protocol
 	address Address // as configured, with the host and the port that were taken
 
-	packets net.PacketConn // of a datagram socket
-	stream  net.Listener   // of a stream socket
+	stream net.Listener // of a stream socket; nil otherwise
+	socket *socket      // of datagrams; nil otherwise
 
-	receiveBuffer int // bytes granted; 0 for streams
+	at            net.Addr // the address of the socket
+	receiveBuffer int      // bytes granted; 0 for streams
 }
 
 func (l *listener) close() {
@@ -37,20 +42,20 @@ func (l *listener) close() {
 		l.stream.Close() // unlinks a unix socket
 		return
 	}
-	l.packets.Close()
+	l.socket.close()
 	if l.address.isUnix() {
 		os.Remove(l.address.Path)
 	}
 }
 
-// raw gives the file descriptor of a datagram socket.
-func (l *listener) raw() (syscall.RawConn, error) { return l.packets.(syscall.Conn).SyscallConn() }
+// A binder binds sockets.
+type binder struct{ poller *poller }
 
 // bindAll binds the sockets of all addresses, or none.
-func bindAll(p line.Protocol, addrs []Address) ([]*listener, error) {
+func (b binder) bindAll(p line.Protocol, addrs []Address) ([]*listener, error) {
 	var bound []*listener
 	for _, a := range addrs {
-		ls, err := bind(p, a)
+		ls, err := b.bind(p, a)
 		if err != nil {
 			closeAll(bound)
 			return nil, fmt.Errorf("listen for %s on %s: %w", p, a, err)
@@ -67,32 +72,32 @@ func closeAll(ls []*listener) {
 }
 
 // bind binds the sockets of one address: localhost has one a family.
-func bind(p line.Protocol, a Address) ([]*listener, error) {
+func (b binder) bind(p line.Protocol, a Address) ([]*listener, error) {
 	switch {
 	case a.isUnix():
-		l, err := bindUnix(p, a)
+		l, err := b.bindUnix(p, a)
 		return []*listener{l}, err
 	case a.Host == "localhost":
-		return bindLocalhost(p, a)
+		return b.bindLocalhost(p, a)
 	}
-	l, err := bindInet(p, a)
+	l, err := b.bindInet(p, a)
 	return []*listener{l}, err
 }
 
 // bindLocalhost binds 127.0.0.1 and ::1 to one port. A family that the host
 // lacks is passed over.
-func bindLocalhost(p line.Protocol, a Address) ([]*listener, error) {
+func (b binder) bindLocalhost(p line.Protocol, a Address) ([]*listener, error) {
 	v4, v6 := a, a
 	v4.Host, v6.Host = "127.0.0.1", "::1"
 	for attempt := 0; ; attempt++ {
-		l4, err4 := bindInet(p, v4)
+		l4, err4 := b.bindInet(p, v4)
 		if err4 != nil && !isMissingFamily(err4) {
 			return nil, err4
 		}
 		if err4 == nil {
 			v6.Port = l4.address.Port
 		}
-		l6, err6 := bindInet(p, v6)
+		l6, err6 := b.bindInet(p, v6)
 		switch {
 		case err4 == nil && err6 == nil:
 			return []*listener{l4, l6}, nil
@@ -115,63 +120,66 @@ func isMissingFamily(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
-func bindInet(p line.Protocol, a Address) (*listener, error) {
+func (b binder) bindInet(p line.Protocol, a Address) (*listener, error) {
 	l := &listener{proto: p, address: a}
 	if a.Network == "tcp" {
 		stream, err := net.Listen("tcp", a.hostPort())
 		if err != nil {
 			return nil, err
 		}
-		l.stream = stream
-		l.takePort(stream.Addr())
+		l.stream, l.at = stream, stream.Addr()
+		l.takePort()
 		return l, nil
 	}
 	packets, err := net.ListenPacket("udp", a.hostPort())
 	if err != nil {
 		return nil, err
 	}
-	l.packets = packets
-	l.takePort(packets.LocalAddr())
-	return l, l.setReceiveBuffer()
+	return l, b.take(l, packets)
+}
+
+// take makes packets the socket of l, with a large receive buffer.
+func (b binder) take(l *listener, packets net.PacketConn) (err error) {
+	l.at = packets.LocalAddr()
+	l.takePort()
+	if l.socket, err = b.poller.detach(packets.(syscall.Conn)); err != nil {
+		return err
+	}
+	l.receiveBuffer, err = growReceiveBuffer(l.socket.fd, receiveBuffer)
+	if err != nil {
+		l.socket.close()
+	}
+	return err
 }
 
 // takePort notes the port that the kernel gave.
-func (l *listener) takePort(addr net.Addr) {
-	if _, port, err := net.SplitHostPort(addr.String()); err == nil {
+func (l *listener) takePort() {
+	if _, port, err := net.SplitHostPort(l.at.String()); err == nil {
 		l.address.Port, _ = strconv.Atoi(port)
 	}
 }
 
-// setReceiveBuffer asks for a large buffer and notes what was granted.
-func (l *listener) setReceiveBuffer() error {
-	raw, err := l.raw()
-	if err != nil {
-		return err
-	}
-	var granted int
-	ctlErr := raw.Control(func(fd uintptr) { granted, err = growReceiveBuffer(int(fd), receiveBuffer) })
-	l.receiveBuffer = granted
-	return errors.Join(err, ctlErr)
-}
-
-func bindUnix(p line.Protocol, a Address) (*listener, error) {
+func (b binder) bindUnix(p line.Protocol, a Address) (*listener, error) {
 	if err := removeStale(a); err != nil {
 		return nil, err
 	}
 	l := &listener{proto: p, address: a}
-	var err error
 	if a.Network == "unix" {
-		l.stream, err = net.Listen("unix", a.Path)
+		stream, err := net.Listen("unix", a.Path)
+		if err != nil {
+			return nil, err
+		}
+		l.stream, l.at = stream, stream.Addr()
 	} else {
-		l.packets, err = net.ListenPacket("unixgram", a.Path)
+		packets, err := net.ListenPacket("unixgram", a.Path)
+		if err == nil {
+			err = b.take(l, packets)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	if l.packets != nil {
-		err = l.setReceiveBuffer()
-	}
-	if err = errors.Join(err, setAccess(a)); err != nil {
+	if err := setAccess(a); err != nil {
 		l.close()
 		return nil, err
 	}
@@ -230,49 +238,29 @@ func groupID(name string) (int, error) {
 	return strconv.Atoi(g.Gid)
 }
 
-// rawReader reads from a file descriptor through the runtime's poller, with
-// the buffer found only once there is something to read.
-type rawReader struct {
-	raw syscall.RawConn
-}
-
-// wait calls read until it does not return EAGAIN, and waits for input in
-// between. It ends with the deadline of the socket.
-func (r rawReader) wait(read func(fd int) (int, error)) (n int, err error) {
-	waitErr := r.raw.Read(func(fd uintptr) bool {
-		n, err = read(int(fd))
-		return !errors.Is(err, syscall.EAGAIN)
-	})
-	if waitErr != nil {
-		return 0, waitErr
-	}
-	return n, err
-}
-
-// poll calls read once and does not wait.
-func (r rawReader) poll(read func(fd int) (int, error)) (n int, err error) {
-	ctlErr := r.raw.Control(func(fd uintptr) { n, err = read(int(fd)) })
-	if ctlErr != nil {
-		return 0, ctlErr
-	}
-	return n, err
-}
-
 // isPast says whether ctx has ended: the error of a read that was interrupted
 // because of it is no error.
 func isPast(ctx context.Context) bool { return ctx.Err() != nil }
 
-// netAddr is the address of the socket.
-func (l *listener) netAddr() net.Addr {
-	if l.stream != nil {
-		return l.stream.Addr()
+// isSmall says whether the kernel granted too little for input to gather.
+func (l *listener) isSmall() bool {
+	return l.address.Network == "udp" && l.receiveBuffer < smallBuffer
+}
+
+// pace returns how long input may gather in a datagram socket.
+func (l *listener) pace(coalesce time.Duration) time.Duration {
+	switch {
+	case l.address.isUnix():
+		return 0 // its queue holds ten datagrams, then the sender is blocked
+	case l.isSmall():
+		return min(coalesce, smallPace)
 	}
-	return l.packets.LocalAddr()
+	return coalesce
 }
 
 // isPrivate says whether only this host can reach the socket.
 func (l *listener) isPrivate() bool {
-	addr, err := netip.ParseAddrPort(l.netAddr().String())
+	addr, err := netip.ParseAddrPort(l.at.String())
 	return err != nil || addr.Addr().IsLoopback()
 }
 
@@ -281,10 +269,9 @@ func (l *listener) kernelDrops() (n uint64, err error) {
 	if l.address.Network != "udp" {
 		return 0, errors.ErrUnsupported
 	}
-	raw, err := l.raw()
-	if err != nil {
-		return 0, err
-	}
-	ctlErr := raw.Control(func(fd uintptr) { n, err = kernelDrops(int(fd)) })
-	return n, errors.Join(err, ctlErr)
+	err = l.socket.use(func(fd int) (err error) {
+		n, err = kernelDrops(fd)
+		return err
+	})
+	return n, err
 }

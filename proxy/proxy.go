@@ -22,9 +22,6 @@ const statsdMaxAge = 10 * time.Second
 // has ended, unless a test is in a hurry.
 const drainTime = 5 * time.Second
 
-// smallPace is how long input may gather before a small receive buffer.
-const smallPace = time.Millisecond
-
 // protocols are all of them, in the order of their numbers.
 var protocols = [...]line.Protocol{line.StatsD, line.Carbon}
 
@@ -51,7 +48,8 @@ type Proxy struct {
 	bad       *badLines
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
-	listeners []*listener // set by Bind
+	poller    *poller     // set by Bind
+	listeners []*listener // likewise
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -110,14 +108,20 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 }
 
 // Bind binds all listeners, or none. Its error names the address.
-func (p *Proxy) Bind() error {
-	statsd, err := bindAll(line.StatsD, p.cfg.Listen.StatsD)
-	if err != nil {
+func (p *Proxy) Bind() (err error) {
+	if p.poller, err = newPoller(); err != nil {
 		return err
 	}
-	carbon, err := bindAll(line.Carbon, p.cfg.Listen.Carbon)
+	b := binder{p.poller}
+	statsd, err := b.bindAll(line.StatsD, p.cfg.Listen.StatsD)
+	if err != nil {
+		p.poller.close()
+		return err
+	}
+	carbon, err := b.bindAll(line.Carbon, p.cfg.Listen.Carbon)
 	if err != nil {
 		closeAll(statsd)
+		p.poller.close()
 		return err
 	}
 	p.listeners = append(statsd, carbon...)
@@ -130,7 +134,7 @@ func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
 		if l.address.Network != network || l.address.Port != int(peer.Port()) {
 			continue
 		}
-		host, err := netip.ParseAddrPort(l.netAddr().String())
+		host, err := netip.ParseAddrPort(l.at.String())
 		if err == nil && (host.Addr().Unmap() == peer.Addr().Unmap() || host.Addr().IsUnspecified() && isLocal(peer.Addr())) {
 			return true
 		}
@@ -189,28 +193,22 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 // read reads from all listeners until ctx ends.
 func (p *Proxy) read(ctx context.Context) {
-	pace := &pacer{every: p.cfg.Coalesce}
-	smallPace := &pacer{every: min(p.cfg.Coalesce, smallPace)}
 	accept := &acceptor{
 		slots: make(chan struct{}, p.cfg.Listen.MaxConnections),
 		log:   p.log,
-		serve: func(ctx context.Context, l *listener, conn net.Conn) { p.serve(ctx, l, conn, pace) },
+		serve: p.serve,
 	}
-	var readers sync.WaitGroup
+	var polling, readers sync.WaitGroup
+	polling.Go(p.poller.run)
+	defer polling.Wait()
+	defer p.poller.close()
 	defer readers.Wait()
 	for _, l := range p.listeners {
 		if l.stream != nil {
 			readers.Go(func() { accept.run(ctx, l) })
-			continue
+		} else {
+			readers.Go(func() { p.receive(ctx, l) })
 		}
-		paceOf := pace
-		switch {
-		case l.address.isUnix():
-			paceOf = &pacer{} // its queue holds ten datagrams
-		case l.receiveBuffer < smallBuffer:
-			paceOf = smallPace
-		}
-		readers.Go(func() { p.receive(ctx, l, paceOf) })
 	}
 	if p.telemetry != nil && p.upstreams[line.StatsD] != nil {
 		readers.Go(func() { p.sendTelemetry(ctx) })
@@ -218,17 +216,18 @@ func (p *Proxy) read(ctx context.Context) {
 }
 
 // serve reads one connection.
-func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn, pace *pacer) {
-	raw, err := conn.(syscall.Conn).SyscallConn()
+func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
+	peer := peerOf(conn)
+	socket, err := p.poller.detach(conn.(syscall.Conn))
 	if err != nil {
-		conn.Close()
+		p.log.Warn("connection lost", "listener", l.address, "err", err)
 		return
 	}
 	s := &streamReader{
-		conn: conn, raw: rawReader{raw}, idle: p.cfg.Listen.IdleTimeout,
-		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming, pacer: pace,
+		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: pacer{every: p.cfg.Coalesce},
+		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
-	s.ingest.peer = func() string { return peerOf(conn) }
+	s.ingest.peer = func() string { return peer }
 	s.run(ctx)
 }
 
@@ -240,16 +239,11 @@ func peerOf(conn net.Conn) string {
 }
 
 // receive reads one datagram socket.
-func (p *Proxy) receive(ctx context.Context, l *listener, pace *pacer) {
+func (p *Proxy) receive(ctx context.Context, l *listener) {
 	defer l.close()
-	raw, err := l.raw()
-	if err != nil {
-		p.log.Error("listener lost", "listener", l.address, "err", err)
-		return
-	}
 	d := &datagramReader{
-		conn: l.packets, raw: rawReader{raw}, packets: newRecvPackets(),
-		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming, pacer: pace,
+		socket: l.socket, pacer: pacer{every: l.pace(p.cfg.Coalesce)}, packets: newRecvPackets(),
+		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
 	d.ingest.peer = d.peer
 	d.run(ctx)
@@ -258,11 +252,11 @@ func (p *Proxy) receive(ctx context.Context, l *listener, pace *pacer) {
 func (p *Proxy) logListeners() {
 	for _, l := range p.listeners {
 		attrs := []any{"protocol", l.proto.String(), "listener", l.address}
-		if l.packets != nil {
+		if l.socket != nil {
 			attrs = append(attrs, "receive_buffer", l.receiveBuffer)
 		}
 		p.log.Info("listening", attrs...)
-		if l.packets != nil && !l.address.isUnix() && l.receiveBuffer < smallBuffer {
+		if l.isSmall() {
 			p.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
 				"listener", l.address, "receive_buffer", l.receiveBuffer, "remedy", "sysctl -w net.core.rmem_max=8388608")
 		}

@@ -69,7 +69,7 @@ func TestLocalhost(t *testing.T) {
 		t.Skip("no IPv6 on this host")
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		ls, err := bind(line.StatsD, Address{Network: network, Host: "localhost"})
+		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "localhost"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,12 +82,12 @@ func TestLocalhost(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
-		ls, err := bind(line.StatsD, Address{Network: network, Host: "127.0.0.1"})
+		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "127.0.0.1"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer closeAll(ls)
-		again, err := bindAll(line.StatsD, []Address{ls[0].address})
+		again, err := newBinder(t).bindAll(line.StatsD, []Address{ls[0].address})
 		if err == nil {
 			closeAll(again)
 			t.Fatalf("%s: bound twice", network)
@@ -107,18 +107,18 @@ func TestUnixSocketInUse(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
-	ls, err := bindAll(line.StatsD, []Address{a})
+	ls, err := newBinder(t).bindAll(line.StatsD, []Address{a})
 	if err != nil {
 		t.Fatalf("a stale socket is in the way: %v", err)
 	}
 	defer closeAll(ls)
-	if ls, err := bindAll(line.StatsD, []Address{a}); err == nil {
+	if ls, err := newBinder(t).bindAll(line.StatsD, []Address{a}); err == nil {
 		closeAll(ls)
 		t.Fatal("bound twice")
 	}
 	file := Address{Network: "unix", Path: socketPath(t, "f")}
 	os.WriteFile(file.Path, []byte("keep"), 0o600)
-	if ls, err := bindAll(line.StatsD, []Address{file}); err == nil {
+	if ls, err := newBinder(t).bindAll(line.StatsD, []Address{file}); err == nil {
 		closeAll(ls)
 		t.Fatal("a file was replaced")
 	}
@@ -127,13 +127,13 @@ func TestUnixSocketInUse(t *testing.T) {
 // The group of a unix socket is set; an unknown one is an error.
 func TestUnixSocketGroup(t *testing.T) {
 	a := Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
-	ls, err := bindAll(line.StatsD, []Address{a})
+	ls, err := newBinder(t).bindAll(line.StatsD, []Address{a})
 	if err != nil {
 		t.Fatal(err)
 	}
 	closeAll(ls)
 	a.Group = "no-such-group-here"
-	if ls, err := bindAll(line.StatsD, []Address{a}); err == nil {
+	if ls, err := newBinder(t).bindAll(line.StatsD, []Address{a}); err == nil {
 		closeAll(ls)
 		t.Fatal("an unknown group passed")
 	}

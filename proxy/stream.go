@@ -102,62 +102,42 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // A streamReader reads one connection. One goroutine runs it; it owns the
-// connection.
+// socket.
 type streamReader struct {
-	conn   net.Conn
-	raw    rawReader
+	socket *socket
 	ingest *ingest
 	queue  *queue
 	naming *naming
-	pacer  *pacer
+	pacer  pacer
 	idle   time.Duration // 0: never too long
 
-	tail     []byte    // an unfinished line, kept between two reads; nil between lines
-	skipping bool      // within a line that is too long
-	deadline time.Time // of the socket
+	tail     []byte // an unfinished line, kept between two reads; nil between lines
+	skipping bool   // within a line that is too long
 }
 
+// run reads until the connection ends or is idle for too long; or until ctx
+// ends, and then what has arrived by then.
 func (s *streamReader) run(ctx context.Context) {
-	defer s.conn.Close()
-	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	for {
-		s.setDeadline()
-		if isPast(ctx) {
-			s.finish()
-			return
+	defer s.socket.close()
+	defer s.end()
+	for !isPast(ctx) {
+		n, err := s.step()
+		if errors.Is(err, syscall.EAGAIN) {
+			err = s.socket.wait(ctx, s.idle)
 		}
-		n, err := s.step(s.raw.wait)
 		switch {
 		case isPast(ctx):
 		case err != nil:
-			s.end()
 			return
-		case n < shortRead:
+		case 0 < n && n < shortRead:
 			s.pacer.wait(ctx)
 		}
 	}
-}
-
-// setDeadline moves the idle time-out, from time to time.
-func (s *streamReader) setDeadline() {
-	if s.idle == 0 {
-		return
-	}
-	if now := time.Now(); s.deadline.Sub(now) < s.idle {
-		s.deadline = now.Add(s.idle + s.idle/8)
-		s.conn.SetReadDeadline(s.deadline)
-	}
-}
-
-// finish takes what has arrived already, and ends.
-func (s *streamReader) finish() {
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		if _, err := s.step(s.raw.poll); err != nil {
-			break
+		if _, err := s.step(); err != nil {
+			return
 		}
 	}
-	s.end()
 }
 
 // end drops a line that was never finished: a cut value is a wrong value.
@@ -169,23 +149,16 @@ func (s *streamReader) end() {
 	}
 }
 
-// step reads a block and hands its lines over. It returns how much it read,
-// and io.EOF at the end of the connection.
-func (s *streamReader) step(read func(func(fd int) (int, error)) (int, error)) (int, error) {
-	var block *[streamBlock]byte
-	n, err := read(func(fd int) (int, error) {
-		block = blocks.Get().(*[streamBlock]byte)
-		n, err := readFD(fd, block[copy(block[:], s.tail):])
-		if err != nil {
-			blocks.Put(block) // nothing came: an idle connection holds no memory
-			block = nil
-		}
-		return n, err
-	})
+// step reads a block, without waiting, and hands its lines over. It returns how
+// much it read, EAGAIN when there is nothing, and io.EOF at the end of the
+// connection.
+func (s *streamReader) step() (int, error) {
+	block := blocks.Get().(*[streamBlock]byte)
+	defer blocks.Put(block) // an idle connection holds no memory
+	n, err := readFD(s.socket.fd, block[copy(block[:], s.tail):])
 	if err != nil {
 		return 0, err
 	}
-	defer blocks.Put(block)
 	if n == 0 {
 		return 0, io.EOF
 	}

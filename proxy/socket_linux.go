@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A poller tells goroutines when their sockets can be read. The runtime's own
+// poller is edge-triggered: every packet that arrives while input gathers wakes
+// a thread, and wake-ups are what costs. This one is armed once for each wait
+// (EPOLLONESHOT), and is itself waited for by way of the runtime's.
+type poller struct {
+	file *os.File // the epoll instance
+
+	mu      sync.Mutex
+	sockets map[int32]*socket // by file descriptor
+}
+
+func newPoller() (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime polls it
+		unix.Close(fd)
+		return nil, fmt.Errorf("epoll instance: %w", err)
+	}
+	return &poller{file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*socket{}}, nil
+}
+
+// run wakes those who wait, until the poller is closed.
+func (p *poller) run() {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	var events [64]unix.EpollEvent
+	for {
+		var n int
+		err := raw.Read(func(fd uintptr) bool {
+			n, _ = unix.EpollWait(int(fd), events[:], 0)
+			return n > 0
+		})
+		if err != nil {
+			return
+		}
+		p.wake(events[:n])
+	}
+}
+
+func (p *poller) wake(events []unix.EpollEvent) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range events {
+		if s := p.sockets[e.Fd]; s != nil {
+			notify(s.ready)
+		}
+	}
+}
+
+func (p *poller) close() { p.file.Close() }
+
+// control runs f on the epoll instance.
+func (p *poller) control(f func(epfd int) error) (err error) {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ctlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(err, ctlErr)
+}
+
+// A socket is a socket that the runtime does not poll. One goroutine reads it.
+type socket struct {
+	poller *poller
+	ready  chan struct{} // cap 1: it can be read
+	timer  *time.Timer   // of wait; nil before the first one with a limit
+
+	mu sync.Mutex // held to close fd, and by others than the reader to use it
+	fd int        // -1: closed
+}
+
+// own takes the descriptor fd.
+func (p *poller) own(fd int) (*socket, error) {
+	s := &socket{poller: p, fd: fd, ready: make(chan struct{}, 1)}
+	p.mu.Lock()
+	p.sockets[int32(fd)] = s
+	p.mu.Unlock()
+	err := p.control(func(epfd int) error {
+		return unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd)})
+	})
+	if err != nil {
+		s.close()
+		return nil, fmt.Errorf("poll a socket: %w", err)
+	}
+	return s, nil
+}
+
+// wait returns when the socket can be read, or has an error to tell; with the
+// error of ctx when that ends; and with os.ErrDeadlineExceeded after limit,
+// unless that is 0.
+func (s *socket) wait(ctx context.Context, limit time.Duration) error {
+	err := s.poller.control(func(epfd int) error {
+		return unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, s.fd, &unix.EpollEvent{Fd: int32(s.fd), Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT})
+	})
+	if err != nil {
+		return err
+	}
+	var late <-chan time.Time
+	if limit > 0 {
+		late = s.after(limit)
+	}
+	select {
+	case <-s.ready:
+		return nil
+	case <-late:
+		return os.ErrDeadlineExceeded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *socket) after(d time.Duration) <-chan time.Time {
+	if s.timer == nil {
+		s.timer = time.NewTimer(d)
+	} else {
+		s.timer.Reset(d)
+	}
+	return s.timer.C
+}
+
+// close closes the descriptor; more than once does no harm.
+func (s *socket) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return
+	}
+	s.poller.mu.Lock()
+	delete(s.poller.sockets, int32(s.fd))
+	s.poller.mu.Unlock()
+	unix.Close(s.fd)
+	s.fd = -1
+}
