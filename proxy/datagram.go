@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -10,13 +11,40 @@ import (
 // A datagramReader reads one datagram socket. One goroutine runs it; it owns
 // the socket.
 type datagramReader struct {
-	socket  *socket
-	ingest  *ingest
-	queue   *queue
-	naming  *naming
-	pacer   pacer
-	packets *recvPackets
-	current int // index of the datagram that is being handled
+	socket *socket
+	ingest *ingest
+	queue  *queue
+	naming *naming
+	pacer  pacer
+	lender *lender
+
+	packets *recvPackets // borrowed for a step
+	current int          // index in packets of the datagram that is being handled
+}
+
+// A lender lends buffers to the readers of datagrams, each for one read: there
+// are as many as have been in use at one moment.
+type lender struct {
+	mu   sync.Mutex
+	free []*recvPackets
+}
+
+func (l *lender) borrow() (*recvPackets, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := len(l.free) - 1
+	if last < 0 {
+		return newRecvPackets()
+	}
+	p := l.free[last]
+	l.free = l.free[:last]
+	return p, nil
+}
+
+func (l *lender) giveBack(p *recvPackets) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.free = append(l.free, p)
 }
 
 // run reads until ctx ends, and then what has arrived by then.
@@ -41,9 +69,12 @@ func (d *datagramReader) run(ctx context.Context) {
 
 // step receives datagrams, without waiting, and hands their lines over. It
 // returns how many, or EAGAIN.
-func (d *datagramReader) step() (int, error) {
-	n, err := d.packets.recv(d.socket.fd)
-	if err != nil {
+func (d *datagramReader) step() (n int, err error) {
+	if d.packets, err = d.lender.borrow(); err != nil {
+		return 0, err
+	}
+	defer d.lender.giveBack(d.packets)
+	if n, err = d.packets.recv(d.socket.fd); err != nil {
 		return 0, err
 	}
 	d.ingest.begin(time.Now(), d.naming.current(d.queue))

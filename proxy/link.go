@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -27,6 +29,9 @@ const (
 	statsdSendBuffer = 64 << 10
 	statsdStall      = 2500 * time.Millisecond
 
+	// sendPoll is how long a full send buffer is waited for, in ms.
+	sendPoll = 10
+
 	// carbonStall is longer, so that a Graphite that pauses is not reset.
 	carbonStall = 15 * time.Second
 )
@@ -37,11 +42,11 @@ type link struct {
 	index    int    // of the upstream in the failover list
 	resolved string // address of the peer
 
-	conn net.Conn  // nil for stdout
-	out  io.Writer // stdout, or the connection of a stream
+	out  io.Writer    // of a stream: stdout, or conn
+	conn *net.TCPConn // of a stream that is no stdout
 
 	// For datagrams:
-	raw         syscall.RawConn // nil for streams
+	socket      *socket // nil for streams
 	maxDatagram int
 	packets     sendPackets
 	cut         [][]byte // scratch
@@ -53,6 +58,7 @@ type dialer struct {
 	maxDatagram int
 	stdout      io.Writer
 	isOwn       func(network string, peer netip.AddrPort) bool // is it one of our listeners?
+	own         func(conn syscall.Conn) (*socket, error)       // takes a socket from the runtime's poller
 }
 
 // dial connects to an upstream. A UDP upstream is asked with an empty datagram
@@ -80,7 +86,7 @@ func (d *dialer) dialTCP(ctx context.Context, a Address) (*link, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &link{conn: conn, out: conn, resolved: conn.RemoteAddr().String()}, nil
+	return &link{conn: tcp, out: tcp, resolved: conn.RemoteAddr().String()}, nil
 }
 
 // tune sets what keeps a dead connection, or a dead process of ours, from
@@ -120,17 +126,22 @@ func (d *dialer) dialUDP(ctx context.Context, a Address) (*link, error) {
 	return nil, err
 }
 
+// dialUDPAddr connects a socket that the runtime does not poll: it would wake a
+// thread for every datagram that has left.
 func (d *dialer) dialUDPAddr(a Address, peer netip.AddrPort) (*link, error) {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(peer))
 	if err != nil {
 		return nil, err
 	}
-	raw, err := conn.SyscallConn()
-	if err := errors.Join(err, d.refuseOwn(a, conn), probe(conn)); err != nil {
+	if err := errors.Join(d.refuseOwn(a, conn), probe(conn)); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &link{conn: conn, raw: raw, maxDatagram: d.maxDatagram, resolved: peer.String()}, nil
+	socket, err := d.own(conn)
+	if err != nil {
+		return nil, err
+	}
+	return &link{socket: socket, maxDatagram: d.maxDatagram, resolved: peer.String()}, nil
 }
 
 // probe sends an empty datagram and waits for a refusal.
@@ -158,9 +169,20 @@ func (d *dialer) refuseOwn(a Address, conn net.Conn) error {
 	return nil
 }
 
-// watch returns when the connection is dead, with the reason. An upstream has
-// nothing to say: what it says is passed over.
-func (l *link) watch() error {
+// watch returns when the connection is dead, with the reason, or when ctx ends.
+// An upstream has nothing to say: what it says is passed over.
+func (l *link) watch(ctx context.Context) error {
+	switch {
+	case l.socket != nil:
+		return l.watchSocket(ctx)
+	case l.conn != nil:
+		return l.watchConn()
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (l *link) watchConn() error {
 	var b [512]byte
 	for {
 		switch _, err := l.conn.Read(b[:]); {
@@ -172,9 +194,21 @@ func (l *link) watch() error {
 	}
 }
 
+func (l *link) watchSocket(ctx context.Context) error {
+	var b [512]byte
+	for {
+		if err := l.socket.wait(ctx, 0); err != nil {
+			return err
+		}
+		if _, err := readFD(l.socket.fd, b[:]); err != nil && !errors.Is(err, syscall.EAGAIN) {
+			return err
+		}
+	}
+}
+
 var errClosed = errors.New("closed by the peer")
 
-// interrupt ends a blocked send and watch.
+// interrupt ends a blocked send and watch of a stream.
 func (l *link) interrupt() {
 	if l.conn != nil {
 		l.conn.SetDeadline(time.Unix(1, 0))
@@ -184,7 +218,7 @@ func (l *link) interrupt() {
 // limit bounds how long the next write to a stream may block: what the kernel
 // has not taken by then must not leave.
 func (l *link) limit(d time.Duration) {
-	if l.conn != nil && l.raw == nil {
+	if l.conn != nil {
 		l.conn.SetWriteDeadline(time.Now().Add(d))
 	}
 }
@@ -193,7 +227,7 @@ func (l *link) limit(d time.Duration) {
 // returns how many bytes the kernel took: of a stream any number, of datagrams
 // whole lines.
 func (l *link) send(buf []byte) (int, error) {
-	if l.raw == nil {
+	if l.socket == nil {
 		return l.out.Write(buf)
 	}
 	return l.sendDatagrams(buf)
@@ -214,19 +248,18 @@ func (l *link) sendDatagrams(buf []byte) (sent int, err error) {
 	return sent, err
 }
 
-// sendWaiting sends datagrams, and waits only where the kernel takes none.
-func (l *link) sendWaiting(datagrams [][]byte) (n int, err error) {
-	waitErr := l.raw.Write(func(fd uintptr) bool {
-		n, err = l.packets.send(int(fd), datagrams)
-		return !errors.Is(err, syscall.EAGAIN)
-	})
-	if err == nil {
-		err = waitErr
+// sendWaiting sends datagrams, and waits only where the kernel takes none: for
+// a moment, so that the caller can look whether it is to end.
+func (l *link) sendWaiting(datagrams [][]byte) (int, error) {
+	n, err := l.packets.send(l.socket.fd, datagrams)
+	if !errors.Is(err, syscall.EAGAIN) {
+		return n, err
 	}
-	if err != nil {
-		return 0, err
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(l.socket.fd), Events: unix.POLLOUT}}, sendPoll)
+	if errors.Is(err, syscall.EINTR) {
+		err = nil
 	}
-	return n, nil
+	return 0, err
 }
 
 // packetEnd returns the length of the lines at the head of buf that one
@@ -243,7 +276,10 @@ func packetEnd(buf []byte, limit int) int {
 
 // close ends the connection at once; what the kernel has not sent is lost.
 func (l *link) close() {
-	if l.conn != nil {
+	switch {
+	case l.socket != nil:
+		l.socket.close()
+	case l.conn != nil:
 		l.conn.Close()
 	}
 }
@@ -252,11 +288,10 @@ func (l *link) close() {
 // until the peer has taken all, or ctx ends. dead is closed when the peer has
 // closed.
 func (l *link) finish(ctx context.Context, dead <-chan struct{}) error {
-	tcp, ok := l.conn.(*net.TCPConn)
-	if !ok {
+	if l.conn == nil {
 		return nil
 	}
-	if err := tcp.CloseWrite(); err != nil {
+	if err := l.conn.CloseWrite(); err != nil {
 		return err
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -264,19 +299,19 @@ func (l *link) finish(ctx context.Context, dead <-chan struct{}) error {
 	for {
 		select {
 		case <-dead:
-			return tcp.SetLinger(-1)
+			return l.conn.SetLinger(-1)
 		case <-ctx.Done():
 			return fmt.Errorf("%s has not taken all: %w", l.resolved, ctx.Err())
 		case <-tick.C:
 			if n, err := l.unsent(); err == nil && n == 0 {
-				return tcp.SetLinger(-1) // closing must not reset what the peer has yet to read
+				return l.conn.SetLinger(-1) // closing must not reset what the peer has yet to read
 			}
 		}
 	}
 }
 
 func (l *link) unsent() (n int, err error) {
-	raw, err := l.conn.(*net.TCPConn).SyscallConn()
+	raw, err := l.conn.SyscallConn()
 	if err != nil {
 		return 0, err
 	}

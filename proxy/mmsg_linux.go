@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/netip"
 	"unsafe"
 
@@ -9,7 +10,7 @@ import (
 
 // How many datagrams one system call moves.
 const (
-	recvBatch = 32
+	recvBatch = 128
 	sendBatch = 64
 )
 
@@ -22,8 +23,9 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// recvPackets receives datagrams, many in one system call. Its buffers take
-// memory only as far as datagrams have filled them.
+// recvPackets receives datagrams, many in one system call. Its buffer is not of
+// the Go heap, and takes memory only as far as datagrams have filled it: a page
+// for each of the small ones.
 type recvPackets struct {
 	msgs  [recvBatch]mmsghdr
 	iovs  [recvBatch]unix.Iovec
@@ -31,8 +33,12 @@ type recvPackets struct {
 	buf   []byte
 }
 
-func newRecvPackets() *recvPackets {
-	p := &recvPackets{buf: make([]byte, recvBatch*maxPacket)}
+func newRecvPackets() (*recvPackets, error) {
+	buf, err := unix.Mmap(-1, 0, recvBatch*maxPacket, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("map memory to receive datagrams: %w", err)
+	}
+	p := &recvPackets{buf: buf}
 	for i := range p.msgs {
 		p.iovs[i].Base = &p.buf[i*maxPacket]
 		p.iovs[i].SetLen(maxPacket)
@@ -40,7 +46,7 @@ func newRecvPackets() *recvPackets {
 		h.Iov, h.Name = &p.iovs[i], (*byte)(unsafe.Pointer(&p.peers[i]))
 		h.SetIovlen(1)
 	}
-	return p
+	return p, nil
 }
 
 // recv receives up to recvBatch datagrams, without waiting, and returns how

@@ -20,7 +20,9 @@ type recvPackets struct {
 	cut bool
 }
 
-func newRecvPackets() *recvPackets { return &recvPackets{buf: make([]byte, maxPacket)} }
+func newRecvPackets() (*recvPackets, error) {
+	return &recvPackets{buf: make([]byte, maxPacket)}, nil
+}
 
 // recv receives a datagram, without waiting, and returns how many: 1.
 func (p *recvPackets) recv(fd int) (int, error) {

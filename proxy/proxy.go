@@ -46,6 +46,7 @@ type Proxy struct {
 	queues    [2]*queue    // by protocol
 	upstreams [2]*upstream // by protocol; nil where there is nowhere to send
 	bad       *badLines
+	lender    lender
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
 	poller    *poller     // set by Bind
@@ -85,7 +86,7 @@ func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer)
 	u := &upstream{
 		to:     to,
 		queue:  p.queues[proto],
-		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn},
+		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn, own: p.detach},
 		seek:   seekInterval,
 		log:    p.log.With("protocol", proto.String()),
 	}
@@ -128,6 +129,9 @@ func (p *Proxy) Bind() (err error) {
 	return nil
 }
 
+// detach takes a socket away from the runtime's poller.
+func (p *Proxy) detach(conn syscall.Conn) (*socket, error) { return p.poller.detach(conn) }
+
 // isOwn says whether a peer is one of our listeners.
 func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
 	for _, l := range p.listeners {
@@ -165,7 +169,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.logListeners()
 
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
-	var namer, upstreams sync.WaitGroup
+	var polling, namer, upstreams sync.WaitGroup
+	polling.Go(p.poller.run)
+	defer polling.Wait()
+	defer p.poller.close()
 	namer.Go(func() { newNamer(p.naming, p.queues, p.bad).run(sending) })
 	for _, u := range p.upstreams {
 		if u != nil {
@@ -198,10 +205,7 @@ func (p *Proxy) read(ctx context.Context) {
 		log:   p.log,
 		serve: p.serve,
 	}
-	var polling, readers sync.WaitGroup
-	polling.Go(p.poller.run)
-	defer polling.Wait()
-	defer p.poller.close()
+	var readers sync.WaitGroup
 	defer readers.Wait()
 	for _, l := range p.listeners {
 		if l.stream != nil {
@@ -242,7 +246,7 @@ func peerOf(conn net.Conn) string {
 func (p *Proxy) receive(ctx context.Context, l *listener) {
 	defer l.close()
 	d := &datagramReader{
-		socket: l.socket, pacer: pacer{every: l.pace(p.cfg.Coalesce)}, packets: newRecvPackets(),
+		socket: l.socket, pacer: pacer{every: l.pace(p.cfg.Coalesce)}, lender: &p.lender,
 		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
 	d.ingest.peer = d.peer

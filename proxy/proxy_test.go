@@ -645,3 +645,32 @@ func TestStdout(t *testing.T) {
 	write(t, p.dial(t, "carbon", 0), "host.cpu 3.4 1700000000\n")
 	eventually(t, "Carbon", func() bool { return out.String() == "Denali.requests:1|c\nDenali.cpu 3.4 1700000000\n" })
 }
+
+// A peer that takes all and does not close its side does not hold up the end.
+func TestStopWithPeerThatStaysOpen(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	got := make(chan string, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		all, _ := io.ReadAll(conn) // until our end is closed
+		got <- string(all)
+		<-t.Context().Done()
+		conn.Close()
+	}()
+	to := Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	p := start(t, testConfig(Address{Network: "stdout"}, to), holding("Denali"))
+	p.Proxy.drainTime = time.Hour
+	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
+	eventually(t, "the line is sent", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == 1 })
+	p.stop()
+	if all := <-got; all != "Denali.a 1 1\n" {
+		t.Errorf("got %q", all)
+	}
+}

@@ -184,18 +184,19 @@ func (u *upstream) dialFirst(ctx context.Context, n int) (*link, error) {
 func (u *upstream) session(parent context.Context, l *link) error {
 	ctx, end := context.WithCancelCause(parent)
 	var beside sync.WaitGroup
-	defer beside.Wait()
 	defer l.close()
+	defer beside.Wait()
 	defer end(nil)
-	defer context.AfterFunc(ctx, l.interrupt)()
+	context.AfterFunc(ctx, l.interrupt)
 
-	dead := make(chan struct{})
-	if l.conn != nil {
-		beside.Go(func() {
-			defer close(dead)
-			end(fmt.Errorf("upstream %s: %w", l.resolved, l.watch()))
-		})
-	}
+	dead := make(chan struct{}) // closed when the peer is gone
+	beside.Go(func() {
+		err := l.watch(ctx)
+		if ctx.Err() == nil {
+			close(dead)
+		}
+		end(fmt.Errorf("upstream %s: %w", l.resolved, err))
+	})
 	if l.index > 0 {
 		beside.Go(func() {
 			if u.better = u.seekBetter(ctx, l.index); u.better != nil {
