@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,17 @@ func newQueue(limit int, maxAge time.Duration, upstreams int) *queue {
 // accept books what a read brought and puts its batches, which it takes. It
 // never blocks: to make room, the oldest lines go.
 func (q *queue) accept(t *tally, in ...*batch) {
+	if q.enter(t, in) > crowded {
+		runtime.Gosched() // readers that always find input would keep the upstream from its turn
+	}
+}
+
+// crowded is how many bytes may be ready before the readers let the upstream go
+// first.
+const crowded = 4 * batchSize
+
+// enter is accept, and returns how many bytes wait.
+func (q *queue) enter(t *tally, in []*batch) (bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.books.received += uint64(t.received)
@@ -74,6 +86,7 @@ func (q *queue) accept(t *tally, in ...*batch) {
 		q.books.queued += b.lines
 		q.put(b)
 	}
+	return q.bytes
 }
 
 // book adds the part of t that is not about receiving, and clears t.

@@ -16,9 +16,10 @@ import (
 // bounds a line while it is received.
 const streamBlock = 64 << 10
 
-// shortRead is what a read must bring for the next one to follow at once: less
-// says that the sender is slower than we are.
-const shortRead = streamBlock / 2
+// busyBytes is what must come between two waits for input not to gather in the
+// next one: the sender is as fast as we are, and may be waiting for us to make
+// room.
+const busyBytes = streamBlock / 2
 
 // lastRead bounds how long a reader goes on, when it is told to end, with what
 // has reached its socket already.
@@ -120,17 +121,18 @@ type streamReader struct {
 func (s *streamReader) run(ctx context.Context) {
 	defer s.socket.close()
 	defer s.end()
+	burst := 0 // bytes since the last wait
 	for !isPast(ctx) {
 		n, err := s.step()
+		burst += n
 		if errors.Is(err, syscall.EAGAIN) {
-			err = s.socket.wait(ctx, s.idle)
-		}
-		switch {
-		case isPast(ctx):
-		case err != nil:
-			return
-		case 0 < n && n < shortRead:
+			err, burst = s.socket.wait(ctx, s.idle), 0
+		} else if err == nil && burst < busyBytes {
 			s.pacer.wait(ctx)
+			burst = 0
+		}
+		if err != nil && !isPast(ctx) {
+			return
 		}
 	}
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
