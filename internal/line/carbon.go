@@ -16,6 +16,9 @@ import (
 
 // appendCarbon is Append for Carbon.
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
+	if name := line[:plainCarbon(line)]; hasPath(name) && scan(name) == 0 {
+		return w.edit(name).append(dst, line)
+	}
 	found := scan(line)
 	if found&control != 0 {
 		return dst, Control
@@ -45,6 +48,27 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 		stamp = strconv.AppendInt(buf[:0], now, 10)
 	}
 	return w.edit(name).appendFields(dst, name, value, stamp)
+}
+
+// plainCarbon returns the length of the name of a line that is as nearly all
+// are: a name, a value and a timestamp, in plain digits, with single blanks
+// between. It returns 0 for any other, which may be as sound. What it has not
+// looked at is the name.
+func plainCarbon(line []byte) (name int) {
+	name = bytes.IndexByte(line, ' ')
+	if name < 0 {
+		return 0
+	}
+	rest := line[name+1:]
+	value := plainNumber(rest)
+	if value == 0 || value == len(rest) || rest[value] != ' ' {
+		return 0
+	}
+	stamp := rest[value+1:]
+	if len(stamp) == 0 || len(stamp) > maxFiniteDigits || digits(stamp) != len(stamp) {
+		return 0
+	}
+	return name
 }
 
 // appendFields applies e to the line that the three fields make.

@@ -82,6 +82,21 @@ func digits(b []byte) int {
 	return len(b)
 }
 
+// plainNumber returns the length of the number that b starts with, if it is one
+// like 1, -1 or 1.5; otherwise 0.
+func plainNumber(b []byte) int {
+	sign := len(b) - len(unsigned(b))
+	whole := digits(b[sign:])
+	if whole == 0 {
+		return 0
+	}
+	n := sign + whole
+	if n < len(b) && b[n] == '.' {
+		n += 1 + digits(b[n+1:])
+	}
+	return n
+}
+
 // unsigned strips the sign, if there is one.
 func unsigned(b []byte) []byte {
 	if len(b) > 0 && (b[0] == '+' || b[0] == '-') {
