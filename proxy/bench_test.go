@@ -105,11 +105,12 @@ func BenchmarkForward(b *testing.B) {
 // The ticks of all readers fall on the same instants.
 func TestPacersShareTicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const every = 5 * time.Millisecond
+		const every = 50 * time.Millisecond // too long for a nap, which no synthetic clock sees
+		var busy busy
 		for offset := range 5 {
 			go func() {
-				p := pacer{every: every}
-				pause(t.Context(), time.Duration(offset)*700*time.Microsecond)
+				p := pacer{every: every, busy: &busy}
+				pause(t.Context(), time.Duration(offset)*7*time.Millisecond)
 				for range 3 {
 					p.wait(t.Context())
 					if off := time.Since(epoch) % every; off != 0 {

@@ -49,11 +49,13 @@ func (l *lender) giveBack(p *recvPackets) {
 
 // run reads until ctx ends, and then what has arrived by then.
 func (d *datagramReader) run(ctx context.Context) {
+	d.pacer.busy.Add(1)
+	defer d.pacer.busy.Add(-1)
 	for !isPast(ctx) {
 		n, err := d.step()
 		switch {
 		case errors.Is(err, syscall.EAGAIN):
-			d.socket.wait(ctx, 0)
+			d.pacer.busy.idle(func() { d.socket.wait(ctx, 0) })
 		case err != nil:
 			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
 		case n < recvBatch:

@@ -47,6 +47,7 @@ type Proxy struct {
 	upstreams [2]*upstream // by protocol; nil where there is nowhere to send
 	bad       *badLines
 	lender    lender
+	busy      busy
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
 	poller    *poller     // set by Bind
@@ -87,6 +88,7 @@ func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer)
 		to:     to,
 		queue:  p.queues[proto],
 		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn, own: p.detach},
+		busy:   &p.busy,
 		seek:   seekInterval,
 		log:    p.log.With("protocol", proto.String()),
 	}
@@ -228,7 +230,7 @@ func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
 		return
 	}
 	s := &streamReader{
-		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: pacer{every: p.cfg.Coalesce},
+		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: pacer{every: p.cfg.Coalesce, busy: &p.busy, poller: p.poller},
 		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
 	s.ingest.peer = func() string { return peer }
@@ -246,7 +248,7 @@ func peerOf(conn net.Conn) string {
 func (p *Proxy) receive(ctx context.Context, l *listener) {
 	defer l.close()
 	d := &datagramReader{
-		socket: l.socket, pacer: pacer{every: l.pace(p.cfg.Coalesce)}, lender: &p.lender,
+		socket: l.socket, pacer: pacer{every: l.pace(p.cfg.Coalesce), busy: &p.busy, poller: p.poller}, lender: &p.lender,
 		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
 	d.ingest.peer = d.peer

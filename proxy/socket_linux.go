@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -16,7 +15,8 @@ import (
 // a thread, and wake-ups are what costs. This one is armed once for each wait
 // (EPOLLONESHOT), and is itself waited for by way of the runtime's.
 type poller struct {
-	file *os.File // the epoll instance
+	epfd int
+	file *os.File // epfd, as the runtime polls it
 
 	mu      sync.Mutex
 	sockets map[int32]*socket // by file descriptor
@@ -31,7 +31,7 @@ func newPoller() (*poller, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("epoll instance: %w", err)
 	}
-	return &poller{file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*socket{}}, nil
+	return &poller{epfd: fd, file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*socket{}}, nil
 }
 
 // run wakes those who wait, until the poller is closed.
@@ -40,41 +40,33 @@ func (p *poller) run() {
 	if err != nil {
 		return
 	}
-	var events [64]unix.EpollEvent
 	for {
-		var n int
-		err := raw.Read(func(fd uintptr) bool {
-			n, _ = unix.EpollWait(int(fd), events[:], 0)
-			return n > 0
-		})
+		err := raw.Read(func(uintptr) bool { return p.look() })
 		if err != nil {
 			return
 		}
-		p.wake(events[:n])
 	}
 }
 
-func (p *poller) wake(events []unix.EpollEvent) {
+// look wakes those whose sockets can be read by now, and says whether there are
+// any.
+func (p *poller) look() bool {
+	var events [64]unix.EpollEvent
+	n, err := unix.EpollWait(p.epfd, events[:], 0)
+	if err != nil || n == 0 {
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, e := range events {
+	for _, e := range events[:n] {
 		if s := p.sockets[e.Fd]; s != nil {
 			notify(s.ready)
 		}
 	}
+	return true
 }
 
 func (p *poller) close() { p.file.Close() }
-
-// control runs f on the epoll instance.
-func (p *poller) control(f func(epfd int) error) (err error) {
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	ctlErr := raw.Control(func(fd uintptr) { err = f(int(fd)) })
-	return errors.Join(err, ctlErr)
-}
 
 // A socket is a socket that the runtime does not poll. One goroutine reads it.
 type socket struct {
@@ -92,10 +84,7 @@ func (p *poller) own(fd int) (*socket, error) {
 	p.mu.Lock()
 	p.sockets[int32(fd)] = s
 	p.mu.Unlock()
-	err := p.control(func(epfd int) error {
-		return unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd)})
-	})
-	if err != nil {
+	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd)}); err != nil {
 		s.close()
 		return nil, fmt.Errorf("poll a socket: %w", err)
 	}
@@ -106,10 +95,8 @@ func (p *poller) own(fd int) (*socket, error) {
 // error of ctx when that ends; and with os.ErrDeadlineExceeded after limit,
 // unless that is 0.
 func (s *socket) wait(ctx context.Context, limit time.Duration) error {
-	err := s.poller.control(func(epfd int) error {
-		return unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, s.fd, &unix.EpollEvent{Fd: int32(s.fd), Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT})
-	})
-	if err != nil {
+	once := &unix.EpollEvent{Fd: int32(s.fd), Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT}
+	if err := unix.EpollCtl(s.poller.epfd, unix.EPOLL_CTL_MOD, s.fd, once); err != nil {
 		return err
 	}
 	var late <-chan time.Time

@@ -121,13 +121,20 @@ type streamReader struct {
 func (s *streamReader) run(ctx context.Context) {
 	defer s.socket.close()
 	defer s.end()
+	s.pacer.busy.Add(1)
+	defer s.pacer.busy.Add(-1)
 	burst := 0 // bytes since the last wait
 	for !isPast(ctx) {
 		n, err := s.step()
 		burst += n
-		if errors.Is(err, syscall.EAGAIN) {
-			err, burst = s.socket.wait(ctx, s.idle), 0
-		} else if err == nil && burst < busyBytes {
+		switch {
+		case errors.Is(err, syscall.EAGAIN) && burst >= busyBytes:
+			err = s.socket.wait(ctx, s.idle) // more will be there at once: we count as busy
+			burst = 0
+		case errors.Is(err, syscall.EAGAIN):
+			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, s.idle) })
+			burst = 0
+		case err == nil && burst < busyBytes:
 			s.pacer.wait(ctx)
 			burst = 0
 		}

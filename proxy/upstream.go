@@ -39,6 +39,7 @@ type upstream struct {
 	to     []Address
 	queue  *queue
 	dialer *dialer
+	busy   *busy
 	seek   time.Duration // about this long between two looks whether an earlier upstream is back
 	log    *slog.Logger
 
@@ -244,13 +245,15 @@ func (u *upstream) seekBetter(ctx context.Context, index int) *link {
 // sendAll takes batches and sends them. It returns errDrained when the queue is
 // drained.
 func (u *upstream) sendAll(ctx context.Context, l *link) error {
+	u.busy.Add(1)
+	defer u.busy.Add(-1)
 	for {
 		if u.hand == nil {
-			b, err := u.queue.take(ctx)
+			var err error
+			u.busy.idle(func() { u.hand, err = u.queue.take(ctx) })
 			if err != nil {
 				return err
 			}
-			u.hand = b
 		}
 		if err := u.sendHand(ctx, l); err != nil {
 			return err

@@ -17,6 +17,7 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
+	tune(cfg)
 	ctx, stop := untilSignal(ctx, ui.log)
 	defer stop()
 	state, err := openState(cfg)
