@@ -186,6 +186,8 @@ var statsdRows = []row{
 	same("x:1|c|#a|@+1", BadRate),
 	same("x:1|c|@0.5:2|c|@+1", BadRate),
 	same("x:1|@+1", BadRate),
+	same("x:1|@", BadRate),
+	same("x:1||@", BadRate),
 	same("x:1|c|@@1", BadRate),
 
 	same("", Empty),

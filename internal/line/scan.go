@@ -70,6 +70,8 @@ func suspects(word uint64) uint64 {
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
 
+func isLetter(c byte) bool { return (c|0x20)-'a' < 26 }
+
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
 // digits returns the length of the run of digits that b starts with.

@@ -38,7 +38,7 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	if !hasMetric(line, colon, bar) {
 		return dst, NoValue
 	}
-	if anyRate(line[max(colon, bar):], isBadRate) {
+	if rest := line[max(colon, bar):]; !isType(rest[1:]) && anyRate(rest, isBadRate) {
 		return dst, BadRate
 	}
 	return w.edit(name).append(dst, line)
@@ -68,6 +68,14 @@ func hasMetric(line []byte, colon, bar int) bool {
 		}
 	}
 	return false
+}
+
+// isType says whether rest, what stands behind a '|', is a type of one or two
+// letters and no more: no rate, then. Most lines end so, and to look at the
+// letters takes less time than to call IndexByte.
+func isType(rest []byte) bool {
+	return len(rest) == 1 && isLetter(rest[0]) ||
+		len(rest) == 2 && isLetter(rest[0]) && isLetter(rest[1])
 }
 
 // anyRate says whether any rate (a field that starts with '@', without it) of
