@@ -1,0 +1,155 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+)
+
+// A bench is what all measurements share.
+type bench struct {
+	dir       string        // for files, gone at the end
+	binary    string        // of the daemon
+	statsdDir string        // of a statsd with its proxy.js; "": none
+	window    time.Duration // of a measurement
+	rounds    int           // how often each contender is measured
+	progress  io.Writer     // says what is going on
+
+	etcd *devetcd.Server
+	sink *remoteSink
+	runs int // measurements so far
+}
+
+// asideRounds is how often a contender is measured that is only there to be
+// compared with.
+const asideRounds = 3
+
+// open builds the daemon, unless there is a binary, and starts what all
+// measurements share. The caller closes.
+func (b *bench) open(ctx context.Context) (err error) {
+	if b.dir, err = os.MkdirTemp("", "prefixproxy-bench-"); err != nil {
+		return err
+	}
+	if b.binary == "" {
+		b.binary = filepath.Join(b.dir, "prefixproxy")
+		build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "github.com/prefixproxy/prefixproxy/cmd/prefixproxy")
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("build the daemon: %w\n%s", err, out)
+		}
+	}
+	if b.etcd, err = devetcd.Start(filepath.Join(b.dir, "etcd")); err != nil {
+		return err
+	}
+	b.sink, err = startSink(ctx)
+	return err
+}
+
+func (b *bench) close() {
+	if b.sink != nil {
+		b.sink.stop()
+	}
+	if b.etcd != nil {
+		b.etcd.Close()
+	}
+	os.RemoveAll(b.dir)
+}
+
+// run measures the contenders of a work in turn, round by round: what the
+// machine does at the time, it does to all of them.
+func (b *bench) run(ctx context.Context, w work) (*Row, error) {
+	row := &Row{Name: w.name, Title: w.title, Coalesce: w.coalesce, Flood: w.flood}
+	entries, stop, err := b.enter(ctx, w, row)
+	defer stop()
+	if err != nil {
+		return nil, err
+	}
+	rounds := b.rounds
+	if w.rounds > 0 {
+		rounds = min(rounds, w.rounds)
+	}
+	for round := range rounds {
+		for i := range entries {
+			e := entries[i]
+			if round%2 == 1 {
+				e = entries[len(entries)-1-i] // nobody is always first
+			}
+			if err := b.turn(ctx, w, e, round); err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", w.name, e.contender.name, err)
+			}
+		}
+	}
+	for _, e := range entries {
+		if e.forwarder.pid == 0 {
+			continue
+		}
+		if _, e.column.PeakResident, err = resident(e.forwarder.pid); err != nil {
+			return nil, err
+		}
+	}
+	return row, nil
+}
+
+// An entry is a contender that takes part.
+type entry struct {
+	contender *contender
+	forwarder *forwarder
+	column    *Column
+}
+
+// enter starts the contenders that can take part. The caller stops them, after
+// an error too.
+func (b *bench) enter(ctx context.Context, w work, row *Row) (entries []entry, stop func(), err error) {
+	stop = func() {
+		for _, e := range entries {
+			e.forwarder.stop()
+		}
+	}
+	for _, c := range w.contenders {
+		if why := b.missing(c); why != "" {
+			fmt.Fprintf(b.progress, "%s: without %s: %s\n", w.name, c.name, why)
+			continue
+		}
+		f, err := c.start(b, ctx, w)
+		if err != nil && c.program != "" && ctx.Err() == nil {
+			fmt.Fprintf(b.progress, "%s: without %s: %v\n", w.name, c.name, err)
+			continue
+		}
+		if err != nil {
+			return entries, stop, fmt.Errorf("%s: start %s: %w", w.name, c.name, err)
+		}
+		column := &Column{Forwarder: c.name}
+		row.Columns = append(row.Columns, column)
+		entries = append(entries, entry{c, f, column})
+	}
+	return entries, stop, nil
+}
+
+// turn measures one contender in one round.
+func (b *bench) turn(ctx context.Context, w work, e entry, round int) error {
+	if e.contender.aside && round >= asideRounds {
+		return nil
+	}
+	r, err := b.measure(ctx, w, e.contender, e.forwarder)
+	for try := 1; err == nil && r.SinkDropped > 0 && try < tries; try++ {
+		fmt.Fprintf(b.progress, "%s %d: %s: again: the sink itself was too slow\n", w.name, round+1, e.contender.name)
+		r, err = b.measure(ctx, w, e.contender, e.forwarder)
+	}
+	if err != nil {
+		return err
+	}
+	e.column.Results = append(e.column.Results, r)
+	fmt.Fprintf(b.progress, "%s %d: %s: %.0f lines/s, %.3f CPU s/M\n", w.name, round+1, e.contender.name, r.Rate(), r.PerMillion())
+	return nil
+}
+
+// tries is how often a turn is taken at most. One in which the sink lost lines
+// says nothing about the forwarder.
+const tries = 3

@@ -1,0 +1,138 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// idleWindow is how long an idle daemon is looked at: long enough for several
+// renewals of its claim.
+const idleWindow = 10 * time.Second
+
+// Idle is what a daemon takes to which nobody sends.
+type Idle struct {
+	Load     float64 // CPU seconds a second
+	WakeRate float64 // a second, of all threads
+	Resident uint64  // bytes
+}
+
+// idle looks at an idle daemon.
+func (b *bench) idle(ctx context.Context) (*Idle, error) {
+	f, err := b.forwardByDaemon(ctx, work{traffic: Traffic{Protocol: statsd}, coalesce: defaultCoalesce})
+	if err != nil {
+		return nil, err
+	}
+	defer f.stop()
+	if err := pause(ctx, time.Second); err != nil {
+		return nil, err
+	}
+	long := *b
+	long.window = idleWindow
+	var r Result
+	if err := long.watch(ctx, f, &r); err != nil {
+		return nil, err
+	}
+	now, _, err := resident(f.pid)
+	return &Idle{Load: r.Load(), WakeRate: r.WakeRate(), Resident: now}, err
+}
+
+// memoryFlood is how long a daemon is flooded whose upstreams take nothing.
+const memoryFlood = 4 * time.Second
+
+// Memory is what a daemon occupies at most.
+type Memory struct {
+	PeakResident uint64 // bytes, flooded by both protocols, with upstreams that take nothing
+	Bound        uint64 // bytes that are promised
+}
+
+// memory floods a daemon whose upstreams take connections, and nothing else, so
+// that its queues are full.
+func (b *bench) memory(ctx context.Context) (m *Memory, err error) {
+	stalled, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts; nobody reads
+	if err != nil {
+		return nil, err
+	}
+	defer stalled.Close()
+	to := "tcp://" + stalled.Addr().String()
+	d, err := b.startDaemon(ctx, defaultCoalesce, to, to)
+	if err != nil {
+		return nil, err
+	}
+	defer d.stop()
+	for _, t := range []Traffic{
+		{Protocol: statsd, Senders: 4, PerWrite: 28},
+		{Protocol: carbon, Senders: 8, PerWrite: 1000},
+	} {
+		port, err := d.port(t.Protocol)
+		if err != nil {
+			return nil, err
+		}
+		gen, err := startGenerator(ctx, generatorSpec{Traffic: t, Port: port, Duration: memoryFlood})
+		if err != nil {
+			return nil, err
+		}
+		defer func() {
+			var done generatorReport
+			err = errors.Join(err, gen.hear(&done))
+			gen.stop()
+		}()
+	}
+	if err := pause(ctx, memoryFlood); err != nil {
+		return nil, err
+	}
+	_, peak, err := resident(d.pid())
+	return &Memory{PeakResident: peak, Bound: 48<<20 + queueBytes}, err
+}
+
+// Pure is the speed of the functions that cut, check and rewrite lines.
+type Pure struct {
+	StatsD, Carbon float64 // bytes a second
+	Allocs         int     // of both together
+}
+
+// pure runs the micro-benchmarks of internal/line.
+func (b *bench) pure(ctx context.Context) (*Pure, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkAppend$/^(statsd|carbon)$/^matched$", "-benchtime", "300ms", "-count", "5",
+		"github.com/prefixproxy/prefixproxy/internal/line")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)
+	}
+	p := &Pure{}
+	var statsdErr, carbonErr error
+	p.StatsD, p.Allocs, statsdErr = readBenchmark(string(out), "statsd/matched")
+	var allocs int
+	p.Carbon, allocs, carbonErr = readBenchmark(string(out), "carbon/matched")
+	p.Allocs += allocs
+	return p, errors.Join(statsdErr, carbonErr)
+}
+
+// readBenchmark finds a benchmark in the output of `go test -bench`: the median
+// of its speed, in bytes a second, and its allocations.
+func readBenchmark(output, name string) (speed float64, allocs int, err error) {
+	line := regexp.MustCompile(`(?m)^Benchmark\w+/` + regexp.QuoteMeta(name) + `(?:-\d+)?\s.*\s([\d.]+) MB/s.*\s(\d+) allocs/op$`)
+	var speeds []float64
+	for _, match := range line.FindAllStringSubmatch(output, -1) {
+		mb, err := strconv.ParseFloat(match[1], 64)
+		if err != nil {
+			return 0, 0, err
+		}
+		n, err := strconv.Atoi(match[2])
+		if err != nil {
+			return 0, 0, err
+		}
+		speeds, allocs = append(speeds, mb*1e6), max(allocs, n)
+	}
+	if len(speeds) == 0 {
+		return 0, 0, fmt.Errorf("no benchmark %s in:\n%s", name, output)
+	}
+	return median(speeds), allocs, nil
+}
