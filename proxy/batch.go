@@ -17,10 +17,10 @@ const batchSize = 64 << 10
 // still fits behind it, so that appending allocates nothing.
 const batchFull = batchSize - line.MaxLen - 1
 
-// mergeAge bounds how far apart the first lines of two merged batches may be.
-// A batch is judged by its oldest line, so this is how much too early a StatsD
-// line may be found too old.
-const mergeAge = 100 * time.Millisecond
+// mergeSpan bounds how far apart the first lines of two merged batches may be,
+// where age matters. A batch is judged by its oldest line, so this is how much
+// too early a line may be found to have waited for 10 s.
+const mergeSpan = 100 * time.Millisecond
 
 // A batch holds whole lines of one protocol, each ended by '\n'. It has one
 // owner at a time: an ingest fills it, a queue keeps it, an upstream sends it,
@@ -50,23 +50,51 @@ func newBatch(born time.Time, claim *membership.Claim, unnamed bool) *batch {
 // free gives b back; nobody may use it afterwards.
 func (b *batch) free() {
 	if cap(b.buf) != batchSize {
-		return // grown by a line that waits for a name and is too long: rare
+		return // shrunk, or grown by a line that waits for a name and is too long
 	}
 	*b = batch{buf: b.buf[:0]}
 	batches.Put(b)
 }
 
 // merge appends the lines of other, which it takes, and says whether it did:
-// only where both are of one kind, about one age, and fit into one buffer.
-func (b *batch) merge(other *batch) bool {
-	if b.claim != other.claim || b.unnamed != other.unnamed ||
-		len(b.buf)+len(other.buf) > cap(b.buf) || other.born.Sub(b.born) > mergeAge {
+// only where both are alike and fit into one buffer.
+func (b *batch) merge(other *batch, span time.Duration) bool {
+	if !b.isLike(other, span) || len(b.buf)+len(other.buf) > cap(b.buf) {
 		return false
 	}
 	b.buf = append(b.buf, other.buf...)
 	b.lines += other.lines
 	other.free()
 	return true
+}
+
+// fill moves whole lines from the head of other into the room that b has left.
+// Both are of one kind.
+func (b *batch) fill(other *batch) {
+	room := min(cap(b.buf)-len(b.buf), len(other.buf))
+	n := bytes.LastIndexByte(other.buf[:room], '\n') + 1
+	lines := bytes.Count(other.buf[:n], newline)
+	b.buf = append(b.buf, other.buf[:n]...)
+	b.lines += lines
+	other.cut(n, lines)
+}
+
+// isLike says whether the lines of two batches may stand in one: they are of one
+// kind, and came within span.
+func (b *batch) isLike(other *batch, span time.Duration) bool {
+	return b.claim == other.claim && b.unnamed == other.unnamed && other.born.Sub(b.born) <= span
+}
+
+// shrink gives a buffer that is mostly empty for one that fits.
+func (b *batch) shrink() {
+	if len(b.buf) > cap(b.buf)/2 {
+		return
+	}
+	fitting := *b
+	fitting.buf = append([]byte(nil), b.buf...)
+	large := batch{buf: b.buf}
+	large.free()
+	*b = fitting
 }
 
 // cut removes the first n bytes, which hold the given number of lines.

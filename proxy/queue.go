@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -130,13 +131,29 @@ func (q *queue) hold(list *fifo, b *batch) {
 	notify(q.moreHeld)
 }
 
-// push appends b to list. q.mu is held.
+// push appends b to list. Where much waits, buffers are filled up or cut to
+// size, so that it takes little more memory than the lines do. q.mu is held.
 func (q *queue) push(list *fifo, b *batch) {
 	q.bytes += len(b.buf)
-	if tail := list.last(); tail == nil || !tail.merge(b) {
-		list.push(b)
+	tail, span := list.last(), mergeSpan
+	if q.maxAge == 0 && list == &q.ready {
+		span = math.MaxInt64 // lines with a name and a time of their own: age is no matter
 	}
+	if tail != nil && tail.merge(b, span) {
+		return
+	}
+	if list.len() >= backlog {
+		if tail.isLike(b, span) {
+			tail.fill(b)
+		}
+		tail.shrink()
+	}
+	list.push(b)
 }
+
+// backlog is how many batches must wait for buffers to be filled up, or cut to
+// size: fewer will leave before it pays.
+const backlog = 8
 
 // pop takes the first batch of list, or nil. q.mu is held.
 func (q *queue) pop(list *fifo) *batch {
@@ -382,6 +399,8 @@ func (f *fifo) pop() *batch {
 	}
 	return b
 }
+
+func (f *fifo) len() int { return len(f.list) - f.head }
 
 func (f *fifo) first() *batch {
 	if f.head == len(f.list) {

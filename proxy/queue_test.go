@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,12 +33,12 @@ func accept(q *queue, in ...*batch) {
 
 // Small batches of one kind become one; others stay apart.
 func TestQueueMerges(t *testing.T) {
-	q := newQueue(1<<20, 0, 1)
+	q := newQueue(1<<20, statsdMaxAge, 1)
 	now := time.Now()
 	claim := membership.NewClaim("Denali", time.Hour)
 	accept(q, aBatch(now, nil, false, "a", "b"), aBatch(now, nil, false, "c"))
 	accept(q, aBatch(now, claim, false, "d"))
-	accept(q, aBatch(now.Add(2*mergeAge), claim, false, "e"))
+	accept(q, aBatch(now.Add(2*mergeSpan), claim, false, "e"))
 	accept(q, aBatch(now, nil, true, "f"))
 	for _, want := range []string{"a\nb\nc\n", "d\n", "e\n"} {
 		b, err := q.take(t.Context())
@@ -47,6 +48,41 @@ func TestQueueMerges(t *testing.T) {
 	}
 	if b := q.takeHeld(); string(b.buf) != "f\n" {
 		t.Fatalf("held: %q", b.buf)
+	}
+}
+
+// What waits takes little more memory than its lines, however reads fall: two
+// large ones do not fit into one buffer, small ones come far apart.
+func TestQueueMemory(t *testing.T) {
+	ln := strings.Repeat("x", 99)
+	for _, c := range []struct {
+		lines int // of a read
+		apart time.Duration
+	}{{400, 0}, {1, time.Second}} {
+		q := newQueue(64<<20, time.Hour, 1)
+		now := time.Now()
+		const reads = 500
+		for i := range reads {
+			accept(q, aBatch(now.Add(time.Duration(i)*c.apart), nil, false, slices.Repeat([]string{ln}, c.lines)...))
+		}
+		taken, count := 0, 0
+		for range q.ready.len() {
+			b, err := q.take(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken += cap(b.buf)
+			count += b.lines
+			if b.lines*100 != len(b.buf) || strings.Count(string(b.buf), ln+"\n") != b.lines {
+				t.Fatalf("a batch of %d lines has %d bytes", b.lines, len(b.buf))
+			}
+		}
+		if count != reads*c.lines {
+			t.Errorf("%d lines came out, want %d", count, reads*c.lines)
+		}
+		if most := count*100*3/2 + (backlog+1)*batchSize; taken > most {
+			t.Errorf("%d bytes of lines take %d bytes", count*100, taken)
+		}
 	}
 }
 
