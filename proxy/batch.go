@@ -36,6 +36,9 @@ type batch struct {
 
 	// unnamed marks lines that wait for a name: checked, not yet rewritten.
 	unnamed bool
+
+	// parked marks lines that have waited for their claim to be renewed.
+	parked bool
 }
 
 var batches = sync.Pool{New: func() any { return &batch{buf: make([]byte, 0, batchSize)} }}
@@ -82,7 +85,7 @@ func (b *batch) fill(other *batch) {
 // isLike says whether the lines of two batches may stand in one: they are of one
 // kind, and came within span.
 func (b *batch) isLike(other *batch, span time.Duration) bool {
-	return b.claim == other.claim && b.unnamed == other.unnamed && other.born.Sub(b.born) <= span
+	return b.claim == other.claim && b.unnamed == other.unnamed && b.parked == other.parked && other.born.Sub(b.born) <= span
 }
 
 // shrink gives a buffer that is mostly empty for one that fits.

@@ -179,6 +179,9 @@ func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *
 		if a.Network == "stdout" {
 			continue
 		}
+		if slices.Contains(to[:i], a) {
+			ps.Addf(at, "remove one", "%s is in the list already", a)
+		}
 		if a.Port == 0 || a.Host == "" {
 			ps.Addf(at, "write host and port", "%s names no host or no port", a)
 		}

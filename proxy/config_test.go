@@ -86,6 +86,7 @@ func TestProblems(t *testing.T) {
 		"listen.idle_timeout":         func(c *Config) { c.Listen.IdleTimeout = -1 },
 		"forward.statsd.to":           func(c *Config) { c.Forward.StatsD.To = nil },
 		"forward.carbon.to":           func(c *Config) { c.Forward.Carbon.To = nil },
+		"forward.statsd.to[1]":        func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
 		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon.To[0] = address("udp://10.0.0.1:2003") },
 		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = address("unix:///s") },
 		"forward.statsd.queue":        func(c *Config) { c.Forward.StatsD.Queue = 1 },

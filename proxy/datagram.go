@@ -75,15 +75,25 @@ func (d *datagramReader) step() (n int, err error) {
 	if d.packets, err = d.lender.borrow(); err != nil {
 		return 0, err
 	}
-	defer d.lender.giveBack(d.packets)
-	if n, err = d.packets.recv(d.socket.fd); err != nil {
+	n, err = d.receive()
+	d.lender.giveBack(d.packets)
+	if err != nil {
+		return 0, err
+	}
+	d.queue.accept(&d.ingest.tally, d.ingest.end()...)
+	return n, nil
+}
+
+// receive receives datagrams into batches.
+func (d *datagramReader) receive() (int, error) {
+	n, err := d.packets.recv(d.socket.fd)
+	if err != nil {
 		return 0, err
 	}
 	d.ingest.begin(time.Now(), d.naming.current(d.queue))
 	for d.current = range n {
 		d.handle(d.packets.packet(d.current))
 	}
-	d.queue.accept(&d.ingest.tally, d.ingest.end()...)
 	return n, nil
 }
 

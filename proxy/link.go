@@ -25,9 +25,10 @@ const (
 	probeTimeout = 50 * time.Millisecond
 
 	// What a stream of StatsD may keep unsent in the kernel, where no gate
-	// reaches it any more: this many bytes, for this long.
+	// reaches it any more: this many bytes, for this long, which is less than
+	// what a lease of 5 s has left at its horizon.
 	statsdSendBuffer = 64 << 10
-	statsdStall      = 2500 * time.Millisecond
+	statsdStall      = 1500 * time.Millisecond
 
 	// sendPoll is how long a full send buffer is waited for, in ms.
 	sendPoll = 10
@@ -89,13 +90,14 @@ func (d *dialer) dialTCP(ctx context.Context, a Address) (*link, error) {
 	return &link{conn: tcp, out: tcp, resolved: conn.RemoteAddr().String()}, nil
 }
 
-// tune sets what keeps a dead connection, or a dead process of ours, from
-// sending later what should not be sent any more.
+// tune bounds how long the kernel holds what a peer does not acknowledge. What
+// StatsD has sent must not leave later, be it that we gave up the connection or
+// died: it is reset. Carbon may be delivered after us.
 func (d *dialer) tune(tcp *net.TCPConn) error {
 	stall := carbonStall
 	if d.proto == line.StatsD {
 		stall = statsdStall
-		if err := tcp.SetWriteBuffer(statsdSendBuffer); err != nil {
+		if err := errors.Join(tcp.SetWriteBuffer(statsdSendBuffer), tcp.SetLinger(0)); err != nil {
 			return err
 		}
 	}
@@ -103,12 +105,11 @@ func (d *dialer) tune(tcp *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
-	var optErr error
-	ctlErr := raw.Control(func(fd uintptr) { optErr = setUserTimeout(int(fd), stall) })
-	if errors.Is(optErr, errors.ErrUnsupported) {
-		optErr = nil
+	ctlErr := raw.Control(func(fd uintptr) { err = setUserTimeout(int(fd), stall) })
+	if errors.Is(err, errors.ErrUnsupported) {
+		err = nil
 	}
-	return errors.Join(tcp.SetLinger(0), optErr, ctlErr)
+	return errors.Join(err, ctlErr)
 }
 
 // dialUDP tries the resolved addresses in order.

@@ -85,6 +85,12 @@ func (n *naming) of(claim *membership.Claim) *rewriters {
 	return r
 }
 
+// suspended says whether claim is the current one, past its horizon.
+func (n *naming) suspended(claim *membership.Claim) bool {
+	current, ok := n.names.Current()
+	return current == claim && !ok
+}
+
 // owns says whether ln, a StatsD line that leaves, carries the name of r.
 func (r *rewriters) owns(ln []byte) bool {
 	rest, ok := bytes.CutPrefix(ln, r.prefix)
@@ -144,31 +150,12 @@ func (n *namer) pass(now, waiting time.Time) (holding bool) {
 	}
 	for p, q := range n.queues {
 		q.expire(now, noNameBefore)
-		for n.settleParked(q) || n.nameHeld(q, n.ingests[p]) {
+		q.wake()
+		for n.nameHeld(q, n.ingests[p]) {
 		}
 		holding = holding || q.holding.Load() > 0
 	}
 	return holding
-}
-
-// settleParked sends one parked batch on its way once its claim is renewed, or
-// drops it once that is lost. It returns whether it found one to settle.
-func (n *namer) settleParked(q *queue) bool {
-	claim, ok := n.names.Current()
-	if claim != nil && !ok {
-		return false // still suspended: Changed will tell
-	}
-	b := q.takeParked()
-	if b == nil {
-		return false
-	}
-	var t tally
-	lines := b.lines
-	if b.claim != claim {
-		t.dropped[claimLost] = b.keep(func([]byte) bool { return false })
-	}
-	q.name(lines, &t, b)
-	return true
 }
 
 // nameHeld gives one held batch its name. It returns whether there was a batch

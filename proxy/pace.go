@@ -13,6 +13,7 @@ import (
 // has its own pacer.
 type pacer struct {
 	every  time.Duration // from tick to tick; 0: no waiting
+	nap    time.Duration // the longest nap that all sockets can bear; 0: none
 	busy   *busy
 	poller *poller     // of the sockets that others wait for
 	timer  *time.Timer // nil before the first wait
@@ -28,7 +29,7 @@ func (b *busy) idle(f func()) {
 	b.Add(1)
 }
 
-// maxNap is the longest wait in which the whole process may stand still.
+// maxNap is how long the whole process may stand still, at the most.
 const maxNap = 10 * time.Millisecond
 
 // epoch is the instant that ticks are counted from.
@@ -48,16 +49,16 @@ func (p *pacer) wait(ctx context.Context) {
 func (p *pacer) gather(ctx context.Context) {
 	now := time.Now()
 	tick := now.Add(p.every - now.Sub(epoch)%p.every)
-	if p.every <= maxNap && p.busy.Load() == 0 {
+	for p.nap > 0 && p.busy.Load() == 0 {
 		runtime.Gosched() // the upstream sends what was read, timers fire, others nap
 		left := time.Until(tick)
 		if left <= 0 {
 			return
 		}
-		if p.busy.Load() == 0 && nap(left) {
-			p.poller.look()
-			return
+		if p.busy.Load() > 0 || !nap(min(left, p.nap)) {
+			break
 		}
+		p.poller.look()
 	}
 	p.sleep(ctx, time.Until(tick))
 }

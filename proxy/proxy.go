@@ -94,6 +94,7 @@ func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer)
 	}
 	if proto == line.StatsD {
 		u.gate = p.naming
+		u.queue.suspended = p.naming.suspended
 	}
 	return u
 }
@@ -163,8 +164,8 @@ func isLocal(ip netip.Addr) bool {
 	return false
 }
 
-// Run reads and forwards until ctx ends, and then, in this order: takes what
-// has reached the sockets, closes them, lets the upstreams take what waits
+// Run reads and forwards until ctx ends, and then, in this order: takes what has
+// reached the sockets that are open, closes them, lets the upstreams take what waits
 // (5 s), and drops the rest. Bind must have succeeded before. The name may be
 // released when Run has returned.
 func (p *Proxy) Run(ctx context.Context) error {
@@ -189,7 +190,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
-	upstreams.Wait()
+	waitAtMost(&upstreams, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
 	stopSending()
 	namer.Wait()
 	for _, proto := range protocols {
@@ -198,6 +199,19 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// waitAtMost waits for wg, but no longer than limit.
+func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		wg.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+	}
 }
 
 // read reads from all listeners until ctx ends.
@@ -230,11 +244,23 @@ func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
 		return
 	}
 	s := &streamReader{
-		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: pacer{every: p.cfg.Coalesce, busy: &p.busy, poller: p.poller},
+		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: p.pacer(p.cfg.Coalesce),
 		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
 	s.ingest.peer = func() string { return peer }
 	s.run(ctx)
+}
+
+// pacer returns a reader's pacer. While one reader naps, no other is served, so
+// no nap is longer than the shortest pace.
+func (p *Proxy) pacer(every time.Duration) pacer {
+	nap := min(every, maxNap)
+	for _, l := range p.listeners {
+		if l.socket != nil {
+			nap = min(nap, l.pace(p.cfg.Coalesce))
+		}
+	}
+	return pacer{every: every, nap: nap, busy: &p.busy, poller: p.poller}
 }
 
 func peerOf(conn net.Conn) string {
@@ -248,7 +274,7 @@ func peerOf(conn net.Conn) string {
 func (p *Proxy) receive(ctx context.Context, l *listener) {
 	defer l.close()
 	d := &datagramReader{
-		socket: l.socket, pacer: pacer{every: l.pace(p.cfg.Coalesce), busy: &p.busy, poller: p.poller}, lender: &p.lender,
+		socket: l.socket, pacer: p.pacer(l.pace(p.cfg.Coalesce)), lender: &p.lender,
 		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
 	}
 	d.ingest.peer = d.peer

@@ -674,3 +674,71 @@ func TestStopWithPeerThatStaysOpen(t *testing.T) {
 		t.Errorf("got %q", all)
 	}
 }
+
+// A Graphite that is alive but slower than the drain gets all that counts as
+// forwarded.
+func TestStopLeavesSlowPeerItsLines(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	to := Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	p := start(t, testConfig(Address{Network: "stdout"}, to), holding("Denali"))
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	const lines = 10000
+	write(t, p.dial(t, "carbon", 0), numbered("host.n%d 1 1700000000", 0, lines))
+	eventually(t, "all is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == lines })
+	p.stop() // the peer has read nothing yet
+	forwarded := balance(t, p.Proxy)["carbon"].Forwarded
+	all, err := io.ReadAll(peer)
+	if got := uint64(strings.Count(string(all), "\n")); err != nil || got < forwarded {
+		t.Errorf("%d lines arrived of %d that were forwarded: %v", got, forwarded, err)
+	}
+}
+
+// stuckWriter is a stdout that nobody reads.
+type stuckWriter struct{ read chan struct{} }
+
+func (s stuckWriter) Write(b []byte) (int, error) {
+	<-s.read
+	return len(b), nil
+}
+
+// A stdout that nobody reads does not hold up the end.
+func TestStopWithStuckStdout(t *testing.T) {
+	out := stuckWriter{make(chan struct{})}
+	defer close(out.read)
+	p := startWith(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
+	p.Proxy.drainTime = time.Millisecond
+	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
+	eventually(t, "the line is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
+	p.stop()
+}
+
+// A connection that sent much and then pauses does not keep others from napping.
+func TestBusyEndsWithTheBurst(t *testing.T) {
+	sink := newSink(t, "tcp")
+	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
+	sink.next(5000)
+	eventually(t, "nobody is busy", func() bool { return p.busy.Load() == 0 })
+}
+
+// No nap is longer than what any datagram socket can bear.
+func TestNapIsBoundedBySockets(t *testing.T) {
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg.Coalesce = 5 * time.Millisecond
+	if p := start(t, cfg, noNames()); p.pacer(cfg.Coalesce).nap != p.listeners[0].pace(cfg.Coalesce) {
+		t.Errorf("nap %v", p.pacer(cfg.Coalesce).nap)
+	}
+	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
+	if p := start(t, cfg, noNames()); p.pacer(cfg.Coalesce).nap != 0 {
+		t.Errorf("nap %v beside a unix datagram socket, which queues ten", p.pacer(cfg.Coalesce).nap)
+	}
+}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // A tally counts what one read brought, until the queue books it.
@@ -28,6 +30,9 @@ type tally struct {
 type queue struct {
 	limit  int           // bytes in both lists together
 	maxAge time.Duration // lines older than this are dropped; 0: lines keep
+
+	// suspended says whether parked lines of a claim must go on waiting.
+	suspended func(claim *membership.Claim) bool
 
 	// holding counts the lines that are held, parked, or in the hands of the
 	// namer. While it is not 0, later lines must queue up behind them, so that
@@ -121,7 +126,16 @@ func (q *queue) put(b *batch) {
 func (q *queue) park(b *batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	b.parked = true
 	q.hold(&q.parked, b)
+}
+
+// hasParked says whether batches wait for their claim: all that is taken from
+// the ready ones is younger.
+func (q *queue) hasParked() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.parked.first() != nil
 }
 
 // hold adds b to a list of lines that wait for a claim. q.mu is held.
@@ -229,6 +243,10 @@ func (q *queue) take(ctx context.Context) (*batch, error) {
 func (q *queue) tryTake() (*batch, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if b := q.parked.first(); b != nil && !q.suspended(b.claim) {
+		q.holding.Add(-int64(b.lines))
+		return q.pop(&q.parked), nil
+	}
 	if b := q.pop(&q.ready); b != nil {
 		return b, nil
 	}
@@ -238,20 +256,16 @@ func (q *queue) tryTake() (*batch, error) {
 	return nil, nil
 }
 
-// takeHeld hands over the oldest batch that waits for a name, or nil, and
-// takeParked the oldest that waits for its claim. Their lines count as held
-// until name is called.
-func (q *queue) takeHeld() *batch   { return q.takeFrom(&q.held) }
-func (q *queue) takeParked() *batch { return q.takeFrom(&q.parked) }
-
-func (q *queue) takeFrom(list *fifo) *batch {
+// takeHeld hands over the oldest batch that waits for a name, or nil. Its lines
+// count as held until name is called.
+func (q *queue) takeHeld() *batch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.pop(list)
+	return q.pop(&q.held)
 }
 
-// name puts what became of a held or parked batch of so many lines: the batches
-// in, which it takes, hold those that may leave, t counts the others.
+// name puts what became of a held batch of so many lines: the batches in, which
+// it takes, hold those that got a name, t counts the others.
 func (q *queue) name(lines int, t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -264,6 +278,9 @@ func (q *queue) name(lines int, t *tally, in ...*batch) {
 	}
 	q.holding.Add(-int64(lines))
 }
+
+// wake makes the upstream look again: a claim may have been renewed or lost.
+func (q *queue) wake() { notify(q.more) }
 
 // forward books lines of a taken batch as forwarded to an upstream.
 func (q *queue) forward(upstream, lines int) {

@@ -246,3 +246,30 @@ func TestReasons(t *testing.T) {
 		t.Errorf("got %d reasons, want %d: %v", len(seen), len(want), seen)
 	}
 }
+
+// Parked lines are older than all that is ready, and go first once their claim
+// is renewed.
+func TestParkedGoFirst(t *testing.T) {
+	claim := membership.NewClaim("Denali", time.Hour)
+	suspended := true
+	q := newQueue(1<<20, statsdMaxAge, 1)
+	q.suspended = func(*membership.Claim) bool { return suspended }
+	now := time.Now()
+	accept(q, aBatch(now, claim, false, "a:1|g"))
+	first, _ := q.take(t.Context())
+	q.park(first)
+	accept(q, aBatch(now, claim, false, "a:2|g"))
+	if b, _ := q.tryTake(); string(b.buf) != "a:2|g\n" {
+		t.Fatalf("suspended: took %q", b.buf)
+	}
+	accept(q, aBatch(now, claim, false, "a:3|g"))
+	suspended = false
+	for _, want := range []string{"a:1|g\n", "a:3|g\n"} {
+		if b, _ := q.tryTake(); string(b.buf) != want {
+			t.Fatalf("renewed: took %q, want %q", b.buf, want)
+		}
+	}
+	if q.holding.Load() != 0 {
+		t.Errorf("%d lines are held", q.holding.Load())
+	}
+}

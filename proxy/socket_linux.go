@@ -84,7 +84,7 @@ func (p *poller) own(fd int) (*socket, error) {
 	p.mu.Lock()
 	p.sockets[int32(fd)] = s
 	p.mu.Unlock()
-	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd)}); err != nil {
+	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd), Events: unix.EPOLLONESHOT}); err != nil {
 		s.close()
 		return nil, fmt.Errorf("poll a socket: %w", err)
 	}

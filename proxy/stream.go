@@ -7,14 +7,20 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
-// streamBlock is how much is read at once from a stream, in bytes. It also
-// bounds a line while it is received.
+// streamBlock is how much is read at once from a stream, in bytes.
 const streamBlock = 64 << 10
+
+// maxTail bounds an unfinished line, in bytes: rewriting cannot make a longer
+// one short enough.
+const maxTail = line.MaxLen + 1<<10
 
 // busyBytes is what must come between two waits for input not to gather in the
 // next one: the sender is as fast as we are, and may be waiting for us to make
@@ -129,7 +135,7 @@ func (s *streamReader) run(ctx context.Context) {
 		burst += n
 		switch {
 		case errors.Is(err, syscall.EAGAIN) && burst >= busyBytes:
-			err = s.socket.wait(ctx, s.idle) // more will be there at once: we count as busy
+			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
 			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, s.idle) })
@@ -147,6 +153,16 @@ func (s *streamReader) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// awaitMore waits for a sender that was fast a moment ago, and counts as busy
+// meanwhile; but not for long.
+func (s *streamReader) awaitMore(ctx context.Context) error {
+	err := s.socket.wait(ctx, max(s.pacer.every, time.Millisecond))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 // end drops a line that was never finished: a cut value is a wrong value.
@@ -193,7 +209,7 @@ func (s *streamReader) handle(data []byte) {
 		data = s.skip(data)
 	}
 	rest := s.ingest.stream(data)
-	if len(rest) == streamBlock {
+	if len(rest) > maxTail {
 		s.ingest.drop(tooLong, rest)
 		s.skipping, rest = true, nil
 	}

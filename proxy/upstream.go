@@ -338,18 +338,28 @@ func (u *upstream) mayLeave(l *link) {
 		return
 	}
 	claim, ok := u.gate.names.Current()
-	if claim == b.claim && ok {
+	overtakes := !b.parked && u.queue.hasParked() // the claim was renewed since b was taken
+	if claim == b.claim && ok && !overtakes {
 		l.limit(min(claim.Left(), statsdStall))
 		return
 	}
 	owned := u.gate.of(b.claim).owns
 	if claim == b.claim {
-		u.queue.park(b.split(owned))
+		u.park(b.split(owned))
 	} else {
 		u.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
 	}
 	b.claim = nil
 	l.limit(statsdStall)
+}
+
+// park gives lines back to the queue, to wait for their claim.
+func (u *upstream) park(b *batch) {
+	if b.lines == 0 {
+		b.free()
+		return
+	}
+	u.queue.park(b)
 }
 
 // status describes the failover list.
