@@ -22,8 +22,10 @@ type renewStream struct {
 }
 
 // renew returns the TTL in seconds that the lease has again; 0 when etcd does
-// not know it. ctx bounds this one request.
-func (r *renewStream) renew(ctx context.Context, lease clientv3.LeaseID) (ttl int64, err error) {
+// not know it. ctx bounds this one request. While it is under way, meanwhile is
+// called: what it asks of etcd comes back with the answer, so that an idle host
+// wakes up for both at once.
+func (r *renewStream) renew(ctx context.Context, lease clientv3.LeaseID, meanwhile func()) (ttl int64, err error) {
 	var streamCtx context.Context
 	if r.stream == nil {
 		streamCtx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -33,7 +35,7 @@ func (r *renewStream) renew(ctx context.Context, lease clientv3.LeaseID) (ttl in
 		r.stream, err = r.client.LeaseKeepAlive(streamCtx)
 	}
 	if err == nil {
-		ttl, err = r.exchange(lease)
+		ttl, err = r.exchange(lease, meanwhile)
 	}
 	if !inTime() || err != nil {
 		r.close()
@@ -44,11 +46,12 @@ func (r *renewStream) renew(ctx context.Context, lease clientv3.LeaseID) (ttl in
 	return ttl, err
 }
 
-func (r *renewStream) exchange(lease clientv3.LeaseID) (ttl int64, err error) {
+func (r *renewStream) exchange(lease clientv3.LeaseID, meanwhile func()) (ttl int64, err error) {
 	err = r.stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(lease)})
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: Recv knows why
 		return 0, err
 	}
+	meanwhile()
 	resp, err := r.stream.Recv()
 	if err != nil {
 		return 0, err

@@ -232,13 +232,14 @@ func (s *etcdStore) isOurs(kv *mvccpb.KeyValue, lease clientv3.LeaseID) bool {
 // renew reads the key even when the lease is gone, because a lost lease may be
 // the first that is seen of lost data.
 func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
-	ttl, err := s.stream.renew(ctx, c.LeaseID)
+	var resp *clientv3.GetResponse
+	var readErr error
+	ttl, err := s.stream.renew(ctx, c.LeaseID, func() { resp, readErr = s.client.Get(ctx, c.Key) })
 	if err != nil {
 		return fmt.Errorf("renew the lease of %s: %w", c.Name, rpctypes.Error(err))
 	}
-	resp, err := s.client.Get(ctx, c.Key)
-	if err != nil {
-		return fmt.Errorf("read who holds %s: %w", c.Name, err)
+	if readErr != nil {
+		return fmt.Errorf("read who holds %s: %w", c.Name, readErr)
 	}
 	if err := s.saw(resp.Header); err != nil {
 		return err

@@ -86,7 +86,7 @@ func TestRenewStreamThrowsAwayWhatOwes(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
 			defer cancel()
 			begin := time.Now()
-			_, err := r.renew(ctx, 1)
+			_, err := r.renew(ctx, 1, func() {})
 			return time.Since(begin), err
 		}
 		if d, err := renew(); !errors.Is(err, context.DeadlineExceeded) || d != 900*time.Millisecond {

@@ -28,7 +28,7 @@ type daemon struct {
 	holder   *membership.Holder
 	proxy    *proxy.Proxy
 	admin    *admin.Server
-	registry *prometheus.Registry // of all metrics
+	registry *prometheus.Registry // of our own metrics
 }
 
 // newDaemon makes the parts of a daemon. Its only I/O is to read the files
@@ -58,12 +58,11 @@ func (d *daemon) assemble(cfg config, state *membership.State, ui *ui) (err erro
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return err
 	}
-	d.registry.MustRegister(
-		d.proxy, admin.NewClaimCollector(d.holder), admin.NewBuildInfo(buildVersion(), buildCommit()),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
+	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewBuildInfo(buildVersion(), buildCommit()))
+	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
+	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.admin = admin.New(cfg.Admin, admin.Source{
-		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: d.registry,
+		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
 	}, d.log)
 	return nil
 }

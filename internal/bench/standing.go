@@ -13,9 +13,12 @@ import (
 	"time"
 )
 
-// idleWindow is how long an idle daemon is looked at: long enough for several
-// renewals of its claim.
-const idleWindow = 10 * time.Second
+// idleWindow is how long an idle daemon is looked at: two intervals of its own
+// telemetry, and several renewals of its claim. Before, it settles.
+const (
+	idleWindow = 20 * time.Second
+	idleSettle = 3 * time.Second
+)
 
 // Idle is what a daemon takes to which nobody sends.
 type Idle struct {
@@ -31,7 +34,7 @@ func (b *bench) idle(ctx context.Context) (*Idle, error) {
 		return nil, err
 	}
 	defer f.stop()
-	if err := pause(ctx, time.Second); err != nil {
+	if err := pause(ctx, idleSettle); err != nil {
 		return nil, err
 	}
 	long := *b
