@@ -142,6 +142,9 @@ func (o *options) measureRows(ctx context.Context, r *Report) error {
 	if err == nil {
 		err = o.bench.runAll(ctx, r, chosen)
 	}
+	if err == nil && asked(losslessRow) {
+		r.Lossless, err = o.bench.lossless(ctx)
+	}
 	if err == nil && asked(idleRow) {
 		r.Idle, err = o.bench.idle(ctx)
 	}

@@ -10,13 +10,14 @@ import (
 
 // A Report is what a run found. Times are in nanoseconds.
 type Report struct {
-	Machine Machine
-	Took    time.Duration
-	Rows    []*Row
-	Idle    *Idle   `json:",omitempty"`
-	Memory  *Memory `json:",omitempty"`
-	Pure    *Pure   `json:",omitempty"`
-	Targets []Target
+	Machine  Machine
+	Took     time.Duration
+	Rows     []*Row
+	Lossless *Lossless `json:",omitempty"`
+	Idle     *Idle     `json:",omitempty"`
+	Memory   *Memory   `json:",omitempty"`
+	Pure     *Pure     `json:",omitempty"`
+	Targets  []Target
 }
 
 // A Row is the outcome of one work.

@@ -47,6 +47,52 @@ func (b *bench) idle(ctx context.Context) (*Idle, error) {
 	return &Idle{Load: r.Load(), WakeRate: r.WakeRate(), Resident: now}, err
 }
 
+// How the highest lossless rate is looked for: by halving, so often.
+const (
+	losslessWindow = 400 * time.Millisecond
+	losslessMost   = 1_200_000 // lines a second
+	losslessSteps  = 5
+)
+
+// Lossless is the highest rate of StatsD lines, one a datagram, at which nothing
+// was lost, in lines a second. It varies much from run to run.
+type Lossless struct{ Daemon, Least int }
+
+// lossless looks for the highest lossless rates.
+func (b *bench) lossless(ctx context.Context) (l *Lossless, err error) {
+	l = &Lossless{}
+	if l.Daemon, err = b.highestLossless(ctx, theDaemon); err != nil {
+		return nil, err
+	}
+	l.Least, err = b.highestLossless(ctx, theLeast)
+	return l, err
+}
+
+func (b *bench) highestLossless(ctx context.Context, c *contender) (low int, err error) {
+	w := work{name: losslessRow, coalesce: defaultCoalesce, traffic: Traffic{Protocol: statsd, Senders: 4, PerWrite: 1}}
+	f, err := c.start(b, ctx, w)
+	if err != nil {
+		return 0, err
+	}
+	defer f.stop()
+	defer func(window time.Duration) { b.window = window }(b.window)
+	b.window = losslessWindow
+	high := losslessMost
+	for range losslessSteps {
+		w.traffic.Rate = (low + high) / 2
+		r, err := b.measure(ctx, w, c, f)
+		if err != nil {
+			return 0, err
+		}
+		if r.Lost <= int64(r.SinkDropped) {
+			low = w.traffic.Rate
+		} else {
+			high = w.traffic.Rate
+		}
+	}
+	return low, nil
+}
+
 // memoryFlood is how long a daemon is flooded whose upstreams take nothing.
 const memoryFlood = 4 * time.Second
 

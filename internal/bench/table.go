@@ -132,6 +132,10 @@ func thousands(f float64) string {
 // standingTable has what is not about lines that are sent.
 func (r *Report) standingTable() *table {
 	t := &table{heading: []string{"daemon", "figure"}}
+	if l := r.Lossless; l != nil {
+		t.add("StatsD, 1 line a datagram: highest rate at which nothing was lost", thousands(float64(l.Daemon))+" lines/s")
+		t.add("the same, least", thousands(float64(l.Least))+" lines/s")
+	}
 	if i := r.Idle; i != nil {
 		t.add("idle: CPU", fmt.Sprintf("%.3f %% of a core", 100*i.Load))
 		t.add("idle: wake-ups", fmt.Sprintf("%.1f a second", i.WakeRate))

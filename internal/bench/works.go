@@ -111,9 +111,10 @@ var checks = []work{
 
 // Rows that are no work: see standing.go.
 const (
-	idleRow   = "idle"
-	memoryRow = "memory"
-	pureRow   = "pure"
+	losslessRow = "lossless"
+	idleRow     = "idle"
+	memoryRow   = "memory"
+	pureRow     = "pure"
 )
 
 // selectRows returns the works that names, a list with commas, asks for, and
@@ -121,7 +122,7 @@ const (
 func selectRows(names string) (chosen []work, asked func(row string) bool, err error) {
 	rows := strings.FieldsFunc(names, func(r rune) bool { return r == ',' })
 	asked = func(row string) bool { return len(rows) == 0 || slices.Contains(rows, row) }
-	known := []string{idleRow, memoryRow, pureRow}
+	known := []string{losslessRow, idleRow, memoryRow, pureRow}
 	for _, w := range works {
 		known = append(known, w.name)
 		if asked(w.name) {
