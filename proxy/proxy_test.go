@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -740,5 +741,29 @@ func TestNapIsBoundedBySockets(t *testing.T) {
 	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
 	if p := start(t, cfg, noNames()); p.pacer(cfg.Coalesce).nap != 0 {
 		t.Errorf("nap %v beside a unix datagram socket, which queues ten", p.pacer(cfg.Coalesce).nap)
+	}
+}
+
+// An upstream that is down is asked less and less often.
+func TestBackOff(t *testing.T) {
+	down := newSink(t, "udp")
+	down.close()
+	p, err := New(testConfig(down.address, Address{Network: "stdout"}), holding("Denali"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := p.upstreams[line.StatsD]
+	ctx, cancel := context.WithCancel(t.Context())
+	attempts := 0
+	u.dialer.isOwn = func(string, netip.AddrPort) bool {
+		if attempts++; attempts == 4 {
+			cancel()
+		}
+		return false
+	}
+	start := time.Now()
+	u.run(ctx)
+	if took, least := time.Since(start), (50+100+200)*time.Millisecond; took < least {
+		t.Errorf("four attempts within %v, want no less than %v", took, least)
 	}
 }

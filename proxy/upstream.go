@@ -94,12 +94,14 @@ type outage struct {
 	upSince time.Time
 }
 
+// isDown takes note that the upstream failed, and says so the first time. One
+// that was up for long is tried again at once.
 func (u *upstream) isDown(err error, o *outage) {
-	if time.Since(o.upSince) > maxBackoff {
-		o.backoff = 0
-	}
 	if !o.since.IsZero() {
 		return
+	}
+	if !o.upSince.IsZero() && time.Since(o.upSince) > maxBackoff {
+		o.backoff = 0
 	}
 	o.since, o.dropped = time.Now(), u.queue.lost()
 	u.log.Warn("upstream down", "upstream", u.names(), "err", err)
