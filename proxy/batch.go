@@ -17,9 +17,9 @@ const batchSize = 64 << 10
 // still fits behind it, so that appending allocates nothing.
 const batchFull = batchSize - line.MaxLen - 1
 
-// mergeSpan bounds how far apart the first lines of two merged batches may be,
-// where age matters. A batch is judged by its oldest line, so this is how much
-// too early a line may be found to have waited for 10 s.
+// mergeSpan bounds how far apart the first lines of two merged batches may be. A
+// batch is judged by its oldest line, so this is how much too early a line may be
+// found to have waited for 10 s.
 const mergeSpan = 100 * time.Millisecond
 
 // A batch holds whole lines of one protocol, each ended by '\n'. It has one
@@ -61,8 +61,8 @@ func (b *batch) free() {
 
 // merge appends the lines of other, which it takes, and says whether it did:
 // only where both are alike and fit into one buffer.
-func (b *batch) merge(other *batch, span time.Duration) bool {
-	if !b.isLike(other, span) || len(b.buf)+len(other.buf) > cap(b.buf) {
+func (b *batch) merge(other *batch) bool {
+	if !b.isLike(other) || len(b.buf)+len(other.buf) > cap(b.buf) {
 		return false
 	}
 	b.buf = append(b.buf, other.buf...)
@@ -83,9 +83,9 @@ func (b *batch) fill(other *batch) {
 }
 
 // isLike says whether the lines of two batches may stand in one: they are of one
-// kind, and came within span.
-func (b *batch) isLike(other *batch, span time.Duration) bool {
-	return b.claim == other.claim && b.unnamed == other.unnamed && b.parked == other.parked && other.born.Sub(b.born) <= span
+// kind, and came together.
+func (b *batch) isLike(other *batch) bool {
+	return b.claim == other.claim && b.unnamed == other.unnamed && b.parked == other.parked && other.born.Sub(b.born) <= mergeSpan
 }
 
 // shrink gives a buffer that is mostly empty for one that fits.
@@ -99,6 +99,9 @@ func (b *batch) shrink() {
 	large.free()
 	*b = fitting
 }
+
+// tooOld says whether the lines, of StatsD, may not leave any more.
+func (b *batch) tooOld(now time.Time) bool { return now.Sub(b.born) > statsdMaxAge }
 
 // cut removes the first n bytes, which hold the given number of lines.
 func (b *batch) cut(n, lines int) {

@@ -6,15 +6,32 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
-// handOver does what an upstream does with a batch, without a network.
-func handOver(q *queue) {
-	for b, _ := q.tryTake(); b != nil; b, _ = q.tryTake() {
-		q.forward(0, b.lines)
-		b.free()
+// handOver does what an upstream does with what is ready, without a network.
+func handOver(q queue) {
+	switch q := q.(type) {
+	case *statsdQueue:
+		for b, _ := q.tryTake(); b != nil; b, _ = q.tryTake() {
+			q.forward("upstream", b.lines)
+			b.free()
+		}
+	case *carbonQueue:
+		now := time.Now()
+		for p, _, _ := q.next(now); p != nil; p, _, _ = q.next(now) {
+			q.ack(now, "upstream", q.sent)
+		}
 	}
+}
+
+// newTestQueue returns a queue of so many bytes.
+func newTestQueue(p line.Protocol, limit int) queue {
+	if p == line.StatsD {
+		return newStatsDQueue(limit)
+	}
+	return newCarbonQueue(CarbonForward{Queue: conf.Bytes(limit), Replay: conf.Bytes(limit / 4)})
 }
 
 // A path is one of the two ways through ingest and queue.
@@ -35,7 +52,7 @@ func paths() []path {
 }
 
 // run takes one read from the socket's buffer to the upstream's hands.
-func (p path) run(in *ingest, n *naming, q *queue) {
+func (p path) run(in *ingest, n *naming, q queue) {
 	in.begin(time.Now(), n.current(q))
 	if p.stream {
 		in.stream(p.data)
@@ -46,9 +63,9 @@ func (p path) run(in *ingest, n *naming, q *queue) {
 	handOver(q)
 }
 
-func (p path) parts() (*ingest, *naming, *queue) {
+func (p path) parts() (*ingest, *naming, queue) {
 	n := newNaming(holding("Denali"), line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}})
-	return newIngest(p.proto, &badLines{}), n, newQueue(1<<20, 0, 1)
+	return newIngest(p.proto, &badLines{}), n, newTestQueue(p.proto, 1<<20)
 }
 
 func BenchmarkIngest(b *testing.B) {

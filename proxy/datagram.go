@@ -13,7 +13,7 @@ import (
 type datagramReader struct {
 	socket *socket
 	ingest *ingest
-	queue  *queue
+	queue  queue
 	naming *naming
 	pacer  pacer
 	lender *lender

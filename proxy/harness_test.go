@@ -75,6 +75,7 @@ func testConfig(statsd, carbon Address) Config {
 	cfg.Listen.Carbon = []Address{free("tcp"), free("udp")}
 	cfg.Forward.StatsD.To = []Address{statsd}
 	cfg.Forward.Carbon.To = []Address{carbon}
+	cfg.Forward.Carbon.Replay = 0 // what arrived stays so
 	return cfg
 }
 

@@ -35,13 +35,23 @@ const (
 
 	// carbonStall is longer, so that a Graphite that pauses is not reset.
 	carbonStall = 15 * time.Second
+
+	// carbonUnsent is how much the kernel takes that it cannot send yet, in
+	// bytes: what waits there, no live line can overtake.
+	carbonUnsent = 256 << 10
+
+	// closeWait is how long a peer that has acknowledged all has to read it and
+	// close.
+	closeWait = 500 * time.Millisecond
 )
 
 // A link is a connection to an upstream. One goroutine sends on it and closes
 // it; watch alone may run beside.
 type link struct {
 	index    int    // of the upstream in the failover list
+	upstream string // the upstream, as configured
 	resolved string // address of the peer
+	written  uint64 // bytes that the kernel took, of a stream that must be acknowledged
 
 	out  io.Writer    // of a stream: stdout, or conn
 	conn *net.TCPConn // of a stream that is no stdout
@@ -90,22 +100,28 @@ func (d *dialer) dialTCP(ctx context.Context, a Address) (*link, error) {
 	return &link{conn: tcp, out: tcp, resolved: conn.RemoteAddr().String()}, nil
 }
 
-// tune bounds how long the kernel holds what a peer does not acknowledge. What
-// StatsD has sent must not leave later, be it that we gave up the connection or
-// died: it is reset. Carbon may be delivered after us.
+// tune bounds how long the kernel holds what a peer does not acknowledge. When we
+// give up a connection, or die, the kernel resets it: what StatsD has sent must
+// not leave later, and Carbon sends again what was not acknowledged, from a
+// line's start; a peer that got half a line is told that the rest won't come.
 func (d *dialer) tune(tcp *net.TCPConn) error {
 	stall := carbonStall
 	if d.proto == line.StatsD {
 		stall = statsdStall
-		if err := errors.Join(tcp.SetWriteBuffer(statsdSendBuffer), tcp.SetLinger(0)); err != nil {
+		if err := tcp.SetWriteBuffer(statsdSendBuffer); err != nil {
 			return err
 		}
+	}
+	if err := tcp.SetLinger(0); err != nil {
+		return err
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return err
 	}
-	ctlErr := raw.Control(func(fd uintptr) { err = setUserTimeout(int(fd), stall) })
+	ctlErr := raw.Control(func(fd uintptr) {
+		err = errors.Join(setUserTimeout(int(fd), stall), limitUnsent(int(fd), carbonUnsent))
+	})
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = nil
 	}
@@ -286,36 +302,65 @@ func (l *link) close() {
 }
 
 // finish ends a stream gracefully: it says that nothing more comes, and waits
-// until the peer has taken all, or ctx ends. dead is closed when the peer has
-// closed.
-func (l *link) finish(ctx context.Context, dead <-chan struct{}) error {
+// until the peer has taken all, or ctx ends. dead tells how the connection ended.
+// read says that the peer closed it, after it had read all.
+func (l *link) finish(ctx context.Context, dead <-chan error) (read bool, err error) {
 	if l.conn == nil {
-		return nil
+		return true, nil
 	}
 	if err := l.conn.CloseWrite(); err != nil {
-		return err
+		return false, err
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	var acked time.Time // when all was first seen to be acknowledged
 	for {
 		select {
-		case <-dead:
-			return l.conn.SetLinger(-1)
-		case <-ctx.Done():
-			return fmt.Errorf("%s has not taken all: %w", l.resolved, ctx.Err())
-		case <-tick.C:
-			if n, err := l.unsent(); err == nil && n == 0 {
-				return l.conn.SetLinger(-1) // closing must not reset what the peer has yet to read
+		case err := <-dead:
+			if read = errors.Is(err, errClosed) && l.isTaken(); read {
+				return true, l.conn.SetLinger(-1)
 			}
+			return false, err
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+		if l.isTaken() && acked.IsZero() {
+			acked = time.Now()
+		}
+		switch {
+		case !acked.IsZero() && (isPast(ctx) || time.Since(acked) > closeWait):
+			return false, l.conn.SetLinger(-1) // closing must not reset what the peer has yet to read
+		case isPast(ctx):
+			return false, fmt.Errorf("%s has not taken all: %w", l.resolved, ctx.Err())
 		}
 	}
 }
 
-func (l *link) unsent() (n int, err error) {
+// isTaken says whether the peer's kernel has taken all that was sent.
+func (l *link) isTaken() bool {
+	n, err := askTCP(l, unsent)
+	return err == nil && n == 0
+}
+
+// acked returns how many of the bytes written the peer's kernel has
+// acknowledged. Where nothing acknowledges, it is what ours took.
+func (l *link) acked() (uint64, error) {
+	if l.conn == nil {
+		return l.written, nil
+	}
+	n, err := askTCP(l, bytesAcked)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return l.written, nil
+	}
+	return min(n, l.written), err
+}
+
+// askTCP asks the kernel about the connection.
+func askTCP[T any](l *link, ask func(fd int) (T, error)) (answer T, err error) {
 	raw, err := l.conn.SyscallConn()
 	if err != nil {
-		return 0, err
+		return answer, err
 	}
-	ctlErr := raw.Control(func(fd uintptr) { n, err = unsent(int(fd)) })
-	return n, errors.Join(err, ctlErr)
+	ctlErr := raw.Control(func(fd uintptr) { answer, err = ask(int(fd)) })
+	return answer, errors.Join(err, ctlErr)
 }

@@ -1,6 +1,12 @@
 package proxy
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
 
 // The metrics of the data path. Lines are counted by protocol.
 var (
@@ -43,7 +49,7 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for _, proto := range protocols {
-		b, bytes := p.queues[proto].snapshot()
+		b, bytes := p.queue(proto).snapshot()
 		name := proto.String()
 		counter(descReceived, b.received, name)
 		counter(descAdopted, b.adopted, name)
@@ -52,11 +58,16 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		for why := range reasons {
 			counter(descDropped, b.dropped[why], name, why.String())
 		}
+		if proto == line.Carbon {
+			gauge(descSpoolLines, float64(b.spooled))
+		}
 		gauge(descQueueLines, float64(b.queued), name)
 		gauge(descQueueBytes, float64(bytes), name)
+		for _, f := range b.forwarded {
+			counter(descForwarded, f.lines, name, f.upstream)
+		}
 		if u := p.upstreams[proto]; u != nil {
-			for i, s := range u.status(proto) {
-				counter(descForwarded, b.forwarded[i], name, s.Address)
+			for _, s := range u.status(proto) {
 				up := 0.0
 				if s.Up {
 					up = 1
@@ -65,12 +76,21 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	gauge(descSpoolLines, 0)
-	gauge(descSpoolBytes, 0)
-	gauge(descSpoolAge, 0)
+	p.collectSpool(gauge)
 	for _, l := range p.listeners {
 		if n, err := l.kernelDrops(); err == nil {
 			counter(descKernel, n, l.address.String())
 		}
 	}
+}
+
+// collectSpool collects what the disk holds.
+func (p *Proxy) collectSpool(gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	var bytes, age float64
+	if s := p.keeper.stats(); s.Bytes > 0 {
+		bytes = float64(s.Bytes)
+		age = max(0, time.Since(s.Oldest).Seconds())
+	}
+	gauge(descSpoolBytes, bytes)
+	gauge(descSpoolAge, age)
 }

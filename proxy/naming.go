@@ -67,9 +67,9 @@ func (n *naming) rewriters(claim *membership.Claim) *rewriters {
 // current returns the rewriters of the claim that may be used now; without
 // one, or while earlier lines of q wait for theirs, those that hold the lines
 // that need a name.
-func (n *naming) current(q *queue) *rewriters {
+func (n *naming) current(q queue) *rewriters {
 	claim, ok := n.names.Current()
-	if !ok || q.holding.Load() > 0 {
+	if !ok || q.isHolding() {
 		return &n.nameless
 	}
 	return n.of(claim)
@@ -101,11 +101,11 @@ func (r *rewriters) owns(ln []byte) bool {
 // they have waited too long. One goroutine runs it.
 type namer struct {
 	*naming
-	queues  [2]*queue // by protocol
+	queues  [2]queue // by protocol
 	ingests [2]*ingest
 }
 
-func newNamer(n *naming, queues [2]*queue, bad *badLines) *namer {
+func newNamer(n *naming, queues [2]queue, bad *badLines) *namer {
 	m := &namer{naming: n, queues: queues}
 	for p := range m.ingests {
 		m.ingests[p] = newIngest(line.Protocol(p), bad)
@@ -132,8 +132,8 @@ func (n *namer) run(ctx context.Context) {
 		}
 		select {
 		case <-changed:
-		case <-n.queues[line.StatsD].moreHeld:
-		case <-n.queues[line.Carbon].moreHeld:
+		case <-n.queues[line.StatsD].account().moreHeld:
+		case <-n.queues[line.Carbon].account().moreHeld:
 		case <-tick.C:
 		case <-ctx.Done():
 			return
@@ -153,14 +153,14 @@ func (n *namer) pass(now, waiting time.Time) (holding bool) {
 		q.wake()
 		for n.nameHeld(q, n.ingests[p]) {
 		}
-		holding = holding || q.holding.Load() > 0
+		holding = holding || q.isHolding()
 	}
 	return holding
 }
 
 // nameHeld gives one held batch its name. It returns whether there was a batch
 // and a name for it.
-func (n *namer) nameHeld(q *queue, in *ingest) bool {
+func (n *namer) nameHeld(q queue, in *ingest) bool {
 	claim, ok := n.names.Current()
 	if !ok {
 		return false

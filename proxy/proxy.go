@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -33,17 +34,28 @@ type Options struct {
 	// Telemetry is gathered every 10 s and sent as StatsD lines through the
 	// proxy's own path; nil: not.
 	Telemetry prometheus.Gatherer
+
+	// StateDir is the directory of the spool, which no other process may use; "":
+	// what waits is in memory alone.
+	StateDir string
+
+	// QueueDirs are where the file of the Carbon queue may be, the best first:
+	// on tmpfs, and surviving this process. None, or no StateDir: what waits in
+	// memory is lost when the process is killed.
+	QueueDirs []string
 }
 
 // A Proxy takes lines, rewrites and forwards them. It is also a
 // prometheus.Collector of its own numbers.
 type Proxy struct {
-	cfg       Config
-	log       *slog.Logger
-	telemetry prometheus.Gatherer
+	cfg     Config
+	options Options
+	log     *slog.Logger
 
 	naming    *naming
-	queues    [2]*queue    // by protocol
+	statsd    *statsdQueue
+	carbon    *carbonQueue
+	keeper    *keeper      // nil: there is no spool
 	upstreams [2]*upstream // by protocol; nil where there is nowhere to send
 	bad       *badLines
 	lender    lender
@@ -62,41 +74,58 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg:       cfg,
+		options:   opt,
 		log:       opt.Log,
-		telemetry: opt.Telemetry,
 		naming:    newNaming(names, cfg.Rewrite),
+		statsd:    newStatsDQueue(int(cfg.Forward.StatsD.Queue)),
+		carbon:    newCarbonQueue(cfg.Forward.Carbon),
 		bad:       &badLines{},
 		drainTime: drainTime,
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	f := cfg.Forward
-	p.queues[line.StatsD] = newQueue(int(f.StatsD.Queue), statsdMaxAge, len(f.StatsD.To))
-	p.queues[line.Carbon] = newQueue(int(f.Carbon.Queue), 0, len(f.Carbon.To))
+	p.statsd.suspended = p.naming.suspended
+	if opt.StateDir != "" {
+		p.keeper = &keeper{
+			queue: p.carbon, dir: filepath.Join(opt.StateDir, "spool"),
+			naming: p.naming, ingest: newIngest(line.Carbon, p.bad), log: p.log,
+		}
+	}
 	stdout := &lockedWriter{w: opt.Stdout}
-	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, f.StatsD.To, stdout)
-	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, f.Carbon.To, stdout)
+	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, cfg.Forward.StatsD.To, stdout)
+	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, cfg.Forward.Carbon.To, stdout)
 	return p, nil
+}
+
+// queue returns the queue of a protocol.
+func (p *Proxy) queue(proto line.Protocol) queue {
+	if proto == line.StatsD {
+		return p.statsd
+	}
+	return p.carbon
 }
 
 func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer) *upstream {
 	if len(to) == 0 {
 		return nil
 	}
-	u := &upstream{
+	p.queue(proto).account().know(to)
+	return &upstream{
 		to:     to,
-		queue:  p.queues[proto],
+		queue:  p.queue(proto),
+		sender: p.newSender(proto),
 		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn, own: p.detach},
-		busy:   &p.busy,
 		seek:   seekInterval,
 		log:    p.log.With("protocol", proto.String()),
 	}
+}
+
+func (p *Proxy) newSender(proto line.Protocol) sender {
 	if proto == line.StatsD {
-		u.gate = p.naming
-		u.queue.suspended = p.naming.suspended
+		return &statsdSender{queue: p.statsd, busy: &p.busy, gate: p.naming}
 	}
-	return u
+	return &carbonSender{queue: p.carbon, busy: &p.busy}
 }
 
 // lockedWriter lets both protocols write to one stdout.
@@ -165,18 +194,22 @@ func isLocal(ip netip.Addr) bool {
 }
 
 // Run reads and forwards until ctx ends, and then, in this order: takes what has
-// reached the sockets that are open, closes them, lets the upstreams take what waits
-// (5 s), and drops the rest. Bind must have succeeded before. The name may be
-// released when Run has returned.
+// reached the sockets that are open, closes them, lets the upstreams take what
+// waits (5 s), and keeps the rest of Carbon for the next process. Bind must have
+// succeeded before. The name may be released when Run has returned.
 func (p *Proxy) Run(ctx context.Context) error {
+	closeQueue := p.openQueue()
 	p.logListeners()
 
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
-	var polling, namer, upstreams sync.WaitGroup
+	var polling, beside, upstreams sync.WaitGroup
 	polling.Go(p.poller.run)
 	defer polling.Wait()
 	defer p.poller.close()
-	namer.Go(func() { newNamer(p.naming, p.queues, p.bad).run(sending) })
+	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending) })
+	if p.keeper != nil {
+		beside.Go(func() { p.keeper.run(sending) })
+	}
 	for _, u := range p.upstreams {
 		if u != nil {
 			upstreams.Go(func() { u.run(sending) })
@@ -185,20 +218,63 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
-	for _, q := range p.queues {
-		q.close()
-	}
+	p.statsd.close()
+	p.carbon.close()
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
 	waitAtMost(&upstreams, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
 	stopSending()
-	namer.Wait()
-	for _, proto := range protocols {
-		if n := p.queues[proto].abandon(); n > 0 {
-			p.log.Error("lines dropped at the end of the drain", "protocol", proto.String(), "lines", n)
+	beside.Wait()
+	closeQueue()
+	return nil
+}
+
+// openQueue opens the file of the Carbon queue, with what a predecessor left in
+// it. It returns what ends the use of the queues.
+func (p *Proxy) openQueue() (end func()) {
+	file := queueFile{state: p.options.StateDir, log: p.log}
+	if file.state != "" {
+		file.dirs = p.options.QueueDirs
+	}
+	if len(file.dirs) > 0 {
+		j, left := file.open()
+		if n := p.carbon.adopt(j, left); n > 0 {
+			p.log.Info("lines found in the queue of an earlier process", "lines", n)
 		}
 	}
-	return nil
+	return func() {
+		p.dropStatsD()
+		if err := file.close(p.carbon.journal, p.keepCarbon()); err != nil {
+			p.log.Warn("queue's file not closed", "err", err)
+		}
+	}
+}
+
+// dropStatsD drops what is left of StatsD at the end.
+func (p *Proxy) dropStatsD() {
+	if n := p.statsd.abandon(); n > 0 {
+		p.log.Error("lines dropped at the end of the drain", "protocol", "statsd", "lines", n)
+	}
+}
+
+// keepCarbon keeps what is left of Carbon at the end: in the spool, or else in the
+// file of the queue. It says whether nothing is left in that.
+func (p *Proxy) keepCarbon() (empty bool) {
+	err := errNoSpool
+	if p.keeper != nil {
+		err = p.keeper.keepRest()
+	}
+	left := p.carbon.left()
+	switch {
+	case left == 0:
+		return true
+	case p.carbon.journal.Path() != "":
+		p.log.Warn("lines left in the queue's file for the next start", "lines", left, "file", p.carbon.journal.Path(), "err", err)
+		return false
+	}
+	p.carbon.abandon()
+	p.log.Error("lines dropped at the end of the drain", "protocol", "carbon", "lines", left, "err", err)
+	return true
 }
 
 // waitAtMost waits for wg, but no longer than limit.
@@ -230,7 +306,7 @@ func (p *Proxy) read(ctx context.Context) {
 			readers.Go(func() { p.receive(ctx, l) })
 		}
 	}
-	if p.telemetry != nil && p.upstreams[line.StatsD] != nil {
+	if p.options.Telemetry != nil && p.upstreams[line.StatsD] != nil {
 		readers.Go(func() { p.sendTelemetry(ctx) })
 	}
 }
@@ -245,7 +321,7 @@ func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
 	}
 	s := &streamReader{
 		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: p.pacer(p.cfg.Coalesce),
-		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
+		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
 	}
 	s.ingest.peer = func() string { return peer }
 	s.run(ctx)
@@ -275,7 +351,7 @@ func (p *Proxy) receive(ctx context.Context, l *listener) {
 	defer l.close()
 	d := &datagramReader{
 		socket: l.socket, pacer: p.pacer(l.pace(p.cfg.Coalesce)), lender: &p.lender,
-		ingest: newIngest(l.proto, p.bad), queue: p.queues[l.proto], naming: p.naming,
+		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
 	}
 	d.ingest.peer = d.peer
 	d.run(ctx)
@@ -307,7 +383,7 @@ func (p *Proxy) Status() Status {
 		})
 	}
 	for _, proto := range protocols {
-		books, _ := p.queues[proto].snapshot()
+		books, _ := p.queue(proto).snapshot()
 		s.Lines[proto.String()] = books.report()
 		if u := p.upstreams[proto]; u != nil {
 			s.Upstreams = append(s.Upstreams, u.status(proto)...)

@@ -23,7 +23,7 @@ func aBatch(born time.Time, claim *membership.Claim, unnamed bool, lines ...stri
 }
 
 // accept puts batches as a reader would.
-func accept(q *queue, in ...*batch) {
+func accept(q queue, in ...*batch) {
 	t := tally{}
 	for _, b := range in {
 		t.received += b.lines
@@ -33,7 +33,7 @@ func accept(q *queue, in ...*batch) {
 
 // Small batches of one kind become one; others stay apart.
 func TestQueueMerges(t *testing.T) {
-	q := newQueue(1<<20, statsdMaxAge, 1)
+	q := newStatsDQueue(1 << 20)
 	now := time.Now()
 	claim := membership.NewClaim("Denali", time.Hour)
 	accept(q, aBatch(now, nil, false, "a", "b"), aBatch(now, nil, false, "c"))
@@ -59,7 +59,7 @@ func TestQueueMemory(t *testing.T) {
 		lines int // of a read
 		apart time.Duration
 	}{{400, 0}, {1, time.Second}} {
-		q := newQueue(64<<20, time.Hour, 1)
+		q := newStatsDQueue(64 << 20)
 		now := time.Now()
 		const reads = 500
 		for i := range reads {
@@ -86,43 +86,45 @@ func TestQueueMemory(t *testing.T) {
 	}
 }
 
-// StatsD lines are dropped after 10 s, wherever they wait; Carbon lines only
-// where all names have been taken for that long.
+// StatsD lines are dropped after 10 s, wherever they wait.
 func TestExpire(t *testing.T) {
 	now := time.Now()
 	claim := membership.NewClaim("Denali", time.Hour)
-	old, young := now.Add(-11*time.Second), now.Add(-9*time.Second)
-	fill := func(maxAge time.Duration) *queue {
-		q := newQueue(1<<20, maxAge, 1)
-		for _, born := range []time.Time{old, young} {
-			accept(q, aBatch(born, claim, false, "ready"), aBatch(born, nil, true, "held"))
-			q.mu.Lock()
-			q.books.queued++
-			q.hold(&q.parked, aBatch(born, claim, false, "parked"))
-			q.mu.Unlock()
-		}
-		return q
+	q := newStatsDQueue(1 << 20)
+	for _, born := range []time.Time{now.Add(-11 * time.Second), now.Add(-9 * time.Second)} {
+		accept(q, aBatch(born, claim, false, "ready"), aBatch(born, nil, true, "held"))
+		q.mu.Lock()
+		q.books.queued++
+		q.hold(&q.parked, aBatch(born, claim, false, "parked"))
+		q.mu.Unlock()
 	}
-	statsd := fill(statsdMaxAge)
-	statsd.expire(now, time.Time{})
-	if b, _ := statsd.snapshot(); b.dropped[tooOld] != 3 || b.queued != 3 || statsd.holding.Load() != 2 {
-		t.Errorf("StatsD: %d too old, %d queued", b.dropped[tooOld], b.queued)
+	q.expire(now, time.Time{})
+	if b, _ := q.snapshot(); b.dropped[tooOld] != 3 || b.queued != 3 || q.holding.Load() != 2 {
+		t.Errorf("%d too old, %d queued", b.dropped[tooOld], b.queued)
 	}
-	carbon := fill(0)
-	carbon.expire(now, time.Time{})
-	if b, _ := carbon.snapshot(); b.queued != 6 {
-		t.Errorf("Carbon does not wait for etcd: %d queued", b.queued)
+}
+
+// Carbon lines are dropped only where all names have been taken for 10 s.
+func TestCarbonExpire(t *testing.T) {
+	now := time.Now()
+	q := newTestQueue(line.Carbon, 1<<20)
+	for _, born := range []time.Time{now.Add(-11 * time.Second), now.Add(-9 * time.Second)} {
+		accept(q, aBatch(born, nil, false, "ready"), aBatch(born, nil, true, "held"))
 	}
-	carbon.expire(now, now.Add(-heldMax))
-	if b, _ := carbon.snapshot(); b.dropped[noName] != 1 || b.queued != 5 {
-		t.Errorf("Carbon, all names taken: %d dropped, %d queued", b.dropped[noName], b.queued)
+	q.expire(now, time.Time{})
+	if b, _ := q.snapshot(); b.queued != 4 {
+		t.Errorf("lines do not wait for etcd: %d queued", b.queued)
+	}
+	q.expire(now, now.Add(-heldMax))
+	if b, _ := q.snapshot(); b.dropped[noName] != 1 || b.queued != 3 || q.account().holding.Load() != 1 {
+		t.Errorf("all names taken: %d dropped, %d queued", b.dropped[noName], b.queued)
 	}
 }
 
 // The namer counts the 10 s from the moment at which all names were taken.
 func TestNamerWaiting(t *testing.T) {
 	names := noNames()
-	q := [2]*queue{newQueue(1<<20, statsdMaxAge, 1), newQueue(1<<20, 0, 1)}
+	q := [2]queue{newStatsDQueue(1 << 20), newTestQueue(line.Carbon, 1<<20)}
 	n := newNamer(newNaming(names, line.Rules{From: "host", To: "{name}", Names: []string{"Denali"}}), q, &badLines{})
 	now := time.Now()
 	accept(q[line.Carbon], aBatch(now.Add(-time.Minute), nil, true, "host.a 1 1"))
@@ -139,32 +141,29 @@ func TestNamerWaiting(t *testing.T) {
 // The oldest lines are evicted, from whichever list.
 func TestQueueEvictsOldest(t *testing.T) {
 	now := time.Now()
-	q := newQueue(10, 0, 1)
-	accept(q, aBatch(now, nil, false, "r1aa"))
-	accept(q, aBatch(now.Add(-time.Second), nil, true, "h1aa"))
-	accept(q, aBatch(now.Add(time.Second), nil, true, "h2aa"))
-	if b := q.takeHeld(); string(b.buf) != "h2aa\n" {
-		t.Errorf("held: %q, want the younger", b.buf)
-	}
-	if b, _ := q.take(t.Context()); string(b.buf) != "r1aa\n" {
-		t.Errorf("ready: %q", b.buf)
-	}
-	if b, _ := q.snapshot(); b.dropped[queueFull] != 1 {
-		t.Errorf("%d dropped, want 1", b.dropped[queueFull])
+	for _, proto := range protocols {
+		q := newTestQueue(proto, 10)
+		accept(q, aBatch(now, nil, false, "r1aa"))
+		accept(q, aBatch(now.Add(-time.Second), nil, true, "h1aa"))
+		accept(q, aBatch(now.Add(time.Second), nil, true, "h2aa"))
+		if b := q.takeHeld(); string(b.buf) != "h2aa\n" {
+			t.Errorf("%v: held: %q, want the younger", proto, b.buf)
+		}
+		if b, _ := q.snapshot(); b.dropped[queueFull] != 1 {
+			t.Errorf("%v: %d dropped, want 1", proto, b.dropped[queueFull])
+		}
 	}
 }
 
 // A queue is drained when it is closed and all that was taken is booked.
 func TestQueueDrained(t *testing.T) {
-	q := newQueue(1<<20, 0, 1)
+	q := newStatsDQueue(1 << 20)
 	accept(q, aBatch(time.Now(), nil, false, "a", "b"))
 	q.close()
 	b, _ := q.take(t.Context())
-	q.forward(0, 1)
-	select {
-	case <-q.drained:
+	q.forward("upstream", 1)
+	if q.isDrained() {
 		t.Fatal("drained with a line in hand")
-	default:
 	}
 	q.drop(1, sendError)
 	<-q.drained
@@ -175,7 +174,7 @@ func TestQueueDrained(t *testing.T) {
 }
 
 func TestFifo(t *testing.T) {
-	var f fifo
+	var f fifo[*batch]
 	next := 0
 	for i := range 1000 {
 		f.push(&batch{lines: i})
@@ -252,7 +251,7 @@ func TestReasons(t *testing.T) {
 func TestParkedGoFirst(t *testing.T) {
 	claim := membership.NewClaim("Denali", time.Hour)
 	suspended := true
-	q := newQueue(1<<20, statsdMaxAge, 1)
+	q := newStatsDQueue(1 << 20)
 	q.suspended = func(*membership.Claim) bool { return suspended }
 	now := time.Now()
 	accept(q, aBatch(now, claim, false, "a:1|g"))

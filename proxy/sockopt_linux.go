@@ -42,3 +42,18 @@ func setUserTimeout(fd int, d time.Duration) error {
 
 // unsent returns how many bytes of a stream the peer has not acknowledged.
 func unsent(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }
+
+// limitUnsent bounds how much the kernel takes that it cannot send yet.
+func limitUnsent(fd, bytes int) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
+}
+
+// bytesAcked returns how many bytes of a stream the peer's kernel has
+// acknowledged. The kernel counts the SYN as one.
+func bytesAcked(fd int) (uint64, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil || info.Bytes_acked == 0 {
+		return 0, err
+	}
+	return info.Bytes_acked - 1, nil
+}

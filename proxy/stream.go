@@ -113,7 +113,7 @@ func pause(ctx context.Context, d time.Duration) {
 type streamReader struct {
 	socket *socket
 	ingest *ingest
-	queue  *queue
+	queue  queue
 	naming *naming
 	pacer  pacer
 	idle   time.Duration // 0: never too long

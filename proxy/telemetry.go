@@ -32,11 +32,11 @@ func (p *Proxy) sendTelemetry(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		families, err := p.telemetry.Gather()
+		families, err := p.options.Telemetry.Gather()
 		if err != nil {
 			p.log.Warn("own numbers are not complete", "err", err)
 		}
-		q := p.queues[line.StatsD]
+		q := p.statsd
 		sink.ingest.begin(time.Now(), p.naming.current(q))
 		for _, f := range families {
 			sendFamily(client, f, last)

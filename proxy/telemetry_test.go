@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -63,7 +61,7 @@ func TestTelemetry(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go p.sendTelemetry(ctx)
 
-		carbon := p.queues[line.Carbon]
+		carbon := p.carbon
 		accept(carbon, aBatch(time.Now(), nil, false, "a 1 1", "b 1 1"))
 		first := telemetryLines(t, p)
 		for _, want := range []string{"Denali.prefixproxy.lines_received.carbon:2|c", "Denali.prefixproxy.queue_lines.carbon:2|g", "Denali.prefixproxy.upstream_up.statsd.stdout_:0|g"} {
@@ -78,7 +76,7 @@ func TestTelemetry(t *testing.T) {
 		if second := telemetryLines(t, p); !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
 			t.Errorf("no delta in %q", second)
 		}
-		b, _ := p.queues[line.StatsD].snapshot()
+		b, _ := p.statsd.snapshot()
 		if b.received == 0 || b.rewritten != b.received {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
 		}
@@ -89,7 +87,7 @@ func TestTelemetry(t *testing.T) {
 
 // telemetryLines returns what the next interval sends.
 func telemetryLines(t *testing.T, p *Proxy) []string {
-	b, err := p.queues[line.StatsD].take(t.Context())
+	b, err := p.statsd.take(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

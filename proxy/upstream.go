@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
@@ -37,25 +37,35 @@ var errBetter = errors.New("an earlier upstream is back")
 //	 └───────→ end ←───────┘
 type upstream struct {
 	to     []Address
-	queue  *queue
+	queue  queue
+	sender sender
 	dialer *dialer
-	busy   *busy
 	seek   time.Duration // about this long between two looks whether an earlier upstream is back
 	log    *slog.Logger
 
-	// gate is asked before every write; nil for Carbon, whose lines keep the
-	// name that they were given.
-	gate *naming
-
-	hand   *batch // taken from the queue and not booked yet
-	better *link  // an earlier upstream that is back; nil: none
+	better *link // an earlier upstream that is back; nil: none
 
 	up atomic.Pointer[link] // for status: the link that is in use, or nil
 }
 
+// A sender sends the lines of a queue, in the manner of their protocol.
+type sender interface {
+	// send sends on l until that breaks, ctx ends, or nothing is left:
+	// errDrained, or errWritten where the peer has not acknowledged all.
+	send(ctx context.Context, l *link) error
+
+	// finished is told that l ended gracefully. read says that the peer has
+	// read all: it closed when it knew that no more would come.
+	finished(l *link, read bool)
+
+	// abandon ends the sender: what is in its hands was not sent.
+	abandon()
+}
+
 // run sends until the queue is drained, or ctx ends.
 func (u *upstream) run(ctx context.Context) {
-	defer u.abandon()
+	defer u.closeBetter()
+	defer u.sender.abandon()
 	var out outage
 	for {
 		l, err := u.connect(ctx, &out)
@@ -66,7 +76,7 @@ func (u *upstream) run(ctx context.Context) {
 		err = u.session(ctx, l)
 		u.up.Store(nil)
 		switch {
-		case errors.Is(err, errDrained), ctx.Err() != nil:
+		case u.queue.account().isDrained(), ctx.Err() != nil:
 			return
 		case !errors.Is(err, errBetter):
 			u.isDown(err, &out)
@@ -74,15 +84,9 @@ func (u *upstream) run(ctx context.Context) {
 	}
 }
 
-// abandon drops what could not be sent before the end.
-func (u *upstream) abandon() {
+func (u *upstream) closeBetter() {
 	if u.better != nil {
 		u.better.close()
-	}
-	if u.hand != nil {
-		u.queue.drop(u.hand.lines, shutdown)
-		u.hand.free()
-		u.hand = nil
 	}
 }
 
@@ -103,7 +107,7 @@ func (u *upstream) isDown(err error, o *outage) {
 	if !o.upSince.IsZero() && time.Since(o.upSince) > maxBackoff {
 		o.backoff = 0
 	}
-	o.since, o.dropped = time.Now(), u.queue.lost()
+	o.since, o.dropped = time.Now(), u.queue.account().lost()
 	u.log.Warn("upstream down", "upstream", u.names(), "err", err)
 }
 
@@ -112,7 +116,7 @@ func (u *upstream) isUp(l *link, o *outage) {
 	o.upSince = time.Now()
 	attrs := []any{"upstream", u.to[l.index], "resolved", l.resolved}
 	if !o.since.IsZero() {
-		attrs = append(attrs, "after", time.Since(o.since).Round(time.Millisecond), "lines_lost", u.queue.lost()-o.dropped)
+		attrs = append(attrs, "after", time.Since(o.since).Round(time.Millisecond), "lines_lost", u.queue.account().lost()-o.dropped)
 		o.since = time.Time{}
 	}
 	u.log.Info("upstream up", attrs...)
@@ -161,7 +165,7 @@ func (u *upstream) backOff(ctx context.Context, o *outage) error {
 	select {
 	case <-t.C:
 		return nil
-	case <-u.queue.drained:
+	case <-u.queue.account().drained:
 		return errDrained
 	case <-ctx.Done():
 		return ctx.Err()
@@ -174,7 +178,7 @@ func (u *upstream) dialFirst(ctx context.Context, n int) (*link, error) {
 	for i, a := range u.to[:n] {
 		l, err := u.dialer.dial(ctx, a)
 		if err == nil {
-			l.index = i
+			l.index, l.upstream = i, a.String()
 			return l, nil
 		}
 		errs = append(errs, fmt.Errorf("dial upstream %s: %w", a, err))
@@ -192,11 +196,11 @@ func (u *upstream) session(parent context.Context, l *link) error {
 	defer end(nil)
 	context.AfterFunc(ctx, l.interrupt)
 
-	dead := make(chan struct{}) // closed when the peer is gone
+	dead := make(chan error, 1) // why the peer is gone
 	beside.Go(func() {
 		err := l.watch(ctx)
 		if ctx.Err() == nil {
-			close(dead)
+			dead <- err
 		}
 		end(fmt.Errorf("upstream %s: %w", l.resolved, err))
 	})
@@ -208,26 +212,30 @@ func (u *upstream) session(parent context.Context, l *link) error {
 		})
 	}
 
-	err := u.sendAll(ctx, l)
+	err := u.sender.send(ctx, l)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if errors.Is(err, errDrained) && u.hand == nil && ctx.Err() == nil || errors.Is(err, errBetter) {
-		u.finish(parent, l, dead, err)
+	if errors.Is(err, errDrained) || errors.Is(err, errWritten) || errors.Is(err, errBetter) {
+		err = cmp.Or(u.finish(parent, l, dead, err), err)
 	}
 	return err
 }
 
-// finish lets the peer take what it was sent.
-func (u *upstream) finish(ctx context.Context, l *link, dead <-chan struct{}, why error) {
+// finish lets the peer take what it was sent, and returns what kept it from
+// that.
+func (u *upstream) finish(ctx context.Context, l *link, dead <-chan error, why error) error {
 	if errors.Is(why, errBetter) {
 		limited, cancel := context.WithTimeout(ctx, switchLimit)
 		defer cancel()
 		ctx = limited
 	}
-	if err := l.finish(ctx, dead); err != nil {
+	read, err := l.finish(ctx, dead)
+	if err != nil {
 		u.log.Warn("upstream did not take all that it was sent", "upstream", u.to[l.index], "err", err)
 	}
+	u.sender.finished(l, read)
+	return err
 }
 
 // seekBetter looks from time to time whether an upstream before the index-th
@@ -242,126 +250,6 @@ func (u *upstream) seekBetter(ctx context.Context, index int) *link {
 			return l
 		}
 	}
-}
-
-// sendAll takes batches and sends them. It returns errDrained when the queue is
-// drained.
-func (u *upstream) sendAll(ctx context.Context, l *link) error {
-	u.busy.Add(1)
-	defer u.busy.Add(-1)
-	for {
-		if u.hand == nil {
-			var err error
-			u.busy.idle(func() { u.hand, err = u.queue.take(ctx) })
-			if err != nil {
-				return err
-			}
-		}
-		if err := u.sendHand(ctx, l); err != nil {
-			return err
-		}
-		u.hand.free()
-		u.hand = nil
-	}
-}
-
-// sendHand sends the batch in hand and books its lines. When it returns an
-// error, what is left in hand is to be sent on the next link.
-func (u *upstream) sendHand(ctx context.Context, l *link) error {
-	for u.mayLeave(l); u.hand.lines > 0; u.mayLeave(l) {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		n, err := l.send(u.hand.buf)
-		if u.gate == nil {
-			err = u.bookCarbon(l, n, err)
-		} else {
-			err = u.bookStatsD(l, n, err)
-		}
-		if err != nil {
-			return fmt.Errorf("send to upstream %s: %w", l.resolved, err)
-		}
-	}
-	return nil
-}
-
-// bookCarbon books what a write of the batch in hand did: all or nothing. A
-// batch that was not taken whole is sent again.
-func (u *upstream) bookCarbon(l *link, n int, err error) error {
-	if err != nil {
-		u.queue.resend(bytes.Count(u.hand.buf[:n], newline))
-		return err
-	}
-	u.queue.forward(l.index, u.hand.lines)
-	u.hand.cut(n, u.hand.lines)
-	return nil
-}
-
-// bookStatsD books what a write of the batch in hand did. Nothing is sent
-// twice: a line that went half is lost, those behind it were never sent.
-func (u *upstream) bookStatsD(l *link, n int, err error) error {
-	whole := bytes.LastIndexByte(u.hand.buf[:n], '\n') + 1
-	lines := bytes.Count(u.hand.buf[:whole], newline)
-	u.queue.forward(l.index, lines)
-	u.hand.cut(whole, lines)
-	if errors.Is(err, syscall.EMSGSIZE) {
-		u.lose(packetEnd(u.hand.buf, l.maxDatagram)) // it would never fit
-		return nil
-	}
-	if n > whole {
-		u.lose(bytes.IndexByte(u.hand.buf, '\n') + 1)
-	}
-	return err
-}
-
-var newline = []byte{'\n'}
-
-// lose drops the lines in the first n bytes in hand.
-func (u *upstream) lose(n int) {
-	lines := bytes.Count(u.hand.buf[:n], newline)
-	u.queue.drop(lines, sendError)
-	u.hand.cut(n, lines)
-}
-
-// mayLeave takes from the batch in hand all that may not leave now: StatsD
-// means now, and leaves only under the name that is held at this moment.
-func (u *upstream) mayLeave(l *link) {
-	b := u.hand
-	if u.gate == nil || b.lines == 0 {
-		return
-	}
-	if u.queue.tooOld(b, time.Now()) {
-		u.queue.drop(b.lines, tooOld)
-		b.cut(len(b.buf), b.lines)
-		return
-	}
-	if b.claim == nil {
-		l.limit(statsdStall)
-		return
-	}
-	claim, ok := u.gate.names.Current()
-	overtakes := !b.parked && u.queue.hasParked() // the claim was renewed since b was taken
-	if claim == b.claim && ok && !overtakes {
-		l.limit(min(claim.Left(), statsdStall))
-		return
-	}
-	owned := u.gate.of(b.claim).owns
-	if claim == b.claim {
-		u.park(b.split(owned))
-	} else {
-		u.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
-	}
-	b.claim = nil
-	l.limit(statsdStall)
-}
-
-// park gives lines back to the queue, to wait for their claim.
-func (u *upstream) park(b *batch) {
-	if b.lines == 0 {
-		b.free()
-		return
-	}
-	u.queue.park(b)
 }
 
 // status describes the failover list.

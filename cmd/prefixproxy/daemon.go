@@ -51,7 +51,7 @@ func (d *daemon) assemble(cfg config, state *membership.State, ui *ui) (err erro
 		return err
 	}
 	d.registry = prometheus.NewRegistry()
-	options := proxy.Options{Stdout: ui.out, Log: d.log}
+	options := proxy.Options{Stdout: ui.out, Log: d.log, StateDir: state.Dir(), QueueDirs: queueDirs(state.Dir())}
 	if cfg.Telemetry.StatsD {
 		options.Telemetry = d.registry
 	}
@@ -150,6 +150,16 @@ func openState(cfg config) (*membership.State, error) {
 		return nil, hinted{err, fmt.Sprintf("set membership.state_dir to a directory that this user may write, or: sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(cfg.Membership.StateDir))}
 	}
 	return state, nil
+}
+
+// queueDirs returns where the file of the queue may be: the runtime directory
+// that systemd gives us, the memory that every Linux shares, or else the disk.
+func queueDirs(stateDir string) []string {
+	var dirs []string
+	if runtime, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); runtime != "" {
+		dirs = append(dirs, runtime)
+	}
+	return append(dirs, "/dev/shm", stateDir)
 }
 
 // quoteShell quotes a word for a shell where it must be.

@@ -22,7 +22,6 @@ func tune(cfg config) {
 		runtime.GOMAXPROCS(1)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		f := cfg.Proxy.Forward
-		debug.SetMemoryLimit(int64(heapBeside + f.StatsD.Queue + f.Carbon.Queue))
+		debug.SetMemoryLimit(int64(heapBeside + cfg.Proxy.Forward.StatsD.Queue))
 	}
 }

@@ -1,0 +1,137 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// How long the sender of Carbon waits.
+const (
+	// carbonWrite bounds one write, so that what is acknowledged meanwhile gets
+	// booked.
+	carbonWrite = time.Second
+
+	// firstLook is when acknowledgements are asked for, after the last write; the
+	// next looks come later and later, up to lastLook. A peer may put off its
+	// acknowledgement by 40 ms.
+	firstLook = 50 * time.Millisecond
+	lastLook  = time.Second
+
+	// idleTrim is how long nothing must happen for memory to be given back.
+	idleTrim = 2 * time.Second
+)
+
+// A carbonSender sends Carbon lines on one link after the other. A line is
+// booked when the kernel of the peer's host has acknowledged it; what was not is
+// sent again, on the next link.
+type carbonSender struct {
+	queue *carbonQueue
+	busy  *busy
+}
+
+func (s *carbonSender) send(ctx context.Context, l *link) error {
+	s.busy.Add(1)
+	defer s.busy.Add(-1)
+	s.queue.rewind()
+	defer s.queue.unlink()
+	look := firstLook
+	for {
+		left, err := s.collect(l)
+		if err != nil {
+			return err
+		}
+		p, wait, err := s.queue.next(time.Now())
+		switch {
+		case p != nil:
+			look = firstLook
+			err = s.write(ctx, l, p)
+		case errors.Is(err, errWritten):
+		case wait > 0:
+			err = s.await(ctx, wait)
+		case left > 0:
+			err = s.await(ctx, look)
+			look = min(2*look, lastLook)
+		default:
+			err = s.idle(ctx)
+		}
+		if err != nil {
+			s.collect(l)
+			return err
+		}
+	}
+}
+
+// write writes a piece. It returns an error when the link is broken.
+func (s *carbonSender) write(ctx context.Context, l *link, p *piece) error {
+	for buf := p.bytes(); len(buf) > 0; {
+		l.limit(carbonWrite)
+		if isPast(ctx) {
+			return context.Cause(ctx)
+		}
+		n, err := l.send(buf)
+		l.written += uint64(n)
+		buf = buf[n:]
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("send to upstream %s: %w", l.resolved, err)
+		}
+		if len(buf) > 0 {
+			if _, err := s.collect(l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// collect books what the peer has acknowledged, and returns how many bytes it
+// has not.
+func (s *carbonSender) collect(l *link) (left int, err error) {
+	acked, err := l.acked()
+	if err != nil {
+		return 0, fmt.Errorf("ask what upstream %s has acknowledged: %w", l.resolved, err)
+	}
+	return s.queue.ack(time.Now(), l.upstream, acked), nil
+}
+
+// await returns after d, or as soon as something can be sent.
+func (s *carbonSender) await(ctx context.Context, d time.Duration) (err error) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	s.busy.idle(func() {
+		select {
+		case <-s.queue.more:
+		case <-t.C:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	})
+	return err
+}
+
+// idle waits until something can be sent.
+func (s *carbonSender) idle(ctx context.Context) (err error) {
+	trim := time.AfterFunc(idleTrim, s.queue.trim)
+	defer trim.Stop()
+	s.busy.idle(func() {
+		select {
+		case <-s.queue.more:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	})
+	return err
+}
+
+// finished books the end of a link: the peer closed after it had read all, or
+// has acknowledged all.
+func (s *carbonSender) finished(l *link, read bool) {
+	if left, err := s.collect(l); err == nil && left == 0 && read {
+		s.queue.forget()
+	}
+}
+
+// abandon: all is in the queue.
+func (s *carbonSender) abandon() {}

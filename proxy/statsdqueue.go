@@ -1,0 +1,221 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// A statsdQueue holds StatsD lines in memory. Its lists share one bound in bytes:
+// ready lines wait for the upstream, held ones for a name, and parked ones, which
+// have a name, for their claim to be renewed. A batch that was put belongs to the
+// queue until it is taken.
+type statsdQueue struct {
+	ledger
+	limit int // bytes in all lists together; under mu
+
+	// suspended says whether parked lines of a claim must go on waiting.
+	suspended func(claim *membership.Claim) bool
+
+	ready  fifo[*batch]
+	held   fifo[*batch]
+	parked fifo[*batch] // older than all that is held
+	bytes  int
+}
+
+// errDrained says that a queue was closed and nothing of it is left.
+var errDrained = errors.New("the queue is drained")
+
+func newStatsDQueue(limit int) *statsdQueue {
+	q := &statsdQueue{limit: limit}
+	q.init(q.put, func() int { return q.bytes })
+	return q
+}
+
+// put appends b to its list and evicts what is over the bound. q.mu is held.
+func (q *statsdQueue) put(b *batch) {
+	if b.lines == 0 {
+		b.free()
+		return
+	}
+	if b.unnamed {
+		q.hold(&q.held, b)
+	} else {
+		q.push(&q.ready, b)
+		notify(q.more)
+	}
+	for q.bytes > q.limit {
+		q.drop1(q.oldest(), queueFull)
+	}
+}
+
+// park takes back a taken batch whose claim is suspended: it waits, before all
+// that is held, until the claim is renewed or lost.
+func (q *statsdQueue) park(b *batch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b.parked = true
+	q.hold(&q.parked, b)
+}
+
+// hasParked says whether batches wait for their claim: all that is taken from
+// the ready ones is younger.
+func (q *statsdQueue) hasParked() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.parked.first() != nil
+}
+
+// hold adds b to a list of lines that wait for a claim. q.mu is held.
+func (q *statsdQueue) hold(list *fifo[*batch], b *batch) {
+	q.holding.Add(int64(b.lines))
+	q.push(list, b)
+	notify(q.moreHeld)
+}
+
+// push appends b to list. Where much waits, buffers are filled up or cut to
+// size, so that it takes little more memory than the lines do. q.mu is held.
+func (q *statsdQueue) push(list *fifo[*batch], b *batch) {
+	q.bytes += len(b.buf)
+	tail := list.last()
+	if tail != nil && tail.merge(b) {
+		return
+	}
+	if list.len() >= backlog {
+		if tail.isLike(b) {
+			tail.fill(b)
+		}
+		tail.shrink()
+	}
+	list.push(b)
+}
+
+// backlog is how many batches must wait for buffers to be filled up, or cut to
+// size: fewer will leave before it pays.
+const backlog = 8
+
+// pop takes the first batch of list, or nil. q.mu is held.
+func (q *statsdQueue) pop(list *fifo[*batch]) *batch {
+	b := list.pop()
+	if b != nil {
+		q.bytes -= len(b.buf)
+	}
+	return b
+}
+
+// oldest returns the list that begins with the oldest batch. q.mu is held.
+func (q *statsdQueue) oldest() *fifo[*batch] {
+	var oldest *fifo[*batch]
+	for _, list := range []*fifo[*batch]{&q.ready, &q.parked, &q.held} {
+		b := list.first()
+		if b != nil && (oldest == nil || b.born.Before(oldest.first().born)) {
+			oldest = list
+		}
+	}
+	return oldest
+}
+
+// drop1 drops the first batch of list. q.mu is held.
+func (q *statsdQueue) drop1(list *fifo[*batch], why reason) {
+	b := q.pop(list)
+	if list != &q.ready {
+		q.holding.Add(-int64(b.lines))
+	}
+	q.bookDrop(b.lines, why)
+	b.free()
+}
+
+// take hands over the oldest batch that is ready, and waits for one. Its lines
+// count as queued until the taker books them with forward or drop. It returns
+// errDrained when the queue was closed and all its lines are booked.
+func (q *statsdQueue) take(ctx context.Context) (*batch, error) {
+	for {
+		if b, err := q.tryTake(); b != nil || err != nil {
+			return b, err
+		}
+		select {
+		case <-q.more:
+		case <-q.drained:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (q *statsdQueue) tryTake() (*batch, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if b := q.parked.first(); b != nil && !q.suspended(b.claim) {
+		q.holding.Add(-int64(b.lines))
+		return q.pop(&q.parked), nil
+	}
+	if b := q.pop(&q.ready); b != nil {
+		return b, nil
+	}
+	if q.closed && q.books.queued == 0 {
+		return nil, errDrained
+	}
+	return nil, nil
+}
+
+// takeHeld hands over the oldest batch that waits for a name, or nil. Its lines
+// count as held until name is called.
+func (q *statsdQueue) takeHeld() *batch {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.pop(&q.held)
+}
+
+// name puts what became of a taken batch of so many held lines.
+func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rename(t, in)
+	q.holding.Add(-int64(lines))
+}
+
+// forward books lines of a taken batch as forwarded to an upstream.
+func (q *statsdQueue) forward(upstream string, lines int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.bookForward(upstream, lines)
+	q.settle(lines)
+}
+
+// drop books lines of a taken batch as dropped.
+func (q *statsdQueue) drop(lines int, why reason) {
+	if lines == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.bookDrop(lines, why)
+}
+
+// expire drops the lines that are too old: all after 10 s, and held ones that
+// arrived before noNameBefore, unless that is zero.
+func (q *statsdQueue) expire(now, noNameBefore time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, list := range []*fifo[*batch]{&q.ready, &q.parked, &q.held} {
+		for b := list.first(); b != nil && b.tooOld(now); b = list.first() {
+			q.drop1(list, tooOld)
+		}
+	}
+	for b := q.held.first(); b != nil && b.born.Before(noNameBefore); b = q.held.first() {
+		q.drop1(&q.held, noName)
+	}
+}
+
+// abandon drops all that still waits, at the end of the drain, and returns how
+// many lines were dropped for the sake of the end.
+func (q *statsdQueue) abandon() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for list := q.oldest(); list != nil; list = q.oldest() {
+		q.drop1(list, shutdown)
+	}
+	return q.books.dropped[shutdown]
+}
