@@ -2,6 +2,8 @@ package line
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math"
 	"strconv"
 	"unicode/utf8"
 )
@@ -16,8 +18,13 @@ import (
 
 // appendCarbon is Append for Carbon.
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
-	if name := line[:plainCarbon(line)]; hasPath(name) && scan(name) == 0 {
-		return w.edit(name).append(dst, line)
+	end, first8 := plainCarbon(line)
+	if name := line[:end]; hasPath(name) && scan(name) == 0 {
+		e := w.edit(name)
+		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
+			return dst, Earlier
+		}
+		return e.append(dst, line)
 	}
 	found := scan(line)
 	if found&control != 0 {
@@ -47,28 +54,90 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	if unset {
 		stamp = strconv.AppendInt(buf[:0], now, 10)
 	}
-	return w.edit(name).appendFields(dst, name, value, stamp)
+	e := w.edit(name)
+	if w.isEarlier(e, stamp) {
+		return dst, Earlier
+	}
+	return e.appendFields(dst, name, value, stamp)
 }
 
 // plainCarbon returns the length of the name of a line that is as nearly all
 // are: a name, a value and a timestamp, in plain digits, with single blanks
 // between. It returns 0 for any other, which may be as sound. What it has not
-// looked at is the name.
-func plainCarbon(line []byte) (name int) {
+// looked at is the name. first8 are the first eight of the timestamp's ten
+// digits, as a number that begins with the first; 0 where it has not ten.
+func plainCarbon(line []byte) (name int, first8 uint64) {
 	name = bytes.IndexByte(line, ' ')
 	if name < 0 {
-		return 0
+		return 0, 0
 	}
 	rest := line[name+1:]
 	value := plainNumber(rest)
 	if value == 0 || value == len(rest) || rest[value] != ' ' {
-		return 0
+		return 0, 0
 	}
 	stamp := rest[value+1:]
-	if len(stamp) == 0 || len(stamp) > maxFiniteDigits || digits(stamp) != len(stamp) {
-		return 0
+	if len(stamp) == 10 {
+		first8 = binary.BigEndian.Uint64(stamp)
+		if !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) {
+			return 0, 0
+		}
+		return name, first8
 	}
-	return name
+	if len(stamp) == 0 || len(stamp) > maxFiniteDigits || digits(stamp) != len(stamp) {
+		return 0, 0
+	}
+	return name, 0
+}
+
+// digitsOfFloor returns what a line's first8 must be above for the line to be
+// surely not before floor: the one comparison that it costs.
+func digitsOfFloor(floor int64) uint64 {
+	switch {
+	case floor <= 0:
+		return 0 // any ten digits are more
+	case floor < 1e9 || floor >= 1e10:
+		return math.MaxUint64 // isEarlier is asked
+	}
+	return binary.BigEndian.Uint64(strconv.AppendInt(nil, floor, 10))
+}
+
+// isEarlier says whether a line with this sound timestamp is before the floor
+// and e binds it to the name.
+func (w *Rewriter) isEarlier(e *edit, stamp []byte) bool {
+	return e.result <= Named && w.floor > math.MinInt64 && seconds(stamp) < w.floor
+}
+
+// Timestamp returns the time of a Carbon line that Append has not refused, in
+// whole Unix seconds as Carbon takes it: its fraction is cut off, and -1 is now.
+func Timestamp(line []byte, now int64) int64 {
+	tabs := bytes.IndexByte(line, '\t') >= 0
+	_, rest := field(line, tabs)
+	_, rest = field(rest, tabs)
+	stamp, _ := field(rest, tabs)
+	if _, unset := readStamp(stamp); unset {
+		return now
+	}
+	return seconds(stamp)
+}
+
+// seconds returns a sound timestamp as a whole number, as far as an int64 goes.
+func seconds(stamp []byte) int64 {
+	if len(stamp) <= 15 && digits(stamp) == len(stamp) { // no float is needed
+		var n int64
+		for _, c := range stamp {
+			n = 10*n + int64(c-'0')
+		}
+		return n
+	}
+	switch s, _ := strconv.ParseFloat(string(stamp), 64); {
+	case s >= math.MaxInt64:
+		return math.MaxInt64
+	case s <= math.MinInt64:
+		return math.MinInt64
+	default:
+		return int64(s)
+	}
 }
 
 // appendFields applies e to the line that the three fields make.

@@ -205,6 +205,9 @@ func checkLine(t *testing.T, p Protocol, ws [][]*Rewriter, line []byte) {
 			if p == StatsD && result.Appended() {
 				checkTail(t, r, string(line), strings.TrimSuffix(got, "\n"))
 			}
+			if p == Carbon {
+				checkSince(t, w, line, got, result)
+			}
 			again, againResult := held, heldResult
 			if heldResult == Held {
 				again, againResult = w.Append(nil, held[:len(held)-1], now)
@@ -216,6 +219,29 @@ func checkLine(t *testing.T, p Protocol, ws [][]*Rewriter, line []byte) {
 	}
 	if !bytes.Equal(line, original) {
 		t.Fatalf("%q became %q: it is only lent", original, line)
+	}
+}
+
+// checkSince says that with a floor w does the same with line as without, got
+// and result, but for lines of before that are bound to the name.
+func checkSince(t *testing.T, w *Rewriter, line []byte, got string, result Result) {
+	if !result.Appended() {
+		return
+	}
+	fields := strings.Fields(got)
+	seconds, _ := strconv.ParseFloat(fields[len(fields)-1], 64)
+	for _, floor := range []int64{now, 1763848800, 2, 1e10, math.MinInt64} {
+		out, since := w.Since(floor).Append(nil, line, now)
+		want, wantResult := got, result
+		if result <= Named && floor > math.MinInt64 && math.Trunc(seconds) < float64(floor) {
+			want, wantResult = "", Earlier
+		}
+		if string(out) != want || since != wantResult {
+			t.Fatalf("%q with floor %d came out as %q, %v; want %q, %v", line, floor, out, since, want, wantResult)
+		}
+	}
+	if at := float64(Timestamp(line, now)); at != math.Trunc(seconds) && math.Abs(seconds) < math.MaxInt64 {
+		t.Fatalf("%q: time %v, want %v", line, at, seconds)
 	}
 }
 

@@ -2,6 +2,9 @@ package line
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -298,6 +301,57 @@ func TestCarbon(t *testing.T) {
 
 // The length is judged as the line leaves, and after everything else that could
 // be wrong with it.
+// Lines that are bound to the name are not named before the floor.
+func TestSince(t *testing.T) {
+	for _, test := range []struct {
+		floor int64
+		rows  []row
+	}{
+		{1763848800, []row{
+			{"host.x 1 1763848800", "Denali.x 1 1763848800", Rewritten},
+			{"host.x 1 1763848799", "", Earlier},
+			{"host.x 1 1763848799.9", "", Earlier},
+			{"host.x 1 1763848800.0", "Denali.x 1 1763848800.0", Rewritten},
+			{"host.x 1 1763848900", "Denali.x 1 1763848900", Rewritten},
+			{"host.x 1 9999999999", "Denali.x 1 9999999999", Rewritten},
+			{"host.x 1 999999999", "", Earlier},
+			{"host.x 1 0001763848800", "Denali.x 1 0001763848800", Rewritten},
+			{"host.x 1 0001763848799", "", Earlier},
+			{"host.x 1 17638488000", "Denali.x 1 17638488000", Rewritten},
+			{"host.x 1 123456789012345678", "Denali.x 1 123456789012345678", Rewritten},
+			{"host.x 1 1e10", "Denali.x 1 1e10", Rewritten},
+			{"host.x 1 -5", "", Earlier},
+			{"host.x 1 -1e300", "", Earlier},
+			{"host.x 1 1e300", "Denali.x 1 1e300", Rewritten},
+			{"host.x\t1  1763848799", "", Earlier},
+			{"Denali.x 1 1763848799", "", Earlier},
+			same("app.x 1 1763848799", Free), // needs no name
+			same("MtLogan.x 1 1763848799", ForeignName),
+			same("host.x nan 1763848799", BadValue),
+			same("host.x 1 x", BadTimestamp),
+			{"host.x 1 -1", fmt.Sprint("Denali.x 1 ", now), Rewritten},
+		}},
+		{now + 1, []row{{"host.x 1 -1", "", Earlier}}},
+		{5, []row{{"host.x 1 0000000004", "", Earlier}, {"host.x 1 0000000005", "Denali.x 1 0000000005", Rewritten}, {"host.x 1 5", "Denali.x 1 5", Rewritten}, {"host.x 1 4", "", Earlier}}},
+		{1e10, []row{{"host.x 1 9999999999", "", Earlier}, {"host.x 1 10000000000", "Denali.x 1 10000000000", Rewritten}}},
+		{0, []row{{"host.x 1 0000000000", "Denali.x 1 0000000000", Rewritten}, {"host.x 1 -2", "", Earlier}}},
+		{math.MinInt64, []row{{"host.x 1 -1e300", "Denali.x 1 -1e300", Rewritten}, {"host.x 1 0", "Denali.x 1 0", Rewritten}}},
+	} {
+		checkRows(t, hostRules.Rewriter(Carbon, "Denali").Since(test.floor), test.rows)
+	}
+}
+
+func TestTimestamp(t *testing.T) {
+	for line, want := range map[string]int64{
+		"x 1 1763848800": 1763848800, "x 1 1763848800.9": 1763848800, "\tx  1\t1.5e3 ": 1500, "x 1 -3.5": -3,
+		"x 1 -1": now, "x 1 -1.5": now, "x 1 1e300": math.MaxInt64, "x 1 -1e300": math.MinInt64, "x 1 007": 7,
+	} {
+		if got := Timestamp([]byte(line), now); got != want {
+			t.Errorf("%q: got %d, want %d", line, got, want)
+		}
+	}
+}
+
 func TestTooLong(t *testing.T) {
 	short := rules("servers.host", "{name}", ForwardUnmatched) // K2 saves 10 bytes
 	for _, tt := range []struct {
@@ -470,7 +524,7 @@ func TestUnmatchedText(t *testing.T) {
 func TestReasons(t *testing.T) {
 	var got []string
 	for r := range NumResults {
-		if (r.Reason() != "") == (r.Appended() || r == Empty) || r.Refused() && r.Reason() == "" || r.String() == "" {
+		if (r.Reason() != "") == (r.Appended() || r == Empty || r == Earlier) || r.Refused() && r.Reason() == "" || r.String() == "" {
 			t.Errorf("%d (%v): Appended %v, Refused %v, Reason %q", r, r, r.Appended(), r.Refused(), r.Reason())
 		}
 		if reason := r.Reason(); reason != "" {
@@ -481,7 +535,7 @@ func TestReasons(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	for _, r := range []Result{ForeignName, UnmatchedPath, Empty} {
+	for _, r := range []Result{ForeignName, UnmatchedPath, Empty, Earlier} {
 		if r.Refused() {
 			t.Errorf("%v counts as refused", r)
 		}
@@ -538,6 +592,18 @@ func TestScan(t *testing.T) {
 	}
 }
 
+func TestAreDigits(t *testing.T) {
+	for i := range 8 {
+		for c := range 256 {
+			b := []byte("09182736")
+			b[i] = byte(c)
+			if got, want := areDigits(binary.BigEndian.Uint64(b)), '0' <= c && c <= '9'; got != want {
+				t.Errorf("%q: got %v, want %v", b, got, want)
+			}
+		}
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	for _, tt := range []struct {
 		protocol Protocol
@@ -547,7 +613,7 @@ func TestNoAllocations(t *testing.T) {
 		{Carbon, carbonInput + "app.x 1 2\nMtLogan.x 1 2\n\tx  1 -1.5\nx inf 1e9\nx 1 1763848800.123\nx 1\nx\xff\n"},
 	} {
 		for _, name := range []string{"Denali", ""} {
-			w := hostRules.Rewriter(tt.protocol, name)
+			w := hostRules.Rewriter(tt.protocol, name).Since(1763848801)
 			input, dst := []byte(tt.lines), make([]byte, 0, 4*len(tt.lines))
 			if n := testing.AllocsPerRun(100, func() { appendAll(w, dst, input) }); n != 0 {
 				t.Errorf("%v with name %q: %v allocations; want none", tt.protocol, name, n)

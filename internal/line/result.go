@@ -10,7 +10,8 @@ const (
 	Free                    // unchanged, and needs no name
 	Held                    // no name is held, and it needs one: to be appended again by a Rewriter that has one
 
-	Empty // nothing was there: skipped, and not counted as a line
+	Empty   // nothing was there: skipped, and not counted as a line
+	Earlier // Carbon: before the floor (Rewriter.Since); sound, and for another Rewriter if for any
 
 	// Refused: the server would refuse the line, or it would cost others.
 	TooLong      // longer than MaxLen as it leaves
@@ -55,7 +56,7 @@ func (r Result) Appended() bool { return r <= Held }
 func (r Result) Refused() bool { return TooLong <= r && r <= BadTimestamp }
 
 // Reason returns why the line was discarded, as the label of a counter; "" if
-// it was appended or empty.
+// it was appended, is empty, or is Earlier.
 func (r Result) Reason() string {
 	if r >= NumResults {
 		return ""
@@ -76,6 +77,8 @@ func (r Result) String() string {
 		return "held"
 	case Empty:
 		return "empty"
+	case Earlier:
+		return "earlier"
 	}
 	return r.Reason()
 }

@@ -1,6 +1,9 @@
 package line
 
-import "strings"
+import (
+	"math"
+	"strings"
+)
 
 // A Rewriter checks lines of one protocol and rewrites their paths for one
 // name. It never changes; any number of goroutines may use it.
@@ -15,6 +18,9 @@ type Rewriter struct {
 	nodes int              // of every key of names
 	lead  string           // of every key of names: what `to` has before {name}
 	early bool             // names is asked before from, because a key may start with from
+
+	floor       int64  // Carbon: lines before it are Earlier
+	floorDigits uint64 // digitsOfFloor(floor)
 }
 
 // An edit is what becomes of a line: head takes the place of its first cut
@@ -37,6 +43,7 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 		names:    make(map[string]*edit, len(r.Names)),
 		nodes:    strings.Count(r.To, ".") + 1,
 		lead:     lead,
+		floor:    math.MinInt64,
 	}
 
 	// A line longer than this is TooLong under every name. What does not leave,
@@ -76,6 +83,15 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 		}
 	}
 	return w
+}
+
+// Since returns a Rewriter like w that refuses to name Carbon lines which carry a
+// time before floor, in Unix seconds: they come out as Earlier, if they need the
+// name or stand under it.
+func (w *Rewriter) Since(floor int64) *Rewriter {
+	since := *w
+	since.floor, since.floorDigits = floor, digitsOfFloor(floor)
+	return &since
 }
 
 // longest returns the length of the longest line that can leave under any name:

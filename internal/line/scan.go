@@ -84,6 +84,13 @@ func digits(b []byte) int {
 	return len(b)
 }
 
+// areDigits says whether the eight bytes of v are digits: 0x30 to 0x39. What is
+// above 0x39 carries into the upper half of its byte, or has another one.
+func areDigits(v uint64) bool {
+	const upper, threes, sixes = 0xf0f0f0f0f0f0f0f0, 0x3030303030303030, 0x0606060606060606
+	return v&upper == threes && (v+sixes)&upper == threes
+}
+
 // plainNumber returns the length of the number that b starts with, if it is one
 // like 1, -1 or 1.5; otherwise 0.
 func plainNumber(b []byte) int {
