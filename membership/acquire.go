@@ -12,12 +12,16 @@ type tenancy struct {
 	ttl        time.Duration // as granted
 	sent       time.Duration // by now: when the last renewal (or the grant) was sent
 	usableFrom time.Duration // by now: the horizon stays past until then
+	tenure     Tenure        // its record
+	start      int64         // its first whole second, by the wall clock
+	earlier    []Tenure      // the name's, in the order of time
+	cut        bool          // there were more before these
 }
 
 // acquire returns a new claim, which Current has from then on; nil when ctx has
 // ended.
 func (h *Holder) acquire(ctx context.Context) *tenancy {
-	var retry retries
+	retry := retries{jitter: h.jitter}
 	for ctx.Err() == nil {
 		held, err := h.attempt(ctx)
 		if errors.Is(err, ErrNoFreeName) {
@@ -65,16 +69,21 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	// 4. Claim under it, or find out what was claimed under it.
 	var got claimed
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		got, err = h.store.claim(ctx, h.lease.id, h.own)
+		got, err = h.store.claim(ctx, h.lease.id, h.own, h.wall())
 		return err
 	})
+	answered := h.wall()
 	if errors.Is(err, Expired) {
 		h.lease = nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return h.tenancyOf(got), nil
+	// 5. Know our own past before anybody asks the claim whose a second was.
+	if err := h.closeCrashed(ctx, got, answered); err != nil {
+		return nil, err
+	}
+	return h.tenancyOf(got, answered), nil
 }
 
 func (h *Holder) grant(ctx context.Context) error {
@@ -87,6 +96,7 @@ func (h *Holder) grant(ctx context.Context) error {
 }
 
 func (h *Holder) revoke(ctx context.Context) error {
+	h.lease.spent = true // even if the request seems to fail: it may come late
 	err := h.store.revoke(ctx, h.lease.id)
 	if err == nil {
 		h.lease = nil
@@ -130,11 +140,13 @@ func (h *Holder) checkDataLoss(err error) {
 	if errors.Is(err, DataLoss) {
 		h.log.Error("etcd lost data: its revision ran backwards", "hint", "restore backups with --bump-revision; for a while two hosts may have had one name")
 		h.unmarked = true
+		h.wary = h.now() + h.cfg.TTL
 	}
 }
 
-// tenancyOf returns the tenancy of what was claimed under h.lease.
-func (h *Holder) tenancyOf(got claimed) *tenancy {
+// tenancyOf returns the tenancy of what was claimed under h.lease and answered
+// at that time.
+func (h *Holder) tenancyOf(got claimed, answered time.Time) *tenancy {
 	now := h.now()
 	held := &tenancy{
 		Claim: &Claim{
@@ -145,21 +157,36 @@ func (h *Holder) tenancyOf(got claimed) *tenancy {
 			Revision: got.revision,
 			now:      h.now,
 		},
-		ttl:  h.lease.ttl,
-		sent: h.lease.sent,
+		ttl:     h.lease.ttl,
+		sent:    h.lease.sent,
+		tenure:  got.tenure,
+		earlier: got.earlier,
+		cut:     got.cut,
 	}
-	if got.marked {
+	if got.marked || now < h.wary {
 		held.usableFrom = now + held.ttl
 	}
-	if got.takenOver && !h.own.here {
+	switch {
+	case got.takenOver && h.own.here:
+		held.usableFrom = max(held.usableFrom, h.own.UsableFrom)
+	case got.takenOver:
 		held.usableFrom = now + max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
 	}
+	// Who held the name before us may have written until the claim was answered,
+	// or until we may use it.
+	held.start = firstSecond(answered.Add(max(held.usableFrom-now, 0)))
+	if own := h.diary.find(got.tenure); own != nil {
+		held.start = own.Start
+	}
+	held.past = newPast(held.start, h.diary.spans(got.tenure), h.diary.others(got.earlier), got.cut)
 	return held
 }
 
 // hold makes held the current claim.
 func (h *Holder) hold(held *tenancy) {
 	h.own = nil
+	h.shared = held.usableFrom
+	h.tenure = held.tenure
 	held.extend(h.now())
 	h.claim.Store(held.Claim)
 	h.claims.Add(1)
@@ -168,7 +195,13 @@ func (h *Holder) hold(held *tenancy) {
 	if wait := held.usableFrom - h.now(); wait > 0 {
 		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "for", wait.Round(time.Second))
 	}
-	h.remember(memory{Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl})
+	h.diary.begin(held.tenure, held.start, h.wall())
+	h.remember(memory{
+		Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl,
+		Record: held.tenure.id, Start: held.start,
+		UsableFrom: held.usableFrom,
+	})
+	h.tidy(held)
 }
 
 // extend moves the horizon as far as the last renewal reaches, if the claim may

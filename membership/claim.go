@@ -17,6 +17,7 @@ type Claim struct {
 	LeaseID  clientv3.LeaseID
 	Revision int64 // at which the key was created: the fencing token
 
+	past    past // never changes
 	now     clock
 	horizon atomic.Int64 // by now, in nanoseconds
 }
@@ -27,10 +28,44 @@ type clock func() time.Duration
 // NewClaim returns a claim on name which is good for valid from now, and which
 // etcd knows nothing of: it is for tests of what uses claims.
 func NewClaim(name string, valid time.Duration) *Claim {
-	c := &Claim{Name: name, now: boottime}
+	c := &Claim{Name: name, past: newPast(0, nil, nil, false), now: boottime}
 	c.Extend(valid)
 	return c
 }
+
+// NewClaimAfter is NewClaim for a tenure that began at from, after earlier ones:
+// ours, under whichever name, and those of others under this one. Of a Tenure it
+// looks at Name, From and To.
+func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, others []Tenure) *Claim {
+	c := NewClaim(name, valid)
+	spans := make([]span, len(ours))
+	for i, t := range ours {
+		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
+	}
+	c.past = newPast(firstSecond(from), spans, others, false)
+	return c
+}
+
+// NameAt returns the name of a Carbon line that carries t, in whole Unix
+// seconds: that of the tenure which t falls into. ok is false when that is the
+// recorded tenure of another host under our name: the line has no name then.
+//
+//   - From the start of this tenure on, it is the claim's name.
+//   - Within an earlier tenure of our own, it is that one's name.
+//   - Within a tenure of another host under the claim's name, and for 5 s after
+//     it if we had not claimed the name by then, there is none.
+//   - At any other time it is the claim's name.
+func (c *Claim) NameAt(t int64) (name string, ok bool) {
+	if t >= c.past.floor {
+		return c.Name, true
+	}
+	return c.past.before(t, c.Name)
+}
+
+// Floor returns the second from which on NameAt returns the claim's name: the
+// one comparison that a line costs in the usual case. Where nothing is known of
+// earlier tenures it is the lowest int64.
+func (c *Claim) Floor() int64 { return c.past.floor }
 
 // Extend moves the horizon to valid from now, unless it is later already.
 func (c *Claim) Extend(valid time.Duration) { c.extendTo(c.now() + valid) }

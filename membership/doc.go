@@ -15,15 +15,20 @@
 //	names.go        the lists to claim from
 //	config.go       what a Holder is told
 //	claim.go        a name under a lease, and its horizon
+//	past.go         whose the seconds before a claim were
+//	tenure.go       who held a name from when to when: the record in etcd
 //	phase.go        what a Holder is at; why a claim was lost
 //	state.go        what is remembered from one start to the next
 //	holder.go       Holder: the snapshots, and Run: claim → renew → lost → re-claim → release
 //	acquire.go      the way to a claim: grant, claim, wait
 //	keep.go         the way of a claim: renew, suspend, resume, lose
+//	diary.go        our own tenures
+//	paperwork.go    what is written about tenures, beside the lease
 //	outage.go       when etcd fails us: what is said, and when to try again
 //	store.go        how all this lies in etcd, and what etcd's errors mean
 //	renewstream.go  renewals over one stream
 //	client.go       the etcd client that a Holder wants
+//	list.go         what people ask: who is there, who was, where one has been
 //
 // # Phases
 //
@@ -59,5 +64,7 @@
 // a third. A virtual machine that was cloned alive, a cluster that was wiped or
 // restored without --bump-revision, and a key that was deleted by hand can give
 // two hosts one name for up to one renewal period. Lists longer than 120 names
-// are gone through forward: a name freed after its turn is not come back to.
+// are gone through forward: a name freed after its turn is not come back to. The
+// times of tenures are the hosts' own clocks: two that are more than 5 s apart
+// may write one name for one moment.
 package membership

@@ -2,8 +2,10 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -30,11 +32,13 @@ func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
 // Run's goroutine owns the lease and all that is not atomic or under mu; what
 // others may call reads snapshots.
 type Holder struct {
-	cfg   Config
-	store store
-	state *State // nil: no memory
-	now   clock
-	log   *slog.Logger
+	cfg    Config
+	store  store
+	state  *State // nil: no memory
+	now    clock
+	wall   func() time.Time // for what Carbon lines and people are told, and no lease
+	jitter jitter           // of retries
+	log    *slog.Logger
 
 	claim  atomic.Pointer[Claim] // nil: none
 	idle   atomic.Pointer[Phase] // the phase while there is no claim
@@ -44,10 +48,16 @@ type Holder struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change
 
-	own      *memory // what the last process held, until the first claim
-	lease    *lease  // nil: none
-	unmarked bool    // we saw a data loss and have not left the marker yet
+	own      *memory       // what the last process held, until the first claim
+	diary    diary         // our own tenures
+	tenure   Tenure        // of the claim, while there is one
+	lease    *lease        // nil: none
+	shared   time.Duration // by now: until then the claim's last holder may use its name too
+	unmarked bool          // we saw a data loss and have not left the marker yet
+	wary     time.Duration // by now: what is claimed before is used one TTL later, because of that loss
 	outage   outage
+
+	paperwork *paperwork
 }
 
 // A lease is one that etcd granted to us.
@@ -84,6 +94,8 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 		store:   store,
 		state:   state,
 		now:     now,
+		wall:    time.Now,
+		jitter:  rand.N[time.Duration],
 		log:     log.With("pool", cfg.Pool),
 		losses:  make(map[Loss]*atomic.Uint64),
 		changed: make(chan struct{}),
@@ -92,6 +104,7 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 		h.losses[l] = new(atomic.Uint64)
 	}
 	h.outage = outage{log: h.log, now: now}
+	h.paperwork = newPaperwork(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
 	return h
 }
@@ -146,6 +159,7 @@ func (h *Holder) Stats() Stats {
 func (h *Holder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	wg.Go(func() { h.paperwork.run(ctx) })
 
 	h.recall()
 	for ctx.Err() == nil {
@@ -174,15 +188,16 @@ func (h *Holder) recall() {
 	case m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name):
 		h.own = m
 	}
+	h.openDiary()
 }
 
-// remember saves m, if there is a state; without it a restart only has less to
-// go by.
+// remember saves m and the diary, if there is a state; without it a restart only
+// has less to go by.
 func (h *Holder) remember(m memory) {
 	if h.state == nil {
 		return
 	}
-	if err := h.state.save(m); err != nil {
+	if err := errors.Join(h.state.save(m), h.state.saveTenures(h.cfg.Pool, h.diary)); err != nil {
 		h.log.Warn("claim not saved; a restart will not know it", "dir", h.state.Dir(), "err", err)
 	}
 }
@@ -210,13 +225,25 @@ func (h *Holder) release(ctx context.Context) {
 	if h.lease == nil {
 		return
 	}
+	if c != nil && h.now() < h.shared {
+		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.Name, "within", h.lease.ttl)
+		return
+	}
 	if c != nil && h.cfg.OnStop == Keep {
 		h.log.Info("name kept for a restart", "name", c.Name, "for", h.lease.ttl)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, releaseTime)
-	defer cancel()
-	err := h.revoke(ctx)
+	var err error
+	if c != nil {
+		until := h.usedUntil(c)
+		h.diary.end(h.tenure, until)
+		err = h.bounded(ctx, func(ctx context.Context) error {
+			return h.store.release(ctx, c, h.tenure.end(until, released))
+		})
+	}
+	if revoked := h.bounded(ctx, h.revoke); revoked == nil {
+		err = nil // either of the two frees the name
+	}
 	switch {
 	case c == nil: // the lease of an attempt, which runs out by itself if it must
 	case err != nil:
@@ -225,6 +252,13 @@ func (h *Holder) release(ctx context.Context) {
 		h.log.Info("name released", "name", c.Name)
 		h.remember(memory{Pool: h.cfg.Pool, Name: c.Name})
 	}
+}
+
+// bounded makes one of the two requests of a release.
+func (h *Holder) bounded(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, releaseTime/2)
+	defer cancel()
+	return f(ctx)
 }
 
 // warnOldServers warns of servers with known bugs that touch claims.

@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // keep renews held until it is lost, or ctx ends.
@@ -10,7 +11,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	defer h.store.stopRenewing()
 	every := min(held.ttl/6, maxRenewEvery)
 	suspended := !held.Valid()
-	var retry retries
+	retry := retries{jitter: h.jitter}
 	next := held.sent + every
 	for sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
@@ -63,8 +64,15 @@ func (h *Holder) renew(ctx context.Context, held *tenancy) error {
 // next claim.
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
+	until := h.usedUntil(held.Claim)
+	h.diary.end(held.tenure, until)
+	h.recordEnd(held.tenure.end(until, string(loss)))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
 	h.checkDataLoss(loss)
 }
+
+// usedUntil returns the wall clock's time up to which c was used, now that it
+// ends.
+func (h *Holder) usedUntil(c *Claim) time.Time { return h.wall().Add(min(c.Left(), 0)) }

@@ -29,12 +29,13 @@ type Member struct {
 // When all IDs are claimed the error is ErrNoFreeName. After any other error
 // an ID may be claimed or not: revoke the lease before trying again.
 func Join(etcdclient *clientv3.Client, ctx context.Context, id clientv3.LeaseID, identifier string, ids []string) (*Member, error) {
+	put := func(r rung) clientv3.Op { return clientv3.OpPut(r.name, identifier, clientv3.WithLease(id)) }
 	for turn := range slices.Chunk(ids, namesPerTxn) {
-		resp, err := etcdclient.Txn(ctx).Then(ladder(ifAnyFree(turn), identifier, id)).Commit()
+		resp, err := etcdclient.Txn(ctx).Then(ladder(ifAnyFree(turn, ""), put)).Commit()
 		if err != nil {
 			return nil, fmt.Errorf("claim one of %d names for %q: %w", len(ids), identifier, err)
 		}
-		if i, ok := climbed(resp.Responses[0].GetResponseTxn()); ok {
+		if i, _, ok := climbed(resp.Responses[0].GetResponseTxn()); ok {
 			return &Member{Key: turn[i], Value: identifier}, nil
 		}
 	}

@@ -73,26 +73,30 @@ func TestJoinErrors(t *testing.T) {
 	}
 }
 
-// etcd takes the longest ladder that a Holder sends, and leaves room for the
-// two operations of a tenure record beside the claim.
+// longestLadder returns the rungs of a restart with a memory, and names more.
+func longestLadder(s *etcdStore, names int) []rung {
+	own := &memory{Name: "web-1", Lease: 4711, Revision: 1, Record: "1795386417123-1267"}
+	return append(s.rungsOf(own), ifAnyFree(PrefixedNumerics("web-", names), namesKey(s.cfg.Pool))...)
+}
+
+// etcd takes the longest ladder that a Holder sends, and not one more rung.
 func TestLadderFitsIntoATransaction(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	s := newEtcdStore(c, testConfig(t))
-	const restart, room = 2, 2
-	for _, test := range []struct {
-		rungs int
-		want  error
-	}{
-		{restart + namesPerTxn, nil},
-		{restart + namesPerTxn + room, nil},
-		{restart + namesPerTxn + room + 3, rpctypes.ErrTooManyOps},
+	for names, want := range map[int]error{
+		namesPerTxn:     nil,
+		namesPerTxn + 1: rpctypes.ErrTooManyOps,
 	} {
-		rungs := ifAnyFree(PrefixedNumerics(namesKey(s.cfg.Pool), test.rungs))
-		if _, err := s.climb(t.Context(), newLease(t, c), rungs, nil); !errors.Is(err, test.want) {
-			t.Errorf("%d rungs: got %v, want %v", test.rungs, err, test.want)
+		if _, err := s.climb(t.Context(), newLease(t, c), longestLadder(s, names), time.Now()); !errors.Is(err, want) {
+			t.Errorf("%d names: got %v, want %v", names, err, want)
 		}
 	}
+}
+
+// same says whether two outcomes are of one claim.
+func same(a, b claimed) bool {
+	return a.name == b.name && a.key == b.key && a.revision == b.revision && a.takenOver == b.takenOver && a.tenure.id == b.tenure.id
 }
 
 // A lease has one name, however often its claim is sent.
@@ -104,7 +108,7 @@ func TestOneLeaseOneName(t *testing.T) {
 		cfg.Pool += fmt.Sprint(len(names))
 		s := newEtcdStore(c, cfg)
 		lease := newLease(t, c)
-		first, err := s.claim(t.Context(), lease, nil)
+		first, err := s.claim(t.Context(), lease, nil, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,13 +117,13 @@ func TestOneLeaseOneName(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if again, err := s.claim(t.Context(), lease, nil); err != nil || again != first {
+		if again, err := s.claim(t.Context(), lease, nil, time.Now()); err != nil || !same(again, first) {
 			t.Errorf("%d names, claimed again under one lease: got %+v, %v; want %+v", len(names), again, err, first)
 		}
 		if _, err := c.Revoke(t.Context(), lease); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.claim(t.Context(), lease, nil); !errors.Is(err, Expired) {
+		if got, err := s.claim(t.Context(), lease, nil, time.Now()); !errors.Is(err, Expired) {
 			t.Errorf("%d names, claimed under a lease that is gone: got %+v, %v; want expired", len(names), got, err)
 		}
 	}
@@ -131,7 +135,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	s := newEtcdStore(c, testConfig(t))
 	lease := newLease(t, c)
-	first, err := s.claim(t.Context(), lease, nil)
+	first, err := s.claim(t.Context(), lease, nil, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,13 +144,13 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 		{Name: first.name, Revision: first.revision - 1, Lease: lease},
 		{Name: first.name},
 	} {
-		if got, err := s.claim(t.Context(), newLease(t, c), &own); err != nil || got.name == first.name || got.takenOver {
+		if got, err := s.claim(t.Context(), newLease(t, c), &own, time.Now()); err != nil || got.name == first.name || got.takenOver {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
-	own := memory{Name: first.name, Revision: first.revision, Lease: lease}
-	got, err := s.claim(t.Context(), newLease(t, c), &own)
-	if first.takenOver = true; err != nil || got != first {
+	own := memory{Name: first.name, Revision: first.revision, Lease: lease, Record: first.tenure.id}
+	got, err := s.claim(t.Context(), newLease(t, c), &own, time.Now())
+	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
 	}
 }
@@ -164,7 +168,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 			}
 		}
 		s := newEtcdStore(c, cfg)
-		if got, err := s.claim(t.Context(), newLease(t, c), nil); err != ErrNoFreeName {
+		if got, err := s.claim(t.Context(), newLease(t, c), nil, time.Now()); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}
 		if _, err := c.Delete(t.Context(), namesKey(cfg.Pool)+names[0]); err != nil {

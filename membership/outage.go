@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 )
 
@@ -54,7 +53,13 @@ func (o *outage) over() {
 
 // retries spaces out attempts: the first after a failure comes at once, the
 // others after 100 ms to 2 s, with jitter.
-type retries struct{ failures int }
+type retries struct {
+	jitter   jitter
+	failures int
+}
+
+// A jitter returns a random time from 0 to below d.
+type jitter func(d time.Duration) time.Duration
 
 func (r *retries) reset() { r.failures = 0 }
 
@@ -65,7 +70,7 @@ func (r *retries) next() time.Duration {
 		return 0
 	}
 	d := min(100*time.Millisecond<<min(r.failures-2, 5), 2*time.Second)
-	return d/2 + rand.N(d/2)
+	return d/2 + r.jitter(d/2)
 }
 
 // sleep waits for d; it returns false when ctx has ended.

@@ -109,7 +109,7 @@ func (s *simStore) grant(ctx context.Context) (id clientv3.LeaseID, ttl time.Dur
 	return id, s.ttl, err
 }
 
-func (s *simStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memory) (c claimed, err error) {
+func (s *simStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memory, _ time.Time) (c claimed, err error) {
 	err = s.request(ctx, func(e *simEtcd) error {
 		marked := e.now() < e.marked
 		if e.leases[lease] == 0 {
@@ -167,6 +167,13 @@ func (s *simStore) stopRenewing() {}
 func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	return s.request(ctx, func(e *simEtcd) error { e.end(lease); return nil })
 }
+
+// The simulated etcd keeps no records.
+
+func (s *simStore) release(context.Context, *Claim, Tenure) error           { return nil }
+func (s *simStore) tenures(context.Context, string) ([]Tenure, bool, error) { return nil, false, nil }
+func (s *simStore) recordEnd(context.Context, Tenure) error                 { return nil }
+func (s *simStore) prune(context.Context, string, time.Time) error          { return nil }
 
 func (s *simStore) awaitFree(ctx context.Context) error {
 	s.etcd.mu.Lock()

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,14 +42,52 @@ type memory struct {
 	Lease    clientv3.LeaseID `json:"lease,omitempty"`    // 0: the name was released
 	Revision int64            `json:"revision,omitempty"` // at which its key was created
 	TTL      time.Duration    `json:"ttl_ns,omitempty"`   // that was granted
+	Record   string           `json:"record,omitempty"`   // the last part of the key of the tenure's record
+	Start    int64            `json:"start,omitempty"`    // the tenure's first whole second
 	Place    place            `json:"place"`
 
-	here bool // Place is the place that reads it
+	// UsableFrom is when the claim may be used, by this boot's clock; 0: at
+	// once. A copy that starts again goes on waiting for its original.
+	UsableFrom time.Duration `json:"usable_from_ns,omitempty"`
+
+	here   bool // Place is the place that reads it
+	copied bool // it was written elsewhere than in this directory
+}
+
+// goesOn returns the start and the record of the tenure t, which begins by
+// taking over m: those that there were before, unless m was another host's.
+func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
+	part := recordKeyForm.FindStringSubmatch(m.Name + "/" + m.Record)
+	if m.copied || part == nil {
+		return t.From, t.id
+	}
+	milli, err := strconv.ParseInt(m.Record[:13], 10, 64)
+	if err != nil {
+		return t.From, t.id
+	}
+	return time.UnixMilli(milli), m.Record
+}
+
+// ownTenures are what is remembered of the names that we have held, the latest
+// last: Carbon lines of their time are theirs.
+type ownTenures struct {
+	Pool    string      `json:"pool"`
+	Place   place       `json:"place"`
+	Tenures []ownTenure `json:"tenures"`
+}
+
+// An ownTenure is in whole Unix seconds, both included.
+type ownTenure struct {
+	Name   string `json:"name"`
+	Record string `json:"record"` // the last part of its record's key
+	Start  int64  `json:"start"`
+	End    int64  `json:"end,omitempty"` // 0: it lasts, or a crash left no end
 }
 
 const (
-	lockFile   = "lock"
-	memoryFile = "claim.json"
+	lockFile    = "lock"
+	memoryFile  = "claim.json"
+	tenuresFile = "tenures.json"
 )
 
 // OpenState opens the directory dir, which it makes (0700) when it is not
@@ -76,29 +116,62 @@ func (s *State) Close() error { return s.lock.Close() }
 
 // load returns what was saved last; nil when there is nothing.
 func (s *State) load() (*memory, error) {
-	data, err := os.ReadFile(filepath.Join(s.dir, memoryFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	var m memory
+	found, err := s.read(memoryFile, &m)
+	if !found {
 		return nil, err
 	}
-	var m memory
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("%s holds no claim: %w", filepath.Join(s.dir, memoryFile), err)
-	}
 	m.here = m.Place == s.place && m.Place.Boot != ""
+	m.copied = m.Place.Inode != s.place.Inode
 	return &m, nil
 }
 
 // save replaces what was saved last, whole or not at all.
 func (s *State) save(m memory) error {
 	m.Place = s.place
-	data, err := json.Marshal(m)
+	return s.write(memoryFile, m)
+}
+
+// loadTenures returns the own tenures that were saved last. Those of another
+// pool, and of a directory that was copied, are not ours.
+func (s *State) loadTenures(pool string) ([]ownTenure, error) {
+	var own ownTenures
+	found, err := s.read(tenuresFile, &own)
+	if !found || own.Pool != pool || own.Place.Inode != s.place.Inode {
+		return nil, err
+	}
+	return slices.DeleteFunc(own.Tenures, func(t ownTenure) bool { return !isName(t.Name) }), nil
+}
+
+// saveTenures replaces them, whole or not at all.
+func (s *State) saveTenures(pool string, ts []ownTenure) error {
+	return s.write(tenuresFile, ownTenures{Pool: pool, Place: s.place, Tenures: ts})
+}
+
+// read reads a file of the directory into v; found is false when it is not
+// there, or of no use.
+func (s *State) read(file string, v any) (found bool, err error) {
+	path := filepath.Join(s.dir, file)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return false, fmt.Errorf("read %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// write replaces a file of the directory by v, whole or not at all.
+func (s *State) write(file string, v any) error {
+	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(s.dir, memoryFile)
+	path := filepath.Join(s.dir, file)
 	f, err := os.Create(path + ".new") // the lock makes us the only writer
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -18,12 +19,14 @@ import (
 // This file alone knows how the claims lie in etcd and what etcd's errors
 // mean. The layout:
 //
-//	/prefixproxy/<pool>/names/<name>   the owner, under the lease of the claim
-//	/prefixproxy/<pool>/data_loss      who saw it, under a lease of one TTL
+//	/prefixproxy/<pool>/names/<name>                   the owner, under the lease of the claim
+//	/prefixproxy/<pool>/tenures/<name>/<start>-<lease>  a record: see there
+//	/prefixproxy/<pool>/data_loss                      who saw it, under a lease of one TTL
 
-func poolKey(pool string) string   { return "/prefixproxy/" + pool + "/" }
-func namesKey(pool string) string  { return poolKey(pool) + "names/" }
-func markerKey(pool string) string { return poolKey(pool) + "data_loss" }
+func poolKey(pool string) string    { return "/prefixproxy/" + pool + "/" }
+func namesKey(pool string) string   { return poolKey(pool) + "names/" }
+func tenuresKey(pool string) string { return poolKey(pool) + "tenures/" }
+func markerKey(pool string) string  { return poolKey(pool) + "data_loss" }
 
 // A store is what a Holder asks of etcd. Each call's error may be a Loss: what
 // the call found out about the claim, or DataLoss, which any may find.
@@ -34,9 +37,10 @@ type store interface {
 	// claim claims a name under lease: the one of own if that lives or is
 	// free, and otherwise the first free one. own may be nil. A lease has one
 	// name at most: if the outcome of a claim is unknown, the same claim tells
-	// it. The error is ErrNoFreeName when all are taken, Expired when the
-	// lease is gone.
-	claim(ctx context.Context, lease clientv3.LeaseID, own *memory) (claimed, error)
+	// it. The tenure is recorded to begin at from, or goes on when a claim is
+	// taken over. The error is ErrNoFreeName when all are taken, Expired when
+	// the lease is gone.
+	claim(ctx context.Context, lease clientv3.LeaseID, own *memory, from time.Time) (claimed, error)
 
 	// renew renews the lease of c and looks whether the name is still ours.
 	renew(ctx context.Context, c *Claim) error
@@ -47,6 +51,23 @@ type store interface {
 	// revoke ends the lease, and so the claim under it. That it had ended
 	// already is no error.
 	revoke(ctx context.Context, lease clientv3.LeaseID) error
+
+	// release deletes the name of c and records the end of its tenure, as one.
+	// Each is left as it is if it is not ours any more.
+	release(ctx context.Context, c *Claim, ended Tenure) error
+
+	// tenures returns the last tenures of name, in the order of time; cut says
+	// that there were more before. Like the two below it may be called from any
+	// goroutine.
+	tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error)
+
+	// recordEnd records the end of a tenure, unless its record was written to
+	// since it was read.
+	recordEnd(ctx context.Context, ended Tenure) error
+
+	// prune deletes the records of name's tenures that ended before a moment,
+	// and the oldest ones beyond tenuresPerName.
+	prune(ctx context.Context, name string, before time.Time) error
 
 	// awaitFree returns when a name was freed since the last claim.
 	awaitFree(ctx context.Context) error
@@ -65,29 +86,30 @@ type claimed struct {
 	revision  int64 // at which the key was created
 	takenOver bool  // it was our own living claim
 	marked    bool  // the marker of data loss was there
+
+	tenure  Tenure   // without an id if its record is gone
+	earlier []Tenure // the name's last ones before it, in the order of time
+	cut     bool     // there were more before these
 }
+
+// earlierTenures is how many of a name's tenures a claim looks back on: a line
+// that is older than these has no name.
+const earlierTenures = 256
 
 // etcdStore is the store that is etcd. Run's goroutine owns it.
 type etcdStore struct {
-	client *clientv3.Client
-	stream renewStream
-	cfg    Config
-	keys   []string // of cfg.Names, in their order
-
+	client   *clientv3.Client
+	stream   renewStream
+	cfg      Config
 	revision int64 // the highest one that etcd answered with
 	looked   int64 // the revision as of which the last claim began to look
 }
 
 func newEtcdStore(c *clientv3.Client, cfg Config) *etcdStore {
-	keys := make([]string, len(cfg.Names))
-	for i, name := range cfg.Names {
-		keys[i] = namesKey(cfg.Pool) + name
-	}
 	return &etcdStore{
 		client: c,
 		stream: renewStream{client: pb.NewLeaseClient(c.ActiveConnection())},
 		cfg:    cfg,
-		keys:   keys,
 	}
 }
 
@@ -110,7 +132,7 @@ func (s *etcdStore) grant(ctx context.Context) (clientv3.LeaseID, time.Duration,
 	return resp.ID, time.Duration(resp.TTL) * time.Second, nil
 }
 
-func (s *etcdStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memory) (claimed, error) {
+func (s *etcdStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memory, from time.Time) (claimed, error) {
 	s.looked = 0
 	turns, err := s.turns(ctx, lease)
 	if err != nil {
@@ -120,8 +142,11 @@ func (s *etcdStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memo
 	if len(turns) == 0 && len(ours) > 0 {
 		turns = [][]string{nil} // a restart asks for its own name even when all are taken
 	}
-	for _, keys := range turns {
-		c, err := s.climb(ctx, lease, append(ours, ifAnyFree(keys)...), own)
+	for _, names := range turns {
+		c, err := s.climb(ctx, lease, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), from)
+		if err == nil {
+			c.takenOver = own != nil && own.Revision == c.revision
+		}
 		if !errors.Is(err, ErrNoFreeName) {
 			return c, err
 		}
@@ -130,16 +155,17 @@ func (s *etcdStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memo
 	return claimed{}, ErrNoFreeName
 }
 
-// turns returns what to ask for in one transaction after the other: all keys
+// turns returns what to ask for in one transaction after the other: all names
 // when there are no more than a transaction holds. Otherwise it reads what is
-// taken, and each turn begins with a free key and runs on from there. A key
+// taken, and each turn begins with a free name and runs on from there. A name
 // under lease counts as free: an earlier request has claimed it, and climb
 // finds that out.
 func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID) ([][]string, error) {
-	if len(s.keys) <= namesPerTxn {
-		return [][]string{s.keys}, nil
+	if len(s.cfg.Names) <= namesPerTxn {
+		return [][]string{s.cfg.Names}, nil
 	}
-	resp, err := s.client.Get(ctx, namesKey(s.cfg.Pool), clientv3.WithPrefix()) // keys alone would come without their leases
+	prefix := namesKey(s.cfg.Pool)
+	resp, err := s.client.Get(ctx, prefix, clientv3.WithPrefix()) // keys alone would come without their leases
 	if err != nil {
 		return nil, fmt.Errorf("read which names are taken: %w", err)
 	}
@@ -149,10 +175,10 @@ func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID) ([][]stri
 	s.looked = resp.Header.Revision
 	taken := make(map[string]bool, len(resp.Kvs))
 	for _, kv := range resp.Kvs {
-		taken[string(kv.Key)] = clientv3.LeaseID(kv.Lease) != lease
+		taken[strings.TrimPrefix(string(kv.Key), prefix)] = clientv3.LeaseID(kv.Lease) != lease
 	}
 	var turns [][]string
-	for rest := s.keys; len(rest) > 0; {
+	for rest := s.cfg.Names; len(rest) > 0; {
 		if taken[rest[0]] {
 			rest = rest[1:]
 			continue
@@ -171,24 +197,45 @@ func (s *etcdStore) rungsOf(own *memory) []rung {
 	}
 	key := namesKey(s.cfg.Pool) + own.Name
 	if own.Lease == 0 {
-		return []rung{ifFree(key)}
+		return []rung{ifFree(own.Name, key)}
 	}
-	return []rung{ifOurs(key, own.Revision, own.Lease), ifFree(key)}
+	return []rung{ifOurs(own, key), ifFree(own.Name, key)}
+}
+
+// tenureOf returns the tenure that begins, or goes on, when r is claimed under
+// lease.
+func (s *etcdStore) tenureOf(r rung, lease clientv3.LeaseID, from time.Time) Tenure {
+	t := Tenure{Name: r.name, Owner: s.cfg.Owner, Lease: lease, From: from, id: recordID(from, lease)}
+	if r.takeOver != nil {
+		t.From, t.id = r.takeOver.goesOn(t)
+	}
+	return t
 }
 
 // climb asks for the first of rungs that holds. It is one transaction:
 //
 //	If(no name is under lease) Then(marker?, ladder) Else(marker?, names)
 //
+// and each rung of the ladder is If(it holds) Then(read the name's tenures, put
+// the name, put the record of its tenure).
+//
 // The condition is there because a request whose answer was lost is sent again,
 // by us and sometimes by the client. It reads the names of the pool, and costs
 // nothing of the ladder's depth.
-func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []rung, own *memory) (claimed, error) {
+func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []rung, from time.Time) (claimed, error) {
 	marker := clientv3.OpGet(markerKey(s.cfg.Pool), clientv3.WithKeysOnly())
 	names := clientv3.OpGet(namesKey(s.cfg.Pool), clientv3.WithPrefix())
+	claim := func(r rung) clientv3.Op {
+		t := s.tenureOf(r, lease, from)
+		return clientv3.OpTxn(nil, []clientv3.Op{
+			s.readEarlier(r.name),
+			clientv3.OpPut(namesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(lease)),
+			clientv3.OpPut(s.recordKey(t), t.value()),
+		}, nil)
+	}
 	resp, err := s.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", lease).WithPrefix()).
-		Then(marker, ladder(rungs, s.cfg.Owner, lease)).
+		Then(marker, ladder(rungs, claim)).
 		Else(marker, names).
 		Commit()
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
@@ -203,25 +250,138 @@ func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []r
 	if s.looked == 0 {
 		s.looked = resp.Header.Revision
 	}
-	var c claimed
-	if resp.Succeeded {
-		i, ok := climbed(resp.Responses[1].GetResponseTxn())
-		if !ok {
-			return claimed{}, ErrNoFreeName
-		}
-		c.key, c.revision = rungs[i].key, cmp.Or(rungs[i].revision, resp.Header.Revision)
-	} else {
-		kvs := resp.Responses[1].GetResponseRange().Kvs
-		i := slices.IndexFunc(kvs, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == lease })
-		if i < 0 {
-			return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(lease))
-		}
-		c.key, c.revision = string(kvs[i].Key), kvs[i].CreateRevision
+	if !resp.Succeeded {
+		c, err := s.readBack(ctx, lease, resp.Responses[1].GetResponseRange().Kvs)
+		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
+		return c, err
 	}
-	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
-	c.takenOver = own != nil && own.Revision == c.revision
-	c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
+	i, answer, ok := climbed(resp.Responses[1].GetResponseTxn())
+	if !ok {
+		return claimed{}, ErrNoFreeName
+	}
+	r := rungs[i]
+	c := claimed{
+		name: r.name, key: namesKey(s.cfg.Pool) + r.name, revision: resp.Header.Revision,
+		marked: len(resp.Responses[0].GetResponseRange().Kvs) > 0,
+		tenure: s.tenureOf(r, lease, from),
+	}
+	if r.takeOver != nil {
+		c.revision = r.takeOver.Revision
+	}
+	c.tenure.revision = resp.Header.Revision
+	earlier := answer.GetResponseTxn().Responses[0].GetResponseRange()
+	c.earlier, c.cut = readTenures(earlier.Kvs, tenuresKey(s.cfg.Pool)), earlier.More
+	c.earlier = slices.DeleteFunc(c.earlier, func(t Tenure) bool { return t.id == c.tenure.id })
 	return c, nil
+}
+
+// readBack returns what an earlier request claimed under lease. It is among
+// names.
+func (s *etcdStore) readBack(ctx context.Context, lease clientv3.LeaseID, names []*mvccpb.KeyValue) (claimed, error) {
+	i := slices.IndexFunc(names, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == lease })
+	if i < 0 {
+		return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(lease))
+	}
+	c := claimed{key: string(names[i].Key), revision: names[i].CreateRevision}
+	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
+	ts, cut, err := s.tenures(ctx, c.name)
+	if err != nil {
+		return claimed{}, err
+	}
+	c.tenure, c.earlier, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: lease}, ts, cut
+	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == lease }); i >= 0 {
+		c.tenure = ts[i]
+		c.earlier = slices.Delete(ts, i, i+1)
+	}
+	return c, nil
+}
+
+func (s *etcdStore) recordKey(t Tenure) string {
+	return tenuresKey(s.cfg.Pool) + t.Name + "/" + t.id
+}
+
+// readEarlier is the operation that reads the last tenures of name.
+func (s *etcdStore) readEarlier(name string) clientv3.Op {
+	return clientv3.OpGet(tenuresKey(s.cfg.Pool)+name+"/", clientv3.WithPrefix(),
+		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(earlierTenures))
+}
+
+func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error) {
+	resp, err := s.client.Do(ctx, s.readEarlier(name))
+	if err != nil {
+		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
+	}
+	return readTenures(resp.Get().Kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
+}
+
+// endOp is the operation that records the end of t, if the record is as it was
+// when we wrote or read it.
+func (s *etcdStore) endOp(t Tenure) clientv3.Op {
+	key := s.recordKey(t)
+	return clientv3.OpTxn(
+		[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", t.revision)},
+		[]clientv3.Op{clientv3.OpPut(key, t.value())}, nil)
+}
+
+func (s *etcdStore) recordEnd(ctx context.Context, t Tenure) error {
+	if _, err := s.client.Do(ctx, s.endOp(t)); err != nil {
+		return fmt.Errorf("record the end of a tenure of %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// release frees the name and records the end as one: nobody sees the name free
+// and its tenure lasting, or the other way round.
+func (s *etcdStore) release(ctx context.Context, c *Claim, t Tenure) error {
+	ops := []clientv3.Op{clientv3.OpTxn(
+		[]clientv3.Cmp{
+			clientv3.Compare(clientv3.CreateRevision(c.Key), "=", c.Revision),
+			clientv3.Compare(clientv3.LeaseValue(c.Key), "=", c.LeaseID),
+		},
+		[]clientv3.Op{clientv3.OpDelete(c.Key)}, nil)}
+	if t.id != "" {
+		ops = append(ops, s.endOp(t))
+	}
+	if _, err := s.client.Txn(ctx).Then(ops...).Commit(); err != nil {
+		return fmt.Errorf("release %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// prune reads at most tenuresPerName keys, and deletes by one range.
+func (s *etcdStore) prune(ctx context.Context, name string, before time.Time) error {
+	first := tenuresKey(s.cfg.Pool) + name + "/"
+	resp, err := s.client.Txn(ctx).Then(
+		clientv3.OpGet(first, clientv3.WithRange(fmt.Sprintf("%s%013d", first, keyMilli(before))),
+			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(1)),
+		clientv3.OpGet(first, clientv3.WithPrefix(), clientv3.WithCountOnly()),
+	).Commit()
+	if err != nil {
+		return fmt.Errorf("count the tenures of %s: %w", name, err)
+	}
+	var end string // of the range to delete, which is without it
+	if old := resp.Responses[0].GetResponseRange().Kvs; len(old) > 0 {
+		end = string(old[0].Key) // began before, and all before it ended before
+		if t, ok := readTenure(old[0], tenuresKey(s.cfg.Pool)); !ok || !t.open() && t.To.Before(before) {
+			end += "\x00"
+		}
+	}
+	if over := resp.Responses[1].GetResponseRange().Count - tenuresPerName; over > 0 {
+		oldest, err := s.client.Get(ctx, first, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(min(over, tenuresPerName)))
+		if err != nil {
+			return fmt.Errorf("read the oldest tenures of %s: %w", name, err)
+		}
+		if n := len(oldest.Kvs); n > 0 {
+			end = max(end, string(oldest.Kvs[n-1].Key)+"\x00")
+		}
+	}
+	if end == "" {
+		return nil
+	}
+	if _, err := s.client.Delete(ctx, first, clientv3.WithRange(end)); err != nil {
+		return fmt.Errorf("prune the tenures of %s: %w", name, err)
+	}
+	return nil
 }
 
 // isOurs says whether what stands at a key was put by us, under lease.
@@ -267,21 +427,49 @@ func (s *etcdStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	return nil
 }
 
+// herdSpread is over how long those who wait for a name try for one that was
+// freed: the first takes it, and most others see that before they have asked.
+const herdSpread = 250 * time.Millisecond
+
 func (s *etcdStore) awaitFree(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx)) // a member cut off from the others says so
 	defer cancel()
-	frees := s.client.Watch(ctx, namesKey(s.cfg.Pool), clientv3.WithPrefix(), clientv3.WithFilterPut(), clientv3.WithRev(s.looked+1))
-	for resp := range frees {
-		if err := resp.Err(); err != nil {
-			return fmt.Errorf("watch for a free name: %w", err)
-		}
-		for _, ev := range resp.Events {
-			if slices.Contains(s.keys, string(ev.Kv.Key)) {
+	changes := s.client.Watch(ctx, namesKey(s.cfg.Pool), clientv3.WithPrefix(), clientv3.WithRev(s.looked+1))
+	free := make(map[string]bool)
+	var turn <-chan time.Time // nil: nothing was freed
+	for {
+		select {
+		case resp, open := <-changes:
+			if err := cmp.Or(resp.Err(), ctx.Err()); err != nil {
+				return fmt.Errorf("watch for a free name: %w", err)
+			}
+			if !open {
+				return fmt.Errorf("watch for a free name: %w", errWatchEnded)
+			}
+			s.noteFree(free, resp.Events)
+			if turn == nil && len(free) > 0 {
+				turn = time.After(rand.N(herdSpread))
+			}
+		case <-turn:
+			if len(free) > 0 {
 				return nil
 			}
+			turn = nil
 		}
 	}
-	return fmt.Errorf("watch for a free name: %w", cmp.Or(ctx.Err(), errWatchEnded))
+}
+
+// noteFree brings up to date which names of our list are free.
+func (s *etcdStore) noteFree(free map[string]bool, events []*clientv3.Event) {
+	for _, ev := range events {
+		name := strings.TrimPrefix(string(ev.Kv.Key), namesKey(s.cfg.Pool))
+		switch {
+		case ev.Type == clientv3.EventTypePut:
+			delete(free, name)
+		case slices.Contains(s.cfg.Names, name):
+			free[name] = true
+		}
+	}
 }
 
 var errWatchEnded = errors.New("etcd ended it")
@@ -322,32 +510,6 @@ func isOld(version string) bool {
 		return slices.Compare(v, []int{3, 6, 9}) < 0
 	}
 	return slices.Compare(v, []int{3, 5, 28}) < 0
-}
-
-// A Held is a name that somebody holds.
-type Held struct {
-	Name  string
-	Owner string // as it may be shown to people: quoted and cut if it is no owner
-}
-
-// List returns who holds the names of a pool, in the order of names and as of
-// one moment. What stands in etcd beside these names is left out.
-func List(ctx context.Context, c *clientv3.Client, pool string, names []string) ([]Held, error) {
-	resp, err := c.Get(ctx, namesKey(pool), clientv3.WithPrefix())
-	if err != nil {
-		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
-	}
-	owners := make(map[string]string, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
-		owners[strings.TrimPrefix(string(kv.Key), namesKey(pool))] = showOwner(string(kv.Value))
-	}
-	held := make([]Held, 0, len(owners))
-	for _, name := range names {
-		if owner, ok := owners[name]; ok {
-			held = append(held, Held{Name: name, Owner: owner})
-		}
-	}
-	return held, nil
 }
 
 // remedy returns what a person must do about an error of etcd; "" when it may

@@ -39,7 +39,7 @@ func TestList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Held{{"Denali", `"\x1b[2J"`}, {"MtLogan", "marge"}}; !slices.Equal(got, want) {
+	if want := []Held{{Name: "Denali", Owner: `"\x1b[2J"`}, {Name: "MtLogan", Owner: "marge"}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -3,13 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -38,7 +39,7 @@ type members struct {
 type member struct {
 	Name  string     `json:"name"`
 	Owner string     `json:"owner"`
-	Since *time.Time `json:"since"` // when it was claimed; not recorded yet, so null
+	Since *time.Time `json:"since"` // when it was claimed; null if no record tells
 }
 
 // Run prints the members of the pool.
@@ -59,22 +60,34 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 
 // readMembers asks etcd.
 func readMembers(ctx context.Context, cfg config) (members, error) {
-	client, err := cfg.Etcd.client()
+	var held []membership.Held
+	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
+		held, err = membership.List(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
+		return err
+	})
 	if err != nil {
 		return members{}, err
+	}
+	ms := members{Pool: cfg.Membership.Pool, Members: make([]member, len(held)), Free: len(cfg.Membership.Names) - len(held)}
+	for i, h := range held {
+		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since)}
+	}
+	return ms, nil
+}
+
+// ask lets question ask etcd, for as long as a person waits.
+func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *clientv3.Client) error) error {
+	client, err := c.client()
+	if err != nil {
+		return err
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
-	held, err := membership.List(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
-	if err != nil {
-		return members{}, cfg.Etcd.explain(ctx, err)
+	if err := question(ctx, client); err != nil {
+		return c.explain(ctx, err)
 	}
-	ms := members{Pool: cfg.Membership.Pool, Members: make([]member, len(held)), Free: len(cfg.Membership.Names) - len(held)}
-	for i, h := range held {
-		ms.Members[i] = member{Name: h.Name, Owner: h.Owner}
-	}
-	return ms, nil
+	return nil
 }
 
 // explain makes err, which a call to etcd under ctx ended with, one for people.
@@ -88,17 +101,13 @@ func (c etcdConfig) explain(ctx context.Context, err error) error {
 	return hinted{err, "ETCDCTL_API=3 etcdctl --endpoints=" + endpoints + " endpoint health"}
 }
 
-func (ms members) writeJSON(w io.Writer) error {
-	out := json.NewEncoder(w)
-	out.SetIndent("", "  ")
-	return out.Encode(ms)
-}
+func (ms members) writeJSON(w io.Writer) error { return writeJSON(w, ms) }
 
 func (ms members) writeTable(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tOWNER\tSINCE")
 	for _, m := range ms.Members {
-		fmt.Fprintf(table, "%s\t%s\t-\n", m.Name, cmp.Or(m.Owner, "-"))
+		fmt.Fprintf(table, "%s\t%s\t%s\n", m.Name, cmp.Or(m.Owner, "-"), tableTime(m.Since))
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -3,13 +3,22 @@ package main
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
+// inUTC makes times be shown so, for this test.
+func inUTC(t *testing.T) {
+	local := time.Local
+	time.Local = time.UTC
+	t.Cleanup(func() { time.Local = local })
+}
+
 func TestMembers(t *testing.T) {
+	inUTC(t)
 	server := devetcdtest.Start(t)
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
 	if err != nil {
@@ -40,18 +49,20 @@ forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}
 	}
 
 	for key, owner := range map[string]string{
-		"blue/names/KingPeak":  "foo-ns31",
-		"blue/names/Denali":    "foo-3le9",
-		"blue/names/Everest":   "not of our list",
-		"green/names/MtLogan":  "another pool",
-		"blue/tenures/MtLogan": "{}",
+		"blue/names/KingPeak":                   "foo-ns31",
+		"blue/names/Denali":                     "foo-3le9",
+		"blue/names/Everest":                    "not of our list",
+		"green/names/MtLogan":                   "another pool",
+		"blue/tenures/Denali/1795386417123-0":   `{"owner":"foo-3le9","lease":"0","from":"2026-11-22T22:26:57.123Z"}`,
+		"blue/tenures/KingPeak/1795386417123-1": `{"owner":"bart","lease":"1","from":"2026-11-22T22:26:57.123Z"}`,
+		"blue/tenures/MtLogan":                  "{}",
 	} {
 		if _, err := client.Put(t.Context(), "/prefixproxy/"+key, owner); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got, want := members(), `NAME      OWNER     SINCE
-Denali    foo-3le9  -
+Denali    foo-3le9  2026-11-22T22:26:57Z
 KingPeak  foo-ns31  -
 2 held, 2 free in pool blue
 `; got != want {
@@ -63,7 +74,7 @@ KingPeak  foo-ns31  -
     {
       "name": "Denali",
       "owner": "foo-3le9",
-      "since": null
+      "since": "2026-11-22T22:26:57.123Z"
     },
     {
       "name": "KingPeak",

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+type historyCmd struct {
+	Owner  string `arg:"" help:"The host, as members shows it (membership.owner)."`
+	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
+	JSON   bool   `name:"json" help:"Print JSON."`
+}
+
+// Help is shown by history --help.
+func (historyCmd) Help() string {
+	return `The latest first. who --help explains the columns.`
+}
+
+// Run prints which names the owner held.
+func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
+	cfg, err := loadConfig(c.Config, defaultConfig())
+	if err != nil {
+		return err
+	}
+	var past []membership.Tenure
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
+		past, err = membership.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if len(past) == 0 {
+		ui.notef("%q held no name of pool %s, as far as is recorded", c.Owner, cfg.Membership.Pool)
+	}
+	return writeTenures(ui.out, tenuresOf(past), c.JSON)
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// tenure is what who and history print of one; what is absent is null.
+type tenure struct {
+	Name  string     `json:"name"`
+	Owner string     `json:"owner"`
+	From  *time.Time `json:"from"`
+	To    *time.Time `json:"to"`    // null while it lasts, and where a crash left no end
+	Ended *string    `json:"ended"` // why
+	lasts bool
+}
+
+func tenuresOf(ts []membership.Tenure) []tenure {
+	out := make([]tenure, len(ts))
+	for i, t := range ts {
+		out[i] = tenure{Name: t.Name, Owner: t.Owner, From: jsonTime(t.From), To: jsonTime(t.To), lasts: t.Lasts}
+		if t.Ended != "" {
+			out[i].Ended = &t.Ended
+		}
+	}
+	return out
+}
+
+// writeTenures prints ts as JSON or as a table.
+func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
+	if asJSON {
+		return writeJSON(w, ts)
+	}
+	if len(ts) == 0 {
+		return nil
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tOWNER\tFROM\tTO\tENDED")
+	for _, t := range ts {
+		to, ended := tableTime(t.To), "-"
+		if t.To == nil && !t.lasts {
+			to = "?" // a crash left no end, and nobody has claimed the name since
+		}
+		if t.Ended != nil {
+			ended = *t.Ended
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, cmp.Or(t.Owner, "-"), tableTime(t.From), to, ended)
+	}
+	return table.Flush()
+}
+
+func writeJSON(w io.Writer, v any) error {
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	return out.Encode(v)
+}
+
+// jsonTime returns t in UTC, nil when it is zero.
+func jsonTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// tableTime returns t as a person reads it, on the local clock and in a form
+// that --at takes.
+func tableTime(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format(time.RFC3339)
+}

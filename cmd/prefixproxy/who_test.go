@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+// "Denali at 14:05, who was that?"
+func TestWhoAndHistory(t *testing.T) {
+	inUTC(t)
+	server := devetcdtest.Start(t)
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	file := writeFile(t, "config.yaml", `
+membership: {pool: blue, names: [Denali, MtLogan, KingPeak, MtBona]}
+etcd: {endpoints: [`+server.Endpoint()+`]}
+forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}
+`, 0o600)
+	for key, value := range map[string]string{
+		"names/Denali":                    "web17",
+		"names/KingPeak":                  "web99", // by a program that keeps no records
+		"tenures/Denali/1795386417123-1":  `{"owner":"web3","lease":"1","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.000Z","ended":"release"}`,
+		"tenures/Denali/1795390000000-2":  `{"owner":"web17","lease":"2","from":"2026-11-22T23:26:40.000Z"}`,
+		"tenures/Denali/1795393600000-0":  `{"owner":"web17","lease":"0","from":"2026-11-23T00:26:40.000Z"}`,
+		"tenures/MtLogan/1795386417123-3": `{"owner":"web17","lease":"3","from":"2026-11-22T22:26:57.123Z"}`,
+	} {
+		if _, err := client.Put(t.Context(), "/prefixproxy/blue/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	for _, test := range []struct {
+		args     string
+		out, err string
+	}{
+		{"who Denali", `NAME    OWNER  FROM                  TO                    ENDED
+Denali  web17  2026-11-23T00:26:40Z  -                     -
+Denali  web17  2026-11-22T23:26:40Z  2026-11-23T00:26:40Z  expired
+Denali  web3   2026-11-22T22:26:57Z  2026-11-22T23:00:00Z  release
+`, ""},
+		{"who --json Denali --at 2026-11-22T22:30:00Z", `[
+  {
+    "name": "Denali",
+    "owner": "web3",
+    "from": "2026-11-22T22:26:57.123Z",
+    "to": "2026-11-22T23:00:00Z",
+    "ended": "release"
+  }
+]
+`, ""},
+		{"who Denali --at 2026-11-23T00:26:40Z --json", `[
+  {
+    "name": "Denali",
+    "owner": "web17",
+    "from": "2026-11-23T00:26:40Z",
+    "to": null,
+    "ended": null
+  }
+]
+`, ""},
+		{"who Denali --at 2026-11-22T23:10:00Z --json", "[]\n", "prefixproxy: note: nobody held Denali at 2026-11-22T23:10:00Z, as far as is recorded\n"},
+		{"who Denali --at 2026-11-22T23:10:00Z", "", "prefixproxy: note: nobody held Denali at 2026-11-22T23:10:00Z, as far as is recorded\n"},
+		{"who MtLogan", `NAME     OWNER  FROM                  TO  ENDED
+MtLogan  web17  2026-11-22T22:26:57Z  ?   -
+`, "prefixproxy: note: nobody holds MtLogan now\n"},
+		{"who KingPeak", `NAME      OWNER  FROM  TO  ENDED
+KingPeak  web99  -     -   -
+`, ""},
+		{"who KingPeak --at -2h --json", `[
+  {
+    "name": "KingPeak",
+    "owner": "web99",
+    "from": null,
+    "to": null,
+    "ended": null
+  }
+]
+`, ""},
+		{"who MtBona --json", "[]\n", "prefixproxy: note: nobody holds MtBona now\n"},
+		{"history web17", `NAME     OWNER  FROM                  TO                    ENDED
+Denali   web17  2026-11-23T00:26:40Z  -                     -
+Denali   web17  2026-11-22T23:26:40Z  2026-11-23T00:26:40Z  expired
+MtLogan  web17  2026-11-22T22:26:57Z  ?                     -
+`, ""},
+		{"history web3 --json", `[
+  {
+    "name": "Denali",
+    "owner": "web3",
+    "from": "2026-11-22T22:26:57.123Z",
+    "to": "2026-11-22T23:00:00Z",
+    "ended": "release"
+  }
+]
+`, ""},
+		{"history web4 --json", "[]\n", "prefixproxy: note: \"web4\" held no name of pool blue, as far as is recorded\n"},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			var out, err bytes.Buffer
+			if code := run(append(strings.Fields(test.args), "--config", file), nil, &out, &err); code != exitDone {
+				t.Errorf("exit code: got %d, want %d", code, exitDone)
+			}
+			if out.String() != test.out || err.String() != test.err {
+				t.Errorf("got\n%s%s\nwant\n%s%s", &out, &err, test.out, test.err)
+			}
+		})
+	}
+}
+
+func TestParseAt(t *testing.T) {
+	zone := time.FixedZone("CET", 3600)
+	now := time.Date(2026, 1, 31, 14, 5, 30, 0, zone)
+	for s, want := range map[string]string{
+		"":                     "2026-01-31T14:05:30+01:00",
+		"14:05":                "2026-01-31T14:05:00+01:00",
+		"14:05:30":             "2026-01-31T14:05:30+01:00",
+		"14:06":                "2026-01-30T14:06:00+01:00", // is still to come today
+		"-2h":                  "2026-01-31T12:05:30+01:00",
+		"-1h30m":               "2026-01-31T12:35:30+01:00",
+		"2026-01-02T03:04:05Z": "2026-01-02T04:04:05+01:00",
+		"2026-01-02T03:04":     "2026-01-02T03:04:00+01:00",
+		"2026-01-02 03:04:05":  "2026-01-02T03:04:05+01:00",
+		"2026-01-02":           "2026-01-02T00:00:00+01:00",
+		"1767319445":           "2026-01-02T03:04:05+01:00",
+	} {
+		if got, err := parseAt(s, now); err != nil || got.In(zone).Format(time.RFC3339) != want {
+			t.Errorf("%q: got %v, %v; want %s", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"2h", "-2", "--json", "25:00", "tomorrow", "-1", "2026-13-01", "-"} {
+		if got, err := parseAt(s, now); exitCode(err) != exitUsage {
+			t.Errorf("%q: got %v, %v; want an error of usage", s, got, err)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package membership
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// A diary is what a holder knows of its own tenures, the latest last. Run's
+// goroutine owns it.
+type diary []ownTenure
+
+const diaryLength = 256
+
+// find returns the tenure of a record, nil if it is not one of ours.
+func (d diary) find(t Tenure) *ownTenure {
+	i := slices.IndexFunc(d, func(own ownTenure) bool { return own.Name == t.Name && own.Record == t.id })
+	if i < 0 {
+		return nil
+	}
+	return &d[i]
+}
+
+// begin adds the tenure t, or goes on with it. What is too old to matter goes.
+func (d *diary) begin(t Tenure, start int64, now time.Time) {
+	if own := d.find(t); own != nil {
+		own.End = 0
+		return
+	}
+	old := now.Add(-tenuresKept).Unix()
+	*d = slices.DeleteFunc(*d, func(own ownTenure) bool { return own.End != 0 && own.End < old })
+	*d = append(*d, ownTenure{Name: t.Name, Record: t.id, Start: start})
+	*d = (*d)[max(len(*d)-diaryLength, 0):]
+}
+
+// end ends the tenure t.
+func (d diary) end(t Tenure, to time.Time) {
+	if own := d.find(t); own != nil {
+		own.endAt(to)
+	}
+}
+
+// endAt sets the last second, which a clock that was set back does not make one
+// before the start.
+func (own *ownTenure) endAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
+
+// spans returns the tenures but t.
+func (d diary) spans(t Tenure) []span {
+	var spans []span
+	for _, own := range d {
+		if own.Name != t.Name || own.Record != t.id {
+			spans = append(spans, span{from: own.Start, to: own.End, name: own.Name})
+		}
+	}
+	return spans
+}
+
+// others returns those of ts that are not ours.
+func (d diary) others(ts []Tenure) []Tenure {
+	return slices.DeleteFunc(slices.Clone(ts), func(t Tenure) bool { return d.find(t) != nil })
+}
+
+// openDiary loads what the last process knew of our tenures.
+func (h *Holder) openDiary() {
+	own, err := h.state.loadTenures(h.cfg.Pool)
+	if err != nil {
+		h.log.Warn("own tenures not remembered", "err", err)
+	}
+	h.diary = own
+	if m := h.own; m != nil && m.Record != "" && !m.copied && h.diary.find(Tenure{Name: m.Name, id: m.Record}) == nil {
+		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start}) // killed before it was written
+	}
+}
+
+// closeCrashed finds out when those of our tenures ended that a crash left open,
+// now that got has been claimed: when somebody else claimed the name, or else
+// not before now. It asks etcd only if we got another name than before.
+func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) error {
+	for i := range h.diary {
+		own := &h.diary[i]
+		if own.End != 0 || own == h.diary.find(got.tenure) {
+			continue
+		}
+		after := got.earlier
+		if own.Name != got.name {
+			err := h.request(ctx, func(ctx context.Context) (err error) {
+				after, _, err = h.store.tenures(ctx, own.Name)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		own.endAt(own.crashedAt(after, now))
+	}
+	return nil
+}
+
+// crashedAt returns the latest time at which the tenure can have ended, by the
+// tenures of its name.
+func (own *ownTenure) crashedAt(ts []Tenure, now time.Time) time.Time {
+	for _, t := range ts {
+		switch {
+		case t.id == own.Record && !t.open():
+			return t.To
+		case t.id > own.Record && t.From.Unix() >= own.Start:
+			return t.From
+		}
+	}
+	return now
+}

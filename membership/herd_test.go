@@ -1,0 +1,323 @@
+package membership
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+// The table of docs/PERFORMANCE.md:
+//
+//	go test ./membership -run StartAtOnce -v -joins.hosts 100,1000 -joins.original
+var (
+	joinsHosts    = flag.String("joins.hosts", "100,300", "how many hosts start at once, on as many names")
+	joinsOriginal = flag.Bool("joins.original", false, "measure the original algorithm, too")
+)
+
+// requests counts what one host asks of etcd for its claim: renewals, which
+// begin when it has one, read a single key.
+type requests struct{ grants, reads, txns, failed, all atomic.Int64 }
+
+func (r *requests) count(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	r.all.Add(1)
+	switch method {
+	case pb.Lease_LeaseGrant_FullMethodName:
+		r.grants.Add(1)
+	case pb.KV_Range_FullMethodName:
+		if len(req.(*pb.RangeRequest).RangeEnd) > 0 {
+			r.reads.Add(1)
+		}
+	case pb.KV_Txn_FullMethodName:
+		r.txns.Add(1)
+	}
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if err != nil {
+		r.failed.Add(1)
+	}
+	return err
+}
+
+// A joined is how n hosts that started at once got their names.
+type joined struct {
+	took  time.Duration
+	names map[string]int
+	cost  []*requests // of each host
+}
+
+// joinAtOnce starts n hosts on an etcd of their own; join returns the name that
+// it got.
+func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *clientv3.Client) string) joined {
+	server := devetcdtest.Start(t)
+	j := joined{names: make(map[string]int), cost: make([]*requests, n)}
+	clients := make([]*clientv3.Client, n)
+	for i := range clients {
+		j.cost[i] = new(requests)
+		clients[i] = newClient(t, server, j.cost[i].count)
+		if _, err := clients[i].Get(t.Context(), "connect"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	begin := time.Now()
+	for i, c := range clients {
+		wg.Go(func() {
+			name := join(t, i, c)
+			mu.Lock()
+			defer mu.Unlock()
+			j.names[name]++
+			j.took = time.Since(begin)
+		})
+	}
+	wg.Wait()
+	return j
+}
+
+// most returns the most that one host asked of each kind, and the sum of all.
+// Whom an overloaded etcd answered with an error had to ask again, and is not
+// among the most.
+func (j joined) most() (grants, reads, txns, all int64) {
+	for _, r := range j.cost {
+		g, d, x := r.grants.Load(), r.reads.Load(), r.txns.Load()
+		all += g + d + x
+		if r.failed.Load() == 0 {
+			grants, reads, txns = max(grants, g), max(reads, d), max(txns, x)
+		}
+	}
+	return grants, reads, txns, all
+}
+
+// check says whether each name was given once.
+func (j joined) check(t *testing.T, names []string) {
+	t.Helper()
+	want := make(map[string]int, len(names))
+	for _, name := range names {
+		want[name] = 1
+	}
+	if !maps.Equal(j.names, want) {
+		t.Errorf("names given, and how often: %v; want each of %d once", j.names, len(names))
+	}
+}
+
+// As many hosts as there are names start at once: each gets one, and asks no
+// more than a grant, one read of a long list, and a transaction for every 120
+// names.
+func TestManyStartAtOnce(t *testing.T) {
+	if raceDetector {
+		t.Skip("etcd is too slow with the race detector to answer so many in its own time")
+	}
+	var table bytes.Buffer
+	fmt.Fprintf(&table, "| hosts | | requests | a host, at most | time |\n|--:|---|--:|--:|--:|\n")
+	for word := range strings.SplitSeq(*joinsHosts, ",") {
+		n, err := strconv.Atoi(word)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(word, func(t *testing.T) {
+			cfg := testConfig(t, PrefixedNumerics("web-", n)...)
+			cfg.TTL = 10 * time.Minute // nobody renews while we count, or loses a name
+			holders := make([]running, n)
+			ours := joinAtOnce(t, n, func(t *testing.T, i int, c *clientv3.Client) string {
+				h, err := NewHolder(c, cfg, nil, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Error(err)
+					return ""
+				}
+				changed := h.Changed()
+				holders[i] = run(t, h)
+				for ; ; changed = h.Changed() {
+					if claim, ok := h.Current(); ok {
+						return claim.Name
+					}
+					<-changed
+				}
+			})
+			ours.check(t, cfg.Names)
+			grants, reads, txns, all := ours.most()
+			wantReads, wantTxns := int64(0), int64((n+namesPerTxn-1)/namesPerTxn)
+			if n > namesPerTxn {
+				wantReads = 1
+			}
+			if grants == 0 {
+				t.Logf("%d hosts: of each, some request failed; this machine is too slow to tell what one asks", n)
+			} else if grants != 1 || reads > wantReads || txns > wantTxns {
+				t.Errorf("a host asked at most %d grants, %d reads, %d transactions; want 1, %d, %d", grants, reads, txns, wantReads, wantTxns)
+			}
+			fmt.Fprintf(&table, "| %d | prefixproxy | %d | %d | %.2f s |\n", n, all, grants+reads+txns, ours.took.Seconds())
+
+			if !*joinsOriginal {
+				return
+			}
+			original := joinAtOnce(t, n, func(t *testing.T, i int, c *clientv3.Client) string { return joinOriginally(t, c, cfg.Names) })
+			original.check(t, cfg.Names)
+			grants, reads, txns, all = original.most()
+			fmt.Fprintf(&table, "| | one name after the other | %d | %d | %.2f s |\n", all, grants+reads+txns, original.took.Seconds())
+		})
+	}
+	t.Logf("\n<!-- go test ./membership -run StartAtOnce -v -joins.hosts %s -joins.original -->\n\n%s\n%s/%s, %d processors, %s, an embedded etcd in the same process\n",
+		*joinsHosts, table.String(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
+}
+
+// joinOriginally is the algorithm of the original library: a transaction for
+// each name, in their order, until one is free.
+func joinOriginally(t *testing.T, c *clientv3.Client, names []string) string {
+	lease, err := c.Grant(t.Context(), 600)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	for _, name := range names {
+		resp, err := c.Txn(t.Context()).
+			If(clientv3.Compare(clientv3.CreateRevision(name), "=", 0)).
+			Then(clientv3.OpPut(name, "homer", clientv3.WithLease(lease.ID))).
+			Commit()
+		if err != nil {
+			t.Error(err)
+			return ""
+		}
+		if resp.Succeeded {
+			return name
+		}
+	}
+	return ""
+}
+
+// Many wait, one name is freed: one gets it, the others say nothing and wait
+// on, and do not all ask for it.
+func TestManyWaitForOneName(t *testing.T) {
+	const waiters = 20
+	var cost requests
+	var log syncBuffer
+	c := newClient(t, sharedEtcd, cost.count)
+	cfg := testConfig(t, "Denali", "MtLogan")
+	cfg.TTL = 10 * time.Minute
+	first, second := start(t, c, cfg, nil), start(t, c, cfg, nil)
+	first.held(t)
+	second.held(t)
+	waiting := make([]running, waiters)
+	for i := range waiting {
+		h, err := NewHolder(c, cfg, nil, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting[i] = run(t, h)
+	}
+	for _, r := range waiting {
+		r.await(t, "no free name", func() bool { return r.Phase() == Waiting })
+	}
+	before := cost.all.Load()
+
+	freed, _ := first.Current()
+	begin := time.Now()
+	first.stop()
+	got := awaitAny(t, waiting)
+	took := time.Since(begin)
+	claim, _ := got.Current()
+	if claim.Name != freed.Name || claim.Revision <= freed.Revision {
+		t.Errorf("the freed name: got %s at %d, want %s after %d", claim.Name, claim.Revision, freed.Name, freed.Revision)
+	}
+	herd := time.NewTimer(4 * herdSpread) // whoever else has asked for it has its answer
+	<-herd.C
+	for _, r := range waiting {
+		if r.Holder != got.Holder && r.Phase() != Waiting {
+			t.Errorf("phase of another: got %s, want waiting", r.Phase())
+		}
+		r.stop()
+	}
+	// A grant, a claim and a revocation of each that tried, and the releases.
+	spent := cost.all.Load() - before
+	if most := int64(3*waiters + 4); spent > most {
+		t.Errorf("requests: got %d, want %d at most", spent, most)
+	}
+	t.Logf("taken after %v, for %d requests", took.Round(time.Millisecond), spent)
+	if got := strings.Count(log.String(), "all names are taken"); got != waiters {
+		t.Errorf("exhaustion was said %d times by %d hosts, want once by each:\n%s", got, waiters, log.String())
+	}
+}
+
+// awaitAny waits until one of rs holds a name.
+func awaitAny(t *testing.T, rs []running) running {
+	t.Helper()
+	first := make(chan running, len(rs))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, r := range rs {
+		go func() {
+			for {
+				changed := r.Changed()
+				if _, ok := r.Current(); ok {
+					first <- r
+					return
+				}
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	select {
+	case r := <-first:
+		return r
+	case <-ctx.Done():
+		t.Fatal("nobody got the freed name")
+		return running{}
+	}
+}
+
+// A syncBuffer may be written to by many.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// What waits for a free name is told of those that were freed and taken again.
+func TestNoteFree(t *testing.T) {
+	s := &etcdStore{cfg: DefaultConfig()}
+	event := func(typ string, name string) *clientv3.Event {
+		ev := &clientv3.Event{Type: clientv3.EventTypePut}
+		if typ == "delete" {
+			ev.Type = clientv3.EventTypeDelete
+		}
+		ev.Kv = &mvccpb.KeyValue{Key: []byte(namesKey("default") + name)}
+		return ev
+	}
+	free := make(map[string]bool)
+	s.noteFree(free, []*clientv3.Event{
+		event("delete", "Denali"), event("delete", "MtLogan"), event("delete", "not of the list"), event("put", "Denali"),
+	})
+	if got := slices.Sorted(maps.Keys(free)); !slices.Equal(got, []string{"MtLogan"}) {
+		t.Errorf("free: got %q, want MtLogan", got)
+	}
+}

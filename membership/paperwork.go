@@ -1,0 +1,100 @@
+package membership
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+)
+
+// Paperwork is what must be written about tenures and can wait: their ends, and
+// what is pruned. One goroutine does it, beside the one that renews; it sleeps
+// while there is none. What it cannot do it leaves: the name's next holder does
+// it then.
+type paperwork struct {
+	jobs    chan job
+	timeOut time.Duration // of one request
+	jitter  jitter
+	log     *slog.Logger
+}
+
+// A job is one such thing.
+type job struct {
+	name string
+	wait time.Duration // before it is done
+	do   func(context.Context) error
+}
+
+const (
+	paperworkTries = 5
+	paperworkQueue = 16
+)
+
+func newPaperwork(timeOut time.Duration, log *slog.Logger) *paperwork {
+	return &paperwork{jobs: make(chan job, paperworkQueue), timeOut: timeOut, jitter: rand.N[time.Duration], log: log}
+}
+
+// add puts j behind the others, or drops it when there are too many.
+func (p *paperwork) add(j job) {
+	select {
+	case p.jobs <- j:
+	default:
+	}
+}
+
+// run does the jobs until ctx ends.
+func (p *paperwork) run(ctx context.Context) {
+	for {
+		select {
+		case j := <-p.jobs:
+			p.do(ctx, j)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (p *paperwork) do(ctx context.Context, j job) {
+	retry := retries{jitter: p.jitter}
+	for wait := j.wait; sleep(ctx, wait); wait = retry.next() {
+		err := p.try(ctx, j)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if retry.failures == paperworkTries-1 {
+			p.log.Warn("tenures not recorded; the name's next holder does it", "name", j.name, "err", err)
+			return
+		}
+	}
+}
+
+func (p *paperwork) try(ctx context.Context, j job) error {
+	ctx, cancel := context.WithTimeout(ctx, p.timeOut)
+	defer cancel()
+	return j.do(ctx)
+}
+
+// firstWord is how long the holder of a name leaves it to the one before to say
+// how its tenure ended: that one finds out at its next renewal, and knows why.
+const firstWord = 2 * maxRenewEvery
+
+// recordEnd has the end of one of our own tenures written.
+func (h *Holder) recordEnd(t Tenure) {
+	if t.id != "" {
+		h.paperwork.add(job{name: t.Name, do: func(ctx context.Context) error { return h.store.recordEnd(ctx, t) }})
+	}
+}
+
+// tidy has the ends written that crashes before our tenure left out, and has
+// pruned what is too old or too much. Mostly there is neither.
+func (h *Holder) tidy(held *tenancy) {
+	for i, t := range closeByNext(append(held.earlier, held.tenure)) {
+		if i < len(held.earlier) && held.earlier[i].open() {
+			h.paperwork.add(job{name: t.Name, wait: firstWord, do: func(ctx context.Context) error { return h.store.recordEnd(ctx, t) }})
+		}
+	}
+	before := h.wall().Add(-tenuresKept)
+	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
+		h.paperwork.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.prune(ctx, held.Name, before) }})
+	}
+}

@@ -1,0 +1,112 @@
+package membership
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// A past says whose the seconds before a tenure were: by it a Carbon line, which
+// carries its own time, gets its name. It never changes.
+//
+//	       floor                      start
+//	─┬───────┬──────────┬───────┬───────┬──────────► seconds
+//	 │ ours  │ another  │ (gap) │       │ the tenure
+//	 └ the name that we had then        │
+//	         └ no name: the other one has written here
+//
+// All seconds are whole, as Carbon's are. The second in which a name changes
+// hands is its former holder's.
+type past struct {
+	floor  int64  // from here on, each second is the current name's
+	ours   []span // our own earlier tenures, in the order of their starts
+	others []span // those of others under the current name, likewise, and disjoint
+}
+
+// A span is seconds from..to, both included.
+type span struct {
+	from, to int64
+	name     string // that was ours then; "" where it was another's
+}
+
+// clocksApart is by how much hosts' clocks may differ without two of them
+// writing one name for one moment.
+const clocksApart = 5 * time.Second
+
+// newPast returns the past of a tenure whose first second is start. others are
+// the recorded tenures of other hosts under its name, in the order of time; cut
+// says that there were more before them, which are not known.
+func newPast(start int64, ours []span, others []Tenure, cut bool) past {
+	p := past{floor: math.MinInt64}
+	for _, s := range ours {
+		if s.to = min(s.to, start-1); s.from <= s.to {
+			p.ours = append(p.ours, s)
+			p.floor = max(p.floor, s.to+1)
+		}
+	}
+	slices.SortFunc(p.ours, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+
+	if cut && len(others) > 0 {
+		p.others = append(p.others, span{from: math.MinInt64, to: min(others[0].From.Unix(), start) - 1})
+	}
+	for i, t := range others {
+		s := span{from: t.From.Unix(), to: start - 1}
+		switch {
+		case !t.open():
+			s.to = min(s.to, t.To.Add(clocksApart).Unix())
+		case i+1 < len(others):
+			s.to = min(s.to, others[i+1].From.Unix())
+		}
+		if s.from <= s.to {
+			p.others = append(p.others, s)
+		}
+	}
+	p.others = union(p.others)
+	if n := len(p.others); n > 0 {
+		p.floor = max(p.floor, p.others[n-1].to+1)
+	}
+	return p
+}
+
+// union returns the seconds that any of spans has, as disjoint ones in order.
+func union(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	var out []span
+	for _, s := range spans {
+		if n := len(out); n > 0 && s.from <= out[n-1].to {
+			out[n-1].to = max(out[n-1].to, s.to)
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// within returns the last of spans, which are in order, that begins at t or
+// before, if it reaches t.
+func within(spans []span, t int64) (span, bool) {
+	i, found := slices.BinarySearchFunc(spans, t, func(s span, t int64) int { return cmp.Compare(s.from, t) })
+	if found {
+		i++
+	}
+	if i == 0 || spans[i-1].to < t {
+		return span{}, false
+	}
+	return spans[i-1], true
+}
+
+// before is NameAt for a second before the floor; current is the name.
+func (p past) before(t int64, current string) (name string, ok bool) {
+	if s, ok := within(p.ours, t); ok {
+		return s.name, true
+	}
+	if _, ok := within(p.others, t); ok {
+		return "", false
+	}
+	return current, true
+}
+
+// firstSecond returns the first whole second that a tenure has which begins at
+// t.
+func firstSecond(t time.Time) int64 { return t.Add(time.Second - time.Nanosecond).Unix() }

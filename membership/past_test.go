@@ -1,0 +1,150 @@
+package membership
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// at returns a moment of the tests' day.
+func at(second float64) time.Time { return time.UnixMilli(int64(second * 1000)) }
+
+func tenure(name string, from, to float64) Tenure {
+	t := Tenure{Name: name, From: at(from)}
+	if to != 0 {
+		t.To = at(to)
+	}
+	return t
+}
+
+func TestNameAt(t *testing.T) {
+	const drop = ""
+	for _, test := range []struct {
+		name         string
+		from         float64
+		ours, others []Tenure
+		floor        int64
+		want         map[int64]string
+	}{
+		{
+			"nobody held it", 1000.5, nil, nil,
+			math.MinInt64, map[int64]string{-5: "Denali", 0: "Denali", 999: "Denali", 1000: "Denali", 1001: "Denali", math.MaxInt64: "Denali"},
+		}, {
+			"we had another name, and then none", 1000.5, []Tenure{tenure("MtLogan", 500.2, 700.9)}, nil,
+			701, map[int64]string{500: "Denali", 501: "MtLogan", 700: "MtLogan", 701: "Denali", 999: "Denali", 1000: "Denali"},
+		}, {
+			"we had it ourselves", 1000.5, []Tenure{tenure("Denali", 500.2, 999.9)}, nil,
+			1000, map[int64]string{400: "Denali", 700: "Denali", 1000: "Denali"},
+		}, {
+			"another had it long ago: its seconds and 5 more", 1000.5, nil, []Tenure{tenure("Denali", 500.2, 700.4)},
+			706, map[int64]string{499: "Denali", 500: drop, 700: drop, 705: drop, 706: "Denali", 1000: "Denali"},
+		}, {
+			"another had it until just before: from the claim on", 1000.5, nil, []Tenure{tenure("Denali", 500.2, 999.8)},
+			1001, map[int64]string{999: drop, 1000: drop, 1001: "Denali"},
+		}, {
+			"another left no end: until the claim", 1000, nil, []Tenure{tenure("Denali", 500.2, 0)},
+			1000, map[int64]string{499: "Denali", 500: drop, 999: drop, 1000: "Denali"},
+		}, {
+			"another left no end, and one more came: until that one at the latest", 1000, nil,
+			[]Tenure{tenure("Denali", 500, 0), tenure("Denali", 600.5, 650)},
+			656, map[int64]string{499: "Denali", 500: drop, 600: drop, 655: drop, 656: "Denali"},
+		}, {
+			"another had it before and after us", 1000.5,
+			[]Tenure{tenure("Denali", 600, 700), tenure("MtLogan", 800.5, 900)},
+			[]Tenure{tenure("Denali", 500, 599.5), tenure("Denali", 700.5, 950)},
+			956, map[int64]string{
+				499: "Denali", 500: drop, 599: drop, 600: "Denali", 604: "Denali", 700: "Denali",
+				701: drop, 800: drop, 801: "MtLogan", 900: "MtLogan", 901: drop, 955: drop, 956: "Denali",
+			},
+		}, {
+			"another's clock is ahead: from our claim on", 1000, nil, []Tenure{tenure("Denali", 500, 1200)},
+			1000, map[int64]string{999: drop, 1000: "Denali", 1100: "Denali"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := NewClaimAfter("Denali", time.Hour, at(test.from), test.ours, test.others)
+			if got := c.Floor(); got != test.floor {
+				t.Errorf("floor: got %d, want %d", got, test.floor)
+			}
+			for second, want := range test.want {
+				if got, ok := c.NameAt(second); got != want || ok != (want != drop) {
+					t.Errorf("second %d: got %q, %v; want %q", second, got, ok, want)
+				}
+			}
+		})
+	}
+}
+
+// What is not known because it is too far back is another's.
+func TestNameAtBeforeWhatIsKnown(t *testing.T) {
+	c := Claim{Name: "Denali", past: newPast(1000, []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
+	for second, want := range map[int64]string{-1: "", 150: "MtLogan", 400: "", 550: "", 606: "Denali"} {
+		if got, _ := c.NameAt(second); got != want {
+			t.Errorf("second %d: got %q, want %q", second, got, want)
+		}
+	}
+}
+
+// Against a slow, obvious twin.
+func TestNameAtIsTheRule(t *testing.T) {
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		var ours, others []Tenure
+		now := 100.0
+		for range r.IntN(8) { // one host after the other has the name, or we have some name
+			from := now + float64(r.IntN(80))/4
+			to := from + float64(r.IntN(160))/4
+			now = to
+			if r.IntN(2) == 0 {
+				ours = append(ours, tenure([]string{"Denali", "MtLogan"}[r.IntN(2)], from, to))
+			} else {
+				others = append(others, tenure("Denali", from, to))
+			}
+		}
+		claim := now + float64(r.IntN(40))/4
+		c := NewClaimAfter("Denali", time.Hour, at(claim), ours, others)
+		for second := int64(90); float64(second) < claim+10; second++ {
+			want := slowNameAt(second, firstSecond(at(claim)), ours, others)
+			if got, _ := c.NameAt(second); got != want {
+				t.Fatalf("seed %d, second %d: got %q, want %q; claim at %v, ours %v, others %v", seed, second, got, want, claim, ours, others)
+			}
+			if second >= c.Floor() && want != "Denali" {
+				t.Fatalf("seed %d: floor %d, and second %d is %q", seed, c.Floor(), second, want)
+			}
+		}
+	}
+}
+
+func slowNameAt(second, start int64, ours, others []Tenure) string {
+	if second >= start {
+		return "Denali"
+	}
+	name := ""
+	for _, t := range ours { // the later one wins
+		if firstSecond(t.From) <= second && second <= t.To.Unix() {
+			name = t.Name
+		}
+	}
+	if name != "" {
+		return name
+	}
+	for _, t := range others {
+		if t.From.Unix() <= second && second <= t.To.Unix()+5 {
+			return ""
+		}
+	}
+	return "Denali"
+}
+
+func BenchmarkNameAt(b *testing.B) {
+	c := NewClaimAfter("Denali", time.Hour, at(1000), nil, []Tenure{tenure("Denali", 500, 600)})
+	for _, second := range []int64{2000, 550} {
+		b.Run(fmt.Sprint(second), func(b *testing.B) {
+			for b.Loop() {
+				c.NameAt(second)
+			}
+		})
+	}
+}

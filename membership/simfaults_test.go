@@ -1,0 +1,220 @@
+package membership
+
+import (
+	"slices"
+	"time"
+)
+
+// A fault is something that happens to one host, or to etcd. It draws all its
+// chances when it strikes, and heals by itself.
+type fault struct {
+	name   string
+	strike func(s *simulation, h *host)
+}
+
+// harmlessFaults returns those that never let two hosts have one name.
+func harmlessFaults() []fault {
+	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults)
+}
+
+func allFaults() []fault {
+	return slices.Concat(harmlessFaults(), handFaults, lossFaults)
+}
+
+// What a network does.
+var networkFaults = []fault{
+	{"requests are lost", weathered(weather{lost: 0.4})},
+	{"answers are lost", weathered(weather{answerLost: 0.4})},
+	{"requests come late", weathered(weather{late: 0.4})},
+	{"requests come twice", weathered(weather{doubled: 0.5})},
+	{"the network is bad in every way", weathered(weather{lost: 0.15, answerLost: 0.15, late: 0.15, doubled: 0.15, slow: time.Second})},
+	{"the network is slow", weathered(weather{slow: 600 * time.Millisecond})},
+	{"one endpoint is silent", reach(silent, 1)},
+	{"two endpoints refuse", reach(refused, 2)},
+}
+
+// What cuts a host off from etcd.
+var cutFaults = []fault{
+	{"cut off: silence", weathered(weather{lost: 1})},
+	{"cut off: no answers", weathered(weather{answerLost: 1})},
+	{"all endpoints refuse", reach(refused, 3)},
+}
+
+// weathered gives a host w for 0.1 to 2 TTLs.
+func weathered(w weather) func(*simulation, *host) {
+	return func(s *simulation, h *host) {
+		its := h.process.way
+		its.set(func(way *way) { way.weather = w })
+		s.later(s.ttls(0.1, 2), func() { its.set(func(way *way) { way.weather = weather{} }) })
+	}
+}
+
+// reach makes n endpoints e to a host for 0.1 to 2 TTLs.
+func reach(e endpoint, n int) func(*simulation, *host) {
+	return func(s *simulation, h *host) {
+		its, first := h.process.way, s.rand.IntN(3)
+		turn := func(e endpoint) {
+			its.set(func(w *way) {
+				for i := range n {
+					w.endpoints[(first+i)%3] = e
+				}
+			})
+		}
+		turn(e)
+		s.later(s.ttls(0.1, 2), func() { turn(up) })
+	}
+}
+
+// What etcd does without losing anything.
+var etcdFaults = []fault{
+	{"etcd's leader changes", func(s *simulation, _ *host) { s.deposed(time.Second+s.upTo(2*time.Second), func() {}) }},
+	{"etcd has no quorum, or all of it restarts", func(s *simulation, _ *host) { s.deposed(s.ttls(0.3, 2.5), func() {}) }},
+}
+
+// deposed leaves etcd without a leader for d, and runs then before there is
+// another.
+func (s *simulation) deposed(d time.Duration, then func()) {
+	rate := 0.98 + 0.04*s.rand.Float64()
+	s.striking.Lock()
+	led := s.leading
+	s.leading = true
+	s.striking.Unlock()
+	if led {
+		return
+	}
+	s.etcd.depose()
+	s.later(min(d, time.Second), s.etcd.forget)
+	s.later(d, func() {
+		then()
+		s.etcd.elect(rate)
+		s.trace("etcd has a leader")
+		s.striking.Lock()
+		s.leading = false
+		s.striking.Unlock()
+	})
+}
+
+// What stops a process or its machine for a while.
+var stopFaults = []fault{
+	{"stopped", func(s *simulation, h *host) { s.stopped(h, false, s.ttls(0.1, 3)) }},
+	{"suspended", func(s *simulation, h *host) { s.stopped(h, true, s.ttls(0.1, 3)) }},
+	{"stopped in the next request", func(s *simulation, h *host) {
+		d := s.ttls(0.1, 3)
+		h.process.stopInRequest(d)
+		s.occupy(h, func() { s.pause(3*time.Second + d) })
+	}},
+}
+
+// What ends a process and begins another.
+var restartFaults = []fault{
+	{"killed, and started again", func(s *simulation, h *host) { s.killed(h, s.ttls(0, 0.3), func() {}) }},
+	{"killed, and started again after long", func(s *simulation, h *host) { s.killed(h, s.ttls(0.3, 2), func() {}) }},
+	{"rebooted", func(s *simulation, h *host) { s.killed(h, s.ttls(0.1, 1), h.reboot) }},
+	{"killed in the next request", func(s *simulation, h *host) {
+		h.process.stopInRequest(time.Hour)
+		down := s.ttls(0, 0.3)
+		s.occupy(h, func() {
+			s.pause(3 * time.Second)
+			h.kill()
+			s.pause(down)
+			h.start()
+		})
+	}},
+	{"ended, and started again", func(s *simulation, h *host) {
+		down := s.ttls(0, 1)
+		s.occupy(h, func() {
+			h.quit()
+			s.pause(down)
+			h.start()
+		})
+	}},
+}
+
+// What makes two hosts that remember the same claim.
+var copyFaults = []fault{
+	{"its state directory is copied to another host", func(s *simulation, h *host) {
+		if len(s.hosts) >= 8 {
+			return
+		}
+		other := s.newHost()
+		h.copyTo(other)
+		other.start()
+	}},
+}
+
+func (s *simulation) stopped(h *host, suspend bool, d time.Duration) {
+	h.process.stop(d, suspend)
+	s.occupy(h, func() { s.pause(d) })
+}
+
+func (s *simulation) killed(h *host, down time.Duration, then func()) {
+	s.occupy(h, func() {
+		h.kill()
+		s.pause(down)
+		then()
+		h.start()
+	})
+}
+
+// What people with etcdctl do. Until the holder has seen it, or has come to its
+// horizon, another host may have the name too.
+var handFaults = []fault{
+	{"its key is deleted", func(s *simulation, h *host) {
+		if c := h.process.holder.claim.Load(); c != nil {
+			s.deleted(c.Name)
+		}
+	}},
+	{"its lease is revoked", func(s *simulation, h *host) {
+		c := h.process.holder.claim.Load()
+		if c == nil {
+			return
+		}
+		s.judge.excuse(c.Name, s.unseen())
+		s.etcd.do(func() {
+			if s.etcd.leases[int64(c.LeaseID)] != nil {
+				s.etcd.end(int64(c.LeaseID))
+			}
+		})
+	}},
+	{"its key is overwritten", func(s *simulation, h *host) {
+		c := h.process.holder.claim.Load()
+		if c == nil {
+			return
+		}
+		s.etcd.byHand(c.Key, "somebody", false)
+		s.later(s.ttls(0, 1.5), func() { s.deleted(c.Name) })
+	}},
+}
+
+func (s *simulation) deleted(name string) {
+	s.judge.excuse(name, s.unseen())
+	s.etcd.byHand(namesKey(s.cfg.Pool)+name, "", true)
+}
+
+// unseen returns for how long a holder may go on with a name that was taken
+// from it: until its next renewal, or when that does not get through, until the
+// horizon by a clock that may be slow.
+func (s *simulation) unseen() time.Duration {
+	if s.quiet {
+		return min(s.cfg.TTL/6, maxRenewEvery)*102/100 + 50*time.Millisecond
+	}
+	return horizonShare(s.cfg.TTL) * 103 / 100
+}
+
+// What makes etcd lose data.
+var lossFaults = []fault{
+	{"etcd is wiped", func(s *simulation, _ *host) { s.lost(backup{}) }},
+	{"etcd is restored from a backup", func(s *simulation, _ *host) { s.lost(s.backup) }},
+}
+
+func (s *simulation) lost(b backup) {
+	down := s.ttls(0, 0.5)
+	if s.quiet {
+		down = time.Millisecond
+	}
+	s.deposed(down, func() {
+		s.judge.excuse("", s.unseen())
+		s.wiped = true
+		s.etcd.restore(b)
+	})
+}

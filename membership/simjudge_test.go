@@ -1,0 +1,242 @@
+package membership
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+)
+
+// A judge sees all processes at once, and says whether ever two claims on one
+// name were valid.
+type judge struct {
+	sim *simulation
+
+	mu        sync.Mutex
+	processes []*process // that live
+	excuses   []excuse
+	first     map[*Claim]time.Duration // when it was seen first
+	cautious  map[*Claim]bool
+	latest    map[string]*Claim // by name: the latest tenure under which it was used
+	tally
+	violations []string
+}
+
+// A tally is what the judge counts.
+type tally struct {
+	schedules int
+	faults    int
+	claims    int
+	uses      int
+	excepted  int           // overlaps that the specification does not promise away
+	longest   time.Duration // of these, since the fault
+}
+
+func (t *tally) add(other tally) {
+	t.schedules += other.schedules
+	t.faults += other.faults
+	t.claims += other.claims
+	t.uses += other.uses
+	t.excepted += other.excepted
+	t.longest = max(t.longest, other.longest)
+}
+
+// An excuse is a time during which two hosts may have one name: somebody
+// deleted its key, or etcd lost data.
+type excuse struct {
+	name        string // "": all
+	from, until time.Duration
+}
+
+func newJudge(s *simulation) *judge {
+	return &judge{
+		sim:      s,
+		first:    make(map[*Claim]time.Duration),
+		cautious: make(map[*Claim]bool),
+		latest:   make(map[string]*Claim),
+	}
+}
+
+func (j *judge) add(p *process) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.processes = append(j.processes, p)
+}
+
+func (j *judge) remove(p *process) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i, q := range j.processes {
+		if q == p {
+			j.processes = append(j.processes[:i:i], j.processes[i+1:]...)
+			return
+		}
+	}
+}
+
+// excuse allows for two hosts with one name from now until none of those that
+// hold it now can use it any more, and looks whether that is so then.
+func (j *judge) excuse(name string, allowed time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	now := j.sim.now()
+	j.excuses = append(j.excuses, excuse{name: name, from: now, until: now + allowed})
+	time.AfterFunc(allowed, func() {
+		if name == "" {
+			j.forget()
+		}
+		j.look()
+	})
+}
+
+// forget forgets the order of tenures: a backup may have brought back an older
+// one.
+func (j *judge) forget() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	clear(j.latest)
+}
+
+// look looks for two valid claims on one name.
+func (j *judge) look() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	valid := make(map[string]*Claim)
+	for _, p := range j.processes {
+		c := p.valid()
+		if c == nil {
+			continue
+		}
+		if other := valid[c.Name]; other != nil {
+			j.overlap(c, other, "two valid claims")
+		}
+		valid[c.Name] = c
+	}
+}
+
+// valid returns the process' claim if it is valid, be the process stopped or
+// not.
+func (p *process) valid() *Claim {
+	c := p.holder.claim.Load()
+	if c == nil || time.Duration(c.horizon.Load()) <= p.clock() {
+		return nil
+	}
+	return c
+}
+
+// seen takes note of a claim. The caller holds mu.
+func (j *judge) seen(p *process, c *Claim) {
+	if _, known := j.first[c]; !known {
+		j.first[c] = j.sim.now()
+		knows := p.losses > 0 && j.sim.now()-p.lossSeen < j.sim.cfg.TTL*9/10
+		j.cautious[c] = p.cautious.Load() || knows
+		j.claims++
+		j.sim.trace("%s claims %s at revision %d", p.host.name, c.Name, c.Revision)
+	}
+}
+
+// changed is told that p's holder may have another claim.
+func (j *judge) changed(p *process) {
+	if c := p.holder.claim.Load(); c != nil {
+		j.mu.Lock()
+		j.seen(p, c)
+		j.mu.Unlock()
+	}
+	j.look()
+}
+
+// noteLoss takes note of when p has seen that etcd lost data.
+func (j *judge) noteLoss(p *process) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if n := p.holder.Stats().Losses[DataLoss]; n > p.losses {
+		p.losses, p.lossSeen = n, j.sim.now()
+	}
+}
+
+// use judges the use of a name under c, at this instant.
+func (j *judge) use(p *process, c *Claim) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.uses++
+	j.seen(p, c)
+	if time.Duration(c.horizon.Load()) <= p.clock() {
+		j.violation("%s uses %s past the horizon", p.host.name, c.Name)
+	}
+	for _, q := range j.processes {
+		if other := q.valid(); q != p && other != nil && other.Name == c.Name {
+			j.overlap(c, other, "used while another claim is valid")
+		}
+	}
+	if last := j.latest[c.Name]; last != nil && j.first[c] < j.first[last] {
+		j.overlap(c, last, "used after a later tenure")
+		return
+	}
+	j.latest[c.Name] = c
+}
+
+// overlap books that a and b share a name. The caller holds mu.
+func (j *judge) overlap(a, b *Claim, how string) {
+	now := j.sim.now()
+	for _, e := range j.excuses {
+		if now < e.from || now > e.until || e.name != "" && e.name != a.Name {
+			continue
+		}
+		if e.name == "" && (j.wary(a, e) || j.wary(b, e)) {
+			continue // who knows of the loss waits, and has no excuse
+		}
+		j.excepted++
+		j.longest = max(j.longest, now-e.from)
+		return
+	}
+	j.violation("%s on %s, of revisions %d and %d", how, a.Name, a.Revision, b.Revision)
+}
+
+func (j *judge) wary(c *Claim, e excuse) bool { return j.cautious[c] && j.first[c] > e.from }
+
+// violation books one. The caller holds mu.
+func (j *judge) violation(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	j.sim.trace("VIOLATION: %s", text)
+	j.violations = append(j.violations, text)
+}
+
+// wrote is told by the model of every put: it notes which claims are to be
+// cautious, and that a process has one name at most.
+func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
+	m := j.sim.etcd
+	prefix := namesKey(j.sim.cfg.Pool)
+	l := m.leases[kv.Lease]
+	if !strings.HasPrefix(string(kv.Key), prefix) || l == nil {
+		return
+	}
+	p := l.by
+	_, marked := m.keys[markerKey(j.sim.cfg.Pool)]
+	takenOver := false
+	if old != nil {
+		before := m.leases[old.Lease]
+		if before == nil || before.by.host.origin() != p.host.origin() {
+			j.say("%s overwrites %s, which was not its own", p.host.name, kv.Key)
+		}
+		takenOver = before == nil || before.by.place != p.place
+	}
+	p.cautious.Store(marked || takenOver)
+
+	names := 0
+	for _, other := range m.keys {
+		if l := m.leases[other.Lease]; l != nil && l.by == p && !l.restored && strings.HasPrefix(string(other.Key), prefix) {
+			names++
+		}
+	}
+	if names > 1 {
+		j.say("%s has %d names in etcd at once", p.host.name, names)
+	}
+}
+
+func (j *judge) say(format string, args ...any) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.violation(format, args...)
+}

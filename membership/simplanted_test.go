@@ -1,0 +1,81 @@
+package membership
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/planted"
+)
+
+// Bugs that a holder might have. Each turns the simulation red; if one does
+// not, the simulation is too mild to trust.
+func TestSimulationFindsPlantedBugs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds this package's tests once for each bug")
+	}
+	for i, test := range []struct {
+		name string
+		edit planted.Edit
+		want string // what the judge says; "": it depends
+	}{
+		{"the horizon counts from the reply", planted.Edit{
+			File: "membership/keep.go",
+			Old:  "held.sent = sent",
+			New:  "held.sent = h.now()",
+		}, "two valid claims"},
+		{"the gate is off", planted.Edit{
+			File: "membership/holder.go",
+			Old:  "return c, c != nil && c.Valid()",
+			New:  "return c, c != nil",
+		}, "past the horizon"},
+		{"a name is taken back by overwriting", planted.Edit{
+			File: "membership/store.go",
+			Old:  "\tcase resp.Kvs[0].CreateRevision != c.Revision:\n\t\treturn Lost\n",
+			New:  "\tcase resp.Kvs[0].CreateRevision != c.Revision:\n\t\t_, err := s.client.Put(ctx, c.Key, s.cfg.Owner, clientv3.WithLease(c.LeaseID))\n\t\treturn err\n",
+		}, "not its own"},
+		{"a claim's error is taken for \"not claimed\"", planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "\tif errors.Is(err, Expired) {\n\t\th.lease = nil\n",
+			New:  "\tif err != nil && !errors.Is(err, ErrNoFreeName) {\n\t\th.lease = nil\n",
+		}, "2 names in etcd"},
+		{"a claim that is made again is not read back", planted.Edit{
+			File: "membership/store.go",
+			Old:  "If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), \"!=\", lease).WithPrefix()).",
+			New:  "If().",
+		}, "2 names in etcd"},
+		{"the own key is not read", planted.Edit{
+			File: "membership/store.go",
+			Old:  "\tcase ttl <= 0:\n\t\treturn Expired\n",
+			New:  "\tcase ttl <= 0:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
+		}, ""},
+		{"a copied state directory proves a claim", planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "case got.takenOver && h.own.here:",
+			New:  "case got.takenOver:",
+		}, ""},
+		{"a loss of data makes nobody cautious", planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "if got.marked || now < h.wary {",
+			New:  "if false {",
+		}, ""},
+		{"a lease is used again whose revoking may come late", planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "h.lease.spent = true // even if the request seems to fail: it may come late",
+			New:  "",
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if i >= 6 && os.Getenv("PREFIXPROXY_TEST_REQUIRE") != "1" {
+				t.Skip("takes long: tested where everything must be")
+			}
+			out := planted.TestFails(t, "./membership", []string{"-test.run=^TestSimulation$", "-sim.schedules=3000", "-test.timeout=5m"}, test.edit)
+			_, verdict, found := strings.Cut(out, "schedule ")
+			if !found || !strings.Contains(verdict, test.want) {
+				t.Errorf("the tests failed, but no schedule did for the reason %q; they printed:\n%s", test.want, out)
+			}
+			verdict, _, _ = strings.Cut(verdict, "\n")
+			t.Log("schedule ", verdict)
+		})
+	}
+}

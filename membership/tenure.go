@@ -1,0 +1,156 @@
+package membership
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// A Tenure is one claim of a name, from its start to its end, as its record in
+// etcd tells it. The times are its holder's wall clock.
+type Tenure struct {
+	Name  string
+	Owner string
+	Lease clientv3.LeaseID // under which it was held last
+	From  time.Time        // when it was claimed
+	To    time.Time        // zero: it lasts, or a crash left no end
+	Ended string           // release, or a Loss; "" where To is zero
+	Lasts bool             // it is the one that holds the name, as of the reading
+
+	id       string // the last part of the record's key
+	revision int64  // at which the record was written last
+}
+
+// released is how a tenure ends by choice; Losses has the other words.
+const released = "release"
+
+// The bounds of what is kept of a name's past, and of what is believed of it.
+const (
+	tenuresKept    = 90 * 24 * time.Hour
+	tenuresPerName = 1000
+	maxRecordBytes = 2048 // an owner is 255 at most
+	maxMilli       = 1e13 - 1
+)
+
+// A record is a Tenure as it lies in etcd:
+//
+//	/prefixproxy/default/tenures/Denali/1795386417123-694d8a1c5e0f3a2b
+//	                             name   from          lease that claimed it
+//	{"owner":"foo-ns31","lease":"694d8a1c5e0f3a2b",
+//	 "from":"2026-11-23T00:26:57.123Z","to":"2026-11-23T07:00:01.000Z","ended":"release"}
+//
+// The lease is the one of the key until a restart takes the claim over.
+type record struct {
+	Owner string `json:"owner"`
+	Lease string `json:"lease"`
+	From  string `json:"from"`
+	To    string `json:"to,omitempty"`
+	Ended string `json:"ended,omitempty"`
+}
+
+// recordTime is RFC 3339 in UTC with milliseconds.
+const recordTime = "2006-01-02T15:04:05.000Z"
+
+// recordID returns the last part of the key of a record. Its order is that of
+// time.
+func recordID(from time.Time, lease clientv3.LeaseID) string {
+	return fmt.Sprintf("%013d-%s", keyMilli(from), leaseHex(lease))
+}
+
+// keyMilli returns t in Unix milliseconds, as far as 13 digits hold them.
+func keyMilli(t time.Time) int64 { return min(max(t.UnixMilli(), 0), maxMilli) }
+
+func leaseHex(lease clientv3.LeaseID) string { return strconv.FormatUint(uint64(lease), 16) }
+
+// value returns the record of t.
+func (t Tenure) value() string {
+	r := record{Owner: t.Owner, Lease: leaseHex(t.Lease), From: t.From.UTC().Format(recordTime), Ended: t.Ended}
+	if !t.To.IsZero() {
+		r.To = t.To.UTC().Format(recordTime)
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		panic("membership: marshal a tenure: " + err.Error()) // it is strings
+	}
+	return string(data)
+}
+
+var (
+	recordKeyForm = regexp.MustCompile(`^([A-Za-z0-9_-]{1,64})/([0-9]{13}-([0-9a-f]{1,16}))$`)
+	endedForm     = regexp.MustCompile(`^[a-z_]{0,32}$`)
+)
+
+// readTenure reads a record whose key in etcd is prefix and name/id. Anybody
+// may write there: what is no record that this program could have written is
+// none.
+func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
+	part := recordKeyForm.FindStringSubmatch(strings.TrimPrefix(string(kv.Key), prefix))
+	if part == nil || len(kv.Value) > maxRecordBytes {
+		return Tenure{}, false
+	}
+	var r record
+	if err := json.Unmarshal(kv.Value, &r); err != nil || !isOwner(r.Owner) || !endedForm.MatchString(r.Ended) {
+		return Tenure{}, false
+	}
+	lease, errLease := strconv.ParseUint(cmp.Or(r.Lease, part[3]), 16, 64)
+	from, errFrom := time.Parse(time.RFC3339, r.From)
+	if errLease != nil || errFrom != nil || strconv.FormatInt(keyMilli(from)+1e13, 10)[1:] != part[2][:13] {
+		return Tenure{}, false
+	}
+	t = Tenure{
+		Name: part[1], Owner: r.Owner, Lease: clientv3.LeaseID(lease), From: from,
+		id: part[2], revision: kv.ModRevision,
+	}
+	if r.To == "" {
+		return t, r.Ended == ""
+	}
+	to, err := time.Parse(time.RFC3339, r.To)
+	t.To, t.Ended = to, r.Ended
+	return t, err == nil && !to.Before(from)
+}
+
+// readTenures reads the records of kvs, in the order of time.
+func readTenures(kvs []*mvccpb.KeyValue, prefix string) []Tenure {
+	ts := make([]Tenure, 0, len(kvs))
+	for _, kv := range kvs {
+		if t, ok := readTenure(kv, prefix); ok {
+			ts = append(ts, t)
+		}
+	}
+	slices.SortFunc(ts, func(a, b Tenure) int { return cmp.Compare(a.id, b.id) })
+	return ts
+}
+
+// open says whether the record has no end.
+func (t Tenure) open() bool { return t.To.IsZero() }
+
+// end returns t with its end. A clock that was set back makes no tenure end
+// before its start.
+func (t Tenure) end(to time.Time, why string) Tenure {
+	t.To, t.Ended = to, why
+	if to.Before(t.From) {
+		t.To = t.From
+	}
+	return t
+}
+
+// closeByNext gives those of one name's tenures, which are in the order of
+// time, that a crash left without an end the latest that they can have had: the
+// start of the next one. The last one stays as it is.
+func closeByNext(ts []Tenure) []Tenure {
+	closed := slices.Clone(ts)
+	for i := range closed[:max(len(closed)-1, 0)] {
+		if closed[i].open() {
+			closed[i] = closed[i].end(closed[i+1].From, string(Expired))
+		}
+	}
+	return closed
+}

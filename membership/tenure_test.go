@@ -1,0 +1,491 @@
+package membership
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// recordsOf returns the records of name, in the order of time.
+func recordsOf(t *testing.T, c *clientv3.Client, pool, name string) []*mvccpb.KeyValue {
+	t.Helper()
+	resp, err := c.Get(t.Context(), tenuresKey(pool)+name+"/", clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.Kvs
+}
+
+// awaitEnded waits until the n-th record of name has an end, and returns it.
+func awaitEnded(t *testing.T, c *clientv3.Client, pool, name string, n int) Tenure {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	for resp := range c.Watch(ctx, tenuresKey(pool)+name+"/", clientv3.WithPrefix(), clientv3.WithRev(1)) {
+		if err := resp.Err(); err != nil {
+			t.Fatal(err)
+		}
+		ts := readTenures(recordsOf(t, c, pool, name), tenuresKey(pool))
+		if len(ts) > n && !ts[n].open() {
+			return ts[n]
+		}
+	}
+	t.Fatalf("record %d of %s got no end", n, name)
+	return Tenure{}
+}
+
+// putRecord writes the record of a tenure of another host.
+func putRecord(t *testing.T, c *clientv3.Client, pool string, r Tenure) {
+	t.Helper()
+	r.Owner, r.Lease = "marge", 4711
+	key := tenuresKey(pool) + r.Name + "/" + recordID(r.From, r.Lease)
+	if _, err := c.Put(t.Context(), key, r.value()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The record as others read it.
+func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	before := time.Now()
+	h := start(t, c, cfg, nil)
+	claim := h.held(t)
+
+	check := func(when string, want map[string]string) {
+		t.Helper()
+		kvs := recordsOf(t, c, cfg.Pool, "Denali")
+		if len(kvs) != 1 {
+			t.Fatalf("records %s: got %v, want one", when, kvs)
+		}
+		var got map[string]string
+		if err := json.Unmarshal(kvs[0].Value, &got); err != nil {
+			t.Fatal(err)
+		}
+		from, err := time.Parse("2006-01-02T15:04:05.000Z", got["from"])
+		if err != nil || from.Before(before.Truncate(time.Millisecond)) || from.After(time.Now()) {
+			t.Errorf("%s from %q, want the time of the claim in UTC with milliseconds", when, got["from"])
+		}
+		if want := fmt.Sprintf("/prefixproxy/%s/tenures/Denali/%013d-%x", cfg.Pool, from.UnixMilli(), int64(claim.LeaseID)); string(kvs[0].Key) != want {
+			t.Errorf("key %s: got %q, want %q", when, kvs[0].Key, want)
+		}
+		if kvs[0].Lease != 0 {
+			t.Errorf("the record is under lease %x, and would go with it", kvs[0].Lease)
+		}
+		delete(got, "from")
+		if to, there := got["to"]; there {
+			if end, err := time.Parse("2006-01-02T15:04:05.000Z", to); err != nil || end.Before(from) || end.After(time.Now()) {
+				t.Errorf("%s to %q, want the time of the release", when, to)
+			}
+			got["to"] = "then"
+		}
+		want["owner"], want["lease"] = "homer", fmt.Sprintf("%x", int64(claim.LeaseID))
+		if !maps.Equal(got, want) {
+			t.Errorf("record %s: got %v, want %v", when, got, want)
+		}
+	}
+	check("while it lasts", map[string]string{})
+
+	// Name and record change as one: one revision has both.
+	watch := c.Watch(t.Context(), poolKey(cfg.Pool), clientv3.WithPrefix())
+	h.stop()
+	var events []string
+	for _, ev := range (<-watch).Events {
+		events = append(events, fmt.Sprint(ev.Type, " ", strings.Split(string(ev.Kv.Key), "/")[3], " ", ev.Kv.ModRevision-claim.Revision))
+	}
+	slices.Sort(events)
+	if len(events) != 2 || !strings.HasPrefix(events[0], "DELETE names") || !strings.HasPrefix(events[1], "PUT tenures") ||
+		events[0][len("DELETE names"):] != events[1][len("PUT tenures"):] {
+		t.Errorf("the release: got %q, want the name's deletion and the record's end at one revision", events)
+	}
+	check("after the release", map[string]string{"to": "then", "ended": "release"})
+}
+
+// Who loses a name records why.
+func TestRecordTellsTheLoss(t *testing.T) {
+	t.Parallel()
+	for want, take := range map[Loss]func(c *clientv3.Client, held *Claim) error{
+		Deleted: func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Delete(context.Background(), held.Key)
+			return err
+		},
+		Overwritten: func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Put(context.Background(), held.Key, "marge")
+			return err
+		},
+		Expired: func(c *clientv3.Client, held *Claim) error {
+			_, err := c.Revoke(context.Background(), held.LeaseID)
+			return err
+		},
+	} {
+		t.Run(string(want), func(t *testing.T) {
+			t.Parallel()
+			c := newClient(t, sharedEtcd)
+			cfg := testConfig(t, "Denali", "MtLogan")
+			h := start(t, c, cfg, nil)
+			if err := take(c, h.held(t)); err != nil {
+				t.Fatal(err)
+			}
+			if got := awaitEnded(t, c, cfg.Pool, "Denali", 0); got.Ended != string(want) {
+				t.Errorf("ended: got %s, want %s", got.Ended, want)
+			}
+		})
+	}
+}
+
+// What a crash left without an end, the next holder ends: a while after its
+// claim, when the one before would have done so.
+func TestSuccessorEndsTheRecordOfACrash(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	cfg.OnStop = Keep // what etcd sees of a crash
+	crashed := start(t, c, cfg, nil)
+	claim := crashed.held(t)
+	crashed.stop()
+	if _, err := c.Revoke(t.Context(), claim.LeaseID); err != nil {
+		t.Fatal(err)
+	}
+	h := start(t, c, cfg, nil)
+	h.held(t)
+	got := awaitEnded(t, c, cfg.Pool, "Denali", 0)
+	next := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))[1]
+	if got.Ended != "expired" || !got.To.Equal(next.From) || !next.open() {
+		t.Errorf("ended: got %s at %v, want expired at %v, when the next one began", got.Ended, got.To, next.From)
+	}
+}
+
+// The tenure of a claim that a restart takes over goes on; that of a claim
+// which a copied state directory takes over does not.
+func TestTenureOfATakeOver(t *testing.T) {
+	t.Parallel()
+	for _, copied := range []bool{false, true} {
+		t.Run(fmt.Sprintf("copied %v", copied), func(t *testing.T) {
+			t.Parallel()
+			c := newClient(t, sharedEtcd)
+			cfg := testConfig(t)
+			cfg.Pool = strings.ReplaceAll(cfg.Pool, "=", "-")
+			cfg.OnStop = Keep
+			dir := t.TempDir()
+			state := newState(t, dir)
+			first := start(t, c, cfg, state)
+			first.held(t)
+			first.stop()
+			state.Close()
+			if copied {
+				to := t.TempDir()
+				if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+					t.Fatal(err)
+				}
+				dir = to
+			}
+
+			cfg.OnStop = Release
+			second := start(t, c, cfg, newState(t, dir))
+			second.await(t, "a claim", func() bool { claim, _ := second.Current(); return claim != nil })
+			ts := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))
+			claim, _ := second.Current()
+			if want := map[bool]int{false: 1, true: 2}[copied]; len(ts) != want || ts[want-1].Lease != claim.LeaseID {
+				t.Fatalf("records: got %+v, want %d, the last one under lease %x", ts, want, claim.LeaseID)
+			}
+			list, err := List(t.Context(), c, cfg.Pool, cfg.Names)
+			if err != nil || len(list) != 1 || !list[0].Since.Equal(ts[len(ts)-1].From) {
+				t.Errorf("held: got %+v (%v), want Denali since %v", list, err, ts[len(ts)-1].From)
+			}
+			then := ts[0].From.Unix()
+			if _, ok := claim.NameAt(then); ok == copied {
+				t.Errorf("a line of the first one's time has a name: %v, want %v", ok, !copied)
+			}
+			second.held(t) // that of a copy is used, and released, a TTL later
+			second.stop()
+			if got := awaitEnded(t, c, cfg.Pool, "Denali", len(ts)-1); got.Ended != released {
+				t.Errorf("ended: got %s, want release", got.Ended)
+			}
+		})
+	}
+}
+
+// A claim knows the recorded tenures of others, and our own from before a
+// restart.
+func TestClaimKnowsItsPast(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t, "Denali", "MtLogan")
+	now := time.Now()
+	hoursAgo := func(hours int) time.Time { return now.Add(-time.Duration(hours) * time.Hour).Truncate(time.Second) }
+	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(20), To: hoursAgo(19), Ended: released})
+	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(10)}) // it crashed, and Denali was free since
+
+	var clock atomic.Int64 // Unix seconds
+	clock.Store(now.Unix())
+	dir := t.TempDir()
+	begin := func(state *State) running {
+		h, err := NewHolder(c, cfg, state, testLog(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.wall = func() time.Time { return time.Unix(clock.Load(), 0) }
+		return run(t, h)
+	}
+	state := newState(t, dir)
+	first := begin(state)
+	claim := first.held(t)
+	for hours, want := range map[int]string{21: "Denali", 20: "", 19: "", 18: "Denali", 10: "", 1: "", -1: "Denali"} {
+		if got, _ := claim.NameAt(hoursAgo(hours).Unix()); got != want {
+			t.Errorf("%d hours ago: got %q, want %q", hours, got, want)
+		}
+	}
+	if got := claim.Floor(); got != now.Unix() {
+		t.Errorf("floor: got %d, want the second of the claim, %d", got, now.Unix())
+	}
+	clock.Add(100)
+	first.stop()
+	state.Close()
+
+	// Another host has Denali now: the restart gets MtLogan, and its lines of
+	// before are Denali's all the same.
+	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge"); err != nil {
+		t.Fatal(err)
+	}
+	clock.Add(100)
+	claim = begin(newState(t, dir)).held(t)
+	for after, want := range map[int64]string{-1: "MtLogan", 0: "Denali", 100: "Denali", 101: "MtLogan", 200: "MtLogan"} {
+		if got, ok := claim.NameAt(now.Unix() + after); claim.Name != "MtLogan" || got != want || !ok {
+			t.Errorf("claim on %s, %d s after the first one: got %q, %v; want %q", claim.Name, after, got, ok, want)
+		}
+	}
+}
+
+// A process that was killed left its tenure open in its directory: it ended
+// when somebody else claimed the name.
+func TestOwnTenureAfterACrash(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t, "Denali", "MtLogan")
+	cfg.OnStop = Keep
+	dir := t.TempDir()
+	state := newState(t, dir)
+	first := start(t, c, cfg, state)
+	claim := first.held(t)
+	first.stop()
+	state.Close()
+	if _, err := c.Revoke(t.Context(), claim.LeaseID); err != nil {
+		t.Fatal(err)
+	}
+	ts := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))
+	crashed := ts[0].From
+	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: crashed.Add(time.Hour)})
+	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge"); err != nil {
+		t.Fatal(err)
+	}
+
+	h, err := NewHolder(c, cfg, newState(t, dir), testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.wall = func() time.Time { return crashed.Add(2 * time.Hour) }
+	second := run(t, h).held(t)
+	for after, want := range map[time.Duration]string{-time.Hour: "MtLogan", time.Minute: "Denali", 59 * time.Minute: "Denali", 61 * time.Minute: "MtLogan"} {
+		if got, ok := second.NameAt(crashed.Add(after).Unix()); got != want || !ok {
+			t.Errorf("%v after the claim before the crash: got %q, %v; want %q", after, got, ok, want)
+		}
+	}
+}
+
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	day := 24 * time.Hour
+	now := time.Now()
+	for _, test := range []struct {
+		name string
+		put  func(pool string)
+		want int // records left, with that of the claim
+	}{
+		{"ended more than 90 days ago", func(pool string) {
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-100 * day)})
+		}, 1},
+		{"began more than 90 days ago", func(pool string) {
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-80 * day)})
+		}, 2},
+		{"of another name", func(pool string) {
+			putRecord(t, c, pool, Tenure{Name: "Denali2", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-1 * day), To: now})
+		}, 2},
+		{"more than 1000", func(pool string) {
+			ops := make([]clientv3.Op, 0, 100)
+			for i := range 1100 {
+				r := Tenure{Name: "Denali", Owner: "marge", From: now.Add(time.Duration(i-1100) * time.Minute)}
+				r = r.end(r.From.Add(time.Second), released)
+				ops = append(ops, clientv3.OpPut(tenuresKey(pool)+"Denali/"+recordID(r.From, 4711), r.value()))
+				if len(ops) == cap(ops) {
+					if _, err := c.Txn(t.Context()).Then(ops...).Commit(); err != nil {
+						t.Fatal(err)
+					}
+					ops = ops[:0]
+				}
+			}
+		}, 1000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := testConfig(t)
+			test.put(cfg.Pool)
+			s := newEtcdStore(c, cfg)
+			h := newHolder(s, cfg, nil, boottime, testLog(t))
+			h.lease = &lease{id: newLease(t, c)}
+			got, err := s.claim(t.Context(), h.lease.id, nil, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.tidy(h.tenancyOf(got, now))
+			for len(h.paperwork.jobs) > 0 {
+				if j := <-h.paperwork.jobs; j.wait == 0 { // no end, but a pruning
+					h.paperwork.do(t.Context(), j)
+				}
+			}
+			kvs := recordsOf(t, c, cfg.Pool, "Denali")
+			if len(kvs) != test.want {
+				t.Errorf("records: got %d, want %d", len(kvs), test.want)
+			}
+			if last := kvs[len(kvs)-1]; string(last.Key) != s.recordKey(got.tenure) {
+				t.Errorf("the last record is %s, want our own", last.Key)
+			}
+		})
+	}
+}
+
+// Where nothing is to be done, nothing is asked.
+func TestTidyIsIdle(t *testing.T) {
+	h := newHolder(nil, DefaultConfig(), nil, boottime, testLog(t))
+	h.tidy(&tenancy{Claim: &Claim{Name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []Tenure{
+		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: released},
+	}})
+	if n := len(h.paperwork.jobs); n != 0 {
+		t.Errorf("jobs: got %d, want none", n)
+	}
+}
+
+func TestReadTenure(t *testing.T) {
+	const key = "Denali/1795386417123-694d8a1c5e0f3a2b"
+	from := time.UnixMilli(1795386417123)
+	good := Tenure{Name: "Denali", Owner: "foo-ns31", Lease: 0x694d8a1c5e0f3a2b, From: from}
+	stamp := from.UTC().Format(recordTime)
+	ended := good.end(from.Add(time.Minute), released)
+	taken := good
+	taken.Lease = 0x1f
+	for _, test := range []struct {
+		name, key, value string
+		want             *Tenure
+	}{
+		{"lasting", key, good.value(), &good},
+		{"ended", key, ended.value(), &ended},
+		{"taken over", key, taken.value(), &taken},
+		{"without a lease", key, `{"owner":"foo-ns31","from":"` + stamp + `"}`, &good},
+		{"no JSON", key, `Denali`, nil},
+		{"an owner that would clear the screen", key, `{"owner":"\u001b[2J","from":"` + stamp + `"}`, nil},
+		{"an end before the start", key, `{"from":"` + stamp + `","to":"2020-01-01T00:00:00.000Z"}`, nil},
+		{"a reason without an end", key, `{"from":"` + stamp + `","ended":"release"}`, nil},
+		{"a reason that is no word", key, `{"from":"` + stamp + `","to":"` + stamp + `","ended":"<b>"}`, nil},
+		{"another start than its key", key, `{"from":"2020-01-01T00:00:00.000Z"}`, nil},
+		{"no time", key, `{"from":"today"}`, nil},
+		{"a lease that is none", key, `{"from":"` + stamp + `","lease":"xyz"}`, nil},
+		{"a name that is none", "De.nali/1795386417123-1", good.value(), nil},
+		{"a key without a start", "Denali", good.value(), nil},
+		{"a key with more", key + "/x", good.value(), nil},
+		{"too long", key, good.value() + strings.Repeat(" ", maxRecordBytes), nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, ok := readTenure(&mvccpb.KeyValue{Key: []byte("/p/" + test.key), Value: []byte(test.value)}, "/p/")
+			if ok != (test.want != nil) {
+				t.Fatalf("got %+v, %v; want it read: %v", got, ok, test.want != nil)
+			}
+			if got.id = ""; ok && (!got.From.Equal(test.want.From) || !got.To.Equal(test.want.To) || got.value() != test.want.value() || got.Name != test.want.Name) {
+				t.Errorf("got %+v, want %+v", got, *test.want)
+			}
+		})
+	}
+}
+
+func TestTenuresForPeople(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	lease := newLease(t, c)
+	put := func(name string, from, to float64, lease clientv3.LeaseID, owner string) {
+		r := tenure(name, from, to)
+		r.Owner, r.Lease = owner, lease
+		if to != 0 {
+			r.Ended = released
+		}
+		if _, err := c.Put(t.Context(), tenuresKey(cfg.Pool)+name+"/"+recordID(r.From, 1), r.value()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("Denali", 100, 200, 1, "marge")
+	put("Denali", 300, 0, 2, "homer") // crashed
+	put("Denali", 400, 0, lease, "marge")
+	put("Denali2", 350, 0, 3, "homer")
+	if _, err := c.Put(t.Context(), tenuresKey(cfg.Pool)+"Denali/junk", "{}"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge", clientv3.WithLease(lease)); err != nil {
+		t.Fatal(err)
+	}
+	show := func(ts []Tenure, err error) (lines []string) {
+		for _, r := range ts {
+			to := int64(0)
+			if !r.To.IsZero() {
+				to = r.To.Unix()
+			}
+			lines = append(lines, fmt.Sprint(r.Name, " ", r.Owner, " ", r.From.Unix(), "-", to, " ", r.Ended, " ", r.Lasts))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return lines
+	}
+	if got, want := show(TenuresOf(t.Context(), c, cfg.Pool, "Denali")), []string{
+		"Denali marge 400-0  true", "Denali homer 300-400 expired false", "Denali marge 100-200 release false",
+	}; !slices.Equal(got, want) {
+		t.Errorf("of Denali: got %q, want %q", got, want)
+	}
+	if got, want := show(TenuresBy(t.Context(), c, cfg.Pool, "homer")), []string{
+		"Denali2 homer 350-0  false", "Denali homer 300-400 expired false",
+	}; !slices.Equal(got, want) {
+		t.Errorf("by homer: got %q, want %q", got, want)
+	}
+}
+
+// More records than one answer of etcd holds.
+func TestTenuresByReadsOn(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	for turn := range slices.Chunk(PrefixedNumerics("web-", 2*recordsPerRead+50), 100) {
+		var ops []clientv3.Op
+		for _, name := range turn {
+			r := tenure(name, 100, 200)
+			r.Owner = "homer"
+			ops = append(ops, clientv3.OpPut(tenuresKey(cfg.Pool)+name+"/"+recordID(r.From, 1), r.value()))
+		}
+		if _, err := c.Txn(t.Context()).Then(ops...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := TenuresBy(t.Context(), c, cfg.Pool, "homer"); err != nil || len(got) != 2*recordsPerRead+50 {
+		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*recordsPerRead+50)
+	}
+}

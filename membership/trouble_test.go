@@ -1,0 +1,268 @@
+package membership
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+// An etcd that was restored from a backup without --bump-revision: an older
+// state is back, with its keys and leases.
+func TestEtcdIsRestored(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	server, err := devetcd.Start(filepath.Join(dir, "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client := newClient(t, server)
+	cfg := testConfig(t)
+	first := start(t, client, cfg, nil)
+	defer first.stop()
+	first.held(t)
+	server.Close()
+	if err := os.CopyFS(filepath.Join(dir, "backup"), os.DirFS(filepath.Join(dir, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+
+	second := start(t, client, cfg, nil) // the backup knows nothing of it
+	defer second.stop()
+	old := second.held(t)
+	server.Close()
+	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "backup"), filepath.Join(dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	second.await(t, "another claim", func() bool { c, _ := second.Current(); return c != nil && c != old })
+	if got := second.Phase(); got != Suspended {
+		t.Errorf("phase of the new claim: got %s, want suspended", got)
+	}
+	if got := second.Stats().Losses; got[DataLoss] != 1 {
+		t.Errorf("losses: got %v, want 1 data_loss", got)
+	}
+	if a, b := first.held(t), second.held(t); a.Name == b.Name {
+		t.Errorf("both hold %s", a.Name)
+	}
+}
+
+// A listener is a log's handler that tells of one message.
+type listener struct {
+	slog.Handler
+	message string
+	heard   chan string // the hint of the message
+}
+
+func (l listener) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == l.message {
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "hint" {
+				select {
+				case l.heard <- a.Value.String():
+				default:
+				}
+			}
+			return true
+		})
+	}
+	return l.Handler.Handle(ctx, r)
+}
+
+func (l listener) WithAttrs(attrs []slog.Attr) slog.Handler {
+	l.Handler = l.Handler.WithAttrs(attrs)
+	return l
+}
+
+// A user who may not do any more what he could: it is said with the remedy, and
+// when that is done all is well without a restart.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	const role = "prefixproxy"
+	end := clientv3.GetPrefixRangeEnd("/prefixproxy/")
+	for _, test := range []struct {
+		name       string
+		take, give func(ctx context.Context, root *clientv3.Client) error
+		want       string // in the hint
+	}{
+		{"role taken", func(ctx context.Context, root *clientv3.Client) error {
+			_, err := root.RoleRevokePermission(ctx, role, "/prefixproxy/", end)
+			return err
+		}, func(ctx context.Context, root *clientv3.Client) error {
+			_, err := root.RoleGrantPermission(ctx, role, "/prefixproxy/", end, clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		}, "readwrite on the prefix /prefixproxy/"},
+		{"password expired", func(ctx context.Context, root *clientv3.Client) error {
+			_, err := root.UserChangePassword(ctx, "prefixproxy", "another")
+			return err
+		}, func(ctx context.Context, root *clientv3.Client) error {
+			_, err := root.UserChangePassword(ctx, "prefixproxy", "p")
+			return err
+		}, "etcd.password_file"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			server := devetcdtest.Start(t)
+			enableUsers(t, newClient(t, server))
+			root := newUserClient(t, server, "root", "r")
+			l := listener{testLog(t).Handler(), "etcd refuses us", make(chan string, 1)}
+			h, err := NewHolder(newUserClient(t, server, "prefixproxy", "p"), testConfig(t), nil, slog.New(l))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := run(t, h)
+			defer r.stop()
+			r.held(t)
+
+			if err := test.take(t.Context(), root); err != nil {
+				t.Fatal(err)
+			}
+			if hint := <-l.heard; !strings.Contains(hint, test.want) {
+				t.Errorf("hint: got %q, want %q in it", hint, test.want)
+			}
+			c, _ := r.Current()
+			if c != nil { // no renewal succeeds, so the horizon passes
+				past := time.NewTimer(c.Left())
+				<-past.C
+				if c.Valid() {
+					t.Error("the claim is good past the horizon that it had")
+				}
+			}
+			if err := test.give(t.Context(), root); err != nil {
+				t.Fatal(err)
+			}
+			r.held(t)
+		})
+	}
+}
+
+// enableUsers makes the users root and prefixproxy, with passwords r and p.
+func enableUsers(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	ctx := t.Context()
+	for _, step := range []func() error{
+		func() error { _, err := c.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := c.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := c.UserAdd(ctx, "prefixproxy", "p"); return err },
+		func() error { _, err := c.RoleAdd(ctx, "prefixproxy"); return err },
+		func() error {
+			_, err := c.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := c.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
+		func() error { _, err := c.AuthEnable(ctx); return err },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func newUserClient(t *testing.T, s *devetcd.Server, user, password string) *clientv3.Client {
+	t.Helper()
+	cfg := ClientConfig([]string{s.Endpoint()})
+	cfg.Username, cfg.Password = user, password
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// The wall clock decides about nothing: a claim outlives its jumps, and ends by
+// the other clock.
+func TestWallClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, way := newSim(t, e, nil)
+		jump := time.Duration(0)
+		h.wall = func() time.Time {
+			jump = -2*jump + time.Hour
+			return time.Now().Add(jump)
+		}
+		r := run(t, h)
+		c := r.held(t)
+		pass(t, time.Hour)
+		if got, ok := r.Current(); got != c || !ok {
+			t.Errorf("after an hour: claim %p good %v, want %p true", got, ok, c)
+		}
+		way.set(true, 0)
+		pass(t, c.Left())
+		if got, ok := r.Current(); got != c || ok {
+			t.Errorf("past the horizon: claim %p good %v, want %p false", got, ok, c)
+		}
+	})
+}
+
+// scripted runs a simulation whose faults the test makes. The host h has a name,
+// and is cut off after a second, so that its claim is good for a while; the
+// others have not begun.
+func scripted(t *testing.T, faults func(s *simulation, h, other, third *host)) {
+	dir := simDir(t)
+	defer os.RemoveAll(dir)
+	synctest.Test(t, func(t *testing.T) {
+		s := newSimulation(5, dir, testLog(t))
+		s.cfg.TTL = 15 * time.Second
+		h := s.hosts[0]
+		h.start()
+		s.pause(time.Second)
+		h.process.way.set(func(w *way) { w.weather.lost = 1 })
+		s.later(2*s.cfg.TTL, func() { h.process.way.set(func(w *way) { w.weather.lost = 0 }) })
+		faults(s, h, s.hosts[1], s.hosts[2])
+		s.finish()
+		for _, v := range s.judge.violations {
+			t.Errorf("%s; what happened:\n%s", v, s.story())
+		}
+	})
+}
+
+// A copy waits one TTL before it uses the name of its original. It does not
+// forget that when it starts again.
+func TestCopyThatStartsAgain(t *testing.T) {
+	scripted(t, func(s *simulation, h, other, _ *host) {
+		h.copyTo(other)
+		other.start()
+		s.pause(time.Second)
+		other.kill()
+		other.start()
+		s.pause(time.Second)
+		if got := other.process.holder.Phase(); got != Suspended {
+			t.Errorf("phase of the copy after its second start: got %s, want suspended", got)
+		}
+	})
+}
+
+// A copy that ends while its original may still use the name does not free it
+// for a third.
+func TestCopyThatEnds(t *testing.T) {
+	scripted(t, func(s *simulation, h, other, third *host) {
+		h.copyTo(other)
+		other.start()
+		s.pause(time.Second)
+		other.quit()
+		third.start()
+		s.pause(time.Second)
+		c, ok := third.process.holder.Current()
+		if !ok || c.Name == s.cfg.Names[0] {
+			t.Errorf("the third host has a name: %v, and it is %s; want another than %[2]s", ok, s.cfg.Names[0])
+		}
+	})
+}
