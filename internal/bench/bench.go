@@ -9,15 +9,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/planted"
 )
 
 // A bench is what all measurements share.
 type bench struct {
 	dir       string        // for files, gone at the end
 	binary    string        // of the daemon
+	unkept    string        // of the daemon whose queue no file keeps; "" before it is asked for
 	statsdDir string        // of a statsd with its proxy.js; "": none
 	window    time.Duration // of a measurement
 	rounds    int           // how often each contender is measured
@@ -40,9 +43,8 @@ func (b *bench) open(ctx context.Context) (err error) {
 	}
 	if b.binary == "" {
 		b.binary = filepath.Join(b.dir, "prefixproxy")
-		build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "github.com/prefixproxy/prefixproxy/cmd/prefixproxy")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("build the daemon: %w\n%s", err, out)
+		if err := buildDaemon(ctx, b.binary); err != nil {
+			return err
 		}
 	}
 	if b.etcd, err = devetcd.Start(filepath.Join(b.dir, "etcd")); err != nil {
@@ -50,6 +52,35 @@ func (b *bench) open(ctx context.Context) (err error) {
 	}
 	b.sink, err = startSink(ctx)
 	return err
+}
+
+func buildDaemon(ctx context.Context, binary string, flags ...string) error {
+	args := append([]string{"build", "-o", binary}, flags...)
+	build := exec.CommandContext(ctx, "go", append(args, "github.com/prefixproxy/prefixproxy/cmd/prefixproxy")...)
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the daemon: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// notKept is the one difference of the daemon whose queue no file keeps.
+var notKept = planted.Edit{File: "proxy/proxy.go", Old: "if len(file.dirs) > 0 {", New: "if false {"}
+
+// buildUnkept builds that daemon.
+func (b *bench) buildUnkept(ctx context.Context) error {
+	if b.unkept != "" {
+		return nil
+	}
+	root, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return fmt.Errorf("find the module: %w", err)
+	}
+	overlay, err := planted.Write(filepath.Dir(strings.TrimSpace(string(root))), b.dir, notKept)
+	if err != nil {
+		return err
+	}
+	b.unkept = filepath.Join(b.dir, "unkept")
+	return buildDaemon(ctx, b.unkept, "-overlay", overlay)
 }
 
 func (b *bench) close() {

@@ -22,9 +22,10 @@ import (
 )
 
 // daemonConfig is the configuration of a daemon as users run it: the defaults,
-// but for its places and for how long input gathers.
+// but for its places, for how long input gathers, and without a spool: what comes
+// back from that comes out of order, which would be taken for a fault.
 const daemonConfig = `
-membership: {state_dir: "%[1]s/state"}
+membership: {state_dir: "%[1]s/state", pool: "%[6]s"}
 etcd: {endpoints: ["%[2]s"]}
 listen:
   statsd: ["udp://localhost:0", "tcp://localhost:0"]
@@ -32,7 +33,7 @@ listen:
 coalesce: %[3]s
 forward:
   statsd: {to: ["%[4]s"]}
-  carbon: {to: ["%[5]s"]}
+  carbon: {to: ["%[5]s"], spool: 0}
 admin: {listen: "unix://%[1]s/admin.sock"}
 `
 
@@ -51,17 +52,17 @@ type daemon struct {
 }
 
 // startDaemon starts the daemon between its applications and two upstreams.
-func (b *bench) startDaemon(ctx context.Context, coalesce time.Duration, statsdTo, carbonTo string) (*daemon, error) {
+func (b *bench) startDaemon(ctx context.Context, binary string, coalesce time.Duration, statsdTo, carbonTo string) (*daemon, error) {
 	dir, err := os.MkdirTemp(b.dir, "daemon-")
 	if err != nil {
 		return nil, err
 	}
 	config := filepath.Join(dir, "config.yaml")
-	text := fmt.Sprintf(daemonConfig, dir, b.etcd.Endpoint(), coalesce, statsdTo, carbonTo)
+	text := fmt.Sprintf(daemonConfig, dir, b.etcd.Endpoint(), coalesce, statsdTo, carbonTo, filepath.Base(binary))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, b.binary, "run", "--log-level", "error", "--config", config)
+	cmd := exec.CommandContext(ctx, binary, "run", "--log-level", "error", "--config", config)
 	var log bytes.Buffer // read when it has ended
 	cmd.Stderr = &log
 	process, err := startProgram(cmd)

@@ -29,6 +29,7 @@ type contender struct {
 // The contenders. Ratios are against the least.
 var (
 	theDaemon = &contender{name: "prefixproxy", start: (*bench).forwardByDaemon, leaves: nameOut}
+	theUnkept = &contender{name: "prefixproxy, queue in no file", start: (*bench).forwardByUnkept, leaves: nameOut}
 	theLeast  = &contender{name: "least", start: (*bench).forwardByLeast, leaves: nameOut}
 	thePlain  = &contender{name: "plain loop", start: (*bench).forwardByPlain, leaves: nameOut, aside: true}
 	theRelay  = &contender{name: "carbon-c-relay", start: (*bench).forwardByRelay, leaves: nameOut, program: "carbon-c-relay", aside: true}
@@ -79,7 +80,18 @@ func (b *bench) forwardByPart(ctx context.Context, part string, w work) (*forwar
 }
 
 func (b *bench) forwardByDaemon(ctx context.Context, w work) (*forwarder, error) {
-	d, err := b.startDaemon(ctx, w.coalesce,
+	return b.forwardByBinary(ctx, b.binary, w)
+}
+
+func (b *bench) forwardByUnkept(ctx context.Context, w work) (*forwarder, error) {
+	if err := b.buildUnkept(ctx); err != nil {
+		return nil, err
+	}
+	return b.forwardByBinary(ctx, b.unkept, w)
+}
+
+func (b *bench) forwardByBinary(ctx context.Context, binary string, w work) (*forwarder, error) {
+	d, err := b.startDaemon(ctx, binary, w.coalesce,
 		fmt.Sprintf("udp://127.0.0.1:%d", b.sink.ports.StatsD), fmt.Sprintf("tcp://127.0.0.1:%d", b.sink.ports.Carbon))
 	if err != nil {
 		return nil, err

@@ -111,7 +111,7 @@ func (b *bench) memory(ctx context.Context) (m *Memory, err error) {
 	}
 	defer stalled.Close()
 	to := "tcp://" + stalled.Addr().String()
-	d, err := b.startDaemon(ctx, defaultCoalesce, to, to)
+	d, err := b.startDaemon(ctx, b.binary, defaultCoalesce, to, to)
 	if err != nil {
 		return nil, err
 	}

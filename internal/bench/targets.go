@@ -54,6 +54,8 @@ func (r *Report) targets() []Target {
 		t.ratio(r.row(name), theDaemon, theLeast, "CPU × least", Result.PerMillion, 2, false)
 		t.uncounted(r.row(name))
 	}
+	t.ratio(r.row("carbon-flat-1"), theDaemon, theUnkept, "CPU × with the queue in no file", Result.PerMillion, 1.5, false)
+	t.ratio(r.row("carbon-small-1"), theDaemon, theUnkept, "CPU × with the queue in no file", Result.PerMillion, 1.15, false)
 	t.ratio(r.row("carbon-small-1"), theDaemon, theLeast, "CPU × least", Result.PerMillion, 1.3, false)
 	t.milliseconds(r.row("carbon-small-1"), "p99", p99, 10)
 	t.ratio(r.row("carbon-small-8"), theDaemon, theLeast, "CPU × least", Result.PerMillion, 2, false)

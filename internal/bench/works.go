@@ -46,7 +46,7 @@ var works = []work{
 		name:  "carbon-flat-1",
 		title: "Carbon, 1 connection, flat out", coalesce: defaultCoalesce, flood: true,
 		traffic:    Traffic{Protocol: carbon, Senders: 1, PerWrite: 1000},
-		contenders: []*contender{theDaemon, theLeast, theRelay},
+		contenders: []*contender{theDaemon, theUnkept, theLeast, theRelay},
 	},
 	{
 		name:  "carbon-flat-8",
@@ -58,7 +58,7 @@ var works = []work{
 		name:  "carbon-small-1",
 		title: "Carbon, 1 connection, 50,000 lines/s in single writes", coalesce: defaultCoalesce,
 		traffic:    Traffic{Protocol: carbon, Senders: 1, PerWrite: 1, Rate: 50_000, Stamped: true},
-		contenders: []*contender{theDaemon, theLeast, theRelay},
+		contenders: []*contender{theDaemon, theUnkept, theLeast, theRelay},
 	},
 	{
 		name:  "carbon-small-8",
