@@ -124,9 +124,11 @@ func TestPacersShareTicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const every = 50 * time.Millisecond // too long for a nap, which no synthetic clock sees
 		var busy busy
+		var waits waits
+		waits.coalesce.Store(int64(every))
 		for offset := range 5 {
 			go func() {
-				p := pacer{every: every, busy: &busy}
+				p := pacer{waits: &waits, bears: maxCoalesce, busy: &busy}
 				pause(t.Context(), time.Duration(offset)*7*time.Millisecond)
 				for range 3 {
 					p.wait(t.Context())

@@ -25,6 +25,7 @@ type carbonQueue struct {
 	ledger
 
 	limit   int   // bytes in memory, but for the window and the copies
+	excess  int   // bytes that waited when the limit was lowered, as far as they still do
 	replay  int   // bytes in the window
 	spool   int64 // bytes on disk; 0: there is no spool
 	journal *journal.Journal
@@ -47,6 +48,7 @@ type carbonQueue struct {
 	windowBytes  int
 	sent         uint64 // bytes on this connection
 	burst        burst
+	stuck        int  // connections, one after the other, that ended before all was sent again
 	linked       bool // there is a connection
 
 	committed spool.Record  // acknowledged by the peer, not yet by the spool
@@ -70,11 +72,16 @@ const (
 	burstRest  = 3
 )
 
+// maxStuck is after how many connections that a peer has ended before it had got
+// the window again, the window is given up: it may be what the peer chokes on.
+const maxStuck = 3
+
 // A burst is a part of the backlog that is being sent.
 type burst struct {
 	began   time.Time
 	bytes   int       // sent
-	unacked int       // of these
+	unacked int       // pieces
+	looks   int       // since the last was acknowledged
 	rest    time.Time // no other one before then
 }
 
@@ -98,6 +105,7 @@ func (q *carbonQueue) put(b *batch) {
 	if b.lines == 0 {
 		return
 	}
+	q.excess = min(q.excess, q.bytes)
 	q.bytes += len(b.buf)
 	if b.unnamed {
 		q.holding.Add(int64(b.lines))
@@ -110,11 +118,21 @@ func (q *carbonQueue) put(b *batch) {
 	if q.isPressed() {
 		notify(q.keeper)
 	}
-	for q.bytes > q.limit {
+	for q.bytes > max(q.limit, q.excess) {
 		if !q.dropOldest(queueFull) {
 			return
 		}
 	}
+}
+
+// resize changes the bounds. What waits already stays, where less is allowed, if
+// the spool does not take it.
+func (q *carbonQueue) resize(f CarbonForward) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limit, q.excess = int(f.Queue), q.bytes
+	q.replay, q.spool = int(f.Replay), int64(f.Spool)
+	notify(q.keeper)
 }
 
 // isPressed says whether lines must go to the spool. q.mu is held.
@@ -205,9 +223,16 @@ func (q *carbonQueue) expire(_, noNameBefore time.Time) {
 func (q *carbonQueue) rewind() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.stuck++; q.again.len() == 0 {
+		q.stuck = 0
+	}
 	var again fifo[*piece]
 	for _, list := range []*fifo[*piece]{&q.window, &q.unacked, &q.again} {
 		for p := list.pop(); p != nil; p = list.pop() {
+			if p.proven && q.stuck >= maxStuck {
+				q.release(p)
+				continue
+			}
 			p.inBurst = false
 			again.push(p)
 		}
@@ -291,10 +316,11 @@ func (q *carbonQueue) age(now time.Time) {
 
 // pause returns how long no more of the backlog is to be sent.
 func (b *burst) pause(now time.Time) time.Duration {
-	if b.bytes >= burstBytes {
-		return time.Millisecond // until it is acknowledged
+	if b.bytes < burstBytes {
+		return b.rest.Sub(now)
 	}
-	return b.rest.Sub(now)
+	b.looks++ // until it is acknowledged
+	return min(time.Millisecond<<min(b.looks, 10), firstLook)
 }
 
 func (b *burst) send(now time.Time, p *piece) {
@@ -307,6 +333,7 @@ func (b *burst) send(now time.Time, p *piece) {
 }
 
 func (b *burst) ack(now time.Time) {
+	b.looks = 0
 	if b.unacked--; b.unacked == 0 {
 		*b = burst{rest: now.Add(now.Sub(b.began) / burstRest)}
 	}
@@ -374,6 +401,13 @@ func (q *carbonQueue) forget() {
 		q.release(p)
 	}
 	q.windowBytes = 0
+}
+
+// canTrim says whether memory is free that is not needed while nothing happens.
+func (q *carbonQueue) canTrim() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.journal.CanTrim(segmentsKept)
 }
 
 // trim gives back memory that is not needed while nothing happens.

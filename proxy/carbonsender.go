@@ -30,6 +30,7 @@ const (
 type carbonSender struct {
 	queue *carbonQueue
 	busy  *busy
+	timer *time.Timer // of await; nil before the first one with a limit
 }
 
 func (s *carbonSender) send(ctx context.Context, l *link) error {
@@ -43,11 +44,14 @@ func (s *carbonSender) send(ctx context.Context, l *link) error {
 		if err != nil {
 			return err
 		}
+		if isPast(ctx) {
+			return context.Cause(ctx)
+		}
 		p, wait, err := s.queue.next(time.Now())
 		switch {
 		case p != nil:
 			look = firstLook
-			err = s.write(ctx, l, p)
+			err = s.write(l, p)
 		case errors.Is(err, errWritten):
 		case wait > 0:
 			err = s.await(ctx, wait)
@@ -64,12 +68,15 @@ func (s *carbonSender) send(ctx context.Context, l *link) error {
 	}
 }
 
+// errInterrupted says that a session ended in the middle of a piece.
+var errInterrupted = errors.New("interrupted")
+
 // write writes a piece. It returns an error when the link is broken.
-func (s *carbonSender) write(ctx context.Context, l *link, p *piece) error {
+func (s *carbonSender) write(l *link, p *piece) error {
 	for buf := p.bytes(); len(buf) > 0; {
 		l.limit(carbonWrite)
-		if isPast(ctx) {
-			return context.Cause(ctx)
+		if l.interrupted.Load() {
+			return errInterrupted
 		}
 		n, err := l.send(buf)
 		l.written += uint64(n)
@@ -96,14 +103,16 @@ func (s *carbonSender) collect(l *link) (left int, err error) {
 	return s.queue.ack(time.Now(), l.upstream, acked), nil
 }
 
-// await returns after d, or as soon as something can be sent.
+// await returns after d, unless that is 0, or as soon as something can be sent.
 func (s *carbonSender) await(ctx context.Context, d time.Duration) (err error) {
-	t := time.NewTimer(d)
-	defer t.Stop()
+	var late <-chan time.Time
+	if d > 0 {
+		late = s.after(d)
+	}
 	s.busy.idle(func() {
 		select {
 		case <-s.queue.more:
-		case <-t.C:
+		case <-late:
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}
@@ -111,17 +120,26 @@ func (s *carbonSender) await(ctx context.Context, d time.Duration) (err error) {
 	return err
 }
 
-// idle waits until something can be sent.
-func (s *carbonSender) idle(ctx context.Context) (err error) {
-	trim := time.AfterFunc(idleTrim, s.queue.trim)
-	defer trim.Stop()
-	s.busy.idle(func() {
-		select {
-		case <-s.queue.more:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-	})
+func (s *carbonSender) after(d time.Duration) <-chan time.Time {
+	if s.timer == nil {
+		s.timer = time.NewTimer(d)
+	} else {
+		s.timer.Reset(d)
+	}
+	return s.timer.C
+}
+
+// idle waits until something can be sent. Where nothing happens for long, memory
+// is given back.
+func (s *carbonSender) idle(ctx context.Context) error {
+	if !s.queue.canTrim() {
+		return s.await(ctx, 0)
+	}
+	began := time.Now()
+	err := s.await(ctx, idleTrim)
+	if time.Since(began) >= idleTrim {
+		s.queue.trim()
+	}
 	return err
 }
 

@@ -23,6 +23,10 @@ type Config struct {
 	Coalesce time.Duration `yaml:"coalesce"`
 
 	Forward Forward `yaml:"forward"`
+
+	// Telemetry sends our own numbers, every 10 s, where StatsD has an upstream
+	// and Options a Telemetry; default true.
+	Telemetry bool `yaml:"-"`
 }
 
 // Listen says where applications reach the proxy.
@@ -67,16 +71,20 @@ type CarbonForward struct {
 	// Queue bounds the lines that wait in memory, in bytes; default 64MiB.
 	Queue conf.Bytes `yaml:"queue"`
 
-	// Spool bounds the lines that wait on disk; default 1GiB. No effect yet.
+	// Spool bounds the lines that wait on disk, in bytes; default 1GiB. Where it
+	// is too low, an outage costs the oldest lines. 0: nothing goes to disk.
 	Spool conf.Bytes `yaml:"spool"`
 
-	// Replay is how much acknowledged data is sent again on the next
-	// connection; default 4MiB. No effect yet.
+	// Replay is how much, in bytes, is sent again on the next connection of what
+	// the last peer's kernel had acknowledged; default 4MiB. It must cover what a
+	// peer that is killed had not read; more is memory, and lines that come
+	// twice. 0 is for upstreams that count.
 	Replay conf.Bytes `yaml:"replay"`
 }
 
-// The bounds of queue and max_datagram.
+// The bounds of coalesce, queue and max_datagram.
 const (
+	maxCoalesce    = time.Second
 	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
 	minMaxDatagram = 512     // what every IPv4 path carries
 	maxMaxDatagram = 65507   // what UDP over IPv4 can hold
@@ -92,7 +100,8 @@ func DefaultConfig() Config {
 			MaxConnections: 1000,
 			IdleTimeout:    10 * time.Minute,
 		},
-		Coalesce: 5 * time.Millisecond,
+		Coalesce:  5 * time.Millisecond,
+		Telemetry: true,
 		Forward: Forward{
 			StatsD: StatsDForward{Queue: 16 << 20, MaxDatagram: 1432},
 			Carbon: CarbonForward{Queue: 64 << 20, Spool: 1 << 30, Replay: 4 << 20},
@@ -105,7 +114,7 @@ func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
 	c.Listen.problems(&ps)
 	c.Forward.problems(c.Listen, &ps)
-	if c.Coalesce < 0 || c.Coalesce > time.Second {
+	if c.Coalesce < 0 || c.Coalesce > maxCoalesce {
 		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
 	}
 	return ps

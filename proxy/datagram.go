@@ -17,6 +17,7 @@ type datagramReader struct {
 	naming *naming
 	pacer  pacer
 	lender *lender
+	leaves bool // what has arrived in the end is for our successor
 
 	packets *recvPackets // borrowed for a step
 	current int          // index in packets of the datagram that is being handled
@@ -47,7 +48,8 @@ func (l *lender) giveBack(p *recvPackets) {
 	l.free = append(l.free, p)
 }
 
-// run reads until ctx ends, and then what has arrived by then.
+// run reads until ctx ends, and then what has arrived by then, unless that is for
+// our successor.
 func (d *datagramReader) run(ctx context.Context) {
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
@@ -62,7 +64,7 @@ func (d *datagramReader) run(ctx context.Context) {
 			d.pacer.wait(ctx)
 		}
 	}
-	for until := time.Now().Add(lastRead); time.Now().Before(until); {
+	for until := time.Now().Add(lastRead); !d.leaves && time.Now().Before(until); {
 		if _, err := d.step(); err != nil {
 			return
 		}

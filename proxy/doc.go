@@ -7,18 +7,25 @@
 //	proxy.go      New, Bind, Run: what is started, and in which order it ends
 //	config.go     Config and its checks; address.go: the notation of sockets
 //	listen.go     bound sockets: UDP, TCP, unix
+//	passed.go     those that somebody else bound, and keeps
 //	socket.go     sockets that the runtime does not poll; socket_*.go: the poller
 //	datagram.go   the reader of a datagram socket; mmsg_*.go: many a system call
 //	stream.go     accepting connections, and the reader of one
 //	pace.go       letting input gather
 //	ingest.go     cut, check and rewrite lines into a batch
 //	naming.go     which claim holds, and what waits until one does
-//	batch.go      whole lines of one protocol, with one owner at a time
-//	queue.go      batches in memory, and the books of a protocol
-//	upstream.go   the session with a server; link.go: the connection itself
+//	batch.go        whole lines of one protocol, with one owner at a time
+//	ledger.go       what a queue is, and the books of a protocol
+//	statsdqueue.go  StatsD: batches in memory, for some seconds
+//	carbonqueue.go  Carbon: lines until they are acknowledged; piece.go: runs of them
+//	queuefile.go    the file in which the Carbon queue outlives the process
+//	keeper.go       Carbon on disk; spooling.go: how it leaves and enters the queue
+//	upstream.go     the session with a server; link.go: the connection itself
+//	statsdsender.go a StatsD session: now or never
+//	carbonsender.go a Carbon session: at least once
 //
-// Beside it: reasons.go (why lines are dropped), badlines.go, status.go,
-// metrics.go and telemetry.go.
+// Beside it: reload.go (another configuration), reasons.go (why lines are
+// dropped), badlines.go, fifo.go, status.go, metrics.go and telemetry.go.
 //
 // # The books
 //
@@ -28,10 +35,12 @@
 //
 // # What is not promised
 //
-// A Carbon line counts as forwarded when the kernel has taken it: what a peer
-// that dies had not read from its kernel is lost. StatsD is sent at most once:
-// what is in doubt is not sent again, and a UDP datagram may be lost on its
-// way. Lines still in memory are lost with the process. The order of lines
-// that need a name and of lines that need none is not kept while no name is
-// held.
+// A Carbon line counts as forwarded when the kernel of the peer's host has
+// acknowledged it: what a peer that dies had not read is sent again as far as the
+// replay window reaches. Lines come twice after a broken connection or a crash.
+// Lines in memory outlive the process, but not the machine. StatsD is sent at
+// most once: what is in doubt is not sent again, and a UDP datagram may be lost
+// on its way. The order of lines that need a name and of lines that need none is
+// not kept while no name is held, and that of Carbon lines not while something is
+// spooled.
 package proxy

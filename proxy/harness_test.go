@@ -120,7 +120,7 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 // dial connects to the i-th listener of a protocol.
 func (r *running) dial(t testing.TB, protocol string, i int) net.Conn {
 	t.Helper()
-	for _, l := range r.listeners {
+	for _, l := range r.listeners() {
 		if l.proto.String() != protocol {
 			continue
 		}
@@ -355,14 +355,20 @@ func numbered(format string, from, to int) string {
 	return b.String()
 }
 
-func newBinder(t testing.TB) binder {
+func newBinder(t testing.TB) *binder {
 	t.Helper()
 	p, err := newPoller()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.close)
-	return binder{p}
+	return &binder{poller: p}
+}
+
+func closeAll(ls []*listener) {
+	for _, l := range ls {
+		l.close()
+	}
 }
 
 // isReset says whether a connection was closed at the other side.

@@ -21,7 +21,8 @@ type ingest struct {
 	// From begin to end:
 	at    time.Time // arrival
 	now   int64     // arrival in Unix seconds
-	rw    *line.Rewriter
+	names *rewriters
+	rw    *line.Rewriter // of names, for our protocol
 	tally tally
 
 	ready *batch // lines that leave
@@ -37,7 +38,7 @@ func newIngest(p line.Protocol, bad *badLines) *ingest {
 // r. For the sake of Carbon lines that mean "now", r must have been asked for
 // after that moment.
 func (in *ingest) begin(at time.Time, r *rewriters) {
-	in.at, in.now, in.rw = at, at.Unix(), r.by[in.proto]
+	in.at, in.now, in.names, in.rw = at, at.Unix(), r, r.by[in.proto]
 	claim := r.claim
 	if in.proto == line.Carbon {
 		claim = nil // a Carbon line keeps its name, whoever holds it when it leaves
@@ -67,10 +68,14 @@ func (in *ingest) datagram(data []byte) {
 // line takes one line, without its end.
 func (in *ingest) line(ln []byte) {
 	buf, res := in.rw.Append(in.ready.buf, ln, in.now)
-	if !res.Appended() {
-		if res != line.Empty {
-			in.drop(reason(res), ln)
-		}
+	switch {
+	case res == line.Empty:
+		return
+	case res == line.Earlier:
+		in.earlier(ln)
+		return
+	case !res.Appended():
+		in.drop(reason(res), ln)
 		return
 	}
 	in.tally.received++
@@ -87,6 +92,19 @@ func (in *ingest) line(ln []byte) {
 		in.full = append(in.full, in.ready)
 		in.ready = newBatch(in.at, in.ready.claim, false)
 	}
+}
+
+// earlier takes a Carbon line of a second before the claim: the name is that of
+// the tenure which it falls into.
+func (in *ingest) earlier(ln []byte) {
+	rw := in.names.earlier(line.Timestamp(ln, in.now))
+	if rw == nil {
+		in.drop(otherTenure, ln)
+		return
+	}
+	in.rw = rw
+	in.line(ln)
+	in.rw = in.names.by[in.proto]
 }
 
 // hold keeps ln, with its end, until there is a name.

@@ -30,9 +30,9 @@ type keeper struct {
 	spool   *spool.Spool // nil: not open
 	next    spool.Record // read, and not copied to the queue yet, if hasNext
 	hasNext bool
-	unread  bool         // there may be records that were not read
-	synced  time.Time    // when Sync was called last
-	dirty   bool         // something was written since
+	unread  bool      // there may be records that were not read
+	synced  time.Time // when Sync was called last
+	dirty   bool      // something was written since
 	trouble trouble
 	toldOf  error // what was said of the queue's file
 

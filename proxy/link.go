@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,6 +53,9 @@ type link struct {
 	upstream string // the upstream, as configured
 	resolved string // address of the peer
 	written  uint64 // bytes that the kernel took, of a stream that must be acknowledged
+	partial  bool   // it has taken a part of what it was to take, up to the middle of a line
+
+	interrupted atomic.Bool
 
 	out  io.Writer    // of a stream: stdout, or conn
 	conn *net.TCPConn // of a stream that is no stdout
@@ -227,6 +231,7 @@ var errClosed = errors.New("closed by the peer")
 
 // interrupt ends a blocked send and watch of a stream.
 func (l *link) interrupt() {
+	l.interrupted.Store(true)
 	if l.conn != nil {
 		l.conn.SetDeadline(time.Unix(1, 0))
 	}
@@ -244,10 +249,12 @@ func (l *link) limit(d time.Duration) {
 // returns how many bytes the kernel took: of a stream any number, of datagrams
 // whole lines.
 func (l *link) send(buf []byte) (int, error) {
-	if l.socket == nil {
-		return l.out.Write(buf)
+	if l.socket != nil {
+		return l.sendDatagrams(buf)
 	}
-	return l.sendDatagrams(buf)
+	n, err := l.out.Write(buf)
+	l.partial = n < len(buf) && (l.partial || n > 0)
+	return n, err
 }
 
 // sendDatagrams sends up to sendBatch datagrams.
@@ -307,6 +314,9 @@ func (l *link) close() {
 func (l *link) finish(ctx context.Context, dead <-chan error) (read bool, err error) {
 	if l.conn == nil {
 		return true, nil
+	}
+	if l.partial { // the peer must not take it for a line
+		return false, fmt.Errorf("%s took only a part of a line", l.resolved)
 	}
 	if err := l.conn.CloseWrite(); err != nil {
 		return false, err

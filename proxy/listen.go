@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -28,36 +29,67 @@ const (
 // A listener is one bound socket. It is closed by the reader that runs on it.
 type listener struct {
 	proto   line.Protocol
-	address Address // as configured, with the host and the port that were taken
+	asked   Address // as configured, with one of the hosts that localhost stands for
+	address Address // asked, with the port that was taken
+	passed  bool    // the socket was passed to us, and lives on with whoever did so
 
 	stream net.Listener // of a stream socket; nil otherwise
 	socket *socket      // of datagrams; nil otherwise
 
 	at            net.Addr // the address of the socket
 	receiveBuffer int      // bytes granted; 0 for streams
+	earlierDrops  uint64   // of the datagrams that the kernel dropped, those before us
 }
 
+// close closes the socket, and removes the path of a unix socket. Of a passed one
+// it closes our descriptor: what waits at the socket is for our successor.
 func (l *listener) close() {
 	if l.stream != nil {
-		l.stream.Close() // unlinks a unix socket
+		l.stream.Close() // removes the path, unless the socket was passed
 		return
 	}
 	l.socket.close()
-	if l.address.isUnix() {
+	if l.address.isUnix() && !l.passed {
 		os.Remove(l.address.Path)
 	}
 }
 
-// A binder binds sockets.
-type binder struct{ poller *poller }
+// interrupt ends an Accept that waits, and all later ones.
+func (l *listener) interrupt() {
+	l.stream.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Unix(1, 0))
+}
 
-// bindAll binds the sockets of all addresses, or none.
-func (b binder) bindAll(p line.Protocol, addrs []Address) ([]*listener, error) {
+// A binder finds or binds the sockets of a configuration. One goroutine uses it,
+// once.
+type binder struct {
+	poller *poller
+	have   []*listener    // bound by an earlier configuration, and not asked for yet
+	passed []passedSocket // bound by somebody else, and not asked for yet
+	added  []*listener    // those that have only just become ours
+}
+
+// bindAll returns the sockets of l. With an error, nothing has changed: but the
+// passed sockets are closed.
+func (b *binder) bindAll(l Listen) ([]*listener, error) {
+	statsd, err := b.bindProtocol(line.StatsD, l.StatsD)
+	if err != nil {
+		return nil, b.undo(err)
+	}
+	carbon, err := b.bindProtocol(line.Carbon, l.Carbon)
+	if err == nil {
+		err = b.unwanted()
+	}
+	if err != nil {
+		return nil, b.undo(err)
+	}
+	return append(statsd, carbon...), nil
+}
+
+func (b *binder) bindProtocol(p line.Protocol, addrs []Address) ([]*listener, error) {
 	var bound []*listener
 	for _, a := range addrs {
 		ls, err := b.bind(p, a)
 		if err != nil {
-			closeAll(bound)
 			return nil, fmt.Errorf("listen for %s on %s: %w", p, a, err)
 		}
 		bound = append(bound, ls...)
@@ -65,39 +97,76 @@ func (b binder) bindAll(p line.Protocol, addrs []Address) ([]*listener, error) {
 	return bound, nil
 }
 
-func closeAll(ls []*listener) {
-	for _, l := range ls {
+// undo closes what has only just become ours, because of err.
+func (b *binder) undo(err error) error {
+	for _, l := range b.added {
 		l.close()
 	}
+	for _, s := range b.passed {
+		s.close()
+	}
+	return err
 }
 
-// bind binds the sockets of one address: localhost has one a family.
-func (b binder) bind(p line.Protocol, a Address) ([]*listener, error) {
-	switch {
-	case a.isUnix():
-		l, err := b.bindUnix(p, a)
-		return []*listener{l}, err
-	case a.Host == "localhost":
+// bind returns the sockets of one address: localhost has one a family.
+func (b *binder) bind(p line.Protocol, a Address) ([]*listener, error) {
+	if a.Host == "localhost" {
 		return b.bindLocalhost(p, a)
 	}
-	l, err := b.bindInet(p, a)
+	l, err := b.bindOne(p, a)
 	return []*listener{l}, err
+}
+
+// bindOne returns the socket of an address: one that is bound already, or a new
+// one.
+func (b *binder) bindOne(p line.Protocol, a Address) (l *listener, err error) {
+	isA := func(l *listener) bool { return l.proto == p && l.asked == a }
+	if i := slices.IndexFunc(b.have, isA); i >= 0 {
+		l = b.have[i]
+		b.have = slices.Delete(b.have, i, i+1)
+		return l, nil
+	}
+	l = &listener{proto: p, asked: a, address: a}
+	isAt := func(s passedSocket) bool { return s.isAt(a) }
+	if i := slices.IndexFunc(b.passed, isAt); i >= 0 {
+		err = b.adopt(l, b.passed[i])
+		b.passed = slices.Delete(b.passed, i, i+1)
+	} else if a.isUnix() {
+		err = b.bindUnix(l)
+	} else {
+		err = b.bindInet(l)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b.added = append(b.added, l)
+	return l, nil
+}
+
+// giveBack undoes bindOne.
+func (b *binder) giveBack(l *listener) {
+	if i := slices.Index(b.added, l); i >= 0 {
+		b.added = slices.Delete(b.added, i, i+1)
+		l.close()
+	} else {
+		b.have = append(b.have, l)
+	}
 }
 
 // bindLocalhost binds 127.0.0.1 and ::1 to one port. A family that the host
 // lacks is passed over.
-func (b binder) bindLocalhost(p line.Protocol, a Address) ([]*listener, error) {
+func (b *binder) bindLocalhost(p line.Protocol, a Address) ([]*listener, error) {
 	v4, v6 := a, a
 	v4.Host, v6.Host = "127.0.0.1", "::1"
 	for attempt := 0; ; attempt++ {
-		l4, err4 := b.bindInet(p, v4)
+		l4, err4 := b.bindOne(p, v4)
 		if err4 != nil && !isMissingFamily(err4) {
 			return nil, err4
 		}
 		if err4 == nil {
 			v6.Port = l4.address.Port
 		}
-		l6, err6 := b.bindInet(p, v6)
+		l6, err6 := b.bindOne(p, v6)
 		switch {
 		case err4 == nil && err6 == nil:
 			return []*listener{l4, l6}, nil
@@ -108,7 +177,7 @@ func (b binder) bindLocalhost(p line.Protocol, a Address) ([]*listener, error) {
 		case err4 != nil:
 			return nil, err4
 		}
-		l4.close()
+		b.giveBack(l4)
 		if a.Port != 0 || attempt == 10 {
 			return nil, err6
 		}
@@ -120,26 +189,30 @@ func isMissingFamily(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
-func (b binder) bindInet(p line.Protocol, a Address) (*listener, error) {
-	l := &listener{proto: p, address: a}
-	if a.Network == "tcp" {
-		stream, err := net.Listen("tcp", a.hostPort())
+func (b *binder) bindInet(l *listener) error {
+	if l.address.Network == "tcp" {
+		stream, err := net.Listen("tcp", l.address.hostPort())
 		if err != nil {
-			return nil, err
+			return err
 		}
-		l.stream, l.at = stream, stream.Addr()
-		l.takePort()
-		return l, nil
+		l.take(stream)
+		return nil
 	}
-	packets, err := net.ListenPacket("udp", a.hostPort())
+	packets, err := net.ListenPacket("udp", l.address.hostPort())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return l, b.take(l, packets)
+	return b.takePackets(l, packets)
 }
 
-// take makes packets the socket of l, with a large receive buffer.
-func (b binder) take(l *listener, packets net.PacketConn) (err error) {
+// take makes stream the socket of l.
+func (l *listener) take(stream net.Listener) {
+	l.stream, l.at = stream, stream.Addr()
+	l.takePort()
+}
+
+// takePackets makes packets the socket of l, with a large receive buffer.
+func (b *binder) takePackets(l *listener, packets net.PacketConn) (err error) {
 	l.at = packets.LocalAddr()
 	l.takePort()
 	if l.socket, err = b.poller.detach(packets.(syscall.Conn)); err != nil {
@@ -159,31 +232,31 @@ func (l *listener) takePort() {
 	}
 }
 
-func (b binder) bindUnix(p line.Protocol, a Address) (*listener, error) {
+func (b *binder) bindUnix(l *listener) error {
+	a := l.address
 	if err := removeStale(a); err != nil {
-		return nil, err
+		return err
 	}
-	l := &listener{proto: p, address: a}
 	if a.Network == "unix" {
 		stream, err := net.Listen("unix", a.Path)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		l.stream, l.at = stream, stream.Addr()
+		l.take(stream)
 	} else {
 		packets, err := net.ListenPacket("unixgram", a.Path)
 		if err == nil {
-			err = b.take(l, packets)
+			err = b.takePackets(l, packets)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := setAccess(a); err != nil {
 		l.close()
-		return nil, err
+		return err
 	}
-	return l, nil
+	return nil
 }
 
 // removeStale removes a socket that a dead process left behind. One on which
@@ -247,15 +320,23 @@ func (l *listener) isSmall() bool {
 	return l.address.Network == "udp" && l.receiveBuffer < smallBuffer
 }
 
-// pace returns how long input may gather in a datagram socket.
-func (l *listener) pace(coalesce time.Duration) time.Duration {
+// bufferRemedy is what to type where the receive buffer is small.
+func (l *listener) bufferRemedy() string {
+	if l.passed {
+		return "ReceiveBuffer=8M in the socket unit"
+	}
+	return "sysctl -w net.core.rmem_max=8388608"
+}
+
+// bears returns how long input may gather in the socket, at the most.
+func (l *listener) bears() time.Duration {
 	switch {
-	case l.address.isUnix():
+	case l.address.Network == "unixgram":
 		return 0 // its queue holds ten datagrams, then the sender is blocked
 	case l.isSmall():
-		return min(coalesce, smallPace)
+		return smallPace
 	}
-	return coalesce
+	return maxCoalesce
 }
 
 // isPrivate says whether only this host can reach the socket.
@@ -264,7 +345,8 @@ func (l *listener) isPrivate() bool {
 	return err != nil || addr.Addr().IsLoopback()
 }
 
-// kernelDrops returns how many datagrams the kernel has dropped at the socket.
+// kernelDrops returns how many datagrams the kernel has dropped at the socket,
+// since it is ours.
 func (l *listener) kernelDrops() (n uint64, err error) {
 	if l.address.Network != "udp" {
 		return 0, errors.ErrUnsupported
@@ -273,5 +355,5 @@ func (l *listener) kernelDrops() (n uint64, err error) {
 		n, err = kernelDrops(fd)
 		return err
 	})
-	return n, err
+	return n - l.earlierDrops, err
 }

@@ -66,18 +66,16 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		for _, f := range b.forwarded {
 			counter(descForwarded, f.lines, name, f.upstream)
 		}
-		if u := p.upstreams[proto]; u != nil {
-			for _, s := range u.status(proto) {
-				up := 0.0
-				if s.Up {
-					up = 1
-				}
-				gauge(descUpstreamUp, up, name, s.Address)
+		for _, s := range p.upstreams[proto].status(proto) {
+			up := 0.0
+			if s.Up {
+				up = 1
 			}
+			gauge(descUpstreamUp, up, name, s.Address)
 		}
 	}
 	p.collectSpool(gauge)
-	for _, l := range p.listeners {
+	for _, l := range p.listeners() {
 		if n, err := l.kernelDrops(); err == nil {
 			counter(descKernel, n, l.address.String())
 		}

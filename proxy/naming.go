@@ -3,7 +3,9 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,36 +34,80 @@ const heldMax = 10 * time.Second
 // naming answers, once a read, which claim holds and how lines are rewritten
 // under it. Any goroutine may use it.
 type naming struct {
-	names    Names
+	names Names
+	rules atomic.Pointer[ruleset] // those in force; setRules replaces them
+}
+
+// A ruleset is how lines are rewritten, under each claim and under none.
+type ruleset struct {
 	rules    line.Rules
-	nameless rewriters
+	tos      []string                  // rewrite.to, of these and of all earlier rules: lines under them may still wait
+	nameless *rewriters                // under no claim
 	cached   atomic.Pointer[rewriters] // of the last claim that was seen
 }
 
 // rewriters are what rewrites under one claim.
 type rewriters struct {
-	claim  *membership.Claim // nil: under none
-	by     [2]*line.Rewriter // by protocol
-	prefix []byte            // rewrite.to with the name
+	claim    *membership.Claim // nil: under none
+	by       [2]*line.Rewriter // by protocol
+	prefixes [][]byte          // rewrite.to with the name, by all rules so far
+
+	rules line.Rules
+	other sync.Map // what rewrites Carbon under names of earlier tenures: name -> *line.Rewriter
 }
 
 func newNaming(names Names, rules line.Rules) *naming {
-	n := &naming{names: names, rules: rules}
-	n.nameless = *n.rewriters(nil)
+	n := &naming{names: names}
+	n.rules.Store(newRuleset(rules, nil))
 	return n
 }
 
-func (n *naming) rewriters(claim *membership.Claim) *rewriters {
-	r := &rewriters{claim: claim}
+// setRules changes how lines are rewritten that are named from now on. One
+// goroutine calls it.
+func (n *naming) setRules(rules line.Rules) {
+	n.rules.Store(newRuleset(rules, n.rules.Load().tos))
+}
+
+// newRuleset returns a ruleset that follows one with those tos.
+func newRuleset(rules line.Rules, earlier []string) *ruleset {
+	s := &ruleset{rules: rules, tos: earlier}
+	if !slices.Contains(earlier, rules.To) {
+		s.tos = append(slices.Clone(earlier), rules.To)
+	}
+	s.nameless = s.rewriters(nil)
+	return s
+}
+
+func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
+	r := &rewriters{claim: claim, rules: s.rules}
 	name := ""
 	if claim != nil {
 		name = claim.Name
-		r.prefix = []byte(strings.ReplaceAll(n.rules.To, "{name}", name))
+		for _, to := range s.tos {
+			r.prefixes = append(r.prefixes, []byte(strings.ReplaceAll(to, "{name}", name)))
+		}
 	}
 	for _, p := range []line.Protocol{line.StatsD, line.Carbon} {
-		r.by[p] = n.rules.Rewriter(p, name)
+		r.by[p] = s.rules.Rewriter(p, name)
+	}
+	if claim != nil {
+		r.by[line.Carbon] = r.by[line.Carbon].Since(claim.Floor())
 	}
 	return r
+}
+
+// earlier returns what rewrites Carbon lines of an earlier second: under the name
+// of the tenure which that falls into, or nil where it is another host's.
+func (r *rewriters) earlier(second int64) *line.Rewriter {
+	name, ok := r.claim.NameAt(second)
+	if !ok {
+		return nil
+	}
+	rw, ok := r.other.Load(name)
+	if !ok {
+		rw, _ = r.other.LoadOrStore(name, r.rules.Rewriter(line.Carbon, name))
+	}
+	return rw.(*line.Rewriter)
 }
 
 // current returns the rewriters of the claim that may be used now; without
@@ -70,18 +116,19 @@ func (n *naming) rewriters(claim *membership.Claim) *rewriters {
 func (n *naming) current(q queue) *rewriters {
 	claim, ok := n.names.Current()
 	if !ok || q.isHolding() {
-		return &n.nameless
+		return n.rules.Load().nameless
 	}
 	return n.of(claim)
 }
 
 // of returns the rewriters of a claim. Two readers may make them twice.
 func (n *naming) of(claim *membership.Claim) *rewriters {
-	if r := n.cached.Load(); r != nil && r.claim == claim {
+	s := n.rules.Load()
+	if r := s.cached.Load(); r != nil && r.claim == claim {
 		return r
 	}
-	r := n.rewriters(claim)
-	n.cached.Store(r)
+	r := s.rewriters(claim)
+	s.cached.Store(r)
 	return r
 }
 
@@ -93,8 +140,13 @@ func (n *naming) suspended(claim *membership.Claim) bool {
 
 // owns says whether ln, a StatsD line that leaves, carries the name of r.
 func (r *rewriters) owns(ln []byte) bool {
-	rest, ok := bytes.CutPrefix(ln, r.prefix)
-	return ok && len(rest) > 0 && strings.IndexByte(".:;,#[", rest[0]) >= 0
+	for _, prefix := range r.prefixes {
+		rest, ok := bytes.CutPrefix(ln, prefix)
+		if ok && len(rest) > 0 && strings.IndexByte(".:;,#[", rest[0]) >= 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // A namer gives the held lines their name when one comes, or drops them when

@@ -28,7 +28,7 @@ type piece struct {
 	isRecord bool
 }
 
-func (p *piece) bytes() []byte { return p.block.Lines[p.from:p.to:p.to] }
+func (p *piece) bytes() []byte { return p.block.Slice(p.from, p.to) }
 func (p *piece) size() int     { return p.to - p.from }
 
 // isCopy says whether the lines are in the spool, too.
@@ -90,8 +90,8 @@ func (q *carbonQueue) append(log *lineLog, lines []byte, n int, born time.Time) 
 	for len(lines) > 0 {
 		b := q.room(log, lines, born)
 		fit, count := len(lines), n
-		if fit > b.Left() {
-			fit = bytes.LastIndexByte(lines[:b.Left()], '\n') + 1
+		if most := min(b.Left(), batchSize); fit > most {
+			fit = bytes.LastIndexByte(lines[:most], '\n') + 1
 			count = journal.CountLines(lines[:fit])
 		}
 		from := len(b.Lines)

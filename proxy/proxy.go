@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,12 +45,17 @@ type Options struct {
 	// on tmpfs, and surviving this process. None, or no StateDir: what waits in
 	// memory is lost when the process is killed.
 	QueueDirs []string
+
+	// Sockets are descriptors of bound sockets, which somebody else holds too and
+	// will pass to our successor. Bind takes them: each is used where a listener
+	// is configured at its address, instead of a new one.
+	Sockets []*os.File
 }
 
 // A Proxy takes lines, rewrites and forwards them. It is also a
 // prometheus.Collector of its own numbers.
 type Proxy struct {
-	cfg     Config
+	cfg     Config // as New or the last Reload was given it; of Run
 	options Options
 	log     *slog.Logger
 
@@ -56,14 +63,17 @@ type Proxy struct {
 	statsd    *statsdQueue
 	carbon    *carbonQueue
 	keeper    *keeper      // nil: there is no spool
-	upstreams [2]*upstream // by protocol; nil where there is nowhere to send
+	upstreams [2]*upstream // by protocol
 	bad       *badLines
 	lender    lender
 	busy      busy
+	waits     waits
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
-	poller    *poller     // set by Bind
-	listeners []*listener // likewise
+	poller  *poller                     // set by Bind
+	bound   atomic.Pointer[[]*listener] // set by Bind, and by Run at a reload
+	reloads chan reload                 // for Run
+	ended   chan struct{}               // closed when Run reads no more
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -81,6 +91,8 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		carbon:    newCarbonQueue(cfg.Forward.Carbon),
 		bad:       &badLines{},
 		drainTime: drainTime,
+		reloads:   make(chan reload),
+		ended:     make(chan struct{}),
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -93,8 +105,8 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		}
 	}
 	stdout := &lockedWriter{w: opt.Stdout}
-	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, cfg.Forward.StatsD.To, stdout)
-	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, cfg.Forward.Carbon.To, stdout)
+	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, stdout)
+	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, stdout)
 	return p, nil
 }
 
@@ -106,19 +118,17 @@ func (p *Proxy) queue(proto line.Protocol) queue {
 	return p.carbon
 }
 
-func (p *Proxy) newUpstream(proto line.Protocol, to []Address, stdout io.Writer) *upstream {
-	if len(to) == 0 {
-		return nil
-	}
-	p.queue(proto).account().know(to)
-	return &upstream{
-		to:     to,
+func (p *Proxy) newUpstream(proto line.Protocol, stdout io.Writer) *upstream {
+	u := &upstream{
 		queue:  p.queue(proto),
 		sender: p.newSender(proto),
-		dialer: &dialer{proto: proto, maxDatagram: p.cfg.Forward.StatsD.MaxDatagram, stdout: stdout, isOwn: p.isOwn, own: p.detach},
+		dialer: &dialer{proto: proto, stdout: stdout, isOwn: p.isOwn, own: p.detach},
 		seek:   seekInterval,
 		log:    p.log.With("protocol", proto.String()),
+		moved:  make(chan struct{}, 1),
 	}
+	u.retarget(p.cfg.Forward.target(proto))
+	return u
 }
 
 func (p *Proxy) newSender(proto line.Protocol) sender {
@@ -140,24 +150,31 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 	return l.w.Write(b)
 }
 
-// Bind binds all listeners, or none. Its error names the address.
-func (p *Proxy) Bind() (err error) {
+// Bind binds all listeners, or none. Its error names the address; it is an
+// ErrUnwantedSocket where a passed socket has no listener.
+func (p *Proxy) Bind() error {
+	passed, err := openPassed(p.options.Sockets)
+	if err != nil {
+		return err
+	}
 	if p.poller, err = newPoller(); err != nil {
 		return err
 	}
-	b := binder{p.poller}
-	statsd, err := b.bindAll(line.StatsD, p.cfg.Listen.StatsD)
+	b := binder{poller: p.poller, passed: passed}
+	listeners, err := b.bindAll(p.cfg.Listen)
 	if err != nil {
 		p.poller.close()
 		return err
 	}
-	carbon, err := b.bindAll(line.Carbon, p.cfg.Listen.Carbon)
-	if err != nil {
-		closeAll(statsd)
-		p.poller.close()
-		return err
+	p.bound.Store(&listeners)
+	return nil
+}
+
+// listeners returns the bound sockets. They may be closed.
+func (p *Proxy) listeners() []*listener {
+	if bound := p.bound.Load(); bound != nil {
+		return *bound
 	}
-	p.listeners = append(statsd, carbon...)
 	return nil
 }
 
@@ -166,7 +183,7 @@ func (p *Proxy) detach(conn syscall.Conn) (*socket, error) { return p.poller.det
 
 // isOwn says whether a peer is one of our listeners.
 func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
-	for _, l := range p.listeners {
+	for _, l := range p.listeners() {
 		if l.address.Network != network || l.address.Port != int(peer.Port()) {
 			continue
 		}
@@ -194,12 +211,13 @@ func isLocal(ip netip.Addr) bool {
 }
 
 // Run reads and forwards until ctx ends, and then, in this order: takes what has
-// reached the sockets that are open, closes them, lets the upstreams take what
+// reached the sockets (but for passed ones, which keep it for our successor),
+// closes them, lets the upstreams take what
 // waits (5 s), and keeps the rest of Carbon for the next process. Bind must have
 // succeeded before. The name may be released when Run has returned.
 func (p *Proxy) Run(ctx context.Context) error {
 	closeQueue := p.openQueue()
-	p.logListeners()
+	p.logListeners(p.listeners())
 
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	var polling, beside, upstreams sync.WaitGroup
@@ -211,9 +229,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		beside.Go(func() { p.keeper.run(sending) })
 	}
 	for _, u := range p.upstreams {
-		if u != nil {
-			upstreams.Go(func() { u.run(sending) })
-		}
+		upstreams.Go(func() { u.run(sending) })
 	}
 
 	p.read(ctx)
@@ -290,27 +306,6 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 	}
 }
 
-// read reads from all listeners until ctx ends.
-func (p *Proxy) read(ctx context.Context) {
-	accept := &acceptor{
-		slots: make(chan struct{}, p.cfg.Listen.MaxConnections),
-		log:   p.log,
-		serve: p.serve,
-	}
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	for _, l := range p.listeners {
-		if l.stream != nil {
-			readers.Go(func() { accept.run(ctx, l) })
-		} else {
-			readers.Go(func() { p.receive(ctx, l) })
-		}
-	}
-	if p.options.Telemetry != nil && p.upstreams[line.StatsD] != nil {
-		readers.Go(func() { p.sendTelemetry(ctx) })
-	}
-}
-
 // serve reads one connection.
 func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
 	peer := peerOf(conn)
@@ -320,23 +315,16 @@ func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
 		return
 	}
 	s := &streamReader{
-		socket: socket, idle: p.cfg.Listen.IdleTimeout, pacer: p.pacer(p.cfg.Coalesce),
+		socket: socket, pacer: p.pacer(l),
 		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
 	}
 	s.ingest.peer = func() string { return peer }
 	s.run(ctx)
 }
 
-// pacer returns a reader's pacer. While one reader naps, no other is served, so
-// no nap is longer than the shortest pace.
-func (p *Proxy) pacer(every time.Duration) pacer {
-	nap := min(every, maxNap)
-	for _, l := range p.listeners {
-		if l.socket != nil {
-			nap = min(nap, l.pace(p.cfg.Coalesce))
-		}
-	}
-	return pacer{every: every, nap: nap, busy: &p.busy, poller: p.poller}
+// pacer returns the pacer of a reader of l.
+func (p *Proxy) pacer(l *listener) pacer {
+	return pacer{waits: &p.waits, bears: l.bears(), busy: &p.busy, poller: p.poller}
 }
 
 func peerOf(conn net.Conn) string {
@@ -350,23 +338,26 @@ func peerOf(conn net.Conn) string {
 func (p *Proxy) receive(ctx context.Context, l *listener) {
 	defer l.close()
 	d := &datagramReader{
-		socket: l.socket, pacer: p.pacer(l.pace(p.cfg.Coalesce)), lender: &p.lender,
+		socket: l.socket, pacer: p.pacer(l), lender: &p.lender, leaves: l.passed,
 		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
 	}
 	d.ingest.peer = d.peer
 	d.run(ctx)
 }
 
-func (p *Proxy) logListeners() {
-	for _, l := range p.listeners {
+func (p *Proxy) logListeners(listeners []*listener) {
+	for _, l := range listeners {
 		attrs := []any{"protocol", l.proto.String(), "listener", l.address}
 		if l.socket != nil {
 			attrs = append(attrs, "receive_buffer", l.receiveBuffer)
 		}
+		if l.passed {
+			attrs = append(attrs, "passed", true)
+		}
 		p.log.Info("listening", attrs...)
 		if l.isSmall() {
 			p.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
-				"listener", l.address, "receive_buffer", l.receiveBuffer, "remedy", "sysctl -w net.core.rmem_max=8388608")
+				"listener", l.address, "receive_buffer", l.receiveBuffer, "remedy", l.bufferRemedy())
 		}
 		if !l.isPrivate() {
 			p.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.address)
@@ -377,7 +368,7 @@ func (p *Proxy) logListeners() {
 // Status returns a snapshot.
 func (p *Proxy) Status() Status {
 	s := Status{Listeners: []ListenerStatus{}, Upstreams: []UpstreamStatus{}, Lines: map[string]Books{}}
-	for _, l := range p.listeners {
+	for _, l := range p.listeners() {
 		s.Listeners = append(s.Listeners, ListenerStatus{
 			Protocol: l.proto.String(), Address: l.address.String(), ReceiveBuffer: l.receiveBuffer,
 		})
@@ -385,9 +376,7 @@ func (p *Proxy) Status() Status {
 	for _, proto := range protocols {
 		books, _ := p.queue(proto).snapshot()
 		s.Lines[proto.String()] = books.report()
-		if u := p.upstreams[proto]; u != nil {
-			s.Upstreams = append(s.Upstreams, u.status(proto)...)
-		}
+		s.Upstreams = append(s.Upstreams, p.upstreams[proto].status(proto)...)
 	}
 	return s
 }

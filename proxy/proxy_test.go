@@ -90,7 +90,7 @@ func TestPortInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer closeAll(ls)
-		again, err := newBinder(t).bindAll(line.StatsD, []Address{ls[0].address})
+		again, err := newBinder(t).bindProtocol(line.StatsD, []Address{ls[0].address})
 		if err == nil {
 			closeAll(again)
 			t.Fatalf("%s: bound twice", network)
@@ -110,18 +110,18 @@ func TestUnixSocketInUse(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
-	ls, err := newBinder(t).bindAll(line.StatsD, []Address{a})
+	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
 	if err != nil {
 		t.Fatalf("a stale socket is in the way: %v", err)
 	}
 	defer closeAll(ls)
-	if ls, err := newBinder(t).bindAll(line.StatsD, []Address{a}); err == nil {
+	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
 		closeAll(ls)
 		t.Fatal("bound twice")
 	}
 	file := Address{Network: "unix", Path: socketPath(t, "f")}
 	os.WriteFile(file.Path, []byte("keep"), 0o600)
-	if ls, err := newBinder(t).bindAll(line.StatsD, []Address{file}); err == nil {
+	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{file}); err == nil {
 		closeAll(ls)
 		t.Fatal("a file was replaced")
 	}
@@ -130,13 +130,13 @@ func TestUnixSocketInUse(t *testing.T) {
 // The group of a unix socket is set; an unknown one is an error.
 func TestUnixSocketGroup(t *testing.T) {
 	a := Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
-	ls, err := newBinder(t).bindAll(line.StatsD, []Address{a})
+	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
 	if err != nil {
 		t.Fatal(err)
 	}
 	closeAll(ls)
 	a.Group = "no-such-group-here"
-	if ls, err := newBinder(t).bindAll(line.StatsD, []Address{a}); err == nil {
+	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
 		closeAll(ls)
 		t.Fatal("an unknown group passed")
 	}
@@ -466,7 +466,7 @@ func TestRefusedUDP(t *testing.T) {
 func TestOwnListenerAsUpstream(t *testing.T) {
 	p := start(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"))
 	for _, u := range p.upstreams {
-		for _, l := range p.listeners {
+		for _, l := range p.listeners() {
 			a := l.address
 			a.Host = "localhost"
 			if _, err := u.dialer.dial(t.Context(), a); err == nil || !strings.Contains(err.Error(), "own listener") {
@@ -474,8 +474,7 @@ func TestOwnListenerAsUpstream(t *testing.T) {
 			}
 		}
 	}
-	wild := &Proxy{listeners: p.listeners}
-	if wild.isOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
+	if p.isOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
 		t.Error("another port is ours")
 	}
 }
@@ -737,13 +736,12 @@ func TestBusyEndsWithTheBurst(t *testing.T) {
 func TestNapIsBoundedBySockets(t *testing.T) {
 	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
 	cfg.Coalesce = 5 * time.Millisecond
-	if p := start(t, cfg, noNames()); p.pacer(cfg.Coalesce).nap != p.listeners[0].pace(cfg.Coalesce) {
-		t.Errorf("nap %v", p.pacer(cfg.Coalesce).nap)
-	}
+	nap := func(p *running) time.Duration { return time.Duration(p.waits.nap.Load()) }
+	p := start(t, cfg, noNames())
+	eventually(t, "a nap as long as the receive buffer bears", func() bool { return nap(p) == min(cfg.Coalesce, p.listeners()[0].bears()) })
 	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
-	if p := start(t, cfg, noNames()); p.pacer(cfg.Coalesce).nap != 0 {
-		t.Errorf("nap %v beside a unix datagram socket, which queues ten", p.pacer(cfg.Coalesce).nap)
-	}
+	p = start(t, cfg, noNames())
+	eventually(t, "no nap beside a unix datagram socket, which queues ten", func() bool { return p.waits.coalesce.Load() > 0 && nap(p) == 0 })
 }
 
 // An upstream that is down is asked less and less often.
@@ -767,5 +765,23 @@ func TestBackOff(t *testing.T) {
 	u.run(ctx)
 	if took, least := time.Since(start), (50+100+200)*time.Millisecond; took < least {
 		t.Errorf("four attempts within %v, want no less than %v", took, least)
+	}
+}
+
+// A Carbon line is named by the tenure that its timestamp falls into.
+func TestCarbonNamedByItsTime(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	at := func(s int64) time.Time { return time.Unix(s, 0) }
+	names := noNames()
+	names.set(membership.NewClaimAfter("Denali", time.Hour, at(5000),
+		[]membership.Tenure{{Name: "MtLogan", From: at(1000), To: at(2000)}},
+		[]membership.Tenure{{Name: "Denali", From: at(3000), To: at(4000)}}), membership.Holding)
+	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), names)
+	conn := p.dial(t, "carbon", 0)
+	write(t, conn, "host.now 1 6000\nhost.logan 1 1500\nhost.foreign 1 3500\nhost.between 1 4500\nhost.long.ago 1 10\napp.any 1 3500\nhost.again 1 6001\n")
+	carbon.expect("Denali.now 1 6000", "MtLogan.logan 1 1500", "Denali.between 1 4500", "Denali.long.ago 1 10", "app.any 1 3500", "Denali.again 1 6001")
+	eventually(t, "the books are closed", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == 6 })
+	if b := balance(t, p.Proxy)["carbon"]; b.Dropped["other_tenure"] != 1 {
+		t.Errorf("dropped: %v", b.Dropped)
 	}
 }

@@ -132,6 +132,7 @@ func (s *socket) close() {
 	s.poller.mu.Lock()
 	delete(s.poller.sockets, int32(s.fd))
 	s.poller.mu.Unlock()
+	unix.EpollCtl(s.poller.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // a passed socket outlives its descriptor
 	unix.Close(s.fd)
 	s.fd = -1
 }

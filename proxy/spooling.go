@@ -30,7 +30,7 @@ func (r *spoolRun) kind() spool.Kind {
 // bytes is what the pieces hold.
 func (r *spoolRun) bytes() []byte {
 	first, last := r.pieces[0], r.pieces[len(r.pieces)-1]
-	return first.block.Lines[first.from:last.to]
+	return first.block.Slice(first.from, last.to)
 }
 
 // takeForSpool hands over the oldest lines that wait, if the queue is under
@@ -203,7 +203,7 @@ func (q *carbonQueue) adopt(j *journal.Journal, segments []*journal.Segment) (li
 	for _, s := range segments {
 		b := &block{Segment: s, open: true}
 		done := s.Done()
-		if q.replay > 0 {
+		if q.replay > 0 && s.Kind() != journal.Raw {
 			for p := range b.cut(0, done) {
 				p.proven = true
 				q.again.push(q.newPiece(p))

@@ -14,7 +14,8 @@ import (
 // queue until it is taken.
 type statsdQueue struct {
 	ledger
-	limit int // bytes in all lists together; under mu
+	limit  int // bytes in all lists together; under mu
+	excess int // bytes that waited when the limit was lowered, as far as they still do
 
 	// suspended says whether parked lines of a claim must go on waiting.
 	suspended func(claim *membership.Claim) bool
@@ -40,15 +41,23 @@ func (q *statsdQueue) put(b *batch) {
 		b.free()
 		return
 	}
+	q.excess = min(q.excess, q.bytes)
 	if b.unnamed {
 		q.hold(&q.held, b)
 	} else {
 		q.push(&q.ready, b)
 		notify(q.more)
 	}
-	for q.bytes > q.limit {
+	for q.bytes > max(q.limit, q.excess) {
 		q.drop1(q.oldest(), queueFull)
 	}
+}
+
+// resize changes the bound. What waits already stays, where less is allowed.
+func (q *statsdQueue) resize(f StatsDForward) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.limit, q.excess = int(f.Queue), q.bytes
 }
 
 // park takes back a taken batch whose claim is suspended: it waits, before all

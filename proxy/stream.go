@@ -27,73 +27,105 @@ const maxTail = line.MaxLen + 1<<10
 // room.
 const busyBytes = streamBlock / 2
 
-// lastRead bounds how long a reader goes on, when it is told to end, with what
-// has reached its socket already.
+// lastRead bounds how long a reader goes on when it is told to end: with what has
+// reached its socket, and on a connection with what its sender had in hand.
 const lastRead = 250 * time.Millisecond
 
 var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
 
 // acceptor accepts the connections of all stream listeners.
 type acceptor struct {
-	slots chan struct{} // one for each connection that is open
 	log   *slog.Logger
 	serve func(ctx context.Context, l *listener, conn net.Conn)
 
 	mu      sync.Mutex
+	limit   int    // connections open at one moment
+	open    int    // of these
 	refused uint64 // connections closed at once, over the limit
 }
 
-// run accepts on l until ctx ends, and returns when its connections are done.
+// run accepts on l until ctx ends, and then what waits to be accepted, unless that
+// is for our successor. It closes l, and returns when its connections are done.
 func (a *acceptor) run(ctx context.Context, l *listener) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	stop := context.AfterFunc(ctx, l.close)
+	defer l.close()
+	stop := context.AfterFunc(ctx, l.interrupt)
 	defer stop()
-	for {
-		conn, err := l.stream.Accept()
-		if isPast(ctx) {
-			if err == nil {
-				conn.Close()
-			}
-			return
-		}
-		if err != nil {
-			a.log.Warn("accept failed", "listener", l.address, "err", err)
-			pause(ctx, 100*time.Millisecond) // out of file descriptors: others may close theirs
-			continue
-		}
+	take := func(conn net.Conn) {
 		if !a.enter() {
 			conn.Close()
-			continue
+			return
 		}
 		conns.Go(func() {
 			defer a.leave()
 			a.serve(ctx, l, conn)
 		})
 	}
+	for !isPast(ctx) {
+		conn, err := l.stream.Accept()
+		switch {
+		case err == nil:
+			take(conn)
+		case !isPast(ctx):
+			a.log.Warn("accept failed", "listener", l.address, "err", err)
+			pause(ctx, 100*time.Millisecond) // out of file descriptors: others may close theirs
+		}
+	}
+	for until := time.Now().Add(lastRead); !l.passed && time.Now().Before(until); {
+		conn, err := acceptNow(l.stream)
+		if err != nil {
+			return
+		}
+		take(conn)
+	}
 }
 
-// enter takes a slot, or notes that there is none.
-func (a *acceptor) enter() bool {
-	select {
-	case a.slots <- struct{}{}:
-		return true
-	default:
+// acceptNow accepts a connection that waits for it; EAGAIN: there is none.
+func acceptNow(l net.Listener) (net.Conn, error) {
+	raw, err := l.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nil, err
 	}
+	var fd int
+	ctlErr := raw.Control(func(listening uintptr) { fd, _, err = syscall.Accept(int(listening)) })
+	if err = errors.Join(err, ctlErr); err != nil {
+		return nil, err
+	}
+	syscall.CloseOnExec(fd)
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close() // package net duplicates it
+	return net.FileConn(f)
+}
+
+// enter takes one of the connections that may be open, or notes that there are
+// too many.
+func (a *acceptor) enter() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.open < a.limit {
+		a.open++
+		return true
+	}
 	a.refused++
 	if a.refused == 1 {
-		a.log.Warn("connection limit reached; more are closed at once", "max_connections", cap(a.slots))
+		a.log.Warn("connection limit reached; more are closed at once", "max_connections", a.limit)
 	}
 	return false
 }
 
-// leave gives the slot back.
-func (a *acceptor) leave() {
-	<-a.slots
+// setLimit changes how many connections may be open. Those that are stay.
+func (a *acceptor) setLimit(limit int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.limit = limit
+}
+
+// leave gives it back.
+func (a *acceptor) leave() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.open--
 	if a.refused > 0 {
 		a.log.Info("connections are accepted again", "refused", a.refused)
 		a.refused = 0
@@ -116,14 +148,13 @@ type streamReader struct {
 	queue  queue
 	naming *naming
 	pacer  pacer
-	idle   time.Duration // 0: never too long
 
 	tail     []byte // an unfinished line, kept between two reads; nil between lines
 	skipping bool   // within a line that is too long
 }
 
 // run reads until the connection ends or is idle for too long; or until ctx
-// ends, and then what has arrived by then.
+// ends, and then the rest.
 func (s *streamReader) run(ctx context.Context) {
 	defer s.socket.close()
 	defer s.end()
@@ -138,7 +169,7 @@ func (s *streamReader) run(ctx context.Context) {
 			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
-			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, s.idle) })
+			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, s.pacer.waits.idle()) })
 			burst = 0
 		case err == nil && burst < busyBytes:
 			s.pacer.wait(ctx)
@@ -148,8 +179,19 @@ func (s *streamReader) run(ctx context.Context) {
 			return
 		}
 	}
-	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		if _, err := s.step(); err != nil {
+	s.readRest(context.WithoutCancel(ctx))
+}
+
+// readRest reads until the sender closes the connection, for lastRead at the most:
+// one that has only just connected may not have sent its lines yet.
+func (s *streamReader) readRest(ctx context.Context) {
+	until := time.Now().Add(lastRead)
+	for left := lastRead; left > 0; left = time.Until(until) {
+		_, err := s.step()
+		if errors.Is(err, syscall.EAGAIN) {
+			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, left) })
+		}
+		if err != nil {
 			return
 		}
 	}
@@ -158,7 +200,7 @@ func (s *streamReader) run(ctx context.Context) {
 // awaitMore waits for a sender that was fast a moment ago, and counts as busy
 // meanwhile; but not for long.
 func (s *streamReader) awaitMore(ctx context.Context) error {
-	err := s.socket.wait(ctx, max(s.pacer.every, time.Millisecond))
+	err := s.socket.wait(ctx, max(s.pacer.every(), time.Millisecond))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}

@@ -14,10 +14,11 @@ import (
 // telemetryInterval is how often our own numbers are sent.
 const telemetryInterval = 10 * time.Second
 
-// sendTelemetry sends our own numbers through our own path, until ctx ends.
-func (p *Proxy) sendTelemetry(ctx context.Context) {
+// sendTelemetry sends our own numbers through our own path, below the node from,
+// until ctx ends. last is what the counters were when they were sent last.
+func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]float64) {
 	sink := &ownLines{ingest: newIngest(line.StatsD, p.bad)}
-	client, err := statsd.NewClientWithSender(sink, p.cfg.Rewrite.From+".prefixproxy", statsd.SuffixOctothorpe)
+	client, err := statsd.NewClientWithSender(sink, from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
 		p.log.Error("own telemetry is off", "err", err)
 		return
@@ -25,7 +26,6 @@ func (p *Proxy) sendTelemetry(ctx context.Context) {
 	defer client.Close()
 	tick := time.NewTicker(telemetryInterval)
 	defer tick.Stop()
-	last := map[string]float64{}
 	for {
 		select {
 		case <-tick.C:

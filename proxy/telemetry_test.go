@@ -59,7 +59,7 @@ func TestTelemetry(t *testing.T) {
 		info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_info", ConstLabels: prometheus.Labels{"owner": "foo-ns31"}})
 		registry.MustRegister(p, info)
 		ctx, cancel := context.WithCancel(t.Context())
-		go p.sendTelemetry(ctx)
+		go p.sendTelemetry(ctx, "host", map[string]float64{})
 
 		carbon := p.carbon
 		accept(carbon, aBatch(time.Now(), nil, false, "a 1 1", "b 1 1"))

@@ -23,6 +23,10 @@ const (
 	switchLimit  = time.Second // how long a later upstream may take to take what it was sent
 )
 
+// errMoved ends the session with an upstream because the configuration names
+// others now.
+var errMoved = errors.New("other upstreams are configured")
+
 // errBetter ends the session with an upstream because an earlier one of the
 // failover list is back.
 var errBetter = errors.New("an earlier upstream is back")
@@ -36,22 +40,55 @@ var errBetter = errors.New("an earlier upstream is back")
 //	 │ queue drained       │ queue drained: finish
 //	 └───────→ end ←───────┘
 type upstream struct {
-	to     []Address
-	queue  queue
-	sender sender
-	dialer *dialer
-	seek   time.Duration // about this long between two looks whether an earlier upstream is back
-	log    *slog.Logger
+	*target // that run works with
+	queue   queue
+	sender  sender
+	dialer  *dialer
+	seek    time.Duration // about this long between two looks whether an earlier upstream is back
+	log     *slog.Logger
 
 	better *link // an earlier upstream that is back; nil: none
+
+	asked atomic.Pointer[target] // what the configuration says; run takes it over
+	moved chan struct{}          // cap 1: asked is new
 
 	up atomic.Pointer[link] // for status: the link that is in use, or nil
 }
 
+// A target is where lines go, and how.
+type target struct {
+	to          []Address // the failover list; empty: what waits, waits on
+	maxDatagram int       // bytes of payload
+}
+
+// retarget makes run go on with t. The session with an upstream of before ends
+// gracefully; what waits is sent to the new one.
+func (u *upstream) retarget(t *target) {
+	u.queue.account().know(t.to)
+	u.asked.Store(t)
+	notify(u.moved)
+}
+
+// follow takes over what the configuration says.
+func (u *upstream) follow(o *outage) {
+	select {
+	case <-u.moved:
+	default:
+	}
+	t := u.asked.Load()
+	if t == u.target {
+		return
+	}
+	u.target, u.dialer.maxDatagram = t, t.maxDatagram
+	u.closeBetter()
+	*o = outage{}
+}
+
 // A sender sends the lines of a queue, in the manner of their protocol.
 type sender interface {
-	// send sends on l until that breaks, ctx ends, or nothing is left:
-	// errDrained, or errWritten where the peer has not acknowledged all.
+	// send sends on l until that breaks, or ctx ends, between two lines if l is
+	// not interrupted, or nothing is left: errDrained, or errWritten where the
+	// peer has not acknowledged all.
 	send(ctx context.Context, l *link) error
 
 	// finished is told that l ended gracefully. read says that the peer has
@@ -68,7 +105,11 @@ func (u *upstream) run(ctx context.Context) {
 	defer u.sender.abandon()
 	var out outage
 	for {
+		u.follow(&out)
 		l, err := u.connect(ctx, &out)
+		if errors.Is(err, errMoved) {
+			continue
+		}
 		if err != nil {
 			return
 		}
@@ -78,7 +119,7 @@ func (u *upstream) run(ctx context.Context) {
 		switch {
 		case u.queue.account().isDrained(), ctx.Err() != nil:
 			return
-		case !errors.Is(err, errBetter):
+		case !errors.Is(err, errBetter) && !errors.Is(err, errMoved):
 			u.isDown(err, &out)
 		}
 	}
@@ -87,6 +128,7 @@ func (u *upstream) run(ctx context.Context) {
 func (u *upstream) closeBetter() {
 	if u.better != nil {
 		u.better.close()
+		u.better = nil
 	}
 }
 
@@ -135,11 +177,15 @@ func (u *upstream) names() string {
 }
 
 // connect returns a link to the first upstream that works, and tries until one
-// does. It returns errDrained when nothing is left to send, or ctx's error.
+// does. It returns errDrained when nothing is left to send, errMoved, or ctx's
+// error.
 func (u *upstream) connect(ctx context.Context, o *outage) (*link, error) {
 	if l := u.better; l != nil {
 		u.better = nil
 		return l, nil
+	}
+	if len(u.to) == 0 {
+		return nil, u.awaitTarget(ctx)
 	}
 	for {
 		if err := u.backOff(ctx, o); err != nil {
@@ -154,6 +200,28 @@ func (u *upstream) connect(ctx context.Context, o *outage) (*link, error) {
 	}
 }
 
+// awaitTarget waits until there is an upstream, and returns errMoved; or as connect
+// does.
+func (u *upstream) awaitTarget(ctx context.Context) error {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		if books, _ := u.queue.snapshot(); books.queued == 0 {
+			look.Stop() // an idle host is left alone
+		}
+		select {
+		case <-look.C:
+			u.queue.expire(time.Now(), time.Time{})
+		case <-u.moved:
+			return errMoved
+		case <-u.queue.account().drained:
+			return errDrained
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // backOff waits before the next attempt to connect: not at all before the
 // first, then longer each time, with jitter so that a fleet does not return as
 // one.
@@ -165,6 +233,8 @@ func (u *upstream) backOff(ctx context.Context, o *outage) error {
 	select {
 	case <-t.C:
 		return nil
+	case <-u.moved:
+		return errMoved
 	case <-u.queue.account().drained:
 		return errDrained
 	case <-ctx.Done():
@@ -190,11 +260,18 @@ func (u *upstream) dialFirst(ctx context.Context, n int) (*link, error) {
 // something better to do. It returns why: errDrained when the queue is drained.
 func (u *upstream) session(parent context.Context, l *link) error {
 	ctx, end := context.WithCancelCause(parent)
+	sending, leave := context.WithCancelCause(ctx)
 	var beside sync.WaitGroup
 	defer l.close()
 	defer beside.Wait()
 	defer end(nil)
 	context.AfterFunc(ctx, l.interrupt)
+
+	// part ends the session, but not in the middle of a line if the peer takes it.
+	part := func(why error) {
+		leave(why)
+		time.AfterFunc(switchLimit, func() { end(why) })
+	}
 
 	dead := make(chan error, 1) // why the peer is gone
 	beside.Go(func() {
@@ -204,19 +281,26 @@ func (u *upstream) session(parent context.Context, l *link) error {
 		}
 		end(fmt.Errorf("upstream %s: %w", l.resolved, err))
 	})
+	beside.Go(func() {
+		select {
+		case <-u.moved:
+			part(errMoved)
+		case <-ctx.Done():
+		}
+	})
 	if l.index > 0 {
 		beside.Go(func() {
 			if u.better = u.seekBetter(ctx, l.index); u.better != nil {
-				end(errBetter)
+				part(errBetter)
 			}
 		})
 	}
 
-	err := u.sender.send(ctx, l)
-	if cause := context.Cause(ctx); cause != nil {
+	err := u.sender.send(sending, l)
+	if cause := context.Cause(sending); cause != nil {
 		err = cause
 	}
-	if errors.Is(err, errDrained) || errors.Is(err, errWritten) || errors.Is(err, errBetter) {
+	if errors.Is(err, errDrained) || errors.Is(err, errWritten) || errors.Is(err, errBetter) || errors.Is(err, errMoved) {
 		err = cmp.Or(u.finish(parent, l, dead, err), err)
 	}
 	return err
@@ -225,7 +309,7 @@ func (u *upstream) session(parent context.Context, l *link) error {
 // finish lets the peer take what it was sent, and returns what kept it from
 // that.
 func (u *upstream) finish(ctx context.Context, l *link, dead <-chan error, why error) error {
-	if errors.Is(why, errBetter) {
+	if errors.Is(why, errBetter) || errors.Is(why, errMoved) {
 		limited, cancel := context.WithTimeout(ctx, switchLimit)
 		defer cancel()
 		ctx = limited
@@ -254,12 +338,14 @@ func (u *upstream) seekBetter(ctx context.Context, index int) *link {
 
 // status describes the failover list.
 func (u *upstream) status(p line.Protocol) []UpstreamStatus {
-	out := make([]UpstreamStatus, len(u.to))
-	for i, a := range u.to {
+	to := u.asked.Load().to
+	out := make([]UpstreamStatus, len(to))
+	l := u.up.Load()
+	for i, a := range to {
 		out[i] = UpstreamStatus{Protocol: p.String(), Address: a.String()}
-	}
-	if l := u.up.Load(); l != nil {
-		out[l.index].Up, out[l.index].Resolved = true, l.resolved
+		if l != nil && l.upstream == out[i].Address {
+			out[i].Up, out[i].Resolved = true, l.resolved
+		}
 	}
 	return out
 }

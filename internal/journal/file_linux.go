@@ -139,7 +139,8 @@ func (f *file) close(remove bool) error {
 	if remove {
 		err = os.Remove(f.name)
 	}
-	return errors.Join(err, f.Close())
+	unlocked := unix.Flock(int(f.Fd()), unix.LOCK_UN) // which closing does not do: it is mapped
+	return errors.Join(err, unlocked, f.Close())
 }
 
 // discard gives the memory of s back.
@@ -147,8 +148,9 @@ func (s *Segment) discard(f *file) {
 	if s.discarded {
 		return
 	}
+	s.discarded = true // or as good as it gets
 	if s.offset >= 0 {
-		s.discarded = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.offset, SegmentSize) == nil
+		unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, s.offset, SegmentSize)
 	} else {
 		unix.Madvise(s.memory, unix.MADV_DONTNEED)
 	}
@@ -156,11 +158,10 @@ func (s *Segment) discard(f *file) {
 
 // reserve makes the memory of s again, if it was given back.
 func (s *Segment) reserve(f *file) error {
-	if !s.discarded {
-		return nil
-	}
-	if err := f.allocate(s.offset); err != nil {
-		return err
+	if s.discarded && s.offset >= 0 {
+		if err := f.allocate(s.offset); err != nil {
+			return err
+		}
 	}
 	s.discarded = false
 	return nil

@@ -40,8 +40,8 @@ type header struct {
 
 // A Segment holds lines. It belongs to whoever got it until it is put back.
 type Segment struct {
-	// Lines are what was appended. The bytes never change before the segment
-	// is put back; more come behind them.
+	// Lines are what was appended. The bytes never change before the segment is
+	// put back; more come behind them.
 	Lines []byte
 
 	header *header
@@ -81,6 +81,12 @@ func (s *Segment) Left() int { return cap(s.Lines) - len(s.Lines) }
 func (s *Segment) Append(lines []byte) {
 	s.Lines = append(s.Lines, lines...)
 	s.header.length.Store(uint64(len(s.Lines)))
+}
+
+// Slice returns the lines from one offset to another. Unlike Lines, it may be
+// called while more is appended.
+func (s *Segment) Slice(from, to int) []byte {
+	return s.memory[headerSize+from : headerSize+to : headerSize+to]
 }
 
 // SetDone says that the first n bytes need no more delivery.
@@ -157,9 +163,15 @@ func (j *Journal) Put(s *Segment) {
 // Trim gives memory of segments that are not in use back to the system, but
 // for keep of them.
 func (j *Journal) Trim(keep int) {
-	for i := keep; i < len(j.free); i++ {
-		j.free[i].discard(j.file)
+	for _, s := range j.free[:max(0, len(j.free)-keep)] {
+		s.discard(j.file)
 	}
+}
+
+// CanTrim says whether Trim would give memory back.
+func (j *Journal) CanTrim(keep int) bool {
+	last := len(j.free) - 1 - keep // those before it were given back before it
+	return last >= 0 && !j.free[last].discarded
 }
 
 // Path returns the file; "" where there is none.

@@ -1,0 +1,372 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+func reloaded(t testing.TB, p *running, cfg Config) {
+	t.Helper()
+	if err := p.Reload(cfg); err != nil {
+		t.Fatalf("Reload: %v", err)
+	}
+}
+
+// isOpen says whether somebody listens at a.
+func isOpen(a Address) bool {
+	conn, err := net.Dial(a.Network, a.hostPort())
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// A listener that stays keeps its socket and its connections while others come
+// and go.
+func TestReloadListeners(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	p := start(t, cfg, holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	write(t, conn, "host.first 1 1700000000\nhost.sec")
+	carbon.expect("Denali.first 1 1700000000")
+	before := p.listeners()
+
+	more := cfg
+	more.Listen.Carbon = append(slices.Clone(cfg.Listen.Carbon), Address{Network: "tcp", Host: "localhost"})
+	more.Listen.StatsD = cfg.Listen.StatsD[1:]
+	reloaded(t, p, more)
+	after := p.listeners()
+	for i, l := range before[1:] {
+		if after[i] != l {
+			t.Errorf("%s was bound anew", l.address)
+		}
+	}
+	if isOpen(Address{Network: "udp", Host: "127.0.0.1", Port: before[0].address.Port}) && before[0].socket.fd >= 0 {
+		t.Errorf("%s is still open", before[0].address)
+	}
+	if n := len(after); n != 5 {
+		t.Fatalf("%d sockets, want 5", n)
+	}
+	write(t, p.dial(t, "carbon", 3), "host.added 1 1700000000\n")
+	carbon.expect("Denali.added 1 1700000000")
+	write(t, conn, "ond 1 1700000000\n")
+	carbon.expect("Denali.second 1 1700000000")
+
+	reloaded(t, p, cfg)
+	if a := after[4].address; isOpen(a) {
+		t.Errorf("%s is still open", a)
+	}
+	write(t, conn, "host.third 1 1700000000\n")
+	carbon.expect("Denali.third 1 1700000000")
+	balance(t, p.Proxy)
+}
+
+// What has reached a listener that goes is taken.
+func TestReloadTakesWhatHasArrived(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "tcp", Host: "127.0.0.1", Port: 0})
+	cfg.Listen.Carbon[2].Host = "localhost"
+	p := start(t, cfg, holding("Denali"))
+	const conns = 50
+	for i := range conns {
+		conn := p.dial(t, "carbon", 2)
+		write(t, conn, numbered("host.n%d 1 1700000000", i, i+1))
+		conn.Close()
+	}
+	cfg.Listen.Carbon = cfg.Listen.Carbon[:2]
+	reloaded(t, p, cfg)
+	carbon.next(conns)
+	if b := balance(t, p.Proxy)["carbon"]; b.Received != conns {
+		t.Errorf("%d lines received, want %d", b.Received, conns)
+	}
+}
+
+// Lines that wait go to the upstream that is configured now. The books of the
+// earlier one stay.
+func TestReloadUpstreams(t *testing.T) {
+	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
+	cfg := testConfig(statsd.address, carbon.address)
+	p := start(t, cfg, holding("Denali"))
+	toStatsD, toCarbon := p.dial(t, "statsd", 0), p.dial(t, "carbon", 0)
+	write(t, toStatsD, "host.a:1|c\n")
+	write(t, toCarbon, "host.a 1 1700000000\n")
+	statsd.expect("Denali.a:1|c")
+	carbon.expect("Denali.a 1 1700000000")
+	eventually(t, "the first lines are booked", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == 1 })
+	carbon.close()
+	statsd.close()
+	write(t, toStatsD, "host.b:1|c\n")
+	write(t, toCarbon, "host.b 1 1700000000\n")
+	eventually(t, "a line waits", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 1 })
+
+	otherStatsD, otherCarbon := newSink(t, "tcp"), newSink(t, "tcp")
+	cfg.Forward.StatsD.To = []Address{otherStatsD.address}
+	cfg.Forward.Carbon.To = []Address{otherCarbon.address}
+	reloaded(t, p, cfg)
+	otherCarbon.expect("Denali.b 1 1700000000")
+	write(t, toStatsD, "host.c:1|c\n")
+	write(t, toCarbon, "host.c 1 1700000000\n")
+	otherCarbon.expect("Denali.c 1 1700000000")
+	for otherStatsD.next(1)[0] != "Denali.c:1|c" { // host.b may have been sent while it went down
+	}
+	eventually(t, "all is booked", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 0 })
+	books, _ := p.carbon.snapshot()
+	for _, want := range []forwarded{{carbon.address.String(), 1}, {otherCarbon.address.String(), 2}} {
+		if !slices.Contains(books.forwarded, want) {
+			t.Errorf("got %v, want %v among them", books.forwarded, want)
+		}
+	}
+	for _, u := range p.Status().Upstreams {
+		if !u.Up {
+			t.Errorf("%s is not up", u.Address)
+		}
+	}
+}
+
+// The session with an upstream that works ends gracefully: nothing is sent twice,
+// or lost.
+func TestReloadFromAnUpstreamThatWorks(t *testing.T) {
+	first, second := newSink(t, "tcp"), newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, first.address)
+	p := start(t, cfg, holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	const lines = 20_000
+	write(t, conn, numbered("host.n%d 1 1700000000", 0, lines))
+	got := first.next(1)
+	cfg.Forward.Carbon.To = []Address{second.address}
+	reloaded(t, p, cfg)
+	write(t, conn, "host.last 1 1700000000\n")
+	last := ""
+	for last != "Denali.last 1 1700000000" {
+		last = second.next(1)[0]
+		got = append(got, last)
+	}
+	eventually(t, "all is acknowledged", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 0 })
+	for len(first.lines) > 0 {
+		got = append(got, <-first.lines)
+	}
+	slices.Sort(got)
+	if n := len(slices.Compact(slices.Clone(got))); n != lines+1 || len(got) != n {
+		t.Errorf("%d lines came, %d of them different, want %d", len(got), n, lines+1)
+	}
+}
+
+// An upstream that has not read what its kernel has taken may read it to the end.
+func TestReloadEndsTheSessionGracefully(t *testing.T) {
+	slow, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "tcp", Host: "127.0.0.1", Port: slow.Addr().(*net.TCPAddr).Port})
+	p := start(t, cfg, holding("Denali"))
+	peer, err := slow.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	const lines = 1000
+	write(t, p.dial(t, "carbon", 0), numbered("host.n%d 1 1700000000", 0, lines))
+	eventually(t, "the kernel has all", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == lines })
+	cfg.Forward.Carbon.To = []Address{newSink(t, "tcp").address}
+	reloaded(t, p, cfg)
+	eventually(t, "the other upstream", func() bool {
+		all := p.Status().Upstreams
+		return all[len(all)-1].Up
+	})
+	text, err := io.ReadAll(peer)
+	if n := strings.Count(string(text), "\n"); err != nil || n != lines {
+		t.Errorf("%d lines and %v, want %d and the end", n, err, lines)
+	}
+}
+
+// A protocol may get its first upstream by a reload, and lose its last.
+func TestReloadFirstAndLastUpstream(t *testing.T) {
+	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
+	cfg := testConfig(statsd.address, carbon.address)
+	alone := cfg
+	alone.Listen.StatsD, alone.Forward.StatsD.To = nil, nil
+	p := start(t, alone, holding("Denali"))
+	for range 2 {
+		reloaded(t, p, cfg)
+		write(t, p.dial(t, "statsd", 0), "host.a:1|c\n")
+		statsd.expect("Denali.a:1|c")
+		reloaded(t, p, alone)
+		if n := len(p.Status().Upstreams); n != 1 {
+			t.Errorf("%d upstreams, want that of Carbon alone", n)
+		}
+	}
+}
+
+// Rules hold for lines that are named from now on. What was held is among them.
+func TestReloadRules(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	names := holding("Denali")
+	claim, _ := names.Current()
+	p := start(t, cfg, names)
+	conn := p.dial(t, "carbon", 0)
+	write(t, conn, "host.a 1 1700000000\n")
+	carbon.expect("Denali.a 1 1700000000")
+	names.set(nil, membership.Claiming)
+	write(t, conn, "host.b 1 1700000000\n")
+	eventually(t, "a line is held", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 1 })
+	cfg.Rewrite.To = "servers.{name}"
+	cfg.Rewrite.Unmatched = line.PrefixUnmatched
+	reloaded(t, p, cfg)
+	names.set(claim, membership.Holding)
+	carbon.expect("servers.Denali.b 1 1700000000")
+	write(t, conn, "other.c 1 1700000000\n")
+	carbon.expect("servers.Denali.other.c 1 1700000000")
+}
+
+// A line that was named by earlier rules is still known to carry the name.
+func TestReloadKnowsEarlierPrefixes(t *testing.T) {
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	n := newNaming(holding("Denali"), cfg.Rewrite)
+	rules := cfg.Rewrite
+	rules.To = "servers.{name}"
+	n.setRules(rules)
+	claim, _ := n.names.Current()
+	for _, ln := range []string{"Denali.a:1|c", "servers.Denali.a:1|c"} {
+		if !n.of(claim).owns([]byte(ln)) {
+			t.Errorf("%s is not known to carry the name", ln)
+		}
+	}
+	if n.of(claim).owns([]byte("Denalix.a:1|c")) {
+		t.Error("another name is taken for ours")
+	}
+}
+
+// A reload that cannot be done whole changes nothing.
+func TestReloadRefused(t *testing.T) {
+	taken := newSink(t, "tcp")
+	carbon := newSink(t, "tcp")
+	s := &supervisor{t: t}
+	passed := s.listen("tcp", "127.0.0.1:0")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg.Listen.Carbon = append(cfg.Listen.Carbon, passed)
+	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
+	conn := p.dial(t, "carbon", 0)
+	before := p.Status()
+	for _, tt := range []struct {
+		what  string
+		alter func(cfg *Config)
+		is    func(err error) bool
+		says  string
+	}{
+		{"an address that is taken", func(cfg *Config) {
+			cfg.Listen.StatsD = []Address{{Network: "udp", Host: "127.0.0.1"}, taken.address}
+		}, func(err error) bool { return errors.Is(err, unix.EADDRINUSE) }, taken.address.String()},
+		{"an impossible value", func(cfg *Config) {
+			cfg.Coalesce = time.Hour
+		}, func(err error) bool { _, ok := errors.AsType[conf.Problems](err); return ok }, "coalesce"},
+		{"a passed socket without a listener", func(cfg *Config) {
+			cfg.Listen.Carbon = cfg.Listen.Carbon[:2]
+		}, func(err error) bool { return errors.Is(err, ErrUnwantedSocket) }, passed.String()},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			other := cfg
+			other.Rewrite.To = "refused.{name}"
+			tt.alter(&other)
+			if err := p.Reload(other); !tt.is(err) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Reload: %v, want an error that names %s", err, tt.says)
+			}
+			if now := p.Status(); !slices.Equal(now.Listeners, before.Listeners) {
+				t.Errorf("listeners: got %v, want %v", now.Listeners, before.Listeners)
+			}
+			write(t, conn, "host.a 1 1700000000\n")
+			carbon.expect("Denali.a 1 1700000000")
+		})
+	}
+}
+
+// What waits in a queue that becomes too small for it is not dropped for that.
+func TestReloadSmallerQueue(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	carbon.close()
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg.Forward.Carbon.Spool = 0
+	p := start(t, cfg, holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	const lines = 100_000
+	write(t, conn, numbered("host.n%d 1 1700000000", 0, lines))
+	eventually(t, "lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == lines })
+	cfg.Forward.Carbon.Queue = minQueue
+	reloaded(t, p, cfg)
+	write(t, conn, "host.more 1 1700000000\n")
+	eventually(t, "one more", func() bool { return balance(t, p.Proxy)["carbon"].Received == lines+1 })
+	b := balance(t, p.Proxy)["carbon"]
+	if dropped := b.Dropped["queue_full"]; dropped > lines/50 {
+		t.Errorf("%d lines dropped, for one that came", dropped)
+	}
+	carbon.open()
+	carbon.next(int(b.Queued))
+	eventually(t, "all is acknowledged", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 0 })
+}
+
+// The limit of connections holds from the next one on.
+func TestReloadConnectionLimit(t *testing.T) {
+	carbon := newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg.Listen.MaxConnections = 1
+	p := start(t, cfg, holding("Denali"))
+	first := p.dial(t, "carbon", 0)
+	write(t, first, "host.a 1 1700000000\n")
+	carbon.expect("Denali.a 1 1700000000")
+	cfg.Listen.MaxConnections = 2
+	reloaded(t, p, cfg)
+	write(t, p.dial(t, "carbon", 0), "host.b 1 1700000000\n")
+	carbon.expect("Denali.b 1 1700000000")
+	write(t, first, "host.c 1 1700000000\n")
+	carbon.expect("Denali.c 1 1700000000")
+}
+
+// Many reloads leave no goroutine and no descriptor behind.
+func TestReloadLeaks(t *testing.T) {
+	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	p := start(t, cfg, holding("Denali"))
+	more := cfg
+	more.Listen.StatsD = append(slices.Clone(cfg.Listen.StatsD), Address{Network: "udp", Host: "localhost"}, Address{Network: "tcp", Host: "localhost"})
+	more.Forward.Carbon.To = []Address{other.address}
+	settled := func() int {
+		eventually(t, "the upstream is up", func() bool { return p.Status().Upstreams[1].Up })
+		return runtime.NumGoroutine()
+	}
+	before := settled()
+	for range 10 {
+		reloaded(t, p, more)
+		reloaded(t, p, cfg)
+	}
+	eventually(t, "as many goroutines as before", func() bool { return settled() <= before })
+	p.poller.mu.Lock()
+	defer p.poller.mu.Unlock()
+	if n := len(p.poller.sockets); n != 2 { // the datagram listeners
+		t.Errorf("%d sockets are polled, want 2", n)
+	}
+}
+
+// A proxy that ends reloads no more.
+func TestReloadAfterTheEnd(t *testing.T) {
+	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	p := start(t, cfg, holding("Denali"))
+	p.stop()
+	if err := p.Reload(cfg); err == nil {
+		t.Error("it reloads")
+	}
+}
