@@ -35,8 +35,8 @@ type Listen struct {
 	Carbon []Address `yaml:"carbon"` // default tcp and udp on localhost:2003
 
 	// MaxConnections bounds the connections open at one moment, over all
-	// stream listeners; default 1000. One more is closed at once. Each costs
-	// a file descriptor and some 8 KiB.
+	// stream listeners; default 1000. One more is read for what it has
+	// brought already, and closed. Each costs a file descriptor and some 8 KiB.
 	MaxConnections int `yaml:"max_connections"`
 
 	// IdleTimeout closes a connection that has sent nothing for so long;

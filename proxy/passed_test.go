@@ -245,3 +245,26 @@ func TestBacklogAtTheEnd(t *testing.T) {
 		t.Errorf("%d lines came of %d", n, 2*each)
 	}
 }
+
+// More connections may have waited for a restart than may be open at once. What
+// they have brought is taken all the same.
+func TestBacklogOverTheLimit(t *testing.T) {
+	s := &supervisor{t: t}
+	carbon := newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	a := s.listen("tcp", "127.0.0.1:0")
+	cfg.Listen.Carbon = []Address{a}
+	cfg.Listen.MaxConnections = 1
+	const conns = 100
+	for i := range conns {
+		conn, err := net.Dial("tcp", a.hostPort())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close() // open, so that the first one keeps its place
+		write(t, conn, numbered("host.n%d 1 1700000000", i, i+1))
+	}
+	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
+	carbon.next(conns)
+	balance(t, p.Proxy)
+}

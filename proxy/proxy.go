@@ -306,20 +306,21 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 	}
 }
 
-// serve reads one connection.
-func (p *Proxy) serve(ctx context.Context, l *listener, conn net.Conn) {
+// streamReader returns the reader of a connection, which it takes; nil, and says so,
+// where it can't be read.
+func (p *Proxy) streamReader(l *listener, conn net.Conn) *streamReader {
 	peer := peerOf(conn)
 	socket, err := p.poller.detach(conn.(syscall.Conn))
 	if err != nil {
 		p.log.Warn("connection lost", "listener", l.address, "err", err)
-		return
+		return nil
 	}
 	s := &streamReader{
 		socket: socket, pacer: p.pacer(l),
 		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
 	}
 	s.ingest.peer = func() string { return peer }
-	s.run(ctx)
+	return s
 }
 
 // pacer returns the pacer of a reader of l.

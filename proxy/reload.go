@@ -110,7 +110,7 @@ type readers struct {
 func newReaders(p *Proxy) *readers {
 	return &readers{
 		proxy:     p,
-		acceptor:  &acceptor{limit: p.cfg.Listen.MaxConnections, log: p.log, serve: p.serve},
+		acceptor:  &acceptor{limit: p.cfg.Listen.MaxConnections, log: p.log, reader: p.streamReader},
 		listeners: map[*listener]*task{},
 		sent:      map[string]float64{},
 	}

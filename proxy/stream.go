@@ -35,8 +35,10 @@ var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
 
 // acceptor accepts the connections of all stream listeners.
 type acceptor struct {
-	log   *slog.Logger
-	serve func(ctx context.Context, l *listener, conn net.Conn)
+	log *slog.Logger
+
+	// reader returns the reader of a connection, which it takes; nil: none.
+	reader func(l *listener, conn net.Conn) *streamReader
 
 	mu      sync.Mutex
 	limit   int    // connections open at one moment
@@ -53,14 +55,17 @@ func (a *acceptor) run(ctx context.Context, l *listener) {
 	stop := context.AfterFunc(ctx, l.interrupt)
 	defer stop()
 	take := func(conn net.Conn) {
-		if !a.enter() {
-			conn.Close()
-			return
+		s := a.reader(l, conn)
+		switch {
+		case s == nil:
+		case !a.enter():
+			s.glance()
+		default:
+			conns.Go(func() {
+				defer a.leave()
+				s.run(ctx)
+			})
 		}
-		conns.Go(func() {
-			defer a.leave()
-			a.serve(ctx, l, conn)
-		})
 	}
 	for !isPast(ctx) {
 		conn, err := l.stream.Accept()
@@ -180,6 +185,18 @@ func (s *streamReader) run(ctx context.Context) {
 		}
 	}
 	s.readRest(context.WithoutCancel(ctx))
+}
+
+// glance takes what the connection has brought already, and closes it: after a
+// restart, more of them may have waited than may be open at once.
+func (s *streamReader) glance() {
+	defer s.socket.close()
+	defer s.end()
+	for until := time.Now().Add(lastRead); time.Now().Before(until); {
+		if _, err := s.step(); err != nil {
+			return
+		}
+	}
 }
 
 // readRest reads until the sender closes the connection, for lastRead at the most:

@@ -61,12 +61,18 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	cfg, text := defaults, normalize(text)
 	d := decoder{lookupEnv: lookupEnv, forms: map[string]form{namesPath: readNames}}
 	d.decode(text, reflect.ValueOf(&cfg).Elem())
-	cfg.Proxy.Rewrite.Names = cfg.Membership.Names
+	cfg.share()
 	d.add(cfg.Problems())
 	if len(d.problems) > 0 {
 		return config{}, newConfigError(file, text, d.problems)
 	}
 	return cfg, nil
+}
+
+// share gives the proxy what other sections say.
+func (c *config) share() {
+	c.Proxy.Rewrite.Names = c.Membership.Names
+	c.Proxy.Telemetry = c.Telemetry.StatsD
 }
 
 // Problems returns what is wrong with the configuration, all of it.

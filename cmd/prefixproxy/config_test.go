@@ -62,6 +62,7 @@ func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 		t.Error("the example lacks what has no default")
 	}
 	cfg.Etcd.Endpoints, cfg.Proxy.Forward.StatsD.To, cfg.Proxy.Forward.Carbon.To = nil, nil, nil
+	cfg.Proxy.Telemetry = cfg.Telemetry.StatsD // no key of its own
 	if defaults := defaultConfig(); !reflect.DeepEqual(cfg, defaults) {
 		t.Errorf("values of the example:\ngot  %+v\nwant %+v", cfg, defaults)
 	}

@@ -27,33 +27,37 @@ type daemon struct {
 	client   *clientv3.Client
 	holder   *membership.Holder
 	proxy    *proxy.Proxy
-	admin    *admin.Server
+	admin    *admin.Server // until another one comes by way of pages
+	pages    chan *admin.Server
+	source   admin.Source         // of what the page shows
 	registry *prometheus.Registry // of our own metrics
+	tell     notifier
 }
 
-// newDaemon makes the parts of a daemon. Its only I/O is to read the files
-// that steer the etcd client. The caller closes it.
-func newDaemon(cfg config, state *membership.State, ui *ui) (*daemon, error) {
+// newDaemon makes the parts of a daemon, which takes the sockets that were passed
+// to us. Its only I/O is to read the files that steer the etcd client. The caller
+// closes it.
+func newDaemon(cfg config, state *membership.State, ui *ui, sockets []*os.File) (*daemon, error) {
 	client, err := cfg.Etcd.client()
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{log: ui.log, client: client}
-	if err := d.assemble(cfg, state, ui); err != nil {
+	d := &daemon{log: ui.log, client: client, pages: make(chan *admin.Server), tell: notifier{ui.log}}
+	if err := d.assemble(cfg, state, ui, sockets); err != nil {
 		d.close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *daemon) assemble(cfg config, state *membership.State, ui *ui) (err error) {
+func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets []*os.File) (err error) {
 	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
 		return err
 	}
 	d.registry = prometheus.NewRegistry()
-	options := proxy.Options{Stdout: ui.out, Log: d.log, StateDir: state.Dir(), QueueDirs: queueDirs(state.Dir())}
-	if cfg.Telemetry.StatsD {
-		options.Telemetry = d.registry
+	options := proxy.Options{
+		Stdout: ui.out, Log: d.log, Telemetry: d.registry, Sockets: sockets,
+		StateDir: state.Dir(), QueueDirs: queueDirs(state.Dir()),
 	}
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return err
@@ -61,9 +65,10 @@ func (d *daemon) assemble(cfg config, state *membership.State, ui *ui) (err erro
 	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewBuildInfo(buildVersion(), buildCommit()))
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d.admin = admin.New(cfg.Admin, admin.Source{
+	d.source = admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
-	}, d.log)
+	}
+	d.admin = admin.New(cfg.Admin, d.source, d.log)
 	return nil
 }
 
@@ -72,14 +77,16 @@ func (d *daemon) close() { d.client.Close() }
 // bind opens all sockets, before anything is claimed.
 func (d *daemon) bind() error {
 	if err := d.proxy.Bind(); err != nil {
-		return inUseHint(err)
+		return bindHint(err)
 	}
-	return inUseHint(d.admin.Bind())
+	return bindHint(d.admin.Bind())
 }
 
-// inUseHint adds what to do to the error of a port that is taken.
-func inUseHint(err error) error {
+// bindHint adds what to do to the error of a socket that we can't have.
+func bindHint(err error) error {
 	switch {
+	case errors.Is(err, proxy.ErrUnwantedSocket):
+		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; ss -lntup shows who it is"}
 	case errors.Is(err, syscall.EACCES):
@@ -91,6 +98,8 @@ func inUseHint(err error) error {
 // run works until ctx ends, and then ends in this order: the data path drains,
 // the name is released, the page goes.
 func (d *daemon) run(ctx context.Context) error {
+	d.tell.ready("listening")
+	defer context.AfterFunc(ctx, d.tell.stopping)()
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
@@ -103,8 +112,28 @@ func (d *daemon) run(ctx context.Context) error {
 		defer stopServing()
 		return d.holder.Run(holding)
 	})
-	g.Go(func() error { return d.admin.Run(serving) })
+	g.Go(func() error { return d.servePages(serving) })
 	return g.Wait()
+}
+
+// servePages serves the page until ctx ends: when a reload has moved it, elsewhere.
+func (d *daemon) servePages(ctx context.Context) error {
+	for server := d.admin; server != nil; {
+		serving, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- server.Run(serving) }()
+		var next *admin.Server
+		select {
+		case next = <-d.pages:
+		case <-serving.Done():
+		}
+		stop()
+		if err := <-ended; err != nil {
+			return err
+		}
+		server = next
+	}
+	return nil
 }
 
 // oneSignal is how close two signals may follow each other and be one: a
@@ -112,17 +141,17 @@ func (d *daemon) run(ctx context.Context) error {
 const oneSignal = 100 * time.Millisecond
 
 // untilSignal returns a context that ends with SIGTERM or SIGINT; a second one
-// ends the process at once. SIGHUP is heard and has no effect yet.
-func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, context.CancelFunc) {
+// ends the process at once. The channel tells of SIGHUP: of several in a row, once.
+func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan os.Signal, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		var first time.Time
 		for s := range signals {
 			switch {
-			case s == syscall.SIGHUP:
-				log.Warn("SIGHUP ignored: reload is not built yet; restart to change the configuration")
 			case first.IsZero():
 				first = time.Now()
 				log.Info("stopping", "signal", s.String())
@@ -133,8 +162,9 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, contex
 			}
 		}
 	}()
-	return ctx, func() {
+	return ctx, hangups, func() {
 		cancel()
+		signal.Stop(hangups)
 		signal.Stop(signals)
 		close(signals)
 	}

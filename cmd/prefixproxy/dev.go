@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ func (devCmd) Help() string {
 
 // Run is the daemon with an etcd of its own.
 func (c *devCmd) Run(ctx context.Context, ui *ui) error {
-	ctx, stop := untilSignal(ctx, ui.log)
+	ctx, hangups, stop := untilSignal(ctx, ui.log)
 	defer stop()
 	dir, remove, err := c.dataDir()
 	if err != nil {
@@ -51,7 +52,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	defer etcd.Close()
 	cfg.Etcd = etcdConfig{Endpoints: []string{etcd.Endpoint()}}
 
-	d, err := newDaemon(cfg, state, ui)
+	d, err := newDaemon(cfg, state, ui, nil)
 	if err != nil {
 		return err
 	}
@@ -66,10 +67,26 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
 	g.Go(func() error {
+		refuseReloads(ctx, hangups, ui.log)
+		return nil
+	})
+	g.Go(func() error {
 		c.greet(ctx, ui, d, etcd.Endpoint(), file)
 		return nil
 	})
 	return g.Wait()
+}
+
+// refuseReloads answers SIGHUP.
+func refuseReloads(ctx context.Context, hangups <-chan os.Signal, log *slog.Logger) {
+	for {
+		select {
+		case <-hangups:
+			log.Warn("SIGHUP ignored: dev does not read its configuration anew; stop it and start it again")
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // dataDir returns the directory for all data, and what removes it.
@@ -96,9 +113,9 @@ func (c *devCmd) load(dir string) (config, error) {
 			return config{}, err
 		}
 	}
-	cfg.Proxy.Rewrite.Names = cfg.Membership.Names
 	cfg.Membership.StateDir = filepath.Join(dir, "state")
 	cfg.Telemetry.StatsD = false
+	cfg.share()
 	return cfg, nil
 }
 

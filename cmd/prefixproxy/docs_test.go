@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // The documents are held to the program: what they name must be there, and
@@ -41,7 +42,12 @@ func metricNames(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDaemon(cfg, nil, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)})
+	state, err := membership.OpenState(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	d, err := newDaemon(cfg, state, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -177,6 +177,31 @@ func (c tlsConfig) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{pair}, nil
 }
 
+// config returns what TLS needs. Cert and Key are read again for each new
+// connection, so that a rotated certificate needs no restart; the authorities
+// are those of now.
+func (c tlsConfig) config() (*tls.Config, error) {
+	authorities, err := c.authorities()
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}
+	if c.Cert == "" {
+		return config, nil
+	}
+	if _, err := c.certificates(); err != nil {
+		return nil, err
+	}
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pairs, err := c.certificates()
+		if err != nil {
+			return nil, fmt.Errorf("read our certificate for etcd: %w", err)
+		}
+		return &pairs[0], nil
+	}
+	return config, nil
+}
+
 // client returns a client that dials on demand; the caller closes it. It is not
 // an error that etcd cannot be reached.
 func (c etcdConfig) client() (*clientv3.Client, error) {
@@ -187,15 +212,9 @@ func (c etcdConfig) client() (*clientv3.Client, error) {
 	options := membership.ClientConfig(c.Endpoints)
 	options.Username, options.Password = c.Username, password
 	if c.isHTTPS() {
-		authorities, err := c.TLS.authorities()
-		if err != nil {
+		if options.TLS, err = c.TLS.config(); err != nil {
 			return nil, err
 		}
-		certificates, err := c.TLS.certificates()
-		if err != nil {
-			return nil, err
-		}
-		options.TLS = &tls.Config{RootCAs: authorities, Certificates: certificates, MinVersion: tls.VersionTLS12}
 	}
 	return clientv3.New(options)
 }

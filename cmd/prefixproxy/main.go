@@ -22,6 +22,8 @@ type commandLine struct {
 	Check   checkCmd   `cmd:"" help:"Check a configuration file and print what is in effect."`
 	Rewrite rewriteCmd `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
 	Members membersCmd `cmd:"" help:"List the names that are held, and by whom."`
+	Who     whoCmd     `cmd:"" help:"Tell who holds a name, and who held it when."`
+	History historyCmd `cmd:"" help:"Tell which names a host held, and when."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	logFlags
@@ -56,6 +58,7 @@ func execute(args []string, ui *ui) error {
 		kong.Name("prefixproxy"),
 		kong.Description(description),
 		kong.Writers(ui.out, ui.err),
+		kong.WithHyphenPrefixedParameters(true), // who --at -2h
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoAppDescFormat: true, FlagsLast: true, WrapUpperBound: 90}),
 	)
 	if err != nil {

@@ -1,6 +1,12 @@
 package main
 
-import "context"
+import (
+	"context"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sync/errgroup"
+)
 
 type runCmd struct {
 	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
@@ -8,24 +14,27 @@ type runCmd struct {
 
 // Help is shown by run --help.
 func (runCmd) Help() string {
-	return `SIGTERM or SIGINT: stop reading, let the upstreams take what waits (5 s), release the name, exit 0. A second one exits at once with 1.`
+	return `SIGTERM or SIGINT: stop reading, let the upstreams take what waits (5 s), release the name, exit 0. A second one exits at once with 1.
+
+SIGHUP: read the configuration file anew, and go on with it. Listeners that stay are not closed. A file with mistakes, or one that changes membership or etcd, is refused as a whole.`
 }
 
 // Run is the daemon.
 func (c *runCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	sockets := activation.Files(true)
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}
 	tune(cfg)
-	ctx, stop := untilSignal(ctx, ui.log)
+	ctx, hangups, stop := untilSignal(ctx, ui.log)
 	defer stop()
 	state, err := openState(cfg)
 	if err != nil {
 		return err
 	}
 	defer state.Close()
-	d, err := newDaemon(cfg, state, ui)
+	d, err := newDaemon(cfg, state, ui, sockets)
 	if err != nil {
 		return err
 	}
@@ -33,5 +42,25 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	if err := d.bind(); err != nil {
 		return err
 	}
-	return d.run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.run(ctx) })
+	g.Go(func() error {
+		c.reloadAt(ctx, hangups, newReloader(d, cfg))
+		return nil
+	})
+	return g.Wait()
+}
+
+func (c *runCmd) load() (config, error) { return loadConfig(c.Config, defaultConfig()) }
+
+// reloadAt reloads at every hangup, until ctx ends.
+func (c *runCmd) reloadAt(ctx context.Context, hangups <-chan os.Signal, r *reloader) {
+	for {
+		select {
+		case <-hangups:
+			r.reload(ctx, c.load)
+		case <-ctx.Done():
+			return
+		}
+	}
 }

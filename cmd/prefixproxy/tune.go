@@ -8,9 +8,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// heapBeside is what Go's memory may hold beside the queues. The daemon may take
-// 48 MiB beside them; half of it is for what is not Go's: pages of the binary,
-// and the room for datagrams.
+// heapBeside is what Go's memory may hold beside the queue of StatsD; that of
+// Carbon is not Go's. The daemon may take 48 MiB beside the queues; half of it is
+// for what is not Go's: pages of the binary, and the room for datagrams.
 const heapBeside conf.Bytes = 24 << 20
 
 // tune fits the Go runtime to a daemon on a host that has better things to do,
@@ -21,6 +21,11 @@ func tune(cfg config) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
 	}
+	tuneMemory(cfg)
+}
+
+// tuneMemory is the part of tune that depends on the configuration.
+func tuneMemory(cfg config) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(heapBeside + cfg.Proxy.Forward.StatsD.Queue))
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,7 +18,9 @@ import (
 // A Server serves the pages. Whoever made it calls Bind once, then Run once;
 // Run's goroutines own the listeners.
 type Server struct {
-	cfg       Config
+	cfg       Config // of the listeners
+	src       Source
+	handler   atomic.Pointer[http.Handler]
 	log       *slog.Logger
 	http      *http.Server
 	listeners []net.Listener
@@ -25,17 +28,29 @@ type Server struct {
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	_, isSocket := cfg.socket()
-	return &Server{cfg: cfg, log: log, http: &http.Server{
-		Handler:           guard(pages{src, cfg.BadLines}.routes(), cfg.Local() && !isSocket),
+	s := &Server{cfg: cfg, src: src, log: log}
+	s.ServeBadLines(cfg.BadLines)
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}}
+	}
+	return s
 }
+
+// ServeBadLines says, from the next request on, whether /badlines is served. It may
+// be called at any time.
+func (s *Server) ServeBadLines(yes bool) {
+	_, isSocket := s.cfg.socket()
+	handler := guard(pages{s.src, yes}.routes(), s.cfg.Local() && !isSocket)
+	s.handler.Store(&handler)
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }
 
 // Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
 // has them. The error holds the address.
@@ -54,6 +69,9 @@ func (s *Server) Bind() error {
 	}
 	return nil
 }
+
+// Close closes the listeners of a server that will not Run.
+func (s *Server) Close() { closeAll(s.listeners) }
 
 // Addr returns the address of the page; nil when it is off or not bound.
 func (s *Server) Addr() net.Addr {

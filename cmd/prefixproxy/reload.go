@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"reflect"
+	"strings"
+
+	"github.com/prefixproxy/prefixproxy/internal/admin"
+)
+
+// A reloader makes a daemon go on with another configuration: all of it, or none.
+// One goroutine uses it.
+type reloader struct {
+	daemon *daemon
+	cfg    config // in force
+	page   *admin.Server
+	log    *slog.Logger
+}
+
+func newReloader(d *daemon, cfg config) *reloader {
+	return &reloader{daemon: d, cfg: cfg, page: d.admin, log: d.log}
+}
+
+// reload makes the configuration that load reads the one in force, and says what
+// became of it.
+func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
+	r.daemon.tell.reloading()
+	changed, err := r.tryReload(ctx, load)
+	switch {
+	case err != nil:
+		var text bytes.Buffer
+		report(&text, err)
+		r.log.Error("configuration not reloaded; the old one stays", "err", strings.TrimSpace(text.String()))
+		r.daemon.tell.ready("reload refused, the old configuration stays")
+	case len(changed) == 0:
+		r.log.Info("configuration reloaded: nothing has changed")
+		r.daemon.tell.ready("listening")
+	default:
+		r.log.Info("configuration reloaded", "changed", strings.Join(changed, " "))
+		r.daemon.tell.ready("listening")
+	}
+}
+
+// tryReload returns the keys that have changed.
+func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (changed []string, err error) {
+	cfg, err := load()
+	if err != nil {
+		return nil, err
+	}
+	changed = changedKeys(r.cfg, cfg)
+	if err := refuse(changed); err != nil || len(changed) == 0 {
+		return nil, err
+	}
+	page, err := r.preparePage(cfg.Admin)
+	if err != nil {
+		return nil, bindHint(err)
+	}
+	if err := r.daemon.proxy.Reload(cfg.Proxy); err != nil {
+		if page != r.page {
+			page.Close()
+		}
+		return nil, bindHint(err)
+	}
+	r.turnTo(ctx, page, cfg.Admin)
+	tuneMemory(cfg)
+	r.cfg = cfg
+	return changed, nil
+}
+
+// preparePage returns the server for cfg, bound: the one at work, where the address
+// stays.
+func (r *reloader) preparePage(cfg admin.Config) (*admin.Server, error) {
+	if cfg.Listen == r.cfg.Admin.Listen {
+		return r.page, nil
+	}
+	page := admin.New(cfg, r.daemon.source, r.log)
+	return page, page.Bind()
+}
+
+// turnTo makes page the one that is served.
+func (r *reloader) turnTo(ctx context.Context, page *admin.Server, cfg admin.Config) {
+	if page == r.page {
+		page.ServeBadLines(cfg.BadLines)
+		return
+	}
+	select {
+	case r.daemon.pages <- page:
+		r.page = page
+	case <-ctx.Done():
+		page.Close()
+	}
+}
+
+// refuse returns an error that names the keys among changed which a running daemon
+// cannot change: it would be another host's, or another cluster's.
+func refuse(changed []string) error {
+	var fixed []string
+	for _, key := range changed {
+		if strings.HasPrefix(key, "membership.") || strings.HasPrefix(key, "etcd.") {
+			fixed = append(fixed, key)
+		}
+	}
+	if len(fixed) == 0 {
+		return nil
+	}
+	return hinted{
+		fmt.Errorf("%s cannot change while the name is held", strings.Join(fixed, ", ")),
+		"restart to change what is under membership or etcd, or put it back as it was",
+	}
+}
+
+// changedKeys returns the keys, in the order of the file, whose values differ.
+func changedKeys(a, b config) (keys []string) {
+	after := map[string]any{}
+	for key, v := range values("", reflect.ValueOf(b)) {
+		after[key] = v
+	}
+	for key, v := range values("", reflect.ValueOf(a)) {
+		if !reflect.DeepEqual(v, after[key]) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// values yields every key of the section v, which path names, with its value.
+func values(path string, v reflect.Value) iter.Seq2[string, any] {
+	return func(yield func(string, any) bool) {
+		for key, field := range fields(v) {
+			key = join(path, key)
+			if field.Kind() != reflect.Struct || isText(field) {
+				if !yield(key, field.Interface()) {
+					return
+				}
+				continue
+			}
+			for key, v := range values(key, field) {
+				if !yield(key, v) {
+					return
+				}
+			}
+		}
+	}
+}
