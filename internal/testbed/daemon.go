@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -45,7 +46,24 @@ func StartDev(t testing.TB, dir, config string, vars ...string) *Daemon {
 	return startIn(t, dir, "dev", config, append(vars, "TMPDIR="+dir)...)
 }
 
+// StartPassed is StartDaemonIn with sockets that are passed as systemd passes them:
+// from descriptor 3 on, with LISTEN_PID the process's own.
+func StartPassed(t testing.TB, dir, config string, sockets []*os.File, vars ...string) *Daemon {
+	t.Helper()
+	cmd := commandIn(t, dir, "run", config, vars...)
+	script := fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d exec "$@"`, len(sockets))
+	cmd.Args = append([]string{"sh", "-c", script, "sh", cmd.Path}, cmd.Args[1:]...)
+	cmd.Path, cmd.ExtraFiles = "/bin/sh", sockets
+	return newDaemon(dir, Start(t, cmd))
+}
+
 func startIn(t testing.TB, dir, command, config string, vars ...string) *Daemon {
+	t.Helper()
+	return newDaemon(dir, Start(t, commandIn(t, dir, command, config, vars...)))
+}
+
+// commandIn writes the configuration file and returns the command.
+func commandIn(t testing.TB, dir, command, config string, vars ...string) *exec.Cmd {
 	t.Helper()
 	file := filepath.Join(dir, "config.yaml")
 	config += `
@@ -61,17 +79,20 @@ admin:
 	if command == "dev" {
 		args = append(args, "--data-dir", filepath.Join(dir, "data"))
 	}
-	d := &Daemon{
-		Dir:     dir,
-		Process: Start(t, Program(t, append(vars, "DIR="+dir), args...)),
-		http: &http.Client{Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "admin.sock"))
-			},
-		}},
-	}
-	return d
+	return Program(t, append(vars, "DIR="+dir), args...)
+}
+
+// newDaemon returns the daemon that runs as p, with its page at dir/admin.sock.
+func newDaemon(dir string, p *Process) *Daemon { return newDaemonAt(dir, "admin.sock", p) }
+
+// newDaemonAt is newDaemon with its page at another path below dir.
+func newDaemonAt(dir, page string, p *Process) *Daemon {
+	return &Daemon{Dir: dir, Process: p, http: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, page))
+		},
+	}}}
 }
 
 // Get returns a page of the daemon.
@@ -161,17 +182,25 @@ func (d *Daemon) Address(t testing.TB, protocol, prefix string) string {
 	return ""
 }
 
-// CheckBooks fails the test unless every line is accounted for:
-// received + adopted = forwarded + dropped + queued + spooled.
+// CheckBooks fails the test unless every line is accounted for.
 func CheckBooks(t testing.TB, status admin.Status) {
 	t.Helper()
+	if err := balance(status); err != nil {
+		t.Error(err)
+	}
+}
+
+// balance says which lines are not accounted for:
+// received + adopted = forwarded + dropped + queued + spooled.
+func balance(status admin.Status) error {
 	for protocol, b := range status.Lines {
 		out := b.Forwarded + b.Queued + b.Spooled
 		for _, n := range b.Dropped {
 			out += n
 		}
 		if b.Received+b.Adopted != out {
-			t.Errorf("%s books don't balance: %+v", protocol, b)
+			return fmt.Errorf("%s books don't balance: %+v", protocol, b)
 		}
 	}
+	return nil
 }

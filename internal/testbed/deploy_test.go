@@ -2,11 +2,15 @@ package testbed
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // The configuration in the DaemonSet is one that this program takes.
@@ -45,4 +49,61 @@ func configMap(t testing.TB, text string) string {
 	}
 	t.Fatal("no ConfigMap")
 	return ""
+}
+
+// The units are ones that systemd takes.
+func TestUnits(t *testing.T) {
+	tool := lookPath(t, "systemd-analyze", "systemd")
+	units, err := filepath.Glob("../../deploy/systemd/*")
+	if err != nil || len(units) == 0 {
+		t.Fatalf("units: %v, %v", units, err)
+	}
+	dir := t.TempDir()
+	args := []string{"verify", "--man=no"}
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A program that is there: ours is not installed.
+		text = []byte(strings.ReplaceAll(string(text), "/usr/local/bin/prefixproxy", "/bin/true"))
+		args = append(args, filepath.Join(dir, filepath.Base(unit)))
+		if err := os.WriteFile(args[len(args)-1], text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify := Start(t, exec.Command(tool, args...))
+	code := verify.ExitCode(t)
+	for _, line := range verify.Stderr.Lines() {
+		if code != 0 || strings.Contains(line, dir) {
+			t.Errorf("%v: %s", args, line)
+		}
+	}
+}
+
+// The socket unit binds what the default configuration listens on.
+func TestSocketUnit(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/systemd/prefixproxy.socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	for line := range strings.Lines(string(text)) {
+		kind, address, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if network, ok := map[string]string{"ListenDatagram": "udp", "ListenStream": "tcp"}[kind]; ok {
+			got = append(got, network+"://"+address)
+		}
+	}
+	listen := proxy.DefaultConfig().Listen
+	for _, a := range slices.Concat(listen.StatsD, listen.Carbon) {
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			a.Host = host
+			want = append(want, a.String())
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the unit binds\n%q\nwant\n%q", got, want)
+	}
 }

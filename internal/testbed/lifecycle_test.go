@@ -156,20 +156,6 @@ func TestGraphiteRestarts(t *testing.T) {
 	carbon.AwaitValue(t, now, 2, "Denali", "after")
 }
 
-// SIGHUP does nothing yet, and says so.
-func TestHangup(t *testing.T) {
-	sink := StartSink(t)
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
-	d.AwaitName(t, "Denali")
-	d.Signal(syscall.SIGHUP)
-	d.Stderr.Await(t, "SIGHUP")
-	d.AwaitName(t, "Denali")
-	d.Signal(syscall.SIGINT)
-	if code := d.ExitCode(t); code != 0 {
-		t.Errorf("exit code %d after SIGINT, want 0", code)
-	}
-}
-
 // A second SIGTERM ends a drain that takes its time.
 func TestSecondSignal(t *testing.T) {
 	down := fmt.Sprintf("127.0.0.1:%d", FreePort(t))

@@ -14,6 +14,17 @@ var programDir string
 
 // Main is the TestMain of a package whose tests run the program.
 func Main(m *testing.M) int {
+	if spec, ok := os.LookupEnv(receiverVariable); ok {
+		if err := playReceiver(spec); err != nil {
+			fmt.Fprintln(os.Stderr, "receiver:", err)
+			return 1
+		}
+		return 0
+	}
+	if spec, ok := os.LookupEnv(etcdNodeVariable); ok {
+		fmt.Fprintln(os.Stderr, "etcd:", playEtcdNode(spec))
+		return 1
+	}
 	dir, err := os.MkdirTemp("", "prefixproxy-testbed-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,263 @@
+//go:build linux
+
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+)
+
+// A fault is something that goes wrong while lines flow. It is over when run
+// returns: then all that a relay has received must arrive.
+type fault struct {
+	name  string
+	needs needs
+	run   func(r *rig)
+}
+
+// needs is what a fault needs that not every rig has.
+type needs struct {
+	sockets bool // the relay's listening sockets are passed to it
+	faraway bool // the receiver can vanish
+	disk    bool // the relay's disk can be full
+	etcd    bool // an etcd of its own
+}
+
+// A rig is a relay at work: senders, the relay, and a receiver that keeps count.
+//
+//	senders ──► relay ──► receiver
+type rig struct {
+	t     testing.TB
+	plan  rigPlan
+	rng   *rand.Rand
+	log   func(format string, args ...any)
+	lines *tallier
+
+	relay    relay
+	daemon   *daemonRelay // the relay, where it is one; else nil
+	receiver *faultReceiver
+	load     *load
+	faraway  *faraway        // nil unless the fault needs it
+	disk     *smallDisk      // likewise
+	etcd     *devetcd.Server // likewise
+
+	kills      int      // of the relay
+	wrong      []string // what a fault has found
+	stop       context.CancelFunc
+	background sync.WaitGroup
+}
+
+// A rigPlan says how a rig is made.
+type rigPlan struct {
+	binary   string // the daemon; "" is carbon-c-relay
+	endpoint string // of an etcd that rigs share
+	needs    needs
+	senders  int
+	rate     int           // Carbon lines a second
+	quiet    time.Duration // without a line, after which nothing more is expected
+	seed     uint64
+	stretch  int // how much longer than need be outages last
+}
+
+// receiveBuffer is SO_RCVBUF of the receiver's connections, which the kernel
+// doubles: what a killed one has not read is less than the replay window.
+const receiveBuffer = faultReplay / 4
+
+// newRig starts the parts of a rig. They end with the test.
+func newRig(t testing.TB, plan rigPlan) *rig {
+	t.Helper()
+	r := &rig{t: t, plan: plan, lines: &tallier{}, rng: rand.New(rand.NewPCG(plan.seed, 0)), log: t.Logf}
+	host := "127.0.0.1"
+	r.receiver = &faultReceiver{t: t, lines: r.lines}
+	if plan.needs.faraway {
+		r.faraway = newFaraway(t)
+		host, r.receiver.netns = r.faraway.host, r.faraway.name
+	}
+	r.receiver.spec = receiverSpec{
+		Carbon:        fmt.Sprintf("%s:%d", host, FreePort(t)),
+		StatsD:        fmt.Sprintf("%s:%d", host, FreePort(t)),
+		ReceiveBuffer: receiveBuffer,
+	}
+	r.receiver.start()
+	t.Cleanup(r.receiver.kill)
+	r.relay = r.newRelay()
+	r.relay.start()
+	if r.daemon != nil {
+		r.daemon.current().AwaitReady(t)
+	} else {
+		awaitListening(t, r.relay.(*carbonCRelay).Process, r.relay.addrs().carbon)
+	}
+	r.begin()
+	return r
+}
+
+func (r *rig) newRelay() relay {
+	spec := r.receiver.spec
+	if r.plan.binary == "" {
+		return newCarbonCRelay(r.t, spec.Carbon)
+	}
+	plan := daemonPlan{
+		binary: r.plan.binary, etcd: r.plan.endpoint,
+		statsd: spec.StatsD, carbon: spec.Carbon,
+		stateDir: "${DIR}/state", activated: r.plan.needs.sockets,
+	}
+	if r.plan.needs.disk {
+		r.disk = newSmallDisk(r.t, 64)
+		plan.stateDir = r.disk.dir
+	}
+	if r.plan.needs.etcd {
+		r.etcd = startEtcd(r.t)
+		plan.etcd = r.etcd.Endpoint()
+	}
+	r.daemon = newDaemonRelay(r.t, plan)
+	return r.daemon
+}
+
+// startEtcd starts an embedded etcd that ends with the test.
+func startEtcd(t testing.TB) *devetcd.Server {
+	t.Helper()
+	etcd, err := devetcd.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(etcd.Close)
+	return etcd
+}
+
+// begin starts the senders, and who looks at the daemon.
+func (r *rig) begin() {
+	r.load = &load{senders: r.plan.senders, rate: r.plan.rate, lines: r.lines, addrs: r.relay.addrs()}
+	sending, stopSending := context.WithCancel(r.t.Context())
+	watching, stopWatching := context.WithCancel(r.t.Context())
+	r.background.Go(func() { r.load.run(sending) })
+	var watcher sync.WaitGroup
+	if r.daemon != nil {
+		watcher.Go(func() { r.daemon.watch(watching) })
+	}
+	r.stop = func() {
+		stopSending()
+		r.background.Wait()
+		r.settle()
+		stopWatching()
+		watcher.Wait()
+	}
+	r.t.Cleanup(func() {
+		stopSending()
+		stopWatching()
+		r.background.Wait()
+		watcher.Wait()
+	})
+}
+
+// pause lets time pass: a fault lasts.
+func (r *rig) pause(d time.Duration) { pauseFor(r.t.Context(), d) }
+
+// outage is how long something is away that is away for d in a short run.
+func (r *rig) outage(d time.Duration) time.Duration { return d * time.Duration(r.plan.stretch) }
+
+// between returns a time between two.
+func (r *rig) between(least, most time.Duration) time.Duration {
+	return least + time.Duration(r.rng.Int64N(int64(most-least)))
+}
+
+// restart kills the relay and starts it again at once. A daemon is stopped for
+// a moment before, to see what it has read.
+func (r *rig) restart() {
+	r.kills++
+	if r.daemon != nil {
+		r.daemon.freeze()
+		r.load.noteRead(r.kills)
+	}
+	r.relay.kill()
+	r.relay.start()
+}
+
+// complain notes what a fault found wrong.
+func (r *rig) complain(format string, args ...any) {
+	r.wrong = append(r.wrong, fmt.Sprintf(format, args...))
+}
+
+// within waits until ok, and says whether it came to that in time.
+func (r *rig) within(d time.Duration, ok func() bool) bool {
+	ctx, cancel := context.WithTimeout(r.t.Context(), d)
+	defer cancel()
+	for !ok() {
+		if ctx.Err() != nil {
+			return false
+		}
+		pauseFor(ctx, 20*time.Millisecond)
+	}
+	return true
+}
+
+// recover ends an outage, by what end does, and waits until the relay has made
+// up for it. Meanwhile live lines must not wait for the backlog.
+func (r *rig) recover(end func()) {
+	r.lines.beginDrain()
+	end()
+	r.pause(time.Second) // for live lines to come
+	if !r.within(2*Patience, r.madeUp) {
+		r.complain("the backlog was not delivered within %v", 2*Patience)
+	}
+	d := r.lines.endDrain()
+	r.log("backlog of %d lines: %d lines/s; %d live lines, 99 %% within %v", d.backlog, d.rate(), d.live, d.p99())
+	if p99 := d.p99(); d.live > 0 && p99 > 5*time.Second {
+		r.complain("1 %% of the live lines took longer than %v while the backlog drained", p99)
+	}
+}
+
+// madeUp says whether what waits in the relay is no more than comes in a second.
+func (r *rig) madeUp() bool {
+	lines, up, err := r.daemon.waiting()
+	return err == nil && up && lines <= r.plan.rate && r.lines.hasLive()
+}
+
+// settle waits until all has arrived that is going to.
+func (r *rig) settle() {
+	last, since := -1, time.Now()
+	r.within(2*Patience, func() bool {
+		arrived, missing := r.lines.count()
+		if arrived != last || r.isWaiting() {
+			last, since = arrived, time.Now()
+		}
+		quiet := r.plan.quiet
+		if missing == 0 {
+			quiet = min(quiet, 200*time.Millisecond) // but what is doubled may yet come
+		}
+		return time.Since(since) >= quiet
+	})
+}
+
+// isWaiting says whether the relay holds lines that it could send.
+func (r *rig) isWaiting() bool {
+	if r.daemon == nil {
+		return false
+	}
+	lines, up, err := r.daemon.waiting()
+	return err == nil && up && lines > 0
+}
+
+// verdict ends the load, and says what is wrong with what has arrived; nothing
+// where all is well.
+func (r *rig) verdict() []string {
+	r.stop()
+	out := r.wrong
+	if n := r.lines.killsWithLoss(); n > max(1, r.kills/10) {
+		out = append(out, fmt.Sprintf("%d of %d kills lost lines that the relay had read", n, r.kills))
+	}
+	if n := r.load.refused.Load(); r.plan.needs.sockets && n > 0 {
+		out = append(out, fmt.Sprintf("%d connections were refused, though the sockets were open all the time", n))
+	}
+	udpDrops := 0
+	if r.daemon != nil {
+		out = append(out, r.daemon.problems()...)
+		udpDrops = r.daemon.forgiven()
+	}
+	return append(out, r.lines.problems(udpDrops)...)
+}

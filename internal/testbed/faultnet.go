@@ -1,0 +1,102 @@
+//go:build linux
+
+package testbed
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+)
+
+// A faraway is a network namespace behind a pair of virtual Ethernet devices:
+// a machine that can vanish without a word.
+type faraway struct {
+	t    testing.TB
+	name string // of the namespace, and of our end of the pair
+	host string // its address
+}
+
+var faraways atomic.Int32
+
+// newFaraway makes a namespace that has an address of 198.18.0.0/15, which RFC
+// 2544 keeps for tests. It needs root.
+func newFaraway(t testing.TB) *faraway {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a network namespace needs root")
+	}
+	lookPath(t, "ip", "iproute2")
+	n := faraways.Add(1)
+	subnet := fmt.Sprintf("198.18.%d", (os.Getpid()+int(n))%256)
+	f := &faraway{t: t, name: fmt.Sprintf("ppx%d-%d", os.Getpid(), n), host: subnet + ".2"}
+	if out, err := exec.Command("ip", "netns", "add", f.name).CombinedOutput(); err != nil {
+		t.Skipf("no network namespace can be made here: %v: %s", err, out)
+	}
+	t.Cleanup(func() { f.ip("netns", "del", f.name) }) // takes the devices with it
+	f.ip("link", "add", f.name, "type", "veth", "peer", "name", "far", "netns", f.name)
+	f.ip("addr", "add", subnet+".1/24", "dev", f.name)
+	f.ip("link", "set", f.name, "up")
+	f.ip("-n", f.name, "addr", "add", f.host+"/24", "dev", "far")
+	f.connect()
+	return f
+}
+
+// vanish makes everything that is sent to the machine disappear.
+func (f *faraway) vanish() { f.ip("-n", f.name, "link", "set", "far", "down") }
+
+// connect undoes vanish.
+func (f *faraway) connect() { f.ip("-n", f.name, "link", "set", "far", "up") }
+
+func (f *faraway) ip(args ...string) {
+	f.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		f.t.Fatalf("ip %v: %v: %s", args, err, out)
+	}
+}
+
+// A smallDisk is a file system of its own that can be full.
+type smallDisk struct {
+	t   testing.TB
+	dir string
+}
+
+// newSmallDisk mounts a file system of so many MiB. It needs root.
+func newSmallDisk(t testing.TB, mib int) *smallDisk {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a file system of its own needs root")
+	}
+	d := &smallDisk{t: t, dir: t.TempDir()}
+	out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm", mib), "prefixproxy-testbed", d.dir).CombinedOutput()
+	if err != nil {
+		t.Skipf("no file system can be mounted here: %v: %s", err, out)
+	}
+	t.Cleanup(func() { exec.Command("umount", "--lazy", d.dir).Run() })
+	return d
+}
+
+// fill takes all the room that is left.
+func (d *smallDisk) fill() {
+	d.t.Helper()
+	file, err := os.Create(d.filler())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer file.Close()
+	for block := make([]byte, 64<<10); err == nil; {
+		_, err = file.Write(block)
+	}
+}
+
+// clear gives it back.
+func (d *smallDisk) clear() {
+	d.t.Helper()
+	if err := os.Remove(d.filler()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *smallDisk) filler() string { return filepath.Join(d.dir, "filler") }

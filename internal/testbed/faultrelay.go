@@ -1,0 +1,359 @@
+//go:build linux
+
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/admin"
+)
+
+// A relay is what a fault suite looks at: it stands between senders and
+// receiver.
+type relay interface {
+	start() // also again, after kill or stop; it may return before the relay listens
+	kill()  // kill -9
+	stop()  // SIGTERM, and wait for the end
+	addrs() relayAddrs
+}
+
+// relayAddrs is where a relay listens, as host:port; "" where it does not.
+type relayAddrs struct{ carbon, carbonUDP, statsd, statsdUDP string }
+
+// What a daemon may hold, in bytes.
+const (
+	faultQueue  = 16 << 20
+	faultReplay = 256 << 10
+	faultMemory = 48<<20 + 2*faultQueue + faultReplay
+)
+
+const faultConfig = `
+membership: {pool: %[1]s, names: [%[8]s, %[9]s], ttl: 5s, state_dir: "%[2]s"}
+etcd: {endpoints: ["%[3]s"]}
+listen:
+  statsd: ["udp://%[4]s", "tcp://%[4]s"]
+  carbon: ["tcp://%[5]s", "udp://%[5]s"]
+forward:
+  statsd: {to: ["tcp://%[6]s"], queue: 16MiB}
+  carbon: {to: ["tcp://%[7]s"], queue: 16MiB, spool: 1GiB, replay: 256KiB}
+admin: {listen: "unix://${DIR}/admin.sock"}
+telemetry: {statsd: false}
+`
+
+// A daemonRelay is the real program. It is looked at all the time: its books
+// and its memory.
+type daemonRelay struct {
+	t      testing.TB
+	binary string
+	dir    string // of its configuration and its page
+	run    string // its runtime directory, on tmpfs
+	at     relayAddrs
+	passed []*os.File // its listening sockets, where they are ours
+
+	mu       sync.Mutex
+	daemon   *Daemon
+	killed   int // times
+	stopped  int // times
+	wrong    []string
+	peak     int // bytes resident, the most so far
+	scrapes  int
+	udpDrops int // datagrams of Carbon that the kernel dropped, as of the last scrape
+}
+
+// A daemonPlan says how a daemonRelay is made.
+type daemonPlan struct {
+	binary         string // the program
+	etcd           string // client URL
+	statsd, carbon string // upstreams, host:port
+	stateDir       string
+	activated      bool // its sockets are passed to it, as systemd does
+}
+
+func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
+	t.Helper()
+	statsd, carbon := fmt.Sprintf("127.0.0.1:%d", FreePort(t)), fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	r := &daemonRelay{
+		t: t, binary: plan.binary, dir: t.TempDir(), run: runtimeDir(t),
+		at: relayAddrs{carbon: carbon, carbonUDP: carbon, statsd: statsd, statsdUDP: statsd},
+	}
+	pool := "faults-" + strconv.Itoa(FreePort(t)) // as unique as a port
+	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext)
+	if err := os.WriteFile(filepath.Join(r.dir, "config.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if plan.activated {
+		r.bind()
+	}
+	return r
+}
+
+// runtimeDir returns a directory on tmpfs, as systemd gives a unit one.
+func runtimeDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "prefixproxy-testbed-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// bind opens the listening sockets. They stay open until the end of the test:
+// whoever connects while there is no daemon waits in the backlog.
+func (r *daemonRelay) bind() {
+	for _, addr := range []string{r.at.statsd, r.at.carbon} {
+		tcp, err := net.Listen("tcp", addr)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer tcp.Close()
+		udp, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer udp.Close()
+		for _, socket := range []interface{ File() (*os.File, error) }{tcp.(*net.TCPListener), udp.(*net.UDPConn)} {
+			file, err := socket.File()
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			r.t.Cleanup(func() { file.Close() })
+			r.passed = append(r.passed, file)
+		}
+	}
+}
+
+func (r *daemonRelay) addrs() relayAddrs { return r.at }
+
+func (r *daemonRelay) start() {
+	r.t.Helper()
+	args := []string{"run", "--config", filepath.Join(r.dir, "config.yaml")}
+	cmd := exec.Command(r.binary, args...)
+	if r.passed != nil {
+		// LISTEN_PID is the daemon's own: the shell becomes it.
+		cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, r.binary}, args...)...)
+		cmd.ExtraFiles = r.passed
+		cmd.Env = []string{"LISTEN_FDS=" + strconv.Itoa(len(r.passed)), "LISTEN_FDNAMES=statsd:statsd:carbon:carbon", "PATH=" + os.Getenv("PATH")}
+	}
+	cmd.Env = append(cmd.Env, "GORACE=halt_on_error=1", "DIR="+r.dir, "RUNTIME_DIRECTORY="+r.run)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.daemon = newDaemon(r.dir, Start(r.t, cmd))
+}
+
+func (r *daemonRelay) current() *Daemon {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.daemon
+}
+
+func (r *daemonRelay) kill() {
+	r.checkAlive()
+	r.current().Kill()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.killed++
+}
+
+// freeze stops the daemon where it is, as far as its threads have stopped.
+func (r *daemonRelay) freeze() {
+	p := r.current().Process
+	p.Signal(syscall.SIGSTOP)
+	deadline := time.After(time.Second)
+	for !isStopped(p.cmd.Process.Pid) {
+		select {
+		case <-deadline:
+			return
+		case <-p.Ended():
+			return
+		default:
+		}
+	}
+}
+
+// isStopped says whether all threads of a process stand still.
+func isStopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, file := range threads {
+		text, err := os.ReadFile(file)
+		_, state, _ := strings.Cut(string(text), ") ")
+		if err == nil && !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *daemonRelay) stop() {
+	r.t.Helper()
+	r.checkAlive()
+	if code := r.current().Stop(r.t); code != 0 {
+		r.complain("exit code %d after SIGTERM", code)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped++
+}
+
+// checkAlive complains when the daemon has ended by itself.
+func (r *daemonRelay) checkAlive() {
+	select {
+	case <-r.current().Ended():
+		r.complain("the daemon has ended by itself")
+	default:
+	}
+}
+
+// complain notes what is wrong, the first few times.
+func (r *daemonRelay) complain(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.wrong) < 10 {
+		r.wrong = append(r.wrong, fmt.Sprintf(format, args...))
+	}
+}
+
+// watch looks at the daemon until ctx ends.
+func (r *daemonRelay) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		d := r.current()
+		status, err := d.Status()
+		if err == nil {
+			r.look(d, status)
+		}
+		pauseFor(ctx, 50*time.Millisecond)
+	}
+}
+
+// look notes what one answer of the daemon says.
+func (r *daemonRelay) look(d *Daemon, status admin.Status) {
+	if err := balance(status); err != nil {
+		r.complain("%v", err)
+	}
+	peak, err := peakMemory(d.cmd.Process.Pid)
+	if err == nil && peak > faultMemory && !raceEnabled {
+		r.complain("%d MiB are resident, more than 48 MiB, the queues and replay: %d MiB", peak>>20, faultMemory>>20)
+	}
+	drops := kernelDrops(r.at.carbonUDP)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.scrapes++
+	r.peak, r.udpDrops = max(r.peak, peak), max(r.udpDrops, drops)
+}
+
+// waiting returns how many Carbon lines wait in the daemon, and whether its
+// Carbon upstream is up.
+func (r *daemonRelay) waiting() (lines int, up bool, err error) {
+	status, err := r.current().Status()
+	if err != nil {
+		return 0, false, err
+	}
+	for _, u := range status.Upstreams {
+		up = up || u.Protocol == "carbon" && u.Up
+	}
+	b := status.Lines["carbon"]
+	return int(b.Queued + b.Spooled), up, nil
+}
+
+// forgiven returns how many Carbon lines by UDP may be missing: those of
+// datagrams that the kernel dropped, and any where the daemon was killed.
+func (r *daemonRelay) forgiven() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.killed > 0 {
+		return math.MaxInt
+	}
+	return r.udpDrops * linesPerDatagram
+}
+
+// problems returns what is wrong with the daemon so far.
+func (r *daemonRelay) problems() []string {
+	r.checkAlive()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.scrapes == 0 {
+		return append(r.wrong, "the daemon was never seen")
+	}
+	return r.wrong
+}
+
+// peakMemory returns the bytes that a process had resident at most: VmHWM of
+// proc_pid_status(5).
+func peakMemory(pid int) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			n, err := strconv.Atoi(strings.Fields(rest)[0])
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no VmHWM", pid)
+}
+
+// kernelDrops returns how many datagrams the kernel has dropped at the UDP
+// socket of a port: the last column of /proc/net/udp.
+func kernelDrops(addr string) (n int) {
+	_, port, _ := net.SplitHostPort(addr)
+	number, _ := strconv.Atoi(port)
+	text, _ := os.ReadFile("/proc/net/udp")
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) > 12 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", number)) {
+			drops, _ := strconv.Atoi(f[len(f)-1])
+			n += drops
+		}
+	}
+	return n
+}
+
+// A carbonCRelay is Debian's carbon-c-relay, for comparison. It keeps the lines
+// as the daemon names them.
+type carbonCRelay struct {
+	t      testing.TB
+	config string
+	addr   string
+	*Process
+}
+
+func newCarbonCRelay(t testing.TB, carbon string) *carbonCRelay {
+	t.Helper()
+	lookPath(t, "carbon-c-relay", "carbon-c-relay")
+	port := FreePort(t)
+	r := &carbonCRelay{t: t, config: filepath.Join(t.TempDir(), "relay.conf"), addr: fmt.Sprintf("127.0.0.1:%d", port)}
+	text := fmt.Sprintf(`cluster receiver forward %s;
+rewrite ^host\.(.*) into %s.\1;
+match * send to receiver stop;
+listen type linemode 127.0.0.1:%d proto tcp;
+`, carbon, nameArrived, port)
+	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *carbonCRelay) start() {
+	r.Process = Start(r.t, exec.Command("carbon-c-relay", "-f", r.config, "-s"))
+}
+
+func (r *carbonCRelay) kill() { r.Process.Kill() }
+
+func (r *carbonCRelay) stop() {
+	r.Signal(syscall.SIGTERM)
+	r.ExitCode(r.t)
+}
+
+func (r *carbonCRelay) addrs() relayAddrs { return relayAddrs{carbon: r.addr} }

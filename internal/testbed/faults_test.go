@@ -1,0 +1,231 @@
+//go:build linux
+
+package testbed
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/planted"
+)
+
+var (
+	faultMinutes = flag.Int("faults.minutes", 0, "also run the long fault suite, for so many minutes")
+	faultSeed    = flag.Uint64("faults.seed", 0, "seed of the fault suite; 0: another each time")
+	faultTable   = flag.String("faults.table", "", "also run the faults against carbon-c-relay, and write the table to this file")
+)
+
+// seed returns the seed of a run, and prints it.
+func seed(t testing.TB) uint64 {
+	s := *faultSeed
+	if s == 0 {
+		s = rand.Uint64()
+	}
+	t.Logf("-faults.seed=%d", s)
+	return s
+}
+
+// suitePlan is the plan of a short run. With the race detector all is slower.
+func suitePlan(t testing.TB) rigPlan {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rigPlan{
+		binary: binary, endpoint: startEtcd(t).Endpoint(), seed: seed(t),
+		senders: 4, rate: pick(raceEnabled, 800, 4000), quiet: pick(raceEnabled, 5*time.Second, 2*time.Second), stretch: 1,
+	}
+}
+
+// atOnce is how many rigs are at work in a short run.
+const atOnce = 6
+
+// Each fault costs no line that was received, on a rig of its own.
+func TestFaults(t *testing.T) {
+	plan := suitePlan(t)
+	slots := make(chan struct{}, atOnce)
+	var rigs sync.WaitGroup
+	defer rigs.Wait()
+	for i, f := range faults {
+		plan := plan
+		plan.needs, plan.seed = f.needs, plan.seed+uint64(i)
+		rigs.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			t.Run(f.name, func(t *testing.T) {
+				report(t, suffer(newRig(t, plan), f))
+			})
+		})
+	}
+}
+
+// suffer lets a rig suffer a fault, and returns the verdict.
+func suffer(r *rig, f fault) []string {
+	r.pause(time.Second)
+	f.run(r)
+	wrong := r.verdict()
+	logToll(r)
+	return wrong
+}
+
+func report(t *testing.T, wrong []string) {
+	t.Helper()
+	for i, w := range wrong {
+		if i == 20 {
+			t.Errorf("and %d more", len(wrong)-i)
+			return
+		}
+		t.Error(w)
+	}
+}
+
+func logToll(r *rig) {
+	toll := r.lines.toll()
+	r.log("%d lines by tcp: %d lost, of these %d at the end of connections that broke; %d doubled", toll.written, toll.lost, toll.unread, toll.doubled)
+	if d := r.daemon; d != nil {
+		r.log("daemon killed %d times, stopped %d times; at most %d MiB resident; %d scrapes", d.killed, d.stopped, d.peak>>20, d.scrapes)
+	}
+}
+
+// often is how often a fault comes in a deck of the long run; others come once.
+// In all the relay is killed a hundred times and stopped twenty times.
+var often = map[string]int{
+	"none":                              0,
+	"relay killed":                      10,
+	"relay killed, its sockets live on": 9,
+	"relay killed while the receiver is down":  9,
+	"relay killed while the receiver stalls":   5,
+	"relay killed while the receiver pauses":   5,
+	"relay stopped under load":                 6,
+	"relay stopped while the receiver is down": 2,
+	"receiver killed in mid-stall":             3,
+	"receiver resets in mid-line":              3,
+}
+
+// All faults, one after the other, in any order, on one rig.
+func TestFaultsLong(t *testing.T) {
+	if *faultMinutes == 0 {
+		t.Skip("-faults.minutes=N runs it")
+	}
+	span := time.Duration(*faultMinutes) * time.Minute
+	if end, ok := t.Deadline(); ok && time.Until(end) < span+5*time.Minute {
+		t.Fatalf("go test ends before %d minutes and what comes after: add -timeout=%dm", *faultMinutes, *faultMinutes+10)
+	}
+	plan := suitePlan(t)
+	root := os.Getuid() == 0
+	plan.needs = needs{sockets: true, etcd: true, faraway: root, disk: root}
+	plan.rate, plan.stretch = pick(raceEnabled, 2000, 10_000), 10
+	if *faultMinutes < 5 {
+		plan.stretch = 1
+	}
+	r := newRig(t, plan)
+	start := time.Now()
+	for i := 0; time.Since(start) < span; {
+		for _, f := range deck(r) {
+			if time.Since(start) >= span {
+				break
+			}
+			i++
+			t.Logf("%v: %d: %s", time.Since(start).Round(time.Second), i, f.name)
+			f.run(r)
+		}
+	}
+	wrong := r.verdict()
+	logToll(r)
+	report(t, wrong)
+}
+
+// deck returns the faults of a long run in their order.
+func deck(r *rig) (out []fault) {
+	have := r.plan.needs
+	for _, f := range faults {
+		if f.needs.faraway && !have.faraway || f.needs.disk && !have.disk {
+			continue
+		}
+		n, ok := often[f.name]
+		if !ok {
+			n = 1
+		}
+		for range n {
+			out = append(out, f)
+		}
+	}
+	r.rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
+}
+
+// A bug that costs lines is seen: the suite goes red with the daemon that has
+// it.
+func TestFaultsSeeBugs(t *testing.T) {
+	for _, tt := range []struct {
+		bug   string
+		fault string // that sees it
+		says  string // in the verdict
+		edits []planted.Edit
+	}{
+		{"what was written counts as delivered", "receiver killed in mid-stall", "lost", []planted.Edit{
+			{File: "proxy/carbonsender.go", Old: "acked, err := l.acked()", New: "acked, err := l.written, error(nil)"},
+		}},
+		{"no replay", "receiver killed in mid-stall", "lost", []planted.Edit{
+			{File: "proxy/carbonqueue.go", Old: "p != nil && q.windowBytes-p.size() >= q.replay;", New: "p != nil;"},
+		}},
+		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{
+			{File: "proxy/link.go", Old: "tcp.SetLinger(0)", New: "tcp.SetLinger(-1)"},
+		}},
+		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
+			{File: "proxy/proxy.go", Old: "p.carbon.adopt(j, left)", New: "p.carbon.adopt(j, left[:0])"},
+		}},
+	} {
+		t.Run(tt.bug, func(t *testing.T) {
+			f, err := faultNamed(tt.fault)
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan := suitePlan(t)
+			plan.needs, plan.binary = f.needs, planted.Binary(t, tt.edits...)
+			wrong := suffer(newRig(t, plan), f)
+			if !strings.Contains(strings.Join(wrong, "\n"), tt.says) {
+				t.Errorf("the verdict is %q, want it to say %q", wrong, tt.says)
+			}
+		})
+	}
+}
+
+// What the same faults cost another relay, beside ours, in one run.
+func TestFaultsTable(t *testing.T) {
+	if *faultTable == "" {
+		t.Skip("-faults.table=FILE runs it")
+	}
+	plan := suitePlan(t)
+	plan.quiet = 5 * time.Second
+	var rows []string
+	for _, f := range comparedFaults {
+		for _, contender := range []struct{ name, binary string }{{"prefixproxy", plan.binary}, {"carbon-c-relay", ""}} {
+			t.Run(f.name+"/"+contender.name, func(t *testing.T) {
+				plan := plan
+				plan.binary, plan.rate = contender.binary, f.rate
+				r := newRig(t, plan)
+				wrong := suffer(r, f.fault)
+				if contender.binary != "" {
+					report(t, wrong)
+				}
+				rows = append(rows, tableRow(f, contender.name, r.lines.toll()))
+			})
+		}
+	}
+	if err := writeTable(*faultTable, rows); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tableRow(f comparedFault, contender string, toll toll) string {
+	share := func(n int) string { return fmt.Sprintf("%.2g %%", 100*float64(n)/float64(toll.written)) }
+	return fmt.Sprintf("| %s | %d | %s | %d | %d | %s | %d | %s |", f.name, f.rate, contender, toll.written, toll.lost, share(toll.lost), toll.unread, share(toll.doubled))
+}
