@@ -13,9 +13,8 @@ import (
 
 // How often the keeper makes the disk write, and tries again what failed.
 const (
-	syncInterval  = time.Second
-	minSpoolRetry = time.Second
-	maxSpoolRetry = 30 * time.Second
+	syncInterval = time.Second
+	spoolRetry   = time.Second // not longer, however long it has failed: memory fills
 )
 
 // A keeper moves Carbon lines between the queue and the spool. One goroutine runs
@@ -248,23 +247,21 @@ func (k *keeper) stats() spool.Stats {
 
 // trouble is a disk that does not work. It is told once.
 type trouble struct {
-	until   time.Time // no attempt before
-	backoff time.Duration
+	until time.Time // no attempt before; zero: the disk works
 }
 
 // note takes note of an error, and returns when to try again.
 func (t *trouble) note(log *slog.Logger, now time.Time, err error) time.Duration {
-	if t.backoff == 0 {
+	if t.until.IsZero() {
 		log.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
 			"hint", "make room on the disk of membership.state_dir, or make it writable")
 	}
-	t.backoff = min(max(2*t.backoff, minSpoolRetry), maxSpoolRetry)
-	t.until = now.Add(t.backoff)
-	return t.backoff
+	t.until = now.Add(spoolRetry)
+	return spoolRetry
 }
 
 func (t *trouble) over(log *slog.Logger) {
-	if t.backoff > 0 {
+	if !t.until.IsZero() {
 		log.Info("spool in order again")
 		*t = trouble{}
 	}
