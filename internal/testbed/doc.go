@@ -6,6 +6,10 @@
 // directory; what a test starts ends with the test. Waiting is for events,
 // within Patience, never for time to pass.
 //
+// The fault suite (fault*.go) asks whether lines are lost, on one daemon; the
+// storm (storm*.go) whether two of many ever share a name. docs/FAULTS.md
+// describes both.
+//
 // The servers come from the machine: carbon-cache (Debian's graphite-carbon)
 // and etcd (etcd-server) from PATH, statsd (npm's) from the directory that
 // PREFIXPROXY_TEST_STATSD names. A test whose server is missing is skipped, or

@@ -135,7 +135,7 @@ var faults = []fault{
 	{name: "disk full", needs: needs{disk: true}, run: func(r *rig) {
 		r.disk.fill()
 		r.receiver.kill()
-		r.burst(7 << 20) // not half of the queue
+		r.burst(7 << 20)         // not half of the queue
 		r.pause(2 * time.Second) // no longer: all of it must stay in memory
 		r.disk.clear()
 		r.pause(3 * time.Second) // it tries again

@@ -1,0 +1,231 @@
+//go:build linux
+
+package testbed
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// A cluster is an etcd of several members, which reach each other through
+// bridges. Its methods may be called from any goroutine, one member's by one at
+// a time.
+type cluster struct {
+	t      testing.TB
+	nodes  []*etcdNode
+	client *clientv3.Client // goes past all bridges
+}
+
+// An etcdNode is one member.
+type etcdNode struct {
+	spec   etcdNodeSpec
+	client string       // host:port
+	into   *bridge      // through which the others reach it; who connects is a member's index
+	pid    atomic.Int64 // of the process, for the bridges; 0: it has not started
+	*Process
+	stdin io.Closer
+}
+
+// newCluster starts a cluster of so many members at the addresses of net. It
+// ends with the test.
+func newCluster(t testing.TB, net loopbacks, members int) *cluster {
+	t.Helper()
+	c := &cluster{t: t}
+	var names, endpoints []string
+	for i := range members {
+		n := &etcdNode{client: net.at(200+i, 2379)}
+		n.into = newBridge(t, net.at(210+i, 2380), net.at(200+i, 2380), c.whoConnects)
+		n.spec = etcdNodeSpec{
+			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
+			Client: "http://" + n.client, Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
+		}
+		names = append(names, n.spec.Name+"="+n.spec.Advertised)
+		endpoints = append(endpoints, n.spec.Client)
+		c.nodes = append(c.nodes, n)
+	}
+	for _, n := range c.nodes {
+		n.spec.Cluster = strings.Join(names, ",")
+		n.start(t)
+	}
+	client, err := clientv3.New(membership.ClientConfig(endpoints))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		for _, n := range c.nodes {
+			n.kill()
+		}
+	})
+	c.client = client
+	Eventually(t, "a cluster that answers", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := client.Get(ctx, "up")
+		return err
+	})
+	return c
+}
+
+// start starts the member, also again with the data that it had.
+func (n *etcdNode) start(t testing.TB) {
+	t.Helper()
+	spec, err := json.Marshal(n.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), etcdNodeVariable+"="+string(spec))
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := launch(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Process, n.stdin = p, stdin
+	n.pid.Store(int64(cmd.Process.Pid))
+}
+
+func (n *etcdNode) kill() {
+	n.Process.Kill()
+	n.stdin.Close()
+}
+
+// launch starts cmd. The caller kills it.
+func launch(cmd *exec.Cmd) (*Process, error) {
+	p := &Process{Stdout: NewOutput(), Stderr: NewOutput(), cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		cmd.Wait() // ProcessState tells how it ended
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// leader returns the index of the member that leads, as far as the members
+// know, and -1 where none says so in time.
+func (c *cluster) leader(ctx context.Context) int {
+	found, term := -1, uint64(0)
+	for i, n := range c.nodes {
+		asking, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		status, err := c.client.Status(asking, n.spec.Client)
+		cancel()
+		if err == nil && status.Leader == status.Header.MemberId && status.RaftTerm >= term {
+			found, term = i, status.RaftTerm
+		}
+	}
+	return found
+}
+
+// part lets member i hear nothing of the others, or say nothing to them, or
+// neither.
+func (c *cluster) part(i int, hears, says bool) {
+	for j, other := range c.nodes {
+		if j != i {
+			c.nodes[i].into.set(j, passage{there: !hears, back: !says})
+			other.into.set(i, passage{there: !says, back: !hears})
+		}
+	}
+}
+
+// whoConnects returns which member made the connection; -1: another process.
+// Their clients don't all tell, so that the kernel is asked whose the socket is.
+func (c *cluster) whoConnects(conn net.Conn) int {
+	socket := "socket:[" + inodeOf(conn.RemoteAddr().(*net.TCPAddr)) + "]"
+	for i, n := range c.nodes {
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.pid.Load()))
+		for _, file := range files {
+			if to, err := os.Readlink(file); err == nil && to == socket {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+// inodeOf returns the inode of the socket that is bound to addr: a column of
+// /proc/net/tcp.
+func inodeOf(addr *net.TCPAddr) string {
+	text, _ := os.ReadFile("/proc/net/tcp")
+	port := fmt.Sprintf(":%04X", addr.Port)
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) > 9 && strings.HasSuffix(f[1], port) && f[3] == "01" && f[9] != "0" && hexIP(addr.IP) == strings.TrimSuffix(f[1], port) {
+			return f[9]
+		}
+	}
+	return "none"
+}
+
+// hexIP returns an IPv4 address as /proc/net/tcp writes it on little-endian
+// machines.
+func hexIP(ip net.IP) string {
+	b := ip.To4()
+	return fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
+}
+
+// A loopbacks is 127.a.b.*, a network on this machine that is a test's own, so
+// that the ports which its processes leave while they are dead are taken by
+// nobody else.
+type loopbacks string
+
+var errNoLoopback = errors.New("no network of 127.0.0.0/8 is free")
+
+// newLoopbacks returns a network of which nobody else uses the address .1. It
+// is the test's until it ends.
+func newLoopbacks(t testing.TB) loopbacks {
+	t.Helper()
+	for try := range 100 {
+		key := os.Getpid() + 7919*try
+		l := loopbacks(fmt.Sprintf("127.%d.%d", 64+key%128, key/128%256))
+		claim, err := net.Listen("tcp", l.at(1, 9))
+		if err == nil {
+			t.Cleanup(func() { claim.Close() })
+			return l
+		}
+	}
+	t.Fatal(errNoLoopback)
+	return ""
+}
+
+// at returns host:port.
+func (l loopbacks) at(host, port int) string {
+	return string(l) + "." + strconv.Itoa(host) + ":" + strconv.Itoa(port)
+}
+
+// stop and resume are SIGSTOP and SIGCONT. stop returns when all threads stand
+// still, and the moment at which they do.
+func (p *Process) stop() time.Time {
+	p.Signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(time.Second); !isStopped(p.cmd.Process.Pid) && time.Now().Before(deadline); {
+	}
+	return time.Now()
+}
+
+func (p *Process) resume() { p.Signal(syscall.SIGCONT) }

@@ -1,0 +1,251 @@
+//go:build linux
+
+package testbed
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What a proxy is sent, and at which intervals. A StatsD line says who sent it
+// and when, in its path and its value; a Carbon line says who in its value, and
+// its path is the same for all, so that two hosts under one name would write one
+// point:
+//
+//	host.s.<proxy>.<number>:<unix ms>|g
+//	host.load.<metric> <proxy> <unix s>
+const (
+	statsdPitch = 40 * time.Millisecond
+	carbonPitch = 200 * time.Millisecond
+	oldEvery    = 4                // every so many-th Carbon line is old,
+	oldAtMost   = 10 * time.Second // by so much
+)
+
+// A statsdArrival is one line at the receiver of StatsD. The receiver has one
+// socket: the order of arrivals is that in which the lines left, of all proxies
+// together.
+type statsdArrival struct {
+	name          string
+	proxy         int
+	sent, arrived time.Time // by the application, at the receiver
+}
+
+// A point is what Graphite would store one value for.
+type point struct {
+	name, path string
+	second     int64
+}
+
+// A twice is a point that two hosts have written.
+type twice struct {
+	point
+	one, other int // proxies
+}
+
+// A stormReceiver is a StatsD by UDP and a Graphite by TCP, which keep what a
+// judge needs.
+type stormReceiver struct {
+	statsd *net.UDPConn
+	carbon net.Listener
+	work   sync.WaitGroup
+
+	mu       sync.Mutex
+	conns    []net.Conn
+	arrivals []statsdArrival
+	writers  map[point]int // proxies
+	twices   []twice
+	points   int // Carbon lines
+	strange  []string
+}
+
+// newStormReceiver starts a receiver. It ends with the test.
+func newStormReceiver(t testing.TB) *stormReceiver {
+	t.Helper()
+	r := &stormReceiver{writers: map[point]int{}}
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.statsd = udp.(*net.UDPConn)
+	if err := growBuffer(r.statsd, 8<<20); err != nil {
+		t.Fatal(err)
+	}
+	if r.carbon, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	r.work.Go(r.readStatsD)
+	r.work.Go(r.accept)
+	t.Cleanup(r.close)
+	return r
+}
+
+// growBuffer sets SO_RCVBUF, beyond the system's limit where root does it.
+func growBuffer(conn *net.UDPConn, bytes int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) {
+		if syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUFFORCE, bytes) != nil {
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes)
+		}
+	})
+}
+
+func (r *stormReceiver) close() {
+	r.statsd.Close()
+	r.carbon.Close()
+	r.mu.Lock()
+	for _, conn := range r.conns {
+		conn.Close()
+	}
+	r.mu.Unlock()
+	r.work.Wait()
+}
+
+func (r *stormReceiver) readStatsD() {
+	block := make([]byte, 64<<10)
+	for {
+		n, err := r.statsd.Read(block)
+		if err != nil {
+			return
+		}
+		now := time.Now()
+		for line := range bytes.Lines(block[:n]) {
+			r.takeStatsD(string(bytes.TrimSuffix(line, []byte{'\n'})), now)
+		}
+	}
+}
+
+func (r *stormReceiver) takeStatsD(line string, now time.Time) {
+	path, rest, _ := strings.Cut(line, ":")
+	value, kind, _ := strings.Cut(rest, "|")
+	node := strings.Split(path, ".")
+	ms, err := strconv.ParseInt(value, 10, 64)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil || kind != "g" || len(node) != 4 || node[1] != "s" {
+		r.strange = append(r.strange, line)
+		return
+	}
+	proxy, err := strconv.Atoi(node[2])
+	if err != nil {
+		r.strange = append(r.strange, line)
+		return
+	}
+	r.arrivals = append(r.arrivals, statsdArrival{name: node[0], proxy: proxy, sent: time.UnixMilli(ms), arrived: now})
+}
+
+func (r *stormReceiver) accept() {
+	for {
+		conn, err := r.carbon.Accept()
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.conns = append(r.conns, conn)
+		r.mu.Unlock()
+		r.work.Go(func() { r.readCarbon(conn) })
+	}
+}
+
+func (r *stormReceiver) readCarbon(conn net.Conn) {
+	defer conn.Close()
+	lines := bufio.NewReader(conn)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return
+		}
+		r.takeCarbon(strings.TrimSuffix(line, "\n"))
+	}
+}
+
+func (r *stormReceiver) takeCarbon(line string) {
+	var p point
+	var proxy int
+	var path string
+	_, err := fmt.Sscanf(line, "%s %d %d", &path, &proxy, &p.second)
+	p.name, p.path, _ = strings.Cut(path, ".")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil || !strings.HasPrefix(p.path, "load.") {
+		r.strange = append(r.strange, line)
+		return
+	}
+	r.points++
+	switch first, ok := r.writers[p]; {
+	case !ok:
+		r.writers[p] = proxy
+	case first != proxy:
+		r.twices = append(r.twices, twice{p, first, proxy})
+	}
+}
+
+// A stormLoad is what applications send to one proxy.
+type stormLoad struct {
+	proxy          int
+	statsd, carbon string // addresses: host:port, path
+
+	mu                     sync.Mutex
+	statsdSent, carbonSent int // lines, that the kernel took
+}
+
+// sendStatsD sends until ctx ends. A line that nobody takes is gone.
+func (l *stormLoad) sendStatsD(ctx context.Context) {
+	conn, err := net.Dial("udp", l.statsd)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	for n := 0; ctx.Err() == nil; n++ {
+		line := fmt.Sprintf("host.s.%d.%d:%d|g", l.proxy, n, time.Now().UnixMilli())
+		if _, err := conn.Write([]byte(line)); err == nil {
+			l.count(&l.statsdSent)
+		}
+		pauseFor(ctx, statsdPitch)
+	}
+}
+
+// sendCarbon sends until ctx ends, and connects again when it must.
+func (l *stormLoad) sendCarbon(ctx context.Context) {
+	var conn net.Conn
+	for n := 0; ctx.Err() == nil; n++ {
+		at := time.Now()
+		if n%oldEvery == 0 {
+			at = at.Add(-time.Duration(n/oldEvery) * time.Second % oldAtMost)
+		}
+		var err error
+		if conn == nil {
+			conn, err = net.Dial("unix", l.carbon)
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(conn, "host.load.%d %d %d\n", n%2, l.proxy, at.Unix())
+		}
+		if err == nil {
+			l.count(&l.carbonSent)
+		} else if conn != nil {
+			conn.Close()
+			conn = nil
+		}
+		pauseFor(ctx, carbonPitch)
+	}
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+func (l *stormLoad) count(n *int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	*n++
+}
