@@ -62,8 +62,9 @@
 // Current and is then stopped before the use, be it by the scheduler or by a
 // paused hypervisor, uses the name late. The clocks' rates must agree to within
 // a third. A virtual machine that was cloned alive, a cluster that was wiped or
-// restored without --bump-revision, and a key that was deleted by hand can give
-// two hosts one name for up to one renewal period. Lists longer than 120 names
+// restored without --bump-revision, a key that was deleted by hand, and an etcd
+// that revokes a living lease (a leader that stood still and goes on may:
+// etcd#15247) can give two hosts one name for up to one renewal period. Lists longer than 120 names
 // are gone through forward: a name freed after its turn is not come back to. The
 // times of tenures are the hosts' own clocks: two that are more than 5 s apart
 // may write one name for one moment.

@@ -303,10 +303,20 @@ func (q *carbonQueue) fresh(now time.Time) (p *piece, wait time.Duration) {
 	return p, 0
 }
 
+// isLagging says whether lines wait that live ones go before. q.mu is held.
+func (q *carbonQueue) isLagging() bool { return q.books.spooled > 0 || q.behind.len() > 0 }
+
+// lags is isLagging.
+func (q *carbonQueue) lags() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.isLagging()
+}
+
 // age moves what has waited for long behind what has not; but while nothing is
 // spooled, lines keep their order. q.mu is held.
 func (q *carbonQueue) age(now time.Time) {
-	if q.books.spooled == 0 && q.behind.len() == 0 || q.closed {
+	if !q.isLagging() || q.closed {
 		return
 	}
 	for p := q.named.pieces.first(); p != nil && now.Sub(p.born) > liveAge; p = q.named.pieces.first() {

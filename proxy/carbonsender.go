@@ -21,7 +21,7 @@ const (
 	lastLook  = time.Second
 
 	// idleTrim is how long nothing must happen for memory to be given back.
-	idleTrim = 2 * time.Second
+	idleTrim = 30 * time.Second
 )
 
 // A carbonSender sends Carbon lines on one link after the other. A line is
@@ -47,6 +47,7 @@ func (s *carbonSender) send(ctx context.Context, l *link) error {
 		if isPast(ctx) {
 			return context.Cause(ctx)
 		}
+		l.expectBacklog(s.queue.lags())
 		p, wait, err := s.queue.next(time.Now())
 		switch {
 		case p != nil:

@@ -37,9 +37,11 @@ const (
 	// carbonStall is longer, so that a Graphite that pauses is not reset.
 	carbonStall = 15 * time.Second
 
-	// carbonUnsent is how much the kernel takes that it cannot send yet, in
-	// bytes: what waits there, no live line can overtake.
-	carbonUnsent = 256 << 10
+	// backlogUnsent is how much the kernel takes that it cannot send yet, in
+	// bytes, while there is a backlog: what waits there, no live line can
+	// overtake. Otherwise it takes what it likes: to be woken when it has room
+	// costs more than the write.
+	backlogUnsent = 256 << 10
 
 	// closeWait is how long a peer that has acknowledged all has to read it and
 	// close.
@@ -53,6 +55,7 @@ type link struct {
 	upstream string // the upstream, as configured
 	resolved string // address of the peer
 	written  uint64 // bytes that the kernel took, of a stream that must be acknowledged
+	short    bool   // it takes little that it can't send yet
 	partial  bool   // it has taken a part of what it was to take, up to the middle of a line
 
 	interrupted atomic.Bool
@@ -123,9 +126,7 @@ func (d *dialer) tune(tcp *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
-	ctlErr := raw.Control(func(fd uintptr) {
-		err = errors.Join(setUserTimeout(int(fd), stall), limitUnsent(int(fd), carbonUnsent))
-	})
+	ctlErr := raw.Control(func(fd uintptr) { err = setUserTimeout(int(fd), stall) })
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = nil
 	}
@@ -350,6 +351,19 @@ func (l *link) finish(ctx context.Context, dead <-chan error) (read bool, err er
 func (l *link) isTaken() bool {
 	n, err := askTCP(l, unsent)
 	return err == nil && n == 0
+}
+
+// expectBacklog says whether live lines must be able to overtake others.
+func (l *link) expectBacklog(is bool) {
+	if l.conn == nil || l.short == is {
+		return
+	}
+	l.short = is
+	limit := 0 // the system's
+	if is {
+		limit = backlogUnsent
+	}
+	askTCP(l, func(fd int) (struct{}, error) { return struct{}{}, limitUnsent(fd, limit) }) // or it goes on as it is
 }
 
 // acked returns how many of the bytes written the peer's kernel has

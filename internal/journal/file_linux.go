@@ -48,10 +48,11 @@ func (j *Journal) adopt() (adopted []*Segment, skipped int, err error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		s, err := j.file.segment(offset)
+		s, err := j.file.segment(offset, 0)
 		if err != nil {
 			return nil, 0, err
 		}
+		s.discarded = !used // it may have no memory
 		switch {
 		case used && s.recall():
 			j.seq = max(j.seq, s.header.seq.Load())
@@ -101,7 +102,7 @@ func (f *file) grow() (*Segment, error) {
 	if err := f.allocate(offset); err != nil {
 		return nil, err
 	}
-	s, err := f.segment(offset)
+	s, err := f.segment(offset, unix.MAP_POPULATE) // at once, and not page by page as they are touched
 	if err == nil {
 		f.size += SegmentSize
 	}
@@ -119,8 +120,8 @@ func (f *file) allocate(offset int64) error {
 	}
 }
 
-func (f *file) segment(offset int64) (*Segment, error) {
-	memory, err := unix.Mmap(int(f.Fd()), offset, SegmentSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+func (f *file) segment(offset int64, flags int) (*Segment, error) {
+	memory, err := unix.Mmap(int(f.Fd()), offset, SegmentSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|flags)
 	if err != nil {
 		return nil, noteError("map "+f.name, err)
 	}
@@ -162,6 +163,7 @@ func (s *Segment) reserve(f *file) error {
 		if err := f.allocate(s.offset); err != nil {
 			return err
 		}
+		unix.Madvise(s.memory, unix.MADV_POPULATE_WRITE) // as in grow; older kernels do without
 	}
 	s.discarded = false
 	return nil
