@@ -138,6 +138,13 @@ func (q *carbonQueue) resize(f CarbonForward) {
 // isPressed says whether lines must go to the spool. q.mu is held.
 func (q *carbonQueue) isPressed() bool { return q.spool > 0 && q.bytes > q.limit/2 }
 
+// pressed is isPressed, where something could be taken.
+func (q *carbonQueue) pressed() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.isPressed() && q.oldest() != nil
+}
+
 // lists are those that wait in memory alone.
 func (q *carbonQueue) lists() [3]*fifo[*piece] {
 	return [...]*fifo[*piece]{&q.behind, &q.named.pieces, &q.raw.pieces}
@@ -390,7 +397,7 @@ func (q *carbonQueue) prove(upstream string, p *piece) {
 // ones. q.mu is held.
 func (q *carbonQueue) keep(p *piece) {
 	q.windowBytes += p.size()
-	if last := q.window.last(); last != nil && last.grow(p) {
+	if last := q.window.last(); last != nil && last.grow(p, mergeSpan) {
 		q.release(p)
 	} else {
 		q.window.push(p)

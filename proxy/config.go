@@ -86,6 +86,7 @@ type CarbonForward struct {
 const (
 	maxCoalesce    = time.Second
 	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
+	minSpool       = 1 << 20 // some blocks of the queue
 	minMaxDatagram = 512     // what every IPv4 path carries
 	maxMaxDatagram = 65507   // what UDP over IPv4 can hold
 )
@@ -172,6 +173,12 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	}
 	if f.Carbon.Queue < minQueue {
 		ps.Addf("forward.carbon.queue", "1MiB or more", "queue %v is too small", f.Carbon.Queue)
+	}
+	if n := f.Carbon.Spool; n != 0 && n < minSpool || n < 0 {
+		ps.Addf("forward.carbon.spool", "1MiB or more; 0 for none", "spool %v is too small", n)
+	}
+	if n := f.Carbon.Replay; n < 0 {
+		ps.Addf("forward.carbon.replay", "0 or more", "replay %v is negative", n)
 	}
 	if n := f.StatsD.MaxDatagram; n < minMaxDatagram || n > maxMaxDatagram {
 		ps.Addf("forward.statsd.max_datagram", "512 to 65507; 1432 fits Ethernet", "max_datagram %d is out of range", n)

@@ -140,6 +140,36 @@ func TestWindowGivenUp(t *testing.T) {
 	}
 }
 
+// A queue that is smaller than the one before drops nothing of what that left.
+func TestAdoptMoreThanTheBound(t *testing.T) {
+	dir := t.TempDir()
+	file := queueFile{state: dir, dirs: []string{dir}, log: slog.New(slog.DiscardHandler)}
+	now := time.Now()
+	large := newCarbonQueue(CarbonForward{Queue: 8 << 20})
+	large.adopt(file.open())
+	accept(large, aBatch(now, nil, false, slices.Repeat([]string{strings.Repeat("x", 999)}, 3<<10)...))
+	large.journal.Close(false)
+
+	small := newCarbonQueue(CarbonForward{Queue: 1 << 20})
+	small.adopt(file.open()) // 3 MiB
+	accept(small, aBatch(now, nil, false, "new 1 1"))
+	if b, _ := small.snapshot(); b.dropped[queueFull] > batchSize/1000 { // one piece makes room for what is new
+		t.Errorf("%d lines are left, %d dropped", b.queued, b.dropped[queueFull])
+	}
+}
+
+// A host that says little takes little memory, however long the upstream is down.
+func TestFewLinesForLong(t *testing.T) {
+	now := time.Now()
+	q := newCarbonQueue(CarbonForward{Queue: 8 << 20})
+	for i := range 20_000 {
+		accept(q, aBatch(now.Add(time.Duration(i)*time.Second), nil, false, "a 1 1"))
+	}
+	if n := q.named.pieces.len(); n > manyPieces+20_000/5 {
+		t.Errorf("%d pieces for 20,000 lines", n)
+	}
+}
+
 // The backlog pauses, so that the server has time for what is new.
 func TestBacklogPauses(t *testing.T) {
 	now := time.Now()

@@ -9,7 +9,7 @@ type fifo[T comparable] struct {
 }
 
 func (f *fifo[T]) push(v T) {
-	if f.head > 0 && len(f.list) == cap(f.list) {
+	if f.head > len(f.list)/2 && len(f.list) == cap(f.list) {
 		n := copy(f.list, f.list[f.head:])
 		clear(f.list[n:])
 		f.list, f.head = f.list[:n], 0

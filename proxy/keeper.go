@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,10 @@ import (
 const (
 	syncInterval = time.Second
 	spoolRetry   = time.Second // not longer, however long it has failed: memory fills
+
+	// runsAtOnce is how many times the keeper writes before it looks at what else
+	// there is to do.
+	runsAtOnce = 64
 )
 
 // A keeper moves Carbon lines between the queue and the spool. One goroutine runs
@@ -34,6 +39,8 @@ type keeper struct {
 	dirty   bool      // something was written since
 	trouble trouble
 	toldOf  error // what was said of the queue's file
+	looked  bool  // for segments of an earlier time
+	old     bool  // there are such
 
 	shown atomic.Pointer[spool.Spool] // for metrics
 }
@@ -64,20 +71,32 @@ func (k *keeper) run(ctx context.Context) {
 func (k *keeper) work(now time.Time) time.Duration {
 	k.tellOfFile()
 	bound := k.queue.spoolBound()
-	if bound == 0 && k.spool == nil {
+	if bound == 0 && k.spool == nil && !k.hasOld() {
 		return 0
 	}
 	if wait := k.trouble.until.Sub(now); wait > 0 {
 		return wait
 	}
-	if err := k.move(bound); err != nil {
+	err := k.move(bound)
+	next, syncErr := k.sync(now)
+	if err = errors.Join(err, syncErr); err != nil {
 		return k.trouble.note(k.log, now, err)
 	}
-	k.trouble.over(k.log)
 	if !k.dirty {
-		return 0
+		k.trouble.over(k.log)
 	}
-	return k.sync(now)
+	return next
+}
+
+// hasOld says whether a spool is there from an earlier time, though there is to be
+// none now.
+func (k *keeper) hasOld() bool {
+	if !k.looked {
+		k.looked = true
+		old, _ := filepath.Glob(filepath.Join(k.dir, "*.spool")) // the pattern is sound
+		k.old = len(old) > 0
+	}
+	return k.old
 }
 
 // move moves lines from the queue to the spool, under pressure, and from the
@@ -87,16 +106,23 @@ func (k *keeper) move(bound int64) error {
 		return err
 	}
 	k.spool.Resize(bound)
-	for r := k.queue.takeForSpool(); r != nil; r = k.queue.takeForSpool() {
-		if err := k.append(r); err != nil {
-			return err
-		}
-	}
 	if r, ok := k.queue.takeCommit(); ok {
 		k.dirty = true
 		if err := k.spool.Commit(r); err != nil {
 			return err // delivered, and it will be once more
 		}
+	}
+	for range runsAtOnce {
+		r := k.queue.takeForSpool()
+		if r == nil {
+			break
+		}
+		if err := k.append(r); err != nil {
+			return err
+		}
+	}
+	if k.queue.pressed() {
+		notify(k.queue.keeper) // when the rest has had its turn
 	}
 	for k.queue.wantsCopy() {
 		if ok, err := k.read(); !ok {
@@ -137,6 +163,7 @@ func (k *keeper) open(bound int64) error {
 func (k *keeper) append(r *spoolRun) error {
 	dropped, err := k.spool.Append(r.kind(), r.born(), r.lines, r.bytes())
 	if err != nil {
+		k.queue.loseSpooled(dropped) // room was made before
 		k.queue.returnToQueue(r)
 		return err
 	}
@@ -188,18 +215,21 @@ func (k *keeper) copy() bool {
 	return true
 }
 
-// sync makes the disk write what was written, once a second, and returns when it
-// is time.
-func (k *keeper) sync(now time.Time) time.Duration {
+// sync makes the disk write what was written, once a second, and returns after
+// which time to do so again; 0: nothing was written.
+func (k *keeper) sync(now time.Time) (next time.Duration, err error) {
+	if k.spool == nil || !k.dirty {
+		return 0, nil
+	}
 	if wait := syncInterval - now.Sub(k.synced); wait > 0 {
-		return wait
+		return wait, nil
 	}
 	k.synced = now
 	if err := k.spool.Sync(); err != nil {
-		return k.trouble.note(k.log, now, err)
+		return 0, err
 	}
 	k.dirty = false
-	return 0
+	return 0, nil
 }
 
 // keepRest spools all that is left at the end, and closes the spool. It returns
@@ -214,7 +244,11 @@ func (k *keeper) keepRest() error {
 	}
 	defer k.shown.Store(nil)
 	var err error
-	for r := k.queue.rest(); r != nil && err == nil; r = k.queue.rest() {
+	for err == nil {
+		r := k.queue.rest()
+		if r == nil {
+			break
+		}
 		err = k.append(r)
 	}
 	if r, ok := k.queue.takeCommit(); ok {

@@ -34,12 +34,13 @@ func (p *piece) size() int     { return p.to - p.from }
 // isCopy says whether the lines are in the spool, too.
 func (p *piece) isCopy() bool { return p.block.Kind() == journal.Copied }
 
-// grow appends what follows in the block, if the two may be one.
-func (p *piece) grow(next *piece) bool {
+// grow appends what follows in the block, if the two may be one: the lines of one
+// that was not delivered came within span.
+func (p *piece) grow(next *piece, span time.Duration) bool {
 	if p.block != next.block || p.to != next.from || p.proven != next.proven || p.size()+next.size() > batchSize {
 		return false
 	}
-	if !p.proven && next.born.Sub(p.born) > mergeSpan {
+	if !p.proven && next.born.Sub(p.born) > span {
 		return false
 	}
 	p.to, p.lines, p.end = next.to, p.lines+next.lines, next.end
@@ -126,7 +127,11 @@ func (q *carbonQueue) seal(log *lineLog) {
 
 // note puts a new piece at the end of the log.
 func (q *carbonQueue) note(log *lineLog, p piece) {
-	if last := log.pieces.last(); last != nil && last.grow(&p) {
+	span := mergeSpan
+	if log.pieces.len() >= manyPieces {
+		span = heldMax // a host that says little, in a long outage: pieces are memory, too
+	}
+	if last := log.pieces.last(); last != nil && last.grow(&p, span) {
 		return
 	}
 	p.block.pieces++
@@ -156,6 +161,9 @@ func (q *carbonQueue) release(p *piece) {
 		q.spare = append(q.spare, p)
 	}
 }
+
+// manyPieces is how many must wait for their ages to be known less well.
+const manyPieces = 1024
 
 // maxSpare is how many pieces are kept for the next ones.
 const maxSpare = 64

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -282,7 +283,10 @@ func (p *Proxy) keepCarbon() (empty bool) {
 	}
 	left := p.carbon.left()
 	switch {
-	case left == 0:
+	case left == 0 && p.carbon.isEmpty():
+		if err != nil && !errors.Is(err, errNoSpool) {
+			p.log.Warn("spool not closed well", "err", err)
+		}
 		return true
 	case p.carbon.journal.Path() != "":
 		p.log.Warn("lines left in the queue's file for the next start", "lines", left, "file", p.carbon.journal.Path(), "err", err)

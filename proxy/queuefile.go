@@ -30,12 +30,12 @@ const linkName = "queue"
 func (f queueFile) open() (*journal.Journal, []*journal.Segment) {
 	for _, path := range f.paths() {
 		j, left, skipped, err := journal.Open(path)
-		if err == nil {
-			err = f.link(path)
-		}
 		if err != nil {
 			f.log.Warn("queue's file not usable", "err", err)
 			continue
+		}
+		if err := f.link(path); err != nil {
+			f.log.Warn("no link to the queue's file; the next start looks in the usual places", "file", path, "err", err)
 		}
 		if skipped > 0 {
 			f.log.Error("segments of the queue's file make no sense", "file", path, "segments", skipped)

@@ -91,6 +91,7 @@ func (q *carbonQueue) returnToQueue(r *spoolRun) {
 	}
 	if r.list == &q.raw.pieces {
 		q.holding.Add(int64(r.lines))
+		notify(q.moreHeld)
 	}
 	notify(q.more)
 }
@@ -172,7 +173,7 @@ func (q *carbonQueue) copy(lines []byte, n int, born time.Time) {
 func (q *carbonQueue) finishCopy(r spool.Record) {
 	r.Data = nil // the keeper reads the next one into it
 	notify(q.more)
-	for _, list := range []*fifo[*piece]{&q.copied.pieces, &q.unacked, &q.again} {
+	for _, list := range []*fifo[*piece]{&q.copied.pieces, &q.again, &q.unacked} { // the last to be sent first
 		pieces := list.all()
 		for i := len(pieces) - 1; i >= 0; i-- {
 			if p := pieces[i]; p.isCopy() && !p.proven {
@@ -182,6 +183,7 @@ func (q *carbonQueue) finishCopy(r spool.Record) {
 		}
 	}
 	q.committed, q.commits = r, true
+	notify(q.keeper)
 }
 
 // takeCommit returns the last record that was delivered with all before it, if
@@ -222,6 +224,8 @@ func (q *carbonQueue) adopt(j *journal.Journal, segments []*journal.Segment) (li
 	}
 	q.books.adopted += uint64(lines)
 	q.books.queued += lines
+	q.excess = q.bytes // the bound may have been higher
+	notify(q.keeper)
 	notify(q.more)
 	notify(q.moreHeld)
 	return lines
@@ -262,7 +266,7 @@ func (b *block) cut(from, to int) func(yield func(piece) bool) {
 func (q *carbonQueue) rest() *spoolRun {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, list := range []*fifo[*piece]{&q.window, &q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces} {
+	for _, list := range []*fifo[*piece]{&q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces, &q.window} {
 		for p := list.first(); p != nil && p.isCopy() && !p.proven; p = list.first() {
 			q.release(list.pop())
 		}
@@ -271,4 +275,18 @@ func (q *carbonQueue) rest() *spoolRun {
 		}
 	}
 	return nil
+}
+
+// isEmpty says whether rest would hand over nothing.
+func (q *carbonQueue) isEmpty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, list := range []*fifo[*piece]{&q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces, &q.window} {
+		for _, p := range list.all() {
+			if p.proven || !p.isCopy() {
+				return false
+			}
+		}
+	}
+	return true
 }

@@ -3,22 +3,13 @@ package main
 import (
 	"bytes"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
-// inUTC makes times be shown so, for this test.
-func inUTC(t *testing.T) {
-	local := time.Local
-	time.Local = time.UTC
-	t.Cleanup(func() { time.Local = local })
-}
-
 func TestMembers(t *testing.T) {
-	inUTC(t)
 	server := devetcdtest.Start(t)
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -10,6 +11,7 @@ import (
 var update = flag.Bool("update", false, "write what the commands print into the scripts of testdata")
 
 func TestMain(m *testing.M) {
+	time.Local = time.UTC // times are shown so; set before anything asks for the time
 	testscript.Main(m, map[string]func(){"prefixproxy": main})
 }
 

@@ -13,7 +13,6 @@ import (
 
 // "Denali at 14:05, who was that?"
 func TestWhoAndHistory(t *testing.T) {
-	inUTC(t)
 	server := devetcdtest.Start(t)
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
 	if err != nil {
