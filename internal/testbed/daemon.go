@@ -79,7 +79,7 @@ admin:
 	if command == "dev" {
 		args = append(args, "--data-dir", filepath.Join(dir, "data"))
 	}
-	return Program(t, append(vars, "DIR="+dir), args...)
+	return Program(t, append(vars, "DIR="+dir, "RUNTIME_DIRECTORY="+dir), args...)
 }
 
 // newDaemon returns the daemon that runs as p, with its page at dir/admin.sock.
