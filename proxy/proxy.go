@@ -213,9 +213,8 @@ func isLocal(ip netip.Addr) bool {
 
 // Run reads and forwards until ctx ends, and then, in this order: takes what has
 // reached the sockets (but for passed ones, which keep it for our successor),
-// closes them, lets the upstreams take what
-// waits (5 s), and keeps the rest of Carbon for the next process. Bind must have
-// succeeded before. The name may be released when Run has returned.
+// closes them, lets the upstreams take what waits (5 s), and keeps the rest of
+// Carbon for the next process. Bind must have succeeded before. The name may be released when Run has returned.
 func (p *Proxy) Run(ctx context.Context) error {
 	closeQueue := p.openQueue()
 	p.logListeners(p.listeners())

@@ -9,18 +9,25 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
-func TestMembers(t *testing.T) {
+// bluePool starts an etcd for the pool blue of four names. It returns a client of
+// that, and the configuration file of a host.
+func bluePool(t *testing.T) (client *clientv3.Client, file string) {
+	t.Helper()
 	server := devetcdtest.Start(t)
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	file := writeFile(t, "config.yaml", `
+	t.Cleanup(func() { client.Close() })
+	return client, writeFile(t, "config.yaml", `
 membership: {pool: blue, names: [Denali, MtLogan, KingPeak, MtBona]}
 etcd: {endpoints: [`+server.Endpoint()+`]}
 forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}
 `, 0o600)
+}
+
+func TestMembers(t *testing.T) {
+	client, file := bluePool(t)
 	members := func(args ...string) string {
 		t.Helper()
 		var out, err bytes.Buffer

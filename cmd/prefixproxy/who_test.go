@@ -5,25 +5,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
 // "Denali at 14:05, who was that?"
 func TestWhoAndHistory(t *testing.T) {
-	server := devetcdtest.Start(t)
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	file := writeFile(t, "config.yaml", `
-membership: {pool: blue, names: [Denali, MtLogan, KingPeak, MtBona]}
-etcd: {endpoints: [`+server.Endpoint()+`]}
-forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}
-`, 0o600)
+	client, file := bluePool(t)
 	for key, value := range map[string]string{
 		"names/Denali":                    "web17",
 		"names/KingPeak":                  "web99", // by a program that keeps no records
