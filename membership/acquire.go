@@ -12,10 +12,16 @@ type tenancy struct {
 	ttl        time.Duration // as granted
 	sent       time.Duration // by now: when the last renewal (or the grant) was sent
 	usableFrom time.Duration // by now: the horizon stays past until then
-	tenure     Tenure        // its record
-	start      int64         // its first whole second, by the wall clock
-	earlier    []Tenure      // the name's, in the order of time
-	cut        bool          // there were more before these
+
+	// The same, by now and by the wall clock, if none before were doubtful.
+	cautious time.Duration
+	from     time.Time
+
+	tenure   Tenure   // its record
+	start    int64    // its first whole second, by the wall clock
+	earlier  []Tenure // the name's, in the order of time; nil once they are tidied
+	cut      bool     // there were more before these
+	doubtful []Tenure // those of earlier that may be in use still
 }
 
 // acquire returns a new claim, which Current has from then on; nil when ctx has
@@ -69,7 +75,7 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	// 4. Claim under it, or find out what was claimed under it.
 	var got claimed
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		got, err = h.store.claim(ctx, h.lease.id, h.own, h.wall())
+		got, err = h.store.claim(ctx, *h.lease, h.own, h.wall())
 		return err
 	})
 	answered := h.wall()
@@ -83,16 +89,21 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	if err := h.closeCrashed(ctx, got, answered); err != nil {
 		return nil, err
 	}
-	return h.tenancyOf(got, answered), nil
+	return h.tenancyOf(ctx, got, answered), nil
 }
 
 func (h *Holder) grant(ctx context.Context) error {
 	sent := h.now()
-	id, ttl, err := h.store.grant(ctx)
-	if err == nil {
-		h.lease = &lease{id: id, ttl: ttl, sent: sent}
+	granted, err := h.store.grant(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	granted.sent = sent
+	if h.now()-sent > electionAtLeast {
+		granted.term = 0 // the leader that granted it may not be the one that was named
+	}
+	h.lease = &granted
+	return nil
 }
 
 func (h *Holder) revoke(ctx context.Context) error {
@@ -146,7 +157,7 @@ func (h *Holder) checkDataLoss(err error) {
 
 // tenancyOf returns the tenancy of what was claimed under h.lease and answered
 // at that time.
-func (h *Holder) tenancyOf(got claimed, answered time.Time) *tenancy {
+func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
 	now := h.now()
 	held := &tenancy{
 		Claim: &Claim{
@@ -164,30 +175,33 @@ func (h *Holder) tenancyOf(got claimed, answered time.Time) *tenancy {
 		cut:     got.cut,
 	}
 	if got.marked || now < h.wary {
-		held.usableFrom = now + held.ttl
+		held.cautious = now + held.ttl
 	}
 	switch {
 	case got.takenOver && h.own.here:
-		held.usableFrom = max(held.usableFrom, h.own.UsableFrom)
+		held.cautious = max(held.cautious, h.own.UsableFrom)
 	case got.takenOver:
-		held.usableFrom = now + max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
+		held.cautious = now + max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
+	default:
+		held.doubtful = h.doubtful(ctx, got)
+	}
+	held.from = answered.Add(max(held.cautious-now, 0))
+	held.usableFrom = held.cautious
+	if len(held.doubtful) > 0 {
+		held.usableFrom = max(held.cautious, now+doubtedFor(held.doubtful, held.ttl))
 	}
 	// Who held the name before us may have written until the claim was answered,
 	// or until we may use it.
-	held.start = firstSecond(answered.Add(max(held.usableFrom-now, 0)))
-	if own := h.diary.find(got.tenure); own != nil {
-		held.start = own.Start
-	}
-	held.past = newPast(held.start, h.diary.spans(got.tenure), h.diary.others(got.earlier), got.cut)
+	h.date(held, answered.Add(max(held.usableFrom-now, 0)), answered)
 	return held
 }
 
 // hold makes held the current claim.
 func (h *Holder) hold(held *tenancy) {
 	h.own = nil
-	h.shared = held.usableFrom
+	h.shared = held.cautious
 	h.tenure = held.tenure
-	held.extend(h.now())
+	used := held.extend(h.now())
 	h.claim.Store(held.Claim)
 	h.claims.Add(1)
 	h.notify()
@@ -195,13 +209,20 @@ func (h *Holder) hold(held *tenancy) {
 	if wait := held.usableFrom - h.now(); wait > 0 {
 		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "for", wait.Round(time.Second))
 	}
+	h.note(held)
+	if used {
+		h.tidy(held)
+	}
+}
+
+// note has the claim in the diary and in the state.
+func (h *Holder) note(held *tenancy) {
 	h.diary.begin(held.tenure, held.start, h.wall())
 	h.remember(memory{
 		Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl,
 		Record: held.tenure.id, Start: held.start,
 		UsableFrom: held.usableFrom,
 	})
-	h.tidy(held)
 }
 
 // extend moves the horizon as far as the last renewal reaches, if the claim may

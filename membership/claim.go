@@ -28,7 +28,7 @@ type clock func() time.Duration
 // NewClaim returns a claim on name which is good for valid from now, and which
 // etcd knows nothing of: it is for tests of what uses claims.
 func NewClaim(name string, valid time.Duration) *Claim {
-	c := &Claim{Name: name, past: newPast(0, nil, nil, false), now: boottime}
+	c := &Claim{Name: name, past: newPast(0, name, nil, nil, false), now: boottime}
 	c.Extend(valid)
 	return c
 }
@@ -42,7 +42,7 @@ func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, other
 	for i, t := range ours {
 		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
 	}
-	c.past = newPast(firstSecond(from), spans, others, false)
+	c.past = newPast(firstSecond(from), name, spans, others, false)
 	return c
 }
 
@@ -53,7 +53,9 @@ func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, other
 //   - From the start of this tenure on, it is the claim's name.
 //   - Within an earlier tenure of our own, it is that one's name.
 //   - Within a tenure of another host under the claim's name, and for 5 s after
-//     it if we had not claimed the name by then, there is none.
+//     it if nobody had claimed the name by then, there is none; and neither while
+//     the name was free between two tenures of which the later one was another's,
+//     because that one has these seconds.
 //   - At any other time it is the claim's name.
 func (c *Claim) NameAt(t int64) (name string, ok bool) {
 	if t >= c.past.floor {
@@ -66,6 +68,12 @@ func (c *Claim) NameAt(t int64) (name string, ok bool) {
 // one comparison that a line costs in the usual case. Where nothing is known of
 // earlier tenures it is the lowest int64.
 func (c *Claim) Floor() int64 { return c.past.floor }
+
+// anew returns another claim for the same name under the same lease, whose
+// horizon is past.
+func (c *Claim) anew() *Claim {
+	return &Claim{Name: c.Name, Key: c.Key, Owner: c.Owner, LeaseID: c.LeaseID, Revision: c.Revision, past: c.past, now: c.now}
+}
 
 // Extend moves the horizon to valid from now, unless it is later already.
 func (c *Claim) Extend(valid time.Duration) { c.extendTo(c.now() + valid) }

@@ -24,7 +24,7 @@ func (d diary) find(t Tenure) *ownTenure {
 // begin adds the tenure t, or goes on with it. What is too old to matter goes.
 func (d *diary) begin(t Tenure, start int64, now time.Time) {
 	if own := d.find(t); own != nil {
-		own.End = 0
+		own.Start, own.End = start, 0
 		return
 	}
 	old := now.Add(-tenuresKept).Unix()

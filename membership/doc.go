@@ -21,6 +21,7 @@
 //	state.go        what is remembered from one start to the next
 //	holder.go       Holder: the snapshots, and Run: claim → renew → lost → re-claim → release
 //	acquire.go      the way to a claim: grant, claim, wait
+//	succession.go   when a name that was claimed may be used
 //	keep.go         the way of a claim: renew, suspend, resume, lose
 //	diary.go        our own tenures
 //	paperwork.go    what is written about tenures, beside the lease
@@ -45,8 +46,9 @@
 //	              released
 //
 // A claim may be lost from held just as from suspended, and Run may end at any
-// phase. A claim that needs a TTL of caution begins suspended: one taken over from a copied state
-// directory, or made after etcd lost data.
+// phase. A claim that needs a TTL of caution begins suspended: one taken over
+// from a copied state directory, made after etcd lost data, or of a name whose
+// last holder may be there still.
 //
 // # Safety
 //
@@ -56,16 +58,21 @@
 // that request at the earliest, so that nobody else can have the name before
 // the horizon. Current checks this at each call, and needs nobody to be awake.
 //
+// That a name is free does not prove that its lease ran out so: a key can be
+// deleted by hand, and a leader of etcd that stood still may revoke leases that
+// live (https://github.com/etcd-io/etcd/issues/15247). Who claims a name looks at
+// the records of its tenures, and uses it one TTL later if one before has neither
+// an end on record nor a lease that ran out under one leader.
+//
 // # Not promised
 //
 // Nothing downstream checks the fencing token (Claim.Revision): who has asked
 // Current and is then stopped before the use, be it by the scheduler or by a
 // paused hypervisor, uses the name late. The clocks' rates must agree to within
 // a third. A virtual machine that was cloned alive, a cluster that was wiped or
-// restored without --bump-revision, a key that was deleted by hand, and an etcd
-// that revokes a living lease (a leader that stood still and goes on may:
-// etcd#15247) can give two hosts one name for up to one renewal period. Lists longer than 120 names
-// are gone through forward: a name freed after its turn is not come back to. The
-// times of tenures are the hosts' own clocks: two that are more than 5 s apart
-// may write one name for one moment.
+// restored without --bump-revision, and a lease that was revoked by hand can give
+// two hosts one name for up to one renewal period; and so can Join, which keeps
+// no records. Lists longer than 120 names are gone through forward: a name freed
+// after its turn is not come back to. The times of tenures are the hosts' own
+// clocks: two that are more than 5 s apart may write one name for one moment.
 package membership

@@ -64,6 +64,7 @@ type Holder struct {
 type lease struct {
 	id    clientv3.LeaseID
 	ttl   time.Duration // as granted
+	term  uint64        // of etcd's leader at the grant, or one before; 0: not known
 	sent  time.Duration // by now: when the grant was sent
 	spent bool          // nothing is claimed under it any more: to be revoked
 }

@@ -46,10 +46,14 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		if held.usableFrom > sent {
 			next = min(next, held.usableFrom)
 		}
+		if len(held.doubtful) > 0 && h.now() < held.usableFrom {
+			h.lookBack(ctx, held)
+		}
 		if held.extend(h.now()) {
 			suspended = false
 			h.notify()
 			h.log.Info("name in use", "name", held.Name)
+			h.tidy(held)
 		}
 	}
 }

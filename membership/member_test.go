@@ -88,7 +88,7 @@ func TestLadderFitsIntoATransaction(t *testing.T) {
 		namesPerTxn:     nil,
 		namesPerTxn + 1: rpctypes.ErrTooManyOps,
 	} {
-		if _, err := s.climb(t.Context(), newLease(t, c), longestLadder(s, names), time.Now()); !errors.Is(err, want) {
+		if _, err := s.climb(t.Context(), lease{id: newLease(t, c)}, longestLadder(s, names), time.Now()); !errors.Is(err, want) {
 			t.Errorf("%d names: got %v, want %v", names, err, want)
 		}
 	}
@@ -107,8 +107,8 @@ func TestOneLeaseOneName(t *testing.T) {
 		cfg := testConfig(t, names...)
 		cfg.Pool += fmt.Sprint(len(names))
 		s := newEtcdStore(c, cfg)
-		lease := newLease(t, c)
-		first, err := s.claim(t.Context(), lease, nil, time.Now())
+		under := lease{id: newLease(t, c)}
+		first, err := s.claim(t.Context(), under, nil, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,13 +117,13 @@ func TestOneLeaseOneName(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if again, err := s.claim(t.Context(), lease, nil, time.Now()); err != nil || !same(again, first) {
+		if again, err := s.claim(t.Context(), under, nil, time.Now()); err != nil || !same(again, first) {
 			t.Errorf("%d names, claimed again under one lease: got %+v, %v; want %+v", len(names), again, err, first)
 		}
-		if _, err := c.Revoke(t.Context(), lease); err != nil {
+		if _, err := c.Revoke(t.Context(), under.id); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.claim(t.Context(), lease, nil, time.Now()); !errors.Is(err, Expired) {
+		if got, err := s.claim(t.Context(), under, nil, time.Now()); !errors.Is(err, Expired) {
 			t.Errorf("%d names, claimed under a lease that is gone: got %+v, %v; want expired", len(names), got, err)
 		}
 	}
@@ -134,22 +134,22 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	s := newEtcdStore(c, testConfig(t))
-	lease := newLease(t, c)
-	first, err := s.claim(t.Context(), lease, nil, time.Now())
+	under := lease{id: newLease(t, c)}
+	first, err := s.claim(t.Context(), under, nil, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, own := range []memory{
-		{Name: first.name, Revision: first.revision, Lease: lease + 1},
-		{Name: first.name, Revision: first.revision - 1, Lease: lease},
+		{Name: first.name, Revision: first.revision, Lease: under.id + 1},
+		{Name: first.name, Revision: first.revision - 1, Lease: under.id},
 		{Name: first.name},
 	} {
-		if got, err := s.claim(t.Context(), newLease(t, c), &own, time.Now()); err != nil || got.name == first.name || got.takenOver {
+		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now()); err != nil || got.name == first.name || got.takenOver {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
-	own := memory{Name: first.name, Revision: first.revision, Lease: lease, Record: first.tenure.id}
-	got, err := s.claim(t.Context(), newLease(t, c), &own, time.Now())
+	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.id}
+	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now())
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
 	}
@@ -168,7 +168,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 			}
 		}
 		s := newEtcdStore(c, cfg)
-		if got, err := s.claim(t.Context(), newLease(t, c), nil, time.Now()); err != ErrNoFreeName {
+		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, nil, time.Now()); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}
 		if _, err := c.Delete(t.Context(), namesKey(cfg.Pool)+names[0]); err != nil {

@@ -85,8 +85,9 @@ func (h *Holder) recordEnd(t Tenure) {
 	}
 }
 
-// tidy has the ends written that crashes before our tenure left out, and has
-// pruned what is too old or too much. Mostly there is neither.
+// tidy has the ends written that crashes before our tenure left out, now that
+// we use the name and nobody else does, and has pruned what is too old or too
+// much. Mostly there is neither.
 func (h *Holder) tidy(held *tenancy) {
 	for i, t := range closeByNext(append(held.earlier, held.tenure)) {
 		if i < len(held.earlier) && held.earlier[i].open() {
@@ -97,4 +98,5 @@ func (h *Holder) tidy(held *tenancy) {
 	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
 		h.paperwork.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.prune(ctx, held.Name, before) }})
 	}
+	held.earlier, held.cut = nil, false // once is enough
 }

@@ -34,10 +34,13 @@ type span struct {
 // writing one name for one moment.
 const clocksApart = 5 * time.Second
 
-// newPast returns the past of a tenure whose first second is start. others are
-// the recorded tenures of other hosts under its name, in the order of time; cut
-// says that there were more before them, which are not known.
-func newPast(start int64, ours []span, others []Tenure, cut bool) past {
+// newPast returns the past of a tenure of name whose first second is start.
+// others are the recorded tenures of other hosts under its name, in the order of
+// time; cut says that there were more before them, which are not known.
+//
+// A tenure that had another before it begins with that one's end, for this rule:
+// the seconds in which a name was free are its next holder's.
+func newPast(start int64, name string, ours []span, others []Tenure, cut bool) past {
 	p := past{floor: math.MinInt64}
 	for _, s := range ours {
 		if s.to = min(s.to, start-1); s.from <= s.to {
@@ -52,6 +55,9 @@ func newPast(start int64, ours []span, others []Tenure, cut bool) past {
 	}
 	for i, t := range others {
 		s := span{from: t.From.Unix(), to: start - 1}
+		if end, ok := lastEnd(name, ours, others[:i], s.from); ok {
+			s.from = min(s.from, end+1)
+		}
 		switch {
 		case !t.open():
 			s.to = min(s.to, t.To.Add(clocksApart).Unix())
@@ -67,6 +73,23 @@ func newPast(start int64, ours []span, others []Tenure, cut bool) past {
 		p.floor = max(p.floor, p.others[n-1].to+1)
 	}
 	return p
+}
+
+// lastEnd returns the last second of those tenures of name that ended before
+// another one began at from; ok is false if none did.
+func lastEnd(name string, ours []span, others []Tenure, from int64) (end int64, ok bool) {
+	end = math.MinInt64
+	for _, s := range ours {
+		if s.name == name && s.from <= from {
+			end = max(end, s.to)
+		}
+	}
+	for _, t := range others {
+		if !t.open() {
+			end = max(end, t.To.Unix())
+		}
+	}
+	return end, end > math.MinInt64
 }
 
 // union returns the seconds that any of spans has, as disjoint ones in order.

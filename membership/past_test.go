@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -59,6 +60,10 @@ func TestNameAt(t *testing.T) {
 				701: drop, 800: drop, 801: "MtLogan", 900: "MtLogan", 901: drop, 955: drop, 956: "Denali",
 			},
 		}, {
+			"another had it twice, and it was free in between: the later one's", 1000.5, nil,
+			[]Tenure{tenure("Denali", 500, 600), tenure("Denali", 800, 850)},
+			856, map[int64]string{499: "Denali", 500: drop, 605: drop, 606: drop, 799: drop, 855: drop, 856: "Denali"},
+		}, {
 			"another's clock is ahead: from our claim on", 1000, nil, []Tenure{tenure("Denali", 500, 1200)},
 			1000, map[int64]string{999: drop, 1000: "Denali", 1100: "Denali"},
 		},
@@ -79,7 +84,7 @@ func TestNameAt(t *testing.T) {
 
 // What is not known because it is too far back is another's.
 func TestNameAtBeforeWhatIsKnown(t *testing.T) {
-	c := Claim{Name: "Denali", past: newPast(1000, []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
+	c := Claim{Name: "Denali", past: newPast(1000, "Denali", []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
 	for second, want := range map[int64]string{-1: "", 150: "MtLogan", 400: "", 550: "", 606: "Denali"} {
 		if got, _ := c.NameAt(second); got != want {
 			t.Errorf("second %d: got %q, want %q", second, got, want)
@@ -131,7 +136,20 @@ func slowNameAt(second, start int64, ours, others []Tenure) string {
 		return name
 	}
 	for _, t := range others {
-		if t.From.Unix() <= second && second <= t.To.Unix()+5 {
+		if second > t.To.Unix()+5 {
+			continue
+		}
+		if second >= t.From.Unix() {
+			return ""
+		}
+		// It is before t: between t and another one?
+		free, between := true, false
+		for _, before := range slices.Concat(ours, others) {
+			if before.Name == "Denali" && before.From.Before(t.From) {
+				free, between = free && before.To.Unix() < second, true
+			}
+		}
+		if free && between {
 			return ""
 		}
 	}

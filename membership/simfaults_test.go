@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -26,6 +27,7 @@ var networkFaults = []fault{
 	{"requests are lost", weathered(weather{lost: 0.4})},
 	{"answers are lost", weathered(weather{answerLost: 0.4})},
 	{"requests come late", weathered(weather{late: 0.4})},
+	{"revokes come late", weathered(weather{lateRevoke: 0.8})},
 	{"requests come twice", weathered(weather{doubled: 0.5})},
 	{"the network is bad in every way", weathered(weather{lost: 0.15, answerLost: 0.15, late: 0.15, doubled: 0.15, slow: time.Second})},
 	{"the network is slow", weathered(weather{slow: 600 * time.Millisecond})},
@@ -68,6 +70,11 @@ func reach(e endpoint, n int) func(*simulation, *host) {
 // What etcd does without losing anything.
 var etcdFaults = []fault{
 	{"etcd's leader changes", func(s *simulation, _ *host) { s.deposed(time.Second+s.upTo(2*time.Second), func() {}) }},
+	{"etcd's leader stands still, and goes on when another leads", func(s *simulation, _ *host) {
+		d, r := time.Second+s.upTo(2*time.Second), rand.New(rand.NewPCG(s.rand.Uint64(), 0))
+		s.deposed(d, func() {})
+		s.later(d+s.ttls(0, 1.5), func() { s.etcd.goOn(func() bool { return r.IntN(2) == 0 }) })
+	}},
 	{"etcd has no quorum, or all of it restarts", func(s *simulation, _ *host) { s.deposed(s.ttls(0.3, 2.5), func() {}) }},
 }
 
@@ -99,9 +106,13 @@ var stopFaults = []fault{
 	{"stopped", func(s *simulation, h *host) { s.stopped(h, false, s.ttls(0.1, 3)) }},
 	{"suspended", func(s *simulation, h *host) { s.stopped(h, true, s.ttls(0.1, 3)) }},
 	{"stopped in the next request", func(s *simulation, h *host) {
-		d := s.ttls(0.1, 3)
-		h.process.stopInRequest(d)
-		s.occupy(h, func() { s.pause(3*time.Second + d) })
+		p, d := h.process, s.ttls(0.1, 3)
+		p.stopInRequest(d)
+		s.occupy(h, func() {
+			s.pause(3 * time.Second)
+			p.stopInRequest(0) // it made none, or it stands still by now
+			s.pause(d)
+		})
 	}},
 }
 
@@ -156,8 +167,7 @@ func (s *simulation) killed(h *host, down time.Duration, then func()) {
 	})
 }
 
-// What people with etcdctl do. Until the holder has seen it, or has come to its
-// horizon, another host may have the name too.
+// What people with etcdctl do.
 var handFaults = []fault{
 	{"its key is deleted", func(s *simulation, h *host) {
 		if c := h.process.holder.claim.Load(); c != nil {
@@ -187,7 +197,6 @@ var handFaults = []fault{
 }
 
 func (s *simulation) deleted(name string) {
-	s.judge.excuse(name, s.unseen())
 	s.etcd.byHand(namesKey(s.cfg.Pool)+name, "", true)
 }
 

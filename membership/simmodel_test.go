@@ -31,6 +31,7 @@ type model struct {
 	deposed  bool          // a leader that was deposed still answers keep-alives, to no effect
 	expiry   *time.Timer   // of the next lease
 	granted  int64
+	term     uint64 // of the leader
 	epoch    time.Time
 	rate     float64 // of the leader's clock
 
@@ -40,6 +41,7 @@ type model struct {
 type modelLease struct {
 	ttl      time.Duration
 	end      time.Duration // by the leader's clock
+	term     uint64        // in which it was granted
 	by       *process      // who asked for it
 	restored bool          // it came back from a backup
 }
@@ -62,6 +64,7 @@ func newModel() *model {
 		keys:     make(map[string]*mvccpb.KeyValue),
 		leases:   make(map[int64]*modelLease),
 		news:     make(chan struct{}),
+		term:     2,
 		epoch:    time.Now(),
 		rate:     1,
 		wrote:    func(old, kv *mvccpb.KeyValue) {},
@@ -142,13 +145,15 @@ func (m *model) tell() {
 	m.news = make(chan struct{})
 }
 
-func (m *model) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: m.revision} }
+func (m *model) header() *pb.ResponseHeader {
+	return &pb.ResponseHeader{Revision: m.revision, RaftTerm: m.term}
+}
 
 func (m *model) grant(r *pb.LeaseGrantRequest, by *process) (*pb.LeaseGrantResponse, error) {
 	m.granted++
 	ttl := time.Duration(r.TTL) * time.Second
 	id := cmp.Or(r.ID, 0x1000+m.granted)
-	m.leases[id] = &modelLease{ttl: ttl, end: m.now() + ttl, by: by}
+	m.leases[id] = &modelLease{ttl: ttl, end: m.now() + ttl, term: m.term, by: by}
 	return &pb.LeaseGrantResponse{Header: m.header(), ID: id, TTL: r.TTL}, nil
 }
 
@@ -167,6 +172,14 @@ func (m *model) keepAlive(r *pb.LeaseKeepAliveRequest) *pb.LeaseKeepAliveRespons
 		if !m.deposed {
 			l.end = m.now() + l.ttl
 		}
+	}
+	return resp
+}
+
+func (m *model) timeToLive(r *pb.LeaseTimeToLiveRequest) *pb.LeaseTimeToLiveResponse {
+	resp := &pb.LeaseTimeToLiveResponse{Header: m.header(), ID: r.ID, TTL: -1}
+	if l := m.leases[r.ID]; l != nil {
+		resp.TTL, resp.GrantedTTL = int64((l.end-m.now())/time.Second), int64(l.ttl/time.Second)
 	}
 	return resp
 }
@@ -401,12 +414,37 @@ func (m *model) elect(rate float64) {
 			return
 		}
 		m.deposed = false
+		m.term++
 		m.epoch, m.rate = time.Now(), rate
 		for _, l := range m.leases {
 			l.end = l.ttl
 		}
 		close(m.leader)
 		m.leader = nil
+	})
+}
+
+// goOn is what a former leader does that stood still and goes on: it finds that
+// leases which it knows have run out, and has those of them revoked that chosen
+// says, though another leader has renewed them
+// (https://github.com/etcd-io/etcd/issues/15247).
+func (m *model) goOn(chosen func() bool) {
+	m.do(func() {
+		if m.leader != nil {
+			return
+		}
+		var known []int64
+		for id, l := range m.leases {
+			if l.term < m.term {
+				known = append(known, id)
+			}
+		}
+		slices.Sort(known)
+		for _, id := range known {
+			if chosen() {
+				m.end(id)
+			}
+		}
 	})
 }
 
@@ -433,7 +471,7 @@ func (m *model) restore(b backup) {
 			m.keys[key] = kv
 		}
 		for id, l := range b.leases {
-			m.leases[id] = &modelLease{ttl: l.ttl, end: m.now() + l.ttl, by: l.by, restored: true}
+			m.leases[id] = &modelLease{ttl: l.ttl, end: m.now() + l.ttl, term: m.term, by: l.by, restored: true}
 		}
 		m.deletes = slices.DeleteFunc(m.deletes, func(d deletion) bool { return d.revision > m.revision })
 		m.tell()

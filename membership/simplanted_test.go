@@ -41,13 +41,28 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "2 names in etcd"},
 		{"a claim that is made again is not read back", planted.Edit{
 			File: "membership/store.go",
-			Old:  "If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), \"!=\", lease).WithPrefix()).",
+			Old:  "If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), \"!=\", under.id).WithPrefix()).",
 			New:  "If().",
 		}, "2 names in etcd"},
 		{"the own key is not read", planted.Edit{
 			File: "membership/store.go",
 			Old:  "\tcase ttl <= 0:\n\t\treturn Expired\n",
 			New:  "\tcase ttl <= 0:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
+		}, ""},
+		{"a free name is taken for an unused one", planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "held.doubtful = h.doubtful(ctx, got)",
+			New:  "",
+		}, "two valid claims"},
+		{"one leader is taken for another", planted.Edit{
+			File: "membership/store.go",
+			Old:  "return resp.TTL < 0 && resp.RaftTerm == t.term, nil",
+			New:  "return resp.TTL < 0, nil",
+		}, "two valid claims"},
+		{"an end that the heir wrote is taken for the last holder's", planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "if used {",
+			New:  "if used = true; used {",
 		}, ""},
 		{"a copied state directory proves a claim", planted.Edit{
 			File: "membership/acquire.go",
@@ -66,7 +81,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if i >= 6 && os.Getenv("PREFIXPROXY_TEST_REQUIRE") != "1" {
+			if i >= 8 && os.Getenv("PREFIXPROXY_TEST_REQUIRE") != "1" {
 				t.Skip("takes long: tested where everything must be")
 			}
 			out := planted.TestFails(t, "./membership", []string{"-test.run=^TestSimulation$", "-sim.schedules=3000", "-test.timeout=5m"}, test.edit)

@@ -99,17 +99,19 @@ func (e *simEtcd) end(id clientv3.LeaseID) {
 	}
 }
 
-func (s *simStore) grant(ctx context.Context) (id clientv3.LeaseID, ttl time.Duration, err error) {
+func (s *simStore) grant(ctx context.Context) (granted lease, err error) {
+	granted.ttl = s.ttl
 	err = s.request(ctx, func(e *simEtcd) error {
 		e.revision++
-		id = clientv3.LeaseID(e.revision)
-		e.leases[id] = e.now() + s.ttl
+		granted.id = clientv3.LeaseID(e.revision)
+		e.leases[granted.id] = e.now() + s.ttl
 		return nil
 	})
-	return id, s.ttl, err
+	return granted, err
 }
 
-func (s *simStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memory, _ time.Time) (c claimed, err error) {
+func (s *simStore) claim(ctx context.Context, under lease, own *memory, _ time.Time) (c claimed, err error) {
+	lease := under.id
 	err = s.request(ctx, func(e *simEtcd) error {
 		marked := e.now() < e.marked
 		if e.leases[lease] == 0 {
@@ -172,6 +174,7 @@ func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 
 func (s *simStore) release(context.Context, *Claim, Tenure) error           { return nil }
 func (s *simStore) tenures(context.Context, string) ([]Tenure, bool, error) { return nil, false, nil }
+func (s *simStore) ranOut(context.Context, Tenure) (bool, error)            { return true, nil }
 func (s *simStore) recordEnd(context.Context, Tenure) error                 { return nil }
 func (s *simStore) prune(context.Context, string, time.Time) error          { return nil }
 

@@ -36,6 +36,7 @@ type weather struct {
 	lost       float64       // the request does not arrive
 	answerLost float64       // it does, and its answer does not
 	late       float64       // it arrives late, often after its time-out
+	lateRevoke float64       // the same for revokes alone
 	doubled    float64       // it arrives twice
 	slow       time.Duration // each direction takes up to this long
 }
@@ -101,7 +102,7 @@ func (w *way) fate(what string, e int) fate {
 	}
 	f.lost = chance(w.weather.lost) || w.endpoints[e] == silent
 	f.answerLost = chance(w.weather.answerLost)
-	if chance(w.weather.late) {
+	if chance(w.weather.late) || what == "revoke" && chance(w.weather.lateRevoke) {
 		f.to += upTo(r, 20*time.Second)
 	}
 	if chance(w.weather.doubled) {
@@ -263,6 +264,10 @@ func (l wayLeases) LeaseGrant(ctx context.Context, in *pb.LeaseGrantRequest, _ .
 
 func (l wayLeases) LeaseRevoke(ctx context.Context, in *pb.LeaseRevokeRequest, _ ...grpc.CallOption) (*pb.LeaseRevokeResponse, error) {
 	return call(ctx, l.w, "revoke", func() (*pb.LeaseRevokeResponse, error) { return l.w.etcd.revoke(in) })
+}
+
+func (l wayLeases) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRequest, _ ...grpc.CallOption) (*pb.LeaseTimeToLiveResponse, error) {
+	return call(ctx, l.w, "time to live", func() (*pb.LeaseTimeToLiveResponse, error) { return l.w.etcd.timeToLive(in), nil })
 }
 
 func (l wayLeases) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {

@@ -31,16 +31,21 @@ func markerKey(pool string) string  { return poolKey(pool) + "data_loss" }
 // A store is what a Holder asks of etcd. Each call's error may be a Loss: what
 // the call found out about the claim, or DataLoss, which any may find.
 type store interface {
-	// grant makes a new lease and returns the TTL that was granted.
-	grant(ctx context.Context) (clientv3.LeaseID, time.Duration, error)
+	// grant makes a new lease: its ID, the TTL that was granted, and the term.
+	grant(ctx context.Context) (lease, error)
 
-	// claim claims a name under lease: the one of own if that lives or is
+	// claim claims a name under a lease: the one of own if that lives or is
 	// free, and otherwise the first free one. own may be nil. A lease has one
 	// name at most: if the outcome of a claim is unknown, the same claim tells
 	// it. The tenure is recorded to begin at from, or goes on when a claim is
 	// taken over. The error is ErrNoFreeName when all are taken, Expired when
 	// the lease is gone.
-	claim(ctx context.Context, lease clientv3.LeaseID, own *memory, from time.Time) (claimed, error)
+	claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error)
+
+	// ranOut says whether t, which has no end on record and was another's, is
+	// past its holder's horizon for certain: its lease is gone, and one leader
+	// counted its time from the first to the last.
+	ranOut(ctx context.Context, t Tenure) (bool, error)
 
 	// renew renews the lease of c and looks whether the name is still ours.
 	renew(ctx context.Context, c *Claim) error
@@ -124,17 +129,25 @@ func (s *etcdStore) saw(h *pb.ResponseHeader) error {
 	return nil
 }
 
-func (s *etcdStore) grant(ctx context.Context) (clientv3.LeaseID, time.Duration, error) {
+func (s *etcdStore) grant(ctx context.Context) (lease, error) {
 	resp, err := s.client.Grant(ctx, int64(s.cfg.TTL/time.Second))
 	if err != nil {
-		return 0, 0, fmt.Errorf("grant a lease of %v: %w", s.cfg.TTL, err)
+		return lease{}, fmt.Errorf("grant a lease of %v: %w", s.cfg.TTL, err)
 	}
-	return resp.ID, time.Duration(resp.TTL) * time.Second, nil
+	return lease{id: resp.ID, ttl: time.Duration(resp.TTL) * time.Second, term: resp.RaftTerm}, nil
 }
 
-func (s *etcdStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memory, from time.Time) (claimed, error) {
+func (s *etcdStore) ranOut(ctx context.Context, t Tenure) (bool, error) {
+	resp, err := s.client.TimeToLive(ctx, t.Lease)
+	if err != nil {
+		return false, fmt.Errorf("ask whether the last holder of %s has let go: %w", t.Name, err)
+	}
+	return resp.TTL < 0 && resp.RaftTerm == t.term, nil
+}
+
+func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error) {
 	s.looked = 0
-	turns, err := s.turns(ctx, lease)
+	turns, err := s.turns(ctx, under.id)
 	if err != nil {
 		return claimed{}, err
 	}
@@ -143,7 +156,7 @@ func (s *etcdStore) claim(ctx context.Context, lease clientv3.LeaseID, own *memo
 		turns = [][]string{nil} // a restart asks for its own name even when all are taken
 	}
 	for _, names := range turns {
-		c, err := s.climb(ctx, lease, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), from)
+		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), from)
 		if err == nil {
 			c.takenOver = own != nil && own.Revision == c.revision
 		}
@@ -203,9 +216,12 @@ func (s *etcdStore) rungsOf(own *memory) []rung {
 }
 
 // tenureOf returns the tenure that begins, or goes on, when r is claimed under
-// lease.
-func (s *etcdStore) tenureOf(r rung, lease clientv3.LeaseID, from time.Time) Tenure {
-	t := Tenure{Name: r.name, Owner: s.cfg.Owner, Lease: lease, From: from, id: recordID(from, lease)}
+// a lease.
+func (s *etcdStore) tenureOf(r rung, under lease, from time.Time) Tenure {
+	t := Tenure{
+		Name: r.name, Owner: s.cfg.Owner, Lease: under.id, From: from,
+		ttl: under.ttl, term: under.term, id: recordID(from, under.id),
+	}
 	if r.takeOver != nil {
 		t.From, t.id = r.takeOver.goesOn(t)
 	}
@@ -222,19 +238,19 @@ func (s *etcdStore) tenureOf(r rung, lease clientv3.LeaseID, from time.Time) Ten
 // The condition is there because a request whose answer was lost is sent again,
 // by us and sometimes by the client. It reads the names of the pool, and costs
 // nothing of the ladder's depth.
-func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []rung, from time.Time) (claimed, error) {
+func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from time.Time) (claimed, error) {
 	marker := clientv3.OpGet(markerKey(s.cfg.Pool), clientv3.WithKeysOnly())
 	names := clientv3.OpGet(namesKey(s.cfg.Pool), clientv3.WithPrefix())
 	claim := func(r rung) clientv3.Op {
-		t := s.tenureOf(r, lease, from)
+		t := s.tenureOf(r, under, from)
 		return clientv3.OpTxn(nil, []clientv3.Op{
 			s.readEarlier(r.name),
-			clientv3.OpPut(namesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(lease)),
+			clientv3.OpPut(namesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(under.id)),
 			clientv3.OpPut(s.recordKey(t), t.value()),
 		}, nil)
 	}
 	resp, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", lease).WithPrefix()).
+		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", under.id).WithPrefix()).
 		Then(marker, ladder(rungs, claim)).
 		Else(marker, names).
 		Commit()
@@ -251,7 +267,7 @@ func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []r
 		s.looked = resp.Header.Revision
 	}
 	if !resp.Succeeded {
-		c, err := s.readBack(ctx, lease, resp.Responses[1].GetResponseRange().Kvs)
+		c, err := s.readBack(ctx, under, resp.Responses[1].GetResponseRange().Kvs)
 		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
 		return c, err
 	}
@@ -263,7 +279,7 @@ func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []r
 	c := claimed{
 		name: r.name, key: namesKey(s.cfg.Pool) + r.name, revision: resp.Header.Revision,
 		marked: len(resp.Responses[0].GetResponseRange().Kvs) > 0,
-		tenure: s.tenureOf(r, lease, from),
+		tenure: s.tenureOf(r, under, from),
 	}
 	if r.takeOver != nil {
 		c.revision = r.takeOver.Revision
@@ -275,12 +291,12 @@ func (s *etcdStore) climb(ctx context.Context, lease clientv3.LeaseID, rungs []r
 	return c, nil
 }
 
-// readBack returns what an earlier request claimed under lease. It is among
+// readBack returns what an earlier request claimed under a lease. It is among
 // names.
-func (s *etcdStore) readBack(ctx context.Context, lease clientv3.LeaseID, names []*mvccpb.KeyValue) (claimed, error) {
-	i := slices.IndexFunc(names, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == lease })
+func (s *etcdStore) readBack(ctx context.Context, under lease, names []*mvccpb.KeyValue) (claimed, error) {
+	i := slices.IndexFunc(names, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == under.id })
 	if i < 0 {
-		return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(lease))
+		return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(under.id))
 	}
 	c := claimed{key: string(names[i].Key), revision: names[i].CreateRevision}
 	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
@@ -288,8 +304,8 @@ func (s *etcdStore) readBack(ctx context.Context, lease clientv3.LeaseID, names 
 	if err != nil {
 		return claimed{}, err
 	}
-	c.tenure, c.earlier, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: lease}, ts, cut
-	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == lease }); i >= 0 {
+	c.tenure, c.earlier, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, ts, cut
+	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); i >= 0 {
 		c.tenure = ts[i]
 		c.earlier = slices.Delete(ts, i, i+1)
 	}
@@ -475,11 +491,11 @@ func (s *etcdStore) noteFree(free map[string]bool, events []*clientv3.Event) {
 var errWatchEnded = errors.New("etcd ended it")
 
 func (s *etcdStore) mark(ctx context.Context) error {
-	lease, _, err := s.grant(ctx)
+	its, err := s.grant(ctx)
 	if err != nil {
 		return err
 	}
-	resp, err := s.client.Put(ctx, markerKey(s.cfg.Pool), s.cfg.Owner, clientv3.WithLease(lease))
+	resp, err := s.client.Put(ctx, markerKey(s.cfg.Pool), s.cfg.Owner, clientv3.WithLease(its.id))
 	if err != nil {
 		return fmt.Errorf("mark the pool: %w", err)
 	}

@@ -25,8 +25,10 @@ type Tenure struct {
 	Ended string           // release, or a Loss; "" where To is zero
 	Lasts bool             // it is the one that holds the name, as of the reading
 
-	id       string // the last part of the record's key
-	revision int64  // at which the record was written last
+	ttl      time.Duration // of the lease; 0: not known
+	term     uint64        // of etcd's leader when the lease was granted, or one before; 0: not known
+	id       string        // the last part of the record's key
+	revision int64         // at which the record was written last
 }
 
 // released is how a tenure ends by choice; Losses has the other words.
@@ -44,13 +46,17 @@ const (
 //
 //	/prefixproxy/default/tenures/Denali/1795386417123-694d8a1c5e0f3a2b
 //	                             name   from          lease that claimed it
-//	{"owner":"foo-ns31","lease":"694d8a1c5e0f3a2b",
+//	{"owner":"foo-ns31","lease":"694d8a1c5e0f3a2b","ttl":15,"term":7,
 //	 "from":"2026-11-23T00:26:57.123Z","to":"2026-11-23T07:00:01.000Z","ended":"release"}
 //
-// The lease is the one of the key until a restart takes the claim over.
+// The lease is the one of the key until a restart takes the claim over; its TTL
+// is in seconds, and its term is that of etcd's leader. An end on record says
+// that the tenure's holder uses the name no more.
 type record struct {
 	Owner string `json:"owner"`
 	Lease string `json:"lease"`
+	TTL   int64  `json:"ttl,omitempty"`
+	Term  uint64 `json:"term,omitempty"`
 	From  string `json:"from"`
 	To    string `json:"to,omitempty"`
 	Ended string `json:"ended,omitempty"`
@@ -72,7 +78,10 @@ func leaseHex(lease clientv3.LeaseID) string { return strconv.FormatUint(uint64(
 
 // value returns the record of t.
 func (t Tenure) value() string {
-	r := record{Owner: t.Owner, Lease: leaseHex(t.Lease), From: t.From.UTC().Format(recordTime), Ended: t.Ended}
+	r := record{
+		Owner: t.Owner, Lease: leaseHex(t.Lease), TTL: int64(t.ttl / time.Second), Term: t.term,
+		From: t.From.UTC().Format(recordTime), Ended: t.Ended,
+	}
 	if !t.To.IsZero() {
 		r.To = t.To.UTC().Format(recordTime)
 	}
@@ -107,6 +116,7 @@ func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
 	}
 	t = Tenure{
 		Name: part[1], Owner: r.Owner, Lease: clientv3.LeaseID(lease), From: from,
+		ttl: time.Duration(min(max(r.TTL, 0), int64(maxTTL/time.Second))) * time.Second, term: r.Term,
 		id: part[2], revision: kv.ModRevision,
 	}
 	if r.To == "" {

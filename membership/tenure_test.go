@@ -54,6 +54,16 @@ func putRecord(t *testing.T, c *clientv3.Client, pool string, r Tenure) {
 	}
 }
 
+// termOf returns the term of etcd's leader.
+func termOf(t *testing.T, c *clientv3.Client) uint64 {
+	t.Helper()
+	resp, err := c.Get(t.Context(), "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.Header.RaftTerm
+}
+
 // The record as others read it.
 func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	t.Parallel()
@@ -69,9 +79,13 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 		if len(kvs) != 1 {
 			t.Fatalf("records %s: got %v, want one", when, kvs)
 		}
-		var got map[string]string
-		if err := json.Unmarshal(kvs[0].Value, &got); err != nil {
+		got := map[string]string{}
+		var values map[string]any
+		if err := json.Unmarshal(kvs[0].Value, &values); err != nil {
 			t.Fatal(err)
+		}
+		for key, value := range values {
+			got[key] = fmt.Sprint(value)
 		}
 		from, err := time.Parse("2006-01-02T15:04:05.000Z", got["from"])
 		if err != nil || from.Before(before.Truncate(time.Millisecond)) || from.After(time.Now()) {
@@ -91,6 +105,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 			got["to"] = "then"
 		}
 		want["owner"], want["lease"] = "homer", fmt.Sprintf("%x", int64(claim.LeaseID))
+		want["ttl"], want["term"] = fmt.Sprint(cfg.TTL.Seconds()), fmt.Sprint(termOf(t, c))
 		if !maps.Equal(got, want) {
 			t.Errorf("record %s: got %v, want %v", when, got, want)
 		}
@@ -225,7 +240,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	now := time.Now()
 	hoursAgo := func(hours int) time.Time { return now.Add(-time.Duration(hours) * time.Hour).Truncate(time.Second) }
 	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(20), To: hoursAgo(19), Ended: released})
-	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(10)}) // it crashed, and Denali was free since
+	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(10), term: termOf(t, c)}) // it crashed, and Denali was free since
 
 	var clock atomic.Int64 // Unix seconds
 	clock.Store(now.Unix())
@@ -241,7 +256,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	state := newState(t, dir)
 	first := begin(state)
 	claim := first.held(t)
-	for hours, want := range map[int]string{21: "Denali", 20: "", 19: "", 18: "Denali", 10: "", 1: "", -1: "Denali"} {
+	for hours, want := range map[int]string{21: "Denali", 20: "", 19: "", 18: "", 10: "", 1: "", -1: "Denali"} {
 		if got, _ := claim.NameAt(hoursAgo(hours).Unix()); got != want {
 			t.Errorf("%d hours ago: got %q, want %q", hours, got, want)
 		}
@@ -346,11 +361,11 @@ func TestPrune(t *testing.T) {
 			s := newEtcdStore(c, cfg)
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
 			h.lease = &lease{id: newLease(t, c)}
-			got, err := s.claim(t.Context(), h.lease.id, nil, now)
+			got, err := s.claim(t.Context(), *h.lease, nil, now)
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.tidy(h.tenancyOf(got, now))
+			h.tidy(h.tenancyOf(t.Context(), got, now))
 			for len(h.paperwork.jobs) > 0 {
 				if j := <-h.paperwork.jobs; j.wait == 0 { // no end, but a pruning
 					h.paperwork.do(t.Context(), j)

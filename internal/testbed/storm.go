@@ -87,11 +87,13 @@ func (s *storm) run() verdict {
 	for _, p := range s.proxies {
 		p.start(true)
 		lookers.Go(func() { p.watch(looking) })
-		senders.Go(func() { p.load.sendStatsD(sending) })
-		senders.Go(func() { p.load.sendCarbon(sending) })
 	}
 	if !s.recovered(Patience) {
 		s.t.Fatalf("the storm could not begin: %s", strings.Join(s.missing, "; "))
+	}
+	for _, p := range s.proxies {
+		senders.Go(func() { p.load.sendStatsD(sending) })
+		senders.Go(func() { p.load.sendCarbon(sending) })
 	}
 
 	s.play(schedule(s.plan))

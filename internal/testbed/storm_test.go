@@ -70,9 +70,6 @@ func logStorm(s *storm, v verdict) {
 	s.t.Logf("lines that arrived: %d of %d StatsD, %d of %d Carbon (%d points)", len(s.evidence.arrivals), statsd, s.receiver.points, carbon, len(s.receiver.writers))
 	s.t.Logf("violations: %d", len(v.wrong))
 	s.t.Logf("apart: %d lines in a system call that a stop interrupted", v.batches)
-	s.t.Logf("apart: %d after a key was touched by hand, the last %v after it", v.excepted, v.longest.Round(time.Millisecond))
-	s.t.Logf("apart: %d after a leader of etcd that had stood still revoked leases which live", v.revoked)
-	s.t.Logf("apart: %d points of two hosts at seconds when nobody had the name", v.free)
 	s.t.Logf("every name was held %v after the last fault; of proxies whose lease lived, %d were back, the slowest after %v", s.recovery.Round(time.Millisecond), v.back, v.slowest.Round(time.Millisecond))
 }
 

@@ -44,11 +44,9 @@ type stop struct {
 	at, resumed time.Time
 }
 
-// A hand is the time in which two hosts may have a name, because etcd took it
-// from its holder: somebody touched its key, or a leader that had stood still
-// revoked its lease.
+// A hand is the time in which somebody touched the key of a name.
 type hand struct {
-	name        string // "": any; it was a leader
+	name        string
 	from, until time.Time
 }
 
@@ -67,10 +65,6 @@ type trouble struct {
 
 // Bounds of a judgement.
 const (
-	// lateAtMost is for what is on its way when a claim ends: a loaded machine
-	// takes some time from looking at the clock to the write.
-	lateAtMost = 300 * time.Millisecond
-
 	// batchAtMost is how soon after a stopped process goes on its one system
 	// call ends.
 	batchAtMost = time.Second
@@ -81,14 +75,10 @@ const (
 
 // A verdict is what a judge finds.
 type verdict struct {
-	wrong    []string
-	batches  int           // lines of a system call that a stop interrupted
-	excepted int           // lines, points and looks after a name was touched by hand
-	longest  time.Duration // since then
-	revoked  int           // the same after a leader of etcd that had stood still went on
-	free     int           // points of two hosts, at seconds when nobody had the name
-	back     int           // proxies whose lease lived, that came back
-	slowest  time.Duration // of these
+	wrong   []string
+	batches int           // lines of a system call that a stop interrupted
+	back    int           // proxies whose lease lived, that came back
+	slowest time.Duration // of these
 }
 
 func (v *verdict) say(format string, args ...any) {
@@ -119,9 +109,7 @@ func (e *evidence) judgeLines(v *verdict) {
 			at[a.name] = i
 			continue
 		}
-		switch h, ok := e.touched(a.name, a.arrived); {
-		case ok:
-			v.except(h, a.arrived)
+		switch {
 		case e.inBatch(a):
 			v.batches++
 		case at[a.name] < len(tenures):
@@ -142,65 +130,11 @@ func (e *evidence) inBatch(a statsdArrival) bool {
 	})
 }
 
-// touched returns what had taken the name from its holder, so that two hosts may
-// have it at t. A hand on this very name goes before a leader.
-func (e *evidence) touched(name string, t time.Time) (found hand, ok bool) {
-	for _, h := range e.hands {
-		if (h.name == name || h.name == "" && !ok) && !t.Before(h.from) && t.Before(h.until) {
-			found, ok = h, true
-		}
-	}
-	return found, ok
-}
-
-func (v *verdict) except(h hand, t time.Time) {
-	if h.name == "" {
-		v.revoked++
-		return
-	}
-	v.excepted++
-	v.longest = max(v.longest, t.Sub(h.from))
-}
-
-// judgePoints finds what two hosts have written to one point. A point that is
-// excepted overlaps, with its whole second, a time in which a name was touched.
+// judgePoints finds what two hosts have written to one point.
 func (e *evidence) judgePoints(v *verdict) {
 	for _, t := range e.twices {
-		second := time.Unix(t.second, 0)
-		end := second.Add(time.Second)
-		h, ok := e.touched(t.name, second)
-		if !ok {
-			h, ok = e.touched(t.name, end)
-		}
-		switch {
-		case ok:
-			v.except(h, end)
-		case e.wasFree(t.point):
-			v.free++
-		default:
-			v.say("%s.%s at %s: proxies %d and %d wrote it; tenures: %s", t.name, t.path, clockTime(second), t.one, t.other, e.list(t.name))
-		}
+		v.say("%s.%s at %s: proxies %d and %d wrote it; tenures: %s", t.name, t.path, clockTime(time.Unix(t.second, 0)), t.one, t.other, e.list(t.name))
 	}
-}
-
-// wasFree says whether the second of a point was in nobody's tenure. Who claims
-// the name after it may name lines of that second, and so may the next one: the
-// specification keeps them apart only within tenures.
-func (e *evidence) wasFree(p point) bool {
-	tenures := e.tenures[p.name]
-	for i, t := range tenures {
-		if t.proxy == somebody {
-			continue
-		}
-		until := t.to
-		if until.IsZero() && i+1 < len(tenures) {
-			until = tenures[i+1].from
-		}
-		if p.second >= t.from.Unix() && (until.IsZero() || p.second <= until.Unix()) {
-			return false
-		}
-	}
-	return true
 }
 
 // list returns the tenures of a name, for people.
@@ -232,10 +166,6 @@ func (e *evidence) judgeLooks(v *verdict) {
 			for _, b := range hs[:i] {
 				t, overlap := bothAt(a, b)
 				if a.first.proxy == b.first.proxy || !overlap {
-					continue
-				}
-				if h, ok := e.touched(name, t); ok {
-					v.except(h, t)
 					continue
 				}
 				v.say("%s: proxies %d and %d said at one time that they had it, at %s", name, a.first.proxy, b.first.proxy, clockTime(t))
@@ -342,7 +272,7 @@ func (e *evidence) disturbed(r relief, after look) bool {
 	return slices.ContainsFunc(e.reliefs, func(other relief) bool {
 		return other != r && other.proxy == r.proxy && between(other.began, other.at)
 	}) || slices.ContainsFunc(e.hands, func(h hand) bool {
-		return (h.name == "" || h.name == after.name) && between(h.from, h.until)
+		return h.name == after.name && between(h.from, h.until)
 	})
 }
 

@@ -31,41 +31,28 @@ func TestJudgeLines(t *testing.T) {
 		evidence evidence
 		wrong    int
 		batches  int
-		excepted int
 	}{
-		{"each in its tenure", []line{{1, 11, 11}, {1, 12, 12}, {2, 21, 21}, {1, 30, 30.1}}, evidence{}, 0, 0, 0},
-		{"late, and nobody newer has sent yet", []line{{1, 11, 11}, {1, 19, 21}, {2, 21, 21.1}}, evidence{}, 0, 0, 0},
-		{"after one of the newer tenure", []line{{1, 11, 11}, {2, 21, 21}, {1, 21, 22}, {2, 22, 22}}, evidence{}, 1, 0, 0},
-		{"as the next tenure would, before it", []line{{1, 11, 11}, {2, 21, 21}, {1, 29, 29.9}}, evidence{}, 1, 0, 0},
-		{"before the claim", []line{{2, 11, 11}}, evidence{}, 1, 0, 0},
-		{"of a proxy that never had the name", []line{{1, 11, 11}, {3, 12, 12}}, evidence{}, 1, 0, 0},
+		{"each in its tenure", []line{{1, 11, 11}, {1, 12, 12}, {2, 21, 21}, {1, 30, 30.1}}, evidence{}, 0, 0},
+		{"late, and nobody newer has sent yet", []line{{1, 11, 11}, {1, 19, 21}, {2, 21, 21.1}}, evidence{}, 0, 0},
+		{"after one of the newer tenure", []line{{1, 11, 11}, {2, 21, 21}, {1, 21, 22}, {2, 22, 22}}, evidence{}, 1, 0},
+		{"as the next tenure would, before it", []line{{1, 11, 11}, {2, 21, 21}, {1, 29, 29.9}}, evidence{}, 1, 0},
+		{"before the claim", []line{{2, 11, 11}}, evidence{}, 1, 0},
+		{"of a proxy that never had the name", []line{{1, 11, 11}, {3, 12, 12}}, evidence{}, 1, 0},
 		{
 			"in a system call that a stop interrupted", []line{{1, 11, 11}, {2, 21, 21}, {1, 12, 22.1}},
-			evidence{stops: []stop{{1, after(12.1), after(22)}}}, 0, 1, 0,
+			evidence{stops: []stop{{1, after(12.1), after(22)}}}, 0, 1,
 		},
 		{
 			"sent to a stopped process", []line{{1, 11, 11}, {2, 21, 21}, {1, 13, 22.1}},
-			evidence{stops: []stop{{1, after(12.1), after(22)}}}, 1, 0, 0,
+			evidence{stops: []stop{{1, after(12.1), after(22)}}}, 1, 0,
 		},
 		{
 			"long after a stop", []line{{1, 11, 11}, {2, 21, 21}, {1, 12, 23.5}},
-			evidence{stops: []stop{{1, after(12.1), after(22)}}}, 1, 0, 0,
+			evidence{stops: []stop{{1, after(12.1), after(22)}}}, 1, 0,
 		},
 		{
 			"after a stop of another", []line{{1, 11, 11}, {2, 21, 21}, {1, 12, 22.1}},
-			evidence{stops: []stop{{2, after(12.1), after(22)}}}, 1, 0, 0,
-		},
-		{
-			"after the key was touched, and too long after", []line{{1, 11, 11}, {2, 21, 21}, {1, 22, 22}, {1, 25, 25}},
-			evidence{hands: []hand{{"n1", after(20), after(24)}}}, 1, 0, 1,
-		},
-		{
-			"after a leader that had stood still", []line{{1, 11, 11}, {2, 21, 21}, {1, 22, 22}},
-			evidence{hands: []hand{{"", after(20), after(24)}}}, 0, 0, 0,
-		},
-		{
-			"after another key was touched", []line{{1, 11, 11}, {2, 21, 21}, {1, 22, 22}},
-			evidence{hands: []hand{{"n2", after(20), after(24)}}}, 1, 0, 0,
+			evidence{stops: []stop{{2, after(12.1), after(22)}}}, 1, 0,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -75,38 +62,17 @@ func TestJudgeLines(t *testing.T) {
 				e.arrivals = append(e.arrivals, statsdArrival{"n1", l.proxy, after(l.sent), after(l.arrived)})
 			}
 			v := e.judge()
-			if len(v.wrong) != test.wrong || v.batches != test.batches || v.excepted != test.excepted {
-				t.Errorf("got %d wrong, %d in batches, %d excepted; want %d, %d, %d\n%q", len(v.wrong), v.batches, v.excepted, test.wrong, test.batches, test.excepted, v.wrong)
+			if len(v.wrong) != test.wrong || v.batches != test.batches {
+				t.Errorf("got %d wrong, %d in batches; want %d, %d\n%q", len(v.wrong), v.batches, test.wrong, test.batches, v.wrong)
 			}
 		})
 	}
 }
 
 func TestJudgePoints(t *testing.T) {
-	for _, test := range []struct {
-		name        string
-		second      float64
-		wrong, free int
-	}{
-		{"before anybody had the name", 9, 0, 1},
-		{"in the second of the first claim", 10, 1, 0},
-		{"in a tenure", 15, 1, 0},
-		{"in the second in which it ended", 18, 1, 0},
-		{"while the name was free", 19, 0, 1},
-		{"in the tenure that lasts", 99, 1, 0},
-		{"in a tenure, after the key was touched", 25, 0, 0},
-		{"in the second in which it was touched", 22, 0, 0},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			e := evidence{
-				tenures: changedHands(),
-				twices:  []twice{{point{"n1", "load.0", after(test.second).Unix()}, 1, 2}},
-				hands:   []hand{{"n1", after(22.5), after(26)}},
-			}
-			if v := e.judge(); len(v.wrong) != test.wrong || v.free != test.free {
-				t.Errorf("got %q wrong and %d free, want %d and %d", v.wrong, v.free, test.wrong, test.free)
-			}
-		})
+	e := evidence{tenures: changedHands(), twices: []twice{{point{"n1", "load.0", after(15).Unix()}, 1, 2}}}
+	if v := e.judge(); len(v.wrong) != 1 {
+		t.Errorf("a point that two hosts wrote: got %q, want one violation", v.wrong)
 	}
 }
 

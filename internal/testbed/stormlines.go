@@ -27,7 +27,7 @@ const (
 	statsdPitch = 40 * time.Millisecond
 	carbonPitch = 200 * time.Millisecond
 	oldEvery    = 4                // every so many-th Carbon line is old,
-	oldAtMost   = 10 * time.Second // by so much
+	oldAtMost   = 10 * time.Second // by so much, but not older than the application
 )
 
 // A statsdArrival is one line at the receiver of StatsD. The receiver has one
@@ -219,10 +219,11 @@ func (l *stormLoad) sendStatsD(ctx context.Context) {
 // sendCarbon sends until ctx ends, and connects again when it must.
 func (l *stormLoad) sendCarbon(ctx context.Context) {
 	var conn net.Conn
+	began := time.Now()
 	for n := 0; ctx.Err() == nil; n++ {
 		at := time.Now()
 		if n%oldEvery == 0 {
-			at = at.Add(-time.Duration(n/oldEvery) * time.Second % oldAtMost)
+			at = later(began, at.Add(-time.Duration(n/oldEvery)*time.Second%oldAtMost))
 		}
 		var err error
 		if conn == nil {

@@ -17,9 +17,6 @@ import (
 // stormTTL is the proxies' TTL: the least that there is.
 const stormTTL = 5 * time.Second
 
-// stormHorizon is how long after a renewal was sent a name may be used.
-const stormHorizon = stormTTL * 2 / 3
-
 const stormPool = "storm"
 
 const stormConfig = `
