@@ -68,7 +68,7 @@ func (h *Holder) openDiary() {
 	}
 	h.diary = own
 	if m := h.own; m != nil && m.Record != "" && !m.copied && h.diary.find(Tenure{Name: m.Name, id: m.Record}) == nil {
-		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start}) // killed before it was written
+		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, elsewhere: !m.here}) // killed before it was written
 	}
 }
 

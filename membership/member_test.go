@@ -148,7 +148,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
-	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.id}
+	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.id, here: true}
 	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now())
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)

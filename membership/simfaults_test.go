@@ -151,6 +151,15 @@ var copyFaults = []fault{
 		h.copyTo(other)
 		other.start()
 	}},
+	{"its machine is cloned", func(s *simulation, h *host) {
+		if len(s.hosts) >= 8 {
+			return
+		}
+		other := s.newHost()
+		other.disk = h.disk
+		h.copyTo(other)
+		other.start()
+	}},
 }
 
 func (s *simulation) stopped(h *host, suspend bool, d time.Duration) {

@@ -18,6 +18,7 @@ type host struct {
 	name string
 	dir  string // the state directory, which is the host's place as well
 	seed uint64 // of its processes' randomness
+	disk uint64 // which a cloned machine has as well
 	from *host  // whose state directory it got a copy of; nil: nobody's
 
 	boots int
@@ -45,7 +46,7 @@ func (h *host) origin() *host {
 
 // place is the host's, at this boot.
 func (h *host) place() place {
-	return place{Boot: fmt.Sprint(h.name, "-", h.boots), Inode: h.seed}
+	return place{Boot: fmt.Sprint(h.name, "-", h.boots), Inode: h.disk}
 }
 
 // A process is one run of a holder, with its way to etcd and a user who asks

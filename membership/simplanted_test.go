@@ -64,6 +64,11 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			Old:  "if used {",
 			New:  "if used = true; used {",
 		}, ""},
+		{"what was our own at another boot is taken for over", planted.Edit{
+			File: "membership/succession.go",
+			Old:  "!t.open() || own != nil && !own.elsewhere",
+			New:  "!t.open() || own != nil",
+		}, "two valid claims"},
 		{"a copied state directory proves a claim", planted.Edit{
 			File: "membership/acquire.go",
 			Old:  "case got.takenOver && h.own.here:",

@@ -164,6 +164,7 @@ func (s *simulation) newHost() *host {
 		rate: 0.98 + 0.04*s.rand.Float64(),
 		zero: s.begin.Add(-s.upTo(1000 * time.Hour)),
 	}
+	h.disk = h.seed
 	h.dir = filepath.Join(s.dir, h.name)
 	if err := os.Mkdir(h.dir, 0o700); err != nil {
 		panic(err)

@@ -55,10 +55,11 @@ type memory struct {
 }
 
 // goesOn returns the start and the record of the tenure t, which begins by
-// taking over m: those that there were before, unless m was another host's.
+// taking over m: those that there were before, if m was written at this boot.
+// At another one it may have been another machine's.
 func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
 	part := recordKeyForm.FindStringSubmatch(m.Name + "/" + m.Record)
-	if m.copied || part == nil {
+	if !m.here || part == nil {
 		return t.From, t.id
 	}
 	milli, err := strconv.ParseInt(m.Record[:13], 10, 64)
@@ -82,6 +83,8 @@ type ownTenure struct {
 	Record string `json:"record"` // the last part of its record's key
 	Start  int64  `json:"start"`
 	End    int64  `json:"end,omitempty"` // 0: it lasts, or a crash left no end
+
+	elsewhere bool // it had no end at another boot, which may have been another machine's
 }
 
 const (
@@ -139,6 +142,10 @@ func (s *State) loadTenures(pool string) ([]ownTenure, error) {
 	found, err := s.read(tenuresFile, &own)
 	if !found || own.Pool != pool || own.Place.Inode != s.place.Inode {
 		return nil, err
+	}
+	for i := range own.Tenures {
+		t := &own.Tenures[i]
+		t.elsewhere = t.End == 0 && own.Place != s.place
 	}
 	return slices.DeleteFunc(own.Tenures, func(t ownTenure) bool { return !isName(t.Name) }), nil
 }

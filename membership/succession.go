@@ -13,6 +13,7 @@ import (
 // has renewed (https://github.com/etcd-io/etcd/issues/15247). So a name that was
 // claimed is used at once only if those before
 //
+//   - were our own, of this boot: one process at a time has the state; or
 //   - have put their ends on record: they let go before they write it; or
 //   - ran out: their lease is gone, and one leader counted all of its time.
 //
@@ -25,7 +26,10 @@ const electionAtLeast = 500 * time.Millisecond
 
 // doubtful returns which of the tenures before got may be in use still.
 func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
-	open := slices.DeleteFunc(h.diary.others(got.earlier), func(t Tenure) bool { return !t.open() })
+	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
+		own := h.diary.find(t)
+		return !t.open() || own != nil && !own.elsewhere
+	})
 	for len(open) > 0 && h.ranOut(ctx, open[0]) {
 		open = open[1:]
 	}

@@ -21,14 +21,14 @@ SIGHUP: read the configuration file anew, and go on with it. Listeners that stay
 
 // Run is the daemon.
 func (c *runCmd) Run(ctx context.Context, ui *ui) error {
+	ctx, hangups, stop := untilSignal(ctx, ui.log)
+	defer stop()
 	sockets := activation.Files(true)
 	cfg, err := c.load()
 	if err != nil {
 		return err
 	}
 	tune(cfg)
-	ctx, hangups, stop := untilSignal(ctx, ui.log)
-	defer stop()
 	state, err := openState(cfg)
 	if err != nil {
 		return err

@@ -89,6 +89,11 @@ func TestStormSeesBugs(t *testing.T) {
 			Old:  "return c, c != nil && c.Valid()",
 			New:  "return c, c != nil",
 		}},
+		{"a free name is taken for an unused one", lasting(0, 0, "key deleted by hand"), planted.Edit{
+			File: "membership/acquire.go",
+			Old:  "held.doubtful = h.doubtful(ctx, got)",
+			New:  "",
+		}},
 		{"the own key is not read", lasting(0, 0, "key deleted by hand"), planted.Edit{
 			File: "membership/store.go",
 			Old:  "\tcase ttl <= 0:\n\t\treturn Expired\n",
