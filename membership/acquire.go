@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -9,13 +10,14 @@ import (
 // A tenancy is the claim that Run keeps, with what others need not see of it.
 type tenancy struct {
 	*Claim
-	ttl        time.Duration // as granted
-	sent       time.Duration // by now: when the last renewal (or the grant) was sent
-	usableFrom time.Duration // by now: the horizon stays past until then
+	ttl  time.Duration // as granted
+	sent time.Duration // by now: when the last renewal (or the grant) was sent
 
-	// The same, by now and by the wall clock, if none before were doubtful.
-	cautious time.Duration
-	from     time.Time
+	// When the claim was answered, by now and by the wall clock; and for how long
+	// from there the horizon stays past, whoever held the name before.
+	claimed  time.Duration
+	answered time.Time
+	caution  time.Duration
 
 	tenure   Tenure   // its record
 	start    int64    // its first whole second, by the wall clock
@@ -158,7 +160,6 @@ func (h *Holder) checkDataLoss(err error) {
 // tenancyOf returns the tenancy of what was claimed under h.lease and answered
 // at that time.
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
-	now := h.now()
 	held := &tenancy{
 		Claim: &Claim{
 			Name:     got.name,
@@ -168,49 +169,45 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 			Revision: got.revision,
 			now:      h.now,
 		},
-		ttl:     h.lease.ttl,
-		sent:    h.lease.sent,
-		tenure:  got.tenure,
-		earlier: got.earlier,
-		cut:     got.cut,
+		ttl:      h.lease.ttl,
+		sent:     h.lease.sent,
+		claimed:  h.now(),
+		answered: answered,
+		tenure:   got.tenure,
+		earlier:  got.earlier,
+		cut:      got.cut,
 	}
-	if got.marked || now < h.wary {
-		held.cautious = now + held.ttl
+	if got.marked || held.claimed < h.wary {
+		held.caution = held.ttl
 	}
 	switch {
-	case got.takenOver && h.own.here:
-		held.cautious = max(held.cautious, h.own.UsableFrom)
+	case got.takenOver && h.own.here: // nobody has used the name since we did
+		held.caution = max(held.caution, h.own.UsableFrom-held.claimed)
 	case got.takenOver:
-		held.cautious = now + max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
+		held.caution = max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
+		fallthrough
 	default:
 		held.doubtful = h.doubtful(ctx, got)
 	}
-	held.from = answered.Add(max(held.cautious-now, 0))
-	held.usableFrom = held.cautious
-	if len(held.doubtful) > 0 {
-		held.usableFrom = max(held.cautious, now+doubtedFor(held.doubtful, held.ttl))
-	}
-	// Who held the name before us may have written until the claim was answered,
-	// or until we may use it.
-	h.date(held, answered.Add(max(held.usableFrom-now, 0)), answered)
+	h.date(held)
 	return held
 }
 
 // hold makes held the current claim.
 func (h *Holder) hold(held *tenancy) {
 	h.own = nil
-	h.shared = held.cautious
+	h.shared = held.claimed + held.caution
 	h.tenure = held.tenure
-	used := held.extend(h.now())
+	inUse := held.extend(h.now())
 	h.claim.Store(held.Claim)
 	h.claims.Add(1)
 	h.notify()
 	h.log.Info("name claimed", "name", held.Name, "owner", held.Owner, "revision", held.Revision)
-	if wait := held.usableFrom - h.now(); wait > 0 {
-		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "for", wait.Round(time.Second))
+	if wait := held.usableFrom() - h.now(); wait > 0 {
+		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "at_most", wait.Round(time.Second))
 	}
 	h.note(held)
-	if used {
+	if inUse {
 		h.tidy(held)
 	}
 }
@@ -221,12 +218,24 @@ func (h *Holder) note(held *tenancy) {
 	h.remember(memory{
 		Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl,
 		Record: held.tenure.id, Start: held.start,
-		UsableFrom: held.usableFrom,
+		UsableFrom: held.usableFrom(),
 	})
 }
+
+// wait returns for how long from the claim on the horizon stays past: nobody
+// before us, who lasts a TTL of his own at most, may use the name by then.
+func (t *tenancy) wait() time.Duration {
+	d := max(t.caution, 0)
+	for _, before := range t.doubtful {
+		d = max(d, cmp.Or(before.ttl, t.ttl))
+	}
+	return d
+}
+
+func (t *tenancy) usableFrom() time.Duration { return t.claimed + t.wait() }
 
 // extend moves the horizon as far as the last renewal reaches, if the claim may
 // be used at all by now. It says whether that ended a suspension.
 func (t *tenancy) extend(now time.Duration) (resumed bool) {
-	return now >= t.usableFrom && t.extendTo(t.sent+horizonShare(t.ttl))
+	return now >= t.usableFrom() && t.extendTo(t.sent+horizonShare(t.ttl))
 }

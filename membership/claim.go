@@ -72,7 +72,7 @@ func (c *Claim) Floor() int64 { return c.past.floor }
 // anew returns another claim for the same name under the same lease, whose
 // horizon is past.
 func (c *Claim) anew() *Claim {
-	return &Claim{Name: c.Name, Key: c.Key, Owner: c.Owner, LeaseID: c.LeaseID, Revision: c.Revision, past: c.past, now: c.now}
+	return &Claim{Name: c.Name, Key: c.Key, Owner: c.Owner, LeaseID: c.LeaseID, Revision: c.Revision, now: c.now}
 }
 
 // Extend moves the horizon to valid from now, unless it is later already.

@@ -68,7 +68,7 @@ func (h *Holder) openDiary() {
 	}
 	h.diary = own
 	if m := h.own; m != nil && m.Record != "" && !m.copied && h.diary.find(Tenure{Name: m.Name, id: m.Record}) == nil {
-		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, elsewhere: !m.here}) // killed before it was written
+		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here}) // killed before it was written
 	}
 }
 
@@ -92,6 +92,10 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 			}
 		}
 		own.endAt(own.crashedAt(after, now))
+		i := slices.IndexFunc(after, func(t Tenure) bool { return t.id == own.Record && t.open() })
+		if i >= 0 && !own.Elsewhere {
+			h.recordEnd(after[i].end(time.Unix(own.End, 0), string(Expired))) // so that nobody doubts it
+		}
 	}
 	return nil
 }
@@ -103,7 +107,7 @@ func (own *ownTenure) crashedAt(ts []Tenure, now time.Time) time.Time {
 		switch {
 		case t.id == own.Record && !t.open():
 			return t.To
-		case t.id > own.Record && t.From.Unix() >= own.Start:
+		case t.id > own.Record:
 			return t.From
 		}
 	}

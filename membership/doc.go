@@ -70,9 +70,9 @@
 // Current and is then stopped before the use, be it by the scheduler or by a
 // paused hypervisor, uses the name late. The clocks' rates must agree to within
 // a third. A virtual machine that was cloned alive, a cluster that was wiped or
-// restored without --bump-revision, and a lease that was revoked by hand can give
-// two hosts one name for up to one renewal period; and so can Join, which keeps
-// no records. Lists longer than 120 names are gone through forward: a name freed
+// restored without --bump-revision, a lease that was revoked by hand, and a name
+// whose records were deleted with it, can give two hosts one name for up to one
+// renewal period; and so can Join, which keeps no records. Lists longer than 120 names are gone through forward: a name freed
 // after its turn is not come back to. The times of tenures are the hosts' own
 // clocks: two that are more than 5 s apart may write one name for one moment.
 package membership

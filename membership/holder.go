@@ -52,7 +52,7 @@ type Holder struct {
 	diary    diary         // our own tenures
 	tenure   Tenure        // of the claim, while there is one
 	lease    *lease        // nil: none
-	shared   time.Duration // by now: until then the claim's last holder may use its name too
+	shared   time.Duration // by now: until then a copy of us, or who lost data, may use the claim's name too
 	unmarked bool          // we saw a data loss and have not left the marker yet
 	wary     time.Duration // by now: what is claimed before is used one TTL later, because of that loss
 	outage   outage
@@ -64,7 +64,7 @@ type Holder struct {
 type lease struct {
 	id    clientv3.LeaseID
 	ttl   time.Duration // as granted
-	term  uint64        // of etcd's leader at the grant, or one before; 0: not known
+	term  uint64        // of etcd in which it was granted; 0: not known
 	sent  time.Duration // by now: when the grant was sent
 	spent bool          // nothing is claimed under it any more: to be revoked
 }

@@ -43,10 +43,10 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		retry.reset()
 		held.sent = sent
 		next = sent + every
-		if held.usableFrom > sent {
-			next = min(next, held.usableFrom)
+		if from := held.usableFrom(); from > sent {
+			next = min(next, from)
 		}
-		if len(held.doubtful) > 0 && h.now() < held.usableFrom {
+		if len(held.doubtful) > 0 && h.now() < held.usableFrom() {
 			h.lookBack(ctx, held)
 		}
 		if held.extend(h.now()) {

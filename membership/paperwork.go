@@ -1,16 +1,18 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 )
 
-// Paperwork is what must be written about tenures and can wait: their ends, and
-// what is pruned. One goroutine does it, beside the one that renews; it sleeps
-// while there is none. What it cannot do it leaves: the name's next holder does
-// it then.
+// Paperwork is what must be written about tenures: their ends, and what is
+// pruned. It is done beside the goroutine that renews. What it cannot do it
+// leaves: the name's next holder does it then.
 type paperwork struct {
 	jobs    chan job
 	timeOut time.Duration // of one request
@@ -34,7 +36,7 @@ func newPaperwork(timeOut time.Duration, log *slog.Logger) *paperwork {
 	return &paperwork{jobs: make(chan job, paperworkQueue), timeOut: timeOut, jitter: rand.N[time.Duration], log: log}
 }
 
-// add puts j behind the others, or drops it when there are too many.
+// add has j done, or drops it when there are too many.
 func (p *paperwork) add(j job) {
 	select {
 	case p.jobs <- j:
@@ -42,12 +44,15 @@ func (p *paperwork) add(j job) {
 	}
 }
 
-// run does the jobs until ctx ends.
+// run does the jobs until ctx ends, each by itself: an end must not wait for
+// another one's retries, because others may wait for it.
 func (p *paperwork) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
 		select {
 		case j := <-p.jobs:
-			p.do(ctx, j)
+			wg.Go(func() { p.do(ctx, j) })
 		case <-ctx.Done():
 			return
 		}
@@ -89,14 +94,40 @@ func (h *Holder) recordEnd(t Tenure) {
 // we use the name and nobody else does, and has pruned what is too old or too
 // much. Mostly there is neither.
 func (h *Holder) tidy(held *tenancy) {
-	for i, t := range closeByNext(append(held.earlier, held.tenure)) {
-		if i < len(held.earlier) && held.earlier[i].open() {
-			h.paperwork.add(job{name: t.Name, wait: firstWord, do: func(ctx context.Context) error { return h.store.recordEnd(ctx, t) }})
-		}
+	name := held.Name
+	if ends := held.ends(); len(ends) > 0 {
+		h.paperwork.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
+			for _, t := range ends {
+				if err := h.store.recordEnd(ctx, t); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
 	}
 	before := h.wall().Add(-tenuresKept)
 	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
-		h.paperwork.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.prune(ctx, held.Name, before) }})
+		h.paperwork.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
 	}
-	held.earlier, held.cut = nil, false // once is enough
+	held.earlier, held.cut, held.doubtful = nil, false, nil // once is enough
+}
+
+// ends returns the tenures before t that have no end on record, with the latest
+// that they can have had: their successor's start, or if they were doubtful, a
+// TTL later or ours.
+func (t *tenancy) ends() (ends []Tenure) {
+	for i, closed := range closeByNext(append(t.earlier, t.tenure)) {
+		if i == len(t.earlier) || !t.earlier[i].open() {
+			continue
+		}
+		if slices.ContainsFunc(t.doubtful, func(d Tenure) bool { return d.id == closed.id }) {
+			to, start := closed.To.Add(cmp.Or(closed.ttl, t.ttl)), time.Unix(t.start, 0)
+			if to.After(start) {
+				to = start
+			}
+			closed = closed.end(to, closed.Ended)
+		}
+		ends = append(ends, closed)
+	}
+	return ends
 }

@@ -55,14 +55,14 @@ func newPast(start int64, name string, ours []span, others []Tenure, cut bool) p
 	}
 	for i, t := range others {
 		s := span{from: t.From.Unix(), to: start - 1}
-		if end, ok := lastEnd(name, ours, others[:i], s.from); ok {
+		if end, ok := lastEnd(name, p.ours, others[:i], s.from); ok {
 			s.from = min(s.from, end+1)
 		}
 		switch {
 		case !t.open():
 			s.to = min(s.to, t.To.Add(clocksApart).Unix())
-		case i+1 < len(others):
-			s.to = min(s.to, others[i+1].From.Unix())
+		case i+1 < len(others): // which may have waited for it, and then have gone
+			s.to = min(s.to, others[i+1].From.Add(cmp.Or(t.ttl, maxTTL)).Unix())
 		}
 		if s.from <= s.to {
 			p.others = append(p.others, s)

@@ -48,9 +48,13 @@ func TestNameAt(t *testing.T) {
 			"another left no end: until the claim", 1000, nil, []Tenure{tenure("Denali", 500.2, 0)},
 			1000, map[int64]string{499: "Denali", 500: drop, 999: drop, 1000: "Denali"},
 		}, {
-			"another left no end, and one more came: until that one at the latest", 1000, nil,
-			[]Tenure{tenure("Denali", 500, 0), tenure("Denali", 600.5, 650)},
-			656, map[int64]string{499: "Denali", 500: drop, 600: drop, 655: drop, 656: "Denali"},
+			"another left no end, and one more came, and waited for it", 1000, nil,
+			[]Tenure{{Name: "Denali", From: at(500), ttl: 15 * time.Second}, tenure("Denali", 600.5, 600.5)},
+			616, map[int64]string{499: "Denali", 500: drop, 600: drop, 615: drop, 616: "Denali"},
+		}, {
+			"we had claimed it, and not used it: that ended nothing", 1050, []Tenure{tenure("Denali", 1014.5, 1014.6)},
+			[]Tenure{tenure("Denali", 500, 990), tenure("Denali", 1020, 1040)},
+			1046, map[int64]string{990: drop, 1000: drop, 1014: drop, 1045: drop, 1046: "Denali"},
 		}, {
 			"another had it before and after us", 1000.5,
 			[]Tenure{tenure("Denali", 600, 700), tenure("MtLogan", 800.5, 900)},
@@ -145,7 +149,8 @@ func slowNameAt(second, start int64, ours, others []Tenure) string {
 		// It is before t: between t and another one?
 		free, between := true, false
 		for _, before := range slices.Concat(ours, others) {
-			if before.Name == "Denali" && before.From.Before(t.From) {
+			used := slices.ContainsFunc(others, func(o Tenure) bool { return o == before }) || firstSecond(before.From) <= before.To.Unix()
+			if before.Name == "Denali" && before.From.Before(t.From) && used {
 				free, between = free && before.To.Unix() < second, true
 			}
 		}

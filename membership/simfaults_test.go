@@ -156,7 +156,7 @@ var copyFaults = []fault{
 			return
 		}
 		other := s.newHost()
-		other.disk = h.disk
+		other.disk, other.cloned = h.disk, true
 		h.copyTo(other)
 		other.start()
 	}},

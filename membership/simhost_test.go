@@ -14,12 +14,13 @@ import (
 // A host is a simulated machine with one state directory. It runs one process
 // after the other.
 type host struct {
-	sim  *simulation
-	name string
-	dir  string // the state directory, which is the host's place as well
-	seed uint64 // of its processes' randomness
-	disk uint64 // which a cloned machine has as well
-	from *host  // whose state directory it got a copy of; nil: nobody's
+	sim    *simulation
+	name   string
+	dir    string // the state directory, which is the host's place as well
+	seed   uint64 // of its processes' randomness
+	disk   uint64 // which a cloned machine has as well
+	cloned bool   // from another machine, while that ran
+	from   *host  // whose state directory it got a copy of; nil: nobody's
 
 	boots int
 	zero  time.Time // when its clock would have shown 0
@@ -203,6 +204,7 @@ func (p *process) use(r *rand.Rand) {
 		}
 		if c, ok := p.holder.Current(); ok && p.awake() {
 			p.host.sim.judge.use(p, c)
+			p.host.sim.judge.line(p, c, time.Now().Unix()-r.Int64N(60))
 		}
 	}
 }

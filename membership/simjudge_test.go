@@ -20,6 +20,8 @@ type judge struct {
 	first     map[*Claim]time.Duration // when it was seen first
 	cautious  map[*Claim]bool
 	latest    map[string]*Claim // by name: the latest tenure under which it was used
+	begun     map[string]int64  // by name: the second in which it was claimed first
+	points    map[simPoint]*host
 	tally
 	violations []string
 }
@@ -30,6 +32,7 @@ type tally struct {
 	faults    int
 	claims    int
 	uses      int
+	lines     int           // Carbon lines that got a name
 	excepted  int           // overlaps that the specification does not promise away
 	longest   time.Duration // of these, since the fault
 }
@@ -39,6 +42,7 @@ func (t *tally) add(other tally) {
 	t.faults += other.faults
 	t.claims += other.claims
 	t.uses += other.uses
+	t.lines += other.lines
 	t.excepted += other.excepted
 	t.longest = max(t.longest, other.longest)
 }
@@ -56,6 +60,8 @@ func newJudge(s *simulation) *judge {
 		first:    make(map[*Claim]time.Duration),
 		cautious: make(map[*Claim]bool),
 		latest:   make(map[string]*Claim),
+		begun:    make(map[string]int64),
+		points:   make(map[simPoint]*host),
 	}
 }
 
@@ -132,6 +138,9 @@ func (j *judge) seen(p *process, c *Claim) {
 		j.first[c] = j.sim.now()
 		knows := p.losses > 0 && j.sim.now()-p.lossSeen < j.sim.cfg.TTL*9/10
 		j.cautious[c] = p.cautious.Load() || knows
+		if _, known := j.begun[c.Name]; !known {
+			j.begun[c.Name] = time.Now().Unix()
+		}
 		j.claims++
 		j.sim.trace("%s claims %s at revision %d", p.host.name, c.Name, c.Revision)
 	}
@@ -175,6 +184,31 @@ func (j *judge) use(p *process, c *Claim) {
 		return
 	}
 	j.latest[c.Name] = c
+}
+
+// A simPoint is what Graphite would store one value for.
+type simPoint struct {
+	name   string
+	second int64
+}
+
+// line judges the naming of a Carbon line of a second under c, which is valid:
+// no other host has written that point. Seconds before a name was claimed first
+// are whose they may be; and a cloned machine takes its original's for its own.
+func (j *judge) line(p *process, c *Claim, second int64) {
+	name, ok := c.NameAt(second)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	begun, known := j.begun[name]
+	if !ok || !known || second <= begun || len(j.excuses) > 0 || p.host.cloned {
+		return
+	}
+	j.lines++
+	writer, written := j.points[simPoint{name, second}]
+	if written && writer != p.host {
+		j.violation("%s names a line of second %d %s, and so did %s", p.host.name, second-j.sim.begin.Unix(), name, writer.name)
+	}
+	j.points[simPoint{name, second}] = p.host
 }
 
 // overlap books that a and b share a name. The caller holds mu.

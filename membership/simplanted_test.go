@@ -55,18 +55,33 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			New:  "",
 		}, "two valid claims"},
 		{"one leader is taken for another", planted.Edit{
-			File: "membership/store.go",
-			Old:  "return resp.TTL < 0 && resp.RaftTerm == t.term, nil",
-			New:  "return resp.TTL < 0, nil",
+			File: "membership/succession.go",
+			Old:  "err == nil && t.term != 0 && t.term == got.term",
+			New:  "err == nil",
 		}, "two valid claims"},
 		{"an end that the heir wrote is taken for the last holder's", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "if used {",
-			New:  "if used = true; used {",
+			Old:  "if inUse {",
+			New:  "if inUse = true; inUse {",
 		}, ""},
+		{"the seconds of a free name are nobody's", planted.Edit{
+			File: "membership/past.go",
+			Old:  "s.from = min(s.from, end+1)",
+			New:  "_ = end",
+		}, "names a line"},
+		{"a doubtful tenure is over when the next one begins", planted.Edit{
+			File: "membership/past.go",
+			Old:  "others[i+1].From.Add(cmp.Or(t.ttl, maxTTL)).Unix()",
+			New:  "others[i+1].From.Unix()",
+		}, "names a line"},
+		{"the seconds of a wait are ours", planted.Edit{
+			File: "membership/succession.go",
+			Old:  "held.answered.Add(held.wait()), h.wall()",
+			New:  "held.answered, h.wall()",
+		}, "names a line"},
 		{"what was our own at another boot is taken for over", planted.Edit{
 			File: "membership/succession.go",
-			Old:  "!t.open() || own != nil && !own.elsewhere",
+			Old:  "!t.open() || own != nil && !own.Elsewhere",
 			New:  "!t.open() || own != nil",
 		}, "two valid claims"},
 		{"a copied state directory proves a claim", planted.Edit{
@@ -76,7 +91,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, ""},
 		{"a loss of data makes nobody cautious", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "if got.marked || now < h.wary {",
+			Old:  "if got.marked || held.claimed < h.wary {",
 			New:  "if false {",
 		}, ""},
 		{"a lease is used again whose revoking may come late", planted.Edit{

@@ -100,7 +100,7 @@ func (e *simEtcd) end(id clientv3.LeaseID) {
 }
 
 func (s *simStore) grant(ctx context.Context) (granted lease, err error) {
-	granted.ttl = s.ttl
+	granted.ttl, granted.term = s.ttl, 7
 	err = s.request(ctx, func(e *simEtcd) error {
 		e.revision++
 		granted.id = clientv3.LeaseID(e.revision)
@@ -174,7 +174,7 @@ func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 
 func (s *simStore) release(context.Context, *Claim, Tenure) error           { return nil }
 func (s *simStore) tenures(context.Context, string) ([]Tenure, bool, error) { return nil, false, nil }
-func (s *simStore) ranOut(context.Context, Tenure) (bool, error)            { return true, nil }
+func (s *simStore) isGone(context.Context, clientv3.LeaseID) (bool, error)  { return true, nil }
 func (s *simStore) recordEnd(context.Context, Tenure) error                 { return nil }
 func (s *simStore) prune(context.Context, string, time.Time) error          { return nil }
 

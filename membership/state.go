@@ -84,7 +84,9 @@ type ownTenure struct {
 	Start  int64  `json:"start"`
 	End    int64  `json:"end,omitempty"` // 0: it lasts, or a crash left no end
 
-	elsewhere bool // it had no end at another boot, which may have been another machine's
+	// Elsewhere says that it had no end at another boot, which may have been
+	// another machine's: of a clone.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
 const (
@@ -145,7 +147,7 @@ func (s *State) loadTenures(pool string) ([]ownTenure, error) {
 	}
 	for i := range own.Tenures {
 		t := &own.Tenures[i]
-		t.elsewhere = t.End == 0 && own.Place != s.place
+		t.Elsewhere = t.Elsewhere || t.End == 0 && own.Place != s.place
 	}
 	return slices.DeleteFunc(own.Tenures, func(t ownTenure) bool { return !isName(t.Name) }), nil
 }

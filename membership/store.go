@@ -42,10 +42,8 @@ type store interface {
 	// the lease is gone.
 	claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error)
 
-	// ranOut says whether t, which has no end on record and was another's, is
-	// past its holder's horizon for certain: its lease is gone, and one leader
-	// counted its time from the first to the last.
-	ranOut(ctx context.Context, t Tenure) (bool, error)
+	// isGone says whether a lease is gone.
+	isGone(ctx context.Context, lease clientv3.LeaseID) (bool, error)
 
 	// renew renews the lease of c and looks whether the name is still ours.
 	renew(ctx context.Context, c *Claim) error
@@ -88,9 +86,10 @@ type store interface {
 // claimed is the outcome of a claim.
 type claimed struct {
 	name, key string
-	revision  int64 // at which the key was created
-	takenOver bool  // it was our own living claim
-	marked    bool  // the marker of data loss was there
+	revision  int64  // at which the key was created
+	term      uint64 // of etcd then, or a later one
+	takenOver bool   // it was our own living claim
+	marked    bool   // the marker of data loss was there
 
 	tenure  Tenure   // without an id if its record is gone
 	earlier []Tenure // the name's last ones before it, in the order of time
@@ -137,12 +136,14 @@ func (s *etcdStore) grant(ctx context.Context) (lease, error) {
 	return lease{id: resp.ID, ttl: time.Duration(resp.TTL) * time.Second, term: resp.RaftTerm}, nil
 }
 
-func (s *etcdStore) ranOut(ctx context.Context, t Tenure) (bool, error) {
-	resp, err := s.client.TimeToLive(ctx, t.Lease)
+// isGone is not true of a lease that has run out and was not revoked yet: etcd
+// answers with a negative TTL to both, and with the TTL that was granted to that.
+func (s *etcdStore) isGone(ctx context.Context, lease clientv3.LeaseID) (bool, error) {
+	resp, err := s.client.TimeToLive(ctx, lease)
 	if err != nil {
-		return false, fmt.Errorf("ask whether the last holder of %s has let go: %w", t.Name, err)
+		return false, fmt.Errorf("ask for the time to live of lease %x: %w", int64(lease), err)
 	}
-	return resp.TTL < 0 && resp.RaftTerm == t.term, nil
+	return resp.TTL < 0 && resp.GrantedTTL == 0, nil
 }
 
 func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error) {
@@ -268,6 +269,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	}
 	if !resp.Succeeded {
 		c, err := s.readBack(ctx, under, resp.Responses[1].GetResponseRange().Kvs)
+		c.term = resp.Header.RaftTerm
 		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
 		return c, err
 	}
@@ -277,7 +279,8 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	}
 	r := rungs[i]
 	c := claimed{
-		name: r.name, key: namesKey(s.cfg.Pool) + r.name, revision: resp.Header.Revision,
+		name: r.name, key: namesKey(s.cfg.Pool) + r.name,
+		revision: resp.Header.Revision, term: resp.Header.RaftTerm,
 		marked: len(resp.Responses[0].GetResponseRange().Kvs) > 0,
 		tenure: s.tenureOf(r, under, from),
 	}

@@ -17,50 +17,56 @@ import (
 //   - have put their ends on record: they let go before they write it; or
 //   - ran out: their lease is gone, and one leader counted all of its time.
 //
-// Otherwise it is used one TTL after the claim, when nobody can have renewed in
-// time any more, or as soon as the missing ends are on record.
+// Otherwise they are doubtful: the name is used one TTL after the claim, when
+// nobody can have renewed in time any more, or as soon as the missing ends are on
+// record.
 
-// electionAtLeast is less than an election takes: if a grant was answered in
-// this time, the leader that granted it is the one whose term the answer has.
+// electionAtLeast is less than an election takes. An answer names the term of the
+// last entry that its member of etcd has applied: if a grant was answered in this
+// time, that is the term of the leader which granted it. (A leader that hands its
+// office over takes less; it does not stand still then.)
 const electionAtLeast = 500 * time.Millisecond
 
 // doubtful returns which of the tenures before got may be in use still.
 func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
-	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
+	doubtful := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
 		own := h.diary.find(t)
-		return !t.open() || own != nil && !own.elsewhere
+		return !t.open() || own != nil && !own.Elsewhere
 	})
-	for len(open) > 0 && h.ranOut(ctx, open[0]) {
-		open = open[1:]
+	if len(doubtful) == 0 {
+		return nil
 	}
-	return open
-}
-
-func (h *Holder) ranOut(ctx context.Context, t Tenure) (out bool) {
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		out, err = h.store.ranOut(ctx, t)
+		doubtful = slices.DeleteFunc(doubtful, func(t Tenure) (out bool) {
+			// Whatever freed the name came before the claim, and so in its term at
+			// the latest.
+			if err == nil && t.term != 0 && t.term == got.term {
+				out, err = h.store.isGone(ctx, t.Lease)
+			}
+			return out
+		})
 		return err
 	})
-	return out && err == nil
-}
-
-// doubtedFor returns how long a name that was claimed now is not used because
-// of doubtful tenures before, each of which lasts a TTL of its own at most.
-func doubtedFor(doubtful []Tenure, ttl time.Duration) (d time.Duration) {
-	for _, t := range doubtful {
-		d = max(d, cmp.Or(t.ttl, ttl))
+	if err != nil {
+		h.log.Warn("whether the last holder has let go is not known", "name", got.name, "err", err)
 	}
-	return d
+	return doubtful
 }
 
 // date sets from which second on the tenure has the name, and whose those before
-// were. The last holder may have used it up to the end that it recorded by its
-// own clock, or else up to from; a clock that is far ahead is not believed.
-func (h *Holder) date(held *tenancy, from, now time.Time) {
+// were.
+func (h *Holder) date(held *tenancy) {
 	others := h.diary.others(held.earlier)
+	from, now := held.answered.Add(held.wait()), h.wall()
 	held.start = firstSecond(from)
 	for _, t := range others {
-		held.start = max(held.start, min(t.To.Unix()+1, firstSecond(now.Add(clocksApart))))
+		if t.open() {
+			// It was over by its horizon, a third of its TTL before etcd freed it.
+			margin := clocksApart - cmp.Or(t.ttl, held.ttl)/3
+			held.start = max(held.start, firstSecond(from.Add(margin)))
+		} else if t.To.Sub(now) <= clocksApart { // or its clock was wrong
+			held.start = max(held.start, t.To.Unix()+1)
+		}
 	}
 	if own := h.diary.find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
@@ -69,27 +75,29 @@ func (h *Holder) date(held *tenancy, from, now time.Time) {
 }
 
 // lookBack finds out whether the doubtful tenures before held have their ends on
-// record by now. If all have, held may be used, and is another *Claim: nobody
-// has used the one before.
+// record by now. What it learns makes held another *Claim: nobody has used the
+// one before.
 func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	var ts []Tenure
+	var cut bool
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		ts, held.cut, err = h.store.tenures(ctx, held.Name)
+		ts, cut, err = h.store.tenures(ctx, held.Name)
 		return err
 	})
 	if err != nil {
 		return // the next renewal comes soon
 	}
-	held.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == held.tenure.id })
-	held.doubtful = slices.DeleteFunc(held.doubtful, func(doubted Tenure) bool {
-		return slices.ContainsFunc(held.earlier, func(t Tenure) bool { return t.id == doubted.id && !t.open() })
+	ts = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == held.tenure.id })
+	doubtful := slices.DeleteFunc(slices.Clone(held.doubtful), func(doubted Tenure) bool {
+		return slices.ContainsFunc(ts, func(t Tenure) bool { return t.id == doubted.id && !t.open() })
 	})
-	if len(held.doubtful) > 0 {
+	if len(doubtful) == len(held.doubtful) {
 		return
 	}
+	held.earlier, held.cut, held.doubtful = ts, cut, doubtful
 	held.Claim = held.anew()
-	held.usableFrom = held.cautious
-	h.date(held, held.from, h.wall())
+	h.date(held)
 	h.note(held)
 	h.claim.Store(held.Claim)
+	h.notify()
 }

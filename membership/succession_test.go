@@ -94,6 +94,41 @@ func TestSuccession(t *testing.T) {
 	}
 }
 
+// If an election may have come between a grant and its answer, the answer's term
+// proves nothing.
+func TestSlowGrantHasNoTerm(t *testing.T) {
+	for delay, want := range map[time.Duration]uint64{0: 7, electionAtLeast: 7, electionAtLeast + time.Millisecond: 0} {
+		t.Run(delay.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, s := newSim(t, newSimEtcd(), nil)
+				s.set(false, delay)
+				if err := h.grant(t.Context()); err != nil || h.lease.term != want {
+					t.Errorf("got term %d (%v), want %d", h.lease.term, err, want)
+				}
+			})
+		})
+	}
+}
+
+// A lease is gone when etcd does not know it any more, and not before.
+func TestIsGone(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	s := newEtcdStore(c, testConfig(t))
+	l, err := s.grant(t.Context())
+	if err != nil || l.term != termOf(t, c) {
+		t.Fatalf("got term %d (%v), want that of the leader", l.term, err)
+	}
+	for _, want := range []bool{false, true} {
+		if gone, err := s.isGone(t.Context(), l.id); gone != want || err != nil {
+			t.Errorf("got %v, %v; want %v", gone, err, want)
+		}
+		if err := s.revoke(t.Context(), l.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // newScript is a simulation of one name, whose faults are the test's own.
 func newScript(dir string) *simulation {
 	cfg := DefaultConfig()

@@ -26,7 +26,7 @@ type Tenure struct {
 	Lasts bool             // it is the one that holds the name, as of the reading
 
 	ttl      time.Duration // of the lease; 0: not known
-	term     uint64        // of etcd's leader when the lease was granted, or one before; 0: not known
+	term     uint64        // of etcd in which the lease was granted; 0: not known
 	id       string        // the last part of the record's key
 	revision int64         // at which the record was written last
 }
@@ -50,7 +50,7 @@ const (
 //	 "from":"2026-11-23T00:26:57.123Z","to":"2026-11-23T07:00:01.000Z","ended":"release"}
 //
 // The lease is the one of the key until a restart takes the claim over; its TTL
-// is in seconds, and its term is that of etcd's leader. An end on record says
+// is in seconds, and its term that in which etcd granted it. An end on record says
 // that the tenure's holder uses the name no more.
 type record struct {
 	Owner string `json:"owner"`

@@ -237,6 +237,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t, "Denali", "MtLogan")
+	cfg.TTL = 3 * clocksApart // a third of it is between a crash and its heir
 	now := time.Now()
 	hoursAgo := func(hours int) time.Time { return now.Add(-time.Duration(hours) * time.Hour).Truncate(time.Second) }
 	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(20), To: hoursAgo(19), Ended: released})
