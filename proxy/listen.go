@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // receiveBuffer is what a datagram socket asks of the kernel, in bytes.
@@ -218,7 +219,7 @@ func (b *binder) takePackets(l *listener, packets net.PacketConn) (err error) {
 	if l.socket, err = b.poller.detach(packets.(syscall.Conn)); err != nil {
 		return err
 	}
-	l.receiveBuffer, err = growReceiveBuffer(l.socket.fd, receiveBuffer)
+	l.receiveBuffer, err = recvbuf.Grow(l.socket.fd, receiveBuffer)
 	if err != nil {
 		l.socket.close()
 	}
@@ -352,7 +353,7 @@ func (l *listener) kernelDrops() (n uint64, err error) {
 		return 0, errors.ErrUnsupported
 	}
 	err = l.socket.use(func(fd int) (err error) {
-		n, err = kernelDrops(fd)
+		n, err = recvbuf.Drops(fd)
 		return err
 	})
 	return n - l.earlierDrops, err

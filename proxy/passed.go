@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // ErrUnwantedSocket says that a socket was passed to us, or has been since the
@@ -131,7 +133,7 @@ func (b *binder) adopt(l *listener, s passedSocket) error {
 	if err := b.takePackets(l, s.packets); err != nil {
 		return err
 	}
-	l.earlierDrops, _ = kernelDrops(l.socket.fd) // where it is not known, it is not asked for later
+	l.earlierDrops, _ = recvbuf.Drops(l.socket.fd) // where it is not known, it is not asked for later
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // A supervisor binds sockets and keeps them, as systemd does.
@@ -201,7 +203,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	for range 100 {
 		write(t, conn, "host.a:1|c\n")
 	}
-	if n, err := kernelDrops(fd); err != nil || n == 0 {
+	if n, err := recvbuf.Drops(fd); err != nil || n == 0 {
 		t.Fatalf("the kernel dropped %d, %v", n, err)
 	}
 	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})

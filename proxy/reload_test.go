@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -334,31 +333,6 @@ func TestReloadConnectionLimit(t *testing.T) {
 	carbon.expect("Denali.b 1 1700000000")
 	write(t, first, "host.c 1 1700000000\n")
 	carbon.expect("Denali.c 1 1700000000")
-}
-
-// Many reloads leave no goroutine and no descriptor behind.
-func TestReloadLeaks(t *testing.T) {
-	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
-	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
-	p := start(t, cfg, holding("Denali"))
-	more := cfg
-	more.Listen.StatsD = append(slices.Clone(cfg.Listen.StatsD), Address{Network: "udp", Host: "localhost"}, Address{Network: "tcp", Host: "localhost"})
-	more.Forward.Carbon.To = []Address{other.address}
-	settled := func() int {
-		eventually(t, "the upstream is up", func() bool { return p.Status().Upstreams[1].Up })
-		return runtime.NumGoroutine()
-	}
-	before := settled()
-	for range 10 {
-		reloaded(t, p, more)
-		reloaded(t, p, cfg)
-	}
-	eventually(t, "as many goroutines as before", func() bool { return settled() <= before })
-	p.poller.mu.Lock()
-	defer p.poller.mu.Unlock()
-	if n := len(p.poller.sockets); n != 2 { // the datagram listeners
-		t.Errorf("%d sockets are polled, want 2", n)
-	}
 }
 
 // A proxy that ends reloads no more.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // A leastSpec is what a least or plain forwarder is to do.
@@ -70,7 +72,7 @@ func forwardLeastDatagrams(spec leastSpec, parent *channel) error {
 		return err
 	}
 	port, err := localPort(in)
-	granted, growErr := growReceiveBuffer(in)
+	granted, growErr := recvbuf.Grow(in, receiveBuffer)
 	if err := errors.Join(err, growErr, unix.Connect(out, loopback(spec.Port))); err != nil {
 		return err
 	}

@@ -98,22 +98,12 @@ func udpSocket() (fd int, err error) {
 	return fd, nil
 }
 
+// receiveBuffer is how many bytes are asked for, as the daemon does.
+const receiveBuffer = 8 << 20
+
 // loopback is a port of 127.0.0.1.
 func loopback(port int) *unix.SockaddrInet4 {
 	return &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
-}
-
-// growReceiveBuffer asks for a receive buffer of 8 MiB, as the daemon does, and
-// returns what was granted, in bytes.
-func growReceiveBuffer(fd int) (granted int, err error) {
-	const bytes = 8 << 20
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes) != nil {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes); err != nil {
-			return 0, err
-		}
-	}
-	n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-	return n / 2, err // the kernel doubles what it is asked for: socket(7)
 }
 
 // localPort returns the port that the kernel gave to a socket.
@@ -127,18 +117,4 @@ func localPort(fd int) (int, error) {
 		return 0, errors.New("not an IPv4 socket")
 	}
 	return in.Port, nil
-}
-
-// kernelDrops returns how many datagrams the kernel has dropped at a socket
-// because its receive buffer was full (SK_MEMINFO_DROPS of sock_diag.h).
-func kernelDrops(fd int) (uint64, error) {
-	const drops, fields = 8, 9
-	var info [fields]uint32
-	size := uint32(unsafe.Sizeof(info))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
-		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return uint64(info[drops]), nil
 }

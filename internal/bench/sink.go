@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // A sinkPorts is what a sink says first: where it receives lines, on 127.0.0.1.
@@ -121,7 +123,7 @@ func newSink() (*sink, error) {
 	if s.udp, err = udpSocket(); err != nil {
 		return nil, err
 	}
-	_, err = growReceiveBuffer(s.udp)
+	_, err = recvbuf.Grow(s.udp, receiveBuffer)
 	return s, err
 }
 
@@ -148,7 +150,7 @@ func (s *sink) answer(parent *channel) error {
 }
 
 func (s *sink) report(request sinkRequest) (sinkReport, error) {
-	dropped, err := kernelDrops(s.udp)
+	dropped, err := recvbuf.Drops(s.udp)
 	if err != nil {
 		return sinkReport{}, err
 	}

@@ -11,9 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // What a proxy is sent, and at which intervals. A StatsD line says who sent it
@@ -76,7 +77,12 @@ func newStormReceiver(t testing.TB) *stormReceiver {
 		t.Fatal(err)
 	}
 	r.statsd = udp.(*net.UDPConn)
-	if err := growBuffer(r.statsd, 8<<20); err != nil {
+	raw, err := r.statsd.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { _, err = recvbuf.Grow(int(fd), 8<<20) })
+	if err != nil {
 		t.Fatal(err)
 	}
 	if r.carbon, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -86,19 +92,6 @@ func newStormReceiver(t testing.TB) *stormReceiver {
 	r.work.Go(r.accept)
 	t.Cleanup(r.close)
 	return r
-}
-
-// growBuffer sets SO_RCVBUF, beyond the system's limit where root does it.
-func growBuffer(conn *net.UDPConn, bytes int) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Control(func(fd uintptr) {
-		if syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUFFORCE, bytes) != nil {
-			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes)
-		}
-	})
 }
 
 func (r *stormReceiver) close() {

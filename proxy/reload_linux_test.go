@@ -1,0 +1,32 @@
+package proxy
+
+import (
+	"runtime"
+	"slices"
+	"testing"
+)
+
+// Many reloads leave no goroutine and no descriptor behind.
+func TestReloadLeaks(t *testing.T) {
+	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
+	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	p := start(t, cfg, holding("Denali"))
+	more := cfg
+	more.Listen.StatsD = append(slices.Clone(cfg.Listen.StatsD), Address{Network: "udp", Host: "localhost"}, Address{Network: "tcp", Host: "localhost"})
+	more.Forward.Carbon.To = []Address{other.address}
+	settled := func() int {
+		eventually(t, "the upstream is up", func() bool { return p.Status().Upstreams[1].Up })
+		return runtime.NumGoroutine()
+	}
+	before := settled()
+	for range 10 {
+		reloaded(t, p, more)
+		reloaded(t, p, cfg)
+	}
+	eventually(t, "as many goroutines as before", func() bool { return settled() <= before })
+	p.poller.mu.Lock()
+	defer p.poller.mu.Unlock()
+	if n := len(p.poller.sockets); n != 2 { // the datagram listeners
+		t.Errorf("%d sockets are polled, want 2", n)
+	}
+}
