@@ -183,6 +183,9 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 	switch {
 	case got.takenOver && h.own.here: // nobody has used the name since we did
 		held.caution = max(held.caution, h.own.UsableFrom-held.claimed)
+		if h.own.UsableFrom <= held.claimed {
+			held.horizon.Store(int64(held.claimed)) // and we may have, until now
+		}
 	case got.takenOver:
 		held.caution = max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
 		fallthrough
@@ -222,9 +225,9 @@ func (h *Holder) note(held *tenancy) {
 	})
 }
 
-// wait returns for how long from the claim on the horizon stays past: nobody
+// unused returns for how long from the claim on the horizon stays past: nobody
 // before us, who lasts a TTL of his own at most, may use the name by then.
-func (t *tenancy) wait() time.Duration {
+func (t *tenancy) unused() time.Duration {
 	d := max(t.caution, 0)
 	for _, before := range t.doubtful {
 		d = max(d, cmp.Or(before.ttl, t.ttl))
@@ -232,7 +235,7 @@ func (t *tenancy) wait() time.Duration {
 	return d
 }
 
-func (t *tenancy) usableFrom() time.Duration { return t.claimed + t.wait() }
+func (t *tenancy) usableFrom() time.Duration { return t.claimed + t.unused() }
 
 // extend moves the horizon as far as the last renewal reaches, if the claim may
 // be used at all by now. It says whether that ended a suspension.

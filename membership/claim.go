@@ -69,10 +69,11 @@ func (c *Claim) NameAt(t int64) (name string, ok bool) {
 // earlier tenures it is the lowest int64.
 func (c *Claim) Floor() int64 { return c.past.floor }
 
-// anew returns another claim for the same name under the same lease, whose
-// horizon is past.
+// anew returns another claim for the same name under the same lease.
 func (c *Claim) anew() *Claim {
-	return &Claim{Name: c.Name, Key: c.Key, Owner: c.Owner, LeaseID: c.LeaseID, Revision: c.Revision, now: c.now}
+	n := &Claim{Name: c.Name, Key: c.Key, Owner: c.Owner, LeaseID: c.LeaseID, Revision: c.Revision, now: c.now}
+	n.horizon.Store(c.horizon.Load())
+	return n
 }
 
 // Extend moves the horizon to valid from now, unless it is later already.

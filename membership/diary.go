@@ -81,7 +81,7 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 		if own.End != 0 || own == h.diary.find(got.tenure) {
 			continue
 		}
-		after := got.earlier
+		after := append(slices.Clone(got.earlier), got.tenure)
 		if own.Name != got.name {
 			err := h.request(ctx, func(ctx context.Context) (err error) {
 				after, _, err = h.store.tenures(ctx, own.Name)
@@ -92,24 +92,21 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 			}
 		}
 		own.endAt(own.crashedAt(after, now))
-		i := slices.IndexFunc(after, func(t Tenure) bool { return t.id == own.Record && t.open() })
-		if i >= 0 && !own.Elsewhere {
-			h.recordEnd(after[i].end(time.Unix(own.End, 0), string(Expired))) // so that nobody doubts it
-		}
 	}
 	return nil
 }
 
-// crashedAt returns the latest time at which the tenure can have ended, by the
-// tenures of its name.
+// crashedAt returns until when the tenure's seconds are surely ours, by the
+// tenures of its name: others may have recorded a later end than it had.
 func (own *ownTenure) crashedAt(ts []Tenure, now time.Time) time.Time {
+	to := now
 	for _, t := range ts {
-		switch {
-		case t.id == own.Record && !t.open():
-			return t.To
-		case t.id > own.Record:
-			return t.From
+		if t.id == own.Record && !t.open() && t.To.Before(to) {
+			to = t.To
+		}
+		if t.id > own.Record && t.From.Before(to) {
+			to = t.From
 		}
 	}
-	return now
+	return to
 }

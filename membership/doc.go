@@ -47,8 +47,8 @@
 //
 // A claim may be lost from held just as from suspended, and Run may end at any
 // phase. A claim that needs a TTL of caution begins suspended: one taken over
-// from a copied state directory, made after etcd lost data, or of a name whose
-// last holder may be there still.
+// from a copied state directory or at another boot, made after etcd lost data, or
+// of a name whose last holder may be there still.
 //
 // # Safety
 //
@@ -72,7 +72,9 @@
 // a third. A virtual machine that was cloned alive, a cluster that was wiped or
 // restored without --bump-revision, a lease that was revoked by hand, and a name
 // whose records were deleted with it, can give two hosts one name for up to one
-// renewal period; and so can Join, which keeps no records. Lists longer than 120 names are gone through forward: a name freed
-// after its turn is not come back to. The times of tenures are the hosts' own
-// clocks: two that are more than 5 s apart may write one name for one moment.
+// renewal period; and so can Join, which keeps no records. An etcd that elects in
+// less than half a second (--election-timeout) can, if its leader then stands
+// still for a TTL. Lists longer than 120 names are gone through forward: a name
+// freed after its turn is not come back to. The times of tenures are the hosts'
+// own clocks: two that are more than 5 s apart may write one name for one moment.
 package membership

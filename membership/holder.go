@@ -115,7 +115,13 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 // even when Run stalls.
 func (h *Holder) Current() (*Claim, bool) {
 	c := h.claim.Load()
-	return c, c != nil && c.Valid()
+	if c == nil || !c.Valid() {
+		return c, false
+	}
+	// Who was stopped in here may find it valid and lost: once that is on record,
+	// others need not wait for the horizon.
+	now := h.claim.Load()
+	return now, now == c
 }
 
 // Phase returns what the holder is at; it is Holding exactly while Current is

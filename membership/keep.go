@@ -58,8 +58,11 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	}
 }
 
+// renewTime bounds one request of those that are made at each renewal.
+func renewTime(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewTime) }
+
 func (h *Holder) renew(ctx context.Context, held *tenancy) error {
-	ctx, cancel := context.WithTimeout(ctx, min(held.ttl/6, maxRenewTime))
+	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
 	defer cancel()
 	return h.store.renew(ctx, held.Claim)
 }

@@ -86,7 +86,7 @@ const firstWord = 2 * maxRenewEvery
 // recordEnd has the end of one of our own tenures written.
 func (h *Holder) recordEnd(t Tenure) {
 	if t.id != "" {
-		h.paperwork.add(job{name: t.Name, do: func(ctx context.Context) error { return h.store.recordEnd(ctx, t) }})
+		h.paperwork.add(job{name: t.Name, do: func(ctx context.Context) error { return h.store.recordEnd(ctx, t, nil) }})
 	}
 }
 
@@ -94,11 +94,11 @@ func (h *Holder) recordEnd(t Tenure) {
 // we use the name and nobody else does, and has pruned what is too old or too
 // much. Mostly there is neither.
 func (h *Holder) tidy(held *tenancy) {
-	name := held.Name
+	name, claim := held.Name, held.Claim
 	if ends := held.ends(); len(ends) > 0 {
 		h.paperwork.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
 			for _, t := range ends {
-				if err := h.store.recordEnd(ctx, t); err != nil {
+				if err := h.store.recordEnd(ctx, t, claim); err != nil {
 					return err
 				}
 			}
@@ -113,21 +113,19 @@ func (h *Holder) tidy(held *tenancy) {
 }
 
 // ends returns the tenures before t that have no end on record, with the latest
-// that they can have had: their successor's start, or if they were doubtful, a
-// TTL later or ours.
+// that they can have had: a TTL after their successor's start, or when we began.
 func (t *tenancy) ends() (ends []Tenure) {
-	for i, closed := range closeByNext(append(t.earlier, t.tenure)) {
+	for i, closed := range closeByNext(append(slices.Clone(t.earlier), t.tenure)) {
 		if i == len(t.earlier) || !t.earlier[i].open() {
 			continue
 		}
-		if slices.ContainsFunc(t.doubtful, func(d Tenure) bool { return d.id == closed.id }) {
-			to, start := closed.To.Add(cmp.Or(closed.ttl, t.ttl)), time.Unix(t.start, 0)
-			if to.After(start) {
-				to = start
+		to := closed.To.Add(cmp.Or(closed.ttl, t.ttl))
+		for _, began := range []time.Time{t.tenure.From.Add(t.unused()), time.Unix(t.start, 0)} {
+			if to.After(began) {
+				to = began
 			}
-			closed = closed.end(to, closed.Ended)
 		}
-		ends = append(ends, closed)
+		ends = append(ends, closed.end(to, closed.Ended))
 	}
 	return ends
 }

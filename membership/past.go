@@ -62,7 +62,8 @@ func newPast(start int64, name string, ours []span, others []Tenure, cut bool) p
 		case !t.open():
 			s.to = min(s.to, t.To.Add(clocksApart).Unix())
 		case i+1 < len(others): // which may have waited for it, and then have gone
-			s.to = min(s.to, others[i+1].From.Add(cmp.Or(t.ttl, maxTTL)).Unix())
+			ttl := cmp.Or(t.ttl, maxTTL)
+			s.to = min(s.to, others[i+1].From.Add(ttl+margin(ttl)).Unix())
 		}
 		if s.from <= s.to {
 			p.others = append(p.others, s)
@@ -74,6 +75,10 @@ func newPast(start int64, name string, ours []span, others []Tenure, cut bool) p
 	}
 	return p
 }
+
+// margin is what a third of a TTL, by which a lease outlives its holder's
+// horizon, leaves to be waited because of the hosts' clocks.
+func margin(ttl time.Duration) time.Duration { return max(clocksApart-ttl/3, 0) }
 
 // lastEnd returns the last second of those tenures of name that ended before
 // another one began at from; ok is false if none did.

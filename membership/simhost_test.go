@@ -202,7 +202,9 @@ func (p *process) use(r *rand.Rand) {
 			timer.Stop()
 			return
 		}
-		if c, ok := p.holder.Current(); ok && p.awake() {
+		c, ok := p.holder.Current()
+		// Who is stopped between asking and using may be late: that is not promised.
+		if asked := time.Now(); ok && p.awake() && time.Now().Equal(asked) {
 			p.host.sim.judge.use(p, c)
 			p.host.sim.judge.line(p, c, time.Now().Unix()-r.Int64N(60))
 		}

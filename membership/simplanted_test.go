@@ -26,8 +26,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "two valid claims"},
 		{"the gate is off", planted.Edit{
 			File: "membership/holder.go",
-			Old:  "return c, c != nil && c.Valid()",
-			New:  "return c, c != nil",
+			Old:  "if c == nil || !c.Valid() {",
+			New:  "if c == nil {",
 		}, "past the horizon"},
 		{"a name is taken back by overwriting", planted.Edit{
 			File: "membership/store.go",
@@ -63,7 +63,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			File: "membership/acquire.go",
 			Old:  "if inUse {",
 			New:  "if inUse = true; inUse {",
-		}, ""},
+		}, "two valid claims"},
 		{"the seconds of a free name are nobody's", planted.Edit{
 			File: "membership/past.go",
 			Old:  "s.from = min(s.from, end+1)",
@@ -71,12 +71,12 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "names a line"},
 		{"a doubtful tenure is over when the next one begins", planted.Edit{
 			File: "membership/past.go",
-			Old:  "others[i+1].From.Add(cmp.Or(t.ttl, maxTTL)).Unix()",
-			New:  "others[i+1].From.Unix()",
+			Old:  "others[i+1].From.Add(ttl+margin(ttl)).Unix()",
+			New:  "others[i+1].From.Add(0*ttl).Unix()",
 		}, "names a line"},
 		{"the seconds of a wait are ours", planted.Edit{
 			File: "membership/succession.go",
-			Old:  "held.answered.Add(held.wait()), h.wall()",
+			Old:  "held.answered.Add(held.unused()), h.wall()",
 			New:  "held.answered, h.wall()",
 		}, "names a line"},
 		{"what was our own at another boot is taken for over", planted.Edit{

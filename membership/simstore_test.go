@@ -175,7 +175,7 @@ func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 func (s *simStore) release(context.Context, *Claim, Tenure) error           { return nil }
 func (s *simStore) tenures(context.Context, string) ([]Tenure, bool, error) { return nil, false, nil }
 func (s *simStore) isGone(context.Context, clientv3.LeaseID) (bool, error)  { return true, nil }
-func (s *simStore) recordEnd(context.Context, Tenure) error                 { return nil }
+func (s *simStore) recordEnd(context.Context, Tenure, *Claim) error         { return nil }
 func (s *simStore) prune(context.Context, string, time.Time) error          { return nil }
 
 func (s *simStore) awaitFree(ctx context.Context) error {

@@ -147,7 +147,7 @@ func (s *State) loadTenures(pool string) ([]ownTenure, error) {
 	}
 	for i := range own.Tenures {
 		t := &own.Tenures[i]
-		t.Elsewhere = t.Elsewhere || t.End == 0 && own.Place != s.place
+		t.Elsewhere = t.Elsewhere || t.End == 0 && (own.Place != s.place || s.place.Boot == "")
 	}
 	return slices.DeleteFunc(own.Tenures, func(t ownTenure) bool { return !isName(t.Name) }), nil
 }

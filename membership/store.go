@@ -65,8 +65,9 @@ type store interface {
 	tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error)
 
 	// recordEnd records the end of a tenure, unless its record was written to
-	// since it was read.
-	recordEnd(ctx context.Context, ended Tenure) error
+	// since it was read. The end of another's is only for the name's holder to
+	// write: by is its claim, or nil if the tenure was our own.
+	recordEnd(ctx context.Context, ended Tenure, by *Claim) error
 
 	// prune deletes the records of name's tenures that ended before a moment,
 	// and the oldest ones beyond tenuresPerName.
@@ -158,9 +159,6 @@ func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from ti
 	}
 	for _, names := range turns {
 		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), from)
-		if err == nil {
-			c.takenOver = own != nil && own.Revision == c.revision
-		}
 		if !errors.Is(err, ErrNoFreeName) {
 			return c, err
 		}
@@ -268,7 +266,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 		s.looked = resp.Header.Revision
 	}
 	if !resp.Succeeded {
-		c, err := s.readBack(ctx, under, resp.Responses[1].GetResponseRange().Kvs)
+		c, err := s.readBack(ctx, under, rungs, resp.Responses[1].GetResponseRange().Kvs)
 		c.term = resp.Header.RaftTerm
 		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
 		return c, err
@@ -285,7 +283,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 		tenure: s.tenureOf(r, under, from),
 	}
 	if r.takeOver != nil {
-		c.revision = r.takeOver.Revision
+		c.revision, c.takenOver = r.takeOver.Revision, true
 	}
 	c.tenure.revision = resp.Header.Revision
 	earlier := answer.GetResponseTxn().Responses[0].GetResponseRange()
@@ -294,24 +292,27 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	return c, nil
 }
 
-// readBack returns what an earlier request claimed under a lease. It is among
-// names.
-func (s *etcdStore) readBack(ctx context.Context, under lease, names []*mvccpb.KeyValue) (claimed, error) {
+// readBack returns what an earlier request for the same rungs claimed under a
+// lease. It is among names.
+func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung, names []*mvccpb.KeyValue) (claimed, error) {
 	i := slices.IndexFunc(names, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == under.id })
 	if i < 0 {
 		return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(under.id))
 	}
 	c := claimed{key: string(names[i].Key), revision: names[i].CreateRevision}
 	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
+	c.takenOver = names[i].Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
+		return r.takeOver != nil && r.name == c.name && r.takeOver.Revision == c.revision
+	})
 	ts, cut, err := s.tenures(ctx, c.name)
 	if err != nil {
 		return claimed{}, err
 	}
-	c.tenure, c.earlier, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, ts, cut
-	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); i >= 0 {
-		c.tenure = ts[i]
-		c.earlier = slices.Delete(ts, i, i+1)
+	c.tenure, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
+	if own := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); own >= 0 {
+		c.tenure = ts[own]
 	}
+	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > names[i].ModRevision })
 	return c, nil
 }
 
@@ -333,17 +334,29 @@ func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut 
 	return readTenures(resp.Get().Kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
 }
 
+// isHeld are the conditions under which c is a claim as ever.
+func isHeld(c *Claim) []clientv3.Cmp {
+	return []clientv3.Cmp{
+		clientv3.Compare(clientv3.CreateRevision(c.Key), "=", c.Revision),
+		clientv3.Compare(clientv3.LeaseValue(c.Key), "=", c.LeaseID),
+	}
+}
+
 // endOp is the operation that records the end of t, if the record is as it was
-// when we wrote or read it.
-func (s *etcdStore) endOp(t Tenure) clientv3.Op {
+// when we wrote or read it, and more holds.
+func (s *etcdStore) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
 	key := s.recordKey(t)
 	return clientv3.OpTxn(
-		[]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", t.revision)},
+		append(more, clientv3.Compare(clientv3.ModRevision(key), "=", t.revision)),
 		[]clientv3.Op{clientv3.OpPut(key, t.value())}, nil)
 }
 
-func (s *etcdStore) recordEnd(ctx context.Context, t Tenure) error {
-	if _, err := s.client.Do(ctx, s.endOp(t)); err != nil {
+func (s *etcdStore) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
+	var more []clientv3.Cmp
+	if by != nil {
+		more = isHeld(by)
+	}
+	if _, err := s.client.Do(ctx, s.endOp(t, more...)); err != nil {
 		return fmt.Errorf("record the end of a tenure of %s: %w", t.Name, err)
 	}
 	return nil
@@ -352,12 +365,7 @@ func (s *etcdStore) recordEnd(ctx context.Context, t Tenure) error {
 // release frees the name and records the end as one: nobody sees the name free
 // and its tenure lasting, or the other way round.
 func (s *etcdStore) release(ctx context.Context, c *Claim, t Tenure) error {
-	ops := []clientv3.Op{clientv3.OpTxn(
-		[]clientv3.Cmp{
-			clientv3.Compare(clientv3.CreateRevision(c.Key), "=", c.Revision),
-			clientv3.Compare(clientv3.LeaseValue(c.Key), "=", c.LeaseID),
-		},
-		[]clientv3.Op{clientv3.OpDelete(c.Key)}, nil)}
+	ops := []clientv3.Op{clientv3.OpTxn(isHeld(c), []clientv3.Op{clientv3.OpDelete(c.Key)}, nil)}
 	if t.id != "" {
 		ops = append(ops, s.endOp(t))
 	}

@@ -57,13 +57,11 @@ func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
 // were.
 func (h *Holder) date(held *tenancy) {
 	others := h.diary.others(held.earlier)
-	from, now := held.answered.Add(held.wait()), h.wall()
+	from, now := held.answered.Add(held.unused()), h.wall()
 	held.start = firstSecond(from)
 	for _, t := range others {
 		if t.open() {
-			// It was over by its horizon, a third of its TTL before etcd freed it.
-			margin := clocksApart - cmp.Or(t.ttl, held.ttl)/3
-			held.start = max(held.start, firstSecond(from.Add(margin)))
+			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.ttl, held.ttl)))))
 		} else if t.To.Sub(now) <= clocksApart { // or its clock was wrong
 			held.start = max(held.start, t.To.Unix()+1)
 		}
@@ -78,23 +76,23 @@ func (h *Holder) date(held *tenancy) {
 // record by now. What it learns makes held another *Claim: nobody has used the
 // one before.
 func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
-	var ts []Tenure
-	var cut bool
-	err := h.request(ctx, func(ctx context.Context) (err error) {
-		ts, cut, err = h.store.tenures(ctx, held.Name)
-		return err
-	})
+	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
+	defer cancel()
+	ts, _, err := h.store.tenures(ctx, held.Name)
 	if err != nil {
 		return // the next renewal comes soon
 	}
-	ts = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == held.tenure.id })
-	doubtful := slices.DeleteFunc(slices.Clone(held.doubtful), func(doubted Tenure) bool {
-		return slices.ContainsFunc(ts, func(t Tenure) bool { return t.id == doubted.id && !t.open() })
-	})
-	if len(doubtful) == len(held.doubtful) {
+	doubts := len(held.doubtful)
+	for _, t := range slices.DeleteFunc(ts, Tenure.open) {
+		known := func(before Tenure) bool { return before.id == t.id }
+		if i := slices.IndexFunc(held.earlier, known); i >= 0 {
+			held.earlier[i] = t
+		}
+		held.doubtful = slices.DeleteFunc(held.doubtful, known)
+	}
+	if len(held.doubtful) == doubts {
 		return
 	}
-	held.earlier, held.cut, held.doubtful = ts, cut, doubtful
 	held.Claim = held.anew()
 	h.date(held)
 	h.note(held)

@@ -82,6 +82,9 @@ func TestSuccession(t *testing.T) {
 				s.etcd.do(func() {
 					ts = readTenures(s.etcd.match([]byte(tenuresKey(s.cfg.Pool)), []byte(tenuresKey(s.cfg.Pool)+"\xff")), tenuresKey(s.cfg.Pool))
 				})
+				if waited := test.least > 0; waited && ts[0].To.Unix() < used.Unix()-1 || ts[0].To.After(used) && !waited {
+					t.Errorf("the last one's end is %v after the claim, and the name was used %v after it", ts[0].To.Sub(claimed), used.Sub(claimed))
+				}
 				if len(ts) != 2 || ts[0].Ended != test.reason || ts[1].Ended != "" {
 					t.Errorf("records: got %+v, want two, of which the first ended by %s", ts, test.reason)
 				}

@@ -28,7 +28,8 @@ type Tenure struct {
 	ttl      time.Duration // of the lease; 0: not known
 	term     uint64        // of etcd in which the lease was granted; 0: not known
 	id       string        // the last part of the record's key
-	revision int64         // at which the record was written last
+	created  int64         // the revision at which the record was written first
+	revision int64         // and last
 }
 
 // released is how a tenure ends by choice; Losses has the other words.
@@ -117,7 +118,7 @@ func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
 	t = Tenure{
 		Name: part[1], Owner: r.Owner, Lease: clientv3.LeaseID(lease), From: from,
 		ttl: time.Duration(min(max(r.TTL, 0), int64(maxTTL/time.Second))) * time.Second, term: r.Term,
-		id: part[2], revision: kv.ModRevision,
+		id: part[2], created: kv.CreateRevision, revision: kv.ModRevision,
 	}
 	if r.To == "" {
 		return t, r.Ended == ""

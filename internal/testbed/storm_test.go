@@ -86,8 +86,8 @@ func TestStormSeesBugs(t *testing.T) {
 	}{
 		{"the gate is off", lasting(stormTTL*13/10, stormTTL*16/10, "proxy cut off in silence", "proxy stopped"), planted.Edit{
 			File: "membership/holder.go",
-			Old:  "return c, c != nil && c.Valid()",
-			New:  "return c, c != nil",
+			Old:  "if c == nil || !c.Valid() {",
+			New:  "if c == nil {",
 		}},
 		{"a free name is taken for an unused one", lasting(0, 0, "key deleted by hand"), planted.Edit{
 			File: "membership/acquire.go",
