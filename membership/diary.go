@@ -44,6 +44,19 @@ func (d diary) end(t Tenure, to time.Time) {
 // before the start.
 func (own *ownTenure) endAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
+// endInDiary ends the tenure of the claim, which is over. It is saved before etcd
+// is told: a process that comes after must not take more for ours than others can
+// read there.
+func (h *Holder) endInDiary(to time.Time) {
+	h.diary.end(h.tenure, to)
+	if h.state == nil {
+		return
+	}
+	if err := h.state.saveTenures(h.cfg.Pool, h.diary); err != nil {
+		h.log.Warn("own tenures not saved", "dir", h.state.Dir(), "err", err)
+	}
+}
+
 // spans returns the tenures but t.
 func (d diary) spans(t Tenure) []span {
 	var spans []span

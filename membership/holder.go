@@ -243,7 +243,7 @@ func (h *Holder) release(ctx context.Context) {
 	var err error
 	if c != nil {
 		until := h.usedUntil(c)
-		h.diary.end(h.tenure, until)
+		h.endInDiary(until)
 		err = h.bounded(ctx, func(ctx context.Context) error {
 			return h.store.release(ctx, c, h.tenure.end(until, released))
 		})

@@ -72,7 +72,7 @@ func (h *Holder) renew(ctx context.Context, held *tenancy) error {
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.diary.end(held.tenure, until)
+	h.endInDiary(until)
 	h.recordEnd(held.tenure.end(until, string(loss)))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
