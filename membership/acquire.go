@@ -20,6 +20,7 @@ type tenancy struct {
 	caution  time.Duration
 
 	tenure   Tenure   // its record
+	goesOn   bool     // it began before the claim, in the last process
 	start    int64    // its first whole second, by the wall clock
 	earlier  []Tenure // the name's, in the order of time; nil once they are tidied
 	cut      bool     // there were more before these
@@ -182,6 +183,7 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 	}
 	switch {
 	case got.takenOver && h.own.here: // nobody has used the name since we did
+		held.goesOn = true
 		held.caution = max(held.caution, h.own.UsableFrom-held.claimed)
 		if h.own.UsableFrom <= held.claimed {
 			held.horizon.Store(int64(held.claimed)) // and we may have, until now

@@ -113,19 +113,26 @@ func (h *Holder) tidy(held *tenancy) {
 }
 
 // ends returns the tenures before t that have no end on record, with the latest
-// that they can have had: a TTL after their successor's start, or when we began.
+// that they can have had: our start, of one that surely ran out before; or else a
+// TTL after their successor's, who may have waited in vain, or our first use.
 func (t *tenancy) ends() (ends []Tenure) {
+	began := t.answered.Add(t.unused())
+	if t.goesOn {
+		began = time.Unix(t.start, 0)
+	}
 	for i, closed := range closeByNext(append(slices.Clone(t.earlier), t.tenure)) {
 		if i == len(t.earlier) || !t.earlier[i].open() {
 			continue
 		}
-		to := closed.To.Add(cmp.Or(closed.ttl, t.ttl))
-		for _, began := range []time.Time{t.tenure.From.Add(t.unused()), time.Unix(t.start, 0)} {
+		doubted := slices.ContainsFunc(t.doubtful, func(d Tenure) bool { return d.id == closed.id })
+		if i+1 < len(t.earlier) || doubted || t.goesOn {
+			to := closed.To.Add(cmp.Or(closed.ttl, t.ttl))
 			if to.After(began) {
 				to = began
 			}
+			closed = closed.end(to, closed.Ended)
 		}
-		ends = append(ends, closed.end(to, closed.Ended))
+		ends = append(ends, closed)
 	}
 	return ends
 }

@@ -211,15 +211,18 @@ func (p *process) use(r *rand.Rand) {
 	}
 }
 
-// kill ends the process at once, as SIGKILL does.
+// kill ends the process at once, as SIGKILL does: what it writes still in its
+// state directory, because nothing can stop a goroutine, was never written.
 func (h *host) kill() {
 	p := h.process
 	h.process = nil
+	files := readFiles(h.dir)
 	close(p.dead)
 	p.idle.Wait()
 	h.sim.judge.remove(p)
 	p.end()
 	p.ended.Wait()
+	writeFiles(h.dir, files)
 }
 
 // quit ends the process in its order: the use first, the name last.
@@ -236,16 +239,29 @@ func (h *host) quit() {
 // copyTo copies the state directory of h to another host.
 func (h *host) copyTo(other *host) {
 	other.from = h
-	files, err := filepath.Glob(filepath.Join(h.dir, "*"))
+	writeFiles(other.dir, readFiles(h.dir))
+}
+
+// readFiles returns what is in a directory.
+func readFiles(dir string) map[string][]byte {
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil {
 		panic(err)
 	}
-	for _, file := range files {
-		data, err := os.ReadFile(file)
+	files := make(map[string][]byte)
+	for _, name := range names {
+		data, err := os.ReadFile(name)
 		if err != nil {
 			continue // it was just renamed
 		}
-		if err := os.WriteFile(filepath.Join(other.dir, filepath.Base(file)), data, 0o600); err != nil {
+		files[filepath.Base(name)] = data
+	}
+	return files
+}
+
+func writeFiles(dir string, files map[string][]byte) {
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			panic(err)
 		}
 	}
