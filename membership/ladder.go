@@ -27,10 +27,15 @@ func ifFree(name, key string) rung {
 
 // ifOurs is the rung that takes over the living claim of own, whose key this is.
 func ifOurs(own *memory, key string) rung {
-	return rung{name: own.Name, takeOver: own, when: []clientv3.Cmp{
-		clientv3.Compare(clientv3.CreateRevision(key), "=", own.Revision),
-		clientv3.Compare(clientv3.LeaseValue(key), "=", own.Lease),
-	}}
+	return rung{name: own.Name, takeOver: own, when: stands(key, own.Revision, own.Lease)}
+}
+
+// stands are the conditions under which a claim is at key as ever.
+func stands(key string, revision int64, lease clientv3.LeaseID) []clientv3.Cmp {
+	return []clientv3.Cmp{
+		clientv3.Compare(clientv3.CreateRevision(key), "=", revision),
+		clientv3.Compare(clientv3.LeaseValue(key), "=", lease),
+	}
 }
 
 // ifAnyFree returns a rung for each of names, whose keys begin with prefix.

@@ -334,14 +334,6 @@ func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut 
 	return readTenures(resp.Get().Kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
 }
 
-// isHeld are the conditions under which c is a claim as ever.
-func isHeld(c *Claim) []clientv3.Cmp {
-	return []clientv3.Cmp{
-		clientv3.Compare(clientv3.CreateRevision(c.Key), "=", c.Revision),
-		clientv3.Compare(clientv3.LeaseValue(c.Key), "=", c.LeaseID),
-	}
-}
-
 // endOp is the operation that records the end of t, if the record is as it was
 // when we wrote or read it, and more holds.
 func (s *etcdStore) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
@@ -354,7 +346,7 @@ func (s *etcdStore) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
 func (s *etcdStore) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
 	var more []clientv3.Cmp
 	if by != nil {
-		more = isHeld(by)
+		more = stands(by.Key, by.Revision, by.LeaseID)
 	}
 	if _, err := s.client.Do(ctx, s.endOp(t, more...)); err != nil {
 		return fmt.Errorf("record the end of a tenure of %s: %w", t.Name, err)
@@ -365,7 +357,7 @@ func (s *etcdStore) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
 // release frees the name and records the end as one: nobody sees the name free
 // and its tenure lasting, or the other way round.
 func (s *etcdStore) release(ctx context.Context, c *Claim, t Tenure) error {
-	ops := []clientv3.Op{clientv3.OpTxn(isHeld(c), []clientv3.Op{clientv3.OpDelete(c.Key)}, nil)}
+	ops := []clientv3.Op{clientv3.OpTxn(stands(c.Key, c.Revision, c.LeaseID), []clientv3.Op{clientv3.OpDelete(c.Key)}, nil)}
 	if t.id != "" {
 		ops = append(ops, s.endOp(t))
 	}
