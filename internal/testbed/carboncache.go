@@ -42,6 +42,7 @@ CACHE_QUERY_PORT = 0
 MAX_CREATES_PER_MINUTE = inf
 MAX_UPDATES_PER_SECOND = inf
 CARBON_METRIC_INTERVAL = 0
+LOG_CREATES = True
 `)
 	c.write(t, "storage-schemas.conf", "[all]\npattern = .*\nretentions = 1s:1h\n")
 	return c
