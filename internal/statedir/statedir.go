@@ -106,7 +106,8 @@ func (d *Dir) ReadFile(name string, most int64) ([]byte, error) {
 	return data, err
 }
 
-// WriteFile replaces a file (0600), whole or not at all, also where the power fails.
+// WriteFile replaces a file (0600), whole or not at all, also where the power fails
+// (which may bring the old one back).
 func (d *Dir) WriteFile(name string, data []byte) error {
 	temporary := name + ".new"
 	if err := d.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -120,8 +121,5 @@ func (d *Dir) WriteFile(name string, data []byte) error {
 	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return errors.Join(err, d.Remove(temporary))
 	}
-	if err := d.Rename(temporary, name); err != nil {
-		return err
-	}
-	return d.file.Sync()
+	return d.Rename(temporary, name)
 }
