@@ -79,10 +79,9 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 		r.faraway = newFaraway(t)
 		host, r.receiver.netns = r.faraway.host, r.faraway.name
 	}
-	r.receiver.spec = receiverSpec{
-		Carbon:        fmt.Sprintf("%s:%d", host, FreePort(t)),
-		StatsD:        fmt.Sprintf("%s:%d", host, FreePort(t)),
-		ReceiveBuffer: receiveBuffer,
+	r.receiver.spec = faultReceiverSpec{
+		Carbon: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, FreePort(t)), Buffer: receiveBuffer},
+		StatsD: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, FreePort(t)), Buffer: receiveBuffer},
 	}
 	r.receiver.start()
 	t.Cleanup(r.receiver.kill)
@@ -100,11 +99,11 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 func (r *rig) newRelay() relay {
 	spec := r.receiver.spec
 	if r.plan.binary == "" {
-		return newCarbonCRelay(r.t, spec.Carbon)
+		return newCarbonCRelay(r.t, spec.Carbon.Addr)
 	}
 	plan := daemonPlan{
 		binary: r.plan.binary, etcd: r.plan.endpoint,
-		statsd: spec.StatsD, carbon: spec.Carbon,
+		statsd: spec.StatsD.Addr, carbon: spec.Carbon.Addr,
 		stateDir: "${DIR}/state", activated: r.plan.needs.sockets,
 	}
 	if r.plan.needs.disk {
