@@ -103,7 +103,7 @@ func (r *rig) newRelay() relay {
 	}
 	plan := daemonPlan{
 		binary: r.plan.binary, etcd: r.plan.endpoint,
-		statsd: spec.StatsD.Addr, carbon: spec.Carbon.Addr,
+		statsd: to("tcp://" + spec.StatsD.Addr), carbon: to("tcp://" + spec.Carbon.Addr),
 		stateDir: "${DIR}/state", activated: r.plan.needs.sockets,
 	}
 	if r.plan.needs.disk {
@@ -263,4 +263,16 @@ func (r *rig) verdict() []string {
 		udpDrops = r.daemon.forgiven()
 	}
 	return append(out, r.lines.problems(udpDrops)...)
+}
+
+// report fails the test for what is wrong.
+func report(t testing.TB, wrong []string) {
+	t.Helper()
+	for i, w := range wrong {
+		if i == 20 {
+			t.Errorf("and %d more", len(wrong)-i)
+			return
+		}
+		t.Error(w)
+	}
 }
