@@ -183,8 +183,11 @@ func (r *rig) complain(format string, args ...any) {
 }
 
 // within waits until ok, and says whether it came to that in time.
-func (r *rig) within(d time.Duration, ok func() bool) bool {
-	ctx, cancel := context.WithTimeout(r.t.Context(), d)
+func (r *rig) within(d time.Duration, ok func() bool) bool { return within(r.t.Context(), d, ok) }
+
+// within waits until ok, and says whether it came to that in time.
+func within(ctx context.Context, d time.Duration, ok func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for !ok() {
 		if ctx.Err() != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -103,24 +104,23 @@ func (s *server) behave(m Manner) error {
 	return nil
 }
 
-// listen binds, and takes a free port the first time. s.mu is held.
+// listen begins to listen. s.mu is held.
 func (s *server) listen() error {
 	config := net.ListenConfig{Control: s.setBuffer}
-	addr := cmp.Or(s.spec.Addr, "127.0.0.1:0")
 	if strings.HasPrefix(s.spec.Network, "u") && s.spec.Network != "unix" {
-		packets, err := config.ListenPacket(context.Background(), s.spec.Network, addr)
+		packets, err := config.ListenPacket(context.Background(), s.spec.Network, s.spec.Addr)
 		if err != nil {
 			return err
 		}
-		s.spec.Addr, s.listener = packets.LocalAddr().String(), packets
+		s.listener = packets
 		s.work.Go(func() { s.receive(packets) })
 		return nil
 	}
-	ln, err := config.Listen(context.Background(), cmp.Or(s.spec.Network, "tcp"), addr)
+	ln, err := config.Listen(context.Background(), cmp.Or(s.spec.Network, "tcp"), s.spec.Addr)
 	if err != nil {
 		return err
 	}
-	s.spec.Addr, s.listener = ln.Addr().String(), ln
+	s.listener = ln
 	s.work.Go(func() { s.accept(ln) })
 	return nil
 }
@@ -328,11 +328,13 @@ type Receiver struct {
 // StartReceiver starts a receiver of a manner.
 func StartReceiver(t testing.TB, spec receiverSpec, m Manner) *Receiver {
 	t.Helper()
-	r := &Receiver{Output: NewOutput(), t: t}
+	if spec.Addr == "" {
+		spec.Addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	}
+	r := &Receiver{Output: NewOutput(), Addr: spec.Addr, t: t}
 	r.server = newServer(spec, r)
 	t.Cleanup(r.server.close)
 	r.Behave(m)
-	r.Addr = r.server.spec.Addr
 	r.URL = cmp.Or(spec.Network, "tcp") + "://" + r.Addr
 	if spec.TLS != nil {
 		r.URL = "tls://" + r.Addr
