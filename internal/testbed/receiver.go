@@ -41,6 +41,12 @@ type receiverSpec struct {
 	Addr    string      // host:port or path; "" is a free port of 127.0.0.1
 	Buffer  int         // SO_RCVBUF, in bytes; 0: as the kernel likes
 	TLS     *tls.Config `json:"-"` // nil: none
+	host    host        // where it listens; nil: here
+}
+
+// A host is a machine, or what passes for one.
+type host interface {
+	inside(do func() error) error // does something there
 }
 
 // smallBuffer makes the kernel take no more than some KiB unread.
@@ -106,22 +112,30 @@ func (s *server) behave(m Manner) error {
 
 // listen begins to listen. s.mu is held.
 func (s *server) listen() error {
+	if s.spec.host != nil {
+		return s.spec.host.inside(s.listenHere)
+	}
+	return s.listenHere()
+}
+
+func (s *server) listenHere() error {
 	config := net.ListenConfig{Control: s.setBuffer}
-	if strings.HasPrefix(s.spec.Network, "u") && s.spec.Network != "unix" {
-		packets, err := config.ListenPacket(context.Background(), s.spec.Network, s.spec.Addr)
+	switch network := cmp.Or(s.spec.Network, "tcp"); network {
+	case "udp", "unixgram":
+		packets, err := config.ListenPacket(context.Background(), network, s.spec.Addr)
 		if err != nil {
 			return err
 		}
 		s.listener = packets
 		s.work.Go(func() { s.receive(packets) })
-		return nil
+	default:
+		ln, err := config.Listen(context.Background(), network, s.spec.Addr)
+		if err != nil {
+			return err
+		}
+		s.listener = ln
+		s.work.Go(func() { s.accept(ln) })
 	}
-	ln, err := config.Listen(context.Background(), cmp.Or(s.spec.Network, "tcp"), s.spec.Addr)
-	if err != nil {
-		return err
-	}
-	s.listener = ln
-	s.work.Go(func() { s.accept(ln) })
 	return nil
 }
 

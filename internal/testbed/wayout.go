@@ -117,6 +117,45 @@ func (w *wayOut) awaitDelivered(protocol string) {
 	report(w.t, w.problems())
 }
 
+// awaitArrivals waits until so many different lines of a protocol have arrived,
+// at least.
+func (w *wayOut) awaitArrivals(protocol string, least int) {
+	w.t.Helper()
+	arrived := func() int { return w.lines.arrivals(protocol == "carbon") }
+	if !w.within(Patience, func() bool { return arrived() >= least }) {
+		w.t.Errorf("%d %s lines have arrived, want %d", arrived(), protocol, least)
+	}
+}
+
+// sendUntilArrives sends until one of the lines that it sends has arrived at a
+// receiver.
+func (w *wayOut) sendUntilArrives(protocol string, r *Receiver) {
+	w.t.Helper()
+	before := len(r.Lines())
+	ctx, stop := context.WithCancel(w.t.Context())
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		w.load.stream(ctx, protocol == "carbon", pick(protocol == "carbon", w.at.carbon, w.at.statsd), 20, 1, 0)
+	})
+	if !w.within(Patience, func() bool { return len(r.Lines()) > before }) {
+		w.t.Errorf("nothing has arrived at %s within %v", r.Addr, Patience)
+	}
+	stop()
+	sending.Wait()
+}
+
+// staysWith checks that all that is sent for a while arrives at one receiver.
+func (w *wayOut) staysWith(protocol string, r *Receiver, d time.Duration) {
+	w.t.Helper()
+	before := len(r.Lines())
+	lines := int(d.Seconds() * 20)
+	w.send(protocol, 20, lines)
+	got := func() int { return len(r.Lines()) - before }
+	if !w.within(soon, func() bool { return got() >= lines }) {
+		w.t.Errorf("%d of %d lines that were sent have arrived at %s", got(), lines, r.Addr)
+	}
+}
+
 // within waits until ok, and says whether it came to that in time.
 func (w *wayOut) within(d time.Duration, ok func() bool) bool { return within(w.t.Context(), d, ok) }
 

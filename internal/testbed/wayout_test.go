@@ -3,14 +3,20 @@
 package testbed
 
 import (
+	"flag"
+	"fmt"
+	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
+var slowScenarios = flag.Bool("wayout.slow", false, "also run the scenarios of the way out that take more than half a minute")
+
 // A scenario is one way in which upstreams misbehave. It mostly waits.
 type scenario struct {
-	name string
+	name string // one that begins with slow: runs only with -wayout.slow
 	run  func(t *testing.T)
 }
 
@@ -32,6 +38,17 @@ var scenarios = []scenario{
 	{"the first of two statsds comes, and hangs up", func(t *testing.T) { secondIsKept(t, "statsd") }},
 	{"the first of two comes, and works", func(t *testing.T) { firstIsTakenBack(t, "carbon") }},
 	{"the first of two statsds comes, and works", func(t *testing.T) { firstIsTakenBack(t, "statsd") }},
+
+	{"the first address of a name is silent", func(t *testing.T) { firstAddressIsSilent(t, "carbon") }},
+	{"the first address of a statsd's name is silent", func(t *testing.T) { firstAddressIsSilent(t, "statsd") }},
+	{"a name moves, and its server ends", nameMovesServerEnds},
+	{"slow: a name moves, by udp", nameMovesUDP},
+	{"slow: a name gets another address, by udp", nameGrowsUDP},
+	{"nobody resolves a name for a while", nobodyResolves},
+
+	{"a udp host vanishes", udpHostVanishes},
+	{"a udp server ends, and then its host vanishes", udpServerEndsHostVanishes},
+	{"a udp host refuses late", udpRefusesLate},
 }
 
 func TestWayOut(t *testing.T) {
@@ -39,6 +56,9 @@ func TestWayOut(t *testing.T) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	for _, s := range scenarios {
+		if strings.HasPrefix(s.name, "slow: ") && !*slowScenarios {
+			continue
+		}
 		running.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
@@ -67,13 +87,7 @@ func hangsUp(t *testing.T, rate int, m Manner) {
 // the daemon that has it. What the second gets counts.
 func twoReceivers(t *testing.T, protocol string, m Manner) (first, second *Receiver, w *wayOut) {
 	first, second = StartReceiver(t, receiverSpec{Buffer: smallBuffer}, m), StartSink(t)
-	plan, list := daemonPlan{}, to(first.URL, second.URL)
-	if protocol == "carbon" {
-		plan.carbon = list
-	} else {
-		plan.statsd = list
-	}
-	w = startWayOut(t, plan)
+	w = startWayOut(t, plan(protocol, first.URL, second.URL))
 	w.counts(second)
 	return first, second, w
 }
@@ -122,4 +136,148 @@ func firstIsTakenBack(t *testing.T, protocol string) {
 	if len(first.Lines()) == 0 || len(second.Lines()) == 0 {
 		t.Errorf("%d lines went to the first, %d to the second; want some to each", len(first.Lines()), len(second.Lines()))
 	}
+}
+
+const upstreamName = "graphite.test"
+
+// named returns an upstream by its name.
+func named(network string, r *Receiver) string {
+	_, port, _ := net.SplitHostPort(r.Addr)
+	return network + "://" + upstreamName + ":" + port
+}
+
+// plan is that of a daemon with upstreams of one protocol.
+func plan(protocol string, urls ...string) daemonPlan {
+	if protocol == "carbon" {
+		return daemonPlan{carbon: to(urls...)}
+	}
+	return daemonPlan{statsd: to(urls...)}
+}
+
+// firstAddressIsSilent: of two addresses of a name the first doesn't answer.
+func firstAddressIsSilent(t *testing.T, protocol string) {
+	dns, network := startNameServer(t), newNowhere(t, 0)
+	server := StartReceiver(t, receiverSpec{Addr: fmt.Sprintf("%s:%d", network.here, FreePort(t))}, Manner{})
+	dns.move(upstreamName, network.silent, network.here)
+	p := plan(protocol, named("tcp", server))
+	p.resolver = dns.addr
+	w := startWayOut(t, p)
+	w.counts(server)
+	began := time.Now()
+	w.sendFor(protocol, 100, 3*time.Second)
+	w.awaitUp(named("tcp", server))
+	t.Logf("up %v after a name was held", time.Since(began).Round(time.Millisecond))
+	w.awaitDelivered(protocol)
+	w.awaitArrivals(protocol, 150) // StatsD may not wait for longer than 10 s
+}
+
+// twoHosts returns two receivers with one port on two addresses, of which a name
+// has the first.
+func twoHosts(t *testing.T, network string) (dns *nameServer, first, second *Receiver) {
+	dns = startNameServer(t)
+	port := FreePort(t)
+	first = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.2:%d", port)}, Manner{})
+	second = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.3:%d", port)}, Manner{})
+	dns.move(upstreamName, "127.0.0.2")
+	return dns, first, second
+}
+
+// nameMovesServerEnds: a name is resolved again for each connection.
+func nameMovesServerEnds(t *testing.T) {
+	dns, first, second := twoHosts(t, "tcp")
+	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: dns.addr})
+	w.counts(first, second)
+	w.send("carbon", 1000, 100)
+	w.awaitArrivals("carbon", 100)
+	dns.move(upstreamName, "127.0.0.3")
+	first.Behave(Manner{Refuse: true})
+	w.send("carbon", 1000, 100)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 200)
+}
+
+// nameMovesUDP: what is sent by UDP follows a name.
+func nameMovesUDP(t *testing.T) {
+	dns, first, second := twoHosts(t, "udp")
+	w := startWayOut(t, daemonPlan{statsd: to(named("udp", first)), resolver: dns.addr})
+	w.counts(first, second)
+	w.sendUntilArrives("statsd", first)
+	dns.move(upstreamName, "127.0.0.3")
+	began := time.Now()
+	w.sendUntilArrives("statsd", second)
+	t.Logf("it followed after %v", time.Since(began).Round(time.Second))
+}
+
+// nameGrowsUDP: as long as the address is among a name's, the session stays.
+func nameGrowsUDP(t *testing.T) {
+	dns, first, second := twoHosts(t, "udp")
+	w := startWayOut(t, daemonPlan{statsd: to(named("udp", first)), resolver: dns.addr})
+	w.sendUntilArrives("statsd", first)
+	dns.move(upstreamName, "127.0.0.3", "127.0.0.2")
+	w.sendFor("statsd", 20, 40*time.Second)
+	if got := len(second.Lines()); got > 0 {
+		t.Errorf("%d lines went to the other address", got)
+	}
+}
+
+// nobodyResolves: a name that doesn't resolve is down, and no more.
+func nobodyResolves(t *testing.T) {
+	dns, first, _ := twoHosts(t, "tcp")
+	dns.silence(true)
+	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: dns.addr})
+	w.counts(first)
+	w.sendFor("carbon", 100, 3*time.Second)
+	if u, err := w.upstream(named("tcp", first)); err != nil || u.Up || u.Reason == "" {
+		t.Errorf("the status says of it %+v (%v), want that it is down, and why", u, err)
+	}
+	dns.silence(false)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 300)
+}
+
+// udpHostVanishes: a host is switched off, and the kernel says so when it has
+// looked for it.
+func udpHostVanishes(t *testing.T) {
+	far := newFaraway(t)
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
+	w.counts(first, second)
+	w.sendUntilArrives("statsd", first)
+	far.vanish()
+	began := time.Now()
+	w.sendUntilArrives("statsd", second)
+	t.Logf("it was left after %v", time.Since(began).Round(100*time.Millisecond))
+	w.isUnused(first)
+	far.connect()
+	w.staysWith("statsd", second, 12*time.Second)
+	w.saidOnce(first.Addr)
+}
+
+// udpServerEndsHostVanishes: the first is refused, so the second is used. When
+// the host of the first is gone, its silence is no proof that it works.
+func udpServerEndsHostVanishes(t *testing.T) {
+	far := newFaraway(t)
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
+	w.counts(first, second)
+	w.sendUntilArrives("statsd", first)
+	first.Behave(Manner{Refuse: true})
+	w.sendUntilArrives("statsd", second)
+	far.vanish()
+	w.staysWith("statsd", second, 12*time.Second)
+	w.saidOnce(first.Addr)
+}
+
+// udpRefusesLate: a refusal needs as long as the way there and back.
+func udpRefusesLate(t *testing.T) {
+	network := newNowhere(t, 120*time.Millisecond)
+	first := fmt.Sprintf("%s:%d", network.late, FreePort(t))
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to("udp://"+first, second.URL)})
+	w.counts(second)
+	w.sendUntilArrives("statsd", second)
+	w.staysWith("statsd", second, 12*time.Second)
+	w.saidOnce(first)
 }
