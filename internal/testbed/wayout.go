@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 )
 
@@ -238,6 +240,45 @@ func (w *wayOut) isUnused(r *Receiver) {
 		w.t.Error(err)
 	} else if u.Up || u.Reason == "" || u.Since == nil {
 		w.t.Errorf("the status says of it %+v, want that it isn't used, since when, and why", u)
+	}
+}
+
+// unread returns what the kernel has of the connections of a receiver that it has
+// not read.
+func (r *Receiver) unread() (out []byte) {
+	r.server.mu.Lock()
+	defer r.server.mu.Unlock()
+	for c := range r.server.conns {
+		raw, err := c.tcp.SyscallConn()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		block := make([]byte, 1<<20)
+		raw.Control(func(fd uintptr) {
+			if n, _, err := unix.Recvfrom(int(fd), block, unix.MSG_PEEK|unix.MSG_DONTWAIT); err == nil {
+				out = append(out, block[:n]...)
+			}
+		})
+	}
+	return out
+}
+
+// arrivesInOrder checks that at least so many lines of the only stream arrived at
+// a receiver, each once, and in their order.
+func (w *wayOut) arrivesInOrder(r *Receiver, least int) {
+	w.t.Helper()
+	lines := r.Lines()
+	if len(lines) < least {
+		w.t.Errorf("%d lines arrived, want %d at least", len(lines), least)
+	}
+	next := uint32(0)
+	for i, line := range lines {
+		n, ok := parseNumbered([]byte(line))
+		if !ok || n.seq < next {
+			w.t.Errorf("arrival %d of %d is %q, want number %d or a later one", i, len(lines), line, next)
+			return
+		}
+		next = n.seq + 1
 	}
 }
 

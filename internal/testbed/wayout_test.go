@@ -3,9 +3,14 @@
 package testbed
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,6 +54,19 @@ var scenarios = []scenario{
 	{"a udp host vanishes", udpHostVanishes},
 	{"a udp server ends, and then its host vanishes", udpServerEndsHostVanishes},
 	{"a udp host refuses late", udpRefusesLate},
+	{"a udp server ends at an empty datagram", udpServerEndsAtEmpty},
+
+	{"a statsd pauses", statsdPauses},
+	{"a statsd pauses beyond the horizon", statsdPausesBeyondTheHorizon},
+	{"a statsd pauses, and is killed", statsdPausesAndIsKilled},
+	{"slow: a graphite pauses", graphitePauses},
+	{"an idle connection is closed", idleIsClosed},
+	{"slow: an idle connection is closed late", idleIsClosedLate},
+	{"a server half-closes", func(t *testing.T) { halfCloses(t, "carbon") }},
+	{"a statsd half-closes", func(t *testing.T) { halfCloses(t, "statsd") }},
+	{"connections have an age", connectionsAge},
+	{"a server on a unix socket hangs up", unixHangsUp},
+	{"a statsd on a unix socket", unixStatsD},
 }
 
 func TestWayOut(t *testing.T) {
@@ -280,4 +298,204 @@ func udpRefusesLate(t *testing.T) {
 	w.sendUntilArrives("statsd", second)
 	w.staysWith("statsd", second, 12*time.Second)
 	w.saidOnce(first)
+}
+
+// udpServerEndsAtEmpty: we send nothing but lines.
+func udpServerEndsAtEmpty(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{EndAtEmpty: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.sendUntilArrives("statsd", server)
+}
+
+// statsdPauses: a reset would end it.
+func statsdPauses(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.counts(server)
+	w.sendFor("statsd", 2000, 4*time.Second)
+	server.Behave(Manner{})
+	w.awaitDelivered("statsd")
+	w.arrivesInOrder(server, 4000)
+	if n := server.Connections(); n != 1 {
+		t.Errorf("%d connections came, want one that lasts", n)
+	}
+}
+
+// statsdPausesBeyondTheHorizon: what our kernel still has at the horizon of the
+// claim leaves under no name.
+func statsdPausesBeyondTheHorizon(t *testing.T) {
+	etcd := startEtcd(t)
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL), etcd: etcd.Endpoint()})
+	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
+	etcd.Close()
+	w.current().eventually(t, "the horizon", func() error {
+		status, err := w.status()
+		if err == nil && status.State == "held" {
+			err = errors.New("the name is held")
+		}
+		return err
+	})
+	left := bytes.Count(server.unread(), []byte("\n"))
+	server.Behave(Manner{})
+	Eventually(t, "a line that needs no name", func() error {
+		send(t, "tcp", w.at.statsd, "free:1|c\n")
+		if !slices.Contains(server.Lines(), "free:1|c") {
+			return errors.New("none arrives")
+		}
+		return nil
+	})
+	named := 0
+	for _, line := range server.Lines() {
+		if strings.HasPrefix(line, nameArrived) {
+			named++
+		}
+	}
+	if left == 0 || named > left {
+		t.Errorf("%d lines arrived under a name, %d had left before the horizon", named, left)
+	}
+}
+
+// statsdPausesAndIsKilled: forwarded is what its kernel had.
+func statsdPausesAndIsKilled(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.sendFor("statsd", 2000, 3*time.Second)
+	var b books
+	isExact := func(had int) func() error {
+		return func() error {
+			status, err := w.status()
+			if b = status.Lines["statsd"]; err == nil && (had == 0 || b.Forwarded != had) {
+				err = fmt.Errorf("%d lines were forwarded, its kernel has %d", b.Forwarded, had)
+			}
+			return err
+		}
+	}
+	had := 0
+	Eventually(t, "what is forwarded", func() error {
+		had = bytes.Count(server.unread(), []byte("\n"))
+		return isExact(had)()
+	})
+	server.Behave(Manner{Refuse: true})
+	Eventually(t, "the end of what is not", func() error {
+		if err := isExact(had)(); err != nil {
+			return err
+		}
+		if b.Queued > 0 {
+			return fmt.Errorf("%d wait", b.Queued)
+		}
+		return nil
+	})
+	report(t, w.problems())
+}
+
+// graphitePauses: it isn't reset, as long as its kernel answers.
+func graphitePauses(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL)})
+	w.counts(server)
+	w.send("carbon", 100_000, 100_000) // more than two sockets hold
+	w.sendFor("carbon", 100, 25*time.Second)
+	server.Behave(Manner{})
+	w.awaitDelivered("carbon")
+	if n := server.Connections(); n != 1 {
+		t.Errorf("%d connections came, want one that lasts", n)
+	}
+}
+
+// idleIsClosed: what was acknowledged long before is sent three times more at
+// most, and then no more.
+func idleIsClosed(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{}, Manner{Idle: 1500 * time.Millisecond})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
+	w.counts(server)
+	const lines = 10_000
+	w.send("carbon", 100_000, lines)
+	w.awaitDelivered("carbon")
+	Eventually(t, "connections", func() error {
+		if n := server.Connections(); n < 8 {
+			return fmt.Errorf("%d have come", n)
+		}
+		return nil
+	})
+	if got := len(server.Lines()); got > 4*lines {
+		t.Errorf("%d lines arrived in %d connections, want %d at most", got, server.Connections(), 4*lines)
+	}
+	w.awaitDelivered("carbon")
+}
+
+// idleIsClosedLate: nothing is sent again.
+func idleIsClosedLate(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{}, Manner{Idle: 22 * time.Second})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
+	w.counts(server)
+	w.send("carbon", 100_000, 10_000)
+	Eventually(t, "a second connection", func() error {
+		if n := server.Connections(); n < 2 {
+			return fmt.Errorf("%d have come", n)
+		}
+		return nil
+	})
+	w.send("carbon", 100_000, 1)
+	w.awaitDelivered("carbon")
+	if got := len(server.Lines()); got != 10_001 {
+		t.Errorf("%d lines arrived, want each of 10001 once", got)
+	}
+}
+
+// halfCloses: a server that says that it will send nothing, which is its right,
+// and reads on.
+func halfCloses(t *testing.T, protocol string) {
+	server := StartReceiver(t, receiverSpec{}, Manner{HalfClose: true})
+	w := startWayOut(t, plan(protocol, server.URL))
+	w.counts(server)
+	const lines = 300
+	w.send(protocol, 100, lines)
+	w.awaitDelivered(protocol)
+	w.awaitArrivals(protocol, lines)
+	if got := len(server.Lines()); got != lines {
+		t.Errorf("%d lines arrived, want each of %d once", got, lines)
+	}
+	w.saidOnce(server.Addr)
+}
+
+// connectionsAge: with max_age, a connection ends in order, between two lines.
+func connectionsAge(t *testing.T) {
+	server := StartSink(t)
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + ", max_age: 2s"})
+	w.counts(server)
+	const lines = 800
+	w.send("carbon", 100, lines)
+	w.awaitDelivered("carbon")
+	if n := server.Connections(); n < 3 {
+		t.Errorf("%d connections came, want one each two seconds", n)
+	}
+	if got := len(server.Lines()); got != lines {
+		t.Errorf("%d lines arrived, want each of %d once", got, lines)
+	}
+}
+
+// unixHangsUp: there is no TCP_INFO on a unix socket, and no line is lost all the
+// same.
+func unixHangsUp(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Network: "unix", Addr: filepath.Join(t.TempDir(), "carbon")}, Manner{HangUp: 300 * time.Millisecond, Lose: true})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4KiB"})
+	w.counts(server)
+	w.sendFor("carbon", 700, 4*time.Second)
+	server.Behave(Manner{})
+	w.awaitDelivered("carbon")
+}
+
+func unixStatsD(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Network: "unixgram", Addr: filepath.Join(t.TempDir(), "statsd")}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.counts(server)
+	w.send("statsd", 1000, 1000)
+	w.awaitDelivered("statsd")
+	w.awaitArrivals("statsd", 1000)
+	server.Behave(Manner{Refuse: true})
+	w.send("statsd", 1000, 100)
+	os.Remove(server.Addr) // as a server that comes back does
+	server.Behave(Manner{})
+	w.sendUntilArrives("statsd", server)
 }
