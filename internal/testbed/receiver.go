@@ -243,7 +243,7 @@ func (r *rawReader) Read(p []byte) (int, error) {
 	}
 	if at := r.server.cutAt(r.served, p[:n]); at >= 0 {
 		r.end(m.Reset)
-		return at, net.ErrClosed
+		return at, nil // and from now on an error
 	}
 	return n, err
 }
