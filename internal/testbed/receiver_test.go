@@ -55,12 +55,7 @@ func TestReceiver(t *testing.T) {
 					t.Errorf("connection %d ended with %v, want a reset: %v", i, err, tt.reset)
 				}
 			}
-			Eventually(t, "lines", func() error {
-				if got := r.Lines(); !slices.Equal(got, tt.want) {
-					return fmt.Errorf("got %q, want %q", got, tt.want)
-				}
-				return nil
-			})
+			awaitLines(t, r, tt.want)
 		})
 	}
 }
@@ -85,7 +80,15 @@ func TestReceiverTLS(t *testing.T) {
 		t.Error("the connection goes on")
 	}
 	want := append([]string{"first"}, slices.Repeat([]string{"second"}, 10)...)
-	if got := r.Lines(); !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
+	awaitLines(t, r, want)
+}
+
+func awaitLines(t *testing.T, r *Receiver, want []string) {
+	t.Helper()
+	Eventually(t, "lines", func() error {
+		if got := r.Lines(); !slices.Equal(got, want) {
+			return fmt.Errorf("got %q, want %q", got, want)
+		}
+		return nil
+	})
 }
