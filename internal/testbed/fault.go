@@ -79,10 +79,9 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 		r.faraway = newFaraway(t)
 		host, r.receiver.netns = r.faraway.host, r.faraway.name
 	}
-	r.receiver.spec = receiverSpec{
-		Carbon:        fmt.Sprintf("%s:%d", host, FreePort(t)),
-		StatsD:        fmt.Sprintf("%s:%d", host, FreePort(t)),
-		ReceiveBuffer: receiveBuffer,
+	r.receiver.spec = faultReceiverSpec{
+		Carbon: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, FreePort(t)), Buffer: receiveBuffer},
+		StatsD: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, FreePort(t)), Buffer: receiveBuffer},
 	}
 	r.receiver.start()
 	t.Cleanup(r.receiver.kill)
@@ -100,11 +99,11 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 func (r *rig) newRelay() relay {
 	spec := r.receiver.spec
 	if r.plan.binary == "" {
-		return newCarbonCRelay(r.t, spec.Carbon)
+		return newCarbonCRelay(r.t, spec.Carbon.Addr)
 	}
 	plan := daemonPlan{
 		binary: r.plan.binary, etcd: r.plan.endpoint,
-		statsd: spec.StatsD, carbon: spec.Carbon,
+		statsd: to("tcp://" + spec.StatsD.Addr), carbon: to("tcp://" + spec.Carbon.Addr),
 		stateDir: "${DIR}/state", activated: r.plan.needs.sockets,
 	}
 	if r.plan.needs.disk {
@@ -184,8 +183,11 @@ func (r *rig) complain(format string, args ...any) {
 }
 
 // within waits until ok, and says whether it came to that in time.
-func (r *rig) within(d time.Duration, ok func() bool) bool {
-	ctx, cancel := context.WithTimeout(r.t.Context(), d)
+func (r *rig) within(d time.Duration, ok func() bool) bool { return within(r.t.Context(), d, ok) }
+
+// within waits until ok, and says whether it came to that in time.
+func within(ctx context.Context, d time.Duration, ok func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	for !ok() {
 		if ctx.Err() != nil {
@@ -264,4 +266,16 @@ func (r *rig) verdict() []string {
 		udpDrops = r.daemon.forgiven()
 	}
 	return append(out, r.lines.problems(udpDrops)...)
+}
+
+// report fails the test for what is wrong.
+func report(t testing.TB, wrong []string) {
+	t.Helper()
+	for i, w := range wrong {
+		if i == 20 {
+			t.Errorf("and %d more", len(wrong)-i)
+			return
+		}
+		t.Error(w)
+	}
 }

@@ -15,31 +15,31 @@ import (
 var faults = []fault{
 	{name: "none", run: func(r *rig) { r.pause(r.outage(2 * time.Second)) }},
 	{name: "receiver refused", run: func(r *rig) {
-		r.receiver.tell(order{Refuse: true})
+		r.receiver.tell(Manner{Refuse: true})
 		r.pause(r.outage(3 * time.Second))
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "receiver stalls", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold
 		r.pause(r.outage(4 * time.Second))
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "receiver slow", run: func(r *rig) {
-		r.receiver.tell(order{PerSecond: 1_000_000})
+		r.receiver.tell(Manner{PerSecond: 1_000_000})
 		r.burst(6 << 20)
 		r.pause(r.outage(4 * time.Second))
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "receiver resets in mid-line", run: func(r *rig) {
 		for range 5 {
-			r.receiver.tell(order{ResetAfter: 1 + r.rng.IntN(200_000)})
+			r.receiver.tell(Manner{CutAfter: 1 + r.rng.IntN(200_000), Reset: true})
 			r.pause(r.between(300*time.Millisecond, time.Second))
 		}
-		r.receiver.tell(order{})
+		r.receiver.tell(Manner{})
 	}},
 	{name: "receiver killed in mid-stall", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		r.burst(1 << 20)
 		r.pause(2 * time.Second)
 		r.receiver.kill()
@@ -78,7 +78,7 @@ var faults = []fault{
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver stalls", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		for range 3 {
 			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
 			r.restart()
@@ -88,13 +88,13 @@ var faults = []fault{
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver pauses", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold: the last line that is sent is not whole
 		for range 3 {
 			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
 			r.restart()
 		}
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "relay killed, its sockets live on", needs: needs{sockets: true}, run: func(r *rig) {
 		for range 3 {

@@ -75,17 +75,6 @@ func suffer(r *rig, f fault) []string {
 	return wrong
 }
 
-func report(t *testing.T, wrong []string) {
-	t.Helper()
-	for i, w := range wrong {
-		if i == 20 {
-			t.Errorf("and %d more", len(wrong)-i)
-			return
-		}
-		t.Error(w)
-	}
-}
-
 func logToll(r *rig) {
 	toll := r.lines.toll()
 	r.log("%d lines by tcp: %d lost, of these %d at the end of connections that broke; %d doubled", toll.written, toll.lost, toll.unread, toll.doubled)
