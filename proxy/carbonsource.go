@@ -139,7 +139,7 @@ func (q *carbonQueue) End(now time.Time, how outlet.Ending) {
 	switch {
 	case q.session.Certain || tookAll && isOld && how != outlet.Broken:
 		q.forget(func(*piece) bool { return true })
-	case tookAll && how == outlet.Closed:
+	case tookAll && how != outlet.Broken:
 		q.forget(func(p *piece) bool { p.repeats++; return p.repeats > idleRepeats })
 	}
 	q.current = nil

@@ -229,12 +229,12 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 	}
 }
 
-// minMaxAge is the shortest life of a connection that spares the server.
-const minMaxAge = 30 * time.Second
+// minMaxAge is the shortest life of a connection.
+const minMaxAge = time.Second
 
 func checkConnections(path string, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
 	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
-		ps.Addf(path+".max_age", "30s or more; 0 for no end", "max_age %v is out of range", maxAge)
+		ps.Addf(path+".max_age", "1s or more; 0 for no end", "max_age %v is out of range", maxAge)
 	}
 	if (t.Cert == "") != (t.Key == "") {
 		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")

@@ -24,21 +24,21 @@ type statsdSource struct {
 	hand     *batch // taken from the queue: to be written
 	mid      bool   // hand begins with the rest of a line
 	upstream string
-	sent     uint64   // bytes of this session
-	flight   []flight // not acknowledged, the oldest first
+	flight   []byte   // what is not acknowledged
+	acked    uint64   // bytes of this session before it
+	claims   []flight // of what is in flight, the oldest first
 }
 
-// A flight is lines of one write that are under way.
+// A flight says under which claim the bytes up to its end are.
 type flight struct {
 	end   uint64 // in bytes of the session
-	lines int    // whole ones that end here
 	claim *membership.Claim
 }
 
 var _ outlet.Source = (*statsdSource)(nil)
 
 func (s *statsdSource) Begin(_ time.Time, session outlet.Session) {
-	s.upstream, s.sent = session.Upstream, 0
+	s.upstream, s.acked = session.Upstream, 0
 }
 
 // errCut says that a line may not go on to leave of which a part has.
@@ -105,11 +105,12 @@ func (s *statsdSource) park(b *batch) {
 
 func (s *statsdSource) Wrote(_ time.Time, n int) {
 	written := s.hand.buf[:n]
-	lines := bytes.Count(written, newline)
 	s.mid = written[n-1] != '\n'
-	s.sent += uint64(n)
-	s.flight = append(s.flight, flight{s.sent, lines, s.hand.claim})
-	s.hand.cut(n, lines)
+	s.flight = append(s.flight, written...)
+	if claim := s.hand.claim; claim != nil {
+		s.claims = append(s.claims, flight{s.acked + uint64(len(s.flight)), claim})
+	}
+	s.hand.cut(n, bytes.Count(written, newline))
 }
 
 var newline = []byte{'\n'}
@@ -122,18 +123,13 @@ func (s *statsdSource) Refuse(n int) {
 }
 
 func (s *statsdSource) Ack(_ time.Time, n uint64) (again time.Duration, err error) {
-	done, lines := 0, 0
-	for ; done < len(s.flight) && s.flight[done].end <= n; done++ {
-		lines += s.flight[done].lines
+	if n := int(n - s.acked); n > 0 {
+		s.queue.forward(s.upstream, bytes.Count(s.flight[:n], newline))
+		s.flight = s.flight[:copy(s.flight, s.flight[n:])]
+		s.acked += uint64(n)
 	}
-	if done > 0 {
-		s.queue.forward(s.upstream, lines)
-		s.flight = slices.Delete(s.flight, 0, done)
-	}
-	for _, f := range s.flight {
-		if f.claim == nil {
-			continue
-		}
+	s.claims = slices.DeleteFunc(s.claims, func(f flight) bool { return f.end <= n })
+	for _, f := range s.claims {
 		left := f.claim.Left() - statsdGuard
 		if left <= 0 {
 			return 0, outlet.ErrRevoked
@@ -145,11 +141,10 @@ func (s *statsdSource) Ack(_ time.Time, n uint64) (again time.Duration, err erro
 	return again, nil
 }
 
+// End drops what is in doubt, and the rest of a line of which a part is.
 func (s *statsdSource) End(time.Time, outlet.Ending) {
-	for _, f := range s.flight {
-		s.queue.drop(f.lines, sendError)
-	}
-	s.flight = s.flight[:0]
+	s.queue.drop(bytes.Count(s.flight, newline), sendError)
+	s.flight, s.claims = s.flight[:0], s.claims[:0]
 	if s.mid {
 		s.mid = false
 		s.Refuse(bytes.IndexByte(s.hand.buf, '\n') + 1)

@@ -16,6 +16,8 @@ const (
 	minUDPRest = time.Minute     // silence is no proof: this long, doubling to
 	maxUDPRest = 10 * time.Minute
 
+	minStallRest = 30 * time.Second
+
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
 )
@@ -48,6 +50,7 @@ type server struct {
 	entry   *entry
 	at      string
 	strikes int       // failures, one after the other
+	stalls  int       // of them, that it took nothing
 	known   bool      // a session with it has lasted, and it has not failed since
 	rest    time.Time // not used before, while there is another
 	retry   time.Time // not tried before
@@ -197,6 +200,18 @@ func (f *failover) left(now time.Time, s *server) {
 	if e.up {
 		e.up, e.since = false, now
 	}
+}
+
+// stalled says that s took nothing. An open connection is no proof that it takes
+// lines again, so that it rests as long as a server that says nothing.
+func (f *failover) stalled(now time.Time, s *server, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.entry.server = nil
+	s.strike(now)
+	s.stalls++
+	s.rest = now.Add(doubled(minStallRest, maxUDPRest, s.stalls))
+	f.isDown(now, s.entry, true, why)
 }
 
 // failed says that s failed: a session that had worked for so long, or an attempt.

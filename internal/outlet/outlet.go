@@ -109,7 +109,7 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 	case ctx.Err() != nil, isOurs(why):
 		o.failover.left(now, c.server)
 	case errors.Is(why, errStalled):
-		o.failover.failed(now, c.server, 0, true, why)
+		o.failover.stalled(now, c.server, why)
 	default:
 		o.failover.failed(now, c.server, lived, c.server.entry.address.isDatagram(), why)
 	}

@@ -16,4 +16,3 @@ func TestPacketEnd(t *testing.T) {
 		}
 	}
 }
-

@@ -38,6 +38,10 @@ const (
 	// for that to be no failure to read.
 	idleTime = time.Second
 
+	// doubtTime is how long a peer that has closed its side has to show that it reads
+	// on.
+	doubtTime = 2 * time.Second
+
 	// partTime is how long a server that works has to take what it was sent when
 	// another takes its place; closeTime, to close when it has.
 	partTime  = time.Second
@@ -47,6 +51,7 @@ const (
 var (
 	errStalled = errors.New("the server takes nothing, and another one waits")
 	errPartial = errors.New("the server took only a part of a line")
+	errHungUp  = errors.New("closed by the server, and what it had acknowledged may be lost")
 )
 
 // A session sends on one connection.
@@ -133,7 +138,7 @@ func (s *session) send(ctx context.Context) error {
 		if err := s.collect(now); err != nil {
 			return err
 		}
-		again, err := s.source.Ack(now, s.acked)
+		again, err := s.tell(now)
 		if err != nil {
 			return err
 		}
@@ -213,6 +218,14 @@ func (s *session) collect(now time.Time) error {
 	return s.named("watch", err)
 }
 
+// tell tells the source what is acknowledged: nothing, while that is in doubt.
+func (s *session) tell(now time.Time) (again time.Duration, err error) {
+	if s.isDoubtful() {
+		return doubtTime, nil
+	}
+	return s.source.Ack(now, s.acked)
+}
+
 // isDoubtful says whether the peer has closed its side, and has not yet shown that
 // it reads all the same.
 func (s *session) isDoubtful() bool { return s.half && s.acked <= s.halfAt }
@@ -227,7 +240,13 @@ func (s *session) peerEnded(now time.Time) error {
 		default:
 		}
 	}
-	if s.peerErr == nil || s.half {
+	switch {
+	case s.peerErr == nil:
+		return nil
+	case s.half:
+		if s.isDoubtful() && now.Sub(s.ended) >= doubtTime && now.Sub(s.wrote) >= doubtTime {
+			return s.named("send to", errHungUp)
+		}
 		return nil
 	}
 	s.ended = now
@@ -342,7 +361,7 @@ func (s *session) end(ctx context.Context, why error) Ending {
 		}
 	}
 	s.collect(time.Now())
-	s.source.Ack(time.Now(), s.acked)
+	s.tell(time.Now())
 	switch {
 	case errors.Is(why, errClosed):
 		s.close()
@@ -379,7 +398,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 		if err := s.collect(now); err != nil {
 			return err
 		}
-		s.source.Ack(now, s.acked)
+		s.tell(now)
 		if s.acked == s.written {
 			if s.half || errors.Is(s.peerErr, errClosed) {
 				return nil

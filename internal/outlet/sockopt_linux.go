@@ -36,12 +36,10 @@ func askTCP(fd int, out *tcpInfo) error {
 		acked:    max(info.Bytes_acked, 1) - 1,
 		sinceAck: time.Duration(info.Last_ack_recv) * time.Millisecond,
 		asked:    info.Unacked > 0 || info.Probes > 0,
+		closed:   info.State == tcpClosed,
 	}
-	if info.State == tcpClosed {
-		if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
-			return syscall.Errno(errno)
-		}
-		return syscall.ECONNRESET
+	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); out.closed && err == nil && errno != 0 {
+		return syscall.Errno(errno)
 	}
 	return nil
 }

@@ -103,6 +103,9 @@ func (l *stream) look(now time.Time, within time.Duration) (acked uint64, err er
 		return info.acked, err
 	}
 	open := l.written - info.acked
+	if info.closed && open > 0 {
+		return info.acked, syscall.ECONNRESET
+	}
 	if stalled, due := l.bound.look(now, info.acked, open, within); due {
 		within -= min(within/4, time.Second) // the kernel counts from when it found out
 		err = l.control(func(fd int) error { return setUserTimeout(fd, stalled+within) })
@@ -168,6 +171,7 @@ type tcpInfo struct {
 	acked    uint64        // bytes that the peer's kernel has acknowledged
 	sinceAck time.Duration // since the peer last answered anything
 	asked    bool          // the peer was sent what it has not answered yet
+	closed   bool          // both sides are closed, or the connection was reset
 }
 
 func (l *stream) watch() error { return readToEnd(l.conn) }

@@ -470,8 +470,8 @@ func connectionsAge(t *testing.T) {
 	if n := server.Connections(); n < 3 {
 		t.Errorf("%d connections came, want one each two seconds", n)
 	}
-	if got := len(server.Lines()); got != lines {
-		t.Errorf("%d lines arrived, want each of %d once", got, lines)
+	if got := len(server.Lines()); got > 4*lines { // what a young connection took may come again, three times
+		t.Errorf("%d lines arrived, want each of %d four times at most", got, lines)
 	}
 }
 
