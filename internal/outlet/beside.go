@@ -64,7 +64,7 @@ func (o *Outlet) beside(ctx context.Context, wg *sync.WaitGroup, s *session) {
 // seekBetter looks from time to time whether an address before the index-th is
 // back, and returns a connection to it; nil when ctx ends.
 func (o *Outlet) seekBetter(ctx context.Context, index int) *connection {
-	for pause(ctx, o.seek/2+rand.N(o.seek)) == nil {
+	for pause(ctx, seekInterval/2+rand.N(seekInterval)) == nil {
 		if c := o.dialFirst(ctx, index); c != nil && o.lasts(ctx, c) {
 			return c
 		}

@@ -100,7 +100,7 @@ func (o *Outlet) dialServer(parent context.Context, s *server, budget time.Durat
 	ctx, cancel := context.WithTimeout(parent, budget)
 	defer cancel()
 	cfg := o.config.Load()
-	l, err := o.dial(ctx, cfg, s)
+	l, err := o.dialer.dial(ctx, cfg, s.entry.address, s.at, o.failover.isKnown(s))
 	if err != nil {
 		if parent.Err() == nil {
 			o.failover.failed(time.Now(), s, 0, true, fmt.Errorf("dial upstream %s: %w", s.entry.address, err))
@@ -110,16 +110,24 @@ func (o *Outlet) dialServer(parent context.Context, s *server, budget time.Durat
 	return &connection{link: l, server: s, began: time.Now(), config: cfg}
 }
 
-func (o *Outlet) dial(ctx context.Context, cfg *Config, s *server) (link, error) {
-	a := s.entry.address
+// A dialer makes links. known says that the server at an address has worked, and has
+// not failed since.
+type dialer interface {
+	dial(ctx context.Context, cfg *Config, a Address, at string, known bool) (link, error)
+}
+
+// systemDialer makes real ones.
+type systemDialer struct{ options Options }
+
+func (d systemDialer) dial(ctx context.Context, cfg *Config, a Address, at string, known bool) (link, error) {
 	if a.Network == "stdout" {
-		return &stdout{w: o.options.Stdout}, nil
+		return &stdout{w: d.options.Stdout}, nil
 	}
-	if err := o.refuseOwn(a.Network, s.at); err != nil {
+	if err := d.refuseOwn(a.Network, at); err != nil {
 		return nil, err
 	}
 	if a.Health != 0 {
-		if err := askHealth(ctx, a, s.at); err != nil {
+		if err := askHealth(ctx, a, at); err != nil {
 			return nil, err
 		}
 	}
@@ -127,15 +135,15 @@ func (o *Outlet) dial(ctx context.Context, cfg *Config, s *server) (link, error)
 	if network == "tls" {
 		network = "tcp"
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, network, s.at)
+	conn, err := new(net.Dialer).DialContext(ctx, network, at)
 	if err != nil {
 		return nil, err
 	}
 	if a.isDatagram() {
 		defer conn.Close()
-		return newDatagram(conn.(syscall.Conn), network, cfg.MaxDatagram, !o.failover.isKnown(s))
+		return newDatagram(conn.(syscall.Conn), network, cfg.MaxDatagram, !known)
 	}
-	l, err := newStream(conn.(streamConn), o.options.Resets)
+	l, err := newStream(conn.(streamConn), d.options.Resets)
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -143,12 +151,7 @@ func (o *Outlet) dial(ctx context.Context, cfg *Config, s *server) (link, error)
 	if a.Network != "tls" {
 		return l, nil
 	}
-	return o.secure(ctx, l, cfg.TLS, a.Host)
-}
-
-// secure puts TLS above a stream, which it takes.
-func (o *Outlet) secure(ctx context.Context, l *stream, t TLS, host string) (link, error) {
-	c, err := t.config(host)
+	c, err := cfg.TLS.config(a.Host)
 	if err != nil {
 		l.close()
 		return nil, err
@@ -156,9 +159,9 @@ func (o *Outlet) secure(ctx context.Context, l *stream, t TLS, host string) (lin
 	return startTLS(ctx, l, c)
 }
 
-func (o *Outlet) refuseOwn(network, at string) error {
+func (d systemDialer) refuseOwn(network, at string) error {
 	peer, err := netip.ParseAddrPort(at)
-	if err == nil && o.options.Own != nil && o.options.Own.IsOwn(network, peer) {
+	if err == nil && d.options.Own != nil && d.options.Own.IsOwn(network, peer) {
 		return errOwnListener
 	}
 	return nil

@@ -22,13 +22,13 @@ type Outlet struct {
 	source   Source
 	log      *slog.Logger
 	resolver Resolver
+	dialer   dialer
 	failover *failover
 
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
 	changed chan struct{}          // cap 1: config is new
 
 	better *connection // to an earlier address, which is back; nil: none
-	seek   time.Duration
 }
 
 // New returns an outlet. It starts nothing.
@@ -37,11 +37,11 @@ func New(cfg Config, opt Options) *Outlet {
 		options: opt, source: opt.Source, log: opt.Log, resolver: opt.Resolver,
 		failover: &failover{log: opt.Log, lost: opt.Source.Lost},
 		changed:  make(chan struct{}, 1),
-		seek:     seekInterval,
 	}
 	if o.resolver == nil {
 		o.resolver = net.DefaultResolver
 	}
+	o.dialer = systemDialer{opt}
 	o.config.Store(&cfg)
 	o.failover.reset(time.Now(), cfg.To)
 	return o

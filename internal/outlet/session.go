@@ -65,7 +65,7 @@ type session struct {
 	mid      bool   // written ends in the middle of a line
 	blocked  bool   // the last write was in vain
 	progress time.Time
-	lastAck  time.Time     // when all was first seen to be acknowledged; zero: it is not
+	lastAck  time.Time     // when something was last seen to be acknowledged
 	within   time.Duration // in which what was written must have left
 	pause    time.Duration // until the next look
 	wrote    time.Time     // when something was last written
@@ -203,13 +203,7 @@ func (s *session) named(what string, err error) error {
 func (s *session) collect(now time.Time) error {
 	acked, err := s.link.look(now, s.within)
 	if acked > s.acked {
-		s.acked, s.progress, s.pause = acked, now, firstLook
-	}
-	switch {
-	case s.acked < s.written:
-		s.lastAck = time.Time{}
-	case s.lastAck.IsZero():
-		s.lastAck = now
+		s.acked, s.progress, s.lastAck, s.pause = acked, now, now, firstLook
 	}
 	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() {
 		s.proven = true
@@ -256,7 +250,7 @@ func (s *session) peerEnded(now time.Time) error {
 	if err := s.collect(now); err != nil {
 		return err
 	}
-	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && !s.lastAck.IsZero() && now.Sub(s.lastAck) >= idleTime {
+	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.acked == s.written && now.Sub(s.lastAck) >= idleTime {
 		return s.named("watch", errClosed)
 	}
 	s.half, s.halfAt = true, s.written
