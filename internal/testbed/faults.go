@@ -49,8 +49,8 @@ var faults = []fault{
 	{name: "receiver vanishes", needs: needs{faraway: true}, run: func(r *rig) {
 		r.faraway.vanish()
 		down := func() bool { _, up, err := r.daemon.waiting(); return err == nil && !up }
-		if !r.within(25*time.Second, down) { // TCP_USER_TIMEOUT is 15 s
-			r.complain("a silent peer was not found within 25s")
+		if !r.within(Patience, down) {
+			r.complain("a silent peer was not found within %v", Patience)
 		}
 		r.receiver.kill()
 		r.receiver.start()

@@ -16,7 +16,8 @@ import (
 
 // The same, with the servers that people run.
 var realScenarios = []scenario{
-	{"haproxy without a backend", haproxyWithoutBackend},
+	{"haproxy without a backend", func(t *testing.T) { haproxyWithoutBackend(t, "check inter 200ms") }},
+	{"haproxy that looks for a backend", func(t *testing.T) { haproxyWithoutBackend(t, "") }},
 	{"haproxy whose backend comes and goes", haproxyWithFlappingBackend},
 	{"haproxy without a backend, and a good one", haproxyAndAnother},
 	{"statsd 0.9 is stopped for 3 s", statsdIsStopped},
@@ -33,8 +34,10 @@ var realScenarios = []scenario{
 var behind = Manner{DropTail: true}
 
 // startHAProxy starts a balancer in front of a server, and returns where it
-// listens. It looks each 200 ms whether the server is there.
-func startHAProxy(t *testing.T, backend string) (addr string) {
+// listens. options are those of the server: with "check inter 200ms" it knows
+// soon that there is none, without it tries for some seconds, and takes lines
+// meanwhile.
+func startHAProxy(t *testing.T, backend, options string) (addr string) {
 	program := lookPath(t, "haproxy", "haproxy")
 	addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	config := filepath.Join(t.TempDir(), "haproxy.cfg")
@@ -47,8 +50,8 @@ frontend carbon
   bind %s
   default_backend graphite
 backend graphite
-  server graphite %s check inter 200ms
-`, addr, backend)
+  server graphite %s %s
+`, addr, backend, options)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +61,9 @@ backend graphite
 }
 
 // haproxyWithoutBackend: it accepts and hangs up, until there is a Graphite.
-func haproxyWithoutBackend(t *testing.T) {
+func haproxyWithoutBackend(t *testing.T, options string) {
 	graphite := StartReceiver(t, receiverSpec{}, Manner{Refuse: true})
-	balancer := startHAProxy(t, graphite.Addr)
+	balancer := startHAProxy(t, graphite.Addr, options)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer), replay: "4KiB"})
 	w.counts(graphite)
 	w.sendFor("carbon", 700, 10*time.Second)
@@ -73,8 +76,8 @@ func haproxyWithoutBackend(t *testing.T) {
 // is sent again.
 func haproxyWithFlappingBackend(t *testing.T) {
 	graphite := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, behind)
-	balancer := startHAProxy(t, graphite.Addr)
-	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer), replay: "4MiB"})
+	balancer := startHAProxy(t, graphite.Addr, "")
+	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer)})
 	w.counts(graphite)
 	for range 3 {
 		w.sendFor("carbon", 5000, time.Second)
@@ -89,7 +92,7 @@ func haproxyWithFlappingBackend(t *testing.T) {
 
 // haproxyAndAnother: the one that works is used.
 func haproxyAndAnother(t *testing.T) {
-	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", FreePort(t)))
+	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", FreePort(t)), "")
 	good := StartSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
 	w.counts(good)
