@@ -20,8 +20,10 @@ func handOver(q queue) {
 		}
 	case *carbonQueue:
 		now := time.Now()
-		for p, _, _ := q.next(now); p != nil; p, _, _ = q.next(now) {
-			q.ack(now, "upstream", q.sent)
+		q.session.Certain = true
+		for lines, _, _ := q.Next(now); len(lines) > 0; lines, _, _ = q.Next(now) {
+			q.Wrote(now, len(lines))
+			q.Ack(now, q.sent)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // Config steers a Proxy. DefaultConfig returns the defaults that the field
@@ -44,6 +45,9 @@ type Listen struct {
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 }
 
+// An Upstream is the address of a server, as the configuration writes it.
+type Upstream = outlet.Address
+
 // Forward says where each protocol's lines go.
 type Forward struct {
 	StatsD StatsDForward `yaml:"statsd"`
@@ -53,7 +57,14 @@ type Forward struct {
 // StatsDForward steers the StatsD upstream.
 type StatsDForward struct {
 	// To is a failover list: the first address that works is used.
-	To []Address `yaml:"to"`
+	To []Upstream `yaml:"to"`
+
+	// TLS is for tls:// addresses.
+	TLS outlet.TLS `yaml:"tls"`
+
+	// MaxAge ends a connection that is so old, in order and between two lines, so
+	// that balancers spread again; default 0, never.
+	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait, in bytes of memory; default 16MiB.
 	Queue conf.Bytes `yaml:"queue"`
@@ -66,7 +77,14 @@ type StatsDForward struct {
 // CarbonForward steers the Carbon upstream.
 type CarbonForward struct {
 	// To is a failover list: the first address that works is used.
-	To []Address `yaml:"to"`
+	To []Upstream `yaml:"to"`
+
+	// TLS is for tls:// addresses.
+	TLS outlet.TLS `yaml:"tls"`
+
+	// MaxAge ends a connection that is so old, in order and between two lines, so
+	// that balancers spread again; default 0, never.
+	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait in memory, in bytes; default 64MiB.
 	Queue conf.Bytes `yaml:"queue"`
@@ -166,8 +184,10 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	if len(l.Carbon) > 0 && len(f.Carbon.To) == 0 {
 		ps.Addf("forward.carbon.to", fmt.Sprintf(toHint, "carbon", "tcp://graphite.example.net:2003"), "no upstream for Carbon, which listens")
 	}
-	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "stdout"}, l, ps)
-	checkUpstreams("forward.carbon.to", f.Carbon.To, []string{"tcp", "stdout"}, l, ps)
+	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout"}, l, ps)
+	checkUpstreams("forward.carbon.to", f.Carbon.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
+	checkConnections("forward.statsd", f.StatsD.TLS, f.StatsD.MaxAge, ps)
+	checkConnections("forward.carbon", f.Carbon.TLS, f.Carbon.MaxAge, ps)
 	if f.StatsD.Queue < minQueue {
 		ps.Addf("forward.statsd.queue", "1MiB or more", "queue %v is too small", f.StatsD.Queue)
 	}
@@ -185,7 +205,7 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	}
 }
 
-func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *conf.Problems) {
+func checkUpstreams(path string, to []outlet.Address, networks []string, l Listen, ps *conf.Problems) {
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
@@ -198,21 +218,36 @@ func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *
 		if slices.Contains(to[:i], a) {
 			ps.Addf(at, "remove one", "%s is in the list already", a)
 		}
-		if a.Port == 0 || a.Host == "" {
-			ps.Addf(at, "write host and port", "%s names no host or no port", a)
+		if !a.IsUnix() && a.Host == "" {
+			ps.Addf(at, "write host and port", "%s names no host", a)
 		}
 		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if a.reaches(own) {
+			if own.isReachedBy(a) {
 				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
 			}
 		}
 	}
 }
 
-// reaches says, as far as the text tells, whether sending to a would arrive at
-// the listener own. What only a resolved name shows, ownAddress finds later.
-func (a Address) reaches(own Address) bool {
-	if a.Network != own.Network || a.Port != own.Port || own.isUnix() {
+// minMaxAge is the shortest life of a connection that spares the server.
+const minMaxAge = 30 * time.Second
+
+func checkConnections(path string, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
+	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
+		ps.Addf(path+".max_age", "30s or more; 0 for no end", "max_age %v is out of range", maxAge)
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")
+	}
+}
+
+// isReachedBy says, as far as the text tells, whether sending to a would arrive at
+// the listener own. What only a resolved name shows, the outlet finds later.
+func (own Address) isReachedBy(a outlet.Address) bool {
+	if own.isUnix() {
+		return a.Network == own.Network && a.Path == own.Path
+	}
+	if a.Network != own.Network && (a.Network != "tls" || own.Network != "tcp") || a.Port != own.Port {
 		return false
 	}
 	if strings.EqualFold(a.Host, own.Host) {

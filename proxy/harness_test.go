@@ -66,15 +66,15 @@ func (f *fakeNames) Phase() membership.Phase {
 }
 
 // testConfig listens on free ports of 127.0.0.1 and sends to the sinks.
-func testConfig(statsd, carbon Address) Config {
+func testConfig(statsd, carbon Upstream) Config {
 	cfg := DefaultConfig()
 	cfg.Rewrite.Names = []string{"Denali", "MtLogan", "KingPeak"}
 	cfg.Coalesce = time.Millisecond
 	free := func(network string) Address { return Address{Network: network, Host: "127.0.0.1"} }
 	cfg.Listen.StatsD = []Address{free("udp"), free("tcp")}
 	cfg.Listen.Carbon = []Address{free("tcp"), free("udp")}
-	cfg.Forward.StatsD.To = []Address{statsd}
-	cfg.Forward.Carbon.To = []Address{carbon}
+	cfg.Forward.StatsD.To = []Upstream{statsd}
+	cfg.Forward.Carbon.To = []Upstream{carbon}
 	cfg.Forward.Carbon.Replay = 0 // what arrived stays so
 	return cfg
 }
@@ -98,9 +98,6 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 		t.Fatal(err)
 	}
 	p.drainTime = time.Second
-	for _, u := range p.upstreams {
-		u.seek = 20 * time.Millisecond
-	}
 	if err := p.Bind(); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +180,7 @@ func eventually(t testing.TB, what string, cond func() bool) {
 // A sink is an upstream that keeps the lines it is sent.
 type sink struct {
 	t       testing.TB
-	address Address
+	address Upstream
 	lines   chan string
 	packets chan string // of a UDP sink
 
@@ -195,7 +192,7 @@ type sink struct {
 
 func newSink(t testing.TB, network string) *sink {
 	t.Helper()
-	s := &sink{t: t, address: Address{Network: network, Host: "127.0.0.1"}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
+	s := &sink{t: t, address: Upstream{Network: network, Host: "127.0.0.1"}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
 	s.open()
 	t.Cleanup(s.close)
 	return s
@@ -205,7 +202,7 @@ func newSink(t testing.TB, network string) *sink {
 func (s *sink) open() {
 	s.t.Helper()
 	if s.address.Network == "udp" {
-		conn, err := net.ListenPacket("udp", s.address.hostPort())
+		conn, err := net.ListenPacket("udp", s.address.HostPort())
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -215,7 +212,7 @@ func (s *sink) open() {
 		go s.receive(conn)
 		return
 	}
-	l, err := net.Listen("tcp", s.address.hostPort())
+	l, err := net.Listen("tcp", s.address.HostPort())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -304,6 +301,14 @@ func (s *sink) expect(want ...string) {
 	s.t.Helper()
 	if got := s.next(len(want)); !slices.Equal(got, want) {
 		s.t.Fatalf("got %q, want %q", got, want)
+	}
+}
+
+// until takes lines until this one comes: what a young connection took comes again
+// on the next.
+func (s *sink) until(want string) {
+	s.t.Helper()
+	for ln := s.next(1)[0]; ln != want; ln = s.next(1)[0] {
 	}
 }
 

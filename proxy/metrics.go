@@ -66,12 +66,12 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		for _, f := range b.forwarded {
 			counter(descForwarded, f.lines, name, f.upstream)
 		}
-		for _, s := range p.upstreams[proto].status(proto) {
+		for _, s := range p.outlets[proto].Status() {
 			up := 0.0
 			if s.Up {
 				up = 1
 			}
-			gauge(descUpstreamUp, up, name, s.Address)
+			gauge(descUpstreamUp, up, name, s.Address.String())
 		}
 	}
 	p.collectSpool(gauge)

@@ -8,11 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How many datagrams one system call moves.
-const (
-	recvBatch = 128
-	sendBatch = 64
-)
+// recvBatch is how many datagrams one system call receives.
+const recvBatch = 128
 
 // maxPacket is the longest datagram that is read whole. UDP has none longer.
 const maxPacket = 64 << 10
@@ -90,27 +87,4 @@ func (p *recvPackets) peer(i int) string {
 func swap16(v uint16) uint16 {
 	b := (*[2]byte)(unsafe.Pointer(&v))
 	return uint16(b[0])<<8 | uint16(b[1])
-}
-
-// sendPackets sends datagrams on a connected socket, many in one system call.
-type sendPackets struct {
-	msgs [sendBatch]mmsghdr
-	iovs [sendBatch]unix.Iovec
-}
-
-// send sends the datagrams, at most sendBatch, without waiting. It returns how
-// many the kernel took, and an error only when it took none.
-func (p *sendPackets) send(fd int, datagrams [][]byte) (int, error) {
-	for i, d := range datagrams {
-		p.iovs[i].Base = &d[0]
-		p.iovs[i].SetLen(len(d))
-		p.msgs[i].hdr.Iov = &p.iovs[i]
-		p.msgs[i].hdr.SetIovlen(1)
-	}
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&p.msgs[0])), uintptr(len(datagrams)), unix.MSG_DONTWAIT, 0, 0)
-	clear(p.iovs[:len(datagrams)])
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
 }

@@ -40,15 +40,3 @@ func (p *recvPackets) packet(int) (data []byte, truncated bool) { return p.buf[:
 
 // peer returns the sender of the i-th datagram; here it is not known.
 func (p *recvPackets) peer(int) string { return "" }
-
-// sendPackets sends datagrams on a connected socket.
-type sendPackets struct{}
-
-// send sends the datagrams, at most sendBatch, without waiting. It returns how
-// many the kernel took, and an error only when it took none.
-func (p *sendPackets) send(fd int, datagrams [][]byte) (int, error) {
-	if err := unix.Send(fd, datagrams[0], unix.MSG_DONTWAIT); err != nil {
-		return 0, err
-	}
-	return 1, nil
-}

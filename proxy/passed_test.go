@@ -89,7 +89,7 @@ func TestPassedSockets(t *testing.T) {
 	{
 		carbon, statsd, gram, stream := s.listen("tcp", "127.0.0.1:0"), s.listen("udp", "127.0.0.1:0"), s.listen("unixgram", socketPath(t, "g")), s.listen("unix", socketPath(t, "s"))
 		six := s.listen("tcp", "[::1]:0")
-		cfg = testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+		cfg = testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 		cfg.Listen.StatsD = []Address{gram, statsd}
 		cfg.Listen.Carbon = []Address{six, stream, carbon}
 	}
@@ -143,7 +143,7 @@ func TestPassedSockets(t *testing.T) {
 func TestPassedHalfOfLocalhost(t *testing.T) {
 	s := &supervisor{t: t}
 	a := s.listen("tcp", "127.0.0.1:0")
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	a.Host = "localhost"
 	cfg.Listen.Carbon = []Address{a}
 	cfg.Listen.StatsD = nil
@@ -162,7 +162,7 @@ func TestPassedHalfOfLocalhost(t *testing.T) {
 func TestUnwantedSocket(t *testing.T) {
 	s := &supervisor{t: t}
 	unwanted := s.listen("tcp", "127.0.0.1:0")
-	p, err := New(testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"), Options{Sockets: s.pass()})
+	p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Sockets: s.pass()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestPassedNoSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	p, err := New(testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"), Options{Sockets: []*os.File{r}})
+	p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Sockets: []*os.File{r}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	if n, err := recvbuf.Drops(fd); err != nil || n == 0 {
 		t.Fatalf("the kernel dropped %d, %v", n, err)
 	}
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	cfg.Listen.StatsD = []Address{a}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	l := p.listeners()[0]
@@ -221,7 +221,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 // What waits to be accepted at the end is taken.
 func TestBacklogAtTheEnd(t *testing.T) {
 	out := &syncBuffer{}
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "unix", Path: socketPath(t, "s")})
 	p, err := New(cfg, holding("Denali"), Options{Stdout: out})
 	if err != nil {
@@ -253,7 +253,7 @@ func TestBacklogAtTheEnd(t *testing.T) {
 func TestBacklogOverTheLimit(t *testing.T) {
 	s := &supervisor{t: t}
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	a := s.listen("tcp", "127.0.0.1:0")
 	cfg.Listen.Carbon = []Address{a}
 	cfg.Listen.MaxConnections = 1

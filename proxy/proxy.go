@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // statsdMaxAge is how long a StatsD line may wait before it leaves.
@@ -63,8 +64,9 @@ type Proxy struct {
 	naming    *naming
 	statsd    *statsdQueue
 	carbon    *carbonQueue
-	keeper    *keeper      // nil: there is no spool
-	upstreams [2]*upstream // by protocol
+	keeper    *keeper           // nil: there is no spool
+	source    *statsdSource     // of statsd
+	outlets   [2]*outlet.Outlet // by protocol
 	bad       *badLines
 	lender    lender
 	busy      busy
@@ -105,9 +107,10 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 			naming: p.naming, ingest: newIngest(line.Carbon, p.bad), log: p.log,
 		}
 	}
+	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
 	stdout := &lockedWriter{w: opt.Stdout}
-	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, stdout)
-	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, stdout)
+	p.outlets[line.StatsD] = p.newOutlet(line.StatsD, p.source, stdout)
+	p.outlets[line.Carbon] = p.newOutlet(line.Carbon, p.carbon, stdout)
 	return p, nil
 }
 
@@ -119,24 +122,13 @@ func (p *Proxy) queue(proto line.Protocol) queue {
 	return p.carbon
 }
 
-func (p *Proxy) newUpstream(proto line.Protocol, stdout io.Writer) *upstream {
-	u := &upstream{
-		queue:  p.queue(proto),
-		sender: p.newSender(proto),
-		dialer: &dialer{proto: proto, stdout: stdout, isOwn: p.isOwn, own: p.detach},
-		seek:   seekInterval,
-		log:    p.log.With("protocol", proto.String()),
-		moved:  make(chan struct{}, 1),
-	}
-	u.retarget(p.cfg.Forward.target(proto))
-	return u
-}
-
-func (p *Proxy) newSender(proto line.Protocol) sender {
-	if proto == line.StatsD {
-		return &statsdSender{queue: p.statsd, busy: &p.busy, gate: p.naming}
-	}
-	return &carbonSender{queue: p.carbon, busy: &p.busy}
+func (p *Proxy) newOutlet(proto line.Protocol, source outlet.Source, stdout io.Writer) *outlet.Outlet {
+	cfg := p.cfg.Forward.outlet(proto)
+	p.queue(proto).account().know(cfg.To)
+	return outlet.New(cfg, outlet.Options{
+		Source: source, Log: p.log.With("protocol", proto.String()), Stdout: stdout,
+		Resets: proto == line.Carbon, Own: p, Busy: &p.busy,
+	})
 }
 
 // lockedWriter lets both protocols write to one stdout.
@@ -182,8 +174,11 @@ func (p *Proxy) listeners() []*listener {
 // detach takes a socket away from the runtime's poller.
 func (p *Proxy) detach(conn syscall.Conn) (*socket, error) { return p.poller.detach(conn) }
 
-// isOwn says whether a peer is one of our listeners.
-func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
+// IsOwn says whether a peer is one of our listeners.
+func (p *Proxy) IsOwn(network string, peer netip.AddrPort) bool {
+	if network == "tls" {
+		network = "tcp"
+	}
 	for _, l := range p.listeners() {
 		if l.address.Network != network || l.address.Port != int(peer.Port()) {
 			continue
@@ -228,9 +223,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.keeper != nil {
 		beside.Go(func() { p.keeper.run(sending) })
 	}
-	for _, u := range p.upstreams {
-		upstreams.Go(func() { u.run(sending) })
-	}
+	upstreams.Go(func() {
+		p.outlets[line.StatsD].Run(sending)
+		p.source.abandon()
+	})
+	upstreams.Go(func() { p.outlets[line.Carbon].Run(sending) })
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
@@ -380,7 +377,11 @@ func (p *Proxy) Status() Status {
 	for _, proto := range protocols {
 		books, _ := p.queue(proto).snapshot()
 		s.Lines[proto.String()] = books.report()
-		s.Upstreams = append(s.Upstreams, p.upstreams[proto].status(proto)...)
+		for _, u := range p.outlets[proto].Status() {
+			s.Upstreams = append(s.Upstreams, UpstreamStatus{
+				Protocol: proto.String(), Address: u.Address.String(), Resolved: u.Resolved, Up: u.Up, Since: u.Since, Reason: u.Reason,
+			})
+		}
 	}
 	return s
 }

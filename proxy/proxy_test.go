@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -202,7 +201,7 @@ func TestLineGrowsTooLong(t *testing.T) {
 // split, nothing lost, in order.
 func TestRepacking(t *testing.T) {
 	statsd := newSink(t, "udp")
-	cfg := testConfig(statsd.address, Address{Network: "stdout"})
+	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
 	cfg.Forward.StatsD.MaxDatagram = minMaxDatagram
 	p := start(t, cfg, holding("MtLogan"))
 	long := "host.long." + strings.Repeat("y", 600) + ":1|c"
@@ -224,21 +223,6 @@ func TestRepacking(t *testing.T) {
 	for range len(statsd.packets) {
 		if d := <-statsd.packets; len(d) > minMaxDatagram && strings.Count(d, "\n") != 1 || !strings.HasSuffix(d, "\n") {
 			t.Errorf("a datagram of %d bytes, %d lines", len(d), strings.Count(d, "\n"))
-		}
-	}
-}
-
-func TestPacketEnd(t *testing.T) {
-	for _, c := range []struct {
-		buf   string
-		limit int
-		want  int
-	}{
-		{"a\nb\n", 4, 4}, {"a\nb\n", 3, 2}, {"a\nb\n", 2, 2}, {"a\nb\n", 1, 2},
-		{"aaaa\nb\n", 3, 5}, {"a\nbbbb\n", 3, 2}, {"a\n", 100, 2},
-	} {
-		if got := packetEnd([]byte(c.buf), c.limit); got != c.want {
-			t.Errorf("packetEnd(%q, %d) = %d, want %d", c.buf, c.limit, got, c.want)
 		}
 	}
 }
@@ -273,7 +257,7 @@ func TestHeldUntilNamed(t *testing.T) {
 func TestOrderAcrossNaming(t *testing.T) {
 	statsd := newSink(t, "tcp")
 	names := noNames()
-	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 	const lines = 20000
 	conn := p.dial(t, "statsd", 1)
 	go func() {
@@ -295,7 +279,7 @@ func TestStatsDGate(t *testing.T) {
 	statsd := newSink(t, "tcp")
 	statsd.close() // so that lines wait in the queue, named
 	names := holding("Denali")
-	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 	write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 	eventually(t, "the lines are queued", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 
@@ -316,7 +300,7 @@ func TestStatsDSuspended(t *testing.T) {
 			names := noNames()
 			claim := membership.NewClaim("Denali", 500*time.Millisecond)
 			names.set(claim, membership.Holding)
-			p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+			p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 			write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 			eventually(t, "the lines are named", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 			eventually(t, "the claim is past its horizon", func() bool { return !claim.Valid() })
@@ -342,7 +326,7 @@ func TestStatsDSuspended(t *testing.T) {
 func TestCarbonOutage(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), holding("Denali"))
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
 	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 5000 })
@@ -356,19 +340,19 @@ func TestCarbonOutage(t *testing.T) {
 	eventually(t, "the upstream is seen to be down", func() bool { return !p.Status().Upstreams[1].Up })
 	write(t, conn, "host.later 1 1700000000\n")
 	carbon.open()
-	carbon.expect("Denali.later 1 1700000000")
+	carbon.until("Denali.later 1 1700000000")
 }
 
 // A Carbon write that fails half way is sent again, whole.
 func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	l, err := net.Listen("tcp", carbon.address.hostPort())
+	l, err := net.Listen("tcp", carbon.address.HostPort())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), holding("Denali"))
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
 	stalled, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -397,7 +381,7 @@ func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 func TestQueueFull(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	cfg.Forward.Carbon.Queue = minQueue
 	p := start(t, cfg, holding("Denali"))
 	const lines = 100000 // some 2.6 MB
@@ -414,74 +398,40 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-// The first upstream that works is used, and the first again once it is back.
-func TestFailover(t *testing.T) {
-	for _, network := range []string{"tcp", "udp"} {
-		t.Run(network, func(t *testing.T) {
-			first, second := newSink(t, network), newSink(t, network)
-			cfg := testConfig(first.address, Address{Network: "stdout"})
-			cfg.Forward.StatsD.To = []Address{first.address, second.address}
-			p := start(t, cfg, holding("Denali"))
-			isUp := func(i int) func() bool {
-				return func() bool { return p.Status().Upstreams[i].Up }
-			}
-			conn := p.dial(t, "statsd", 1)
-			eventually(t, "the first is up", isUp(0))
-			write(t, conn, "host.a:1|c\n")
-			first.expect("Denali.a:1|c")
-			first.close()
-			eventually(t, "the second is up", func() bool {
-				if network == "udp" && !isUp(1)() {
-					write(t, conn, "host.lost:1|c\n") // a port is found to be closed by sending there
-				}
-				return isUp(1)()
-			})
-			write(t, conn, "host.b:1|c\n")
-			for second.next(1)[0] != "Denali.b:1|c" {
-			}
-			first.open()
-			eventually(t, "the first is used again", isUp(0))
-			write(t, conn, "host.c:1|c\n")
-			first.expect("Denali.c:1|c")
-			balance(t, p.Proxy)
-		})
-	}
-}
-
-// A UDP upstream that refuses is down, and costs no line.
+// A UDP upstream that refuses is down; what it refuses is not forwarded.
 func TestRefusedUDP(t *testing.T) {
 	statsd := newSink(t, "udp")
 	statsd.close()
-	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), holding("Denali"))
-	write(t, p.dial(t, "statsd", 1), "host.a:1|c\n")
-	eventually(t, "the line waits", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 1 })
-	if p.Status().Upstreams[0].Up {
-		t.Error("it counts as up")
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), holding("Denali"))
+	conn := p.dial(t, "statsd", 1)
+	write(t, conn, "host.a:1|c\n")
+	eventually(t, "the line is refused", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["send_error"] == 1 })
+	if u := p.Status().Upstreams[0]; u.Up || !strings.Contains(u.Reason, "refused") {
+		t.Errorf("it counts as up: %+v", u)
 	}
 	statsd.open()
-	statsd.expect("Denali.a:1|c")
+	write(t, conn, "host.b:1|c\nhost.c:1|c\n")
+	statsd.expect("Denali.b:1|c", "Denali.c:1|c")
+	eventually(t, "they are forwarded", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
 }
 
 // An upstream that turns out to be one of our listeners is not used.
 func TestOwnListenerAsUpstream(t *testing.T) {
-	p := start(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"))
-	for _, u := range p.upstreams {
-		for _, l := range p.listeners() {
-			a := l.address
-			a.Host = "localhost"
-			if _, err := u.dialer.dial(t.Context(), a); err == nil || !strings.Contains(err.Error(), "own listener") {
-				t.Errorf("dial %s: %v", a, err)
-			}
+	p := start(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"))
+	for _, l := range p.listeners() {
+		at := netip.MustParseAddrPort(l.at.String())
+		if !p.IsOwn(l.address.Network, at) {
+			t.Errorf("%s is not ours", l.address)
 		}
 	}
-	if p.isOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
+	if p.IsOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
 		t.Error("another port is ours")
 	}
 }
 
 func TestConnectionLimit(t *testing.T) {
 	statsd := newSink(t, "tcp")
-	cfg := testConfig(statsd.address, Address{Network: "stdout"})
+	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
 	cfg.Listen.MaxConnections = 2
 	p := start(t, cfg, holding("Denali"))
 	a, b := p.dial(t, "statsd", 1), p.dial(t, "carbon", 0)
@@ -507,7 +457,7 @@ func TestConnectionLimit(t *testing.T) {
 }
 
 func TestIdleTimeout(t *testing.T) {
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	cfg.Listen.IdleTimeout = 50 * time.Millisecond
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
@@ -544,7 +494,7 @@ func TestStopDrains(t *testing.T) {
 func TestStopDropsTheRest(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), noNames())
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), noNames())
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\napp.b 1 1\n")
 	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 2 })
 	p.stop()
@@ -558,7 +508,7 @@ func TestStopDropsTheRest(t *testing.T) {
 func TestBooksBalanceUnderLoad(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	names := holding("Denali")
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), names)
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(p.Proxy)
 
@@ -640,7 +590,7 @@ func balanceScrape(t *testing.T, g prometheus.Gatherer) map[string]map[string]fl
 // Both protocols may go to stdout.
 func TestStdout(t *testing.T) {
 	var out syncBuffer
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: &out})
 	write(t, p.dial(t, "statsd", 0), "host.requests:1|c")
 	eventually(t, "StatsD", func() bool { return out.String() == "Denali.requests:1|c\n" })
@@ -666,8 +616,8 @@ func TestStopWithPeerThatStaysOpen(t *testing.T) {
 		<-t.Context().Done()
 		conn.Close()
 	}()
-	to := Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	p := start(t, testConfig(Address{Network: "stdout"}, to), holding("Denali"))
+	to := Upstream{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	p := start(t, testConfig(Upstream{Network: "stdout"}, to), holding("Denali"))
 	p.Proxy.drainTime = time.Hour
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is sent", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == 1 })
@@ -685,8 +635,8 @@ func TestStopLeavesSlowPeerItsLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	to := Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	p := start(t, testConfig(Address{Network: "stdout"}, to), holding("Denali"))
+	to := Upstream{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	p := start(t, testConfig(Upstream{Network: "stdout"}, to), holding("Denali"))
 	peer, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -715,7 +665,7 @@ func (s stuckWriter) Write(b []byte) (int, error) {
 func TestStopWithStuckStdout(t *testing.T) {
 	out := stuckWriter{make(chan struct{})}
 	defer close(out.read)
-	p := startWith(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
+	p := startWith(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
 	p.Proxy.drainTime = time.Millisecond
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
@@ -734,7 +684,7 @@ func TestBusyEndsWithTheBurst(t *testing.T) {
 
 // No nap is longer than what any datagram socket can bear.
 func TestNapIsBoundedBySockets(t *testing.T) {
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	cfg.Coalesce = 5 * time.Millisecond
 	nap := func(p *running) time.Duration { return time.Duration(p.waits.nap.Load()) }
 	p := start(t, cfg, noNames())
@@ -742,30 +692,6 @@ func TestNapIsBoundedBySockets(t *testing.T) {
 	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
 	p = start(t, cfg, noNames())
 	eventually(t, "no nap beside a unix datagram socket, which queues ten", func() bool { return p.waits.coalesce.Load() > 0 && nap(p) == 0 })
-}
-
-// An upstream that is down is asked less and less often.
-func TestBackOff(t *testing.T) {
-	down := newSink(t, "udp")
-	down.close()
-	p, err := New(testConfig(down.address, Address{Network: "stdout"}), holding("Denali"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := p.upstreams[line.StatsD]
-	ctx, cancel := context.WithCancel(t.Context())
-	attempts := 0
-	u.dialer.isOwn = func(string, netip.AddrPort) bool {
-		if attempts++; attempts == 4 {
-			cancel()
-		}
-		return false
-	}
-	start := time.Now()
-	u.run(ctx)
-	if took, least := time.Since(start), (50+100+200)*time.Millisecond; took < least {
-		t.Errorf("four attempts within %v, want no less than %v", took, least)
-	}
 }
 
 // A Carbon line is named by the tenure that its timestamp falls into.
@@ -776,7 +702,7 @@ func TestCarbonNamedByItsTime(t *testing.T) {
 	names.set(membership.NewClaimAfter("Denali", time.Hour, at(5000),
 		[]membership.Tenure{{Name: "MtLogan", From: at(1000), To: at(2000)}},
 		[]membership.Tenure{{Name: "Denali", From: at(3000), To: at(4000)}}), membership.Holding)
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), names)
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.now 1 6000\nhost.logan 1 1500\nhost.foreign 1 3500\nhost.between 1 4500\nhost.long.ago 1 10\napp.any 1 3500\nhost.again 1 6001\n")
 	carbon.expect("Denali.now 1 6000", "MtLogan.logan 1 1500", "Denali.between 1 4500", "Denali.long.ago 1 10", "app.any 1 3500", "Denali.again 1 6001")

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // A reload asks Run to go on with another configuration.
@@ -78,24 +79,20 @@ func (p *Proxy) change(ctx context.Context, r *readers, cfg Config) error {
 	r.end(b.have)
 	r.endTelemetry()
 	for _, proto := range protocols {
-		if u, t := p.upstreams[proto], cfg.Forward.target(proto); !t.equal(u.asked.Load()) {
-			u.retarget(t)
-		}
+		to := cfg.Forward.outlet(proto)
+		p.queue(proto).account().know(to.To)
+		p.outlets[proto].Configure(to)
 	}
 	r.beginTelemetry(ctx)
 	return nil
 }
 
-// target is what the upstream of a protocol needs to know.
-func (f Forward) target(proto line.Protocol) *target {
+// outlet is what the outlet of a protocol needs to know.
+func (f Forward) outlet(proto line.Protocol) outlet.Config {
 	if proto == line.StatsD {
-		return &target{f.StatsD.To, f.StatsD.MaxDatagram}
+		return outlet.Config{To: f.StatsD.To, TLS: f.StatsD.TLS, MaxAge: f.StatsD.MaxAge, MaxDatagram: f.StatsD.MaxDatagram}
 	}
-	return &target{to: f.Carbon.To}
-}
-
-func (t *target) equal(other *target) bool {
-	return slices.Equal(t.to, other.to) && t.maxDatagram == other.maxDatagram
+	return outlet.Config{To: f.Carbon.To, TLS: f.Carbon.TLS, MaxAge: f.Carbon.MaxAge}
 }
 
 // readers are the goroutines that bring lines. Run begins and ends them.
