@@ -198,14 +198,9 @@ func within(ctx context.Context, d time.Duration, ok func() bool) bool {
 	return true
 }
 
-// bigBacklog is from how many lines on live ones must overtake a backlog that
-// drains: 99 % of them wait for three quarters of it at most. If they kept their
-// order, some would wait for all. With less, it is over before they come.
-const bigBacklog = 200_000
-
 // recover ends an outage, by what end does, and waits until the relay has made
-// up for it. Meanwhile live lines must not wait for the backlog.
-func (r *rig) recover(end func()) {
+// up for it. It returns how that went.
+func (r *rig) recover(end func()) drain {
 	r.lines.beginDrain()
 	end()
 	r.pause(time.Second) // for live lines to come
@@ -214,9 +209,7 @@ func (r *rig) recover(end func()) {
 	}
 	d := r.lines.endDrain()
 	r.log("backlog of %d lines: %d lines/s; of %d live lines, 99 %% arrived within %d ms, and waited for %d lines of it", d.backlog, d.rate(), len(d.ages), p99(d.ages), p99(d.waited))
-	if n := p99(d.waited); d.backlog >= bigBacklog && n > d.backlog*3/4 {
-		r.complain("1 %% of the live lines waited for %d of the %d lines of the backlog", n, d.backlog)
-	}
+	return d
 }
 
 // madeUp says whether what waits in the relay is no more than comes in a second.
