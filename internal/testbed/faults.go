@@ -31,6 +31,16 @@ var faults = []fault{
 		r.pause(r.outage(4 * time.Second))
 		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
+	{name: "receiver down, and slow when it is back", run: func(r *rig) {
+		r.receiver.tell(Manner{Refuse: true})
+		r.burst(14 << 20)
+		r.pause(2 * time.Second) // not live any more
+		d := r.recover(func() { r.receiver.tell(Manner{PerSecond: 4 << 20}) })
+		if n := p99(d.waited); n > d.backlog/5 {
+			r.complain("1 %% of the live lines waited for %d of the %d lines of the backlog", n, d.backlog)
+		}
+		r.receiver.tell(Manner{})
+	}},
 	{name: "receiver resets in mid-line", run: func(r *rig) {
 		for range 5 {
 			r.receiver.tell(Manner{CutAfter: 1 + r.rng.IntN(200_000), Reset: true})
@@ -49,8 +59,8 @@ var faults = []fault{
 	{name: "receiver vanishes", needs: needs{faraway: true}, run: func(r *rig) {
 		r.faraway.vanish()
 		down := func() bool { _, up, err := r.daemon.waiting(); return err == nil && !up }
-		if !r.within(25*time.Second, down) { // TCP_USER_TIMEOUT is 15 s
-			r.complain("a silent peer was not found within 25s")
+		if !r.within(Patience, down) {
+			r.complain("a silent peer was not found within %v", Patience)
 		}
 		r.receiver.kill()
 		r.receiver.start()

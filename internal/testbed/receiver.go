@@ -28,6 +28,7 @@ type Manner struct {
 	Idle       time.Duration // close a connection on which nothing came for so long; 0: never
 	CutAfter   int           // close each connection that is open now after so many bytes, in mid-line; 0: never
 	Reset      bool          // close by a reset
+	DropTail   bool          // what stands behind the last line when a connection ends is none
 	HalfClose  bool          // say at once that nothing will be sent, and read on
 	EndAtEmpty bool          // of UDP: end at an empty datagram, as `nc -u -l`
 }
@@ -215,7 +216,7 @@ func (s *server) serve(c *served) {
 		n, err := in.Read(block[tail:])
 		data := block[:tail+n]
 		tail = copy(block, data[s.process(c, data):])
-		if errors.Is(err, io.EOF) && tail > 0 {
+		if m, _ := s.now(); errors.Is(err, io.EOF) && tail > 0 && !m.DropTail {
 			s.process(c, append(block[:tail:tail], '\n'))
 		}
 		if err != nil {

@@ -73,7 +73,7 @@ func TestWayOut(t *testing.T) {
 	slots := make(chan struct{}, atOnce)
 	var running sync.WaitGroup
 	defer running.Wait()
-	for _, s := range slices.Concat(scenarios, tlsScenarios) {
+	for _, s := range slices.Concat(scenarios, tlsScenarios, realScenarios) {
 		if strings.HasPrefix(s.name, "slow: ") && !*slowScenarios {
 			continue
 		}
