@@ -212,10 +212,11 @@ func (r *rig) recover(end func()) drain {
 	return d
 }
 
-// madeUp says whether what waits in the relay is no more than comes in a second.
+// madeUp says whether what waits in the relay is no more than comes in two
+// seconds: in the first, a line that was sent may yet come to nothing.
 func (r *rig) madeUp() bool {
 	lines, up, err := r.daemon.waiting()
-	return err == nil && up && lines <= r.plan.rate && r.lines.hasLive()
+	return err == nil && up && lines <= 2*r.plan.rate && r.lines.hasLive()
 }
 
 // settle waits until all has arrived that is going to.

@@ -9,7 +9,7 @@ import (
 )
 
 // faults are all faults, each of which costs no line that was received. Names
-// of their parts: a receiver is refused, stalls, is slow, resets, vanishes, is
+// of their parts: a receiver is refused, stalls, is slow, resets, hangs up, vanishes, is
 // killed, is down; the daemon is killed or stopped; etcd is down; the disk is
 // full.
 var faults = []fault{
@@ -48,6 +48,9 @@ var faults = []fault{
 		}
 		r.receiver.tell(Manner{})
 	}},
+	{name: "receiver hangs up at once", run: hangUp(immediately, false)},
+	{name: "receiver hangs up after 0.3 s", run: hangUp(300*time.Millisecond, false)},
+	{name: "receiver resets after 1 s", run: hangUp(time.Second, true)},
 	{name: "receiver killed in mid-stall", run: func(r *rig) {
 		r.receiver.tell(Manner{Stall: true})
 		r.burst(1 << 20)
@@ -152,6 +155,17 @@ var faults = []fault{
 		r.burst(14 << 20)        // more than the queue holds
 		r.recover(r.receiver.start)
 	}},
+}
+
+// hangUp lets the receiver be a balancer whose servers are gone: it takes lines,
+// loses them, and hangs up after a while.
+func hangUp(after time.Duration, reset bool) func(r *rig) {
+	return func(r *rig) {
+		r.receiver.tell(Manner{Refuse: true})
+		r.receiver.tell(Manner{HangUp: after, Lose: true, Reset: reset})
+		r.pause(r.outage(4 * time.Second))
+		r.recover(func() { r.receiver.tell(Manner{}) })
+	}
 }
 
 // knock connects while there is no relay: what waits in the backlog of a
