@@ -209,7 +209,7 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
-			ps.Addf(at, "use "+strings.Join(networks, " or "), "%s is no upstream of this protocol", a)
+			ps.Addf(at, "use "+strings.Join(networks, "://, ")+":", "%s is no upstream of this protocol", a)
 			continue
 		}
 		if a.Network == "stdout" {

@@ -171,9 +171,6 @@ func (p *Proxy) listeners() []*listener {
 	return nil
 }
 
-// detach takes a socket away from the runtime's poller.
-func (p *Proxy) detach(conn syscall.Conn) (*socket, error) { return p.poller.detach(conn) }
-
 // IsOwn says whether a peer is one of our listeners.
 func (p *Proxy) IsOwn(network string, peer netip.AddrPort) bool {
 	if network == "tls" {
