@@ -2,11 +2,11 @@ package proxy
 
 import (
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
@@ -28,6 +28,12 @@ type Config struct {
 	// and Options a Telemetry; default true.
 	Telemetry bool `yaml:"-"`
 }
+
+// An Address names a listener or an upstream: see package address.
+type Address = address.Address
+
+// ParseAddress reads an address.
+func ParseAddress(s string) (Address, error) { return address.Parse(s) }
 
 // Listen says where applications reach the proxy.
 type Listen struct {
@@ -130,10 +136,10 @@ func (l Listen) problems(ps *conf.Problems) {
 				ps.Addf(path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
 				continue
 			}
-			if first, ok := seen[a.bindKey()]; ok && a.bindKey() != "" {
+			if first, ok := seen[a.BindKey()]; ok && a.BindKey() != "" {
 				ps.Addf(path, "remove one", "%s listens there already: %s", first, a)
 			}
-			seen[a.bindKey()] = path
+			seen[a.BindKey()] = path
 		}
 	}
 	if len(l.StatsD)+len(l.Carbon) == 0 {
@@ -145,17 +151,6 @@ func (l Listen) problems(ps *conf.Problems) {
 	if l.IdleTimeout < 0 {
 		ps.Addf("listen.idle_timeout", "0 or more; 0 never closes", "idle_timeout %v is negative", l.IdleTimeout)
 	}
-}
-
-// bindKey is equal for two listeners that cannot both be bound; "" never is.
-func (a Address) bindKey() string {
-	switch {
-	case a.isUnix():
-		return a.Path
-	case a.Port == 0:
-		return ""
-	}
-	return a.Network + " " + strings.ToLower(a.hostPort())
 }
 
 func (f Forward) problems(l Listen, ps *conf.Problems) {
@@ -202,31 +197,9 @@ func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *
 			ps.Addf(at, "write host and port", "%s names no host or no port", a)
 		}
 		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if a.reaches(own) {
+			if a.Reaches(own) {
 				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
 			}
 		}
 	}
-}
-
-// reaches says, as far as the text tells, whether sending to a would arrive at
-// the listener own. What only a resolved name shows, ownAddress finds later.
-func (a Address) reaches(own Address) bool {
-	if a.Network != own.Network || a.Port != own.Port || own.isUnix() {
-		return false
-	}
-	if strings.EqualFold(a.Host, own.Host) {
-		return true
-	}
-	return isLoopback(a.Host) && (isLoopback(own.Host) && (a.Host == "localhost" || own.Host == "localhost") || isWildcard(own.Host))
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
-}
-
-func isWildcard(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "" || ip != nil && ip.IsUnspecified()
 }

@@ -121,7 +121,7 @@ func TestOwnListenerProblem(t *testing.T) {
 		var listen, to Address
 		listen.UnmarshalText([]byte(c.listen))
 		to.UnmarshalText([]byte(c.to))
-		if got := to.reaches(listen); got != c.own {
+		if got := to.Reaches(listen); got != c.own {
 			t.Errorf("%s reaches %s: %v", to, listen, got)
 		}
 		var ps conf.Problems

@@ -6,12 +6,14 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // A datagramReader reads one datagram socket. One goroutine runs it; it owns
 // the socket.
 type datagramReader struct {
-	socket *socket
+	socket *poll.Socket
 	ingest *ingest
 	queue  queue
 	naming *naming
@@ -57,7 +59,7 @@ func (d *datagramReader) run(ctx context.Context) {
 		n, err := d.step()
 		switch {
 		case errors.Is(err, syscall.EAGAIN):
-			d.pacer.busy.idle(func() { d.socket.wait(ctx, 0) })
+			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		case err != nil:
 			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
 		case n < recvBatch:
@@ -88,7 +90,7 @@ func (d *datagramReader) step() (n int, err error) {
 
 // receive receives datagrams into batches.
 func (d *datagramReader) receive() (int, error) {
-	n, err := d.packets.recv(d.socket.fd)
+	n, err := d.packets.recv(d.socket.FD())
 	if err != nil {
 		return 0, err
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -127,8 +128,8 @@ func (r *running) dial(t testing.TB, protocol string, i int) net.Conn {
 		if i--; i >= 0 {
 			continue
 		}
-		network, target := l.address.Network, l.address.hostPort()
-		if l.address.isUnix() {
+		network, target := l.address.Network, l.address.HostPort()
+		if l.address.IsUnix() {
 			target = l.address.Path
 		}
 		conn, err := net.Dial(network, target)
@@ -205,7 +206,7 @@ func newSink(t testing.TB, network string) *sink {
 func (s *sink) open() {
 	s.t.Helper()
 	if s.address.Network == "udp" {
-		conn, err := net.ListenPacket("udp", s.address.hostPort())
+		conn, err := net.ListenPacket("udp", s.address.HostPort())
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -215,7 +216,7 @@ func (s *sink) open() {
 		go s.receive(conn)
 		return
 	}
-	l, err := net.Listen("tcp", s.address.hostPort())
+	l, err := net.Listen("tcp", s.address.HostPort())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -357,11 +358,11 @@ func numbered(format string, from, to int) string {
 
 func newBinder(t testing.TB) *binder {
 	t.Helper()
-	p, err := newPoller()
+	p, err := poll.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.close)
+	t.Cleanup(p.Close)
 	return &binder{poller: p}
 }
 

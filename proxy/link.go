@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // Bounds of connecting and of sending.
@@ -64,7 +65,7 @@ type link struct {
 	conn *net.TCPConn // of a stream that is no stdout
 
 	// For datagrams:
-	socket      *socket // nil for streams
+	socket      *poll.Socket // nil for streams
 	maxDatagram int
 	packets     sendPackets
 	cut         [][]byte // scratch
@@ -76,7 +77,7 @@ type dialer struct {
 	maxDatagram int
 	stdout      io.Writer
 	isOwn       func(network string, peer netip.AddrPort) bool // is it one of our listeners?
-	own         func(conn syscall.Conn) (*socket, error)       // takes a socket from the runtime's poller
+	own         func(conn syscall.Conn) (*poll.Socket, error)  // takes a socket from the runtime's poller
 }
 
 // dial connects to an upstream. A UDP upstream is asked with an empty datagram
@@ -95,7 +96,7 @@ func (d *dialer) dial(ctx context.Context, a Address) (*link, error) {
 }
 
 func (d *dialer) dialTCP(ctx context.Context, a Address) (*link, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.hostPort())
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.HostPort())
 	if err != nil {
 		return nil, err
 	}
@@ -219,10 +220,10 @@ func (l *link) watchConn() error {
 func (l *link) watchSocket(ctx context.Context) error {
 	var b [512]byte
 	for {
-		if err := l.socket.wait(ctx, 0); err != nil {
+		if err := l.socket.Wait(ctx, 0); err != nil {
 			return err
 		}
-		if _, err := readFD(l.socket.fd, b[:]); err != nil && !errors.Is(err, syscall.EAGAIN) {
+		if _, err := l.socket.Read(b[:]); err != nil && !errors.Is(err, syscall.EAGAIN) {
 			return err
 		}
 	}
@@ -276,11 +277,11 @@ func (l *link) sendDatagrams(buf []byte) (sent int, err error) {
 // sendWaiting sends datagrams, and waits only where the kernel takes none: for
 // a moment, so that the caller can look whether it is to end.
 func (l *link) sendWaiting(datagrams [][]byte) (int, error) {
-	n, err := l.packets.send(l.socket.fd, datagrams)
+	n, err := l.packets.send(l.socket.FD(), datagrams)
 	if !errors.Is(err, syscall.EAGAIN) {
 		return n, err
 	}
-	_, err = unix.Poll([]unix.PollFd{{Fd: int32(l.socket.fd), Events: unix.POLLOUT}}, sendPoll)
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(l.socket.FD()), Events: unix.POLLOUT}}, sendPoll)
 	if errors.Is(err, syscall.EINTR) {
 		err = nil
 	}
@@ -303,7 +304,7 @@ func packetEnd(buf []byte, limit int) int {
 func (l *link) close() {
 	switch {
 	case l.socket != nil:
-		l.socket.close()
+		l.socket.Close()
 	case l.conn != nil:
 		l.conn.Close()
 	}

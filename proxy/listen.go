@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
@@ -35,7 +36,7 @@ type listener struct {
 	passed  bool    // the socket was passed to us, and lives on with whoever did so
 
 	stream net.Listener // of a stream socket; nil otherwise
-	socket *socket      // of datagrams; nil otherwise
+	socket *poll.Socket // of datagrams; nil otherwise
 
 	at            net.Addr // the address of the socket
 	receiveBuffer int      // bytes granted; 0 for streams
@@ -49,8 +50,8 @@ func (l *listener) close() {
 		l.stream.Close() // removes the path, unless the socket was passed
 		return
 	}
-	l.socket.close()
-	if l.address.isUnix() && !l.passed {
+	l.socket.Close()
+	if l.address.IsUnix() && !l.passed {
 		os.Remove(l.address.Path)
 	}
 }
@@ -63,7 +64,7 @@ func (l *listener) interrupt() {
 // A binder finds or binds the sockets of a configuration. One goroutine uses it,
 // once.
 type binder struct {
-	poller *poller
+	poller *poll.Poller
 	have   []*listener    // bound by an earlier configuration, and not asked for yet
 	passed []passedSocket // bound by somebody else, and not asked for yet
 	added  []*listener    // those that have only just become ours
@@ -132,7 +133,7 @@ func (b *binder) bindOne(p line.Protocol, a Address) (l *listener, err error) {
 	if i := slices.IndexFunc(b.passed, isAt); i >= 0 {
 		err = b.adopt(l, b.passed[i])
 		b.passed = slices.Delete(b.passed, i, i+1)
-	} else if a.isUnix() {
+	} else if a.IsUnix() {
 		err = b.bindUnix(l)
 	} else {
 		err = b.bindInet(l)
@@ -192,14 +193,14 @@ func isMissingFamily(err error) bool {
 
 func (b *binder) bindInet(l *listener) error {
 	if l.address.Network == "tcp" {
-		stream, err := net.Listen("tcp", l.address.hostPort())
+		stream, err := net.Listen("tcp", l.address.HostPort())
 		if err != nil {
 			return err
 		}
 		l.take(stream)
 		return nil
 	}
-	packets, err := net.ListenPacket("udp", l.address.hostPort())
+	packets, err := net.ListenPacket("udp", l.address.HostPort())
 	if err != nil {
 		return err
 	}
@@ -216,12 +217,12 @@ func (l *listener) take(stream net.Listener) {
 func (b *binder) takePackets(l *listener, packets net.PacketConn) (err error) {
 	l.at = packets.LocalAddr()
 	l.takePort()
-	if l.socket, err = b.poller.detach(packets.(syscall.Conn)); err != nil {
+	if l.socket, err = b.poller.Detach(packets.(syscall.Conn)); err != nil {
 		return err
 	}
-	l.receiveBuffer, err = recvbuf.Grow(l.socket.fd, receiveBuffer)
+	l.receiveBuffer, err = recvbuf.Grow(l.socket.FD(), receiveBuffer)
 	if err != nil {
-		l.socket.close()
+		l.socket.Close()
 	}
 	return err
 }
@@ -352,7 +353,7 @@ func (l *listener) kernelDrops() (n uint64, err error) {
 	if l.address.Network != "udp" {
 		return 0, errors.ErrUnsupported
 	}
-	err = l.socket.use(func(fd int) (err error) {
+	err = l.socket.Use(func(fd int) (err error) {
 		n, err = recvbuf.Drops(fd)
 		return err
 	})

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // waits says how long readers wait. All of them share it; a reload changes it.
@@ -39,8 +41,8 @@ type pacer struct {
 	waits  *waits
 	bears  time.Duration // how long input may gather in the socket, at the most
 	busy   *busy
-	poller *poller     // of the sockets that others wait for
-	timer  *time.Timer // nil before the first wait
+	poller *poll.Poller // of the sockets that others wait for
+	timer  *time.Timer  // nil before the first wait
 }
 
 // every is the time from tick to tick; 0: no waiting.
@@ -87,7 +89,7 @@ func (p *pacer) gather(ctx context.Context, every time.Duration) {
 		if p.busy.Load() > 0 || !nap(min(left, most)) {
 			break
 		}
-		p.poller.look()
+		p.poller.Look()
 	}
 	p.sleep(ctx, time.Until(tick))
 }

@@ -95,16 +95,16 @@ func (s passedSocket) isAt(a Address) bool {
 	case *net.UnixAddr:
 		return at.Net == a.Network && at.Name == a.Path
 	case *net.TCPAddr:
-		return a.Network == "tcp" && a.names(at.AddrPort())
+		return a.Network == "tcp" && names(a, at.AddrPort())
 	case *net.UDPAddr:
-		return a.Network == "udp" && a.names(at.AddrPort())
+		return a.Network == "udp" && names(a, at.AddrPort())
 	}
 	return false
 }
 
 // names says whether a, of an internet socket, means the address at. No host is
 // any of this machine's, by IPv6 or IPv4.
-func (a Address) names(at netip.AddrPort) bool {
+func names(a Address, at netip.AddrPort) bool {
 	if a.Port != int(at.Port()) {
 		return false
 	}
@@ -113,7 +113,7 @@ func (a Address) names(at netip.AddrPort) bool {
 	}
 	ip, err := netip.ParseAddr(a.Host)
 	if err != nil {
-		resolved, err := net.ResolveTCPAddr("tcp", a.hostPort())
+		resolved, err := net.ResolveTCPAddr("tcp", a.HostPort())
 		if err != nil {
 			return false
 		}
@@ -133,7 +133,7 @@ func (b *binder) adopt(l *listener, s passedSocket) error {
 	if err := b.takePackets(l, s.packets); err != nil {
 		return err
 	}
-	l.earlierDrops, _ = recvbuf.Drops(l.socket.fd) // where it is not known, it is not asked for later
+	l.earlierDrops, _ = recvbuf.Drops(l.socket.FD()) // where it is not known, it is not asked for later
 	return nil
 }
 

@@ -59,7 +59,7 @@ func (s *supervisor) listen(network, address string) Address {
 	s.files = append(s.files, f)
 	s.t.Cleanup(func() { f.Close() })
 	a := Address{Network: network, Path: address}
-	if !a.isUnix() {
+	if !a.IsUnix() {
 		if a, err = ParseAddress(network + "://" + at.String()); err != nil {
 			s.t.Fatal(err)
 		}
@@ -100,8 +100,8 @@ func TestPassedSockets(t *testing.T) {
 	send := func(a Address, text string) {
 		t.Helper()
 		target := a.Path
-		if !a.isUnix() {
-			target = a.hostPort()
+		if !a.IsUnix() {
+			target = a.HostPort()
 		}
 		conn, err := net.Dial(a.Network, target)
 		if err != nil {
@@ -195,7 +195,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := net.Dial("udp", a.hostPort())
+	conn, err := net.Dial("udp", a.HostPort())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestBacklogOverTheLimit(t *testing.T) {
 	cfg.Listen.MaxConnections = 1
 	const conns = 100
 	for i := range conns {
-		conn, err := net.Dial("tcp", a.hostPort())
+		conn, err := net.Dial("tcp", a.HostPort())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // statsdMaxAge is how long a StatsD line may wait before it leaves.
@@ -71,7 +72,7 @@ type Proxy struct {
 	waits     waits
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
-	poller  *poller                     // set by Bind
+	poller  *poll.Poller                // set by Bind
 	bound   atomic.Pointer[[]*listener] // set by Bind, and by Run at a reload
 	reloads chan reload                 // for Run
 	ended   chan struct{}               // closed when Run reads no more
@@ -158,13 +159,13 @@ func (p *Proxy) Bind() error {
 	if err != nil {
 		return err
 	}
-	if p.poller, err = newPoller(); err != nil {
+	if p.poller, err = poll.New(); err != nil {
 		return err
 	}
 	b := binder{poller: p.poller, passed: passed}
 	listeners, err := b.bindAll(p.cfg.Listen)
 	if err != nil {
-		p.poller.close()
+		p.poller.Close()
 		return err
 	}
 	p.bound.Store(&listeners)
@@ -180,7 +181,7 @@ func (p *Proxy) listeners() []*listener {
 }
 
 // detach takes a socket away from the runtime's poller.
-func (p *Proxy) detach(conn syscall.Conn) (*socket, error) { return p.poller.detach(conn) }
+func (p *Proxy) detach(conn syscall.Conn) (*poll.Socket, error) { return p.poller.Detach(conn) }
 
 // isOwn says whether a peer is one of our listeners.
 func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
@@ -221,9 +222,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	var polling, beside, upstreams sync.WaitGroup
-	polling.Go(p.poller.run)
+	polling.Go(p.poller.Run)
 	defer polling.Wait()
-	defer p.poller.close()
+	defer p.poller.Close()
 	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending) })
 	if p.keeper != nil {
 		beside.Go(func() { p.keeper.run(sending) })
@@ -313,7 +314,7 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 // where it can't be read.
 func (p *Proxy) streamReader(l *listener, conn net.Conn) *streamReader {
 	peer := peerOf(conn)
-	socket, err := p.poller.detach(conn.(syscall.Conn))
+	socket, err := p.poller.Detach(conn.(syscall.Conn))
 	if err != nil {
 		p.log.Warn("connection lost", "listener", l.address, "err", err)
 		return nil

@@ -42,7 +42,7 @@ func TestListeners(t *testing.T) {
 		statsd.expect(fmt.Sprintf("Denali.s%d:1|c", i))
 		write(t, p.dial(t, "carbon", i), fmt.Sprintf("host.c%d  1\t1700000000\n", i))
 		carbon.expect(fmt.Sprintf("Denali.c%d 1 1700000000", i))
-		if a.isUnix() {
+		if a.IsUnix() {
 			info, err := os.Stat(a.Path)
 			if err != nil || info.Mode().Perm() != os.FileMode(a.Mode) {
 				t.Errorf("%s: mode %v, %v", a, info.Mode(), err)
@@ -52,7 +52,7 @@ func TestListeners(t *testing.T) {
 	p.stop()
 	balance(t, p.Proxy)
 	for _, a := range cfg.Listen.StatsD {
-		if _, err := os.Stat(a.Path); a.isUnix() && err == nil {
+		if _, err := os.Stat(a.Path); a.IsUnix() && err == nil {
 			t.Errorf("%s is left behind", a.Path)
 		}
 	}
@@ -363,7 +363,7 @@ func TestCarbonOutage(t *testing.T) {
 func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	l, err := net.Listen("tcp", carbon.address.hostPort())
+	l, err := net.Listen("tcp", carbon.address.HostPort())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func reloaded(t testing.TB, p *running, cfg Config) {
 
 // isOpen says whether somebody listens at a.
 func isOpen(a Address) bool {
-	conn, err := net.Dial(a.Network, a.hostPort())
+	conn, err := net.Dial(a.Network, a.HostPort())
 	if err == nil {
 		conn.Close()
 	}
@@ -53,7 +53,7 @@ func TestReloadListeners(t *testing.T) {
 			t.Errorf("%s was bound anew", l.address)
 		}
 	}
-	if isOpen(Address{Network: "udp", Host: "127.0.0.1", Port: before[0].address.Port}) && before[0].socket.fd >= 0 {
+	if isOpen(Address{Network: "udp", Host: "127.0.0.1", Port: before[0].address.Port}) && before[0].socket.FD() >= 0 {
 		t.Errorf("%s is still open", before[0].address)
 	}
 	if n := len(after); n != 5 {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // streamBlock is how much is read at once from a stream, in bytes.
@@ -148,7 +149,7 @@ func pause(ctx context.Context, d time.Duration) {
 // A streamReader reads one connection. One goroutine runs it; it owns the
 // socket.
 type streamReader struct {
-	socket *socket
+	socket *poll.Socket
 	ingest *ingest
 	queue  queue
 	naming *naming
@@ -161,7 +162,7 @@ type streamReader struct {
 // run reads until the connection ends or is idle for too long; or until ctx
 // ends, and then the rest.
 func (s *streamReader) run(ctx context.Context) {
-	defer s.socket.close()
+	defer s.socket.Close()
 	defer s.end()
 	s.pacer.busy.Add(1)
 	defer s.pacer.busy.Add(-1)
@@ -174,7 +175,7 @@ func (s *streamReader) run(ctx context.Context) {
 			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
-			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, s.pacer.waits.idle()) })
+			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, s.pacer.waits.idle()) })
 			burst = 0
 		case err == nil && burst < busyBytes:
 			s.pacer.wait(ctx)
@@ -190,7 +191,7 @@ func (s *streamReader) run(ctx context.Context) {
 // glance takes what the connection has brought already, and closes it: after a
 // restart, more of them may have waited than may be open at once.
 func (s *streamReader) glance() {
-	defer s.socket.close()
+	defer s.socket.Close()
 	defer s.end()
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
 		if _, err := s.step(); err != nil {
@@ -206,7 +207,7 @@ func (s *streamReader) readRest(ctx context.Context) {
 	for left := lastRead; left > 0; left = time.Until(until) {
 		_, err := s.step()
 		if errors.Is(err, syscall.EAGAIN) {
-			s.pacer.busy.idle(func() { err = s.socket.wait(ctx, left) })
+			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, left) })
 		}
 		if err != nil {
 			return
@@ -217,7 +218,7 @@ func (s *streamReader) readRest(ctx context.Context) {
 // awaitMore waits for a sender that was fast a moment ago, and counts as busy
 // meanwhile; but not for long.
 func (s *streamReader) awaitMore(ctx context.Context) error {
-	err := s.socket.wait(ctx, max(s.pacer.every(), time.Millisecond))
+	err := s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
 	}
@@ -239,7 +240,7 @@ func (s *streamReader) end() {
 func (s *streamReader) step() (int, error) {
 	block := blocks.Get().(*[streamBlock]byte)
 	defer blocks.Put(block) // an idle connection holds no memory
-	n, err := readFD(s.socket.fd, block[copy(block[:], s.tail):])
+	n, err := s.socket.Read(block[copy(block[:], s.tail):])
 	if err != nil {
 		return 0, err
 	}
@@ -248,16 +249,6 @@ func (s *streamReader) step() (int, error) {
 	}
 	s.handle(block[:len(s.tail)+n])
 	return n, nil
-}
-
-// readFD is read(2) without EINTR.
-func readFD(fd int, p []byte) (int, error) {
-	for {
-		n, err := syscall.Read(fd, p)
-		if !errors.Is(err, syscall.EINTR) {
-			return n, err
-		}
-	}
 }
 
 // handle takes the lines of data and keeps what is unfinished. data begins
