@@ -29,13 +29,10 @@ const (
 // sent again, on the next link.
 type carbonSender struct {
 	queue *carbonQueue
-	busy  *busy
 	timer *time.Timer // of await; nil before the first one with a limit
 }
 
 func (s *carbonSender) send(ctx context.Context, l *link) error {
-	s.busy.Add(1)
-	defer s.busy.Add(-1)
 	s.queue.rewind()
 	defer s.queue.unlink()
 	look := firstLook
@@ -44,7 +41,7 @@ func (s *carbonSender) send(ctx context.Context, l *link) error {
 		if err != nil {
 			return err
 		}
-		if isPast(ctx) {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		l.expectBacklog(s.queue.lags())
@@ -105,20 +102,19 @@ func (s *carbonSender) collect(l *link) (left int, err error) {
 }
 
 // await returns after d, unless that is 0, or as soon as something can be sent.
-func (s *carbonSender) await(ctx context.Context, d time.Duration) (err error) {
+func (s *carbonSender) await(ctx context.Context, d time.Duration) error {
 	var late <-chan time.Time
 	if d > 0 {
 		late = s.after(d)
 	}
-	s.busy.idle(func() {
-		select {
-		case <-s.queue.more:
-		case <-late:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-	})
-	return err
+	select {
+	case <-s.queue.more:
+		return nil
+	case <-late:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (s *carbonSender) after(d time.Duration) <-chan time.Time {

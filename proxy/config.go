@@ -8,6 +8,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -88,9 +89,8 @@ type CarbonForward struct {
 	Replay conf.Bytes `yaml:"replay"`
 }
 
-// The bounds of coalesce, queue and max_datagram.
+// The bounds of queue and max_datagram.
 const (
-	maxCoalesce    = time.Second
 	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
 	minSpool       = 1 << 20 // some blocks of the queue
 	minMaxDatagram = 512     // what every IPv4 path carries
@@ -121,7 +121,7 @@ func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
 	c.Listen.problems(&ps)
 	c.Forward.problems(c.Listen, &ps)
-	if c.Coalesce < 0 || c.Coalesce > maxCoalesce {
+	if c.Coalesce < 0 || c.Coalesce > inlet.MaxCoalesce {
 		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
 	}
 	return ps

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -122,15 +121,15 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 func (r *running) dial(t testing.TB, protocol string, i int) net.Conn {
 	t.Helper()
 	for _, l := range r.listeners() {
-		if l.proto.String() != protocol {
+		if l.Protocol.String() != protocol {
 			continue
 		}
 		if i--; i >= 0 {
 			continue
 		}
-		network, target := l.address.Network, l.address.HostPort()
-		if l.address.IsUnix() {
-			target = l.address.Path
+		network, target := l.Address.Network, l.Address.HostPort()
+		if l.Address.IsUnix() {
+			target = l.Address.Path
 		}
 		conn, err := net.Dial(network, target)
 		if err != nil {
@@ -354,22 +353,6 @@ func numbered(format string, from, to int) string {
 		fmt.Fprintf(&b, format+"\n", i)
 	}
 	return b.String()
-}
-
-func newBinder(t testing.TB) *binder {
-	t.Helper()
-	p, err := poll.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
-	return &binder{poller: p}
-}
-
-func closeAll(ls []*listener) {
-	for _, l := range ls {
-		l.close()
-	}
 }
 
 // isReset says whether a connection was closed at the other side.

@@ -340,9 +340,9 @@ func (l *link) finish(ctx context.Context, dead <-chan error) (read bool, err er
 			acked = time.Now()
 		}
 		switch {
-		case !acked.IsZero() && (isPast(ctx) || time.Since(acked) > closeWait):
+		case !acked.IsZero() && (ctx.Err() != nil || time.Since(acked) > closeWait):
 			return false, l.conn.SetLinger(-1) // closing must not reset what the peer has yet to read
-		case isPast(ctx):
+		case ctx.Err() != nil:
 			return false, fmt.Errorf("%s has not taken all: %w", l.resolved, ctx.Err())
 		}
 	}

@@ -76,8 +76,8 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	}
 	p.collectSpool(gauge)
 	for _, l := range p.listeners() {
-		if n, err := l.kernelDrops(); err == nil {
-			counter(descKernel, n, l.address.String())
+		if n, err := l.KernelDrops(); err == nil {
+			counter(descKernel, n, l.Address.String())
 		}
 	}
 }

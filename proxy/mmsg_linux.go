@@ -1,95 +1,18 @@
 package proxy
 
 import (
-	"fmt"
-	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// How many datagrams one system call moves.
-const (
-	recvBatch = 128
-	sendBatch = 64
-)
+// sendBatch is how many datagrams one system call moves.
+const sendBatch = 64
 
-// maxPacket is the longest datagram that is read whole. UDP has none longer.
-const maxPacket = 64 << 10
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
+// mmsghdr is struct mmsghdr of sendmmsg(2).
 type mmsghdr struct {
 	hdr unix.Msghdr
 	n   uint32
-}
-
-// recvPackets receives datagrams, many in one system call. Its buffer is not of
-// the Go heap, and takes memory only as far as datagrams have filled it: a page
-// for each of the small ones.
-type recvPackets struct {
-	msgs  [recvBatch]mmsghdr
-	iovs  [recvBatch]unix.Iovec
-	peers [recvBatch]unix.RawSockaddrAny
-	buf   []byte
-}
-
-func newRecvPackets() (*recvPackets, error) {
-	buf, err := unix.Mmap(-1, 0, recvBatch*maxPacket, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, fmt.Errorf("map memory to receive datagrams: %w", err)
-	}
-	p := &recvPackets{buf: buf}
-	for i := range p.msgs {
-		p.iovs[i].Base = &p.buf[i*maxPacket]
-		p.iovs[i].SetLen(maxPacket)
-		h := &p.msgs[i].hdr
-		h.Iov, h.Name = &p.iovs[i], (*byte)(unsafe.Pointer(&p.peers[i]))
-		h.SetIovlen(1)
-	}
-	return p, nil
-}
-
-// recv receives up to recvBatch datagrams, without waiting, and returns how
-// many; EAGAIN when there is none.
-func (p *recvPackets) recv(fd int) (int, error) {
-	for i := range p.msgs {
-		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny
-	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&p.msgs[0])), recvBatch, unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
-}
-
-// packet returns the i-th datagram of the last recv, valid until the next, and
-// whether its end was cut off.
-func (p *recvPackets) packet(i int) (data []byte, truncated bool) {
-	m := &p.msgs[i]
-	return p.buf[i*maxPacket:][:m.n], m.hdr.Flags&unix.MSG_TRUNC != 0
-}
-
-// peer returns the sender of the i-th datagram; "" where it has no address.
-func (p *recvPackets) peer(i int) string {
-	sa := &p.peers[i]
-	switch sa.Addr.Family {
-	case unix.AF_INET:
-		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
-		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), swap16(in.Port)).String()
-	case unix.AF_INET6:
-		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
-		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), swap16(in.Port)).String()
-	case unix.AF_UNIX:
-		un := (*unix.RawSockaddrUnix)(unsafe.Pointer(sa))
-		return unix.ByteSliceToString(unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path)))
-	}
-	return ""
-}
-
-// swap16 turns a port in network byte order, as stored, into a number.
-func swap16(v uint16) uint16 {
-	b := (*[2]byte)(unsafe.Pointer(&v))
-	return uint16(b[0])<<8 | uint16(b[1])
 }
 
 // sendPackets sends datagrams on a connected socket, many in one system call.

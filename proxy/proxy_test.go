@@ -66,82 +66,6 @@ func hasIPv6() bool {
 	return err == nil
 }
 
-// localhost is one port in both families.
-func TestLocalhost(t *testing.T) {
-	if !hasIPv6() {
-		t.Skip("no IPv6 on this host")
-	}
-	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "localhost"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		if len(ls) != 2 || ls[0].address.Port != ls[1].address.Port || ls[0].address.Port == 0 {
-			t.Errorf("%s: got %v and %v", network, ls[0].address, ls[1].address)
-		}
-	}
-}
-
-func TestPortInUse(t *testing.T) {
-	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "127.0.0.1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		again, err := newBinder(t).bindProtocol(line.StatsD, []Address{ls[0].address})
-		if err == nil {
-			closeAll(again)
-			t.Fatalf("%s: bound twice", network)
-		}
-		if !strings.Contains(err.Error(), ls[0].address.String()) {
-			t.Errorf("%s: the error does not name the address: %v", network, err)
-		}
-	}
-}
-
-func TestUnixSocketInUse(t *testing.T) {
-	a := Address{Network: "unix", Path: socketPath(t, "s")}
-	// A socket that a dead process left behind is replaced.
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.Path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.SetUnlinkOnClose(false)
-	dead.Close()
-	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
-	if err != nil {
-		t.Fatalf("a stale socket is in the way: %v", err)
-	}
-	defer closeAll(ls)
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
-		closeAll(ls)
-		t.Fatal("bound twice")
-	}
-	file := Address{Network: "unix", Path: socketPath(t, "f")}
-	os.WriteFile(file.Path, []byte("keep"), 0o600)
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{file}); err == nil {
-		closeAll(ls)
-		t.Fatal("a file was replaced")
-	}
-}
-
-// The group of a unix socket is set; an unknown one is an error.
-func TestUnixSocketGroup(t *testing.T) {
-	a := Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
-	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAll(ls)
-	a.Group = "no-such-group-here"
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
-		closeAll(ls)
-		t.Fatal("an unknown group passed")
-	}
-}
-
 // A stream is cut into lines wherever reads end; a tail without end is dropped
 // and counted; a bad line costs no neighbour.
 func TestStream(t *testing.T) {
@@ -170,7 +94,7 @@ func TestStreamLineTooLong(t *testing.T) {
 	sink := newSink(t, "tcp")
 	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
-	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*streamBlock)+":1|c\nhost.b:1|c\n")
+	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*64<<10)+":1|c\nhost.b:1|c\n")
 	sink.expect("Denali.a:1|c", "Denali.b:1|c")
 	eventually(t, "the books are written", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
 	if got := balance(t, p.Proxy)["statsd"]; got.Dropped["too_long"] != 1 || got.Received != 3 {
@@ -467,7 +391,7 @@ func TestOwnListenerAsUpstream(t *testing.T) {
 	p := start(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"))
 	for _, u := range p.upstreams {
 		for _, l := range p.listeners() {
-			a := l.address
+			a := l.Address
 			a.Host = "localhost"
 			if _, err := u.dialer.dial(t.Context(), a); err == nil || !strings.Contains(err.Error(), "own listener") {
 				t.Errorf("dial %s: %v", a, err)
@@ -720,28 +644,6 @@ func TestStopWithStuckStdout(t *testing.T) {
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
 	p.stop()
-}
-
-// A connection that sent much and then pauses does not keep others from napping.
-func TestBusyEndsWithTheBurst(t *testing.T) {
-	sink := newSink(t, "tcp")
-	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
-	conn := p.dial(t, "carbon", 0)
-	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
-	sink.next(5000)
-	eventually(t, "nobody is busy", func() bool { return p.busy.Load() == 0 })
-}
-
-// No nap is longer than what any datagram socket can bear.
-func TestNapIsBoundedBySockets(t *testing.T) {
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
-	cfg.Coalesce = 5 * time.Millisecond
-	nap := func(p *running) time.Duration { return time.Duration(p.waits.nap.Load()) }
-	p := start(t, cfg, noNames())
-	eventually(t, "a nap as long as the receive buffer bears", func() bool { return nap(p) == min(cfg.Coalesce, p.listeners()[0].bears()) })
-	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
-	p = start(t, cfg, noNames())
-	eventually(t, "no nap beside a unix datagram socket, which queues ten", func() bool { return p.waits.coalesce.Load() > 0 && nap(p) == 0 })
 }
 
 // An upstream that is down is asked less and less often.

@@ -13,7 +13,6 @@ import (
 // that is held at that moment. It owns the batch in hand.
 type statsdSender struct {
 	queue *statsdQueue
-	busy  *busy
 	gate  *naming // asked before every write
 
 	hand *batch // taken from the queue and not booked yet
@@ -22,13 +21,10 @@ type statsdSender struct {
 // send takes batches and sends them, until the link breaks or the queue is
 // drained.
 func (s *statsdSender) send(ctx context.Context, l *link) error {
-	s.busy.Add(1)
-	defer s.busy.Add(-1)
 	for {
 		if s.hand == nil {
 			var err error
-			s.busy.idle(func() { s.hand, err = s.queue.take(ctx) })
-			if err != nil {
+			if s.hand, err = s.queue.take(ctx); err != nil {
 				return err
 			}
 		}
@@ -56,7 +52,7 @@ func (s *statsdSender) abandon() {
 // error, what is left in hand is to be sent on the next link.
 func (s *statsdSender) sendHand(ctx context.Context, l *link) error {
 	for s.mayLeave(l); s.hand.lines > 0; s.mayLeave(l) {
-		if isPast(ctx) {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		n, err := l.send(s.hand.buf)

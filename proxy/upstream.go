@@ -327,7 +327,7 @@ func (u *upstream) finish(ctx context.Context, l *link, dead <-chan error, why e
 func (u *upstream) seekBetter(ctx context.Context, index int) *link {
 	for {
 		pause(ctx, u.seek/2+rand.N(u.seek))
-		if isPast(ctx) {
+		if ctx.Err() != nil {
 			return nil
 		}
 		if l, err := u.dialFirst(ctx, index); err == nil {
@@ -348,4 +348,12 @@ func (u *upstream) status(p line.Protocol) []UpstreamStatus {
 		}
 	}
 	return out
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }

@@ -1,4 +1,4 @@
-package proxy
+package inlet
 
 import (
 	"context"
@@ -9,48 +9,53 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// waits says how long readers wait. All of them share it; a reload changes it.
-type waits struct {
+// gathering says how long readers wait. All of them share it; a reload changes it.
+type gathering struct {
 	coalesce atomic.Int64 // from tick to tick, in ns; 0: no waiting
 	nap      atomic.Int64 // the longest nap that all sockets can bear, in ns; 0: none
-	timeout  atomic.Int64 // of idle, in ns
+	timeout  atomic.Int64 // of an idle connection, in ns; 0: none
+	busy     busy
 }
 
-// set makes them those of a configuration. While one reader naps, no other is
+// set makes it that of a configuration. While one reader naps, no other is
 // served, so no nap is longer than what the most delicate socket can bear.
-func (w *waits) set(cfg Config, listeners []*listener) {
-	nap := min(cfg.Coalesce, maxNap)
+func (g *gathering) set(s Settings, listeners []*Listener) {
+	nap := min(s.Coalesce, maxNap)
 	for _, l := range listeners {
-		if l.socket != nil {
+		if !l.isStream() {
 			nap = min(nap, l.bears())
 		}
 	}
-	w.coalesce.Store(int64(cfg.Coalesce))
-	w.nap.Store(int64(nap))
-	w.timeout.Store(int64(cfg.Listen.IdleTimeout))
+	g.coalesce.Store(int64(s.Coalesce))
+	g.nap.Store(int64(nap))
+	g.timeout.Store(int64(s.IdleTimeout))
 }
-
-// idle is how long a connection may bring nothing; 0: for ever.
-func (w *waits) idle() time.Duration { return time.Duration(w.timeout.Load()) }
 
 // A pacer lets input gather: a reader that found little waits for the next
 // tick. Ticks are at the same instants for all readers, so that one wake-up
 // serves them all: a wake-up costs ten times what a datagram costs. Each reader
 // has its own pacer.
 type pacer struct {
-	waits  *waits
+	*gathering
 	bears  time.Duration // how long input may gather in the socket, at the most
-	busy   *busy
-	poller *poll.Poller // of the sockets that others wait for
-	timer  *time.Timer  // nil before the first wait
+	poller *poll.Poller  // of the sockets that others wait for
+	timer  *time.Timer   // nil before the first wait
+}
+
+// pacer returns the pacer of a reader of l.
+func (in *Inlet) pacer(l *Listener) pacer {
+	return pacer{gathering: &in.gathering, bears: l.bears(), poller: in.poller}
 }
 
 // every is the time from tick to tick; 0: no waiting.
 func (p *pacer) every() time.Duration {
-	return min(time.Duration(p.waits.coalesce.Load()), p.bears)
+	return min(time.Duration(p.coalesce.Load()), p.bears)
 }
 
-// busy counts the readers and upstreams that have something to do now.
+// idleTimeout is how long a connection may bring nothing; 0: for ever.
+func (p *pacer) idleTimeout() time.Duration { return time.Duration(p.timeout.Load()) }
+
+// busy counts the readers that have something to do now.
 type busy struct{ atomic.Int32 }
 
 // idle runs f, in which the caller has nothing to do.
@@ -78,7 +83,7 @@ func (p *pacer) wait(ctx context.Context) {
 // and wake the thread and the runtime's monitor again takes more than what
 // arrives in a tick. Timers and the network wait that long for their turn.
 func (p *pacer) gather(ctx context.Context, every time.Duration) {
-	now, most := time.Now(), time.Duration(p.waits.nap.Load())
+	now, most := time.Now(), time.Duration(p.nap.Load())
 	tick := now.Add(every - now.Sub(epoch)%every)
 	for most > 0 && p.busy.Load() == 0 {
 		runtime.Gosched() // the upstream sends what was read, timers fire, others nap

@@ -124,8 +124,8 @@ func TestPassedSockets(t *testing.T) {
 
 	first := run()
 	for _, l := range first.listeners() {
-		if !l.passed {
-			t.Errorf("%s was bound anew", l.address)
+		if !l.Inherited {
+			t.Errorf("%s was bound anew", l.Address)
 		}
 	}
 	sendAll("first")
@@ -149,8 +149,8 @@ func TestPassedHalfOfLocalhost(t *testing.T) {
 	cfg.Listen.StatsD = nil
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	for _, l := range p.listeners() {
-		if want := l.address.Host == "127.0.0.1"; l.passed != want || l.address.Port != a.Port {
-			t.Errorf("%s: passed %v, want %v and port %d", l.address, l.passed, want, a.Port)
+		if want := l.Address.Host == "127.0.0.1"; l.Inherited != want || l.Address.Port != a.Port {
+			t.Errorf("%s: passed %v, want %v and port %d", l.Address, l.Inherited, want, a.Port)
 		}
 	}
 	if n := len(p.listeners()); n != 2 {
@@ -210,11 +210,11 @@ func TestPassedSocketsDrops(t *testing.T) {
 	cfg.Listen.StatsD = []Address{a}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	l := p.listeners()[0]
-	if n, err := l.kernelDrops(); err != nil || n != 0 {
+	if n, err := l.KernelDrops(); err != nil || n != 0 {
 		t.Errorf("%d drops are ours, %v", n, err)
 	}
-	if l.receiveBuffer < 64<<10 {
-		t.Errorf("a receive buffer of %d bytes, which did not grow", l.receiveBuffer)
+	if l.ReceiveBuffer < 64<<10 {
+		t.Errorf("a receive buffer of %d bytes, which did not grow", l.ReceiveBuffer)
 	}
 }
 
