@@ -126,9 +126,9 @@ func (in *Inlet) Owns(network string, peer netip.AddrPort) bool {
 
 // A change asks Run to go on with other sockets and settings.
 type change struct {
-	added, gone []*Listener
-	settings    Settings
-	done        chan struct{}
+	specs    []Spec
+	settings Settings
+	done     chan error // cap 1: what became of it
 }
 
 var errEnded = errors.New("nothing is read any more")
@@ -138,19 +138,12 @@ var errEnded = errors.New("nothing is read any more")
 // bound first, and with an error nothing has changed. Rebind returns when those that
 // are not asked for are emptied and closed.
 func (in *Inlet) Rebind(specs []Spec, s Settings) error {
-	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
-	bound, err := b.bindAll(specs)
-	if err != nil {
-		return err
-	}
-	in.bound.Store(&bound)
-	c := change{added: b.added, gone: b.have, settings: s, done: make(chan struct{})}
+	c := change{specs, s, make(chan error, 1)}
 	select {
 	case in.changes <- c:
-		<-c.done
-		return nil
+		return <-c.done
 	case <-in.ended:
-		return b.undo(errEnded)
+		return errEnded
 	}
 }
 
@@ -159,12 +152,11 @@ func (in *Inlet) Rebind(specs []Spec, s Settings) error {
 func (in *Inlet) Run(ctx context.Context, s Settings) {
 	defer close(in.ended)
 	tasks := map[*Listener]*task{}
-	in.follow(ctx, tasks, change{added: in.Listeners(), settings: s})
+	in.follow(ctx, tasks, s, in.Listeners(), nil)
 	for {
 		select {
 		case c := <-in.changes:
-			in.follow(ctx, tasks, c)
-			close(c.done)
+			c.done <- in.change(ctx, tasks, c)
 		case <-ctx.Done():
 			for _, t := range tasks {
 				<-t.ended
@@ -174,18 +166,30 @@ func (in *Inlet) Run(ctx context.Context, s Settings) {
 	}
 }
 
-// follow makes a change.
-func (in *Inlet) follow(ctx context.Context, tasks map[*Listener]*task, c change) {
-	in.gathering.set(c.settings, in.Listeners())
-	in.connections.set(c.settings)
-	for _, l := range c.added {
+// change makes a change, or none.
+func (in *Inlet) change(ctx context.Context, tasks map[*Listener]*task, c change) error {
+	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
+	bound, err := b.bindAll(c.specs)
+	if err != nil {
+		return err
+	}
+	in.bound.Store(&bound)
+	in.follow(ctx, tasks, c.settings, b.added, b.have)
+	return nil
+}
+
+// follow begins to read from some listeners, and ends to read from others.
+func (in *Inlet) follow(ctx context.Context, tasks map[*Listener]*task, s Settings, added, gone []*Listener) {
+	in.gathering.set(s, in.Listeners())
+	in.connections.set(s)
+	for _, l := range added {
 		in.announce(l)
 		tasks[l] = newTask(ctx, func(ctx context.Context) { in.read(ctx, l) })
 	}
-	for _, l := range c.gone {
+	for _, l := range gone {
 		tasks[l].stop()
 	}
-	for _, l := range c.gone {
+	for _, l := range gone {
 		<-tasks[l].ended
 		delete(tasks, l)
 		in.log.Info("listening no more", "protocol", l.Protocol.String(), "listener", l.Address)
