@@ -42,12 +42,14 @@ type Listen struct {
 	Carbon []Address `yaml:"carbon"` // default tcp and udp on localhost:2003
 
 	// MaxConnections bounds the connections open at one moment, over all
-	// stream listeners; default 1000. One more is read for what it has
-	// brought already, and closed. Each costs a file descriptor and some 8 KiB.
+	// stream listeners; default 1000. At the limit, the one that was idle longest
+	// makes room for a new one, which waits in the kernel's backlog while none is
+	// idle for a second. Each costs a file descriptor and some 8 KiB.
 	MaxConnections int `yaml:"max_connections"`
 
-	// IdleTimeout closes a connection that has sent nothing for so long;
-	// default 10m, 0 never.
+	// IdleTimeout closes a connection that has sent nothing for so long; default 0:
+	// never. A client that is gone is found by TCP keep-alives, and a slow reporter
+	// loses no line.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 }
 
@@ -105,7 +107,6 @@ func DefaultConfig() Config {
 			StatsD:         []Address{{Network: "udp", Host: "localhost", Port: 8125}, {Network: "tcp", Host: "localhost", Port: 8125}},
 			Carbon:         []Address{{Network: "tcp", Host: "localhost", Port: 2003}, {Network: "udp", Host: "localhost", Port: 2003}},
 			MaxConnections: 1000,
-			IdleTimeout:    10 * time.Minute,
 		},
 		Coalesce:  5 * time.Millisecond,
 		Telemetry: true,

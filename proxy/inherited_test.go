@@ -249,21 +249,21 @@ func TestBacklogAtTheEnd(t *testing.T) {
 }
 
 // More connections may have waited for a restart than may be open at once. What
-// they have brought is taken all the same.
+// they have brought is taken all the same, as the first ones are idle.
 func TestBacklogOverTheLimit(t *testing.T) {
 	s := &supervisor{t: t}
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
 	a := s.listen("tcp", "127.0.0.1:0")
 	cfg.Listen.Carbon = []Address{a}
-	cfg.Listen.MaxConnections = 1
+	cfg.Listen.MaxConnections = 50
 	const conns = 100
 	for i := range conns {
 		conn, err := net.Dial("tcp", a.HostPort())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close() // open, so that the first one keeps its place
+		defer conn.Close()
 		write(t, conn, numbered("host.n%d 1 1700000000", i, i+1))
 	}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})

@@ -403,44 +403,6 @@ func TestOwnListenerAsUpstream(t *testing.T) {
 	}
 }
 
-func TestConnectionLimit(t *testing.T) {
-	statsd := newSink(t, "tcp")
-	cfg := testConfig(statsd.address, Address{Network: "stdout"})
-	cfg.Listen.MaxConnections = 2
-	p := start(t, cfg, holding("Denali"))
-	a, b := p.dial(t, "statsd", 1), p.dial(t, "carbon", 0)
-	write(t, a, "host.a:1|c\n")
-	write(t, b, "host.b 1 1\n")
-	statsd.expect("Denali.a:1|c")
-	eventually(t, "both are served", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
-	over := p.dial(t, "statsd", 1)
-	over.SetReadDeadline(time.Now().Add(patience))
-	if _, err := over.Read(make([]byte, 1)); !isReset(err) {
-		t.Fatalf("the third connection stays open: %v", err)
-	}
-	a.Close()
-	eventually(t, "there is room again", func() bool {
-		c := p.dial(t, "statsd", 1)
-		defer c.Close()
-		io.WriteString(c, "host.c:1|c\n")
-		c.(*net.TCPConn).CloseWrite()
-		c.SetReadDeadline(time.Now().Add(patience))
-		c.Read(make([]byte, 1))
-		return balance(t, p.Proxy)["statsd"].Received >= 2
-	})
-}
-
-func TestIdleTimeout(t *testing.T) {
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
-	cfg.Listen.IdleTimeout = 50 * time.Millisecond
-	p := start(t, cfg, holding("Denali"))
-	conn := p.dial(t, "statsd", 1)
-	conn.SetReadDeadline(time.Now().Add(patience))
-	if _, err := conn.Read(make([]byte, 1)); !isReset(err) {
-		t.Fatalf("the idle connection stays open: %v", err)
-	}
-}
-
 // What has reached our sockets when the end comes is still forwarded.
 func TestStopDrains(t *testing.T) {
 	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")

@@ -3,7 +3,6 @@ package inlet
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"sync"
 	"syscall"
@@ -16,93 +15,78 @@ import (
 // reached its socket, and on a connection with what its sender had in hand.
 const lastRead = 250 * time.Millisecond
 
-// connections counts those that are open, over all listeners.
-type connections struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	limit   int    // open at one moment
-	open    int    // of these
-	refused uint64 // closed at once, over the limit
-}
-
-// set changes how many connections may be open. Those that are stay.
-func (c *connections) set(s Settings) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.limit = s.MaxConnections
-}
-
-// enter takes one of the connections that may be open, or notes that there are
-// too many.
-func (c *connections) enter() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.open < c.limit {
-		c.open++
-		return true
-	}
-	c.refused++
-	if c.refused == 1 {
-		c.log.Warn("connection limit reached; more are closed at once", "max_connections", c.limit)
-	}
-	return false
-}
-
-// leave gives it back.
-func (c *connections) leave() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open--
-	if c.refused > 0 {
-		c.log.Info("connections are accepted again", "refused", c.refused)
-		c.refused = 0
-	}
-}
-
-// accept accepts on l until ctx ends, and then what waits to be accepted, unless
-// that is for our successor. It closes l, and returns when its connections are done.
+// accept accepts connections on l, as there is room for them, until ctx ends; and
+// then what waits to be accepted, unless that is for our successor. It closes l, and
+// returns when its connections are done.
 func (in *Inlet) accept(ctx context.Context, l *Listener) {
-	var conns sync.WaitGroup
-	defer conns.Wait()
+	var readers sync.WaitGroup
+	defer readers.Wait()
 	defer l.close()
 	for ctx.Err() == nil {
-		err := in.acceptOne(ctx, l, &conns)
-		switch {
+		if !in.connections.tryEnter() {
+			l.socket.Wait(ctx, 0) // nobody has to make room before somebody comes
+			if in.connections.enter(ctx) != nil {
+				break
+			}
+		}
+		switch err := in.acceptOne(ctx, l, &readers); {
 		case errors.Is(err, syscall.EAGAIN):
 			l.socket.Wait(ctx, 0)
-		case err != nil:
-			in.log.Warn("accept failed", "listener", l.Address, "err", err)
-			pause(ctx, 100*time.Millisecond) // out of file descriptors: others may close theirs
+		case isShortage(err):
+			in.connections.ranOut(err)
+			pause(ctx, retryAccept)
 		}
 	}
-	for until := time.Now().Add(lastRead); !l.Inherited && time.Now().Before(until); {
-		if err := in.acceptOne(ctx, l, &conns); err != nil {
+	if !l.Inherited {
+		in.acceptRest(ctx, l, &readers)
+	}
+}
+
+// acceptRest accepts what waits to be accepted, whatever the limit: all of it ends
+// soon.
+func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.WaitGroup) {
+	l.admitNoMore()
+	for until := time.Now().Add(lastRead); time.Now().Before(until); {
+		in.connections.enterAnyway()
+		switch err := in.acceptOne(ctx, l, readers); {
+		case errors.Is(err, syscall.EAGAIN):
 			return
+		case isShortage(err):
+			pause(context.WithoutCancel(ctx), retryAccept) // those that are open end soon
 		}
 	}
 }
 
-// acceptOne accepts a connection, without waiting, and has it read.
-func (in *Inlet) acceptOne(ctx context.Context, l *Listener, conns *sync.WaitGroup) error {
+// retryAccept is how long what accept(2) lacks is waited for.
+const retryAccept = 10 * time.Millisecond
+
+// isShortage says whether accept has failed for want of descriptors or memory. By
+// any other error that one connection is lost.
+func isShortage(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+// acceptOne accepts a connection, without waiting, and has it read. The caller has
+// entered it, and it leaves at its end, or at once with an error.
+func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitGroup) error {
 	fd, from, err := acceptFD(l.socket.FD())
 	if err != nil {
+		in.connections.leave(nil)
 		return err
 	}
 	socket, err := in.poller.Own(fd)
 	if err != nil {
+		in.connections.leave(nil)
 		return err
 	}
-	s := &streamReader{socket: socket, pacer: in.pacer(l)}
+	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: &in.connections, isUnix: l.Address.IsUnix()}
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })
-	if !in.connections.enter() {
-		s.glance()
-		return nil
-	}
+	in.connections.add(s)
 	l.open.Add(1)
-	conns.Go(func() {
-		defer in.connections.leave()
+	readers.Go(func() {
 		defer l.open.Add(-1)
+		defer in.connections.leave(s)
 		s.run(ctx)
 	})
 	return nil

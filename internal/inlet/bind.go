@@ -150,7 +150,12 @@ func (b *binder) takeStream(l *Listener, stream net.Listener) (err error) {
 	if u, ok := stream.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // its path is ours to remove
 	}
-	l.socket, err = b.poller.Detach(stream.(syscall.Conn))
+	if l.socket, err = b.poller.Detach(stream.(syscall.Conn)); err != nil || l.Address.IsUnix() {
+		return err
+	}
+	if err = keepAlive(l.socket.FD()); err != nil {
+		l.socket.Close()
+	}
 	return err
 }
 
@@ -168,7 +173,7 @@ func (b *binder) takePackets(l *Listener, packets net.PacketConn) (err error) {
 	return err
 }
 
-func (b *binder) bindUnix(l *Listener) error {
+func (b *binder) bindUnix(l *Listener) (err error) {
 	a := l.Address
 	if err := removeStale(a); err != nil {
 		return err
@@ -176,16 +181,17 @@ func (b *binder) bindUnix(l *Listener) error {
 	if err := b.bindPath(l); err != nil {
 		return err
 	}
-	l.path = path{name: a.Path}
-	if err := setAccess(a); err != nil {
-		l.close()
-		return err
+	if l.path, err = newPath(a.Path); err == nil {
+		err = setAccess(a)
 	}
-	return nil
+	if err != nil {
+		l.close()
+	}
+	return err
 }
 
 func (b *binder) bindPath(l *Listener) error {
-	if l.isStream() {
+	if l.IsStream() {
 		stream, err := net.Listen("unix", l.Address.Path)
 		if err != nil {
 			return err

@@ -20,9 +20,12 @@ type gathering struct {
 // set makes it that of a configuration. While one reader naps, no other is
 // served, so no nap is longer than what the most delicate socket can bear.
 func (g *gathering) set(s Settings, listeners []*Listener) {
-	nap := min(s.Coalesce, maxNap)
+	nap := s.Coalesce
+	if nap > maxNap {
+		nap = 0 // one wake-up in so long costs little
+	}
 	for _, l := range listeners {
-		if !l.isStream() {
+		if !l.IsStream() {
 			nap = min(nap, l.bears())
 		}
 	}
@@ -33,13 +36,18 @@ func (g *gathering) set(s Settings, listeners []*Listener) {
 
 // A pacer lets input gather: a reader that found little waits for the next
 // tick. Ticks are at the same instants for all readers, so that one wake-up
-// serves them all: a wake-up costs ten times what a datagram costs. Each reader
-// has its own pacer.
+// serves them all: a wake-up costs ten times what a datagram costs. Where little
+// comes, there is nothing to gather, and a tick would be one more wake-up. Each
+// reader has its own pacer.
 type pacer struct {
 	*gathering
 	bears  time.Duration // how long input may gather in the socket, at the most
 	poller *poll.Poller  // of the sockets that others wait for
 	timer  *time.Timer   // nil before the first wait
+
+	since   time.Time // when the count began: a tick ago at the most, where much comes
+	count   int       // packets that have come since
+	gathers bool      // so many came that it pays
 }
 
 // pacer returns the pacer of a reader of l.
@@ -71,11 +79,30 @@ const maxNap = 10 * time.Millisecond
 // epoch is the instant that ticks are counted from.
 var epoch = time.Now()
 
-// wait returns at the next tick, or when ctx ends.
-func (p *pacer) wait(ctx context.Context) {
-	if every := p.every(); every > 0 {
-		p.busy.idle(func() { p.gather(ctx, every) })
+// enough is how many packets must come from tick to tick for gathering to pay.
+const enough = 3
+
+// wait returns at the next tick, or when ctx ends; or at once, and false, where too
+// little comes. n is how many packets the reader has just found.
+func (p *pacer) wait(ctx context.Context, n int) bool {
+	every := p.every()
+	if every <= 0 || !p.pays(n, every) {
+		return false
 	}
+	p.busy.idle(func() { p.gather(ctx, every) })
+	return true
+}
+
+// pays says whether enough comes.
+func (p *pacer) pays(n int, every time.Duration) bool {
+	now := time.Now()
+	if d := now.Sub(p.since); d >= every {
+		p.gathers = p.count >= enough && d < 2*every
+		p.since, p.count = now, 0
+	}
+	p.count += n
+	p.gathers = p.gathers || p.count >= enough
+	return p.gathers
 }
 
 // gather waits for the tick. Where nobody else has anything to do, it sleeps
@@ -85,7 +112,7 @@ func (p *pacer) wait(ctx context.Context) {
 func (p *pacer) gather(ctx context.Context, every time.Duration) {
 	now, most := time.Now(), time.Duration(p.nap.Load())
 	tick := now.Add(every - now.Sub(epoch)%every)
-	for most > 0 && p.busy.Load() == 0 {
+	for most > 0 && p.busy.Load() == 0 && ctx.Err() == nil {
 		runtime.Gosched() // the upstream sends what was read, timers fire, others nap
 		left := time.Until(tick)
 		if left <= 0 {

@@ -60,12 +60,10 @@ func (d *datagramReader) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		n, err := d.step()
 		switch {
-		case errors.Is(err, syscall.EAGAIN):
-			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
-		case err != nil:
+		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
-		case n < packetBatch:
-			d.pacer.wait(ctx)
+		case n < packetBatch && (n == 0 || !d.pacer.wait(ctx, n)):
+			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		}
 	}
 	for until := time.Now().Add(lastRead); !d.Inherited && time.Now().Before(until); {

@@ -198,7 +198,7 @@ func (in *Inlet) follow(ctx context.Context, tasks map[*Listener]*task, s Settin
 
 // read reads from a socket, and from the connections that it brings.
 func (in *Inlet) read(ctx context.Context, l *Listener) {
-	if l.isStream() {
+	if l.IsStream() {
 		in.accept(ctx, l)
 	} else {
 		in.receive(ctx, l)
@@ -208,7 +208,7 @@ func (in *Inlet) read(ctx context.Context, l *Listener) {
 // announce says that we listen, and what is to be known about that.
 func (in *Inlet) announce(l *Listener) {
 	attrs := []any{"protocol", l.Protocol.String(), "listener", l.Address}
-	if !l.isStream() {
+	if !l.IsStream() {
 		attrs = append(attrs, "receive_buffer", l.ReceiveBuffer)
 	}
 	if l.Inherited {

@@ -40,13 +40,22 @@ type Listener struct {
 	open         atomic.Int64 // connections
 }
 
-// isStream says whether the socket brings connections.
-func (l *Listener) isStream() bool { return l.Address.Network == "tcp" || l.Address.Network == "unix" }
+// IsStream says whether the socket brings connections.
+func (l *Listener) IsStream() bool { return l.Address.Network == "tcp" || l.Address.Network == "unix" }
 
 // close closes our descriptor of the socket, and removes its path if it is ours.
 func (l *Listener) close() {
 	l.path.remove()
 	l.socket.Close()
+}
+
+// admitNoMore lets nobody connect any more. What waits to be accepted already can
+// be: nothing is lost between that and close.
+func (l *Listener) admitNoMore() {
+	l.path.remove()
+	if l.Address.Network == "tcp" {
+		dropAll(l.socket.FD())
+	}
 }
 
 // takePort notes the port that the kernel gave.

@@ -12,3 +12,12 @@ func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
 	}
 	return fd, from, err
 }
+
+// keepAlive makes the connections of a listening socket find out that their peers
+// are gone.
+func keepAlive(listening int) error {
+	return unix.SetsockoptInt(listening, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+}
+
+// dropAll is not to be had here.
+func dropAll(int) {}

@@ -6,8 +6,11 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
@@ -20,20 +23,27 @@ const streamBlock = 64 << 10
 // room.
 const busyBytes = streamBlock / 2
 
+// packetSize is what a stream brings at once, we suppose, in bytes: its packets are
+// not to be seen.
+const packetSize = 128
+
 var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
 
 // A streamReader reads one connection. One goroutine runs it; it owns the
 // socket.
 type streamReader struct {
-	socket  *poll.Socket
-	handler Handler
-	pacer   pacer
+	socket      *poll.Socket
+	isUnix      bool
+	handler     Handler
+	pacer       pacer
+	connections *connections
+	hurry       bool         // at the end there is no time to wait for the sender
+	lastRead    atomic.Int64 // when something came, in ns since epoch
 
 	tail []byte // what the handler needs to see again; nil where that is nothing
 }
 
-// run reads until the connection ends or is idle for too long; or until ctx
-// ends, and then the rest.
+// run reads until the connection ends; or until ctx ends, and then the rest.
 func (s *streamReader) run(ctx context.Context) {
 	defer s.socket.Close()
 	defer s.end()
@@ -48,10 +58,12 @@ func (s *streamReader) run(ctx context.Context) {
 			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
-			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, s.pacer.idleTimeout()) })
+			err = s.await(ctx)
 			burst = 0
 		case err == nil && burst < busyBytes:
-			s.pacer.wait(ctx)
+			if !s.pacer.wait(ctx, 1+n/packetSize) {
+				err = s.await(ctx)
+			}
 			burst = 0
 		}
 		if err != nil && ctx.Err() == nil {
@@ -61,32 +73,51 @@ func (s *streamReader) run(ctx context.Context) {
 	s.readRest(context.WithoutCancel(ctx))
 }
 
-// glance takes what the connection has brought already, and closes it: after a
-// restart, more of them may have waited than may be open at once.
-func (s *streamReader) glance() {
-	defer s.socket.Close()
-	defer s.end()
-	for until := time.Now().Add(lastRead); time.Now().Before(until); {
+// await waits until something comes. A connection that has been idle for too long
+// is ended at our side; what its sender had in hand is read.
+func (s *streamReader) await(ctx context.Context) (err error) {
+	limit := s.pacer.idleTimeout()
+	s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, limit) })
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.connections.timedOut(s)
+		return nil
+	}
+	return err
+}
+
+// readRest reads until the sender ends the connection, for lastRead at the most: one
+// that has only just connected may not have sent its lines yet.
+func (s *streamReader) readRest(ctx context.Context) {
+	s.shut(unix.SHUT_WR)
+	until := time.Now().Add(lastRead)
+	for left := lastRead; left > 0; left = time.Until(until) {
+		_, err := s.step()
+		if errors.Is(err, syscall.EAGAIN) {
+			if s.hurry {
+				break
+			}
+			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, left) })
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
+	s.shut(unix.SHUT_RD)
+	for until = time.Now().Add(lastRead); time.Now().Before(until); {
 		if _, err := s.step(); err != nil {
 			return
 		}
 	}
 }
 
-// readRest reads until the sender closes the connection, for lastRead at the most:
-// one that has only just connected may not have sent its lines yet.
-func (s *streamReader) readRest(ctx context.Context) {
-	until := time.Now().Add(lastRead)
-	for left := lastRead; left > 0; left = time.Until(until) {
-		_, err := s.step()
-		if errors.Is(err, syscall.EAGAIN) {
-			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, left) })
-		}
-		if err != nil {
-			return
-		}
-	}
+// shut ends a direction of the connection: by SHUT_WR its sender is told, by SHUT_RD
+// the reader finds the end behind what has come. Any goroutine may call it.
+func (s *streamReader) shut(how int) {
+	s.socket.Use(func(fd int) error { return unix.Shutdown(fd, how) }) // an error: it has ended
 }
+
+// touch notes that something came.
+func (s *streamReader) touch() { s.lastRead.Store(int64(time.Since(epoch))) }
 
 // awaitMore waits for a sender that was fast a moment ago, and counts as busy
 // meanwhile; but not for long.
@@ -125,7 +156,9 @@ func (s *streamReader) step() (int, error) {
 
 // handle hands data over, which begins with s.tail, and keeps the rest.
 func (s *streamReader) handle(data []byte) {
-	s.handler.Begin(time.Now())
+	now := time.Now()
+	s.lastRead.Store(int64(now.Sub(epoch)))
+	s.handler.Begin(now)
 	rest := s.handler.Stream(data)
 	s.handler.End()
 	s.tail = append(s.tail[:0], rest...)

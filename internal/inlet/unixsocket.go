@@ -13,11 +13,24 @@ import (
 )
 
 // A path is that of a unix socket which we have bound; the zero value is none.
-type path struct{ name string }
+type path struct {
+	name string
+	file os.FileInfo // as we made it
+}
 
-// remove removes the socket's file.
+// newPath returns the path of a socket that has just been bound there.
+func newPath(name string) (path, error) {
+	file, err := os.Lstat(name)
+	return path{name, file}, err
+}
+
+// remove removes the socket's file, unless another has taken its place. While the
+// socket is open, no other file can have its inode.
 func (p path) remove() {
-	if p.name != "" {
+	if p.name == "" {
+		return
+	}
+	if now, err := os.Lstat(p.name); err == nil && os.SameFile(now, p.file) {
 		os.Remove(p.name)
 	}
 }
