@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
@@ -30,18 +32,26 @@ type Config struct {
 	Telemetry bool `yaml:"-"`
 }
 
+// An Address names a listener or an upstream: see package address.
+type Address = address.Address
+
+// ParseAddress reads an address.
+func ParseAddress(s string) (Address, error) { return address.Parse(s) }
+
 // Listen says where applications reach the proxy.
 type Listen struct {
 	StatsD []Address `yaml:"statsd"` // default udp and tcp on localhost:8125
 	Carbon []Address `yaml:"carbon"` // default tcp and udp on localhost:2003
 
 	// MaxConnections bounds the connections open at one moment, over all
-	// stream listeners; default 1000. One more is read for what it has
-	// brought already, and closed. Each costs a file descriptor and some 8 KiB.
+	// stream listeners; default 1000. At the limit, the one that was idle longest
+	// makes room for a new one, which waits in the kernel's backlog while none is
+	// idle for a second. Each costs a file descriptor and some 8 KiB.
 	MaxConnections int `yaml:"max_connections"`
 
-	// IdleTimeout closes a connection that has sent nothing for so long;
-	// default 10m, 0 never.
+	// IdleTimeout closes a connection that has sent nothing for so long; default 0:
+	// never. A client that is gone is found by TCP keep-alives, and a slow reporter
+	// loses no line.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 }
 
@@ -100,9 +110,8 @@ type CarbonForward struct {
 	Replay conf.Bytes `yaml:"replay"`
 }
 
-// The bounds of coalesce, queue and max_datagram.
+// The bounds of queue and max_datagram.
 const (
-	maxCoalesce    = time.Second
 	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
 	minSpool       = 1 << 20 // some blocks of the queue
 	minMaxDatagram = 512     // what every IPv4 path carries
@@ -117,7 +126,6 @@ func DefaultConfig() Config {
 			StatsD:         []Address{{Network: "udp", Host: "localhost", Port: 8125}, {Network: "tcp", Host: "localhost", Port: 8125}},
 			Carbon:         []Address{{Network: "tcp", Host: "localhost", Port: 2003}, {Network: "udp", Host: "localhost", Port: 2003}},
 			MaxConnections: 1000,
-			IdleTimeout:    10 * time.Minute,
 		},
 		Coalesce:  5 * time.Millisecond,
 		Telemetry: true,
@@ -133,7 +141,7 @@ func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
 	c.Listen.problems(&ps)
 	c.Forward.problems(c.Listen, &ps)
-	if c.Coalesce < 0 || c.Coalesce > maxCoalesce {
+	if c.Coalesce < 0 || c.Coalesce > inlet.MaxCoalesce {
 		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
 	}
 	return ps
@@ -148,10 +156,10 @@ func (l Listen) problems(ps *conf.Problems) {
 				ps.Addf(path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
 				continue
 			}
-			if first, ok := seen[a.bindKey()]; ok && a.bindKey() != "" {
+			if first, ok := seen[a.BindKey()]; ok && a.BindKey() != "" {
 				ps.Addf(path, "remove one", "%s listens there already: %s", first, a)
 			}
-			seen[a.bindKey()] = path
+			seen[a.BindKey()] = path
 		}
 	}
 	if len(l.StatsD)+len(l.Carbon) == 0 {
@@ -163,17 +171,6 @@ func (l Listen) problems(ps *conf.Problems) {
 	if l.IdleTimeout < 0 {
 		ps.Addf("listen.idle_timeout", "0 or more; 0 never closes", "idle_timeout %v is negative", l.IdleTimeout)
 	}
-}
-
-// bindKey is equal for two listeners that cannot both be bound; "" never is.
-func (a Address) bindKey() string {
-	switch {
-	case a.isUnix():
-		return a.Path
-	case a.Port == 0:
-		return ""
-	}
-	return a.Network + " " + strings.ToLower(a.hostPort())
 }
 
 func (f Forward) problems(l Listen, ps *conf.Problems) {
@@ -209,7 +206,7 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
-			ps.Addf(at, "use "+strings.Join(networks, " or "), "%s is no upstream of this protocol", a)
+			ps.Addf(at, "use "+strings.Join(networks, "://, ")+":", "%s is no upstream of this protocol", a)
 			continue
 		}
 		if a.Network == "stdout" {
@@ -222,7 +219,7 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 			ps.Addf(at, "write host and port", "%s names no host", a)
 		}
 		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if own.isReachedBy(a) {
+			if reaches(a, own) {
 				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
 			}
 		}
@@ -241,10 +238,10 @@ func checkConnections(path string, t outlet.TLS, maxAge time.Duration, ps *conf.
 	}
 }
 
-// isReachedBy says, as far as the text tells, whether sending to a would arrive at
-// the listener own. What only a resolved name shows, the outlet finds later.
-func (own Address) isReachedBy(a outlet.Address) bool {
-	if own.isUnix() {
+// reaches says, as far as the text tells, whether sending to a would arrive at the
+// listener own. What only a resolved name shows, the outlet finds later.
+func reaches(a Upstream, own Address) bool {
+	if own.IsUnix() {
 		return a.Network == own.Network && a.Path == own.Path
 	}
 	if a.Network != own.Network && (a.Network != "tls" || own.Network != "tcp") || a.Port != own.Port {

@@ -5,13 +5,9 @@
 // A byte goes through the files in this order:
 //
 //	proxy.go      New, Bind, Run: what is started, and in which order it ends
-//	config.go     Config and its checks; address.go: the notation of sockets
-//	listen.go     bound sockets: UDP, TCP, unix
-//	passed.go     those that somebody else bound, and keeps
-//	socket.go     sockets that the runtime does not poll; socket_*.go: the poller
-//	datagram.go   the reader of a datagram socket; mmsg_*.go: many a system call
-//	stream.go     accepting connections, and the reader of one
-//	pace.go       letting input gather
+//	config.go     Config and its checks (internal/address: the notation of sockets)
+//	              (internal/inlet: sockets, and who reads them)
+//	handler.go    what a socket brought; mmsg_*.go: many datagrams a system call
 //	ingest.go     cut, check and rewrite lines into a batch
 //	naming.go     which claim holds, and what waits until one does
 //	batch.go        whole lines of one protocol, with one owner at a time

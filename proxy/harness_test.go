@@ -118,15 +118,15 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 func (r *running) dial(t testing.TB, protocol string, i int) net.Conn {
 	t.Helper()
 	for _, l := range r.listeners() {
-		if l.proto.String() != protocol {
+		if l.Protocol.String() != protocol {
 			continue
 		}
 		if i--; i >= 0 {
 			continue
 		}
-		network, target := l.address.Network, l.address.hostPort()
-		if l.address.isUnix() {
-			target = l.address.Path
+		network, target := l.Address.Network, l.Address.HostPort()
+		if l.Address.IsUnix() {
+			target = l.Address.Path
 		}
 		conn, err := net.Dial(network, target)
 		if err != nil {
@@ -358,22 +358,6 @@ func numbered(format string, from, to int) string {
 		fmt.Fprintf(&b, format+"\n", i)
 	}
 	return b.String()
-}
-
-func newBinder(t testing.TB) *binder {
-	t.Helper()
-	p, err := newPoller()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.close)
-	return &binder{poller: p}
-}
-
-func closeAll(ls []*listener) {
-	for _, l := range ls {
-		l.close()
-	}
 }
 
 // isReset says whether a connection was closed at the other side.

@@ -41,7 +41,7 @@ func TestListeners(t *testing.T) {
 		statsd.expect(fmt.Sprintf("Denali.s%d:1|c", i))
 		write(t, p.dial(t, "carbon", i), fmt.Sprintf("host.c%d  1\t1700000000\n", i))
 		carbon.expect(fmt.Sprintf("Denali.c%d 1 1700000000", i))
-		if a.isUnix() {
+		if a.IsUnix() {
 			info, err := os.Stat(a.Path)
 			if err != nil || info.Mode().Perm() != os.FileMode(a.Mode) {
 				t.Errorf("%s: mode %v, %v", a, info.Mode(), err)
@@ -51,7 +51,7 @@ func TestListeners(t *testing.T) {
 	p.stop()
 	balance(t, p.Proxy)
 	for _, a := range cfg.Listen.StatsD {
-		if _, err := os.Stat(a.Path); a.isUnix() && err == nil {
+		if _, err := os.Stat(a.Path); a.IsUnix() && err == nil {
 			t.Errorf("%s is left behind", a.Path)
 		}
 	}
@@ -63,82 +63,6 @@ func hasIPv6() bool {
 		l.Close()
 	}
 	return err == nil
-}
-
-// localhost is one port in both families.
-func TestLocalhost(t *testing.T) {
-	if !hasIPv6() {
-		t.Skip("no IPv6 on this host")
-	}
-	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "localhost"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		if len(ls) != 2 || ls[0].address.Port != ls[1].address.Port || ls[0].address.Port == 0 {
-			t.Errorf("%s: got %v and %v", network, ls[0].address, ls[1].address)
-		}
-	}
-}
-
-func TestPortInUse(t *testing.T) {
-	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "127.0.0.1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		again, err := newBinder(t).bindProtocol(line.StatsD, []Address{ls[0].address})
-		if err == nil {
-			closeAll(again)
-			t.Fatalf("%s: bound twice", network)
-		}
-		if !strings.Contains(err.Error(), ls[0].address.String()) {
-			t.Errorf("%s: the error does not name the address: %v", network, err)
-		}
-	}
-}
-
-func TestUnixSocketInUse(t *testing.T) {
-	a := Address{Network: "unix", Path: socketPath(t, "s")}
-	// A socket that a dead process left behind is replaced.
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.Path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.SetUnlinkOnClose(false)
-	dead.Close()
-	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
-	if err != nil {
-		t.Fatalf("a stale socket is in the way: %v", err)
-	}
-	defer closeAll(ls)
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
-		closeAll(ls)
-		t.Fatal("bound twice")
-	}
-	file := Address{Network: "unix", Path: socketPath(t, "f")}
-	os.WriteFile(file.Path, []byte("keep"), 0o600)
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{file}); err == nil {
-		closeAll(ls)
-		t.Fatal("a file was replaced")
-	}
-}
-
-// The group of a unix socket is set; an unknown one is an error.
-func TestUnixSocketGroup(t *testing.T) {
-	a := Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
-	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAll(ls)
-	a.Group = "no-such-group-here"
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
-		closeAll(ls)
-		t.Fatal("an unknown group passed")
-	}
 }
 
 // A stream is cut into lines wherever reads end; a tail without end is dropped
@@ -169,7 +93,7 @@ func TestStreamLineTooLong(t *testing.T) {
 	sink := newSink(t, "tcp")
 	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
-	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*streamBlock)+":1|c\nhost.b:1|c\n")
+	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*64<<10)+":1|c\nhost.b:1|c\n")
 	sink.expect("Denali.a:1|c", "Denali.b:1|c")
 	eventually(t, "the books are written", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
 	if got := balance(t, p.Proxy)["statsd"]; got.Dropped["too_long"] != 1 || got.Received != 3 {
@@ -419,51 +343,13 @@ func TestRefusedUDP(t *testing.T) {
 func TestOwnListenerAsUpstream(t *testing.T) {
 	p := start(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"))
 	for _, l := range p.listeners() {
-		at := netip.MustParseAddrPort(l.at.String())
-		if !p.IsOwn(l.address.Network, at) {
-			t.Errorf("%s is not ours", l.address)
+		at := netip.MustParseAddrPort(l.Address.HostPort())
+		if !p.IsOwn(l.Address.Network, at) {
+			t.Errorf("%s is not ours", l.Address)
 		}
 	}
 	if p.IsOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
 		t.Error("another port is ours")
-	}
-}
-
-func TestConnectionLimit(t *testing.T) {
-	statsd := newSink(t, "tcp")
-	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
-	cfg.Listen.MaxConnections = 2
-	p := start(t, cfg, holding("Denali"))
-	a, b := p.dial(t, "statsd", 1), p.dial(t, "carbon", 0)
-	write(t, a, "host.a:1|c\n")
-	write(t, b, "host.b 1 1\n")
-	statsd.expect("Denali.a:1|c")
-	eventually(t, "both are served", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
-	over := p.dial(t, "statsd", 1)
-	over.SetReadDeadline(time.Now().Add(patience))
-	if _, err := over.Read(make([]byte, 1)); !isReset(err) {
-		t.Fatalf("the third connection stays open: %v", err)
-	}
-	a.Close()
-	eventually(t, "there is room again", func() bool {
-		c := p.dial(t, "statsd", 1)
-		defer c.Close()
-		io.WriteString(c, "host.c:1|c\n")
-		c.(*net.TCPConn).CloseWrite()
-		c.SetReadDeadline(time.Now().Add(patience))
-		c.Read(make([]byte, 1))
-		return balance(t, p.Proxy)["statsd"].Received >= 2
-	})
-}
-
-func TestIdleTimeout(t *testing.T) {
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
-	cfg.Listen.IdleTimeout = 50 * time.Millisecond
-	p := start(t, cfg, holding("Denali"))
-	conn := p.dial(t, "statsd", 1)
-	conn.SetReadDeadline(time.Now().Add(patience))
-	if _, err := conn.Read(make([]byte, 1)); !isReset(err) {
-		t.Fatalf("the idle connection stays open: %v", err)
 	}
 }
 
@@ -670,28 +556,6 @@ func TestStopWithStuckStdout(t *testing.T) {
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
 	p.stop()
-}
-
-// A connection that sent much and then pauses does not keep others from napping.
-func TestBusyEndsWithTheBurst(t *testing.T) {
-	sink := newSink(t, "tcp")
-	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
-	conn := p.dial(t, "carbon", 0)
-	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
-	sink.next(5000)
-	eventually(t, "nobody is busy", func() bool { return p.busy.Load() == 0 })
-}
-
-// No nap is longer than what any datagram socket can bear.
-func TestNapIsBoundedBySockets(t *testing.T) {
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
-	cfg.Coalesce = 5 * time.Millisecond
-	nap := func(p *running) time.Duration { return time.Duration(p.waits.nap.Load()) }
-	p := start(t, cfg, noNames())
-	eventually(t, "a nap as long as the receive buffer bears", func() bool { return nap(p) == min(cfg.Coalesce, p.listeners()[0].bears()) })
-	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
-	p = start(t, cfg, noNames())
-	eventually(t, "no nap beside a unix datagram socket, which queues ten", func() bool { return p.waits.coalesce.Load() > 0 && nap(p) == 0 })
 }
 
 // A Carbon line is named by the tenure that its timestamp falls into.

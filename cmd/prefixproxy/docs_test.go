@@ -185,7 +185,7 @@ func identifiers(t *testing.T) map[string]bool {
 	t.Helper()
 	known := map[string]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() == ".git" {
+		if err != nil || d.Name() == ".git" && d.IsDir() { // in a worktree it is a file
 			return filepath.SkipDir
 		}
 		for part := range strings.SplitSeq(d.Name(), ".") {

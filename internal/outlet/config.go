@@ -53,9 +53,6 @@ type Options struct {
 		IsOwn(network string, server netip.AddrPort) bool
 	}
 
-	// Busy counts those who have something to do now; nil: nobody wants to know.
-	Busy interface{ Add(int32) int32 }
-
 	Resolver Resolver // nil: net.DefaultResolver
 }
 

@@ -238,7 +238,7 @@ func (s *server) strike(now time.Time) {
 	s.known = false
 	retry := doubled(minRest, maxRetry, s.strikes)
 	s.retry = now.Add(retry/2 + rand.N(retry/2+1)) // so that a fleet does not return as one
-	if s.entry.address.Network == "udp" {
+	if a := s.entry.address; a.Network == "udp" && a.Health == 0 {
 		s.rest = now.Add(doubled(minUDPRest, maxUDPRest, s.strikes))
 	} else {
 		s.rest = now.Add(doubled(minRest, maxRest, s.strikes))

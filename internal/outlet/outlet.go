@@ -89,8 +89,6 @@ func isOurs(why error) bool {
 
 // Run sends until the source is drained, or ctx ends.
 func (o *Outlet) Run(ctx context.Context) {
-	o.enter()
-	defer o.leave()
 	defer o.dropBetter()
 	for ctx.Err() == nil {
 		c, err := o.connect(ctx)
@@ -146,17 +144,15 @@ func (o *Outlet) await(ctx context.Context, wait, expire time.Duration) (err err
 	defer retry.Stop()
 	for over := false; !over; {
 		look := newTimer(expire, expire > 0)
-		o.idle(func() {
-			select {
-			case <-retry.C:
-				over = true
-			case <-o.changed:
-				over = true
-			case <-look.C:
-			case <-o.source.More():
-			case <-ctx.Done():
-			}
-		})
+		select {
+		case <-retry.C:
+			over = true
+		case <-o.changed:
+			over = true
+		case <-look.C:
+		case <-o.source.More():
+		case <-ctx.Done():
+		}
 		look.Stop()
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -193,22 +189,5 @@ func (o *Outlet) dropBetter() {
 	if o.better != nil {
 		o.better.close()
 		o.better = nil
-	}
-}
-
-// enter says that we have something to do; leave, that we have not.
-func (o *Outlet) enter() { o.busy(1) }
-func (o *Outlet) leave() { o.busy(-1) }
-
-// idle runs f, in which we have nothing to do.
-func (o *Outlet) idle(f func()) {
-	o.leave()
-	defer o.enter()
-	f()
-}
-
-func (o *Outlet) busy(n int32) {
-	if o.options.Busy != nil {
-		o.options.Busy.Add(n)
 	}
 }

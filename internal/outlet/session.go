@@ -327,18 +327,16 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 		s.timer.Reset(d)
 		late = s.timer.C
 	}
-	s.outlet.idle(func() {
-		select {
-		case <-s.source.More():
-		case <-late:
-		case err := <-s.peer:
-			s.peerErr = err
-		case why := <-s.parting:
-			s.part, s.partBy = why, time.Now().Add(partTime)
-		case <-s.outlet.changed:
-		case <-ctx.Done():
-		}
-	})
+	select {
+	case <-s.source.More():
+	case <-late:
+	case err := <-s.peer:
+		s.peerErr = err
+	case why := <-s.parting:
+		s.part, s.partBy = why, time.Now().Add(partTime)
+	case <-s.outlet.changed:
+	case <-ctx.Done():
+	}
 }
 
 // end ends the connection: in order, where it works.

@@ -59,7 +59,7 @@ func (s *supervisor) listen(network, address string) Address {
 	s.files = append(s.files, f)
 	s.t.Cleanup(func() { f.Close() })
 	a := Address{Network: network, Path: address}
-	if !a.isUnix() {
+	if !a.IsUnix() {
 		if a, err = ParseAddress(network + "://" + at.String()); err != nil {
 			s.t.Fatal(err)
 		}
@@ -100,8 +100,8 @@ func TestPassedSockets(t *testing.T) {
 	send := func(a Address, text string) {
 		t.Helper()
 		target := a.Path
-		if !a.isUnix() {
-			target = a.hostPort()
+		if !a.IsUnix() {
+			target = a.HostPort()
 		}
 		conn, err := net.Dial(a.Network, target)
 		if err != nil {
@@ -124,8 +124,8 @@ func TestPassedSockets(t *testing.T) {
 
 	first := run()
 	for _, l := range first.listeners() {
-		if !l.passed {
-			t.Errorf("%s was bound anew", l.address)
+		if !l.Inherited {
+			t.Errorf("%s was bound anew", l.Address)
 		}
 	}
 	sendAll("first")
@@ -149,8 +149,8 @@ func TestPassedHalfOfLocalhost(t *testing.T) {
 	cfg.Listen.StatsD = nil
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	for _, l := range p.listeners() {
-		if want := l.address.Host == "127.0.0.1"; l.passed != want || l.address.Port != a.Port {
-			t.Errorf("%s: passed %v, want %v and port %d", l.address, l.passed, want, a.Port)
+		if want := l.Address.Host == "127.0.0.1"; l.Inherited != want || l.Address.Port != a.Port {
+			t.Errorf("%s: passed %v, want %v and port %d", l.Address, l.Inherited, want, a.Port)
 		}
 	}
 	if n := len(p.listeners()); n != 2 {
@@ -195,7 +195,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := net.Dial("udp", a.hostPort())
+	conn, err := net.Dial("udp", a.HostPort())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,11 +210,11 @@ func TestPassedSocketsDrops(t *testing.T) {
 	cfg.Listen.StatsD = []Address{a}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	l := p.listeners()[0]
-	if n, err := l.kernelDrops(); err != nil || n != 0 {
+	if n, err := l.KernelDrops(); err != nil || n != 0 {
 		t.Errorf("%d drops are ours, %v", n, err)
 	}
-	if l.receiveBuffer < 64<<10 {
-		t.Errorf("a receive buffer of %d bytes, which did not grow", l.receiveBuffer)
+	if l.ReceiveBuffer < 64<<10 {
+		t.Errorf("a receive buffer of %d bytes, which did not grow", l.ReceiveBuffer)
 	}
 }
 
@@ -249,21 +249,21 @@ func TestBacklogAtTheEnd(t *testing.T) {
 }
 
 // More connections may have waited for a restart than may be open at once. What
-// they have brought is taken all the same.
+// they have brought is taken all the same, as the first ones are idle.
 func TestBacklogOverTheLimit(t *testing.T) {
 	s := &supervisor{t: t}
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	a := s.listen("tcp", "127.0.0.1:0")
 	cfg.Listen.Carbon = []Address{a}
-	cfg.Listen.MaxConnections = 1
+	cfg.Listen.MaxConnections = 50
 	const conns = 100
 	for i := range conns {
-		conn, err := net.Dial("tcp", a.hostPort())
+		conn, err := net.Dial("tcp", a.HostPort())
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close() // open, so that the first one keeps its place
+		defer conn.Close()
 		write(t, conn, numbered("host.n%d 1 1700000000", i, i+1))
 	}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})

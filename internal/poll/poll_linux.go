@@ -1,4 +1,4 @@
-package proxy
+package poll
 
 import (
 	"context"
@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A poller tells goroutines when their sockets can be read. The runtime's own
+// A Poller tells goroutines when their sockets can be read. The runtime's own
 // poller is edge-triggered: every packet that arrives while input gathers wakes
 // a thread, and wake-ups are what costs. This one is armed once for each wait
 // (EPOLLONESHOT), and is itself waited for by way of the runtime's.
-type poller struct {
+type Poller struct {
 	epfd int
 	file *os.File // epfd, as the runtime polls it
 
 	mu      sync.Mutex
-	sockets map[int32]*socket // by file descriptor
+	sockets map[int32]*Socket // by file descriptor
 }
 
-func newPoller() (*poller, error) {
+func New() (*Poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
@@ -31,26 +31,26 @@ func newPoller() (*poller, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("epoll instance: %w", err)
 	}
-	return &poller{epfd: fd, file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*socket{}}, nil
+	return &Poller{epfd: fd, file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*Socket{}}, nil
 }
 
-// run wakes those who wait, until the poller is closed.
-func (p *poller) run() {
+// Run wakes those who wait, until the poller is closed.
+func (p *Poller) Run() {
 	raw, err := p.file.SyscallConn()
 	if err != nil {
 		return
 	}
 	for {
-		err := raw.Read(func(uintptr) bool { return p.look() })
+		err := raw.Read(func(uintptr) bool { return p.Look() })
 		if err != nil {
 			return
 		}
 	}
 }
 
-// look wakes those whose sockets can be read by now, and says whether there are
+// Look wakes those whose sockets can be read by now, and says whether there are
 // any.
-func (p *poller) look() bool {
+func (p *Poller) Look() bool {
 	var events [64]unix.EpollEvent
 	n, err := unix.EpollWait(p.epfd, events[:], 0)
 	if err != nil || n == 0 {
@@ -60,17 +60,17 @@ func (p *poller) look() bool {
 	defer p.mu.Unlock()
 	for _, e := range events[:n] {
 		if s := p.sockets[e.Fd]; s != nil {
-			notify(s.ready)
+			wake(s.ready)
 		}
 	}
 	return true
 }
 
-func (p *poller) close() { p.file.Close() }
+func (p *Poller) Close() { p.file.Close() }
 
-// A socket is a socket that the runtime does not poll. One goroutine reads it.
-type socket struct {
-	poller *poller
+// A Socket is a socket that the runtime does not poll. One goroutine reads it.
+type Socket struct {
+	poller *Poller
 	ready  chan struct{} // cap 1: it can be read
 	timer  *time.Timer   // of wait; nil before the first one with a limit
 
@@ -78,23 +78,23 @@ type socket struct {
 	fd int        // -1: closed
 }
 
-// own takes the descriptor fd.
-func (p *poller) own(fd int) (*socket, error) {
-	s := &socket{poller: p, fd: fd, ready: make(chan struct{}, 1)}
+// Own takes the descriptor fd.
+func (p *Poller) Own(fd int) (*Socket, error) {
+	s := &Socket{poller: p, fd: fd, ready: make(chan struct{}, 1)}
 	p.mu.Lock()
 	p.sockets[int32(fd)] = s
 	p.mu.Unlock()
 	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd), Events: unix.EPOLLONESHOT}); err != nil {
-		s.close()
+		s.Close()
 		return nil, fmt.Errorf("poll a socket: %w", err)
 	}
 	return s, nil
 }
 
-// wait returns when the socket can be read, or has an error to tell; with the
+// Wait returns when the socket can be read, or has an error to tell; with the
 // error of ctx when that ends; and with os.ErrDeadlineExceeded after limit,
 // unless that is 0.
-func (s *socket) wait(ctx context.Context, limit time.Duration) error {
+func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
 	once := &unix.EpollEvent{Fd: int32(s.fd), Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT}
 	if err := unix.EpollCtl(s.poller.epfd, unix.EPOLL_CTL_MOD, s.fd, once); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (s *socket) wait(ctx context.Context, limit time.Duration) error {
 	}
 }
 
-func (s *socket) after(d time.Duration) <-chan time.Time {
+func (s *Socket) after(d time.Duration) <-chan time.Time {
 	if s.timer == nil {
 		s.timer = time.NewTimer(d)
 	} else {
@@ -122,8 +122,8 @@ func (s *socket) after(d time.Duration) <-chan time.Time {
 	return s.timer.C
 }
 
-// close closes the descriptor; more than once does no harm.
-func (s *socket) close() {
+// Close closes the descriptor; more than once does no harm.
+func (s *Socket) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fd < 0 {
@@ -135,4 +135,19 @@ func (s *socket) close() {
 	unix.EpollCtl(s.poller.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // a passed socket outlives its descriptor
 	unix.Close(s.fd)
 	s.fd = -1
+}
+
+// Sockets returns how many sockets are open.
+func (p *Poller) Sockets() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.sockets)
+}
+
+// wake puts a token into c unless one is there.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }

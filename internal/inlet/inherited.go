@@ -1,4 +1,4 @@
-package proxy
+package inlet
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // ErrUnwantedSocket says that a socket was passed to us, or has been since the
@@ -16,34 +16,34 @@ import (
 // nobody.
 var ErrUnwantedSocket = errors.New("a socket was passed for it, and no listener is configured there")
 
-// A passedSocket is a bound socket that was passed to us, by a supervisor that
+// An inherited socket is a bound one that was passed to us, by a supervisor that
 // holds it too: it outlives us, and what reaches it meanwhile waits for our
 // successor.
-type passedSocket struct {
+type inherited struct {
 	stream  net.Listener   // of a stream socket; nil otherwise
 	packets net.PacketConn // of datagrams; nil otherwise
 }
 
-// openPassed asks the kernel what the descriptors are. It takes them.
-func openPassed(files []*os.File) (passed []passedSocket, err error) {
+// openInherited asks the kernel what the descriptors are. It takes them.
+func openInherited(files []*os.File) (open []inherited, err error) {
 	for _, f := range files {
-		s, oneErr := newPassedSocket(f)
+		s, oneErr := newInherited(f)
 		if oneErr != nil {
 			err = errors.Join(err, fmt.Errorf("passed descriptor %s: %w", f.Name(), oneErr))
 		} else {
-			passed = append(passed, s)
+			open = append(open, s)
 		}
 	}
 	if err != nil {
-		for _, s := range passed {
+		for _, s := range open {
 			s.close()
 		}
 		return nil, err
 	}
-	return passed, nil
+	return open, nil
 }
 
-func newPassedSocket(f *os.File) (s passedSocket, err error) {
+func newInherited(f *os.File) (s inherited, err error) {
 	defer f.Close() // package net duplicates it
 	kind, err := askFile(f, syscall.SO_TYPE)
 	if err != nil {
@@ -74,14 +74,14 @@ func askFile(f *os.File, option int) (value int, err error) {
 }
 
 // at returns the address of the socket.
-func (s passedSocket) at() net.Addr {
+func (s inherited) at() net.Addr {
 	if s.stream != nil {
 		return s.stream.Addr()
 	}
 	return s.packets.LocalAddr()
 }
 
-func (s passedSocket) close() {
+func (s inherited) close() {
 	if s.stream != nil {
 		s.stream.Close()
 	} else {
@@ -90,21 +90,21 @@ func (s passedSocket) close() {
 }
 
 // isAt says whether the socket is the one that binding a would make.
-func (s passedSocket) isAt(a Address) bool {
+func (s inherited) isAt(a address.Address) bool {
 	switch at := s.at().(type) {
 	case *net.UnixAddr:
 		return at.Net == a.Network && at.Name == a.Path
 	case *net.TCPAddr:
-		return a.Network == "tcp" && a.names(at.AddrPort())
+		return a.Network == "tcp" && names(a, at.AddrPort())
 	case *net.UDPAddr:
-		return a.Network == "udp" && a.names(at.AddrPort())
+		return a.Network == "udp" && names(a, at.AddrPort())
 	}
 	return false
 }
 
 // names says whether a, of an internet socket, means the address at. No host is
 // any of this machine's, by IPv6 or IPv4.
-func (a Address) names(at netip.AddrPort) bool {
+func names(a address.Address, at netip.AddrPort) bool {
 	if a.Port != int(at.Port()) {
 		return false
 	}
@@ -113,40 +113,11 @@ func (a Address) names(at netip.AddrPort) bool {
 	}
 	ip, err := netip.ParseAddr(a.Host)
 	if err != nil {
-		resolved, err := net.ResolveTCPAddr("tcp", a.hostPort())
+		resolved, err := net.ResolveTCPAddr("tcp", a.HostPort())
 		if err != nil {
 			return false
 		}
 		ip = resolved.AddrPort().Addr()
 	}
 	return ip.Unmap() == at.Addr().Unmap()
-}
-
-// adopt makes a passed socket that of l. Whoever bound it has chosen who may
-// reach it.
-func (b *binder) adopt(l *listener, s passedSocket) error {
-	l.passed = true
-	if s.stream != nil {
-		l.take(s.stream)
-		return nil
-	}
-	if err := b.takePackets(l, s.packets); err != nil {
-		return err
-	}
-	l.earlierDrops, _ = recvbuf.Drops(l.socket.fd) // where it is not known, it is not asked for later
-	return nil
-}
-
-// unwanted returns an error that names the passed sockets which nothing of the
-// configuration wants.
-func (b *binder) unwanted() (err error) {
-	for _, s := range b.passed {
-		err = errors.Join(err, fmt.Errorf("%s://%s: %w", s.at().Network(), s.at(), ErrUnwantedSocket))
-	}
-	for _, l := range b.have {
-		if l.passed {
-			err = errors.Join(err, fmt.Errorf("%s for %s: %w", l.address, l.proto, ErrUnwantedSocket))
-		}
-	}
-	return err
 }

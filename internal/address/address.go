@@ -1,4 +1,5 @@
-package proxy
+// Package address is the notation of sockets in the configuration.
+package address
 
 import (
 	"fmt"
@@ -24,7 +25,7 @@ type Address struct {
 	Group   string // group of a unix socket, by name or number; "": ours
 }
 
-// String writes the address in the form that ParseAddress reads.
+// String writes the address in the form that Parse reads.
 func (a Address) String() string {
 	switch a.Network {
 	case "stdout":
@@ -42,29 +43,29 @@ func (a Address) String() string {
 		}
 		return a.Network + "://" + a.Path + "?" + q.Encode()
 	}
-	return a.Network + "://" + a.hostPort()
+	return a.Network + "://" + a.HostPort()
 }
 
-// hostPort is the address of a udp or tcp socket as package net takes it.
-func (a Address) hostPort() string { return net.JoinHostPort(a.Host, strconv.Itoa(a.Port)) }
+// HostPort is the address of a udp or tcp socket as package net takes it.
+func (a Address) HostPort() string { return net.JoinHostPort(a.Host, strconv.Itoa(a.Port)) }
 
-// isUnix says whether the address is a path.
-func (a Address) isUnix() bool { return a.Network == "unix" || a.Network == "unixgram" }
+// IsUnix says whether the address is a path.
+func (a Address) IsUnix() bool { return a.Network == "unix" || a.Network == "unixgram" }
 
 // MarshalText is String, as a text.
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText is ParseAddress.
+// UnmarshalText is Parse.
 func (a *Address) UnmarshalText(text []byte) error {
-	parsed, err := ParseAddress(string(text))
+	parsed, err := Parse(string(text))
 	if err == nil {
 		*a = parsed
 	}
 	return err
 }
 
-// ParseAddress reads an address; see Address for the forms.
-func ParseAddress(s string) (Address, error) {
+// Parse reads an address; see Address for the forms.
+func Parse(s string) (Address, error) {
 	if s == "stdout:" || s == "stdout" {
 		return Address{Network: "stdout"}, nil
 	}
@@ -118,4 +119,15 @@ func parseUnix(network, rest string) (Address, error) {
 		}
 	}
 	return a, nil
+}
+
+// BindKey is equal for two listeners that cannot both be bound; "" never is.
+func (a Address) BindKey() string {
+	switch {
+	case a.IsUnix():
+		return a.Path
+	case a.Port == 0:
+		return ""
+	}
+	return a.Network + " " + strings.ToLower(a.HostPort())
 }

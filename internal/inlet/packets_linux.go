@@ -1,4 +1,4 @@
-package proxy
+package inlet
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// recvBatch is how many datagrams one system call receives.
-const recvBatch = 128
+// packetBatch is how many datagrams one system call moves.
+const packetBatch = 128
 
 // maxPacket is the longest datagram that is read whole. UDP has none longer.
 const maxPacket = 64 << 10
@@ -20,22 +20,22 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// recvPackets receives datagrams, many in one system call. Its buffer is not of
+// packets receives datagrams, many in one system call. Its buffer is not of
 // the Go heap, and takes memory only as far as datagrams have filled it: a page
 // for each of the small ones.
-type recvPackets struct {
-	msgs  [recvBatch]mmsghdr
-	iovs  [recvBatch]unix.Iovec
-	peers [recvBatch]unix.RawSockaddrAny
+type packets struct {
+	msgs  [packetBatch]mmsghdr
+	iovs  [packetBatch]unix.Iovec
+	peers [packetBatch]unix.RawSockaddrAny
 	buf   []byte
 }
 
-func newRecvPackets() (*recvPackets, error) {
-	buf, err := unix.Mmap(-1, 0, recvBatch*maxPacket, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+func newPackets() (*packets, error) {
+	buf, err := unix.Mmap(-1, 0, packetBatch*maxPacket, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("map memory to receive datagrams: %w", err)
 	}
-	p := &recvPackets{buf: buf}
+	p := &packets{buf: buf}
 	for i := range p.msgs {
 		p.iovs[i].Base = &p.buf[i*maxPacket]
 		p.iovs[i].SetLen(maxPacket)
@@ -46,13 +46,13 @@ func newRecvPackets() (*recvPackets, error) {
 	return p, nil
 }
 
-// recv receives up to recvBatch datagrams, without waiting, and returns how
+// recv receives up to packetBatch datagrams, without waiting, and returns how
 // many; EAGAIN when there is none.
-func (p *recvPackets) recv(fd int) (int, error) {
+func (p *packets) recv(fd int) (int, error) {
 	for i := range p.msgs {
 		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&p.msgs[0])), recvBatch, unix.MSG_DONTWAIT, 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&p.msgs[0])), packetBatch, unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -60,14 +60,14 @@ func (p *recvPackets) recv(fd int) (int, error) {
 }
 
 // packet returns the i-th datagram of the last recv, valid until the next, and
-// whether its end was cut off.
-func (p *recvPackets) packet(i int) (data []byte, truncated bool) {
+// how many bytes of its end were cut off.
+func (p *packets) packet(i int) (data []byte, lost int) {
 	m := &p.msgs[i]
-	return p.buf[i*maxPacket:][:m.n], m.hdr.Flags&unix.MSG_TRUNC != 0
+	return p.buf[i*maxPacket:][:m.n], int(m.hdr.Flags & unix.MSG_TRUNC)
 }
 
 // peer returns the sender of the i-th datagram; "" where it has no address.
-func (p *recvPackets) peer(i int) string {
+func (p *packets) peer(i int) string {
 	sa := &p.peers[i]
 	switch sa.Addr.Family {
 	case unix.AF_INET:

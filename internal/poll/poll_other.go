@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package proxy
+package poll
 
 import (
 	"context"
@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// A poller tells goroutines when their sockets can be read: here, it is the
+// A Poller tells goroutines when their sockets can be read: here, it is the
 // runtime's.
-type poller struct{ ended chan struct{} }
+type Poller struct{ ended chan struct{} }
 
-func newPoller() (*poller, error) { return &poller{ended: make(chan struct{})}, nil }
+func New() (*Poller, error) { return &Poller{ended: make(chan struct{})}, nil }
 
-// run returns when the poller is closed.
-func (p *poller) run() { <-p.ended }
+// Run returns when the poller is closed.
+func (p *Poller) Run() { <-p.ended }
 
-// look would wake those whose sockets can be read; the runtime does.
-func (p *poller) look() {}
+// Look would wake those whose sockets can be read; the runtime does.
+func (p *Poller) Look() {}
 
-func (p *poller) close() { close(p.ended) }
+func (p *Poller) Close() { close(p.ended) }
 
-// A socket is a socket that we read ourselves. One goroutine reads it.
-type socket struct {
+// A Socket is a socket that we read ourselves. One goroutine reads it.
+type Socket struct {
 	file *os.File
 	raw  syscall.RawConn
 
@@ -33,8 +33,8 @@ type socket struct {
 	fd int        // -1: closed
 }
 
-// own takes the descriptor fd.
-func (p *poller) own(fd int) (*socket, error) {
+// Own takes the descriptor fd.
+func (p *Poller) Own(fd int) (*Socket, error) {
 	if err := syscall.SetNonblock(fd, true); err != nil { // so that the runtime polls it
 		return nil, err
 	}
@@ -44,13 +44,13 @@ func (p *poller) own(fd int) (*socket, error) {
 		file.Close()
 		return nil, err
 	}
-	return &socket{file: file, raw: raw, fd: fd}, nil
+	return &Socket{file: file, raw: raw, fd: fd}, nil
 }
 
-// wait returns when the socket can be read, or has an error to tell; with the
+// Wait returns when the socket can be read, or has an error to tell; with the
 // error of ctx when that ends; and with os.ErrDeadlineExceeded after limit,
 // unless that is 0.
-func (s *socket) wait(ctx context.Context, limit time.Duration) error {
+func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
 	var deadline time.Time
 	if limit > 0 {
 		deadline = time.Now().Add(limit)
@@ -70,8 +70,8 @@ func (s *socket) wait(ctx context.Context, limit time.Duration) error {
 	return err
 }
 
-// close closes the descriptor; more than once does no harm.
-func (s *socket) close() {
+// Close closes the descriptor; more than once does no harm.
+func (s *Socket) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fd >= 0 {

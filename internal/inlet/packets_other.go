@@ -1,31 +1,28 @@
 //go:build unix && !linux
 
-package proxy
+package inlet
 
 import "golang.org/x/sys/unix"
 
-// How many datagrams one call moves: here, one a system call.
-const (
-	recvBatch = 1
-	sendBatch = 1
-)
+// packetBatch is how many datagrams one system call moves.
+const packetBatch = 1
 
 // maxPacket is the longest datagram that is read whole. UDP has none longer.
 const maxPacket = 64 << 10
 
-// recvPackets receives datagrams.
-type recvPackets struct {
+// packets receives datagrams.
+type packets struct {
 	buf []byte
 	n   int
 	cut bool
 }
 
-func newRecvPackets() (*recvPackets, error) {
-	return &recvPackets{buf: make([]byte, maxPacket)}, nil
+func newPackets() (*packets, error) {
+	return &packets{buf: make([]byte, maxPacket)}, nil
 }
 
 // recv receives a datagram, without waiting, and returns how many: 1.
-func (p *recvPackets) recv(fd int) (int, error) {
+func (p *packets) recv(fd int) (int, error) {
 	n, _, flags, _, err := unix.Recvmsg(fd, p.buf, nil, unix.MSG_DONTWAIT)
 	if err != nil {
 		return 0, err
@@ -35,8 +32,13 @@ func (p *recvPackets) recv(fd int) (int, error) {
 }
 
 // packet returns the i-th datagram of the last recv, valid until the next, and
-// whether its end was cut off.
-func (p *recvPackets) packet(int) (data []byte, truncated bool) { return p.buf[:p.n], p.cut }
+// how many bytes of its end were cut off: 1 where it isn't known.
+func (p *packets) packet(int) (data []byte, lost int) {
+	if p.cut {
+		lost = 1
+	}
+	return p.buf[:p.n], lost
+}
 
 // peer returns the sender of the i-th datagram; here it is not known.
-func (p *recvPackets) peer(int) string { return "" }
+func (p *packets) peer(int) string { return "" }
