@@ -50,7 +50,7 @@ var faults = []fault{
 	}},
 	{name: "receiver hangs up at once", run: hangUp(immediately, false)},
 	{name: "receiver hangs up after 0.3 s", run: hangUp(300*time.Millisecond, false)},
-	{name: "receiver resets after 1 s", run: hangUp(time.Second, true)},
+	{name: "receiver resets after 3 s", run: hangUp(3*time.Second, true)},
 	{name: "receiver killed in mid-stall", run: func(r *rig) {
 		r.receiver.tell(Manner{Stall: true})
 		r.burst(1 << 20)
@@ -163,7 +163,7 @@ func hangUp(after time.Duration, reset bool) func(r *rig) {
 	return func(r *rig) {
 		r.receiver.tell(Manner{Refuse: true})
 		r.receiver.tell(Manner{HangUp: after, Lose: true, Reset: reset})
-		r.pause(r.outage(4 * time.Second))
+		r.pause(r.outage(4*time.Second) + after)
 		r.recover(func() { r.receiver.tell(Manner{}) })
 	}
 }

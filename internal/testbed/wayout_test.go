@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -70,18 +69,13 @@ var scenarios = []scenario{
 }
 
 func TestWayOut(t *testing.T) {
-	slots := make(chan struct{}, atOnce)
-	var running sync.WaitGroup
-	defer running.Wait()
+	t.Parallel()
+	tests := newSideBySide(t, 10)
+	defer tests.wait()
 	for _, s := range slices.Concat(scenarios, tlsScenarios, realScenarios) {
-		if strings.HasPrefix(s.name, "slow: ") && !*slowScenarios {
-			continue
+		if !strings.HasPrefix(s.name, "slow: ") || *slowScenarios {
+			tests.run(s.name, s.run)
 		}
-		running.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			t.Run(s.name, s.run)
-		})
 	}
 }
 
