@@ -35,6 +35,7 @@ type streamReader struct {
 	socket      *poll.Socket
 	isUnix      bool
 	handler     Handler
+	framing     framing
 	pacer       pacer
 	connections *connections
 	hurry       bool         // at the end there is no time to wait for the sender
@@ -58,6 +59,7 @@ func (s *streamReader) run(ctx context.Context) {
 			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
+			s.pacer.wait(ctx, 0)
 			err = s.await(ctx)
 			burst = 0
 		case err == nil && burst < busyBytes:
@@ -133,7 +135,7 @@ func (s *streamReader) awaitMore(ctx context.Context) error {
 func (s *streamReader) end() {
 	if len(s.tail) > 0 {
 		s.handler.Begin(time.Now())
-		s.handler.Drop(Unterminated, s.tail)
+		s.framing.end(s.handler, s.tail)
 		s.handler.End()
 	}
 }
@@ -159,10 +161,23 @@ func (s *streamReader) handle(data []byte) {
 	now := time.Now()
 	s.lastRead.Store(int64(now.Sub(epoch)))
 	s.handler.Begin(now)
-	rest := s.handler.Stream(data)
+	rest := s.framing.take(s.handler, data)
 	s.handler.End()
 	s.tail = append(s.tail[:0], rest...)
 	if len(rest) == 0 {
 		s.tail = nil
+	}
+	if s.framing.kind == refused {
+		s.refuse()
+	}
+}
+
+// refuse tells the sender that what it sends is not understood. What it has sent is
+// read.
+func (s *streamReader) refuse() {
+	if s.isUnix {
+		s.shut(unix.SHUT_RDWR)
+	} else {
+		s.shut(unix.SHUT_WR)
 	}
 }
