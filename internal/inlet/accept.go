@@ -83,6 +83,7 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitG
 		return err
 	}
 	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: &in.connections, isUnix: l.Address.IsUnix()}
+	s.tail.all = &in.tails
 	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })
 	in.connections.add(s)

@@ -81,6 +81,7 @@ type Inlet struct {
 	lender      lender
 	gathering   gathering
 	connections connections
+	tails       tails
 
 	bound   atomic.Pointer[[]*Listener]
 	changes chan change   // for Run
