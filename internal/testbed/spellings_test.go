@@ -110,6 +110,7 @@ func awaitFiles(t testing.TB, c *CarbonCache, metrics map[string]string) {
 
 // What a real carbon-cache stores odd paths under is what the model says.
 func TestModelOfCarbon(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	seed := rand.Uint64()
@@ -134,6 +135,7 @@ func TestModelOfCarbon(t *testing.T) {
 func TestModelOfStatsD(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
+			t.Parallel()
 			carbon := NewCarbonCache(t)
 			carbon.Start(t)
 			statsd := StartStatsD(t, carbon.Addr)
@@ -174,6 +176,7 @@ func TestModelOfStatsD(t *testing.T) {
 
 // The lines that end a real statsd are those that the model says, and no others.
 func TestWhatEndsStatsD(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	names := strings.Fields(`constructor __defineGetter__ __defineSetter__ hasOwnProperty __lookupGetter__
