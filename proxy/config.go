@@ -147,19 +147,28 @@ func (c Config) Problems() conf.Problems {
 	return ps
 }
 
+// A place is an address and where it is written.
+type place struct {
+	path string
+	Address
+}
+
 func (l Listen) problems(ps *conf.Problems) {
-	seen := map[string]string{}
-	for key, addrs := range map[string][]Address{"listen.statsd": l.StatsD, "listen.carbon": l.Carbon} {
-		for i, a := range addrs {
-			path := fmt.Sprintf("%s[%d]", key, i)
+	var before []place
+	for _, list := range []struct {
+		key   string
+		addrs []Address
+	}{{"listen.statsd", l.StatsD}, {"listen.carbon", l.Carbon}} {
+		for i, a := range list.addrs {
+			p := place{fmt.Sprintf("%s[%d]", list.key, i), a}
 			if a.Network == "stdout" {
-				ps.Addf(path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
+				ps.Addf(p.path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
 				continue
 			}
-			if first, ok := seen[a.BindKey()]; ok && a.BindKey() != "" {
-				ps.Addf(path, "remove one", "%s listens there already: %s", first, a)
+			if i := slices.IndexFunc(before, func(b place) bool { return b.Takes(a) }); i >= 0 {
+				ps.Addf(p.path, "remove one, or give it another port or path", "%s would take the socket of %s, %s", a, before[i].path, before[i].Address)
 			}
-			seen[a.BindKey()] = path
+			before = append(before, p)
 		}
 	}
 	if len(l.StatsD)+len(l.Carbon) == 0 {

@@ -56,16 +56,33 @@ func (h *handler) skip(data []byte) []byte {
 }
 
 // Datagram takes all lines of data. Where its end was cut off, the last is not
-// whole.
+// whole, and those behind it are not to be seen.
 func (h *handler) Datagram(data []byte, lost int) {
+	data = h.skip(data)
+	h.skipping = false
 	if lost == 0 {
 		h.ingest.datagram(data)
 		return
 	}
-	if rest := h.ingest.stream(data); len(rest) > 0 {
-		h.ingest.drop(tooLong, rest)
-	}
+	before := h.ingest.tally.received
+	rest := h.ingest.stream(data)
+	read := h.ingest.tally.received - before
+	h.ingest.drop(truncated, rest)
+	h.ingest.dropUnseen(truncated, read*lost/max(1, len(data)-len(rest)))
 }
 
-// Drop drops a line that was never finished: a cut value is a wrong value.
-func (h *handler) Drop(_ inlet.Reason, rest []byte) { h.ingest.drop(unterminated, rest) }
+// Drop drops what is not seen again: a line that was never finished (a cut value is a
+// wrong value), one that takes too much room, or whatever a stream holds that is not
+// understood.
+func (h *handler) Drop(why inlet.Reason, data []byte) {
+	switch why {
+	case inlet.Unterminated:
+		h.ingest.drop(unterminated, data)
+	case inlet.TooLong:
+		h.ingest.drop(tooLong, data)
+		h.skipping = true
+	case inlet.Misframed:
+		h.ingest.drop(misframed, data)
+		h.ingest.dropUnseen(misframed, bytes.Count(bytes.TrimSuffix(data, newline), newline))
+	}
+}

@@ -3,10 +3,14 @@ package address
 
 import (
 	"fmt"
+	"math"
 	"net"
+	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // An Address names a listener or an upstream as the configuration writes it:
@@ -21,7 +25,7 @@ type Address struct {
 	Host    string
 	Port    int
 	Path    string
-	Mode    uint32 // permission bits of a unix socket; 0: as the umask leaves them
+	Mode    uint32 // permission bits of a unix socket; 0: 0660
 	Group   string // group of a unix socket, by name or number; "": ours
 }
 
@@ -87,6 +91,9 @@ func parseHostPort(network, rest string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://localhost:8125; an IPv6 address in brackets)", rest, network)
 	}
+	if strings.ContainsFunc(host, isNoHost) || host != "" && strings.Trim(host, "0123456789.") == "" && net.ParseIP(host) == nil {
+		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://localhost:8125)", host, network)
+	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one for a listener)", port)
@@ -94,10 +101,26 @@ func parseHostPort(network, rest string) (Address, error) {
 	return Address{Network: network, Host: host, Port: int(n)}, nil
 }
 
+// isNoHost says whether neither a host name nor an address has r.
+func isNoHost(r rune) bool {
+	return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`/?#@\"'<>,;=()`, r)
+}
+
+// maxPath is the longest path of a unix socket, in bytes: sun_path of unix(7) has 108,
+// one of them for the end.
+const maxPath = 107
+
 func parseUnix(network, rest string) (Address, error) {
 	path, query, _ := strings.Cut(rest, "?")
-	if !strings.HasPrefix(path, "/") {
+	switch {
+	case !strings.HasPrefix(path, "/"):
 		return Address{}, fmt.Errorf("%q is not an absolute path (write it like %s:///run/prefixproxy/socket)", path, network)
+	case strings.HasSuffix(path, "/"):
+		return Address{}, fmt.Errorf("%q is a directory (write the socket's own path, like %s:///run/prefixproxy/socket)", path, network)
+	case len(path) > maxPath:
+		return Address{}, fmt.Errorf("a path of %d bytes is too long for a unix socket, %q (at most %d: put it into a directory nearer to the root, like /run/prefixproxy)", len(path), path, maxPath)
+	case strings.ContainsFunc(path, unicode.IsControl):
+		return Address{}, fmt.Errorf("%q has control characters in it (write it like %s:///run/prefixproxy/socket)", path, network)
 	}
 	a := Address{Network: network, Path: path}
 	values, err := url.ParseQuery(query)
@@ -105,29 +128,95 @@ func parseUnix(network, rest string) (Address, error) {
 		return Address{}, fmt.Errorf("%q: %w", query, err)
 	}
 	for key, v := range values {
+		if len(v) > 1 {
+			return Address{}, fmt.Errorf("%s is given %d times in %q (remove all but one)", key, len(v), query)
+		}
 		switch key {
 		case "mode":
-			mode, err := strconv.ParseUint(v[0], 8, 32)
-			if err != nil || mode == 0 || mode > 0o777 {
-				return Address{}, fmt.Errorf("%q is no mode (write it in octal, like mode=0660)", v[0])
-			}
-			a.Mode = uint32(mode)
+			a.Mode, err = parseMode(v[0])
 		case "group":
-			a.Group = v[0]
+			a.Group, err = v[0], checkGroup(v[0])
 		default:
-			return Address{}, fmt.Errorf("unknown option %q of a unix socket (use mode and group)", key)
+			err = fmt.Errorf("unknown option %q of a unix socket (use mode and group)", key)
+		}
+		if err != nil {
+			return Address{}, err
 		}
 	}
 	return a, nil
 }
 
-// BindKey is equal for two listeners that cannot both be bound; "" never is.
-func (a Address) BindKey() string {
-	switch {
-	case a.IsUnix():
-		return a.Path
-	case a.Port == 0:
-		return ""
+func parseMode(s string) (uint32, error) {
+	mode, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || mode == 0 || mode > 0o777 || len(s) < 3 || len(s) > 4 {
+		return 0, fmt.Errorf("%q is no mode (write it in octal, like mode=0660)", s)
 	}
-	return a.Network + " " + strings.ToLower(a.HostPort())
+	return uint32(mode), nil
+}
+
+// checkGroup checks the form of a group. -1 is what chown(2) takes for no change.
+func checkGroup(s string) error {
+	gid, err := strconv.ParseUint(s, 10, 32)
+	isNumber := strings.Trim(s, "0123456789") == ""
+	if s == "" || isNumber && (err != nil || gid == math.MaxUint32) || s[0] == '-' || strings.ContainsFunc(s, unicode.IsControl) || strings.ContainsAny(s, ":,/ ") {
+		return fmt.Errorf("%q is no group (write a name or a number, like group=adm)", s)
+	}
+	return nil
+}
+
+// Takes says, as far as the text tells, whether two listeners would take the same
+// socket, or one a part of the other's: both can't be bound.
+func (a Address) Takes(b Address) bool {
+	if a.IsUnix() || b.IsUnix() {
+		return a.IsUnix() && b.IsUnix() && realPath(a.Path) == realPath(b.Path)
+	}
+	if a.Network != b.Network || a.Port != b.Port || a.Port == 0 {
+		return false
+	}
+	if strings.EqualFold(a.Host, b.Host) {
+		return true
+	}
+	for _, x := range a.hosts() {
+		for _, y := range b.hosts() {
+			if x == y || x.IsUnspecified() && (x.Is6() || y.Is4()) || y.IsUnspecified() && (y.Is6() || x.Is4()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// realPath is where a path leads, as far as that is there: /var/run is /run on many
+// hosts.
+func realPath(path string) string {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, filepath.Base(path))
+}
+
+// hosts are the addresses that a host stands for; none, for a name. :: takes those of
+// IPv4, too.
+func (a Address) hosts() []netip.Addr {
+	switch {
+	case strings.EqualFold(a.Host, "localhost"):
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+	case a.Host == "":
+		return []netip.Addr{netip.IPv6Unspecified()}
+	}
+	ip, err := netip.ParseAddr(a.Host)
+	if err != nil {
+		return nil
+	}
+	return []netip.Addr{ip.Unmap()}
+}
+
+// Family returns the network that package net binds, udp4 or tcp4 where the host is an
+// IPv4 address: it would take 0.0.0.0 for :: otherwise.
+func (a Address) Family() string {
+	if hosts := a.hosts(); len(hosts) == 1 && hosts[0].Is4() {
+		return a.Network + "4"
+	}
+	return a.Network
 }

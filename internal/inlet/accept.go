@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // lastRead bounds how long a reader goes on when it is told to end: with what has
@@ -81,6 +83,8 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitG
 		return err
 	}
 	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: &in.connections, isUnix: l.Address.IsUnix()}
+	s.tail.all = &in.tails
+	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })
 	in.connections.add(s)
 	l.open.Add(1)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -49,7 +50,7 @@ func (b *binder) undo(err error) error {
 
 // bind returns the sockets of one address: localhost has one a family.
 func (b *binder) bind(s Spec) ([]*Listener, error) {
-	if s.Address.Host == "localhost" {
+	if strings.EqualFold(s.Address.Host, "localhost") {
 		return b.bindLocalhost(s)
 	}
 	l, err := b.bindOne(s)
@@ -130,13 +131,13 @@ func isMissingFamily(err error) bool {
 
 func (b *binder) bindInet(l *Listener) error {
 	if l.Address.Network == "tcp" {
-		stream, err := net.Listen("tcp", l.Address.HostPort())
+		stream, err := net.Listen(l.Address.Family(), l.Address.HostPort())
 		if err != nil {
 			return err
 		}
 		return b.takeStream(l, stream)
 	}
-	packets, err := net.ListenPacket("udp", l.Address.HostPort())
+	packets, err := net.ListenPacket(l.Address.Family(), l.Address.HostPort())
 	if err != nil {
 		return err
 	}

@@ -124,3 +124,44 @@ func TestUnixSocketGroup(t *testing.T) {
 		t.Fatal("an unknown group passed")
 	}
 }
+
+// 0.0.0.0 is IPv4 alone, [::] is both families, and localhost too.
+func TestFamilies(t *testing.T) {
+	if !hasIPv6() {
+		t.Skip("no IPv6 on this host")
+	}
+	for _, tt := range []struct {
+		host   string
+		v4, v6 bool
+	}{
+		{"0.0.0.0", true, false}, {"::", true, true}, {"localhost", true, true}, {"127.0.0.1", true, false}, {"::1", false, true}, {"", true, true},
+	} {
+		in := start(t, defaults, address.Address{Network: "tcp", Host: tt.host})
+		port := in.Listeners()[0].Address.Port
+		for host, want := range map[string]bool{"127.0.0.1": tt.v4, "::1": tt.v6} {
+			conn, err := net.Dial("tcp", address.Address{Host: host, Port: port}.HostPort())
+			if err == nil {
+				conn.Close()
+			}
+			if got := err == nil; got != want {
+				t.Errorf("%q by %s: %v, want %v", tt.host, host, got, want)
+			}
+		}
+		in.stop()
+	}
+}
+
+// Where no mode is given, a unix socket's user and group may write to it.
+func TestUnixSocketMode(t *testing.T) {
+	for _, tt := range []struct{ given, want uint32 }{{0, 0o660}, {0o622, 0o622}} {
+		a := address.Address{Network: "unix", Path: socketPath(t, "s"), Mode: tt.given}
+		ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(ls)
+		if info, err := os.Stat(a.Path); err != nil || info.Mode().Perm() != os.FileMode(tt.want) {
+			t.Errorf("got %v, %v, want %o", info.Mode(), err, tt.want)
+		}
+	}
+}

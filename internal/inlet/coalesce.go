@@ -47,7 +47,7 @@ type pacer struct {
 
 	since   time.Time // when the count began: a tick ago at the most, where much comes
 	count   int       // packets that have come since
-	gathers bool      // so many came that it pays
+	gathers bool      // it pays
 }
 
 // pacer returns the pacer of a reader of l.
@@ -93,11 +93,14 @@ func (p *pacer) wait(ctx context.Context, n int) bool {
 	return true
 }
 
-// pays says whether enough comes.
+// pays says whether gathering pays: from when enough comes in a tick's time, to when
+// nothing has come in one.
 func (p *pacer) pays(n int, every time.Duration) bool {
-	now := time.Now()
-	if d := now.Sub(p.since); d >= every {
-		p.gathers = p.count >= enough && d < 2*every
+	if n == 0 {
+		p.gathers, p.count = false, 0
+		return false
+	}
+	if now := time.Now(); now.Sub(p.since) >= every {
 		p.since, p.count = now, 0
 	}
 	p.count += n

@@ -81,12 +81,13 @@ func TestGatheringMustPay(t *testing.T) {
 				p := pacer{gathering: &g, bears: MaxCoalesce}
 				gathered, last := 0, time.Now()
 				for range 100 {
-					pause(t.Context(), max(0, tt.every-time.Since(last)))
 					n := int(time.Since(last) / tt.every)
-					last = time.Now()
+					last = last.Add(time.Duration(n) * tt.every)
 					if p.wait(t.Context(), n) {
 						gathered++
+						continue
 					}
+					pause(t.Context(), time.Until(last.Add(tt.every)))
 				}
 				if got := gathered > 50; got != tt.want {
 					t.Errorf("it gathered %d times of 100", gathered)

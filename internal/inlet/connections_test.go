@@ -257,8 +257,8 @@ func TestStopLeavesTheSocketOfAnother(t *testing.T) {
 		other := start(t, defaults, a)
 		in.stop()
 		conn := dialTo(t, a)
-		write(t, conn, "a\n")
-		other.came(t, "a")
+		write(t, conn, "host\n")
+		other.came(t, "host")
 		other.stop()
 		if _, err := os.Lstat(a.Path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: its own file is left behind: %v", network, err)

@@ -16,9 +16,18 @@ type datagramReader struct {
 	pacer   pacer
 	lender  *lender
 
+	shape   shape
+	most    int      // datagrams at once: few while they are large
 	packets *packets // borrowed for a step
 	current int      // index in packets of the datagram that is being handled
 }
+
+// How much is received at once.
+const (
+	fewPackets  = 16      // datagrams, where they are large
+	largePacket = 4 << 10 // on average, in bytes
+	keptRoom    = 1 << 20 // what they may leave filled, in bytes
+)
 
 // A lender lends buffers to the readers of datagrams, each for one read: there
 // are as many as have been in use at one moment.
@@ -49,7 +58,11 @@ func (l *lender) giveBack(p *packets) {
 // unless that is for our successor.
 func (in *Inlet) receive(ctx context.Context, l *Listener) {
 	defer l.close()
-	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender}
+	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, shape: udpShape}
+	if l.Address.IsUnix() {
+		d.shape = unixShape
+	}
+	d.most = min(fewPackets, d.shape.slots)
 	d.handler = in.newHandler(l, d.peer)
 	d.run(ctx)
 }
@@ -62,7 +75,7 @@ func (d *datagramReader) run(ctx context.Context) {
 		switch {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
-		case n < packetBatch && (n == 0 || !d.pacer.wait(ctx, n)):
+		case n < d.most && !d.pacer.wait(ctx, n):
 			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		}
 	}
@@ -80,15 +93,34 @@ func (d *datagramReader) step() (n int, err error) {
 		return 0, err
 	}
 	defer d.lender.giveBack(d.packets)
-	if n, err = d.packets.recv(d.socket.FD()); err != nil {
+	d.packets.divide(d.shape)
+	if n, err = d.packets.recv(d.socket.FD(), d.most); err != nil {
 		return 0, err
 	}
+	bytes := 0
 	d.handler.Begin(time.Now())
 	for d.current = range n {
-		d.handler.Datagram(d.packets.packet(d.current))
+		data, lost := d.packets.packet(d.current)
+		d.handler.Datagram(data, lost)
+		bytes += len(data)
 	}
 	d.handler.End()
+	d.adapt(n, bytes)
 	return n, nil
+}
+
+// adapt receives fewer datagrams at once where they are large: else a few of them
+// would keep all the room filled.
+func (d *datagramReader) adapt(n, bytes int) {
+	switch {
+	case bytes > n*largePacket:
+		if bytes > keptRoom {
+			d.packets.forget()
+		}
+		d.most = min(fewPackets, d.shape.slots)
+	case n == d.most:
+		d.most = d.shape.slots
+	}
 }
 
 // peer names the sender of the datagram that is being handled.

@@ -69,6 +69,7 @@ func (b *book) logged(text string) int {
 type pupil struct {
 	book *book
 	open bool
+	skip bool // up to the next end of a line
 }
 
 func (p *pupil) Begin(time.Time) {
@@ -81,6 +82,13 @@ func (p *pupil) Begin(time.Time) {
 func (p *pupil) End() { p.open = false }
 
 func (p *pupil) Stream(data []byte) []byte {
+	if p.skip {
+		end := bytes.IndexByte(data, '\n') + 1
+		if end == 0 {
+			return nil
+		}
+		p.skip, data = false, data[end:]
+	}
 	i := bytes.LastIndexByte(data, '\n') + 1
 	p.take(data[:i])
 	return data[i:]
@@ -105,6 +113,7 @@ func (p *pupil) Drop(why Reason, rest []byte) {
 	p.book.mu.Lock()
 	defer p.book.mu.Unlock()
 	p.book.dropped[why] += string(rest)
+	p.skip = why == TooLong
 }
 
 // A running is an Inlet at work.

@@ -31,11 +31,12 @@ type Handler interface {
 	// next. It is no longer than MaxRest.
 	Stream(data []byte) (rest []byte)
 
-	// Datagram takes a datagram. lost is how many bytes of its end were cut off.
+	// Datagram takes a datagram, or what is left of a packet in a framed stream. lost
+	// is how many bytes of its end were cut off.
 	Datagram(data []byte, lost int)
 
-	// Drop takes the rest of a stream that is not seen again.
-	Drop(why Reason, rest []byte)
+	// Drop takes bytes of a stream that it is not given again.
+	Drop(why Reason, data []byte)
 
 	// End says that the read is over. It never blocks.
 	End()
@@ -47,8 +48,12 @@ const MaxRest = line.MaxLen + 1<<10
 // A Reason says why a Handler is given bytes to drop.
 type Reason uint8
 
-// Unterminated: the stream has ended.
-const Unterminated Reason = iota
+// Why bytes are dropped.
+const (
+	Unterminated Reason = iota // the stream has ended
+	TooLong                    // what is behind them up to the end of the line, or of the packet, is not to be seen either
+	Misframed                  // the stream is cut into packets in a way that is not understood
+)
 
 // Settings steer an Inlet. They may change while it runs.
 type Settings struct {
@@ -76,6 +81,7 @@ type Inlet struct {
 	lender      lender
 	gathering   gathering
 	connections connections
+	tails       tails
 
 	bound   atomic.Pointer[[]*Listener]
 	changes chan change   // for Run

@@ -4,11 +4,20 @@ package inlet
 
 import "golang.org/x/sys/unix"
 
-// packetBatch is how many datagrams one system call moves.
-const packetBatch = 1
+// A shape is how the room for datagrams is divided.
+type shape struct {
+	slots int // how many datagrams one system call moves
+	size  int // how much of each is read
+}
 
-// maxPacket is the longest datagram that is read whole. UDP has none longer.
-const maxPacket = 64 << 10
+// The shapes.
+var (
+	udpShape  = shape{1, 64 << 10}
+	unixShape = shape{1, 512 << 10}
+)
+
+// packetBatch is how many datagrams one system call moves at most.
+const packetBatch = 1
 
 // packets receives datagrams.
 type packets struct {
@@ -17,12 +26,17 @@ type packets struct {
 	cut bool
 }
 
-func newPackets() (*packets, error) {
-	return &packets{buf: make([]byte, maxPacket)}, nil
+func newPackets() (*packets, error) { return &packets{}, nil }
+
+// divide makes room.
+func (p *packets) divide(s shape) {
+	if len(p.buf) < s.size {
+		p.buf = make([]byte, s.size)
+	}
 }
 
 // recv receives a datagram, without waiting, and returns how many: 1.
-func (p *packets) recv(fd int) (int, error) {
+func (p *packets) recv(fd, _ int) (int, error) {
 	n, _, flags, _, err := unix.Recvmsg(fd, p.buf, nil, unix.MSG_DONTWAIT)
 	if err != nil {
 		return 0, err
@@ -30,6 +44,9 @@ func (p *packets) recv(fd int) (int, error) {
 	p.n, p.cut = n, flags&unix.MSG_TRUNC != 0
 	return 1, nil
 }
+
+// forget would give memory back.
+func (p *packets) forget() {}
 
 // packet returns the i-th datagram of the last recv, valid until the next, and
 // how many bytes of its end were cut off: 1 where it isn't known.

@@ -35,12 +35,13 @@ type streamReader struct {
 	socket      *poll.Socket
 	isUnix      bool
 	handler     Handler
+	framing     framing
 	pacer       pacer
 	connections *connections
 	hurry       bool         // at the end there is no time to wait for the sender
 	lastRead    atomic.Int64 // when something came, in ns since epoch
 
-	tail []byte // what the handler needs to see again; nil where that is nothing
+	tail tail // what the handler needs to see again
 }
 
 // run reads until the connection ends; or until ctx ends, and then the rest.
@@ -58,6 +59,7 @@ func (s *streamReader) run(ctx context.Context) {
 			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
+			s.pacer.wait(ctx, 0)
 			err = s.await(ctx)
 			burst = 0
 		case err == nil && burst < busyBytes:
@@ -131,10 +133,15 @@ func (s *streamReader) awaitMore(ctx context.Context) error {
 
 // end gives the handler what is left.
 func (s *streamReader) end() {
-	if len(s.tail) > 0 {
+	block := blocks.Get().(*[streamBlock]byte)
+	defer blocks.Put(block)
+	if n, lost := s.tail.copy(block[:]); n > 0 {
 		s.handler.Begin(time.Now())
-		s.handler.Drop(Unterminated, s.tail)
+		if data := s.dropLost(block[:n], n, lost); len(data) > 0 {
+			s.framing.end(s.handler, data)
+		}
 		s.handler.End()
+		s.tail.keep(nil)
 	}
 }
 
@@ -143,26 +150,43 @@ func (s *streamReader) end() {
 func (s *streamReader) step() (int, error) {
 	block := blocks.Get().(*[streamBlock]byte)
 	defer blocks.Put(block) // an idle connection holds no memory
-	n, err := s.socket.Read(block[copy(block[:], s.tail):])
+	kept, lost := s.tail.copy(block[:])
+	n, err := s.socket.Read(block[kept:])
 	if err != nil {
 		return 0, err
 	}
 	if n == 0 {
 		return 0, io.EOF
 	}
-	s.handle(block[:len(s.tail)+n])
-	return n, nil
-}
-
-// handle hands data over, which begins with s.tail, and keeps the rest.
-func (s *streamReader) handle(data []byte) {
 	now := time.Now()
 	s.lastRead.Store(int64(now.Sub(epoch)))
 	s.handler.Begin(now)
-	rest := s.handler.Stream(data)
+	rest := s.framing.take(s.handler, s.dropLost(block[:kept+n], kept, lost))
 	s.handler.End()
-	s.tail = append(s.tail[:0], rest...)
-	if len(rest) == 0 {
-		s.tail = nil
+	s.tail.keep(rest)
+	if s.framing.kind == refused {
+		s.refuse()
+	}
+	return n, nil
+}
+
+// dropLost takes what was kept, which data begins with, for dropped where a part of it
+// was given up.
+func (s *streamReader) dropLost(data []byte, kept, lost int) []byte {
+	if lost == 0 {
+		return data
+	}
+	s.handler.Drop(TooLong, data[:kept])
+	s.framing.forget(lost)
+	return data[kept:]
+}
+
+// refuse tells the sender that what it sends is not understood. What it has sent is
+// read.
+func (s *streamReader) refuse() {
+	if s.isUnix {
+		s.shut(unix.SHUT_RDWR)
+	} else {
+		s.shut(unix.SHUT_WR)
 	}
 }

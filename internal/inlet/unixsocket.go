@@ -1,6 +1,7 @@
 package inlet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -70,11 +71,11 @@ func setAccess(a address.Address) error {
 			return err
 		}
 	}
-	if a.Mode != 0 {
-		return os.Chmod(a.Path, os.FileMode(a.Mode))
-	}
-	return nil
+	return os.Chmod(a.Path, os.FileMode(cmp.Or(a.Mode, defaultMode)))
 }
+
+// defaultMode lets the socket's user and group write to it.
+const defaultMode = 0o660
 
 func groupID(name string) (int, error) {
 	if gid, err := strconv.Atoi(name); err == nil {
