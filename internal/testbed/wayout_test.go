@@ -70,11 +70,12 @@ var scenarios = []scenario{
 
 func TestWayOut(t *testing.T) {
 	t.Parallel()
-	tests := newSideBySide(t, 10)
-	defer tests.wait()
 	for _, s := range slices.Concat(scenarios, tlsScenarios, realScenarios) {
 		if !strings.HasPrefix(s.name, "slow: ") || *slowScenarios {
-			tests.run(s.name, s.run)
+			t.Run(s.name, func(t *testing.T) {
+				t.Parallel()
+				s.run(t)
+			})
 		}
 	}
 }
