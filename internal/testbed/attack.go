@@ -215,8 +215,8 @@ var attacks = []attack{
 
 func pickOne[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
 
-// begin begins all attacks. They end with v.done, and then wait says so.
-func (v *besieged) begin(seed uint64) (wait func()) {
+// begin begins attacks. They end with v.done, and then wait says so.
+func (v *besieged) begin(seed uint64, attacks ...attack) (wait func()) {
 	var hands sync.WaitGroup
 	for i, a := range attacks {
 		tries := new(atomic.Int64)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
@@ -39,7 +41,7 @@ func TestAttack(t *testing.T) {
 		})
 	}
 	peak := v.watchMemory(&working)
-	wait := v.begin(seed(t))
+	wait := v.begin(seed(t), attacks...)
 	working.Wait()
 	wait()
 
@@ -75,6 +77,66 @@ func TestAttack(t *testing.T) {
 	if code := d.Stop(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// memoryConfig is a daemon with the default bounds, whose servers take nothing.
+const memoryConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: ["udp://127.0.0.1:0", "tcp://127.0.0.1:0", "unixgram://${DIR}/statsd.gram"]
+  carbon: ["tcp://127.0.0.1:0", "udp://127.0.0.1:0"]
+forward:
+  statsd: {to: ["tcp://${NOTHING}"]}
+  carbon: {to: ["tcp://${NOTHING}"], spool: 64MiB}
+`
+
+// memoryBound is how much that daemon may have resident: 48 MiB, the queues, and the
+// replay window.
+const memoryBound = (48 + 16 + 64 + 4) << 20
+
+// Full queues, 1,000 connections with a tail each, and datagrams as long as there are:
+// memory stays within its bound.
+func TestAttackOnMemory(t *testing.T) {
+	nothing := StartStalledSink(t)
+	t.Cleanup(nothing.Read)
+	d := StartDaemon(t, memoryConfig, "ETCD="+startEtcd(t).Endpoint(), "NOTHING="+nothing.Addr)
+	d.AwaitName(t, "Denali")
+	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
+	defer end()
+	v := besiege(t, d, done)
+	var looking sync.WaitGroup
+	peak := v.watchMemory(&looking)
+	wait := v.begin(seed(t), attackNamed("unterminated tails", 1000), attackNamed("huge datagrams", 2), attackNamed("floods", 1), attack{
+		"Carbon flat out", "a connection that never ends", 1, func(v *besieged, _ *rand.Rand) {
+			if conn := v.connect("tcp", v.carbonTCP); conn != nil {
+				defer conn.Close()
+				for v.done.Err() == nil {
+					io.WriteString(conn, strings.Repeat("host.cpu.user 3.4 1700000000\n", 1000))
+				}
+			}
+		},
+	})
+	looking.Wait()
+	wait()
+	CheckBooks(t, d.AwaitUp(t))
+	most := peak()
+	t.Logf("%d MiB resident of %d", most>>20, memoryBound>>20)
+	if most > memoryBound && !raceEnabled {
+		t.Errorf("%d MiB resident, want %d at most", most>>20, memoryBound>>20)
+	}
+	d.Kill()
+}
+
+// attackNamed returns an attack, by so many hands.
+func attackNamed(name string, hands int) attack {
+	for _, a := range attacks {
+		if a.name == name {
+			a.hands = hands
+			return a
+		}
+	}
+	panic("no attack is called " + name)
 }
 
 // watchMemory looks every 100 ms how much the daemon has resident, until the attack is
