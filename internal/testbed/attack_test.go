@@ -20,9 +20,9 @@ var attackSeconds = flag.Int("attack.seconds", 4, "how long the attack suite att
 // All attacks at once on one daemon: well-behaved clients lose no line, the name is
 // held throughout, and memory stays within its bound.
 func TestAttack(t *testing.T) {
-	sink, nothing := startGoodSink(t), StartStalledSink(t)
+	sink, nothing := startGoodSink(t), StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	d := StartDaemon(t, attackConfig, "ETCD="+startEtcd(t).Endpoint(), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
-	read := sync.OnceFunc(nothing.Read)
+	read := sync.OnceFunc(func() { nothing.Behave(Manner{}) })
 	t.Cleanup(read)
 	d.AwaitReady(t)
 	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
@@ -98,8 +98,8 @@ const memoryBound = (48 + 16 + 64 + 4) << 20
 // Full queues, 1,000 connections with a tail each, and datagrams as long as there are:
 // memory stays within its bound.
 func TestAttackOnMemory(t *testing.T) {
-	nothing := StartStalledSink(t)
-	t.Cleanup(nothing.Read)
+	nothing := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	t.Cleanup(func() { nothing.Behave(Manner{}) })
 	d := StartDaemon(t, memoryConfig, "ETCD="+startEtcd(t).Endpoint(), "NOTHING="+nothing.Addr)
 	d.AwaitName(t, "Denali")
 	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
