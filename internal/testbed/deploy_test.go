@@ -16,6 +16,7 @@ import (
 
 // The configuration in the DaemonSet is one that this program takes.
 func TestDaemonSet(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../deploy/kubernetes/daemonset.yaml")
 	if err != nil {
 		t.Fatal(err)

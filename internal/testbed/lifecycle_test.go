@@ -54,6 +54,7 @@ func TestNames(t *testing.T) {
 // What a daemon has received it forwards before it ends: lines that an upstream
 // has not taken when SIGTERM comes arrive all the same, once each, in order.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	sink := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitReady(t)
@@ -85,6 +86,7 @@ func TestDrain(t *testing.T) {
 
 // Without etcd the listeners are up, and what comes is held until a name does.
 func TestEtcdComesLater(t *testing.T) {
+	t.Parallel()
 	etcd := NewEtcd(t)
 	sink := StartSink(t)
 	d := StartDaemon(t, smallConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
@@ -109,6 +111,7 @@ func TestEtcdComesLater(t *testing.T) {
 
 // Without Graphite the lines are held until it comes: none is lost.
 func TestGraphiteComesLater(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
 	d.AwaitName(t, "Denali")
@@ -141,6 +144,7 @@ func TestGraphiteComesLater(t *testing.T) {
 
 // A restart of Graphite costs no line that was sent after it had gone.
 func TestGraphiteRestarts(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
@@ -158,6 +162,7 @@ func TestGraphiteRestarts(t *testing.T) {
 
 // A second SIGTERM ends a drain that takes its time.
 func TestSecondSignal(t *testing.T) {
+	t.Parallel()
 	down := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+down)
 	d.AwaitName(t, "Denali")
@@ -186,6 +191,7 @@ func TestSecondSignal(t *testing.T) {
 // What keeps a daemon from starting ends it with the right code, and an error
 // that names the obstacle.
 func TestCannotStart(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

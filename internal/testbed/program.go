@@ -1,6 +1,7 @@
 package testbed
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +33,19 @@ func Main(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	programDir = dir
+	runSideBySide()
 	return m.Run()
+}
+
+// runSideBySide lets more tests run at once than there are processors, unless
+// -parallel says how many: they mostly wait.
+func runSideBySide() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", "12")
+	}
 }
 
 // build builds the program once, with the race detector where the test has it:

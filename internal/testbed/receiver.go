@@ -72,7 +72,9 @@ type server struct {
 	conns    map[*served]bool
 	came     int       // connections
 	due      time.Time // when the next byte may be read, while PerSecond bounds it
-	work     sync.WaitGroup
+
+	accepting sync.WaitGroup
+	work      sync.WaitGroup
 }
 
 // A served is one connection. Its goroutine owns it, but for what mu guards.
@@ -89,9 +91,8 @@ func newServer(spec receiverSpec, lines lineTaker) *server {
 }
 
 // behave changes the manner from now on.
-func (s *server) behave(m Manner) error {
+func (s *server) behave(m Manner) (err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.manner = m
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -101,14 +102,19 @@ func (s *server) behave(m Manner) error {
 			c.end(m.Reset)
 		}
 	}
+	refused := s.listener
 	switch {
-	case !m.Refuse && s.listener == nil:
-		return s.listen()
-	case m.Refuse && s.listener != nil:
-		s.listener.Close()
+	case m.Refuse:
 		s.listener = nil
+	case s.listener == nil:
+		err = s.listen()
 	}
-	return nil
+	s.mu.Unlock()
+	if m.Refuse && refused != nil {
+		refused.Close()
+		s.accepting.Wait() // until then the port is in use
+	}
+	return err
 }
 
 // listen begins to listen. s.mu is held.
@@ -128,14 +134,14 @@ func (s *server) listenHere() error {
 			return err
 		}
 		s.listener = packets
-		s.work.Go(func() { s.receive(packets) })
+		s.accepting.Go(func() { s.receive(packets) })
 	default:
 		ln, err := config.Listen(context.Background(), network, s.spec.Addr)
 		if err != nil {
 			return err
 		}
 		s.listener = ln
-		s.work.Go(func() { s.accept(ln) })
+		s.accepting.Go(func() { s.accept(ln) })
 	}
 	return nil
 }
