@@ -139,12 +139,15 @@ func (h *Holder) wait(ctx context.Context) error {
 // request makes a request that belongs to a claim. It has a time-out of its
 // own, which leaves half of the claim's usable time.
 func (h *Holder) request(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL/3)
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, requestTime(h.cfg.TTL))
 	defer cancel()
-	err := f(ctx)
+	err := h.store.failed(f(ctx), begun)
 	h.checkDataLoss(err)
 	return err
 }
+
+func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Second) }
 
 // checkDataLoss takes note when err says that etcd lost data: others may hold
 // names that etcd knows nothing of any more, for one TTL at most. The marker,

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -20,7 +19,6 @@ import (
 // to disagree in, and for a successor not to meet us.
 const (
 	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
-	maxRenewTime  = 1500 * time.Millisecond // or TTL/6
 	releaseTime   = 2 * time.Second
 	waitAtMost    = time.Minute // then a waiting holder asks again without having been told of a free name
 )
@@ -72,7 +70,7 @@ type lease struct {
 // NewHolder returns a holder that has not begun; it does not ask etcd for
 // anything. It refuses a configuration that has Problems. A nil state is no
 // memory: every start is a host's first. A nil log discards.
-func NewHolder(c *clientv3.Client, cfg Config, state *State, log *slog.Logger) (*Holder, error) {
+func NewHolder(c *Client, cfg Config, state *State, log *slog.Logger) (*Holder, error) {
 	if err := cfg.Problems().Err(); err != nil {
 		return nil, err
 	}
@@ -83,7 +81,7 @@ func NewHolder(c *clientv3.Client, cfg Config, state *State, log *slog.Logger) (
 		}
 		cfg.Owner = showOwner(host)
 	}
-	return newHolder(newEtcdStore(c, cfg), cfg, state, boottime, log), nil
+	return newHolder(c.store(cfg), cfg, state, boottime, log), nil
 }
 
 func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logger) *Holder {
@@ -96,7 +94,7 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 		state:   state,
 		now:     now,
 		wall:    time.Now,
-		jitter:  rand.N[time.Duration],
+		jitter:  randomly,
 		log:     log.With("pool", cfg.Pool),
 		losses:  make(map[Loss]*atomic.Uint64),
 		changed: make(chan struct{}),
@@ -175,7 +173,7 @@ func (h *Holder) Run(ctx context.Context) error {
 			break
 		}
 		if h.claims.Load() == 1 {
-			wg.Go(func() { h.warnOldServers(ctx) })
+			wg.Go(func() { h.warnOldServer(ctx) })
 		}
 		h.keep(ctx, held)
 	}
@@ -268,11 +266,11 @@ func (h *Holder) bounded(ctx context.Context, f func(context.Context) error) err
 	return f(ctx)
 }
 
-// warnOldServers warns of servers with known bugs that touch claims.
-func (h *Holder) warnOldServers(ctx context.Context) {
+// warnOldServer warns of a server with known bugs that touch claims.
+func (h *Holder) warnOldServer(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL)
 	defer cancel()
-	for _, server := range h.store.oldServers(ctx) {
-		h.log.Warn("old etcd server", "server", server, "hint", "upgrade to 3.5.28, 3.6.9 or later: older ones renew leases after their end, and check access to nested transactions badly")
+	if version, err := h.store.version(ctx); err == nil && isOld(version) {
+		h.log.Warn("old etcd server", "version", version, "hint", "upgrade to 3.4.44, 3.5.33, 3.6.14, 3.7.1 or later: older ones renew leases after their end, and have holes in the access checks of transactions and watches")
 	}
 }

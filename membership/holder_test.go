@@ -28,7 +28,7 @@ import (
 // race starts n holders at once and returns the names that they got, sorted by
 // the revision of their claims.
 func race(t *testing.T, cfg Config, n int) (holders []running, names []string) {
-	clients := make([]*clientv3.Client, 4)
+	clients := make([]*Client, 4)
 	for i := range clients {
 		clients[i] = newClient(t, sharedEtcd)
 	}
@@ -86,24 +86,24 @@ func TestLosses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		want Loss
-		take func(c *clientv3.Client, held *Claim) error
+		take func(c *Client, held *Claim) error
 	}{
-		{Deleted, func(c *clientv3.Client, held *Claim) error {
+		{Deleted, func(c *Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.Key)
 			return err
 		}},
-		{Overwritten, func(c *clientv3.Client, held *Claim) error {
+		{Overwritten, func(c *Client, held *Claim) error {
 			_, err := c.Put(context.Background(), held.Key, held.Owner) // without our lease
 			return err
 		}},
-		{Lost, func(c *clientv3.Client, held *Claim) error {
+		{Lost, func(c *Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.Key)
 			if err == nil {
 				_, err = c.Put(context.Background(), held.Key, "marge")
 			}
 			return err
 		}},
-		{Expired, func(c *clientv3.Client, held *Claim) error {
+		{Expired, func(c *Client, held *Claim) error {
 			_, err := c.Revoke(context.Background(), held.LeaseID)
 			return err
 		}},
@@ -406,33 +406,9 @@ func TestReleaseFreesAtOnce(t *testing.T) {
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	server := devetcdtest.Start(t)
-	root := newClient(t, server)
-	ctx := t.Context()
-	for _, step := range []func() error{
-		func() error { _, err := root.UserAdd(ctx, "root", "r"); return err },
-		func() error { _, err := root.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := root.UserAdd(ctx, "prefixproxy", "p"); return err },
-		func() error { _, err := root.RoleAdd(ctx, "prefixproxy"); return err },
-		func() error {
-			_, err := root.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := root.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
-		func() error { _, err := root.AuthEnable(ctx); return err },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	enableUsers(t, newClient(t, server))
 	server.Close()
-
-	cfg := ClientConfig([]string{server.Endpoint()})
-	cfg.Username, cfg.Password = "prefixproxy", "p"
-	client, err := clientv3.New(cfg)
-	if err != nil {
-		t.Fatalf("make a client while etcd is down: %v", err)
-	}
-	defer client.Close()
+	client := newUserClient(t, server, "prefixproxy", "p")
 	h := start(t, client, testConfig(t), nil)
 	defer h.stop()
 	if err := server.Restart(); err != nil {
@@ -464,7 +440,7 @@ func TestTurnsOfALongList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	turns, err := newEtcdStore(client, cfg).turns(t.Context(), 0)
+	turns, err := client.store(cfg).turns(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,12 +59,13 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 }
 
 // renewTime bounds one request of those that are made at each renewal.
-func renewTime(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewTime) }
+func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
 func (h *Holder) renew(ctx context.Context, held *tenancy) error {
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
 	defer cancel()
-	return h.store.renew(ctx, held.Claim)
+	return h.store.failed(h.store.renew(ctx, held.Claim), begun)
 }
 
 // lose ends a claim that is not ours any more. Its lease is revoked before the

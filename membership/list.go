@@ -23,7 +23,7 @@ type Held struct {
 // List returns who holds the names of a pool, in the order of names and as of
 // one moment. What stands in etcd beside these names is left out. Two requests,
 // and one more for every 120 names that are held.
-func List(ctx context.Context, c *clientv3.Client, pool string, names []string) ([]Held, error) {
+func List(ctx context.Context, c *Client, pool string, names []string) ([]Held, error) {
 	keys, err := readNames(ctx, c, pool)
 	if err != nil {
 		return nil, err
@@ -43,8 +43,8 @@ func List(ctx context.Context, c *clientv3.Client, pool string, names []string) 
 }
 
 // readNames returns what stands at the names of a pool, by name.
-func readNames(ctx context.Context, c *clientv3.Client, pool string) (map[string]*mvccpb.KeyValue, error) {
-	resp, err := c.Get(ctx, namesKey(pool), clientv3.WithPrefix())
+func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.KeyValue, error) {
+	resp, err := c.get(ctx, namesKey(pool), clientv3.WithPrefix())
 	if err != nil {
 		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
 	}
@@ -57,12 +57,16 @@ func readNames(ctx context.Context, c *clientv3.Client, pool string) (map[string
 
 // readSince fills Since in from the last record of each name, if it tells of the
 // claim that stands at the name.
-func readSince(ctx context.Context, c *clientv3.Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
+func readSince(ctx context.Context, c *Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
 	gets := make([]clientv3.Op, len(held))
 	for i, h := range held {
 		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastKey()...)
 	}
-	resp, err := c.Txn(ctx).Then(gets...).Commit()
+	var resp *clientv3.TxnResponse
+	err := c.try(ctx, func(ctx context.Context) (err error) {
+		resp, err = c.Txn(ctx).Then(gets...).Commit()
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
 	}
@@ -85,7 +89,7 @@ func lasts(t Tenure, name *mvccpb.KeyValue) bool {
 // TenuresOf returns who holds and held name, the latest first. A tenure that a
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
-func TenuresOf(ctx context.Context, c *clientv3.Client, pool, name string) ([]Tenure, error) {
+func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, error) {
 	keys, past, err := readPast(ctx, c, pool, name+"/", func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
@@ -99,7 +103,7 @@ func TenuresOf(ctx context.Context, c *clientv3.Client, pool, name string) ([]Te
 
 // TenuresBy returns which names owner holds and held, the latest first. It
 // reads all records of the pool, by the thousand.
-func TenuresBy(ctx context.Context, c *clientv3.Client, pool, owner string) ([]Tenure, error) {
+func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, error) {
 	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
 	return past, err
 }
@@ -109,7 +113,7 @@ const recordsPerRead = 1000
 
 // readPast returns the tenures that wanted says, of all whose key begins with
 // prefix below the pool's tenures, and what stands at the pool's names.
-func readPast(ctx context.Context, c *clientv3.Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
+func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
 	keys, err = readNames(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
@@ -126,7 +130,7 @@ func readPast(ctx context.Context, c *clientv3.Client, pool, prefix string, want
 	from := tenuresKey(pool) + prefix
 	end := clientv3.GetPrefixRangeEnd(from)
 	for more := true; more; {
-		resp, err := c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(recordsPerRead))
+		resp, err := c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(recordsPerRead))
 		if err != nil {
 			return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 		}

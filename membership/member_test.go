@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func newLease(t *testing.T, c *clientv3.Client) clientv3.LeaseID {
+func newLease(t *testing.T, c *Client) clientv3.LeaseID {
 	t.Helper()
 	resp, err := c.Grant(t.Context(), 60)
 	if err != nil {
@@ -27,7 +27,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 	ids := PrefixedNumerics(t.Name()+"/", namesPerTxn+5) // more than one transaction holds
 	lease := newLease(t, c)
 	for _, id := range ids {
-		m, err := Join(c, t.Context(), lease, "homer", ids)
+		m, err := Join(c.Client, t.Context(), lease, "homer", ids)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 			t.Fatalf("got %v, want %v", *m, want)
 		}
 	}
-	if m, err := Join(c, t.Context(), lease, "homer", ids); err != ErrNoFreeName {
+	if m, err := Join(c.Client, t.Context(), lease, "homer", ids); err != ErrNoFreeName {
 		t.Errorf("when all are claimed: got %v, %v; want ErrNoFreeName", m, err)
 	}
 
@@ -44,7 +44,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 	if _, err := c.Delete(t.Context(), ids[hole]); err != nil {
 		t.Fatal(err)
 	}
-	members, err := Members(c, ids)
+	members, err := Members(c.Client, ids)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 	if want := slices.Delete(slices.Clone(ids), hole, hole+1); !slices.Equal(got, want) {
 		t.Errorf("members: got %q, want %q", got, want)
 	}
-	if m, err := Join(c, t.Context(), lease, "marge", ids); err != nil || m.Key != ids[hole] {
+	if m, err := Join(c.Client, t.Context(), lease, "marge", ids); err != nil || m.Key != ids[hole] {
 		t.Errorf("after a deletion: got %v, %v; want %s", m, err, ids[hole])
 	}
 }
@@ -65,10 +65,10 @@ func TestJoinErrors(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	const gone = clientv3.LeaseID(4711)
-	if m, err := Join(c, t.Context(), gone, "homer", PrefixedNumerics(t.Name()+"/", 3)); err == nil || errors.Is(err, ErrNoFreeName) {
+	if m, err := Join(c.Client, t.Context(), gone, "homer", PrefixedNumerics(t.Name()+"/", 3)); err == nil || errors.Is(err, ErrNoFreeName) {
 		t.Errorf("with a lease that is not there: got %v, %v; want etcd's error", m, err)
 	}
-	if m, err := Join(c, t.Context(), gone, "homer", nil); err != ErrNoFreeName {
+	if m, err := Join(c.Client, t.Context(), gone, "homer", nil); err != ErrNoFreeName {
 		t.Errorf("without IDs: got %v, %v; want ErrNoFreeName", m, err)
 	}
 }
@@ -83,7 +83,7 @@ func longestLadder(s *etcdStore, names int) []rung {
 func TestLadderFitsIntoATransaction(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := newEtcdStore(c, testConfig(t))
+	s := c.store(testConfig(t))
 	for names, want := range map[int]error{
 		namesPerTxn:     nil,
 		namesPerTxn + 1: rpctypes.ErrTooManyOps,
@@ -106,7 +106,7 @@ func TestOneLeaseOneName(t *testing.T) {
 	for _, names := range [][]string{Mountains()[:1], Mountains(), PrefixedNumerics("web-", 200)} {
 		cfg := testConfig(t, names...)
 		cfg.Pool += fmt.Sprint(len(names))
-		s := newEtcdStore(c, cfg)
+		s := c.store(cfg)
 		under := lease{id: newLease(t, c)}
 		first, err := s.claim(t.Context(), under, nil, time.Now())
 		if err != nil {
@@ -133,7 +133,7 @@ func TestOneLeaseOneName(t *testing.T) {
 func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := newEtcdStore(c, testConfig(t))
+	s := c.store(testConfig(t))
 	under := lease{id: newLease(t, c)}
 	first, err := s.claim(t.Context(), under, nil, time.Now())
 	if err != nil {
@@ -167,7 +167,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s := newEtcdStore(c, cfg)
+		s := c.store(cfg)
 		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, nil, time.Now()); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}

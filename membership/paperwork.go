@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -33,7 +32,7 @@ const (
 )
 
 func newPaperwork(timeOut time.Duration, log *slog.Logger) *paperwork {
-	return &paperwork{jobs: make(chan job, paperworkQueue), timeOut: timeOut, jitter: rand.N[time.Duration], log: log}
+	return &paperwork{jobs: make(chan job, paperworkQueue), timeOut: timeOut, jitter: randomly, log: log}
 }
 
 // add has j done, or drops it when there are too many.

@@ -33,6 +33,8 @@ var networkFaults = []fault{
 	{"the network is slow", weathered(weather{slow: 600 * time.Millisecond})},
 	{"one endpoint is silent", reach(silent, 1)},
 	{"two endpoints refuse", reach(refused, 2)},
+	{"one endpoint is cut off from the others", reach(isolated, 1)},
+	{"two endpoints are cut off from the others", reach(isolated, 2)},
 }
 
 // What cuts a host off from etcd.
@@ -52,10 +54,10 @@ func weathered(w weather) func(*simulation, *host) {
 }
 
 // reach makes n endpoints e to a host for 0.1 to 2 TTLs.
-func reach(e endpoint, n int) func(*simulation, *host) {
+func reach(e reachable, n int) func(*simulation, *host) {
 	return func(s *simulation, h *host) {
 		its, first := h.process.way, s.rand.IntN(3)
-		turn := func(e endpoint) {
+		turn := func(e reachable) {
 			its.set(func(w *way) {
 				for i := range n {
 					w.endpoints[(first+i)%3] = e

@@ -160,8 +160,7 @@ func (h *host) start() {
 	p.way = &way{etcd: h.sim.etcd, process: p, seed: h.seed + uint64(h.runs)}
 	cfg := h.sim.cfg
 	cfg.Owner = h.name
-	etcd := newEtcdStore(p.way.client(ctx), cfg)
-	etcd.stream.client = wayLeases{w: p.way}
+	etcd := newEtcdStore(p.way.client(ctx), p.way, wayLeases{w: p.way}, cfg)
 	state := &State{dir: h.dir, place: p.place}
 	p.holder = newHolder(etcd, cfg, state, p.now, h.sim.log.With("host", h.name))
 	p.holder.jitter, p.holder.paperwork.jitter = p.way.jitter, p.way.jitter

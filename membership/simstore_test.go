@@ -194,7 +194,8 @@ func (s *simStore) mark(ctx context.Context) error {
 	return s.request(ctx, func(e *simEtcd) error { e.marked = e.now() + s.ttl; return nil })
 }
 
-func (s *simStore) oldServers(context.Context) []string { return nil }
+func (s *simStore) failed(err error, _ time.Time) error     { return err }
+func (s *simStore) version(context.Context) (string, error) { return "3.7.3", nil }
 
 // lose makes the simulated etcd one that was restored from an empty backup.
 func (e *simEtcd) lose() {

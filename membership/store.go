@@ -79,9 +79,19 @@ type store interface {
 	// mark leaves the marker of data loss for one TTL.
 	mark(ctx context.Context) error
 
-	// oldServers returns a sentence for each server that is too old for
-	// comfort.
-	oldServers(ctx context.Context) []string
+	// failed takes note that a request ended with err, which began at a moment:
+	// the next one goes to another member if that may help. It returns err with
+	// its cause.
+	failed(err error, begun time.Time) error
+
+	// version returns what the member that is asked runs.
+	version(ctx context.Context) (string, error)
+}
+
+// A route is a store's way to one member after the other: a *Client.
+type route interface {
+	failed(err error, begun time.Time) error
+	version(ctx context.Context) (string, error)
 }
 
 // claimed is the outcome of a claim.
@@ -103,30 +113,50 @@ const earlierTenures = 256
 
 // etcdStore is the store that is etcd. Run's goroutine owns it.
 type etcdStore struct {
-	client   *clientv3.Client
-	stream   renewStream
-	cfg      Config
-	revision int64 // the highest one that etcd answered with
-	looked   int64 // the revision as of which the last claim began to look
+	client *clientv3.Client
+	route  route
+	stream renewStream
+	cfg    Config
+	last   seen  // by the last linearizable answer
+	looked int64 // the revision as of which the last claim began to look
 }
 
-func newEtcdStore(c *clientv3.Client, cfg Config) *etcdStore {
-	return &etcdStore{
-		client: c,
-		stream: renewStream{client: pb.NewLeaseClient(c.ActiveConnection())},
-		cfg:    cfg,
-	}
+// What was seen of etcd.
+type seen struct {
+	cluster, member, term uint64
+	revision              int64
 }
 
-// saw takes note of the revision of a linearizable answer, which never runs
-// backwards but when etcd has lost data.
-func (s *etcdStore) saw(h *pb.ResponseHeader) error {
-	before := s.revision
-	s.revision = h.Revision
-	if h.Revision < before {
+func newEtcdStore(c *clientv3.Client, route route, leases pb.LeaseClient, cfg Config) *etcdStore {
+	return &etcdStore{client: c, route: route, stream: renewStream{client: leases}, cfg: cfg}
+}
+
+func (s *etcdStore) failed(err error, begun time.Time) error { return s.route.failed(err, begun) }
+
+// saw takes note of the header of a linearizable answer. Etcd has lost data, or
+// is another one, when its revision or its raft term runs backwards or its id
+// changes.
+func (s *etcdStore) saw(ctx context.Context, h *pb.ResponseHeader) error {
+	before := s.last
+	s.last = seen{h.ClusterId, h.MemberId, h.RaftTerm, h.Revision}
+	switch {
+	case h.Revision < before.revision || before.cluster != 0 && h.ClusterId != before.cluster:
 		return DataLoss
+	case h.RaftTerm >= before.term:
+		return nil
+	case h.MemberId != before.member && !s.termFell(ctx, before.term):
+		s.last.term = before.term
+		return nil
 	}
-	return nil
+	return DataLoss
+}
+
+// termFell says whether the term is lower than it was. A member that has caught
+// up by a snapshot names an older one than it knows, until it has applied
+// something: a lease that nobody needs.
+func (s *etcdStore) termFell(ctx context.Context, before uint64) bool {
+	resp, err := s.client.Grant(ctx, 1)
+	return err == nil && resp.RaftTerm < before
 }
 
 func (s *etcdStore) grant(ctx context.Context) (lease, error) {
@@ -181,7 +211,7 @@ func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID) ([][]stri
 	if err != nil {
 		return nil, fmt.Errorf("read which names are taken: %w", err)
 	}
-	if err := s.saw(resp.Header); err != nil {
+	if err := s.saw(ctx, resp.Header); err != nil {
 		return nil, err
 	}
 	s.looked = resp.Header.Revision
@@ -259,7 +289,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	if err != nil {
 		return claimed{}, fmt.Errorf("claim a name: %w", err)
 	}
-	if err := s.saw(resp.Header); err != nil {
+	if err := s.saw(ctx, resp.Header); err != nil {
 		return claimed{}, err
 	}
 	if s.looked == 0 {
@@ -409,22 +439,35 @@ func (s *etcdStore) isOurs(kv *mvccpb.KeyValue, lease clientv3.LeaseID) bool {
 }
 
 // renew reads the key even when the lease is gone, because a lost lease may be
-// the first that is seen of lost data.
+// the first that is seen of lost data; and what it reads counts even when the
+// renewal fails.
 func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 	var resp *clientv3.GetResponse
 	var readErr error
 	ttl, err := s.stream.renew(ctx, c.LeaseID, func() { resp, readErr = s.client.Get(ctx, c.Key) })
+	if readErr == nil && resp != nil {
+		readErr = s.stillOurs(ctx, c, resp, err == nil && ttl <= 0)
+	}
+	if _, lost := errors.AsType[Loss](readErr); lost {
+		return readErr
+	}
 	if err != nil {
 		return fmt.Errorf("renew the lease of %s: %w", c.Name, rpctypes.Error(err))
 	}
 	if readErr != nil {
 		return fmt.Errorf("read who holds %s: %w", c.Name, readErr)
 	}
-	if err := s.saw(resp.Header); err != nil {
+	return nil
+}
+
+// stillOurs says what has become of c, by what stands at its key; expired says
+// that its lease is gone.
+func (s *etcdStore) stillOurs(ctx context.Context, c *Claim, resp *clientv3.GetResponse, expired bool) error {
+	if err := s.saw(ctx, resp.Header); err != nil {
 		return err
 	}
 	switch {
-	case ttl <= 0:
+	case expired:
 		return Expired
 	case len(resp.Kvs) == 0:
 		return Deleted
@@ -502,49 +545,23 @@ func (s *etcdStore) mark(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("mark the pool: %w", err)
 	}
-	return s.saw(resp.Header)
+	return s.saw(ctx, resp.Header)
 }
 
-func (s *etcdStore) oldServers(ctx context.Context) []string {
-	var old []string
-	for _, endpoint := range s.client.Endpoints() {
-		status, err := s.client.Status(ctx, endpoint)
-		if err == nil && isOld(status.Version) {
-			old = append(old, fmt.Sprintf("%s is etcd %q", endpoint, status.Version))
-		}
-	}
-	return old
-}
+func (s *etcdStore) version(ctx context.Context) (string, error) { return s.route.version(ctx) }
 
-// isOld says whether an etcd of this version renews leases after their end and
-// has a hole in the access checks of nested transactions. Both were mended in
-// 3.5.28 and 3.6.9.
+// isOld says whether an etcd of this version renews leases after their end, or
+// has holes in the access checks of transactions and watches. Both were mended in
+// these, and are not before 3.4.
 func isOld(version string) bool {
-	var major, minor, patch int
-	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch); n < 3 {
+	var v [3]int
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 3 {
 		return false
 	}
-	v := []int{major, minor, patch}
-	if major == 3 && minor == 6 {
-		return slices.Compare(v, []int{3, 6, 9}) < 0
+	for _, mended := range [][3]int{{3, 4, 44}, {3, 5, 33}, {3, 6, 14}, {3, 7, 1}} {
+		if v[0] == mended[0] && v[1] == mended[1] {
+			return v[2] < mended[2]
+		}
 	}
-	return slices.Compare(v, []int{3, 5, 28}) < 0
-}
-
-// remedy returns what a person must do about an error of etcd; "" when it may
-// heal by itself.
-func remedy(err error) string {
-	switch {
-	case errors.Is(err, rpctypes.ErrAuthFailed):
-		return "check etcd.username and etcd.password_file"
-	case errors.Is(err, rpctypes.ErrUserEmpty):
-		return "this etcd wants a user: set etcd.username and etcd.password_file"
-	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return "grant the user's role readwrite on the prefix /prefixproxy/"
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		return "etcd's database is full: compact and defragment it, then disarm its alarm"
-	case errors.Is(err, rpctypes.ErrTooManyOps):
-		return "set etcd's --max-txn-ops to 128 or more"
-	}
-	return ""
+	return slices.Compare(v[:], []int{3, 4, 0}) < 0
 }

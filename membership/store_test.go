@@ -14,9 +14,9 @@ import (
 
 func TestIsOld(t *testing.T) {
 	for version, want := range map[string]bool{
-		"3.3.27": true, "3.4.37": true, "3.5.27": true, "3.5.28": false,
-		"3.6.0": true, "3.6.8": true, "3.6.9": false, "3.6.10": false,
-		"3.7.0": false, "4.0.0": false, "3.5.27-rc.1": true, "not decided": false,
+		"3.3.27": true, "3.4.43": true, "3.4.44": false, "3.5.32": true, "3.5.33": false,
+		"3.6.0": true, "3.6.13": true, "3.6.14": false, "3.7.0": true, "3.7.1": false, "3.8.0": false,
+		"4.0.0": false, "3.5.27-rc.1": true, "not decided": false,
 	} {
 		if got := isOld(version); got != want {
 			t.Errorf("etcd %s: got %v, want %v", version, got, want)

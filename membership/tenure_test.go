@@ -17,7 +17,7 @@ import (
 )
 
 // recordsOf returns the records of name, in the order of time.
-func recordsOf(t *testing.T, c *clientv3.Client, pool, name string) []*mvccpb.KeyValue {
+func recordsOf(t *testing.T, c *Client, pool, name string) []*mvccpb.KeyValue {
 	t.Helper()
 	resp, err := c.Get(t.Context(), tenuresKey(pool)+name+"/", clientv3.WithPrefix())
 	if err != nil {
@@ -27,7 +27,7 @@ func recordsOf(t *testing.T, c *clientv3.Client, pool, name string) []*mvccpb.Ke
 }
 
 // awaitEnded waits until the n-th record of name has an end, and returns it.
-func awaitEnded(t *testing.T, c *clientv3.Client, pool, name string, n int) Tenure {
+func awaitEnded(t *testing.T, c *Client, pool, name string, n int) Tenure {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
@@ -45,7 +45,7 @@ func awaitEnded(t *testing.T, c *clientv3.Client, pool, name string, n int) Tenu
 }
 
 // putRecord writes the record of a tenure of another host.
-func putRecord(t *testing.T, c *clientv3.Client, pool string, r Tenure) {
+func putRecord(t *testing.T, c *Client, pool string, r Tenure) {
 	t.Helper()
 	r.Owner, r.Lease = "marge", 4711
 	key := tenuresKey(pool) + r.Name + "/" + recordID(r.From, r.Lease)
@@ -55,7 +55,7 @@ func putRecord(t *testing.T, c *clientv3.Client, pool string, r Tenure) {
 }
 
 // termOf returns the term of etcd's leader.
-func termOf(t *testing.T, c *clientv3.Client) uint64 {
+func termOf(t *testing.T, c *Client) uint64 {
 	t.Helper()
 	resp, err := c.Get(t.Context(), "/")
 	if err != nil {
@@ -130,16 +130,16 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 // Who loses a name records why.
 func TestRecordTellsTheLoss(t *testing.T) {
 	t.Parallel()
-	for want, take := range map[Loss]func(c *clientv3.Client, held *Claim) error{
-		Deleted: func(c *clientv3.Client, held *Claim) error {
+	for want, take := range map[Loss]func(c *Client, held *Claim) error{
+		Deleted: func(c *Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.Key)
 			return err
 		},
-		Overwritten: func(c *clientv3.Client, held *Claim) error {
+		Overwritten: func(c *Client, held *Claim) error {
 			_, err := c.Put(context.Background(), held.Key, "marge")
 			return err
 		},
-		Expired: func(c *clientv3.Client, held *Claim) error {
+		Expired: func(c *Client, held *Claim) error {
 			_, err := c.Revoke(context.Background(), held.LeaseID)
 			return err
 		},
@@ -359,7 +359,7 @@ func TestPrune(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := testConfig(t)
 			test.put(cfg.Pool)
-			s := newEtcdStore(c, cfg)
+			s := c.store(cfg)
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
 			h.lease = &lease{id: newLease(t, c)}
 			got, err := s.claim(t.Context(), *h.lease, nil, now)
