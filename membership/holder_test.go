@@ -200,12 +200,17 @@ func TestEtcdRefusesUs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		start := time.Now()
+		client := &Client{connector: &connector{}, login: &login{}, etcdctl: "etcdctl"}
 		o := outage{
 			log: slog.New(slog.NewTextHandler(&log, nil)),
 			now: func() time.Duration { return time.Since(start) },
 		}
 		for i := range 5 {
-			o.failed(fmt.Errorf("claim a name: %w", rpctypes.ErrPermissionDenied), i)
+			err := rpctypes.ErrPermissionDenied
+			if i > 2 {
+				err = rpctypes.ErrNoLeader
+			}
+			o.failed(client.trouble(fmt.Errorf("claim a name: %w", err)), i)
 			pass(t, time.Second)
 		}
 		o.over()
@@ -213,8 +218,10 @@ func TestEtcdRefusesUs(t *testing.T) {
 		for want, n := range map[string]int{
 			`level=ERROR msg="etcd refuses us"`:              1,
 			`readwrite on the prefix /prefixproxy/`:          1,
+			`level=WARN msg="etcd unreachable"`:              1,
+			`has no leader`:                                  1,
 			`level=INFO msg="etcd reachable again" after=5s`: 1,
-			"\n": 2,
+			"\n": 3,
 		} {
 			if got := strings.Count(log.String(), want); got != n {
 				t.Errorf("%q is said %d times, want %d; log:\n%s", want, got, n, log.String())

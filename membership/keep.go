@@ -27,14 +27,14 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			return
 		}
 
-		// 3. Failed: again, on the next endpoint at once and then less often.
+		// 3. Failed: again, on the next member at once and then less often.
 		if err != nil {
 			h.outage.failed(err, retry.failures)
 			if !suspended && !held.Valid() {
 				suspended = true
 				h.log.Warn("name suspended", "name", held.Name)
 			}
-			next = h.now() + retry.next()
+			next = sent + retry.next()
 			continue
 		}
 

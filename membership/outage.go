@@ -35,14 +35,14 @@ func (o *outage) failed(err error, before int) {
 		return
 	}
 	o.saying = trouble.What
-	log := o.log.With("cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.err)
+	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.err}
 	if trouble.Hint != "" {
-		log = log.With("hint", trouble.Hint)
+		about = append(about, "hint", trouble.Hint)
 	}
 	if trouble.Person {
-		log.Error("etcd refuses us")
+		o.log.Error("etcd refuses us", about...)
 	} else {
-		log.Warn("etcd unreachable")
+		o.log.Warn("etcd unreachable", about...)
 	}
 }
 

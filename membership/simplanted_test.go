@@ -46,8 +46,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "2 names in etcd"},
 		{"the own key is not read", planted.Edit{
 			File: "membership/store.go",
-			Old:  "\tcase ttl <= 0:\n\t\treturn Expired\n",
-			New:  "\tcase ttl <= 0:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
+			Old:  "\tcase expired:\n\t\treturn Expired\n",
+			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}, ""},
 		{"a free name is taken for an unused one", planted.Edit{
 			File: "membership/acquire.go",

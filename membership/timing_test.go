@@ -47,12 +47,12 @@ func TestRenewalsKeepTheirRhythm(t *testing.T) {
 		h, way := newSim(t, e, nil)
 		run(t, h).held(t)
 		pass(t, 5*time.Second)
-		way.set(true, 0) // from 5 s on, each attempt ends after its 1.5 s
+		way.set(true, 0) // from 5 s on, each attempt ends after its 2.5 s
 		pass(t, 5*time.Second)
 
 		way.mu.Lock()
 		defer way.mu.Unlock()
-		want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 7500 * time.Millisecond, 9 * time.Second}
+		want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 7500 * time.Millisecond, 10 * time.Second}
 		if !slices.Equal(way.renewals, want) {
 			t.Errorf("renewals sent at %v, want %v (the second of a failure at once)", way.renewals, want)
 		}
@@ -76,7 +76,7 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 			t.Errorf("at the horizon: claim %p good %v phase %s, want %p false suspended", got, ok, r.Phase(), c)
 		}
 
-		pass(t, 3*time.Second) // the lease lives until 15 s
+		pass(t, 2*time.Second) // the lease lives until 15 s
 		changed := r.Changed()
 		way.set(false, 0)
 		<-changed

@@ -10,8 +10,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -61,7 +59,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 // readMembers asks etcd.
 func readMembers(ctx context.Context, cfg config) (members, error) {
 	var held []membership.Held
-	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
+	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
 		held, err = membership.List(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
 		return err
 	})
@@ -76,7 +74,7 @@ func readMembers(ctx context.Context, cfg config) (members, error) {
 }
 
 // ask lets question ask etcd, for as long as a person waits.
-func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *clientv3.Client) error) error {
+func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *membership.Client) error) error {
 	client, err := c.client()
 	if err != nil {
 		return err
@@ -93,12 +91,16 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *cli
 // explain makes err, which a call to etcd under ctx ended with, one for people.
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
+	hint := c.etcdctl() + " endpoint health"
+	if trouble, ok := errors.AsType[*membership.Trouble](err); ok {
+		err, hint = trouble, cmp.Or(trouble.Hint, hint)
+	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
 	} else {
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
-	return hinted{err, "ETCDCTL_API=3 etcdctl --endpoints=" + endpoints + " endpoint health"}
+	return hinted{err, hint}
 }
 
 func (ms members) writeJSON(w io.Writer) error { return writeJSON(w, ms) }

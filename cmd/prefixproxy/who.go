@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -47,7 +45,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	var past []membership.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
 		past, err = membership.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
 		return err
 	})

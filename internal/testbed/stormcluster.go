@@ -20,8 +20,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/prefixproxy/prefixproxy/membership"
+	"go.uber.org/zap"
 )
 
 // A cluster is an etcd of several members, which reach each other through
@@ -64,7 +63,7 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 		n.spec.Cluster = strings.Join(names, ",")
 		n.start(t)
 	}
-	client, err := clientv3.New(membership.ClientConfig(endpoints))
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), MaxUnaryRetries: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
