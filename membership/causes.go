@@ -71,7 +71,7 @@ var etcdErrors = []struct {
 	{rpctypes.ErrTooManyOps, "it takes too few operations in a transaction", "set etcd's --max-txn-ops to 128 or more", true, true},
 	{rpctypes.ErrRequestTooLarge, "it takes too small requests", "set etcd's --max-request-bytes to 1572864, its default", true, true},
 	{rpctypes.ErrCorrupt, "its data is corrupt", "%s alarm list", false, true},
-	{rpctypes.ErrGRPCNotSupportedForLearner, "the member is a learner, which answers nothing", "%s member list; promote it, or take it out of etcd.endpoints", false, true},
+	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), "the member is a learner, which answers nothing", "%s member list; promote it, or take it out of etcd.endpoints", false, true},
 	{rpctypes.ErrNoLeader, "the member has no leader: it is cut off from the others, or too few of them run", "%s endpoint status -w table", false, false},
 	{rpctypes.ErrTimeoutDueToLeaderFail, "the member lost its leader", "%s endpoint status -w table", false, false},
 	{rpctypes.ErrTimeoutDueToConnectionLost, "the member lost the others", "%s endpoint status -w table", false, false},

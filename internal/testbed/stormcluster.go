@@ -46,6 +46,12 @@ type etcdNode struct {
 // ends with the test.
 func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 	t.Helper()
+	return newClusterOf(t, net, members, func(*etcdNodeSpec) {})
+}
+
+// newClusterOf is newCluster of members that special changes.
+func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNodeSpec)) *cluster {
+	t.Helper()
 	c := &cluster{t: t}
 	var names, endpoints []string
 	for i := range members {
@@ -55,6 +61,7 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
 			Client: "http://" + n.client, Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
 		}
+		special(&n.spec)
 		names = append(names, n.spec.Name+"="+n.spec.Advertised)
 		endpoints = append(endpoints, n.spec.Client)
 		c.nodes = append(c.nodes, n)
