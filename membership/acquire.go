@@ -82,8 +82,11 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 		return err
 	})
 	answered := h.wall()
-	if errors.Is(err, Expired) {
+	switch {
+	case errors.Is(err, Expired):
 		h.lease = nil
+	case errors.Is(err, errNotOurs):
+		h.lease.spent = true
 	}
 	if err != nil {
 		return nil, err

@@ -113,11 +113,12 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 // tenures of its name: others may have recorded a later end than it had.
 func (own *ownTenure) crashedAt(ts []Tenure, now time.Time) time.Time {
 	to := now
-	for _, t := range ts {
-		if t.id == own.Record && !t.open() && t.To.Before(to) {
+	at := slices.IndexFunc(ts, func(t Tenure) bool { return t.id == own.Record })
+	for i, t := range ts {
+		if i == at && !t.open() && t.To.Before(to) {
 			to = t.To
 		}
-		if t.id > own.Record && t.From.Before(to) {
+		if i > at && t.From.Before(to) && (at >= 0 || t.id > own.Record) {
 			to = t.From
 		}
 	}

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -42,17 +43,54 @@ func List(ctx context.Context, c *Client, pool string, names []string) ([]Held, 
 	return held, nil
 }
 
-// readNames returns what stands at the names of a pool, by name.
+// readNames returns what stands at the names of a pool, by name: keys that could
+// be names, and values that could be owners.
 func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.KeyValue, error) {
-	resp, err := c.get(ctx, namesKey(pool), clientv3.WithPrefix())
+	keys := make(map[string]*mvccpb.KeyValue)
+	err := readAll(ctx, c, namesKey(pool), func(kv *mvccpb.KeyValue) {
+		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
+			keys[name] = kv
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
 	}
-	keys := make(map[string]*mvccpb.KeyValue, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
-		keys[strings.TrimPrefix(string(kv.Key), namesKey(pool))] = kv
-	}
 	return keys, nil
+}
+
+// keysPerRead bounds one answer of etcd, as long as the values are those of this
+// program.
+const keysPerRead = 1000
+
+// readAll calls each for all that stands at keys with prefix, in their order, by
+// the thousand; values that are too long to be ours are left out.
+func readAll(ctx context.Context, c *Client, prefix string, each func(*mvccpb.KeyValue)) error {
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for {
+		resp, err := c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead))
+		tooLong := isTooLong(err)
+		if tooLong {
+			resp, err = c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead/10), clientv3.WithKeysOnly())
+		}
+		if err != nil {
+			return err
+		}
+		kvs := resp.Kvs
+		if tooLong {
+			if kvs, err = readShort(ctx, c.Client, kvs); err != nil {
+				return err
+			}
+		}
+		for _, kv := range kvs {
+			if len(kv.Value) <= maxRecordBytes {
+				each(kv)
+			}
+		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return nil
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
 }
 
 // readSince fills Since in from the last record of each name, if it tells of the
@@ -60,7 +98,7 @@ func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.
 func readSince(ctx context.Context, c *Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
 	gets := make([]clientv3.Op, len(held))
 	for i, h := range held {
-		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastKey()...)
+		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastCreate()...)
 	}
 	var resp *clientv3.TxnResponse
 	err := c.try(ctx, func(ctx context.Context) (err error) {
@@ -72,7 +110,7 @@ func readSince(ctx context.Context, c *Client, pool string, held []Held, keys ma
 	}
 	for i, r := range resp.Responses {
 		for _, t := range readTenures(r.GetResponseRange().Kvs, tenuresKey(pool)) {
-			if lasts(t, keys[held[i].Name]) {
+			if lasts(t, keys[held[i].Name]) && !t.inFuture(time.Now()) {
 				held[i].Since = t.From
 			}
 		}
@@ -108,47 +146,44 @@ func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, er
 	return past, err
 }
 
-// recordsPerRead bounds one answer of etcd.
-const recordsPerRead = 1000
-
 // readPast returns the tenures that wanted says, of all whose key begins with
-// prefix below the pool's tenures, and what stands at the pool's names.
+// prefix below the pool's tenures, the one claimed last first; and what stands at
+// the pool's names. Tenures of the future are left out, but for one that lasts:
+// since when is not known then.
 func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
 	keys, err = readNames(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
 	}
+	now := time.Now()
 	var ofName []Tenure
 	take := func() { // all of a name are read
-		for _, t := range closeByNext(ofName) {
-			if t.Lasts = lasts(t, keys[t.Name]); wanted(t) {
+		slices.SortFunc(ofName, func(a, b Tenure) int { return cmp.Compare(a.created, b.created) })
+		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !lasts(t, keys[t.Name]) })
+		for _, t := range closeByNext(dated) {
+			if t.Lasts = lasts(t, keys[t.Name]); t.inFuture(now) {
+				t.From = time.Time{}
+			}
+			if wanted(t) {
 				past = append(past, t)
 			}
 		}
 		ofName = ofName[:0]
 	}
-	from := tenuresKey(pool) + prefix
-	end := clientv3.GetPrefixRangeEnd(from)
-	for more := true; more; {
-		resp, err := c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(recordsPerRead))
-		if err != nil {
-			return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
+	err = readAll(ctx, c, tenuresKey(pool)+prefix, func(kv *mvccpb.KeyValue) { // in the order of names
+		t, ok := readTenure(kv, tenuresKey(pool))
+		if !ok {
+			return
 		}
-		for _, kv := range resp.Kvs { // in the order of names, and then of time
-			t, ok := readTenure(kv, tenuresKey(pool))
-			if !ok {
-				continue
-			}
-			if len(ofName) > 0 && ofName[0].Name != t.Name {
-				take()
-			}
-			ofName = append(ofName, t)
+		if len(ofName) > 0 && ofName[0].Name != t.Name {
+			take()
 		}
-		if more = resp.More && len(resp.Kvs) > 0; more {
-			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-		}
+		ofName = append(ofName, t)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 	}
 	take()
-	slices.SortStableFunc(past, func(a, b Tenure) int { return b.From.Compare(a.From) })
+	slices.SortStableFunc(past, func(a, b Tenure) int { return cmp.Compare(b.created, a.created) })
 	return keys, past, nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -104,11 +105,28 @@ func (h *Holder) tidy(held *tenancy) {
 			return nil
 		}})
 	}
-	before := h.wall().Add(-tenuresKept)
+	before := keptSince(held.earlier, h.cfg.Owner, h.wall())
 	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
 		h.paperwork.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
 	}
 	held.earlier, held.cut, held.doubtful = nil, false, nil // once is enough
+}
+
+// keptSince returns the time before which a name's tenures are too old to be
+// kept. Our clock alone does not tell: two other hosts must have claimed the name
+// so much later. The zero time is before all.
+func keptSince(earlier []Tenure, owner string, now time.Time) time.Time {
+	latest := make(map[string]time.Time)
+	for _, t := range earlier {
+		if t.Owner != owner && !t.inFuture(now) && t.From.After(latest[t.Owner]) {
+			latest[t.Owner] = t.From
+		}
+	}
+	others := slices.SortedFunc(maps.Values(latest), func(a, b time.Time) int { return b.Compare(a) })
+	if len(others) < 2 {
+		return time.Time{}
+	}
+	return others[1].Add(-tenuresKept)
 }
 
 // ends returns the tenures before t that have no end on record, with the latest

@@ -36,8 +36,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "not its own"},
 		{"a claim's error is taken for \"not claimed\"", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "\tif errors.Is(err, Expired) {\n\t\th.lease = nil\n",
-			New:  "\tif err != nil && !errors.Is(err, ErrNoFreeName) {\n\t\th.lease = nil\n",
+			Old:  "\tcase errors.Is(err, Expired):\n\t\th.lease = nil\n",
+			New:  "\tcase err != nil && !errors.Is(err, ErrNoFreeName):\n\t\th.lease = nil\n",
 		}, "2 names in etcd"},
 		{"a claim that is made again is not read back", planted.Edit{
 			File: "membership/store.go",

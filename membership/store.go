@@ -70,7 +70,7 @@ type store interface {
 	recordEnd(ctx context.Context, ended Tenure, by *Claim) error
 
 	// prune deletes the records of name's tenures that ended before a moment,
-	// and the oldest ones beyond tenuresPerName.
+	// and the oldest ones beyond tenuresPerName, some at a time.
 	prune(ctx context.Context, name string, before time.Time) error
 
 	// awaitFree returns when a name was freed since the last claim.
@@ -259,7 +259,7 @@ func (s *etcdStore) tenureOf(r rung, under lease, from time.Time) Tenure {
 
 // climb asks for the first of rungs that holds. It is one transaction:
 //
-//	If(no name is under lease) Then(marker?, ladder) Else(marker?, names)
+//	If(no name is under lease) Then(marker?, ladder) Else(marker?)
 //
 // and each rung of the ladder is If(it holds) Then(read the name's tenures, put
 // the name, put the record of its tenure).
@@ -269,7 +269,6 @@ func (s *etcdStore) tenureOf(r rung, under lease, from time.Time) Tenure {
 // nothing of the ladder's depth.
 func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from time.Time) (claimed, error) {
 	marker := clientv3.OpGet(markerKey(s.cfg.Pool), clientv3.WithKeysOnly())
-	names := clientv3.OpGet(namesKey(s.cfg.Pool), clientv3.WithPrefix())
 	claim := func(r rung) clientv3.Op {
 		t := s.tenureOf(r, under, from)
 		return clientv3.OpTxn(nil, []clientv3.Op{
@@ -281,7 +280,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	resp, err := s.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", under.id).WithPrefix()).
 		Then(marker, ladder(rungs, claim)).
-		Else(marker, names).
+		Else(marker).
 		Commit()
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return claimed{}, Expired
@@ -296,7 +295,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 		s.looked = resp.Header.Revision
 	}
 	if !resp.Succeeded {
-		c, err := s.readBack(ctx, under, rungs, resp.Responses[1].GetResponseRange().Kvs)
+		c, err := s.readBack(ctx, under, rungs)
 		c.term = resp.Header.RaftTerm
 		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
 		return c, err
@@ -323,15 +322,39 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 }
 
 // readBack returns what an earlier request for the same rungs claimed under a
-// lease. It is among names.
-func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung, names []*mvccpb.KeyValue) (claimed, error) {
-	i := slices.IndexFunc(names, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == under.id })
-	if i < 0 {
-		return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(under.id))
+// lease. Anybody may have put something under it, too: ours is a name of the list
+// with our owner. The error is errNotOurs when there is none such.
+func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung) (claimed, error) {
+	attached, err := s.client.TimeToLive(ctx, under.id, clientv3.WithAttachedKeys())
+	if errors.Is(err, rpctypes.ErrPermissionDenied) { // we may read all that we write
+		return claimed{}, errNotOurs
 	}
-	c := claimed{key: string(names[i].Key), revision: names[i].CreateRevision}
+	if err != nil {
+		return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+	}
+	var own *mvccpb.KeyValue
+	for _, key := range attached.Keys {
+		name, ok := strings.CutPrefix(string(key), namesKey(s.cfg.Pool))
+		if !ok || own != nil || !slices.Contains(s.cfg.Names, name) {
+			continue
+		}
+		resp, err := s.client.Get(ctx, string(key))
+		switch {
+		case isTooLong(err):
+			continue
+		case err != nil:
+			return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+		}
+		if len(resp.Kvs) > 0 && s.isOurs(resp.Kvs[0], under.id) {
+			own = resp.Kvs[0]
+		}
+	}
+	if own == nil {
+		return claimed{}, errNotOurs
+	}
+	c := claimed{key: string(own.Key), revision: own.CreateRevision}
 	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
-	c.takenOver = names[i].Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
+	c.takenOver = own.Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
 		return r.takeOver != nil && r.name == c.name && r.takeOver.Revision == c.revision
 	})
 	ts, cut, err := s.tenures(ctx, c.name)
@@ -339,29 +362,78 @@ func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung, nam
 		return claimed{}, err
 	}
 	c.tenure, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
-	if own := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); own >= 0 {
-		c.tenure = ts[own]
+	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); i >= 0 {
+		c.tenure = ts[i]
 	}
-	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > names[i].ModRevision })
+	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > own.ModRevision })
 	return c, nil
 }
+
+// errNotOurs is the error of a claim under a lease that has a name which is not
+// ours: somebody has put it there.
+var errNotOurs = errors.New("somebody else has put a name under our lease")
 
 func (s *etcdStore) recordKey(t Tenure) string {
 	return tenuresKey(s.cfg.Pool) + t.Name + "/" + t.id
 }
 
 // readEarlier is the operation that reads the last tenures of name.
-func (s *etcdStore) readEarlier(name string) clientv3.Op {
-	return clientv3.OpGet(tenuresKey(s.cfg.Pool)+name+"/", clientv3.WithPrefix(),
-		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(earlierTenures))
+func (s *etcdStore) readEarlier(name string, opts ...clientv3.OpOption) clientv3.Op {
+	return clientv3.OpGet(tenuresKey(s.cfg.Pool)+name+"/", append(opts, clientv3.WithPrefix(),
+		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(earlierTenures))...)
 }
 
 func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error) {
 	resp, err := s.client.Do(ctx, s.readEarlier(name))
+	tooLong := isTooLong(err)
+	if tooLong { // with what is no record: in parts, without that
+		resp, err = s.client.Do(ctx, s.readEarlier(name, clientv3.WithKeysOnly()))
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
 	}
-	return readTenures(resp.Get().Kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
+	kvs := resp.Get().Kvs
+	if tooLong {
+		if kvs, err = readShort(ctx, s.client, kvs); err != nil {
+			return nil, false, fmt.Errorf("read who held %s: %w", name, err)
+		}
+	}
+	return readTenures(kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
+}
+
+// readShort reads what stands at keys, but for values that are too long to be
+// ours, by as many at once as an answer may hold.
+func readShort(ctx context.Context, c *clientv3.Client, keys []*mvccpb.KeyValue) (kvs []*mvccpb.KeyValue, err error) {
+	for turn := range slices.Chunk(keys, 64) {
+		gets := make([]clientv3.Op, len(turn))
+		for i, kv := range turn {
+			gets[i] = clientv3.OpGet(string(kv.Key))
+		}
+		resp, err := c.Txn(ctx).Then(gets...).Commit()
+		switch {
+		case isTooLong(err) && len(turn) == 1:
+			continue
+		case isTooLong(err):
+			for half := range slices.Chunk(turn, (len(turn)+1)/2) {
+				some, err := readShort(ctx, c, half)
+				if err != nil {
+					return nil, err
+				}
+				kvs = append(kvs, some...)
+			}
+			continue
+		case err != nil:
+			return nil, err
+		}
+		for _, r := range resp.Responses {
+			for _, kv := range r.GetResponseRange().Kvs {
+				if len(kv.Value) <= maxRecordBytes {
+					kvs = append(kvs, kv)
+				}
+			}
+		}
+	}
+	return kvs, nil
 }
 
 // endOp is the operation that records the end of t, if the record is as it was
@@ -397,41 +469,35 @@ func (s *etcdStore) release(ctx context.Context, c *Claim, t Tenure) error {
 	return nil
 }
 
-// prune reads at most tenuresPerName keys, and deletes by one range.
+// prune reads and deletes some of the oldest at a time: the next claim goes on.
 func (s *etcdStore) prune(ctx context.Context, name string, before time.Time) error {
-	first := tenuresKey(s.cfg.Pool) + name + "/"
+	all := tenuresKey(s.cfg.Pool) + name + "/"
 	resp, err := s.client.Txn(ctx).Then(
-		clientv3.OpGet(first, clientv3.WithRange(fmt.Sprintf("%s%013d", first, keyMilli(before))),
-			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(1)),
-		clientv3.OpGet(first, clientv3.WithPrefix(), clientv3.WithCountOnly()),
+		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend), clientv3.WithLimit(prunedAtOnce)),
+		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly()),
 	).Commit()
 	if err != nil {
 		return fmt.Errorf("count the tenures of %s: %w", name, err)
 	}
-	var end string // of the range to delete, which is without it
-	if old := resp.Responses[0].GetResponseRange().Kvs; len(old) > 0 {
-		end = string(old[0].Key) // began before, and all before it ended before
-		if t, ok := readTenure(old[0], tenuresKey(s.cfg.Pool)); !ok || !t.open() && t.To.Before(before) {
-			end += "\x00"
+	over := resp.Responses[1].GetResponseRange().Count - tenuresPerName
+	var deletes []clientv3.Op
+	for i, kv := range resp.Responses[0].GetResponseRange().Kvs {
+		t, ok := readTenure(kv, tenuresKey(s.cfg.Pool))
+		if old := !ok || !t.open() && t.To.Before(before); !old && int64(i) >= over {
+			break
 		}
+		deletes = append(deletes, clientv3.OpDelete(string(kv.Key)))
 	}
-	if over := resp.Responses[1].GetResponseRange().Count - tenuresPerName; over > 0 {
-		oldest, err := s.client.Get(ctx, first, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(min(over, tenuresPerName)))
-		if err != nil {
-			return fmt.Errorf("read the oldest tenures of %s: %w", name, err)
-		}
-		if n := len(oldest.Kvs); n > 0 {
-			end = max(end, string(oldest.Kvs[n-1].Key)+"\x00")
-		}
-	}
-	if end == "" {
+	if len(deletes) == 0 {
 		return nil
 	}
-	if _, err := s.client.Delete(ctx, first, clientv3.WithRange(end)); err != nil {
+	if _, err := s.client.Txn(ctx).Then(deletes...).Commit(); err != nil {
 		return fmt.Errorf("prune the tenures of %s: %w", name, err)
 	}
 	return nil
 }
+
+const prunedAtOnce = 120
 
 // isOurs says whether what stands at a key was put by us, under lease.
 func (s *etcdStore) isOurs(kv *mvccpb.KeyValue, lease clientv3.LeaseID) bool {
@@ -483,6 +549,9 @@ func (s *etcdStore) stopRenewing() { s.stream.close() }
 
 func (s *etcdStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	_, err := s.client.Revoke(ctx, lease)
+	if errors.Is(err, rpctypes.ErrPermissionDenied) {
+		return nil // somebody else's key is under it: it runs out
+	}
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("revoke lease %x: %w", int64(lease), err)
 	}

@@ -56,13 +56,13 @@ func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
 // date sets from which second on the tenure has the name, and whose those before
 // were.
 func (h *Holder) date(held *tenancy) {
-	others := h.diary.others(held.earlier)
 	from, now := held.answered.Add(held.unused()), h.wall()
+	others := slices.DeleteFunc(h.diary.others(held.earlier), func(t Tenure) bool { return t.inFuture(now) })
 	held.start = firstSecond(from)
 	for _, t := range others {
 		if t.open() {
 			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.ttl, held.ttl)))))
-		} else if t.To.Sub(now) <= clocksApart { // or its clock was wrong
+		} else {
 			held.start = max(held.start, t.To.Unix()+1)
 		}
 	}

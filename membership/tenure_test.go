@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -47,7 +48,7 @@ func awaitEnded(t *testing.T, c *Client, pool, name string, n int) Tenure {
 // putRecord writes the record of a tenure of another host.
 func putRecord(t *testing.T, c *Client, pool string, r Tenure) {
 	t.Helper()
-	r.Owner, r.Lease = "marge", 4711
+	r.Owner, r.Lease = cmp.Or(r.Owner, "marge"), 4711
 	key := tenuresKey(pool) + r.Name + "/" + recordID(r.From, r.Lease)
 	if _, err := c.Put(t.Context(), key, r.value()); err != nil {
 		t.Fatal(err)
@@ -324,23 +325,43 @@ func TestPrune(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	day := 24 * time.Hour
 	now := time.Now()
+	of := func(pool string, now time.Time, owners ...string) { // tenures of a minute
+		for i, owner := range owners {
+			from := now.Add(time.Duration(i-len(owners)) * time.Minute)
+			putRecord(t, c, pool, Tenure{Name: "Denali", Owner: owner, From: from, To: from.Add(time.Minute)})
+		}
+	}
 	for _, test := range []struct {
-		name string
-		put  func(pool string)
-		want int // records left, with that of the claim
+		name  string
+		put   func(pool string)
+		ahead time.Duration // of the others' clocks
+		want  int           // records left, with that of the claim
 	}{
 		{"ended more than 90 days ago", func(pool string) {
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-100 * day)})
-		}, 1},
+			of(pool, now, "marge", "bart")
+		}, 0, 3},
+		{"only one other host was there since", func(pool string) {
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			of(pool, now, "marge", "marge")
+		}, 0, 4},
+		{"our clock is 100 days ahead", func(pool string) {
+			for range 50 {
+				of(pool, now, "marge")
+				now = now.Add(time.Second)
+			}
+			of(pool, now.Add(time.Second), "bart")
+		}, 100 * day, 52},
 		{"began more than 90 days ago", func(pool string) {
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-80 * day)})
-		}, 2},
+			of(pool, now, "marge", "bart")
+		}, 0, 4},
 		{"of another name", func(pool string) {
 			putRecord(t, c, pool, Tenure{Name: "Denali2", From: now.Add(-200 * day), To: now.Add(-150 * day)})
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-1 * day), To: now})
-		}, 2},
+		}, 0, 2},
 		{"more than 1000", func(pool string) {
 			ops := make([]clientv3.Op, 0, 100)
 			for i := range 1100 {
@@ -354,19 +375,20 @@ func TestPrune(t *testing.T) {
 					ops = ops[:0]
 				}
 			}
-		}, 1000},
+		}, 0, 1000},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := testConfig(t)
 			test.put(cfg.Pool)
 			s := c.store(cfg)
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
+			h.wall = func() time.Time { return now.Add(test.ahead) }
 			h.lease = &lease{id: newLease(t, c)}
-			got, err := s.claim(t.Context(), *h.lease, nil, now)
+			got, err := s.claim(t.Context(), *h.lease, nil, h.wall())
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.tidy(h.tenancyOf(t.Context(), got, now))
+			h.tidy(h.tenancyOf(t.Context(), got, h.wall()))
 			for len(h.paperwork.jobs) > 0 {
 				if j := <-h.paperwork.jobs; j.wait == 0 { // no end, but a pruning
 					h.paperwork.do(t.Context(), j)
@@ -490,7 +512,7 @@ func TestTenuresByReadsOn(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
-	for turn := range slices.Chunk(PrefixedNumerics("web-", 2*recordsPerRead+50), 100) {
+	for turn := range slices.Chunk(PrefixedNumerics("web-", 2*keysPerRead+50), 100) {
 		var ops []clientv3.Op
 		for _, name := range turn {
 			r := tenure(name, 100, 200)
@@ -501,7 +523,7 @@ func TestTenuresByReadsOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, err := TenuresBy(t.Context(), c, cfg.Pool, "homer"); err != nil || len(got) != 2*recordsPerRead+50 {
-		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*recordsPerRead+50)
+	if got, err := TenuresBy(t.Context(), c, cfg.Pool, "homer"); err != nil || len(got) != 2*keysPerRead+50 {
+		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*keysPerRead+50)
 	}
 }
