@@ -153,5 +153,5 @@ func (c *Client) get(ctx context.Context, key string, opts ...clientv3.OpOption)
 // isAnswer says whether err is what etcd has answered, and no failure to.
 func isAnswer(err error) bool {
 	_, lost := errors.AsType[Loss](err)
-	return lost || errors.Is(err, ErrNoFreeName) || errors.Is(err, errNotOurs) || isTooLong(err)
+	return lost || errors.Is(err, ErrNoFreeName) || errors.Is(err, errNotOurs) || errors.Is(err, errAsked) || isTooLong(err)
 }

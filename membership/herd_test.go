@@ -240,10 +240,12 @@ func TestManyWaitForOneName(t *testing.T) {
 		if r.Holder != got.Holder && r.Phase() != Waiting {
 			t.Errorf("phase of another: got %s, want waiting", r.Phase())
 		}
-		r.stop()
 	}
 	// A grant, a claim and a revocation of each that tried, and the releases.
 	spent := cost.all.Load() - before
+	for _, r := range waiting {
+		r.stop()
+	}
 	if most := int64(3*waiters + 4); spent > most {
 		t.Errorf("requests: got %d, want %d at most", spent, most)
 	}

@@ -20,7 +20,7 @@ import (
 const (
 	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
 	releaseTime   = 2 * time.Second
-	waitAtMost    = time.Minute // then a waiting holder asks again without having been told of a free name
+	waitAtMost    = time.Minute // and up to as much again: then a waiting holder asks without having been told of a free name
 )
 
 func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
@@ -54,6 +54,10 @@ type Holder struct {
 	unmarked bool          // we saw a data loss and have not left the marker yet
 	wary     time.Duration // by now: what is claimed before is used one TTL later, because of that loss
 	outage   outage
+	waited   bool // all names were taken, and we have said so
+
+	avoid      string        // a name that we were asked to let go
+	avoidUntil time.Duration // by now
 
 	paperwork *paperwork
 }

@@ -447,7 +447,7 @@ func TestTurnsOfALongList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	turns, err := client.store(cfg).turns(t.Context(), 0)
+	turns, err := client.store(cfg).turns(t.Context(), 0, asking{names: cfg.Names})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -455,7 +455,7 @@ func TestTurnsOfALongList(t *testing.T) {
 	for _, turn := range turns {
 		got = append(got, fmt.Sprintf("%d from %s", len(turn), turn[0]))
 	}
-	if want := []string{"120 from web-6", "120 from web-126", "120 from web-246", "35 from web-366"}; !slices.Equal(got, want) {
+	if want := []string{"34 from web-6", "120 from web-41", "120 from web-161", "120 from web-281"}; !slices.Equal(got, want) {
 		t.Errorf("turns: got %q, want %q", got, want)
 	}
 }

@@ -61,11 +61,11 @@ func TestReadBackAmongForeignKeys(t *testing.T) {
 		}
 	}
 	put("Aaa", "homer")
-	if got, err := s.claim(t.Context(), under, nil, time.Now()); err != errNotOurs {
+	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != errNotOurs {
 		t.Errorf("with a foreign key alone: got %+v, %v; want %v", got, err, errNotOurs)
 	}
 	put("Denali", "homer")
-	if got, err := s.claim(t.Context(), under, nil, time.Now()); err != nil || got.name != "Denali" {
+	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || got.name != "Denali" {
 		t.Errorf("beside a foreign key: got %q, %v; want Denali", got.name, err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 // keep renews held until it is lost, or ctx ends.
 func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	defer h.store.stopRenewing()
-	every := min(held.ttl/6, maxRenewEvery)
+	every := renewEvery(held.ttl)
 	suspended := !held.Valid()
 	retry := retries{jitter: h.jitter}
 	next := held.sent + every
@@ -18,7 +18,11 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		sent := h.now()
 		err := h.renew(ctx, held)
 
-		// 2. Lost: let go at once, whatever the horizon.
+		// 2. Lost, or asked for: let go at once, whatever the horizon.
+		if errors.Is(err, errAsked) {
+			h.yield(ctx, held)
+			return
+		}
 		if loss, lost := errors.AsType[Loss](err); lost {
 			h.lose(held, loss)
 			return
@@ -58,6 +62,8 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	}
 }
 
+func renewEvery(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewEvery) }
+
 // renewTime bounds one request of those that are made at each renewal.
 func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
@@ -79,6 +85,23 @@ func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
 	h.checkDataLoss(loss)
+}
+
+// yield lets go of a name that somebody has asked us for, and stays away from it
+// for one TTL.
+func (h *Holder) yield(ctx context.Context, held *tenancy) {
+	h.letGo(Claiming)
+	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.Name, "away_for", held.ttl)
+	h.avoid, h.avoidUntil = held.Name, h.now()+held.ttl
+	h.lease.spent = true
+	until := h.usedUntil(held.Claim)
+	h.endInDiary(until)
+	h.remember(memory{Pool: h.cfg.Pool})
+	ended := held.tenure.end(until, released)
+	err := h.request(ctx, func(ctx context.Context) error { return h.store.release(ctx, held.Claim, ended) })
+	if err != nil {
+		h.recordEnd(ended)
+	}
 }
 
 // usedUntil returns the wall clock's time up to which c was used, now that it

@@ -108,7 +108,7 @@ func TestOneLeaseOneName(t *testing.T) {
 		cfg.Pool += fmt.Sprint(len(names))
 		s := c.store(cfg)
 		under := lease{id: newLease(t, c)}
-		first, err := s.claim(t.Context(), under, nil, time.Now())
+		first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,13 +117,13 @@ func TestOneLeaseOneName(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if again, err := s.claim(t.Context(), under, nil, time.Now()); err != nil || !same(again, first) {
+		if again, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || !same(again, first) {
 			t.Errorf("%d names, claimed again under one lease: got %+v, %v; want %+v", len(names), again, err, first)
 		}
 		if _, err := c.Revoke(t.Context(), under.id); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.claim(t.Context(), under, nil, time.Now()); !errors.Is(err, Expired) {
+		if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); !errors.Is(err, Expired) {
 			t.Errorf("%d names, claimed under a lease that is gone: got %+v, %v; want expired", len(names), got, err)
 		}
 	}
@@ -135,7 +135,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	s := c.store(testConfig(t))
 	under := lease{id: newLease(t, c)}
-	first, err := s.claim(t.Context(), under, nil, time.Now())
+	first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +144,12 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 		{Name: first.name, Revision: first.revision - 1, Lease: under.id},
 		{Name: first.name},
 	} {
-		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now()); err != nil || got.name == first.name || got.takenOver {
+		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()}); err != nil || got.name == first.name || got.takenOver {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
 	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.id, here: true}
-	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now())
+	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
 	}
@@ -168,7 +168,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 			}
 		}
 		s := c.store(cfg)
-		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, nil, time.Now()); err != ErrNoFreeName {
+		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}
 		if _, err := c.Delete(t.Context(), namesKey(cfg.Pool)+names[0]); err != nil {

@@ -110,8 +110,8 @@ func (s *simStore) grant(ctx context.Context) (granted lease, err error) {
 	return granted, err
 }
 
-func (s *simStore) claim(ctx context.Context, under lease, own *memory, _ time.Time) (c claimed, err error) {
-	lease := under.id
+func (s *simStore) claim(ctx context.Context, under lease, ask asking) (c claimed, err error) {
+	lease, own := under.id, ask.own
 	err = s.request(ctx, func(e *simEtcd) error {
 		marked := e.now() < e.marked
 		if e.leases[lease] == 0 {
@@ -165,6 +165,18 @@ func (s *simStore) renew(ctx context.Context, c *Claim) error {
 }
 
 func (s *simStore) stopRenewing() {}
+
+func (s *simStore) stay(ctx context.Context, lease clientv3.LeaseID) error {
+	return s.request(ctx, func(e *simEtcd) error {
+		if e.leases[lease] == 0 {
+			return Expired
+		}
+		e.leases[lease] = e.now() + s.ttl
+		return nil
+	})
+}
+
+func (s *simStore) leave(context.Context, clientv3.LeaseID) error { return nil }
 
 func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	return s.request(ctx, func(e *simEtcd) error { e.end(lease); return nil })

@@ -21,12 +21,17 @@ import (
 //
 //	/prefixproxy/<pool>/names/<name>                   the owner, under the lease of the claim
 //	/prefixproxy/<pool>/tenures/<name>/<start>-<lease>  a record: see there
+//	/prefixproxy/<pool>/waiting/<lease>                the owner of a host that finds no free name, under that lease
+//	/prefixproxy/<pool>/waiting/<lease>/since          since when, in RFC 3339
+//	/prefixproxy/<pool>/released/<name>                the lease that is asked to let go, under a lease of one TTL
 //	/prefixproxy/<pool>/data_loss                      who saw it, under a lease of one TTL
 
-func poolKey(pool string) string    { return "/prefixproxy/" + pool + "/" }
-func namesKey(pool string) string   { return poolKey(pool) + "names/" }
-func tenuresKey(pool string) string { return poolKey(pool) + "tenures/" }
-func markerKey(pool string) string  { return poolKey(pool) + "data_loss" }
+func poolKey(pool string) string     { return "/prefixproxy/" + pool + "/" }
+func namesKey(pool string) string    { return poolKey(pool) + "names/" }
+func tenuresKey(pool string) string  { return poolKey(pool) + "tenures/" }
+func waitingKey(pool string) string  { return poolKey(pool) + "waiting/" }
+func releasedKey(pool string) string { return poolKey(pool) + "released/" }
+func markerKey(pool string) string   { return poolKey(pool) + "data_loss" }
 
 // A store is what a Holder asks of etcd. Each call's error may be a Loss: what
 // the call found out about the claim, or DataLoss, which any may find.
@@ -34,18 +39,23 @@ type store interface {
 	// grant makes a new lease: its ID, the TTL that was granted, and the term.
 	grant(ctx context.Context) (lease, error)
 
-	// claim claims a name under a lease: the one of own if that lives or is
-	// free, and otherwise the first free one. own may be nil. A lease has one
-	// name at most: if the outcome of a claim is unknown, the same claim tells
-	// it. The tenure is recorded to begin at from, or goes on when a claim is
-	// taken over. The error is ErrNoFreeName when all are taken, Expired when
-	// the lease is gone.
-	claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error)
+	// claim claims a name under a lease. A lease has one name at most: if the
+	// outcome of a claim is unknown, the same claim tells it. The error is
+	// ErrNoFreeName when all are taken, Expired when the lease is gone, errNotOurs
+	// when it is no good.
+	claim(ctx context.Context, under lease, ask asking) (claimed, error)
+
+	// stay renews a lease under which no name was free, and shows that its holder
+	// waits for one; leave ends that show, from any goroutine. stay's error is
+	// Expired when the lease is gone.
+	stay(ctx context.Context, lease clientv3.LeaseID) error
+	leave(ctx context.Context, lease clientv3.LeaseID) error
 
 	// isGone says whether a lease is gone.
 	isGone(ctx context.Context, lease clientv3.LeaseID) (bool, error)
 
-	// renew renews the lease of c and looks whether the name is still ours.
+	// renew renews the lease of c and looks whether the name is still ours. The
+	// error is errAsked when somebody asks us to let go of it.
 	renew(ctx context.Context, c *Claim) error
 
 	// stopRenewing ends what renew keeps open from one call to the next.
@@ -73,7 +83,8 @@ type store interface {
 	// and the oldest ones beyond tenuresPerName, some at a time.
 	prune(ctx context.Context, name string, before time.Time) error
 
-	// awaitFree returns when a name was freed since the last claim.
+	// awaitFree returns when a name was freed since the last claim. It may run
+	// beside stay.
 	awaitFree(ctx context.Context) error
 
 	// mark leaves the marker of data loss for one TTL.
@@ -93,6 +104,27 @@ type route interface {
 	failed(err error, begun time.Time) error
 	version(ctx context.Context) (string, error)
 }
+
+// asking is what a claim asks for: the name of own if that lives or is free, and
+// otherwise the first free one of names.
+type asking struct {
+	names []string
+	own   *memory   // nil: none
+	from  time.Time // when the tenure is recorded to begin; one that is taken over goes on
+	look  bool      // first whether any is free: most likely none is
+}
+
+// without returns a without a name.
+func (a asking) without(name string) asking {
+	a.names = slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return n == name })
+	if a.own != nil && a.own.Name == name {
+		a.own = nil
+	}
+	return a
+}
+
+// errAsked is the error of a renewal that found the wish for our name.
+var errAsked = errors.New("somebody asks us to let go of the name")
 
 // claimed is the outcome of a claim.
 type claimed struct {
@@ -119,6 +151,8 @@ type etcdStore struct {
 	cfg    Config
 	last   seen  // by the last linearizable answer
 	looked int64 // the revision as of which the last claim began to look
+
+	renewals int
 }
 
 // What was seen of etcd.
@@ -177,18 +211,18 @@ func (s *etcdStore) isGone(ctx context.Context, lease clientv3.LeaseID) (bool, e
 	return resp.TTL < 0 && resp.GrantedTTL == 0, nil
 }
 
-func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error) {
+func (s *etcdStore) claim(ctx context.Context, under lease, ask asking) (claimed, error) {
 	s.looked = 0
-	turns, err := s.turns(ctx, under.id)
+	turns, err := s.turns(ctx, under.id, ask)
 	if err != nil {
 		return claimed{}, err
 	}
-	ours := s.rungsOf(own)
+	ours := s.rungsOf(ask.own)
 	if len(turns) == 0 && len(ours) > 0 {
 		turns = [][]string{nil} // a restart asks for its own name even when all are taken
 	}
 	for _, names := range turns {
-		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), from)
+		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), ask.from)
 		if !errors.Is(err, ErrNoFreeName) {
 			return c, err
 		}
@@ -198,37 +232,65 @@ func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from ti
 }
 
 // turns returns what to ask for in one transaction after the other: all names
-// when there are no more than a transaction holds. Otherwise it reads what is
-// taken, and each turn begins with a free name and runs on from there. A name
-// under lease counts as free: an earlier request has claimed it, and climb
-// finds that out.
-func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID) ([][]string, error) {
-	if len(s.cfg.Names) <= namesPerTxn {
-		return [][]string{s.cfg.Names}, nil
+// when there are no more than a transaction holds, since the free one is not known
+// before. Otherwise it reads what is taken, and asks for what is free. A name
+// under lease counts as free: an earlier request has claimed it, and climb finds
+// that out.
+func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) ([][]string, error) {
+	if len(ask.names) == 0 {
+		return nil, nil
 	}
-	prefix := namesKey(s.cfg.Pool)
-	resp, err := s.client.Get(ctx, prefix, clientv3.WithPrefix()) // keys alone would come without their leases
+	if len(ask.names) <= namesPerTxn && !ask.look {
+		return [][]string{ask.names}, nil
+	}
+	taken, err := s.taken(ctx, lease)
 	if err != nil {
 		return nil, fmt.Errorf("read which names are taken: %w", err)
 	}
-	if err := s.saw(ctx, resp.Header); err != nil {
-		return nil, err
-	}
-	s.looked = resp.Header.Revision
-	taken := make(map[string]bool, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
-		taken[strings.TrimPrefix(string(kv.Key), prefix)] = clientv3.LeaseID(kv.Lease) != lease
-	}
-	var turns [][]string
-	for rest := s.cfg.Names; len(rest) > 0; {
-		if taken[rest[0]] {
-			rest = rest[1:]
-			continue
-		}
-		n := min(len(rest), namesPerTxn)
-		turns, rest = append(turns, rest[:n]), rest[n:]
+	free := slices.DeleteFunc(slices.Clone(ask.names), func(name string) bool { return taken[name] })
+	// What a transaction asks for costs etcd its square, be it refused or not: so
+	// the first asks for no more than those few that others may have taken since,
+	// or than the others leave.
+	most := (len(ask.names) + namesPerTxn - 1) / namesPerTxn
+	first := min(max(len(free)-namesPerTxn*(most-1), firstFew), len(free))
+	turns := slices.Collect(slices.Chunk(free[first:], namesPerTxn))
+	if first > 0 {
+		turns = slices.Insert(turns, 0, free[:first])
 	}
 	return turns, nil
+}
+
+// firstFew is how many free names of a long list are asked for at first.
+const firstFew = 16
+
+// taken returns which names are taken, but for those under lease.
+func (s *etcdStore) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
+	prefix := namesKey(s.cfg.Pool)
+	taken := make(map[string]bool)
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	var opts []clientv3.OpOption
+	for more := true; more; {
+		resp, err := s.client.Get(ctx, from, append(opts, clientv3.WithRange(end), clientv3.WithLimit(2*keysPerRead))...)
+		if isTooLong(err) && opts == nil {
+			opts = []clientv3.OpOption{clientv3.WithKeysOnly()} // without their leases
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := s.saw(ctx, resp.Header); err != nil {
+			return nil, err
+		}
+		if s.looked == 0 {
+			s.looked = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			taken[strings.TrimPrefix(string(kv.Key), prefix)] = clientv3.LeaseID(kv.Lease) != lease
+			from = string(kv.Key) + "\x00"
+		}
+		more = resp.More && len(resp.Kvs) > 0
+	}
+	return taken, nil
 }
 
 // rungsOf returns the rungs of a restart: take over the claim that lives, or
@@ -523,7 +585,17 @@ func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 	if readErr != nil {
 		return fmt.Errorf("read who holds %s: %w", c.Name, readErr)
 	}
+	if s.renewals++; s.renewals%2 == 0 && s.isAsked(ctx, c) {
+		return errAsked
+	}
 	return nil
+}
+
+// isAsked says whether somebody asks us to let go of c. It asks the member for
+// what it knows by itself, which costs the others nothing.
+func (s *etcdStore) isAsked(ctx context.Context, c *Claim) bool {
+	resp, err := s.client.Get(ctx, releasedKey(s.cfg.Pool)+c.Name, clientv3.WithSerializable())
+	return err == nil && len(resp.Kvs) > 0 && string(resp.Kvs[0].Value) == leaseHex(c.LeaseID)
 }
 
 // stillOurs says what has become of c, by what stands at its key; expired says
@@ -541,6 +613,44 @@ func (s *etcdStore) stillOurs(ctx context.Context, c *Claim, resp *clientv3.GetR
 		return Lost
 	case !s.isOurs(resp.Kvs[0], c.LeaseID):
 		return Overwritten
+	}
+	return nil
+}
+
+func (s *etcdStore) stay(ctx context.Context, lease clientv3.LeaseID) error {
+	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
+	var resp *clientv3.GetResponse
+	var readErr error
+	ttl, err := s.stream.renew(ctx, lease, func() { resp, readErr = s.client.Get(ctx, key, clientv3.WithCountOnly()) })
+	if err = cmp.Or(err, readErr); err != nil {
+		return fmt.Errorf("keep waiting: %w", rpctypes.Error(err))
+	}
+	if err := s.saw(ctx, resp.Header); err != nil {
+		return err
+	}
+	if ttl <= 0 {
+		return Expired
+	}
+	if resp.Count > 0 {
+		return nil
+	}
+	_, err = s.client.Txn(ctx).Then(
+		clientv3.OpPut(key, s.cfg.Owner, clientv3.WithLease(lease)),
+		clientv3.OpPut(key+"/since", time.Now().UTC().Format(recordTime), clientv3.WithLease(lease)),
+	).Commit()
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return Expired
+	}
+	if err != nil {
+		return fmt.Errorf("show that we wait: %w", err)
+	}
+	return nil
+}
+
+func (s *etcdStore) leave(ctx context.Context, lease clientv3.LeaseID) error {
+	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
+	if _, err := s.client.Txn(ctx).Then(clientv3.OpDelete(key), clientv3.OpDelete(key+"/since")).Commit(); err != nil {
+		return fmt.Errorf("show that we do not wait any more: %w", err)
 	}
 	return nil
 }

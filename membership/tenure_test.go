@@ -384,7 +384,7 @@ func TestPrune(t *testing.T) {
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
 			h.wall = func() time.Time { return now.Add(test.ahead) }
 			h.lease = &lease{id: newLease(t, c)}
-			got, err := s.claim(t.Context(), *h.lease, nil, h.wall())
+			got, err := s.claim(t.Context(), *h.lease, asking{names: s.cfg.Names, own: nil, from: h.wall()})
 			if err != nil {
 				t.Fatal(err)
 			}
