@@ -151,8 +151,6 @@ type etcdStore struct {
 	cfg    Config
 	last   seen  // by the last linearizable answer
 	looked int64 // the revision as of which the last claim began to look
-
-	renewals int
 }
 
 // What was seen of etcd.
@@ -585,7 +583,7 @@ func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 	if readErr != nil {
 		return fmt.Errorf("read who holds %s: %w", c.Name, readErr)
 	}
-	if s.renewals++; s.renewals%2 == 0 && s.isAsked(ctx, c) {
+	if s.isAsked(ctx, c) {
 		return errAsked
 	}
 	return nil

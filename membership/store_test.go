@@ -24,13 +24,13 @@ func TestIsOld(t *testing.T) {
 	}
 }
 
-// What others write to etcd is checked before it is shown, and only the names
-// of the list are.
+// What others write to etcd is checked before it is shown. A name that the list
+// has no more comes last.
 func TestList(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
-	for name, owner := range map[string]string{"MtLogan": "marge", "Denali": "\x1b[2J", "Nowhere": "bart"} {
+	for name, owner := range map[string]string{"MtLogan": "marge", "Denali": "\x1b[2J", "Nowhere": "bart", "no name": "evil"} {
 		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, owner); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Held{{Name: "Denali", Owner: `"\x1b[2J"`}, {Name: "MtLogan", Owner: "marge"}}; !slices.Equal(got, want) {
+	if want := []Held{{Name: "Denali", Owner: `"\x1b[2J"`, Listed: true}, {Name: "MtLogan", Owner: "marge", Listed: true}, {Name: "Nowhere", Owner: "bart"}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

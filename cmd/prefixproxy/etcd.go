@@ -175,17 +175,28 @@ func (c tlsConfig) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{pair}, nil
 }
 
-// config returns what a connection needs, by the files as they are now.
+// config returns what a connection needs, by the files as they are now; Cert and
+// Key are read when the server asks for them.
 func (c tlsConfig) config() (*tls.Config, error) {
 	authorities, err := c.authorities()
 	if err != nil {
 		return nil, err
 	}
-	certificates, err := c.certificates()
-	if err != nil {
+	config := &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}
+	if c.Cert == "" {
+		return config, nil
+	}
+	if _, err := c.certificates(); err != nil {
 		return nil, err
 	}
-	return &tls.Config{RootCAs: authorities, Certificates: certificates, MinVersion: tls.VersionTLS12}, nil
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pairs, err := c.certificates()
+		if err != nil {
+			return nil, fmt.Errorf("read our certificate for etcd: %w", err)
+		}
+		return &pairs[0], nil
+	}
+	return config, nil
 }
 
 // client returns a client that connects on demand; the caller closes it. It is

@@ -36,9 +36,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(cfg.Membership.Names, c.Name) {
-		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
-	}
+	listed := slices.Contains(cfg.Membership.Names, c.Name)
 	now := time.Now()
 	at, err := parseAt(c.At, now)
 	if err != nil {
@@ -50,6 +48,8 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	})
 	switch {
+	case !listed && len(past) == 0: // nor was it of a longer list, as far as is known
+		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
 	case err != nil:
 		return err
 	case c.At != "":
