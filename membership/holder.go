@@ -2,7 +2,6 @@ package membership
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -32,7 +31,7 @@ func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
 type Holder struct {
 	cfg    Config
 	store  store
-	state  *State // nil: no memory
+	saver  *saver
 	now    clock
 	wall   func() time.Time // for what Carbon lines and people are told, and no lease
 	jitter jitter           // of retries
@@ -47,6 +46,7 @@ type Holder struct {
 	changed chan struct{} // closed at the next change
 
 	own      *memory       // what the last process held, until the first claim
+	memory   memory        // what was saved last
 	diary    diary         // our own tenures
 	tenure   Tenure        // of the claim, while there is one
 	lease    *lease        // nil: none
@@ -95,7 +95,6 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 	h := &Holder{
 		cfg:     cfg,
 		store:   store,
-		state:   state,
 		now:     now,
 		wall:    time.Now,
 		jitter:  randomly,
@@ -106,6 +105,7 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 	for _, l := range Losses() {
 		h.losses[l] = new(atomic.Uint64)
 	}
+	h.saver = newSaver(state, h.log)
 	h.outage = outage{log: h.log, now: now}
 	h.paperwork = newPaperwork(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
@@ -168,6 +168,9 @@ func (h *Holder) Stats() Stats {
 func (h *Holder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	saving, saveLast := context.WithCancel(context.WithoutCancel(ctx))
+	defer saveLast()
+	wg.Go(func() { h.saver.run(saving) })
 	wg.Go(func() { h.paperwork.run(ctx) })
 
 	h.recall()
@@ -187,28 +190,27 @@ func (h *Holder) Run(ctx context.Context) error {
 
 // recall loads what the last process held.
 func (h *Holder) recall() {
-	if h.state == nil {
+	if h.saver.state == nil {
 		return
 	}
-	m, err := h.state.load()
-	switch {
-	case err != nil:
+	m, own, err := h.saver.state.load(h.cfg.Pool)
+	if err != nil {
 		h.log.Warn("last claim not remembered", "err", err)
-	case m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name):
+	}
+	if m != nil {
+		h.memory = *m
+	}
+	if m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name) {
 		h.own = m
 	}
-	h.openDiary()
+	h.openDiary(own)
 }
 
-// remember saves m and the diary, if there is a state; without it a restart only
-// has less to go by.
-func (h *Holder) remember(m memory) {
-	if h.state == nil {
-		return
-	}
-	if err := errors.Join(h.state.save(m), h.state.saveTenures(h.cfg.Pool, h.diary)); err != nil {
-		h.log.Warn("claim not saved; a restart will not know it", "dir", h.state.Dir(), "err", err)
-	}
+// remember has m and the diary saved, if there is a state; without it a restart
+// only has less to go by.
+func (h *Holder) remember(m memory) (saved <-chan struct{}) {
+	h.memory = m
+	return h.saver.save(m, h.diary)
 }
 
 // letGo ends the claim for all who ask Current, and leaves the phase p.
@@ -245,8 +247,11 @@ func (h *Holder) release(ctx context.Context) {
 	var err error
 	if c != nil {
 		until := h.usedUntil(c)
-		h.endInDiary(until)
+		saved := h.endInDiary(until)
 		err = h.bounded(ctx, func(ctx context.Context) error {
+			if err := await(ctx, saved); err != nil {
+				return fmt.Errorf("save the own tenures: %w", err)
+			}
 			return h.store.release(ctx, c, h.tenure.end(until, released))
 		})
 	}
@@ -260,6 +265,16 @@ func (h *Holder) release(ctx context.Context) {
 	default:
 		h.log.Info("name released", "name", c.Name)
 		h.remember(memory{Pool: h.cfg.Pool, Name: c.Name})
+	}
+}
+
+// await waits until done is closed.
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -34,6 +34,9 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		// 3. Failed: again, on the next member at once and then less often.
 		if err != nil {
 			h.outage.failed(err, retry.failures)
+			if sent-held.sent > overdue(held.ttl) && h.look(ctx, held) {
+				return
+			}
 			if !suspended && !held.Valid() {
 				suspended = true
 				h.log.Warn("name suspended", "name", held.Name)
@@ -79,12 +82,37 @@ func (h *Holder) renew(ctx context.Context, held *tenancy) error {
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.endInDiary(until)
-	h.recordEnd(held.tenure.end(until, string(loss)))
+	h.recordEnd(held.tenure.end(until, string(loss)), h.endInDiary(until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
 	h.checkDataLoss(loss)
+}
+
+// overdue is how long after the last renewal its lease must be gone, though a
+// leader of etcd may have given it another TTL.
+func overdue(ttl time.Duration) time.Duration { return 2*ttl + 5*time.Second }
+
+// look looks what has become of a claim that has not been renewed for so long,
+// with more time than a renewal has. If etcd answers, the claim is lost; should it
+// stand all the same, it is taken over by the next.
+func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
+	err := h.request(ctx, func(ctx context.Context) error { return h.store.look(ctx, held.Claim) })
+	loss, known := errors.AsType[Loss](err)
+	switch {
+	case known:
+		h.lose(held, loss)
+	case err == nil && ctx.Err() == nil:
+		own := h.memory
+		own.here = true
+		h.lose(held, Expired)
+		h.lease.spent = false // its name is taken over, which ends it
+		h.lease = nil
+		h.own = &own
+	default:
+		return false
+	}
+	return true
 }
 
 // yield lets go of a name that somebody has asked us for, and stays away from it
@@ -95,12 +123,17 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	h.avoid, h.avoidUntil = held.Name, h.now()+held.ttl
 	h.lease.spent = true
 	until := h.usedUntil(held.Claim)
-	h.endInDiary(until)
-	h.remember(memory{Pool: h.cfg.Pool})
+	h.diary.end(h.tenure, until)
+	saved := h.remember(memory{Pool: h.cfg.Pool})
 	ended := held.tenure.end(until, released)
-	err := h.request(ctx, func(ctx context.Context) error { return h.store.release(ctx, held.Claim, ended) })
+	err := h.request(ctx, func(ctx context.Context) error {
+		if err := await(ctx, saved); err != nil {
+			return err
+		}
+		return h.store.release(ctx, held.Claim, ended)
+	})
 	if err != nil {
-		h.recordEnd(ended)
+		h.recordEnd(ended, saved)
 	}
 }
 

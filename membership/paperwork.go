@@ -83,10 +83,15 @@ func (p *paperwork) try(ctx context.Context, j job) error {
 // how its tenure ended: that one finds out at its next renewal, and knows why.
 const firstWord = 2 * maxRenewEvery
 
-// recordEnd has the end of one of our own tenures written.
-func (h *Holder) recordEnd(t Tenure) {
+// recordEnd has the end of one of our own tenures written, when it is saved.
+func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 	if t.id != "" {
-		h.paperwork.add(job{name: t.Name, do: func(ctx context.Context) error { return h.store.recordEnd(ctx, t, nil) }})
+		h.paperwork.add(job{name: t.Name, do: func(ctx context.Context) error {
+			if err := await(ctx, saved); err != nil {
+				return err
+			}
+			return h.store.recordEnd(ctx, t, nil)
+		}})
 	}
 }
 

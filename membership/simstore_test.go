@@ -176,6 +176,15 @@ func (s *simStore) stay(ctx context.Context, lease clientv3.LeaseID) error {
 	})
 }
 
+func (s *simStore) look(ctx context.Context, c *Claim) error {
+	return s.request(ctx, func(e *simEtcd) error {
+		if _, ok := e.keys[c.Name]; !ok {
+			return Deleted
+		}
+		return nil
+	})
+}
+
 func (s *simStore) leave(context.Context, clientv3.LeaseID) error { return nil }
 
 func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {

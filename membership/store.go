@@ -58,6 +58,9 @@ type store interface {
 	// error is errAsked when somebody asks us to let go of it.
 	renew(ctx context.Context, c *Claim) error
 
+	// look looks whether the name of c is still ours.
+	look(ctx context.Context, c *Claim) error
+
 	// stopRenewing ends what renew keeps open from one call to the next.
 	stopRenewing()
 
@@ -587,6 +590,14 @@ func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 		return errAsked
 	}
 	return nil
+}
+
+func (s *etcdStore) look(ctx context.Context, c *Claim) error {
+	resp, err := s.client.Get(ctx, c.Key)
+	if err != nil {
+		return fmt.Errorf("read who holds %s: %w", c.Name, err)
+	}
+	return s.stillOurs(ctx, c, resp, false)
 }
 
 // isAsked says whether somebody asks us to let go of c. It asks the member for
