@@ -474,10 +474,14 @@ func (m *model) backup() (b backup) {
 	return b
 }
 
-// restore makes the cluster what it was; an empty backup is a wipe.
-func (m *model) restore(b backup) {
+// restore makes the cluster what it was; an empty backup is a wipe. bumped is
+// --bump-revision: the revision does not run backwards. The term does.
+func (m *model) restore(b backup, bumped bool) {
 	m.do(func() {
-		m.revision = max(b.revision, 1)
+		m.term = 1
+		if m.revision += 1e6; !bumped {
+			m.revision = max(b.revision, 1)
+		}
 		clear(m.keys)
 		clear(m.leases)
 		for key, kv := range b.keys {

@@ -18,6 +18,7 @@ type simStore struct {
 
 	mu       sync.Mutex
 	down     bool          // requests are not answered before their time-out
+	stuck    bool          // renewals alone are not
 	delay    time.Duration // of every answer
 	renewals []time.Duration
 }
@@ -146,7 +147,12 @@ func (s *simStore) claim(ctx context.Context, under lease, ask asking) (c claime
 func (s *simStore) renew(ctx context.Context, c *Claim) error {
 	s.mu.Lock()
 	s.renewals = append(s.renewals, s.etcd.now())
+	stuck := s.stuck
 	s.mu.Unlock()
+	if stuck {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return s.request(ctx, func(e *simEtcd) error {
 		k, ok := e.keys[c.Name]
 		switch {

@@ -102,3 +102,44 @@ func TestRenewStreamThrowsAwayWhatOwes(t *testing.T) {
 		}
 	})
 }
+
+// Etcd has lost data, or is another one, when what never runs backwards does.
+func TestSaw(t *testing.T) {
+	t.Parallel()
+	first := &pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 5, Revision: 100}
+	for name, test := range map[string]struct {
+		next *pb.ResponseHeader
+		want error
+	}{
+		"the same":                        {&pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 5, Revision: 100}, nil},
+		"later":                           {&pb.ResponseHeader{ClusterId: 1, MemberId: 3, RaftTerm: 6, Revision: 101}, nil},
+		"an older revision":               {&pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 5, Revision: 99}, DataLoss},
+		"another cluster":                 {&pb.ResponseHeader{ClusterId: 9, MemberId: 2, RaftTerm: 5, Revision: 1e9}, DataLoss},
+		"restored with --bump-revision":   {&pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 2, Revision: 1e9}, DataLoss},
+		"restored, and by another member": {&pb.ResponseHeader{ClusterId: 1, MemberId: 3, RaftTerm: 1, Revision: 1e9}, DataLoss},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newClient(t, sharedEtcd).store(testConfig(t))
+			if err := s.saw(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.saw(t.Context(), test.next); got != test.want {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// A member that has caught up by a snapshot names an older term than it knows.
+func TestSawALaggingMember(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	s := c.store(testConfig(t))
+	now := termOf(t, c)
+	for _, h := range []*pb.ResponseHeader{{MemberId: 1, RaftTerm: now}, {MemberId: 2, RaftTerm: now - 1}} {
+		if err := s.saw(t.Context(), h); err != nil {
+			t.Errorf("member %d of term %d: %v", h.MemberId, h.RaftTerm, err)
+		}
+	}
+}
