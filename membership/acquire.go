@@ -281,7 +281,7 @@ func (h *Holder) hold(held *tenancy) {
 	if h.waited {
 		h.waited = false
 		lease := held.LeaseID
-		h.paperwork.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
+		h.records.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
 	}
 	h.shared = held.claimed + held.caution
 	h.tenure = held.tenure

@@ -59,7 +59,7 @@ type Holder struct {
 	avoid      string        // a name that we were asked to let go
 	avoidUntil time.Duration // by now
 
-	paperwork *paperwork
+	records *records
 }
 
 // A lease is one that etcd granted to us.
@@ -107,7 +107,7 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 	}
 	h.saver = newSaver(state, h.log)
 	h.outage = outage{log: h.log, now: now}
-	h.paperwork = newPaperwork(cfg.TTL/3, h.log)
+	h.records = newRecords(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
 	return h
 }
@@ -171,7 +171,7 @@ func (h *Holder) Run(ctx context.Context) error {
 	saving, saveLast := context.WithCancel(context.WithoutCancel(ctx))
 	defer saveLast()
 	wg.Go(func() { h.saver.run(saving) })
-	wg.Go(func() { h.paperwork.run(ctx) })
+	wg.Go(func() { h.records.run(ctx) })
 
 	h.recall()
 	for ctx.Err() == nil {

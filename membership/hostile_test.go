@@ -157,7 +157,7 @@ func FuzzReadTenure(f *testing.F) {
 		if !isName(got.Name) || !isOwner(got.Owner) || len(value) > maxRecordBytes || !got.To.IsZero() && got.To.Before(got.From) {
 			t.Errorf("%q = %q is read as %+v", key, value, got)
 		}
-		newPast(100, "Denali", nil, []Tenure{got}, true)
+		newHistory(100, "Denali", nil, []Tenure{got}, true)
 		if again, ok := readTenure(&mvccpb.KeyValue{Key: []byte("/p/" + got.Name + "/" + got.id), Value: []byte(got.value())}, "/p/"); !ok || again.value() != got.value() {
 			t.Errorf("%q = %q is read as %+v, and what that is written as %v as %+v", key, value, got, ok, again)
 		}

@@ -163,7 +163,7 @@ func (h *host) start() {
 	etcd := newEtcdStore(p.way.client(ctx), p.way, wayLeases{w: p.way}, cfg)
 	state := &State{dir: h.dir, place: p.place}
 	p.holder = newHolder(etcd, cfg, state, p.now, h.sim.log.With("host", h.name))
-	p.holder.jitter, p.holder.paperwork.jitter = p.way.jitter, p.way.jitter
+	p.holder.jitter, p.holder.records.jitter = p.way.jitter, p.way.jitter
 	h.process = p
 	h.sim.judge.add(p)
 

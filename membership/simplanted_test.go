@@ -65,12 +65,12 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			New:  "if inUse = true; inUse {",
 		}, "two valid claims"},
 		{"the seconds of a free name are nobody's", planted.Edit{
-			File: "membership/past.go",
+			File: "membership/history.go",
 			Old:  "s.from = min(s.from, end+1)",
 			New:  "_ = end",
 		}, "names a line"},
 		{"a doubtful tenure is over when the next one begins", planted.Edit{
-			File: "membership/past.go",
+			File: "membership/history.go",
 			Old:  "others[i+1].From.Add(ttl+margin(ttl)).Unix()",
 			New:  "others[i+1].From.Add(0*ttl).Unix()",
 		}, "names a line"},

@@ -69,7 +69,7 @@ func (h *Holder) date(held *tenancy) {
 	if own := h.diary.find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
 	}
-	held.past = newPast(held.start, held.Name, h.diary.spans(held.tenure), others, held.cut)
+	held.history = newHistory(held.start, held.Name, h.diary.spans(held.tenure), others, held.cut)
 }
 
 // lookBack finds out whether the doubtful tenures before held have their ends on

@@ -389,9 +389,9 @@ func TestPrune(t *testing.T) {
 				t.Fatal(err)
 			}
 			h.tidy(h.tenancyOf(t.Context(), got, h.wall()))
-			for len(h.paperwork.jobs) > 0 {
-				if j := <-h.paperwork.jobs; j.wait == 0 { // no end, but a pruning
-					h.paperwork.do(t.Context(), j)
+			for len(h.records.jobs) > 0 {
+				if j := <-h.records.jobs; j.wait == 0 && !h.records.do(t.Context(), &j) { // no end, but a pruning
+					t.Error("the pruning failed")
 				}
 			}
 			kvs := recordsOf(t, c, cfg.Pool, "Denali")
@@ -411,7 +411,7 @@ func TestTidyIsIdle(t *testing.T) {
 	h.tidy(&tenancy{Claim: &Claim{Name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []Tenure{
 		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: released},
 	}})
-	if n := len(h.paperwork.jobs); n != 0 {
+	if n := len(h.records.jobs); n != 0 {
 		t.Errorf("jobs: got %d, want none", n)
 	}
 }

@@ -6,14 +6,13 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 )
 
-// Paperwork is what must be written about tenures: their ends, and what is
-// pruned. It is done beside the goroutine that renews. What it cannot do it
-// leaves: the name's next holder does it then.
-type paperwork struct {
+// Records are what must be written about tenures: their ends, and what is
+// pruned. One worker does it, beside the goroutine that renews. What it cannot do
+// it leaves: the name's next holder does it then.
+type records struct {
 	jobs    chan job
 	timeOut time.Duration // of one request
 	jitter  jitter
@@ -25,58 +24,74 @@ type job struct {
 	name string
 	wait time.Duration // before it is done
 	do   func(context.Context) error
+
+	due   time.Time
+	retry retries
 }
 
 const (
-	paperworkTries = 5
-	paperworkQueue = 16
+	recordTries = 5
+	recordQueue = 16
 )
 
-func newPaperwork(timeOut time.Duration, log *slog.Logger) *paperwork {
-	return &paperwork{jobs: make(chan job, paperworkQueue), timeOut: timeOut, jitter: randomly, log: log}
+func newRecords(timeOut time.Duration, log *slog.Logger) *records {
+	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: randomly, log: log}
 }
 
 // add has j done, or drops it when there are too many.
-func (p *paperwork) add(j job) {
+func (r *records) add(j job) {
+	j.due, j.retry.jitter = time.Now().Add(j.wait), r.jitter
 	select {
-	case p.jobs <- j:
+	case r.jobs <- j:
 	default:
 	}
 }
 
-// run does the jobs until ctx ends, each by itself: an end must not wait for
-// another one's retries, because others may wait for it.
-func (p *paperwork) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+// run does the jobs until ctx ends, in the order in which they are due: one that
+// fails comes again later, and holds up no other for longer than a request.
+func (r *records) run(ctx context.Context) {
+	var open []job
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
 	for {
+		if len(open) > 0 {
+			timer.Reset(time.Until(open[0].due))
+		}
 		select {
-		case j := <-p.jobs:
-			wg.Go(func() { p.do(ctx, j) })
+		case j := <-r.jobs:
+			open = append(open, j)
+		case <-timer.C:
+			if len(open) == 0 {
+				continue
+			}
+			j := open[0]
+			open = open[1:]
+			if !r.do(ctx, &j) && ctx.Err() == nil {
+				open = append(open, j)
+			}
 		case <-ctx.Done():
 			return
 		}
+		slices.SortStableFunc(open, func(a, b job) int { return a.due.Compare(b.due) })
 	}
 }
 
-func (p *paperwork) do(ctx context.Context, j job) {
-	retry := retries{jitter: p.jitter}
-	for wait := j.wait; sleep(ctx, wait); wait = retry.next() {
-		err := p.try(ctx, j)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		if retry.failures == paperworkTries-1 {
-			p.log.Warn("tenures not recorded; the name's next holder does it", "name", j.name, "err", err)
-			return
-		}
-	}
-}
-
-func (p *paperwork) try(ctx context.Context, j job) error {
-	ctx, cancel := context.WithTimeout(ctx, p.timeOut)
+// do tries a job once. It is over when it was done, or is given up.
+func (r *records) do(ctx context.Context, j *job) (over bool) {
+	trying, cancel := context.WithTimeout(ctx, r.timeOut)
 	defer cancel()
-	return j.do(ctx)
+	err := j.do(trying)
+	if err == nil {
+		return true
+	}
+	if j.retry.failures == recordTries-1 {
+		if ctx.Err() == nil {
+			r.log.Warn("tenures not recorded; the name's next holder does it", "name", j.name, "err", err)
+		}
+		return true
+	}
+	j.due = time.Now().Add(j.retry.next())
+	return false
 }
 
 // firstWord is how long the holder of a name leaves it to the one before to say
@@ -86,7 +101,7 @@ const firstWord = 2 * maxRenewEvery
 // recordEnd has the end of one of our own tenures written, when it is saved.
 func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 	if t.id != "" {
-		h.paperwork.add(job{name: t.Name, do: func(ctx context.Context) error {
+		h.records.add(job{name: t.Name, do: func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return err
 			}
@@ -101,7 +116,7 @@ func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 func (h *Holder) tidy(held *tenancy) {
 	name, claim := held.Name, held.Claim
 	if ends := held.ends(); len(ends) > 0 {
-		h.paperwork.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
+		h.records.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
 			for _, t := range ends {
 				if err := h.store.recordEnd(ctx, t, claim); err != nil {
 					return err
@@ -112,7 +127,7 @@ func (h *Holder) tidy(held *tenancy) {
 	}
 	before := keptSince(held.earlier, h.cfg.Owner, h.wall())
 	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
-		h.paperwork.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
+		h.records.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
 	}
 	held.earlier, held.cut, held.doubtful = nil, false, nil // once is enough
 }
