@@ -20,8 +20,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/prefixproxy/prefixproxy/membership"
+	"go.uber.org/zap"
 )
 
 // A cluster is an etcd of several members, which reach each other through
@@ -47,6 +46,12 @@ type etcdNode struct {
 // ends with the test.
 func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 	t.Helper()
+	return newClusterOf(t, net, members, func(*etcdNodeSpec) {})
+}
+
+// newClusterOf is newCluster of members that special changes.
+func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNodeSpec)) *cluster {
+	t.Helper()
 	c := &cluster{t: t}
 	var names, endpoints []string
 	for i := range members {
@@ -56,6 +61,7 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
 			Client: "http://" + n.client, Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
 		}
+		special(&n.spec)
 		names = append(names, n.spec.Name+"="+n.spec.Advertised)
 		endpoints = append(endpoints, n.spec.Client)
 		c.nodes = append(c.nodes, n)
@@ -64,7 +70,7 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 		n.spec.Cluster = strings.Join(names, ",")
 		n.start(t)
 	}
-	client, err := clientv3.New(membership.ClientConfig(endpoints))
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), MaxUnaryRetries: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
