@@ -125,7 +125,7 @@ const readTime = 1500 * time.Millisecond
 func (c *Client) try(ctx context.Context, request func(context.Context) error) error {
 	wait := retries{jitter: randomly}
 	var last error // the first may only tell that a member was left
-	for {
+	for tries := 1; ; tries++ {
 		begun := time.Now()
 		trying, cancel := context.WithTimeout(ctx, readTime)
 		err := request(trying)
@@ -138,6 +138,10 @@ func (c *Client) try(ctx context.Context, request func(context.Context) error) e
 		}
 		if sameEverywhere(err) || isAnswer(err) || !sleep(ctx, wait.next()) {
 			return last
+		}
+		unreachable, _ := c.connector.why()
+		if t, ok := errors.AsType[*Trouble](last); ok && t.Person && (unreachable != nil || tries > 2*len(c.connector.endpoints)) {
+			return last // no address takes us, and somebody must mend that
 		}
 	}
 }

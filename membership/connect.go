@@ -157,7 +157,8 @@ func (c *connector) connect(ctx context.Context, e endpoint, address string) (*l
 	c.mu.Lock()
 	c.turns++
 	c.tried[address] = c.turns
-	suspect := c.failure != nil && errors.Is(c.failure, errClosedUnheard) && c.failure.endpoint == shown(e, address)
+	suspect := !e.secure() && c.failure != nil && c.failure.endpoint == shown(e, address) &&
+		(errors.Is(c.failure, errClosedUnheard) || errors.Is(c.failure, errWantsTLS))
 	c.mu.Unlock()
 	if suspect && speaksTLS(ctx, address) {
 		return nil, errWantsTLS

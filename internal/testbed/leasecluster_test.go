@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -272,7 +271,7 @@ var (
 //	go test ./internal/testbed -run TestFleet -v -fleet.hosts 160
 func TestFleet(t *testing.T) {
 	c := newClusterOf(t, newLoopbacks(t), 3, func(s *etcdNodeSpec) { s.BcryptCost = *fleetBcrypt })
-	root := enableUsers(t, c)
+	c.enableUsers()
 	client := func() membership.ClientConfig {
 		cfg := endpointsOf(c.nodes...)()
 		cfg.Username, cfg.Password = "prefixproxy", func() (string, error) { return "p", nil }
@@ -296,7 +295,7 @@ func TestFleet(t *testing.T) {
 	before := make([]time.Duration, 3)
 	say("cold start:", f.whole(), before)
 
-	leader := max(c.leader(root), 0)
+	leader := max(c.leader(t.Context()), 0)
 	before = spent()
 	f.mark()
 	c.nodes[leader].kill()
@@ -349,28 +348,4 @@ func (n *etcdNode) cpu() time.Duration {
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-// enableUsers makes the users root and prefixproxy of a cluster, with passwords r
-// and p. What it returns may ask as root.
-func enableUsers(t testing.TB, c *cluster) context.Context {
-	t.Helper()
-	ctx := t.Context()
-	for _, step := range []func() error{
-		func() error { _, err := c.client.UserAdd(ctx, "root", "r"); return err },
-		func() error { _, err := c.client.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := c.client.UserAdd(ctx, "prefixproxy", "p"); return err },
-		func() error { _, err := c.client.RoleAdd(ctx, "prefixproxy"); return err },
-		func() error {
-			_, err := c.client.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := c.client.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
-		func() error { _, err := c.client.AuthEnable(ctx); return err },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return ctx
 }

@@ -75,7 +75,7 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		client.Close()
+		c.client.Close()
 		for _, n := range c.nodes {
 			n.kill()
 		}
@@ -88,6 +88,38 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 		return err
 	})
 	return c
+}
+
+// enableUsers makes the users root and prefixproxy, with passwords r and p; the
+// cluster's client is root from then on.
+func (c *cluster) enableUsers() {
+	c.t.Helper()
+	ctx := c.t.Context()
+	prefix := "/prefixproxy/"
+	for _, step := range []func() error{
+		func() error { _, err := c.client.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := c.client.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := c.client.UserAdd(ctx, "prefixproxy", "p"); return err },
+		func() error { _, err := c.client.RoleAdd(ctx, "prefixproxy"); return err },
+		func() error {
+			_, err := c.client.RoleGrantPermission(ctx, "prefixproxy", prefix, clientv3.GetPrefixRangeEnd(prefix), clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := c.client.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
+		func() error { _, err := c.client.AuthEnable(ctx); return err },
+	} {
+		if err := step(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	root, err := clientv3.New(clientv3.Config{
+		Endpoints: c.client.Endpoints(), Logger: zap.NewNop(), MaxUnaryRetries: 3, Username: "root", Password: "r",
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.client.Close()
+	c.client = root
 }
 
 // start starts the member, also again with the data that it had.
