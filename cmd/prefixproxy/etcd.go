@@ -3,9 +3,12 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,6 +44,9 @@ type tlsConfig struct {
 	Key  string `yaml:"key"`  // the key of Cert
 }
 
+// passwordPath is the key next to which a password may stand by mistake.
+const passwordPath = "etcd.password_file"
+
 // Problems returns what is wrong with the configuration, all of it. It reads
 // the files, and asks nothing of the network.
 func (c etcdConfig) Problems() conf.Problems {
@@ -53,7 +59,10 @@ func (c etcdConfig) Problems() conf.Problems {
 		ps.Addf("etcd.username", "username: prefixproxy", "password_file is given, and no username")
 	}
 	if _, err := c.password(); err != nil {
-		ps.Addf("etcd.password_file", "a file that holds the password alone, and that only this user may read (chmod 600)", "%v", err)
+		if path, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(c.PasswordFile) {
+			err = path.Err // it may be the password itself that stands there
+		}
+		ps.Addf(passwordPath, "a file that holds the password alone, and that only this user may read (chmod 600)", "%v", err)
 	}
 	c.TLS.check(&ps)
 	return ps

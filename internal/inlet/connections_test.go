@@ -240,6 +240,31 @@ func TestStopLosesNoConnection(t *testing.T) {
 	}
 }
 
+// Who could send to a unix socket of datagrams before the end has it read; who can't is
+// told.
+func TestStopLosesNoUnixDatagram(t *testing.T) {
+	in := start(t, defaults, address.Address{Network: "unixgram", Path: socketPath(t, "s")})
+	var sent atomic.Int64
+	var clients sync.WaitGroup
+	for range 4 {
+		conn := in.dial(t, 0)
+		clients.Go(func() {
+			for {
+				if _, err := io.WriteString(conn, "datagram"); err != nil {
+					return
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	eventually(t, "many datagrams", func() bool { return in.count("datagram") > 1000 })
+	in.stop()
+	clients.Wait()
+	if n := int64(in.count("datagram")); n != sent.Load() {
+		t.Errorf("%d datagrams came of %d", n, sent.Load())
+	}
+}
+
 // closed returns conn after it has said that nothing more will come.
 func closed(conn net.Conn) net.Conn {
 	conn.(interface{ CloseWrite() error }).CloseWrite()

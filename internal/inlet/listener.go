@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -49,12 +51,15 @@ func (l *Listener) close() {
 	l.socket.Close()
 }
 
-// admitNoMore lets nobody connect any more. What waits to be accepted already can
-// be: nothing is lost between that and close.
+// admitNoMore lets nobody connect any more, or send to a unix socket. What has come
+// can be read: nothing is lost between that and close.
 func (l *Listener) admitNoMore() {
 	l.path.remove()
-	if l.Address.Network == "tcp" {
+	switch l.Address.Network {
+	case "tcp":
 		dropAll(l.socket.FD())
+	case "unixgram":
+		unix.Shutdown(l.socket.FD(), unix.SHUT_RD) // senders are told: EPIPE
 	}
 }
 
