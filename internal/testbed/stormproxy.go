@@ -72,7 +72,7 @@ func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *c
 		endpoints += fmt.Sprintf(`"http://%s", `, addr)
 	}
 	p.load = &stormLoad{proxy: number, statsd: net.at(1+number, 8125), carbon: filepath.Join(p.dir, "carbon.sock")}
-	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.LocalAddr(), r.carbon.Addr())
+	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.spec.Addr, r.carbon.spec.Addr)
 	if err := os.WriteFile(filepath.Join(p.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
