@@ -76,7 +76,7 @@ func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *c
 	if err := os.WriteFile(password, []byte("p\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.LocalAddr(), r.carbon.Addr(), password)
+	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.spec.Addr, r.carbon.spec.Addr, password)
 	if err := os.WriteFile(filepath.Join(p.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
