@@ -11,9 +11,7 @@ import (
 // Bugs that a holder might have. Each turns the simulation red; if one does
 // not, the simulation is too mild to trust.
 func TestSimulationFindsPlantedBugs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds this package's tests once for each bug")
-	}
+	planted.Patience(t)
 	for i, test := range []struct {
 		name string
 		edit planted.Edit

@@ -29,6 +29,8 @@ type State struct {
 	dir   *statedir.Dir
 	lock  *os.File
 	place place
+
+	writing sync.Mutex // held while a file is written
 }
 
 // A place is this boot of this host, and this directory and no copy of it: who
@@ -266,5 +268,7 @@ func (s *State) write(file string, v any) error {
 	if err != nil {
 		return err
 	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	return s.dir.WriteFile(file, append(data, '\n'))
 }
