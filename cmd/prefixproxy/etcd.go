@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -186,9 +184,8 @@ func (c tlsConfig) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{pair}, nil
 }
 
-// config returns what TLS needs. Cert and Key are read again for each new
-// connection, so that a rotated certificate needs no restart; the authorities
-// are those of now.
+// config returns what a connection needs, by the files as they are now; Cert and
+// Key are read when the server asks for them.
 func (c tlsConfig) config() (*tls.Config, error) {
 	authorities, err := c.authorities()
 	if err != nil {
@@ -211,19 +208,29 @@ func (c tlsConfig) config() (*tls.Config, error) {
 	return config, nil
 }
 
-// client returns a client that dials on demand; the caller closes it. It is not
-// an error that etcd cannot be reached.
-func (c etcdConfig) client() (*clientv3.Client, error) {
-	password, err := c.password()
-	if err != nil {
+// client returns a client that connects on demand; the caller closes it. It is
+// not an error that etcd cannot be reached.
+func (c etcdConfig) client() (*membership.Client, error) {
+	if _, err := c.password(); err != nil {
 		return nil, err
 	}
-	options := membership.ClientConfig(c.Endpoints)
-	options.Username, options.Password = c.Username, password
-	if c.isHTTPS() {
-		if options.TLS, err = c.TLS.config(); err != nil {
-			return nil, err
+	if _, err := c.TLS.config(); err != nil {
+		return nil, err
+	}
+	return membership.NewClient(membership.ClientConfig{
+		Endpoints: c.Endpoints, Username: c.Username, Password: c.password, TLS: c.TLS.config, Etcdctl: c.etcdctl(),
+	})
+}
+
+// etcdctl returns how a person asks the same etcd.
+func (c etcdConfig) etcdctl() string {
+	command := "ETCDCTL_API=3 etcdctl --endpoints=" + quoteShell(strings.Join(c.Endpoints, ","))
+	for _, flag := range []struct{ name, value string }{
+		{"cacert", c.TLS.CA}, {"cert", c.TLS.Cert}, {"key", c.TLS.Key}, {"user", c.Username},
+	} {
+		if flag.value != "" {
+			command += " --" + flag.name + "=" + quoteShell(flag.value)
 		}
 	}
-	return clientv3.New(options)
+	return command
 }

@@ -14,9 +14,9 @@ const (
 	// idleEnough is how long a connection must have brought nothing to make room.
 	idleEnough = time.Second
 
-	// maxLeaving is how many connections that we have ended at our side may wait
-	// for their peers to end them, too.
-	maxLeaving = 64
+	// leastLeaving is how many connections that we have ended at our side may wait
+	// for their peers to end them, too, at the least.
+	leastLeaving = 64
 
 	// shortage is how long no more connections are taken than there were when the
 	// descriptors ran out, less spare ones: the rest of the process needs some.
@@ -230,7 +230,7 @@ func (c *connections) retire(s *streamReader) {
 		s.shut(unix.SHUT_WR)
 		c.leaving = append(c.leaving, s)
 	}
-	for len(c.leaving) > maxLeaving || len(c.leaving) > 0 && time.Now().Before(c.until) {
+	for len(c.leaving) > max(leastLeaving, c.limit/4) || len(c.leaving) > 0 && time.Now().Before(c.until) {
 		c.hangUp()
 	}
 	c.wake()

@@ -148,6 +148,7 @@ var oldSession = planted.Edit{File: "proxy/carbonsource.go", Old: "youngAge = 20
 // A bug that costs lines is seen: the suite goes red with the daemon that has
 // it.
 func TestFaultsSeeBugs(t *testing.T) {
+	planted.Patience(t)
 	t.Parallel()
 	for _, tt := range []struct {
 		bug   string

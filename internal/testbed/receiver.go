@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // A Manner is how a receiver treats who sends to it. The zero one reads all
@@ -151,7 +153,9 @@ func (s *server) setBuffer(_, _ string, conn syscall.RawConn) (err error) {
 		return nil
 	}
 	ctlErr := conn.Control(func(fd uintptr) {
-		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, s.spec.Buffer)
+		if err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, s.spec.Buffer); err == nil {
+			_, err = recvbuf.Grow(int(fd), s.spec.Buffer)
+		}
 	})
 	return errors.Join(err, ctlErr)
 }
@@ -349,18 +353,25 @@ type Receiver struct {
 // StartReceiver starts a receiver of a manner.
 func StartReceiver(t testing.TB, spec receiverSpec, m Manner) *Receiver {
 	t.Helper()
+	r := &Receiver{Output: NewOutput(), t: t}
+	r.server = startServer(t, spec, m, r)
+	r.Addr = r.server.spec.Addr
+	r.URL = pick(spec.TLS != nil, "tls", cmp.Or(spec.Network, "tcp")) + "://" + r.Addr
+	return r
+}
+
+// startServer starts a server in this process. It ends with the test.
+func startServer(t testing.TB, spec receiverSpec, m Manner, lines lineTaker) *server {
+	t.Helper()
 	if spec.Addr == "" {
 		spec.Addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	}
-	r := &Receiver{Output: NewOutput(), Addr: spec.Addr, t: t}
-	r.server = newServer(spec, r)
-	t.Cleanup(r.server.close)
-	r.Behave(m)
-	r.URL = cmp.Or(spec.Network, "tcp") + "://" + r.Addr
-	if spec.TLS != nil {
-		r.URL = "tls://" + r.Addr
+	s := newServer(spec, lines)
+	t.Cleanup(s.close)
+	if err := s.behave(m); err != nil {
+		t.Fatal(err)
 	}
-	return r
+	return s
 }
 
 // StartSink starts a receiver that reads all, by TCP on a free port.
