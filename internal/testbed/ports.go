@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"testing"
 	"time"
 )
@@ -15,13 +16,16 @@ func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 10_000 + rand.IntN(20_000)
-		if isFree(port) {
+		if _, isGiven := given.LoadOrStore(port, true); !isGiven && isFree(port) {
 			return port
 		}
 	}
 	t.Fatal("no free port in a hundred tries")
 	return 0
 }
+
+// given are the ports that FreePort has returned.
+var given sync.Map
 
 func isFree(port int) bool {
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
