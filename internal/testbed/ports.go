@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"sync"
 	"testing"
 	"time"
 )
@@ -16,16 +15,13 @@ func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
 		port := 10_000 + rand.IntN(20_000)
-		if _, isGiven := given.LoadOrStore(port, true); !isGiven && isFree(port) {
+		if isFree(port) {
 			return port
 		}
 	}
 	t.Fatal("no free port in a hundred tries")
 	return 0
 }
-
-// given are the ports that FreePort has returned.
-var given sync.Map
 
 func isFree(port int) bool {
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
