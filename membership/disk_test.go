@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -13,9 +14,20 @@ import (
 func TestDiskThatHangs(t *testing.T) {
 	t.Parallel()
 	state := newState(t, t.TempDir())
-	hangs := filepath.Join(state.Dir(), memoryFile+".new") // opening it for writing waits for who reads
+	hangs := filepath.Join(state.Dir(), memoryFile+".new") // a pipe that is full: writing waits for who reads
 	if err := syscall.Mkfifo(hangs, 0o600); err != nil {
 		t.Skip(err)
+	}
+	pipe, err := os.OpenFile(hangs, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := pipe.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := pipe.Write(make([]byte, 4<<20)); err == nil {
+		t.Fatalf("the pipe took %d bytes", n)
 	}
 	h := start(t, newClient(t, sharedEtcd), testConfig(t), state)
 	c := h.held(t)
@@ -24,11 +36,7 @@ func TestDiskThatHangs(t *testing.T) {
 	if got, ok := h.Current(); got != c || !ok {
 		t.Errorf("past the horizon of the grant: claim %p good %v, want %p true", got, ok, c)
 	}
-	goesOn, err := os.OpenFile(hangs, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer goesOn.Close()
+	go io.Copy(io.Discard, pipe)
 	h.stop()
 }
 
