@@ -194,7 +194,7 @@ func (s *Store) free(g *segment) {
 		return
 	}
 	s.memoryUsed -= g.size()
-	if g.path != "" && len(s.spare) < spareSegments {
+	if g.path != "" && len(s.spare) < spareSegments && g.base != g.end { // else the next one has its place
 		s.spare = append(s.spare, g)
 		return
 	}

@@ -69,11 +69,7 @@ func (s *Store) recall(to []Destination) error {
 	if err != nil {
 		return err
 	}
-	s.id, s.generation = st.id, st.generation
-	if s.id == 0 {
-		s.id = randomID()
-	}
-	s.named.seed, s.held.seed = seed(s.id, named), seed(s.id, held)
+	s.generation = st.generation
 	s.named.tail, s.held.tail = st.tails[0], st.tails[1]
 	var lastHeld time.Time
 	for _, g := range found {
@@ -158,8 +154,12 @@ func (s *Store) recallSegments(st *state, known bool) (found []*segment, err err
 			}
 		}
 	}
+	if s.id = st.id; s.id == 0 {
+		s.id = randomID()
+	}
+	s.named.seed, s.held.seed = seed(s.id, named), seed(s.id, held)
 	slices.SortFunc(found, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.base.at, b.base.at), compareBool(a.onDisk, b.onDisk))
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.base.at, b.base.at), compareBool(b.onDisk, a.onDisk))
 	})
 	kept := found[:0]
 	for _, g := range found {
@@ -168,12 +168,12 @@ func (s *Store) recallSegments(st *state, known bool) (found []*segment, err err
 			last = kept[n-1]
 		}
 		switch {
-		case ids[g] != st.id:
+		case ids[g] != s.id:
 			s.setAside(g, errors.New("it is of another store"))
 		case last != nil && (last.base.at == g.base.at || last.base.line >= g.base.line):
 			if last.onDisk == g.onDisk {
 				s.setAside(g, errors.New("another is in its place"))
-			} else { // it was about to be moved
+			} else { // it was moved, and is a file that is not in use
 				s.close(g)
 				s.files.remove(g.path)
 			}

@@ -362,7 +362,7 @@ func (s *Store) sync(now time.Time) (next time.Duration, err error) {
 func (s *Store) isDirty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.dirty || s.generation != s.syncedGeneration && (s.diskUsed > 0 || s.syncedUsed > 0)
+	return s.dirty || s.generation != s.syncedGeneration && (s.diskUsed > 0 || s.syncedUsed > 0 || s.unsaved)
 }
 
 // syncNow makes the disk write what was written.
@@ -394,7 +394,7 @@ func (s *Store) syncNow() error {
 	for _, g := range dirty {
 		g.dirty = false
 	}
-	s.dirty, s.syncedGeneration, s.syncedUsed = false, generation, used
+	s.dirty, s.syncedGeneration, s.syncedUsed, s.unsaved = false, generation, used, false
 	return nil
 }
 
@@ -414,7 +414,10 @@ func (s *Store) Close() error {
 		}
 	}
 	s.save()
-	isEmpty := s.named.oldest() == nil && s.held.oldest() == nil
+	isEmpty := true
+	for _, g := range slices.Concat(s.named.segments, s.held.segments) {
+		isEmpty = isEmpty && filepath.Dir(g.path) != s.memory
+	}
 	s.mu.Unlock()
 	if s.disk != "" && s.generation != s.syncedGeneration {
 		err = errors.Join(err, s.syncNow())

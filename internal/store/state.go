@@ -257,9 +257,10 @@ func (s *Store) save() {
 	if s.memory != "" {
 		if err := s.memoryState.write(&s.files, s.encodeState()); err != nil {
 			s.unkept(err)
+			s.unsaved = true
 		}
 	}
-	if s.diskUsed > 0 {
+	if s.diskUsed > 0 || s.unsaved {
 		notify(s.work)
 	}
 }

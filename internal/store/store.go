@@ -93,6 +93,7 @@ type Store struct {
 	head        [recordHeader]byte
 	generation  uint64 // of what was saved last
 	saidUnkept  bool
+	unsaved     bool // the state did not fit into memory: the disk must know
 
 	readers map[*segment]*os.File // of Run
 	trouble trouble               // of Run
