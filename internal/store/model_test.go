@@ -310,6 +310,9 @@ func (m *model) append(n int, isHeld bool) {
 	} else {
 		m.store.Put(b, n, m.now)
 	}
+	for !m.tight && len(m.full) == 0 && m.store.isPressed() {
+		m.store.step(m.now) // before the next ones can overrun the memory
+	}
 }
 
 // name is what who names does.
