@@ -213,13 +213,18 @@ func (s *Store) discard(g *segment) {
 func (s *Store) sweep() {
 	for _, l := range []*log{&s.named, &s.held.log} {
 		need := make([]bool, len(l.segments))
+		hint := 0
 		note := func(sp span) {
+			if hint < len(need) && need[hint] && l.segments[hint].span().holds(sp) {
+				return // as it is nearly always
+			}
 			i, found := slices.BinarySearchFunc(l.segments, sp.from, func(g *segment, p place) int { return cmp.Compare(g.base.at, p.at) })
 			if !found && i > 0 {
 				i--
 			}
 			for ; i < len(need) && l.segments[i].base.at < sp.to.at; i++ {
 				need[i] = need[i] || !sp.within(l.segments[i].span()).isEmpty()
+				hint = i
 			}
 		}
 		if l.kind == held {

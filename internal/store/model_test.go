@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,8 +19,9 @@ import (
 )
 
 var (
-	schedules = flag.Int("store.schedules", 40, "how many schedules TestModel runs")
+	schedules = flag.Int("store.schedules", 15, "how many schedules TestModel runs")
 	traceSize = flag.Int("store.trace", 4000, "how many bytes of its trace a failing schedule prints")
+	plantBugs = flag.Bool("store.planted", false, "run TestModelFindsPlantedBugs, a minute")
 	firstSeed = flag.Uint64("store.seed", 0, "the seed of the first")
 )
 
@@ -89,9 +91,19 @@ var errKilled = errors.New("killed")
 
 const modelReplay = 8 << 10
 
+// tempDir returns a directory where a sync costs nothing, if there is one.
+func tempDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "store-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{T: t, rand: rand.New(rand.NewPCG(seed, 0)), now: time.Now(), peers: map[string]*peer{}, maybe: map[int]bool{}, full: map[string]bool{}}
-	root := t.TempDir()
+	root := tempDir(t)
 	m.places = Places{State: filepath.Join(root, "st[a]te"), Memory: []string{filepath.Join(root, "memory")}}
 	for _, dir := range []string{m.places.State, m.places.Memory[0]} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
@@ -203,7 +215,7 @@ func (m *model) step() {
 			panic(fmt.Sprint(err, "\n", m.trace.String()))
 		}
 	}()
-	m.pass(time.Duration(m.rand.IntN(60)) * time.Millisecond)
+	m.pass(time.Duration(m.rand.IntN(200)) * time.Millisecond)
 	p := m.peers[m.to[m.rand.IntN(len(m.to))].Name]
 	switch n := m.rand.IntN(40); n {
 	case 0, 1, 2, 3, 4, 5:
@@ -234,8 +246,9 @@ func (m *model) step() {
 	case 30:
 		m.pass(time.Duration(m.rand.IntN(3000)) * time.Millisecond)
 	case 31:
+		m.pass(time.Duration(m.rand.IntN(30_000)) * time.Millisecond)
 		if m.rand.IntN(3) == 0 {
-			m.pass(time.Duration(m.rand.IntN(30_000)) * time.Millisecond)
+			m.steady(p)
 		}
 	case 32, 33:
 		switch m.rand.IntN(4) {
@@ -358,15 +371,27 @@ func (m *model) send(p *peer, times int) {
 	}
 }
 
+// steady lets a session grow old that does well.
+func (m *model) steady(p *peer) {
+	for range 22 {
+		m.append(1+m.rand.IntN(100), false)
+		m.send(p, 5)
+		m.ack(p, len(p.sent)-p.acked)
+		if !p.fake {
+			p.read = p.acked
+		}
+		m.pass(time.Second)
+	}
+}
+
 // ack is what a peer's kernel does: it takes n more bytes, as far as it has room.
 func (m *model) ack(p *peer, n int) {
 	if !p.linked {
 		return
 	}
-	if p.fake {
-		p.read = p.acked // nobody reads
+	if !p.fake {
+		n = min(n, p.read+modelReplay-p.acked)
 	}
-	n = min(n, p.read+modelReplay-p.acked)
 	if n > 0 {
 		p.ackedAt = m.now
 	}
@@ -405,19 +430,26 @@ func (m *model) arrive(p *peer) {
 		whole = 0
 	}
 	for ln := range strings.Lines(string(p.sent[:whole])) {
-		var i int
-		if _, err := fmt.Sscanf(ln, "line.%d 1 1\n", &i); err != nil || i >= m.lines || ln != fmt.Sprintf("line.%d 1 1\n", i) {
+		i, ok := number(ln)
+		if !ok || i >= m.lines {
 			m.Fatalf("%s: got %q", p.name, ln)
 		}
 		p.got[i] = true
 	}
 	// At a bound, what is kept for replay goes before what is not delivered.
 	for ln := range strings.Lines(string(p.sent[whole:p.acked])) {
-		var i int
-		if _, err := fmt.Sscanf(ln, "line.%d 1 1\n", &i); err == nil {
+		if i, ok := number(ln); ok {
 			p.risk[i] = true
 		}
 	}
+}
+
+// number returns which line ln is; false: it is none.
+func number(ln string) (int, bool) {
+	digits, isLine := strings.CutPrefix(ln, "line.")
+	digits, isWhole := strings.CutSuffix(digits, " 1 1\n")
+	i, err := strconv.Atoi(digits)
+	return i, isLine && isWhole && err == nil && digits == strconv.Itoa(i)
 }
 
 // kill is kill -9.

@@ -232,54 +232,50 @@ func (c *Cursor) mature(now time.Time) (changed bool) {
 		changed = c.deliver(c.acks[0].bytes) || changed
 		c.acks = slices.Delete(c.acks, 0, 1)
 	}
-	if now.Sub(c.began) >= young {
-		changed = c.trim() || changed
+	if changed && now.Sub(c.began) >= young {
+		c.trim()
 	}
 	return changed
 }
 
 // deliver books that the peer has the first n bytes of the session.
-func (c *Cursor) deliver(n uint64) (changed bool) {
-	for c.proven < len(c.sent) && c.sent[c.proven].end <= n {
-		p := &c.sent[c.proven]
+func (c *Cursor) deliver(n uint64) bool {
+	first := c.proven
+	i, kept := first, first
+	for ; i < len(c.sent) && c.sent[i].end <= n; i++ {
+		p := c.sent[i]
 		if !p.delivered {
 			p.delivered = true
 			c.forward(c.upstream, p.lines())
 			c.settle(p.lines(), p.bytes())
 		}
-		c.proven++
-		c.merge()
-		changed = true
+		if kept > 0 && c.sent[kept-1].grow(p, MaxRecord*(1+kept/(manyPieces/16))) {
+			continue
+		}
+		c.sent[kept] = p
+		kept++
 	}
-	return changed
+	c.sent = slices.Delete(c.sent, kept, i)
+	c.proven = kept
+	return i > first
 }
 
 // manyPieces is how many may be sent before what is delivered is known less well, for
 // the memory it takes.
 const manyPieces = 4096
 
-// merge makes the last two pieces that are delivered one, if they may be.
-func (c *Cursor) merge() {
-	i := c.proven - 1
-	if i < 1 {
-		return
+// grow appends what follows, if the two may be one of so many bytes.
+func (p *piece) grow(next piece, most int) bool {
+	if p.to != next.from || p.sends != next.sends || p.lost != next.lost || p.size+next.size > most {
+		return false
 	}
-	a, b := &c.sent[i-1], &c.sent[i]
-	most := MaxRecord * (1 + c.proven/(manyPieces/16))
-	if a.to != b.from || a.sends != b.sends || a.lost != b.lost || a.size+b.size > most {
-		return
-	}
-	a.to, a.size, a.end = b.to, a.size+b.size, b.end
-	c.sent = slices.Delete(c.sent, i, i+1)
-	c.proven--
+	p.to, p.size, p.end = next.to, p.size+next.size, next.end
+	return true
 }
 
 // trim lets go of what was delivered before the replay window, whose last part is
 // what was acknowledged and is not delivered yet.
-func (c *Cursor) trim() (changed bool) {
-	if c.proven == 0 {
-		return false
-	}
+func (c *Cursor) trim() {
 	window := int64(0)
 	for i := len(c.sent) - 1; i >= 0; i-- {
 		if c.sent[i].end > c.acked {
@@ -288,11 +284,10 @@ func (c *Cursor) trim() (changed bool) {
 		if i < c.proven && window >= c.Replay {
 			c.sent = slices.Delete(c.sent, 0, i+1)
 			c.proven -= i + 1
-			return true
+			return
 		}
 		window += int64(c.sent[i].size)
 	}
-	return false
 }
 
 // End implements outlet.Source.
@@ -305,6 +300,9 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	isAcked := c.acked == c.handed
 	isOrderly := isAcked && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
 	isOld := now.Sub(c.began) >= young
+	if isOld {
+		c.trim()
+	}
 	if isOrderly && isOld {
 		c.deliver(c.acked)
 		c.sent = nil

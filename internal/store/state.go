@@ -47,12 +47,17 @@ func (s *Store) encodeState() []byte {
 			b = append(appendSpan(b, p.span), p.sends)
 		}
 	}
+	return sealState(b, s.generation, s.id)
+}
+
+// sealState writes the header of the state in b.
+func sealState(b []byte, generation, id uint64) []byte {
 	le := binary.LittleEndian
 	copy(b, stateMagic)
 	le.PutUint32(b[8:], version)
 	le.PutUint32(b[12:], uint32(len(b)))
-	le.PutUint64(b[16:], s.generation)
-	le.PutUint64(b[24:], s.id)
+	le.PutUint64(b[16:], generation)
+	le.PutUint64(b[24:], id)
 	le.PutUint32(b[36:], crc32.Checksum(b[stateHeader:], castagnoli))
 	le.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
 	return b

@@ -27,7 +27,7 @@ type bench struct {
 const roomy = 64 << 20
 
 func newBench(t *testing.T, to ...Destination) *bench {
-	root := t.TempDir()
+	root := tempDir(t)
 	b := &bench{T: t, to: to, now: time.Now(), places: Places{filepath.Join(root, "state"), []string{filepath.Join(root, "memory")}}}
 	if len(to) == 0 {
 		b.to = []Destination{{Name: "main", Queue: roomy, Spool: 1 << 30}}
