@@ -3,7 +3,6 @@ package proxy
 import (
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
@@ -20,8 +19,10 @@ func handOver(q queue) {
 		}
 	case *carbonQueue:
 		now := time.Now()
-		for p, _, _ := q.next(now); p != nil; p, _, _ = q.next(now) {
-			q.ack(now, "upstream", q.sent)
+		q.session.Certain = true
+		for lines, _, _ := q.Next(now); len(lines) > 0; lines, _, _ = q.Next(now) {
+			q.Wrote(now, len(lines))
+			q.Ack(now, q.sent)
 		}
 	}
 }
@@ -47,7 +48,7 @@ func paths() []path {
 	carbon := numbered("host.cpu.user.core%d 3.4 1700000000", 0, 1700)
 	return []path{
 		{"statsd-datagram", line.StatsD, []byte(statsd), false},
-		{"carbon-block", line.Carbon, []byte(carbon[:min(len(carbon), streamBlock)]), true},
+		{"carbon-block", line.Carbon, []byte(carbon[:min(len(carbon), 64<<10)]), true},
 	}
 }
 
@@ -117,28 +118,4 @@ func BenchmarkForward(b *testing.B) {
 			b.ReportMetric(float64(books.Received-books.Forwarded-books.Queued), "lost")
 		})
 	}
-}
-
-// The ticks of all readers fall on the same instants.
-func TestPacersShareTicks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const every = 50 * time.Millisecond // too long for a nap, which no synthetic clock sees
-		var busy busy
-		var waits waits
-		waits.coalesce.Store(int64(every))
-		for offset := range 5 {
-			go func() {
-				p := pacer{waits: &waits, bears: maxCoalesce, busy: &busy}
-				pause(t.Context(), time.Duration(offset)*7*time.Millisecond)
-				for range 3 {
-					p.wait(t.Context())
-					if off := time.Since(epoch) % every; off != 0 {
-						t.Errorf("a tick is %v late", off)
-					}
-				}
-			}()
-		}
-		synctest.Wait()
-		pause(t.Context(), time.Second)
-	})
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/journal"
@@ -12,10 +11,10 @@ import (
 // acknowledged them, and the last of them (replay) for longer, to be sent again
 // on the next connection:
 //
-//	         name                        next              ack
-//	raw ────────────→ named ─────────────────────→ unacked ─────→ window ──→ gone
-//	                    │ lags                ↑       │ rewind      │
-//	                    └──────→ behind ──────┤       └→  again  ←──┘
+//	         name                        next              ack           ripe
+//	raw ────────────→ named ─────────────────────→ unacked ─────→ ripening ─────→ window ──→ gone
+//	                    │ lags                ↑       │ Begin        │              │
+//	                    └──────→ behind ──────┤       └───────────→ again  ←────────┘
 //	                spool ─────→ copied ──────┘
 //
 // Under pressure, what waits in raw, named and behind goes to the spool. All of
@@ -23,6 +22,7 @@ import (
 // killed.
 type carbonQueue struct {
 	ledger
+	delivery
 
 	limit   int   // bytes in memory, but for the window and the copies
 	excess  int   // bytes that waited when the limit was lowered, as far as they still do
@@ -35,21 +35,22 @@ type carbonQueue struct {
 	named  lineLog // waits for the upstream
 	copied lineLog // read from the spool, and still there
 
-	behind  fifo[*piece] // was named, and lives no more: it gives way to what does
-	again   fifo[*piece] // is to be sent again
-	unacked fifo[*piece] // was sent on this connection
-	window  fifo[*piece] // was acknowledged on this connection
-	naming  *piece       // in the hands of the namer
-	spare   []*piece
+	behind   fifo[*piece] // was named, and lives no more: it gives way to what does
+	again    fifo[*piece] // is to be sent again
+	unacked  fifo[*piece] // was sent on this connection
+	ripening fifo[*piece] // was acknowledged on it, but it has not lived on for long enough
+	window   fifo[*piece] // was delivered on it
+	naming   *piece       // in the hands of the namer
+	spare    []*piece
 
-	bytes        int // of what counts as queued
-	unackedBytes int
-	copiedBytes  int // waiting to be sent
-	windowBytes  int
-	sent         uint64 // bytes on this connection
-	burst        burst
-	stuck        int  // connections, one after the other, that ended before all was sent again
-	linked       bool // there is a connection
+	bytes         int // of what counts as queued
+	unackedBytes  int
+	copiedBytes   int // waiting to be sent
+	windowBytes   int
+	ripeningBytes int
+	sent          uint64 // bytes on this connection
+	burst         burst
+	linked        bool // there is a connection
 
 	committed spool.Record  // acknowledged by the peer, not yet by the spool
 	commits   bool          // there is such a record
@@ -70,11 +71,11 @@ const (
 	// for what is new.
 	burstBytes = 1 << 20
 	burstRest  = 3
-)
 
-// maxStuck is after how many connections that a peer has ended before it had got
-// the window again, the window is given up: it may be what the peer chokes on.
-const maxStuck = 3
+	// burstLook is the longest wait for the acknowledgement of a burst between two
+	// looks.
+	burstLook = 50 * time.Millisecond
+)
 
 // A burst is a part of the backlog that is being sent.
 type burst struct {
@@ -84,9 +85,6 @@ type burst struct {
 	looks   int       // since the last was acknowledged
 	rest    time.Time // no other one before then
 }
-
-// errWritten says that all lines were sent, and that no more will come.
-var errWritten = errors.New("all is sent")
 
 // newCarbonQueue returns a queue that no keeper works on yet, and no file keeps.
 func newCarbonQueue(f CarbonForward) *carbonQueue {
@@ -225,61 +223,23 @@ func (q *carbonQueue) expire(_, noNameBefore time.Time) {
 	}
 }
 
-// rewind begins a connection: what the last one did not prove to have delivered,
-// and what its peer may not have read, is sent again.
-func (q *carbonQueue) rewind() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.stuck++; q.again.len() == 0 {
-		q.stuck = 0
-	}
-	var again fifo[*piece]
-	for _, list := range []*fifo[*piece]{&q.window, &q.unacked, &q.again} {
-		for p := list.pop(); p != nil; p = list.pop() {
-			if p.proven && q.stuck >= maxStuck {
-				q.release(p)
-				continue
-			}
-			p.inBurst = false
-			again.push(p)
-		}
-	}
-	q.again = again
-	q.unackedBytes, q.windowBytes, q.sent = 0, 0, 0
-	q.burst = burst{}
-	q.linked = true
-	notify(q.keeper)
-}
-
-// unlink ends a connection.
-func (q *carbonQueue) unlink() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.linked = false
-}
-
 // next hands over the piece that is to be sent now, and counts it as sent; nil:
 // there is none, and if wait is not 0, it is worth to look again after that time.
-// It returns errWritten when the queue is closed and there will be no other.
-func (q *carbonQueue) next(now time.Time) (p *piece, wait time.Duration, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+// q.mu is held.
+func (q *carbonQueue) next(now time.Time) (p *piece, wait time.Duration) {
 	if p = q.again.pop(); p != nil {
 		q.books.resent += uint64(p.lines)
 	} else if q.unackedBytes < q.limit/2 {
 		p, wait = q.fresh(now)
 	}
 	if p == nil {
-		if q.closed && !q.isHolding() && q.behind.len()+q.named.pieces.len() == 0 {
-			err = errWritten
-		}
-		return nil, wait, err
+		return nil, wait
 	}
 	q.sent += uint64(p.size())
 	p.end = q.sent
 	q.unackedBytes += p.size()
 	q.unacked.push(p)
-	return p, 0, nil
+	return p, 0
 }
 
 // fresh takes a piece that was never sent: a live one if there is any. q.mu is
@@ -337,7 +297,7 @@ func (b *burst) pause(now time.Time) time.Duration {
 		return b.rest.Sub(now)
 	}
 	b.looks++ // until it is acknowledged
-	return min(time.Millisecond<<min(b.looks, 10), firstLook)
+	return min(time.Millisecond<<min(b.looks, 10), burstLook)
 }
 
 func (b *burst) send(now time.Time, p *piece) {
@@ -356,11 +316,9 @@ func (b *burst) ack(now time.Time) {
 	}
 }
 
-// ack books what the peer has acknowledged: so many bytes of this connection. It
-// returns how many are not.
-func (q *carbonQueue) ack(now time.Time, upstream string, bytes uint64) (left int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+// ack takes note of what the peer has acknowledged: so many bytes of this
+// connection. q.mu is held.
+func (q *carbonQueue) ack(now time.Time, bytes uint64) {
 	for p := q.unacked.first(); p != nil && p.end <= bytes; p = q.unacked.first() {
 		q.unacked.pop()
 		q.unackedBytes -= p.size()
@@ -368,12 +326,10 @@ func (q *carbonQueue) ack(now time.Time, upstream string, bytes uint64) (left in
 			p.inBurst = false
 			q.burst.ack(now)
 		}
-		if !p.proven {
-			q.prove(upstream, p)
-		}
-		q.keep(p)
+		p.acked = now
+		q.ripening.push(p)
+		q.ripeningBytes += p.size()
 	}
-	return q.unackedBytes
 }
 
 // prove books a piece that was delivered. q.mu is held.
@@ -395,43 +351,22 @@ func (q *carbonQueue) prove(upstream string, p *piece) {
 
 // keep keeps a delivered piece for the next connection, and lets go of older
 // ones. q.mu is held.
-func (q *carbonQueue) keep(p *piece) {
+func (q *carbonQueue) keep(now time.Time, p *piece) {
+	most := q.replay
+	if now.Sub(q.began) < youngAge {
+		most = max(most, q.limit-q.bytes)
+	}
 	q.windowBytes += p.size()
 	if last := q.window.last(); last != nil && last.grow(p, mergeSpan) {
 		q.release(p)
 	} else {
 		q.window.push(p)
 	}
-	for p := q.window.first(); p != nil && q.windowBytes-p.size() >= q.replay; p = q.window.first() {
+	for p := q.window.first(); p != nil && q.windowBytes-p.size() >= most; p = q.window.first() {
 		q.window.pop()
 		q.windowBytes -= p.size()
 		q.release(p)
 	}
-}
-
-// forget lets go of what was kept for the next connection: the peer has read all
-// of it.
-func (q *carbonQueue) forget() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for p := q.window.pop(); p != nil; p = q.window.pop() {
-		q.release(p)
-	}
-	q.windowBytes = 0
-}
-
-// canTrim says whether memory is free that is not needed while nothing happens.
-func (q *carbonQueue) canTrim() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.journal.CanTrim(segmentsKept)
-}
-
-// trim gives back memory that is not needed while nothing happens.
-func (q *carbonQueue) trim() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.journal.Trim(segmentsKept)
 }
 
 // segmentsKept is how many free segments of the journal keep their memory.

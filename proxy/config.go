@@ -7,8 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // Config steers a Proxy. DefaultConfig returns the defaults that the field
@@ -29,20 +32,31 @@ type Config struct {
 	Telemetry bool `yaml:"-"`
 }
 
+// An Address names a listener or an upstream: see package address.
+type Address = address.Address
+
+// ParseAddress reads an address.
+func ParseAddress(s string) (Address, error) { return address.Parse(s) }
+
 // Listen says where applications reach the proxy.
 type Listen struct {
 	StatsD []Address `yaml:"statsd"` // default udp and tcp on localhost:8125
 	Carbon []Address `yaml:"carbon"` // default tcp and udp on localhost:2003
 
 	// MaxConnections bounds the connections open at one moment, over all
-	// stream listeners; default 1000. One more is read for what it has
-	// brought already, and closed. Each costs a file descriptor and some 8 KiB.
+	// stream listeners; default 1000. At the limit, the one that was idle longest
+	// makes room for a new one, which waits in the kernel's backlog while none is
+	// idle for a second. Each costs a file descriptor and some 8 KiB.
 	MaxConnections int `yaml:"max_connections"`
 
-	// IdleTimeout closes a connection that has sent nothing for so long;
-	// default 10m, 0 never.
+	// IdleTimeout closes a connection that has sent nothing for so long; default 0:
+	// never. A client that is gone is found by TCP keep-alives, and a slow reporter
+	// loses no line.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 }
+
+// An Upstream is the address of a server, as the configuration writes it.
+type Upstream = outlet.Address
 
 // Forward says where each protocol's lines go.
 type Forward struct {
@@ -53,7 +67,14 @@ type Forward struct {
 // StatsDForward steers the StatsD upstream.
 type StatsDForward struct {
 	// To is a failover list: the first address that works is used.
-	To []Address `yaml:"to"`
+	To []Upstream `yaml:"to"`
+
+	// TLS is for tls:// addresses.
+	TLS outlet.TLS `yaml:"tls"`
+
+	// MaxAge ends a connection that is so old, in order and between two lines, so
+	// that balancers spread again; default 0, never.
+	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait, in bytes of memory; default 16MiB.
 	Queue conf.Bytes `yaml:"queue"`
@@ -66,7 +87,14 @@ type StatsDForward struct {
 // CarbonForward steers the Carbon upstream.
 type CarbonForward struct {
 	// To is a failover list: the first address that works is used.
-	To []Address `yaml:"to"`
+	To []Upstream `yaml:"to"`
+
+	// TLS is for tls:// addresses.
+	TLS outlet.TLS `yaml:"tls"`
+
+	// MaxAge ends a connection that is so old, in order and between two lines, so
+	// that balancers spread again; default 0, never.
+	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait in memory, in bytes; default 64MiB.
 	Queue conf.Bytes `yaml:"queue"`
@@ -82,9 +110,8 @@ type CarbonForward struct {
 	Replay conf.Bytes `yaml:"replay"`
 }
 
-// The bounds of coalesce, queue and max_datagram.
+// The bounds of queue and max_datagram.
 const (
-	maxCoalesce    = time.Second
 	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
 	minSpool       = 1 << 20 // some blocks of the queue
 	minMaxDatagram = 512     // what every IPv4 path carries
@@ -99,7 +126,6 @@ func DefaultConfig() Config {
 			StatsD:         []Address{{Network: "udp", Host: "localhost", Port: 8125}, {Network: "tcp", Host: "localhost", Port: 8125}},
 			Carbon:         []Address{{Network: "tcp", Host: "localhost", Port: 2003}, {Network: "udp", Host: "localhost", Port: 2003}},
 			MaxConnections: 1000,
-			IdleTimeout:    10 * time.Minute,
 		},
 		Coalesce:  5 * time.Millisecond,
 		Telemetry: true,
@@ -115,25 +141,34 @@ func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
 	c.Listen.problems(&ps)
 	c.Forward.problems(c.Listen, &ps)
-	if c.Coalesce < 0 || c.Coalesce > maxCoalesce {
+	if c.Coalesce < 0 || c.Coalesce > inlet.MaxCoalesce {
 		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
 	}
 	return ps
 }
 
+// A place is an address and where it is written.
+type place struct {
+	path string
+	Address
+}
+
 func (l Listen) problems(ps *conf.Problems) {
-	seen := map[string]string{}
-	for key, addrs := range map[string][]Address{"listen.statsd": l.StatsD, "listen.carbon": l.Carbon} {
-		for i, a := range addrs {
-			path := fmt.Sprintf("%s[%d]", key, i)
+	var before []place
+	for _, list := range []struct {
+		key   string
+		addrs []Address
+	}{{"listen.statsd", l.StatsD}, {"listen.carbon", l.Carbon}} {
+		for i, a := range list.addrs {
+			p := place{fmt.Sprintf("%s[%d]", list.key, i), a}
 			if a.Network == "stdout" {
-				ps.Addf(path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
+				ps.Addf(p.path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
 				continue
 			}
-			if first, ok := seen[a.bindKey()]; ok && a.bindKey() != "" {
-				ps.Addf(path, "remove one", "%s listens there already: %s", first, a)
+			if i := slices.IndexFunc(before, func(b place) bool { return b.Takes(a) }); i >= 0 {
+				ps.Addf(p.path, "remove one, or give it another port or path", "%s would take the socket of %s, %s", a, before[i].path, before[i].Address)
 			}
-			seen[a.bindKey()] = path
+			before = append(before, p)
 		}
 	}
 	if len(l.StatsD)+len(l.Carbon) == 0 {
@@ -147,17 +182,6 @@ func (l Listen) problems(ps *conf.Problems) {
 	}
 }
 
-// bindKey is equal for two listeners that cannot both be bound; "" never is.
-func (a Address) bindKey() string {
-	switch {
-	case a.isUnix():
-		return a.Path
-	case a.Port == 0:
-		return ""
-	}
-	return a.Network + " " + strings.ToLower(a.hostPort())
-}
-
 func (f Forward) problems(l Listen, ps *conf.Problems) {
 	const toHint = "forward: {%[1]s: {to: [%[2]s]}}"
 	if len(l.StatsD) > 0 && len(f.StatsD.To) == 0 {
@@ -166,8 +190,10 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	if len(l.Carbon) > 0 && len(f.Carbon.To) == 0 {
 		ps.Addf("forward.carbon.to", fmt.Sprintf(toHint, "carbon", "tcp://graphite.example.net:2003"), "no upstream for Carbon, which listens")
 	}
-	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "stdout"}, l, ps)
-	checkUpstreams("forward.carbon.to", f.Carbon.To, []string{"tcp", "stdout"}, l, ps)
+	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout"}, l, ps)
+	checkUpstreams("forward.carbon.to", f.Carbon.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
+	checkConnections("forward.statsd", f.StatsD.TLS, f.StatsD.MaxAge, ps)
+	checkConnections("forward.carbon", f.Carbon.TLS, f.Carbon.MaxAge, ps)
 	if f.StatsD.Queue < minQueue {
 		ps.Addf("forward.statsd.queue", "1MiB or more", "queue %v is too small", f.StatsD.Queue)
 	}
@@ -185,11 +211,11 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	}
 }
 
-func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *conf.Problems) {
+func checkUpstreams(path string, to []outlet.Address, networks []string, l Listen, ps *conf.Problems) {
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
-			ps.Addf(at, "use "+strings.Join(networks, " or "), "%s is no upstream of this protocol", a)
+			ps.Addf(at, "use "+strings.Join(networks, "://, ")+":", "%s is no upstream of this protocol", a)
 			continue
 		}
 		if a.Network == "stdout" {
@@ -198,21 +224,36 @@ func checkUpstreams(path string, to []Address, networks []string, l Listen, ps *
 		if slices.Contains(to[:i], a) {
 			ps.Addf(at, "remove one", "%s is in the list already", a)
 		}
-		if a.Port == 0 || a.Host == "" {
-			ps.Addf(at, "write host and port", "%s names no host or no port", a)
+		if !a.IsUnix() && a.Host == "" {
+			ps.Addf(at, "write host and port", "%s names no host", a)
 		}
 		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if a.reaches(own) {
+			if reaches(a, own) {
 				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
 			}
 		}
 	}
 }
 
-// reaches says, as far as the text tells, whether sending to a would arrive at
-// the listener own. What only a resolved name shows, ownAddress finds later.
-func (a Address) reaches(own Address) bool {
-	if a.Network != own.Network || a.Port != own.Port || own.isUnix() {
+// minMaxAge is the shortest life of a connection.
+const minMaxAge = time.Second
+
+func checkConnections(path string, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
+	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
+		ps.Addf(path+".max_age", "1s or more; 0 for no end", "max_age %v is out of range", maxAge)
+	}
+	if (t.Cert == "") != (t.Key == "") {
+		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")
+	}
+}
+
+// reaches says, as far as the text tells, whether sending to a would arrive at the
+// listener own. What only a resolved name shows, the outlet finds later.
+func reaches(a Upstream, own Address) bool {
+	if own.IsUnix() {
+		return a.Network == own.Network && a.Path == own.Path
+	}
+	if a.Network != own.Network && (a.Network != "tls" || own.Network != "tcp") || a.Port != own.Port {
 		return false
 	}
 	if strings.EqualFold(a.Host, own.Host) {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
@@ -68,8 +69,8 @@ func TestProblems(t *testing.T) {
 	valid := func() Config {
 		c := DefaultConfig()
 		c.Rewrite.Names = []string{"Denali"}
-		c.Forward.StatsD.To = []Address{address("udp://10.0.0.1:8125")}
-		c.Forward.Carbon.To = []Address{address("tcp://10.0.0.1:2003")}
+		c.Forward.StatsD.To = []Upstream{{Network: "udp", Host: "10.0.0.1", Port: 8125}}
+		c.Forward.Carbon.To = []Upstream{{Network: "tcp", Host: "10.0.0.1", Port: 2003}}
 		return c
 	}
 	if ps := valid().Problems(); ps != nil {
@@ -87,8 +88,10 @@ func TestProblems(t *testing.T) {
 		"forward.statsd.to":           func(c *Config) { c.Forward.StatsD.To = nil },
 		"forward.carbon.to":           func(c *Config) { c.Forward.Carbon.To = nil },
 		"forward.statsd.to[1]":        func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
-		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon.To[0] = address("udp://10.0.0.1:2003") },
-		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = address("unix:///s") },
+		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon.To[0].Network = "udp" },
+		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = Upstream{Network: "unix", Path: "/s"} },
+		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon.MaxAge = time.Millisecond },
+		"forward.carbon.tls":          func(c *Config) { c.Forward.Carbon.TLS.Cert = "cert.pem" },
 		"forward.statsd.queue":        func(c *Config) { c.Forward.StatsD.Queue = 1 },
 		"forward.carbon.queue":        func(c *Config) { c.Forward.Carbon.Queue = 1 },
 		"forward.statsd.max_datagram": func(c *Config) { c.Forward.StatsD.MaxDatagram = 70000 },
@@ -118,14 +121,15 @@ func TestOwnListenerProblem(t *testing.T) {
 		{"tcp://localhost:8125", "udp://localhost:8125", false},
 		{"udp://localhost:8125", "udp://statsd.example.net:8125", false},
 	} {
-		var listen, to Address
+		var listen Address
+		var to Upstream
 		listen.UnmarshalText([]byte(c.listen))
 		to.UnmarshalText([]byte(c.to))
-		if got := to.reaches(listen); got != c.own {
+		if got := reaches(to, listen); got != c.own {
 			t.Errorf("%s reaches %s: %v", to, listen, got)
 		}
 		var ps conf.Problems
-		checkUpstreams("to", []Address{to}, []string{"udp"}, Listen{StatsD: []Address{listen}}, &ps)
+		checkUpstreams("to", []Upstream{to}, []string{"udp"}, Listen{StatsD: []Address{listen}}, &ps)
 		if (len(ps) > 0) != c.own {
 			t.Errorf("%s with %s: %v", to, listen, ps)
 		}

@@ -16,12 +16,13 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/journal"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // keptConfig is testConfig for lines that are kept: in dir, with a small queue.
-func keptConfig(t *testing.T, carbon Address) (Config, Options) {
-	cfg := testConfig(Address{Network: "stdout"}, carbon)
+func keptConfig(t *testing.T, carbon Upstream) (Config, Options) {
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon)
 	cfg.Forward.Carbon.Queue = 1 << 20
 	dir := t.TempDir()
 	return cfg, Options{Stdout: &syncBuffer{}, StateDir: dir, QueueDirs: []string{dir}}
@@ -44,7 +45,7 @@ func writeSpooling(t *testing.T, p *running, conn io.Writer, format string, line
 // line's start, and counts as forwarded once.
 func TestReplay(t *testing.T) {
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	cfg.Forward.Carbon.Replay = 10 << 10
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
@@ -112,30 +113,9 @@ func TestLiveGoFirst(t *testing.T) {
 	accept(q, aBatch(now.Add(-time.Minute), nil, false, "old 1 1"))
 	accept(q, aBatch(now, nil, false, "new 1 1"))
 	for _, want := range []string{"new 1 1\n", "old 1 1\n"} {
-		p, _, err := q.next(now)
+		p, _ := q.next(now)
 		if p == nil || string(p.bytes()) != want {
-			t.Fatalf("got %v, %v, want %q", p, err, want)
-		}
-	}
-}
-
-// A peer that never takes the whole window gets what is new all the same.
-func TestWindowGivenUp(t *testing.T) {
-	now := time.Now()
-	q := newTestQueue(line.Carbon, 1<<20).(*carbonQueue)
-	q.rewind()
-	accept(q, aBatch(now, nil, false, strings.Repeat("x", 60_000)))
-	accept(q, aBatch(now, nil, false, strings.Repeat("y", 60_000)))
-	for range 2 {
-		q.next(now)
-	}
-	q.ack(now, "upstream", q.sent)
-	accept(q, aBatch(now, nil, false, "new 1 1"))
-	for i := range maxStuck + 1 {
-		q.rewind()
-		p, _, _ := q.next(now) // and then the connection ends
-		if again := p.size() > 60_000; again != (i < maxStuck) {
-			t.Errorf("connection %d begins with %d bytes", i, p.size())
+			t.Fatalf("got %v, want %q", p, want)
 		}
 	}
 }
@@ -181,7 +161,7 @@ func TestBacklogPauses(t *testing.T) {
 		accept(q, aBatch(now.Add(-time.Minute), nil, false, old))
 	}
 	burst := func(now time.Time) (bytes int) {
-		for p, _, _ := q.next(now); p != nil; p, _, _ = q.next(now) {
+		for p, _ := q.next(now); p != nil; p, _ = q.next(now) {
 			bytes += p.size()
 		}
 		return bytes
@@ -190,12 +170,12 @@ func TestBacklogPauses(t *testing.T) {
 		t.Errorf("a burst of %d bytes", n)
 	}
 	now = now.Add(30 * time.Millisecond)
-	q.ack(now, "upstream", q.sent)
-	if p, wait, _ := q.next(now); p != nil || wait != 10*time.Millisecond {
+	q.Ack(now, q.sent)
+	if p, wait := q.next(now); p != nil || wait != 10*time.Millisecond {
 		t.Errorf("after a burst of 30 ms: %v, a pause of %v", p, wait)
 	}
 	accept(q, aBatch(now, nil, false, "new 1 1"))
-	if p, _, _ := q.next(now); p == nil || string(p.bytes()) != "new 1 1\n" {
+	if p, _ := q.next(now); p == nil || string(p.bytes()) != "new 1 1\n" {
 		t.Errorf("what is new waits for the backlog: %v", p)
 	}
 	if n := burst(now.Add(10 * time.Millisecond)); n < burstBytes {
@@ -417,22 +397,23 @@ func (m *deliveryModel) put(lines int) {
 // send is what a sender does.
 func (m *deliveryModel) send(pieces int) {
 	if !m.linked {
-		m.q.rewind()
+		m.q.Begin(m.now, outlet.Session{Upstream: "upstream"})
 		m.linked, m.sent, m.acked, m.read = true, nil, 0, 0
 	}
 	for range pieces {
-		p, _, _ := m.q.next(m.now)
-		if p == nil {
+		lines, _, _ := m.q.Next(m.now)
+		if len(lines) == 0 {
 			return
 		}
-		m.sent = append(m.sent, p.bytes()...)
+		m.sent = append(m.sent, lines...)
+		m.q.Wrote(m.now, len(lines))
 	}
 }
 
 // ack is what a peer's kernel does: it takes n more bytes, as far as it has room.
 func (m *deliveryModel) ack(n int) {
 	m.acked = min(m.acked+n, m.read+modelReplay)
-	m.q.ack(m.now, "upstream", uint64(m.acked))
+	m.q.Ack(m.now, uint64(m.acked))
 }
 
 // peerReads is what the peer does with some of what its kernel has.
@@ -446,7 +427,7 @@ func (m *deliveryModel) lose() {
 		m.arrived[ln] = true
 	}
 	if m.linked {
-		m.q.unlink()
+		m.q.End(m.now, outlet.Broken)
 	}
 	m.linked, m.sent, m.acked, m.read = false, nil, 0, 0
 }
@@ -490,7 +471,7 @@ func (m *deliveryModel) check() {
 	if r.Received+r.Adopted != out {
 		m.Fatalf("the books do not balance: %+v", r)
 	}
-	if b.spooled < 0 || b.queued < 0 || size > 1<<20 || size < 0 || m.q.windowBytes > modelReplay+batchSize {
+	if b.spooled < 0 || b.queued < 0 || size > 1<<20 || size < 0 || m.q.windowBytes > 1<<20+batchSize {
 		m.Fatalf("%d queued, %d spooled, %d bytes, %d in the window", b.queued, b.spooled, size, m.q.windowBytes)
 	}
 }
@@ -540,7 +521,7 @@ func (m *deliveryModel) noBlocksLeft() {
 			m.Error("a block in use has no pieces")
 		}
 	}
-	if n := len(used); n > modelReplay/journal.Room+4 {
+	if n := len(used); n > m.q.windowBytes/journal.Room+8 {
 		m.Errorf("%d blocks for a window of %d bytes", n, m.q.windowBytes)
 	}
 }

@@ -5,13 +5,9 @@
 // A byte goes through the files in this order:
 //
 //	proxy.go      New, Bind, Run: what is started, and in which order it ends
-//	config.go     Config and its checks; address.go: the notation of sockets
-//	listen.go     bound sockets: UDP, TCP, unix
-//	passed.go     those that somebody else bound, and keeps
-//	socket.go     sockets that the runtime does not poll; socket_*.go: the poller
-//	datagram.go   the reader of a datagram socket; mmsg_*.go: many a system call
-//	stream.go     accepting connections, and the reader of one
-//	pace.go       letting input gather
+//	config.go     Config and its checks (internal/address: the notation of sockets)
+//	              (internal/inlet: sockets, and who reads them)
+//	handler.go    what a socket brought; mmsg_*.go: many datagrams a system call
 //	ingest.go     cut, check and rewrite lines into a batch
 //	naming.go     which claim holds, and what waits until one does
 //	batch.go        whole lines of one protocol, with one owner at a time
@@ -20,9 +16,8 @@
 //	carbonqueue.go  Carbon: lines until they are acknowledged; piece.go: runs of them
 //	queuefile.go    the file in which the Carbon queue outlives the process
 //	keeper.go       Carbon on disk; spooling.go: how it leaves and enters the queue
-//	upstream.go     the session with a server; link.go: the connection itself
-//	statsdsender.go a StatsD session: now or never
-//	carbonsender.go a Carbon session: at least once
+//	statsdsource.go what StatsD gives an outlet (internal/outlet): now or never
+//	carbonsource.go what Carbon gives one: at least once
 //
 // Beside it: reload.go (another configuration), reasons.go (why lines are
 // dropped), badlines.go, fifo.go, status.go, metrics.go and telemetry.go.
@@ -36,8 +31,10 @@
 // # What is not promised
 //
 // A Carbon line counts as forwarded when the kernel of the peer's host has
-// acknowledged it: what a peer that dies had not read is sent again as far as the
-// replay window reaches. Lines come twice after a broken connection or a crash.
+// acknowledged it and the connection has lived on for a second: what a peer that
+// dies had not read is sent again as far as the replay window reaches, or all of it
+// where the connection is young. Lines come twice after a broken connection or a
+// crash.
 // Lines in memory outlive the process, but not the machine. StatsD is sent at
 // most once: what is in doubt is not sent again, and a UDP datagram may be lost
 // on its way. The order of lines that need a name and of lines that need none is

@@ -66,15 +66,15 @@ func (f *fakeNames) Phase() membership.Phase {
 }
 
 // testConfig listens on free ports of 127.0.0.1 and sends to the sinks.
-func testConfig(statsd, carbon Address) Config {
+func testConfig(statsd, carbon Upstream) Config {
 	cfg := DefaultConfig()
 	cfg.Rewrite.Names = []string{"Denali", "MtLogan", "KingPeak"}
 	cfg.Coalesce = time.Millisecond
 	free := func(network string) Address { return Address{Network: network, Host: "127.0.0.1"} }
 	cfg.Listen.StatsD = []Address{free("udp"), free("tcp")}
 	cfg.Listen.Carbon = []Address{free("tcp"), free("udp")}
-	cfg.Forward.StatsD.To = []Address{statsd}
-	cfg.Forward.Carbon.To = []Address{carbon}
+	cfg.Forward.StatsD.To = []Upstream{statsd}
+	cfg.Forward.Carbon.To = []Upstream{carbon}
 	cfg.Forward.Carbon.Replay = 0 // what arrived stays so
 	return cfg
 }
@@ -98,9 +98,6 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 		t.Fatal(err)
 	}
 	p.drainTime = time.Second
-	for _, u := range p.upstreams {
-		u.seek = 20 * time.Millisecond
-	}
 	if err := p.Bind(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,15 +118,15 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 func (r *running) dial(t testing.TB, protocol string, i int) net.Conn {
 	t.Helper()
 	for _, l := range r.listeners() {
-		if l.proto.String() != protocol {
+		if l.Protocol.String() != protocol {
 			continue
 		}
 		if i--; i >= 0 {
 			continue
 		}
-		network, target := l.address.Network, l.address.hostPort()
-		if l.address.isUnix() {
-			target = l.address.Path
+		network, target := l.Address.Network, l.Address.HostPort()
+		if l.Address.IsUnix() {
+			target = l.Address.Path
 		}
 		conn, err := net.Dial(network, target)
 		if err != nil {
@@ -183,7 +180,7 @@ func eventually(t testing.TB, what string, cond func() bool) {
 // A sink is an upstream that keeps the lines it is sent.
 type sink struct {
 	t       testing.TB
-	address Address
+	address Upstream
 	lines   chan string
 	packets chan string // of a UDP sink
 
@@ -195,7 +192,7 @@ type sink struct {
 
 func newSink(t testing.TB, network string) *sink {
 	t.Helper()
-	s := &sink{t: t, address: Address{Network: network, Host: "127.0.0.1"}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
+	s := &sink{t: t, address: Upstream{Network: network, Host: "127.0.0.1"}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
 	s.open()
 	t.Cleanup(s.close)
 	return s
@@ -205,7 +202,7 @@ func newSink(t testing.TB, network string) *sink {
 func (s *sink) open() {
 	s.t.Helper()
 	if s.address.Network == "udp" {
-		conn, err := net.ListenPacket("udp", s.address.hostPort())
+		conn, err := net.ListenPacket("udp", s.address.HostPort())
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -215,7 +212,7 @@ func (s *sink) open() {
 		go s.receive(conn)
 		return
 	}
-	l, err := net.Listen("tcp", s.address.hostPort())
+	l, err := net.Listen("tcp", s.address.HostPort())
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -307,6 +304,14 @@ func (s *sink) expect(want ...string) {
 	}
 }
 
+// until takes lines until this one comes: what a young connection took comes again
+// on the next.
+func (s *sink) until(want string) {
+	s.t.Helper()
+	for ln := s.next(1)[0]; ln != want; ln = s.next(1)[0] {
+	}
+}
+
 // none fails the test if a line has come.
 func (s *sink) none() {
 	s.t.Helper()
@@ -353,22 +358,6 @@ func numbered(format string, from, to int) string {
 		fmt.Fprintf(&b, format+"\n", i)
 	}
 	return b.String()
-}
-
-func newBinder(t testing.TB) *binder {
-	t.Helper()
-	p, err := newPoller()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.close)
-	return &binder{poller: p}
-}
-
-func closeAll(ls []*listener) {
-	for _, l := range ls {
-		l.close()
-	}
 }
 
 // isReset says whether a connection was closed at the other side.

@@ -125,9 +125,15 @@ func (in *ingest) hold(ln []byte) {
 func (in *ingest) drop(why reason, ln []byte) {
 	in.tally.received++
 	in.tally.dropped[why]++
-	if why == unterminated || line.Result(why).Refused() {
+	if why == unterminated || why == truncated || why == misframed || line.Result(why).Refused() {
 		in.bad.add(in.at, in.proto, why, in.peer(), ln)
 	}
+}
+
+// dropUnseen counts so many lines as received and dropped.
+func (in *ingest) dropUnseen(why reason, lines int) {
+	in.tally.received += lines
+	in.tally.dropped[why] += lines
 }
 
 // end closes the batches and returns them; they are the caller's. The slice is

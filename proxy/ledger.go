@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // A tally counts what one read brought, until the queue books it.
@@ -149,7 +151,7 @@ func (l *ledger) bookForward(upstream string, lines int) {
 }
 
 // know makes the books show these upstreams.
-func (l *ledger) know(to []Address) {
+func (l *ledger) know(to []outlet.Address) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, a := range to {
@@ -168,6 +170,7 @@ func (l *ledger) settle(lines int) {
 	l.books.queued -= lines
 	if l.closed && l.books.queued == 0 && !l.isDrained() {
 		close(l.drained)
+		notify(l.more)
 	}
 }
 

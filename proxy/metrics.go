@@ -23,6 +23,11 @@ var (
 	descSpoolAge   = desc("spool_oldest_seconds", "Age of the oldest Carbon line on disk.")
 	descUpstreamUp = desc("upstream_up", "1 for the upstream in use, 0 for one that is not.", "protocol", "upstream")
 	descKernel     = desc("kernel_drops_total", "Datagrams that the kernel dropped because the receive buffer was full.", "listener")
+
+	descConnections = desc("connections", "Open connections.", "listener")
+	descLimit       = desc("connections_limit", "How many connections may be open.")
+	descEnded       = desc("connections_ended_total", "Connections that we ended: to make room for another (limit), or because they were idle for listen.idle_timeout (idle).", "reason")
+	descDelayed     = desc("accepts_delayed_total", "Times that new connections waited in the backlog: for another to be idle (limit), or for a file descriptor (descriptors).", "reason")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -34,6 +39,7 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descReceived, descAdopted, descRewritten, descResent, descForwarded, descDropped,
 		descQueueLines, descQueueBytes, descSpoolLines, descSpoolBytes, descSpoolAge, descUpstreamUp, descKernel,
+		descConnections, descLimit, descEnded, descDelayed,
 	} {
 		ch <- d
 	}
@@ -66,20 +72,38 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		for _, f := range b.forwarded {
 			counter(descForwarded, f.lines, name, f.upstream)
 		}
-		for _, s := range p.upstreams[proto].status(proto) {
+		for _, s := range p.outlets[proto].Status() {
 			up := 0.0
 			if s.Up {
 				up = 1
 			}
-			gauge(descUpstreamUp, up, name, s.Address)
+			gauge(descUpstreamUp, up, name, s.Address.String())
 		}
 	}
 	p.collectSpool(gauge)
-	for _, l := range p.listeners() {
-		if n, err := l.kernelDrops(); err == nil {
-			counter(descKernel, n, l.address.String())
+	p.collectSockets(counter, gauge)
+}
+
+// collectSockets collects what the inlet has to say.
+func (p *Proxy) collectSockets(counter func(d *prometheus.Desc, v uint64, labels ...string), gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	in := p.inlet.Load()
+	if in == nil {
+		return
+	}
+	for _, l := range in.Listeners() {
+		if n, err := l.KernelDrops(); err == nil {
+			counter(descKernel, n, l.Address.String())
+		}
+		if l.IsStream() {
+			gauge(descConnections, float64(l.Connections()), l.Address.String())
 		}
 	}
+	c := in.Connections()
+	gauge(descLimit, float64(c.Limit))
+	counter(descEnded, c.MadeRoom, "limit")
+	counter(descEnded, c.IdleTimeout, "idle")
+	counter(descDelayed, c.Waited, "limit")
+	counter(descDelayed, c.ShortOf, "descriptors")
 }
 
 // collectSpool collects what the disk holds.

@@ -21,6 +21,9 @@ type piece struct {
 	proven bool   // a peer's kernel has it; it is kept to be sent again
 	end    uint64 // where it ends, in bytes of what its connection was sent
 
+	acked   time.Time // when the kernel of the peer was seen to have it
+	repeats int       // idle connections that ended with it
+
 	inBurst bool // it is sent as a part of the backlog
 
 	// Of lines that came from the spool:
@@ -37,7 +40,7 @@ func (p *piece) isCopy() bool { return p.block.Kind() == journal.Copied }
 // grow appends what follows in the block, if the two may be one: the lines of one
 // that was not delivered came within span.
 func (p *piece) grow(next *piece, span time.Duration) bool {
-	if p.block != next.block || p.to != next.from || p.proven != next.proven || p.size()+next.size() > batchSize {
+	if p.block != next.block || p.to != next.from || p.proven != next.proven || p.repeats != next.repeats || p.size()+next.size() > batchSize {
 		return false
 	}
 	if !p.proven && next.born.Sub(p.born) > span {

@@ -5,18 +5,19 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // statsdMaxAge is how long a StatsD line may wait before it leaves.
@@ -63,16 +64,14 @@ type Proxy struct {
 	naming    *naming
 	statsd    *statsdQueue
 	carbon    *carbonQueue
-	keeper    *keeper      // nil: there is no spool
-	upstreams [2]*upstream // by protocol
+	keeper    *keeper           // nil: there is no spool
+	source    *statsdSource     // of statsd
+	outlets   [2]*outlet.Outlet // by protocol
 	bad       *badLines
-	lender    lender
-	busy      busy
-	waits     waits
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
-	poller  *poller                     // set by Bind
-	bound   atomic.Pointer[[]*listener] // set by Bind, and by Run at a reload
+	poller  *poll.Poller                // set by Bind
+	inlet   atomic.Pointer[inlet.Inlet] // set by Bind
 	reloads chan reload                 // for Run
 	ended   chan struct{}               // closed when Run reads no more
 }
@@ -105,9 +104,10 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 			naming: p.naming, ingest: newIngest(line.Carbon, p.bad), log: p.log,
 		}
 	}
+	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
 	stdout := &lockedWriter{w: opt.Stdout}
-	p.upstreams[line.StatsD] = p.newUpstream(line.StatsD, stdout)
-	p.upstreams[line.Carbon] = p.newUpstream(line.Carbon, stdout)
+	p.outlets[line.StatsD] = p.newOutlet(line.StatsD, p.source, stdout)
+	p.outlets[line.Carbon] = p.newOutlet(line.Carbon, p.carbon, stdout)
 	return p, nil
 }
 
@@ -119,24 +119,13 @@ func (p *Proxy) queue(proto line.Protocol) queue {
 	return p.carbon
 }
 
-func (p *Proxy) newUpstream(proto line.Protocol, stdout io.Writer) *upstream {
-	u := &upstream{
-		queue:  p.queue(proto),
-		sender: p.newSender(proto),
-		dialer: &dialer{proto: proto, stdout: stdout, isOwn: p.isOwn, own: p.detach},
-		seek:   seekInterval,
-		log:    p.log.With("protocol", proto.String()),
-		moved:  make(chan struct{}, 1),
-	}
-	u.retarget(p.cfg.Forward.target(proto))
-	return u
-}
-
-func (p *Proxy) newSender(proto line.Protocol) sender {
-	if proto == line.StatsD {
-		return &statsdSender{queue: p.statsd, busy: &p.busy, gate: p.naming}
-	}
-	return &carbonSender{queue: p.carbon, busy: &p.busy}
+func (p *Proxy) newOutlet(proto line.Protocol, source outlet.Source, stdout io.Writer) *outlet.Outlet {
+	cfg := p.cfg.Forward.outlet(proto)
+	p.queue(proto).account().know(cfg.To)
+	return outlet.New(cfg, outlet.Options{
+		Source: source, Log: p.log.With("protocol", proto.String()), Stdout: stdout,
+		Resets: proto == line.Carbon, Own: p,
+	})
 }
 
 // lockedWriter lets both protocols write to one stdout.
@@ -153,62 +142,54 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 
 // Bind binds all listeners, or none. Its error names the address; it is an
 // ErrUnwantedSocket where a passed socket has no listener.
-func (p *Proxy) Bind() error {
-	passed, err := openPassed(p.options.Sockets)
-	if err != nil {
+func (p *Proxy) Bind() (err error) {
+	if p.poller, err = poll.New(); err != nil {
 		return err
 	}
-	if p.poller, err = newPoller(); err != nil {
+	in := inlet.New(p.poller, p.log, p.newHandler)
+	if err := in.Bind(p.cfg.Listen.specs(), p.options.Sockets); err != nil {
+		p.poller.Close()
 		return err
 	}
-	b := binder{poller: p.poller, passed: passed}
-	listeners, err := b.bindAll(p.cfg.Listen)
-	if err != nil {
-		p.poller.close()
-		return err
-	}
-	p.bound.Store(&listeners)
+	p.inlet.Store(in)
 	return nil
+}
+
+// ErrUnwantedSocket says that a socket was passed to us at whose address nothing is
+// to listen.
+var ErrUnwantedSocket = inlet.ErrUnwantedSocket
+
+// specs are the sockets that a configuration asks for.
+func (l Listen) specs() (specs []inlet.Spec) {
+	for _, a := range l.StatsD {
+		specs = append(specs, inlet.Spec{Protocol: line.StatsD, Address: a})
+	}
+	for _, a := range l.Carbon {
+		specs = append(specs, inlet.Spec{Protocol: line.Carbon, Address: a})
+	}
+	return specs
+}
+
+// settings are how a configuration wants sockets to be read.
+func (c Config) settings() inlet.Settings {
+	return inlet.Settings{Coalesce: c.Coalesce, MaxConnections: c.Listen.MaxConnections, IdleTimeout: c.Listen.IdleTimeout}
 }
 
 // listeners returns the bound sockets. They may be closed.
-func (p *Proxy) listeners() []*listener {
-	if bound := p.bound.Load(); bound != nil {
-		return *bound
+func (p *Proxy) listeners() []*inlet.Listener {
+	if in := p.inlet.Load(); in != nil {
+		return in.Listeners()
 	}
 	return nil
 }
 
-// detach takes a socket away from the runtime's poller.
-func (p *Proxy) detach(conn syscall.Conn) (*socket, error) { return p.poller.detach(conn) }
-
-// isOwn says whether a peer is one of our listeners.
-func (p *Proxy) isOwn(network string, peer netip.AddrPort) bool {
-	for _, l := range p.listeners() {
-		if l.address.Network != network || l.address.Port != int(peer.Port()) {
-			continue
-		}
-		host, err := netip.ParseAddrPort(l.at.String())
-		if err == nil && (host.Addr().Unmap() == peer.Addr().Unmap() || host.Addr().IsUnspecified() && isLocal(peer.Addr())) {
-			return true
-		}
+// IsOwn says whether a peer is one of our listeners.
+func (p *Proxy) IsOwn(network string, peer netip.AddrPort) bool {
+	if network == "tls" {
+		network = "tcp"
 	}
-	return false
-}
-
-// isLocal says whether an address is this host's.
-func isLocal(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	if ip.IsLoopback() {
-		return true
-	}
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(ip.AsSlice())) {
-			return true
-		}
-	}
-	return false
+	in := p.inlet.Load()
+	return in != nil && in.Owns(network, peer)
 }
 
 // Run reads and forwards until ctx ends, and then, in this order: takes what has
@@ -217,20 +198,21 @@ func isLocal(ip netip.Addr) bool {
 // Carbon for the next process. Bind must have succeeded before. The name may be released when Run has returned.
 func (p *Proxy) Run(ctx context.Context) error {
 	closeQueue := p.openQueue()
-	p.logListeners(p.listeners())
 
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	var polling, beside, upstreams sync.WaitGroup
-	polling.Go(p.poller.run)
+	polling.Go(p.poller.Run)
 	defer polling.Wait()
-	defer p.poller.close()
+	defer p.poller.Close()
 	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending) })
 	if p.keeper != nil {
 		beside.Go(func() { p.keeper.run(sending) })
 	}
-	for _, u := range p.upstreams {
-		upstreams.Go(func() { u.run(sending) })
-	}
+	upstreams.Go(func() {
+		p.outlets[line.StatsD].Run(sending)
+		p.source.abandon()
+	})
+	upstreams.Go(func() { p.outlets[line.Carbon].Run(sending) })
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
@@ -309,78 +291,22 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 	}
 }
 
-// streamReader returns the reader of a connection, which it takes; nil, and says so,
-// where it can't be read.
-func (p *Proxy) streamReader(l *listener, conn net.Conn) *streamReader {
-	peer := peerOf(conn)
-	socket, err := p.poller.detach(conn.(syscall.Conn))
-	if err != nil {
-		p.log.Warn("connection lost", "listener", l.address, "err", err)
-		return nil
-	}
-	s := &streamReader{
-		socket: socket, pacer: p.pacer(l),
-		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
-	}
-	s.ingest.peer = func() string { return peer }
-	return s
-}
-
-// pacer returns the pacer of a reader of l.
-func (p *Proxy) pacer(l *listener) pacer {
-	return pacer{waits: &p.waits, bears: l.bears(), busy: &p.busy, poller: p.poller}
-}
-
-func peerOf(conn net.Conn) string {
-	if a := conn.RemoteAddr(); a != nil {
-		return a.String()
-	}
-	return ""
-}
-
-// receive reads one datagram socket.
-func (p *Proxy) receive(ctx context.Context, l *listener) {
-	defer l.close()
-	d := &datagramReader{
-		socket: l.socket, pacer: p.pacer(l), lender: &p.lender, leaves: l.passed,
-		ingest: newIngest(l.proto, p.bad), queue: p.queue(l.proto), naming: p.naming,
-	}
-	d.ingest.peer = d.peer
-	d.run(ctx)
-}
-
-func (p *Proxy) logListeners(listeners []*listener) {
-	for _, l := range listeners {
-		attrs := []any{"protocol", l.proto.String(), "listener", l.address}
-		if l.socket != nil {
-			attrs = append(attrs, "receive_buffer", l.receiveBuffer)
-		}
-		if l.passed {
-			attrs = append(attrs, "passed", true)
-		}
-		p.log.Info("listening", attrs...)
-		if l.isSmall() {
-			p.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
-				"listener", l.address, "receive_buffer", l.receiveBuffer, "remedy", l.bufferRemedy())
-		}
-		if !l.isPrivate() {
-			p.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.address)
-		}
-	}
-}
-
 // Status returns a snapshot.
 func (p *Proxy) Status() Status {
 	s := Status{Listeners: []ListenerStatus{}, Upstreams: []UpstreamStatus{}, Lines: map[string]Books{}}
 	for _, l := range p.listeners() {
 		s.Listeners = append(s.Listeners, ListenerStatus{
-			Protocol: l.proto.String(), Address: l.address.String(), ReceiveBuffer: l.receiveBuffer,
+			Protocol: l.Protocol.String(), Address: l.Address.String(), ReceiveBuffer: l.ReceiveBuffer,
 		})
 	}
 	for _, proto := range protocols {
 		books, _ := p.queue(proto).snapshot()
 		s.Lines[proto.String()] = books.report()
-		s.Upstreams = append(s.Upstreams, p.upstreams[proto].status(proto)...)
+		for _, u := range p.outlets[proto].Status() {
+			s.Upstreams = append(s.Upstreams, UpstreamStatus{
+				Protocol: proto.String(), Address: u.Address.String(), Resolved: u.Resolved, Up: u.Up, Since: u.Since, Reason: u.Reason,
+			})
+		}
 	}
 	return s
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -42,7 +41,7 @@ func TestListeners(t *testing.T) {
 		statsd.expect(fmt.Sprintf("Denali.s%d:1|c", i))
 		write(t, p.dial(t, "carbon", i), fmt.Sprintf("host.c%d  1\t1700000000\n", i))
 		carbon.expect(fmt.Sprintf("Denali.c%d 1 1700000000", i))
-		if a.isUnix() {
+		if a.IsUnix() {
 			info, err := os.Stat(a.Path)
 			if err != nil || info.Mode().Perm() != os.FileMode(a.Mode) {
 				t.Errorf("%s: mode %v, %v", a, info.Mode(), err)
@@ -52,7 +51,7 @@ func TestListeners(t *testing.T) {
 	p.stop()
 	balance(t, p.Proxy)
 	for _, a := range cfg.Listen.StatsD {
-		if _, err := os.Stat(a.Path); a.isUnix() && err == nil {
+		if _, err := os.Stat(a.Path); a.IsUnix() && err == nil {
 			t.Errorf("%s is left behind", a.Path)
 		}
 	}
@@ -64,82 +63,6 @@ func hasIPv6() bool {
 		l.Close()
 	}
 	return err == nil
-}
-
-// localhost is one port in both families.
-func TestLocalhost(t *testing.T) {
-	if !hasIPv6() {
-		t.Skip("no IPv6 on this host")
-	}
-	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "localhost"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		if len(ls) != 2 || ls[0].address.Port != ls[1].address.Port || ls[0].address.Port == 0 {
-			t.Errorf("%s: got %v and %v", network, ls[0].address, ls[1].address)
-		}
-	}
-}
-
-func TestPortInUse(t *testing.T) {
-	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(line.StatsD, Address{Network: network, Host: "127.0.0.1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		again, err := newBinder(t).bindProtocol(line.StatsD, []Address{ls[0].address})
-		if err == nil {
-			closeAll(again)
-			t.Fatalf("%s: bound twice", network)
-		}
-		if !strings.Contains(err.Error(), ls[0].address.String()) {
-			t.Errorf("%s: the error does not name the address: %v", network, err)
-		}
-	}
-}
-
-func TestUnixSocketInUse(t *testing.T) {
-	a := Address{Network: "unix", Path: socketPath(t, "s")}
-	// A socket that a dead process left behind is replaced.
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.Path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.SetUnlinkOnClose(false)
-	dead.Close()
-	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
-	if err != nil {
-		t.Fatalf("a stale socket is in the way: %v", err)
-	}
-	defer closeAll(ls)
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
-		closeAll(ls)
-		t.Fatal("bound twice")
-	}
-	file := Address{Network: "unix", Path: socketPath(t, "f")}
-	os.WriteFile(file.Path, []byte("keep"), 0o600)
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{file}); err == nil {
-		closeAll(ls)
-		t.Fatal("a file was replaced")
-	}
-}
-
-// The group of a unix socket is set; an unknown one is an error.
-func TestUnixSocketGroup(t *testing.T) {
-	a := Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
-	ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAll(ls)
-	a.Group = "no-such-group-here"
-	if ls, err := newBinder(t).bindProtocol(line.StatsD, []Address{a}); err == nil {
-		closeAll(ls)
-		t.Fatal("an unknown group passed")
-	}
 }
 
 // A stream is cut into lines wherever reads end; a tail without end is dropped
@@ -170,7 +93,7 @@ func TestStreamLineTooLong(t *testing.T) {
 	sink := newSink(t, "tcp")
 	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
-	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*streamBlock)+":1|c\nhost.b:1|c\n")
+	write(t, conn, "host.a:1|c\nhost."+strings.Repeat("x", 5*64<<10)+":1|c\nhost.b:1|c\n")
 	sink.expect("Denali.a:1|c", "Denali.b:1|c")
 	eventually(t, "the books are written", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
 	if got := balance(t, p.Proxy)["statsd"]; got.Dropped["too_long"] != 1 || got.Received != 3 {
@@ -202,7 +125,7 @@ func TestLineGrowsTooLong(t *testing.T) {
 // split, nothing lost, in order.
 func TestRepacking(t *testing.T) {
 	statsd := newSink(t, "udp")
-	cfg := testConfig(statsd.address, Address{Network: "stdout"})
+	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
 	cfg.Forward.StatsD.MaxDatagram = minMaxDatagram
 	p := start(t, cfg, holding("MtLogan"))
 	long := "host.long." + strings.Repeat("y", 600) + ":1|c"
@@ -224,21 +147,6 @@ func TestRepacking(t *testing.T) {
 	for range len(statsd.packets) {
 		if d := <-statsd.packets; len(d) > minMaxDatagram && strings.Count(d, "\n") != 1 || !strings.HasSuffix(d, "\n") {
 			t.Errorf("a datagram of %d bytes, %d lines", len(d), strings.Count(d, "\n"))
-		}
-	}
-}
-
-func TestPacketEnd(t *testing.T) {
-	for _, c := range []struct {
-		buf   string
-		limit int
-		want  int
-	}{
-		{"a\nb\n", 4, 4}, {"a\nb\n", 3, 2}, {"a\nb\n", 2, 2}, {"a\nb\n", 1, 2},
-		{"aaaa\nb\n", 3, 5}, {"a\nbbbb\n", 3, 2}, {"a\n", 100, 2},
-	} {
-		if got := packetEnd([]byte(c.buf), c.limit); got != c.want {
-			t.Errorf("packetEnd(%q, %d) = %d, want %d", c.buf, c.limit, got, c.want)
 		}
 	}
 }
@@ -273,7 +181,7 @@ func TestHeldUntilNamed(t *testing.T) {
 func TestOrderAcrossNaming(t *testing.T) {
 	statsd := newSink(t, "tcp")
 	names := noNames()
-	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 	const lines = 20000
 	conn := p.dial(t, "statsd", 1)
 	go func() {
@@ -295,7 +203,7 @@ func TestStatsDGate(t *testing.T) {
 	statsd := newSink(t, "tcp")
 	statsd.close() // so that lines wait in the queue, named
 	names := holding("Denali")
-	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 	write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 	eventually(t, "the lines are queued", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 
@@ -316,7 +224,7 @@ func TestStatsDSuspended(t *testing.T) {
 			names := noNames()
 			claim := membership.NewClaim("Denali", 500*time.Millisecond)
 			names.set(claim, membership.Holding)
-			p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), names)
+			p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 			write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 			eventually(t, "the lines are named", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 			eventually(t, "the claim is past its horizon", func() bool { return !claim.Valid() })
@@ -342,7 +250,7 @@ func TestStatsDSuspended(t *testing.T) {
 func TestCarbonOutage(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), holding("Denali"))
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
 	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 5000 })
@@ -356,19 +264,19 @@ func TestCarbonOutage(t *testing.T) {
 	eventually(t, "the upstream is seen to be down", func() bool { return !p.Status().Upstreams[1].Up })
 	write(t, conn, "host.later 1 1700000000\n")
 	carbon.open()
-	carbon.expect("Denali.later 1 1700000000")
+	carbon.until("Denali.later 1 1700000000")
 }
 
 // A Carbon write that fails half way is sent again, whole.
 func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	l, err := net.Listen("tcp", carbon.address.hostPort())
+	l, err := net.Listen("tcp", carbon.address.HostPort())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), holding("Denali"))
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
 	stalled, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -397,7 +305,7 @@ func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 func TestQueueFull(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	cfg.Forward.Carbon.Queue = minQueue
 	p := start(t, cfg, holding("Denali"))
 	const lines = 100000 // some 2.6 MB
@@ -414,106 +322,34 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-// The first upstream that works is used, and the first again once it is back.
-func TestFailover(t *testing.T) {
-	for _, network := range []string{"tcp", "udp"} {
-		t.Run(network, func(t *testing.T) {
-			first, second := newSink(t, network), newSink(t, network)
-			cfg := testConfig(first.address, Address{Network: "stdout"})
-			cfg.Forward.StatsD.To = []Address{first.address, second.address}
-			p := start(t, cfg, holding("Denali"))
-			isUp := func(i int) func() bool {
-				return func() bool { return p.Status().Upstreams[i].Up }
-			}
-			conn := p.dial(t, "statsd", 1)
-			eventually(t, "the first is up", isUp(0))
-			write(t, conn, "host.a:1|c\n")
-			first.expect("Denali.a:1|c")
-			first.close()
-			eventually(t, "the second is up", func() bool {
-				if network == "udp" && !isUp(1)() {
-					write(t, conn, "host.lost:1|c\n") // a port is found to be closed by sending there
-				}
-				return isUp(1)()
-			})
-			write(t, conn, "host.b:1|c\n")
-			for second.next(1)[0] != "Denali.b:1|c" {
-			}
-			first.open()
-			eventually(t, "the first is used again", isUp(0))
-			write(t, conn, "host.c:1|c\n")
-			first.expect("Denali.c:1|c")
-			balance(t, p.Proxy)
-		})
-	}
-}
-
-// A UDP upstream that refuses is down, and costs no line.
+// A UDP upstream that refuses is down; what it refuses is not forwarded.
 func TestRefusedUDP(t *testing.T) {
 	statsd := newSink(t, "udp")
 	statsd.close()
-	p := start(t, testConfig(statsd.address, Address{Network: "stdout"}), holding("Denali"))
-	write(t, p.dial(t, "statsd", 1), "host.a:1|c\n")
-	eventually(t, "the line waits", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 1 })
-	if p.Status().Upstreams[0].Up {
-		t.Error("it counts as up")
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), holding("Denali"))
+	conn := p.dial(t, "statsd", 1)
+	write(t, conn, "host.a:1|c\n")
+	eventually(t, "the line is refused", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["send_error"] == 1 })
+	if u := p.Status().Upstreams[0]; u.Up || !strings.Contains(u.Reason, "refused") {
+		t.Errorf("it counts as up: %+v", u)
 	}
 	statsd.open()
-	statsd.expect("Denali.a:1|c")
+	write(t, conn, "host.b:1|c\nhost.c:1|c\n")
+	statsd.expect("Denali.b:1|c", "Denali.c:1|c")
+	eventually(t, "they are forwarded", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
 }
 
 // An upstream that turns out to be one of our listeners is not used.
 func TestOwnListenerAsUpstream(t *testing.T) {
-	p := start(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"))
-	for _, u := range p.upstreams {
-		for _, l := range p.listeners() {
-			a := l.address
-			a.Host = "localhost"
-			if _, err := u.dialer.dial(t.Context(), a); err == nil || !strings.Contains(err.Error(), "own listener") {
-				t.Errorf("dial %s: %v", a, err)
-			}
+	p := start(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"))
+	for _, l := range p.listeners() {
+		at := netip.MustParseAddrPort(l.Address.HostPort())
+		if !p.IsOwn(l.Address.Network, at) {
+			t.Errorf("%s is not ours", l.Address)
 		}
 	}
-	if p.isOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
+	if p.IsOwn("udp", netip.MustParseAddrPort("127.0.0.1:9")) {
 		t.Error("another port is ours")
-	}
-}
-
-func TestConnectionLimit(t *testing.T) {
-	statsd := newSink(t, "tcp")
-	cfg := testConfig(statsd.address, Address{Network: "stdout"})
-	cfg.Listen.MaxConnections = 2
-	p := start(t, cfg, holding("Denali"))
-	a, b := p.dial(t, "statsd", 1), p.dial(t, "carbon", 0)
-	write(t, a, "host.a:1|c\n")
-	write(t, b, "host.b 1 1\n")
-	statsd.expect("Denali.a:1|c")
-	eventually(t, "both are served", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
-	over := p.dial(t, "statsd", 1)
-	over.SetReadDeadline(time.Now().Add(patience))
-	if _, err := over.Read(make([]byte, 1)); !isReset(err) {
-		t.Fatalf("the third connection stays open: %v", err)
-	}
-	a.Close()
-	eventually(t, "there is room again", func() bool {
-		c := p.dial(t, "statsd", 1)
-		defer c.Close()
-		io.WriteString(c, "host.c:1|c\n")
-		c.(*net.TCPConn).CloseWrite()
-		c.SetReadDeadline(time.Now().Add(patience))
-		c.Read(make([]byte, 1))
-		return balance(t, p.Proxy)["statsd"].Received >= 2
-	})
-}
-
-func TestIdleTimeout(t *testing.T) {
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
-	cfg.Listen.IdleTimeout = 50 * time.Millisecond
-	p := start(t, cfg, holding("Denali"))
-	conn := p.dial(t, "statsd", 1)
-	conn.SetReadDeadline(time.Now().Add(patience))
-	if _, err := conn.Read(make([]byte, 1)); !isReset(err) {
-		t.Fatalf("the idle connection stays open: %v", err)
 	}
 }
 
@@ -544,7 +380,7 @@ func TestStopDrains(t *testing.T) {
 func TestStopDropsTheRest(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), noNames())
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), noNames())
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\napp.b 1 1\n")
 	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 2 })
 	p.stop()
@@ -558,7 +394,7 @@ func TestStopDropsTheRest(t *testing.T) {
 func TestBooksBalanceUnderLoad(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	names := holding("Denali")
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), names)
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(p.Proxy)
 
@@ -640,7 +476,7 @@ func balanceScrape(t *testing.T, g prometheus.Gatherer) map[string]map[string]fl
 // Both protocols may go to stdout.
 func TestStdout(t *testing.T) {
 	var out syncBuffer
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: &out})
 	write(t, p.dial(t, "statsd", 0), "host.requests:1|c")
 	eventually(t, "StatsD", func() bool { return out.String() == "Denali.requests:1|c\n" })
@@ -666,8 +502,8 @@ func TestStopWithPeerThatStaysOpen(t *testing.T) {
 		<-t.Context().Done()
 		conn.Close()
 	}()
-	to := Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	p := start(t, testConfig(Address{Network: "stdout"}, to), holding("Denali"))
+	to := Upstream{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	p := start(t, testConfig(Upstream{Network: "stdout"}, to), holding("Denali"))
 	p.Proxy.drainTime = time.Hour
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is sent", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == 1 })
@@ -685,8 +521,8 @@ func TestStopLeavesSlowPeerItsLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	to := Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	p := start(t, testConfig(Address{Network: "stdout"}, to), holding("Denali"))
+	to := Upstream{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+	p := start(t, testConfig(Upstream{Network: "stdout"}, to), holding("Denali"))
 	peer, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -715,57 +551,11 @@ func (s stuckWriter) Write(b []byte) (int, error) {
 func TestStopWithStuckStdout(t *testing.T) {
 	out := stuckWriter{make(chan struct{})}
 	defer close(out.read)
-	p := startWith(t, testConfig(Address{Network: "stdout"}, Address{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
+	p := startWith(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
 	p.Proxy.drainTime = time.Millisecond
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
 	p.stop()
-}
-
-// A connection that sent much and then pauses does not keep others from napping.
-func TestBusyEndsWithTheBurst(t *testing.T) {
-	sink := newSink(t, "tcp")
-	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
-	conn := p.dial(t, "carbon", 0)
-	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
-	sink.next(5000)
-	eventually(t, "nobody is busy", func() bool { return p.busy.Load() == 0 })
-}
-
-// No nap is longer than what any datagram socket can bear.
-func TestNapIsBoundedBySockets(t *testing.T) {
-	cfg := testConfig(Address{Network: "stdout"}, Address{Network: "stdout"})
-	cfg.Coalesce = 5 * time.Millisecond
-	nap := func(p *running) time.Duration { return time.Duration(p.waits.nap.Load()) }
-	p := start(t, cfg, noNames())
-	eventually(t, "a nap as long as the receive buffer bears", func() bool { return nap(p) == min(cfg.Coalesce, p.listeners()[0].bears()) })
-	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
-	p = start(t, cfg, noNames())
-	eventually(t, "no nap beside a unix datagram socket, which queues ten", func() bool { return p.waits.coalesce.Load() > 0 && nap(p) == 0 })
-}
-
-// An upstream that is down is asked less and less often.
-func TestBackOff(t *testing.T) {
-	down := newSink(t, "udp")
-	down.close()
-	p, err := New(testConfig(down.address, Address{Network: "stdout"}), holding("Denali"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := p.upstreams[line.StatsD]
-	ctx, cancel := context.WithCancel(t.Context())
-	attempts := 0
-	u.dialer.isOwn = func(string, netip.AddrPort) bool {
-		if attempts++; attempts == 4 {
-			cancel()
-		}
-		return false
-	}
-	start := time.Now()
-	u.run(ctx)
-	if took, least := time.Since(start), (50+100+200)*time.Millisecond; took < least {
-		t.Errorf("four attempts within %v, want no less than %v", took, least)
-	}
 }
 
 // A Carbon line is named by the tenure that its timestamp falls into.
@@ -776,7 +566,7 @@ func TestCarbonNamedByItsTime(t *testing.T) {
 	names.set(membership.NewClaimAfter("Denali", time.Hour, at(5000),
 		[]membership.Tenure{{Name: "MtLogan", From: at(1000), To: at(2000)}},
 		[]membership.Tenure{{Name: "Denali", From: at(3000), To: at(4000)}}), membership.Holding)
-	p := start(t, testConfig(Address{Network: "stdout"}, carbon.address), names)
+	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.now 1 6000\nhost.logan 1 1500\nhost.foreign 1 3500\nhost.between 1 4500\nhost.long.ago 1 10\napp.any 1 3500\nhost.again 1 6001\n")
 	carbon.expect("Denali.now 1 6000", "MtLogan.logan 1 1500", "Denali.between 1 4500", "Denali.long.ago 1 10", "app.any 1 3500", "Denali.again 1 6001")

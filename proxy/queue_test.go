@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -41,7 +42,7 @@ func TestQueueMerges(t *testing.T) {
 	accept(q, aBatch(now.Add(2*mergeSpan), claim, false, "e"))
 	accept(q, aBatch(now, nil, true, "f"))
 	for _, want := range []string{"a\nb\nc\n", "d\n", "e\n"} {
-		b, err := q.take(t.Context())
+		b, err := q.tryTake()
 		if err != nil || string(b.buf) != want || b.lines != strings.Count(want, "\n") {
 			t.Fatalf("got %q, %d lines, %v; want %q", b.buf, b.lines, err, want)
 		}
@@ -67,7 +68,7 @@ func TestQueueMemory(t *testing.T) {
 		}
 		taken, count := 0, 0
 		for range q.ready.len() {
-			b, err := q.take(t.Context())
+			b, err := q.tryTake()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -160,7 +161,7 @@ func TestQueueDrained(t *testing.T) {
 	q := newStatsDQueue(1 << 20)
 	accept(q, aBatch(time.Now(), nil, false, "a", "b"))
 	q.close()
-	b, _ := q.take(t.Context())
+	b, _ := q.tryTake()
 	q.forward("upstream", 1)
 	if q.isDrained() {
 		t.Fatal("drained with a line in hand")
@@ -168,7 +169,7 @@ func TestQueueDrained(t *testing.T) {
 	q.drop(1, sendError)
 	<-q.drained
 	b.free()
-	if _, err := q.take(t.Context()); !errors.Is(err, errDrained) {
+	if _, err := q.tryTake(); !errors.Is(err, outlet.ErrDrained) {
 		t.Errorf("take: %v", err)
 	}
 }
@@ -231,7 +232,7 @@ func TestBadLinesRing(t *testing.T) {
 // All words of the contract are there, and no other.
 func TestReasons(t *testing.T) {
 	want := strings.Fields(`too_long control empty_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp
-		unterminated foreign_name unmatched no_name other_tenure too_old claim_lost queue_full spool_full send_error shutdown`)
+		unterminated foreign_name unmatched no_name other_tenure too_old claim_lost queue_full spool_full send_error shutdown truncated framing`)
 	seen := map[string]bool{}
 	for r := range reasons {
 		seen[r.String()] = true
@@ -255,7 +256,7 @@ func TestParkedGoFirst(t *testing.T) {
 	q.suspended = func(*membership.Claim) bool { return suspended }
 	now := time.Now()
 	accept(q, aBatch(now, claim, false, "a:1|g"))
-	first, _ := q.take(t.Context())
+	first, _ := q.tryTake()
 	q.park(first)
 	accept(q, aBatch(now, claim, false, "a:2|g"))
 	if b, _ := q.tryTake(); string(b.buf) != "a:2|g\n" {

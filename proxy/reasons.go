@@ -17,6 +17,8 @@ const (
 	spoolFull
 	sendError
 	shutdown
+	truncated // of a datagram
+	misframed
 	numReasons
 )
 
@@ -43,6 +45,10 @@ func (r reason) String() string {
 		return "send_error"
 	case shutdown:
 		return "shutdown"
+	case truncated:
+		return "truncated"
+	case misframed:
+		return "framing"
 	}
 	return line.Result(r).Reason()
 }

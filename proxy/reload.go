@@ -3,9 +3,10 @@ package proxy
 import (
 	"context"
 	"errors"
-	"slices"
+	"sync"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // A reload asks Run to go on with another configuration.
@@ -43,15 +44,17 @@ func (p *Proxy) Reload(cfg Config) error {
 // read reads from all listeners until ctx ends, and does what reloads ask for.
 func (p *Proxy) read(ctx context.Context) {
 	defer close(p.ended)
-	r := newReaders(p)
-	defer r.endAll()
-	p.waits.set(p.cfg, p.listeners())
-	r.begin(ctx, p.listeners())
-	r.beginTelemetry(ctx)
+	in, settings := p.inlet.Load(), p.cfg.settings()
+	var reading sync.WaitGroup
+	reading.Go(func() { in.Run(ctx, settings) })
+	defer reading.Wait()
+	t := telemetry{sent: map[string]float64{}}
+	defer t.end()
+	t.begin(ctx, p)
 	for {
 		select {
 		case ask := <-p.reloads:
-			ask.done <- p.change(ctx, r, ask.cfg)
+			ask.done <- p.change(ctx, &t, ask.cfg)
 		case <-ctx.Done():
 			return
 		}
@@ -59,125 +62,57 @@ func (p *Proxy) read(ctx context.Context) {
 }
 
 // change makes cfg the configuration.
-func (p *Proxy) change(ctx context.Context, r *readers, cfg Config) error {
-	b := binder{poller: p.poller, have: slices.Clone(p.listeners())}
-	listeners, err := b.bindAll(cfg.Listen)
-	if err != nil {
+func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
+	if err := p.inlet.Load().Rebind(cfg.Listen.specs(), cfg.settings()); err != nil {
 		return err
 	}
 	p.cfg = cfg
-	p.bound.Store(&listeners)
 	p.naming.setRules(cfg.Rewrite)
-	p.waits.set(cfg, listeners)
 	p.statsd.resize(cfg.Forward.StatsD)
 	p.carbon.resize(cfg.Forward.Carbon)
-
-	p.logListeners(b.added)
-	r.acceptor.setLimit(cfg.Listen.MaxConnections)
-	r.begin(ctx, b.added)
-	r.end(b.have)
-	r.endTelemetry()
+	t.end()
 	for _, proto := range protocols {
-		if u, t := p.upstreams[proto], cfg.Forward.target(proto); !t.equal(u.asked.Load()) {
-			u.retarget(t)
-		}
+		to := cfg.Forward.outlet(proto)
+		p.queue(proto).account().know(to.To)
+		p.outlets[proto].Configure(to)
 	}
-	r.beginTelemetry(ctx)
+	t.begin(ctx, p)
 	return nil
 }
 
-// target is what the upstream of a protocol needs to know.
-func (f Forward) target(proto line.Protocol) *target {
+// outlet is what the outlet of a protocol needs to know.
+func (f Forward) outlet(proto line.Protocol) outlet.Config {
 	if proto == line.StatsD {
-		return &target{f.StatsD.To, f.StatsD.MaxDatagram}
+		return outlet.Config{To: f.StatsD.To, TLS: f.StatsD.TLS, MaxAge: f.StatsD.MaxAge, MaxDatagram: f.StatsD.MaxDatagram}
 	}
-	return &target{to: f.Carbon.To}
+	return outlet.Config{To: f.Carbon.To, TLS: f.Carbon.TLS, MaxAge: f.Carbon.MaxAge}
 }
 
-func (t *target) equal(other *target) bool {
-	return slices.Equal(t.to, other.to) && t.maxDatagram == other.maxDatagram
-}
-
-// readers are the goroutines that bring lines. Run begins and ends them.
-type readers struct {
-	proxy     *Proxy
-	acceptor  *acceptor
-	listeners map[*listener]*task
-	telemetry *task              // nil: not sent
-	sent      map[string]float64 // what telemetry sent last of each counter
-}
-
-func newReaders(p *Proxy) *readers {
-	return &readers{
-		proxy:     p,
-		acceptor:  &acceptor{limit: p.cfg.Listen.MaxConnections, log: p.log, reader: p.streamReader},
-		listeners: map[*listener]*task{},
-		sent:      map[string]float64{},
-	}
-}
-
-// begin begins to read from listeners. It takes them.
-func (r *readers) begin(ctx context.Context, listeners []*listener) {
-	for _, l := range listeners {
-		r.listeners[l] = newTask(ctx, func(ctx context.Context) {
-			if l.stream != nil {
-				r.acceptor.run(ctx, l)
-			} else {
-				r.proxy.receive(ctx, l)
-			}
-		})
-	}
-}
-
-// end ends the reading from listeners, and returns when it has.
-func (r *readers) end(listeners []*listener) {
-	for _, l := range listeners {
-		r.listeners[l].stop()
-	}
-	for _, l := range listeners {
-		<-r.listeners[l].ended
-		delete(r.listeners, l)
-		r.proxy.log.Info("listening no more", "protocol", l.proto.String(), "listener", l.address)
-	}
-}
-
-// beginTelemetry begins to send our own numbers, where they are wanted.
-func (r *readers) beginTelemetry(ctx context.Context) {
-	p, from := r.proxy, r.proxy.cfg.Rewrite.From
-	if p.options.Telemetry != nil && p.cfg.Telemetry && len(p.cfg.Forward.StatsD.To) > 0 {
-		r.telemetry = newTask(ctx, func(ctx context.Context) { p.sendTelemetry(ctx, from, r.sent) })
-	}
-}
-
-func (r *readers) endTelemetry() {
-	if r.telemetry != nil {
-		r.telemetry.stop()
-		<-r.telemetry.ended
-		r.telemetry = nil
-	}
-}
-
-// endAll waits for all, whose context has ended.
-func (r *readers) endAll() {
-	r.endTelemetry()
-	for _, t := range r.listeners {
-		<-t.ended
-	}
-}
-
-// A task is a goroutine that can be ended.
-type task struct {
-	stop  context.CancelFunc
+// A telemetry sends our own numbers, from begin to end.
+type telemetry struct {
+	stop  context.CancelFunc // nil: nothing is sent
 	ended chan struct{}
+	sent  map[string]float64 // what was sent last of each counter
 }
 
-func newTask(ctx context.Context, do func(ctx context.Context)) *task {
-	ctx, stop := context.WithCancel(ctx)
-	t := &task{stop, make(chan struct{})}
+// begin begins to send, where that is wanted.
+func (t *telemetry) begin(ctx context.Context, p *Proxy) {
+	if p.options.Telemetry == nil || !p.cfg.Telemetry || len(p.cfg.Forward.StatsD.To) == 0 {
+		return
+	}
+	ctx, t.stop = context.WithCancel(ctx)
+	t.ended = make(chan struct{})
+	from := p.cfg.Rewrite.From
 	go func() {
 		defer close(t.ended)
-		defer stop()
-		do(ctx)
+		p.sendTelemetry(ctx, from, t.sent)
 	}()
-	return t
+}
+
+func (t *telemetry) end() {
+	if t.stop != nil {
+		t.stop()
+		<-t.ended
+		t.stop = nil
+	}
 }

@@ -9,11 +9,11 @@ import (
 // Many reloads leave no goroutine and no descriptor behind.
 func TestReloadLeaks(t *testing.T) {
 	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
-	cfg := testConfig(Address{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	p := start(t, cfg, holding("Denali"))
 	more := cfg
 	more.Listen.StatsD = append(slices.Clone(cfg.Listen.StatsD), Address{Network: "udp", Host: "localhost"}, Address{Network: "tcp", Host: "localhost"})
-	more.Forward.Carbon.To = []Address{other.address}
+	more.Forward.Carbon.To = []Upstream{other.address}
 	settled := func() int {
 		eventually(t, "the upstream is up", func() bool { return p.Status().Upstreams[1].Up })
 		return runtime.NumGoroutine()
@@ -24,9 +24,7 @@ func TestReloadLeaks(t *testing.T) {
 		reloaded(t, p, cfg)
 	}
 	eventually(t, "as many goroutines as before", func() bool { return settled() <= before })
-	p.poller.mu.Lock()
-	defer p.poller.mu.Unlock()
-	if n := len(p.poller.sockets); n != 2 { // the datagram listeners
-		t.Errorf("%d sockets are polled, want 2", n)
+	if n := p.poller.Sockets(); n != 4 { // the listeners
+		t.Errorf("%d sockets are polled, want 4", n)
 	}
 }

@@ -173,7 +173,7 @@ func (q *carbonQueue) copy(lines []byte, n int, born time.Time) {
 func (q *carbonQueue) finishCopy(r spool.Record) {
 	r.Data = nil // the keeper reads the next one into it
 	notify(q.more)
-	for _, list := range []*fifo[*piece]{&q.copied.pieces, &q.again, &q.unacked} { // the last to be sent first
+	for _, list := range []*fifo[*piece]{&q.copied.pieces, &q.again, &q.unacked, &q.ripening} { // the last to be sent first
 		pieces := list.all()
 		for i := len(pieces) - 1; i >= 0; i-- {
 			if p := pieces[i]; p.isCopy() && !p.proven {
@@ -266,7 +266,7 @@ func (b *block) cut(from, to int) func(yield func(piece) bool) {
 func (q *carbonQueue) rest() *spoolRun {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, list := range []*fifo[*piece]{&q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces, &q.window} {
+	for _, list := range []*fifo[*piece]{&q.ripening, &q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces, &q.window} {
 		for p := list.first(); p != nil && p.isCopy() && !p.proven; p = list.first() {
 			q.release(list.pop())
 		}
@@ -281,7 +281,7 @@ func (q *carbonQueue) rest() *spoolRun {
 func (q *carbonQueue) isEmpty() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, list := range []*fifo[*piece]{&q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces, &q.window} {
+	for _, list := range []*fifo[*piece]{&q.ripening, &q.unacked, &q.again, &q.behind, &q.named.pieces, &q.raw.pieces, &q.window} {
 		for _, p := range list.all() {
 			if p.proven || !p.isCopy() {
 				return false

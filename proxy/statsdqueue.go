@@ -1,10 +1,9 @@
 package proxy
 
 import (
-	"context"
-	"errors"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -25,9 +24,6 @@ type statsdQueue struct {
 	parked fifo[*batch] // older than all that is held
 	bytes  int
 }
-
-// errDrained says that a queue was closed and nothing of it is left.
-var errDrained = errors.New("the queue is drained")
 
 func newStatsDQueue(limit int) *statsdQueue {
 	q := &statsdQueue{limit: limit}
@@ -136,23 +132,9 @@ func (q *statsdQueue) drop1(list *fifo[*batch], why reason) {
 	b.free()
 }
 
-// take hands over the oldest batch that is ready, and waits for one. Its lines
-// count as queued until the taker books them with forward or drop. It returns
-// errDrained when the queue was closed and all its lines are booked.
-func (q *statsdQueue) take(ctx context.Context) (*batch, error) {
-	for {
-		if b, err := q.tryTake(); b != nil || err != nil {
-			return b, err
-		}
-		select {
-		case <-q.more:
-		case <-q.drained:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
+// tryTake hands over the oldest batch that is ready, or nil. Its lines count as
+// queued until the taker books them with forward or drop. It returns
+// outlet.ErrDrained when the queue was closed and all its lines are booked.
 func (q *statsdQueue) tryTake() (*batch, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -164,9 +146,16 @@ func (q *statsdQueue) tryTake() (*batch, error) {
 		return b, nil
 	}
 	if q.closed && q.books.queued == 0 {
-		return nil, errDrained
+		return nil, outlet.ErrDrained
 	}
 	return nil, nil
+}
+
+// isEmpty says whether no line is in memory.
+func (q *statsdQueue) isEmpty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.books.queued == 0
 }
 
 // takeHeld hands over the oldest batch that waits for a name, or nil. Its lines

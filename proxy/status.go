@@ -21,10 +21,13 @@ type ListenerStatus struct {
 
 // UpstreamStatus describes one address of a failover list.
 type UpstreamStatus struct {
-	Protocol string `json:"protocol"`
-	Address  string `json:"address"`  // as configured
-	Resolved string `json:"resolved"` // the address connected to; "" while down
-	Up       bool   `json:"up"`
+	Protocol    string    `json:"protocol"`
+	Destination string    `json:"destination"` // its name; "" where there is one alone
+	Address     string    `json:"address"`     // as configured
+	Resolved    string    `json:"resolved"`    // the address connected to; "" while there is none
+	Up          bool      `json:"up"`          // it is used, and works
+	Since       time.Time `json:"since"`       // it has been up, or not
+	Reason      string    `json:"reason"`      // why it is not used; "" while up
 }
 
 // Books is the account of one protocol's lines, taken at one instant:

@@ -77,7 +77,25 @@ func (c *config) share() {
 
 // Problems returns what is wrong with the configuration, all of it.
 func (c config) Problems() conf.Problems {
-	return slices.Concat(c.Membership.Problems(), c.Etcd.Problems(), c.Proxy.Problems(), c.Admin.Problems())
+	return slices.Concat(c.Membership.Problems(), c.Etcd.Problems(), c.Proxy.Problems(), c.Admin.Problems(), c.sharedSockets())
+}
+
+// sharedSockets tells of a page that would take the socket of a listener.
+func (c config) sharedSockets() (ps conf.Problems) {
+	at := c.Admin.Listen
+	if !strings.HasPrefix(at, "unix://") {
+		at = "tcp://" + at
+	}
+	page, err := proxy.ParseAddress(at)
+	if err != nil {
+		return nil // off, or a problem of its own
+	}
+	for _, a := range slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon) {
+		if page.Takes(a) {
+			ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
+		}
+	}
+	return ps
 }
 
 // warnings returns what is allowed but dangerous: who can reach us.

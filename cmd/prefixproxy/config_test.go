@@ -215,7 +215,7 @@ func TestConfigProblems(t *testing.T) {
 		{"listen: {max_connections: 0x10}", []string{`3:27: listen.max_connections: want a whole number, got "0x10"`}},
 		{"listen: {statsd: [{udp: 1}]}", []string{`3:19: listen.statsd[0]: want one value, got a section`}},
 		{"listen: {statsd: [null]}", []string{`3:19: listen.statsd[0]: want one value, got nothing`}},
-		{"listen: {statsd: [udp://localhost:8125, udp://localhost:8125]}", []string{`3:41: listen.statsd[1]: listen.statsd[0] listens there already`}},
+		{"listen: {statsd: [udp://localhost:8125, udp://localhost:8125]}", []string{`3:41: listen.statsd[1]: udp://localhost:8125 would take the socket of listen.statsd[0]`}},
 		{"telemetry: {statsd: yes}", []string{`3:21: telemetry.statsd: want true or false, got "yes"`}},
 		{"telemetry: {statsd: \"true\"}", []string{`3:21: telemetry.statsd: want true or false, got "true"`}},
 		{"admin: {listen: nowhere}", []string{`3:17: admin.listen: "nowhere" is not host:port`}},
@@ -226,6 +226,9 @@ func TestConfigProblems(t *testing.T) {
 		}},
 		{"membership:\n  owner: ${NO-NE}", []string{`4:10: membership.owner: "${NO-NE}" names no variable`}},
 		{"membership:\n  owner: ${POOL", []string{`4:10: membership.owner: "${POOL" names no variable`}},
+		{"listen: {statsd: [unix:///a/s?group=-1]}", []string{`3:19: listen.statsd[0]: "-1" is no group`}},
+		{"listen: {carbon: [tcp://localhost:2003, \"tcp://[::]:2003\"]}", []string{`3:41: listen.carbon[1]: tcp://[::]:2003 would take the socket of listen.carbon[0]`}},
+		{"admin: {listen: 127.0.0.1:2003}", []string{`3:17: admin.listen: 127.0.0.1:2003 would take the socket of the listener tcp://localhost:2003`}},
 		{"coalesce: &a 5ms", []string{`3:11: coalesce: anchors, aliases and tags are not supported`}},
 		{"coalesce: !!str 5ms", []string{`3:11: coalesce: anchors, aliases and tags are not supported`}},
 		{"<<: {coalesce: 5ms}", []string{`3:1: <<: unknown key "<<"`}},
@@ -318,7 +321,7 @@ func TestYAMLRoundTrip(t *testing.T) {
 		func(c *config) {
 			c.Proxy.Listen.StatsD = []proxy.Address{{Network: "unixgram", Path: "/run/s", Mode: 0o660, Group: "adm"}, {Network: "udp", Host: "::1", Port: 1}}
 		},
-		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Address{{Network: "stdout"}} },
+		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "stdout"}} },
 		func(c *config) { c.Proxy.Forward.Carbon.Queue = 1<<20 + 1 },
 		func(c *config) { c.Admin.Listen = "" },
 		func(c *config) { c.Admin.BadLines = false },

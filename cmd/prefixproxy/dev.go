@@ -104,7 +104,7 @@ func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 func (c *devCmd) load(dir string) (config, error) {
 	cfg := defaultConfig()
 	cfg.Etcd.Endpoints = []string{"http://127.0.0.1:2379"} // until ours runs
-	stdout := []proxy.Address{{Network: "stdout"}}
+	stdout := []proxy.Upstream{{Network: "stdout"}}
 	cfg.Proxy.Forward.StatsD.To = stdout
 	cfg.Proxy.Forward.Carbon.To = stdout
 	if c.Config != "" {

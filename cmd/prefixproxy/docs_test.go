@@ -92,7 +92,7 @@ func TestDocumentsNameReasons(t *testing.T) {
 			t.Errorf("docs/LINES.md does not tell of reason %s", why)
 		}
 	}
-	for _, why := range strings.Fields("unterminated no_name too_old claim_lost queue_full send_error shutdown") {
+	for _, why := range strings.Fields("unterminated truncated framing no_name too_old claim_lost queue_full send_error shutdown") {
 		if !strings.Contains(lines, "`"+why+"`") {
 			t.Errorf("docs/LINES.md does not tell of reason %s", why)
 		}
@@ -185,7 +185,7 @@ func identifiers(t *testing.T) map[string]bool {
 	t.Helper()
 	known := map[string]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() == ".git" {
+		if err != nil || d.Name() == ".git" && d.IsDir() { // in a worktree it is a file
 			return filepath.SkipDir
 		}
 		for part := range strings.SplitSeq(d.Name(), ".") {

@@ -58,6 +58,8 @@ func (f fakeLines) BadLines() []proxy.BadLine {
 	}}
 }
 
+var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
 func bothUp() fakeLines {
 	return fakeLines{
 		Listeners: []proxy.ListenerStatus{
@@ -65,9 +67,9 @@ func bothUp() fakeLines {
 			{Protocol: "carbon", Address: "tcp://127.0.0.1:2003"},
 		},
 		Upstreams: []proxy.UpstreamStatus{
-			{Protocol: "statsd", Address: "udp://statsd.example.net:8125", Resolved: "192.0.2.1:8125", Up: true},
-			{Protocol: "carbon", Address: "tcp://a.example.net:2003"},
-			{Protocol: "carbon", Address: "tcp://b.example.net:2003", Resolved: "192.0.2.3:2003", Up: true},
+			{Protocol: "statsd", Address: "udp://statsd.example.net:8125", Resolved: "192.0.2.1:8125", Up: true, Since: noon},
+			{Protocol: "carbon", Address: "tcp://a.example.net:2003", Since: noon, Reason: "connection refused"},
+			{Protocol: "carbon", Address: "tcp://b.example.net:2003", Resolved: "192.0.2.3:2003", Up: true, Since: noon},
 		},
 		Lines: map[string]proxy.Books{
 			"statsd": {Received: 12, Forwarded: 10, Queued: 2, Dropped: map[string]uint64{}},
@@ -186,21 +188,30 @@ func TestStatus(t *testing.T) {
   "upstreams": [
     {
       "protocol": "statsd",
+      "destination": "",
       "address": "udp://statsd.example.net:8125",
       "resolved": "192.0.2.1:8125",
-      "up": true
+      "up": true,
+      "since": "2026-05-01T12:00:00Z",
+      "reason": ""
     },
     {
       "protocol": "carbon",
+      "destination": "",
       "address": "tcp://a.example.net:2003",
       "resolved": "",
-      "up": false
+      "up": false,
+      "since": "2026-05-01T12:00:00Z",
+      "reason": "connection refused"
     },
     {
       "protocol": "carbon",
+      "destination": "",
       "address": "tcp://b.example.net:2003",
       "resolved": "192.0.2.3:2003",
-      "up": true
+      "up": true,
+      "since": "2026-05-01T12:00:00Z",
+      "reason": ""
     }
   ],
   "lines": {

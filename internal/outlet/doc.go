@@ -1,3 +1,29 @@
-// Package outlet sends lines to servers: to the first of a failover list that
-// works.
+// Package outlet sends lines to servers: to the first address of a failover list
+// that works.
+//
+// That a connection could be opened proves nothing: a balancer without a backend
+// accepts and closes, a hung server accepts and never reads. So an address is
+// known by its sessions, and rests when they fail. What is sent, again or once,
+// and when it counts as delivered, is the Source's to say.
+//
+// The files, in the order in which a line meets them:
+//
+//	source.go    what an outlet sends
+//	address.go   the notation of upstreams; config.go: what an outlet is told
+//	outlet.go    Outlet: connect → session → failed → connect …
+//	failover.go  the list: what is known of each address, and which is next
+//	dial.go      from an address to a link
+//	session.go   sending on one link until it ends, or something better is there
+//	beside.go    what happens beside the sending: an earlier address, a name that moves
+//	health.go    asking statsd how it is
+//	link.go      a connection, of whatever kind
+//	stream.go    TCP and unix; tls.go: TLS above it
+//	datagram.go  UDP and unixgram
+//	stdout.go    no server at all
+//
+// # Not promised
+//
+// An acknowledgement comes from the peer's kernel (or from whatever stands in
+// between), not from the program there. A UDP upstream that is silent, and whose
+// network reports no errors, is taken to work, unless its health can be asked.
 package outlet

@@ -1,42 +1,60 @@
 package outlet
 
-import "time"
+import (
+	"errors"
+	"time"
+)
+
+// ErrDrained says that a source is closed and that nothing of it is left to send.
+var ErrDrained = errors.New("all is sent")
+
+// ErrRevoked says that what the peer has not acknowledged must not leave any more.
+var ErrRevoked = errors.New("what is under way must not arrive any more")
 
 // A Source is what an outlet sends: whole lines of one protocol, for one
-// destination. The outlet's goroutine calls it, one method at a time; it may be
-// filled by others meanwhile.
+// destination. The outlet calls one method at a time; the source may be filled by
+// others meanwhile.
 //
 // The source alone decides what "delivered" means for its protocol, and what of a
 // session is sent again in the next. A session is
 //
-//	Begin (Next Wrote* | Ack)* End
+//	Begin (Ack | Next Wrote*)* End
 //
 // and offsets count the bytes that Wrote has reported since Begin.
 type Source interface {
-	// Begin begins a session with the server at upstream, as configured. What is
-	// to be sent again comes first from now on.
-	Begin(now time.Time, upstream string)
+	// Begin begins a session. What is to be sent again comes first from now on.
+	Begin(now time.Time, s Session)
 
 	// Next returns what is to be written now, which stays as it is until the next
 	// call of Next, Wrote or End. All of it is whole lines, but for the beginning
-	// after a write that ended in the middle of one.
+	// after a write that ended in the middle of one. If wait is not 0, it must have
+	// left within that time.
 	//
 	// Without lines, wait says after which time to ask again; 0: when More says so.
 	// ErrDrained says that nothing more will come, and that all of it was written.
 	Next(now time.Time) (lines []byte, wait time.Duration, err error)
 
-	// Wrote says that the kernel took the first n bytes of what Next returned. In
-	// datagrams it took whole lines. What is left of them, Next may return again.
+	// Wrote says that the kernel took the first n bytes of what Next returned: of
+	// datagrams, whole lines.
 	Wrote(now time.Time, n int)
+
+	// Refuse says that the next n bytes can't be sent, and never will: whole lines
+	// that fit into no datagram.
+	Refuse(n int)
 
 	// Ack says that the peer's kernel has acknowledged the first n bytes of the
 	// session; where nothing acknowledges, n is what our kernel took. It returns
 	// after which time it wants to be told again though nothing else happens; 0:
-	// nothing is in doubt.
-	Ack(now time.Time, n uint64) (again time.Duration)
+	// nothing is in doubt. At ErrRevoked the connection is reset.
+	Ack(now time.Time, n uint64) (again time.Duration, err error)
 
 	// End ends the session.
 	End(now time.Time, how Ending)
+
+	// Expire drops what may not wait any longer. It is called while there is no
+	// session, and says when to call it again: after that time, if it is not 0, or
+	// when More says so; ErrDrained: nothing is left, nor will come.
+	Expire(now time.Time) (again time.Duration, err error)
 
 	// More receives when Next may have something new, or the end, to say.
 	More() <-chan struct{}
@@ -44,6 +62,20 @@ type Source interface {
 	// HasBacklog says whether lines wait that younger ones go before: the kernel
 	// is given little then that it cannot send at once.
 	HasBacklog() bool
+
+	// Lost returns how many lines have been dropped so far because they could not
+	// leave.
+	Lost() uint64
+}
+
+// A Session is what a source needs to know of one.
+type Session struct {
+	// Upstream is the address, as configured, that the lines go to.
+	Upstream string
+
+	// Certain says that what was written is delivered: there is no peer that could
+	// lose it.
+	Certain bool
 }
 
 // An Ending is how a session ended.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -22,9 +23,14 @@ type CarbonCache struct {
 }
 
 // NewCarbonCache returns a carbon-cache that has not started; Start starts it.
-func NewCarbonCache(t testing.TB) *CarbonCache {
+// settings are lines for its configuration; where there are none, it stores as
+// fast as it can.
+func NewCarbonCache(t testing.TB, settings ...string) *CarbonCache {
 	t.Helper()
 	lookPath(t, "carbon-cache", "graphite-carbon")
+	if settings == nil {
+		settings = []string{"MAX_CREATES_PER_MINUTE = inf", "MAX_UPDATES_PER_SECOND = inf"}
+	}
 	c := &CarbonCache{Addr: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), dir: t.TempDir()}
 	_, port, _ := net.SplitHostPort(c.Addr)
 	c.write(t, "carbon.conf", `[cache]
@@ -39,10 +45,8 @@ LINE_RECEIVER_PORT = `+port+`
 PICKLE_RECEIVER_PORT = 0
 CACHE_QUERY_INTERFACE = 127.0.0.1
 CACHE_QUERY_PORT = 0
-MAX_CREATES_PER_MINUTE = inf
-MAX_UPDATES_PER_SECOND = inf
 CARBON_METRIC_INTERVAL = 0
-`)
+`+strings.Join(settings, "\n")+"\n")
 	c.write(t, "storage-schemas.conf", "[all]\npattern = .*\nretentions = 1s:1h\n")
 	return c
 }

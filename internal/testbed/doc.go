@@ -7,11 +7,12 @@
 // within Patience, never for time to pass.
 //
 // The fault suite (fault*.go) asks whether lines are lost, on one daemon; the
-// storm (storm*.go) whether two of many ever share a name. docs/FAULTS.md
-// describes both.
+// scenarios of the way out (wayout*.go) what it makes of servers that misbehave;
+// the storm (storm*.go) whether two of many ever share a name. docs/FAULTS.md
+// describes them.
 //
-// The servers come from the machine: carbon-cache (Debian's graphite-carbon)
-// and etcd (etcd-server) from PATH, statsd (npm's) from the directory that
-// PREFIXPROXY_TEST_STATSD names. A test whose server is missing is skipped, or
+// The servers come from the machine: carbon-cache (Debian's graphite-carbon),
+// etcd (etcd-server), haproxy, stunnel (stunnel4) and carbon-c-relay from PATH,
+// statsd (npm's) from the directory that PREFIXPROXY_TEST_STATSD names. A test whose server is missing is skipped, or
 // fails where PREFIXPROXY_TEST_REQUIRE=1 says that all must be there.
 package testbed

@@ -2,10 +2,12 @@ package testbed
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"math/bits"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -286,6 +288,20 @@ func (l *tallier) noteRead(s *stream, kill, bytes int) {
 	s.kill, s.read = kill, bytes
 }
 
+// wasKilled says whether the relay was killed while a stream was open.
+func (l *tallier) wasKilled(s *stream) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.kill > 0
+}
+
+// bytesOf returns how many bytes of a stream write() took.
+func (l *tallier) bytesOf(s *stream) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return s.bytes
+}
+
 // killsWithLoss returns how many kills of the relay lost lines that it had
 // read. A few may: whoever is killed right after a read has had no time to keep
 // what it read.
@@ -361,35 +377,41 @@ func (l *tallier) count() (arrived, missing int) {
 }
 
 // A drain is how a relay makes up for an outage: the lines that were sent
-// before its end are the backlog, those sent later are live.
+// before its end, which is when the first line arrives, are the backlog, those
+// sent later are live.
 type drain struct {
-	end     int64    // of the outage, in ms of Unix time
-	backlog int      // lines
-	last    int64    // when the last of them arrived
-	live    int      // lines
-	ages    [600]int // live lines by tenths of a second; the last takes all that took longer
+	end     int64   // of the outage, in ms of Unix time; 0: not yet
+	backlog int     // lines
+	last    int64   // when the last of them arrived
+	by      []int   // lines of the backlog that had arrived, by ms since the end
+	waited  []int   // lines of the backlog that arrived while a live line was under way, by live line
+	ages    []int64 // ms that live lines were under way
 }
 
 func (d *drain) take(sent, now int64) {
+	d.end = cmp.Or(d.end, now)
 	if sent < d.end {
 		d.backlog++
 		d.last = now
+	}
+	for int64(len(d.by)) <= now-d.end {
+		d.by = append(d.by, d.backlog)
+	}
+	if sent < d.end {
+		d.by[len(d.by)-1] = d.backlog
 		return
 	}
-	d.live++
-	d.ages[min(max(0, int(now-sent)/100), len(d.ages)-1)]++
+	d.waited = append(d.waited, d.backlog-d.by[sent-d.end])
+	d.ages = append(d.ages, now-sent)
 }
 
-// p99 returns the age that 99 % of the live lines had at most when they arrived.
-func (d *drain) p99() time.Duration {
-	n := 0
-	for tenths, lines := range d.ages {
-		n += lines
-		if n*100 >= d.live*99 {
-			return time.Duration(tenths+1) * 100 * time.Millisecond
-		}
+// p99 returns what 99 % of some numbers are at most.
+func p99[T cmp.Ordered](numbers []T) (most T) {
+	if len(numbers) == 0 {
+		return most
 	}
-	return time.Hour
+	slices.Sort(numbers)
+	return numbers[(len(numbers)-1)*99/100]
 }
 
 // rate returns the lines of the backlog that arrived in a second.
@@ -401,14 +423,14 @@ func (d *drain) rate() int {
 func (l *tallier) beginDrain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.drain = &drain{end: time.Now().UnixMilli()}
+	l.drain = &drain{}
 }
 
 // hasLive says whether lines have arrived that were sent after the outage.
 func (l *tallier) hasLive() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.drain.live > 0
+	return len(l.drain.ages) > 0
 }
 
 // endDrain returns how the outage was made up for.

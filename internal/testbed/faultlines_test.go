@@ -86,14 +86,17 @@ func TestDrainOfABacklog(t *testing.T) {
 	for i := range int64(500) {
 		d.take(d.end-5000+i, d.end+10*(i+1)) // one each 10 ms
 	}
-	for range 99 {
-		d.take(d.end, d.end+250)
+	for i := range int64(99) {
+		d.take(d.end+4000+i, d.end+5000)
 	}
 	d.take(d.end, d.end+9000)
 	if d.backlog != 500 || d.rate() != 100 {
 		t.Errorf("a backlog of %d lines, %d lines/s; want 500, 100", d.backlog, d.rate())
 	}
-	if d.live != 100 || d.p99().Milliseconds() != 300 {
-		t.Errorf("%d live lines, p99 %v; want 100, 300ms", d.live, d.p99())
+	if got := p99(d.waited); len(d.waited) != 100 || got != 100 {
+		t.Errorf("99 %% of %d live lines waited for %d of the backlog; want 100 that waited for 100", len(d.waited), got)
+	}
+	if got := p99(d.ages); got != 1000 {
+		t.Errorf("99 %% of the live lines were under way for %d ms, want 1000", got)
 	}
 }

@@ -152,9 +152,7 @@ func (l *load) noteRead(kill int) {
 	defer l.mu.Unlock()
 	sent := map[*sending]int{}
 	for c := range l.conns {
-		l.lines.mu.Lock()
-		sent[c] = c.stream.bytes
-		l.lines.mu.Unlock()
+		sent[c] = l.lines.bytesOf(c.stream)
 		c.control(func(fd int) error {
 			info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
 			if err == nil {
@@ -236,7 +234,9 @@ func (c *sending) bound() int {
 }
 
 // finish says that nothing more comes, and waits until the relay closes, which
-// it does when it has read all.
+// it does when it has read all. A relay that is killed closes, too; and one that
+// had closed before knows nothing of what was written after: that is refused, but
+// maybe later.
 func (c *sending) finish() fate {
 	c.conn.CloseWrite()
 	c.conn.SetReadDeadline(time.Now().Add(Patience))
@@ -244,17 +244,31 @@ func (c *sending) finish() fate {
 	if _, err := c.conn.Read(b[:]); !errors.Is(err, io.EOF) {
 		return pick(errors.Is(err, os.ErrDeadlineExceeded), unended, broken)
 	}
-	// A reset that came after the relay's own end shows only here.
-	if err := c.control(func(fd int) error {
+	if c.lines.wasKilled(c.stream) || !c.isTaken() {
+		return broken
+	}
+	return whole
+}
+
+// isTaken says whether the relay's kernel has acknowledged all that was written,
+// and has not taken it back by a reset.
+func (c *sending) isTaken() bool {
+	const syn = 1
+	err := c.control(func(fd int) error {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
+		if err != nil {
+			return err
+		}
+		if written := c.lines.bytesOf(c.stream); int(info.Bytes_acked) < written+syn {
+			return fmt.Errorf("%d of %d bytes are acknowledged", info.Bytes_acked, written)
+		}
 		n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 		if n != 0 {
 			err = unix.Errno(n)
 		}
 		return err
-	}); err != nil {
-		return broken
-	}
-	return whole
+	})
+	return err == nil
 }
 
 // control asks the socket.

@@ -7,8 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A faraway is a network namespace behind a pair of virtual Ethernet devices:
@@ -55,6 +58,24 @@ func (f *faraway) ip(args ...string) {
 	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 		f.t.Fatalf("ip %v: %v: %s", args, err, out)
 	}
+}
+
+// inside does something in the namespace: what it listens on is there.
+func (f *faraway) inside(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for ever: the thread ends with the goroutine
+		namespace, err := os.Open(filepath.Join("/run/netns", f.name))
+		if err == nil {
+			defer namespace.Close()
+			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 // A smallDisk is a file system of its own that can be full.

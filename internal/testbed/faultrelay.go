@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -46,8 +47,8 @@ listen:
   statsd: ["udp://%[4]s", "tcp://%[4]s"]
   carbon: ["tcp://%[5]s", "udp://%[5]s"]
 forward:
-  statsd: {to: ["tcp://%[6]s"], queue: 16MiB}
-  carbon: {to: ["tcp://%[7]s"], queue: 16MiB, spool: 1GiB, replay: 256KiB}
+  statsd: {%[6]s, queue: 16MiB}
+  carbon: {%[7]s, queue: 16MiB, spool: 1GiB, replay: %[10]s}
 admin: {listen: "unix://${DIR}/admin.sock"}
 telemetry: {statsd: false}
 `
@@ -61,6 +62,7 @@ type daemonRelay struct {
 	run    string // its runtime directory, on tmpfs
 	at     relayAddrs
 	passed []*os.File // its listening sockets, where they are ours
+	within []string   // what starts it in a mount namespace of its own; nil: in ours
 
 	mu       sync.Mutex
 	daemon   *Daemon
@@ -76,10 +78,15 @@ type daemonRelay struct {
 type daemonPlan struct {
 	binary         string // the program
 	etcd           string // client URL
-	statsd, carbon string // upstreams, host:port
+	statsd, carbon string // upstreams, as in the configuration: see to
+	replay         string // "" is faultReplay
 	stateDir       string
-	activated      bool // its sockets are passed to it, as systemd does
+	activated      bool   // its sockets are passed to it, as systemd does
+	resolver       string // address of its DNS server; "": the machine's
 }
+
+// to is the configuration of a failover list.
+func to(urls ...string) string { return fmt.Sprintf("to: [%s]", strings.Join(urls, ", ")) }
 
 func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 	t.Helper()
@@ -88,8 +95,11 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 		t: t, binary: plan.binary, dir: t.TempDir(), run: runtimeDir(t),
 		at: relayAddrs{carbon: carbon, carbonUDP: carbon, statsd: statsd, statsdUDP: statsd},
 	}
+	if plan.resolver != "" {
+		r.resolve(plan.resolver)
+	}
 	pool := "faults-" + strconv.Itoa(FreePort(t)) // as unique as a port
-	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext)
+	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext, cmp.Or(plan.replay, "256KiB"))
 	if err := os.WriteFile(filepath.Join(r.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +144,19 @@ func (r *daemonRelay) bind() {
 	}
 }
 
+// resolve lets the daemon ask the DNS server at addr.
+func (r *daemonRelay) resolve(addr string) {
+	if os.Getuid() != 0 {
+		r.t.Skip("a mount namespace needs root")
+	}
+	lookPath(r.t, "unshare", "util-linux")
+	file := filepath.Join(r.dir, "resolv.conf")
+	if err := os.WriteFile(file, []byte("nameserver "+addr+"\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+	r.within = []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, file}
+}
+
 func (r *daemonRelay) addrs() relayAddrs { return r.at }
 
 func (r *daemonRelay) start() {
@@ -145,6 +168,10 @@ func (r *daemonRelay) start() {
 		cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, r.binary}, args...)...)
 		cmd.ExtraFiles = r.passed
 		cmd.Env = []string{"LISTEN_FDS=" + strconv.Itoa(len(r.passed)), "LISTEN_FDNAMES=statsd:statsd:carbon:carbon", "PATH=" + os.Getenv("PATH")}
+	}
+	if r.within != nil {
+		cmd = exec.Command(r.within[0], append(r.within[1:], cmd.Args...)...)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GODEBUG=netdns=go"}
 	}
 	cmd.Env = append(cmd.Env, "GORACE=halt_on_error=1", "DIR="+r.dir, "RUNTIME_DIRECTORY="+r.run)
 	r.mu.Lock()

@@ -9,37 +9,50 @@ import (
 )
 
 // faults are all faults, each of which costs no line that was received. Names
-// of their parts: a receiver is refused, stalls, is slow, resets, vanishes, is
+// of their parts: a receiver is refused, stalls, is slow, resets, hangs up, vanishes, is
 // killed, is down; the daemon is killed or stopped; etcd is down; the disk is
 // full.
 var faults = []fault{
 	{name: "none", run: func(r *rig) { r.pause(r.outage(2 * time.Second)) }},
 	{name: "receiver refused", run: func(r *rig) {
-		r.receiver.tell(order{Refuse: true})
+		r.receiver.tell(Manner{Refuse: true})
 		r.pause(r.outage(3 * time.Second))
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "receiver stalls", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold
 		r.pause(r.outage(4 * time.Second))
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "receiver slow", run: func(r *rig) {
-		r.receiver.tell(order{PerSecond: 1_000_000})
+		r.receiver.tell(Manner{PerSecond: 1_000_000})
 		r.burst(6 << 20)
 		r.pause(r.outage(4 * time.Second))
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
+	}},
+	{name: "receiver down, and slow when it is back", run: func(r *rig) {
+		r.receiver.tell(Manner{Refuse: true})
+		r.burst(14 << 20)
+		r.pause(2 * time.Second) // not live any more
+		d := r.recover(func() { r.receiver.tell(Manner{PerSecond: 4 << 20}) })
+		if n := p99(d.waited); n > d.backlog/5 {
+			r.complain("1 %% of the live lines waited for %d of the %d lines of the backlog", n, d.backlog)
+		}
+		r.receiver.tell(Manner{})
 	}},
 	{name: "receiver resets in mid-line", run: func(r *rig) {
 		for range 5 {
-			r.receiver.tell(order{ResetAfter: 1 + r.rng.IntN(200_000)})
+			r.receiver.tell(Manner{CutAfter: 1 + r.rng.IntN(200_000), Reset: true})
 			r.pause(r.between(300*time.Millisecond, time.Second))
 		}
-		r.receiver.tell(order{})
+		r.receiver.tell(Manner{})
 	}},
+	{name: "receiver hangs up at once", run: hangUp(immediately, false)},
+	{name: "receiver hangs up after 0.3 s", run: hangUp(300*time.Millisecond, false)},
+	{name: "receiver resets after 3 s", run: hangUp(3*time.Second, true)},
 	{name: "receiver killed in mid-stall", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		r.burst(1 << 20)
 		r.pause(2 * time.Second)
 		r.receiver.kill()
@@ -49,8 +62,8 @@ var faults = []fault{
 	{name: "receiver vanishes", needs: needs{faraway: true}, run: func(r *rig) {
 		r.faraway.vanish()
 		down := func() bool { _, up, err := r.daemon.waiting(); return err == nil && !up }
-		if !r.within(25*time.Second, down) { // TCP_USER_TIMEOUT is 15 s
-			r.complain("a silent peer was not found within 25s")
+		if !r.within(Patience, down) {
+			r.complain("a silent peer was not found within %v", Patience)
 		}
 		r.receiver.kill()
 		r.receiver.start()
@@ -78,7 +91,7 @@ var faults = []fault{
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver stalls", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		for range 3 {
 			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
 			r.restart()
@@ -88,13 +101,13 @@ var faults = []fault{
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver pauses", run: func(r *rig) {
-		r.receiver.tell(order{Stall: true})
+		r.receiver.tell(Manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold: the last line that is sent is not whole
 		for range 3 {
 			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
 			r.restart()
 		}
-		r.recover(func() { r.receiver.tell(order{}) })
+		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "relay killed, its sockets live on", needs: needs{sockets: true}, run: func(r *rig) {
 		for range 3 {
@@ -142,6 +155,17 @@ var faults = []fault{
 		r.burst(14 << 20)        // more than the queue holds
 		r.recover(r.receiver.start)
 	}},
+}
+
+// hangUp lets the receiver be a balancer whose servers are gone: it takes lines,
+// loses them, and hangs up after a while.
+func hangUp(after time.Duration, reset bool) func(r *rig) {
+	return func(r *rig) {
+		r.receiver.tell(Manner{Refuse: true})
+		r.receiver.tell(Manner{HangUp: after, Lose: true, Reset: reset})
+		r.pause(r.outage(4*time.Second) + after)
+		r.recover(func() { r.receiver.tell(Manner{}) })
+	}
 }
 
 // knock connects while there is no relay: what waits in the backlog of a

@@ -54,7 +54,7 @@ func TestNames(t *testing.T) {
 // What a daemon has received it forwards before it ends: lines that an upstream
 // has not taken when SIGTERM comes arrive all the same, once each, in order.
 func TestDrain(t *testing.T) {
-	sink := StartStalledSink(t)
+	sink := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitReady(t)
 	const n = 10_000
@@ -71,7 +71,7 @@ func TestDrain(t *testing.T) {
 	})
 	d.Signal(syscall.SIGTERM)
 	d.Stderr.Await(t, "draining")
-	sink.Read()
+	sink.Behave(Manner{})
 	if code := d.ExitCode(t); code != 0 {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
 	}

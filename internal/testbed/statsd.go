@@ -11,8 +11,11 @@ import (
 // A StatsD is a real statsd that flushes to a carbon-cache every second, by
 // plain names: the counter a.b is stored as a.b.count and a.b.rate.
 type StatsD struct {
-	Addr string // host:port, UDP and TCP
+	Addr    string // host:port, UDP and TCP
+	Console int    // port of its management
 	*Process
+
+	node, home, config string
 }
 
 // StartStatsD starts a statsd in front of the carbon-cache at carbon.
@@ -44,10 +47,17 @@ func StartStatsD(t testing.TB, carbon string) *StatsD {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(node, "stats.js", config)
-	cmd.Dir = home
-	s := &StatsD{Addr: addr, Process: Start(t, cmd)}
-	awaitListening(t, s.Process, addr)
-	awaitListening(t, s.Process, fmt.Sprintf("127.0.0.1:%d", console))
+	s := &StatsD{Addr: addr, Console: console, node: node, home: home, config: config}
+	s.Restart(t)
 	return s
+}
+
+// Restart starts the server again, after a Kill.
+func (s *StatsD) Restart(t testing.TB) {
+	t.Helper()
+	cmd := exec.Command(s.node, "stats.js", s.config)
+	cmd.Dir = s.home
+	s.Process = Start(t, cmd)
+	awaitListening(t, s.Process, s.Addr)
+	awaitListening(t, s.Process, fmt.Sprintf("127.0.0.1:%d", s.Console))
 }

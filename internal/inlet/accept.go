@@ -1,0 +1,118 @@
+package inlet
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+// lastRead bounds how long a reader goes on when it is told to end: with what has
+// reached its socket, and on a connection with what its sender had in hand.
+const lastRead = 250 * time.Millisecond
+
+// accept accepts connections on l, as there is room for them, until ctx ends; and
+// then what waits to be accepted, unless that is for our successor. It closes l, and
+// returns when its connections are done.
+func (in *Inlet) accept(ctx context.Context, l *Listener) {
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer l.close()
+	for ctx.Err() == nil {
+		if !in.connections.tryEnter() {
+			l.socket.Wait(ctx, 0) // nobody has to make room before somebody comes
+			if in.connections.enter(ctx) != nil {
+				break
+			}
+		}
+		switch err := in.acceptOne(ctx, l, &readers); {
+		case errors.Is(err, syscall.EAGAIN):
+			l.socket.Wait(ctx, 0)
+		case isShortage(err):
+			in.connections.ranOut(err)
+			pause(ctx, retryAccept)
+		}
+	}
+	if !l.Inherited {
+		in.acceptRest(ctx, l, &readers)
+	}
+}
+
+// acceptRest accepts what waits to be accepted, whatever the limit: all of it ends
+// soon.
+func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.WaitGroup) {
+	l.admitNoMore()
+	for until := time.Now().Add(lastRead); time.Now().Before(until); {
+		in.connections.enterAnyway()
+		switch err := in.acceptOne(ctx, l, readers); {
+		case errors.Is(err, syscall.EAGAIN):
+			return
+		case isShortage(err):
+			pause(context.WithoutCancel(ctx), retryAccept) // those that are open end soon
+		}
+	}
+}
+
+// retryAccept is how long what accept(2) lacks is waited for.
+const retryAccept = 10 * time.Millisecond
+
+// isShortage says whether accept has failed for want of descriptors or memory. By
+// any other error that one connection is lost.
+func isShortage(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+// acceptOne accepts a connection, without waiting, and has it read. The caller has
+// entered it, and it leaves at its end, or at once with an error.
+func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitGroup) error {
+	fd, from, err := acceptFD(l.socket.FD())
+	if err != nil {
+		in.connections.leave(nil)
+		return err
+	}
+	socket, err := in.poller.Own(fd)
+	if err != nil {
+		in.connections.leave(nil)
+		return err
+	}
+	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: &in.connections, isUnix: l.Address.IsUnix()}
+	s.tail.all = &in.tails
+	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
+	s.handler = in.newHandler(l, func() string { return addressOf(from) })
+	in.connections.add(s)
+	l.open.Add(1)
+	readers.Go(func() {
+		defer l.open.Add(-1)
+		defer in.connections.leave(s)
+		s.run(ctx)
+	})
+	return nil
+}
+
+// addressOf writes the address of a peer; "" where it has none.
+func addressOf(from unix.Sockaddr) string {
+	switch a := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+	case *unix.SockaddrUnix:
+		return a.Name
+	}
+	return ""
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}

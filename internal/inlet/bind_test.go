@@ -1,0 +1,167 @@
+package inlet
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
+)
+
+func newBinder(t testing.TB) *binder {
+	t.Helper()
+	p, err := poll.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return &binder{poller: p}
+}
+
+func statsdAt(a address.Address) Spec { return Spec{line.StatsD, a} }
+
+func closeAll(ls []*Listener) {
+	for _, l := range ls {
+		l.close()
+	}
+}
+
+func hasIPv6() bool {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+	}
+	return err == nil
+}
+
+// socketPath returns a path short enough for a unix socket.
+func socketPath(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir + "/" + name
+}
+
+// localhost is one port in both families.
+func TestLocalhost(t *testing.T) {
+	if !hasIPv6() {
+		t.Skip("no IPv6 on this host")
+	}
+	for _, network := range []string{"udp", "tcp"} {
+		ls, err := newBinder(t).bind(statsdAt(address.Address{Network: network, Host: "localhost"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(ls)
+		if len(ls) != 2 || ls[0].Address.Port != ls[1].Address.Port || ls[0].Address.Port == 0 {
+			t.Errorf("%s: got %v and %v", network, ls[0].Address, ls[1].Address)
+		}
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	for _, network := range []string{"udp", "tcp"} {
+		ls, err := newBinder(t).bind(statsdAt(address.Address{Network: network, Host: "127.0.0.1"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(ls)
+		again, err := newBinder(t).bindAll([]Spec{statsdAt(ls[0].Address)})
+		if err == nil {
+			closeAll(again)
+			t.Fatalf("%s: bound twice", network)
+		}
+		if !strings.Contains(err.Error(), ls[0].Address.String()) {
+			t.Errorf("%s: the error does not name the address: %v", network, err)
+		}
+	}
+}
+
+func TestUnixSocketInUse(t *testing.T) {
+	a := address.Address{Network: "unix", Path: socketPath(t, "s")}
+	// A socket that a dead process left behind is replaced.
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.Path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
+	if err != nil {
+		t.Fatalf("a stale socket is in the way: %v", err)
+	}
+	defer closeAll(ls)
+	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); err == nil {
+		closeAll(ls)
+		t.Fatal("bound twice")
+	}
+	file := address.Address{Network: "unix", Path: socketPath(t, "f")}
+	os.WriteFile(file.Path, []byte("keep"), 0o600)
+	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(file)}); err == nil {
+		closeAll(ls)
+		t.Fatal("a file was replaced")
+	}
+}
+
+// The group of a unix socket is set; an unknown one is an error.
+func TestUnixSocketGroup(t *testing.T) {
+	a := address.Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
+	ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAll(ls)
+	a.Group = "no-such-group-here"
+	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); err == nil {
+		closeAll(ls)
+		t.Fatal("an unknown group passed")
+	}
+}
+
+// 0.0.0.0 is IPv4 alone, [::] is both families, and localhost too.
+func TestFamilies(t *testing.T) {
+	if !hasIPv6() {
+		t.Skip("no IPv6 on this host")
+	}
+	for _, tt := range []struct {
+		host   string
+		v4, v6 bool
+	}{
+		{"0.0.0.0", true, false}, {"::", true, true}, {"localhost", true, true}, {"127.0.0.1", true, false}, {"::1", false, true}, {"", true, true},
+	} {
+		in := start(t, defaults, address.Address{Network: "tcp", Host: tt.host})
+		port := in.Listeners()[0].Address.Port
+		for host, want := range map[string]bool{"127.0.0.1": tt.v4, "::1": tt.v6} {
+			conn, err := net.Dial("tcp", address.Address{Host: host, Port: port}.HostPort())
+			if err == nil {
+				conn.Close()
+			}
+			if got := err == nil; got != want {
+				t.Errorf("%q by %s: %v, want %v", tt.host, host, got, want)
+			}
+		}
+		in.stop()
+	}
+}
+
+// Where no mode is given, a unix socket's user and group may write to it.
+func TestUnixSocketMode(t *testing.T) {
+	for _, tt := range []struct{ given, want uint32 }{{0, 0o660}, {0o622, 0o622}} {
+		a := address.Address{Network: "unix", Path: socketPath(t, "s"), Mode: tt.given}
+		ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(ls)
+		if info, err := os.Stat(a.Path); err != nil || info.Mode().Perm() != os.FileMode(tt.want) {
+			t.Errorf("got %v, %v, want %o", info.Mode(), err, tt.want)
+		}
+	}
+}

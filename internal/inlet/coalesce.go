@@ -1,0 +1,142 @@
+package inlet
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/poll"
+)
+
+// gathering says how long readers wait. All of them share it; a reload changes it.
+type gathering struct {
+	coalesce atomic.Int64 // from tick to tick, in ns; 0: no waiting
+	nap      atomic.Int64 // the longest nap that all sockets can bear, in ns; 0: none
+	timeout  atomic.Int64 // of an idle connection, in ns; 0: none
+	busy     busy
+}
+
+// set makes it that of a configuration. While one reader naps, no other is
+// served, so no nap is longer than what the most delicate socket can bear.
+func (g *gathering) set(s Settings, listeners []*Listener) {
+	nap := s.Coalesce
+	if nap > maxNap {
+		nap = 0 // one wake-up in so long costs little
+	}
+	for _, l := range listeners {
+		if !l.IsStream() {
+			nap = min(nap, l.bears())
+		}
+	}
+	g.coalesce.Store(int64(s.Coalesce))
+	g.nap.Store(int64(nap))
+	g.timeout.Store(int64(s.IdleTimeout))
+}
+
+// A pacer lets input gather: a reader that found little waits for the next
+// tick. Ticks are at the same instants for all readers, so that one wake-up
+// serves them all: a wake-up costs ten times what a datagram costs. Where little
+// comes, there is nothing to gather, and a tick would be one more wake-up. Each
+// reader has its own pacer.
+type pacer struct {
+	*gathering
+	bears  time.Duration // how long input may gather in the socket, at the most
+	poller *poll.Poller  // of the sockets that others wait for
+	timer  *time.Timer   // nil before the first wait
+
+	since   time.Time // when the count began: a tick ago at the most, where much comes
+	count   int       // packets that have come since
+	gathers bool      // it pays
+}
+
+// pacer returns the pacer of a reader of l.
+func (in *Inlet) pacer(l *Listener) pacer {
+	return pacer{gathering: &in.gathering, bears: l.bears(), poller: in.poller}
+}
+
+// every is the time from tick to tick; 0: no waiting.
+func (p *pacer) every() time.Duration {
+	return min(time.Duration(p.coalesce.Load()), p.bears)
+}
+
+// idleTimeout is how long a connection may bring nothing; 0: for ever.
+func (p *pacer) idleTimeout() time.Duration { return time.Duration(p.timeout.Load()) }
+
+// busy counts the readers that have something to do now.
+type busy struct{ atomic.Int32 }
+
+// idle runs f, in which the caller has nothing to do.
+func (b *busy) idle(f func()) {
+	b.Add(-1)
+	f()
+	b.Add(1)
+}
+
+// maxNap is how long the whole process may stand still, at the most.
+const maxNap = 10 * time.Millisecond
+
+// epoch is the instant that ticks are counted from.
+var epoch = time.Now()
+
+// enough is how many packets must come from tick to tick for gathering to pay.
+const enough = 3
+
+// wait returns at the next tick, or when ctx ends; or at once, and false, where too
+// little comes. n is how many packets the reader has just found.
+func (p *pacer) wait(ctx context.Context, n int) bool {
+	every := p.every()
+	if every <= 0 || !p.pays(n, every) {
+		return false
+	}
+	p.busy.idle(func() { p.gather(ctx, every) })
+	return true
+}
+
+// pays says whether gathering pays: from when enough comes in a tick's time, to when
+// nothing has come in one.
+func (p *pacer) pays(n int, every time.Duration) bool {
+	if n == 0 {
+		p.gathers, p.count = false, 0
+		return false
+	}
+	if now := time.Now(); now.Sub(p.since) >= every {
+		p.since, p.count = now, 0
+	}
+	p.count += n
+	p.gathers = p.gathers || p.count >= enough
+	return p.gathers
+}
+
+// gather waits for the tick. Where nobody else has anything to do, it sleeps
+// without telling the Go scheduler: to put the thread aside, look for other work,
+// and wake the thread and the runtime's monitor again takes more than what
+// arrives in a tick. Timers and the network wait that long for their turn.
+func (p *pacer) gather(ctx context.Context, every time.Duration) {
+	now, most := time.Now(), time.Duration(p.nap.Load())
+	tick := now.Add(every - now.Sub(epoch)%every)
+	for most > 0 && p.busy.Load() == 0 && ctx.Err() == nil {
+		runtime.Gosched() // the upstream sends what was read, timers fire, others nap
+		left := time.Until(tick)
+		if left <= 0 {
+			return
+		}
+		if p.busy.Load() > 0 || !nap(min(left, most)) {
+			break
+		}
+		p.poller.Look()
+	}
+	p.sleep(ctx, time.Until(tick))
+}
+
+func (p *pacer) sleep(ctx context.Context, d time.Duration) {
+	if p.timer == nil {
+		p.timer = time.NewTimer(d)
+	} else {
+		p.timer.Reset(d)
+	}
+	select {
+	case <-p.timer.C:
+	case <-ctx.Done():
+	}
+}

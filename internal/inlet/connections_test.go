@@ -1,0 +1,285 @@
+package inlet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
+)
+
+func limited(n int) Settings {
+	s := defaults
+	s.MaxConnections = n
+	return s
+}
+
+// At the limit, the connection that was idle longest makes room. Its sender is told,
+// and what it sends without having looked is read all the same.
+func TestIdleLongestMakesRoom(t *testing.T) {
+	in := start(t, limited(3), localTCP)
+	var conns []net.Conn
+	for i := range 3 {
+		conn := in.dial(t, 0)
+		conns = append(conns, conn)
+		write(t, conn, fmt.Sprintf("first.%d\n", i))
+		in.came(t, fmt.Sprintf("first.%d", i))
+	}
+	write(t, in.dial(t, 0), "new\n")
+	in.came(t, "new")
+	ends(t, conns[0])
+	write(t, conns[0], "blind\n")
+	write(t, conns[1], "second.1\n")
+	write(t, conns[2], "second.2\n")
+	in.came(t, "blind", "second.1", "second.2")
+	if s := in.Connections(); s.MadeRoom != 1 || s.Limit != 3 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+// Who sends to a unix socket is told at once that nobody reads: no line leaves it
+// for nothing.
+func TestUnixConnectionMakesRoom(t *testing.T) {
+	in := start(t, limited(1), address.Address{Network: "unix", Path: socketPath(t, "s")})
+	conn := in.dial(t, 0)
+	write(t, conn, "first\n")
+	in.came(t, "first")
+	write(t, in.dial(t, 0), "new\n")
+	in.came(t, "new")
+	if _, err := io.WriteString(conn, "blind\n"); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("write: %v, want EPIPE", err)
+	}
+}
+
+// A connection that nobody makes room for waits in the backlog, with what it has
+// brought, and is served when another one ends.
+func TestNobodyIsIdle(t *testing.T) {
+	in := start(t, limited(2), localTCP)
+	var stop atomic.Bool
+	var hogs sync.WaitGroup
+	defer hogs.Wait()
+	defer stop.Store(true)
+	hog := func(conn net.Conn) {
+		for !stop.Load() {
+			if _, err := io.WriteString(conn, "hog\n"); err != nil {
+				t.Error(err)
+				return
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+	}
+	var first atomic.Bool
+	hogs.Go(func() { hog(in.dial(t, 0)) })
+	hogs.Go(func() {
+		conn := in.dial(t, 0)
+		for !first.Load() {
+			write(t, conn, "hog\n")
+			<-time.After(10 * time.Millisecond)
+		}
+		conn.Close()
+	})
+	eventually(t, "two hogs", func() bool { return in.Listeners()[0].Connections() == 2 })
+	for i := range 20 {
+		write(t, in.dial(t, 0), fmt.Sprintf("new.%d\n", i))
+	}
+	eventually(t, "they wait", func() bool { return in.Connections().Waited > 0 })
+	if n := in.count("new."); n > 0 {
+		t.Errorf("%d are served over the limit", n)
+	}
+	first.Store(true)
+	in.came(t, "new.0", "new.1") // the first one's end, and then its own idleness, made room
+	if n := in.logged("level=WARN"); n != 1 {
+		t.Errorf("%d warnings, want one", n)
+	}
+}
+
+// fillDescriptors leaves this process n descriptors, until the end of the test.
+func fillDescriptors(t *testing.T, n uint64) {
+	t.Helper()
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("no /proc here")
+	}
+	last := 0
+	for _, e := range entries {
+		fd := 0
+		fmt.Sscan(e.Name(), &fd)
+		last = max(last, fd)
+	}
+	for fd := 0; fd <= last; { // none is free below
+		if fd, err = syscall.Dup(0); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Close(fd) })
+		last = max(last, fd-1)
+	}
+	now := before
+	now.Cur = uint64(last) + 2 + n
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
+}
+
+// Without descriptors, connections wait. None loses a line, and it is said once.
+func TestOutOfDescriptors(t *testing.T) {
+	in := bound(t, nil, localTCP)
+	const conns = 40
+	for i := range conns {
+		conn := in.dial(t, 0)
+		write(t, conn, fmt.Sprintf("c.%d\n", i))
+		if i >= 3 {
+			conn.(*net.TCPConn).CloseWrite()
+		}
+	}
+	fillDescriptors(t, 3)
+	in.run(t, limited(1000))
+	eventually(t, "all lines", func() bool { return in.count("c.") == conns })
+	if n := in.logged("out of descriptors"); n != 1 {
+		t.Errorf("it is said %d times, want once", n)
+	}
+	if s := in.Connections(); s.ShortOf == 0 {
+		t.Errorf("not counted: %+v", s)
+	}
+}
+
+// An idle connection is ended so that nothing is lost: what its sender had in hand is
+// read.
+func TestIdleTimeout(t *testing.T) {
+	s := defaults
+	s.IdleTimeout = 20 * time.Millisecond
+	in := start(t, s, localTCP)
+	conn := in.dial(t, 0)
+	ends(t, conn)
+	write(t, conn, "blind\n")
+	in.came(t, "blind")
+	if n := in.Connections().IdleTimeout; n != 1 {
+		t.Errorf("%d ended, want 1", n)
+	}
+}
+
+// By default a silent connection stays.
+func TestSilentConnectionStays(t *testing.T) {
+	in := start(t, defaults, localTCP)
+	conn := in.dial(t, 0)
+	eventually(t, "accepted", func() bool { return in.Listeners()[0].Connections() == 1 })
+	conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := conn.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Errorf("read: %v, want a time-out", err)
+	}
+}
+
+// A peer that is gone without a word is found by keep-alives.
+func TestKeepAlive(t *testing.T) {
+	in := start(t, defaults, localTCP)
+	in.dial(t, 0)
+	eventually(t, "accepted", func() bool { return in.Listeners()[0].Connections() == 1 })
+	in.connections.mu.Lock()
+	defer in.connections.mu.Unlock()
+	for s := range in.connections.readers {
+		s.socket.Use(func(fd int) error {
+			if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE); on == 0 || err != nil {
+				t.Errorf("keep-alives: %d, %v", on, err)
+			}
+			return nil
+		})
+	}
+}
+
+// Who could connect before the end has its line read.
+func TestStopLosesNoConnection(t *testing.T) {
+	for _, a := range []address.Address{localTCP, {Network: "unix", Path: socketPath(t, "s")}} {
+		t.Run(a.Network, func(t *testing.T) {
+			in := start(t, defaults, a)
+			at := in.Listeners()[0].Address
+			var sent atomic.Int64
+			var clients sync.WaitGroup
+			for range 4 {
+				clients.Go(func() {
+					for {
+						target := at.Path
+						if !at.IsUnix() {
+							target = at.HostPort()
+						}
+						conn, err := net.Dial(at.Network, target)
+						if err != nil {
+							return
+						}
+						if _, err := io.WriteString(conn, "a\n"); err != nil {
+							t.Errorf("nobody waits for a line: %v", err)
+						}
+						if _, err := io.Copy(io.Discard, closed(conn)); err != nil {
+							t.Errorf("a connection was cut off: %v", err)
+						}
+						conn.Close()
+						sent.Add(1)
+					}
+				})
+			}
+			eventually(t, "many connections", func() bool { return in.count("a") > 200 })
+			in.stop()
+			clients.Wait()
+			if n := int64(in.count("a")); n != sent.Load() {
+				t.Errorf("%d lines came of %d", n, sent.Load())
+			}
+		})
+	}
+}
+
+// closed returns conn after it has said that nothing more will come.
+func closed(conn net.Conn) net.Conn {
+	conn.(interface{ CloseWrite() error }).CloseWrite()
+	return conn
+}
+
+// A socket that is at another path's inode by now is not ours to remove.
+func TestStopLeavesTheSocketOfAnother(t *testing.T) {
+	for _, network := range []string{"unix", "unixgram"} {
+		a := address.Address{Network: network, Path: socketPath(t, "s")}
+		in := start(t, defaults, a)
+		if err := os.Remove(a.Path); err != nil {
+			t.Fatal(err)
+		}
+		other := start(t, defaults, a)
+		in.stop()
+		conn := dialTo(t, a)
+		write(t, conn, "host\n")
+		other.came(t, "host")
+		other.stop()
+		if _, err := os.Lstat(a.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: its own file is left behind: %v", network, err)
+		}
+	}
+}
+
+// A long tick holds up no stop.
+func TestStopDoesNotWaitForTheTick(t *testing.T) {
+	s := defaults
+	s.Coalesce = MaxCoalesce
+	in := start(t, s, localUDP)
+	conn := in.dial(t, 0)
+	for i := range 5 { // it gathers
+		write(t, conn, fmt.Sprintf("a.%d\n", i))
+	}
+	in.came(t, "a.0")
+	before := time.Now()
+	in.stop()
+	if n := strings.Join(in.Lines(), " "); !strings.Contains(n, "a.4") {
+		t.Errorf("got %q", n)
+	}
+	t.Log(time.Since(before)) // a figure, no verdict
+}

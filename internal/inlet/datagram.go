@@ -1,0 +1,127 @@
+package inlet
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A datagramReader reads one datagram socket. One goroutine runs it; it owns
+// the socket.
+type datagramReader struct {
+	*Listener
+	handler Handler
+	pacer   pacer
+	lender  *lender
+
+	shape   shape
+	most    int      // datagrams at once: few while they are large
+	packets *packets // borrowed for a step
+	current int      // index in packets of the datagram that is being handled
+}
+
+// How much is received at once.
+const (
+	fewPackets  = 16      // datagrams, where they are large
+	largePacket = 4 << 10 // on average, in bytes
+	keptRoom    = 1 << 20 // what they may leave filled, in bytes
+)
+
+// A lender lends buffers to the readers of datagrams, each for one read: there
+// are as many as have been in use at one moment.
+type lender struct {
+	mu   sync.Mutex
+	free []*packets
+}
+
+func (l *lender) borrow() (*packets, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := len(l.free) - 1
+	if last < 0 {
+		return newPackets()
+	}
+	p := l.free[last]
+	l.free = l.free[:last]
+	return p, nil
+}
+
+func (l *lender) giveBack(p *packets) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.free = append(l.free, p)
+}
+
+// receive reads datagrams from l until ctx ends, and then what has arrived by then,
+// unless that is for our successor.
+func (in *Inlet) receive(ctx context.Context, l *Listener) {
+	defer l.close()
+	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, shape: udpShape}
+	if l.Address.IsUnix() {
+		d.shape = unixShape
+	}
+	d.most = min(fewPackets, d.shape.slots)
+	d.handler = in.newHandler(l, d.peer)
+	d.run(ctx)
+}
+
+func (d *datagramReader) run(ctx context.Context) {
+	d.pacer.busy.Add(1)
+	defer d.pacer.busy.Add(-1)
+	for ctx.Err() == nil {
+		n, err := d.step()
+		switch {
+		case err != nil && !errors.Is(err, syscall.EAGAIN):
+			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
+		case n < d.most && !d.pacer.wait(ctx, n):
+			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
+		}
+	}
+	for until := time.Now().Add(lastRead); !d.Inherited && time.Now().Before(until); {
+		if _, err := d.step(); err != nil {
+			return
+		}
+	}
+}
+
+// step receives datagrams, without waiting, and hands them over. It returns how
+// many, or EAGAIN.
+func (d *datagramReader) step() (n int, err error) {
+	if d.packets, err = d.lender.borrow(); err != nil {
+		return 0, err
+	}
+	defer d.lender.giveBack(d.packets)
+	d.packets.divide(d.shape)
+	if n, err = d.packets.recv(d.socket.FD(), d.most); err != nil {
+		return 0, err
+	}
+	bytes := 0
+	d.handler.Begin(time.Now())
+	for d.current = range n {
+		data, lost := d.packets.packet(d.current)
+		d.handler.Datagram(data, lost)
+		bytes += len(data)
+	}
+	d.handler.End()
+	d.adapt(n, bytes)
+	return n, nil
+}
+
+// adapt receives fewer datagrams at once where they are large: else a few of them
+// would keep all the room filled.
+func (d *datagramReader) adapt(n, bytes int) {
+	switch {
+	case bytes > n*largePacket:
+		if bytes > keptRoom {
+			d.packets.forget()
+		}
+		d.most = min(fewPackets, d.shape.slots)
+	case n == d.most:
+		d.most = d.shape.slots
+	}
+}
+
+// peer names the sender of the datagram that is being handled.
+func (d *datagramReader) peer() string { return d.packets.peer(d.current) }

@@ -1,0 +1,132 @@
+package inlet
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// maxFrame bounds the packets of a framed stream, in bytes. Text never begins like
+// the length of one: it would need a NUL.
+const maxFrame = 1 << 20
+
+// headLen is how much of a stream tells how it is framed, and the length of a
+// packet's head.
+const headLen = 4
+
+// A framing cuts a stream into packets. How, the first four bytes tell:
+//
+//	host          lines, one after the other
+//	┌─────────┬────────────┬─────────┬─
+//	│ n (LE)  │ n bytes    │ n (LE)  │     DogStatsD's, as datadog-go writes it
+//	└─────────┴────────────┴─────────┴─
+//	anything else with bytes that no line has: refused, all of it
+type framing struct {
+	understands bool // framed streams; else they are refused, too
+	kind        framingKind
+
+	// Of a framed stream:
+	left  int  // bytes of the packet that are not handed over yet; 0: a head is next
+	fresh bool // none is handed over, nor looked at
+}
+
+type framingKind uint8
+
+const (
+	unknown framingKind = iota
+	lines
+	framed
+	refused
+)
+
+// take hands data over to h, and returns what it needs to see again.
+func (f *framing) take(h Handler, data []byte) (rest []byte) {
+	if f.kind == unknown {
+		if len(data) < headLen {
+			return data
+		}
+		f.kind = f.kindOf(data[:headLen])
+	}
+	switch f.kind {
+	case lines:
+		return h.Stream(data)
+	case framed:
+		return f.takePackets(h, data)
+	}
+	h.Drop(Misframed, data)
+	return nil
+}
+
+// kindOf tells how a stream is framed by its head.
+func (f *framing) kindOf(head []byte) framingKind {
+	switch {
+	case f.understands && isLength(head):
+		return framed
+	case bytes.IndexByte(head, 0) >= 0, f.understands && bytes.ContainsFunc(head, isForeign):
+		return refused
+	}
+	return lines
+}
+
+// isLength says whether head is the length of a packet.
+func isLength(head []byte) bool {
+	n := binary.LittleEndian.Uint32(head)
+	return 0 < n && n <= maxFrame
+}
+
+// isForeign says whether no line has r.
+func isForeign(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' }
+
+// takePackets is take of a framed stream.
+func (f *framing) takePackets(h Handler, data []byte) (rest []byte) {
+	for len(data) > 0 {
+		if f.left == 0 {
+			if len(data) < headLen {
+				return data
+			}
+			if !isLength(data) {
+				return f.refuse(h, data)
+			}
+			f.left, f.fresh, data = int(binary.LittleEndian.Uint32(data)), true, data[headLen:]
+			continue
+		}
+		if f.fresh && isForeign(rune(data[0])) { // a longer head than ours
+			return f.refuse(h, data)
+		}
+		f.fresh = false
+		if len(data) < f.left {
+			rest = h.Stream(data)
+			f.left -= len(data) - len(rest)
+			return rest
+		}
+		h.Datagram(data[:f.left], 0)
+		f.left, data = 0, data[f.left:]
+	}
+	return nil
+}
+
+// refuse gives a stream up from data on.
+func (f *framing) refuse(h Handler, data []byte) (rest []byte) {
+	f.kind = refused
+	h.Drop(Misframed, data)
+	return nil
+}
+
+// forget is told that n bytes which take has returned are not seen again.
+func (f *framing) forget(n int) {
+	if f.kind == framed {
+		f.left -= n
+	}
+}
+
+// end hands over what is left at the end of the stream.
+func (f *framing) end(h Handler, rest []byte) {
+	switch {
+	case f.kind == unknown: // too short to tell
+		rest = h.Stream(rest)
+	case f.kind == framed && f.left == 0: // of a head
+		return
+	}
+	if len(rest) > 0 {
+		h.Drop(Unterminated, rest)
+	}
+}

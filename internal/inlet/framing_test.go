@@ -1,0 +1,217 @@
+package inlet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
+)
+
+// frame puts the length before a packet.
+func frame(packet string) string {
+	return string(binary.LittleEndian.AppendUint32(nil, uint32(len(packet)))) + packet
+}
+
+// reads hands a stream to a framing in pieces that end at cuts, as a reader does,
+// and then its end.
+func reads(f *framing, stream string, cuts []int) *book {
+	b := &book{dropped: map[Reason]string{}}
+	h := &pupil{book: b}
+	rest, from := "", 0
+	for _, to := range append(cuts, len(stream)) {
+		if to > from {
+			rest = string(f.take(h, []byte(rest+stream[from:to])))
+			from = to
+		}
+	}
+	if rest != "" {
+		f.end(h, []byte(rest))
+	}
+	return b
+}
+
+// everyCut calls try with all ways to cut n bytes into three, and at every byte.
+func everyCut(n int, try func(cuts []int)) {
+	each := []int{}
+	for i := range n {
+		each = append(each, i)
+		for j := i; j < n; j++ {
+			try([]int{i, j})
+		}
+	}
+	try(each)
+}
+
+// A framed stream is understood wherever reads end.
+func TestFramedStream(t *testing.T) {
+	stream := frame("host.a:1|c\nhost.b:2|c") + frame("host.c:3|c\n") + frame("x") + frame("host.d:4|c\nhost.e:5|c\n")
+	want := strings.Fields("host.a:1|c host.b:2|c host.c:3|c x host.d:4|c host.e:5|c")
+	everyCut(len(stream), func(cuts []int) {
+		b := reads(&framing{understands: true}, stream, cuts)
+		if !slices.Equal(b.lines, want) || len(b.dropped) > 0 {
+			t.Fatalf("cut at %v: got %q and dropped %q, want %q", cuts, b.lines, b.dropped, want)
+		}
+	})
+}
+
+// A framed stream that ends within a packet has its whole lines, and its cut one
+// dropped.
+func TestFramedStreamEnds(t *testing.T) {
+	packet := "host.a:1|c\nhost.b:25|c\n"
+	for end := headLen; end < headLen+len(packet); end++ {
+		b := reads(&framing{understands: true}, frame(packet)[:end], nil)
+		whole, cut, _ := strings.Cut(packet[:end-headLen], "\n")
+		if !strings.Contains(packet[:end-headLen], "\n") {
+			whole, cut = "", packet[:end-headLen]
+		}
+		if got := strings.Join(b.lines, ""); got != whole || b.dropped[Unterminated] != cut {
+			t.Errorf("%q: got %q and %q", packet[:end-headLen], b.lines, b.dropped)
+		}
+	}
+}
+
+// Lines are lines wherever reads end, however short they are.
+func TestPlainStream(t *testing.T) {
+	for _, stream := range []string{"host.a:1|c\nhost.b:2|c\n", "a\nb\n", "a\n", "\n\n\n\na\n", "\r\n\ta\n", "\xff\xfea\nb\n", "a"} {
+		for _, understands := range []bool{true, false} {
+			want := reads(&framing{kind: lines}, stream, nil)
+			everyCut(len(stream), func(cuts []int) {
+				b := reads(&framing{understands: understands}, stream, cuts)
+				if !slices.Equal(b.lines, want.lines) || b.dropped[Unterminated] != want.dropped[Unterminated] || b.dropped[Misframed] != "" {
+					t.Fatalf("%q cut at %v: got %q and dropped %q", stream, cuts, b.lines, b.dropped)
+				}
+			})
+		}
+	}
+}
+
+// No other framing is half understood: nothing of it becomes a line.
+func TestOtherFramings(t *testing.T) {
+	packet := strings.Repeat("host.a:1|c\n", 20)
+	n := len(packet)
+	be := binary.BigEndian
+	for name, head := range map[string][]byte{
+		"4 bytes, big-endian":      be.AppendUint32(nil, uint32(n)),
+		"2 bytes, big-endian":      be.AppendUint16(nil, uint16(n)),
+		"2 bytes, little-endian":   binary.LittleEndian.AppendUint16(nil, uint16(n)),
+		"8 bytes, little-endian":   binary.LittleEndian.AppendUint64(nil, uint64(n)),
+		"8 bytes, big-endian":      be.AppendUint64(nil, uint64(n)),
+		"3 bytes, big-endian":      be.AppendUint32(nil, uint32(n))[1:],
+		"4 bytes, too long":        binary.LittleEndian.AppendUint32(nil, maxFrame+1),
+		"4 bytes, empty":           {0, 0, 0, 0},
+		"a type behind the length": append(binary.LittleEndian.AppendUint32(nil, uint32(n)), 1),
+		"pickle":                   append(be.AppendUint32(nil, uint32(n)), "\x80\x02]q\x00"...),
+	} {
+		stream := strings.Repeat(string(head)+packet, 2)
+		everyCut(len(head)+6, func(cuts []int) {
+			b := reads(&framing{understands: true}, stream, cuts)
+			if len(b.lines) > 0 || strings.Count(b.dropped[Misframed], "\n") != 40 {
+				t.Fatalf("%s cut at %v: %q became lines, %d were dropped", name, cuts, b.lines, strings.Count(b.dropped[Misframed], "\n"))
+			}
+		})
+	}
+	// Where ours is not expected, it is one of the others.
+	for _, cuts := range [][]int{nil, {1, 3}} {
+		if b := reads(&framing{}, frame(packet), cuts); len(b.lines) > 0 || b.dropped[Misframed] == "" {
+			t.Errorf("by another kind of socket: %q became lines", b.lines)
+		}
+	}
+	// A stream may get out of step.
+	if b := reads(&framing{understands: true}, frame("host.a:1|c\n")+"host.b:1|c\n", nil); !slices.Equal(b.lines, []string{"host.a:1|c"}) || b.dropped[Misframed] != "host.b:1|c\n" {
+		t.Errorf("got %q and dropped %q", b.lines, b.dropped)
+	}
+}
+
+// Framed and plain clients share a listener, and who is not understood is told.
+func TestFramedAndPlainClients(t *testing.T) {
+	in := start(t, defaults, address.Address{Network: "unix", Path: socketPath(t, "s")})
+	framedConn, plain, other := in.dial(t, 0), in.dial(t, 0), in.dial(t, 0)
+	write(t, framedConn, frame("framed.1\nframed.2"))
+	write(t, plain, "plain.1\nplain.2\n")
+	write(t, other, "\x00\x00\x00\x08other.1\n")
+	in.came(t, "framed.1", "framed.2", "plain.1", "plain.2")
+	eventually(t, "the other is dropped", func() bool { return in.Dropped(Misframed) != "" })
+	ends(t, other)
+	if _, err := io.WriteString(other, "other.2\n"); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("write: %v, want EPIPE", err)
+	}
+	write(t, framedConn, frame("framed.3"))
+	write(t, plain, "plain.3\n")
+	in.came(t, "framed.3", "plain.3")
+}
+
+// FuzzFraming compares with the obvious way, on the whole stream.
+func FuzzFraming(f *testing.F) {
+	f.Add([]byte(frame("a:1|c\nb:2|c")+frame("c:3|c\n")), uint64(1))
+	f.Add([]byte("a:1|c\nb:2|c\n"), uint64(2))
+	f.Add([]byte("\x00\x00\x00\x05a:1|c"), uint64(3))
+	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		var cuts []int
+		for at := 0; at < len(stream); at += 1 + rng.IntN(7) {
+			cuts = append(cuts, at)
+		}
+		got := reads(&framing{understands: true}, string(stream), cuts)
+		want := obvious(string(stream))
+		if fmt.Sprintf("%q %q", got.lines, got.dropped) != fmt.Sprintf("%q %q", want.lines, want.dropped) {
+			t.Errorf("%q cut at %v:\ngot  %q %q\nwant %q %q", stream, cuts, got.lines, got.dropped, want.lines, want.dropped)
+		}
+	})
+}
+
+// obvious is what a stream holds.
+func obvious(s string) *book {
+	b := &book{dropped: map[Reason]string{}}
+	h := &pupil{book: b}
+	finish := func(text string) {
+		if rest := string(h.Stream([]byte(text))); rest != "" {
+			h.Drop(Unterminated, []byte(rest))
+		}
+	}
+	misframed := func(rest string) {
+		if rest != "" {
+			h.Drop(Misframed, []byte(rest))
+		}
+	}
+	isFramed := func(s string) bool {
+		n := binary.LittleEndian.Uint32([]byte(s))
+		return n > 0 && n <= 1<<20
+	}
+	switch {
+	case len(s) < 4:
+		finish(s)
+		return b
+	case !isFramed(s) && strings.ContainsAny(s[:4], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"):
+		misframed(s)
+		return b
+	case !isFramed(s):
+		finish(s)
+		return b
+	}
+	for len(s) >= 4 {
+		if !isFramed(s) {
+			misframed(s)
+			return b
+		}
+		n := int(binary.LittleEndian.Uint32([]byte(s)))
+		s = s[4:]
+		if s != "" && s[0] < ' ' && !strings.ContainsAny(s[:1], "\t\n\r") {
+			misframed(s)
+			return b
+		}
+		if len(s) < n {
+			finish(s)
+			return b
+		}
+		h.Datagram([]byte(s[:n]), 0)
+		s = s[n:]
+	}
+	return b
+}

@@ -1,0 +1,263 @@
+package inlet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
+)
+
+// A Handler takes what one socket brings. The socket's reader alone calls it, once
+// a read:
+//
+//	Begin (Stream | Datagram | Drop)* End
+//
+// It reads the slices that it is given, and keeps none of them.
+type Handler interface {
+	// Begin says that what follows arrived at that moment.
+	Begin(at time.Time)
+
+	// Stream takes what a stream brought, and returns the end of it, for which it
+	// needs to see more: that comes again, in front of what the stream brings
+	// next. It is no longer than MaxRest.
+	Stream(data []byte) (rest []byte)
+
+	// Datagram takes a datagram, or what is left of a packet in a framed stream. lost
+	// is how many bytes of its end were cut off.
+	Datagram(data []byte, lost int)
+
+	// Drop takes bytes of a stream that it is not given again.
+	Drop(why Reason, data []byte)
+
+	// End says that the read is over. It never blocks.
+	End()
+}
+
+// MaxRest bounds what a Handler may leave of a stream, in bytes.
+const MaxRest = line.MaxLen + 1<<10
+
+// A Reason says why a Handler is given bytes to drop.
+type Reason uint8
+
+// Why bytes are dropped.
+const (
+	Unterminated Reason = iota // the stream has ended
+	TooLong                    // what is behind them up to the end of the line, or of the packet, is not to be seen either
+	Misframed                  // the stream is cut into packets in a way that is not understood
+)
+
+// Settings steer an Inlet. They may change while it runs.
+type Settings struct {
+	Coalesce       time.Duration // how long input may gather; 0: it is handled at once
+	MaxConnections int           // open at one moment
+	IdleTimeout    time.Duration // of a connection; 0: none
+}
+
+// MaxCoalesce bounds Settings.Coalesce.
+const MaxCoalesce = time.Second
+
+// A Spec asks for the sockets of an address.
+type Spec struct {
+	Protocol line.Protocol
+	Address  address.Address
+}
+
+// An Inlet reads from sockets. Bind comes before Run; any goroutine may ask which
+// Listeners there are.
+type Inlet struct {
+	poller     *poll.Poller
+	log        *slog.Logger
+	newHandler func(l *Listener, peer func() string) Handler
+
+	lender      lender
+	gathering   gathering
+	connections connections
+	tails       tails
+
+	bound   atomic.Pointer[[]*Listener]
+	changes chan change   // for Run
+	ended   chan struct{} // closed when Run reads no more
+}
+
+// New returns an Inlet whose sockets poller watches. newHandler makes the Handler of
+// a socket, or of a connection; peer names who sent what that is being given.
+func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
+	in := &Inlet{
+		poller: poller, log: log, newHandler: newHandler,
+		changes: make(chan change), ended: make(chan struct{}),
+	}
+	in.connections.log = log
+	return in
+}
+
+// Bind binds the sockets that are asked for, or none. Its error names the address;
+// it is an ErrUnwantedSocket where an inherited socket is not asked for. It takes
+// inherited: descriptors of bound sockets, which somebody else holds too and will
+// pass to our successor.
+func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
+	open, err := openInherited(inherited)
+	if err != nil {
+		return err
+	}
+	b := binder{poller: in.poller, inherited: open}
+	bound, err := b.bindAll(specs)
+	if err != nil {
+		return err
+	}
+	in.bound.Store(&bound)
+	return nil
+}
+
+// Listeners returns the bound sockets. They may be closed.
+func (in *Inlet) Listeners() []*Listener {
+	if bound := in.bound.Load(); bound != nil {
+		return *bound
+	}
+	return nil
+}
+
+// Owns says whether a peer is one of the bound sockets.
+func (in *Inlet) Owns(network string, peer netip.AddrPort) bool {
+	return slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return l.isAt(network, peer) })
+}
+
+// A change asks Run to go on with other sockets and settings.
+type change struct {
+	specs    []Spec
+	settings Settings
+	done     chan error // cap 1: what became of it
+}
+
+var errEnded = errors.New("nothing is read any more")
+
+// Rebind makes Run, which must be running, go on with the sockets of specs. Those
+// that are bound already are not closed, and their connections go on; new ones are
+// bound first, and with an error nothing has changed. Rebind returns when those that
+// are not asked for are emptied and closed.
+func (in *Inlet) Rebind(specs []Spec, s Settings) error {
+	c := change{specs, s, make(chan error, 1)}
+	select {
+	case in.changes <- c:
+		return <-c.done
+	case <-in.ended:
+		return errEnded
+	}
+}
+
+// Run reads until ctx ends, and then what has reached the sockets by then; but what
+// waits at inherited ones is for our successor. It closes all.
+func (in *Inlet) Run(ctx context.Context, s Settings) {
+	defer close(in.ended)
+	tasks := map[*Listener]*task{}
+	in.follow(ctx, tasks, s, in.Listeners(), nil)
+	for {
+		select {
+		case c := <-in.changes:
+			c.done <- in.change(ctx, tasks, c)
+		case <-ctx.Done():
+			for _, t := range tasks {
+				<-t.ended
+			}
+			return
+		}
+	}
+}
+
+// change makes a change, or none.
+func (in *Inlet) change(ctx context.Context, tasks map[*Listener]*task, c change) error {
+	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
+	bound, err := b.bindAll(c.specs)
+	if err != nil {
+		return err
+	}
+	in.bound.Store(&bound)
+	in.follow(ctx, tasks, c.settings, b.added, b.have)
+	return nil
+}
+
+// follow begins to read from some listeners, and ends to read from others.
+func (in *Inlet) follow(ctx context.Context, tasks map[*Listener]*task, s Settings, added, gone []*Listener) {
+	in.gathering.set(s, in.Listeners())
+	in.connections.set(s)
+	for _, l := range added {
+		in.announce(l)
+		tasks[l] = newTask(ctx, func(ctx context.Context) { in.read(ctx, l) })
+	}
+	for _, l := range gone {
+		tasks[l].stop()
+	}
+	for _, l := range gone {
+		<-tasks[l].ended
+		delete(tasks, l)
+		in.log.Info("listening no more", "protocol", l.Protocol.String(), "listener", l.Address)
+	}
+}
+
+// read reads from a socket, and from the connections that it brings.
+func (in *Inlet) read(ctx context.Context, l *Listener) {
+	if l.IsStream() {
+		in.accept(ctx, l)
+	} else {
+		in.receive(ctx, l)
+	}
+}
+
+// announce says that we listen, and what is to be known about that.
+func (in *Inlet) announce(l *Listener) {
+	attrs := []any{"protocol", l.Protocol.String(), "listener", l.Address}
+	if !l.IsStream() {
+		attrs = append(attrs, "receive_buffer", l.ReceiveBuffer)
+	}
+	if l.Inherited {
+		attrs = append(attrs, "passed", true)
+	}
+	in.log.Info("listening", attrs...)
+	if l.isSmall() {
+		in.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
+			"listener", l.Address, "receive_buffer", l.ReceiveBuffer, "remedy", l.bufferRemedy())
+	}
+	if !l.isPrivate() {
+		in.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.Address)
+	}
+}
+
+// A task is a goroutine that can be ended.
+type task struct {
+	stop  context.CancelFunc
+	ended chan struct{}
+}
+
+func newTask(ctx context.Context, do func(ctx context.Context)) *task {
+	ctx, stop := context.WithCancel(ctx)
+	t := &task{stop, make(chan struct{})}
+	go func() {
+		defer close(t.ended)
+		defer stop()
+		do(ctx)
+	}()
+	return t
+}
+
+// isLocal says whether an address is this host's.
+func isLocal(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	if ip.IsLoopback() {
+		return true
+	}
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(ip.AsSlice())) {
+			return true
+		}
+	}
+	return false
+}

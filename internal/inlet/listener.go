@@ -1,0 +1,121 @@
+package inlet
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+)
+
+// receiveBuffer is what a datagram socket asks of the kernel, in bytes.
+const receiveBuffer = 8 << 20
+
+// smallBuffer is the receive buffer below which input must not gather for longer
+// than smallGather: an ordinary burst would overrun it.
+const (
+	smallBuffer = 1 << 20
+	smallGather = time.Millisecond
+)
+
+// A Listener is one bound socket. The reader that runs on it closes it.
+type Listener struct {
+	Protocol      line.Protocol
+	Address       address.Address // with the port that was taken
+	ReceiveBuffer int             // bytes granted to a socket of datagrams; 0 for streams
+	Inherited     bool            // it lives on with whoever bound it
+
+	asked  address.Address // as configured, with one of the hosts that localhost stands for
+	at     net.Addr
+	socket *poll.Socket
+	path   path // of a unix socket that we have bound
+
+	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
+	open         atomic.Int64 // connections
+}
+
+// IsStream says whether the socket brings connections.
+func (l *Listener) IsStream() bool { return l.Address.Network == "tcp" || l.Address.Network == "unix" }
+
+// close closes our descriptor of the socket, and removes its path if it is ours.
+func (l *Listener) close() {
+	l.path.remove()
+	l.socket.Close()
+}
+
+// admitNoMore lets nobody connect any more. What waits to be accepted already can
+// be: nothing is lost between that and close.
+func (l *Listener) admitNoMore() {
+	l.path.remove()
+	if l.Address.Network == "tcp" {
+		dropAll(l.socket.FD())
+	}
+}
+
+// takePort notes the port that the kernel gave.
+func (l *Listener) takePort() {
+	if _, port, err := net.SplitHostPort(l.at.String()); err == nil {
+		l.Address.Port, _ = strconv.Atoi(port)
+	}
+}
+
+// isSmall says whether the kernel granted too little for input to gather.
+func (l *Listener) isSmall() bool {
+	return l.Address.Network == "udp" && l.ReceiveBuffer < smallBuffer
+}
+
+// bufferRemedy is what to type where the receive buffer is small.
+func (l *Listener) bufferRemedy() string {
+	if l.Inherited {
+		return "ReceiveBuffer=8M in the socket unit"
+	}
+	return "sysctl -w net.core.rmem_max=8388608"
+}
+
+// bears returns how long input may gather in the socket, at the most.
+func (l *Listener) bears() time.Duration {
+	switch {
+	case l.Address.Network == "unixgram":
+		return 0 // its queue holds ten datagrams, then the sender is blocked
+	case l.isSmall():
+		return smallGather
+	}
+	return MaxCoalesce
+}
+
+// isPrivate says whether only this host can reach the socket.
+func (l *Listener) isPrivate() bool {
+	addr, err := netip.ParseAddrPort(l.at.String())
+	return err != nil || addr.Addr().IsLoopback()
+}
+
+// isAt says whether who sends to peer reaches the socket.
+func (l *Listener) isAt(network string, peer netip.AddrPort) bool {
+	if l.Address.Network != network || l.Address.Port != int(peer.Port()) {
+		return false
+	}
+	at, err := netip.ParseAddrPort(l.at.String())
+	return err == nil && (at.Addr().Unmap() == peer.Addr().Unmap() || at.Addr().IsUnspecified() && isLocal(peer.Addr()))
+}
+
+// Connections returns how many connections of the socket are open.
+func (l *Listener) Connections() int { return int(l.open.Load()) }
+
+// KernelDrops returns how many datagrams the kernel has dropped at the socket,
+// since it is ours. Where it counts none, that is an error.
+func (l *Listener) KernelDrops() (n uint64, err error) {
+	if l.Address.Network != "udp" {
+		return 0, errors.ErrUnsupported
+	}
+	err = l.socket.Use(func(fd int) (err error) {
+		n, err = recvbuf.Drops(fd)
+		return err
+	})
+	return n - l.earlierDrops, err
+}

@@ -1,0 +1,115 @@
+package inlet
+
+import (
+	"fmt"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A shape is how the room for datagrams is divided.
+type shape struct {
+	slots int // how many datagrams one system call moves
+	size  int // how much of each is read
+}
+
+// The shapes: UDP has no datagram over 64 KiB. A unix socket takes one as long as the
+// buffer of its sender, which has this much without privileges, and queues ten.
+var (
+	udpShape  = shape{packetBatch, 64 << 10}
+	unixShape = shape{16, 512 << 10}
+)
+
+// packetBatch is how many datagrams one system call moves at most.
+const packetBatch = 128
+
+// roomForPackets is what any shape takes, in bytes.
+const roomForPackets = 8 << 20
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+}
+
+// packets receives datagrams, many in one system call. Its buffer is not of
+// the Go heap, and takes memory only as far as datagrams have filled it: a page
+// for each of the small ones.
+type packets struct {
+	msgs  [packetBatch]mmsghdr
+	iovs  [packetBatch]unix.Iovec
+	peers [packetBatch]unix.RawSockaddrAny
+	buf   []byte
+	shape shape
+}
+
+func newPackets() (*packets, error) {
+	buf, err := unix.Mmap(-1, 0, roomForPackets, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("map memory to receive datagrams: %w", err)
+	}
+	return &packets{buf: buf}, nil
+}
+
+// divide divides the room.
+func (p *packets) divide(s shape) {
+	if p.shape == s {
+		return
+	}
+	p.shape = s
+	for i := range s.slots {
+		p.iovs[i].Base = &p.buf[i*s.size]
+		p.iovs[i].SetLen(s.size)
+		h := &p.msgs[i].hdr
+		h.Iov, h.Name = &p.iovs[i], (*byte)(unsafe.Pointer(&p.peers[i]))
+		h.SetIovlen(1)
+	}
+}
+
+// recv receives up to most datagrams, without waiting, and returns how many; EAGAIN
+// when there is none.
+func (p *packets) recv(fd, most int) (int, error) {
+	for i := range most {
+		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&p.msgs[0])), uintptr(most), unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// packet returns the i-th datagram of the last recv, valid until the next, and
+// how many bytes of its end were cut off.
+func (p *packets) packet(i int) (data []byte, lost int) {
+	n := int(p.msgs[i].n) // as it was sent: MSG_TRUNC
+	read := min(n, p.shape.size)
+	return p.buf[i*p.shape.size:][:read], n - read
+}
+
+// forget gives the memory back that large datagrams have filled.
+func (p *packets) forget() { unix.Madvise(p.buf, unix.MADV_DONTNEED) }
+
+// peer returns the sender of the i-th datagram; "" where it has no address.
+func (p *packets) peer(i int) string {
+	sa := &p.peers[i]
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), swap16(in.Port)).String()
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(sa))
+		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), swap16(in.Port)).String()
+	case unix.AF_UNIX:
+		un := (*unix.RawSockaddrUnix)(unsafe.Pointer(sa))
+		return unix.ByteSliceToString(unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path)))
+	}
+	return ""
+}
+
+// swap16 turns a port in network byte order, as stored, into a number.
+func swap16(v uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(&v))
+	return uint16(b[0])<<8 | uint16(b[1])
+}

@@ -1,0 +1,31 @@
+package inlet
+
+import "golang.org/x/sys/unix"
+
+// acceptFD accepts a connection, without waiting; EAGAIN: there is none.
+func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
+	return unix.Accept4(listening, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+}
+
+// keepAlive makes the connections of a listening socket, which have its options,
+// find out within three minutes that their peers are gone: tcp(7).
+func keepAlive(listening int) error {
+	for _, o := range []struct{ level, option, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 8},
+	} {
+		if err := unix.SetsockoptInt(listening, o.level, o.option, o.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropAll drops the packets that reach a listening socket. Who tries to connect
+// tries again a second later, and by then finds it closed, or our successor.
+func dropAll(listening int) {
+	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	unix.SetsockoptSockFprog(listening, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}) // or they are reset
+}

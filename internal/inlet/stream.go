@@ -1,0 +1,192 @@
+package inlet
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/poll"
+)
+
+// streamBlock is how much is read at once from a stream, in bytes.
+const streamBlock = 64 << 10
+
+// busyBytes is what must come between two waits for input not to gather in the
+// next one: the sender is as fast as we are, and may be waiting for us to make
+// room.
+const busyBytes = streamBlock / 2
+
+// packetSize is what a stream brings at once, we suppose, in bytes: its packets are
+// not to be seen.
+const packetSize = 128
+
+var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
+
+// A streamReader reads one connection. One goroutine runs it; it owns the
+// socket.
+type streamReader struct {
+	socket      *poll.Socket
+	isUnix      bool
+	handler     Handler
+	framing     framing
+	pacer       pacer
+	connections *connections
+	hurry       bool         // at the end there is no time to wait for the sender
+	lastRead    atomic.Int64 // when something came, in ns since epoch
+
+	tail tail // what the handler needs to see again
+}
+
+// run reads until the connection ends; or until ctx ends, and then the rest.
+func (s *streamReader) run(ctx context.Context) {
+	defer s.socket.Close()
+	defer s.end()
+	s.pacer.busy.Add(1)
+	defer s.pacer.busy.Add(-1)
+	burst := 0 // bytes since the last wait
+	for ctx.Err() == nil {
+		n, err := s.step()
+		burst += n
+		switch {
+		case errors.Is(err, syscall.EAGAIN) && burst >= busyBytes:
+			err = s.awaitMore(ctx)
+			burst = 0
+		case errors.Is(err, syscall.EAGAIN):
+			s.pacer.wait(ctx, 0)
+			err = s.await(ctx)
+			burst = 0
+		case err == nil && burst < busyBytes:
+			if !s.pacer.wait(ctx, 1+n/packetSize) {
+				err = s.await(ctx)
+			}
+			burst = 0
+		}
+		if err != nil && ctx.Err() == nil {
+			return
+		}
+	}
+	s.readRest(context.WithoutCancel(ctx))
+}
+
+// await waits until something comes. A connection that has been idle for too long
+// is ended at our side; what its sender had in hand is read.
+func (s *streamReader) await(ctx context.Context) (err error) {
+	limit := s.pacer.idleTimeout()
+	s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, limit) })
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.connections.timedOut(s)
+		return nil
+	}
+	return err
+}
+
+// readRest reads until the sender ends the connection, for lastRead at the most: one
+// that has only just connected may not have sent its lines yet.
+func (s *streamReader) readRest(ctx context.Context) {
+	s.shut(unix.SHUT_WR)
+	until := time.Now().Add(lastRead)
+	for left := lastRead; left > 0; left = time.Until(until) {
+		_, err := s.step()
+		if errors.Is(err, syscall.EAGAIN) {
+			if s.hurry {
+				break
+			}
+			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, left) })
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
+	s.shut(unix.SHUT_RD)
+	for until = time.Now().Add(lastRead); time.Now().Before(until); {
+		if _, err := s.step(); err != nil {
+			return
+		}
+	}
+}
+
+// shut ends a direction of the connection: by SHUT_WR its sender is told, by SHUT_RD
+// the reader finds the end behind what has come. Any goroutine may call it.
+func (s *streamReader) shut(how int) {
+	s.socket.Use(func(fd int) error { return unix.Shutdown(fd, how) }) // an error: it has ended
+}
+
+// touch notes that something came.
+func (s *streamReader) touch() { s.lastRead.Store(int64(time.Since(epoch))) }
+
+// awaitMore waits for a sender that was fast a moment ago, and counts as busy
+// meanwhile; but not for long.
+func (s *streamReader) awaitMore(ctx context.Context) error {
+	err := s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// end gives the handler what is left.
+func (s *streamReader) end() {
+	block := blocks.Get().(*[streamBlock]byte)
+	defer blocks.Put(block)
+	if n, lost := s.tail.copy(block[:]); n > 0 {
+		s.handler.Begin(time.Now())
+		if data := s.dropLost(block[:n], n, lost); len(data) > 0 {
+			s.framing.end(s.handler, data)
+		}
+		s.handler.End()
+		s.tail.keep(nil)
+	}
+}
+
+// step reads a block, without waiting, and hands it over. It returns how much it
+// read, EAGAIN when there is nothing, and io.EOF at the end of the connection.
+func (s *streamReader) step() (int, error) {
+	block := blocks.Get().(*[streamBlock]byte)
+	defer blocks.Put(block) // an idle connection holds no memory
+	kept, lost := s.tail.copy(block[:])
+	n, err := s.socket.Read(block[kept:])
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	now := time.Now()
+	s.lastRead.Store(int64(now.Sub(epoch)))
+	s.handler.Begin(now)
+	rest := s.framing.take(s.handler, s.dropLost(block[:kept+n], kept, lost))
+	s.handler.End()
+	s.tail.keep(rest)
+	if s.framing.kind == refused {
+		s.refuse()
+	}
+	return n, nil
+}
+
+// dropLost takes what was kept, which data begins with, for dropped where a part of it
+// was given up.
+func (s *streamReader) dropLost(data []byte, kept, lost int) []byte {
+	if lost == 0 {
+		return data
+	}
+	s.handler.Drop(TooLong, data[:kept])
+	s.framing.forget(lost)
+	return data[kept:]
+}
+
+// refuse tells the sender that what it sends is not understood. What it has sent is
+// read.
+func (s *streamReader) refuse() {
+	if s.isUnix {
+		s.shut(unix.SHUT_RDWR)
+	} else {
+		s.shut(unix.SHUT_WR)
+	}
+}

@@ -1,0 +1,174 @@
+package outlet
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sendBatch is how many datagrams one system call sends.
+	sendBatch = 64
+
+	// trialPause is how long a server that has failed has to refuse the first
+	// datagram, before it gets more.
+	trialPause = 100 * time.Millisecond
+)
+
+// A datagram is a connected UDP or unixgram socket, which the runtime does not
+// poll: it would wake a thread for every datagram that has left.
+type datagram struct {
+	fd    int
+	max   int  // bytes of payload
+	trial bool // the server has yet to show that it does not refuse
+	sent  uint64
+
+	cut  [][]byte // scratch
+	msgs [sendBatch]mmsghdr
+	iovs [sendBatch]unix.Iovec
+}
+
+// mmsghdr is struct mmsghdr of sendmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	n   uint32
+}
+
+// newDatagram takes a connection. It asks the kernel for the errors that the network
+// reports, a host that can't be reached among them (ip(7), IP_RECVERR).
+func newDatagram(conn syscall.Conn, network string, size int, trial bool) (*datagram, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	l := &datagram{fd: -1, max: size, trial: trial}
+	ctlErr := raw.Control(func(fd uintptr) {
+		if network == "udp" {
+			err = reportErrors(int(fd))
+		}
+		if err == nil {
+			l.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		}
+	})
+	if err := errors.Join(err, ctlErr); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// reportErrors asks for errors, of the family that the socket is of.
+func reportErrors(fd int) error {
+	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	if family == unix.AF_INET6 {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+}
+
+func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
+	l.cut = l.cut[:0]
+	most := sendBatch
+	if l.trial {
+		most = 1
+	}
+	for rest := lines; len(rest) > 0 && len(l.cut) < most; {
+		n := packetEnd(rest, l.max)
+		if l.trial {
+			n = packetEnd(rest, 0) // one line is enough to find out
+		}
+		l.cut = append(l.cut, rest[:n])
+		rest = rest[n:]
+	}
+	count, err := l.send(l.cut)
+	if errors.Is(err, syscall.EAGAIN) {
+		return 0, l.poll(unix.POLLOUT, limit)
+	}
+	n := 0
+	for _, d := range l.cut[:count] {
+		n += len(d)
+	}
+	if l.trial && n > 0 {
+		err = l.endTrial()
+	}
+	switch {
+	case err == nil:
+		l.sent += uint64(n)
+	case errors.Is(err, syscall.EMSGSIZE):
+		err = errTooLong
+	}
+	return n, err
+}
+
+// endTrial waits for the refusal of the first datagram.
+func (l *datagram) endTrial() error {
+	if err := l.poll(unix.POLLIN, trialPause); err != nil {
+		return err
+	}
+	l.trial = false
+	return l.error()
+}
+
+// send sends datagrams, without waiting. It returns how many the kernel took, and
+// an error only when it took none.
+func (l *datagram) send(datagrams [][]byte) (int, error) {
+	for i, d := range datagrams {
+		l.iovs[i].Base = &d[0]
+		l.iovs[i].SetLen(len(d))
+		l.msgs[i].hdr.Iov = &l.iovs[i]
+		l.msgs[i].hdr.SetIovlen(1)
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), uintptr(len(datagrams)), unix.MSG_DONTWAIT, 0, 0)
+	clear(l.iovs[:len(datagrams)])
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// poll waits until the socket is ready for something, or has an error to tell.
+func (l *datagram) poll(events int16, limit time.Duration) error {
+	_, err := unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: events}}, max(1, int(limit.Milliseconds())))
+	if errors.Is(err, syscall.EINTR) {
+		return nil
+	}
+	return err
+}
+
+// error returns what the network has reported; nil: nothing.
+func (l *datagram) error() error {
+	n, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || n == 0 {
+		return err
+	}
+	for l.drain() {
+	}
+	if errno := syscall.Errno(n); errno != syscall.EMSGSIZE { // that is about the path, not the server
+		return errno
+	}
+	return nil
+}
+
+// drain takes a message about an error, if there is one.
+func (l *datagram) drain() bool {
+	var b, oob [512]byte
+	n, oobn, _, _, err := unix.Recvmsg(l.fd, b[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	return err == nil && n+oobn > 0
+}
+
+// look: a datagram that was sent is gone, whatever becomes of it.
+func (l *datagram) look(time.Time, time.Duration) (uint64, error) { return l.sent, l.error() }
+
+func (l *datagram) watch() error                               { return nil }
+func (l *datagram) probe(context.Context, time.Duration) error { return nil }
+func (l *datagram) interrupt()                                 {} // nothing waits for long
+func (l *datagram) narrow(bool)                                {}
+func (l *datagram) closeWrite() (bool, error)                  { return false, nil }
+func (l *datagram) close()                                     { unix.Close(l.fd) }
+func (l *datagram) reset()                                     { l.close() }

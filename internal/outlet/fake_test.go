@@ -1,0 +1,333 @@
+package outlet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A fakeNet has servers that do what a test says, by resolved address.
+type fakeNet struct {
+	mu      sync.Mutex
+	servers map[string]*fakeServer
+	names   map[string][]netip.Addr
+}
+
+// A fakeServer is one of them. Fields may be changed while it runs.
+type fakeServer struct {
+	mu      sync.Mutex
+	dialErr error         // it can't be reached
+	silent  bool          // it doesn't answer to an attempt
+	hangUp  time.Duration // it ends connections after so long, if endErr is set
+	endErr  error
+	stall   bool // it takes nothing
+	reads   bool // it goes on to, after errClosed
+	dials   []time.Time
+	got     []string // lines
+	links   []*fakeLink
+}
+
+func newNet(ats ...string) *fakeNet {
+	n := &fakeNet{servers: map[string]*fakeServer{}, names: map[string][]netip.Addr{}}
+	for _, at := range ats {
+		n.servers[at] = &fakeServer{}
+	}
+	return n
+}
+
+func (n *fakeNet) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ips := n.names[host]; len(ips) > 0 {
+		return ips, nil
+	}
+	return nil, errors.New("no such host")
+}
+
+func (n *fakeNet) name(host string, ips ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names[host] = nil
+	for _, ip := range ips {
+		n.names[host] = append(n.names[host], netip.MustParseAddr(ip))
+	}
+}
+
+func (n *fakeNet) dial(ctx context.Context, _ *Config, _ Address, at string, _ bool) (link, error) {
+	s := n.servers[at]
+	if s == nil {
+		return nil, fmt.Errorf("no server at %s", at)
+	}
+	s.mu.Lock()
+	s.dials = append(s.dials, time.Now())
+	silent, dialErr := s.silent, s.dialErr
+	l := &fakeLink{server: s, ended: make(chan error, 2)}
+	s.links = append(s.links, l)
+	if s.endErr != nil {
+		err := s.endErr
+		time.AfterFunc(s.hangUp, func() { l.end(err) })
+	}
+	s.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return l, dialErr
+}
+
+// set changes how a server behaves.
+func (s *fakeServer) set(f func(s *fakeServer)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s)
+}
+
+func (s *fakeServer) lines() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.got)
+}
+
+func (s *fakeServer) attempts() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.dials)
+}
+
+// last is the last connection.
+func (s *fakeServer) last() *fakeLink {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.links[len(s.links)-1]
+}
+
+// A fakeLink is a connection to a fakeServer.
+type fakeLink struct {
+	server *fakeServer
+	ended  chan error
+	err    error  // how the server ended it
+	taken  uint64 // bytes
+}
+
+// end ends the connection, as the server does.
+func (l *fakeLink) end(err error) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+		l.ended <- err
+	}
+}
+
+func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	switch {
+	case l.err != nil && !(errors.Is(l.err, errClosed) && l.server.reads):
+		return 0, errors.New("broken pipe")
+	case l.server.stall:
+		l.server.mu.Unlock()
+		time.Sleep(limit)
+		l.server.mu.Lock()
+		return 0, nil
+	}
+	for ln := range bytes.Lines(lines) {
+		l.server.got = append(l.server.got, strings.TrimSuffix(string(ln), "\n"))
+	}
+	l.taken += uint64(len(lines))
+	return len(lines), nil
+}
+
+func (l *fakeLink) look(time.Time, time.Duration) (uint64, error) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	return l.taken, nil
+}
+
+func (l *fakeLink) watch() error {
+	if err := <-l.ended; err != errInterrupted {
+		return err
+	}
+	return nil
+}
+
+var errInterrupted = errors.New("interrupted")
+
+func (l *fakeLink) probe(ctx context.Context, d time.Duration) error {
+	select {
+	case err := <-l.ended:
+		return err
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+func (l *fakeLink) interrupt() {
+	select {
+	case l.ended <- errInterrupted:
+	default:
+	}
+}
+
+func (l *fakeLink) narrow(bool)               {}
+func (l *fakeLink) closeWrite() (bool, error) { return false, nil }
+func (l *fakeLink) close()                    {}
+func (l *fakeLink) reset()                    {}
+
+// A fakeSource has lines, each of which it gives away once it is acknowledged, and
+// again if it is not.
+type fakeSource struct {
+	mu     sync.Mutex
+	lines  []string // the oldest first
+	sent   []string // of this session
+	ends   []Ending
+	closed bool
+	more   chan struct{}
+}
+
+func newSource() *fakeSource { return &fakeSource{more: make(chan struct{}, 1)} }
+
+func (s *fakeSource) put(lines ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lines = append(s.lines, lines...)
+	s.wake()
+}
+
+func (s *fakeSource) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.wake()
+}
+
+func (s *fakeSource) wake() {
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+}
+
+func (s *fakeSource) Begin(time.Time, Session) {}
+
+func (s *fakeSource) Next(time.Time) ([]byte, time.Duration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lines) == 0 && s.closed {
+		return nil, 0, ErrDrained
+	}
+	var b []byte
+	for _, ln := range s.lines {
+		b = append(append(b, ln...), '\n')
+	}
+	return b, 0, nil
+}
+
+func (s *fakeSource) Wrote(_ time.Time, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ; n > 0; s.lines = s.lines[1:] {
+		n -= len(s.lines[0]) + 1
+		s.sent = append(s.sent, s.lines[0])
+	}
+}
+
+func (s *fakeSource) Refuse(int) {}
+
+func (s *fakeSource) Ack(time.Time, uint64) (time.Duration, error) { return 0, nil }
+
+func (s *fakeSource) End(_ time.Time, how Ending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ends = append(s.ends, how)
+}
+
+func (s *fakeSource) endings() []Ending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ends)
+}
+
+func (s *fakeSource) Expire(time.Time) (time.Duration, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed && len(s.lines) == 0 {
+		return 0, ErrDrained
+	}
+	return 0, nil
+}
+
+func (s *fakeSource) More() <-chan struct{} { return s.more }
+func (s *fakeSource) HasBacklog() bool      { return false }
+func (s *fakeSource) Lost() uint64          { return 0 }
+
+// A rig is an outlet at work, in a bubble of synctest.
+type rig struct {
+	*Outlet
+	net    *fakeNet
+	source *fakeSource
+	log    *bytes.Buffer
+	sent   int
+}
+
+// run runs an outlet to servers in a bubble, and then f.
+func run(t *testing.T, net *fakeNet, to []string, f func(t *testing.T, r *rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rig{net: net, source: newSource(), log: &bytes.Buffer{}}
+		r.Outlet = New(Config{To: addresses(t, to...), MaxDatagram: 1432}, Options{
+			Source: r.source, Log: slog.New(slog.NewTextHandler(r.log, nil)), Resolver: net,
+		})
+		r.dialer = net
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			r.Run(ctx)
+		}()
+		f(t, r)
+		cancel()
+		<-ended
+	})
+}
+
+func addresses(t *testing.T, texts ...string) (to []Address) {
+	for _, text := range texts {
+		a, err := ParseAddress(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to = append(to, a)
+	}
+	return to
+}
+
+// send sends a line every 100 ms for some time.
+func (r *rig) send(d time.Duration) {
+	for range d / (100 * time.Millisecond) {
+		r.source.put(fmt.Sprintf("n%d", r.sent))
+		r.sent++
+		time.Sleep(100 * time.Millisecond)
+	}
+	synctest.Wait()
+}
+
+// logged counts the lines of the log that hold all of words.
+func (r *rig) logged(words ...string) (n int) {
+	synctest.Wait()
+	for ln := range strings.Lines(r.log.String()) {
+		if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(ln, w) }) {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,43 @@
+package outlet
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// healthTime bounds a question.
+const healthTime = time.Second
+
+// askHealth asks the statsd whose lines go to at how it is, by its management
+// interface (statsd's docs/admin_interface.md: health answers "health: up").
+func askHealth(ctx context.Context, a Address, at string) error {
+	host, _, err := net.SplitHostPort(at)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthTime)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(a.Health)))
+	if err != nil {
+		return fmt.Errorf("ask its health: %w", err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(healthTime))
+	if _, err := conn.Write([]byte("health\n")); err != nil {
+		return fmt.Errorf("ask its health: %w", err)
+	}
+	answer, err := bufio.NewReaderSize(conn, 256).ReadSlice('\n')
+	if err != nil {
+		return fmt.Errorf("ask its health: %w", err)
+	}
+	if words := strings.Fields(string(answer)); len(words) != 2 || words[1] != "up" {
+		return errors.New("it says " + strconv.Quote(strings.TrimSpace(string(answer))))
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+package outlet
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A link is a connection to a server, of whatever kind. One goroutine sends on it
+// and closes it; watch and interrupt alone may run beside.
+type link interface {
+	// write hands the kernel what it takes of lines, and waits for room for no
+	// longer than limit; having waited in vain is no error. What it took may end in
+	// the middle of a line, unless it goes in datagrams. errTooLong: the first line
+	// fits into none.
+	write(lines []byte, limit time.Duration) (n int, err error)
+
+	// look says how many of the bytes that write took the peer's kernel has
+	// acknowledged, where it can tell, and returns an error if the peer is gone. It
+	// says within what time they must have left.
+	look(now time.Time, within time.Duration) (acked uint64, err error)
+
+	// watch returns when the peer ends the connection: errClosed, if in order. It
+	// may return nil at once, where look tells.
+	watch() error
+
+	// probe returns nil if the peer has not ended the connection within d, or before
+	// ctx ends; otherwise why.
+	probe(ctx context.Context, d time.Duration) error
+
+	// interrupt ends a blocked write and watch, for good.
+	interrupt()
+
+	// narrow bounds what the kernel takes that it cannot send yet, or ends that.
+	narrow(is bool)
+
+	// closeWrite says that no more will come. It returns whether the peer, when it
+	// has taken all, will close, too.
+	closeWrite() (answers bool, err error)
+
+	// close ends the connection. The kernel goes on to send what it has.
+	close()
+
+	// reset ends the connection; what the kernel has not sent is lost.
+	reset()
+}
+
+var (
+	// errClosed says that the peer will send no more. It may still read.
+	errClosed = errors.New("closed by the server")
+
+	errTooLong = errors.New("line longer than any datagram")
+	errGone    = errors.New("the server's host answers no more")
+)
+
+// pause returns after d, or when ctx ends, with its cause.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

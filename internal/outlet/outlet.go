@@ -1,0 +1,193 @@
+package outlet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// An Outlet sends what a source has to the first server of its list that works. One
+// goroutine, Run's, owns the connection and talks to the source.
+//
+//	       connect                     session ends
+//	down ───────────→ session ────────────────────────→ down
+//	 │ drained           │ drained: finish
+//	 └──────→ end ←──────┘
+type Outlet struct {
+	options  Options
+	source   Source
+	log      *slog.Logger
+	resolver Resolver
+	dialer   dialer
+	failover *failover
+
+	config  atomic.Pointer[Config] // what is to be done; Run takes it over
+	changed chan struct{}          // cap 1: config is new
+
+	better *connection // to an earlier address, which is back; nil: none
+}
+
+// New returns an outlet. It starts nothing.
+func New(cfg Config, opt Options) *Outlet {
+	o := &Outlet{
+		options: opt, source: opt.Source, log: opt.Log, resolver: opt.Resolver,
+		failover: &failover{log: opt.Log, lost: opt.Source.Lost},
+		changed:  make(chan struct{}, 1),
+	}
+	if o.resolver == nil {
+		o.resolver = net.DefaultResolver
+	}
+	o.dialer = systemDialer{opt}
+	o.config.Store(&cfg)
+	o.failover.reset(time.Now(), cfg.To)
+	return o
+}
+
+// Configure makes Run go on with cfg. If it differs, the session ends in order, and
+// what waits goes to the new servers.
+func (o *Outlet) Configure(cfg Config) {
+	if cfg.equal(o.config.Load()) {
+		return
+	}
+	o.config.Store(&cfg)
+	o.failover.reset(time.Now(), cfg.To)
+	select {
+	case o.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Status describes the addresses, in the order of the list.
+func (o *Outlet) Status() []Status { return o.failover.status() }
+
+// IsUp says whether one of the addresses works.
+func (o *Outlet) IsUp() bool {
+	for _, s := range o.Status() {
+		if s.Up {
+			return true
+		}
+	}
+	return false
+}
+
+// Why a session ends, though its server works.
+var (
+	errMoved   = errors.New("other upstreams are configured")
+	errBetter  = errors.New("an earlier upstream is back")
+	errTooOld  = errors.New("the connection has reached its max_age")
+	errRenamed = errors.New("the upstream's name has another address")
+)
+
+// isOurs says whether a session ended because we wanted it to.
+func isOurs(why error) bool {
+	return slices.ContainsFunc([]error{ErrDrained, errMoved, errBetter, errTooOld, errRenamed}, func(own error) bool { return errors.Is(why, own) })
+}
+
+// Run sends until the source is drained, or ctx ends.
+func (o *Outlet) Run(ctx context.Context) {
+	defer o.dropBetter()
+	for ctx.Err() == nil {
+		c, err := o.connect(ctx)
+		if err != nil {
+			return
+		}
+		o.run(ctx, c)
+	}
+}
+
+// run runs the session on c, which it takes, and takes note of how it ended.
+func (o *Outlet) run(ctx context.Context, c *connection) {
+	lived, why := o.session(ctx, c)
+	now := time.Now()
+	switch {
+	case ctx.Err() != nil, isOurs(why):
+		o.failover.left(now, c.server)
+	case errors.Is(why, errStalled):
+		o.failover.stalled(now, c.server, why)
+	default:
+		o.failover.failed(now, c.server, lived, c.server.entry.address.isDatagram(), why)
+	}
+}
+
+// connect returns a connection to the first server that can be used, and tries until
+// there is one. It returns ErrDrained when nothing is left to send, or ctx's error.
+func (o *Outlet) connect(ctx context.Context) (*connection, error) {
+	for {
+		if c := o.takeBetter(); c != nil {
+			return c, nil
+		}
+		expire, err := o.source.Expire(time.Now())
+		if err != nil {
+			return nil, err
+		}
+		wait := time.Duration(-1) // there is no address
+		if len(o.failover.list()) > 0 {
+			if c := o.dialFirst(ctx, len(o.failover.list())); c != nil {
+				return c, nil
+			}
+			wait = max(0, time.Until(o.failover.next(time.Now())))
+		}
+		if err := o.await(ctx, wait, expire); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// await returns after wait, unless that is negative, or when there is another
+// configuration. Meanwhile it drops what becomes too old.
+func (o *Outlet) await(ctx context.Context, wait, expire time.Duration) (err error) {
+	retry := newTimer(wait, wait >= 0)
+	defer retry.Stop()
+	for over := false; !over; {
+		look := newTimer(expire, expire > 0)
+		select {
+		case <-retry.C:
+			over = true
+		case <-o.changed:
+			over = true
+		case <-look.C:
+		case <-o.source.More():
+		case <-ctx.Done():
+		}
+		look.Stop()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if expire, err = o.source.Expire(time.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTimer returns a timer that fires after d, if it is to run.
+func newTimer(d time.Duration, runs bool) *time.Timer {
+	if runs {
+		return time.NewTimer(d)
+	}
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// takeBetter returns the connection that was opened beside the last session.
+func (o *Outlet) takeBetter() *connection {
+	c := o.better
+	o.better = nil
+	if c != nil && c.config != o.config.Load() {
+		c.close()
+		return nil
+	}
+	return c
+}
+
+func (o *Outlet) dropBetter() {
+	if o.better != nil {
+		o.better.close()
+		o.better = nil
+	}
+}

@@ -1,0 +1,286 @@
+package outlet
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const (
+	atA = "10.0.0.1:2003"
+	atB = "10.0.0.2:2003"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+var toBoth = []string{"tcp://" + atA, "tcp://" + atB}
+
+// However a server hangs up, the next gets the lines, and what is wrong with the
+// first is said once, and shown.
+func TestFirstHangsUp(t *testing.T) {
+	for _, after := range []time.Duration{0, 300 * time.Millisecond, 3 * time.Second} {
+		for _, how := range []error{errClosed, errors.New("connection reset by peer")} {
+			net := newNet(atA, atB)
+			net.servers[atA].hangUp, net.servers[atA].endErr = after, how
+			run(t, net, toBoth, func(t *testing.T, r *rig) {
+				r.send(time.Minute)
+				if n := len(net.servers[atB].lines()); n < r.sent/2 {
+					t.Errorf("%v %v: %d of %d lines at the second", after, how, n, r.sent)
+				}
+				if s := r.Status(); s[0].Up || s[0].Reason == "" || !s[1].Up || s[1].Reason != "" {
+					t.Errorf("%v %v: status %+v", after, how, s)
+				}
+				if n := r.logged("upstream down", atA); n != 1 {
+					t.Errorf("%v %v: said %d times:\n%s", after, how, n, r.log)
+				}
+				if n := len(net.servers[atA].attempts()); n > 12 {
+					t.Errorf("%v %v: %d attempts in a minute", after, how, n)
+				}
+			})
+		}
+	}
+}
+
+// A server that refuses comes back: it is used when a connection to it has stayed
+// open, and not before.
+func TestFirstIsTakenBack(t *testing.T) {
+	net := newNet(atA, atB)
+	a := net.servers[atA]
+	a.dialErr = errors.New("connection refused")
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(10 * time.Second)
+		a.set(func(s *fakeServer) { s.dialErr, s.endErr, s.hangUp = nil, errClosed, time.Second })
+		r.send(time.Minute)
+		if n := len(a.lines()); n > 0 {
+			t.Errorf("%d lines to a server that hangs up after a second", n)
+		}
+		if n := len(net.servers[atB].attempts()); n != 1 {
+			t.Errorf("%d connections to the second, want one that lasts", n)
+		}
+		a.set(func(s *fakeServer) { s.endErr = nil })
+		before := r.sent
+		r.send(maxRest + 5*time.Second)
+		if s := r.Status(); !s[0].Up || s[1].Up || s[1].Reason != "an earlier address works" {
+			t.Errorf("status %+v", s)
+		}
+		if got := len(a.lines()) + len(net.servers[atB].lines()); got != r.sent {
+			t.Errorf("%d lines arrived of %d", got, r.sent)
+		}
+		if len(a.lines()) == 0 {
+			t.Errorf("none of %d lines came to the first", r.sent-before)
+		}
+	})
+}
+
+// A server that takes nothing is left for another, and not taken back because it
+// accepts connections; alone, it is waited for.
+func TestStalled(t *testing.T) {
+	net := newNet(atA, atB)
+	net.servers[atA].stall = true
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(2 * stallTime)
+		if n := len(net.servers[atB].lines()); n == 0 {
+			t.Error("the second has no line")
+		}
+		if got := r.Status()[0].Reason; !strings.Contains(got, "takes nothing") {
+			t.Errorf("reason %q", got)
+		}
+		r.send(10 * time.Minute)
+		if n := len(net.servers[atA].attempts()); n > 6 {
+			t.Errorf("%d attempts in ten minutes", n)
+		}
+	})
+	net = newNet(atA)
+	net.servers[atA].stall = true
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		net.servers[atA].set(func(s *fakeServer) { s.stall = false })
+		r.send(2 * time.Second)
+		if n := len(net.servers[atA].attempts()); n != 1 || len(net.servers[atA].lines()) != r.sent {
+			t.Errorf("%d connections, %d of %d lines", n, len(net.servers[atA].lines()), r.sent)
+		}
+	})
+}
+
+// Silence of a UDP server that failed is no proof: it is tried again after a minute,
+// two, four, up to ten.
+func TestUDPRests(t *testing.T) {
+	net := newNet(atA, atB)
+	a := net.servers[atA]
+	a.hangUp, a.endErr = 120*time.Millisecond, errors.New("connection refused")
+	run(t, net, []string{"udp://" + atA, "udp://" + atB}, func(t *testing.T, r *rig) {
+		r.send(40 * time.Minute)
+		at := a.attempts()
+		for i, least := range []time.Duration{1, 2, 4, 8, 10} {
+			if i+1 >= len(at) {
+				t.Fatalf("only %d attempts", len(at))
+			}
+			if gap := at[i+1].Sub(at[i]); gap < least*time.Minute || gap > least*time.Minute+5*time.Second {
+				t.Errorf("attempt %d after %v, want %d min", i+2, gap, least)
+			}
+		}
+	})
+}
+
+// The first of two addresses of a name doesn't answer.
+func TestSilentAddress(t *testing.T) {
+	net := newNet(atA, atB, "10.0.0.3:2003")
+	net.servers[atA].silent, net.servers["10.0.0.3:2003"].silent = true, true
+	net.name("graphite", "10.0.0.1", "10.0.0.3", "10.0.0.2")
+	run(t, net, []string{"tcp://graphite:2003"}, func(t *testing.T, r *rig) {
+		r.send(3 * time.Second)
+		if got := r.Status()[0]; !got.Up || got.Resolved != atB {
+			t.Errorf("after 3 s: %+v", got)
+		}
+	})
+}
+
+// A name whose lines go by UDP is resolved again, and its session follows.
+func TestNameMoves(t *testing.T) {
+	net := newNet(atA, atB)
+	net.name("statsd", "10.0.0.1")
+	run(t, net, []string{"udp://statsd:2003"}, func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		net.name("statsd", "10.0.0.3", "10.0.0.1")
+		r.send(time.Minute)
+		if n := len(net.servers[atA].attempts()); n != 1 {
+			t.Errorf("%d sessions though the address is still among the answers", n)
+		}
+		net.name("statsd", "10.0.0.2")
+		r.send(35 * time.Second)
+		if len(net.servers[atB].lines()) == 0 {
+			t.Error("not followed within 35 s")
+		}
+		net.name("statsd") // does not resolve any more: no reason to leave
+		r.send(2 * time.Minute)
+		if n := len(net.servers[atB].attempts()); n != 1 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
+
+// A name that does not resolve is down, and costs the next address nothing.
+func TestUnresolved(t *testing.T) {
+	net := newNet(atB)
+	run(t, net, []string{"tcp://nobody:2003", "tcp://" + atB}, func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		if n := len(net.servers[atB].lines()); n != r.sent {
+			t.Errorf("%d of %d lines", n, r.sent)
+		}
+		if n := r.logged("upstream down", "no such host"); n != 1 {
+			t.Errorf("said %d times", n)
+		}
+	})
+}
+
+// A peer that closes its side and reads on keeps its connection. One that hangs up
+// so is found out, though nothing more is sent.
+func TestHalfClose(t *testing.T) {
+	net := newNet(atA)
+	a := net.servers[atA]
+	a.reads, a.endErr, a.hangUp = true, errClosed, 50*time.Millisecond
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(10 * time.Second)
+		if n := len(a.attempts()); n != 1 || len(a.lines()) != r.sent {
+			t.Errorf("%d connections, %d of %d lines", n, len(a.lines()), r.sent)
+		}
+	})
+	net = newNet(atA)
+	a = net.servers[atA]
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(time.Second)
+		a.last().end(errClosed)
+		time.Sleep(2 * doubtTime)
+		synctest.Wait()
+		if n := len(a.attempts()); n != 2 {
+			t.Errorf("%d connections, want another one", n)
+		}
+		if got := r.source.endings(); len(got) != 1 || got[0] != Broken {
+			t.Errorf("it ended %v", got)
+		}
+		time.Sleep(time.Minute)
+		a.last().end(errClosed)
+		synctest.Wait()
+		if got := r.source.endings(); len(got) != 2 || got[1] != Closed {
+			t.Errorf("an idle connection ended %v", got)
+		}
+	})
+}
+
+// A server that worked and ends the connection is used again at once; one that was
+// refused is tried less and less often, but every five seconds at least.
+func TestRetries(t *testing.T) {
+	net := newNet(atA)
+	a := net.servers[atA]
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(10 * time.Second)
+		a.last().end(errors.New("connection reset by peer"))
+		r.send(100 * time.Millisecond)
+		if n := len(a.attempts()); n != 2 {
+			t.Errorf("%d connections", n)
+		}
+		if n := r.logged("level=WARN"); n != 0 {
+			t.Errorf("%d warnings for a connection that was renewed at once", n)
+		}
+		a.set(func(s *fakeServer) { s.dialErr = errors.New("connection refused") })
+		a.last().end(errors.New("connection reset by peer"))
+		time.Sleep(time.Hour)
+		at := a.attempts()
+		for i := 3; i < len(at); i++ {
+			if gap := at[i].Sub(at[i-1]); gap < minRest/2 || gap > maxRetry {
+				t.Fatalf("attempt %d after %v", i, gap)
+			}
+		}
+		if len(at) > 3600/2 {
+			t.Errorf("%d attempts in an hour", len(at))
+		}
+	})
+}
+
+// With max_age, a connection is renewed, which is no failure.
+func TestMaxAge(t *testing.T) {
+	net := newNet(atA)
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.Configure(Config{To: addresses(t, toBoth[0]), MaxAge: time.Minute})
+		r.send(10*time.Minute + time.Second)
+		if n := len(net.servers[atA].attempts()); n != 11 || len(net.servers[atA].lines()) != r.sent {
+			t.Errorf("%d connections, %d of %d lines", n, len(net.servers[atA].lines()), r.sent)
+		}
+		if n := r.logged("level=WARN"); n != 0 {
+			t.Errorf("%d warnings", n)
+		}
+	})
+}
+
+// Other servers take over at once; without one, lines wait.
+func TestConfigure(t *testing.T) {
+	net := newNet(atA, atB)
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(time.Second)
+		for _, to := range [][]string{{}, toBoth[1:]} {
+			r.Configure(Config{To: addresses(t, to...)})
+			r.send(time.Second)
+		}
+		if a, b := len(net.servers[atA].lines()), len(net.servers[atB].lines()); a == 0 || a+b != r.sent {
+			t.Errorf("%d lines to the first, %d to the second, of %d", a, b, r.sent)
+		}
+	})
+}
+
+// Run ends when the source is drained, with a session and without one.
+func TestDrained(t *testing.T) {
+	for _, down := range []error{nil, errors.New("connection refused")} {
+		net := newNet(atA)
+		net.servers[atA].dialErr = down
+		synctest.Test(t, func(t *testing.T) {
+			source := newSource()
+			o := New(Config{To: addresses(t, toBoth[0])}, Options{Source: source, Log: discard, Resolver: net})
+			o.dialer = net
+			time.AfterFunc(time.Second, source.close)
+			o.Run(t.Context())
+		})
+	}
+}

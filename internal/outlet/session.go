@@ -1,0 +1,423 @@
+package outlet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Bounds of a session.
+const (
+	// writeTime bounds one write, so that what is acknowledged meanwhile gets known.
+	writeTime = time.Second
+
+	// answerTime is within what time the kernel asks a peer again that has no room.
+	answerTime = 10 * time.Second
+
+	// firstLook is when acknowledgements are asked for, after the last write; the
+	// next looks come later and later, up to lastLook. A peer may put off its
+	// acknowledgement by 40 ms.
+	firstLook = 50 * time.Millisecond
+	lastLook  = time.Second
+
+	// lateErrors is how long after a datagram the network may report that its host
+	// can't be reached: three seconds, where no one answers for the address.
+	lateErrors = 5 * time.Second
+
+	// settleTime is how long a server that has failed has to do so again, before it
+	// is sent anything.
+	settleTime = 100 * time.Millisecond
+
+	// stallTime is how long a server may take nothing while another waits.
+	stallTime = 5 * time.Second
+
+	// idleTime is for how long all must have been acknowledged when a peer closes,
+	// for that to be no failure to read.
+	idleTime = time.Second
+
+	// doubtTime is how long a peer that has closed its side has to show that it reads
+	// on.
+	doubtTime = 2 * time.Second
+
+	// partTime is how long a server that works has to take what it was sent when
+	// another takes its place; closeTime, to close when it has.
+	partTime  = time.Second
+	closeTime = 500 * time.Millisecond
+)
+
+var (
+	errStalled = errors.New("the server takes nothing, and another one waits")
+	errPartial = errors.New("the server took only a part of a line")
+	errHungUp  = errors.New("closed by the server, and what it had acknowledged may be lost")
+)
+
+// A session sends on one connection.
+type session struct {
+	*connection
+	outlet *Outlet
+	source Source
+
+	written  uint64 // bytes that the kernel took
+	acked    uint64 // of them, that the peer's kernel acknowledged
+	mid      bool   // written ends in the middle of a line
+	blocked  bool   // the last write was in vain
+	progress time.Time
+	lastAck  time.Time     // when something was last seen to be acknowledged
+	within   time.Duration // in which what was written must have left
+	pause    time.Duration // until the next look
+	wrote    time.Time     // when something was last written
+	proven   bool
+
+	peer    chan error // cap 1: how the peer ended it
+	peerErr error
+	half    bool      // the peer has closed its side, and may be reading still
+	halfAt  uint64    // written then
+	ended   time.Time // when the peer closed; zero: it has not
+	parting chan error
+	part    error     // why we leave, between two lines
+	partBy  time.Time // at the latest
+
+	timer *time.Timer
+}
+
+// session sends on c, which it takes, until that breaks or there is something better
+// to do. It returns how long the server worked, and why it ended.
+func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
+	now := time.Now()
+	s := &session{
+		connection: c, outlet: o, source: o.source, progress: now, lastAck: now, within: answerTime, pause: firstLook,
+		peer: make(chan error, 1), parting: make(chan error, 1), timer: newTimer(0, false),
+	}
+	trial := o.failover.begin(now, c.server)
+	a := c.server.entry.address
+	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
+
+	ctx, cancel := context.WithCancel(parent)
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		if err := c.watch(); err != nil {
+			s.peer <- err
+		}
+	})
+	o.beside(ctx, &beside, s)
+	interrupted := context.AfterFunc(ctx, c.interrupt)
+
+	if trial && !s.isDatagram() {
+		s.settle(ctx, settleTime)
+	}
+	why = s.send(ctx)
+	how := s.end(parent, why)
+	o.source.End(time.Now(), how)
+	interrupted()
+	cancel()
+	c.interrupt()
+	beside.Wait()
+	if s.ended.IsZero() {
+		s.ended = time.Now()
+	}
+	return s.ended.Sub(c.began), why
+}
+
+// isDatagram says whether lines go in datagrams.
+func (s *session) isDatagram() bool { return s.server.entry.address.isDatagram() }
+
+// send sends until the connection breaks, the source is drained, or there is
+// something better to do; it returns what.
+func (s *session) send(ctx context.Context) error {
+	for {
+		now := time.Now()
+		if err := s.peerEnded(now); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := s.collect(now); err != nil {
+			return err
+		}
+		again, err := s.tell(now)
+		if err != nil {
+			return err
+		}
+		if s.isLeaving(now) {
+			return s.part
+		}
+		if s.isStalled(now) {
+			return errStalled
+		}
+		s.narrow(s.source.HasBacklog())
+		lines, wait, err := s.source.Next(now)
+		switch {
+		case err != nil:
+			return err
+		case len(lines) > 0:
+			err = s.write(now, lines, wait)
+		case s.part != nil:
+			s.await(ctx, firstLook) // the middle of a line is left for the source to go on with
+		default:
+			s.await(ctx, s.nextLook(now, wait, again))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// write writes from lines. Where we leave, only the rest of a line.
+func (s *session) write(now time.Time, lines []byte, within time.Duration) error {
+	limit := writeTime
+	s.within = answerTime
+	if within > 0 {
+		limit, s.within = min(limit, within), within
+	}
+	if s.part != nil {
+		lines = lines[:bytes.IndexByte(lines, '\n')+1]
+	}
+	n, err := s.link.write(lines, limit)
+	s.blocked = n == 0
+	if n > 0 {
+		s.written, s.wrote = s.written+uint64(n), now
+		s.mid = lines[n-1] != '\n'
+		s.pause = firstLook
+		s.source.Wrote(now, n)
+	}
+	if errors.Is(err, errTooLong) {
+		s.source.Refuse(packetEnd(lines[n:], s.config.MaxDatagram))
+		return nil
+	}
+	return s.named("send to", err)
+}
+
+// named says which server an error is of.
+func (s *session) named(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s upstream %s (%s): %w", what, s.server.entry.address, s.server.at, err)
+}
+
+// collect asks what is acknowledged.
+func (s *session) collect(now time.Time) error {
+	acked, err := s.link.look(now, s.within)
+	if acked > s.acked {
+		s.acked, s.progress, s.lastAck, s.pause = acked, now, now, firstLook
+	}
+	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() {
+		s.proven = true
+		s.outlet.failover.proven(now, s.server)
+	}
+	return s.named("watch", err)
+}
+
+// tell tells the source what is acknowledged: nothing, while that is in doubt.
+func (s *session) tell(now time.Time) (again time.Duration, err error) {
+	if s.isDoubtful() {
+		return doubtTime, nil
+	}
+	return s.source.Ack(now, s.acked)
+}
+
+// isDoubtful says whether the peer has closed its side, and has not yet shown that
+// it reads all the same.
+func (s *session) isDoubtful() bool { return s.half && s.acked <= s.halfAt }
+
+// peerEnded returns why the session ends, if the peer has ended it. One that closes
+// its side may read on (shutdown(2)): as long as something is under way, only its
+// answer to that tells. Where nothing is, it was idle, or took nothing at all.
+func (s *session) peerEnded(now time.Time) error {
+	if s.peerErr == nil {
+		select {
+		case s.peerErr = <-s.peer:
+		default:
+		}
+	}
+	switch {
+	case s.peerErr == nil:
+		return nil
+	case s.half:
+		if s.isDoubtful() && now.Sub(s.ended) >= doubtTime && now.Sub(s.wrote) >= doubtTime {
+			return s.named("send to", errHungUp)
+		}
+		return nil
+	}
+	s.ended = now
+	if !errors.Is(s.peerErr, errClosed) {
+		return s.named("watch", s.peerErr)
+	}
+	if err := s.collect(now); err != nil {
+		return err
+	}
+	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.acked == s.written && now.Sub(s.lastAck) >= idleTime {
+		return s.named("watch", errClosed)
+	}
+	s.half, s.halfAt = true, s.written
+	return nil
+}
+
+// mayBeIdle says whether nothing waits to be sent.
+func (s *session) mayBeIdle(now time.Time) bool {
+	lines, _, _ := s.source.Next(now)
+	return len(lines) == 0
+}
+
+// isLeaving says whether it is time to leave a server that works.
+func (s *session) isLeaving(now time.Time) bool {
+	if s.part == nil {
+		select {
+		case s.part = <-s.parting:
+		default:
+			s.part = s.outdated(now)
+		}
+		s.partBy = now.Add(partTime)
+	}
+	return s.part != nil && (!s.mid || now.After(s.partBy))
+}
+
+// outdated says why the connection is not what the configuration wants.
+func (s *session) outdated(now time.Time) error {
+	if s.config != s.outlet.config.Load() {
+		return errMoved
+	}
+	if most := s.config.MaxAge; most > 0 && now.Sub(s.began) >= most {
+		return errTooOld
+	}
+	return nil
+}
+
+// isStalled says whether the server takes nothing while another could.
+func (s *session) isStalled(now time.Time) bool {
+	if s.written == s.acked && !s.blocked {
+		s.progress = now
+	}
+	return now.Sub(s.progress) >= stallTime && s.outlet.failover.othersWait(now, s.server)
+}
+
+// nextLook returns how long nothing needs to be done, if nothing happens; 0: for
+// ever. wait and again are what the source wants.
+func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
+	next := soonest(wait, again)
+	if s.acked < s.written || s.isDatagram() && now.Sub(s.wrote) < lateErrors {
+		next = soonest(next, s.pause)
+		s.pause = min(2*s.pause, lastLook)
+	}
+	if !s.proven {
+		next = soonest(next, max(time.Millisecond, provenAge-now.Sub(s.began)))
+	}
+	if s.config.MaxAge > 0 {
+		next = soonest(next, max(time.Millisecond, s.config.MaxAge-now.Sub(s.began)))
+	}
+	return next
+}
+
+// soonest returns the shorter of two waits, of which 0 is none.
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
+
+// await returns after d, unless that is 0, or when something happens.
+func (s *session) await(ctx context.Context, d time.Duration) {
+	var late <-chan time.Time
+	if d > 0 {
+		s.timer.Reset(d)
+		late = s.timer.C
+	}
+	select {
+	case <-s.source.More():
+	case <-late:
+	case err := <-s.peer:
+		s.peerErr = err
+	case why := <-s.parting:
+		s.part, s.partBy = why, time.Now().Add(partTime)
+	case <-s.outlet.changed:
+	case <-ctx.Done():
+	}
+}
+
+// end ends the connection: in order, where it works.
+func (s *session) end(ctx context.Context, why error) Ending {
+	if isOurs(why) {
+		if err := s.finish(ctx, why); err == nil {
+			s.close()
+			return Finished
+		} else if !errors.Is(err, errUnread) {
+			s.outlet.log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
+		} else {
+			s.close()
+			return Broken
+		}
+	}
+	s.collect(time.Now())
+	s.tell(time.Now())
+	switch {
+	case errors.Is(why, errClosed):
+		s.close()
+		return Closed
+	case s.outlet.options.Resets || errors.Is(why, ErrRevoked):
+		s.reset()
+	default:
+		s.close()
+	}
+	return Broken
+}
+
+// errUnread says that a peer has acknowledged all, but does not close.
+var errUnread = errors.New("the server does not close")
+
+// finish says that nothing more comes, and waits until the peer has acknowledged
+// all and closed.
+func (s *session) finish(ctx context.Context, why error) error {
+	if s.mid {
+		return errPartial
+	}
+	if !errors.Is(why, ErrDrained) {
+		limited, cancel := context.WithTimeout(ctx, partTime)
+		defer cancel()
+		ctx = limited
+	}
+	answers, err := s.closeWrite()
+	if err != nil || !answers {
+		return err
+	}
+	var unread time.Time // since when all is acknowledged
+	for {
+		now := time.Now()
+		if err := s.collect(now); err != nil {
+			return err
+		}
+		s.tell(now)
+		if s.acked == s.written {
+			if s.half || errors.Is(s.peerErr, errClosed) {
+				return nil
+			}
+			if unread.IsZero() {
+				unread = now
+			}
+		}
+		switch {
+		case s.peerErr != nil && !errors.Is(s.peerErr, errClosed):
+			return s.peerErr
+		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= closeTime):
+			return errUnread
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		s.settle(ctx, 10*time.Millisecond)
+	}
+}
+
+// settle gives the peer time to end the connection.
+func (s *session) settle(ctx context.Context, d time.Duration) {
+	s.timer.Reset(d)
+	select {
+	case err := <-s.peer:
+		s.peerErr = err
+	case <-s.timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,45 @@
+package outlet
+
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// setUserTimeout bounds how long sent data may stay unacknowledged before the
+// connection is given up: tcp(7), TCP_USER_TIMEOUT.
+func setUserTimeout(fd int, d time.Duration) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, max(1, int(d.Milliseconds())))
+}
+
+// unsent returns how many bytes of a stream the peer has not acknowledged; of a
+// unix socket, how much memory what it has not read takes.
+func unsent(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }
+
+// limitUnsent bounds how much the kernel takes that it cannot send yet.
+func limitUnsent(fd, bytes int) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
+}
+
+// tcpClosed is TCP_CLOSE of the kernel's include/net/tcp_states.h.
+const tcpClosed = 7
+
+// askTCP asks the kernel about a connection. It counts the SYN as a byte. The error
+// may be why the connection is no more.
+func askTCP(fd int, out *tcpInfo) error {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return err
+	}
+	*out = tcpInfo{
+		acked:    max(info.Bytes_acked, 1) - 1,
+		sinceAck: time.Duration(info.Last_ack_recv) * time.Millisecond,
+		asked:    info.Unacked > 0 || info.Probes > 0,
+		closed:   info.State == tcpClosed,
+	}
+	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); out.closed && err == nil && errno != 0 {
+		return syscall.Errno(errno)
+	}
+	return nil
+}

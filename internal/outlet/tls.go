@@ -1,0 +1,170 @@
+package outlet
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// config reads the files and says how to speak with a host.
+func (t TLS) config(host string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+	if t.ServerName != "" {
+		c.ServerName = t.ServerName
+	}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, fmt.Errorf("tls.ca: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("tls.ca: %s holds no certificate in PEM form", t.CA)
+		}
+	}
+	if t.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return c, nil
+}
+
+// tlsLink is TLS above a stream. A line is acknowledged when all ciphertext is that
+// was made of it, and of what went before.
+type tlsLink struct {
+	*stream
+	conn    *tls.Conn
+	records *records
+
+	plain uint64 // bytes that write took
+	marks []mark // the oldest first
+	acked uint64 // bytes of plain
+}
+
+// A mark says that so much ciphertext holds so much of the lines.
+type mark struct{ cipher, plain uint64 }
+
+// startTLS shakes hands on a stream, which it takes.
+func startTLS(ctx context.Context, s *stream, c *tls.Config) (*tlsLink, error) {
+	r := &records{streamConn: s.conn, through: true}
+	l := &tlsLink{stream: s, records: r, conn: tls.Client(r, c)}
+	if err := l.conn.HandshakeContext(ctx); err != nil {
+		s.close()
+		return nil, fmt.Errorf("TLS with %s: %w", c.ServerName, err)
+	}
+	r.hold()
+	s.written = r.made
+	return l, nil
+}
+
+// records is the connection as crypto/tls sees it. After the handshake it holds
+// ciphertext back, so that no write of crypto/tls ever waits: one that times out
+// could not be followed by another.
+type records struct {
+	streamConn
+
+	mu      sync.Mutex // the reader may answer, too
+	through bool       // nothing is held back
+	held    []byte     // the kernel has not taken
+	made    uint64     // bytes of ciphertext, in all
+}
+
+func (r *records) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.made += uint64(len(b))
+	if r.through {
+		return r.streamConn.Write(b)
+	}
+	r.held = append(r.held, b...)
+	return len(b), nil
+}
+
+func (r *records) hold() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.through = false
+}
+
+// SetWriteDeadline does nothing: no write waits.
+func (r *records) SetWriteDeadline(time.Time) error {
+	return nil
+}
+
+// next returns what is held, valid until taken is called.
+func (r *records) next() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held[:len(r.held):len(r.held)]
+}
+
+// taken says that the first n bytes of what is held are no more.
+func (r *records) taken(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held = r.held[:copy(r.held, r.held[n:])]
+}
+
+// maxPlain is how many bytes of lines are encrypted at once.
+const maxPlain = 64 << 10
+
+// flush hands the kernel what is held, and says whether it took all.
+func (l *tlsLink) flush(limit time.Duration) (all bool, err error) {
+	held := l.records.next()
+	if len(held) == 0 {
+		return true, nil
+	}
+	n, err := l.stream.write(held, limit)
+	l.records.taken(n)
+	return n == len(held), err
+}
+
+func (l *tlsLink) write(lines []byte, limit time.Duration) (int, error) {
+	if all, err := l.flush(limit); !all || err != nil {
+		return 0, err
+	}
+	n, err := l.conn.Write(lines[:min(len(lines), maxPlain)])
+	if err != nil {
+		return 0, err
+	}
+	l.plain += uint64(n)
+	l.records.mu.Lock()
+	l.marks = append(l.marks, mark{l.records.made, l.plain})
+	l.records.mu.Unlock()
+	_, err = l.flush(limit)
+	return n, err
+}
+
+func (l *tlsLink) look(now time.Time, within time.Duration) (uint64, error) {
+	if _, err := l.flush(time.Millisecond); err != nil {
+		return l.acked, err
+	}
+	cipher, err := l.stream.look(now, within)
+	done := 0
+	for ; done < len(l.marks) && l.marks[done].cipher <= cipher; done++ {
+		l.acked = l.marks[done].plain
+	}
+	l.marks = l.marks[:copy(l.marks, l.marks[done:])]
+	return l.acked, err
+}
+
+func (l *tlsLink) watch() error { return readToEnd(l.conn) }
+
+func (l *tlsLink) probe(ctx context.Context, d time.Duration) error { return probe(ctx, l.conn, d) }
+
+func (l *tlsLink) closeWrite() (bool, error) {
+	if err := l.conn.CloseWrite(); err != nil {
+		return false, err
+	}
+	if all, err := l.flush(time.Second); !all || err != nil {
+		return false, errors.Join(err, errors.New("the server took only a part of a record"))
+	}
+	return l.stream.closeWrite()
+}

@@ -1,0 +1,153 @@
+package poll
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Poller tells goroutines when their sockets can be read. The runtime's own
+// poller is edge-triggered: every packet that arrives while input gathers wakes
+// a thread, and wake-ups are what costs. This one is armed once for each wait
+// (EPOLLONESHOT), and is itself waited for by way of the runtime's.
+type Poller struct {
+	epfd int
+	file *os.File // epfd, as the runtime polls it
+
+	mu      sync.Mutex
+	sockets map[int32]*Socket // by file descriptor
+}
+
+func New() (*Poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime polls it
+		unix.Close(fd)
+		return nil, fmt.Errorf("epoll instance: %w", err)
+	}
+	return &Poller{epfd: fd, file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*Socket{}}, nil
+}
+
+// Run wakes those who wait, until the poller is closed.
+func (p *Poller) Run() {
+	raw, err := p.file.SyscallConn()
+	if err != nil {
+		return
+	}
+	for {
+		err := raw.Read(func(uintptr) bool { return p.Look() })
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Look wakes those whose sockets can be read by now, and says whether there are
+// any.
+func (p *Poller) Look() bool {
+	var events [64]unix.EpollEvent
+	n, err := unix.EpollWait(p.epfd, events[:], 0)
+	if err != nil || n == 0 {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range events[:n] {
+		if s := p.sockets[e.Fd]; s != nil {
+			wake(s.ready)
+		}
+	}
+	return true
+}
+
+func (p *Poller) Close() { p.file.Close() }
+
+// A Socket is a socket that the runtime does not poll. One goroutine reads it.
+type Socket struct {
+	poller *Poller
+	ready  chan struct{} // cap 1: it can be read
+	timer  *time.Timer   // of wait; nil before the first one with a limit
+
+	mu sync.Mutex // held to close fd, and by others than the reader to use it
+	fd int        // -1: closed
+}
+
+// Own takes the descriptor fd.
+func (p *Poller) Own(fd int) (*Socket, error) {
+	s := &Socket{poller: p, fd: fd, ready: make(chan struct{}, 1)}
+	p.mu.Lock()
+	p.sockets[int32(fd)] = s
+	p.mu.Unlock()
+	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Fd: int32(fd), Events: unix.EPOLLONESHOT}); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("poll a socket: %w", err)
+	}
+	return s, nil
+}
+
+// Wait returns when the socket can be read, or has an error to tell; with the
+// error of ctx when that ends; and with os.ErrDeadlineExceeded after limit,
+// unless that is 0.
+func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
+	once := &unix.EpollEvent{Fd: int32(s.fd), Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT}
+	if err := unix.EpollCtl(s.poller.epfd, unix.EPOLL_CTL_MOD, s.fd, once); err != nil {
+		return err
+	}
+	var late <-chan time.Time
+	if limit > 0 {
+		late = s.after(limit)
+	}
+	select {
+	case <-s.ready:
+		return nil
+	case <-late:
+		return os.ErrDeadlineExceeded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Socket) after(d time.Duration) <-chan time.Time {
+	if s.timer == nil {
+		s.timer = time.NewTimer(d)
+	} else {
+		s.timer.Reset(d)
+	}
+	return s.timer.C
+}
+
+// Close closes the descriptor; more than once does no harm.
+func (s *Socket) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd < 0 {
+		return
+	}
+	s.poller.mu.Lock()
+	delete(s.poller.sockets, int32(s.fd))
+	s.poller.mu.Unlock()
+	unix.EpollCtl(s.poller.epfd, unix.EPOLL_CTL_DEL, s.fd, nil) // a passed socket outlives its descriptor
+	unix.Close(s.fd)
+	s.fd = -1
+}
+
+// Sockets returns how many sockets are open.
+func (p *Poller) Sockets() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.sockets)
+}
+
+// wake puts a token into c unless one is there.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,81 @@
+//go:build unix && !linux
+
+package poll
+
+import (
+	"context"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Poller tells goroutines when their sockets can be read: here, it is the
+// runtime's.
+type Poller struct{ ended chan struct{} }
+
+func New() (*Poller, error) { return &Poller{ended: make(chan struct{})}, nil }
+
+// Run returns when the poller is closed.
+func (p *Poller) Run() { <-p.ended }
+
+// Look would wake those whose sockets can be read; the runtime does.
+func (p *Poller) Look() {}
+
+func (p *Poller) Close() { close(p.ended) }
+
+// A Socket is a socket that we read ourselves. One goroutine reads it.
+type Socket struct {
+	file *os.File
+	raw  syscall.RawConn
+
+	mu sync.Mutex // held to close fd, and by others than the reader to use it
+	fd int        // -1: closed
+}
+
+// Own takes the descriptor fd.
+func (p *Poller) Own(fd int) (*Socket, error) {
+	if err := syscall.SetNonblock(fd, true); err != nil { // so that the runtime polls it
+		return nil, err
+	}
+	file := os.NewFile(uintptr(fd), "socket")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &Socket{file: file, raw: raw, fd: fd}, nil
+}
+
+// Wait returns when the socket can be read, or has an error to tell; with the
+// error of ctx when that ends; and with os.ErrDeadlineExceeded after limit,
+// unless that is 0.
+func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
+	var deadline time.Time
+	if limit > 0 {
+		deadline = time.Now().Add(limit)
+	}
+	s.file.SetReadDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { s.file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	asked := false
+	err := s.raw.Read(func(uintptr) bool {
+		again := asked
+		asked = true
+		return again
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Close closes the descriptor; more than once does no harm.
+func (s *Socket) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fd >= 0 {
+		s.file.Close()
+		s.fd = -1
+	}
+}

@@ -1,0 +1,109 @@
+package testbed
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// A nameServer is a DNS server whose answers a test moves.
+type nameServer struct {
+	addr string // its IP address; the port is 53
+
+	mu      sync.Mutex
+	answers map[string][]netip.Addr // by name, without the last dot
+	mute    bool                    // it answers nothing
+}
+
+// startNameServer starts a server on a loopback address. It ends with the test.
+func startNameServer(t testing.TB) *nameServer {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("port 53 needs root")
+	}
+	for range 100 {
+		port := FreePort(t) // as unique as a port: the last two bytes of the address
+		s := &nameServer{addr: fmt.Sprintf("127.53.%d.%d", port>>8, port&0xff), answers: map[string][]netip.Addr{}}
+		conn, err := net.ListenPacket("udp", s.addr+":53")
+		if err != nil {
+			continue
+		}
+		var serving sync.WaitGroup
+		serving.Go(func() { s.serve(conn) })
+		t.Cleanup(func() {
+			conn.Close()
+			serving.Wait()
+		})
+		return s
+	}
+	t.Fatal("no free address in a hundred tries")
+	return nil
+}
+
+// move makes a name resolve to addresses, in this order, from now on.
+func (s *nameServer) move(name string, to ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[name] = nil
+	for _, a := range to {
+		s.answers[name] = append(s.answers[name], netip.MustParseAddr(a))
+	}
+}
+
+// silence makes it answer nothing, or answer again.
+func (s *nameServer) silence(mute bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute = mute
+}
+
+func (s *nameServer) serve(conn net.PacketConn) {
+	packet := make([]byte, 1500)
+	for {
+		n, peer, err := conn.ReadFrom(packet)
+		if err != nil {
+			return
+		}
+		if answer := s.answer(packet[:n]); answer != nil {
+			conn.WriteTo(answer, peer)
+		}
+	}
+}
+
+// answer returns what is answered to a question; nil: nothing.
+func (s *nameServer) answer(packet []byte) []byte {
+	var m dnsmessage.Message
+	if err := m.Unpack(packet); err != nil || len(m.Questions) != 1 {
+		return nil
+	}
+	q := m.Questions[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mute {
+		return nil
+	}
+	addrs, known := s.answers[strings.TrimSuffix(q.Name.String(), ".")]
+	m.Response, m.Authoritative, m.Additionals = true, true, nil
+	if !known {
+		m.RCode = dnsmessage.RCodeNameError
+	}
+	for _, a := range addrs {
+		if q.Type == dnsmessage.TypeA && a.Is4() {
+			m.Answers = append(m.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class},
+				Body:   &dnsmessage.AResource{A: a.As4()},
+			})
+		}
+	}
+	answer, err := m.Pack()
+	if err != nil {
+		return nil
+	}
+	return answer
+}

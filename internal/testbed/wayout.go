@@ -1,0 +1,329 @@
+//go:build linux
+
+package testbed
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+)
+
+// A wayOut is a daemon whose upstreams misbehave, and numbered lines that go
+// through it.
+type wayOut struct {
+	*daemonRelay
+	lines *tallier
+	load  *load
+}
+
+// sharedEtcd is an etcd for daemons with a pool of their own. It ends with this
+// process.
+var sharedEtcd = sync.OnceValues(func() (*devetcd.Server, error) {
+	return devetcd.Start(filepath.Join(programDir, "etcd"))
+})
+
+// startWayOut starts a daemon, and waits until it has a name. Where plan names no
+// upstreams of a protocol, its lines go to stdout.
+func startWayOut(t testing.TB, plan daemonPlan) *wayOut {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan.etcd == "" {
+		etcd, err := sharedEtcd()
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan.etcd = etcd.Endpoint()
+	}
+	plan.binary, plan.stateDir = binary, "${DIR}/state"
+	for _, upstreams := range []*string{&plan.statsd, &plan.carbon} {
+		if *upstreams == "" {
+			*upstreams = to(`"stdout:"`)
+		}
+	}
+	w := &wayOut{daemonRelay: newDaemonRelay(t, plan), lines: &tallier{}}
+	w.load = &load{lines: w.lines, addrs: w.addrs()}
+	w.start()
+	w.current().AwaitName(t, nameArrived)
+	ctx, stop := context.WithCancel(t.Context())
+	var watcher sync.WaitGroup
+	watcher.Go(func() { w.watch(ctx) })
+	t.Cleanup(func() {
+		stop()
+		watcher.Wait()
+	})
+	return w
+}
+
+// receiver starts an upstream whose lines count as arrived.
+func (w *wayOut) counts(receivers ...*Receiver) {
+	for _, r := range receivers {
+		r.server.mu.Lock()
+		r.lines = w.lines
+		r.server.mu.Unlock()
+	}
+}
+
+// send sends so many lines by TCP, at a rate in lines a second, and returns when
+// the daemon has read them.
+func (w *wayOut) send(protocol string, rate, lines int) {
+	w.t.Helper()
+	carbon := protocol == "carbon"
+	conn := w.load.dial(w.t.Context(), pick(carbon, w.at.carbon, w.at.statsd))
+	if conn == nil {
+		w.t.Error("the daemon refuses connections")
+		return
+	}
+	c := &sending{load: w.load, stream: w.lines.open(carbon, false), conn: conn, perWrite: 1000}
+	c.run(w.t.Context(), rate, lines)
+}
+
+// sendFor is send, of as many lines as fill a time.
+func (w *wayOut) sendFor(protocol string, rate int, d time.Duration) {
+	w.t.Helper()
+	w.send(protocol, rate, int(d.Seconds()*float64(rate)))
+}
+
+// awaitDelivered waits until the daemon holds no more lines of a protocol, and
+// checks that of Carbon all have arrived, which are as many as it says that it
+// has forwarded. Of StatsD, servers may have taken some that don't count.
+func (w *wayOut) awaitDelivered(protocol string) {
+	w.t.Helper()
+	var b books
+	w.current().eventually(w.t, protocol+" lines delivered", func() error {
+		status, err := w.status()
+		if b = status.Lines[protocol]; err == nil && b.Queued+b.Spooled > 0 {
+			err = fmt.Errorf("%+v; upstreams %+v", b, status.Upstreams)
+		}
+		return err
+	})
+	carbon := protocol == "carbon"
+	arrived := func() int { return w.lines.arrivals(carbon) }
+	if carbon && !w.within(soon, func() bool { return arrived() == b.Forwarded }) || arrived() > b.Forwarded {
+		w.t.Errorf("%d %s lines are forwarded, %d have arrived", b.Forwarded, protocol, arrived())
+	}
+	if carbon {
+		report(w.t, w.lines.problems(0))
+	}
+	report(w.t, w.problems())
+}
+
+// awaitArrivals waits until so many different lines of a protocol have arrived,
+// at least.
+func (w *wayOut) awaitArrivals(protocol string, least int) {
+	w.t.Helper()
+	arrived := func() int { return w.lines.arrivals(protocol == "carbon") }
+	if !w.within(Patience, func() bool { return arrived() >= least }) {
+		w.t.Errorf("%d %s lines have arrived, want %d", arrived(), protocol, least)
+	}
+}
+
+// sendUntilArrives sends until one of the lines that it sends has arrived at a
+// receiver.
+func (w *wayOut) sendUntilArrives(protocol string, r *Receiver) {
+	w.t.Helper()
+	before := len(r.Lines())
+	ctx, stop := context.WithCancel(w.t.Context())
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		w.load.stream(ctx, protocol == "carbon", pick(protocol == "carbon", w.at.carbon, w.at.statsd), 20, 1, 0)
+	})
+	if !w.within(Patience, func() bool { return len(r.Lines()) > before }) {
+		w.t.Errorf("nothing has arrived at %s within %v", r.Addr, Patience)
+	}
+	stop()
+	sending.Wait()
+}
+
+// staysWith checks that all that is sent for a while arrives at one receiver.
+func (w *wayOut) staysWith(protocol string, r *Receiver, d time.Duration) {
+	w.t.Helper()
+	before := len(r.Lines())
+	lines := int(d.Seconds() * 20)
+	w.send(protocol, 20, lines)
+	got := func() int { return len(r.Lines()) - before }
+	if !w.within(soon, func() bool { return got() >= lines }) {
+		w.t.Errorf("%d of %d lines that were sent have arrived at %s", got(), lines, r.Addr)
+	}
+}
+
+// within waits until ok, and says whether it came to that in time.
+func (w *wayOut) within(d time.Duration, ok func() bool) bool { return within(w.t.Context(), d, ok) }
+
+// soon is how long what a server's kernel has already taken may need to be read.
+const soon = 10 * time.Second
+
+// arrivals returns how many different lines of a protocol have arrived.
+func (l *tallier) arrivals(carbon bool) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.streams {
+		if s.carbon == carbon {
+			n += s.arrived
+		}
+	}
+	return n
+}
+
+// Books are one protocol's in /status.json, as far as they are looked at here.
+type books struct {
+	Received, Forwarded, Resent, Queued, Spooled int
+	Dropped                                      map[string]int
+}
+
+// An upstreamStatus is one address in /status.json.
+type upstreamStatus struct {
+	Protocol, Destination, Address, Resolved string
+	Up                                       bool
+	Since                                    *time.Time
+	Reason                                   string // why it isn't used
+}
+
+type wayOutStatus struct {
+	State     string
+	Upstreams []upstreamStatus
+	Lines     map[string]books
+}
+
+// status returns what /status.json says.
+func (w *wayOut) status() (s wayOutStatus, err error) {
+	_, body, err := w.current().Get("/status.json")
+	if err != nil {
+		return s, err
+	}
+	return s, json.Unmarshal([]byte(body), &s)
+}
+
+// upstream returns what the status says of an address, as configured.
+func (w *wayOut) upstream(url string) (upstreamStatus, error) {
+	status, err := w.status()
+	if err != nil {
+		return upstreamStatus{}, err
+	}
+	for _, u := range status.Upstreams {
+		if u.Address == url {
+			return u, nil
+		}
+	}
+	return upstreamStatus{}, fmt.Errorf("no upstream %s in %+v", url, status.Upstreams)
+}
+
+// awaitUp waits until an address, as configured, is used.
+func (w *wayOut) awaitUp(url string) (u upstreamStatus) {
+	w.t.Helper()
+	w.current().eventually(w.t, url+" up", func() (err error) {
+		if u, err = w.upstream(url); err == nil && !u.Up {
+			err = fmt.Errorf("it isn't: %+v", u)
+		}
+		return err
+	})
+	return u
+}
+
+// isUnused checks that the status says that a receiver isn't used, since when,
+// and why.
+func (w *wayOut) isUnused(r *Receiver) {
+	w.t.Helper()
+	u, err := w.upstream(r.URL)
+	if err != nil {
+		w.t.Error(err)
+	} else if u.Up || u.Reason == "" || u.Since == nil {
+		w.t.Errorf("the status says of it %+v, want that it isn't used, since when, and why", u)
+	}
+}
+
+// unread returns what the kernel has of the connections of a receiver that it has
+// not read.
+func (r *Receiver) unread() (out []byte) {
+	r.server.mu.Lock()
+	defer r.server.mu.Unlock()
+	for c := range r.server.conns {
+		raw, err := c.tcp.SyscallConn()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		block := make([]byte, 1<<20)
+		raw.Control(func(fd uintptr) {
+			if n, _, err := unix.Recvfrom(int(fd), block, unix.MSG_PEEK|unix.MSG_DONTWAIT); err == nil {
+				out = append(out, block[:n]...)
+			}
+		})
+	}
+	return out
+}
+
+// arrivesInOrder checks that at least so many lines of the only stream arrived at
+// a receiver, each once, and in their order.
+func (w *wayOut) arrivesInOrder(r *Receiver, least int) {
+	w.t.Helper()
+	lines := r.Lines()
+	if len(lines) < least {
+		w.t.Errorf("%d lines arrived, want %d at least", len(lines), least)
+	}
+	next := uint32(0)
+	for i, line := range lines {
+		n, ok := parseNumbered([]byte(line))
+		if !ok || n.seq < next {
+			w.t.Errorf("arrival %d of %d is %q, want number %d or a later one", i, len(lines), line, next)
+			return
+		}
+		next = n.seq + 1
+	}
+}
+
+// arrivesWithoutGap checks that at least so many lines of the only stream arrived
+// at a receiver, and all that came after the first of them.
+func (w *wayOut) arrivesWithoutGap(r *Receiver, least int) {
+	w.t.Helper()
+	lines := r.Lines()
+	if len(lines) < least {
+		w.t.Errorf("%d lines arrived, want %d at least", len(lines), least)
+	}
+	for i, line := range lines {
+		n, ok := parseNumbered([]byte(line))
+		if want := w.lines.written() - len(lines) + i; !ok || int(n.seq) != want {
+			w.t.Errorf("arrival %d of %d is %q, want number %d", i, len(lines), line, want)
+			return
+		}
+	}
+}
+
+// written returns how many lines were sent by all streams.
+func (l *tallier) written() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.streams {
+		n += s.written
+	}
+	return n
+}
+
+// saidOnce checks that the log says of an address that it isn't used, but not
+// again and again.
+func (w *wayOut) saidOnce(address string) {
+	w.t.Helper()
+	if said := w.said(address); len(said) == 0 || len(said) > 4 {
+		w.t.Errorf("the log has %d lines on %s, like\n%s\nwant no more than of down and up", len(said), address, strings.Join(said[:min(len(said), 4)], "\n"))
+	}
+}
+
+// said returns the lines of the daemon's log that mention an address.
+func (w *wayOut) said(address string) (out []string) {
+	for _, line := range w.current().Stderr.Lines() {
+		if strings.Contains(line, address) {
+			out = append(out, line)
+		}
+	}
+	return out
+}

@@ -1,0 +1,495 @@
+//go:build linux
+
+package testbed
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var slowScenarios = flag.Bool("wayout.slow", false, "also run the scenarios of the way out that take more than half a minute")
+
+// A scenario is one way in which upstreams misbehave. It mostly waits.
+type scenario struct {
+	name string // one that begins with slow: runs only with -wayout.slow
+	run  func(t *testing.T)
+}
+
+// What a server may do to us, and what is lost by it.
+var scenarios = []scenario{
+	{"hangs up at once", func(t *testing.T) { hangsUp(t, 700, Manner{HangUp: immediately, Stall: true}) }},
+	{"resets at once", func(t *testing.T) { hangsUp(t, 2000, Manner{HangUp: immediately, Stall: true, Reset: true}) }},
+	{"hangs up after 0.3s", func(t *testing.T) { hangsUp(t, 2000, Manner{HangUp: 300 * time.Millisecond}) }},
+	{"resets after 0.3s", func(t *testing.T) { hangsUp(t, 700, Manner{HangUp: 300 * time.Millisecond, Reset: true}) }},
+	{"hangs up after 3s", func(t *testing.T) { hangsUp(t, 50, Manner{HangUp: 3 * time.Second}) }},
+	{"resets after 3s", func(t *testing.T) { hangsUp(t, 700, Manner{HangUp: 3 * time.Second, Reset: true}) }},
+
+	{"the first of two hangs up at once", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{HangUp: immediately}) }},
+	{"the first of two hangs up after 0.3s", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{HangUp: 300 * time.Millisecond}) }},
+	{"the first of two never reads", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{Stall: true}) }},
+	{"the first of two statsds hangs up at once", func(t *testing.T) { firstIsLeft(t, "statsd", Manner{HangUp: immediately}) }},
+	{"the first of two statsds never reads", func(t *testing.T) { firstIsLeft(t, "statsd", Manner{Stall: true}) }},
+	{"the first of two comes, and hangs up", func(t *testing.T) { secondIsKept(t, "carbon") }},
+	{"the first of two statsds comes, and hangs up", func(t *testing.T) { secondIsKept(t, "statsd") }},
+	{"the first of two comes, and works", func(t *testing.T) { firstIsTakenBack(t, "carbon") }},
+	{"the first of two statsds comes, and works", func(t *testing.T) { firstIsTakenBack(t, "statsd") }},
+
+	{"the first address of a name is silent", func(t *testing.T) { firstAddressIsSilent(t, "carbon") }},
+	{"the first address of a statsd's name is silent", func(t *testing.T) { firstAddressIsSilent(t, "statsd") }},
+	{"a name moves, and its server ends", nameMovesServerEnds},
+	{"slow: a name moves, by udp", nameMovesUDP},
+	{"slow: a name gets another address, by udp", nameGrowsUDP},
+	{"nobody resolves a name for a while", nobodyResolves},
+
+	{"a udp host vanishes", udpHostVanishes},
+	{"a udp server ends, and then its host vanishes", udpServerEndsHostVanishes},
+	{"a udp host refuses late", udpRefusesLate},
+	{"a udp server ends at an empty datagram", udpServerEndsAtEmpty},
+
+	{"a statsd pauses", statsdPauses},
+	{"a statsd pauses beyond the horizon", statsdPausesBeyondTheHorizon},
+	{"a statsd pauses, and is killed", statsdPausesAndIsKilled},
+	{"slow: a graphite pauses", graphitePauses},
+	{"an idle connection is closed", idleIsClosed},
+	{"slow: an idle connection is closed late", idleIsClosedLate},
+	{"a server half-closes", func(t *testing.T) { halfCloses(t, "carbon") }},
+	{"a statsd half-closes", func(t *testing.T) { halfCloses(t, "statsd") }},
+	{"connections have an age", connectionsAge},
+	{"a server on a unix socket hangs up", unixHangsUp},
+	{"a statsd on a unix socket", unixStatsD},
+}
+
+func TestWayOut(t *testing.T) {
+	t.Parallel()
+	tests := newSideBySide(t, 10)
+	defer tests.wait()
+	for _, s := range slices.Concat(scenarios, tlsScenarios, realScenarios) {
+		if !strings.HasPrefix(s.name, "slow: ") || *slowScenarios {
+			tests.run(s.name, s.run)
+		}
+	}
+}
+
+// hangsUp: a balancer whose Graphite is down takes lines, and hangs up. When it
+// is back, no line is missing.
+func hangsUp(t *testing.T, rate int, m Manner) {
+	m.Lose = true
+	server := StartReceiver(t, receiverSpec{}, m)
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4KiB"})
+	w.counts(server)
+	w.sendFor("carbon", rate, 8*time.Second)
+	if n := server.Connections(); n < 3 {
+		t.Fatalf("the balancer got %d connections: too few to see anything", n)
+	}
+	server.Behave(Manner{})
+	w.awaitDelivered("carbon")
+	w.saidOnce(server.Addr)
+}
+
+// twoReceivers returns the first and the second address of a failover list, and
+// the daemon that has it. What the second gets counts.
+func twoReceivers(t *testing.T, protocol string, m Manner) (first, second *Receiver, w *wayOut) {
+	first, second = StartReceiver(t, receiverSpec{Buffer: smallBuffer}, m), StartSink(t)
+	w = startWayOut(t, plan(protocol, first.URL, second.URL))
+	w.counts(second)
+	return first, second, w
+}
+
+// firstIsLeft: the first address of a list accepts connections, but does not
+// work. The second is used, and the status and the log say why.
+func firstIsLeft(t *testing.T, protocol string, m Manner) {
+	m.Lose = true
+	first, second, w := twoReceivers(t, protocol, m)
+	w.sendFor(protocol, 400, 12*time.Second)
+	w.awaitUp(second.URL)
+	w.isUnused(first)
+	w.awaitDelivered(protocol)
+	if protocol == "statsd" {
+		w.arrivesWithoutGap(second, 1000)
+	}
+	w.saidOnce(first.Addr)
+}
+
+// secondIsKept: the first address of a list is refused, and then comes to accept
+// connections, and no more. The second, which works, stays.
+func secondIsKept(t *testing.T, protocol string) {
+	first, second, w := twoReceivers(t, protocol, Manner{Refuse: true})
+	w.awaitUp(second.URL)
+	first.Behave(Manner{HangUp: immediately, Lose: true})
+	w.sendFor(protocol, 400, 12*time.Second)
+	w.isUnused(first)
+	w.awaitDelivered(protocol)
+	w.arrivesWithoutGap(second, 4000)
+	if n := second.Connections(); n != 1 {
+		t.Errorf("the second got %d connections, want one that lasts", n)
+	}
+	w.saidOnce(first.Addr)
+}
+
+// firstIsTakenBack: it works again.
+func firstIsTakenBack(t *testing.T, protocol string) {
+	first, second, w := twoReceivers(t, protocol, Manner{Refuse: true})
+	w.counts(first)
+	w.awaitUp(second.URL)
+	w.sendFor(protocol, 400, time.Second)
+	first.Behave(Manner{})
+	w.awaitUp(first.URL)
+	w.sendFor(protocol, 400, time.Second)
+	w.awaitDelivered(protocol)
+	if len(first.Lines()) == 0 || len(second.Lines()) == 0 {
+		t.Errorf("%d lines went to the first, %d to the second; want some to each", len(first.Lines()), len(second.Lines()))
+	}
+}
+
+const upstreamName = "graphite.test"
+
+// named returns an upstream by its name.
+func named(network string, r *Receiver) string {
+	_, port, _ := net.SplitHostPort(r.Addr)
+	return network + "://" + upstreamName + ":" + port
+}
+
+// plan is that of a daemon with upstreams of one protocol.
+func plan(protocol string, urls ...string) daemonPlan {
+	if protocol == "carbon" {
+		return daemonPlan{carbon: to(urls...)}
+	}
+	return daemonPlan{statsd: to(urls...)}
+}
+
+// firstAddressIsSilent: of two addresses of a name the first doesn't answer.
+func firstAddressIsSilent(t *testing.T, protocol string) {
+	dns, network := startNameServer(t), newNowhere(t, 0)
+	server := StartReceiver(t, receiverSpec{Addr: fmt.Sprintf("%s:%d", network.here, FreePort(t))}, Manner{})
+	dns.move(upstreamName, network.silent, network.here)
+	p := plan(protocol, named("tcp", server))
+	p.resolver = dns.addr
+	w := startWayOut(t, p)
+	w.counts(server)
+	began := time.Now()
+	w.sendFor(protocol, 100, 3*time.Second)
+	w.awaitUp(named("tcp", server))
+	t.Logf("up %v after a name was held", time.Since(began).Round(time.Millisecond))
+	w.awaitDelivered(protocol)
+	w.awaitArrivals(protocol, 150) // StatsD may not wait for longer than 10 s
+}
+
+// twoHosts returns two receivers with one port on two addresses, of which a name
+// has the first.
+func twoHosts(t *testing.T, network string) (dns *nameServer, first, second *Receiver) {
+	dns = startNameServer(t)
+	port := FreePort(t)
+	first = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.2:%d", port)}, Manner{})
+	second = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.3:%d", port)}, Manner{})
+	dns.move(upstreamName, "127.0.0.2")
+	return dns, first, second
+}
+
+// nameMovesServerEnds: a name is resolved again for each connection.
+func nameMovesServerEnds(t *testing.T) {
+	dns, first, second := twoHosts(t, "tcp")
+	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: dns.addr})
+	w.counts(first, second)
+	w.send("carbon", 1000, 100)
+	w.awaitArrivals("carbon", 100)
+	dns.move(upstreamName, "127.0.0.3")
+	first.Behave(Manner{Refuse: true})
+	w.send("carbon", 1000, 100)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 200)
+}
+
+// nameMovesUDP: what is sent by UDP follows a name.
+func nameMovesUDP(t *testing.T) {
+	dns, first, second := twoHosts(t, "udp")
+	w := startWayOut(t, daemonPlan{statsd: to(named("udp", first)), resolver: dns.addr})
+	w.counts(first, second)
+	w.sendUntilArrives("statsd", first)
+	dns.move(upstreamName, "127.0.0.3")
+	began := time.Now()
+	w.sendUntilArrives("statsd", second)
+	t.Logf("it followed after %v", time.Since(began).Round(time.Second))
+}
+
+// nameGrowsUDP: as long as the address is among a name's, the session stays.
+func nameGrowsUDP(t *testing.T) {
+	dns, first, second := twoHosts(t, "udp")
+	w := startWayOut(t, daemonPlan{statsd: to(named("udp", first)), resolver: dns.addr})
+	w.sendUntilArrives("statsd", first)
+	dns.move(upstreamName, "127.0.0.3", "127.0.0.2")
+	w.sendFor("statsd", 20, 40*time.Second)
+	if got := len(second.Lines()); got > 0 {
+		t.Errorf("%d lines went to the other address", got)
+	}
+}
+
+// nobodyResolves: a name that doesn't resolve is down, and no more.
+func nobodyResolves(t *testing.T) {
+	dns, first, _ := twoHosts(t, "tcp")
+	dns.silence(true)
+	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: dns.addr})
+	w.counts(first)
+	w.sendFor("carbon", 100, 3*time.Second)
+	if u, err := w.upstream(named("tcp", first)); err != nil || u.Up || u.Reason == "" {
+		t.Errorf("the status says of it %+v (%v), want that it is down, and why", u, err)
+	}
+	dns.silence(false)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 300)
+}
+
+// udpHostVanishes: a host is switched off, and the kernel says so when it has
+// looked for it.
+func udpHostVanishes(t *testing.T) {
+	far := newFaraway(t)
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
+	w.counts(first, second)
+	w.sendUntilArrives("statsd", first)
+	far.vanish()
+	began := time.Now()
+	w.sendUntilArrives("statsd", second)
+	t.Logf("it was left after %v", time.Since(began).Round(100*time.Millisecond))
+	w.isUnused(first)
+	far.connect()
+	w.staysWith("statsd", second, 12*time.Second)
+	w.saidOnce(first.Addr)
+}
+
+// udpServerEndsHostVanishes: the first is refused, so the second is used. When
+// the host of the first is gone, its silence is no proof that it works.
+func udpServerEndsHostVanishes(t *testing.T) {
+	far := newFaraway(t)
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
+	w.counts(first, second)
+	w.sendUntilArrives("statsd", first)
+	first.Behave(Manner{Refuse: true})
+	w.sendUntilArrives("statsd", second)
+	far.vanish()
+	w.staysWith("statsd", second, 12*time.Second)
+	w.saidOnce(first.Addr)
+}
+
+// udpRefusesLate: a refusal needs as long as the way there and back.
+func udpRefusesLate(t *testing.T) {
+	network := newNowhere(t, 120*time.Millisecond)
+	first := fmt.Sprintf("%s:%d", network.late, FreePort(t))
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to("udp://"+first, second.URL)})
+	w.counts(second)
+	w.sendUntilArrives("statsd", second)
+	w.staysWith("statsd", second, 12*time.Second)
+	w.saidOnce(first)
+}
+
+// udpServerEndsAtEmpty: we send nothing but lines.
+func udpServerEndsAtEmpty(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{EndAtEmpty: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.sendUntilArrives("statsd", server)
+}
+
+// statsdPauses: a reset would end it.
+func statsdPauses(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.counts(server)
+	w.sendFor("statsd", 2000, 4*time.Second)
+	server.Behave(Manner{})
+	w.awaitDelivered("statsd")
+	w.arrivesInOrder(server, 4000)
+	if n := server.Connections(); n != 1 {
+		t.Errorf("%d connections came, want one that lasts", n)
+	}
+}
+
+// statsdPausesBeyondTheHorizon: what our kernel still has at the horizon of the
+// claim leaves under no name.
+func statsdPausesBeyondTheHorizon(t *testing.T) {
+	etcd := startEtcd(t)
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL), etcd: etcd.Endpoint()})
+	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
+	etcd.Close()
+	w.current().eventually(t, "the horizon", func() error {
+		status, err := w.status()
+		if err == nil && status.State == "held" {
+			err = errors.New("the name is held")
+		}
+		return err
+	})
+	left := bytes.Count(server.unread(), []byte("\n"))
+	server.Behave(Manner{})
+	Eventually(t, "a line that needs no name", func() error {
+		send(t, "tcp", w.at.statsd, "free:1|c\n")
+		if !slices.Contains(server.Lines(), "free:1|c") {
+			return errors.New("none arrives")
+		}
+		return nil
+	})
+	named := 0
+	for _, line := range server.Lines() {
+		if strings.HasPrefix(line, nameArrived) {
+			named++
+		}
+	}
+	if left == 0 || named > left {
+		t.Errorf("%d lines arrived under a name, %d had left before the horizon", named, left)
+	}
+}
+
+// statsdPausesAndIsKilled: forwarded is what its kernel had.
+func statsdPausesAndIsKilled(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.sendFor("statsd", 2000, 3*time.Second)
+	var b books
+	isExact := func(had int) func() error {
+		return func() error {
+			status, err := w.status()
+			if b = status.Lines["statsd"]; err == nil && (had == 0 || b.Forwarded != had) {
+				err = fmt.Errorf("%d lines were forwarded, its kernel has %d", b.Forwarded, had)
+			}
+			return err
+		}
+	}
+	had := 0
+	Eventually(t, "what is forwarded", func() error {
+		had = bytes.Count(server.unread(), []byte("\n"))
+		return isExact(had)()
+	})
+	server.Behave(Manner{Refuse: true})
+	Eventually(t, "the end of what is not", func() error {
+		if err := isExact(had)(); err != nil {
+			return err
+		}
+		if b.Queued > 0 {
+			return fmt.Errorf("%d wait", b.Queued)
+		}
+		return nil
+	})
+	report(t, w.problems())
+}
+
+// graphitePauses: it isn't reset, as long as its kernel answers.
+func graphitePauses(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL)})
+	w.counts(server)
+	w.send("carbon", 100_000, 100_000) // more than two sockets hold
+	w.sendFor("carbon", 100, 25*time.Second)
+	server.Behave(Manner{})
+	w.awaitDelivered("carbon")
+	if n := server.Connections(); n != 1 {
+		t.Errorf("%d connections came, want one that lasts", n)
+	}
+}
+
+// idleIsClosed: what was acknowledged long before is sent three times more at
+// most, and then no more.
+func idleIsClosed(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{}, Manner{Idle: 1500 * time.Millisecond})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
+	w.counts(server)
+	const lines = 10_000
+	w.send("carbon", 100_000, lines)
+	w.awaitDelivered("carbon")
+	Eventually(t, "connections", func() error {
+		if n := server.Connections(); n < 8 {
+			return fmt.Errorf("%d have come", n)
+		}
+		return nil
+	})
+	if got := len(server.Lines()); got > 4*lines {
+		t.Errorf("%d lines arrived in %d connections, want %d at most", got, server.Connections(), 4*lines)
+	}
+	w.awaitDelivered("carbon")
+}
+
+// idleIsClosedLate: nothing is sent again.
+func idleIsClosedLate(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{}, Manner{Idle: 22 * time.Second})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
+	w.counts(server)
+	w.send("carbon", 100_000, 10_000)
+	Eventually(t, "a second connection", func() error {
+		if n := server.Connections(); n < 2 {
+			return fmt.Errorf("%d have come", n)
+		}
+		return nil
+	})
+	w.send("carbon", 100_000, 1)
+	w.awaitDelivered("carbon")
+	if got := len(server.Lines()); got != 10_001 {
+		t.Errorf("%d lines arrived, want each of 10001 once", got)
+	}
+}
+
+// halfCloses: a server that says that it will send nothing, which is its right,
+// and reads on.
+func halfCloses(t *testing.T, protocol string) {
+	server := StartReceiver(t, receiverSpec{}, Manner{HalfClose: true})
+	w := startWayOut(t, plan(protocol, server.URL))
+	w.counts(server)
+	const lines = 300
+	w.send(protocol, 100, lines)
+	w.awaitDelivered(protocol)
+	w.awaitArrivals(protocol, lines)
+	if got := len(server.Lines()); got != lines {
+		t.Errorf("%d lines arrived, want each of %d once", got, lines)
+	}
+	w.saidOnce(server.Addr)
+}
+
+// connectionsAge: with max_age, a connection ends in order, between two lines.
+func connectionsAge(t *testing.T) {
+	server := StartSink(t)
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + ", max_age: 2s"})
+	w.counts(server)
+	const lines = 800
+	w.send("carbon", 100, lines)
+	w.awaitDelivered("carbon")
+	if n := server.Connections(); n < 3 {
+		t.Errorf("%d connections came, want one each two seconds", n)
+	}
+	if got := len(server.Lines()); got > 4*lines { // what a young connection took may come again, three times
+		t.Errorf("%d lines arrived, want each of %d four times at most", got, lines)
+	}
+}
+
+// unixHangsUp: there is no TCP_INFO on a unix socket, and no line is lost all the
+// same.
+func unixHangsUp(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Network: "unix", Addr: filepath.Join(t.TempDir(), "carbon")}, Manner{HangUp: 300 * time.Millisecond, Lose: true})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4KiB"})
+	w.counts(server)
+	w.sendFor("carbon", 700, 4*time.Second)
+	server.Behave(Manner{})
+	w.awaitDelivered("carbon")
+}
+
+func unixStatsD(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Network: "unixgram", Addr: filepath.Join(t.TempDir(), "statsd")}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.counts(server)
+	w.send("statsd", 1000, 1000)
+	w.awaitDelivered("statsd")
+	w.awaitArrivals("statsd", 1000)
+	server.Behave(Manner{Refuse: true})
+	w.send("statsd", 1000, 100)
+	os.Remove(server.Addr) // as a server that comes back does
+	server.Behave(Manner{})
+	w.sendUntilArrives("statsd", server)
+}

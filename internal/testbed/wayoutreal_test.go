@@ -1,0 +1,305 @@
+//go:build linux
+
+package testbed
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The same, with the servers that people run.
+var realScenarios = []scenario{
+	{"haproxy without a backend", func(t *testing.T) { haproxyWithoutBackend(t, "check inter 200ms") }},
+	{"haproxy that looks for a backend", func(t *testing.T) { haproxyWithoutBackend(t, "") }},
+	{"haproxy whose backend comes and goes", haproxyWithFlappingBackend},
+	{"haproxy without a backend, and a good one", haproxyAndAnother},
+	{"statsd 0.9 is stopped for 3 s", statsdIsStopped},
+	{"statsd 0.9, and kill -9 of the proxy", statsdSurvivesUs},
+	{"statsd 0.9 is asked whether it lives", statsdHealth},
+	{"slow: carbon-cache with a full cache", carbonCacheIsFull},
+	{"stunnel", func(t *testing.T) { realTLS(t, stunnel) }},
+	{"carbon-c-relay with tls", func(t *testing.T) { realTLS(t, carbonCRelayTLS) }},
+	{"stunnel wants a client's certificate", stunnelWantsCertificate},
+}
+
+// behind is how a receiver behaves behind another server: a half line that it
+// gets when that ends is no line of ours.
+var behind = Manner{DropTail: true}
+
+// startHAProxy starts a balancer in front of a server, and returns where it
+// listens. options are those of the server: with "check inter 200ms" it knows
+// soon that there is none, without it tries for some seconds, and takes lines
+// meanwhile.
+func startHAProxy(t *testing.T, backend, options string) (addr string) {
+	program := lookPath(t, "haproxy", "haproxy")
+	addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	config := filepath.Join(t.TempDir(), "haproxy.cfg")
+	text := fmt.Sprintf(`defaults
+  mode tcp
+  timeout connect 1s
+  timeout client 60s
+  timeout server 60s
+frontend carbon
+  bind %s
+  default_backend graphite
+backend graphite
+  server graphite %s %s
+`, addr, backend, options)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := Start(t, exec.Command(program, "-db", "-f", config))
+	awaitListening(t, p, addr)
+	return addr
+}
+
+// haproxyWithoutBackend: it accepts and hangs up, until there is a Graphite.
+func haproxyWithoutBackend(t *testing.T, options string) {
+	graphite := StartReceiver(t, receiverSpec{}, Manner{Refuse: true})
+	balancer := startHAProxy(t, graphite.Addr, options)
+	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer), replay: "4KiB"})
+	w.counts(graphite)
+	w.sendFor("carbon", 700, 10*time.Second)
+	graphite.Behave(behind)
+	w.awaitDelivered("carbon")
+	w.saidOnce(balancer)
+}
+
+// haproxyWithFlappingBackend: what it had acknowledged, and could give to nobody,
+// is sent again.
+func haproxyWithFlappingBackend(t *testing.T) {
+	graphite := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, behind)
+	balancer := startHAProxy(t, graphite.Addr, "")
+	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer)})
+	w.counts(graphite)
+	for range 3 {
+		w.sendFor("carbon", 5000, time.Second)
+		graphite.Behave(Manner{Stall: true, DropTail: true})
+		w.sendFor("carbon", 5000, time.Second)
+		graphite.Behave(Manner{Refuse: true, Reset: true})
+		w.sendFor("carbon", 5000, time.Second)
+		graphite.Behave(behind)
+	}
+	w.awaitDelivered("carbon")
+}
+
+// haproxyAndAnother: the one that works is used.
+func haproxyAndAnother(t *testing.T) {
+	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", FreePort(t)), "")
+	good := StartSink(t)
+	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
+	w.counts(good)
+	w.sendFor("carbon", 400, 10*time.Second)
+	w.awaitUp(good.URL)
+	w.awaitDelivered("carbon")
+	w.saidOnce(balancer)
+}
+
+// startStatsDWay starts a statsd in front of a receiver of its flushes, and a
+// daemon in front of it, by TCP.
+func startStatsDWay(t *testing.T) (statsd *StatsD, flushes *Receiver, w *wayOut) {
+	flushes = StartSink(t)
+	statsd = StartStatsD(t, flushes.Addr)
+	return statsd, flushes, startWayOut(t, daemonPlan{statsd: to("tcp://" + statsd.Addr)})
+}
+
+// lives checks that a statsd counts what it is sent.
+func (s *StatsD) lives(t *testing.T, flushes *Receiver, name string) {
+	t.Helper()
+	Eventually(t, "a line that is counted", func() error {
+		select {
+		case <-s.Ended():
+			t.Fatalf("statsd has ended:\n%s", s.Stderr.tailText())
+		default:
+		}
+		send(t, "tcp", s.Addr, name+":1|c\n")
+		if !strings.Contains(flushes.Text(), name) {
+			return errors.New("nothing is flushed")
+		}
+		return nil
+	})
+}
+
+// statsdIsStopped: a statsd that pauses is not reset, which would end it.
+func statsdIsStopped(t *testing.T) {
+	statsd, flushes, w := startStatsDWay(t)
+	w.sendFor("statsd", 10_000, time.Second)
+	statsd.Signal(syscall.SIGSTOP)
+	w.sendFor("statsd", 10_000, 3*time.Second)
+	statsd.Signal(syscall.SIGCONT)
+	statsd.lives(t, flushes, "after.the.pause")
+	w.sendFor("statsd", 10_000, time.Second)
+	statsd.lives(t, flushes, "much.later")
+}
+
+// statsdSurvivesUs: it lives on when we are killed under load.
+func statsdSurvivesUs(t *testing.T) {
+	statsd, flushes, w := startStatsDWay(t)
+	for i := range 3 {
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			w.sendFor("statsd", 10_000, 3*time.Second)
+		}()
+		if !w.within(Patience, func() bool { return w.lines.written() > 5000+i*10_000 }) {
+			t.Fatal("nothing is sent")
+		}
+		if i == 1 { // also while it has more to read than it can
+			statsd.Signal(syscall.SIGSTOP)
+			w.within(Patience, func() bool { return w.lines.written() > 15_000+i*10_000 })
+		}
+		w.kill()
+		statsd.Signal(syscall.SIGCONT)
+		<-sent
+		statsd.lives(t, flushes, fmt.Sprintf("after.kill.%d", i))
+		w.start()
+		w.current().AwaitUp(t)
+	}
+}
+
+// statsdHealth: by UDP, its management port proves that it works again, long
+// before a refused address would be tried.
+func statsdHealth(t *testing.T) {
+	flushes, second := StartSink(t), StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	first := StartStatsD(t, flushes.Addr)
+	w := startWayOut(t, daemonPlan{statsd: to(fmt.Sprintf("udp://%s?health=%d", first.Addr, first.Console), second.URL)})
+	first.Kill()
+	w.sendUntilArrives("statsd", second)
+	first.Restart(t)
+	Eventually(t, "the first is used again", func() error {
+		status, err := w.status()
+		if err == nil && !status.Upstreams[0].Up {
+			err = fmt.Errorf("it isn't: %+v", status.Upstreams)
+		}
+		return err
+	})
+}
+
+// carbonCacheIsFull: it stops to read, and is neither reset nor left with
+// connections that nobody has.
+func carbonCacheIsFull(t *testing.T) {
+	carbon := NewCarbonCache(t, "MAX_CACHE_SIZE = 500", "MAX_UPDATES_PER_SECOND = 20", "MAX_CREATES_PER_MINUTE = 600", "USE_FLOW_CONTROL = True")
+	carbon.Start(t)
+	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + carbon.Addr)})
+	up := w.awaitUp("tcp://" + carbon.Addr)
+	before := carbon.sockets(t)
+	var lines strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&lines, "host.full.%d 1 %d\n", i, time.Now().Unix())
+	}
+	send(t, "tcp", w.at.carbon, lines.String())
+	w.sendFor("statsd", 10, 40*time.Second) // meanwhile
+	if n := carbon.sockets(t); n > before {
+		t.Errorf("carbon-cache has %d sockets, and had %d", n, before)
+	}
+	if now, err := w.upstream(up.Address); err != nil || !now.Up || len(w.said("upstream down")) > 0 {
+		t.Errorf("the status says of it %+v (%v), and the log\n%s", now, err, strings.Join(w.said("upstream"), "\n"))
+	}
+}
+
+// sockets returns how many sockets the server has.
+func (c *CarbonCache) sockets(t *testing.T) (n int) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.cmd.Process.Pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("descriptors of carbon-cache: %q, %v", files, err)
+	}
+	for _, file := range files {
+		if to, err := os.Readlink(file); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// A tlsServer starts a server with TLS that passes lines on to a receiver, and
+// returns where it listens.
+type tlsServer func(t *testing.T, pair keyPair, receiver, addr string) *Process
+
+func stunnel(t *testing.T, pair keyPair, receiver, addr string) *Process {
+	return startStunnel(t, fmt.Sprintf("accept = %s\nconnect = %s\ncert = %s\nkey = %s\n", addr, receiver, pair.cert, pair.key))
+}
+
+func startStunnel(t *testing.T, service string) *Process {
+	program := lookPath(t, "stunnel", "stunnel4")
+	config := filepath.Join(t.TempDir(), "stunnel.conf")
+	if err := os.WriteFile(config, []byte("foreground = yes\npid =\n[carbon]\n"+service), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Start(t, exec.Command(program, config))
+}
+
+func carbonCRelayTLS(t *testing.T, pair keyPair, receiver, addr string) *Process {
+	program := lookPath(t, "carbon-c-relay", "carbon-c-relay")
+	dir := t.TempDir()
+	var both []byte
+	for _, file := range []string{pair.cert, pair.key} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, text...)
+	}
+	pem, config := filepath.Join(dir, "relay.pem"), filepath.Join(dir, "relay.conf")
+	text := fmt.Sprintf("cluster receiver forward %s;\nmatch * send to receiver stop;\nlisten type linemode transport plain ssl %s %s proto tcp;\n", receiver, pem, addr)
+	if err := errors.Join(os.WriteFile(pem, both, 0o600), os.WriteFile(config, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return Start(t, exec.Command(program, "-f", config, "-s"))
+}
+
+// realTLS: lines arrive, and when the server is killed under load, none is lost.
+func realTLS(t *testing.T, start tlsServer) {
+	ca := newAuthority(t)
+	pair := ca.issue("127.0.0.1", time.Hour)
+	graphite := StartReceiver(t, receiverSpec{}, behind)
+	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	server := start(t, pair, graphite.Addr, addr)
+	awaitListening(t, server, addr)
+	w := startWayOut(t, daemonPlan{carbon: to("tls://"+addr) + ", " + trust(ca), replay: "4MiB"})
+	w.counts(graphite)
+	for range 3 {
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			w.sendFor("carbon", 5000, 2*time.Second)
+		}()
+		before := w.lines.arrivals(true)
+		if !w.within(Patience, func() bool { return w.lines.arrivals(true) > before+2000 }) {
+			t.Fatal("no lines arrive")
+		}
+		server.Kill()
+		server = start(t, pair, graphite.Addr, addr)
+		<-sent
+	}
+	w.awaitDelivered("carbon")
+}
+
+func stunnelWantsCertificate(t *testing.T) {
+	ca := newAuthority(t)
+	pair := ca.issue("127.0.0.1", time.Hour)
+	graphite := StartReceiver(t, receiverSpec{}, behind)
+	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	p := startStunnel(t, fmt.Sprintf("accept = %s\nconnect = %s\ncert = %s\nkey = %s\nCAfile = %s\nverifyChain = yes\n", addr, graphite.Addr, pair.cert, pair.key, ca.file))
+	awaitListening(t, p, addr)
+	w := startWayOut(t, daemonPlan{carbon: to("tls://"+addr) + ", " + trustAs(ca, ca.issue("homer", time.Hour))})
+	w.counts(graphite)
+	w.send("carbon", 1000, 1000)
+	w.awaitDelivered("carbon")
+
+	none := startWayOut(t, daemonPlan{carbon: to("tls://"+addr) + ", " + trust(ca)})
+	none.send("carbon", 1000, 10)
+	Eventually(t, "a reason", func() error {
+		if u, err := none.upstream("tls://" + addr); err != nil || u.Up || !strings.Contains(u.Reason, "certificate") && !strings.Contains(u.Reason, "handshake") {
+			return fmt.Errorf("the status says of it %+v (%v), want that a certificate is missing", u, err)
+		}
+		return nil
+	})
+}

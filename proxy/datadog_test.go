@@ -1,0 +1,116 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+
+	datadog "github.com/DataDog/datadog-go/v5/statsd"
+
+	"golang.org/x/sys/unix"
+)
+
+// The client of DogStatsD, by all that it knows: at every flush, and with packets
+// that it fills to the brim.
+func TestDatadogClient(t *testing.T) {
+	for _, transport := range []string{"", "unix://", "unixstream://", "unixgram://"} {
+		t.Run(transport, func(t *testing.T) {
+			statsd := newSink(t, "tcp")
+			cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+			network := "udp"
+			switch transport {
+			case "unix://", "unixstream://":
+				network = "unix"
+			case "unixgram://":
+				network = "unixgram"
+			}
+			at := Address{Network: network, Host: "127.0.0.1"}
+			if network != "udp" {
+				at.Path = socketPath(t, "s")
+			}
+			cfg.Listen.StatsD = []Address{at}
+			p := start(t, cfg, holding("Denali"))
+			target := transport + at.Path
+			if network == "udp" {
+				target = p.listeners()[0].Address.HostPort()
+			}
+			client, err := datadog.New(target, datadog.WithoutTelemetry(), datadog.WithoutClientSideAggregation(), datadog.WithSenderQueueSize(4096))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			const lines, each = 1000, 50
+			var want []string
+			for i := range lines {
+				if err := client.Incr(fmt.Sprintf("host.n%d", i), []string{"tag:" + strings.Repeat("x", i%200)}, 1); err != nil {
+					t.Fatal(err)
+				}
+				want = append(want, fmt.Sprintf("Denali.n%d:1|c", i))
+				if i%each == 0 {
+					client.Flush()
+				}
+			}
+			client.Flush()
+			var got []string
+			for _, ln := range statsd.next(lines) {
+				got = append(got, ln[:strings.Index(ln, "|#")])
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("the lines are not those that were sent")
+			}
+			if b := balance(t, p.Proxy)["statsd"]; b.Received != lines {
+				t.Errorf("%d lines received, want %d: %v", b.Received, lines, b.Dropped)
+			}
+		})
+	}
+}
+
+// What a datagram had that was longer than is read is in the books.
+func TestTruncatedDatagram(t *testing.T) {
+	statsd := newSink(t, "tcp")
+	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
+	p := start(t, cfg, holding("Denali"))
+	conn := p.dial(t, "statsd", 0).(*net.UnixConn)
+	const ln = "host.n%08d:1|c"
+	send := func(lines uint64) {
+		t.Helper()
+		text := numbered(ln, 0, int(lines))
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*len(text)) })
+		if err != nil {
+			t.Skip(err)
+		}
+		write(t, conn, text)
+	}
+	const whole, long uint64 = 100 << 10 / 19, 50_000 // of 1 MB
+	send(whole)
+	statsd.next(int(whole))
+	send(long)
+	eventually(t, "all lines are in the books", func() bool { return balance(t, p.Proxy)["statsd"].Received == whole+long })
+	b := balance(t, p.Proxy)["statsd"]
+	if cut := b.Dropped["truncated"]; cut < long/3 || cut+b.Forwarded+b.Queued != whole+long {
+		t.Errorf("got %+v", b)
+	}
+	if bad := p.BadLines(); len(bad) != 1 || bad[0].Reason != "truncated" {
+		t.Errorf("bad lines: %v", bad)
+	}
+}
+
+// A stream that nobody understands is counted by its lines, and shown once a read.
+func TestMisframedStream(t *testing.T) {
+	statsd := newSink(t, "tcp")
+	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), holding("Denali"))
+	conn := p.dial(t, "statsd", 1)
+	text := numbered("host.n%d:1|c", 0, 10)
+	write(t, conn, string([]byte{0, 0, 0, byte(len(text))})+text)
+	eventually(t, "it is dropped", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["framing"] == 10 })
+	statsd.none()
+}

@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// statsdGuard is how long before its horizon a claim's lines must have left the
+// kernel.
+const statsdGuard = 50 * time.Millisecond
+
+// A statsdSource gives StatsD lines to an outlet: each at most once, and only under
+// the name that is held at that moment. A line is forwarded when the peer's kernel
+// has acknowledged it; what is in doubt when a session ends is lost.
+type statsdSource struct {
+	queue *statsdQueue
+	gate  *naming // asked before every write
+
+	hand     *batch // taken from the queue: to be written
+	mid      bool   // hand begins with the rest of a line
+	upstream string
+	flight   []byte   // what is not acknowledged
+	acked    uint64   // bytes of this session before it
+	claims   []flight // of what is in flight, the oldest first
+}
+
+// A flight says under which claim the bytes up to its end are.
+type flight struct {
+	end   uint64 // in bytes of the session
+	claim *membership.Claim
+}
+
+var _ outlet.Source = (*statsdSource)(nil)
+
+func (s *statsdSource) Begin(_ time.Time, session outlet.Session) {
+	s.upstream, s.acked = session.Upstream, 0
+}
+
+// errCut says that a line may not go on to leave of which a part has.
+var errCut = errors.New("the rest of a line may not leave any more")
+
+func (s *statsdSource) Next(now time.Time) (lines []byte, wait time.Duration, err error) {
+	for {
+		if s.hand == nil {
+			if s.hand, err = s.queue.tryTake(); s.hand == nil {
+				return nil, 0, err
+			}
+		}
+		left, err := s.mayLeave(now)
+		if err != nil || len(s.hand.buf) > 0 {
+			return s.hand.buf, left, err
+		}
+		s.hand.free()
+		s.hand = nil
+	}
+}
+
+// mayLeave takes from the batch in hand all that may not leave now: StatsD means
+// now, and leaves only under the name that is held at this moment. It returns how
+// long the rest may still do so, 0 if there is no end to that.
+func (s *statsdSource) mayLeave(now time.Time) (left time.Duration, err error) {
+	b := s.hand
+	if len(b.buf) == 0 {
+		return 0, nil
+	}
+	claim, ok := s.gate.names.Current()
+	overtakes := !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
+	isGood := b.claim == nil || claim == b.claim && ok && !overtakes
+	switch {
+	case isGood && !b.tooOld(now):
+		if b.claim == nil {
+			return 0, nil
+		}
+		return max(b.claim.Left(), time.Nanosecond), nil
+	case s.mid:
+		return 0, errCut
+	case b.tooOld(now):
+		s.queue.drop(b.lines, tooOld)
+		b.cut(len(b.buf), b.lines)
+		return 0, nil
+	}
+	owned := s.gate.of(b.claim).owns
+	if claim == b.claim {
+		s.park(b.split(owned))
+	} else {
+		s.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
+	}
+	b.claim = nil
+	return 0, nil
+}
+
+// park gives lines back to the queue, to wait for their claim.
+func (s *statsdSource) park(b *batch) {
+	if b.lines == 0 {
+		b.free()
+		return
+	}
+	s.queue.park(b)
+}
+
+func (s *statsdSource) Wrote(_ time.Time, n int) {
+	written := s.hand.buf[:n]
+	s.mid = written[n-1] != '\n'
+	s.flight = append(s.flight, written...)
+	if claim := s.hand.claim; claim != nil {
+		s.claims = append(s.claims, flight{s.acked + uint64(len(s.flight)), claim})
+	}
+	s.hand.cut(n, bytes.Count(written, newline))
+}
+
+var newline = []byte{'\n'}
+
+// Refuse drops lines that would never fit.
+func (s *statsdSource) Refuse(n int) {
+	lines := bytes.Count(s.hand.buf[:n], newline)
+	s.queue.drop(lines, sendError)
+	s.hand.cut(n, lines)
+}
+
+func (s *statsdSource) Ack(_ time.Time, n uint64) (again time.Duration, err error) {
+	if n := int(n - s.acked); n > 0 {
+		s.queue.forward(s.upstream, bytes.Count(s.flight[:n], newline))
+		s.flight = s.flight[:copy(s.flight, s.flight[n:])]
+		s.acked += uint64(n)
+	}
+	s.claims = slices.DeleteFunc(s.claims, func(f flight) bool { return f.end <= n })
+	for _, f := range s.claims {
+		left := f.claim.Left() - statsdGuard
+		if left <= 0 {
+			return 0, outlet.ErrRevoked
+		}
+		if again == 0 || left < again {
+			again = left
+		}
+	}
+	return again, nil
+}
+
+// End drops what is in doubt, and the rest of a line of which a part is.
+func (s *statsdSource) End(time.Time, outlet.Ending) {
+	s.queue.drop(bytes.Count(s.flight, newline), sendError)
+	s.flight, s.claims = s.flight[:0], s.claims[:0]
+	if s.mid {
+		s.mid = false
+		s.Refuse(bytes.IndexByte(s.hand.buf, '\n') + 1)
+	}
+}
+
+func (s *statsdSource) Expire(now time.Time) (again time.Duration, err error) {
+	s.queue.expire(now, time.Time{})
+	if s.hand != nil && s.hand.tooOld(now) {
+		s.queue.drop(s.hand.lines, tooOld)
+		s.hand.free()
+		s.hand = nil
+	}
+	switch {
+	case s.queue.isDrained():
+		return 0, outlet.ErrDrained
+	case s.queue.isEmpty():
+		return 0, nil // an idle host is left alone
+	}
+	return time.Second, nil
+}
+
+func (s *statsdSource) More() <-chan struct{} { return s.queue.more }
+func (s *statsdSource) HasBacklog() bool      { return false }
+func (s *statsdSource) Lost() uint64          { return s.queue.lost() }
+
+// abandon drops what could not be sent before the end.
+func (s *statsdSource) abandon() {
+	if s.hand != nil {
+		s.queue.drop(s.hand.lines, shutdown)
+		s.hand.free()
+		s.hand = nil
+	}
+}
