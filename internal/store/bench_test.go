@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // openBench opens a store on tmpfs, where there is one.
@@ -45,7 +47,7 @@ func BenchmarkPass(b *testing.B) {
 			lines := many("x", c.lines)
 			now := time.Now()
 			for _, c := range s.cursors {
-				c.Begin(now.Add(-young), "upstream")
+				c.Begin(now.Add(-young), outlet.Session{Upstream: "upstream"})
 			}
 			b.SetBytes(int64(len(lines)))
 			b.ReportAllocs()

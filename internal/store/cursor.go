@@ -20,10 +20,9 @@ const (
 	// the peer closed in order.
 	maxSends = 3
 
-	// An acknowledgement is asked for after firstLook, and then later and later: a
-	// peer may put it off by 40 ms.
-	firstLook = 50 * time.Millisecond
-	lastLook  = time.Second
+	// longestLook is how long a burst waits to be acknowledged before it is looked
+	// again: a peer may put that off by 40 ms.
+	longestLook = 50 * time.Millisecond
 )
 
 // How what waits is sent.
@@ -76,15 +75,14 @@ type Cursor struct {
 
 // A session is what is known of one.
 type session struct {
-	linked   bool
-	upstream string
-	began    time.Time
-	handed   uint64 // bytes that Next has returned
-	written  uint64
-	acked    uint64
-	acks     []ack         // that are not mature, the oldest first
-	look     time.Duration // until the next look at what is acknowledged
-	burst    burst
+	outlet.Session
+	linked  bool
+	began   time.Time
+	handed  uint64 // bytes that Next has returned
+	written uint64
+	acked   uint64
+	acks    []ack // that are not mature, the oldest first
+	burst   burst
 }
 
 // An ack says that so many bytes were acknowledged at a time.

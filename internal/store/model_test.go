@@ -350,7 +350,7 @@ func (m *model) send(p *peer, times int) {
 		*p = peer{Cursor: p.Cursor, name: p.name, since: p.since, got: p.got, risk: p.risk, dropped: p.dropped, put: p.put,
 			linked: true, began: m.now, fake: m.rand.IntN(4) == 0}
 		m.logf("%s: begin, fake: %v", p.name, p.fake)
-		p.Begin(m.now, "upstream")
+		p.Begin(m.now, outlet.Session{Upstream: "upstream"})
 	}
 	for range times {
 		lines, wait, err := p.Next(m.now)

@@ -256,6 +256,13 @@ func (s *Store) place(l *log, g *segment, found []*segment) (last time.Time) {
 // recallPlaces gives each destination its place. What it needs and is not there is
 // lost, and counted.
 func (s *Store) recallPlaces(st state, known bool, to []Destination) {
+	var names []string
+	for _, p := range st.places {
+		names = append(names, p.name)
+	}
+	if heir := inherit(names, to); heir.is {
+		st.places[slices.Index(names, heir.from)].name = heir.to
+	}
 	heldLost := s.recallSpans(&s.held.log, &st.held, st.tails[1], known)
 	s.held.todo = st.held
 	wasThere := func(name string) *placeOf {

@@ -8,11 +8,11 @@ import (
 )
 
 // Begin implements outlet.Source.
-func (c *Cursor) Begin(now time.Time, upstream string) {
+func (c *Cursor) Begin(now time.Time, with outlet.Session) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.session = session{linked: true, upstream: upstream, began: now, look: firstLook}
+	c.session = session{Session: with, linked: true, began: now}
 	notify(s.work) // it may be read ahead
 	notify(c.more)
 }
@@ -169,15 +169,38 @@ func (c *Cursor) send(now time.Time, p piece, from origin) {
 	}
 	p.sends = min(p.sends+1, 100)
 	c.sent = append(c.sent, p)
-	c.look = firstLook
 	if from == fromBacklog || from == fromAhead || from == fromAgain && c.isLagging() {
 		c.burst.send(now, p)
 	}
 }
 
-// isDrained says whether nothing more is to be sent. c's store is locked.
+// isDrained says whether nothing more is to be sent, and all that was is delivered.
+// c's store is locked.
 func (c *Cursor) isDrained() bool {
-	return c.removed || c.store.closed && !c.store.IsHolding() && c.handed == c.written
+	return c.removed || c.store.closed && !c.store.IsHolding() && c.proven == len(c.sent)
+}
+
+// Expire implements outlet.Source: while there is no session, nothing becomes too old.
+func (c *Cursor) Expire(now time.Time) (again time.Duration, err error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, from, _ := c.pick(now); from == nowhere && c.isDrained() {
+		return 0, outlet.ErrDrained
+	}
+	return 0, nil
+}
+
+// Refuse implements outlet.Source. It is never called: no line is too long for a
+// stream.
+func (c *Cursor) Refuse(int) {}
+
+// Lost implements outlet.Source.
+func (c *Cursor) Lost() (n uint64) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.books.Dropped[QueueFull] + c.books.Dropped[SpoolFull]
 }
 
 // Wrote implements outlet.Source.
@@ -189,7 +212,7 @@ func (c *Cursor) Wrote(now time.Time, n int) {
 }
 
 // Ack implements outlet.Source.
-func (c *Cursor) Ack(now time.Time, n uint64) (again time.Duration) {
+func (c *Cursor) Ack(now time.Time, n uint64) (again time.Duration, err error) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,16 +221,10 @@ func (c *Cursor) Ack(now time.Time, n uint64) (again time.Duration) {
 		s.sweep()
 		s.save()
 	}
-	if c.acked < c.written {
-		again = c.look
-		c.look = min(2*c.look, lastLook)
-	}
 	if len(c.acks) > 0 {
-		if rest := c.acks[0].when.Add(maturity).Sub(now); again == 0 || rest < again {
-			again = rest
-		}
+		again = c.acks[0].when.Add(maturity).Sub(now)
 	}
-	return again
+	return again, nil
 }
 
 // note takes note of what the peer's kernel has.
@@ -217,7 +234,6 @@ func (c *Cursor) note(now time.Time, n uint64) {
 		return
 	}
 	c.acked = n
-	c.look = firstLook
 	c.burst.ack(now, n)
 	if last := len(c.acks) - 1; last >= 0 && now.Sub(c.acks[last].first) < markEvery {
 		c.acks[last].when, c.acks[last].bytes = now, n
@@ -226,9 +242,10 @@ func (c *Cursor) note(now time.Time, n uint64) {
 	c.acks = append(c.acks, ack{now, now, n})
 }
 
-// mature books what was delivered by now. It returns whether anything changed.
+// mature books what was delivered by now. It returns whether anything changed. A peer
+// that has acknowledged so much more that no kernel could hold it has read it.
 func (c *Cursor) mature(now time.Time) (changed bool) {
-	for len(c.acks) > 0 && now.Sub(c.acks[0].when) >= maturity {
+	for len(c.acks) > 0 && (c.Certain || now.Sub(c.acks[0].when) >= maturity || int64(c.acked-c.acks[0].bytes) > c.mostInDoubt()) {
 		changed = c.deliver(c.acks[0].bytes) || changed
 		c.acks = slices.Delete(c.acks, 0, 1)
 	}
@@ -238,6 +255,9 @@ func (c *Cursor) mature(now time.Time) (changed bool) {
 	return changed
 }
 
+// mostInDoubt is how many bytes a peer may have acknowledged and not read.
+func (c *Cursor) mostInDoubt() int64 { return max(c.Queue/2, c.Replay) }
+
 // deliver books that the peer has the first n bytes of the session.
 func (c *Cursor) deliver(n uint64) bool {
 	first := c.proven
@@ -246,7 +266,7 @@ func (c *Cursor) deliver(n uint64) bool {
 		p := c.sent[i]
 		if !p.delivered {
 			p.delivered = true
-			c.forward(c.upstream, p.lines())
+			c.forward(c.Upstream, p.lines())
 			c.settle(p.lines(), p.bytes())
 		}
 		if kept > 0 && c.sent[kept-1].grow(p, MaxRecord*(1+kept/(manyPieces/16))) {
@@ -300,6 +320,10 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	isAcked := c.acked == c.handed
 	isOrderly := isAcked && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
 	isOld := now.Sub(c.began) >= young
+	if c.Certain {
+		c.deliver(c.acked)
+		c.sent, c.proven = c.sent[c.proven:], 0
+	}
 	if isOld {
 		c.trim()
 	}
@@ -374,7 +398,7 @@ func (b *burst) pause(now time.Time) time.Duration {
 		return b.rest.Sub(now)
 	}
 	b.looks++ // until it is acknowledged
-	return min(time.Millisecond<<min(b.looks, 10), firstLook)
+	return min(time.Millisecond<<min(b.looks, 10), longestLook)
 }
 
 func (b *burst) send(now time.Time, p piece) {

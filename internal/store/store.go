@@ -131,12 +131,19 @@ func (s *Store) resize() {
 }
 
 // Put copies n whole lines, each ended by '\n' and none longer than MaxRecord, which
-// came at born. It waits for no disk; to make room, the oldest go.
-func (s *Store) Put(lines []byte, n int, born time.Time) {
+// came at born. It waits for no disk; to make room, the oldest go. It returns how many
+// bytes wait to be sent to who is being sent some.
+func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.put(&s.named, lines, n, born, false)
 	s.bound()
+	for _, c := range s.cursors {
+		if last := len(c.fresh) - 1; last >= 0 && c.linked {
+			waiting = max(waiting, c.fresh[last].bytes())
+		}
+	}
+	return waiting
 }
 
 // PutHeld is Put for lines that wait for a name.
@@ -307,6 +314,14 @@ func (s *Store) unkept(err error) {
 func (s *Store) SetDestinations(to []Destination) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var names []string
+	for _, c := range s.cursors {
+		names = append(names, c.Name)
+	}
+	if heir := inherit(names, to); heir.is {
+		c := s.cursor(heir.from)
+		c.Name, c.books.Destination = heir.to, heir.to
+	}
 	kept := make([]*Cursor, 0, len(to))
 	for _, d := range to {
 		c := s.cursor(d.Name)
@@ -328,6 +343,36 @@ func (s *Store) SetDestinations(to []Destination) {
 	s.resize()
 	s.sweep()
 	s.save()
+}
+
+// A legacy is the place of a destination that goes to another.
+type legacy struct {
+	from, to string
+	is       bool
+}
+
+// inherit says who takes over the place of whom. Where a destination had no name, as
+// one that is alone, the first new one takes its place; and it that of the first that
+// is gone. Those that have names are strangers.
+func inherit(names []string, to []Destination) legacy {
+	gone := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return slices.ContainsFunc(to, func(d Destination) bool { return d.Name == name })
+	})
+	var added []string
+	for _, d := range to {
+		if !slices.Contains(names, d.Name) {
+			added = append(added, d.Name)
+		}
+	}
+	switch {
+	case len(gone) == 0 || len(added) == 0:
+		return legacy{}
+	case slices.Contains(gone, ""):
+		return legacy{"", added[0], true}
+	case slices.Contains(added, ""):
+		return legacy{gone[0], "", true}
+	}
+	return legacy{}
 }
 
 // cursor returns the cursor of a destination, or nil. s.mu is held.
