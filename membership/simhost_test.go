@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // A host is a simulated machine with one state directory. It runs one process
@@ -162,13 +164,20 @@ func (h *host) start() {
 	cfg.Owner = h.name
 	etcd := newEtcdStore(p.way.client(ctx), cfg)
 	etcd.stream.client = wayLeases{w: p.way}
-	state := &State{dir: h.dir, place: p.place}
+	dir, err := statedir.Open(h.dir)
+	if err != nil {
+		panic(err)
+	}
+	state := &State{dir: dir, place: p.place}
 	p.holder = newHolder(etcd, cfg, state, p.now, h.sim.log.With("host", h.name))
 	p.holder.jitter, p.holder.paperwork.jitter = p.way.jitter, p.way.jitter
 	h.process = p
 	h.sim.judge.add(p)
 
-	p.ended.Go(func() { p.holder.Run(ctx) })
+	p.ended.Go(func() {
+		defer dir.Close()
+		p.holder.Run(ctx)
+	})
 	p.ended.Go(func() { p.watch(ctx) })
 	use := rand.New(rand.NewPCG(h.seed, ^uint64(h.runs)))
 	p.idle.Go(func() { p.use(use) })

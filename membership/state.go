@@ -12,6 +12,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // ErrLocked is the error of OpenState when another process uses the directory.
@@ -21,7 +23,7 @@ var ErrLocked = errors.New("another prefixproxy uses it")
 // to the next. It is locked from OpenState to Close, by a lock that ends with
 // the process at the latest.
 type State struct {
-	dir   string
+	dir   *statedir.Dir
 	lock  *os.File
 	place place
 }
@@ -96,28 +98,31 @@ const (
 )
 
 // OpenState opens the directory dir, which it makes (0700) when it is not
-// there, and locks it. The error is ErrLocked when another process has.
+// there, and locks it. The error is ErrLocked when another process has. One that is
+// another user's, or that others may write, is refused: a name or a tenure planted
+// there would be taken for ours.
 func OpenState(dir string) (*State, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the state directory: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	d, err := statedir.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
-	here, err := lockPlace(lock)
-	if err != nil {
-		lock.Close()
+	s := &State{dir: d}
+	if s.lock, err = d.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("open the state directory: %w", err)
+	}
+	if s.place, err = lockPlace(s.lock); err != nil {
+		s.Close()
 		return nil, fmt.Errorf("lock the state directory %s: %w", dir, err)
 	}
-	return &State{dir: dir, lock: lock, place: here}, nil
+	return s, nil
 }
 
-// Dir returns the directory.
-func (s *State) Dir() string { return s.dir }
+// Dir returns the path of the directory.
+func (s *State) Dir() string { return s.dir.Path() }
 
 // Close unlocks the directory.
-func (s *State) Close() error { return s.lock.Close() }
+func (s *State) Close() error { return errors.Join(s.lock.Close(), s.dir.Close()) }
 
 // load returns what was saved last; nil when there is nothing.
 func (s *State) load() (*memory, error) {
@@ -157,11 +162,13 @@ func (s *State) saveTenures(pool string, ts []ownTenure) error {
 	return s.write(tenuresFile, ownTenures{Pool: pool, Place: s.place, Tenures: ts})
 }
 
+// maxStateFile bounds what is read of a file, in bytes.
+const maxStateFile = 16 << 20
+
 // read reads a file of the directory into v; found is false when it is not
 // there, or of no use.
 func (s *State) read(file string, v any) (found bool, err error) {
-	path := filepath.Join(s.dir, file)
-	data, err := os.ReadFile(path)
+	data, err := s.dir.ReadFile(file, maxStateFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -169,7 +176,7 @@ func (s *State) read(file string, v any) (found bool, err error) {
 		return false, err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return false, fmt.Errorf("read %s: %w", path, err)
+		return false, fmt.Errorf("read %s: %w", filepath.Join(s.Dir(), file), err)
 	}
 	return true, nil
 }
@@ -180,14 +187,5 @@ func (s *State) write(file string, v any) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(s.dir, file)
-	f, err := os.Create(path + ".new") // the lock makes us the only writer
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(data, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return s.dir.WriteFile(file, append(data, '\n'))
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 func TestStateRemembers(t *testing.T) {
@@ -105,5 +107,38 @@ func TestStateOfNoUse(t *testing.T) {
 				t.Errorf("warned %v, want %v; log: %s", warned, test.wantWarning, log.String())
 			}
 		})
+	}
+}
+
+// What was planted while the directory was open to others is neither believed nor
+// waited for, and the directory itself is refused.
+func TestStateOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	elsewhere := filepath.Join(t.TempDir(), "theirs")
+	if err := os.WriteFile(elsewhere, []byte(`{"pool":"default","name":"MtLogan"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(dir, memoryFile)); err != nil {
+		t.Fatal(err)
+	}
+	s := newState(t, dir)
+	if m, err := s.load(); err == nil {
+		t.Errorf("a link was followed: %+v", m)
+	}
+	if err := s.save(memory{Name: "Denali"}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := s.load(); err != nil || m.Name != "Denali" {
+		t.Errorf("got %+v, %v; want Denali", m, err)
+	}
+	if text, _ := os.ReadFile(elsewhere); !strings.Contains(string(text), "MtLogan") {
+		t.Errorf("what the link led to is %q now", text)
+	}
+	s.Close()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenState(dir); !errors.Is(err, statedir.ErrOpenToOthers) {
+		t.Errorf("got %v, want %v", err, statedir.ErrOpenToOthers)
 	}
 }

@@ -107,8 +107,8 @@ func TestLineGrowsTooLong(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	p := start(t, testConfig(carbon.address, carbon.address), holding("Denali"))
 	grow := func(n int) string {
-		const rest = "host. 1 1700000000"
-		return "host." + strings.Repeat("x", n-len(rest)) + " 1 1700000000\n"
+		const rest = "host.x;a= 1 1700000000"
+		return "host.x;a=" + strings.Repeat("x", n-len(rest)) + " 1 1700000000\n"
 	}
 	fits := line.MaxLen - len("Denali") + len("host")
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1700000000\n"+grow(16380)+grow(fits)+grow(fits+1)+"host.b 1 1700000000\n")

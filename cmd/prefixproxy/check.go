@@ -1,7 +1,7 @@
 package main
 
 type checkCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
+	configFlag
 }
 
 // Help is shown by check --help.
@@ -24,7 +24,6 @@ func (c *checkCmd) Run(ui *ui) error {
 	for _, warning := range cfg.warnings() {
 		ui.warnf("%s", warning)
 	}
-	ui.notef("forward.carbon.spool and forward.carbon.replay have no effect yet: what waits is kept in memory alone")
 	_, err = ui.out.Write(text)
 	return err
 }

@@ -51,7 +51,7 @@ func defaultConfig() config {
 func loadConfig(file string, defaults config) (config, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return config{}, usageError{hinted{err, "every key is explained in config.example.yaml"}}
+		return config{}, unreadable{hinted{err, "every key is explained in config.example.yaml"}}
 	}
 	return parseConfig(file, text, defaults, os.LookupEnv)
 }

@@ -185,7 +185,10 @@ func identifiers(t *testing.T) map[string]bool {
 	t.Helper()
 	known := map[string]bool{}
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Name() == ".git" && d.IsDir() { // in a worktree it is a file
+		if err != nil {
+			return err
+		}
+		if d.Name() == ".git" && d.IsDir() { // a file in a work tree
 			return filepath.SkipDir
 		}
 		for part := range strings.SplitSeq(d.Name(), ".") {

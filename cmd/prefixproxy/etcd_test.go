@@ -72,8 +72,8 @@ func TestEndpointPasswordIsNotTold(t *testing.T) {
 	for _, endpoint := range []string{"http://root:s3cret@etcd:2379", "http://root:${SECRET}@etcd:2379", "root:s3cret@etcd:2379", "http://root:s3cret%@etcd"} {
 		file := writeFile(t, "config.yaml", "etcd: {endpoints: ["+quote(endpoint)+"]}\n", 0o600)
 		var out, err bytes.Buffer
-		if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitUsage {
-			t.Errorf("%s: exit code: got %d, want %d", endpoint, code, exitUsage)
+		if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitConfig {
+			t.Errorf("%s: exit code: got %d, want %d", endpoint, code, exitConfig)
 		}
 		if told := out.String() + err.String(); strings.Contains(told, "s3cret") || !strings.Contains(told, "etcd.endpoints[0]") {
 			t.Errorf("%s: got %s", endpoint, told)

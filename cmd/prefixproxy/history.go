@@ -9,9 +9,9 @@ import (
 )
 
 type historyCmd struct {
-	Owner  string `arg:"" help:"The host, as members shows it (membership.owner)."`
-	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
-	JSON   bool   `name:"json" help:"Print JSON."`
+	Owner string `arg:"" help:"The host, as members shows it (membership.owner)."`
+	configFlag
+	JSON bool `name:"json" help:"Print JSON."`
 }
 
 // Help is shown by history --help.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 
 	"github.com/alecthomas/kong"
 )
@@ -27,6 +28,12 @@ type commandLine struct {
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	logFlags
+	ShowVersion bool `name:"version" help:"Print the version."`
+}
+
+// configFlag names the configuration file of a command that needs one.
+type configFlag struct {
+	Config string `default:"/etc/prefixproxy/config.yaml" env:"PREFIXPROXY_CONFIG" placeholder:"FILE" help:"The configuration file; default: ${default}."`
 }
 
 // description heads the help.
@@ -53,6 +60,9 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 }
 
 func execute(args []string, ui *ui) error {
+	if slices.Equal(args, []string{"--version"}) {
+		args = []string{"version"}
+	}
 	var line commandLine
 	parser, err := kong.New(&line,
 		kong.Name("prefixproxy"),

@@ -16,8 +16,8 @@ import (
 )
 
 type membersCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
-	JSON   bool   `name:"json" help:"Print JSON."`
+	configFlag
+	JSON bool `name:"json" help:"Print JSON."`
 }
 
 // Help is shown by members --help.

@@ -13,7 +13,7 @@ import (
 )
 
 type rewriteCmd struct {
-	Config   string `required:"" placeholder:"FILE" help:"The configuration file."`
+	configFlag
 	Name     string `required:"" placeholder:"NAME" help:"The name to hold, one of the list."`
 	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"What the lines are: carbon or statsd."`
 	Now      string `placeholder:"TIME" help:"When the lines arrive, as RFC 3339 or in Unix seconds; default: now."`

@@ -9,7 +9,7 @@ import (
 )
 
 type runCmd struct {
-	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
+	configFlag
 }
 
 // Help is shown by run --help.

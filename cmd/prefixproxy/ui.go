@@ -20,8 +20,9 @@ import (
 //   - An error is "prefixproxy: error: " and a sentence with the object in it;
 //     where it helps, "prefixproxy: hint: " follows, with something to type.
 //   - Whoever has several mistakes in a file hears of all of them at once.
-//   - Only main exits: with 0 when the work is done, 1 when it failed, 2 when
-//     the command line or the configuration is wrong, and nothing was started.
+//   - Only main exits: with 0 when the work is done, 1 when it failed, 2 when the
+//     command line is wrong, 78 when the configuration is, and nothing was started.
+//     Go's runtime ends a crash with 2, which a unit must not take for our word.
 
 // A ui is where a command reads and writes.
 type ui struct {
@@ -46,6 +47,7 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG of sysexits.h
 )
 
 // hinted is an error with a remedy.
@@ -56,20 +58,28 @@ type hinted struct {
 
 func (h hinted) Unwrap() error { return h.error }
 
-// usageError is an error of the command line or of the configuration.
+// usageError is an error of the command line.
 type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
+
+// unreadable is the error of a configuration that cannot be read.
+type unreadable struct{ error }
+
+func (u unreadable) Unwrap() error { return u.error }
 
 // exitCode returns the code that err ends the process with.
 func exitCode(err error) int {
 	_, isParse := errors.AsType[*kong.ParseError](err)
 	_, isConfig := errors.AsType[*configError](err)
+	_, isUnreadable := errors.AsType[unreadable](err)
 	_, isUsage := errors.AsType[usageError](err)
 	switch {
 	case err == nil:
 		return exitDone
-	case isParse || isConfig || isUsage:
+	case isConfig || isUnreadable:
+		return exitConfig
+	case isParse || isUsage:
 		return exitUsage
 	}
 	return exitFailed

@@ -14,10 +14,10 @@ import (
 )
 
 type whoCmd struct {
-	Name   string `arg:"" help:"The name, one of the list."`
-	Config string `required:"" placeholder:"FILE" help:"The configuration file."`
-	At     string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\" or \"-2h\"."`
-	JSON   bool   `name:"json" help:"Print JSON."`
+	Name string `arg:"" help:"The name, one of the list."`
+	configFlag
+	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\" or \"-2h\"."`
+	JSON bool   `name:"json" help:"Print JSON."`
 }
 
 // Help is shown by who --help.

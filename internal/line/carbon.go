@@ -20,11 +20,14 @@ import (
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	end, first8 := plainCarbon(line)
 	if name := line[:end]; hasPath(name) && scan(name) == 0 {
-		e := w.edit(name)
+		e, cut := w.edit(name)
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
 		}
-		return e.append(dst, line)
+		if len(name) > maxNode && isUnstorable(name, e.judge(len(line), cut)) {
+			return dst, BadPath
+		}
+		return e.append(dst, line, cut)
 	}
 	found := scan(line)
 	if found&control != 0 {
@@ -37,35 +40,48 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	name, rest := field(line, tabs)
 	value, rest := field(rest, tabs)
 	stamp, rest := field(rest, tabs)
+	if len(name) == 0 {
+		return dst, Empty
+	}
 	if more, _ := field(rest, tabs); len(stamp) == 0 || len(more) > 0 {
 		return dst, BadFields
 	}
-	if !hasPath(name) {
+	if !hasPath(name) || found&high != 0 && !hasPath(name[Carbon.blanks(name):]) {
 		return dst, EmptyPath
 	}
 	if !isValue(value) {
 		return dst, BadValue
 	}
-	finite, unset := readStamp(stamp)
-	if !finite {
+	sound, unset := readStamp(stamp)
+	if !sound {
 		return dst, BadTimestamp
 	}
 	var buf [20]byte
 	if unset {
 		stamp = strconv.AppendInt(buf[:0], now, 10)
 	}
-	e := w.edit(name)
+	e, cut := w.edit(name)
 	if w.isEarlier(e, stamp) {
 		return dst, Earlier
 	}
-	return e.appendFields(dst, name, value, stamp)
+	if n := len(name) + 1 + len(value) + 1 + len(stamp); len(name) > maxNode && isUnstorable(name, e.judge(n, cut)) {
+		return dst, BadPath
+	}
+	return e.appendFields(dst, name, value, stamp, cut)
+}
+
+// isUnstorable says whether carbon can have no file for the name of a line that
+// leaves.
+func isUnstorable(name []byte, result Result) bool {
+	return result.Appended() && result != Held && !isStorable(name)
 }
 
 // plainCarbon returns the length of the name of a line that is as nearly all
 // are: a name, a value and a timestamp, in plain digits, with single blanks
 // between. It returns 0 for any other, which may be as sound. What it has not
 // looked at is the name. first8 are the first eight of the timestamp's ten
-// digits, as a number that begins with the first; 0 where it has not ten.
+// digits, as a number that begins with the first; 0 where it has not ten. One that
+// may be past the last second is not plain.
 func plainCarbon(line []byte) (name int, first8 uint64) {
 	name = bytes.IndexByte(line, ' ')
 	if name < 0 {
@@ -79,16 +95,23 @@ func plainCarbon(line []byte) (name int, first8 uint64) {
 	stamp := rest[value+1:]
 	if len(stamp) == 10 {
 		first8 = binary.BigEndian.Uint64(stamp)
-		if !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) {
+		if !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) || first8 >= lastDigits {
 			return 0, 0
 		}
 		return name, first8
 	}
-	if len(stamp) == 0 || len(stamp) > maxFiniteDigits || digits(stamp) != len(stamp) {
+	if len(stamp) == 0 || len(stamp) > 10 || digits(stamp) != len(stamp) {
 		return 0, 0
 	}
 	return name, 0
 }
+
+// lastSecond is the last that whisper can store: a point behind it makes carbon's
+// writer fail, for all points of the series that it has in memory.
+const lastSecond = math.MaxUint32
+
+// lastDigits are the first eight digits of lastSecond.
+const lastDigits = '4'<<56 | '2'<<48 | '9'<<40 | '4'<<32 | '9'<<24 | '6'<<16 | '7'<<8 | '2'
 
 // digitsOfFloor returns what a line's first8 must be above for the line to be
 // surely not before floor: the one comparison that it costs.
@@ -121,7 +144,7 @@ func Timestamp(line []byte, now int64) int64 {
 	return seconds(stamp)
 }
 
-// seconds returns a sound timestamp as a whole number, as far as an int64 goes.
+// seconds returns a sound timestamp as a whole number.
 func seconds(stamp []byte) int64 {
 	if len(stamp) <= 15 && digits(stamp) == len(stamp) { // no float is needed
 		var n int64
@@ -130,23 +153,17 @@ func seconds(stamp []byte) int64 {
 		}
 		return n
 	}
-	switch s, _ := strconv.ParseFloat(string(stamp), 64); {
-	case s >= math.MaxInt64:
-		return math.MaxInt64
-	case s <= math.MinInt64:
-		return math.MinInt64
-	default:
-		return int64(s)
-	}
+	s, _ := strconv.ParseFloat(string(stamp), 64)
+	return int64(s)
 }
 
 // appendFields applies e to the line that the three fields make.
-func (e *edit) appendFields(dst, name, value, stamp []byte) ([]byte, Result) {
-	if r := e.judge(len(name) + 1 + len(value) + 1 + len(stamp)); !r.Appended() {
+func (e *edit) appendFields(dst, name, value, stamp []byte, cut int) ([]byte, Result) {
+	if r := e.judge(len(name)+1+len(value)+1+len(stamp), cut); !r.Appended() {
 		return dst, r
 	}
 	dst = append(dst, e.head...)
-	dst = append(dst, name[e.cut:]...)
+	dst = append(dst, name[cut:]...)
 	dst = append(dst, ' ')
 	dst = append(dst, value...)
 	dst = append(dst, ' ')
@@ -179,11 +196,12 @@ func isValue(value []byte) bool {
 	return isDecimal(magnitude) || isInfinity(magnitude)
 }
 
-// readStamp says whether stamp is a finite decimal number, and whether it is
-// one that Carbon takes for "now": -1, after int() has cut off its fraction.
-func readStamp(stamp []byte) (finite, unset bool) {
-	if len(stamp) <= maxFiniteDigits && digits(stamp) == len(stamp) {
-		return true, false
+// readStamp says whether stamp is a decimal number whose whole seconds, as int()
+// cuts them, whisper can store, and whether it is one that Carbon takes for "now":
+// -1.
+func readStamp(stamp []byte) (sound, unset bool) {
+	if len(stamp) <= 10 && digits(stamp) == len(stamp) {
+		return len(stamp) > 0 && seconds(stamp) <= lastSecond, false
 	}
 	if string(stamp) == "-1" {
 		return true, true
@@ -191,9 +209,7 @@ func readStamp(stamp []byte) (finite, unset bool) {
 	if !isDecimal(unsigned(stamp)) {
 		return false, false
 	}
-	seconds, err := strconv.ParseFloat(string(stamp), 64)
-	return err == nil, -2 < seconds && seconds <= -1
+	seconds, _ := strconv.ParseFloat(string(stamp), 64) // an infinity where it is too much for one
+	seconds = math.Trunc(seconds)
+	return -1 <= seconds && seconds <= lastSecond, seconds == -1
 }
-
-// maxFiniteDigits is how many digits a float64 holds, whichever they are.
-const maxFiniteDigits = 308

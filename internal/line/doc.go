@@ -18,11 +18,13 @@
 // excepted).
 //
 // In reading order: cut.go, result.go, rules.go (what a person configures),
-// rewrite.go (the path, and what becomes of it), statsd.go and carbon.go (what
+// path.go (what a server makes of a path), rewrite.go (what becomes of it), statsd.go and carbon.go (what
 // each server would refuse), scan.go (bytes and numbers). docs/LINES.md tells
 // the same to people, with the sources of every rule.
 //
 // Not promised: that the server takes what passes. Only what its parser is
 // known to refuse, or to die of, is refused here; an unknown StatsD type, a
-// value that is no number in StatsD, an odd path (a..b, a/b) pass as they are.
+// value that is no number in StatsD, an odd path (a..b, a/b) pass as they are, as long
+// as they are nobody else's to the server. That servers other than carbon-cache 1.1
+// and statsd 0.9 read a path as those do.
 package line

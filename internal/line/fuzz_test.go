@@ -9,7 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf8"
+
+	"github.com/prefixproxy/prefixproxy/internal/serverpath"
 )
 
 // The twins below are slow and obvious: they read the rules once more, in
@@ -26,10 +29,10 @@ var (
 
 	// deadly is what JavaScript takes for a number (a little stretched: what
 	// starts like one) and statsd's regular expression does not.
-	deadly = regexp.MustCompile(`^(\+|[\s\v\p{Z}\x{85}\x{feff}]+[-+]?)([0-9.]|Infinity|$)|^Infinity`)
+	deadly = regexp.MustCompile(`^(\+|[\s\v\p{Z}\x{feff}]+[-+]?)([0-9.]|Infinity|$)|^Infinity`)
 )
 
-func twinCut(data string) (line, rest string, ok bool) {
+func twinCutLine(data string) (line, rest string, ok bool) {
 	line, rest, ok = strings.Cut(data, "\n")
 	if !ok {
 		return "", data, false
@@ -38,7 +41,7 @@ func twinCut(data string) (line, rest string, ok bool) {
 }
 
 func twin(r Rules, p Protocol, name, line string) (out string, result Result) {
-	if line == "" {
+	if strings.Trim(line, " \t") == "" {
 		return "", Empty
 	}
 	if strings.ContainsFunc(line, func(c rune) bool { return c != '\t' && c < ' ' || c == '\x7f' }) {
@@ -47,7 +50,39 @@ func twin(r Rules, p Protocol, name, line string) (out string, result Result) {
 	if p == Carbon {
 		return twinCarbon(r, name, line)
 	}
-	return twinStatsD(r, name, line)
+	out, result = twinStatsD(r, name, line)
+	if result.Appended() && result != Held && twinMisread(r, name, strings.TrimSuffix(out, "\n"), result) {
+		return "", BadPath
+	}
+	return out, result
+}
+
+// twinMisread says whether statsd's TCP server makes another line, or more lines, of
+// one that leaves, in a way that matters.
+func twinMisread(r Rules, name, line string, result Result) bool {
+	if strings.IndexFunc(line, func(c rune) bool { return c >= 0x80 }) < 0 {
+		return false
+	}
+	ascii := []byte(line)
+	for i := range ascii {
+		ascii[i] &= 0x7f
+	}
+	for i, packet := range strings.Split(string(ascii), "\n") {
+		for _, rate := range rateField.FindAllStringSubmatch(packet, -1) {
+			if deadly.MatchString(rate[1]) {
+				return true
+			}
+		}
+		path, _, ok := strings.Cut(packet, ":")
+		if !ok || !twinCounts(packet) || i == 0 && result != Free {
+			continue
+		}
+		matters := twinMatters(r, StatsD, name, path)
+		if matters || i > 0 && r.Unmatched != ForwardUnmatched {
+			return true
+		}
+	}
+	return false
 }
 
 func twinStatsD(r Rules, name, line string) (string, Result) {
@@ -56,6 +91,9 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 			if deadly.MatchString(rate[1]) {
 				return "", BadRate
 			}
+		}
+		if path, _, ok := strings.Cut(line, ":"); ok && twinCounts(line) && twinMatters(r, StatsD, name, path) {
+			return "", BadPath
 		}
 		if len(line) > 16384 {
 			return "", TooLong
@@ -66,7 +104,7 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 	if !ok {
 		return "", NoValue
 	}
-	if strings.IndexAny(path+";", ";,#[") == 0 {
+	if path == "" || path[0] == ';' {
 		return "", EmptyPath
 	}
 	if !twinCounts(line) {
@@ -77,7 +115,7 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 			return "", BadRate
 		}
 	}
-	return twinRewrite(r, name, path, line)
+	return twinRewrite(r, StatsD, name, path, line)
 }
 
 // twinCounts is statsd's handlePacket and is_valid_packet: whether any metric
@@ -101,57 +139,174 @@ func twinCarbon(r Rules, name, line string) (string, Result) {
 	if len(fields) != 3 {
 		return "", BadFields
 	}
-	if strings.IndexAny(fields[0], ";,#[") == 0 {
+	if path := strings.TrimLeftFunc(fields[0], twinBlank); path == "" || path[0] == ';' {
 		return "", EmptyPath
 	}
 	if !decimal.MatchString(fields[1]) && !infinity.MatchString(fields[1]) {
 		return "", BadValue
 	}
 	seconds, _ := strconv.ParseFloat(fields[2], 64)
-	if !decimal.MatchString(fields[2]) || math.IsInf(seconds, 0) {
+	seconds = math.Trunc(seconds)
+	if !decimal.MatchString(fields[2]) || seconds != -1 && (seconds < 0 || seconds > 1<<32-1) {
 		return "", BadTimestamp
 	}
-	if math.Trunc(seconds) == -1 {
+	if seconds == -1 {
 		fields[2] = fmt.Sprint(now)
 	}
-	return twinRewrite(r, name, fields[0], strings.Join(fields, " "))
+	out, result := twinRewrite(r, Carbon, name, fields[0], strings.Join(fields, " "))
+	if result.Appended() && result != Held && !twinStorable(fields[0]) {
+		return "", BadPath
+	}
+	return out, result
+}
+
+func twinBlank(r rune) bool { return unicode.IsSpace(r) || r == '\ufeff' }
+
+// twinStorable says whether the file that carbon would have for a path can be.
+func twinStorable(path string) bool {
+	metric, ok := serverpath.Carbon(path + " 1 1")
+	if !ok {
+		metric = strings.TrimFunc(path, unicode.IsSpace) // it is refused there
+	}
+	if serverpath.IsTagged(metric) {
+		return true
+	}
+	nodes := strings.FieldsFunc(metric, func(c rune) bool { return c == '.' || c == '/' })
+	return len(metric) <= 4000 && len(nodes) <= 950 && !slices.ContainsFunc(nodes, func(n string) bool { return len(n) > 250 })
+}
+
+// twinPaths returns what the server, and others, may read as the nodes of a name.
+func twinPaths(p Protocol, name string) (paths []string) {
+	for _, raw := range twinRaw(p, name) {
+		if p == StatsD {
+			paths = append(paths, serverpath.Nodes(serverpath.StatsD(raw+":", false)[0].Key))
+		} else {
+			raw = strings.TrimLeftFunc(raw, twinBlank)
+			paths = append(paths, serverpath.Nodes(strings.TrimLeft(raw, "~")))
+		}
+	}
+	return paths
+}
+
+// twinRaw returns the parts of a name that may be its path.
+func twinRaw(p Protocol, name string) []string {
+	cut := func(chars string) string {
+		if i := strings.IndexAny(name, chars); i >= 0 {
+			return name[:i]
+		}
+		return name
+	}
+	if p == StatsD {
+		return []string{cut(";"), cut(";,#[")}
+	}
+	name = strings.TrimRightFunc(name, unicode.IsSpace)
+	if strings.HasSuffix(name, `"}`) {
+		name = cut("{")
+	}
+	return []string{cut(";,#[")}
+}
+
+func startsWith(path, prefix string) bool { return strings.HasPrefix(path+".", prefix+".") }
+
+func twinTo(r Rules, p Protocol, name string) string {
+	return twinPaths(p, strings.ReplaceAll(r.To, "{name}", name))[0]
+}
+
+// twinMatters says whether a path that leaves as it is, without being bound to the
+// name, would be somebody's or cost others.
+func twinMatters(r Rules, p Protocol, name, path string) bool {
+	for _, read := range twinPaths(p, path) {
+		for _, n := range r.Names {
+			own := n == name && (r.Unmatched != ForwardUnmatched || startsWith(twinTo(r, p, n), twinPaths(p, r.From)[0]))
+			if !own && startsWith(read, twinTo(r, p, n)) {
+				return true
+			}
+		}
+	}
+	return strings.HasPrefix(twinPaths(p, path)[0], twinPaths(p, r.From)[0]+".") || r.Unmatched == ForwardUnmatched && twinCosts(p, path)
+}
+
+// twinCosts says whether a path costs others, as it is.
+func twinCosts(p Protocol, path string) bool {
+	if strings.HasPrefix(twinPaths(p, path)[0], "_tagged.") {
+		return true
+	}
+	if p == Carbon || path == "" {
+		return false
+	}
+	return serverpath.StatsD(path+":1|ms", false)[0].Kills()
+}
+
+// twinCut returns how many bytes of a name spell prefix, which it starts with, and the
+// separators behind it.
+func twinCut(p Protocol, name, prefix string) (cut int) {
+	isSeparator := func(c byte) bool { return c == '.' || c == '/' && p == Carbon }
+	for !isSeparator(name[cut]) || twinPaths(p, name[:cut+1])[0] != prefix+"." {
+		cut++
+	}
+	for cut < len(name) && isSeparator(name[cut]) {
+		cut++
+	}
+	return cut
 }
 
 // twinRewrite does what follows from path, with tags, to the line it starts.
-func twinRewrite(r Rules, name, path, line string) (string, Result) {
-	if i := strings.IndexAny(path, ";,#["); i >= 0 {
-		path = path[:i]
-	}
-	startsWith := func(prefix string) bool { return path == prefix || strings.HasPrefix(path, prefix+".") }
-	to := func(n string) string { return strings.ReplaceAll(r.To, "{name}", n) }
-	matched := strings.HasPrefix(path, r.From+".")
-	own, foreign, longest := false, false, 16384
+func twinRewrite(r Rules, p Protocol, name, path, line string) (string, Result) {
+	from := twinPaths(p, r.From)[0]
+	reads := twinPaths(p, path)
+	matched := strings.HasPrefix(reads[0], from+".")
+	var mine, theirs string // the name that the path is under
+	longest := 16384
 	for _, n := range r.Names {
-		own = own || n == name && startsWith(to(n))
-		foreign = foreign || n != name && startsWith(to(n))
-		longest = max(longest, 16384+len(r.From)-len(to(n)))
+		for _, read := range reads {
+			switch {
+			case !startsWith(read, twinTo(r, p, n)):
+			case n == name:
+				mine = n
+			case theirs == "":
+				theirs = n
+			}
+		}
+		longest = max(longest, 16384+len(r.From)-len(strings.ReplaceAll(r.To, "{name}", n)))
 	}
-
-	if len(line) > longest {
-		return "", TooLong
+	to := func(n string) string { return strings.ReplaceAll(r.To, "{name}", n) }
+	out, plain, result := line, len(line), Free // plain: how long it would be, spelled plainly
+	if matched {
+		rest := line[twinCut(p, path, from):]
+		out, plain = r.From+"."+rest, len(r.From+"."+rest)
+		if name != "" {
+			out = to(name) + "." + rest
+		}
 	}
-	out, result := line, Free
 	switch {
-	case foreign && name != "":
-		return "", ForeignName
-	case foreign, name == "" && (matched || r.Unmatched == PrefixUnmatched):
-		return line + "\n", Held
+	case theirs != "" && name == "":
+		out, plain, result = line, len(line), Held
+	case theirs != "":
+		plain, result = len(line), ForeignName
+	case matched && name == "":
+		result = Held
 	case matched:
-		out, result = to(name)+strings.TrimPrefix(line, r.From), Rewritten
+		result = Rewritten
 	case r.Unmatched == PrefixUnmatched:
-		out, result = to(name)+"."+line, Rewritten
+		if p == Carbon {
+			out = strings.TrimLeftFunc(line, twinBlank)
+		}
+		plain, result = len(out), Held
+		if name != "" {
+			out, result = to(name)+"."+out, Rewritten
+		}
 	case r.Unmatched == DropUnmatched:
-		return "", UnmatchedPath
-	case own:
+		result = UnmatchedPath
+	case twinCosts(p, path):
+		result = BadPath
+	case mine != "":
 		result = Named
 	}
-	if len(out) > 16384 {
+	if plain > longest || result != Held && result.Appended() && len(out) > 16384 {
 		return "", TooLong
+	}
+	if !result.Appended() {
+		return "", result
 	}
 	return out + "\n", result
 }
@@ -165,6 +320,15 @@ var fuzzRules = []Rules{
 	rules("servers", "servers.{name}", ForwardUnmatched),
 	rules("servers", "servers.{name}", DropUnmatched),
 	rules("a.very.long.prefix", "{name}", ForwardUnmatched),
+}
+
+// oddPaths are spellings of paths that matter, for seeds.
+var oddPaths = []string{
+	".MtLogan.x", "/MtLogan.x", "./MtLogan.x", "MtLogan/x", "\u00a0MtLogan.x", "\u2003host.x", "\u0085host.x", "\ufeffhost.x", "host.x\u00a0",
+	"~host.x", "~~.MtLogan.x", ".~host.x", "MtLogan{a=\"b\"}", "MtLogan{a=\"b\",c=\"d\"}\u00a0", "host.x{a=\"b\"}", "MtLogan;name=q", "{a=\"b\"}",
+	"servers..MtLogan.a", "servers/K2/a", "a..host.x", "a/host/x", "(MtLogan.a", "@host.f", "Mt(Log)an.x", "Pico/de Orizaba.x",
+	"ho,st.x", "Mt,Logan.x", "#host.x", "[MtLogan].x", "host..x", "host//x", "host/./x", "_tagged.a.b.c", "constructor", "(toString)", "__proto__",
+	"\xcdtLogan.x", "\xe8\xef\xf3\xf4.x", "x\x8ahost.y", "constructo\xf2", "Den/ali.x", "/Denali/x", "(Denali", "Denali{a=\"b\"}",
 }
 
 // fuzzNames are the names that fuzzing holds, with the one that is none first.
@@ -202,8 +366,8 @@ func checkLine(t *testing.T, p Protocol, ws [][]*Rewriter, line []byte) {
 			if result.Appended() != (got != "") || result.Appended() && strings.IndexByte(got, '\n') != len(got)-1 {
 				t.Fatalf("%q came out as %q, %v", line, got, result)
 			}
-			if p == StatsD && result.Appended() {
-				checkTail(t, r, string(line), strings.TrimSuffix(got, "\n"))
+			if result.Appended() && result != Held {
+				checkServers(t, r, p, name, strings.TrimSuffix(got, "\n"), result)
 			}
 			if p == Carbon {
 				checkSince(t, w, line, got, result)
@@ -245,10 +409,43 @@ func checkSince(t *testing.T, w *Rewriter, line []byte, got string, result Resul
 	}
 }
 
-// checkTail says that out is line but for a prefix: nothing behind it changed.
-func checkTail(t *testing.T, r Rules, line, out string) {
-	if !strings.HasSuffix(out, strings.TrimPrefix(line, r.From)) {
-		t.Fatalf("%q came out as %q: more than the path's start changed", line, out)
+// checkServers says that out, which left, ends up in nobody else's series, not under
+// from, under our own name only if it is bound to it, and that no statsd ends.
+func checkServers(t *testing.T, r Rules, p Protocol, name, out string, result Result) {
+	metrics := []string{out}
+	if p == StatsD {
+		metrics = nil
+		for _, byTCP := range []bool{false, true} {
+			for _, packet := range serverpath.StatsD(out, byTCP) {
+				if packet.Kills() {
+					t.Fatalf("%q ends statsd (by TCP: %v)", out, byTCP)
+				}
+				if _, ok := packet.Counts(); ok {
+					metrics = append(metrics, packet.Key+" 1 1")
+				}
+			}
+		}
+	}
+	for _, metric := range metrics {
+		series, ok := serverpath.Carbon(metric)
+		if !ok {
+			continue
+		}
+		at := serverpath.Nodes(serverpath.Name(series))
+		if name != "" && startsWith(at, twinTo(r, p, name)) {
+			if result == Free && r.Unmatched == ForwardUnmatched {
+				t.Fatalf("%+v, name %s: %q is under our name, and not bound to it", r, name, out)
+			}
+			continue
+		}
+		for _, n := range r.Names {
+			if startsWith(at, twinTo(r, p, n)) {
+				t.Fatalf("%+v, name %s: %q is %q, under the name %s", r, name, out, at, n)
+			}
+		}
+		if strings.HasPrefix(at, twinPaths(p, r.From)[0]+".") {
+			t.Fatalf("%+v, name %s: %q is %q, under from", r, name, out, at)
+		}
 	}
 }
 
@@ -259,7 +456,7 @@ func FuzzCut(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		data = tight(data)
 		line, rest, ok := Cut(data)
-		wantLine, wantRest, wantOK := twinCut(string(data))
+		wantLine, wantRest, wantOK := twinCutLine(string(data))
 		if string(line) != wantLine || string(rest) != wantRest || ok != wantOK {
 			t.Fatalf("Cut(%q) = %q, %q, %v; want %q, %q, %v", data, line, rest, ok, wantLine, wantRest, wantOK)
 		}
@@ -270,6 +467,10 @@ func FuzzCut(f *testing.F) {
 func seed(f *testing.F) {
 	for _, row := range slices.Concat(statsdRows, carbonRows) {
 		f.Add([]byte(row.line))
+	}
+	for _, path := range oddPaths {
+		f.Add([]byte(path + ":1|c"))
+		f.Add([]byte(path + " 1 2"))
 	}
 	for _, path := range []string{"a.host", "a.host.x;a=b", "servers", "servers.x", "servers.K2", "servers.K2-x.os.a", "servers.Denali-x.os,a",
 		"servers.MtLogan.a", "Denali", "K2.a[b]", "Pico-de_Orizaba.a#b", "a.very.long.prefix.x"} {
@@ -290,6 +491,24 @@ func FuzzCarbon(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) { checkLine(t, Carbon, ws, line) })
 }
 
+// What carbon takes for tags, and stores under a hash, untagged takes for them.
+func FuzzUntagged(f *testing.F) {
+	for _, path := range append([]string{`a{b="c",d="e"}`, `a{b="\"\\"}`, `a{b="c":,d="e"}`, `a{b="c",}`, `a{b="c"}d"}`, `a;b`, `a;name=;b=c`, `a{name="x",name="y"}`, `a{=b="c"}`,
+		`a;name=~`, `~{b="c"}`, `~;name=x`, `a{b="~c"}`, `a{b="c;"}`, `{b="c"}`, `;x{b="c"}`, `a;name=x{b="c"}`}, oddPaths...) {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		metric, ok := serverpath.Carbon(path + " 1 1")
+		if !ok || strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' }) {
+			return
+		}
+		got, tagged := untagged([]byte(strings.TrimFunc(path, unicode.IsSpace)))
+		if tagged != serverpath.IsTagged(metric) || !tagged && strings.TrimLeft(string(got), "~") != strings.TrimLeft(metric, "~") {
+			t.Fatalf("%q: got %q, tagged %v; carbon makes %q of it", path, got, tagged, metric)
+		}
+	})
+}
+
 // Around MaxLen the twins agree for every rule and name. It is no seed, because
 // the fuzzer would spend its time on shortening it.
 func TestLengths(t *testing.T) {
@@ -297,7 +516,7 @@ func TestLengths(t *testing.T) {
 	for n := MaxLen - 20; n <= MaxLen+20; n++ {
 		for _, path := range []string{"host.", "a.very.long.prefix.", "K2."} {
 			checkLine(t, StatsD, statsd, []byte(pad(n, path, ":1|c")))
-			checkLine(t, Carbon, carbon, []byte(pad(n, path, "\t 1 -1")))
+			checkLine(t, Carbon, carbon, []byte(pad(n, path+"x;a=", "\t 1 -1")))
 		}
 	}
 }

@@ -59,7 +59,7 @@ var statsdRows = []row{
 	{"host.cpu:1|c", "Denali.cpu:1|c", Rewritten},
 	{"host.a.b.c:1|c", "Denali.a.b.c:1|c", Rewritten},
 	{"host.:1|c", "Denali.:1|c", Rewritten},
-	{"host..:1|c", "Denali..:1|c", Rewritten},
+	{"host..:1|c", "Denali.:1|c", Rewritten},
 	{"host.host.cpu:1|c", "Denali.host.cpu:1|c", Rewritten},
 	{"host.a b/c\td:1|c", "Denali.a b/c\td:1|c", Rewritten},
 	{"host.größe:1|c", "Denali.größe:1|c", Rewritten},
@@ -70,8 +70,7 @@ var statsdRows = []row{
 	same("hostess.cpu:1|c", Free),
 	same("app.host.cpu:1|c", Free),
 	same("HOST.cpu:1|c", Free),
-	same(" host.cpu:1|c", Free),
-	same(".host.cpu:1|c", Free),
+	same(" host.cpu:1|c", Free), // statsd: _host.cpu
 	same("a..b:1|c", Free),
 	same("a/b:1|c", Free),
 
@@ -133,7 +132,9 @@ var statsdRows = []row{
 	same(":1|c", EmptyPath),
 	same(":", EmptyPath),
 	same(";dc=x:1|c", EmptyPath),
-	same("#dc:1|c", EmptyPath),
+	same("#dc:1|c", Free), // statsd: dc
+	same(",x.y:1|c", Free),
+	same("[a].b:1|c", Free),
 
 	// No value and type.
 	same("x", NoValue),
@@ -194,6 +195,65 @@ var statsdRows = []row{
 	same("x:1|c|@@1", BadRate),
 
 	same("", Empty),
+	same(" ", Empty),
+	same(" \t ", Empty),
+
+	// What a real statsd makes of a path: it cuts what it doesn't know, makes a '_'
+	// of blanks and a '-' of '/'; the carbon behind it cuts dots in front.
+	{".host.x:1|c", "Denali.x:1|c", Rewritten},
+	{"..host..x..y:1|c", "Denali.x..y:1|c", Rewritten},
+	{"(host).x:1|c", "Denali.x:1|c", Rewritten},
+	{"@host.f:1|c", "Denali.f:1|c", Rewritten},
+	{"ho,st.x,y.z:1|c", "Denali.x,y.z:1|c", Rewritten},
+	{"\u0085host.x:1|c", "Denali.x:1|c", Rewritten},
+	{"\xffhost.x:1|c", "Denali.x:1|c", Rewritten},
+	{"h\u00e9ost.x|y:1|c", "Denali.x|y:1|c", Rewritten},
+	same("\u00a0host.x:1|c", Free), // _host.x
+	same("\ufeffhost.x:1|c", Free), // _host.x
+	same("host/x:1|c", Free),       // host-x
+	same("(host:1|c", Free),        // a bare host
+	same("(MtLogan.a:1|c", ForeignName),
+	same("MtLogan(:1|c", ForeignName),
+	same("Mt,Logan.a:1|c", ForeignName),
+	same("Mt|Logan.a:1|c", ForeignName),
+	same("MtLogan,dc=x:1|c", ForeignName), // where others have their tags
+	same("'MtLogan'.a:1|c", ForeignName),
+	same("Pico/de Orizaba.a:1|c", ForeignName),
+	same("Pico/de\u2003Orizaba.a:1|c", ForeignName),
+	same("Pico/de  \u2003 Orizaba.a:1|c", ForeignName),
+	same("Pico/de ( Orizaba.a:1|c", Free), // two runs of blanks
+	same("MtLogan/a:1|c", Free),
+	same("~MtLogan.a:1|c", ForeignName),
+	same("%4dtLogan.a:1|c", Free),
+	same("(Denali.a:1|c", Named),
+	same("Denali(;a=b:1|c", Named),
+
+	// Its TCP server reads ASCII, by cutting the highest bit.
+	same("\xcdtLogan.a:1|c", BadPath),
+	same("\xe8\xef\xf3\xf4.a:1|c", BadPath),
+	same("\xc4enali.a:1|c", BadPath),
+	same("x:1|c|#\x8aMtLogan.a:1|c", BadPath),
+	same("host.x:1|s\x8ahost.a:1|c", BadPath),
+	same("x:1|c|#\x8ay:1|c\xfc@\xab1", BadPath),
+	same("_e{1,1}:a|b\x8aMtLogan.a:1|c", BadPath),
+	same("x:1|c|#\x8ay:1|c", Free), // another line, and as free
+	same("_e{1,1}:\xca\x8a|b", Free),
+	{"host.\xc3\x8atre:1|c", "Denali.\xc3\x8atre:1|c", Rewritten},
+
+	// What every JavaScript object has is no name for a metric.
+	same("constructor:1|ms", BadPath),
+	same("__proto__:1|c", BadPath),
+	same("to(String):1|s", BadPath),
+	same("hasOwnProperty,a:1|ms", Free),
+	same("constructo\xf2:1|ms", BadPath),
+	same("constructor;a=b:1|ms", Free),
+	same("constructor.x:1|ms", Free),
+	same(".constructor:1|ms", Free),
+	{"host.constructor:1|ms", "Denali.constructor:1|ms", Rewritten},
+
+	same("_tagged.abc.def.x:1|g", BadPath),
+	same("\xba\xc7:x|1", Free), // an empty name
+	same("_tagged:1|g", Free),
 }
 
 func TestStatsD(t *testing.T) {
@@ -220,7 +280,11 @@ var carbonRows = []row{
 	{"host.cpu;dc=x;a=host.b 1 2", "Denali.cpu;dc=x;a=host.b 1 2", Rewritten},
 	same("MtLogan;dc=x 1 2", ForeignName),
 	same(";dc=x 1 2", EmptyPath),
-	same("[a] 1 2", EmptyPath),
+	same("[a].b 1 2", Free),
+	same("#h.x 1 2", Free),
+	same(",x.y 1 2", Free),
+	same("\u00a0 1 2", EmptyPath),
+	same("\u00a0;a=b 1 2", EmptyPath),
 
 	same("MtLogan.cpu 1 2", ForeignName),
 	same("Denali.cpu 1 2", Named),
@@ -231,8 +295,8 @@ var carbonRows = []row{
 	same("x 1 ", BadFields),
 	same(" 1 2", BadFields),
 	same("x 1 2 3", BadFields),
-	same(" ", BadFields),
-	same("\t", BadFields),
+	same(" ", Empty),
+	same("\t \t", Empty),
 
 	// Bytes.
 	same("x\x00 1 2", Control),
@@ -273,11 +337,18 @@ var carbonRows = []row{
 	same("x 1 1763848800.123", Free),
 	same("x 1 1.7638488e9", Free),
 	same("x 1 +1763848800", Free),
-	same("x 1 -5", Free),
-	same("x 1 -2", Free),
+	same("x 1 -5", BadTimestamp),
+	same("x 1 -2", BadTimestamp),
 	same("x 1 -0.9", Free),
-	same("x 1 "+strings.Repeat("9", 308), Free),
-	same("x 1 "+strings.Repeat("9", 309), BadTimestamp),
+	same("x 1 4294967295", Free),
+	same("x 1 4294967295.9", Free),
+	same("x 1 004294967295", Free),
+	same("x 1 4294967296", BadTimestamp),
+	same("x 1 4294967296.0", BadTimestamp),
+	same("x 1 5e9", BadTimestamp),
+	same("x 1 1700000000000", BadTimestamp),
+	same("x 1 01700000000000", BadTimestamp),
+	same("x 1 "+strings.Repeat("9", 308), BadTimestamp),
 	same("x 1 1e400", BadTimestamp),
 	same("x 1 -1e400", BadTimestamp),
 	same("x 1 inf", BadTimestamp),
@@ -293,6 +364,55 @@ var carbonRows = []row{
 	{"host.x 1 -1", "Denali.x 1 1763848800", Rewritten},
 
 	same("", Empty),
+
+	// What a real carbon-cache makes of a path.
+	{".host.x 1 2", "Denali.x 1 2", Rewritten},
+	{"host..x 1 2", "Denali.x 1 2", Rewritten},
+	{"host/x 1 2", "Denali.x 1 2", Rewritten},
+	{"./host//.x//y 1 2", "Denali.x//y 1 2", Rewritten},
+	{"\u00a0\u2003host.x 1 2", "Denali.x 1 2", Rewritten},
+	{"\ufeffhost.x 1 2", "Denali.x 1 2", Rewritten},
+	{"~~host.x 1 2", "Denali.x 1 2", Rewritten},
+	{"~.host.x;a=b 1 2", "Denali.x;a=b 1 2", Rewritten},
+	{"host.x{a=\"b\"} 1 2", "Denali.x{a=\"b\"} 1 2", Rewritten},
+	same(".~host.x 1 2", Free),
+	same("host{a=\"b\"} 1 2", Free), // a bare host
+	same("/host 1 2", Free),
+	same("\u200bhost.x 1 2", Free),
+	same(".MtLogan.x 1 2", ForeignName),
+	same("/MtLogan.x 1 2", ForeignName),
+	same("./MtLogan.x 1 2", ForeignName),
+	same("MtLogan/x 1 2", ForeignName),
+	same("\u00a0MtLogan.x 1 2", ForeignName),
+	same("\u0085MtLogan.x 1 2", ForeignName),
+	same("MtLogan\u00a0 1 2", ForeignName),
+	same("~MtLogan.x 1 2", ForeignName),
+	same("MtLogan{a=\"b\"} 1 2", ForeignName),
+	same("MtLogan{a=\"b\"}\u2003 1 2", ForeignName),
+	same("MtLogan{a}.x 1 2", Free),
+	same("(MtLogan.x 1 2", Free), // Carbon cuts nothing
+	same("app/MtLogan/x 1 2", Free),
+	same("\u00a0app.x 1 2", Free),
+	same("/Denali/x 1 2", Named),
+	same("~Denali{a=\"b\"} 1 2", Named),
+	same("_tagged.abc.def.0123 1 2", BadPath),
+	same("/_tagged/abc 1 2", BadPath),
+	same("_tagged 1 2", Free),
+
+	// Names that no file can have.
+	same(strings.Repeat("x", 250)+" 1 2", Free),
+	same(strings.Repeat("x", 251)+" 1 2", BadPath),
+	same("a."+strings.Repeat("x", 251)+"/b 1 2", BadPath),
+	same(strings.Repeat("ü", 126)+" 1 2", BadPath),
+	same(strings.Repeat("x", 251)+";a=b 1 2", Free), // carbon stores it under its hash
+	same(strings.Repeat("x", 251)+"{a=\"b\"} 1 2", Free),
+	same(strings.Repeat("x", 251)+";name=b 1 2", BadPath),
+	same(strings.Repeat("x", 251)+"{name=\"b\"} 1 2", BadPath),
+	same(strings.Repeat("x", 251)+"{a=b\"} 1 2", BadPath),
+	same(strings.Repeat("~", 251)+"x 1 2", Free),
+	same(strings.Repeat("a.", 949)+"b 1 2", Free),
+	same(strings.Repeat("a.", 950)+"b 1 2", BadPath),
+	same(strings.Repeat("a.......", 501)+" 1 2", BadPath),
 }
 
 func TestCarbon(t *testing.T) {
@@ -313,16 +433,13 @@ func TestSince(t *testing.T) {
 			{"host.x 1 1763848799.9", "", Earlier},
 			{"host.x 1 1763848800.0", "Denali.x 1 1763848800.0", Rewritten},
 			{"host.x 1 1763848900", "Denali.x 1 1763848900", Rewritten},
-			{"host.x 1 9999999999", "Denali.x 1 9999999999", Rewritten},
+			{"host.x 1 4294967295", "Denali.x 1 4294967295", Rewritten},
 			{"host.x 1 999999999", "", Earlier},
 			{"host.x 1 0001763848800", "Denali.x 1 0001763848800", Rewritten},
 			{"host.x 1 0001763848799", "", Earlier},
-			{"host.x 1 17638488000", "Denali.x 1 17638488000", Rewritten},
-			{"host.x 1 123456789012345678", "Denali.x 1 123456789012345678", Rewritten},
-			{"host.x 1 1e10", "Denali.x 1 1e10", Rewritten},
-			{"host.x 1 -5", "", Earlier},
-			{"host.x 1 -1e300", "", Earlier},
-			{"host.x 1 1e300", "Denali.x 1 1e300", Rewritten},
+			{"host.x 1 3e9", "Denali.x 1 3e9", Rewritten},
+			{"host.x 1 -0.5", "", Earlier},
+			{"host.x 1 -5", "", BadTimestamp},
 			{"host.x\t1  1763848799", "", Earlier},
 			{"Denali.x 1 1763848799", "", Earlier},
 			same("app.x 1 1763848799", Free), // needs no name
@@ -333,9 +450,9 @@ func TestSince(t *testing.T) {
 		}},
 		{now + 1, []row{{"host.x 1 -1", "", Earlier}}},
 		{5, []row{{"host.x 1 0000000004", "", Earlier}, {"host.x 1 0000000005", "Denali.x 1 0000000005", Rewritten}, {"host.x 1 5", "Denali.x 1 5", Rewritten}, {"host.x 1 4", "", Earlier}}},
-		{1e10, []row{{"host.x 1 9999999999", "", Earlier}, {"host.x 1 10000000000", "Denali.x 1 10000000000", Rewritten}}},
-		{0, []row{{"host.x 1 0000000000", "Denali.x 1 0000000000", Rewritten}, {"host.x 1 -2", "", Earlier}}},
-		{math.MinInt64, []row{{"host.x 1 -1e300", "Denali.x 1 -1e300", Rewritten}, {"host.x 1 0", "Denali.x 1 0", Rewritten}}},
+		{1e10, []row{{"host.x 1 4294967295", "", Earlier}}},
+		{0, []row{{"host.x 1 0000000000", "Denali.x 1 0000000000", Rewritten}}},
+		{math.MinInt64, []row{{"host.x 1 0", "Denali.x 1 0", Rewritten}}},
 	} {
 		checkRows(t, hostRules.Rewriter(Carbon, "Denali").Since(test.floor), test.rows)
 	}
@@ -343,8 +460,8 @@ func TestSince(t *testing.T) {
 
 func TestTimestamp(t *testing.T) {
 	for line, want := range map[string]int64{
-		"x 1 1763848800": 1763848800, "x 1 1763848800.9": 1763848800, "\tx  1\t1.5e3 ": 1500, "x 1 -3.5": -3,
-		"x 1 -1": now, "x 1 -1.5": now, "x 1 1e300": math.MaxInt64, "x 1 -1e300": math.MinInt64, "x 1 007": 7,
+		"x 1 1763848800": 1763848800, "x 1 1763848800.9": 1763848800, "\tx  1\t1.5e3 ": 1500, "x 1 -0.5": 0,
+		"x 1 -1": now, "x 1 -1.5": now, "x 1 4e9": 4e9, "x 1 007": 7,
 	} {
 		if got := Timestamp([]byte(line), now); got != want {
 			t.Errorf("%q: got %d, want %d", line, got, want)
@@ -370,11 +487,14 @@ func TestTooLong(t *testing.T) {
 			same(pad(MaxLen+1, "x", ""), NoValue),
 		}},
 		{"carbon", hostRules.Rewriter(Carbon, "Denali"), []row{
-			{pad(MaxLen-2, "host.", " 1 2"), pad(MaxLen, "Denali.", " 1 2"), Rewritten},
-			same(pad(MaxLen-1, "host.", " 1 2"), TooLong),
+			{pad(MaxLen-2, "host.x;a=", " 1 2"), pad(MaxLen, "Denali.x;a=", " 1 2"), Rewritten},
+			same(pad(MaxLen-1, "host.x;a=", " 1 2"), TooLong),
 			{"x" + strings.Repeat(" ", MaxLen) + "1 2", "x 1 2", Free},
-			{pad(MaxLen-8, "x", " 1 -1"), pad(MaxLen, "x", " 1 1763848800"), Free},
-			same(pad(MaxLen-7, "x", " 1 -1"), TooLong),
+			{pad(MaxLen-8, "x;a=", " 1 -1"), pad(MaxLen, "x;a=", " 1 1763848800"), Free},
+			same(pad(MaxLen-7, "x;a=", " 1 -1"), TooLong),
+			same(pad(MaxLen+1, "x.", " 1 2"), TooLong),
+			same(pad(MaxLen, "x.", " 1 2"), BadPath),
+			same(pad(MaxLen, "MtLogan.", " 1 2"), ForeignName),
 			same(pad(MaxLen+1, "x", " 1 2\xff"), BadUTF8),
 		}},
 		{"short name", short.Rewriter(StatsD, "K2"), []row{
@@ -531,7 +651,7 @@ func TestReasons(t *testing.T) {
 			got = append(got, reason)
 		}
 	}
-	want := strings.Fields("too_long control empty_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp foreign_name unmatched")
+	want := strings.Fields("too_long control empty_path bad_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp foreign_name unmatched")
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -17,12 +17,13 @@ const (
 	TooLong      // longer than MaxLen as it leaves
 	Control      // a byte below 0x20 other than tab, or 0x7f
 	EmptyPath    // nothing before the ':', the blank or the tags
+	BadPath      // one that no file can have, that ends statsd, or of which cannot be told whose it is
 	NoValue      // StatsD: no value and type behind the name
 	BadRate      // StatsD: a sample rate that is no plain positive decimal
 	BadUTF8      // Carbon: invalid UTF-8
 	BadFields    // Carbon: not exactly three fields
 	BadValue     // Carbon: a value that is no decimal number
-	BadTimestamp // Carbon: a timestamp that is no finite decimal number
+	BadTimestamp // Carbon: a timestamp that is no number of seconds from 0 to 2^32-1
 
 	// Dropped by the rules.
 	ForeignName   // it stands under the name of another host
@@ -38,6 +39,7 @@ var reasons = [NumResults]string{
 	TooLong:       "too_long",
 	Control:       "control",
 	EmptyPath:     "empty_path",
+	BadPath:       "bad_path",
 	NoValue:       "no_value",
 	BadRate:       "bad_rate",
 	BadUTF8:       "bad_utf8",

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"bytes"
 	"math"
 	"strings"
 )
@@ -13,36 +14,48 @@ type Rewriter struct {
 	from  string // with its dot: "host."
 	match *edit  // of a path that starts with from
 	other *edit  // of a path that starts neither with from nor with a key of names
+	bad   *edit  // of a path that costs others, or of which cannot be told whose it is
 
-	names map[string]*edit // of a path that starts with the key, which is `to` rendered
-	nodes int              // of every key of names
-	lead  string           // of every key of names: what `to` has before {name}
-	early bool             // names is asked before from, because a key may start with from
+	names     map[string]*edit // by `to` rendered, as the server reads it
+	nodes     int              // of every key of names
+	fromKey   string           // from, as the server reads it
+	fromNodes int
+	early     bool // names is asked before from, because a key may start with from
+
+	// first tells of most first nodes that they are nothing to look for: by their
+	// first byte, a bit for each length (modulo 64) of those that may be.
+	first [256]uint64
 
 	floor       int64  // Carbon: lines before it are Earlier
 	floorDigits uint64 // digitsOfFloor(floor)
 }
 
-// An edit is what becomes of a line: head takes the place of its first cut
-// bytes. It holds for lines of up to max bytes; longer ones are TooLong.
+// An edit is what becomes of a line: head takes the place of nodes at its start,
+// which are as long as plain where they are spelled plainly. It holds for lines of up
+// to max bytes with such a spelling; longer ones are TooLong.
 type edit struct {
 	head   string
-	cut    int
+	plain  int
 	max    int
 	result Result
+	dotted *edit // the same with the dot behind the nodes, to whatever it is spelled
+}
+
+// newEdit returns an edit that puts head in the place of plain, for lines that leave
+// with no more than max bytes.
+func newEdit(plain, head string, max int, result Result) *edit {
+	max += len(plain) - len(head)
+	return &edit{head, len(plain), max, result, &edit{head + ".", len(plain) + 1, max, result, nil}}
 }
 
 // Rewriter returns what rewrites lines of p under name, which is of r.Names;
 // with name "" none is held now, and lines that need one come out as Held. The
 // rules have no Problems.
 func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
-	lead, _, _ := strings.Cut(r.To, namePlaceholder)
 	w := &Rewriter{
 		protocol: p,
 		from:     r.From + ".",
 		names:    make(map[string]*edit, len(r.Names)),
-		nodes:    strings.Count(r.To, ".") + 1,
-		lead:     lead,
 		floor:    math.MinInt64,
 	}
 
@@ -50,39 +63,57 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 	// or not yet, is measured by it, too, so that a line that was held gets no
 	// other verdict than one that came when the name was there.
 	longest := r.longest()
-	pass := func(result Result) *edit { return &edit{max: MaxLen, result: result} }
-	stay := func(result Result) *edit { return &edit{max: longest, result: result} }
-	replace := func(cut int, head string) *edit {
+	stay := func(result Result) *edit { return newEdit("", "", longest, result) }
+	replace := func(plain, head string) *edit {
 		if name == "" {
-			return stay(Held)
+			return newEdit(plain, plain, longest, Held)
 		}
-		return &edit{head: head, cut: cut, max: MaxLen + cut - len(head), result: Rewritten}
+		return newEdit(plain, head, MaxLen, Rewritten)
 	}
 
 	own := r.render(name)
-	w.match = replace(len(r.From), own)
+	w.bad = stay(BadPath)
+	w.match = replace(r.From, own)
 	switch r.Unmatched {
 	case ForwardUnmatched:
-		w.other = pass(Free)
+		w.other = newEdit("", "", MaxLen, Free)
 	case PrefixUnmatched:
-		w.other = replace(0, own+".")
+		w.other = replace("", own+".")
 	case DropUnmatched:
 		w.other = stay(UnmatchedPath)
 	}
 
+	w.fromKey, w.fromNodes = p.normal(r.From)
+	w.look(w.fromKey)
 	for _, n := range r.Names {
 		to := r.render(n)
-		w.early = w.early || under(to, r.From)
+		var key string
+		key, w.nodes = p.normal(to)
+		w.look(key)
+		within := under(key, w.fromKey)
+		w.early = w.early || within
 		switch {
 		case name == "":
-			w.names[to] = stay(Held)
+			w.names[key] = stay(Held)
 		case n != name:
-			w.names[to] = stay(ForeignName)
-		case r.Unmatched == ForwardUnmatched && !under(to, r.From):
-			w.names[to] = pass(Named)
+			w.names[key] = stay(ForeignName)
+		case r.Unmatched == ForwardUnmatched && !within:
+			w.names[key] = newEdit("", "", MaxLen, Named)
+		}
+	}
+	w.look(tagStore)
+	if p == StatsD {
+		for n := range scriptNames {
+			w.look(n)
 		}
 	}
 	return w
+}
+
+// look makes edit look closely at paths that start with the first node of path.
+func (w *Rewriter) look(path string) {
+	node, _, _ := strings.Cut(path, ".")
+	w.first[node[0]] |= 1 << (len(node) % 64)
 }
 
 // Since returns a Rewriter like w that refuses to name Carbon lines which carry a
@@ -122,59 +153,82 @@ func (w *Rewriter) Append(dst, line []byte, now int64) ([]byte, Result) {
 }
 
 // edit decides, by the path alone, what becomes of a line whose name (the path
-// with its tags) this is.
-func (w *Rewriter) edit(name []byte) *edit {
-	matches := hasPrefix(name, w.from)
-	if matches && !w.early {
-		return w.match
+// with its tags) this is, and how many of its bytes are cut.
+func (w *Rewriter) edit(name []byte) (e *edit, cut int) {
+	if n := len(w.from); hasPrefix(name, w.from) && !w.early && (len(name) == n || !isSeparator(w.protocol, name[n])) {
+		return w.match, n - 1
 	}
-	if e, ok := w.names[string(w.leading(name))]; ok {
-		return e
+	node := len(name)
+	for i, c := range name {
+		if k := classes[w.protocol][c]; k == letter {
+			continue
+		} else if k == odd || i == 0 {
+			return w.study(name)
+		}
+		node = i
+		break
 	}
-	if matches {
-		return w.match
+	if w.first[name[0]]>>(node%64)&1 != 0 {
+		return w.study(name)
 	}
-	return w.other
+	return w.other, 0 // nearly all that from does not match
 }
 
-// leading returns what of a name is compared with the keys of names: its first
-// nodes, whole; nil if it cannot equal one.
-func (w *Rewriter) leading(name []byte) []byte {
-	if !hasPrefix(name, w.lead) {
+// study is edit for a name that may be another spelling of one that matters.
+func (w *Rewriter) study(name []byte) (e *edit, cut int) {
+	var buf [maxKey]byte
+	x := w.protocol.extent(name)
+	e = w.named(buf[:0], name, x)
+	if e == nil && w.protocol == StatsD {
+		e = w.named(buf[:0], name, extent{x.start, indexOr(name, ";,#[", len(name))})
+	}
+	if e == nil {
+		key, at, ok := w.protocol.leading(buf[:0], name, x, w.fromNodes)
+		if ok && at.dot && string(key) == w.fromKey {
+			return w.match.dotted, at.cut
+		}
+		if e = w.other; e.result != Free {
+			cut = w.protocol.blanks(name)
+		}
+	}
+	if (e.result == Free || e.result == Named) && w.isBad(buf[:0], name, x) {
+		return w.bad, 0
+	}
+	return e, cut
+}
+
+// named returns the edit of a path that starts with a key of names; nil where it
+// starts with none.
+func (w *Rewriter) named(buf, name []byte, x extent) *edit {
+	key, _, ok := w.protocol.leading(buf, name, x, w.nodes)
+	if !ok {
 		return nil
 	}
-	nodes := w.nodes
-	for i, c := range name {
-		if isTag(c) {
-			name = name[:i]
-			break
-		}
-		if c != '.' {
-			continue
-		}
-		if nodes--; nodes == 0 {
-			return name[:i]
-		}
-	}
-	if nodes == 1 {
-		return name
-	}
-	return nil
+	return w.names[string(key)]
 }
 
-// append applies e to a sound line.
-func (e *edit) append(dst, line []byte) ([]byte, Result) {
-	if r := e.judge(len(line)); !r.Appended() {
+// isBad says whether a path may not leave as it is, whosever it be.
+func (w *Rewriter) isBad(buf, name []byte, x extent) bool {
+	node, at, _ := w.protocol.leading(buf, name, x, 1)
+	if at.dot {
+		return string(node) == tagStore
+	}
+	return w.protocol == StatsD && x.end == len(name) && bytes.IndexByte(name, '.') < 0 && scriptNames[string(node)]
+}
+
+// append applies e to a sound line, whose first cut bytes go.
+func (e *edit) append(dst, line []byte, cut int) ([]byte, Result) {
+	if r := e.judge(len(line), cut); !r.Appended() {
 		return dst, r
 	}
 	dst = append(dst, e.head...)
-	dst = append(dst, line[e.cut:]...)
+	dst = append(dst, line[cut:]...)
 	return append(dst, '\n'), e.result
 }
 
-// judge returns what becomes of a sound line of n bytes.
-func (e *edit) judge(n int) Result {
-	if n > e.max {
+// judge returns what becomes of a sound line of n bytes, of which cut go.
+func (e *edit) judge(n, cut int) Result {
+	if n-cut+e.plain > e.max {
 		return TooLong
 	}
 	return e.result
@@ -184,8 +238,5 @@ func hasPrefix(b []byte, prefix string) bool {
 	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
 }
 
-// isTag says whether tags start at c.
-func isTag(c byte) bool { return c == ';' || c == ',' || c == '#' || c == '[' }
-
 // hasPath says whether anything is left of name without its tags.
-func hasPath(name []byte) bool { return len(name) > 0 && !isTag(name[0]) }
+func hasPath(name []byte) bool { return len(name) > 0 && name[0] != ';' }

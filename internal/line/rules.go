@@ -106,22 +106,45 @@ func (r Rules) Problems() conf.Problems {
 	if len(ps) > 0 {
 		return ps
 	}
-	for _, name := range r.Names {
-		if name == r.From {
-			ps.Addf("rewrite.from", "a word that is no name, like host", "%q is a name of the list too", r.From)
-		} else if to := r.render(name); under(r.From, to) {
-			ps.Addf("rewrite.from", "a word that is no name, like host",
-				"%q lies under %s, where only the holder of %s may write", r.From, to, name)
+	for _, p := range []Protocol{StatsD, Carbon} {
+		r.checkNames(p, &ps)
+		if len(ps) > 0 {
+			return ps
 		}
 	}
 	return ps
 }
+
+// checkNames complains about a `from` that is, to p's server, a name or below one.
+func (r Rules) checkNames(p Protocol, ps *conf.Problems) {
+	from, n := p.normal(r.From)
+	if n == 0 {
+		ps.Addf("rewrite.from", "letters, digits, _ and -", "%v cuts all of %q away", p, r.From)
+		return
+	}
+	const hint = "a word that is no name, like host"
+	for _, name := range r.Names {
+		to := r.render(name)
+		if key, _ := p.normal(to); name == r.From {
+			ps.Addf("rewrite.from", hint, "%q is a name of the list too", r.From)
+		} else if under(from, key) {
+			ps.Addf("rewrite.from", hint, "%q lies under %s, where only the holder of %s may write", r.From, to, name)
+		}
+	}
+}
+
+// maxPrefix bounds from and to, in bytes.
+const maxPrefix = 250
 
 // checkNodes complains, about value at key, if nodes is no dotted path or holds
 // a byte that ends a path.
 func checkNodes(ps *conf.Problems, key, value, nodes, hint string) {
 	if nodes == "" {
 		ps.Addf(key, hint, "it is empty")
+		return
+	}
+	if len(value) > maxPrefix {
+		ps.Addf(key, fmt.Sprintf("%d bytes at most", maxPrefix), "it has %d bytes", len(value))
 		return
 	}
 	if strings.Contains("."+nodes+".", "..") {

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strings"
 )
@@ -73,6 +74,9 @@ func isDigit(c byte) bool { return c-'0' <= 9 }
 func isLetter(c byte) bool { return (c|0x20)-'a' < 26 }
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// isBlankLine says whether nothing but blanks and tabs stands in line.
+func isBlankLine(line []byte) bool { return len(bytes.TrimLeft(line, " \t")) == 0 }
 
 // digits returns the length of the run of digits that b starts with.
 func digits(b []byte) int {

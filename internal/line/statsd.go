@@ -18,17 +18,18 @@ var event = &edit{max: MaxLen, result: Free}
 
 // appendStatsD is Append for StatsD.
 func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
-	if scan(line)&control != 0 {
+	found := scan(line)
+	if found&control != 0 {
 		return dst, Control
 	}
 	if isEvent(line) {
-		if anyRate(line, isDeadly) {
-			return dst, BadRate
-		}
-		return event.append(dst, line)
+		return w.appendEvent(dst, line, found)
 	}
 	colon, bar := bytes.IndexByte(line, ':'), bytes.IndexByte(line, '|')
 	if colon < 0 {
+		if isBlankLine(line) {
+			return dst, Empty
+		}
 		return dst, NoValue
 	}
 	name := line[:colon]
@@ -41,7 +42,74 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	if rest := line[max(colon, bar):]; !isType(rest[1:]) && anyRate(rest, isBadRate) {
 		return dst, BadRate
 	}
-	return w.edit(name).append(dst, line)
+	e, cut := w.edit(name)
+	out, result := e.append(dst, line, cut)
+	if found&high != 0 && w.isMisread(out, len(dst), result) {
+		return dst, BadPath
+	}
+	return out, result
+}
+
+// appendEvent is appendStatsD for an event or a service check. It has no path, but
+// may have one for statsd, which takes it for a metric.
+func (w *Rewriter) appendEvent(dst, line []byte, found content) ([]byte, Result) {
+	if anyRate(line, isDeadly) {
+		return dst, BadRate
+	}
+	if e := w.reads(line); e != nil && e != w.other {
+		return dst, BadPath
+	}
+	out, result := event.append(dst, line, 0)
+	if found&high != 0 && w.isMisread(out, len(dst), result) {
+		return dst, BadPath
+	}
+	return out, result
+}
+
+// reads returns what would become of line as a metric, if statsd takes it for one;
+// nil if not.
+func (w *Rewriter) reads(line []byte) *edit {
+	colon := bytes.IndexByte(line, ':')
+	if colon < 0 || !hasMetric(line, colon, bytes.IndexByte(line, '|')) {
+		return nil
+	}
+	if colon == 0 {
+		return w.other
+	}
+	e, _ := w.edit(line[:colon])
+	return e
+}
+
+// isMisread says whether the line that was appended to out, from byte begin on, is
+// another one to statsd's TCP server, in a way that matters. That server reads ASCII,
+// by cutting the highest bit of every byte: what is UTF-8 by UDP may be two lines, a
+// rate that ends it, or another host's name.
+//
+// https://github.com/statsd/statsd/blob/v0.9.0/servers/tcp.js  setEncoding('ascii')
+func (w *Rewriter) isMisread(out []byte, begin int, result Result) bool {
+	if !result.Appended() || result == Held {
+		return false
+	}
+	end := len(out)
+	read := append(out, out[begin:]...)[end:] // there is room, or it is made
+	for i := range read {
+		read[i] &= 0x7f
+	}
+	first := true
+	for len(read) > 0 {
+		line, rest, _ := bytes.Cut(read, []byte("\n"))
+		e := w.reads(line)
+		switch {
+		case anyRate(line, isDeadly):
+			return true
+		case !first && e != nil && e.result != Free:
+			return true
+		case first && result == Free && e != nil && e != w.other:
+			return true // one that is ours starts with our name, in ASCII
+		}
+		read, first = rest, false
+	}
+	return false
 }
 
 // isEvent says whether the line is an event or a service check.
@@ -118,5 +186,5 @@ func isDeadly(rate []byte) bool {
 	return len(number) == 0 || isDigit(number[0]) || number[0] == '.' || hasPrefix(number, "Infinity")
 }
 
-// isScriptSpace says whether JavaScript skips c before a number.
-func isScriptSpace(c rune) bool { return unicode.IsSpace(c) || c == '\ufeff' }
+// isScriptSpace says whether c is white space to JavaScript.
+func isScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || c == '\ufeff' }

@@ -46,6 +46,7 @@ PICKLE_RECEIVER_PORT = 0
 CACHE_QUERY_INTERFACE = 127.0.0.1
 CACHE_QUERY_PORT = 0
 CARBON_METRIC_INTERVAL = 0
+LOG_CREATES = True
 `+strings.Join(settings, "\n")+"\n")
 	c.write(t, "storage-schemas.conf", "[all]\npattern = .*\nretentions = 1s:1h\n")
 	return c

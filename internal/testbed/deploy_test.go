@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/goccy/go-yaml"
@@ -78,6 +79,29 @@ func TestUnits(t *testing.T) {
 		if code != 0 || strings.Contains(line, dir) {
 			t.Errorf("%v: %s", args, line)
 		}
+	}
+}
+
+// The unit takes an invalid configuration, and no crash, for the end.
+func TestUnitRestarts(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/systemd/prefixproxy.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if code, ok := strings.CutPrefix(line, "RestartPreventExitStatus="); ok && code != "78\n" {
+			t.Errorf("no restart after exit status %s, want 78 alone", code)
+		}
+	}
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+StartSink(t).Addr)
+	d.AwaitUp(t)
+	d.Signal(syscall.SIGQUIT) // the runtime ends as after a panic
+	if code := d.ExitCode(t); code == 0 || code == 1 || code == 78 {
+		t.Errorf("a crash ended with %d", code)
+	}
+	bad := StartDaemonIn(t, t.TempDir(), "lissen: {}")
+	if code := bad.ExitCode(t); code != 78 {
+		t.Errorf("an invalid configuration ended with %d, want 78", code)
 	}
 }
 

@@ -206,8 +206,8 @@ func TestCannotStart(t *testing.T) {
 	}{
 		{"a port in use", t.TempDir(), strings.Replace(smallConfig, "carbon: [tcp://127.0.0.1:0]", "carbon: [tcp://127.0.0.1:"+port+"]", 1), 1, port},
 		{"a state directory in use", running.Dir, smallConfig, 1, running.Dir},
-		{"an invalid configuration", t.TempDir(), strings.Replace(smallConfig, "listen:", "lissen:", 1), 2, "lissen"},
-		{"no etcd endpoint", t.TempDir(), strings.Replace(smallConfig, `endpoints: ["${ETCD}"]`, "endpoints: []", 1), 2, "etcd.endpoints"},
+		{"an invalid configuration", t.TempDir(), strings.Replace(smallConfig, "listen:", "lissen:", 1), 78, "lissen"},
+		{"no etcd endpoint", t.TempDir(), strings.Replace(smallConfig, `endpoints: ["${ETCD}"]`, "endpoints: []", 1), 78, "etcd.endpoints"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			d := StartDaemonIn(t, tt.dir, tt.config, etcd, "CARBON="+sink.Addr)

@@ -1,0 +1,308 @@
+package testbed
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prefixproxy/prefixproxy/internal/serverpath"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// What a spelling is made odd with: separators, blanks, quotes, braces, tags, bytes
+// that are not UTF-8, and what ends the process.
+var (
+	oddities = []string{
+		".", "..", "/", "./", "//", "\u00a0", "\u2003", "\u0085", "\ufeff", "\u2028", "\u3000", "\u200b", "é", "日",
+		"'", `"`, "{", "}", "(", ")", "@", "~", "~~", "%", "$", "!", "*", "^", "=", "&", "\\", ",", "#", "[", "]", "-", "_",
+		"\xff", "\xc3", "\xe2\x80", "\x8a", "\xba", "\xfc",
+	}
+	tails = []string{`{a="b"}`, `{a="b",c="d"}`, `{a="b"`, `{name="q"}`, ";a=b", ";c=d;a=b", ";name=q", ";bad", ",a=b", "[a]", "#a", "\u00a0", ""}
+)
+
+// spell returns path in a spelling that may be odd. Blanks are those of StatsD alone.
+func spell(r *rand.Rand, path string, blanks bool) string {
+	text := []byte(path)
+	for range r.IntN(4) {
+		at := r.IntN(len(text) + 1)
+		if r.IntN(2) == 0 {
+			at = 0
+		}
+		odd := oddities[r.IntN(len(oddities))]
+		if blanks && r.IntN(10) == 0 {
+			odd = " \t"[r.IntN(2):]
+		}
+		text = slices.Insert(text, at, []byte(odd)...)
+	}
+	if r.IntN(10) == 0 {
+		text[r.IntN(len(text))] |= 0x80
+	}
+	if r.IntN(4) == 0 {
+		text = append(text, tails[r.IntN(len(tails))]...)
+	}
+	return string(text)
+}
+
+// spellings returns n odd spellings, each of another path below one of roots, without
+// those that no line can have.
+func spellings(r *rand.Rand, n int, protocol string, roots ...string) (all []string) {
+	for i := 0; len(all) < n; i++ {
+		path := spell(r, fmt.Sprintf("%s.x%d", roots[r.IntN(len(roots))], i), protocol == "statsd")
+		if r.IntN(8) == 0 {
+			path = spell(r, roots[r.IntN(len(roots))], protocol == "statsd") // without a node behind it
+		}
+		if strings.ContainsAny(path, "\n:") || protocol == "carbon" && strings.ContainsAny(path, " \t") {
+			continue
+		}
+		all = append(all, path)
+	}
+	return all
+}
+
+// files returns the files of all series that c has stored, less carbon's own.
+func (c *CarbonCache) files(t testing.TB) (files []string) {
+	t.Helper()
+	root := filepath.Join(c.dir, "whisper")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			name, _ := filepath.Rel(root, path)
+			files = append(files, name)
+		}
+		return nil // it may not be there yet
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// awaitFiles waits until c has the files of metrics, and no others.
+func awaitFiles(t testing.TB, c *CarbonCache, metrics map[string]string) {
+	t.Helper()
+	want := map[string]string{}
+	for metric, line := range metrics {
+		want[serverpath.File(metric)] = line
+	}
+	Eventually(t, "the files that the model tells", func() error {
+		files := c.files(t)
+		for _, file := range files {
+			if _, ok := want[file]; !ok && !strings.HasPrefix(file, "statsd") {
+				t.Fatalf("%q is there: the model knows no line of it", file)
+			}
+		}
+		for file, line := range want {
+			if !slices.Contains(files, file) {
+				return fmt.Errorf("%q of %q is not there, of %d files (%d wanted)", file, line, len(files), len(want))
+			}
+		}
+		return nil
+	})
+}
+
+// What a real carbon-cache stores odd paths under is what the model says.
+func TestModelOfCarbon(t *testing.T) {
+	carbon := NewCarbonCache(t)
+	carbon.Start(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	var text strings.Builder
+	metrics := map[string]string{}
+	for _, path := range spellings(rand.New(rand.NewPCG(seed, 1)), 500, "carbon", "host", "MtLogan", "app.cpu") {
+		line := fmt.Sprintf("%s 1 %d", path, time.Now().Unix())
+		if !utf8.ValidString(line) {
+			continue // it closes the connection
+		}
+		fmt.Fprintln(&text, line)
+		if metric, ok := serverpath.Carbon(line); ok {
+			metrics[metric] = line
+		}
+	}
+	send(t, "tcp", carbon.Addr, text.String())
+	awaitFiles(t, carbon, metrics)
+}
+
+// What a real statsd flushes of odd names is what the model says, by UDP and by TCP.
+func TestModelOfStatsD(t *testing.T) {
+	for _, network := range []string{"udp", "tcp"} {
+		t.Run(network, func(t *testing.T) {
+			carbon := NewCarbonCache(t)
+			carbon.Start(t)
+			statsd := StartStatsD(t, carbon.Addr)
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			conn, err := net.Dial(network, statsd.Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			var datagram []byte
+			flush := func() {
+				if _, err := conn.Write(datagram); err != nil {
+					t.Fatal(err)
+				}
+				datagram = nil
+			}
+			metrics := map[string]string{}
+			for _, path := range spellings(rand.New(rand.NewPCG(seed, 1)), 500, "statsd", "host", "MtLogan", "Pico-de_Orizaba") {
+				line := path + ":1|g"
+				for _, packet := range serverpath.StatsD(line, network == "tcp") {
+					if _, ok := packet.Counts(); !ok {
+						continue
+					}
+					if metric, ok := serverpath.Carbon(packet.Key + " 1 1"); ok {
+						metrics[metric] = line
+					}
+				}
+				if datagram = append(datagram, line+"\n"...); len(datagram) > 8<<10 { // few: its receive buffer is small
+					flush()
+				}
+			}
+			flush()
+			awaitFiles(t, carbon, metrics)
+		})
+	}
+}
+
+// The lines that end a real statsd are those that the model says, and no others.
+func TestWhatEndsStatsD(t *testing.T) {
+	carbon := NewCarbonCache(t)
+	carbon.Start(t)
+	names := strings.Fields(`constructor __defineGetter__ __defineSetter__ hasOwnProperty __lookupGetter__
+		__lookupSetter__ isPrototypeOf propertyIsEnumerable toString valueOf __proto__ toLocaleString`)
+	var alive strings.Builder
+	for _, name := range names {
+		fmt.Fprintf(&alive, "%[1]s:1|c\n%[1]s:+1|g\n%[1]s.x:1|ms\n.%[1]s:1|s\n%[1]s;a=b:1|ms\n%[1]s:1|ms|#a\nx:%[1]s|s\n", name)
+	}
+	alive.WriteString("x:1|c|@1.\nx:1|c|@.5\nx:1|c|@1e-3\nx:1|c|@\u00851\nx:1|c|@-1\nx:1e400|ms\nx:Infinity|ms\n:1|ms\n__proto__:1|g\nalive:1|g\n")
+	statsd := StartStatsD(t, carbon.Addr)
+	send(t, "tcp", statsd.Addr, alive.String())
+	Eventually(t, "the gauge that came last", func() error {
+		if !carbon.Has("alive.wsp") {
+			return fmt.Errorf("it is not there; statsd said %q", statsd.Stderr.Text())
+		}
+		return nil
+	})
+
+	var deadly []string
+	for _, name := range names {
+		deadly = append(deadly, name+":1|ms", "("+name+"):1|s")
+	}
+	for _, line := range append(deadly, "x:1|c|@+1", "x:1|c|@ 1", "x:1|c|@Infinity", "constructo\xf2:1|ms", "x:1|c\x8atoString:1|ms") {
+		packets := serverpath.StatsD(line, true)
+		if !slices.ContainsFunc(packets, serverpath.Packet.Kills) {
+			t.Errorf("%q is harmless, the model says", line)
+		}
+		statsd := StartStatsD(t, carbon.Addr)
+		send(t, "tcp", statsd.Addr, line+"\n")
+		if code := statsd.ExitCode(t); code == 0 {
+			t.Errorf("%q: exit code 0", line)
+		}
+	}
+}
+
+// However a path is spelled: nothing comes under host, or under another host's name,
+// in what a real carbon-cache and a real statsd store, and no line ends them.
+func TestHostileSpellings(t *testing.T) {
+	for _, network := range []string{"udp", "tcp"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			carbon := NewCarbonCache(t)
+			carbon.Start(t)
+			statsd := StartStatsD(t, carbon.Addr)
+			d := StartDaemon(t, spellingConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "STATSD="+network+"://"+statsd.Addr)
+			d.AwaitReady(t)
+			d.AwaitName(t, "Denali")
+
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			r := rand.New(rand.NewPCG(seed, 1))
+			const each = 1500
+			roots := []string{"host", "host", "MtLogan", "Denali", "app", "constructor", "Pico-de_Orizaba", "Pico de Orizaba"}
+			now := time.Now().Unix()
+			var text strings.Builder
+			for _, path := range spellings(r, each, "carbon", roots[:6]...) {
+				fmt.Fprintf(&text, "%s 1 %d\n", path, now)
+			}
+			fmt.Fprintf(&text, "host.last 1 %d\n", now)
+			send(t, "tcp", d.Address(t, "carbon", "tcp://127.0.0.1:"), text.String())
+			text.Reset()
+			for _, path := range spellings(r, each, "statsd", roots...) {
+				fmt.Fprintf(&text, "%s:1|%s\n", path, []string{"g", "c", "ms", "s"}[r.IntN(4)])
+			}
+			text.WriteString("host.laststatsd:1|g\n")
+			send(t, "tcp", d.Address(t, "statsd", "tcp://127.0.0.1:"), text.String())
+
+			carbon.AwaitValue(t, now, 1, "Denali", "last")
+			Eventually(t, "the last gauge", func() error {
+				if !carbon.Has("Denali", "laststatsd.wsp") {
+					return fmt.Errorf("it is not there; statsd said %q", statsd.Stderr.Text())
+				}
+				return nil
+			})
+			checkStored(t, carbon)
+			CheckBooks(t, d.AwaitUp(t))
+		})
+	}
+}
+
+const spellingConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: [tcp://127.0.0.1:0]
+  carbon: [tcp://127.0.0.1:0]
+forward:
+  statsd: {to: ["${STATSD}"]}
+  carbon: {to: ["tcp://${CARBON}"]}
+`
+
+// checkStored complains about series that Denali may not have written.
+func checkStored(t testing.TB, c *CarbonCache) {
+	t.Helper()
+	others := map[string]bool{"host": true}
+	for _, name := range membership.Mountains() {
+		others[name] = name != "Denali"
+	}
+	stored := c.created()
+	for _, file := range c.files(t) {
+		if path, plain := strings.CutSuffix(file, ".wsp"); plain && !strings.HasPrefix(file, "_tagged/") {
+			stored[path] = true
+		}
+	}
+	own := 0
+	for metric := range maps.Keys(stored) {
+		nodes := strings.SplitN(serverpath.Nodes(serverpath.Name(metric)), ".", 2)
+		bareHost := nodes[0] == "host" && (len(nodes) == 1 || slices.Contains([]string{"count", "rate", "mean", "count_ps"}, nodes[1]) || strings.Contains(nodes[1], "_90") || slices.Contains([]string{"upper", "lower", "sum", "sum_squares", "median", "std"}, nodes[1]))
+		if others[nodes[0]] && !bareHost {
+			t.Errorf("%q was stored", metric)
+		}
+		if nodes[0] == "Denali" {
+			own++
+		}
+	}
+	if own < 300 {
+		t.Errorf("%d series are under Denali, of those of 3,000 lines that are host.x in some spelling", own)
+	}
+}
+
+// created returns the metrics that carbon-cache has made a file for, as its log has them.
+func (c *CarbonCache) created() map[string]bool {
+	metrics := map[string]bool{}
+	log, _ := os.ReadFile(filepath.Join(c.dir, "creates.log"))
+	for line := range strings.Lines(string(log) + c.Stdout.Text()) {
+		if _, rest, ok := strings.Cut(line, "creating database metric "); ok {
+			metric, _, _ := strings.Cut(rest, " (archive=")
+			metrics[metric] = true
+		}
+	}
+	return metrics
+}
