@@ -117,7 +117,7 @@ func TestCarbonExpire(t *testing.T) {
 		t.Errorf("lines do not wait for etcd: %d queued", b.queued)
 	}
 	q.expire(now, now.Add(-heldMax))
-	if b, _ := q.snapshot(); b.dropped[noName] != 1 || b.queued != 3 || q.account().holding.Load() != 1 {
+	if b, _ := q.snapshot(); b.dropped[noName] != 1 || b.queued != 3 || !q.isHolding() {
 		t.Errorf("all names taken: %d dropped, %d queued", b.dropped[noName], b.queued)
 	}
 }

@@ -59,7 +59,7 @@ func loadConfig(file string, defaults config) (config, error) {
 // parseConfig is loadConfig of text, with variables from lookupEnv.
 func parseConfig(file string, text []byte, defaults config, lookupEnv func(string) (string, bool)) (config, error) {
 	cfg, text := defaults, normalize(text)
-	d := decoder{lookupEnv: lookupEnv, forms: map[string]form{namesPath: readNames}}
+	d := decoder{lookupEnv: lookupEnv, forms: map[string]form{namesPath: readNames, carbonPath: readDestinations}}
 	d.decode(text, reflect.ValueOf(&cfg).Elem())
 	cfg.share()
 	d.add(cfg.Problems())
@@ -138,6 +138,8 @@ func plain(path string, v reflect.Value) any {
 	switch {
 	case path == namesPath:
 		return plainNames(v.Interface().([]string))
+	case path == carbonPath && isAlone(v):
+		return plain(path, v.Index(0))
 	case v.Kind() == reflect.Struct:
 		section := yaml.MapSlice{}
 		for key, field := range fields(v) {
@@ -224,4 +226,34 @@ func plainNames(names []string) any {
 		}
 	}
 	return names
+}
+
+// carbonPath is the key of the destinations of Carbon, which has two forms: a list, or
+// one that is alone.
+const carbonPath = "forward.carbon"
+
+// readDestinations is the form of carbonPath; v is a []proxy.CarbonForward, whose first
+// has the defaults of each.
+func readDestinations(d *decoder, path string, n ast.Node, v reflect.Value) {
+	defaults := v.Interface().([]proxy.CarbonForward)[0]
+	list, isList := n.(*ast.SequenceNode)
+	if !isList {
+		one := []proxy.CarbonForward{defaults}
+		d.section(path, n, reflect.ValueOf(one).Index(0))
+		v.Set(reflect.ValueOf(one))
+		return
+	}
+	all := slices.Repeat([]proxy.CarbonForward{defaults}, len(list.Values))
+	for i, element := range list.Values {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		d.places[at] = placeOf(element)
+		d.section(at, element, reflect.ValueOf(all).Index(i))
+	}
+	v.Set(reflect.ValueOf(all))
+}
+
+// isAlone says whether v, the destinations of Carbon, is one without a name.
+func isAlone(v reflect.Value) bool {
+	all := v.Interface().([]proxy.CarbonForward)
+	return len(all) == 1 && all[0].Name == ""
 }

@@ -58,10 +58,10 @@ func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 		t.Errorf("keys of the example: got %q\nwant %q", got, want)
 	}
 
-	if len(cfg.Etcd.Endpoints) == 0 || len(cfg.Proxy.Forward.StatsD.To) == 0 || len(cfg.Proxy.Forward.Carbon.To) == 0 {
+	if len(cfg.Etcd.Endpoints) == 0 || len(cfg.Proxy.Forward.StatsD.To) == 0 || len(cfg.Proxy.Forward.Carbon[0].To) == 0 {
 		t.Error("the example lacks what has no default")
 	}
-	cfg.Etcd.Endpoints, cfg.Proxy.Forward.StatsD.To, cfg.Proxy.Forward.Carbon.To = nil, nil, nil
+	cfg.Etcd.Endpoints, cfg.Proxy.Forward.StatsD.To, cfg.Proxy.Forward.Carbon[0].To = nil, nil, nil
 	cfg.Proxy.Telemetry = cfg.Telemetry.StatsD // no key of its own
 	if defaults := defaultConfig(); !reflect.DeepEqual(cfg, defaults) {
 		t.Errorf("values of the example:\ngot  %+v\nwant %+v", cfg, defaults)
@@ -147,7 +147,7 @@ func TestAddressesNeedNoQuotes(t *testing.T) {
 	} {
 		cfg := mustParse(t, "etcd: {endpoints: [localhost:2379]}\nlisten: {statsd: []}\nforward:\n  carbon: "+tt.to)
 		var got []string
-		for _, a := range cfg.Proxy.Forward.Carbon.To {
+		for _, a := range cfg.Proxy.Forward.Carbon[0].To {
 			got = append(got, a.String())
 		}
 		if strings.Join(got, " ") != tt.want {
@@ -322,7 +322,7 @@ func TestYAMLRoundTrip(t *testing.T) {
 			c.Proxy.Listen.StatsD = []proxy.Address{{Network: "unixgram", Path: "/run/s", Mode: 0o660, Group: "adm"}, {Network: "udp", Host: "::1", Port: 1}}
 		},
 		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "stdout"}} },
-		func(c *config) { c.Proxy.Forward.Carbon.Queue = 1<<20 + 1 },
+		func(c *config) { c.Proxy.Forward.Carbon[0].Queue = 1<<20 + 1 },
 		func(c *config) { c.Admin.Listen = "" },
 		func(c *config) { c.Admin.BadLines = false },
 	} {

@@ -343,6 +343,7 @@ func (c *Cursor) snapshot() Books {
 	s := c.store
 	b := c.books
 	b.Forwarded = slices.Clone(b.Forwarded)
+	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
 	count := func(all spans, l *log) {
 		border := l.border()
 		lines, bytes := all.before(border)

@@ -260,8 +260,8 @@ func (s *Store) recallPlaces(st state, known bool, to []Destination) {
 	for _, p := range st.places {
 		names = append(names, p.name)
 	}
-	if heir := inherit(names, to); heir.is {
-		st.places[slices.Index(names, heir.from)].name = heir.to
+	if from, heir, ok := inherit(names, to); ok {
+		st.places[slices.Index(names, from)].name = heir
 	}
 	heldLost := s.recallSpans(&s.held.log, &st.held, st.tails[1], known)
 	s.held.todo = st.held

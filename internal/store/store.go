@@ -52,6 +52,7 @@ type Books struct {
 	Spooled     int // on disk, and not delivered
 
 	QueueBytes, SpoolBytes int64     // of these lines
+	QueueLimit, SpoolLimit int64     // of these bytes
 	Oldest                 time.Time // arrival of the oldest of those on disk, or a little earlier
 }
 
@@ -311,23 +312,29 @@ func (s *Store) unkept(err error) {
 // SetDestinations changes who is to get every line. One that was not there gets what
 // comes from now on. The lines of one that is there no more are dropped, and counted;
 // its cursor says that it is drained. What waits already stays, where less is allowed.
-func (s *Store) SetDestinations(to []Destination) {
+// It returns who took over the place of whom: of one without a name.
+func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var names []string
 	for _, c := range s.cursors {
 		names = append(names, c.Name)
 	}
-	if heir := inherit(names, to); heir.is {
-		c := s.cursor(heir.from)
-		c.Name, c.books.Destination = heir.to, heir.to
+	if from, heir, ok = inherit(names, to); ok {
+		c := s.cursor(from)
+		c.Name, c.books.Destination = heir, heir
 	}
 	kept := make([]*Cursor, 0, len(to))
 	for _, d := range to {
 		c := s.cursor(d.Name)
 		if c == nil {
 			c = s.newCursor(d)
-			c.books.Adopted = uint64(s.held.left())
+			if i := slices.IndexFunc(s.removed, func(b Books) bool { return b.Destination == d.Name }); i >= 0 {
+				c.books = s.removed[i] // it counts on
+				c.books.Removed = false
+				s.removed = slices.Delete(s.removed, i, i+1)
+			}
+			c.books.Adopted += uint64(s.held.left())
 		}
 		c.Destination = d
 		c.excess = c.bytes
@@ -343,22 +350,19 @@ func (s *Store) SetDestinations(to []Destination) {
 	s.resize()
 	s.sweep()
 	s.save()
-}
-
-// A legacy is the place of a destination that goes to another.
-type legacy struct {
-	from, to string
-	is       bool
+	return from, heir, ok
 }
 
 // inherit says who takes over the place of whom. Where a destination had no name, as
 // one that is alone, the first new one takes its place; and it that of the first that
 // is gone. Those that have names are strangers.
-func inherit(names []string, to []Destination) legacy {
-	gone := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
-		return slices.ContainsFunc(to, func(d Destination) bool { return d.Name == name })
-	})
-	var added []string
+func inherit(names []string, to []Destination) (from, heir string, ok bool) {
+	var gone, added []string
+	for _, name := range names {
+		if !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == name }) {
+			gone = append(gone, name)
+		}
+	}
 	for _, d := range to {
 		if !slices.Contains(names, d.Name) {
 			added = append(added, d.Name)
@@ -366,13 +370,13 @@ func inherit(names []string, to []Destination) legacy {
 	}
 	switch {
 	case len(gone) == 0 || len(added) == 0:
-		return legacy{}
+		return "", "", false
 	case slices.Contains(gone, ""):
-		return legacy{"", added[0], true}
+		return "", added[0], true
 	case slices.Contains(added, ""):
-		return legacy{gone[0], "", true}
+		return gone[0], "", true
 	}
-	return legacy{}
+	return "", "", false
 }
 
 // cursor returns the cursor of a destination, or nil. s.mu is held.
