@@ -152,9 +152,10 @@ func (c *Cursor) needs(note func(span)) {
 	}
 }
 
-// undelivered is all that is not delivered, wherever it is.
+// undelivered is all that is not delivered, wherever it is, until the next call.
 func (c *Cursor) undelivered() spans {
-	all := slices.Clone(c.fresh)
+	all := append(c.store.scratch[:0], c.fresh...)
+	defer func() { c.store.scratch = all }()
 	for _, sp := range c.backlog {
 		all.add(sp)
 	}
@@ -281,8 +282,8 @@ func (c *Cursor) forget() int64 {
 
 // bound drops the oldest lines that are more than the destination may lag behind.
 func (c *Cursor) bound() {
-	c.excess = min(c.excess, c.bytes)
 	s := c.store
+	c.excess = min(c.excess, c.bytes+s.grain)
 	for c.bytes > max(c.Queue+c.Spool+s.segmentSize, c.excess) {
 		oldest, ok := c.eldest()
 		g := s.named.at(oldest)

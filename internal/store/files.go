@@ -30,6 +30,10 @@ func (o *files) write(f *os.File, path string, head, body []byte, offset int64) 
 		o.ask("written", path, 0)
 		return err
 	}
+	if len(body) == 0 {
+		_, err := f.WriteAt(head, offset)
+		return err
+	}
 	_, err := writeAt(f, head, body, offset)
 	return err
 }

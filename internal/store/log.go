@@ -152,7 +152,7 @@ func (s *Store) room(l *log, size int64, born time.Time) (*segment, error) {
 // begin makes the file of a new segment: an old one, a new one, or if that fails
 // one without a name. s.mu is held.
 func (s *Store) begin(g *segment) (err error) {
-	header := appendSegmentHeader(nil, s.id, g)
+	header := appendSegmentHeader(s.segmentHead[:0], s.id, g)
 	if last := len(s.spare) - 1; last >= 0 {
 		g.file, g.path = s.spare[last].file, s.spare[last].path
 		s.spare = s.spare[:last]
@@ -194,7 +194,7 @@ func (s *Store) free(g *segment) {
 		return
 	}
 	s.memoryUsed -= g.size()
-	if g.path != "" && len(s.spare) < spareSegments && g.base != g.end { // else the next one has its place
+	if (g.path != "" || s.memory == "") && len(s.spare) < spareSegments && g.base != g.end { // else the next one has its place
 		s.spare = append(s.spare, g)
 		return
 	}
@@ -212,7 +212,8 @@ func (s *Store) discard(g *segment) {
 // sweep frees the segments that nobody needs any more. s.mu is held.
 func (s *Store) sweep() {
 	for _, l := range []*log{&s.named, &s.held.log} {
-		need := make([]bool, len(l.segments))
+		need := append(s.need[:0], make([]bool, len(l.segments))...)
+		s.need = need
 		hint := 0
 		note := func(sp span) {
 			if hint < len(need) && need[hint] && l.segments[hint].span().holds(sp) {

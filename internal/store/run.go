@@ -376,7 +376,7 @@ func (s *Store) syncNow() error {
 			}
 		}
 	}
-	state, generation, used := s.encodeState(), s.generation, s.diskUsed
+	state, generation, used := slices.Clone(s.encodeState()), s.generation, s.diskUsed
 	s.mu.Unlock()
 	for _, g := range dirty {
 		if err := s.files.syncPath(g.path); err != nil {

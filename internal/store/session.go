@@ -26,12 +26,12 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
+		if c.isDrained() {
+			return nil, 0, outlet.ErrDrained
+		}
 		p, from, wait := c.pick(now)
 		switch from {
 		case nowhere:
-			if c.isDrained() {
-				return nil, 0, outlet.ErrDrained
-			}
 			return nil, wait, nil
 		case fromAhead:
 			putBuffer(c.cur.buf)
@@ -175,17 +175,25 @@ func (c *Cursor) send(now time.Time, p piece, from origin) {
 }
 
 // isDrained says whether nothing more is to be sent, and all that was is delivered.
-// c's store is locked.
+// What is on disk waits for the next process. c's store is locked.
 func (c *Cursor) isDrained() bool {
-	return c.removed || c.store.closed && !c.store.IsHolding() && c.proven == len(c.sent)
+	s := c.store
+	if c.removed {
+		return true
+	}
+	if !s.closed || s.IsHolding() || c.proven < len(c.sent) {
+		return false
+	}
+	onDisk, _ := c.undelivered().before(s.named.border())
+	return c.left == onDisk
 }
 
 // Expire implements outlet.Source: while there is no session, nothing becomes too old.
-func (c *Cursor) Expire(now time.Time) (again time.Duration, err error) {
+func (c *Cursor) Expire(time.Time) (again time.Duration, err error) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, from, _ := c.pick(now); from == nowhere && c.isDrained() {
+	if c.isDrained() {
 		return 0, outlet.ErrDrained
 	}
 	return 0, nil

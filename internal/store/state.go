@@ -31,9 +31,9 @@ const (
 	stateHeader = 40 // bytes
 )
 
-// encodeState returns what is to be saved. s.mu is held.
+// encodeState returns what is to be saved, until the next call. s.mu is held.
 func (s *Store) encodeState() []byte {
-	b := make([]byte, stateHeader, 256)
+	b := append(s.stateBuffer[:0], make([]byte, stateHeader)...)
 	b = appendPlace(appendPlace(b, s.named.tail), s.held.tail)
 	b = appendSpans(b, s.held.all())
 	b = binary.AppendUvarint(b, uint64(len(s.cursors)))
@@ -41,12 +41,14 @@ func (s *Store) encodeState() []byte {
 		b = binary.AppendUvarint(b, uint64(len(c.Name)))
 		b = append(b, c.Name...)
 		b = appendSpans(b, c.undelivered())
-		again := c.delivered()
+		again := c.delivered(s.again[:0])
+		s.again = again
 		b = binary.AppendUvarint(b, uint64(len(again)))
 		for _, p := range again {
 			b = append(appendSpan(b, p.span), p.sends)
 		}
 	}
+	s.stateBuffer = b
 	return sealState(b, s.generation, s.id)
 }
 
@@ -63,8 +65,8 @@ func sealState(b []byte, generation, id uint64) []byte {
 	return b
 }
 
-// delivered is what was delivered and would be sent again.
-func (c *Cursor) delivered() (again []piece) {
+// delivered appends what was delivered and would be sent again.
+func (c *Cursor) delivered(again []piece) []piece {
 	for _, p := range c.sent[:c.proven] {
 		if !p.lost {
 			again = append(again, p)

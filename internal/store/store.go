@@ -82,6 +82,7 @@ type Store struct {
 	closed  bool // nothing more is put, but what gets a name
 
 	segmentSize int64
+	grain       int64 // of segments before the last change of the bounds
 	memoryLimit int64
 	pressure    int64 // bytes in memory from which the oldest go to disk
 	diskLimit   int64
@@ -92,9 +93,17 @@ type Store struct {
 	trash       []*segment // on disk, to be removed
 	number      uint64     // of the last file in memory
 	head        [recordHeader]byte
+	segmentHead [segmentHeader]byte
 	generation  uint64 // of what was saved last
 	saidUnkept  bool
-	unsaved     bool // the state did not fit into memory: the disk must know
+
+	// Buffers.
+	stateBuffer []byte
+	again       []piece
+	scratch     spans
+	need        []bool
+
+	unsaved bool // the state did not fit into memory: the disk must know
 
 	readers map[*segment]*os.File // of Run
 	trouble trouble               // of Run
@@ -123,11 +132,12 @@ func (s *Store) resize() {
 	if len(s.cursors) == 0 {
 		least = 0
 	}
+	s.grain = s.segmentSize
 	s.segmentSize = min(max(least/64, 2*chunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
 	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack
-	s.excess = s.memoryUsed
+	s.excess = s.memoryUsed + s.grain
 	notify(s.work)
 }
 
@@ -159,7 +169,7 @@ func (s *Store) PutHeld(lines []byte, n int, born time.Time) {
 // put appends to a log. Lines that are late go behind those that live, where
 // somebody is being sent these. s.mu is held.
 func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
-	s.excess = min(s.excess, s.memoryUsed)
+	s.excess = min(s.excess, s.memoryUsed+s.grain)
 	if !late {
 		l.mark(born)
 	}
@@ -337,7 +347,7 @@ func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
 			c.books.Adopted += uint64(s.held.left())
 		}
 		c.Destination = d
-		c.excess = c.bytes
+		c.excess = c.bytes + s.segmentSize
 		kept = append(kept, c)
 	}
 	for _, c := range s.cursors {
