@@ -59,7 +59,7 @@ func loadConfig(file string, defaults config) (config, error) {
 // parseConfig is loadConfig of text, with variables from lookupEnv.
 func parseConfig(file string, text []byte, defaults config, lookupEnv func(string) (string, bool)) (config, error) {
 	cfg, text := defaults, normalize(text)
-	d := decoder{lookupEnv: lookupEnv, forms: map[string]form{namesPath: readNames, carbonPath: readDestinations}}
+	d := decoder{lookupEnv: lookupEnv, forms: forms}
 	d.decode(text, reflect.ValueOf(&cfg).Elem())
 	cfg.share()
 	d.add(cfg.Problems())
@@ -68,6 +68,9 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	}
 	return cfg, nil
 }
+
+// forms are the values that may be written in more than one.
+var forms = map[string]form{namesPath: readNames, carbonPath: readDestinations}
 
 // share gives the proxy what other sections say.
 func (c *config) share() {
@@ -138,7 +141,7 @@ func plain(path string, v reflect.Value) any {
 	switch {
 	case path == namesPath:
 		return plainNames(v.Interface().([]string))
-	case path == carbonPath && isAlone(v):
+	case path == carbonPath && v.Kind() == reflect.Slice && isAlone(v):
 		return plain(path, v.Index(0))
 	case v.Kind() == reflect.Struct:
 		section := yaml.MapSlice{}
@@ -235,7 +238,10 @@ const carbonPath = "forward.carbon"
 // readDestinations is the form of carbonPath; v is a []proxy.CarbonForward, whose first
 // has the defaults of each.
 func readDestinations(d *decoder, path string, n ast.Node, v reflect.Value) {
-	defaults := v.Interface().([]proxy.CarbonForward)[0]
+	var defaults proxy.CarbonForward
+	if v.Len() > 0 {
+		defaults = v.Index(0).Interface().(proxy.CarbonForward)
+	}
 	list, isList := n.(*ast.SequenceNode)
 	if !isList {
 		one := []proxy.CarbonForward{defaults}

@@ -47,7 +47,7 @@ func readExample(t *testing.T) string {
 func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 	text := readExample(t)
 	var cfg config // no defaults: what the example lacks stays zero
-	d := decoder{lookupEnv: testEnv, forms: map[string]form{namesPath: readNames}}
+	d := decoder{lookupEnv: testEnv, forms: forms}
 	d.decode([]byte(text), reflect.ValueOf(&cfg).Elem())
 	if len(d.problems) > 0 {
 		t.Fatal(newConfigError("config.example.yaml", []byte(text), d.problems))
@@ -74,6 +74,9 @@ func keyPaths(path string, v reflect.Value) []string {
 	for key, field := range fields(v) {
 		at := join(path, key)
 		paths = append(paths, at)
+		if at == carbonPath {
+			field = field.Index(0)
+		}
 		if field.Kind() == reflect.Struct && !isText(field) {
 			paths = append(paths, keyPaths(at, field)...)
 		}
@@ -323,6 +326,12 @@ func TestYAMLRoundTrip(t *testing.T) {
 		},
 		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "stdout"}} },
 		func(c *config) { c.Proxy.Forward.Carbon[0].Queue = 1<<20 + 1 },
+		func(c *config) { c.Proxy.Forward.Carbon[0].Name = "main" },
+		func(c *config) {
+			second := c.Proxy.Forward.Carbon[0]
+			c.Proxy.Forward.Carbon[0].Name, second.Name, second.Spool = "main", "dr", 0
+			c.Proxy.Forward.Carbon = append(c.Proxy.Forward.Carbon, second)
+		},
 		func(c *config) { c.Admin.Listen = "" },
 		func(c *config) { c.Admin.BadLines = false },
 	} {
