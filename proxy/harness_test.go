@@ -73,8 +73,8 @@ func testConfig(statsd, carbon Upstream) Config {
 	cfg.Listen.StatsD = []Address{free("udp"), free("tcp")}
 	cfg.Listen.Carbon = []Address{free("tcp"), free("udp")}
 	cfg.Forward.StatsD.To = []Upstream{statsd}
-	cfg.Forward.Carbon.To = []Upstream{carbon}
-	cfg.Forward.Carbon.Replay = 0 // what arrived stays so
+	cfg.Forward.Carbon[0].To = []Upstream{carbon}
+	cfg.Forward.Carbon[0].Replay = 0 // what arrived stays so
 	return cfg
 }
 
@@ -110,6 +110,7 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 	}()
 	r := &running{p, func() { cancel(); <-ended }}
 	t.Cleanup(r.stop)
+	eventually(t, "it sends", func() bool { return len(p.outlets.all()) > len(cfg.Forward.Carbon) })
 	return r
 }
 

@@ -1,0 +1,2 @@
+// Package store keeps lines until every destination has them.
+package store
