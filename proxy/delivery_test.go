@@ -166,3 +166,55 @@ func TestStopKeeps(t *testing.T) {
 		})
 	}
 }
+
+// Each destination gets every line; one that is down keeps no other waiting, in the books
+// of each its lines balance, and what a reload adds and removes is counted.
+func TestDestinations(t *testing.T) {
+	up, down := newSink(t, "tcp"), newSink(t, "tcp")
+	down.close()
+	cfg, opt := keptConfig(t, up.address)
+	second := cfg.Forward.Carbon[0]
+	cfg.Forward.Carbon[0].Name, second.Name, second.To = "main", "dr", []Upstream{down.address}
+	cfg.Forward.Carbon = append(cfg.Forward.Carbon, second)
+	p := startWith(t, cfg, holding("Denali"), opt)
+	conn := p.dial(t, "carbon", 0)
+	for i := range 100 {
+		write(t, conn, numbered("host.n%d 1 1700000000", i*1000, i*1000+1000))
+		up.next(1000)
+	}
+	of := func(name string) Books {
+		for _, d := range p.Status().Destinations {
+			if d.Name == name {
+				balanced(t, "destination "+name, d.Lines)
+				return d.Lines
+			}
+		}
+		t.Fatalf("no destination %s", name)
+		return Books{}
+	}
+	eventually(t, "main has all", func() bool { return of("main").Forwarded == 100_000 })
+	if b := of("dr"); b.Queued+b.Spooled != 100_000 || b.Forwarded != 0 {
+		t.Errorf("dr: %+v", b)
+	}
+	down.open()
+	down.next(100_000)
+	eventually(t, "dr has all", func() bool { return of("dr").Forwarded == 100_000 })
+
+	third := newSink(t, "tcp")
+	added := second
+	added.Name, added.To = "new", []Upstream{third.address}
+	down.close()
+	write(t, conn, "host.more 1 1700000000\n")
+	up.expect("Denali.more 1 1700000000")
+	cfg.Forward.Carbon = []CarbonForward{cfg.Forward.Carbon[0], added}
+	reloaded(t, p, cfg)
+	write(t, conn, "host.last 1 1700000000\n")
+	third.expect("Denali.last 1 1700000000")
+	eventually(t, "the new one has what came since", func() bool { b := of("new"); return b.Received == 1 && b.Forwarded == 1 })
+	if b := of("dr"); b.Received != 100_001 || b.Dropped["shutdown"] != 1 || b.Queued != 0 {
+		t.Errorf("removed: %+v", b)
+	}
+	if b := of("main"); b.Received != 100_002 {
+		t.Errorf("main: %+v", b)
+	}
+}

@@ -151,15 +151,21 @@ func balance(t testing.TB, p *Proxy) map[string]Books {
 	t.Helper()
 	all := p.Status().Lines
 	for proto, b := range all {
-		dropped := uint64(0)
-		for _, n := range b.Dropped {
-			dropped += n
-		}
-		if b.Received+b.Adopted != b.Forwarded+dropped+b.Queued+b.Spooled {
-			t.Errorf("%s: the books do not balance: %+v", proto, b)
-		}
+		balanced(t, proto, b)
 	}
 	return all
+}
+
+// balanced fails the test unless b balances.
+func balanced(t testing.TB, whose string, b Books) {
+	t.Helper()
+	dropped := uint64(0)
+	for _, n := range b.Dropped {
+		dropped += n
+	}
+	if b.Received+b.Adopted != b.Forwarded+dropped+b.Queued+b.Spooled {
+		t.Errorf("%s: the books do not balance: %+v", whose, b)
+	}
 }
 
 // eventually waits until cond holds.
