@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -31,6 +32,7 @@ type tenancy struct {
 // ended.
 func (h *Holder) acquire(ctx context.Context) *tenancy {
 	retry := retries{jitter: h.jitter}
+	sleep(ctx, h.spread())
 	for ctx.Err() == nil {
 		held, err := h.attempt(ctx)
 		if errors.Is(err, ErrNoFreeName) {
@@ -51,6 +53,15 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 		}
 	}
 	return nil
+}
+
+// spread returns how long to wait before the first claim. A pool whose list is
+// long may start all at once, and those who come later ask for less.
+func (h *Holder) spread() time.Duration {
+	if len(h.cfg.Names) <= namesPerTxn || h.own != nil {
+		return 0
+	}
+	return h.jitter(time.Duration(len(h.cfg.Names)) * 5 * time.Millisecond)
 }
 
 // attempt claims a name once.
@@ -77,13 +88,20 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	}
 	// 4. Claim under it, or find out what was claimed under it.
 	var got claimed
+	ask := asking{own: h.own, from: h.wall(), look: h.waited, names: h.cfg.Names}
+	if h.now() < h.avoidUntil {
+		ask = ask.without(h.avoid)
+	}
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		got, err = h.store.claim(ctx, *h.lease, h.own, h.wall())
+		got, err = h.store.claim(ctx, *h.lease, ask)
 		return err
 	})
 	answered := h.wall()
-	if errors.Is(err, Expired) {
+	switch {
+	case errors.Is(err, Expired):
 		h.lease = nil
+	case errors.Is(err, errNotOurs):
+		h.lease.spent = true
 	}
 	if err != nil {
 		return nil, err
@@ -118,33 +136,92 @@ func (h *Holder) revoke(ctx context.Context) error {
 	return err
 }
 
-// wait returns when a name was freed, or after a while.
+// wait returns when a name was freed, or after a while. Until then it keeps the
+// lease, which shows that we wait, and finds out when etcd can't be reached: we
+// are at claiming then, since nobody knows whether a name is free.
 func (h *Holder) wait(ctx context.Context) error {
-	if *h.idle.Load() != Waiting {
-		h.letGo(Waiting)
+	h.enter(Waiting)
+	if !h.waited {
+		h.waited = true
 		h.log.Warn("all names are taken; waiting for one", "names", len(h.cfg.Names))
 	}
-	if err := h.request(ctx, h.revoke); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, waitAtMost)
+	defer h.store.stopRenewing()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := h.store.awaitFree(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil
+	freed := make(chan error, 1)
+	watching.Go(func() { freed <- h.store.awaitFree(ctx) })
+
+	again := time.NewTimer(h.askAgain())
+	defer again.Stop()
+	retry := retries{jitter: h.jitter}
+	for next := time.Duration(0); ; {
+		beat := time.NewTimer(next)
+		select {
+		case <-beat.C:
+		case err := <-freed:
+			return err
+		case <-again.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		sent := h.now()
+		err := h.within(ctx, min(renewTime(h.lease.ttl), maxRenewEvery), func(ctx context.Context) error { return h.store.stay(ctx, h.lease.id) })
+		switch {
+		case err == nil:
+			h.enter(Waiting)
+			h.outage.over()
+			retry.reset()
+			h.lease.sent = sent
+			next = renewEvery(h.lease.ttl)
+		case errors.Is(err, Expired):
+			h.lease = nil
+			return nil
+		case isAnswer(err):
+			return err
+		default:
+			h.enter(Claiming)
+			h.outage.failed(err, retry.failures)
+			next = sent + retry.next() - h.now()
+		}
 	}
-	return err
+}
+
+// askAgain returns for how long to wait without having been told of a free name.
+// Those who wait ask at their own times.
+func (h *Holder) askAgain() time.Duration {
+	d := waitAtMost + h.jitter(waitAtMost)
+	if avoided := h.avoidUntil - h.now(); avoided > 0 {
+		d = min(d, avoided)
+	}
+	return d
+}
+
+// enter makes p the state while there is no claim.
+func (h *Holder) enter(p Phase) {
+	if *h.idle.Load() != p {
+		h.letGo(p)
+	}
 }
 
 // request makes a request that belongs to a claim. It has a time-out of its
 // own, which leaves half of the claim's usable time.
 func (h *Holder) request(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL/3)
+	return h.within(ctx, requestTime(h.cfg.TTL), f)
+}
+
+func (h *Holder) within(ctx context.Context, timeOut time.Duration, f func(context.Context) error) error {
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, timeOut)
 	defer cancel()
-	err := f(ctx)
+	err := h.store.failed(f(ctx), begun)
 	h.checkDataLoss(err)
 	return err
 }
+
+func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Second) }
 
 // checkDataLoss takes note when err says that etcd lost data: others may hold
 // names that etcd knows nothing of any more, for one TTL at most. The marker,
@@ -201,6 +278,11 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 // hold makes held the current claim.
 func (h *Holder) hold(held *tenancy) {
 	h.own = nil
+	if h.waited {
+		h.waited = false
+		lease := held.LeaseID
+		h.records.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
+	}
 	h.shared = held.claimed + held.caution
 	h.tenure = held.tenure
 	inUse := held.extend(h.now())

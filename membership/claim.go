@@ -17,7 +17,7 @@ type Claim struct {
 	LeaseID  clientv3.LeaseID
 	Revision int64 // at which the key was created: the fencing token
 
-	past    past // never changes
+	history history // never changes
 	now     clock
 	horizon atomic.Int64 // by now, in nanoseconds
 }
@@ -28,7 +28,7 @@ type clock func() time.Duration
 // NewClaim returns a claim on name which is good for valid from now, and which
 // etcd knows nothing of: it is for tests of what uses claims.
 func NewClaim(name string, valid time.Duration) *Claim {
-	c := &Claim{Name: name, past: newPast(0, name, nil, nil, false), now: boottime}
+	c := &Claim{Name: name, history: newHistory(0, name, nil, nil, false), now: boottime}
 	c.Extend(valid)
 	return c
 }
@@ -42,7 +42,7 @@ func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, other
 	for i, t := range ours {
 		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
 	}
-	c.past = newPast(firstSecond(from), name, spans, others, false)
+	c.history = newHistory(firstSecond(from), name, spans, others, false)
 	return c
 }
 
@@ -58,16 +58,16 @@ func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, other
 //     because that one has these seconds.
 //   - At any other time it is the claim's name.
 func (c *Claim) NameAt(t int64) (name string, ok bool) {
-	if t >= c.past.floor {
+	if t >= c.history.floor {
 		return c.Name, true
 	}
-	return c.past.before(t, c.Name)
+	return c.history.before(t, c.Name)
 }
 
 // Floor returns the second from which on NameAt returns the claim's name: the
 // one comparison that a line costs in the usual case. Where nothing is known of
 // earlier tenures it is the lowest int64.
-func (c *Claim) Floor() int64 { return c.past.floor }
+func (c *Claim) Floor() int64 { return c.history.floor }
 
 // anew returns another claim for the same name under the same lease.
 func (c *Claim) anew() *Claim {

@@ -2,48 +2,160 @@ package membership
 
 import (
 	"context"
-	"sync/atomic"
+	"crypto/tls"
+	"errors"
+	"fmt"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 )
 
-// ClientConfig returns the configuration of an etcd client as a Holder wants
-// it; add Username, Password and TLS. clientv3.New then does not wait for etcd,
-// not even with a user name, and the client comes back within some 2 s of an
-// outage of any length; gRPC's own default is 120 s.
+// ClientConfig says how etcd is reached.
+type ClientConfig struct {
+	// Endpoints are the members of the cluster, each as http://host:port,
+	// https://host:port or host:port. A host may have several addresses, each of
+	// which is taken for a member of its own.
+	Endpoints []string
+
+	// Username is the etcd user; "" is none. Password is asked for at each login.
+	Username string
+	Password func() (string, error)
+
+	// TLS is asked for at each connection to an https:// endpoint. nil stands for
+	// the system's authorities, and no certificate of our own.
+	TLS func() (*tls.Config, error)
+
+	// Etcdctl is how a person asks the same etcd, for hints; default etcdctl with
+	// the endpoints.
+	Etcdctl string
+}
+
+// A Client is an etcd client that talks to one member at a time. Whatever is
+// asked of it goes over one connection; when that fails, or the member can't
+// answer, all of it moves on to the next address, the one tried longest ago.
+// (clientv3 of itself picks a member for each request, so that a renewal and
+// the read that belongs to it meet a broken one now and again for ever.)
 //
-// Use it for one client: it remembers whether that client was made.
-func ClientConfig(endpoints []string) clientv3.Config {
+// It logs in once for a token, and reads password and certificates anew whenever
+// they are needed. A request is tried once: who asks says whether it may be
+// asked again.
+type Client struct {
+	*clientv3.Client
+	connector *connector
+	login     *login
+	etcdctl   string
+}
+
+// maxAnswerBytes bounds what is taken of one answer: whoever may write to etcd
+// can make it as long as he likes.
+const maxAnswerBytes = 4 << 20
+
+// NewClient returns a client that connects on demand; the caller closes it.
+func NewClient(cfg ClientConfig) (*Client, error) { return newClientWith(cfg) }
+
+func newClientWith(cfg ClientConfig, options ...grpc.DialOption) (*Client, error) {
+	connector, err := newConnector(cfg.Endpoints, cfg.TLS)
+	if err != nil {
+		return nil, err
+	}
 	reconnect := backoff.DefaultConfig
-	reconnect.MaxDelay = 2 * time.Second
-	return clientv3.Config{
-		Endpoints:            endpoints,
-		DialKeepAliveTime:    10 * time.Second, // gRPC takes no less; it also sets TCP_USER_TIMEOUT to the time-out
+	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, 2*time.Second
+	login := newLogin(cfg.Username, cfg.Password, connector)
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:            []string{"http://" + connector.endpoints[0].address()}, // a name for them all: connector knows where to go
+		DialKeepAliveTime:    10 * time.Second,                                       // gRPC takes no less
 		DialKeepAliveTimeout: 3 * time.Second,
-		BackoffWaitBetween:   100 * time.Millisecond,
-		Logger:               zap.NewNop(), // errors are returned; its retries are no news
-		DialOptions: []grpc.DialOption{
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 2 * time.Second}),
-			grpc.WithChainUnaryInterceptor(deferLogin()),
-		},
+		MaxUnaryRetries:      1,
+		MaxCallRecvMsgSize:   maxAnswerBytes,
+		Logger:               zap.NewNop(), // errors are returned
+		DialOptions: append([]grpc.DialOption{
+			grpc.WithContextDialer(connector.dial),
+			grpc.WithTransportCredentials(connector),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 10 * time.Second}),
+			grpc.WithChainUnaryInterceptor(login.unary, connector.unary),
+			grpc.WithChainStreamInterceptor(login.stream),
+		}, options...),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make an etcd client: %w", err)
+	}
+	login.auth, login.ctx = pb.NewAuthClient(client.ActiveConnection()), client.Ctx()
+	c := &Client{Client: client, connector: connector, login: login, etcdctl: cfg.Etcdctl}
+	if c.etcdctl == "" {
+		c.etcdctl = etcdctl(cfg.Endpoints)
+	}
+	return c, nil
+}
+
+// store returns the store of a holder.
+func (c *Client) store(cfg Config) *etcdStore {
+	return newEtcdStore(c.Client, c, pb.NewLeaseClient(c.ActiveConnection()), cfg)
+}
+
+// failed takes note that a request ended with err, which began at a moment. It
+// moves on if another member may do better, unless that has happened since or a
+// login is under way, whose cost etcd has for nothing then. It returns err with
+// its cause.
+func (c *Client) failed(err error, begun time.Time) error {
+	if err == nil || isAnswer(err) {
+		return err
+	}
+	trouble := c.trouble(err)
+	if !sameEverywhere(err) && !c.login.underWay() {
+		c.connector.moveOn(begun)
+	}
+	return trouble
+}
+
+// version returns what the member that is asked runs.
+func (c *Client) version(ctx context.Context) (string, error) {
+	status, err := pb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
+	return status.GetVersion(), err
+}
+
+// readTime bounds one try of what a person asks.
+const readTime = 1500 * time.Millisecond
+
+// try makes a request that changes nothing, until one member has answered or ctx
+// has ended.
+func (c *Client) try(ctx context.Context, request func(context.Context) error) error {
+	wait := retries{jitter: randomly}
+	var last error // the first may only tell that a member was left
+	for tries := 1; ; tries++ {
+		begun := time.Now()
+		trying, cancel := context.WithTimeout(ctx, readTime)
+		err := request(trying)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = c.failed(err, begun)
+		}
+		if sameEverywhere(err) || isAnswer(err) || !sleep(ctx, wait.next()) {
+			return last
+		}
+		unreachable, _ := c.connector.why()
+		if t, ok := errors.AsType[*Trouble](last); ok && t.Person && (unreachable != nil || tries > 2*len(c.connector.endpoints)) {
+			return last // no address takes us, and somebody must mend that
+		}
 	}
 }
 
-// deferLogin answers the first login of a client, which clientv3.New would wait
-// for, by "authentication is not enabled". The first request that wants a user
-// then makes the client log in.
-func deferLogin() grpc.UnaryClientInterceptor {
-	var made atomic.Bool
-	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		if method == pb.Auth_Authenticate_FullMethodName && made.CompareAndSwap(false, true) {
-			return rpctypes.ErrGRPCAuthNotEnabled
-		}
-		return invoker(ctx, method, req, reply, cc, opts...)
-	}
+func (c *Client) get(ctx context.Context, key string, opts ...clientv3.OpOption) (resp *clientv3.GetResponse, err error) {
+	err = c.try(ctx, func(ctx context.Context) (err error) {
+		resp, err = c.Get(ctx, key, opts...)
+		return err
+	})
+	return resp, err
+}
+
+// isAnswer says whether err is what etcd has answered, and no failure to.
+func isAnswer(err error) bool {
+	_, lost := errors.AsType[Loss](err)
+	return lost || errors.Is(err, ErrNoFreeName) || errors.Is(err, errNotOurs) || errors.Is(err, errAsked) || isTooLong(err)
 }

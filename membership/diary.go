@@ -44,17 +44,12 @@ func (d diary) end(t Tenure, to time.Time) {
 // before the start.
 func (own *ownTenure) endAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
-// endInDiary ends the tenure of the claim, which is over. It is saved before etcd
-// is told: a process that comes after must not take more for ours than others can
-// read there.
-func (h *Holder) endInDiary(to time.Time) {
+// endInDiary ends the tenure of the claim, which is over. It must be saved before
+// etcd is told: a process that comes after must not take more for ours than others
+// can read there.
+func (h *Holder) endInDiary(to time.Time) (saved <-chan struct{}) {
 	h.diary.end(h.tenure, to)
-	if h.state == nil {
-		return
-	}
-	if err := h.state.saveTenures(h.cfg.Pool, h.diary); err != nil {
-		h.log.Warn("own tenures not saved", "dir", h.state.Dir(), "err", err)
-	}
+	return h.saver.save(h.memory, h.diary)
 }
 
 // spans returns the tenures but t.
@@ -73,12 +68,8 @@ func (d diary) others(ts []Tenure) []Tenure {
 	return slices.DeleteFunc(slices.Clone(ts), func(t Tenure) bool { return d.find(t) != nil })
 }
 
-// openDiary loads what the last process knew of our tenures.
-func (h *Holder) openDiary() {
-	own, err := h.state.loadTenures(h.cfg.Pool)
-	if err != nil {
-		h.log.Warn("own tenures not remembered", "err", err)
-	}
+// openDiary takes over what the last process knew of our tenures.
+func (h *Holder) openDiary(own []ownTenure) {
 	h.diary = own
 	if m := h.own; m != nil && m.Record != "" && !m.copied && h.diary.find(Tenure{Name: m.Name, id: m.Record}) == nil {
 		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here}) // killed before it was written
@@ -113,11 +104,12 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 // tenures of its name: others may have recorded a later end than it had.
 func (own *ownTenure) crashedAt(ts []Tenure, now time.Time) time.Time {
 	to := now
-	for _, t := range ts {
-		if t.id == own.Record && !t.open() && t.To.Before(to) {
+	at := slices.IndexFunc(ts, func(t Tenure) bool { return t.id == own.Record })
+	for i, t := range ts {
+		if i == at && !t.open() && t.To.Before(to) {
 			to = t.To
 		}
-		if t.id > own.Record && t.From.Before(to) {
+		if i > at && t.From.Before(to) && (at >= 0 || t.id > own.Record) {
 			to = t.From
 		}
 	}

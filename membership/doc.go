@@ -15,21 +15,24 @@
 //	names.go        the lists to claim from
 //	config.go       what a Holder is told
 //	claim.go        a name under a lease, and its horizon
-//	past.go         whose the seconds before a claim were
+//	history.go      whose the seconds before a claim were
 //	tenure.go       who held a name from when to when: the record in etcd
 //	phase.go        what a Holder is at; why a claim was lost
 //	state.go        what is remembered from one start to the next
 //	holder.go       Holder: the snapshots, and Run: claim → renew → lost → re-claim → release
 //	acquire.go      the way to a claim: grant, claim, wait
 //	succession.go   when a name that was claimed may be used
-//	keep.go         the way of a claim: renew, suspend, resume, lose
+//	keep.go         the way of a claim: renew, suspend, resume, lose, let go
 //	diary.go        our own tenures
-//	paperwork.go    what is written about tenures, beside the lease
+//	records.go      what is written about tenures, beside the lease
 //	outage.go       when etcd fails us: what is said, and when to try again
-//	store.go        how all this lies in etcd, and what etcd's errors mean
+//	store.go        how all this lies in etcd
 //	renewstream.go  renewals over one stream
-//	client.go       the etcd client that a Holder wants
-//	list.go         what people ask: who is there, who was, where one has been
+//	client.go       the etcd client of a Holder: one member at a time
+//	connect.go      the connection to that member, and to the next
+//	login.go        one login for a token
+//	causes.go       what errors mean, and what a person can do
+//	list.go         what people ask: who is there, who waits, who was, and where one has been
 //
 // # Phases
 //
@@ -70,9 +73,10 @@
 // Current and is then stopped before the use, be it by the scheduler or by a
 // paused hypervisor, uses the name late. The clocks' rates must agree to within
 // a third. A virtual machine that was cloned alive, a cluster that was wiped or
-// restored without --bump-revision, a lease that was revoked by hand, and a name
-// whose records were deleted with it, can give two hosts one name for up to one
-// renewal period; and so can Join, which keeps no records. An etcd that elects in
+// restored, a lease that was revoked by hand, and a name whose records were
+// deleted with it, can give two hosts one name for up to one renewal period; and so
+// can Join, which keeps no records. Of a restore those know who were there; who
+// comes new can't: wait one TTL before the restored etcd starts. An etcd that elects in
 // less than half a second (--election-timeout) can, if its leader then stands
 // still for a TTL. Lists longer than 120 names are gone through forward: a name
 // freed after its turn is not come back to. The times of tenures are the hosts'

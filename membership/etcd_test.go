@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
@@ -38,11 +37,14 @@ func withSharedEtcd(m *testing.M) int {
 }
 
 // newClient returns a client of s that ends with the test.
-func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *clientv3.Client {
+func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *Client {
 	t.Helper()
-	cfg := ClientConfig([]string{s.Endpoint()})
-	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(interceptors...))
-	c, err := clientv3.New(cfg)
+	return newClientOf(t, ClientConfig{Endpoints: []string{s.Endpoint()}}, interceptors...)
+}
+
+func newClientOf(t *testing.T, cfg ClientConfig, interceptors ...grpc.UnaryClientInterceptor) *Client {
+	t.Helper()
+	c, err := newClientWith(cfg, grpc.WithChainUnaryInterceptor(interceptors...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +71,7 @@ type running struct {
 }
 
 // start runs a holder until the test ends, at the latest.
-func start(t *testing.T, c *clientv3.Client, cfg Config, state *State) running {
+func start(t *testing.T, c *Client, cfg Config, state *State) running {
 	t.Helper()
 	h, err := NewHolder(c, cfg, state, testLog(t))
 	if err != nil {

@@ -7,15 +7,13 @@ import (
 	"os"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // connect returns a client of an etcd of its own. In a program, the endpoints
 // come from the configuration.
-func connect() (client *clientv3.Client, done func()) {
+func connect() (client *membership.Client, done func()) {
 	dir, err := os.MkdirTemp("", "membership")
 	if err != nil {
 		log.Fatal(err)
@@ -24,7 +22,7 @@ func connect() (client *clientv3.Client, done func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client, err = clientv3.New(membership.ClientConfig([]string{server.Endpoint()}))
+	client, err = membership.NewClient(membership.ClientConfig{Endpoints: []string{server.Endpoint()}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -46,7 +44,7 @@ func ExampleJoin() {
 		log.Fatal(err)
 	}
 	for range 4 {
-		member, err := membership.Join(etcdclient, ctx, lease.ID, "homer", IDs)
+		member, err := membership.Join(etcdclient.Client, ctx, lease.ID, "homer", IDs)
 		if err == membership.ErrNoFreeName {
 			fmt.Println("all claimed")
 			break
@@ -74,11 +72,11 @@ func ExampleMembers() {
 		log.Fatal(err)
 	}
 	for _, who := range []string{"homer", "marge"} {
-		if _, err := membership.Join(etcdclient, ctx, lease.ID, who, IDs); err != nil {
+		if _, err := membership.Join(etcdclient.Client, ctx, lease.ID, who, IDs); err != nil {
 			log.Fatal(err)
 		}
 	}
-	members, err := membership.Members(etcdclient, IDs)
+	members, err := membership.Members(etcdclient.Client, IDs)
 	if err != nil {
 		log.Fatal(err)
 	}

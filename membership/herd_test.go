@@ -64,10 +64,10 @@ type joined struct {
 
 // joinAtOnce starts n hosts on an etcd of their own; join returns the name that
 // it got.
-func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *clientv3.Client) string) joined {
+func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *Client) string) joined {
 	server := devetcdtest.Start(t)
 	j := joined{names: make(map[string]int), cost: make([]*requests, n)}
-	clients := make([]*clientv3.Client, n)
+	clients := make([]*Client, n)
 	for i := range clients {
 		j.cost[i] = new(requests)
 		clients[i] = newClient(t, server, j.cost[i].count)
@@ -135,7 +135,7 @@ func TestManyStartAtOnce(t *testing.T) {
 			cfg := testConfig(t, PrefixedNumerics("web-", n)...)
 			cfg.TTL = 10 * time.Minute // nobody renews while we count, or loses a name
 			holders := make([]running, n)
-			ours := joinAtOnce(t, n, func(t *testing.T, i int, c *clientv3.Client) string {
+			ours := joinAtOnce(t, n, func(t *testing.T, i int, c *Client) string {
 				h, err := NewHolder(c, cfg, nil, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Error(err)
@@ -166,7 +166,7 @@ func TestManyStartAtOnce(t *testing.T) {
 			if !*joinsOriginal {
 				return
 			}
-			original := joinAtOnce(t, n, func(t *testing.T, i int, c *clientv3.Client) string { return joinOriginally(t, c, cfg.Names) })
+			original := joinAtOnce(t, n, func(t *testing.T, i int, c *Client) string { return joinOriginally(t, c, cfg.Names) })
 			original.check(t, cfg.Names)
 			grants, reads, txns, all = original.most()
 			fmt.Fprintf(&table, "| | one name after the other | %d | %d | %.2f s |\n", all, grants+reads+txns, original.took.Seconds())
@@ -178,7 +178,7 @@ func TestManyStartAtOnce(t *testing.T) {
 
 // joinOriginally is the algorithm of the original library: a transaction for
 // each name, in their order, until one is free.
-func joinOriginally(t *testing.T, c *clientv3.Client, names []string) string {
+func joinOriginally(t *testing.T, c *Client, names []string) string {
 	lease, err := c.Grant(t.Context(), 600)
 	if err != nil {
 		t.Error(err)
@@ -240,10 +240,12 @@ func TestManyWaitForOneName(t *testing.T) {
 		if r.Holder != got.Holder && r.Phase() != Waiting {
 			t.Errorf("phase of another: got %s, want waiting", r.Phase())
 		}
-		r.stop()
 	}
 	// A grant, a claim and a revocation of each that tried, and the releases.
 	spent := cost.all.Load() - before
+	for _, r := range waiting {
+		r.stop()
+	}
 	if most := int64(3*waiters + 4); spent > most {
 		t.Errorf("requests: got %d, want %d at most", spent, most)
 	}

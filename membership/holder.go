@@ -2,10 +2,8 @@ package membership
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -20,9 +18,8 @@ import (
 // to disagree in, and for a successor not to meet us.
 const (
 	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
-	maxRenewTime  = 1500 * time.Millisecond // or TTL/6
 	releaseTime   = 2 * time.Second
-	waitAtMost    = time.Minute // then a waiting holder asks again without having been told of a free name
+	waitAtMost    = time.Minute // and up to as much again: then a waiting holder asks without having been told of a free name
 )
 
 func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
@@ -34,7 +31,7 @@ func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
 type Holder struct {
 	cfg    Config
 	store  store
-	state  *State // nil: no memory
+	saver  *saver
 	now    clock
 	wall   func() time.Time // for what Carbon lines and people are told, and no lease
 	jitter jitter           // of retries
@@ -49,6 +46,7 @@ type Holder struct {
 	changed chan struct{} // closed at the next change
 
 	own      *memory       // what the last process held, until the first claim
+	memory   memory        // what was saved last
 	diary    diary         // our own tenures
 	tenure   Tenure        // of the claim, while there is one
 	lease    *lease        // nil: none
@@ -56,8 +54,12 @@ type Holder struct {
 	unmarked bool          // we saw a data loss and have not left the marker yet
 	wary     time.Duration // by now: what is claimed before is used one TTL later, because of that loss
 	outage   outage
+	waited   bool // all names were taken, and we have said so
 
-	paperwork *paperwork
+	avoid      string        // a name that we were asked to let go
+	avoidUntil time.Duration // by now
+
+	records *records
 }
 
 // A lease is one that etcd granted to us.
@@ -72,7 +74,7 @@ type lease struct {
 // NewHolder returns a holder that has not begun; it does not ask etcd for
 // anything. It refuses a configuration that has Problems. A nil state is no
 // memory: every start is a host's first. A nil log discards.
-func NewHolder(c *clientv3.Client, cfg Config, state *State, log *slog.Logger) (*Holder, error) {
+func NewHolder(c *Client, cfg Config, state *State, log *slog.Logger) (*Holder, error) {
 	if err := cfg.Problems().Err(); err != nil {
 		return nil, err
 	}
@@ -83,7 +85,7 @@ func NewHolder(c *clientv3.Client, cfg Config, state *State, log *slog.Logger) (
 		}
 		cfg.Owner = showOwner(host)
 	}
-	return newHolder(newEtcdStore(c, cfg), cfg, state, boottime, log), nil
+	return newHolder(c.store(cfg), cfg, state, boottime, log), nil
 }
 
 func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logger) *Holder {
@@ -93,10 +95,9 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 	h := &Holder{
 		cfg:     cfg,
 		store:   store,
-		state:   state,
 		now:     now,
 		wall:    time.Now,
-		jitter:  rand.N[time.Duration],
+		jitter:  randomly,
 		log:     log.With("pool", cfg.Pool),
 		losses:  make(map[Loss]*atomic.Uint64),
 		changed: make(chan struct{}),
@@ -104,8 +105,9 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 	for _, l := range Losses() {
 		h.losses[l] = new(atomic.Uint64)
 	}
+	h.saver = newSaver(state, h.log)
 	h.outage = outage{log: h.log, now: now}
-	h.paperwork = newPaperwork(cfg.TTL/3, h.log)
+	h.records = newRecords(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
 	return h
 }
@@ -166,7 +168,10 @@ func (h *Holder) Stats() Stats {
 func (h *Holder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { h.paperwork.run(ctx) })
+	saving, saveLast := context.WithCancel(context.WithoutCancel(ctx))
+	defer saveLast()
+	wg.Go(func() { h.saver.run(saving) })
+	wg.Go(func() { h.records.run(ctx) })
 
 	h.recall()
 	for ctx.Err() == nil {
@@ -175,7 +180,7 @@ func (h *Holder) Run(ctx context.Context) error {
 			break
 		}
 		if h.claims.Load() == 1 {
-			wg.Go(func() { h.warnOldServers(ctx) })
+			wg.Go(func() { h.warnOldServer(ctx) })
 		}
 		h.keep(ctx, held)
 	}
@@ -185,28 +190,27 @@ func (h *Holder) Run(ctx context.Context) error {
 
 // recall loads what the last process held.
 func (h *Holder) recall() {
-	if h.state == nil {
+	if h.saver.state == nil {
 		return
 	}
-	m, err := h.state.load()
-	switch {
-	case err != nil:
+	m, own, err := h.saver.state.load(h.cfg.Pool)
+	if err != nil {
 		h.log.Warn("last claim not remembered", "err", err)
-	case m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name):
+	}
+	if m != nil {
+		h.memory = *m
+	}
+	if m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name) {
 		h.own = m
 	}
-	h.openDiary()
+	h.openDiary(own)
 }
 
-// remember saves m and the diary, if there is a state; without it a restart only
-// has less to go by.
-func (h *Holder) remember(m memory) {
-	if h.state == nil {
-		return
-	}
-	if err := errors.Join(h.state.save(m), h.state.saveTenures(h.cfg.Pool, h.diary)); err != nil {
-		h.log.Warn("claim not saved; a restart will not know it", "dir", h.state.Dir(), "err", err)
-	}
+// remember has m and the diary saved, if there is a state; without it a restart
+// only has less to go by.
+func (h *Holder) remember(m memory) (saved <-chan struct{}) {
+	h.memory = m
+	return h.saver.save(m, h.diary)
 }
 
 // letGo ends the claim for all who ask Current, and leaves the phase p.
@@ -243,8 +247,11 @@ func (h *Holder) release(ctx context.Context) {
 	var err error
 	if c != nil {
 		until := h.usedUntil(c)
-		h.endInDiary(until)
+		saved := h.endInDiary(until)
 		err = h.bounded(ctx, func(ctx context.Context) error {
+			if err := await(ctx, saved); err != nil {
+				return fmt.Errorf("save the own tenures: %w", err)
+			}
 			return h.store.release(ctx, c, h.tenure.end(until, released))
 		})
 	}
@@ -261,6 +268,16 @@ func (h *Holder) release(ctx context.Context) {
 	}
 }
 
+// await waits until done is closed.
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // bounded makes one of the two requests of a release.
 func (h *Holder) bounded(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, releaseTime/2)
@@ -268,11 +285,11 @@ func (h *Holder) bounded(ctx context.Context, f func(context.Context) error) err
 	return f(ctx)
 }
 
-// warnOldServers warns of servers with known bugs that touch claims.
-func (h *Holder) warnOldServers(ctx context.Context) {
+// warnOldServer warns of a server with known bugs that touch claims.
+func (h *Holder) warnOldServer(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL)
 	defer cancel()
-	for _, server := range h.store.oldServers(ctx) {
-		h.log.Warn("old etcd server", "server", server, "hint", "upgrade to 3.5.28, 3.6.9 or later: older ones renew leases after their end, and check access to nested transactions badly")
+	if version, err := h.store.version(ctx); err == nil && isOld(version) {
+		h.log.Warn("old etcd server", "version", version, "hint", "upgrade to 3.4.44, 3.5.33, 3.6.14, 3.7.1 or later: older ones renew leases after their end, and have holes in the access checks of transactions and watches")
 	}
 }

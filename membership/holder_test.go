@@ -28,7 +28,7 @@ import (
 // race starts n holders at once and returns the names that they got, sorted by
 // the revision of their claims.
 func race(t *testing.T, cfg Config, n int) (holders []running, names []string) {
-	clients := make([]*clientv3.Client, 4)
+	clients := make([]*Client, 4)
 	for i := range clients {
 		clients[i] = newClient(t, sharedEtcd)
 	}
@@ -86,24 +86,24 @@ func TestLosses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		want Loss
-		take func(c *clientv3.Client, held *Claim) error
+		take func(c *Client, held *Claim) error
 	}{
-		{Deleted, func(c *clientv3.Client, held *Claim) error {
+		{Deleted, func(c *Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.Key)
 			return err
 		}},
-		{Overwritten, func(c *clientv3.Client, held *Claim) error {
+		{Overwritten, func(c *Client, held *Claim) error {
 			_, err := c.Put(context.Background(), held.Key, held.Owner) // without our lease
 			return err
 		}},
-		{Lost, func(c *clientv3.Client, held *Claim) error {
+		{Lost, func(c *Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.Key)
 			if err == nil {
 				_, err = c.Put(context.Background(), held.Key, "marge")
 			}
 			return err
 		}},
-		{Expired, func(c *clientv3.Client, held *Claim) error {
+		{Expired, func(c *Client, held *Claim) error {
 			_, err := c.Revoke(context.Background(), held.LeaseID)
 			return err
 		}},
@@ -200,12 +200,17 @@ func TestEtcdRefusesUs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		start := time.Now()
+		client := &Client{connector: &connector{}, login: &login{}, etcdctl: "etcdctl"}
 		o := outage{
 			log: slog.New(slog.NewTextHandler(&log, nil)),
 			now: func() time.Duration { return time.Since(start) },
 		}
 		for i := range 5 {
-			o.failed(fmt.Errorf("claim a name: %w", rpctypes.ErrPermissionDenied), i)
+			err := rpctypes.ErrPermissionDenied
+			if i > 2 {
+				err = rpctypes.ErrNoLeader
+			}
+			o.failed(client.trouble(fmt.Errorf("claim a name: %w", err)), i)
 			pass(t, time.Second)
 		}
 		o.over()
@@ -213,8 +218,10 @@ func TestEtcdRefusesUs(t *testing.T) {
 		for want, n := range map[string]int{
 			`level=ERROR msg="etcd refuses us"`:              1,
 			`readwrite on the prefix /prefixproxy/`:          1,
+			`level=WARN msg="etcd unreachable"`:              1,
+			`has no leader`:                                  1,
 			`level=INFO msg="etcd reachable again" after=5s`: 1,
-			"\n": 2,
+			"\n": 3,
 		} {
 			if got := strings.Count(log.String(), want); got != n {
 				t.Errorf("%q is said %d times, want %d; log:\n%s", want, got, n, log.String())
@@ -406,33 +413,9 @@ func TestReleaseFreesAtOnce(t *testing.T) {
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	server := devetcdtest.Start(t)
-	root := newClient(t, server)
-	ctx := t.Context()
-	for _, step := range []func() error{
-		func() error { _, err := root.UserAdd(ctx, "root", "r"); return err },
-		func() error { _, err := root.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := root.UserAdd(ctx, "prefixproxy", "p"); return err },
-		func() error { _, err := root.RoleAdd(ctx, "prefixproxy"); return err },
-		func() error {
-			_, err := root.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := root.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
-		func() error { _, err := root.AuthEnable(ctx); return err },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	enableUsers(t, newClient(t, server))
 	server.Close()
-
-	cfg := ClientConfig([]string{server.Endpoint()})
-	cfg.Username, cfg.Password = "prefixproxy", "p"
-	client, err := clientv3.New(cfg)
-	if err != nil {
-		t.Fatalf("make a client while etcd is down: %v", err)
-	}
-	defer client.Close()
+	client := newUserClient(t, server, "prefixproxy", "p")
 	h := start(t, client, testConfig(t), nil)
 	defer h.stop()
 	if err := server.Restart(); err != nil {
@@ -464,7 +447,7 @@ func TestTurnsOfALongList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	turns, err := newEtcdStore(client, cfg).turns(t.Context(), 0)
+	turns, err := client.store(cfg).turns(t.Context(), 0, asking{names: cfg.Names})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +455,7 @@ func TestTurnsOfALongList(t *testing.T) {
 	for _, turn := range turns {
 		got = append(got, fmt.Sprintf("%d from %s", len(turn), turn[0]))
 	}
-	if want := []string{"120 from web-6", "120 from web-126", "120 from web-246", "35 from web-366"}; !slices.Equal(got, want) {
+	if want := []string{"34 from web-6", "120 from web-41", "120 from web-161", "120 from web-281"}; !slices.Equal(got, want) {
 		t.Errorf("turns: got %q, want %q", got, want)
 	}
 }

@@ -9,7 +9,7 @@ import (
 // keep renews held until it is lost, or ctx ends.
 func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	defer h.store.stopRenewing()
-	every := min(held.ttl/6, maxRenewEvery)
+	every := renewEvery(held.ttl)
 	suspended := !held.Valid()
 	retry := retries{jitter: h.jitter}
 	next := held.sent + every
@@ -18,7 +18,11 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		sent := h.now()
 		err := h.renew(ctx, held)
 
-		// 2. Lost: let go at once, whatever the horizon.
+		// 2. Lost, or asked for: let go at once, whatever the horizon.
+		if errors.Is(err, errAsked) {
+			h.yield(ctx, held)
+			return
+		}
 		if loss, lost := errors.AsType[Loss](err); lost {
 			h.lose(held, loss)
 			return
@@ -27,14 +31,17 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			return
 		}
 
-		// 3. Failed: again, on the next endpoint at once and then less often.
+		// 3. Failed: again, on the next member at once and then less often.
 		if err != nil {
 			h.outage.failed(err, retry.failures)
+			if sent-held.sent > overdue(held.ttl) && h.look(ctx, held) {
+				return
+			}
 			if !suspended && !held.Valid() {
 				suspended = true
 				h.log.Warn("name suspended", "name", held.Name)
 			}
-			next = h.now() + retry.next()
+			next = sent + retry.next()
 			continue
 		}
 
@@ -58,13 +65,16 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	}
 }
 
+func renewEvery(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewEvery) }
+
 // renewTime bounds one request of those that are made at each renewal.
-func renewTime(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewTime) }
+func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
 func (h *Holder) renew(ctx context.Context, held *tenancy) error {
+	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
 	defer cancel()
-	return h.store.renew(ctx, held.Claim)
+	return h.store.failed(h.store.renew(ctx, held.Claim), begun)
 }
 
 // lose ends a claim that is not ours any more. Its lease is revoked before the
@@ -72,12 +82,59 @@ func (h *Holder) renew(ctx context.Context, held *tenancy) error {
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.endInDiary(until)
-	h.recordEnd(held.tenure.end(until, string(loss)))
+	h.recordEnd(held.tenure.end(until, string(loss)), h.endInDiary(until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
 	h.checkDataLoss(loss)
+}
+
+// overdue is how long after the last renewal its lease must be gone, though a
+// leader of etcd may have given it another TTL.
+func overdue(ttl time.Duration) time.Duration { return 2*ttl + 5*time.Second }
+
+// look looks what has become of a claim that has not been renewed for so long,
+// with more time than a renewal has. If etcd answers, the claim is lost; should it
+// stand all the same, it is taken over by the next.
+func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
+	err := h.request(ctx, func(ctx context.Context) error { return h.store.look(ctx, held.Claim) })
+	loss, known := errors.AsType[Loss](err)
+	switch {
+	case known:
+		h.lose(held, loss)
+	case err == nil && ctx.Err() == nil:
+		own := h.memory
+		own.here = true
+		h.lose(held, Expired)
+		h.lease.spent = false // its name is taken over, which ends it
+		h.lease = nil
+		h.own = &own
+	default:
+		return false
+	}
+	return true
+}
+
+// yield lets go of a name that somebody has asked us for, and stays away from it
+// for one TTL.
+func (h *Holder) yield(ctx context.Context, held *tenancy) {
+	h.letGo(Claiming)
+	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.Name, "away_for", held.ttl)
+	h.avoid, h.avoidUntil = held.Name, h.now()+held.ttl
+	h.lease.spent = true
+	until := h.usedUntil(held.Claim)
+	h.diary.end(h.tenure, until)
+	saved := h.remember(memory{Pool: h.cfg.Pool})
+	ended := held.tenure.end(until, released)
+	err := h.request(ctx, func(ctx context.Context) error {
+		if err := await(ctx, saved); err != nil {
+			return err
+		}
+		return h.store.release(ctx, held.Claim, ended)
+	})
+	if err != nil {
+		h.recordEnd(ended, saved)
+	}
 }
 
 // usedUntil returns the wall clock's time up to which c was used, now that it

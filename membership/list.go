@@ -1,37 +1,232 @@
 package membership
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 )
 
 // What people ask a pool: who is there, who was, and where one has been.
 
 // A Held is a name that somebody holds.
 type Held struct {
-	Name  string
-	Owner string    // as it may be shown to people: quoted and cut if it is no owner
-	Since time.Time // when it was claimed; zero if no record tells
+	Name   string
+	Owner  string    // as it may be shown to people: quoted and cut if it is no owner
+	Since  time.Time // when it was claimed; zero if no record tells
+	Listed bool      // the name is of the list that was given
+
+	// State is Holding, Suspended when it was not renewed for so long that its
+	// holder does not use it, and "" if what is left of its lease is not known; that
+	// and Renewed, how long ago it was renewed, are for Look to say.
+	State   Phase
+	Renewed time.Duration
+
+	lease clientv3.LeaseID
 }
 
-// List returns who holds the names of a pool, in the order of names and as of
-// one moment. What stands in etcd beside these names is left out. Two requests,
-// and one more for every 120 names that are held.
-func List(ctx context.Context, c *clientv3.Client, pool string, names []string) ([]Held, error) {
+// A Waiter is a host that finds no free name.
+type Waiter struct {
+	Owner string
+	Since time.Time // zero if it does not tell
+}
+
+// A View is a pool at one moment.
+type View struct {
+	Held    []Held
+	Waiting []Waiter // the one that waits longest first
+	Free    int      // names of the list that nobody holds
+}
+
+// Look returns a pool with what is left of each lease, which is a request for each
+// name that is held.
+func Look(ctx context.Context, c *Client, pool string, names []string) (View, error) {
+	held, err := List(ctx, c, pool, names)
+	if err != nil {
+		return View{}, err
+	}
+	v := View{Held: held, Free: len(names)}
+	asks, asking := errgroup.WithContext(ctx)
+	asks.SetLimit(16)
+	holds := make(map[clientv3.LeaseID]bool, len(held))
+	for i := range held {
+		h := &held[i]
+		holds[h.lease] = true
+		if h.Listed {
+			v.Free--
+		}
+		if h.lease != 0 {
+			asks.Go(func() error { return h.ask(asking, c) })
+		}
+	}
+	if err := asks.Wait(); err != nil {
+		return View{}, fmt.Errorf("read what is left of the leases of pool %s: %w", pool, err)
+	}
+	v.Waiting, err = readWaiting(ctx, c, pool, holds)
+	return v, err
+}
+
+// ask fills in what its lease tells of h.
+func (h *Held) ask(ctx context.Context, c *Client) error {
+	var resp *clientv3.LeaseTimeToLiveResponse
+	err := c.try(ctx, func(ctx context.Context) (err error) {
+		resp, err = c.TimeToLive(ctx, h.lease)
+		return err
+	})
+	if err != nil || resp.GrantedTTL == 0 {
+		return err
+	}
+	granted, left := time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second
+	h.State, h.Renewed = Holding, granted-left
+	if left < granted-horizonShare(granted) {
+		h.State = Suspended
+	}
+	return nil
+}
+
+// readWaiting returns who waits, but for the leases that hold a name.
+func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3.LeaseID]bool) ([]Waiter, error) {
+	owners, since := make(map[string]string), make(map[string]time.Time)
+	err := readAll(ctx, c, waitingKey(pool), func(kv *mvccpb.KeyValue) {
+		lease, rest, dated := strings.Cut(strings.TrimPrefix(string(kv.Key), waitingKey(pool)), "/")
+		switch id, err := strconv.ParseUint(lease, 16, 64); {
+		case err != nil || clientv3.LeaseID(id) != clientv3.LeaseID(kv.Lease) || holds[clientv3.LeaseID(id)]:
+		case !dated:
+			owners[lease] = showOwner(string(kv.Value))
+		case rest == "since":
+			if t, err := time.Parse(time.RFC3339, string(kv.Value)); err == nil && !t.After(time.Now().Add(clocksApart)) {
+				since[lease] = t
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
+	}
+	waiting := make([]Waiter, 0, len(owners))
+	for lease, owner := range owners {
+		waiting = append(waiting, Waiter{Owner: owner, Since: since[lease]})
+	}
+	slices.SortFunc(waiting, func(a, b Waiter) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Owner, b.Owner)) })
+	return waiting, nil
+}
+
+// MostHeld returns how many names of a pool were held at once at most since a
+// moment, as far as is recorded. It reads all records of the pool.
+func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int, error) {
+	now := time.Now()
+	type change struct {
+		at time.Time
+		by int
+	}
+	var changes []change
+	_, _, err := readPast(ctx, c, pool, "", func(t Tenure) bool {
+		to := t.To
+		switch {
+		case t.Lasts:
+			to = now
+		case t.open(): // a crash left no end
+			to = t.From.Add(t.ttl)
+		}
+		if from := t.From; to.After(since) && !from.After(to) {
+			changes = append(changes, change{from, 1}, change{to, -1})
+		}
+		return false
+	})
+	if err != nil {
+		return 0, err
+	}
+	slices.SortFunc(changes, func(a, b change) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.by, b.by)) })
+	held, most := 0, 0
+	for _, c := range changes {
+		if held += c.by; !c.at.Before(since) || c.by > 0 {
+			most = max(most, held)
+		}
+	}
+	return most, nil
+}
+
+// ErrNotHeld is the error of AskFor when nobody holds the name.
+var ErrNotHeld = errors.New("nobody holds it")
+
+// AskFor asks the holder of a name to let go of it, and to stay away from it for
+// one TTL, and waits until it has. It returns who that was.
+func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, err error) {
+	key := namesKey(pool) + name
+	resp, err := c.get(ctx, key)
+	if err != nil {
+		return "", fmt.Errorf("read who holds %s: %w", name, err)
+	}
+	if len(resp.Kvs) == 0 || resp.Kvs[0].Lease == 0 {
+		return "", ErrNotHeld
+	}
+	held := Held{lease: clientv3.LeaseID(resp.Kvs[0].Lease)}
+	owner, revision := showOwner(string(resp.Kvs[0].Value)), resp.Kvs[0].CreateRevision
+	var ttl int64
+	err = c.try(ctx, func(ctx context.Context) error {
+		left, err := c.TimeToLive(ctx, held.lease)
+		if err == nil {
+			ttl = left.GrantedTTL
+		}
+		return err
+	})
+	if err == nil {
+		err = c.try(ctx, func(ctx context.Context) error {
+			wish, err := c.Grant(ctx, max(ttl, int64(minTTL/time.Second)))
+			if err != nil {
+				return err
+			}
+			_, err = c.Put(ctx, releasedKey(pool)+name, leaseHex(held.lease), clientv3.WithLease(wish.ID))
+			return err
+		})
+	}
+	if err != nil {
+		return owner, fmt.Errorf("ask for %s: %w", name, err)
+	}
+	for {
+		resp, err := c.get(ctx, key)
+		if err != nil {
+			return owner, fmt.Errorf("wait for %s: %w", name, err)
+		}
+		if len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != revision {
+			return owner, nil
+		}
+		if !sleep(ctx, 200*time.Millisecond) {
+			return owner, fmt.Errorf("%s has not let go of %s: %w", owner, name, ctx.Err())
+		}
+	}
+}
+
+// List returns who holds the names of a pool as of one moment: those of names in
+// their order, and then others that could be names, which a longer list had. Two
+// requests, and one more for every 120 names that are held.
+func List(ctx context.Context, c *Client, pool string, names []string) ([]Held, error) {
 	keys, err := readNames(ctx, c, pool)
 	if err != nil {
 		return nil, err
 	}
 	held := make([]Held, 0, len(keys))
-	for _, name := range names {
+	take := func(name string, listed bool) {
 		if kv, ok := keys[name]; ok {
-			held = append(held, Held{Name: name, Owner: showOwner(string(kv.Value))})
+			held = append(held, Held{Name: name, Owner: showOwner(string(kv.Value)), Listed: listed, lease: clientv3.LeaseID(kv.Lease)})
+		}
+	}
+	listed := make(map[string]bool, len(names))
+	for _, name := range names {
+		listed[name] = true
+		take(name, true)
+	}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		if !listed[name] {
+			take(name, false)
 		}
 	}
 	for turn := range slices.Chunk(held, namesPerTxn) {
@@ -42,33 +237,74 @@ func List(ctx context.Context, c *clientv3.Client, pool string, names []string) 
 	return held, nil
 }
 
-// readNames returns what stands at the names of a pool, by name.
-func readNames(ctx context.Context, c *clientv3.Client, pool string) (map[string]*mvccpb.KeyValue, error) {
-	resp, err := c.Get(ctx, namesKey(pool), clientv3.WithPrefix())
+// readNames returns what stands at the names of a pool, by name: keys that could
+// be names, and values that could be owners.
+func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.KeyValue, error) {
+	keys := make(map[string]*mvccpb.KeyValue)
+	err := readAll(ctx, c, namesKey(pool), func(kv *mvccpb.KeyValue) {
+		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
+			keys[name] = kv
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
-	}
-	keys := make(map[string]*mvccpb.KeyValue, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
-		keys[strings.TrimPrefix(string(kv.Key), namesKey(pool))] = kv
 	}
 	return keys, nil
 }
 
+// keysPerRead bounds one answer of etcd, as long as the values are those of this
+// program.
+const keysPerRead = 1000
+
+// readAll calls each for all that stands at keys with prefix, in their order, by
+// the thousand; values that are too long to be ours are left out.
+func readAll(ctx context.Context, c *Client, prefix string, each func(*mvccpb.KeyValue)) error {
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for {
+		resp, err := c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead))
+		tooLong := isTooLong(err)
+		if tooLong {
+			resp, err = c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead/10), clientv3.WithKeysOnly())
+		}
+		if err != nil {
+			return err
+		}
+		kvs := resp.Kvs
+		if tooLong {
+			if kvs, err = readShort(ctx, c.Client, kvs); err != nil {
+				return err
+			}
+		}
+		for _, kv := range kvs {
+			if len(kv.Value) <= maxRecordBytes {
+				each(kv)
+			}
+		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return nil
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
 // readSince fills Since in from the last record of each name, if it tells of the
 // claim that stands at the name.
-func readSince(ctx context.Context, c *clientv3.Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
+func readSince(ctx context.Context, c *Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
 	gets := make([]clientv3.Op, len(held))
 	for i, h := range held {
-		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastKey()...)
+		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastCreate()...)
 	}
-	resp, err := c.Txn(ctx).Then(gets...).Commit()
+	var resp *clientv3.TxnResponse
+	err := c.try(ctx, func(ctx context.Context) (err error) {
+		resp, err = c.Txn(ctx).Then(gets...).Commit()
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
 	}
 	for i, r := range resp.Responses {
 		for _, t := range readTenures(r.GetResponseRange().Kvs, tenuresKey(pool)) {
-			if lasts(t, keys[held[i].Name]) {
+			if lasts(t, keys[held[i].Name]) && !t.inFuture(time.Now()) {
 				held[i].Since = t.From
 			}
 		}
@@ -85,64 +321,65 @@ func lasts(t Tenure, name *mvccpb.KeyValue) bool {
 // TenuresOf returns who holds and held name, the latest first. A tenure that a
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
-func TenuresOf(ctx context.Context, c *clientv3.Client, pool, name string) ([]Tenure, error) {
+func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, error) {
 	keys, past, err := readPast(ctx, c, pool, name+"/", func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
 	}
-	if kv, held := keys[name]; held && !slices.ContainsFunc(past, func(t Tenure) bool { return t.Lasts }) {
-		unrecorded := Tenure{Name: name, Owner: showOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Lasts: true}
-		past = slices.Insert(past, 0, unrecorded)
+	kv, held := keys[name]
+	if !held {
+		return past, nil
 	}
-	return past, nil
+	last := Tenure{Name: name, Owner: showOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Lasts: true}
+	if i := slices.IndexFunc(past, func(t Tenure) bool { return t.Lasts }); i >= 0 { // though others' clocks may say that they came later
+		last = past[i]
+		past = slices.Delete(past, i, i+1)
+	}
+	return slices.Insert(past, 0, last), nil
 }
 
 // TenuresBy returns which names owner holds and held, the latest first. It
 // reads all records of the pool, by the thousand.
-func TenuresBy(ctx context.Context, c *clientv3.Client, pool, owner string) ([]Tenure, error) {
+func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, error) {
 	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
 	return past, err
 }
 
-// recordsPerRead bounds one answer of etcd.
-const recordsPerRead = 1000
-
 // readPast returns the tenures that wanted says, of all whose key begins with
-// prefix below the pool's tenures, and what stands at the pool's names.
-func readPast(ctx context.Context, c *clientv3.Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
+// prefix below the pool's tenures, the one claimed last first; and what stands at
+// the pool's names. Tenures of the future are left out, but for one that lasts:
+// since when is not known then.
+func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
 	keys, err = readNames(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
 	}
+	now := time.Now()
 	var ofName []Tenure
 	take := func() { // all of a name are read
-		for _, t := range closeByNext(ofName) {
-			if t.Lasts = lasts(t, keys[t.Name]); wanted(t) {
+		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !lasts(t, keys[t.Name]) })
+		for _, t := range closeByNext(dated) {
+			if t.Lasts = lasts(t, keys[t.Name]); t.inFuture(now) {
+				t.From = time.Time{}
+			}
+			if wanted(t) {
 				past = append(past, t)
 			}
 		}
 		ofName = ofName[:0]
 	}
-	from := tenuresKey(pool) + prefix
-	end := clientv3.GetPrefixRangeEnd(from)
-	for more := true; more; {
-		resp, err := c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(recordsPerRead))
-		if err != nil {
-			return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
+	err = readAll(ctx, c, tenuresKey(pool)+prefix, func(kv *mvccpb.KeyValue) { // in the order of names
+		t, ok := readTenure(kv, tenuresKey(pool))
+		if !ok {
+			return
 		}
-		for _, kv := range resp.Kvs { // in the order of names, and then of time
-			t, ok := readTenure(kv, tenuresKey(pool))
-			if !ok {
-				continue
-			}
-			if len(ofName) > 0 && ofName[0].Name != t.Name {
-				take()
-			}
-			ofName = append(ofName, t)
+		if len(ofName) > 0 && ofName[0].Name != t.Name {
+			take()
 		}
-		if more = resp.More && len(resp.Kvs) > 0; more {
-			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-		}
+		ofName = append(ofName, t)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 	}
 	take()
 	slices.SortStableFunc(past, func(a, b Tenure) int { return b.From.Compare(a.From) })

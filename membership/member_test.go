@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func newLease(t *testing.T, c *clientv3.Client) clientv3.LeaseID {
+func newLease(t *testing.T, c *Client) clientv3.LeaseID {
 	t.Helper()
 	resp, err := c.Grant(t.Context(), 60)
 	if err != nil {
@@ -27,7 +27,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 	ids := PrefixedNumerics(t.Name()+"/", namesPerTxn+5) // more than one transaction holds
 	lease := newLease(t, c)
 	for _, id := range ids {
-		m, err := Join(c, t.Context(), lease, "homer", ids)
+		m, err := Join(c.Client, t.Context(), lease, "homer", ids)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -35,7 +35,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 			t.Fatalf("got %v, want %v", *m, want)
 		}
 	}
-	if m, err := Join(c, t.Context(), lease, "homer", ids); err != ErrNoFreeName {
+	if m, err := Join(c.Client, t.Context(), lease, "homer", ids); err != ErrNoFreeName {
 		t.Errorf("when all are claimed: got %v, %v; want ErrNoFreeName", m, err)
 	}
 
@@ -44,7 +44,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 	if _, err := c.Delete(t.Context(), ids[hole]); err != nil {
 		t.Fatal(err)
 	}
-	members, err := Members(c, ids)
+	members, err := Members(c.Client, ids)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestJoinUntilNoneIsFree(t *testing.T) {
 	if want := slices.Delete(slices.Clone(ids), hole, hole+1); !slices.Equal(got, want) {
 		t.Errorf("members: got %q, want %q", got, want)
 	}
-	if m, err := Join(c, t.Context(), lease, "marge", ids); err != nil || m.Key != ids[hole] {
+	if m, err := Join(c.Client, t.Context(), lease, "marge", ids); err != nil || m.Key != ids[hole] {
 		t.Errorf("after a deletion: got %v, %v; want %s", m, err, ids[hole])
 	}
 }
@@ -65,10 +65,10 @@ func TestJoinErrors(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	const gone = clientv3.LeaseID(4711)
-	if m, err := Join(c, t.Context(), gone, "homer", PrefixedNumerics(t.Name()+"/", 3)); err == nil || errors.Is(err, ErrNoFreeName) {
+	if m, err := Join(c.Client, t.Context(), gone, "homer", PrefixedNumerics(t.Name()+"/", 3)); err == nil || errors.Is(err, ErrNoFreeName) {
 		t.Errorf("with a lease that is not there: got %v, %v; want etcd's error", m, err)
 	}
-	if m, err := Join(c, t.Context(), gone, "homer", nil); err != ErrNoFreeName {
+	if m, err := Join(c.Client, t.Context(), gone, "homer", nil); err != ErrNoFreeName {
 		t.Errorf("without IDs: got %v, %v; want ErrNoFreeName", m, err)
 	}
 }
@@ -83,7 +83,7 @@ func longestLadder(s *etcdStore, names int) []rung {
 func TestLadderFitsIntoATransaction(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := newEtcdStore(c, testConfig(t))
+	s := c.store(testConfig(t))
 	for names, want := range map[int]error{
 		namesPerTxn:     nil,
 		namesPerTxn + 1: rpctypes.ErrTooManyOps,
@@ -106,9 +106,9 @@ func TestOneLeaseOneName(t *testing.T) {
 	for _, names := range [][]string{Mountains()[:1], Mountains(), PrefixedNumerics("web-", 200)} {
 		cfg := testConfig(t, names...)
 		cfg.Pool += fmt.Sprint(len(names))
-		s := newEtcdStore(c, cfg)
+		s := c.store(cfg)
 		under := lease{id: newLease(t, c)}
-		first, err := s.claim(t.Context(), under, nil, time.Now())
+		first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,13 +117,13 @@ func TestOneLeaseOneName(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if again, err := s.claim(t.Context(), under, nil, time.Now()); err != nil || !same(again, first) {
+		if again, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || !same(again, first) {
 			t.Errorf("%d names, claimed again under one lease: got %+v, %v; want %+v", len(names), again, err, first)
 		}
 		if _, err := c.Revoke(t.Context(), under.id); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := s.claim(t.Context(), under, nil, time.Now()); !errors.Is(err, Expired) {
+		if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); !errors.Is(err, Expired) {
 			t.Errorf("%d names, claimed under a lease that is gone: got %+v, %v; want expired", len(names), got, err)
 		}
 	}
@@ -133,9 +133,9 @@ func TestOneLeaseOneName(t *testing.T) {
 func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := newEtcdStore(c, testConfig(t))
+	s := c.store(testConfig(t))
 	under := lease{id: newLease(t, c)}
-	first, err := s.claim(t.Context(), under, nil, time.Now())
+	first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +144,12 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 		{Name: first.name, Revision: first.revision - 1, Lease: under.id},
 		{Name: first.name},
 	} {
-		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now()); err != nil || got.name == first.name || got.takenOver {
+		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()}); err != nil || got.name == first.name || got.takenOver {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
 	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.id, here: true}
-	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, &own, time.Now())
+	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
 	}
@@ -167,8 +167,8 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s := newEtcdStore(c, cfg)
-		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, nil, time.Now()); err != ErrNoFreeName {
+		s := c.store(cfg)
+		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}
 		if _, err := c.Delete(t.Context(), namesKey(cfg.Pool)+names[0]); err != nil {

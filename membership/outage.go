@@ -4,21 +4,22 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
-// An outage is the time during which etcd fails us. It says so once when it
-// begins and once when it is over.
+// An outage is the time during which etcd fails us. It is said when it begins,
+// when its cause changes, and when it is over.
 type outage struct {
 	log    *slog.Logger
 	now    clock
 	since  time.Duration // by now
-	saying string        // what was logged last; "" while there is no outage
+	saying string        // the cause that was logged last; "" while there is no outage
 }
 
 // failed takes note that a request failed, after so many failures before it.
-// The first one says nothing: it may be a broken stream, and another endpoint
-// is asked at once.
+// The first one says nothing: it may be a broken stream, and another member is
+// asked at once.
 func (o *outage) failed(err error, before int) {
 	if o.saying == "" && before == 0 {
 		o.since = o.now()
@@ -26,19 +27,22 @@ func (o *outage) failed(err error, before int) {
 	if before == 0 || errors.Is(err, DataLoss) {
 		return
 	}
-	hint := remedy(err)
-	say := "etcd unreachable"
-	if hint != "" {
-		say = "etcd refuses us"
+	trouble, ok := errors.AsType[*Trouble](err)
+	if !ok {
+		trouble = &Trouble{What: "the request failed", err: err}
 	}
-	if o.saying == say {
+	if o.saying == trouble.What {
 		return
 	}
-	o.saying = say
-	if hint != "" {
-		o.log.Error(say, "err", err, "hint", hint)
+	o.saying = trouble.What
+	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.err}
+	if trouble.Hint != "" {
+		about = append(about, "hint", trouble.Hint)
+	}
+	if trouble.Person {
+		o.log.Error("etcd refuses us", about...)
 	} else {
-		o.log.Warn(say, "err", err)
+		o.log.Warn("etcd unreachable", about...)
 	}
 }
 
@@ -60,6 +64,13 @@ type retries struct {
 
 // A jitter returns a random time from 0 to below d.
 type jitter func(d time.Duration) time.Duration
+
+func randomly(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return rand.N(d)
+}
 
 func (r *retries) reset() { r.failures = 0 }
 

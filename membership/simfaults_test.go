@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // A fault is something that happens to one host, or to etcd. It draws all its
@@ -15,7 +17,7 @@ type fault struct {
 
 // harmlessFaults returns those that never let two hosts have one name.
 func harmlessFaults() []fault {
-	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults)
+	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults)
 }
 
 func allFaults() []fault {
@@ -33,6 +35,8 @@ var networkFaults = []fault{
 	{"the network is slow", weathered(weather{slow: 600 * time.Millisecond})},
 	{"one endpoint is silent", reach(silent, 1)},
 	{"two endpoints refuse", reach(refused, 2)},
+	{"one endpoint is cut off from the others", reach(isolated, 1)},
+	{"two endpoints are cut off from the others", reach(isolated, 2)},
 }
 
 // What cuts a host off from etcd.
@@ -52,10 +56,10 @@ func weathered(w weather) func(*simulation, *host) {
 }
 
 // reach makes n endpoints e to a host for 0.1 to 2 TTLs.
-func reach(e endpoint, n int) func(*simulation, *host) {
+func reach(e reachable, n int) func(*simulation, *host) {
 	return func(s *simulation, h *host) {
 		its, first := h.process.way, s.rand.IntN(3)
-		turn := func(e endpoint) {
+		turn := func(e reachable) {
 			its.set(func(w *way) {
 				for i := range n {
 					w.endpoints[(first+i)%3] = e
@@ -221,11 +225,38 @@ func (s *simulation) unseen() time.Duration {
 
 // What makes etcd lose data.
 var lossFaults = []fault{
-	{"etcd is wiped", func(s *simulation, _ *host) { s.lost(backup{}) }},
-	{"etcd is restored from a backup", func(s *simulation, _ *host) { s.lost(s.backup) }},
+	{"etcd is wiped", func(s *simulation, _ *host) { s.lost(backup{}, false) }},
+	{"etcd is restored from a backup", func(s *simulation, _ *host) { s.lost(s.backup, false) }},
+	{"etcd is restored from a backup, with --bump-revision", func(s *simulation, _ *host) { s.lost(s.backup, true) }},
 }
 
-func (s *simulation) lost(b backup) {
+// What somebody writes who has a wrong clock, or ill will.
+var recordFaults = []fault{
+	{"a record of the future", func(s *simulation, h *host) {
+		from := time.Now().Add(time.Minute + s.upTo(24*365*time.Hour))
+		r := Tenure{Name: s.cfg.Names[s.rand.IntN(len(s.cfg.Names))], Owner: "somebody", Lease: 1, From: from}
+		if s.rand.IntN(2) == 0 {
+			r = r.end(from.Add(time.Hour), released)
+		}
+		s.etcd.byHand(tenuresKey(s.cfg.Pool)+r.Name+"/"+recordID(from, 1), r.value(), false)
+	}},
+	{"a record that is none", func(s *simulation, h *host) {
+		name := s.cfg.Names[s.rand.IntN(len(s.cfg.Names))]
+		s.etcd.byHand(tenuresKey(s.cfg.Pool)+name+"/"+recordID(time.Now(), 2), "{", false)
+	}},
+	{"a key that is no name", func(s *simulation, h *host) {
+		if c := h.process.holder.claim.Load(); c != nil {
+			s.etcd.do(func() {
+				if s.etcd.leases[int64(c.LeaseID)] != nil {
+					s.etcd.revision++
+					s.etcd.write(&pb.PutRequest{Key: []byte(namesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.LeaseID)})
+				}
+			})
+		}
+	}},
+}
+
+func (s *simulation) lost(b backup, bumped bool) {
 	down := s.ttls(0, 0.5)
 	if s.quiet {
 		down = time.Millisecond
@@ -233,6 +264,6 @@ func (s *simulation) lost(b backup) {
 	s.deposed(down, func() {
 		s.judge.excuse("", s.unseen())
 		s.wiped = true
-		s.etcd.restore(b)
+		s.etcd.restore(b, bumped)
 	})
 }

@@ -162,15 +162,14 @@ func (h *host) start() {
 	p.way = &way{etcd: h.sim.etcd, process: p, seed: h.seed + uint64(h.runs)}
 	cfg := h.sim.cfg
 	cfg.Owner = h.name
-	etcd := newEtcdStore(p.way.client(ctx), cfg)
-	etcd.stream.client = wayLeases{w: p.way}
+	etcd := newEtcdStore(p.way.client(ctx), p.way, wayLeases{w: p.way}, cfg)
 	dir, err := statedir.Open(h.dir)
 	if err != nil {
 		panic(err)
 	}
 	state := &State{dir: dir, place: p.place}
 	p.holder = newHolder(etcd, cfg, state, p.now, h.sim.log.With("host", h.name))
-	p.holder.jitter, p.holder.paperwork.jitter = p.way.jitter, p.way.jitter
+	p.holder.jitter, p.holder.records.jitter = p.way.jitter, p.way.jitter
 	h.process = p
 	h.sim.judge.add(p)
 

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -243,7 +244,11 @@ func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
 	m := j.sim.etcd
 	prefix := namesKey(j.sim.cfg.Pool)
 	l := m.leases[kv.Lease]
-	if !strings.HasPrefix(string(kv.Key), prefix) || l == nil {
+	isName := func(key string) bool {
+		name, ok := strings.CutPrefix(key, prefix)
+		return ok && slices.Contains(j.sim.cfg.Names, name)
+	}
+	if !isName(string(kv.Key)) || l == nil {
 		return
 	}
 	p := l.by
@@ -260,7 +265,7 @@ func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
 
 	names := 0
 	for _, other := range m.keys {
-		if l := m.leases[other.Lease]; l != nil && l.by == p && !l.restored && strings.HasPrefix(string(other.Key), prefix) {
+		if l := m.leases[other.Lease]; l != nil && l.by == p && !l.restored && isName(string(other.Key)) {
 			names++
 		}
 	}

@@ -180,6 +180,12 @@ func (m *model) timeToLive(r *pb.LeaseTimeToLiveRequest) *pb.LeaseTimeToLiveResp
 	resp := &pb.LeaseTimeToLiveResponse{Header: m.header(), ID: r.ID, TTL: -1}
 	if l := m.leases[r.ID]; l != nil {
 		resp.TTL, resp.GrantedTTL = int64((l.end-m.now())/time.Second), int64(l.ttl/time.Second)
+		for key, kv := range m.keys {
+			if r.Keys && kv.Lease == r.ID {
+				resp.Keys = append(resp.Keys, []byte(key))
+			}
+		}
+		slices.SortFunc(resp.Keys, bytes.Compare)
 	}
 	return resp
 }
@@ -214,10 +220,17 @@ func (m *model) match(key, end []byte) []*mvccpb.KeyValue {
 }
 
 func (m *model) read(r *pb.RangeRequest) *pb.RangeResponse {
-	if r.Revision != 0 || r.SortOrder != pb.RangeRequest_NONE && r.SortTarget != pb.RangeRequest_KEY {
-		panic("the model reads the present, in the order of keys")
+	if r.Revision != 0 {
+		panic("the model reads the present")
 	}
 	kvs := m.match(r.Key, r.RangeEnd)
+	switch {
+	case r.SortOrder == pb.RangeRequest_NONE || r.SortTarget == pb.RangeRequest_KEY:
+	case r.SortTarget == pb.RangeRequest_CREATE:
+		slices.SortStableFunc(kvs, func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) })
+	default:
+		panic("the model sorts by keys and by creation")
+	}
 	if r.SortOrder == pb.RangeRequest_DESCEND {
 		slices.Reverse(kvs)
 	}
@@ -461,10 +474,14 @@ func (m *model) backup() (b backup) {
 	return b
 }
 
-// restore makes the cluster what it was; an empty backup is a wipe.
-func (m *model) restore(b backup) {
+// restore makes the cluster what it was; an empty backup is a wipe. bumped is
+// --bump-revision: the revision does not run backwards. The term does.
+func (m *model) restore(b backup, bumped bool) {
 	m.do(func() {
-		m.revision = max(b.revision, 1)
+		m.term = 1
+		if m.revision += 1e6; !bumped {
+			m.revision = max(b.revision, 1)
+		}
 		clear(m.keys)
 		clear(m.leases)
 		for key, kv := range b.keys {

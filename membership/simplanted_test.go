@@ -11,9 +11,7 @@ import (
 // Bugs that a holder might have. Each turns the simulation red; if one does
 // not, the simulation is too mild to trust.
 func TestSimulationFindsPlantedBugs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds this package's tests once for each bug")
-	}
+	planted.Patience(t)
 	for i, test := range []struct {
 		name string
 		edit planted.Edit
@@ -36,8 +34,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "not its own"},
 		{"a claim's error is taken for \"not claimed\"", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "\tif errors.Is(err, Expired) {\n\t\th.lease = nil\n",
-			New:  "\tif err != nil && !errors.Is(err, ErrNoFreeName) {\n\t\th.lease = nil\n",
+			Old:  "\tcase errors.Is(err, Expired):\n\t\th.lease = nil\n",
+			New:  "\tcase err != nil && !errors.Is(err, ErrNoFreeName):\n\t\th.lease = nil\n",
 		}, "2 names in etcd"},
 		{"a claim that is made again is not read back", planted.Edit{
 			File: "membership/store.go",
@@ -46,8 +44,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "2 names in etcd"},
 		{"the own key is not read", planted.Edit{
 			File: "membership/store.go",
-			Old:  "\tcase ttl <= 0:\n\t\treturn Expired\n",
-			New:  "\tcase ttl <= 0:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
+			Old:  "\tcase expired:\n\t\treturn Expired\n",
+			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}, ""},
 		{"a free name is taken for an unused one", planted.Edit{
 			File: "membership/acquire.go",
@@ -65,12 +63,12 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			New:  "if inUse = true; inUse {",
 		}, "two valid claims"},
 		{"the seconds of a free name are nobody's", planted.Edit{
-			File: "membership/past.go",
+			File: "membership/history.go",
 			Old:  "s.from = min(s.from, end+1)",
 			New:  "_ = end",
 		}, "names a line"},
 		{"a doubtful tenure is over when the next one begins", planted.Edit{
-			File: "membership/past.go",
+			File: "membership/history.go",
 			Old:  "others[i+1].From.Add(ttl+margin(ttl)).Unix()",
 			New:  "others[i+1].From.Add(0*ttl).Unix()",
 		}, "names a line"},

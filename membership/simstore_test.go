@@ -18,6 +18,7 @@ type simStore struct {
 
 	mu       sync.Mutex
 	down     bool          // requests are not answered before their time-out
+	stuck    bool          // renewals alone are not
 	delay    time.Duration // of every answer
 	renewals []time.Duration
 }
@@ -110,8 +111,8 @@ func (s *simStore) grant(ctx context.Context) (granted lease, err error) {
 	return granted, err
 }
 
-func (s *simStore) claim(ctx context.Context, under lease, own *memory, _ time.Time) (c claimed, err error) {
-	lease := under.id
+func (s *simStore) claim(ctx context.Context, under lease, ask asking) (c claimed, err error) {
+	lease, own := under.id, ask.own
 	err = s.request(ctx, func(e *simEtcd) error {
 		marked := e.now() < e.marked
 		if e.leases[lease] == 0 {
@@ -146,7 +147,12 @@ func (s *simStore) claim(ctx context.Context, under lease, own *memory, _ time.T
 func (s *simStore) renew(ctx context.Context, c *Claim) error {
 	s.mu.Lock()
 	s.renewals = append(s.renewals, s.etcd.now())
+	stuck := s.stuck
 	s.mu.Unlock()
+	if stuck {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return s.request(ctx, func(e *simEtcd) error {
 		k, ok := e.keys[c.Name]
 		switch {
@@ -165,6 +171,27 @@ func (s *simStore) renew(ctx context.Context, c *Claim) error {
 }
 
 func (s *simStore) stopRenewing() {}
+
+func (s *simStore) stay(ctx context.Context, lease clientv3.LeaseID) error {
+	return s.request(ctx, func(e *simEtcd) error {
+		if e.leases[lease] == 0 {
+			return Expired
+		}
+		e.leases[lease] = e.now() + s.ttl
+		return nil
+	})
+}
+
+func (s *simStore) look(ctx context.Context, c *Claim) error {
+	return s.request(ctx, func(e *simEtcd) error {
+		if _, ok := e.keys[c.Name]; !ok {
+			return Deleted
+		}
+		return nil
+	})
+}
+
+func (s *simStore) leave(context.Context, clientv3.LeaseID) error { return nil }
 
 func (s *simStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	return s.request(ctx, func(e *simEtcd) error { e.end(lease); return nil })
@@ -194,7 +221,8 @@ func (s *simStore) mark(ctx context.Context) error {
 	return s.request(ctx, func(e *simEtcd) error { e.marked = e.now() + s.ttl; return nil })
 }
 
-func (s *simStore) oldServers(context.Context) []string { return nil }
+func (s *simStore) failed(err error, _ time.Time) error     { return err }
+func (s *simStore) version(context.Context) (string, error) { return "3.7.3", nil }
 
 // lose makes the simulated etcd one that was restored from an empty backup.
 func (e *simEtcd) lose() {

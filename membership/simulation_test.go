@@ -290,16 +290,8 @@ func (s *simulation) occupy(h *host, f func()) {
 	})
 }
 
-// settling returns how long after the last fault all is well again. A host that
-// waited for a name while etcd lost data may not be told of free ones, and asks
-// again after waitAtMost.
-func (s *simulation) settling() time.Duration {
-	d := 2*s.cfg.TTL + 5*time.Second
-	if s.wiped {
-		d += waitAtMost
-	}
-	return d
-}
+// settling returns how long after the last fault all is well again.
+func (s *simulation) settling() time.Duration { return 2*s.cfg.TTL + 5*time.Second }
 
 // checkSettled checks that each process holds a name or waits for one, and that
 // nobody waits while one is free.

@@ -27,7 +27,9 @@ type way struct {
 
 	mu        sync.Mutex
 	weather   weather
-	endpoints [3]endpoint
+	endpoints [3]reachable
+	at        int       // the endpoint that all requests go to
+	moved     time.Time // when they went there
 }
 
 // A weather is how requests fare, each on its own. The figures are
@@ -41,20 +43,21 @@ type weather struct {
 	slow       time.Duration // each direction takes up to this long
 }
 
-// An endpoint may be out of reach in two ways.
-type endpoint int
+// An endpoint may be out of reach in three ways.
+type reachable int
 
 const (
-	up      endpoint = iota
-	refused          // says so at once, and is not asked then
-	silent           // takes requests and never answers
+	up       reachable = iota
+	refused            // says so at once, and is not asked then
+	silent             // takes requests and never answers
+	isolated           // is cut off from the other members, and says so
 )
 
 // A fate is what becomes of one request.
 type fate struct {
-	refused, lost, answerLost bool
-	to, fro                   time.Duration
-	again                     time.Duration // it arrives a second time so much later; 0: it does not
+	refused, isolated, lost, answerLost bool
+	to, fro                             time.Duration
+	again                               time.Duration // it arrives a second time so much later; 0: it does not
 }
 
 var (
@@ -71,18 +74,34 @@ func (w *way) dice(of string) *rand.Rand {
 	return rand.New(rand.NewPCG(w.seed, h.Sum64()^uint64(time.Now().UnixNano())))
 }
 
-// pick returns an endpoint that takes requests; ok is false when none does. The
-// caller holds mu.
-func (w *way) pick(r *rand.Rand) (e int, ok bool) {
-	first := r.IntN(len(w.endpoints))
+// pick returns the endpoint that requests go to: a connection moves on by itself
+// from one that refuses. ok is false when all do. The caller holds mu.
+func (w *way) pick() (e int, ok bool) {
 	for i := range w.endpoints {
-		e = (first + i) % len(w.endpoints)
+		e = (w.at + i) % len(w.endpoints)
 		if w.endpoints[e] != refused {
+			w.at = e
 			return e, true
 		}
 	}
 	return 0, false
 }
+
+// failed implements route.
+func (w *way) failed(err error, begun time.Time) error {
+	if err == nil || isAnswer(err) {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.moved.After(begun) {
+		w.at, w.moved = (w.at+1)%len(w.endpoints), time.Now()
+	}
+	return err
+}
+
+// version implements route.
+func (w *way) version(context.Context) (string, error) { return "3.7.3", nil }
 
 // fate decides on the request what to endpoint e; -1 is any.
 func (w *way) fate(what string, e int) fate {
@@ -95,11 +114,12 @@ func (w *way) fate(what string, e int) fate {
 	chance := func(p float64) bool { return r.Float64() < p }
 	f := fate{to: latency(), fro: latency()}
 	if e < 0 {
-		picked, ok := w.pick(r)
+		picked, ok := w.pick()
 		f.refused, e = !ok, picked
 	} else {
 		f.refused = w.endpoints[e] == refused
 	}
+	f.isolated = w.endpoints[e] == isolated
 	f.lost = chance(w.weather.lost) || w.endpoints[e] == silent
 	f.answerLost = chance(w.weather.answerLost)
 	if chance(w.weather.late) || what == "revoke" && chance(w.weather.lateRevoke) {
@@ -199,6 +219,10 @@ func call[T any](ctx context.Context, w *way, what string, do func() (T, error))
 		sleep(ctx, f.to)
 		return resp, errRefused
 	}
+	if f.isolated && !f.lost {
+		sleep(ctx, f.to+f.fro)
+		return resp, errNoLeader
+	}
 	got, err := w.await(ctx, w.request(f, func() (any, error) { return do() }))
 	if err != nil {
 		return resp, err
@@ -273,7 +297,7 @@ func (l wayLeases) LeaseTimeToLive(ctx context.Context, in *pb.LeaseTimeToLiveRe
 func (l wayLeases) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
-	e, ok := l.w.pick(l.w.dice("stream"))
+	e, ok := l.w.pick()
 	if !ok {
 		return nil, errRefused
 	}
@@ -300,6 +324,10 @@ func (s *wayStream) Send(in *pb.LeaseKeepAliveRequest) error {
 		return nil
 	}
 	if f.lost {
+		return nil
+	}
+	if f.isolated {
+		time.AfterFunc(f.to+f.fro, func() { s.came <- answer{err: errNoLeader} })
 		return nil
 	}
 	time.AfterFunc(f.to, func() {
@@ -373,7 +401,7 @@ func (w *way) watch(ctx context.Context, from int64, prefix string) *deletion {
 			if !sleep(ctx, f.to+f.fro) {
 				return nil
 			}
-			if w.etcd.lead() != nil {
+			if w.etcd.lead() != nil || f.isolated {
 				return nil
 			}
 			if !f.refused && !f.lost && !f.answerLost && strings.HasPrefix(found.key, prefix) {

@@ -1,14 +1,17 @@
 package membership
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -26,6 +29,8 @@ type State struct {
 	dir   *statedir.Dir
 	lock  *os.File
 	place place
+
+	writing sync.Mutex // held while a file is written
 }
 
 // A place is this boot of this host, and this directory and no copy of it: who
@@ -71,8 +76,17 @@ func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
 	return time.UnixMilli(milli), m.Record
 }
 
-// ownTenures are what is remembered of the names that we have held, the latest
-// last: Carbon lines of their time are theirs.
+// saved is the file of the state.
+type saved struct {
+	memory
+
+	// Tenures are the names that we have held, the latest last: Carbon lines of
+	// their time are theirs. Until 2026 they were a file of their own, which is read
+	// where there is none here.
+	Tenures []ownTenure `json:"tenures"`
+}
+
+// ownTenures is that file.
 type ownTenures struct {
 	Pool    string      `json:"pool"`
 	Place   place       `json:"place"`
@@ -92,9 +106,9 @@ type ownTenure struct {
 }
 
 const (
-	lockFile    = "lock"
-	memoryFile  = "claim.json"
-	tenuresFile = "tenures.json"
+	lockFile       = "lock"
+	memoryFile     = "claim.json"
+	oldTenuresFile = "tenures.json"
 )
 
 // OpenState opens the directory dir, which it makes (0700) when it is not
@@ -124,42 +138,109 @@ func (s *State) Dir() string { return s.dir.Path() }
 // Close unlocks the directory.
 func (s *State) Close() error { return errors.Join(s.lock.Close(), s.dir.Close()) }
 
-// load returns what was saved last; nil when there is nothing.
-func (s *State) load() (*memory, error) {
-	var m memory
-	found, err := s.read(memoryFile, &m)
-	if !found {
-		return nil, err
+// load returns what was saved last: nil when there is nothing, and the own
+// tenures in pool. Those of another pool, and of a directory that was copied, are
+// not ours.
+func (s *State) load(pool string) (*memory, []ownTenure, error) {
+	var f saved
+	found, err := s.read(memoryFile, &f)
+	own := ownTenures{Pool: f.Pool, Place: f.Place, Tenures: f.Tenures}
+	if err == nil && f.Tenures == nil {
+		_, err = s.read(oldTenuresFile, &own)
 	}
-	m.here = m.Place == s.place && m.Place.Boot != ""
-	m.copied = m.Place.Inode != s.place.Inode
-	return &m, nil
-}
-
-// save replaces what was saved last, whole or not at all.
-func (s *State) save(m memory) error {
-	m.Place = s.place
-	return s.write(memoryFile, m)
-}
-
-// loadTenures returns the own tenures that were saved last. Those of another
-// pool, and of a directory that was copied, are not ours.
-func (s *State) loadTenures(pool string) ([]ownTenure, error) {
-	var own ownTenures
-	found, err := s.read(tenuresFile, &own)
-	if !found || own.Pool != pool || own.Place.Inode != s.place.Inode {
-		return nil, err
+	if own.Pool != pool || own.Place.Inode != s.place.Inode {
+		own.Tenures = nil
 	}
 	for i := range own.Tenures {
 		t := &own.Tenures[i]
 		t.Elsewhere = t.Elsewhere || t.End == 0 && (own.Place != s.place || s.place.Boot == "")
 	}
-	return slices.DeleteFunc(own.Tenures, func(t ownTenure) bool { return !isName(t.Name) }), nil
+	tenures := slices.DeleteFunc(own.Tenures, func(t ownTenure) bool { return !isName(t.Name) })
+	if !found {
+		return nil, tenures, err
+	}
+	f.here = f.Place == s.place && f.Place.Boot != ""
+	f.copied = f.Place.Inode != s.place.Inode
+	return &f.memory, tenures, err
 }
 
-// saveTenures replaces them, whole or not at all.
-func (s *State) saveTenures(pool string, ts []ownTenure) error {
-	return s.write(tenuresFile, ownTenures{Pool: pool, Place: s.place, Tenures: ts})
+// save replaces what was saved last, whole or not at all.
+func (s *State) save(m memory, own []ownTenure) error {
+	m.Place = s.place
+	if own == nil {
+		own = []ownTenure{}
+	}
+	if err := s.write(memoryFile, saved{m, own}); err != nil {
+		return err
+	}
+	if err := s.dir.Remove(oldTenuresFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// A saver saves in a goroutine of its own: a disk may take half a minute, and a
+// renewal must not wait for it. Of several things to be saved it takes the last.
+type saver struct {
+	state *State // nil: nothing is saved
+	log   *slog.Logger
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	waiting *saved
+	done    chan struct{} // closed when waiting is saved, or can't be
+}
+
+func newSaver(state *State, log *slog.Logger) *saver {
+	return &saver{state: state, log: log, wake: make(chan struct{}, 1)}
+}
+
+// save has m and own saved. What it returns is closed then.
+func (s *saver) save(m memory, own []ownTenure) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+	}
+	done := s.done
+	if s.state == nil {
+		close(s.done)
+		s.done = nil
+		return done
+	}
+	s.waiting = &saved{m, slices.Clone(own)}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return done
+}
+
+// run saves until ctx ends, and then what is left.
+func (s *saver) run(ctx context.Context) {
+	for {
+		select {
+		case <-s.wake:
+			s.write()
+		case <-ctx.Done():
+			s.write()
+			return
+		}
+	}
+}
+
+func (s *saver) write() {
+	s.mu.Lock()
+	f, done := s.waiting, s.done
+	s.waiting, s.done = nil, nil
+	s.mu.Unlock()
+	if f == nil {
+		return
+	}
+	if err := s.state.save(f.memory, f.Tenures); err != nil {
+		s.log.Warn("claim not saved; a restart will not know it", "dir", s.state.Dir(), "err", err)
+	}
+	close(done)
 }
 
 // maxStateFile bounds what is read of a file, in bytes.
@@ -187,5 +268,7 @@ func (s *State) write(file string, v any) error {
 	if err != nil {
 		return err
 	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	return s.dir.WriteFile(file, append(data, '\n'))
 }

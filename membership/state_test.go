@@ -18,17 +18,17 @@ func TestStateRemembers(t *testing.T) {
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: got %v, %v; want mode 0700", info, err)
 	}
-	if m, err := s.load(); m != nil || err != nil {
+	if m, _, err := s.load("default"); m != nil || err != nil {
 		t.Errorf("a new directory remembers %v (%v), want nothing", m, err)
 	}
 	want := memory{Pool: "default", Name: "Denali", Lease: 1 << 62, Revision: 1 << 60, TTL: simTTL}
-	if err := s.save(want); err != nil {
+	if err := s.save(want, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
 
 	s = newState(t, dir)
-	got, err := s.load()
+	got, _, err := s.load("default")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,17 +45,17 @@ func TestStateKnowsItsPlace(t *testing.T) {
 	if s.place.Boot == "" {
 		t.Skip("this system has no boot id")
 	}
-	if err := s.save(memory{Name: "Denali"}); err != nil {
+	if err := s.save(memory{Name: "Denali"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := newState(t, copied).load(); err != nil || m.Name != "Denali" || m.here {
+	if m, _, err := newState(t, copied).load("default"); err != nil || m.Name != "Denali" || m.here {
 		t.Errorf("a copy: got %+v, %v; want Denali from elsewhere", m, err)
 	}
 	s.place.Boot = "the next boot"
-	if m, err := s.load(); err != nil || m.Name != "Denali" || m.here {
+	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" || m.here {
 		t.Errorf("after a reboot: got %+v, %v; want Denali from elsewhere", m, err)
 	}
 }
@@ -122,13 +122,13 @@ func TestStateOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newState(t, dir)
-	if m, err := s.load(); err == nil {
+	if m, _, err := s.load("default"); err == nil {
 		t.Errorf("a link was followed: %+v", m)
 	}
-	if err := s.save(memory{Name: "Denali"}); err != nil {
+	if err := s.save(memory{Name: "Denali"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := s.load(); err != nil || m.Name != "Denali" {
+	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" {
 		t.Errorf("got %+v, %v; want Denali", m, err)
 	}
 	if text, _ := os.ReadFile(elsewhere); !strings.Contains(string(text), "MtLogan") {

@@ -21,12 +21,17 @@ import (
 //
 //	/prefixproxy/<pool>/names/<name>                   the owner, under the lease of the claim
 //	/prefixproxy/<pool>/tenures/<name>/<start>-<lease>  a record: see there
+//	/prefixproxy/<pool>/waiting/<lease>                the owner of a host that finds no free name, under that lease
+//	/prefixproxy/<pool>/waiting/<lease>/since          since when, in RFC 3339
+//	/prefixproxy/<pool>/released/<name>                the lease that is asked to let go, under a lease of one TTL
 //	/prefixproxy/<pool>/data_loss                      who saw it, under a lease of one TTL
 
-func poolKey(pool string) string    { return "/prefixproxy/" + pool + "/" }
-func namesKey(pool string) string   { return poolKey(pool) + "names/" }
-func tenuresKey(pool string) string { return poolKey(pool) + "tenures/" }
-func markerKey(pool string) string  { return poolKey(pool) + "data_loss" }
+func poolKey(pool string) string     { return "/prefixproxy/" + pool + "/" }
+func namesKey(pool string) string    { return poolKey(pool) + "names/" }
+func tenuresKey(pool string) string  { return poolKey(pool) + "tenures/" }
+func waitingKey(pool string) string  { return poolKey(pool) + "waiting/" }
+func releasedKey(pool string) string { return poolKey(pool) + "released/" }
+func markerKey(pool string) string   { return poolKey(pool) + "data_loss" }
 
 // A store is what a Holder asks of etcd. Each call's error may be a Loss: what
 // the call found out about the claim, or DataLoss, which any may find.
@@ -34,19 +39,27 @@ type store interface {
 	// grant makes a new lease: its ID, the TTL that was granted, and the term.
 	grant(ctx context.Context) (lease, error)
 
-	// claim claims a name under a lease: the one of own if that lives or is
-	// free, and otherwise the first free one. own may be nil. A lease has one
-	// name at most: if the outcome of a claim is unknown, the same claim tells
-	// it. The tenure is recorded to begin at from, or goes on when a claim is
-	// taken over. The error is ErrNoFreeName when all are taken, Expired when
-	// the lease is gone.
-	claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error)
+	// claim claims a name under a lease. A lease has one name at most: if the
+	// outcome of a claim is unknown, the same claim tells it. The error is
+	// ErrNoFreeName when all are taken, Expired when the lease is gone, errNotOurs
+	// when it is no good.
+	claim(ctx context.Context, under lease, ask asking) (claimed, error)
+
+	// stay renews a lease under which no name was free, and shows that its holder
+	// waits for one; leave ends that show, from any goroutine. stay's error is
+	// Expired when the lease is gone.
+	stay(ctx context.Context, lease clientv3.LeaseID) error
+	leave(ctx context.Context, lease clientv3.LeaseID) error
 
 	// isGone says whether a lease is gone.
 	isGone(ctx context.Context, lease clientv3.LeaseID) (bool, error)
 
-	// renew renews the lease of c and looks whether the name is still ours.
+	// renew renews the lease of c and looks whether the name is still ours. The
+	// error is errAsked when somebody asks us to let go of it.
 	renew(ctx context.Context, c *Claim) error
+
+	// look looks whether the name of c is still ours.
+	look(ctx context.Context, c *Claim) error
 
 	// stopRenewing ends what renew keeps open from one call to the next.
 	stopRenewing()
@@ -70,19 +83,51 @@ type store interface {
 	recordEnd(ctx context.Context, ended Tenure, by *Claim) error
 
 	// prune deletes the records of name's tenures that ended before a moment,
-	// and the oldest ones beyond tenuresPerName.
+	// and the oldest ones beyond tenuresPerName, some at a time.
 	prune(ctx context.Context, name string, before time.Time) error
 
-	// awaitFree returns when a name was freed since the last claim.
+	// awaitFree returns when a name was freed since the last claim. It may run
+	// beside stay.
 	awaitFree(ctx context.Context) error
 
 	// mark leaves the marker of data loss for one TTL.
 	mark(ctx context.Context) error
 
-	// oldServers returns a sentence for each server that is too old for
-	// comfort.
-	oldServers(ctx context.Context) []string
+	// failed takes note that a request ended with err, which began at a moment:
+	// the next one goes to another member if that may help. It returns err with
+	// its cause.
+	failed(err error, begun time.Time) error
+
+	// version returns what the member that is asked runs.
+	version(ctx context.Context) (string, error)
 }
+
+// A route is a store's way to one member after the other: a *Client.
+type route interface {
+	failed(err error, begun time.Time) error
+	version(ctx context.Context) (string, error)
+}
+
+// asking is what a claim asks for: the name of own if that lives or is free, and
+// otherwise the first free one of names.
+type asking struct {
+	names []string
+	own   *memory   // nil: none
+	from  time.Time // when the tenure is recorded to begin; one that is taken over goes on
+	look  bool      // first whether any is free: most likely none is
+}
+
+// without returns a without a name.
+func (a asking) without(name string) asking {
+	a.names = slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return n == name })
+	if a.own != nil && a.own.Name == name {
+		a.own = nil
+	}
+	return a
+}
+
+// errAsked is the error of a renewal that found the wish for our name.
+var errAsked = errors.New("somebody asks us to let go of the name")
 
 // claimed is the outcome of a claim.
 type claimed struct {
@@ -103,30 +148,50 @@ const earlierTenures = 256
 
 // etcdStore is the store that is etcd. Run's goroutine owns it.
 type etcdStore struct {
-	client   *clientv3.Client
-	stream   renewStream
-	cfg      Config
-	revision int64 // the highest one that etcd answered with
-	looked   int64 // the revision as of which the last claim began to look
+	client *clientv3.Client
+	route  route
+	stream renewStream
+	cfg    Config
+	last   seen  // by the last linearizable answer
+	looked int64 // the revision as of which the last claim began to look
 }
 
-func newEtcdStore(c *clientv3.Client, cfg Config) *etcdStore {
-	return &etcdStore{
-		client: c,
-		stream: renewStream{client: pb.NewLeaseClient(c.ActiveConnection())},
-		cfg:    cfg,
-	}
+// What was seen of etcd.
+type seen struct {
+	cluster, member, term uint64
+	revision              int64
 }
 
-// saw takes note of the revision of a linearizable answer, which never runs
-// backwards but when etcd has lost data.
-func (s *etcdStore) saw(h *pb.ResponseHeader) error {
-	before := s.revision
-	s.revision = h.Revision
-	if h.Revision < before {
+func newEtcdStore(c *clientv3.Client, route route, leases pb.LeaseClient, cfg Config) *etcdStore {
+	return &etcdStore{client: c, route: route, stream: renewStream{client: leases}, cfg: cfg}
+}
+
+func (s *etcdStore) failed(err error, begun time.Time) error { return s.route.failed(err, begun) }
+
+// saw takes note of the header of a linearizable answer. Etcd has lost data, or
+// is another one, when its revision or its raft term runs backwards or its id
+// changes.
+func (s *etcdStore) saw(ctx context.Context, h *pb.ResponseHeader) error {
+	before := s.last
+	s.last = seen{h.ClusterId, h.MemberId, h.RaftTerm, h.Revision}
+	switch {
+	case h.Revision < before.revision || before.cluster != 0 && h.ClusterId != before.cluster:
 		return DataLoss
+	case h.RaftTerm >= before.term:
+		return nil
+	case h.MemberId != before.member && !s.termFell(ctx, before.term):
+		s.last.term = before.term
+		return nil
 	}
-	return nil
+	return DataLoss
+}
+
+// termFell says whether the term is lower than it was. A member that has caught
+// up by a snapshot names an older one than it knows, until it has applied
+// something: a lease that nobody needs.
+func (s *etcdStore) termFell(ctx context.Context, before uint64) bool {
+	resp, err := s.client.Grant(ctx, 1)
+	return err == nil && resp.RaftTerm < before
 }
 
 func (s *etcdStore) grant(ctx context.Context) (lease, error) {
@@ -147,18 +212,18 @@ func (s *etcdStore) isGone(ctx context.Context, lease clientv3.LeaseID) (bool, e
 	return resp.TTL < 0 && resp.GrantedTTL == 0, nil
 }
 
-func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from time.Time) (claimed, error) {
+func (s *etcdStore) claim(ctx context.Context, under lease, ask asking) (claimed, error) {
 	s.looked = 0
-	turns, err := s.turns(ctx, under.id)
+	turns, err := s.turns(ctx, under.id, ask)
 	if err != nil {
 		return claimed{}, err
 	}
-	ours := s.rungsOf(own)
+	ours := s.rungsOf(ask.own)
 	if len(turns) == 0 && len(ours) > 0 {
 		turns = [][]string{nil} // a restart asks for its own name even when all are taken
 	}
 	for _, names := range turns {
-		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), from)
+		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), ask.from)
 		if !errors.Is(err, ErrNoFreeName) {
 			return c, err
 		}
@@ -168,37 +233,65 @@ func (s *etcdStore) claim(ctx context.Context, under lease, own *memory, from ti
 }
 
 // turns returns what to ask for in one transaction after the other: all names
-// when there are no more than a transaction holds. Otherwise it reads what is
-// taken, and each turn begins with a free name and runs on from there. A name
-// under lease counts as free: an earlier request has claimed it, and climb
-// finds that out.
-func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID) ([][]string, error) {
-	if len(s.cfg.Names) <= namesPerTxn {
-		return [][]string{s.cfg.Names}, nil
+// when there are no more than a transaction holds, since the free one is not known
+// before. Otherwise it reads what is taken, and asks for what is free. A name
+// under lease counts as free: an earlier request has claimed it, and climb finds
+// that out.
+func (s *etcdStore) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) ([][]string, error) {
+	if len(ask.names) == 0 {
+		return nil, nil
 	}
-	prefix := namesKey(s.cfg.Pool)
-	resp, err := s.client.Get(ctx, prefix, clientv3.WithPrefix()) // keys alone would come without their leases
+	if len(ask.names) <= namesPerTxn && !ask.look {
+		return [][]string{ask.names}, nil
+	}
+	taken, err := s.taken(ctx, lease)
 	if err != nil {
 		return nil, fmt.Errorf("read which names are taken: %w", err)
 	}
-	if err := s.saw(resp.Header); err != nil {
-		return nil, err
-	}
-	s.looked = resp.Header.Revision
-	taken := make(map[string]bool, len(resp.Kvs))
-	for _, kv := range resp.Kvs {
-		taken[strings.TrimPrefix(string(kv.Key), prefix)] = clientv3.LeaseID(kv.Lease) != lease
-	}
-	var turns [][]string
-	for rest := s.cfg.Names; len(rest) > 0; {
-		if taken[rest[0]] {
-			rest = rest[1:]
-			continue
-		}
-		n := min(len(rest), namesPerTxn)
-		turns, rest = append(turns, rest[:n]), rest[n:]
+	free := slices.DeleteFunc(slices.Clone(ask.names), func(name string) bool { return taken[name] })
+	// What a transaction asks for costs etcd its square, be it refused or not: so
+	// the first asks for no more than those few that others may have taken since,
+	// or than the others leave.
+	most := (len(ask.names) + namesPerTxn - 1) / namesPerTxn
+	first := min(max(len(free)-namesPerTxn*(most-1), firstFew), len(free))
+	turns := slices.Collect(slices.Chunk(free[first:], namesPerTxn))
+	if first > 0 {
+		turns = slices.Insert(turns, 0, free[:first])
 	}
 	return turns, nil
+}
+
+// firstFew is how many free names of a long list are asked for at first.
+const firstFew = 16
+
+// taken returns which names are taken, but for those under lease.
+func (s *etcdStore) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
+	prefix := namesKey(s.cfg.Pool)
+	taken := make(map[string]bool)
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	var opts []clientv3.OpOption
+	for more := true; more; {
+		resp, err := s.client.Get(ctx, from, append(opts, clientv3.WithRange(end), clientv3.WithLimit(2*keysPerRead))...)
+		if isTooLong(err) && opts == nil {
+			opts = []clientv3.OpOption{clientv3.WithKeysOnly()} // without their leases
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := s.saw(ctx, resp.Header); err != nil {
+			return nil, err
+		}
+		if s.looked == 0 {
+			s.looked = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			taken[strings.TrimPrefix(string(kv.Key), prefix)] = clientv3.LeaseID(kv.Lease) != lease
+			from = string(kv.Key) + "\x00"
+		}
+		more = resp.More && len(resp.Kvs) > 0
+	}
+	return taken, nil
 }
 
 // rungsOf returns the rungs of a restart: take over the claim that lives, or
@@ -229,7 +322,7 @@ func (s *etcdStore) tenureOf(r rung, under lease, from time.Time) Tenure {
 
 // climb asks for the first of rungs that holds. It is one transaction:
 //
-//	If(no name is under lease) Then(marker?, ladder) Else(marker?, names)
+//	If(no name is under lease) Then(marker?, ladder) Else(marker?)
 //
 // and each rung of the ladder is If(it holds) Then(read the name's tenures, put
 // the name, put the record of its tenure).
@@ -239,7 +332,6 @@ func (s *etcdStore) tenureOf(r rung, under lease, from time.Time) Tenure {
 // nothing of the ladder's depth.
 func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from time.Time) (claimed, error) {
 	marker := clientv3.OpGet(markerKey(s.cfg.Pool), clientv3.WithKeysOnly())
-	names := clientv3.OpGet(namesKey(s.cfg.Pool), clientv3.WithPrefix())
 	claim := func(r rung) clientv3.Op {
 		t := s.tenureOf(r, under, from)
 		return clientv3.OpTxn(nil, []clientv3.Op{
@@ -251,7 +343,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	resp, err := s.client.Txn(ctx).
 		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", under.id).WithPrefix()).
 		Then(marker, ladder(rungs, claim)).
-		Else(marker, names).
+		Else(marker).
 		Commit()
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return claimed{}, Expired
@@ -259,14 +351,14 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	if err != nil {
 		return claimed{}, fmt.Errorf("claim a name: %w", err)
 	}
-	if err := s.saw(resp.Header); err != nil {
+	if err := s.saw(ctx, resp.Header); err != nil {
 		return claimed{}, err
 	}
 	if s.looked == 0 {
 		s.looked = resp.Header.Revision
 	}
 	if !resp.Succeeded {
-		c, err := s.readBack(ctx, under, rungs, resp.Responses[1].GetResponseRange().Kvs)
+		c, err := s.readBack(ctx, under, rungs)
 		c.term = resp.Header.RaftTerm
 		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
 		return c, err
@@ -293,15 +385,39 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 }
 
 // readBack returns what an earlier request for the same rungs claimed under a
-// lease. It is among names.
-func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung, names []*mvccpb.KeyValue) (claimed, error) {
-	i := slices.IndexFunc(names, func(kv *mvccpb.KeyValue) bool { return clientv3.LeaseID(kv.Lease) == under.id })
-	if i < 0 {
-		return claimed{}, fmt.Errorf("claim a name: etcd says that lease %x has one, and shows none", int64(under.id))
+// lease. Anybody may have put something under it, too: ours is a name of the list
+// with our owner. The error is errNotOurs when there is none such.
+func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung) (claimed, error) {
+	attached, err := s.client.TimeToLive(ctx, under.id, clientv3.WithAttachedKeys())
+	if errors.Is(err, rpctypes.ErrPermissionDenied) { // we may read all that we write
+		return claimed{}, errNotOurs
 	}
-	c := claimed{key: string(names[i].Key), revision: names[i].CreateRevision}
+	if err != nil {
+		return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+	}
+	var own *mvccpb.KeyValue
+	for _, key := range attached.Keys {
+		name, ok := strings.CutPrefix(string(key), namesKey(s.cfg.Pool))
+		if !ok || own != nil || !slices.Contains(s.cfg.Names, name) {
+			continue
+		}
+		resp, err := s.client.Get(ctx, string(key))
+		switch {
+		case isTooLong(err):
+			continue
+		case err != nil:
+			return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+		}
+		if len(resp.Kvs) > 0 && s.isOurs(resp.Kvs[0], under.id) {
+			own = resp.Kvs[0]
+		}
+	}
+	if own == nil {
+		return claimed{}, errNotOurs
+	}
+	c := claimed{key: string(own.Key), revision: own.CreateRevision}
 	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
-	c.takenOver = names[i].Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
+	c.takenOver = own.Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
 		return r.takeOver != nil && r.name == c.name && r.takeOver.Revision == c.revision
 	})
 	ts, cut, err := s.tenures(ctx, c.name)
@@ -309,29 +425,78 @@ func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung, nam
 		return claimed{}, err
 	}
 	c.tenure, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
-	if own := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); own >= 0 {
-		c.tenure = ts[own]
+	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); i >= 0 {
+		c.tenure = ts[i]
 	}
-	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > names[i].ModRevision })
+	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > own.ModRevision })
 	return c, nil
 }
+
+// errNotOurs is the error of a claim under a lease that has a name which is not
+// ours: somebody has put it there.
+var errNotOurs = errors.New("somebody else has put a name under our lease")
 
 func (s *etcdStore) recordKey(t Tenure) string {
 	return tenuresKey(s.cfg.Pool) + t.Name + "/" + t.id
 }
 
 // readEarlier is the operation that reads the last tenures of name.
-func (s *etcdStore) readEarlier(name string) clientv3.Op {
-	return clientv3.OpGet(tenuresKey(s.cfg.Pool)+name+"/", clientv3.WithPrefix(),
-		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(earlierTenures))
+func (s *etcdStore) readEarlier(name string, opts ...clientv3.OpOption) clientv3.Op {
+	return clientv3.OpGet(tenuresKey(s.cfg.Pool)+name+"/", append(opts, clientv3.WithPrefix(),
+		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(earlierTenures))...)
 }
 
 func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error) {
 	resp, err := s.client.Do(ctx, s.readEarlier(name))
+	tooLong := isTooLong(err)
+	if tooLong { // with what is no record: in parts, without that
+		resp, err = s.client.Do(ctx, s.readEarlier(name, clientv3.WithKeysOnly()))
+	}
 	if err != nil {
 		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
 	}
-	return readTenures(resp.Get().Kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
+	kvs := resp.Get().Kvs
+	if tooLong {
+		if kvs, err = readShort(ctx, s.client, kvs); err != nil {
+			return nil, false, fmt.Errorf("read who held %s: %w", name, err)
+		}
+	}
+	return readTenures(kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
+}
+
+// readShort reads what stands at keys, but for values that are too long to be
+// ours, by as many at once as an answer may hold.
+func readShort(ctx context.Context, c *clientv3.Client, keys []*mvccpb.KeyValue) (kvs []*mvccpb.KeyValue, err error) {
+	for turn := range slices.Chunk(keys, 64) {
+		gets := make([]clientv3.Op, len(turn))
+		for i, kv := range turn {
+			gets[i] = clientv3.OpGet(string(kv.Key))
+		}
+		resp, err := c.Txn(ctx).Then(gets...).Commit()
+		switch {
+		case isTooLong(err) && len(turn) == 1:
+			continue
+		case isTooLong(err):
+			for half := range slices.Chunk(turn, (len(turn)+1)/2) {
+				some, err := readShort(ctx, c, half)
+				if err != nil {
+					return nil, err
+				}
+				kvs = append(kvs, some...)
+			}
+			continue
+		case err != nil:
+			return nil, err
+		}
+		for _, r := range resp.Responses {
+			for _, kv := range r.GetResponseRange().Kvs {
+				if len(kv.Value) <= maxRecordBytes {
+					kvs = append(kvs, kv)
+				}
+			}
+		}
+	}
+	return kvs, nil
 }
 
 // endOp is the operation that records the end of t, if the record is as it was
@@ -367,41 +532,35 @@ func (s *etcdStore) release(ctx context.Context, c *Claim, t Tenure) error {
 	return nil
 }
 
-// prune reads at most tenuresPerName keys, and deletes by one range.
+// prune reads and deletes some of the oldest at a time: the next claim goes on.
 func (s *etcdStore) prune(ctx context.Context, name string, before time.Time) error {
-	first := tenuresKey(s.cfg.Pool) + name + "/"
+	all := tenuresKey(s.cfg.Pool) + name + "/"
 	resp, err := s.client.Txn(ctx).Then(
-		clientv3.OpGet(first, clientv3.WithRange(fmt.Sprintf("%s%013d", first, keyMilli(before))),
-			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(1)),
-		clientv3.OpGet(first, clientv3.WithPrefix(), clientv3.WithCountOnly()),
+		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend), clientv3.WithLimit(prunedAtOnce)),
+		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly()),
 	).Commit()
 	if err != nil {
 		return fmt.Errorf("count the tenures of %s: %w", name, err)
 	}
-	var end string // of the range to delete, which is without it
-	if old := resp.Responses[0].GetResponseRange().Kvs; len(old) > 0 {
-		end = string(old[0].Key) // began before, and all before it ended before
-		if t, ok := readTenure(old[0], tenuresKey(s.cfg.Pool)); !ok || !t.open() && t.To.Before(before) {
-			end += "\x00"
+	over := resp.Responses[1].GetResponseRange().Count - tenuresPerName
+	var deletes []clientv3.Op
+	for i, kv := range resp.Responses[0].GetResponseRange().Kvs {
+		t, ok := readTenure(kv, tenuresKey(s.cfg.Pool))
+		if old := !ok || !t.open() && t.To.Before(before); !old && int64(i) >= over {
+			break
 		}
+		deletes = append(deletes, clientv3.OpDelete(string(kv.Key)))
 	}
-	if over := resp.Responses[1].GetResponseRange().Count - tenuresPerName; over > 0 {
-		oldest, err := s.client.Get(ctx, first, clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(min(over, tenuresPerName)))
-		if err != nil {
-			return fmt.Errorf("read the oldest tenures of %s: %w", name, err)
-		}
-		if n := len(oldest.Kvs); n > 0 {
-			end = max(end, string(oldest.Kvs[n-1].Key)+"\x00")
-		}
-	}
-	if end == "" {
+	if len(deletes) == 0 {
 		return nil
 	}
-	if _, err := s.client.Delete(ctx, first, clientv3.WithRange(end)); err != nil {
+	if _, err := s.client.Txn(ctx).Then(deletes...).Commit(); err != nil {
 		return fmt.Errorf("prune the tenures of %s: %w", name, err)
 	}
 	return nil
 }
+
+const prunedAtOnce = 120
 
 // isOurs says whether what stands at a key was put by us, under lease.
 func (s *etcdStore) isOurs(kv *mvccpb.KeyValue, lease clientv3.LeaseID) bool {
@@ -409,22 +568,53 @@ func (s *etcdStore) isOurs(kv *mvccpb.KeyValue, lease clientv3.LeaseID) bool {
 }
 
 // renew reads the key even when the lease is gone, because a lost lease may be
-// the first that is seen of lost data.
+// the first that is seen of lost data; and what it reads counts even when the
+// renewal fails.
 func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 	var resp *clientv3.GetResponse
 	var readErr error
 	ttl, err := s.stream.renew(ctx, c.LeaseID, func() { resp, readErr = s.client.Get(ctx, c.Key) })
+	if readErr == nil && resp != nil {
+		readErr = s.stillOurs(ctx, c, resp, err == nil && ttl <= 0)
+	}
+	if _, lost := errors.AsType[Loss](readErr); lost {
+		return readErr
+	}
 	if err != nil {
 		return fmt.Errorf("renew the lease of %s: %w", c.Name, rpctypes.Error(err))
 	}
 	if readErr != nil {
 		return fmt.Errorf("read who holds %s: %w", c.Name, readErr)
 	}
-	if err := s.saw(resp.Header); err != nil {
+	if s.isAsked(ctx, c) {
+		return errAsked
+	}
+	return nil
+}
+
+func (s *etcdStore) look(ctx context.Context, c *Claim) error {
+	resp, err := s.client.Get(ctx, c.Key)
+	if err != nil {
+		return fmt.Errorf("read who holds %s: %w", c.Name, err)
+	}
+	return s.stillOurs(ctx, c, resp, false)
+}
+
+// isAsked says whether somebody asks us to let go of c. It asks the member for
+// what it knows by itself, which costs the others nothing.
+func (s *etcdStore) isAsked(ctx context.Context, c *Claim) bool {
+	resp, err := s.client.Get(ctx, releasedKey(s.cfg.Pool)+c.Name, clientv3.WithSerializable())
+	return err == nil && len(resp.Kvs) > 0 && string(resp.Kvs[0].Value) == leaseHex(c.LeaseID)
+}
+
+// stillOurs says what has become of c, by what stands at its key; expired says
+// that its lease is gone.
+func (s *etcdStore) stillOurs(ctx context.Context, c *Claim, resp *clientv3.GetResponse, expired bool) error {
+	if err := s.saw(ctx, resp.Header); err != nil {
 		return err
 	}
 	switch {
-	case ttl <= 0:
+	case expired:
 		return Expired
 	case len(resp.Kvs) == 0:
 		return Deleted
@@ -436,10 +626,51 @@ func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 	return nil
 }
 
+func (s *etcdStore) stay(ctx context.Context, lease clientv3.LeaseID) error {
+	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
+	var resp *clientv3.GetResponse
+	var readErr error
+	ttl, err := s.stream.renew(ctx, lease, func() { resp, readErr = s.client.Get(ctx, key, clientv3.WithCountOnly()) })
+	if err = cmp.Or(err, readErr); err != nil {
+		return fmt.Errorf("keep waiting: %w", rpctypes.Error(err))
+	}
+	if err := s.saw(ctx, resp.Header); err != nil {
+		return err
+	}
+	if ttl <= 0 {
+		return Expired
+	}
+	if resp.Count > 0 {
+		return nil
+	}
+	_, err = s.client.Txn(ctx).Then(
+		clientv3.OpPut(key, s.cfg.Owner, clientv3.WithLease(lease)),
+		clientv3.OpPut(key+"/since", time.Now().UTC().Format(recordTime), clientv3.WithLease(lease)),
+	).Commit()
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return Expired
+	}
+	if err != nil {
+		return fmt.Errorf("show that we wait: %w", err)
+	}
+	return nil
+}
+
+func (s *etcdStore) leave(ctx context.Context, lease clientv3.LeaseID) error {
+	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
+	if _, err := s.client.Txn(ctx).Then(clientv3.OpDelete(key), clientv3.OpDelete(key+"/since")).Commit(); err != nil {
+		return fmt.Errorf("show that we do not wait any more: %w", err)
+	}
+	return nil
+}
+
 func (s *etcdStore) stopRenewing() { s.stream.close() }
 
 func (s *etcdStore) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	_, err := s.client.Revoke(ctx, lease)
+	if errors.Is(err, rpctypes.ErrPermissionDenied) {
+		return nil // somebody else's key is under it: it runs out
+	}
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return fmt.Errorf("revoke lease %x: %w", int64(lease), err)
 	}
@@ -502,49 +733,23 @@ func (s *etcdStore) mark(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("mark the pool: %w", err)
 	}
-	return s.saw(resp.Header)
+	return s.saw(ctx, resp.Header)
 }
 
-func (s *etcdStore) oldServers(ctx context.Context) []string {
-	var old []string
-	for _, endpoint := range s.client.Endpoints() {
-		status, err := s.client.Status(ctx, endpoint)
-		if err == nil && isOld(status.Version) {
-			old = append(old, fmt.Sprintf("%s is etcd %q", endpoint, status.Version))
-		}
-	}
-	return old
-}
+func (s *etcdStore) version(ctx context.Context) (string, error) { return s.route.version(ctx) }
 
-// isOld says whether an etcd of this version renews leases after their end and
-// has a hole in the access checks of nested transactions. Both were mended in
-// 3.5.28 and 3.6.9.
+// isOld says whether an etcd of this version renews leases after their end, or
+// has holes in the access checks of transactions and watches. Both were mended in
+// these, and are not before 3.4.
 func isOld(version string) bool {
-	var major, minor, patch int
-	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch); n < 3 {
+	var v [3]int
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 3 {
 		return false
 	}
-	v := []int{major, minor, patch}
-	if major == 3 && minor == 6 {
-		return slices.Compare(v, []int{3, 6, 9}) < 0
+	for _, mended := range [][3]int{{3, 4, 44}, {3, 5, 33}, {3, 6, 14}, {3, 7, 1}} {
+		if v[0] == mended[0] && v[1] == mended[1] {
+			return v[2] < mended[2]
+		}
 	}
-	return slices.Compare(v, []int{3, 5, 28}) < 0
-}
-
-// remedy returns what a person must do about an error of etcd; "" when it may
-// heal by itself.
-func remedy(err error) string {
-	switch {
-	case errors.Is(err, rpctypes.ErrAuthFailed):
-		return "check etcd.username and etcd.password_file"
-	case errors.Is(err, rpctypes.ErrUserEmpty):
-		return "this etcd wants a user: set etcd.username and etcd.password_file"
-	case errors.Is(err, rpctypes.ErrPermissionDenied):
-		return "grant the user's role readwrite on the prefix /prefixproxy/"
-	case errors.Is(err, rpctypes.ErrNoSpace):
-		return "etcd's database is full: compact and defragment it, then disarm its alarm"
-	case errors.Is(err, rpctypes.ErrTooManyOps):
-		return "set etcd's --max-txn-ops to 128 or more"
-	}
-	return ""
+	return slices.Compare(v[:], []int{3, 4, 0}) < 0
 }

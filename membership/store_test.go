@@ -14,9 +14,9 @@ import (
 
 func TestIsOld(t *testing.T) {
 	for version, want := range map[string]bool{
-		"3.3.27": true, "3.4.37": true, "3.5.27": true, "3.5.28": false,
-		"3.6.0": true, "3.6.8": true, "3.6.9": false, "3.6.10": false,
-		"3.7.0": false, "4.0.0": false, "3.5.27-rc.1": true, "not decided": false,
+		"3.3.27": true, "3.4.43": true, "3.4.44": false, "3.5.32": true, "3.5.33": false,
+		"3.6.0": true, "3.6.13": true, "3.6.14": false, "3.7.0": true, "3.7.1": false, "3.8.0": false,
+		"4.0.0": false, "3.5.27-rc.1": true, "not decided": false,
 	} {
 		if got := isOld(version); got != want {
 			t.Errorf("etcd %s: got %v, want %v", version, got, want)
@@ -24,13 +24,13 @@ func TestIsOld(t *testing.T) {
 	}
 }
 
-// What others write to etcd is checked before it is shown, and only the names
-// of the list are.
+// What others write to etcd is checked before it is shown. A name that the list
+// has no more comes last.
 func TestList(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
-	for name, owner := range map[string]string{"MtLogan": "marge", "Denali": "\x1b[2J", "Nowhere": "bart"} {
+	for name, owner := range map[string]string{"MtLogan": "marge", "Denali": "\x1b[2J", "Nowhere": "bart", "no name": "evil"} {
 		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, owner); err != nil {
 			t.Fatal(err)
 		}
@@ -39,7 +39,7 @@ func TestList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Held{{Name: "Denali", Owner: `"\x1b[2J"`}, {Name: "MtLogan", Owner: "marge"}}; !slices.Equal(got, want) {
+	if want := []Held{{Name: "Denali", Owner: `"\x1b[2J"`, Listed: true}, {Name: "MtLogan", Owner: "marge", Listed: true}, {Name: "Nowhere", Owner: "bart"}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -101,4 +101,45 @@ func TestRenewStreamThrowsAwayWhatOwes(t *testing.T) {
 			t.Errorf("streams opened: got %d, want 2", leases.streams)
 		}
 	})
+}
+
+// Etcd has lost data, or is another one, when what never runs backwards does.
+func TestSaw(t *testing.T) {
+	t.Parallel()
+	first := &pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 5, Revision: 100}
+	for name, test := range map[string]struct {
+		next *pb.ResponseHeader
+		want error
+	}{
+		"the same":                        {&pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 5, Revision: 100}, nil},
+		"later":                           {&pb.ResponseHeader{ClusterId: 1, MemberId: 3, RaftTerm: 6, Revision: 101}, nil},
+		"an older revision":               {&pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 5, Revision: 99}, DataLoss},
+		"another cluster":                 {&pb.ResponseHeader{ClusterId: 9, MemberId: 2, RaftTerm: 5, Revision: 1e9}, DataLoss},
+		"restored with --bump-revision":   {&pb.ResponseHeader{ClusterId: 1, MemberId: 2, RaftTerm: 2, Revision: 1e9}, DataLoss},
+		"restored, and by another member": {&pb.ResponseHeader{ClusterId: 1, MemberId: 3, RaftTerm: 1, Revision: 1e9}, DataLoss},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newClient(t, sharedEtcd).store(testConfig(t))
+			if err := s.saw(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.saw(t.Context(), test.next); got != test.want {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// A member that has caught up by a snapshot names an older term than it knows.
+func TestSawALaggingMember(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	s := c.store(testConfig(t))
+	now := termOf(t, c)
+	for _, h := range []*pb.ResponseHeader{{MemberId: 1, RaftTerm: now}, {MemberId: 2, RaftTerm: now - 1}} {
+		if err := s.saw(t.Context(), h); err != nil {
+			t.Errorf("member %d of term %d: %v", h.MemberId, h.RaftTerm, err)
+		}
+	}
 }

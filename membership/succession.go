@@ -56,20 +56,20 @@ func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
 // date sets from which second on the tenure has the name, and whose those before
 // were.
 func (h *Holder) date(held *tenancy) {
-	others := h.diary.others(held.earlier)
 	from, now := held.answered.Add(held.unused()), h.wall()
+	others := slices.DeleteFunc(h.diary.others(held.earlier), func(t Tenure) bool { return t.inFuture(now) })
 	held.start = firstSecond(from)
 	for _, t := range others {
 		if t.open() {
 			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.ttl, held.ttl)))))
-		} else if t.To.Sub(now) <= clocksApart { // or its clock was wrong
+		} else {
 			held.start = max(held.start, t.To.Unix()+1)
 		}
 	}
 	if own := h.diary.find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
 	}
-	held.past = newPast(held.start, held.Name, h.diary.spans(held.tenure), others, held.cut)
+	held.history = newHistory(held.start, held.Name, h.diary.spans(held.tenure), others, held.cut)
 }
 
 // lookBack finds out whether the doubtful tenures before held have their ends on

@@ -39,7 +39,7 @@ const released = "release"
 const (
 	tenuresKept    = 90 * 24 * time.Hour
 	tenuresPerName = 1000
-	maxRecordBytes = 2048 // an owner is 255 at most
+	maxRecordBytes = 4096 // an owner is 255 at most
 	maxMilli       = 1e13 - 1
 )
 
@@ -128,7 +128,8 @@ func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
 	return t, err == nil && !to.Before(from)
 }
 
-// readTenures reads the records of kvs, in the order of time.
+// readTenures reads the records of kvs, in the order in which etcd got them: the
+// clocks of those who wrote them may tell another.
 func readTenures(kvs []*mvccpb.KeyValue, prefix string) []Tenure {
 	ts := make([]Tenure, 0, len(kvs))
 	for _, kv := range kvs {
@@ -136,8 +137,15 @@ func readTenures(kvs []*mvccpb.KeyValue, prefix string) []Tenure {
 			ts = append(ts, t)
 		}
 	}
-	slices.SortFunc(ts, func(a, b Tenure) int { return cmp.Compare(a.id, b.id) })
+	slices.SortFunc(ts, func(a, b Tenure) int { return cmp.Compare(a.created, b.created) })
 	return ts
+}
+
+// inFuture says whether t begins or ends later than now, by more than clocks may
+// differ: somebody's clock is wrong, and whose the seconds were is not known.
+func (t Tenure) inFuture(now time.Time) bool {
+	latest := now.Add(clocksApart)
+	return t.From.After(latest) || t.To.After(latest)
 }
 
 // open says whether the record has no end.
@@ -153,8 +161,7 @@ func (t Tenure) end(to time.Time, why string) Tenure {
 	return t
 }
 
-// closeByNext gives those of one name's tenures, which are in the order of
-// time, that a crash left without an end the latest that they can have had: the
+// closeByNext gives those of one name's tenures, which are in etcd's order, that a crash left without an end the latest that they can have had: the
 // start of the next one. The last one stays as it is.
 func closeByNext(ts []Tenure) []Tenure {
 	closed := slices.Clone(ts)

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 )
 
 // recordsOf returns the records of name, in the order of time.
-func recordsOf(t *testing.T, c *clientv3.Client, pool, name string) []*mvccpb.KeyValue {
+func recordsOf(t *testing.T, c *Client, pool, name string) []*mvccpb.KeyValue {
 	t.Helper()
 	resp, err := c.Get(t.Context(), tenuresKey(pool)+name+"/", clientv3.WithPrefix())
 	if err != nil {
@@ -27,7 +28,7 @@ func recordsOf(t *testing.T, c *clientv3.Client, pool, name string) []*mvccpb.Ke
 }
 
 // awaitEnded waits until the n-th record of name has an end, and returns it.
-func awaitEnded(t *testing.T, c *clientv3.Client, pool, name string, n int) Tenure {
+func awaitEnded(t *testing.T, c *Client, pool, name string, n int) Tenure {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
@@ -45,9 +46,9 @@ func awaitEnded(t *testing.T, c *clientv3.Client, pool, name string, n int) Tenu
 }
 
 // putRecord writes the record of a tenure of another host.
-func putRecord(t *testing.T, c *clientv3.Client, pool string, r Tenure) {
+func putRecord(t *testing.T, c *Client, pool string, r Tenure) {
 	t.Helper()
-	r.Owner, r.Lease = "marge", 4711
+	r.Owner, r.Lease = cmp.Or(r.Owner, "marge"), 4711
 	key := tenuresKey(pool) + r.Name + "/" + recordID(r.From, r.Lease)
 	if _, err := c.Put(t.Context(), key, r.value()); err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ func putRecord(t *testing.T, c *clientv3.Client, pool string, r Tenure) {
 }
 
 // termOf returns the term of etcd's leader.
-func termOf(t *testing.T, c *clientv3.Client) uint64 {
+func termOf(t *testing.T, c *Client) uint64 {
 	t.Helper()
 	resp, err := c.Get(t.Context(), "/")
 	if err != nil {
@@ -130,16 +131,16 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 // Who loses a name records why.
 func TestRecordTellsTheLoss(t *testing.T) {
 	t.Parallel()
-	for want, take := range map[Loss]func(c *clientv3.Client, held *Claim) error{
-		Deleted: func(c *clientv3.Client, held *Claim) error {
+	for want, take := range map[Loss]func(c *Client, held *Claim) error{
+		Deleted: func(c *Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.Key)
 			return err
 		},
-		Overwritten: func(c *clientv3.Client, held *Claim) error {
+		Overwritten: func(c *Client, held *Claim) error {
 			_, err := c.Put(context.Background(), held.Key, "marge")
 			return err
 		},
-		Expired: func(c *clientv3.Client, held *Claim) error {
+		Expired: func(c *Client, held *Claim) error {
 			_, err := c.Revoke(context.Background(), held.LeaseID)
 			return err
 		},
@@ -324,23 +325,43 @@ func TestPrune(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	day := 24 * time.Hour
 	now := time.Now()
+	of := func(pool string, now time.Time, owners ...string) { // tenures of a minute
+		for i, owner := range owners {
+			from := now.Add(time.Duration(i-len(owners)) * time.Minute)
+			putRecord(t, c, pool, Tenure{Name: "Denali", Owner: owner, From: from, To: from.Add(time.Minute)})
+		}
+	}
 	for _, test := range []struct {
-		name string
-		put  func(pool string)
-		want int // records left, with that of the claim
+		name  string
+		put   func(pool string)
+		ahead time.Duration // of the others' clocks
+		want  int           // records left, with that of the claim
 	}{
 		{"ended more than 90 days ago", func(pool string) {
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-100 * day)})
-		}, 1},
+			of(pool, now, "marge", "bart")
+		}, 0, 3},
+		{"only one other host was there since", func(pool string) {
+			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			of(pool, now, "marge", "marge")
+		}, 0, 4},
+		{"our clock is 100 days ahead", func(pool string) {
+			for range 50 {
+				of(pool, now, "marge")
+				now = now.Add(time.Second)
+			}
+			of(pool, now.Add(time.Second), "bart")
+		}, 100 * day, 52},
 		{"began more than 90 days ago", func(pool string) {
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-80 * day)})
-		}, 2},
+			of(pool, now, "marge", "bart")
+		}, 0, 4},
 		{"of another name", func(pool string) {
 			putRecord(t, c, pool, Tenure{Name: "Denali2", From: now.Add(-200 * day), To: now.Add(-150 * day)})
 			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-1 * day), To: now})
-		}, 2},
+		}, 0, 2},
 		{"more than 1000", func(pool string) {
 			ops := make([]clientv3.Op, 0, 100)
 			for i := range 1100 {
@@ -354,22 +375,23 @@ func TestPrune(t *testing.T) {
 					ops = ops[:0]
 				}
 			}
-		}, 1000},
+		}, 0, 1000},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := testConfig(t)
 			test.put(cfg.Pool)
-			s := newEtcdStore(c, cfg)
+			s := c.store(cfg)
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
+			h.wall = func() time.Time { return now.Add(test.ahead) }
 			h.lease = &lease{id: newLease(t, c)}
-			got, err := s.claim(t.Context(), *h.lease, nil, now)
+			got, err := s.claim(t.Context(), *h.lease, asking{names: s.cfg.Names, own: nil, from: h.wall()})
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.tidy(h.tenancyOf(t.Context(), got, now))
-			for len(h.paperwork.jobs) > 0 {
-				if j := <-h.paperwork.jobs; j.wait == 0 { // no end, but a pruning
-					h.paperwork.do(t.Context(), j)
+			h.tidy(h.tenancyOf(t.Context(), got, h.wall()))
+			for len(h.records.jobs) > 0 {
+				if j := <-h.records.jobs; j.wait == 0 && !h.records.do(t.Context(), &j) { // no end, but a pruning
+					t.Error("the pruning failed")
 				}
 			}
 			kvs := recordsOf(t, c, cfg.Pool, "Denali")
@@ -389,7 +411,7 @@ func TestTidyIsIdle(t *testing.T) {
 	h.tidy(&tenancy{Claim: &Claim{Name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []Tenure{
 		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: released},
 	}})
-	if n := len(h.paperwork.jobs); n != 0 {
+	if n := len(h.records.jobs); n != 0 {
 		t.Errorf("jobs: got %d, want none", n)
 	}
 }
@@ -490,7 +512,7 @@ func TestTenuresByReadsOn(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
-	for turn := range slices.Chunk(PrefixedNumerics("web-", 2*recordsPerRead+50), 100) {
+	for turn := range slices.Chunk(PrefixedNumerics("web-", 2*keysPerRead+50), 100) {
 		var ops []clientv3.Op
 		for _, name := range turn {
 			r := tenure(name, 100, 200)
@@ -501,7 +523,7 @@ func TestTenuresByReadsOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, err := TenuresBy(t.Context(), c, cfg.Pool, "homer"); err != nil || len(got) != 2*recordsPerRead+50 {
-		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*recordsPerRead+50)
+	if got, err := TenuresBy(t.Context(), c, cfg.Pool, "homer"); err != nil || len(got) != 2*keysPerRead+50 {
+		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*keysPerRead+50)
 	}
 }

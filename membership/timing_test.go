@@ -47,12 +47,12 @@ func TestRenewalsKeepTheirRhythm(t *testing.T) {
 		h, way := newSim(t, e, nil)
 		run(t, h).held(t)
 		pass(t, 5*time.Second)
-		way.set(true, 0) // from 5 s on, each attempt ends after its 1.5 s
+		way.set(true, 0) // from 5 s on, each attempt ends after its 2.5 s
 		pass(t, 5*time.Second)
 
 		way.mu.Lock()
 		defer way.mu.Unlock()
-		want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 7500 * time.Millisecond, 9 * time.Second}
+		want := []time.Duration{2500 * time.Millisecond, 5 * time.Second, 7500 * time.Millisecond, 10 * time.Second}
 		if !slices.Equal(way.renewals, want) {
 			t.Errorf("renewals sent at %v, want %v (the second of a failure at once)", way.renewals, want)
 		}
@@ -76,7 +76,7 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 			t.Errorf("at the horizon: claim %p good %v phase %s, want %p false suspended", got, ok, r.Phase(), c)
 		}
 
-		pass(t, 3*time.Second) // the lease lives until 15 s
+		pass(t, 2*time.Second) // the lease lives until 15 s
 		changed := r.Changed()
 		way.set(false, 0)
 		<-changed
@@ -236,4 +236,53 @@ func TestExtendOnlyForward(t *testing.T) {
 	if !past.Valid() {
 		t.Error("an extended claim is not good")
 	}
+}
+
+// A holder whose renewals never complete, while etcd answers to all else, does
+// not stay suspended for ever: its lease is gone, and it claims again.
+func TestRenewalsNeverComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		h, way := newSim(t, e, nil)
+		r := run(t, h)
+		old := r.held(t)
+		way.mu.Lock()
+		way.stuck = true
+		way.mu.Unlock()
+		pass(t, overdue(simTTL)+5*time.Second)
+		if c, _ := r.Current(); c == old || c == nil {
+			t.Errorf("claim %p, want another than %p", c, old)
+		}
+		if got := r.Stats().Claims; got != 2 {
+			t.Errorf("claims: got %d, want 2", got)
+		}
+	})
+}
+
+// Who waits for a name while etcd can't be reached waits for etcd: nobody knows
+// whether a name is free, and lines are held.
+func TestWaitingInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newSimEtcd()
+		for range 2 {
+			h, _ := newSim(t, e, nil)
+			run(t, h).held(t)
+		}
+		h, way := newSim(t, e, nil)
+		r := run(t, h)
+		pass(t, time.Second)
+		if got := r.Phase(); got != Waiting {
+			t.Fatalf("all taken: phase %s, want waiting", got)
+		}
+		way.set(true, 0)
+		pass(t, 6*time.Second)
+		if got := r.Phase(); got != Claiming {
+			t.Errorf("6 s into an outage: phase %s, want claiming", got)
+		}
+		way.set(false, 0)
+		pass(t, 5*time.Second)
+		if got := r.Phase(); got != Waiting {
+			t.Errorf("after it: phase %s, want waiting", got)
+		}
+	})
 }

@@ -99,20 +99,20 @@ func TestRefused(t *testing.T) {
 	end := clientv3.GetPrefixRangeEnd("/prefixproxy/")
 	for _, test := range []struct {
 		name       string
-		take, give func(ctx context.Context, root *clientv3.Client) error
+		take, give func(ctx context.Context, root *Client) error
 		want       string // in the hint
 	}{
-		{"role taken", func(ctx context.Context, root *clientv3.Client) error {
+		{"role taken", func(ctx context.Context, root *Client) error {
 			_, err := root.RoleRevokePermission(ctx, role, "/prefixproxy/", end)
 			return err
-		}, func(ctx context.Context, root *clientv3.Client) error {
+		}, func(ctx context.Context, root *Client) error {
 			_, err := root.RoleGrantPermission(ctx, role, "/prefixproxy/", end, clientv3.PermissionType(clientv3.PermReadWrite))
 			return err
 		}, "readwrite on the prefix /prefixproxy/"},
-		{"password expired", func(ctx context.Context, root *clientv3.Client) error {
+		{"password expired", func(ctx context.Context, root *Client) error {
 			_, err := root.UserChangePassword(ctx, "prefixproxy", "another")
 			return err
-		}, func(ctx context.Context, root *clientv3.Client) error {
+		}, func(ctx context.Context, root *Client) error {
 			_, err := root.UserChangePassword(ctx, "prefixproxy", "p")
 			return err
 		}, "etcd.password_file"},
@@ -154,7 +154,7 @@ func TestRefused(t *testing.T) {
 }
 
 // enableUsers makes the users root and prefixproxy, with passwords r and p.
-func enableUsers(t *testing.T, c *clientv3.Client) {
+func enableUsers(t *testing.T, c *Client) {
 	t.Helper()
 	ctx := t.Context()
 	for _, step := range []func() error{
@@ -175,16 +175,11 @@ func enableUsers(t *testing.T, c *clientv3.Client) {
 	}
 }
 
-func newUserClient(t *testing.T, s *devetcd.Server, user, password string) *clientv3.Client {
+func newUserClient(t *testing.T, s *devetcd.Server, user, password string) *Client {
 	t.Helper()
-	cfg := ClientConfig([]string{s.Endpoint()})
-	cfg.Username, cfg.Password = user, password
-	c, err := clientv3.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	return newClientOf(t, ClientConfig{
+		Endpoints: []string{s.Endpoint()}, Username: user, Password: func() (string, error) { return password, nil },
+	})
 }
 
 // The wall clock decides about nothing: a claim outlives its jumps, and ends by

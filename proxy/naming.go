@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -50,7 +49,7 @@ type ruleset struct {
 type rewriters struct {
 	claim    *membership.Claim // nil: under none
 	by       [2]*line.Rewriter // by protocol
-	prefixes [][]byte          // rewrite.to with the name, by all rules so far
+	prefixes []line.Prefix     // rewrite.to with the name, by all rules so far, of StatsD
 
 	rules line.Rules
 	other sync.Map // what rewrites Carbon under names of earlier tenures: name -> *line.Rewriter
@@ -84,7 +83,7 @@ func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
 	if claim != nil {
 		name = claim.Name
 		for _, to := range s.tos {
-			r.prefixes = append(r.prefixes, []byte(strings.ReplaceAll(to, "{name}", name)))
+			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
 		}
 	}
 	for _, p := range []line.Protocol{line.StatsD, line.Carbon} {
@@ -138,15 +137,10 @@ func (n *naming) suspended(claim *membership.Claim) bool {
 	return current == claim && !ok
 }
 
-// owns says whether ln, a StatsD line that leaves, carries the name of r.
+// owns says whether ln, a StatsD line that leaves, carries the name of r, in any
+// spelling.
 func (r *rewriters) owns(ln []byte) bool {
-	for _, prefix := range r.prefixes {
-		rest, ok := bytes.CutPrefix(ln, prefix)
-		if ok && len(rest) > 0 && strings.IndexByte(".:;,#[", rest[0]) >= 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.prefixes, func(x line.Prefix) bool { return x.Starts(ln) })
 }
 
 // A namer gives the held lines their name when one comes, or drops them when

@@ -575,3 +575,30 @@ func TestCarbonNamedByItsTime(t *testing.T) {
 		t.Errorf("dropped: %v", b.Dropped)
 	}
 }
+
+// Who sent a bad line is told as it is: not who sent the one before, and quoted, since a
+// client chooses the path that it is bound to.
+func TestPeersOfBadLines(t *testing.T) {
+	statsd := newSink(t, "udp")
+	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+	socket := socketPath(t, "s")
+	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socket}}
+	p := start(t, cfg, holding("Denali"))
+	bound := socketPath(t, "\x1b[31m\n")
+	for i, from := range []*net.UnixAddr{{Name: bound, Net: "unixgram"}, nil, {Name: "@abstract-" + bound, Net: "unixgram"}} {
+		conn, err := net.DialUnix("unixgram", from, &net.UnixAddr{Name: socket, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		write(t, conn, fmt.Sprintf("bad%d", i))
+		eventually(t, "the bad line", func() bool { return len(p.BadLines()) == i+1 })
+		want := ""
+		if from != nil {
+			want = from.Name
+		}
+		if got := p.BadLines()[0]; got.Peer != want || strings.ContainsAny(got.String(), "\x1b\n") {
+			t.Errorf("got peer %q, want %q: %s", got.Peer, want, got)
+		}
+	}
+}

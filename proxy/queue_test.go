@@ -199,10 +199,10 @@ func TestFifo(t *testing.T) {
 }
 
 func TestBatchKeepSplit(t *testing.T) {
-	b := aBatch(time.Now(), nil, false, "Denali.a:1|c", "app.x:1|c", "Denali:1|c", "Denalix.a:1|c", "Denali.b:1|c")
+	b := aBatch(time.Now(), nil, false, "Denali.a:1|c", "app.x:1|c", "Denali:1|c", "Denalix.a:1|c", "(Denali.b:1|c")
 	n := newNaming(noNames(), line.Rules{From: "host", To: "{name}", Names: []string{"Denali"}})
 	owned := b.split(n.of(membership.NewClaim("Denali", time.Hour)).owns)
-	if string(owned.buf) != "Denali.a:1|c\nDenali:1|c\nDenali.b:1|c\n" || owned.lines != 3 {
+	if string(owned.buf) != "Denali.a:1|c\nDenali:1|c\n(Denali.b:1|c\n" || owned.lines != 3 {
 		t.Errorf("owned: %q", owned.buf)
 	}
 	if string(b.buf) != "app.x:1|c\nDenalix.a:1|c\n" || b.lines != 2 {
@@ -221,6 +221,25 @@ func TestBadLinesRing(t *testing.T) {
 	}
 	if len(got[0].Line) != badLineMaxBytes || len(got[badLinesKept-1].Line) != 15 {
 		t.Errorf("lines of %d and %d bytes", len(got[0].Line), len(got[badLinesKept-1].Line))
+	}
+	for i := range 150 { // one sender of many does not push out the others
+		r.add(time.Unix(int64(1000+i), 0), line.Carbon, reason(line.BadValue), "peer", []byte("x nan 1"))
+		if i%50 == 0 {
+			r.add(time.Unix(int64(1000+i), 0), line.Carbon, reason(line.BadFields), "peer", []byte("x"))
+		}
+	}
+	count := map[string]int{}
+	for _, b := range r.list() {
+		count[b.Reason]++
+	}
+	if count["bad_value"] < 45 || count["bad_fields"] != 3 || count["too_long"] < 45 || r.total != badLinesKept {
+		t.Errorf("kept %v", count)
+	}
+	if got := r.list(); got[0].Time.Unix() != 1149 || !slices.IsSortedFunc(got, func(a, b BadLine) int { return b.Time.Compare(a.Time) }) {
+		t.Errorf("the first is of %v, and they are not in order", got[0].Time)
+	}
+	if s := (BadLine{Time: time.Unix(0, 0), Protocol: "statsd", Reason: "no_value", Peer: "/run/\x1b[2J\n\"x", Line: []byte("a")}).String(); s != `1970-01-01T00:00:00Z statsd no_value "/run/\x1b[2J\n\"x" "a"` {
+		t.Errorf("got %s", s)
 	}
 	if s := (BadLine{Time: time.Unix(0, 0), Protocol: "carbon", Reason: "control", Line: []byte("a\x00b")}).String(); s != `1970-01-01T00:00:00Z carbon control - "a\x00b"` {
 		t.Errorf("got %s", s)

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -65,14 +66,12 @@ type BadLine struct {
 	Line     []byte // its first 200 bytes
 }
 
-// String gives the line quoted, after when, from whom and why.
+// String gives the line quoted, after when, from whom and why. The peer is quoted, too:
+// a client chooses the path that it is bound to.
 func (b BadLine) String() string {
-	return fmt.Sprintf("%s %s %s %s %q", b.Time.UTC().Format(time.RFC3339), b.Protocol, b.Reason, orDash(b.Peer), b.Line)
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
+	peer := "-"
+	if b.Peer != "" {
+		peer = strconv.Quote(b.Peer)
 	}
-	return s
+	return fmt.Sprintf("%s %s %s %s %q", b.Time.UTC().Format(time.RFC3339), b.Protocol, b.Reason, peer, b.Line)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"reflect"
@@ -10,8 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
@@ -49,16 +49,26 @@ func defaultConfig() config {
 // loadConfig reads the YAML file over the defaults and checks the whole. Its
 // error is a *configError when the file can be read.
 func loadConfig(file string, defaults config) (config, error) {
-	text, err := os.ReadFile(file)
+	text, err := readConfig(file)
 	if err != nil {
 		return config{}, unreadable{hinted{err, "every key is explained in config.example.yaml"}}
 	}
 	return parseConfig(file, text, defaults, os.LookupEnv)
 }
 
+// readConfig reads a file, or what of it is too much for a configuration.
+func readConfig(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxConfig+1))
+}
+
 // parseConfig is loadConfig of text, with variables from lookupEnv.
 func parseConfig(file string, text []byte, defaults config, lookupEnv func(string) (string, bool)) (config, error) {
-	cfg, text := defaults, normalize(text)
+	cfg := defaults
 	d := decoder{lookupEnv: lookupEnv, forms: forms}
 	d.decode(text, reflect.ValueOf(&cfg).Elem())
 	cfg.share()
@@ -123,42 +133,47 @@ func isLocal(a proxy.Address) bool {
 
 // YAML writes the configuration as a file that loads as the same.
 func (c config) YAML() ([]byte, error) {
-	return yaml.MarshalWithOptions(plain("", reflect.ValueOf(c)), yaml.IndentSequence(true))
+	return yaml.Dump(node("", reflect.ValueOf(c)), yaml.WithIndent(2), yaml.WithCompactSeqIndent(false), yaml.WithLineWidth(-1), yaml.WithQuotePreference(yaml.QuoteDouble))
 }
 
-// plain returns v in the types that a YAML file knows.
-func plain(path string, v reflect.Value) any {
+// node returns v as a YAML file has it.
+func node(path string, v reflect.Value) *yaml.Node {
 	switch x := v.Interface().(type) {
 	case encoding.TextMarshaler:
 		text, err := x.MarshalText()
 		if err != nil {
 			panic("configuration field " + path + ": " + err.Error()) // it was read from text
 		}
-		return escape(string(text))
+		return textNode(string(text))
 	case time.Duration:
-		return shortDuration(x)
+		return textNode(shortDuration(x))
 	}
 	switch {
 	case path == namesPath:
-		return plainNames(v.Interface().([]string))
+		return namesNode(v.Interface().([]string))
 	case path == carbonPath && v.Kind() == reflect.Slice && isAlone(v):
-		return plain(path, v.Index(0))
+		return node(path, v.Index(0))
 	case v.Kind() == reflect.Struct:
-		section := yaml.MapSlice{}
+		section := &yaml.Node{Kind: yaml.MappingNode}
 		for key, field := range fields(v) {
-			section = append(section, yaml.MapItem{Key: key, Value: plain(join(path, key), field)})
+			section.Content = append(section.Content, textNode(key), node(join(path, key), field))
 		}
 		return section
 	case v.Kind() == reflect.Slice:
-		list := make([]any, v.Len())
-		for i := range list {
-			list[i] = plain(path+"[]", v.Index(i))
+		list := &yaml.Node{Kind: yaml.SequenceNode}
+		for i := range v.Len() {
+			list.Content = append(list.Content, node(path+"[]", v.Index(i)))
 		}
 		return list
 	case v.Kind() == reflect.String:
-		return escape(v.String())
+		return textNode(v.String())
 	}
-	return v.Interface()
+	return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v.Interface())}
+}
+
+// textNode returns a string, in quotes where it needs them.
+func textNode(s string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: escape(s)}
 }
 
 // escape keeps a dollar from being read as the start of a variable.
@@ -190,11 +205,11 @@ type numbered struct {
 const maxCount = 10000
 
 // readNames is the form of namesPath; v is a []string.
-func readNames(d *decoder, path string, n ast.Node, v reflect.Value) {
-	switch n.(type) {
-	case *ast.SequenceNode:
+func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
+	switch n.Kind {
+	case yaml.SequenceNode:
 		d.list(path, n, v)
-	case *ast.MappingNode:
+	case yaml.MappingNode:
 		var form numbered
 		before := len(d.problems)
 		d.section(path, n, reflect.ValueOf(&form).Elem())
@@ -217,18 +232,18 @@ func readNames(d *decoder, path string, n ast.Node, v reflect.Value) {
 	}
 }
 
-// plainNames returns the shortest form of a list of names.
-func plainNames(names []string) any {
+// namesNode returns the shortest form of a list of names.
+func namesNode(names []string) *yaml.Node {
 	if slices.Equal(names, membership.Mountains()) {
-		return "mountains"
+		return textNode("mountains")
 	}
 	if len(names) > 0 {
 		prefix := strings.TrimSuffix(names[0], "1")
 		if slices.Equal(names, membership.PrefixedNumerics(prefix, len(names))) {
-			return yaml.MapSlice{{Key: "prefix", Value: escape(prefix)}, {Key: "count", Value: len(names)}}
+			return node("", reflect.ValueOf(numbered{prefix, len(names)}))
 		}
 	}
-	return names
+	return node("", reflect.ValueOf(names))
 }
 
 // carbonPath is the key of the destinations of Carbon, which has two forms: a list, or
@@ -237,20 +252,19 @@ const carbonPath = "forward.carbon"
 
 // readDestinations is the form of carbonPath; v is a []proxy.CarbonForward, whose first
 // has the defaults of each.
-func readDestinations(d *decoder, path string, n ast.Node, v reflect.Value) {
+func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	var defaults proxy.CarbonForward
 	if v.Len() > 0 {
 		defaults = v.Index(0).Interface().(proxy.CarbonForward)
 	}
-	list, isList := n.(*ast.SequenceNode)
-	if !isList {
+	if n.Kind != yaml.SequenceNode {
 		one := []proxy.CarbonForward{defaults}
 		d.section(path, n, reflect.ValueOf(one).Index(0))
 		v.Set(reflect.ValueOf(one))
 		return
 	}
-	all := slices.Repeat([]proxy.CarbonForward{defaults}, len(list.Values))
-	for i, element := range list.Values {
+	all := slices.Repeat([]proxy.CarbonForward{defaults}, len(n.Content))
+	for i, element := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.places[at] = placeOf(element)
 		d.section(at, element, reflect.ValueOf(all).Index(i))

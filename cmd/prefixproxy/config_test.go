@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -171,7 +173,7 @@ func TestConfigProblems(t *testing.T) {
 		{"membershp: {}", []string{`3:1: membershp: unknown key "membershp"`}},
 		{"listen: {max_conections: 5, idle_timeout: 1m}", []string{`3:10: listen.max_conections: unknown key "max_conections"`}},
 		{"1: 2", []string{`3:1: 1: unknown key "1"`}},
-		{"? [a]\n: 1", []string{`4:1: found an invalid key`}},
+		{"? [a]\n: 1", []string{`3:3: a list is no key`}},
 		{"coalesce: 1ms\ncoalesce: 2ms\ncoalesce: 3ms", []string{
 			`4:1: coalesce: duplicate key "coalesce", first in line 3`,
 			`5:1: coalesce: duplicate key "coalesce", first in line 3`,
@@ -236,8 +238,12 @@ func TestConfigProblems(t *testing.T) {
 		{"coalesce: !!str 5ms", []string{`3:11: coalesce: anchors, aliases and tags are not supported`}},
 		{"<<: {coalesce: 5ms}", []string{`3:1: <<: unknown key "<<"`}},
 		{"---\ncoalesce: 5ms", []string{`3:1: the file holds more than one YAML document`}},
-		{"coalesce: [", []string{`3:11: sequence end token ']' not found`}},
+		{"coalesce: [", []string{`3:12: did not find expected node content`}},
 		{"#\r\ncoalesce: x", []string{`4:11: coalesce: "x" is no duration`}},
+		{"a: b: c", []string{`3:5: mapping values are not allowed in this context`}},
+		{"coalesce: *b", []string{`3:11: unknown anchor 'b' referenced`}},
+		{"coalesce: \x01", []string{`3:11: the file holds a control character`}},
+		{"admin: {listen: \"tcp://user:pw@a:1\"}", []string{`3:17: admin.listen: an address has no user and no password`}},
 		{"coalesce: 5ms \xff", []string{`3:15: the file is not UTF-8`}},
 	} {
 		_, err := parseConfig("f", []byte(complete+tt.text), defaultConfig(), testEnv)
@@ -249,6 +255,35 @@ func TestConfigProblems(t *testing.T) {
 		if !slices.EqualFunc(got, tt.want, func(got, want string) bool { return strings.HasPrefix(got, "f:"+want) }) {
 			t.Errorf("%q:\ngot  %q\nwant %q", tt.text, got, tt.want)
 		}
+	}
+}
+
+// A file that somebody else wrote costs neither time nor memory: each of these did
+// once, or would. What is not refused at once has many problems.
+func TestHostileConfigs(t *testing.T) {
+	var deep strings.Builder
+	for i := range 600 {
+		fmt.Fprintf(&deep, "%*sa:\n", i, "")
+	}
+	for name, text := range map[string]string{
+		"brackets": strings.Repeat("[", 100_000), "braces": strings.Repeat("{a:", 20_000), "dashes": strings.Repeat("- ", 100_000),
+		"question marks": strings.Repeat("? ", 100_000), "tags": strings.Repeat("! ", 100_000), "anchors": strings.Repeat("&a ", 80_000),
+		"aliases": "a: &a [x]\n" + strings.Repeat("b: *a\n", 40_000), "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
+		"keys": strings.Repeat("a: 1\n", 50_000), "one line": "a: " + strings.Repeat("x ", 120_000), "quoted lines": "a: \"" + strings.Repeat("x\n\n", 80_000),
+		"depth": deep.String(), "odd characters": strings.Repeat("\ufffd", 80_000), "size": strings.Repeat("#", 10<<20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := parseConfig("f", []byte(text), defaultConfig(), testEnv)
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Error("it loads")
+			}
+			if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 {
+				t.Errorf("%d MiB for %d KiB", used>>20, len(text)>>10)
+			}
+		})
 	}
 }
 

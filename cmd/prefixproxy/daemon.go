@@ -13,7 +13,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
@@ -24,7 +23,7 @@ import (
 // A daemon is the program at work: who we are, the data path, and the page.
 type daemon struct {
 	log      *slog.Logger
-	client   *clientv3.Client
+	client   *membership.Client
 	holder   *membership.Holder
 	proxy    *proxy.Proxy
 	admin    *admin.Server // until another one comes by way of pages

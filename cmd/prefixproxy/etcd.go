@@ -3,14 +3,15 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -41,6 +42,9 @@ type tlsConfig struct {
 	Key  string `yaml:"key"`  // the key of Cert
 }
 
+// passwordPath is the key next to which a password may stand by mistake.
+const passwordPath = "etcd.password_file"
+
 // Problems returns what is wrong with the configuration, all of it. It reads
 // the files, and asks nothing of the network.
 func (c etcdConfig) Problems() conf.Problems {
@@ -53,7 +57,10 @@ func (c etcdConfig) Problems() conf.Problems {
 		ps.Addf("etcd.username", "username: prefixproxy", "password_file is given, and no username")
 	}
 	if _, err := c.password(); err != nil {
-		ps.Addf("etcd.password_file", "a file that holds the password alone, and that only this user may read (chmod 600)", "%v", err)
+		if path, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(c.PasswordFile) {
+			err = path.Err // it may be the password itself that stands there
+		}
+		ps.Addf(passwordPath, "a file that holds the password alone, and that only this user may read (chmod 600)", "%v", err)
 	}
 	c.TLS.check(&ps)
 	return ps
@@ -177,9 +184,8 @@ func (c tlsConfig) certificates() ([]tls.Certificate, error) {
 	return []tls.Certificate{pair}, nil
 }
 
-// config returns what TLS needs. Cert and Key are read again for each new
-// connection, so that a rotated certificate needs no restart; the authorities
-// are those of now.
+// config returns what a connection needs, by the files as they are now; Cert and
+// Key are read when the server asks for them.
 func (c tlsConfig) config() (*tls.Config, error) {
 	authorities, err := c.authorities()
 	if err != nil {
@@ -202,19 +208,29 @@ func (c tlsConfig) config() (*tls.Config, error) {
 	return config, nil
 }
 
-// client returns a client that dials on demand; the caller closes it. It is not
-// an error that etcd cannot be reached.
-func (c etcdConfig) client() (*clientv3.Client, error) {
-	password, err := c.password()
-	if err != nil {
+// client returns a client that connects on demand; the caller closes it. It is
+// not an error that etcd cannot be reached.
+func (c etcdConfig) client() (*membership.Client, error) {
+	if _, err := c.password(); err != nil {
 		return nil, err
 	}
-	options := membership.ClientConfig(c.Endpoints)
-	options.Username, options.Password = c.Username, password
-	if c.isHTTPS() {
-		if options.TLS, err = c.TLS.config(); err != nil {
-			return nil, err
+	if _, err := c.TLS.config(); err != nil {
+		return nil, err
+	}
+	return membership.NewClient(membership.ClientConfig{
+		Endpoints: c.Endpoints, Username: c.Username, Password: c.password, TLS: c.TLS.config, Etcdctl: c.etcdctl(),
+	})
+}
+
+// etcdctl returns how a person asks the same etcd.
+func (c etcdConfig) etcdctl() string {
+	command := "ETCDCTL_API=3 etcdctl --endpoints=" + quoteShell(strings.Join(c.Endpoints, ","))
+	for _, flag := range []struct{ name, value string }{
+		{"cacert", c.TLS.CA}, {"cert", c.TLS.Cert}, {"key", c.TLS.Key}, {"user", c.Username},
+	} {
+		if flag.value != "" {
+			command += " --" + flag.name + "=" + quoteShell(flag.value)
 		}
 	}
-	return clientv3.New(options)
+	return command
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -66,22 +67,44 @@ func TestEtcdProblems(t *testing.T) {
 	}
 }
 
-// An endpoint with a password is refused, and not told.
-func TestEndpointPasswordIsNotTold(t *testing.T) {
+// A secret in the wrong place is refused, and not told: not by check, nor in the log of
+// a reload.
+func TestSecretsAreNotTold(t *testing.T) {
 	t.Setenv("SECRET", "s3cret")
-	for _, endpoint := range []string{"http://root:s3cret@etcd:2379", "http://root:${SECRET}@etcd:2379", "root:s3cret@etcd:2379", "http://root:s3cret%@etcd"} {
-		file := writeFile(t, "config.yaml", "etcd: {endpoints: ["+quote(endpoint)+"]}\n", 0o600)
+	for text, key := range map[string]string{
+		`etcd: {endpoints: ["http://root:s3cret@etcd:2379"]}`:                        "etcd.endpoints[0]",
+		`etcd: {endpoints: ["http://root:${SECRET}@etcd:2379"]}`:                     "etcd.endpoints[0]",
+		`etcd: {endpoints: ["root:s3cret@etcd:2379"]}`:                               "etcd.endpoints[0]",
+		`etcd: {endpoints: ["http://root:s3cret%@etcd"]}`:                            "etcd.endpoints[0]",
+		`etcd: {endpoints: ["http://etcd:2379/?password=s3cret"]}`:                   "etcd.endpoints[0]",
+		`etcd: {password: s3cret}`:                                                   "etcd.password",
+		"etcd:\n  pasword: s3cret":                                                   "etcd.pasword",
+		"etcd:\n  auth: {user: root, pw: s3cret}":                                    "etcd.auth",
+		`etcd: {endpoints: [http://etcd:2379], password: s3cret, endpoint: x}`:       "etcd.endpoint",
+		`etcd: {username: root, password_file: s3cret}`:                              "etcd.password_file",
+		"etcd:\n  username: root\n  password_file:\n    s3cret":                      "etcd.password_file",
+		"etcd:\n  tls:\n    key: |\n      -----BEGIN PRIVATE KEY-----\n      s3cret": "etcd.tls.key",
+		`forward: {carbon: {to: ["tcp://user:s3cret@graphite:2003"]}}`:               "forward.carbon.to[0]",
+		`forward: {carbon: {to: ["tcp://s3cret@graphite:2003"]}}`:                    "forward.carbon.to[0]",
+		`forward: {carbon: {to: ["tcp://graphite:2003?token=s3cret"]}}`:              "forward.carbon.to[0]",
+		`forward: {carbon: {to: ["https://graphite/?apikey=s3cret", "x:s3cret@y"]}}`: "forward.carbon.to[0]",
+		`admin: {listen: "http://admin:s3cret@127.0.0.1:8127"}`:                      "admin.listen",
+		`listen: {statsd: ["udp://user:${SECRET}@localhost:8125"]}`:                  "listen.statsd[0]",
+	} {
+		file := writeFile(t, "config.yaml", text+"\n", 0o600)
 		var out, err bytes.Buffer
 		if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitConfig {
-			t.Errorf("%s: exit code: got %d, want %d", endpoint, code, exitConfig)
+			t.Errorf("%s: exit code: got %d, want %d", text, code, exitConfig)
 		}
-		if told := out.String() + err.String(); strings.Contains(told, "s3cret") || !strings.Contains(told, "etcd.endpoints[0]") {
-			t.Errorf("%s: got %s", endpoint, told)
+		if told := out.String() + err.String(); strings.Contains(told, "s3cret") || !strings.Contains(told, key+": ") {
+			t.Errorf("%s: got %s", text, told)
+		}
+		_, failed := loadConfig(file, defaultConfig())
+		if told := fmt.Sprint(failed); strings.Contains(told, "s3cret") {
+			t.Errorf("%s: got the error %s", text, told)
 		}
 	}
 }
-
-func quote(s string) string { return `"` + s + `"` }
 
 // fakeInfo is a file of a mode and an owner.
 type fakeInfo struct {

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -26,7 +24,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	var past []membership.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
 		past, err = membership.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})

@@ -6,23 +6,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 type membersCmd struct {
 	configFlag
-	JSON bool `name:"json" help:"Print JSON."`
+	JSON  bool `name:"json" help:"Print JSON."`
+	Watch bool `help:"Look again every 2 s, and print when something has changed; until Ctrl-C."`
 }
 
 // Help is shown by members --help.
 func (membersCmd) Help() string {
-	return `Asks etcd which names of the pool are held at this moment, and prints them in the order of the list.`
+	return `Asks etcd which names of the pool are held at this moment, and prints them in the order of the list; names that the list does not have (any more) come last.
+
+STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days.`
 }
 
 // etcdPatience is how long a command waits for etcd.
@@ -30,17 +32,34 @@ const etcdPatience = 5 * time.Second
 
 // members is what the command prints.
 type members struct {
-	Pool    string   `json:"pool"`
-	Members []member `json:"members"`
-	Free    int      `json:"free"` // names that nobody holds
+	Pool     string         `json:"pool"`
+	Members  []member       `json:"members"`
+	Waiting  []waiter       `json:"waiting"`
+	Free     int            `json:"free"`      // names of the list that nobody holds
+	MostHeld map[string]int `json:"most_held"` // at once, in the last days
 }
 
 // member is a name that is held.
 type member struct {
-	Name  string     `json:"name"`
-	Owner string     `json:"owner"`
-	Since *time.Time `json:"since"` // when it was claimed; null if no record tells
+	Name    string     `json:"name"`
+	Owner   string     `json:"owner"`
+	Since   *time.Time `json:"since"` // when it was claimed; null if no record tells
+	State   string     `json:"state"` // held, suspended; "" if there is no lease to tell
+	Listed  bool       `json:"listed"`
+	renewed time.Duration
 }
+
+// waiter is a host that finds no free name.
+type waiter struct {
+	Owner string     `json:"owner"`
+	Since *time.Time `json:"since"`
+}
+
+const (
+	mostHeldIn    = 7 * 24 * time.Hour
+	mostHeldLabel = "7d"
+	watchEvery    = 2 * time.Second
+)
 
 // Run prints the members of the pool.
 func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
@@ -48,35 +67,75 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	ms, err := readMembers(ctx, cfg)
-	if err != nil {
-		return err
+	last := ""
+	for {
+		ms, err := readMembers(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		if !c.Watch {
+			return ms.write(ui.out, c.JSON)
+		}
+		if now := ms.essence(); now != last {
+			last = now
+			fmt.Fprintln(ui.out, time.Now().Format(time.TimeOnly))
+			if err := ms.write(ui.out, c.JSON); err != nil {
+				return err
+			}
+		}
+		timer := time.NewTimer(watchEvery)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	if c.JSON {
-		return ms.writeJSON(ui.out)
+}
+
+// essence is what --watch looks for a change of.
+func (ms members) essence() string { return fmt.Sprint(ms.withoutAges()) }
+
+func (ms members) withoutAges() members {
+	ms.Members = slices.Clone(ms.Members)
+	for i := range ms.Members {
+		ms.Members[i].renewed = 0
+		ms.Members[i].Since = nil
 	}
-	return ms.writeTable(ui.out)
+	for i := range ms.Waiting {
+		ms.Waiting[i].Since = nil
+	}
+	return ms
 }
 
 // readMembers asks etcd.
 func readMembers(ctx context.Context, cfg config) (members, error) {
-	var held []membership.Held
-	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
-		held, err = membership.List(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
+	var view membership.View
+	most := 0
+	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
+		if view, err = membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names); err != nil {
+			return err
+		}
+		most, err = membership.MostHeld(ctx, client, cfg.Membership.Pool, time.Now().Add(-mostHeldIn))
 		return err
 	})
 	if err != nil {
 		return members{}, err
 	}
-	ms := members{Pool: cfg.Membership.Pool, Members: make([]member, len(held)), Free: len(cfg.Membership.Names) - len(held)}
-	for i, h := range held {
-		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since)}
+	ms := members{
+		Pool: cfg.Membership.Pool, Members: make([]member, len(view.Held)), Waiting: make([]waiter, len(view.Waiting)),
+		Free: view.Free, MostHeld: map[string]int{mostHeldLabel: max(most, len(view.Held))},
+	}
+	for i, h := range view.Held {
+		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since), State: string(h.State), Listed: h.Listed, renewed: h.Renewed}
+	}
+	for i, w := range view.Waiting {
+		ms.Waiting[i] = waiter{Owner: w.Owner, Since: jsonTime(w.Since)}
 	}
 	return ms, nil
 }
 
 // ask lets question ask etcd, for as long as a person waits.
-func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *clientv3.Client) error) error {
+func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *membership.Client) error) error {
 	client, err := c.client()
 	if err != nil {
 		return err
@@ -93,25 +152,50 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *cli
 // explain makes err, which a call to etcd under ctx ended with, one for people.
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
+	hint := c.etcdctl() + " endpoint health"
+	if trouble, ok := errors.AsType[*membership.Trouble](err); ok {
+		err, hint = trouble, cmp.Or(trouble.Hint, hint)
+	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
 	} else {
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
-	return hinted{err, "ETCDCTL_API=3 etcdctl --endpoints=" + endpoints + " endpoint health"}
+	return hinted{err, hint}
 }
 
-func (ms members) writeJSON(w io.Writer) error { return writeJSON(w, ms) }
-
-func (ms members) writeTable(w io.Writer) error {
+func (ms members) write(w io.Writer, asJSON bool) error {
+	if asJSON {
+		return writeJSON(w, ms)
+	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tOWNER\tSINCE")
+	fmt.Fprintln(table, "NAME\tOWNER\tSINCE\tSTATE\tRENEWED")
+	unlisted := 0
 	for _, m := range ms.Members {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", m.Name, cmp.Or(m.Owner, "-"), tableTime(m.Since))
+		state, renewed := "-", "-"
+		if m.State != "" {
+			state, renewed = m.State, m.renewed.String()+" ago"
+		}
+		if !m.Listed {
+			unlisted++
+			state += ", not in the list"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", m.Name, cmp.Or(m.Owner, "-"), tableTime(m.Since), state, renewed)
+	}
+	if len(ms.Waiting) > 0 {
+		fmt.Fprintln(table, "\t\t\t\t")
+	}
+	for _, h := range ms.Waiting {
+		fmt.Fprintf(table, "-\t%s\t%s\twaiting\t-\n", cmp.Or(h.Owner, "-"), tableTime(h.Since))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d held, %d free in pool %s\n", len(ms.Members), ms.Free, ms.Pool)
+	held := fmt.Sprintf("%d held", len(ms.Members))
+	if unlisted > 0 {
+		held += fmt.Sprintf(" (%d not in the list)", unlisted)
+	}
+	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s; at most %d held at once in the last %s\n",
+		held, ms.Free, len(ms.Waiting), ms.Pool, ms.MostHeld[mostHeldLabel], mostHeldLabel)
 	return err
 }

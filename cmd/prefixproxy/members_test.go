@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"regexp"
+	"strings"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,7 +43,11 @@ func TestMembers(t *testing.T) {
 	if got, want := members("--json"), `{
   "pool": "blue",
   "members": [],
-  "free": 4
+  "waiting": [],
+  "free": 4,
+  "most_held": {
+    "7d": 0
+  }
 }
 `; got != want {
 		t.Errorf("nobody: got %s\nwant %s", got, want)
@@ -59,28 +66,81 @@ func TestMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := members(), `NAME      OWNER     SINCE
-Denali    foo-3le9  2026-11-22T22:26:57Z
-KingPeak  foo-ns31  -
-2 held, 2 free in pool blue
-`; got != want {
+	lease, err := client.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{
+		"names/MtLogan": "foo-7k2p", fmt.Sprintf("waiting/%x", lease.ID): "foo-7k2p",
+	} {
+		if _, err := client.Put(t.Context(), "/prefixproxy/blue/"+key, value, clientv3.WithLease(lease.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits, err := client.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{"": "foo-9x1z", "/since": "2026-11-22T22:26:57.123Z"} {
+		if _, err := client.Put(t.Context(), fmt.Sprintf("/prefixproxy/blue/waiting/%x%s", waits.ID, key), value, clientv3.WithLease(waits.ID)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := regexp.MustCompile(`[0-9]+s ago`).ReplaceAllString(members(), "some ago")
+	if want := `NAME      OWNER              SINCE                 STATE                 RENEWED
+Denali    foo-3le9           2026-11-22T22:26:57Z  -                     -
+MtLogan   foo-7k2p           -                     held                  some ago
+KingPeak  foo-ns31           -                     -                     -
+Everest   not of our list    -                     -, not in the list    -
+                                                                         
+-         foo-9x1z           2026-11-22T22:26:57Z  waiting               -
+4 held (1 not in the list), 1 free, 1 waiting in pool blue; at most 4 held at once in the last 7d
+`; strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if got, want := members("--json"), `{
+	got = members("--json")
+	if want := `{
   "pool": "blue",
   "members": [
     {
       "name": "Denali",
       "owner": "foo-3le9",
-      "since": "2026-11-22T22:26:57.123Z"
+      "since": "2026-11-22T22:26:57.123Z",
+      "state": "",
+      "listed": true
+    },
+    {
+      "name": "MtLogan",
+      "owner": "foo-7k2p",
+      "since": null,
+      "state": "held",
+      "listed": true
     },
     {
       "name": "KingPeak",
       "owner": "foo-ns31",
-      "since": null
+      "since": null,
+      "state": "",
+      "listed": true
+    },
+    {
+      "name": "Everest",
+      "owner": "not of our list",
+      "since": null,
+      "state": "",
+      "listed": false
     }
   ],
-  "free": 2
+  "waiting": [
+    {
+      "owner": "foo-9x1z",
+      "since": "2026-11-22T22:26:57.123Z"
+    }
+  ],
+  "free": 1,
+  "most_held": {
+    "7d": 4
+  }
 }
 `; got != want {
 		t.Errorf("got %s\nwant %s", got, want)

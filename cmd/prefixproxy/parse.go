@@ -2,110 +2,116 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v4"
 )
 
-// normalize returns text without a byte order mark, and with "\n" as the only
-// line break: with others the lexer loses count of the lines.
-func normalize(text []byte) []byte {
-	text = bytes.TrimPrefix(text, []byte("\ufeff"))
-	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
-	return bytes.ReplaceAll(text, []byte("\r"), []byte("\n"))
-}
-
-// parse returns the documents of a YAML file.
-func parse(text []byte) ([]*ast.DocumentNode, error) {
-	tokens := joinColons(lexer.Tokenize(string(text)))
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // the decoder reports duplicates, all of them
-	if err != nil {
-		return nil, err
-	}
-	return file.Docs, nil
-}
-
-// joinColons puts together again what the lexer has cut at a colon in a list
-// within braces, like {to: [udp://x:1, stdout:]}. In YAML a colon ends a key
-// only where white space follows; and our lists hold no keys.
-//
-// https://github.com/goccy/go-yaml/issues/832
-func joinColons(tokens token.Tokens) token.Tokens {
-	var joined token.Tokens
-	var open []token.Type // the brackets and braces around
-	for i := 0; i < len(tokens); i++ {
-		t := tokens[i]
-		switch t.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			open = append(open, t.Type)
-		case token.SequenceEndType, token.MappingEndType:
-			open = open[:max(len(open)-1, 0)]
-		case token.MappingValueType:
-			inList := len(open) > 0 && open[len(open)-1] == token.SequenceStartType
-			if !inList || len(joined) == 0 || i+1 == len(tokens) || joined[len(joined)-1].Type != token.StringType {
-				break
-			}
-			before, after := joined[len(joined)-1], tokens[i+1]
-			switch {
-			case after.Type == token.CollectEntryType || after.Type == token.SequenceEndType:
-				before.Value, before.Origin = before.Value+":", before.Origin+":"
-				continue
-			case isPlain(after) && strings.HasPrefix(after.Origin, after.Value): // no white space between
-				before.Value, before.Origin = before.Value+":"+after.Value, before.Origin+":"+after.Origin
-				i++
-				continue
-			}
-		}
-		joined.Add(t)
-	}
-	return joined
-}
-
-// isPlain says whether t is a scalar without quotes.
-func isPlain(t *token.Token) bool {
-	return t.Type == token.StringType || t.Type == token.IntegerType || t.Type == token.FloatType
-}
+// maxConfig bounds a configuration file, in bytes: what is read of a file that
+// somebody else wrote must not cost much memory. A list of 3,000 names fits.
+const maxConfig = 256 << 10
 
 // A place is a position in a file: line and column, from 1, in characters. The
 // zero place stands for a value that the file does not hold.
 type place struct{ line, column int }
 
 // placeOf returns where n begins.
-func placeOf(n ast.Node) place {
-	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
-		return placeOf(m.Values[0].Key) // the token of a mapping is its first colon
+func placeOf(n *yaml.Node) place { return place{n.Line, n.Column} }
+
+// parse returns what a YAML file holds; nil where that is nothing. more is where a
+// second document begins. An error is a *yaml.LoadError where it has a place.
+func parse(text []byte) (root *yaml.Node, more place, err error) {
+	loader, err := yaml.NewLoader(bytes.NewReader(text))
+	if err != nil {
+		return nil, place{}, err
 	}
-	return placeOfToken(n.GetToken())
+	var first, second yaml.Node
+	if err := loader.Load(&first); errors.Is(err, io.EOF) {
+		return nil, place{}, nil
+	} else if err != nil {
+		return nil, place{}, err
+	}
+	if err := loader.Load(&second); errors.Is(err, io.EOF) {
+		return first.Content[0], place{}, nil
+	} else if err != nil {
+		return nil, place{}, err
+	}
+	return nil, placeOf(&second), nil
 }
 
-func placeOfToken(t *token.Token) place {
-	if t == nil || t.Position == nil {
-		return place{}
-	}
-	return place{t.Position.Line, t.Position.Column}
+// lineEnd is what YAML takes for one.
+var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
+
+// splitLines returns the lines of a file, as places count them.
+func splitLines(text []byte) []string {
+	return lineEnd.Split(strings.TrimPrefix(string(text), "\ufeff"), -1)
 }
 
-// invalidUTF8 returns the place of the first byte that is not UTF-8.
-func invalidUTF8(text []byte) (at place, found bool) {
-	if utf8.Valid(text) {
-		return place{}, false
-	}
-	at = place{1, 1}
-	for len(text) > 0 {
-		r, size := utf8.DecodeRune(text)
-		switch {
-		case r == utf8.RuneError && size == 1:
-			return at, true
-		case r == '\n':
-			at = place{at.line + 1, 1}
-		default:
-			at.column++
+// unreadableByte returns the place of the first byte that no YAML file may hold:
+// what is not UTF-8, and control characters.
+func unreadableByte(text []byte) (at place, what string) {
+	for i, line := range lineEnd.Split(string(text), -1) {
+		for column := 1; line != ""; column++ {
+			r, size := utf8.DecodeRuneInString(line)
+			switch {
+			case r == utf8.RuneError && size == 1:
+				return place{i + 1, column}, "is not UTF-8"
+			case r < ' ' && r != '\t' || r == 0x7f:
+				return place{i + 1, column}, "holds a control character"
+			}
+			line = line[size:]
 		}
-		text = text[size:]
 	}
-	return at, false
+	return place{}, ""
+}
+
+// syntaxPlace returns where a mistake was found: at the end of the file, where that
+// came too early.
+func syntaxPlace(text []byte, mark yaml.Mark) place {
+	lines := splitLines(text)
+	for len(lines) > 1 && lines[len(lines)-1] == "" {
+		lines = lines[:len(lines)-1]
+	}
+	if mark.Line > len(lines) {
+		return place{len(lines), utf8.RuneCountInString(lines[len(lines)-1]) + 1}
+	}
+	return place{mark.Line, mark.Column}
+}
+
+// isPlain says whether a scalar is written without quotes, in one line or more.
+func isPlain(n *yaml.Node) bool {
+	return n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
+}
+
+// isMissing says whether nothing is written where n would be.
+func isMissing(n *yaml.Node) bool { return isNull(n) && n.Value == "" }
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// isWord says whether a scalar is what YAML knows by itself: a number or a truth.
+func isWord(n *yaml.Node) bool {
+	switch n.ShortTag() {
+	case "!!int", "!!float", "!!bool":
+		return true
+	}
+	return false
+}
+
+// isBraced says whether n is a section in braces, and not a pair in a list in
+// brackets: [stdout:].
+func isBraced(n *yaml.Node) bool {
+	return n.Kind == yaml.MappingNode && n.Style&yaml.FlowStyle != 0 && (len(n.Content) == 0 || placeOf(n.Content[0]) != placeOf(n))
+}
+
+// endsInColon returns the text of a value that ends in a colon, like stdout:,
+// which YAML takes for a key without a value.
+func endsInColon(n *yaml.Node) (text string, ok bool) {
+	if n.Kind != yaml.MappingNode || len(n.Content) != 2 || isBraced(n) || n.Content[0].Kind != yaml.ScalarNode {
+		return "", false
+	}
+	return n.Content[0].Value + ":", isMissing(n.Content[1])
 }

@@ -28,9 +28,15 @@ func tenuresOf(ts []membership.Tenure) []tenure {
 		if t.Ended != "" {
 			out[i].Ended = &t.Ended
 		}
+		if t.To.IsZero() && !t.Lasts { // a crash left no end, and nobody has claimed the name since
+			out[i].Ended = &crashed
+		}
 	}
 	return out
 }
+
+// crashed is why a tenure ended whose end nobody knows.
+var crashed = string(membership.Expired)
 
 // writeTenures prints ts as JSON or as a table.
 func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
@@ -47,7 +53,7 @@ func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
 		if t.To == nil && !t.lasts {
 			to = "?" // a crash left no end, and nobody has claimed the name since
 		}
-		if t.Ended != nil {
+		if t.Ended != nil && to != "?" {
 			ended = *t.Ended
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, cmp.Or(t.Owner, "-"), tableTime(t.From), to, ended)

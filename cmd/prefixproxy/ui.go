@@ -8,9 +8,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
 // How we talk to people:
@@ -112,7 +113,7 @@ func newConfigError(file string, text []byte, problems []problem) *configError {
 		}
 		return a.at.column - b.at.column
 	})
-	return &configError{file, strings.Split(string(text), "\n"), problems}
+	return &configError{file, splitLines(text), problems}
 }
 
 // Error gives one problem a line.
@@ -131,7 +132,7 @@ func (e *configError) sentence(p problem) string {
 	if p.Path != "" {
 		where += p.Path + ": "
 	}
-	return where + p.Text
+	return where + conf.Mask(p.Text)
 }
 
 // report tells a person about all problems, each with the line that it is in.
@@ -139,34 +140,43 @@ func (e *configError) report(w io.Writer) {
 	for _, p := range e.problems {
 		fmt.Fprintln(w, "prefixproxy: error:", e.sentence(p))
 		if 1 <= p.at.line && p.at.line <= len(e.lines) {
-			e.excerpt(w, p.at)
+			e.excerpt(w, p.at, p.secret)
 		}
 		if p.Hint != "" {
-			fmt.Fprintln(w, "prefixproxy: hint:", p.Hint)
+			fmt.Fprintln(w, "prefixproxy: hint:", conf.Mask(p.Hint))
 		}
 	}
 }
 
-// userinfo is what stands between a colon and an @ in one word: the password
-// of an address.
-var userinfo = regexp.MustCompile(`:\S*@`)
+// hidden is what is not shown of a secret.
+var hidden = regexp.MustCompile(`\S`)
 
-// mask hides it, and leaves the columns where they are.
-func mask(s string) string {
-	return ":" + strings.Repeat("*", utf8.RuneCountInString(s)-len(":@")) + "@"
-}
+// maxExcerpt bounds what is shown of a line, in characters.
+const maxExcerpt = 200
 
-// excerpt shows a line with a caret below the column.
-func (e *configError) excerpt(w io.Writer, at place) {
+// excerpt shows a line with a caret below the column. Of a secret one it shows what
+// stands before the value that is there.
+func (e *configError) excerpt(w io.Writer, at place, secret bool) {
 	text := e.lines[at.line-1]
 	before := []rune(text)
+	if len(before) > maxExcerpt {
+		text = string(before[:maxExcerpt]) + "…"
+	}
 	before = before[:min(at.column-1, len(before))]
+	if len(before) > maxExcerpt {
+		return
+	}
+	if rest, ok := strings.CutPrefix(text, string(before)); secret && ok {
+		if i := strings.IndexByte(rest, ':'); i >= 0 || !strings.HasPrefix(rest, " ") {
+			text = string(before) + rest[:i+1] + hidden.ReplaceAllString(rest[i+1:], "*")
+		}
+	}
 	blank := strings.Map(func(r rune) rune {
 		if r == '\t' {
 			return r
 		}
 		return ' '
 	}, string(before))
-	fmt.Fprintf(w, "%5d | %s\n", at.line, userinfo.ReplaceAllStringFunc(text, mask))
+	fmt.Fprintf(w, "%5d | %s\n", at.line, conf.Mask(text))
 	fmt.Fprintf(w, "      | %s^\n", blank)
 }

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -38,20 +36,20 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(cfg.Membership.Names, c.Name) {
-		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
-	}
+	listed := slices.Contains(cfg.Membership.Names, c.Name)
 	now := time.Now()
 	at, err := parseAt(c.At, now)
 	if err != nil {
 		return err
 	}
 	var past []membership.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *clientv3.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
 		past, err = membership.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
 		return err
 	})
 	switch {
+	case !listed && len(past) == 0: // nor was it of a longer list, as far as is known
+		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
 	case err != nil:
 		return err
 	case c.At != "":

@@ -13,9 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
@@ -24,10 +22,14 @@ import (
 type problem struct {
 	conf.Problem
 	at place
+
+	// secret says that what is written behind the place, in its line, may be one: a
+	// password in a key of another name.
+	secret bool
 }
 
 // A form reads a value that may be written in more ways than its Go type shows.
-type form func(d *decoder, path string, n ast.Node, v reflect.Value)
+type form func(d *decoder, path string, n *yaml.Node, v reflect.Value)
 
 // A decoder sets the fields of a struct from a YAML document. It is strict, and
 // goes on after a problem, so that one run finds all of them.
@@ -44,20 +46,25 @@ type decoder struct {
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places = map[string]place{}
-	if at, ok := invalidUTF8(text); ok {
-		d.failf(at, "save the file as UTF-8", "the file is not UTF-8")
+	if len(text) > maxConfig {
+		d.failf(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", "the file has more than %v", conf.Bytes(maxConfig))
 		return
 	}
-	docs, err := parse(text)
-	switch bad, isSyntax := errors.AsType[*yaml.SyntaxError](err); {
+	if at, what := unreadableByte(text); what != "" {
+		d.failf(at, "save the file as UTF-8 text", "the file %s", what)
+		return
+	}
+	root, more, err := parse(text)
+	bad, isSyntax := errors.AsType[*yaml.LoadError](err)
+	switch {
 	case isSyntax:
-		d.failf(placeOfToken(bad.Token), syntaxHint, "%s", bad.Message)
+		d.failf(syntaxPlace(text, bad.Mark), syntaxHint, "%s", bad.Message)
 	case err != nil:
 		d.failf(place{}, "", "%v", err)
-	case len(docs) > 1:
-		d.failf(placeOfToken(docs[1].Start), "keep one document, without directives", "the file holds more than one YAML document")
-	case len(docs) == 1 && docs[0].Body != nil:
-		d.value("", docs[0].Body, v)
+	case more != place{}:
+		d.failf(more, "keep one document, without directives", "the file holds more than one YAML document")
+	case root != nil:
+		d.value("", root, v)
 	}
 }
 
@@ -65,9 +72,8 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 const syntaxHint = `a value needs quotes if it has ": " or " #" in it, ends in ":", or begins with a bracket or brace`
 
 // value sets v from n.
-func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
-	switch n.(type) {
-	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
+func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
 		d.wrongf(path, n, "write the value itself", "anchors, aliases and tags are not supported")
 		return
 	}
@@ -86,43 +92,46 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 }
 
 // section sets the fields of the struct v. An empty section is all defaults.
-func (d *decoder) section(path string, n ast.Node, v reflect.Value) {
-	if _, ok := n.(*ast.NullNode); ok {
+func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
+	if isNull(n) {
 		return
 	}
-	m, ok := n.(*ast.MappingNode)
-	if !ok {
+	if n.Kind != yaml.MappingNode {
 		d.wrongf(path, n, "write keys below it: "+strings.Join(keys(v), ", "), "want a section, got %s", describe(n))
 		return
 	}
 	known := maps.Collect(fields(v))
 	seen := map[string]place{}
-	for _, entry := range m.Values {
-		key, at := keyOf(entry), placeOf(entry.Key)
+	for entry := range slices.Chunk(n.Content, 2) {
+		key, at := entry[0].Value, placeOf(entry[0])
+		if entry[0].Kind != yaml.ScalarNode {
+			d.addf(path, at, "known here: "+strings.Join(keys(v), ", "), "%s is no key", describe(entry[0]))
+			continue
+		}
 		field, ok := known[key]
 		first, again := seen[key]
 		switch {
 		case !ok:
 			d.addf(join(path, key), at, unknownHint(key, keys(v)), "unknown key %q", key)
+			d.problems[len(d.problems)-1].secret = true
 		case again:
 			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
 		default:
 			seen[key] = at
-			d.places[join(path, key)] = valuePlace(entry)
-			d.value(join(path, key), entry.Value, field)
+			d.places[join(path, key)] = valuePlace(entry[0], entry[1])
+			d.value(join(path, key), entry[1], field)
 		}
 	}
 }
 
 // list sets the slice v, whose former content goes.
-func (d *decoder) list(path string, n ast.Node, v reflect.Value) {
-	seq, ok := n.(*ast.SequenceNode)
-	if !ok {
+func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {
+	if n.Kind != yaml.SequenceNode {
 		d.wrongf(path, n, listHint(n), "want a list, got %s", describe(n))
 		return
 	}
-	v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
-	for i, element := range seq.Values {
+	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	for i, element := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.places[at] = placeOf(element)
 		d.value(at, element, v.Index(i))
@@ -131,7 +140,7 @@ func (d *decoder) list(path string, n ast.Node, v reflect.Value) {
 
 // scalar sets v, which holds one value: what reads itself from text, or a
 // duration, string, number or boolean.
-func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
+func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	text, bare, ok := d.text(path, n, v)
 	if !ok {
 		return
@@ -168,38 +177,37 @@ func (d *decoder) scalar(path string, n ast.Node, v reflect.Value) {
 // text returns the text of a scalar with its variables replaced, and whether it
 // is bare: written without quotes, or made of variables, so that it may be read
 // as a number. ok is false after a problem.
-func (d *decoder) text(path string, n ast.Node, v reflect.Value) (text string, bare, ok bool) {
-	switch n := n.(type) {
-	case *ast.StringNode:
-		text, ok = d.expand(path, n, n.Value)
-		return text, n.Token.Type == token.StringType || text != n.Value, ok
-	case *ast.LiteralNode:
-		text, ok = d.expand(path, n, n.Value.Value)
-		return text, false, ok
-	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
-		text = n.GetToken().Value
-		if v.Kind() == reflect.String {
-			d.wrongf(path, n, fmt.Sprintf("put it in quotes: %q", text), "want a string, got %s", describe(n))
+func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string, bare, ok bool) {
+	if text, ok := endsInColon(n); ok {
+		return text, true, true
+	}
+	if n.Kind != yaml.ScalarNode || isNull(n) {
+		d.wrongf(path, n, scalarHint(n), "want one value, got %s", describe(n))
+		return "", false, false
+	}
+	if isWord(n) {
+		if v.Kind() == reflect.String && !isText(v) {
+			d.wrongf(path, n, fmt.Sprintf("put it in quotes: %q", n.Value), "want a string, got %s", describe(n))
 			return "", false, false
 		}
-		return text, true, true
-	case *ast.MappingNode:
-		if text, ok := endsInColon(n); ok {
-			return text, true, true
-		}
+		return n.Value, true, true
 	}
-	d.wrongf(path, n, scalarHint(n), "want one value, got %s", describe(n))
-	return "", false, false
+	if text, ok = d.expand(path, n, n.Value); !ok {
+		return "", false, false
+	}
+	if hasUser.MatchString(text) {
+		d.wrongf(path, n, "write scheme, host and port; etcd's user goes to etcd.username and etcd.password_file", "an address has no user and no password")
+		return "", false, false
+	}
+	if strings.Contains(text, "-----BEGIN ") {
+		d.wrongf(path, n, "write the name of the file that holds it", "a key or a certificate stands here, and not a file's name")
+		return "", false, false
+	}
+	return text, isPlain(n) || text != n.Value, true
 }
 
-// endsInColon returns the text of a value that ends in a colon, like stdout:,
-// which YAML takes for a key without a value.
-func endsInColon(n *ast.MappingNode) (text string, ok bool) {
-	if len(n.Values) != 1 || n.IsFlowStyle {
-		return "", false
-	}
-	return keyOf(n.Values[0]) + ":", isMissing(n.Values[0].Value)
-}
+// hasUser finds an address with a user in it.
+var hasUser = regexp.MustCompile(`^[a-z]+://[^/?#]*@`)
 
 // The places of variables in a value; an escaped dollar is one, too.
 var (
@@ -208,7 +216,7 @@ var (
 )
 
 // expand replaces ${NAME} by the environment's value and $$ by a dollar.
-func (d *decoder) expand(path string, n ast.Node, text string) (expanded string, ok bool) {
+func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded string, ok bool) {
 	ok = true
 	expanded = variables.ReplaceAllStringFunc(text, func(match string) string {
 		if match == "$$" {
@@ -232,7 +240,7 @@ func (d *decoder) expand(path string, n ast.Node, text string) (expanded string,
 
 // addf appends a problem of the value at path, which is in the file at at.
 func (d *decoder) addf(path string, at place, hint, format string, args ...any) {
-	d.problems = append(d.problems, problem{conf.Problem{Path: path, Text: fmt.Sprintf(format, args...), Hint: hint}, at})
+	d.problems = append(d.problems, problem{Problem: conf.Problem{Path: path, Text: fmt.Sprintf(format, args...), Hint: hint}, at: at})
 }
 
 // failf appends a problem of the file, which could not be read.
@@ -242,7 +250,7 @@ func (d *decoder) failf(at place, hint, format string, args ...any) {
 }
 
 // wrongf appends a problem of the value n at path, which could not be read.
-func (d *decoder) wrongf(path string, n ast.Node, hint, format string, args ...any) {
+func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ...any) {
 	at := placeOf(n)
 	if isMissing(n) {
 		at = d.places[path]
@@ -257,7 +265,7 @@ func (d *decoder) add(ps conf.Problems) {
 	for _, p := range ps {
 		follows := func(unread string) bool { return within(p.Path, unread) || within(unread, p.Path) }
 		if !slices.ContainsFunc(d.unread, follows) {
-			d.problems = append(d.problems, problem{p, d.nearest(p.Path)})
+			d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path), secret: p.Path == passwordPath})
 		}
 	}
 }
@@ -323,48 +331,32 @@ func within(inner, outer string) bool {
 	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// keyOf returns the key of an entry.
-func keyOf(entry *ast.MappingValueNode) string {
-	if s, ok := entry.Key.(*ast.StringNode); ok {
-		return s.Value
-	}
-	return entry.Key.GetToken().Value
-}
-
 // valuePlace returns the place of an entry as a person looks for it: that of
 // the value, but of the key where the value is a section, a list or missing.
-func valuePlace(entry *ast.MappingValueNode) place {
-	switch entry.Value.(type) {
-	case *ast.MappingNode, *ast.SequenceNode:
-		return placeOf(entry.Key)
+func valuePlace(key, value *yaml.Node) place {
+	if value.Kind == yaml.ScalarNode && !isMissing(value) {
+		return placeOf(value)
 	}
-	if isMissing(entry.Value) {
-		return placeOf(entry.Key)
-	}
-	return placeOf(entry.Value)
-}
-
-// isMissing says whether nothing is written where n would be.
-func isMissing(n ast.Node) bool {
-	null, ok := n.(*ast.NullNode)
-	return ok && null.Token.Type == token.ImplicitNullType
+	return placeOf(key)
 }
 
 // describe names what a value is, to a person.
-func describe(n ast.Node) string {
-	switch n := n.(type) {
-	case *ast.MappingNode:
+func describe(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
 		return "a section"
-	case *ast.SequenceNode:
+	case n.Kind == yaml.SequenceNode:
 		return "a list"
-	case *ast.NullNode:
+	case n.Kind == yaml.AliasNode:
+		return "an alias"
+	case isNull(n):
 		return "nothing"
-	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
-		return n.GetToken().Value
-	case *ast.StringNode:
-		return strconv.Quote(n.Value)
+	case isWord(n):
+		return n.Value
+	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
+		return "a block of text"
 	}
-	return "a block of text"
+	return strconv.Quote(n.Value)
 }
 
 // unknownHint tells a key that is known instead of key.
@@ -402,22 +394,20 @@ func distance(a, b string) int {
 }
 
 // listHint shows how to write the single value n as a list.
-func listHint(n ast.Node) string {
-	if s, ok := n.(*ast.StringNode); ok {
-		return "put it in brackets: [" + s.Value + "]"
+func listHint(n *yaml.Node) string {
+	if n.Kind == yaml.ScalarNode && !isNull(n) && !isWord(n) {
+		return "put it in brackets: [" + n.Value + "]"
 	}
 	return "write it in brackets: [first, second]; [] is none"
 }
 
 // scalarHint tells how to write one value where n stands.
-func scalarHint(n ast.Node) string {
-	switch n := n.(type) {
-	case *ast.NullNode:
+func scalarHint(n *yaml.Node) string {
+	switch {
+	case isNull(n):
 		return "write a value, or remove the key for the default"
-	case *ast.MappingNode:
-		if n.IsFlowStyle && len(n.Values) == 1 {
-			return "text that begins with a brace needs quotes: " + `"{` + keyOf(n.Values[0]) + `}"`
-		}
+	case isBraced(n) && len(n.Content) == 2:
+		return "text that begins with a brace needs quotes: " + `"{` + n.Content[0].Value + `}"`
 	}
 	return "write one value"
 }

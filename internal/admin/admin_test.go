@@ -10,12 +10,16 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
@@ -115,7 +119,7 @@ func TestPages(t *testing.T) {
 	}{
 		{"/healthz", "text/plain; charset=utf-8", []string{"alive\n"}},
 		{"/readyz", "text/plain; charset=utf-8", []string{"ready\n"}},
-		{"/badlines", "text/plain; charset=utf-8", []string{`2026-05-01T12:30:00Z carbon bad_utf8 127.0.0.1:41234 "host.\xff<b> 1 -1"`}},
+		{"/badlines", "text/plain; charset=utf-8", []string{`2026-05-01T12:30:00Z carbon bad_utf8 "127.0.0.1:41234" "host.\xff<b> 1 -1"`}},
 		{"/style.css", "text/css; charset=utf-8", []string{"body {"}},
 		{"/metrics", "text/plain; version=0.0.4; charset=utf-8; escaping=underscores", []string{
 			`prefixproxy_claim_info{name="Denali",owner="foo-ns31",pool="default"} 1`,
@@ -360,6 +364,14 @@ func TestHost(t *testing.T) {
 		{"localhost:8127", "127.0.0.1.evil.example.net", 403},
 		{"localhost:8127", "192.0.2.1:8127", 403},
 		{"localhost:8127", "", 403},
+		{"localhost:8127", "127.0.0.1:8127.evil.com", 403},
+		{"localhost:8127", "localhost:8127.evil.com", 403},
+		{"localhost:8127", "[::1]:8127.evil.com", 403},
+		{"localhost:8127", "[::1]evil.com", 403},
+		{"localhost:8127", "localhost:", 403},
+		{"localhost:8127", "localhost:-8127", 403},
+		{"localhost:8127", "localhost:99999", 403},
+		{"localhost:8127", "user@localhost:8127", 403},
 		{"127.0.0.1:8127", "evil.example.net", 403},
 		{"[::1]:8127", "evil.example.net", 403},
 		{"0.0.0.0:8127", "metrics.example.net:8127", 200},
@@ -486,6 +498,98 @@ func TestOff(t *testing.T) {
 	start(t, s)
 	if s.Addr() != nil {
 		t.Errorf("address %s, want none", s.Addr())
+	}
+}
+
+// A port that is not the one that is asked is another server's name.
+func TestHostPort(t *testing.T) {
+	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	start(t, s)
+	url := "http://" + s.Addr().String() + "/healthz"
+	for host, want := range map[string]int{"": 200, "localhost": 200, "localhost:1": 403} {
+		r, err := http.NewRequest("GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("Host %q: code %d, want %d", host, resp.StatusCode, want)
+		}
+	}
+}
+
+// A gatherer counts how many ask it at once.
+type gatherer struct{ now, most atomic.Int32 }
+
+func (g *gatherer) Gather() ([]*dto.MetricFamily, error) {
+	g.most.Store(max(g.most.Load(), g.now.Add(1)))
+	defer g.now.Add(-1)
+	runtime.Gosched()
+	return nil, nil
+}
+
+// However many connections there are, and however many ask at once: few are open, few
+// are answered at a time, and who comes later gets an answer.
+func TestBounds(t *testing.T) {
+	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	var g gatherer
+	s.src.Gatherer = &g
+	s.ServeBadLines(true)
+	start(t, s)
+	addr := s.Addr().String()
+	open := func() int {
+		s.connections.mu.Lock()
+		defer s.connections.mu.Unlock()
+		return len(s.connections.open)
+	}
+
+	const many = 300
+	for range many { // idle
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	ask := func() (code int) {
+		resp, err := client.Get("http://" + addr + "/metrics")
+		if err != nil {
+			return 0 // closed
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for deadline := time.Now().Add(20 * time.Second); ask() != http.StatusOK; {
+		if time.Now().After(deadline) {
+			t.Fatal("no answer while others are idle")
+		}
+	}
+	if n := open(); n > maxConnections {
+		t.Errorf("%d connections are open, want %d at most", n, maxConnections)
+	}
+
+	var asking sync.WaitGroup
+	var answered atomic.Int32
+	for range many {
+		asking.Go(func() {
+			switch code := ask(); code {
+			case http.StatusOK:
+				answered.Add(1)
+			case 0, http.StatusServiceUnavailable:
+			default:
+				t.Errorf("code %d", code)
+			}
+		})
+	}
+	asking.Wait()
+	if answered.Load() == 0 || g.most.Load() > maxRequests {
+		t.Errorf("%d of %d were answered, %d at a time", answered.Load(), many, g.most.Load())
 	}
 }
 

@@ -3,6 +3,7 @@
 //
 //	config.go  where it listens
 //	server.go  the server: bind, serve, stop
+//	bounds.go  how many connections and requests at a time
 //	guard.go   what every answer carries, and who gets one
 //	status.go  what is shown, and where it comes from
 //	pages.go   the pages

@@ -2,7 +2,9 @@ package admin
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 )
 
 // The headers of every answer. The page needs its own stylesheet and nothing
@@ -24,10 +26,27 @@ func guard(next http.Handler, loopbackOnly bool) http.Handler {
 		for key, value := range headers {
 			w.Header().Set(key, value)
 		}
-		if loopbackOnly && !isLoopback(r.Host) {
-			http.Error(w, fmt.Sprintf("this page answers to localhost, not to %q", r.Host), http.StatusForbidden)
+		if loopbackOnly && !isOurs(r) {
+			http.Error(w, fmt.Sprintf("this page answers to localhost and its own port, not to %q", r.Host), http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// isOurs says whether the Host of r is a loopback one: the name, and the port, if there
+// is one, that r came to.
+func isOurs(r *http.Request) bool {
+	if !isLoopback(r.Host) {
+		return false
+	}
+	_, port, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		return true // none
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false
+	}
+	at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return !ok || port == strconv.Itoa(at.Port)
 }

@@ -24,17 +24,20 @@ type Server struct {
 	log       *slog.Logger
 	http      *http.Server
 	listeners []net.Listener
+
+	connections connections
 }
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg, src: src, log: log}
+	s := &Server{cfg: cfg, src: src, log: log, connections: connections{open: map[net.Conn]connection{}}}
 	s.ServeBadLines(cfg.BadLines)
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
+		ConnState:         s.connections.note,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      10 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -46,7 +49,7 @@ func New(cfg Config, src Source, log *slog.Logger) *Server {
 // be called at any time.
 func (s *Server) ServeBadLines(yes bool) {
 	_, isSocket := s.cfg.socket()
-	handler := guard(pages{s.src, yes}.routes(), s.cfg.Local() && !isSocket)
+	handler := guard(bounded(pages{s.src, yes}.routes()), s.cfg.Local() && !isSocket)
 	s.handler.Store(&handler)
 }
 
@@ -87,7 +90,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, ln := range s.listeners {
 		g.Go(func() error {
-			if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.Serve(boundedListener{ln, &s.connections}); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve admin page on %s: %w", ln.Addr(), err)
 			}
 			return nil

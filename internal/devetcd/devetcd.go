@@ -17,16 +17,20 @@ const startTime = 30 * time.Second
 
 // A Server is an embedded etcd. One goroutine at a time may use it.
 type Server struct {
-	dir  string
-	addr string // host:port; the port is 0 until the first start
-	etcd *embed.Etcd
+	dir    string
+	change func(*embed.Config) // of the usual configuration
+	addr   string              // host:port; the port is 0 until the first start
+	etcd   *embed.Etcd
 }
 
 // Start starts a server with its data in dir, which it makes when it is not
 // there, on a free port of 127.0.0.1. It returns when the server answers; the
 // caller closes it.
-func Start(dir string) (*Server, error) {
-	s := &Server{dir: dir, addr: "127.0.0.1:0"}
+func Start(dir string) (*Server, error) { return StartWith(dir, func(*embed.Config) {}) }
+
+// StartWith is Start of a server whose configuration change changes at each start.
+func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
+	s := &Server{dir: dir, addr: "127.0.0.1:0", change: change}
 	if err := s.Restart(); err != nil {
 		return nil, err
 	}
@@ -85,5 +89,6 @@ func (s *Server) config() *embed.Config {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = "revision", "1000"
 	cfg.QuotaBackendBytes = 64 << 20
 	cfg.BcryptCost = 4 // the least: its users are made up by tests
+	s.change(cfg)
 	return cfg
 }

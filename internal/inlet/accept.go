@@ -37,6 +37,8 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 		case isShortage(err):
 			in.connections.ranOut(err)
 			pause(ctx, retryAccept)
+		case err != nil && !errors.Is(err, syscall.ECONNABORTED):
+			pause(ctx, retryAccept)
 		}
 	}
 	if !l.Inherited {

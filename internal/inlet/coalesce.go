@@ -82,11 +82,15 @@ var epoch = time.Now()
 // enough is how many packets must come from tick to tick for gathering to pay.
 const enough = 3
 
-// wait returns at the next tick, or when ctx ends; or at once, and false, where too
-// little comes. n is how many packets the reader has just found.
-func (p *pacer) wait(ctx context.Context, n int) bool {
+// wait returns at the next tick, or when ctx ends, and says whether to look at the
+// socket again: not at once where too little comes. n is how many packets the reader
+// has just found.
+func (p *pacer) wait(ctx context.Context, n int) (again bool) {
 	every := p.every()
-	if every <= 0 || !p.pays(n, every) {
+	if every <= 0 {
+		return n > 0
+	}
+	if !p.pays(n, every) {
 		return false
 	}
 	p.busy.idle(func() { p.gather(ctx, every) })

@@ -14,9 +14,9 @@ const (
 	// idleEnough is how long a connection must have brought nothing to make room.
 	idleEnough = time.Second
 
-	// maxLeaving is how many connections that we have ended at our side may wait
-	// for their peers to end them, too.
-	maxLeaving = 64
+	// leastLeaving is how many connections that we have ended at our side may wait
+	// for their peers to end them, too, at the least.
+	leastLeaving = 64
 
 	// shortage is how long no more connections are taken than there were when the
 	// descriptors ran out, less spare ones: the rest of the process needs some.
@@ -42,8 +42,28 @@ type connections struct {
 	readers map[*streamReader]struct{} // of these, those that are read
 	leaving []*streamReader            // ended at our side, the first one first
 	freed   chan struct{}              // closed when there may be room
-	trouble time.Time                  // when room was last wanting; zero: long ago
+	full    trouble                    // the limit was reached
+	short   trouble                    // descriptors ran out
 	stats   ConnectionStats
+}
+
+// A trouble is when something was last wrong; zero: long ago.
+type trouble struct{ time.Time }
+
+// isNews says whether it is news that something is wrong now.
+func (t *trouble) isNews() bool {
+	is := t.IsZero()
+	t.Time = time.Now()
+	return is
+}
+
+// isOver says, once, that it has been well for a while.
+func (t *trouble) isOver() bool {
+	is := !t.IsZero() && time.Since(t.Time) > calm
+	if is {
+		t.Time = time.Time{}
+	}
+	return is
 }
 
 // ConnectionStats count what became of connections for which there was no room.
@@ -110,9 +130,11 @@ func (c *connections) tryEnter() bool {
 		return false
 	}
 	c.open++
-	if !c.trouble.IsZero() && time.Since(c.trouble) > calm {
-		c.trouble = time.Time{}
+	if c.full.isOver() {
 		c.log.Info("room for new connections again", "waited", c.stats.Waited, "made_room", c.stats.MadeRoom)
+	}
+	if c.short.isOver() {
+		c.log.Info("descriptors for new connections again")
 	}
 	return true
 }
@@ -153,7 +175,9 @@ func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Dur
 	if c.open < c.most() {
 		return nil, 0
 	}
-	c.note("connections at their limit: the one that was idle longest makes room for a new one", "max_connections", c.most())
+	if c.full.isNews() {
+		c.log.Warn("connections at their limit: the one that was idle longest makes room for a new one", "limit", c.most())
+	}
 	s, idle := c.idlest()
 	if idle >= idleEnough {
 		c.stats.MadeRoom++
@@ -177,20 +201,14 @@ func (c *connections) idlest() (s *streamReader, idle time.Duration) {
 	return s, idle
 }
 
-// note says what is wrong unless that was said a moment ago. c.mu is held.
-func (c *connections) note(what string, attrs ...any) {
-	if c.trouble.IsZero() {
-		c.log.Warn(what, attrs...)
-	}
-	c.trouble = time.Now()
-}
-
 // ranOut is told that accept has failed for want of descriptors. Some connections
 // make room, and none comes in their place for a while.
 func (c *connections) ranOut(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.note("out of descriptors: new connections wait until old ones end", "err", err, "remedy", "LimitNOFILE= in the unit, or ulimit -n")
+	if c.short.isNews() {
+		c.log.Warn("out of descriptors: new connections wait until old ones end", "err", err, "remedy", "LimitNOFILE= in the unit, or ulimit -n")
+	}
 	c.stats.ShortOf++
 	if now := time.Now(); now.After(c.until) {
 		c.least, c.until = max(1, c.open-spare), now.Add(shortage)
@@ -212,7 +230,7 @@ func (c *connections) retire(s *streamReader) {
 		s.shut(unix.SHUT_WR)
 		c.leaving = append(c.leaving, s)
 	}
-	for len(c.leaving) > maxLeaving || len(c.leaving) > 0 && time.Now().Before(c.until) {
+	for len(c.leaving) > max(leastLeaving, c.limit/4) || len(c.leaving) > 0 && time.Now().Before(c.until) {
 		c.hangUp()
 	}
 	c.wake()

@@ -200,13 +200,14 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// Who could connect before the end has its line read.
+// Who could connect before the end has its line read. By TCP, one may slip in at the
+// last moment, and is cut off.
 func TestStopLosesNoConnection(t *testing.T) {
-	for _, a := range []address.Address{localTCP, {Network: "unix", Path: socketPath(t, "s")}} {
+	for a, mayCut := range map[address.Address]int64{localTCP: 1, {Network: "unix", Path: socketPath(t, "s")}: 0} {
 		t.Run(a.Network, func(t *testing.T) {
 			in := start(t, defaults, a)
 			at := in.Listeners()[0].Address
-			var sent atomic.Int64
+			var sent, cut atomic.Int64
 			var clients sync.WaitGroup
 			for range 4 {
 				clients.Go(func() {
@@ -219,13 +220,16 @@ func TestStopLosesNoConnection(t *testing.T) {
 						if err != nil {
 							return
 						}
-						if _, err := io.WriteString(conn, "a\n"); err != nil {
-							t.Errorf("nobody waits for a line: %v", err)
-						}
-						if _, err := io.Copy(io.Discard, closed(conn)); err != nil {
-							t.Errorf("a connection was cut off: %v", err)
+						_, err = io.WriteString(conn, "a\n")
+						if err == nil {
+							_, err = io.Copy(io.Discard, closed(conn))
 						}
 						conn.Close()
+						if err != nil {
+							cut.Add(1)
+							t.Log(err)
+							continue
+						}
 						sent.Add(1)
 					}
 				})
@@ -233,10 +237,35 @@ func TestStopLosesNoConnection(t *testing.T) {
 			eventually(t, "many connections", func() bool { return in.count("a") > 200 })
 			in.stop()
 			clients.Wait()
-			if n := int64(in.count("a")); n != sent.Load() {
-				t.Errorf("%d lines came of %d", n, sent.Load())
+			if n := int64(in.count("a")); n < sent.Load() || cut.Load() > mayCut {
+				t.Errorf("%d lines came of %d, %d were cut off", n, sent.Load(), cut.Load())
 			}
 		})
+	}
+}
+
+// Who could send to a unix socket of datagrams before the end has it read; who can't is
+// told.
+func TestStopLosesNoUnixDatagram(t *testing.T) {
+	in := start(t, defaults, address.Address{Network: "unixgram", Path: socketPath(t, "s")})
+	var sent atomic.Int64
+	var clients sync.WaitGroup
+	for range 4 {
+		conn := in.dial(t, 0)
+		clients.Go(func() {
+			for {
+				if _, err := io.WriteString(conn, "datagram"); err != nil {
+					return
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	eventually(t, "many datagrams", func() bool { return in.count("datagram") > 1000 })
+	in.stop()
+	clients.Wait()
+	if n := int64(in.count("datagram")); n != sent.Load() {
+		t.Errorf("%d datagrams came of %d", n, sent.Load())
 	}
 }
 

@@ -71,28 +71,42 @@ func (d *datagramReader) run(ctx context.Context) {
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
 	for ctx.Err() == nil {
-		n, err := d.step()
+		n, all, err := d.step()
 		switch {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
-		case n < d.most && !d.pacer.wait(ctx, n):
+		case all && !d.pacer.wait(ctx, n):
 			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		}
 	}
+	if !d.Inherited {
+		d.admitNoMore()
+	}
 	for until := time.Now().Add(lastRead); !d.Inherited && time.Now().Before(until); {
-		if _, err := d.step(); err != nil {
+		if _, _, err := d.step(); err != nil {
 			return
 		}
 	}
 }
 
 // step receives datagrams, without waiting, and hands them over. It returns how
-// many, or EAGAIN.
-func (d *datagramReader) step() (n int, err error) {
+// many, or EAGAIN, and whether that was all there was.
+func (d *datagramReader) step() (n int, all bool, err error) {
 	if d.packets, err = d.lender.borrow(); err != nil {
-		return 0, err
+		return 0, true, err
 	}
-	defer d.lender.giveBack(d.packets)
+	most := d.most
+	n, err = d.receive()
+	d.lender.giveBack(d.packets)
+	if err != nil {
+		return 0, true, err
+	}
+	d.handler.End() // it may let others go first
+	return n, n < most, nil
+}
+
+// receive receives datagrams.
+func (d *datagramReader) receive() (n int, err error) {
 	d.packets.divide(d.shape)
 	if n, err = d.packets.recv(d.socket.FD(), d.most); err != nil {
 		return 0, err
@@ -104,7 +118,6 @@ func (d *datagramReader) step() (n int, err error) {
 		d.handler.Datagram(data, lost)
 		bytes += len(data)
 	}
-	d.handler.End()
 	d.adapt(n, bytes)
 	return n, nil
 }

@@ -4,11 +4,19 @@
 //
 // The files, in the order in which a byte meets them:
 //
-//	inlet.go      Inlet, Handler: the door
-//	bind.go       bound sockets; unixsocket.go: their paths
-//	inherited.go  sockets that a supervisor bound, and keeps
-//	datagram.go   the reader of a datagram socket; packets_*.go: many a system call
-//	accept.go     accepting connections
-//	stream.go     the reader of a connection
-//	coalesce.go   letting input gather
+//	inlet.go        Inlet, Handler: the door
+//	bind.go         which sockets; listener.go: a bound one; unixsocket.go: its path
+//	inherited.go    sockets that a supervisor bound, and keeps
+//	datagram.go     the reader of a datagram socket; packets_*.go: many a system call
+//	accept.go       accepting connections; connections.go: which may be open
+//	stream.go       the reader of a connection; tails.go: what it keeps until more comes
+//	framing.go      streams that are cut into packets
+//	coalesce.go     letting input gather
+//
+// # What is not promised
+//
+// What a socket brought is read in its order; that of two sockets is not kept. A
+// connection that is ended by us is told first, and read until its peer ends it, too;
+// but a peer by TCP that never looks loses what it writes next, when for more than a
+// quarter of Settings.MaxConnections such (and 64) their ends are waited for.
 package inlet

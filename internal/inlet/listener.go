@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -49,12 +51,18 @@ func (l *Listener) close() {
 	l.socket.Close()
 }
 
-// admitNoMore lets nobody connect any more. What waits to be accepted already can
-// be: nothing is lost between that and close.
+// admitNoMore lets nobody connect any more, or send to a unix socket, so that what has
+// come can be read and nothing is lost between that and close. By TCP, nobody comes
+// while somebody waits to be accepted: who tries to, tries again a second later, and
+// by then finds the port closed, or our successor. One may still slip in at the last
+// moment.
 func (l *Listener) admitNoMore() {
 	l.path.remove()
-	if l.Address.Network == "tcp" {
-		dropAll(l.socket.FD())
+	switch l.Address.Network {
+	case "tcp":
+		unix.Listen(l.socket.FD(), 0)
+	case "unixgram":
+		unix.Shutdown(l.socket.FD(), unix.SHUT_RD) // senders are told: EPIPE
 	}
 }
 

@@ -93,7 +93,10 @@ func (p *packets) forget() { unix.Madvise(p.buf, unix.MADV_DONTNEED) }
 
 // peer returns the sender of the i-th datagram; "" where it has no address.
 func (p *packets) peer(i int) string {
-	sa := &p.peers[i]
+	sa, length := &p.peers[i], int(p.msgs[i].hdr.Namelen)
+	if length < unix.SizeofSockaddrUnix-len(unix.RawSockaddrUnix{}.Path) {
+		return "" // a sender that is bound to nothing: what is there is another's
+	}
 	switch sa.Addr.Family {
 	case unix.AF_INET:
 		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
@@ -103,7 +106,11 @@ func (p *packets) peer(i int) string {
 		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), swap16(in.Port)).String()
 	case unix.AF_UNIX:
 		un := (*unix.RawSockaddrUnix)(unsafe.Pointer(sa))
-		return unix.ByteSliceToString(unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path)))
+		path := unsafe.Slice((*byte)(unsafe.Pointer(&un.Path)), len(un.Path))[:length-int(unsafe.Offsetof(un.Path))]
+		if len(path) > 0 && path[0] == 0 { // abstract
+			return "@" + string(path[1:])
+		}
+		return unix.ByteSliceToString(path)
 	}
 	return ""
 }

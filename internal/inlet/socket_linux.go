@@ -22,10 +22,3 @@ func keepAlive(listening int) error {
 	}
 	return nil
 }
-
-// dropAll drops the packets that reach a listening socket. Who tries to connect
-// tries again a second later, and by then finds it closed, or our successor.
-func dropAll(listening int) {
-	drop := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-	unix.SetsockoptSockFprog(listening, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &drop[0]}) // or they are reset
-}

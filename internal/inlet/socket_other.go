@@ -18,6 +18,3 @@ func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
 func keepAlive(listening int) error {
 	return unix.SetsockoptInt(listening, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
-
-// dropAll is not to be had here.
-func dropAll(int) {}

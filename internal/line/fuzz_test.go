@@ -513,10 +513,10 @@ func FuzzUntagged(f *testing.F) {
 // the fuzzer would spend its time on shortening it.
 func TestLengths(t *testing.T) {
 	statsd, carbon := fuzzRewriters(StatsD), fuzzRewriters(Carbon)
+	paths := []string{"host.", "a.very.long.prefix.", "K2."}
 	for n := MaxLen - 20; n <= MaxLen+20; n++ {
-		for _, path := range []string{"host.", "a.very.long.prefix.", "K2."} {
-			checkLine(t, StatsD, statsd, []byte(pad(n, path, ":1|c")))
-			checkLine(t, Carbon, carbon, []byte(pad(n, path+"x;a=", "\t 1 -1")))
-		}
+		path := paths[n%len(paths)] // the twins are slow
+		checkLine(t, StatsD, statsd, []byte(pad(n, path, ":1|c")))
+		checkLine(t, Carbon, carbon, []byte(pad(n, path+"x;a=", "\t 1 -1")))
 	}
 }

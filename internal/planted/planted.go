@@ -30,6 +30,15 @@ type Edit struct {
 	New  string
 }
 
+// Patience skips a test that plants bugs, unless PREFIXPROXY_TEST_PLANTED is set:
+// each bug is a build of its own, and a fault to be waited for.
+func Patience(t testing.TB) {
+	t.Helper()
+	if os.Getenv("PREFIXPROXY_TEST_PLANTED") == "" {
+		t.Skip("builds the program once for each bug; set PREFIXPROXY_TEST_PLANTED=1 to run it")
+	}
+}
+
 // Overlay returns the path of a file for the go command's -overlay, which makes
 // the edits, in their order. It fails the test when an Edit's Old is not found
 // exactly once: then the code has changed, and the edit is to be changed too.

@@ -9,13 +9,14 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/goccy/go-yaml"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // The configuration in the DaemonSet is one that this program takes.
 func TestDaemonSet(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("../../deploy/kubernetes/daemonset.yaml")
 	if err != nil {
 		t.Fatal(err)

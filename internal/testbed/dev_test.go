@@ -18,6 +18,7 @@ func devConfig(t testing.TB) (config string, statsd, carbon int) {
 
 // dev needs nothing but itself: it is Denali, and prints what it would forward.
 func TestDev(t *testing.T) {
+	t.Parallel()
 	config, statsd, carbon := devConfig(t)
 	d := StartDev(t, t.TempDir(), config)
 	d.AwaitName(t, "Denali")
@@ -55,6 +56,7 @@ func checkMembersCommand(t testing.TB, d *Daemon) {
 
 // A second dev on the same machine says which port is in use, and what to do.
 func TestSecondDev(t *testing.T) {
+	t.Parallel()
 	config, statsd, _ := devConfig(t)
 	first := StartDev(t, t.TempDir(), config)
 	first.AwaitName(t, "Denali")
@@ -71,6 +73,7 @@ func TestSecondDev(t *testing.T) {
 
 // Where no --data-dir is given, the temporary one goes with the process.
 func TestDevLeavesNothing(t *testing.T) {
+	t.Parallel()
 	config, _, _ := devConfig(t)
 	dir := t.TempDir()
 	file, tmp := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "tmp")

@@ -22,6 +22,8 @@ type etcdNodeSpec struct {
 	Client, Peer string // URLs at which it listens
 	Advertised   string // URL at which the other members reach it
 	Cluster      string // all members: name=URL,…
+	Joins        bool   // the cluster is there already
+	BcryptCost   int    // of passwords; 0: etcd's default
 }
 
 // playEtcdNode is the process of a member. It ends with its stdin.
@@ -62,5 +64,11 @@ func (s etcdNodeSpec) config() (*embed.Config, error) {
 	cfg.UnsafeNoFsync = true // what it wrote outlives the process, as long as the machine lives
 	cfg.EnableGRPCGateway = false
 	cfg.QuotaBackendBytes = 256 << 20
+	if s.Joins {
+		cfg.ClusterState = embed.ClusterStateFlagExisting
+	}
+	if s.BcryptCost != 0 {
+		cfg.BcryptCost = uint(s.BcryptCost)
+	}
 	return cfg, nil
 }

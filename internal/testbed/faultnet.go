@@ -91,7 +91,7 @@ func newSmallDisk(t testing.TB, mib int) *smallDisk {
 		t.Skip("a file system of its own needs root")
 	}
 	d := &smallDisk{t: t, dir: t.TempDir()}
-	out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm", mib), "prefixproxy-testbed", d.dir).CombinedOutput()
+	out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm,mode=0700", mib), "prefixproxy-testbed", d.dir).CombinedOutput()
 	if err != nil {
 		t.Skipf("no file system can be mounted here: %v: %s", err, out)
 	}

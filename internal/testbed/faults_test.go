@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -48,37 +47,15 @@ func suitePlan(t testing.TB) rigPlan {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	plan := suitePlan(t)
-	tests := newSideBySide(t, 6)
-	defer tests.wait()
 	for i, f := range faults {
 		plan := plan
 		plan.needs, plan.seed = f.needs, plan.seed+uint64(i)
-		tests.run(f.name, func(t *testing.T) { report(t, suffer(newRig(t, plan), f)) })
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			report(t, suffer(newRig(t, plan), f))
+		})
 	}
 }
-
-// A sideBySide runs tests that mostly wait, so many at a time: more than
-// t.Parallel would.
-type sideBySide struct {
-	t       *testing.T
-	slots   chan struct{}
-	running sync.WaitGroup
-}
-
-func newSideBySide(t *testing.T, atOnce int) *sideBySide {
-	return &sideBySide{t: t, slots: make(chan struct{}, atOnce)}
-}
-
-// run starts a test as soon as there is a slot.
-func (s *sideBySide) run(name string, test func(t *testing.T)) {
-	s.slots <- struct{}{}
-	s.running.Go(func() {
-		defer func() { <-s.slots }()
-		s.t.Run(name, test)
-	})
-}
-
-func (s *sideBySide) wait() { s.running.Wait() }
 
 // suffer lets a rig suffer a fault, and returns the verdict.
 func suffer(r *rig, f fault) []string {
@@ -171,9 +148,8 @@ var oldSession = planted.Edit{File: "internal/store/cursor.go", Old: "young = 20
 // A bug that costs lines is seen: the suite goes red with the daemon that has
 // it.
 func TestFaultsSeeBugs(t *testing.T) {
+	planted.Patience(t)
 	t.Parallel()
-	tests := newSideBySide(t, 3)
-	defer tests.wait()
 	for _, tt := range []struct {
 		bug   string
 		fault string // that sees it
@@ -194,7 +170,8 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/store/open.go", Old: "c.fresh, c.left = p.todo, p.todo.lines()", New: "p.todo = nil"},
 		}},
 	} {
-		tests.run(tt.bug, func(t *testing.T) {
+		t.Run(tt.bug, func(t *testing.T) {
+			t.Parallel()
 			f, err := faultNamed(tt.fault)
 			if err != nil {
 				t.Fatal(err)

@@ -191,6 +191,7 @@ func awaitTelemetry(t testing.TB, carbon *CarbonCache) {
 // The bad lines of the test above are really ones at which carbon-cache hangs
 // up, as they would have been sent.
 func TestCarbonClosesOnBadLines(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	for _, kind := range []string{"bad_utf8", "too_long"} {

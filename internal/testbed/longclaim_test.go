@@ -4,8 +4,6 @@ import (
 	"context"
 	"testing"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -16,7 +14,7 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 	t.Parallel()
 	server := NewEtcd(t)
 	server.Start(t)
-	client, err := clientv3.New(membership.ClientConfig([]string{server.Endpoint}))
+	client, err := membership.NewClient(membership.ClientConfig{Endpoints: []string{server.Endpoint}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,9 @@
 package testbed
 
 import (
+	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,12 +34,27 @@ func Main(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	programDir = dir
+	runSideBySide()
 	return m.Run()
+}
+
+// runSideBySide lets more tests run at once than there are processors, unless
+// -parallel says how many: they mostly wait.
+func runSideBySide() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", "12")
+	}
 }
 
 // build builds the program once, with the race detector where the test has it:
 // a race in the daemon then fails the test by its exit code.
 var build = sync.OnceValues(func() (path string, err error) {
+	if err := lookAtSources(); err != nil {
+		return "", err
+	}
 	path = filepath.Join(programDir, "prefixproxy")
 	args := []string{"build", "-o", path}
 	if raceEnabled {
@@ -49,6 +66,21 @@ var build = sync.OnceValues(func() (path string, err error) {
 	}
 	return path, nil
 })
+
+// lookAtSources looks at each file of the module, for the go command to see: it
+// knows what a test was linked of and has looked at, and else takes the result of
+// a test of a program that has changed since from its cache.
+func lookAtSources() error {
+	return filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && entry.Name() == ".git" {
+			return fs.SkipDir
+		}
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+}
 
 // Program returns the command that runs the real program with args. Its
 // environment holds vars, each "NAME=value", and nothing else of ours.

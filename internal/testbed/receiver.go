@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // A Manner is how a receiver treats who sends to it. The zero one reads all
@@ -72,7 +74,9 @@ type server struct {
 	conns    map[*served]bool
 	came     int       // connections
 	due      time.Time // when the next byte may be read, while PerSecond bounds it
-	work     sync.WaitGroup
+
+	accepting sync.WaitGroup
+	work      sync.WaitGroup
 }
 
 // A served is one connection. Its goroutine owns it, but for what mu guards.
@@ -89,9 +93,8 @@ func newServer(spec receiverSpec, lines lineTaker) *server {
 }
 
 // behave changes the manner from now on.
-func (s *server) behave(m Manner) error {
+func (s *server) behave(m Manner) (err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.manner = m
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -101,14 +104,19 @@ func (s *server) behave(m Manner) error {
 			c.end(m.Reset)
 		}
 	}
+	refused := s.listener
 	switch {
-	case !m.Refuse && s.listener == nil:
-		return s.listen()
-	case m.Refuse && s.listener != nil:
-		s.listener.Close()
+	case m.Refuse:
 		s.listener = nil
+	case s.listener == nil:
+		err = s.listen()
 	}
-	return nil
+	s.mu.Unlock()
+	if m.Refuse && refused != nil {
+		refused.Close()
+		s.accepting.Wait() // until then the port is in use
+	}
+	return err
 }
 
 // listen begins to listen. s.mu is held.
@@ -128,14 +136,14 @@ func (s *server) listenHere() error {
 			return err
 		}
 		s.listener = packets
-		s.work.Go(func() { s.receive(packets) })
+		s.accepting.Go(func() { s.receive(packets) })
 	default:
 		ln, err := config.Listen(context.Background(), network, s.spec.Addr)
 		if err != nil {
 			return err
 		}
 		s.listener = ln
-		s.work.Go(func() { s.accept(ln) })
+		s.accepting.Go(func() { s.accept(ln) })
 	}
 	return nil
 }
@@ -145,7 +153,9 @@ func (s *server) setBuffer(_, _ string, conn syscall.RawConn) (err error) {
 		return nil
 	}
 	ctlErr := conn.Control(func(fd uintptr) {
-		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, s.spec.Buffer)
+		if err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, s.spec.Buffer); err == nil {
+			_, err = recvbuf.Grow(int(fd), s.spec.Buffer)
+		}
 	})
 	return errors.Join(err, ctlErr)
 }
@@ -343,18 +353,25 @@ type Receiver struct {
 // StartReceiver starts a receiver of a manner.
 func StartReceiver(t testing.TB, spec receiverSpec, m Manner) *Receiver {
 	t.Helper()
+	r := &Receiver{Output: NewOutput(), t: t}
+	r.server = startServer(t, spec, m, r)
+	r.Addr = r.server.spec.Addr
+	r.URL = pick(spec.TLS != nil, "tls", cmp.Or(spec.Network, "tcp")) + "://" + r.Addr
+	return r
+}
+
+// startServer starts a server in this process. It ends with the test.
+func startServer(t testing.TB, spec receiverSpec, m Manner, lines lineTaker) *server {
+	t.Helper()
 	if spec.Addr == "" {
 		spec.Addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
 	}
-	r := &Receiver{Output: NewOutput(), Addr: spec.Addr, t: t}
-	r.server = newServer(spec, r)
-	t.Cleanup(r.server.close)
-	r.Behave(m)
-	r.URL = cmp.Or(spec.Network, "tcp") + "://" + r.Addr
-	if spec.TLS != nil {
-		r.URL = "tls://" + r.Addr
+	s := newServer(spec, lines)
+	t.Cleanup(s.close)
+	if err := s.behave(m); err != nil {
+		t.Fatal(err)
 	}
-	return r
+	return s
 }
 
 // StartSink starts a receiver that reads all, by TCP on a free port.

@@ -30,6 +30,7 @@ func (d *Daemon) rewriteConfig(t testing.TB, old, new string) {
 // SIGHUP reloads: a connection goes on, the name stays, and the new configuration
 // is in effect. One that is broken, or is another host's, is refused and named.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	first, second := StartSink(t), StartSink(t)
 	notify, notices := listenForNotices(t, dir)
@@ -83,6 +84,7 @@ func TestReload(t *testing.T) {
 
 // dev does not reload, and says so.
 func TestDevHangup(t *testing.T) {
+	t.Parallel()
 	d := StartDev(t, t.TempDir(), "listen: {statsd: [udp://127.0.0.1:0], carbon: [tcp://127.0.0.1:0]}\n")
 	d.Stderr.Await(t, "this host is")
 	d.Signal(syscall.SIGHUP)

@@ -79,6 +79,7 @@ func listenForNotices(t testing.TB, dir string) (variable string, notices *Outpu
 // is refused, no line over a new connection is lost, and datagrams that came while
 // nobody ran are found.
 func TestRestartUnderLoad(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	sink := StartSink(t)
 	udp, tcp, files := bindSockets(t)
@@ -155,6 +156,7 @@ func checkEnd(t testing.TB, d *Daemon) {
 
 // A socket that nothing of the configuration wants is an error that names it.
 func TestUnwantedSocket(t *testing.T) {
+	t.Parallel()
 	udp, tcp, files := bindSockets(t)
 	config := strings.Replace(passedConfig, "statsd: [\"udp://${STATSD_IN}\"]", "statsd: [udp://127.0.0.1:0]", 1)
 	d := StartPassed(t, t.TempDir(), config, files, "ETCD="+embeddedEtcd(t), "CARBON="+StartSink(t).Addr, "CARBON_IN="+tcp)
@@ -166,6 +168,7 @@ func TestUnwantedSocket(t *testing.T) {
 
 // systemd's own tool passes sockets to the daemon.
 func TestSocketActivate(t *testing.T) {
+	t.Parallel()
 	tool := lookPath(t, "systemd-socket-activate", "systemd")
 	dir := t.TempDir()
 	sink := StartSink(t)

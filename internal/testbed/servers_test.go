@@ -9,6 +9,7 @@ import (
 
 // The servers work as the other tests take for granted, without the proxy.
 func TestServers(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	statsd := StartStatsD(t, carbon.Addr)

@@ -110,6 +110,7 @@ func awaitFiles(t testing.TB, c *CarbonCache, metrics map[string]string) {
 
 // What a real carbon-cache stores odd paths under is what the model says.
 func TestModelOfCarbon(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	seed := rand.Uint64()
@@ -134,6 +135,7 @@ func TestModelOfCarbon(t *testing.T) {
 func TestModelOfStatsD(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
+			t.Parallel()
 			carbon := NewCarbonCache(t)
 			carbon.Start(t)
 			statsd := StartStatsD(t, carbon.Addr)
@@ -174,6 +176,7 @@ func TestModelOfStatsD(t *testing.T) {
 
 // The lines that end a real statsd are those that the model says, and no others.
 func TestWhatEndsStatsD(t *testing.T) {
+	t.Parallel()
 	carbon := NewCarbonCache(t)
 	carbon.Start(t)
 	names := strings.Fields(`constructor __defineGetter__ __defineSetter__ hasOwnProperty __lookupGetter__
@@ -305,4 +308,58 @@ func (c *CarbonCache) created() map[string]bool {
 		}
 	}
 	return metrics
+}
+
+// The longest names that the proxy lets pass are ones that a real carbon-cache can
+// store, and what is beyond them is not stored.
+func TestLongestNames(t *testing.T) {
+	t.Parallel()
+	carbon := NewCarbonCache(t)
+	carbon.Start(t)
+	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
+	d.AwaitName(t, "Denali")
+	node := strings.Repeat("x", 200) + "."
+	long := strings.Repeat(node, 19)
+	fits := map[string]string{
+		"a node": "free.node." + strings.Repeat("n", 250), "many nodes": strings.Repeat("m.", 949) + "x",
+		"a path": long + strings.Repeat("p", 4000-len(long)-len(".end")-100) + strings.Repeat(".y", 50) + ".end", "tags": "tagged;a=" + strings.Repeat("t", 300),
+	}
+	never := []string{
+		"free.node." + strings.Repeat("n", 251), strings.Repeat("m.", 950) + "y", long + strings.Repeat("p", 200) + ".z",
+		strings.Repeat("n", 251) + ";name=x", strings.Repeat("n", 251) + `{name="x"}`,
+	}
+	now := time.Now().Unix()
+	var text strings.Builder
+	metrics := map[string]string{}
+	for _, name := range fits {
+		line := fmt.Sprintf("%s 1 %d", name, now)
+		fmt.Fprintln(&text, line)
+		metric, _ := serverpath.Carbon(line)
+		metrics[metric] = line[:20]
+	}
+	for _, name := range never {
+		fmt.Fprintf(&text, "%s 1 %d\n", name, now)
+	}
+	fmt.Fprintf(&text, "late 1 %d000\n", now)
+	send(t, "tcp", d.Address(t, "carbon", carbonListener), text.String())
+	awaitFiles(t, carbon, metrics)
+	if got := fmt.Sprint(d.AwaitUp(t).Lines["carbon"].Dropped); got != "map[bad_path:5 bad_timestamp:1]" {
+		t.Errorf("dropped: %s, want 5 bad_path and 1 bad_timestamp", got)
+	}
+	if log := carbon.Stdout.Text(); strings.Contains(log, "Error creating") || strings.Contains(log, "Error writing") {
+		t.Error("carbon-cache could not store one that came")
+	}
+
+	// Beyond: what the real one says of them.
+	direct := map[string]string{"a node": strings.Repeat("n", 252), "many nodes": strings.Repeat("q.", 1100) + "y", "a path": strings.Repeat(node, 21)}
+	for what, name := range direct {
+		before := strings.Count(carbon.Stdout.Text(), "Error creating")
+		send(t, "tcp", carbon.Addr, fmt.Sprintf("%s 1 %d\n", name, now))
+		Eventually(t, what+" that no file can have", func() error {
+			if strings.Count(carbon.Stdout.Text(), "Error creating") == before {
+				return fmt.Errorf("carbon has not complained")
+			}
+			return nil
+		})
+	}
 }

@@ -58,7 +58,8 @@ func newStorm(t testing.TB, plan stormPlan) *storm {
 	t.Helper()
 	s := &storm{t: t, plan: plan, counts: map[string]int{}}
 	net := newLoopbacks(t)
-	s.cluster = newCluster(t, net, members)
+	s.cluster = newClusterOf(t, net, members, func(spec *etcdNodeSpec) { spec.BcryptCost = 8 })
+	s.cluster.enableUsers()
 	s.receiver = newStormReceiver(t)
 	for i := range plan.proxies {
 		s.proxies = append(s.proxies, newStormProxy(t, i, plan, net, s.cluster, s.receiver))

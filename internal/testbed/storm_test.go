@@ -76,9 +76,7 @@ func logStorm(s *storm, v verdict) {
 // A bug that lets two hosts share a name is seen: the storm goes red with the
 // daemon that has it.
 func TestStormSeesBugs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the daemon once for each bug")
-	}
+	planted.Patience(t)
 	for _, tt := range []struct {
 		bug   string
 		kinds []stormKind

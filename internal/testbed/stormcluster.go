@@ -20,8 +20,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/prefixproxy/prefixproxy/membership"
+	"go.uber.org/zap"
 )
 
 // A cluster is an etcd of several members, which reach each other through
@@ -47,6 +46,12 @@ type etcdNode struct {
 // ends with the test.
 func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 	t.Helper()
+	return newClusterOf(t, net, members, func(*etcdNodeSpec) {})
+}
+
+// newClusterOf is newCluster of members that special changes.
+func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNodeSpec)) *cluster {
+	t.Helper()
 	c := &cluster{t: t}
 	var names, endpoints []string
 	for i := range members {
@@ -56,6 +61,7 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
 			Client: "http://" + n.client, Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
 		}
+		special(&n.spec)
 		names = append(names, n.spec.Name+"="+n.spec.Advertised)
 		endpoints = append(endpoints, n.spec.Client)
 		c.nodes = append(c.nodes, n)
@@ -64,12 +70,12 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 		n.spec.Cluster = strings.Join(names, ",")
 		n.start(t)
 	}
-	client, err := clientv3.New(membership.ClientConfig(endpoints))
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop(), MaxUnaryRetries: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		client.Close()
+		c.client.Close()
 		for _, n := range c.nodes {
 			n.kill()
 		}
@@ -82,6 +88,38 @@ func newCluster(t testing.TB, net loopbacks, members int) *cluster {
 		return err
 	})
 	return c
+}
+
+// enableUsers makes the users root and prefixproxy, with passwords r and p; the
+// cluster's client is root from then on.
+func (c *cluster) enableUsers() {
+	c.t.Helper()
+	ctx := c.t.Context()
+	prefix := "/prefixproxy/"
+	for _, step := range []func() error{
+		func() error { _, err := c.client.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := c.client.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := c.client.UserAdd(ctx, "prefixproxy", "p"); return err },
+		func() error { _, err := c.client.RoleAdd(ctx, "prefixproxy"); return err },
+		func() error {
+			_, err := c.client.RoleGrantPermission(ctx, "prefixproxy", prefix, clientv3.GetPrefixRangeEnd(prefix), clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := c.client.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
+		func() error { _, err := c.client.AuthEnable(ctx); return err },
+	} {
+		if err := step(); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	root, err := clientv3.New(clientv3.Config{
+		Endpoints: c.client.Endpoints(), Logger: zap.NewNop(), MaxUnaryRetries: 3, Username: "root", Password: "r",
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.client.Close()
+	c.client = root
 }
 
 // start starts the member, also again with the data that it had.

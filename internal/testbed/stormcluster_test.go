@@ -71,6 +71,7 @@ func expect(t *testing.T, conn net.Conn, want string) {
 
 // A leader that is cut off leads no more, in whichever direction it is.
 func TestClusterParts(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for elections")
 	}

@@ -3,7 +3,6 @@
 package testbed
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -13,8 +12,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
 // What a proxy is sent, and at which intervals. A StatsD line says who sent it
@@ -55,12 +52,9 @@ type twice struct {
 // A stormReceiver is a StatsD by UDP and a Graphite by TCP, which keep what a
 // judge needs.
 type stormReceiver struct {
-	statsd *net.UDPConn
-	carbon net.Listener
-	work   sync.WaitGroup
+	statsd, carbon *server
 
 	mu       sync.Mutex
-	conns    []net.Conn
 	arrivals []statsdArrival
 	writers  map[point]int // proxies
 	twices   []twice
@@ -72,54 +66,22 @@ type stormReceiver struct {
 func newStormReceiver(t testing.TB) *stormReceiver {
 	t.Helper()
 	r := &stormReceiver{writers: map[point]int{}}
-	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.statsd = udp.(*net.UDPConn)
-	raw, err := r.statsd.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw.Control(func(fd uintptr) { _, err = recvbuf.Grow(int(fd), 8<<20) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.carbon, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
-	r.work.Go(r.readStatsD)
-	r.work.Go(r.accept)
-	t.Cleanup(r.close)
+	r.statsd = startServer(t, receiverSpec{Network: "udp", Buffer: 8 << 20}, Manner{}, eachLine(r.takeStatsD))
+	r.carbon = startServer(t, receiverSpec{}, Manner{DropTail: true}, eachLine(r.takeCarbon))
 	return r
 }
 
-func (r *stormReceiver) close() {
-	r.statsd.Close()
-	r.carbon.Close()
-	r.mu.Lock()
-	for _, conn := range r.conns {
-		conn.Close()
-	}
-	r.mu.Unlock()
-	r.work.Wait()
-}
+// eachLine is a lineTaker that is called for each line.
+type eachLine func(line string)
 
-func (r *stormReceiver) readStatsD() {
-	block := make([]byte, 64<<10)
-	for {
-		n, err := r.statsd.Read(block)
-		if err != nil {
-			return
-		}
-		now := time.Now()
-		for line := range bytes.Lines(block[:n]) {
-			r.takeStatsD(string(bytes.TrimSuffix(line, []byte{'\n'})), now)
-		}
+func (take eachLine) take(_ int, lines []byte) {
+	for line := range bytes.Lines(lines) {
+		take(string(bytes.TrimSuffix(line, []byte{'\n'})))
 	}
 }
 
-func (r *stormReceiver) takeStatsD(line string, now time.Time) {
+func (r *stormReceiver) takeStatsD(line string) {
+	now := time.Now()
 	path, rest, _ := strings.Cut(line, ":")
 	value, kind, _ := strings.Cut(rest, "|")
 	node := strings.Split(path, ".")
@@ -136,31 +98,6 @@ func (r *stormReceiver) takeStatsD(line string, now time.Time) {
 		return
 	}
 	r.arrivals = append(r.arrivals, statsdArrival{name: node[0], proxy: proxy, sent: time.UnixMilli(ms), arrived: now})
-}
-
-func (r *stormReceiver) accept() {
-	for {
-		conn, err := r.carbon.Accept()
-		if err != nil {
-			return
-		}
-		r.mu.Lock()
-		r.conns = append(r.conns, conn)
-		r.mu.Unlock()
-		r.work.Go(func() { r.readCarbon(conn) })
-	}
-}
-
-func (r *stormReceiver) readCarbon(conn net.Conn) {
-	defer conn.Close()
-	lines := bufio.NewReader(conn)
-	for {
-		line, err := lines.ReadString('\n')
-		if err != nil {
-			return
-		}
-		r.takeCarbon(strings.TrimSuffix(line, "\n"))
-	}
 }
 
 func (r *stormReceiver) takeCarbon(line string) {

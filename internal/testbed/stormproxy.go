@@ -21,7 +21,7 @@ const stormPool = "storm"
 
 const stormConfig = `
 membership: {pool: storm, owner: "%[1]d", names: {prefix: n, count: %[2]d}, ttl: 5s, state_dir: "${DIR}/state"}
-etcd: {endpoints: [%[3]s]}
+etcd: {endpoints: [%[3]s], username: prefixproxy, password_file: %[8]s}
 listen:
   statsd: ["udp://%[4]s"]
   carbon: ["unix://%[5]s"]
@@ -72,7 +72,11 @@ func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *c
 		endpoints += fmt.Sprintf(`"http://%s", `, addr)
 	}
 	p.load = &stormLoad{proxy: number, statsd: net.at(1+number, 8125), carbon: filepath.Join(p.dir, "carbon.sock")}
-	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.LocalAddr(), r.carbon.Addr())
+	password := filepath.Join(p.dir, "password")
+	if err := os.WriteFile(password, []byte("p\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.spec.Addr, r.carbon.spec.Addr, password)
 	if err := os.WriteFile(filepath.Join(p.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,12 @@ const Patience = time.Minute
 // error when it never does.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), Patience)
+	eventually(t, Patience, what, check)
+}
+
+func eventually(t testing.TB, patience time.Duration, what string, check func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -26,7 +31,7 @@ func Eventually(t testing.TB, what string, check func() error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, Patience, err)
+			t.Fatalf("%s: not within %v: %v", what, patience, err)
 		}
 	}
 }

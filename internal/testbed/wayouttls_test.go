@@ -159,7 +159,7 @@ func tlsRotates(t *testing.T) {
 func tlsHangsUp(t *testing.T, m Manner) {
 	m.Lose = true
 	server, w := startTLS(t, m, "4KiB")
-	w.sendFor("carbon", 2000, 8*time.Second)
+	w.sendFor("carbon", 2000, 5*time.Second)
 	server.Behave(Manner{})
 	w.awaitDelivered("carbon")
 	w.saidOnce(server.Addr)
@@ -171,7 +171,7 @@ func tlsIsCut(t *testing.T, reset bool) {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		w.sendFor("carbon", 2000, 6*time.Second)
+		w.sendFor("carbon", 2000, 4*time.Second)
 	}()
 	for cut := 5000; ; cut += 7777 {
 		server.Behave(Manner{CutAfter: cut, Reset: reset})

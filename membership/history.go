@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A past says whose the seconds before a tenure were: by it a Carbon line, which
+// A history says whose the seconds before a tenure were: by it a Carbon line, which
 // carries its own time, gets its name. It never changes.
 //
 //	       floor                      start
@@ -18,7 +18,7 @@ import (
 //
 // All seconds are whole, as Carbon's are. The second in which a name changes
 // hands is its former holder's.
-type past struct {
+type history struct {
 	floor  int64  // from here on, each second is the current name's
 	ours   []span // our own earlier tenures, in the order of their starts
 	others []span // those of others under the current name, likewise, and disjoint
@@ -34,28 +34,28 @@ type span struct {
 // writing one name for one moment.
 const clocksApart = 5 * time.Second
 
-// newPast returns the past of a tenure of name whose first second is start.
+// newHistory returns the history of a tenure of name whose first second is start.
 // others are the recorded tenures of other hosts under its name, in the order of
 // time; cut says that there were more before them, which are not known.
 //
 // A tenure that had another before it begins with that one's end, for this rule:
 // the seconds in which a name was free are its next holder's.
-func newPast(start int64, name string, ours []span, others []Tenure, cut bool) past {
-	p := past{floor: math.MinInt64}
+func newHistory(start int64, name string, ours []span, others []Tenure, cut bool) history {
+	h := history{floor: math.MinInt64}
 	for _, s := range ours {
 		if s.to = min(s.to, start-1); s.from <= s.to {
-			p.ours = append(p.ours, s)
-			p.floor = max(p.floor, s.to+1)
+			h.ours = append(h.ours, s)
+			h.floor = max(h.floor, s.to+1)
 		}
 	}
-	slices.SortFunc(p.ours, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+	slices.SortFunc(h.ours, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 
 	if cut && len(others) > 0 {
-		p.others = append(p.others, span{from: math.MinInt64, to: min(others[0].From.Unix(), start) - 1})
+		h.others = append(h.others, span{from: math.MinInt64, to: min(others[0].From.Unix(), start) - 1})
 	}
 	for i, t := range others {
 		s := span{from: t.From.Unix(), to: start - 1}
-		if end, ok := lastEnd(name, p.ours, others[:i], s.from); ok {
+		if end, ok := lastEnd(name, h.ours, others[:i], s.from); ok {
 			s.from = min(s.from, end+1)
 		}
 		switch {
@@ -66,14 +66,14 @@ func newPast(start int64, name string, ours []span, others []Tenure, cut bool) p
 			s.to = min(s.to, others[i+1].From.Add(ttl+margin(ttl)).Unix())
 		}
 		if s.from <= s.to {
-			p.others = append(p.others, s)
+			h.others = append(h.others, s)
 		}
 	}
-	p.others = union(p.others)
-	if n := len(p.others); n > 0 {
-		p.floor = max(p.floor, p.others[n-1].to+1)
+	h.others = union(h.others)
+	if n := len(h.others); n > 0 {
+		h.floor = max(h.floor, h.others[n-1].to+1)
 	}
-	return p
+	return h
 }
 
 // margin is what a third of a TTL, by which a lease outlives its holder's
@@ -125,11 +125,11 @@ func within(spans []span, t int64) (span, bool) {
 }
 
 // before is NameAt for a second before the floor; current is the name.
-func (p past) before(t int64, current string) (name string, ok bool) {
-	if s, ok := within(p.ours, t); ok {
+func (h history) before(t int64, current string) (name string, ok bool) {
+	if s, ok := within(h.ours, t); ok {
 		return s.name, true
 	}
-	if _, ok := within(p.others, t); ok {
+	if _, ok := within(h.others, t); ok {
 		return "", false
 	}
 	return current, true

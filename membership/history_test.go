@@ -88,7 +88,7 @@ func TestNameAt(t *testing.T) {
 
 // What is not known because it is too far back is another's.
 func TestNameAtBeforeWhatIsKnown(t *testing.T) {
-	c := Claim{Name: "Denali", past: newPast(1000, "Denali", []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
+	c := Claim{Name: "Denali", history: newHistory(1000, "Denali", []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
 	for second, want := range map[int64]string{-1: "", 150: "MtLogan", 400: "", 550: "", 606: "Denali"} {
 		if got, _ := c.NameAt(second); got != want {
 			t.Errorf("second %d: got %q, want %q", second, got, want)

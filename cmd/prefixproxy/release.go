@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+type releaseCmd struct {
+	configFlag
+	Name string `arg:"" help:"The name to be let go."`
+}
+
+// Help is shown by release --help.
+func (releaseCmd) Help() string {
+	return `The host that holds the name lets go of it within some seconds, takes another if there is one, and stays away from this one for one TTL (membership.ttl of that host). Who waits for a name takes it. The etcd user needs readwrite on the prefix /prefixproxy/, as a daemon does.
+
+To stop the host itself, stop its daemon: it releases its name.`
+}
+
+// releasePatience is how long the command waits for the holder, who looks at
+// each renewal.
+const releasePatience = 10 * time.Second
+
+// Run asks for the name.
+func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
+	cfg, err := loadConfig(c.Config, defaultConfig())
+	if err != nil {
+		return err
+	}
+	client, err := cfg.Etcd.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, releasePatience)
+	defer cancel()
+	owner, err := membership.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
+	switch {
+	case errors.Is(err, membership.ErrNotHeld) && !slices.Contains(cfg.Membership.Names, c.Name):
+		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s, and nobody holds it", c.Name, c.Config)}
+	case errors.Is(err, membership.ErrNotHeld):
+		ui.notef("nobody holds %s", c.Name)
+		return nil
+	case err != nil && owner != "" && errors.Is(err, context.DeadlineExceeded):
+		return hinted{err, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out"}
+	case err != nil:
+		return cfg.Etcd.explain(ctx, err)
+	}
+	fmt.Fprintf(ui.out, "%s has let go of %s\n", owner, c.Name)
+	return nil
+}

@@ -1,0 +1,138 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// What the pages may cost, however many ask for them: the rest is closed, or gets
+// 503.
+// A connection is a descriptor and some 30 KiB; a request, a processor while it is
+// answered.
+const (
+	maxConnections = 32
+	maxRequests    = 2               // answered at a time
+	requestWait    = 2 * time.Second // for its turn
+	idleGrace      = time.Second     // a connection that says nothing makes room after that
+)
+
+// connections are those that are open. Any goroutine may use them.
+type connections struct {
+	mu   sync.Mutex
+	open map[net.Conn]connection
+}
+
+type connection struct {
+	idle  bool
+	since time.Time
+}
+
+// admit says whether there is room for conn, for which the one goes that has been idle
+// longest.
+func (c *connections) admit(conn net.Conn, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.open) >= maxConnections && !c.makeRoom(now) {
+		return false
+	}
+	c.open[conn] = connection{true, now}
+	return true
+}
+
+func (c *connections) makeRoom(now time.Time) bool {
+	var longest net.Conn
+	for conn, state := range c.open {
+		if state.idle && now.Sub(state.since) >= idleGrace && (longest == nil || state.since.Before(c.open[longest].since)) {
+			longest = conn
+		}
+	}
+	if longest == nil {
+		return false
+	}
+	delete(c.open, longest)
+	longest.Close()
+	return true
+}
+
+// note is told by the server what a connection does.
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, open := c.open[conn]; !open {
+		return
+	}
+	switch state {
+	case http.StateActive:
+		c.open[conn] = connection{}
+	case http.StateIdle:
+		c.open[conn] = connection{true, time.Now()}
+	case http.StateClosed, http.StateHijacked:
+		delete(c.open, conn)
+	}
+}
+
+// A boundedListener accepts all, and refuses at once what is too much: nobody can use
+// up the descriptors of the process.
+type boundedListener struct {
+	net.Listener
+	connections *connections
+}
+
+// Accept returns the next connection for which there is room.
+func (l boundedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || l.connections.admit(conn, time.Now()) {
+			return conn, err
+		}
+		conn.Close() // a 503 that nobody has asked for would confuse some clients
+	}
+}
+
+// bounded answers maxRequests at a time, and writes what next answers when it has
+// answered: who reads slowly keeps no other waiting.
+func bounded(next http.Handler) http.Handler {
+	turns := make(chan struct{}, maxRequests)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a := answer{header: http.Header{}, code: http.StatusOK}
+		if !a.take(turns, next, r) {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
+			return
+		}
+		maps.Copy(w.Header(), a.header)
+		w.WriteHeader(a.code)
+		w.Write(a.body.Bytes())
+	})
+}
+
+// An answer is kept until it is whole.
+type answer struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+// take lets next answer r when it is its turn; false when that takes too long.
+func (a *answer) take(turns chan struct{}, next http.Handler, r *http.Request) bool {
+	ctx, cancel := context.WithTimeout(r.Context(), requestWait)
+	defer cancel()
+	select {
+	case turns <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	defer func() { <-turns }()
+	next.ServeHTTP(a, r)
+	return true
+}
+
+// Header, WriteHeader and Write make an answer of an http.ResponseWriter.
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(code int)        { a.code = code }
+func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }

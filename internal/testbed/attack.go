@@ -1,0 +1,386 @@
+//go:build linux
+
+package testbed
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// attackConfig is a daemon under attack: StatsD's server takes nothing, Carbon's
+// works.
+const attackConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: ["udp://127.0.0.1:0", "tcp://127.0.0.1:0", "unixgram://${DIR}/statsd.gram", "unix://${DIR}/statsd.stream"]
+  carbon: ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "unix://${DIR}/carbon.stream"]
+  max_connections: 300
+forward:
+  statsd: {to: ["tcp://${NOTHING}"], queue: 16MiB}
+  carbon: {to: ["tcp://${CARBON}"], queue: 16MiB, replay: 1MiB}
+telemetry:
+  statsd: false
+`
+
+// attackMemory is how much that daemon may have resident: 48 MiB, the queues, and the
+// replay window.
+const attackMemory = (48 + 16 + 16 + 1) << 20
+
+// A besieged daemon is under attack, and what is to be known to attack it.
+type besieged struct {
+	*Daemon
+	statsdUDP, statsdTCP, carbonTCP, carbonUDP string
+	done                                       context.Context // the attack is over
+
+	attempts sync.Map // attack -> *atomic.Int64: how often it was tried
+}
+
+func besiege(t testing.TB, d *Daemon, done context.Context) *besieged {
+	return &besieged{
+		Daemon: d, done: done,
+		statsdUDP: d.Address(t, "statsd", "udp:"), statsdTCP: d.Address(t, "statsd", "tcp:"),
+		carbonTCP: d.Address(t, "carbon", "tcp:"), carbonUDP: d.Address(t, "carbon", "udp:"),
+	}
+}
+
+func (v *besieged) path(name string) string { return filepath.Join(v.Dir, name) }
+
+func (v *besieged) pid() int { return v.cmd.Process.Pid }
+
+// pause waits for d, and says whether the attack goes on.
+func (v *besieged) pause(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-v.done.Done():
+		return false
+	}
+}
+
+// connect connects, and closes when the attack is over; nil: it could not.
+func (v *besieged) connect(network, address string) net.Conn {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(v.done, network, address)
+	if err != nil {
+		v.pause(10 * time.Millisecond)
+		return nil
+	}
+	context.AfterFunc(v.done, func() { conn.Close() })
+	return conn
+}
+
+// An attack is done by so many at once, again and again until the attack is over.
+type attack struct {
+	name, what string
+	hands      int
+	once       func(v *besieged, rng *rand.Rand)
+}
+
+// attacks are those on sockets, lines and the page. None of them may cost others a
+// line.
+var attacks = []attack{
+	{"hogs", "400 connections that send nothing, at a limit of 300", 400, func(v *besieged, rng *rand.Rand) {
+		if conn := v.connect("tcp", v.carbonTCP); conn != nil {
+			io.Copy(io.Discard, conn) // until it has to make room
+			conn.Close()
+		}
+	}},
+	{"unterminated tails", "150 connections with a tail of 17 KB that grows by a byte, and is never idle for long", 150, func(v *besieged, rng *rand.Rand) {
+		conn := v.connect("tcp", pickOne(rng, v.carbonTCP, v.statsdTCP))
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, strings.Repeat("x", 17_000))
+		for range 4 {
+			if _, err := io.WriteString(conn, "x"); err != nil || !v.pause(500*time.Millisecond) {
+				return
+			}
+		}
+	}},
+	{"huge datagrams", "datagrams of 65,000 bytes by UDP, and of 100 KB by unixgram", 2, func(v *besieged, rng *rand.Rand) {
+		line := "host.huge:1|c\n"
+		if conn := v.connect("udp", v.statsdUDP); conn != nil {
+			defer conn.Close()
+			for range 100 {
+				io.WriteString(conn, strings.Repeat(line, 65_000/len(line)))
+			}
+		}
+		if conn := v.connect("unixgram", v.path("statsd.gram")); conn != nil {
+			defer conn.Close()
+			io.WriteString(conn, strings.Repeat(line, 100_000/len(line)))
+		}
+		v.pause(20 * time.Millisecond)
+	}},
+	{"framings", "framed streams that end anywhere, and other framings", 4, func(v *besieged, rng *rand.Rand) {
+		conn := v.connect("unix", v.path("statsd.stream"))
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		packet := strings.Repeat("host.framed:1|c\n", 1+rng.IntN(100))
+		var stream []byte
+		order := pickOne[binary.AppendByteOrder](rng, binary.LittleEndian, binary.LittleEndian, binary.BigEndian)
+		for range 5 {
+			stream = append(order.AppendUint32(stream, uint32(len(packet))), packet...)
+		}
+		stream = stream[:rng.IntN(len(stream))]
+		for len(stream) > 0 {
+			n := 1 + rng.IntN(len(stream))
+			if _, err := conn.Write(stream[:n]); err != nil {
+				return
+			}
+			stream = stream[n:]
+			v.pause(time.Duration(rng.IntN(3)) * time.Millisecond)
+		}
+	}},
+	{"floods", "StatsD by UDP, one line a datagram, as fast as it goes", 1, func(v *besieged, rng *rand.Rand) {
+		if conn := v.connect("udp", v.statsdUDP); conn != nil {
+			defer conn.Close()
+			for range 10_000 {
+				io.WriteString(conn, "host.flood:1|c")
+			}
+		}
+		v.pause(20 * time.Millisecond)
+	}},
+	{"Carbon in bulk", "5,000 lines/s, a connection for each thousand", 1, func(v *besieged, rng *rand.Rand) {
+		if conn := v.connect("tcp", v.carbonTCP); conn != nil {
+			io.WriteString(conn, strings.Repeat("host.bulk 1 1700000000\n", 1000))
+			conn.Close()
+		}
+		v.pause(200 * time.Millisecond)
+	}},
+	{"garbage", "random bytes, on each listener", 2, func(v *besieged, rng *rand.Rand) {
+		junk := make([]byte, 1+rng.IntN(60_000))
+		for i := range junk {
+			junk[i] = byte(rng.Uint32())
+		}
+		for _, at := range [][2]string{
+			{"tcp", v.statsdTCP}, {"tcp", v.carbonTCP}, {"udp", v.statsdUDP}, {"udp", v.carbonUDP},
+			{"unix", v.path("statsd.stream")}, {"unix", v.path("carbon.stream")}, {"unixgram", v.path("statsd.gram")},
+		} {
+			if conn := v.connect(at[0], at[1]); conn != nil {
+				conn.Write(junk)
+				conn.Close()
+			}
+		}
+		v.pause(50 * time.Millisecond)
+	}},
+	{"descriptors", "the limit of descriptors is three more than are open, for a second, every three", 1, func(v *besieged, rng *rand.Rand) {
+		var before unix.Rlimit
+		if !v.pause(2*time.Second) || unix.Prlimit(v.pid(), unix.RLIMIT_NOFILE, nil, &before) != nil {
+			return
+		}
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", v.pid()))
+		if err != nil {
+			return
+		}
+		few := unix.Rlimit{Cur: uint64(len(open) + 3), Max: before.Max}
+		unix.Prlimit(v.pid(), unix.RLIMIT_NOFILE, &few, nil)
+		v.pause(time.Second)
+		unix.Prlimit(v.pid(), unix.RLIMIT_NOFILE, &before, nil)
+	}},
+	{"the page", "connections that ask for nothing, and for /metrics", 20, func(v *besieged, rng *rand.Rand) {
+		conn := v.connect("unix", v.path("admin.sock"))
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		if rng.IntN(2) == 0 {
+			v.pause(time.Second)
+			return
+		}
+		io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+			io.Copy(io.Discard, resp.Body)
+		}
+		v.pause(20 * time.Millisecond)
+	}},
+}
+
+func pickOne[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
+
+// begin begins attacks. They end with v.done, and then wait says so.
+func (v *besieged) begin(seed uint64, attacks ...attack) (wait func()) {
+	var hands sync.WaitGroup
+	for i, a := range attacks {
+		tries := new(atomic.Int64)
+		v.attempts.Store(a.name, tries)
+		for hand := range a.hands {
+			rng := rand.New(rand.NewPCG(seed, uint64(i<<16+hand)))
+			hands.Go(func() {
+				for v.done.Err() == nil {
+					tries.Add(1)
+					a.once(v, rng)
+				}
+			})
+		}
+	}
+	return hands.Wait
+}
+
+// tries returns how often an attack was tried.
+func (v *besieged) tries(name string) int64 {
+	n, _ := v.attempts.Load(name)
+	return n.(*atomic.Int64).Load()
+}
+
+// A client sends Carbon lines as a well-behaved program does, and knows them.
+type client struct {
+	name string
+	sent atomic.Int64
+}
+
+// line returns the next line.
+func (c *client) line() string {
+	return fmt.Sprintf("host.good.%s.%d 1 1700000000\n", c.name, c.sent.Add(1))
+}
+
+// clients are well-behaved ones, by what they do until the attack is over.
+var clients = map[string]func(v *besieged, c *client) error{
+	// One that stays connected.
+	"steady": func(v *besieged, c *client) error {
+		conn, err := net.Dial("tcp", v.carbonTCP)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		for v.pause(50 * time.Millisecond) {
+			if _, err := io.WriteString(conn, c.line()); err != nil {
+				return err
+			}
+		}
+		return nil
+	},
+	// One that connects for each line, like a shell script with nc.
+	"brief": func(v *besieged, c *client) error {
+		for v.pause(50 * time.Millisecond) {
+			conn, err := net.Dial("tcp", v.carbonTCP)
+			if err != nil {
+				return err
+			}
+			if _, err := io.WriteString(conn, c.line()); err != nil {
+				return err
+			}
+			conn.Close()
+		}
+		return nil
+	},
+	// One that thinks for a while between connecting and its line.
+	"thoughtful": func(v *besieged, c *client) error {
+		for v.pause(50 * time.Millisecond) {
+			conn, err := net.Dial("tcp", v.carbonTCP)
+			if err != nil {
+				return err
+			}
+			v.pause(50 * time.Millisecond)
+			if _, err := io.WriteString(conn, c.line()); err != nil {
+				return err
+			}
+			conn.Close()
+		}
+		return nil
+	},
+	// One that is silent for longer than is polite at the limit, and connects again
+	// when it is told.
+	"slow": func(v *besieged, c *client) error {
+		var conn net.Conn
+		for v.pause(1500 * time.Millisecond) {
+			for line, tries := c.line(), 0; ; tries++ {
+				if conn == nil {
+					var err error
+					if conn, err = net.Dial("unix", v.path("carbon.stream")); err != nil {
+						return err
+					}
+				}
+				_, err := io.WriteString(conn, line)
+				if err == nil {
+					break
+				}
+				conn.Close()
+				conn = nil
+				if tries == 10 {
+					return err
+				}
+			}
+		}
+		return nil
+	},
+}
+
+// A goodSink is a Carbon server that keeps the lines of clients, and counts all.
+type goodSink struct {
+	addr string
+	all  atomic.Int64
+
+	mu   sync.Mutex
+	good map[string]int
+}
+
+func startGoodSink(t testing.TB) *goodSink {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &goodSink{addr: l.Addr().String(), good: map[string]int{}}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			stop := context.AfterFunc(t.Context(), func() { conn.Close() })
+			conns.Go(func() {
+				defer stop()
+				defer conn.Close()
+				s.read(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		conns.Wait()
+	})
+	return s
+}
+
+func (s *goodSink) read(conn net.Conn) {
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		s.all.Add(1)
+		if ln := lines.Text(); strings.HasPrefix(ln, "Denali.good.") {
+			s.mu.Lock()
+			s.good[ln]++
+			s.mu.Unlock()
+		}
+	}
+}
+
+// missing returns the lines of c that have not come.
+func (s *goodSink) missing(c *client) (lines []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range c.sent.Load() {
+		if ln := fmt.Sprintf("Denali.good.%s.%d 1 1700000000", c.name, i+1); s.good[ln] == 0 {
+			lines = append(lines, ln)
+		}
+	}
+	return lines
+}

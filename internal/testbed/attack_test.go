@@ -1,0 +1,165 @@
+//go:build linux
+
+package testbed
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var attackSeconds = flag.Int("attack.seconds", 4, "how long the attack suite attacks")
+
+// All attacks at once on one daemon: well-behaved clients lose no line, the name is
+// held throughout, and memory stays within its bound.
+func TestAttack(t *testing.T) {
+	sink, nothing := startGoodSink(t), StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	d := StartDaemon(t, attackConfig, "ETCD="+startEtcd(t).Endpoint(), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
+	read := sync.OnceFunc(func() { nothing.Behave(Manner{}) })
+	t.Cleanup(read)
+	d.AwaitReady(t)
+	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
+	defer end()
+	v := besiege(t, d, done)
+
+	var good []*client
+	var working sync.WaitGroup
+	for name, do := range clients {
+		c := &client{name: name}
+		good = append(good, c)
+		working.Go(func() {
+			if err := do(v, c); err != nil && done.Err() == nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	peak := v.watchMemory(&working)
+	wait := v.begin(seed(t), attacks...)
+	working.Wait()
+	wait()
+
+	for _, c := range good {
+		Eventually(t, c.name, func() error {
+			if lines := sink.missing(c); len(lines) > 0 {
+				return fmt.Errorf("%d of %d lines are missing, like %s", len(lines), c.sent.Load(), lines[0])
+			}
+			return nil
+		})
+	}
+	status := d.AwaitUp(t)
+	CheckBooks(t, status)
+	if text := d.Stderr.Text(); strings.Count(text, "name claimed") != 1 || strings.Contains(text, "name suspended") || status.State != "held" {
+		t.Errorf("the name was not held throughout; now it is %s", status.State)
+	}
+	if n := len(d.Stderr.Lines()); n > 50+*attackSeconds {
+		t.Errorf("%d log lines", n)
+	}
+	if most := peak(); most > attackMemory && !raceEnabled {
+		t.Errorf("%d MiB resident, want %d at most", most>>20, attackMemory>>20)
+	} else {
+		t.Logf("%d MiB resident of %d; %d lines logged", most>>20, attackMemory>>20, len(d.Stderr.Lines()))
+	}
+	for _, a := range attacks {
+		t.Logf("| %s | %s | %d |", a.name, a.what, v.tries(a.name))
+	}
+	for _, c := range good {
+		t.Logf("%s: %d lines", c.name, c.sent.Load())
+	}
+	t.Logf("%+v", status.Lines)
+	read()
+	if code := d.Stop(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// memoryConfig is a daemon with the default bounds, whose servers take nothing.
+const memoryConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: ["udp://127.0.0.1:0", "tcp://127.0.0.1:0", "unixgram://${DIR}/statsd.gram"]
+  carbon: ["tcp://127.0.0.1:0", "udp://127.0.0.1:0"]
+forward:
+  statsd: {to: ["tcp://${NOTHING}"]}
+  carbon: {to: ["tcp://${NOTHING}"], spool: 64MiB}
+`
+
+// memoryBound is how much that daemon may have resident: 48 MiB, the queues, and the
+// replay window.
+const memoryBound = (48 + 16 + 64 + 4) << 20
+
+// Full queues, 1,000 connections with a tail each, and datagrams as long as there are:
+// memory stays within its bound.
+func TestAttackOnMemory(t *testing.T) {
+	nothing := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	t.Cleanup(func() { nothing.Behave(Manner{}) })
+	d := StartDaemon(t, memoryConfig, "ETCD="+startEtcd(t).Endpoint(), "NOTHING="+nothing.Addr)
+	d.AwaitName(t, "Denali")
+	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
+	defer end()
+	v := besiege(t, d, done)
+	var looking sync.WaitGroup
+	peak := v.watchMemory(&looking)
+	wait := v.begin(seed(t), attackNamed("unterminated tails", 1000), attackNamed("huge datagrams", 2), attackNamed("floods", 1), attack{
+		"Carbon flat out", "a connection that never ends", 1, func(v *besieged, _ *rand.Rand) {
+			if conn := v.connect("tcp", v.carbonTCP); conn != nil {
+				defer conn.Close()
+				for v.done.Err() == nil {
+					io.WriteString(conn, strings.Repeat("host.cpu.user 3.4 1700000000\n", 1000))
+				}
+			}
+		},
+	})
+	looking.Wait()
+	wait()
+	CheckBooks(t, d.AwaitUp(t))
+	most := peak()
+	t.Logf("%d MiB resident of %d", most>>20, memoryBound>>20)
+	if most > memoryBound && !raceEnabled {
+		t.Errorf("%d MiB resident, want %d at most", most>>20, memoryBound>>20)
+	}
+	d.Kill()
+}
+
+// attackNamed returns an attack, by so many hands.
+func attackNamed(name string, hands int) attack {
+	for _, a := range attacks {
+		if a.name == name {
+			a.hands = hands
+			return a
+		}
+	}
+	panic("no attack is called " + name)
+}
+
+// watchMemory looks every 100 ms how much the daemon has resident, until the attack is
+// over, and then returns the most.
+func (v *besieged) watchMemory(working *sync.WaitGroup) (peak func() uint64) {
+	var most uint64
+	working.Go(func() {
+		for v.pause(100 * time.Millisecond) {
+			if now, err := residentNow(v.pid()); err == nil {
+				most = max(most, now)
+			}
+		}
+	})
+	return func() uint64 { return most }
+}
+
+// residentNow returns how many bytes a process has resident.
+func residentNow(pid int) (uint64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0, err
+	}
+	var size, resident uint64
+	_, err = fmt.Sscan(string(text), &size, &resident)
+	return resident * uint64(os.Getpagesize()), err
+}

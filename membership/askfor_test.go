@@ -1,0 +1,62 @@
+package membership
+
+import (
+	"errors"
+	"testing"
+)
+
+// The holder of a name lets go of it when somebody asks for it, takes another,
+// and stays away from it for one TTL. Its tenure ends by choice.
+func TestAskFor(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t, "Denali", "MtLogan")
+	h := start(t, c, cfg, newState(t, t.TempDir()))
+	first := h.held(t)
+	if owner, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil || owner != "homer" {
+		t.Fatalf("got %q, %v; want homer", owner, err)
+	}
+	h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
+	if c, _ := h.Current(); c.Name != "MtLogan" {
+		t.Errorf("the name is %s, want MtLogan", c.Name)
+	}
+	for loss, n := range h.Stats().Losses {
+		if n != 0 {
+			t.Errorf("%s counts %d, want none: it was no loss", loss, n)
+		}
+	}
+	past, err := TenuresOf(t.Context(), c, cfg.Pool, "Denali")
+	if err != nil || len(past) != 1 || past[0].Ended != released {
+		t.Errorf("who: got %+v (%v), want one that ended by release", past, err)
+	}
+	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); !errors.Is(err, ErrNotHeld) {
+		t.Errorf("a free name: got %v, want %v", err, ErrNotHeld)
+	}
+}
+
+// Where there is no other name, who waits gets it; and after one TTL without any,
+// the one who let go takes it again.
+func TestAskForTheOnlyName(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t, "Denali")
+	h := start(t, c, cfg, nil)
+	first := h.held(t)
+	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
+		t.Fatal(err)
+	}
+	h.await(t, "to wait", func() bool { return h.Phase() == Waiting })
+	h.held(t)
+
+	cfg.Owner = "marge"
+	waiter := start(t, c, cfg, nil)
+	waiter.await(t, "to wait", func() bool { return waiter.Phase() == Waiting })
+	second, _ := h.Current()
+	if second == first {
+		t.Error("the claim is the same after it was let go")
+	}
+	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
+		t.Fatal(err)
+	}
+	waiter.held(t)
+}

@@ -1,0 +1,230 @@
+package membership
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// This file alone knows what the errors of etcd, of gRPC and of TLS mean, and
+// what a person can do about them.
+
+// A Trouble is what is wrong between us and etcd, as it is told to people.
+type Trouble struct {
+	Endpoint string // that was asked; "" where none was
+	What     string // the cause, in words that stay the same while it does
+	Hint     string // what can be typed or set; "" where nothing helps
+	Person   bool   // it takes a person; otherwise it may heal by itself
+	err      error
+}
+
+// Error says it all in one line.
+func (t *Trouble) Error() string {
+	at := ""
+	if t.Endpoint != "" {
+		at = " at " + t.Endpoint
+	}
+	return fmt.Sprintf("etcd%s: %s: %v", at, t.What, t.err)
+}
+
+// Unwrap returns the error that it came with.
+func (t *Trouble) Unwrap() error { return t.err }
+
+// What a connection can end with, beside the system's errors.
+var (
+	errWantsTLS        = errors.New("the server answered in TLS")
+	errClosedUnheard   = errors.New("the server closed the connection before it said a word")
+	errClosedHandshake = errors.New("the server closed the connection during the TLS handshake")
+)
+
+// A filesError is that of our own files.
+type filesError struct{ error }
+
+func (e *filesError) Unwrap() error { return e.error }
+
+func etcdctl(endpoints []string) string {
+	return "ETCDCTL_API=3 etcdctl --endpoints=" + strings.Join(endpoints, ",")
+}
+
+// etcdErrors are those that etcd answers with.
+var etcdErrors = []struct {
+	err    error
+	what   string
+	hint   string // %s: etcdctl; %u: the user
+	same   bool   // every member would answer so
+	person bool
+}{
+	{rpctypes.ErrAuthFailed, "wrong user name or password", "check etcd.username and etcd.password_file, which is read at each login; to try it: %s --user=%u get --limit=1 --prefix /prefixproxy/", true, true},
+	{rpctypes.ErrUserEmpty, "it wants a user, and none is configured", "set etcd.username and etcd.password_file", true, true},
+	{rpctypes.ErrPermissionDenied, "the user has no role that allows it", "grant its role readwrite on the prefix /prefixproxy/: %s role grant-permission ROLE --prefix=true readwrite /prefixproxy/", true, true},
+	{rpctypes.ErrNoSpace, "its database is full", "compact and defragment it, then: %s alarm disarm", true, true},
+	{rpctypes.ErrTooManyOps, "it takes too few operations in a transaction", "set etcd's --max-txn-ops to 128 or more", true, true},
+	{rpctypes.ErrRequestTooLarge, "it takes too small requests", "set etcd's --max-request-bytes to 1572864, its default", true, true},
+	{rpctypes.ErrCorrupt, "its data is corrupt", "%s alarm list", false, true},
+	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), "the member is a learner, which answers nothing", "%s member list; promote it, or take it out of etcd.endpoints", false, true},
+	{rpctypes.ErrNoLeader, "the member has no leader: it is cut off from the others, or too few of them run", "%s endpoint status -w table", false, false},
+	{rpctypes.ErrTimeoutDueToLeaderFail, "the member lost its leader", "%s endpoint status -w table", false, false},
+	{rpctypes.ErrTimeoutDueToConnectionLost, "the member lost the others", "%s endpoint status -w table", false, false},
+	{rpctypes.ErrTimeout, "the member got no agreement of the others in time", "%s endpoint status -w table", false, false},
+	{rpctypes.ErrLeaderChanged, "the leader has changed", "", false, false},
+	{rpctypes.ErrNotLeader, "the leader has changed", "", false, false},
+	{rpctypes.ErrStopped, "the member is stopping", "", false, false},
+	{rpctypes.ErrTooManyRequests, "it is overloaded", "%s endpoint status -w table", false, false},
+}
+
+// sameEverywhere says whether another member would answer the same.
+func sameEverywhere(err error) bool {
+	for _, e := range etcdErrors {
+		if errors.Is(err, e.err) {
+			return e.same
+		}
+	}
+	own, known := errors.AsType[rpctypes.EtcdError](err)
+	return known && own.Code() != codes.Unavailable
+}
+
+// isTooLong says whether an answer was longer than maxAnswerBytes.
+func isTooLong(err error) bool {
+	s, ok := status.FromError(err)
+	return ok && s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "larger than max")
+}
+
+// trouble returns err, which a request ended with, as it is told to people.
+func (c *Client) trouble(err error) error {
+	if t, ok := errors.AsType[*Trouble](err); ok {
+		return t
+	}
+	failure, at := c.connector.why()
+	for _, e := range etcdErrors {
+		if errors.Is(err, e.err) {
+			hint := strings.NewReplacer("%s", c.etcdctl, "--user=%u", "--user="+c.login.user).Replace(e.hint)
+			if strings.Contains(c.etcdctl, "--user=") {
+				hint = strings.ReplaceAll(hint, c.etcdctl+" --user="+c.login.user, c.etcdctl)
+			}
+			return &Trouble{at, e.what, hint, e.person, err}
+		}
+	}
+	if files, ok := errors.AsType[*filesError](err); ok {
+		return c.ofFiles(at, files)
+	}
+	if failure != nil {
+		return c.ofConnection(failure)
+	}
+	health := c.etcdctl + " endpoint health"
+	switch {
+	case errors.Is(err, errLoggingIn):
+		return &Trouble{at, "the login is not through yet", health, false, err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Trouble{at, "no answer in time", health, false, err}
+	}
+	return &Trouble{at, "the request failed", health, false, err}
+}
+
+func (c *Client) ofFiles(at string, err error) *Trouble {
+	return &Trouble{at, "our own files for it cannot be used", "prefixproxy check names the file", true, err}
+}
+
+// ofConnection is the trouble of a connection that did not come about.
+func (c *Client) ofConnection(failure *connectError) *Trouble {
+	err := failure.err
+	text := err.Error()
+	t := &Trouble{Endpoint: failure.endpoint, Person: true, err: err}
+	address := strings.TrimSuffix(failure.endpoint[strings.LastIndexAny(failure.endpoint, "/(")+1:], ")")
+	certificate := "openssl s_client -connect " + address + " </dev/null | openssl x509 -noout -subject -issuer -dates -ext subjectAltName"
+	var (
+		files     *filesError
+		invalid   x509.CertificateInvalidError
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		dns       *net.DNSError
+		timeout   net.Error
+	)
+	switch {
+	case errors.As(err, &files):
+		return c.ofFiles(failure.endpoint, files)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):
+		t.What, t.Hint = "its certificate is not valid yet", "look at both clocks (date); "+certificate
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		t.What, t.Hint = "its certificate has expired", "renew it on that member: "+certificate
+	case errors.As(err, &authority):
+		t.What, t.Hint = "its certificate is signed by an authority that we don't know", "set etcd.tls.ca to the file of the one that signed it: "+certificate
+	case errors.As(err, &host):
+		t.What, t.Hint = "its certificate is for another name", "write one of its names in etcd.endpoints: "+certificate
+	case errors.As(err, &invalid):
+		t.What, t.Hint = "its certificate is no good", certificate
+	case errors.Is(err, errWantsTLS):
+		t.What, t.Hint = "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints"
+	case strings.Contains(text, "first record does not look like a TLS handshake"), errors.Is(err, errClosedHandshake):
+		t.What, t.Hint = "it does not speak https, and the endpoint is https://", "write http:// in etcd.endpoints, and take out etcd.tls"
+	case strings.Contains(text, "remote error: tls:"):
+		t.What, t.Hint = c.connector.refusedCertificate(text)
+	case errors.As(err, &dns):
+		t.Person = false
+		t.What, t.Hint = "its name does not resolve", "getent hosts "+dns.Name
+	case errors.Is(err, syscall.ECONNREFUSED):
+		t.Person = false
+		t.What, t.Hint = "nobody listens there", c.etcdctl+" endpoint health"
+	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded):
+		t.Person = false
+		t.What, t.Hint = "it does not answer", c.etcdctl+" endpoint health"
+	default:
+		t.Person = false
+		t.What, t.Hint = "the connection failed", c.etcdctl+" endpoint health"
+	}
+	return t
+}
+
+// refusedCertificate says what is wrong with our own certificate, which a server
+// has refused: old ones don't say it.
+func (c *connector) refusedCertificate(alert string) (what, hint string) {
+	own := c.ownCertificate()
+	switch {
+	case own == nil:
+		return "it wants a certificate of ours, and none is configured", "set etcd.tls.cert and etcd.tls.key"
+	case time.Now().After(own.NotAfter):
+		return "our certificate has expired", fmt.Sprintf("renew the file of etcd.tls.cert, which is read at each connection: openssl x509 -noout -dates -in FILE (it ended %s)", own.NotAfter.UTC().Format(time.RFC3339))
+	case strings.Contains(alert, "unknown certificate authority"):
+		return "it does not know the authority that signed our certificate", "etcd's --trusted-ca-file must hold the one that signed etcd.tls.cert: openssl x509 -noout -issuer -in FILE"
+	}
+	return "it refuses our certificate", "openssl x509 -noout -text -in FILE, the one of etcd.tls.cert: its issuer must be in etcd's --trusted-ca-file, and it must be for clients"
+}
+
+// ownCertificate returns the certificate that we show; nil if there is none.
+func (c *connector) ownCertificate() *x509.Certificate {
+	if c.tls == nil {
+		return nil
+	}
+	cfg, err := c.tls()
+	if err != nil {
+		return nil
+	}
+	pairs := cfg.Certificates
+	if cfg.GetClientCertificate != nil {
+		if pair, err := cfg.GetClientCertificate(nil); err == nil {
+			pairs = append(pairs[:0:0], *pair)
+		}
+	}
+	if len(pairs) == 0 || len(pairs[0].Certificate) == 0 {
+		return nil
+	}
+	cert, err := x509.ParseCertificate(pairs[0].Certificate[0])
+	if err != nil {
+		return nil
+	}
+	return cert
+}
+
+// isReset says whether a connection was ended by a reset, or was closed by us.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF)
+}

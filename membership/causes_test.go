@@ -1,0 +1,217 @@
+package membership
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+// An authority signs certificates for tests.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T) authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "authority"}, SubjectKeyId: []byte{byte(time.Now().UnixNano())},
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authority{cert, key}
+}
+
+// sign returns a certificate for a name or an address, good until then.
+func (a authority) sign(t *testing.T, host string, until time.Time) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: host},
+		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: until,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		template.IPAddresses = []net.IP{ip}
+	} else {
+		template.DNSNames = []string{host}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func (a authority) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+// writePEM writes blocks to a file of dir.
+func writePEM(t *testing.T, dir, name, kind string, der []byte) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startTLS starts an etcd that shows own; if clients is not nil, it wants
+// certificates that this one signed.
+func startTLS(t *testing.T, own tls.Certificate, clients *authority) *devetcd.Server {
+	t.Helper()
+	dir := t.TempDir()
+	secret, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := transport.TLSInfo{CertFile: writePEM(t, dir, "cert", "CERTIFICATE", own.Certificate[0]), KeyFile: writePEM(t, dir, "key", "PRIVATE KEY", secret), SkipClientSANVerify: true}
+	if clients != nil {
+		info.ClientCertAuth, info.TrustedCAFile = true, writePEM(t, dir, "ca", "CERTIFICATE", clients.cert.Raw)
+	}
+	server, err := devetcd.StartWith(filepath.Join(dir, "data"), func(cfg *embed.Config) {
+		cfg.ClientTLSInfo = info
+		cfg.ListenClientUrls[0].Scheme, cfg.AdvertiseClientUrls[0].Scheme = "https", "https"
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	return server
+}
+
+// Each thing that can be wrong with certificates, schemes, users is said in words
+// of its own, with what to do.
+func TestCauses(t *testing.T) {
+	t.Parallel()
+	ca, other := newAuthority(t), newAuthority(t)
+	tomorrow, yesterday := time.Now().Add(24*time.Hour), time.Now().Add(-24*time.Hour)
+	good := ca.sign(t, "127.0.0.1", tomorrow)
+	trusts := func(a authority, own ...tls.Certificate) func() (*tls.Config, error) {
+		return func() (*tls.Config, error) { return &tls.Config{RootCAs: a.pool(), Certificates: own}, nil }
+	}
+	plain := devetcdtest.Start(t)
+	users := devetcdtest.Start(t)
+	enableUsers(t, newClient(t, users))
+	root := newUserClient(t, users, "root", "r")
+	if _, err := root.UserAdd(t.Context(), "nobody", "n"); err != nil {
+		t.Fatal(err)
+	}
+	wantsTLS := startTLS(t, good, nil)
+	wantsOurs := startTLS(t, good, &ca)
+	endpoint := func(s *devetcd.Server, scheme string) string {
+		return scheme + strings.TrimPrefix(s.Endpoint(), "http")
+	}
+	password := func(p string) func() (string, error) { return func() (string, error) { return p, nil } }
+	for _, test := range []struct {
+		name       string
+		cfg        ClientConfig
+		what, hint string
+	}{
+		{"expired", ClientConfig{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "127.0.0.1", yesterday), nil), "https")}, TLS: trusts(ca)}, "its certificate has expired", "openssl s_client -connect 127.0.0.1:"},
+		{"wrong authority", ClientConfig{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
+		{"wrong name", ClientConfig{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "etcd.example.net", tomorrow), nil), "https")}, TLS: trusts(ca)}, "for another name", "etcd.endpoints"},
+		{"http for https", ClientConfig{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
+		{"https for http", ClientConfig{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
+		{"no certificate of ours", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it wants a certificate of ours", "etcd.tls.cert"},
+		{"our certificate expired", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
+		{"our certificate of another authority", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},
+		{"our files are gone", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our own files", "prefixproxy check"},
+		{"wrong password", ClientConfig{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q")}, "wrong user name or password", "--user=prefixproxy"},
+		{"no user", ClientConfig{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
+		{"no role", ClientConfig{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n")}, "no role that allows it", "grant-permission"},
+		{"nobody listens", ClientConfig{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl --endpoints=127.0.0.1:1 endpoint health"},
+		{"no such host", ClientConfig{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := newClientOf(t, test.cfg)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_, err := c.get(ctx, namesKey("default"), clientv3.WithPrefix())
+			trouble, ok := errors.AsType[*Trouble](err)
+			if !ok {
+				t.Fatalf("got %v, want a trouble", err)
+			}
+			if !strings.Contains(trouble.What, test.what) || !strings.Contains(trouble.Hint, test.hint) {
+				t.Errorf("got %q\nwith the hint %q\nof %v\nwant %q\nwith the hint %q", trouble.What, trouble.Hint, trouble.err, test.what, test.hint)
+			}
+		})
+	}
+}
+
+// Whoever is told of a trouble can end it without a restart of the daemon: the
+// authority, and the password, are those of the next connection.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	old, young := newAuthority(t), newAuthority(t)
+	tomorrow := time.Now().Add(24 * time.Hour)
+	var trusted atomic.Pointer[authority]
+	trusted.Store(&old)
+	server := startTLS(t, young.sign(t, "127.0.0.1", tomorrow), nil)
+	enableUsers(t, newClientOf(t, ClientConfig{
+		Endpoints: []string{"https" + strings.TrimPrefix(server.Endpoint(), "http")},
+		TLS:       func() (*tls.Config, error) { return &tls.Config{RootCAs: young.pool()}, nil },
+	}))
+	var password atomic.Value
+	password.Store("the old one")
+	c := newClientOf(t, ClientConfig{
+		Endpoints: []string{"https" + strings.TrimPrefix(server.Endpoint(), "http")},
+		Username:  "prefixproxy", Password: func() (string, error) { return password.Load().(string), nil },
+		TLS: func() (*tls.Config, error) { return &tls.Config{RootCAs: trusted.Load().pool()}, nil },
+	})
+	l := listener{testLog(t).Handler(), "etcd refuses us", make(chan string, 1)}
+	holder, err := NewHolder(c, testConfig(t), nil, slog.New(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := run(t, holder)
+	if hint := <-l.heard; !strings.Contains(hint, "etcd.tls.ca") {
+		t.Errorf("of another authority: the hint is %q", hint)
+	}
+	trusted.Store(&young)
+	if hint := <-l.heard; !strings.Contains(hint, "etcd.password_file") { // another cause is told anew
+		t.Errorf("of another password: the hint is %q", hint)
+	}
+	password.Store("p")
+	h.held(t)
+}

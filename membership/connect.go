@@ -1,0 +1,360 @@
+package membership
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+)
+
+// The time that a connection has to come about.
+const (
+	connectTime   = 2 * time.Second
+	handshakeTime = 5 * time.Second
+	resolveTime   = 2 * time.Second
+)
+
+// A connector makes the connection to etcd: one at a time, to the address that
+// was tried longest ago, over all endpoints and all addresses of each. gRPC asks
+// it for the next when one has ended. Any goroutine may use it.
+type connector struct {
+	endpoints []endpoint
+	tls       func() (*tls.Config, error)
+	secure    bool // the endpoints are https://
+
+	mu      sync.Mutex
+	turns   int            // tries so far
+	tried   map[string]int // by endpoint, and by address: the turn of the last try
+	link    *link          // the newest; nil before the first
+	failure *connectError  // why there is no connection; nil while there is one
+}
+
+// An endpoint is one of the configuration.
+type endpoint struct {
+	url *url.URL
+}
+
+func (e endpoint) address() string { return e.url.Host }
+func (e endpoint) secure() bool    { return e.url.Scheme == "https" }
+
+// A connectError is why a connection did not come about, or why it ended.
+type connectError struct {
+	endpoint string // as configured, and the address where that differs
+	err      error
+}
+
+func (e *connectError) Error() string { return e.endpoint + ": " + e.err.Error() }
+func (e *connectError) Unwrap() error { return e.err }
+
+func newConnector(endpoints []string, tls func() (*tls.Config, error)) (*connector, error) {
+	if len(endpoints) == 0 {
+		return nil, errors.New("no etcd endpoint")
+	}
+	c := &connector{tls: tls, tried: make(map[string]int)}
+	for _, text := range endpoints {
+		u, err := parseEndpoint(text)
+		if err != nil {
+			return nil, err
+		}
+		c.endpoints = append(c.endpoints, endpoint{u})
+	}
+	c.secure = c.endpoints[0].secure()
+	// The members share the fleet's connections.
+	rand.Shuffle(len(c.endpoints), func(i, j int) { c.endpoints[i], c.endpoints[j] = c.endpoints[j], c.endpoints[i] })
+	return c, nil
+}
+
+// parseEndpoint reads http://host:port, https://host:port or host:port.
+func parseEndpoint(text string) (*url.URL, error) {
+	full := text
+	if !strings.Contains(full, "://") {
+		full = "http://" + full
+	}
+	u, err := url.Parse(full)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" {
+		return nil, fmt.Errorf("etcd endpoint %q is not http://host:port or https://host:port", text)
+	}
+	return u, nil
+}
+
+// dial is gRPC's way to a connection: the first of all addresses that takes one.
+func (c *connector) dial(ctx context.Context, _ string) (net.Conn, error) {
+	var err error
+	for _, e := range c.inTurn() {
+		addresses, failed := c.resolve(ctx, e)
+		if failed != nil {
+			err = c.failed(nil, e.url.String(), failed)
+		}
+		for _, address := range addresses {
+			var l *link
+			if l, failed = c.connect(ctx, e, address); failed == nil {
+				return l, nil
+			}
+			err = c.failed(nil, shown(e, address), failed)
+			if ctx.Err() != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, err
+}
+
+// inTurn returns the endpoints, the one tried longest ago first.
+func (c *connector) inTurn() []endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	es := slices.Clone(c.endpoints)
+	slices.SortStableFunc(es, func(a, b endpoint) int {
+		return cmp.Compare(c.tried[a.url.String()], c.tried[b.url.String()])
+	})
+	return es
+}
+
+// resolve returns the addresses of an endpoint, the one tried longest ago first.
+func (c *connector) resolve(ctx context.Context, e endpoint) ([]string, error) {
+	c.mu.Lock()
+	c.turns++
+	c.tried[e.url.String()] = c.turns
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, resolveTime)
+	defer cancel()
+	hosts, err := net.DefaultResolver.LookupHost(ctx, e.url.Hostname())
+	if err != nil {
+		return nil, err
+	}
+	rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
+	addresses := make([]string, len(hosts))
+	for i, host := range hosts {
+		addresses[i] = net.JoinHostPort(host, e.url.Port())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	slices.SortStableFunc(addresses, func(a, b string) int { return cmp.Compare(c.tried[a], c.tried[b]) })
+	return addresses, nil
+}
+
+// shown returns an address as people know it.
+func shown(e endpoint, address string) string {
+	if address == e.address() {
+		return e.url.String()
+	}
+	return e.url.String() + " (" + address + ")"
+}
+
+func (c *connector) connect(ctx context.Context, e endpoint, address string) (*link, error) {
+	c.mu.Lock()
+	c.turns++
+	c.tried[address] = c.turns
+	suspect := !e.secure() && c.failure != nil && c.failure.endpoint == shown(e, address) &&
+		(errors.Is(c.failure, errClosedUnheard) || errors.Is(c.failure, errWantsTLS))
+	c.mu.Unlock()
+	if suspect && speaksTLS(ctx, address) {
+		return nil, errWantsTLS
+	}
+	dialer := net.Dialer{Timeout: connectTime}
+	raw, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	boundSilence(raw)
+	conn := raw
+	if e.secure() {
+		if conn, err = c.handshake(ctx, conn, e.url.Hostname()); err != nil {
+			return nil, err
+		}
+	}
+	l := &link{Conn: conn, raw: raw, of: c, shown: shown(e, address), secure: e.secure(), made: time.Now()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = l
+	return l, nil
+}
+
+// handshake makes a TLS connection of conn, by the files as they are now.
+func (c *connector) handshake(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.tls != nil {
+		its, err := c.tls()
+		if err != nil {
+			conn.Close()
+			return nil, &filesError{err}
+		}
+		cfg = its.Clone()
+	}
+	cfg.ServerName = cmp.Or(cfg.ServerName, host)
+	cfg.NextProtos = []string{"h2"}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	secure := tls.Client(conn, cfg)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		if errors.Is(err, io.EOF) {
+			err = errClosedHandshake
+		}
+		return nil, err
+	}
+	return secure, nil
+}
+
+// speaksTLS says whether a server answers to TLS, whoever it is.
+func speaksTLS(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // nothing is said to it
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// failed takes note of why a connection did not come about, or ended: l is nil
+// if there was none, and no news if there is a newer one.
+func (c *connector) failed(l *link, endpoint string, err error) error {
+	failure := &connectError{endpoint, err}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l == nil || l == c.link {
+		c.failure = failure
+	}
+	return failure
+}
+
+// works takes note that the member at the end of l has spoken.
+func (c *connector) works(l *link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l == c.link {
+		c.failure = nil
+	}
+}
+
+// why returns why there is no connection; nil while there is one. at is the
+// endpoint of the newest.
+func (c *connector) why() (failure *connectError, at string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link != nil {
+		at = c.link.shown
+	}
+	return c.failure, at
+}
+
+// moveOn ends the connection on which a request has failed that began at a
+// moment; gRPC comes for the next one at once. One that was made since has
+// nothing to do with it. Where there is one address in all, it is the second
+// failure in a row that ends it.
+func (c *connector) moveOn(begun time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.link
+	if l == nil || l.made.After(begun) {
+		return
+	}
+	l.failures++
+	if l.failures > 1 || len(c.tried) > 2 { // an endpoint, and its address
+		l.raw.Close() // without TLS' farewell, which may take its time
+	}
+}
+
+// unary is the interceptor that takes note of answers.
+func (c *connector) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.link != nil {
+			c.link.failures = 0
+		}
+	}
+	return err
+}
+
+// A link is the connection to a member.
+type link struct {
+	net.Conn
+	raw      net.Conn // below TLS
+	of       *connector
+	shown    string // the endpoint
+	secure   bool
+	made     time.Time
+	failures int  // requests in a row that were not answered; under of.mu
+	heard    bool // the member has said something; gRPC's reader owns it
+}
+
+// Read implements net.Conn: it listens to what the first word is.
+func (l *link) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	switch {
+	case errors.Is(err, net.ErrClosed): // by us
+	case l.heard:
+		if err != nil && n == 0 {
+			l.of.failed(l, l.shown, err)
+		}
+	case n > 0 && !l.secure && looksLikeTLS(p[:n]):
+		l.of.failed(l, l.shown, errWantsTLS)
+	case n > 0:
+		l.heard = true
+		l.of.works(l)
+	case errors.Is(err, io.EOF) || isReset(err):
+		l.of.failed(l, l.shown, errClosedUnheard)
+	case err != nil:
+		l.of.failed(l, l.shown, err)
+	}
+	return n, err
+}
+
+// looksLikeTLS says whether what a server said first is a TLS alert.
+func looksLikeTLS(p []byte) bool { return len(p) >= 2 && p[0] == 0x15 && p[1] == 3 }
+
+// The connector is gRPC's credentials, too: what there was to do is done.
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (c *connector) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return conn, linkInfo{secure: c.secure}, nil
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c *connector) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.ErrUnsupported
+}
+
+// Info implements credentials.TransportCredentials.
+func (c *connector) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: linkInfo{secure: c.secure}.AuthType()}
+}
+
+// Clone implements credentials.TransportCredentials.
+func (c *connector) Clone() credentials.TransportCredentials { return c }
+
+// OverrideServerName implements credentials.TransportCredentials.
+func (c *connector) OverrideServerName(string) error { return errors.ErrUnsupported }
+
+// linkInfo tells gRPC what a connection is.
+type linkInfo struct {
+	credentials.CommonAuthInfo
+	secure bool
+}
+
+// AuthType implements credentials.AuthInfo.
+func (i linkInfo) AuthType() string {
+	if i.secure {
+		return "tls"
+	}
+	return "insecure"
+}
+
+// ValidateAuthority implements credentials.AuthorityValidator.
+func (linkInfo) ValidateAuthority(string) error { return nil }

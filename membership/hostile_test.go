@@ -1,0 +1,171 @@
+package membership
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+)
+
+// Who may write to etcd may write anything there. Whatever it is, it costs no
+// name and no command, and becomes nobody's.
+
+// A key that somebody puts under our lease is not our name, be it of the list or
+// not, and ours is found again beside it.
+func TestKeysUnderOurLease(t *testing.T) {
+	t.Parallel()
+	for name, evil := range map[string]struct{ key, owner string }{
+		"no name of the list": {"evil", "homer"},
+		"a line":              {"Denali.x 666 1700000000\nhost", "homer"},
+		"a name of the list":  {"MtLogan", "mallory"},
+		"another prefix":      {"../../", "homer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newClient(t, sharedEtcd)
+			cfg := testConfig(t, "Denali", "MtLogan", "KingPeak")
+			cfg.TTL = time.Minute // nothing runs out, however busy the machine
+			h := start(t, c, cfg, nil)
+			first := h.held(t)
+			_, err := c.Txn(t.Context()).Then(
+				clientv3.OpPut(namesKey(cfg.Pool)+evil.key, evil.owner, clientv3.WithLease(first.LeaseID)),
+				clientv3.OpDelete(first.Key),
+			).Commit()
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
+			if c, _ := h.Current(); !slices.Contains(cfg.Names, c.Name) || c.LeaseID == first.LeaseID {
+				t.Errorf("the name is %q under lease %x, want one of the list under another than %x", c.Name, c.LeaseID, first.LeaseID)
+			}
+		})
+	}
+}
+
+// A claim whose answer is lost is read back, and a key that somebody puts under
+// its lease meanwhile is not taken for it.
+func TestReadBackAmongForeignKeys(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	s := c.store(cfg)
+	under := lease{id: newLease(t, c), ttl: time.Minute}
+	put := func(name, owner string) {
+		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, owner, clientv3.WithLease(under.id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("Aaa", "homer")
+	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != errNotOurs {
+		t.Errorf("with a foreign key alone: got %+v, %v; want %v", got, err, errNotOurs)
+	}
+	put("Denali", "homer")
+	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || got.name != "Denali" {
+		t.Errorf("beside a foreign key: got %q, %v; want Denali", got.name, err)
+	}
+}
+
+// Values that are too long, many of them, are left out, and what is a record is
+// read all the same.
+func TestLongValues(t *testing.T) {
+	t.Parallel()
+	server := devetcdtest.Start(t)
+	c := newClient(t, server)
+	cfg := testConfig(t)
+	cfg.TTL = time.Minute // so that a busy machine has time for so much
+	long := strings.Repeat("x", 1<<20)
+	now := time.Now().Truncate(time.Millisecond)
+	put := func(key, value string) {
+		if _, err := c.Put(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 12 {
+		put(tenuresKey(cfg.Pool)+"Denali/"+recordID(now.Add(time.Duration(i-1000)*time.Minute), clientv3.LeaseID(i)), long)
+		put(fmt.Sprintf("%sLong-%d", namesKey(cfg.Pool), i), long)
+	}
+	before := Tenure{Name: "Denali", Owner: "marge", From: now.Add(-time.Hour), To: now.Add(-time.Minute), Ended: released}
+	put(tenuresKey(cfg.Pool)+"Denali/"+recordID(before.From, 1), before.value())
+
+	if _, err := c.Get(t.Context(), tenuresKey(cfg.Pool), clientv3.WithPrefix()); !isTooLong(err) {
+		t.Errorf("an answer of 12 MiB: got %v, want that it is too long", err)
+	}
+	h := start(t, c, cfg, nil)
+	claim := h.held(t)
+	if claim.Name != "Denali" {
+		t.Errorf("the name is %s, want Denali", claim.Name)
+	}
+	if name, ok := claim.NameAt(now.Add(-30 * time.Minute).Unix()); ok {
+		t.Errorf("a second of the host before: got %s, want no name", name)
+	}
+	if held, err := List(t.Context(), c, cfg.Pool, cfg.Names); err != nil || len(held) != 1 || held[0].Owner != "homer" {
+		t.Errorf("list: got %v (%v), want Denali of homer", held, err)
+	}
+	past, err := TenuresOf(t.Context(), c, cfg.Pool, "Denali")
+	if err != nil || len(past) != 2 || past[1].Owner != "marge" {
+		t.Errorf("who: got %v (%v), want homer, and marge before", past, err)
+	}
+	if past, err := TenuresBy(t.Context(), c, cfg.Pool, "marge"); err != nil || len(past) != 1 {
+		t.Errorf("history: got %v (%v), want one", past, err)
+	}
+}
+
+// A host whose clock is ahead has records of the future. They take no second from
+// anybody, and do not hide who came after it.
+func TestRecordsOfTheFuture(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t)
+	cfg.TTL = time.Minute
+	now := time.Now()
+	for _, ahead := range []time.Duration{time.Hour, 73 * 365 * 24 * time.Hour} {
+		putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", Owner: "marge", From: now.Add(ahead), To: now.Add(ahead)})
+	}
+	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", Owner: "bart", From: now.Add(-time.Hour), To: now.Add(time.Hour)})
+	h := start(t, c, cfg, nil)
+	claim := h.held(t)
+	for _, second := range []int64{now.Unix(), now.Add(-2 * time.Hour).Unix(), now.Add(24 * time.Hour).Unix()} {
+		if name, ok := claim.NameAt(second); !ok || name != "Denali" {
+			t.Errorf("second %d: got %q %v, want Denali", second-now.Unix(), name, ok)
+		}
+	}
+	held, err := List(t.Context(), c, cfg.Pool, cfg.Names)
+	if err != nil || len(held) != 1 || held[0].Since.IsZero() || held[0].Since.After(time.Now()) {
+		t.Errorf("list: got %+v (%v), want Denali since just now", held, err)
+	}
+	past, err := TenuresOf(t.Context(), c, cfg.Pool, "Denali")
+	if err != nil || len(past) == 0 || !past[0].Lasts || past[0].Owner != "homer" {
+		t.Errorf("who: got %+v (%v), want homer first", past, err)
+	}
+	for _, p := range past {
+		if p.inFuture(time.Now()) {
+			t.Errorf("who tells of the future: %+v", p)
+		}
+	}
+}
+
+// What is read from etcd ends no process, and what is taken for a record could be
+// written by this program.
+func FuzzReadTenure(f *testing.F) {
+	f.Add("Denali/1795386417123-694d8a1c5e0f3a2b", `{"owner":"foo","lease":"694d8a1c5e0f3a2b","ttl":15,"term":7,"from":"2026-11-23T00:26:57.123Z","to":"2026-11-23T07:00:01.000Z","ended":"release"}`)
+	f.Add("Denali.x 1 2\n/1-1", "")
+	f.Fuzz(func(t *testing.T, key, value string) {
+		got, ok := readTenure(&mvccpb.KeyValue{Key: []byte("/p/" + key), Value: []byte(value)}, "/p/")
+		if !ok {
+			return
+		}
+		if !isName(got.Name) || !isOwner(got.Owner) || len(value) > maxRecordBytes || !got.To.IsZero() && got.To.Before(got.From) {
+			t.Errorf("%q = %q is read as %+v", key, value, got)
+		}
+		newHistory(100, "Denali", nil, []Tenure{got}, true)
+		if again, ok := readTenure(&mvccpb.KeyValue{Key: []byte("/p/" + got.Name + "/" + got.id), Value: []byte(got.value())}, "/p/"); !ok || again.value() != got.value() {
+			t.Errorf("%q = %q is read as %+v, and what that is written as %v as %+v", key, value, got, ok, again)
+		}
+	})
+}

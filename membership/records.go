@@ -1,0 +1,175 @@
+package membership
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Records are what must be written about tenures: their ends, and what is
+// pruned. One worker does it, beside the goroutine that renews. What it cannot do
+// it leaves: the name's next holder does it then.
+type records struct {
+	jobs    chan job
+	timeOut time.Duration // of one request
+	jitter  jitter
+	log     *slog.Logger
+}
+
+// A job is one such thing.
+type job struct {
+	name string
+	wait time.Duration // before it is done
+	do   func(context.Context) error
+
+	due   time.Time
+	retry retries
+}
+
+const (
+	recordTries = 5
+	recordQueue = 16
+)
+
+func newRecords(timeOut time.Duration, log *slog.Logger) *records {
+	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: randomly, log: log}
+}
+
+// add has j done, or drops it when there are too many.
+func (r *records) add(j job) {
+	j.due, j.retry.jitter = time.Now().Add(j.wait), r.jitter
+	select {
+	case r.jobs <- j:
+	default:
+	}
+}
+
+// run does the jobs until ctx ends, in the order in which they are due: one that
+// fails comes again later, and holds up no other for longer than a request.
+func (r *records) run(ctx context.Context) {
+	var open []job
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if len(open) > 0 {
+			timer.Reset(time.Until(open[0].due))
+		}
+		select {
+		case j := <-r.jobs:
+			open = append(open, j)
+		case <-timer.C:
+			if len(open) == 0 {
+				continue
+			}
+			j := open[0]
+			open = open[1:]
+			if !r.do(ctx, &j) && ctx.Err() == nil {
+				open = append(open, j)
+			}
+		case <-ctx.Done():
+			return
+		}
+		slices.SortStableFunc(open, func(a, b job) int { return a.due.Compare(b.due) })
+	}
+}
+
+// do tries a job once. It is over when it was done, or is given up.
+func (r *records) do(ctx context.Context, j *job) (over bool) {
+	trying, cancel := context.WithTimeout(ctx, r.timeOut)
+	defer cancel()
+	err := j.do(trying)
+	if err == nil {
+		return true
+	}
+	if j.retry.failures == recordTries-1 {
+		if ctx.Err() == nil {
+			r.log.Warn("tenures not recorded; the name's next holder does it", "name", j.name, "err", err)
+		}
+		return true
+	}
+	j.due = time.Now().Add(j.retry.next())
+	return false
+}
+
+// firstWord is how long the holder of a name leaves it to the one before to say
+// how its tenure ended: that one finds out at its next renewal, and knows why.
+const firstWord = 2 * maxRenewEvery
+
+// recordEnd has the end of one of our own tenures written, when it is saved.
+func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
+	if t.id != "" {
+		h.records.add(job{name: t.Name, do: func(ctx context.Context) error {
+			if err := await(ctx, saved); err != nil {
+				return err
+			}
+			return h.store.recordEnd(ctx, t, nil)
+		}})
+	}
+}
+
+// tidy has the ends written that crashes before our tenure left out, now that
+// we use the name and nobody else does, and has pruned what is too old or too
+// much. Mostly there is neither.
+func (h *Holder) tidy(held *tenancy) {
+	name, claim := held.Name, held.Claim
+	if ends := held.ends(); len(ends) > 0 {
+		h.records.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
+			for _, t := range ends {
+				if err := h.store.recordEnd(ctx, t, claim); err != nil {
+					return err
+				}
+			}
+			return nil
+		}})
+	}
+	before := keptSince(held.earlier, h.cfg.Owner, h.wall())
+	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
+		h.records.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
+	}
+	held.earlier, held.cut, held.doubtful = nil, false, nil // once is enough
+}
+
+// keptSince returns the time before which a name's tenures are too old to be
+// kept. Our clock alone does not tell: two other hosts must have claimed the name
+// so much later. The zero time is before all.
+func keptSince(earlier []Tenure, owner string, now time.Time) time.Time {
+	latest := make(map[string]time.Time)
+	for _, t := range earlier {
+		if t.Owner != owner && !t.inFuture(now) && t.From.After(latest[t.Owner]) {
+			latest[t.Owner] = t.From
+		}
+	}
+	others := slices.SortedFunc(maps.Values(latest), func(a, b time.Time) int { return b.Compare(a) })
+	if len(others) < 2 {
+		return time.Time{}
+	}
+	return others[1].Add(-tenuresKept)
+}
+
+// ends returns the tenures before t that have no end on record, with the latest
+// that they can have had: our start, of one that surely ran out before; or else a
+// TTL after their successor's, who may have waited in vain, or our first use.
+func (t *tenancy) ends() (ends []Tenure) {
+	began := t.answered.Add(t.unused())
+	if t.goesOn {
+		began = time.Unix(t.start, 0)
+	}
+	for i, closed := range closeByNext(append(slices.Clone(t.earlier), t.tenure)) {
+		if i == len(t.earlier) || !t.earlier[i].open() {
+			continue
+		}
+		doubted := slices.ContainsFunc(t.doubtful, func(d Tenure) bool { return d.id == closed.id })
+		if i+1 < len(t.earlier) || doubted || t.goesOn {
+			to := closed.To.Add(cmp.Or(closed.ttl, t.ttl))
+			if to.After(began) {
+				to = began
+			}
+			closed = closed.end(to, closed.Ended)
+		}
+		ends = append(ends, closed)
+	}
+	return ends
+}
