@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -198,8 +199,19 @@ func TestRotation(t *testing.T) {
 		Username:  "prefixproxy", Password: func() (string, error) { return password.Load().(string), nil },
 		TLS: func() (*tls.Config, error) { return &tls.Config{RootCAs: trusted.Load().pool()}, nil },
 	})
-	h := start(t, c, testConfig(t), nil)
+	l := listener{testLog(t).Handler(), "etcd refuses us", make(chan string, 1)}
+	holder, err := NewHolder(c, testConfig(t), nil, slog.New(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := run(t, holder)
+	if hint := <-l.heard; !strings.Contains(hint, "etcd.tls.ca") {
+		t.Errorf("of another authority: the hint is %q", hint)
+	}
 	trusted.Store(&young)
+	if hint := <-l.heard; !strings.Contains(hint, "etcd.password_file") { // another cause is told anew
+		t.Errorf("of another password: the hint is %q", hint)
+	}
 	password.Store("p")
 	h.held(t)
 }

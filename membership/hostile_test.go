@@ -30,6 +30,7 @@ func TestKeysUnderOurLease(t *testing.T) {
 			t.Parallel()
 			c := newClient(t, sharedEtcd)
 			cfg := testConfig(t, "Denali", "MtLogan", "KingPeak")
+			cfg.TTL = time.Minute // nothing runs out, however busy the machine
 			h := start(t, c, cfg, nil)
 			first := h.held(t)
 			_, err := c.Txn(t.Context()).Then(
@@ -92,6 +93,9 @@ func TestLongValues(t *testing.T) {
 	before := Tenure{Name: "Denali", Owner: "marge", From: now.Add(-time.Hour), To: now.Add(-time.Minute), Ended: released}
 	put(tenuresKey(cfg.Pool)+"Denali/"+recordID(before.From, 1), before.value())
 
+	if _, err := c.Get(t.Context(), tenuresKey(cfg.Pool), clientv3.WithPrefix()); !isTooLong(err) {
+		t.Errorf("an answer of 12 MiB: got %v, want that it is too long", err)
+	}
 	h := start(t, c, cfg, nil)
 	claim := h.held(t)
 	if claim.Name != "Denali" {
@@ -118,6 +122,7 @@ func TestRecordsOfTheFuture(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
+	cfg.TTL = time.Minute
 	now := time.Now()
 	for _, ahead := range []time.Duration{time.Hour, 73 * 365 * 24 * time.Hour} {
 		putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", Owner: "marge", From: now.Add(ahead), To: now.Add(ahead)})

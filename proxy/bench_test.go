@@ -1,12 +1,15 @@
 package proxy
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
 // handOver does what an upstream does with what is ready, without a network.
@@ -19,10 +22,10 @@ func handOver(q queue) {
 		}
 	case *carbonQueue:
 		now := time.Now()
-		q.session.Certain = true
-		for lines, _, _ := q.Next(now); len(lines) > 0; lines, _, _ = q.Next(now) {
-			q.Wrote(now, len(lines))
-			q.Ack(now, q.sent)
+		c := q.store.Cursor("")
+		for lines, _, _ := c.Next(now); len(lines) > 0; lines, _, _ = c.Next(now) {
+			c.Wrote(now, len(lines))
+			c.Ack(now, 1<<60) // all
 		}
 	}
 }
@@ -32,7 +35,13 @@ func newTestQueue(p line.Protocol, limit int) queue {
 	if p == line.StatsD {
 		return newStatsDQueue(limit)
 	}
-	return newCarbonQueue(CarbonForward{Queue: conf.Bytes(limit), Replay: conf.Bytes(limit / 4)})
+	q := newCarbonQueue()
+	to := []CarbonForward{{Queue: conf.Bytes(limit), Replay: conf.Bytes(limit / 4)}}
+	if err := q.open(store.Places{}, to, slog.New(slog.DiscardHandler)); err != nil {
+		panic(err)
+	}
+	q.store.Cursor("").Begin(time.Now(), outlet.Session{Upstream: "upstream", Certain: true})
+	return q
 }
 
 // A path is one of the two ways through ingest and queue.

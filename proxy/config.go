@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -61,7 +62,11 @@ type Upstream = outlet.Address
 // Forward says where each protocol's lines go.
 type Forward struct {
 	StatsD StatsDForward `yaml:"statsd"`
-	Carbon CarbonForward `yaml:"carbon"`
+
+	// Carbon are the destinations, at least one: each gets every line, keeps its own
+	// place, and waits for no other. A file may write one that is alone without the
+	// list.
+	Carbon []CarbonForward `yaml:"carbon"`
 }
 
 // StatsDForward steers the StatsD upstream.
@@ -84,8 +89,13 @@ type StatsDForward struct {
 	MaxDatagram int `yaml:"max_datagram"`
 }
 
-// CarbonForward steers the Carbon upstream.
+// CarbonForward steers one destination of Carbon.
 type CarbonForward struct {
+	// Name tells a destination from others; default none, where it is alone. It is
+	// known by its name: under another one it begins anew, and what waited for it is
+	// dropped. But the first new one takes the place of one that had no name.
+	Name string `yaml:"name"`
+
 	// To is a failover list: the first address that works is used.
 	To []Upstream `yaml:"to"`
 
@@ -131,9 +141,14 @@ func DefaultConfig() Config {
 		Telemetry: true,
 		Forward: Forward{
 			StatsD: StatsDForward{Queue: 16 << 20, MaxDatagram: 1432},
-			Carbon: CarbonForward{Queue: 64 << 20, Spool: 1 << 30, Replay: 4 << 20},
+			Carbon: []CarbonForward{DefaultCarbonForward()},
 		},
 	}
+}
+
+// DefaultCarbonForward returns the defaults of one destination.
+func DefaultCarbonForward() CarbonForward {
+	return CarbonForward{Queue: 64 << 20, Spool: 1 << 30, Replay: 4 << 20}
 }
 
 // Problems returns what is wrong with the configuration, all of it.
@@ -183,31 +198,61 @@ func (l Listen) problems(ps *conf.Problems) {
 }
 
 func (f Forward) problems(l Listen, ps *conf.Problems) {
-	const toHint = "forward: {%[1]s: {to: [%[2]s]}}"
 	if len(l.StatsD) > 0 && len(f.StatsD.To) == 0 {
-		ps.Addf("forward.statsd.to", fmt.Sprintf(toHint, "statsd", "udp://statsd.example.net:8125"), "no upstream for StatsD, which listens")
-	}
-	if len(l.Carbon) > 0 && len(f.Carbon.To) == 0 {
-		ps.Addf("forward.carbon.to", fmt.Sprintf(toHint, "carbon", "tcp://graphite.example.net:2003"), "no upstream for Carbon, which listens")
+		ps.Addf("forward.statsd.to", "forward: {statsd: {to: [udp://statsd.example.net:8125]}}", "no upstream for StatsD, which listens")
 	}
 	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout"}, l, ps)
-	checkUpstreams("forward.carbon.to", f.Carbon.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
 	checkConnections("forward.statsd", f.StatsD.TLS, f.StatsD.MaxAge, ps)
-	checkConnections("forward.carbon", f.Carbon.TLS, f.Carbon.MaxAge, ps)
+	f.carbonProblems(l, ps)
 	if f.StatsD.Queue < minQueue {
 		ps.Addf("forward.statsd.queue", "1MiB or more", "queue %v is too small", f.StatsD.Queue)
 	}
-	if f.Carbon.Queue < minQueue {
-		ps.Addf("forward.carbon.queue", "1MiB or more", "queue %v is too small", f.Carbon.Queue)
-	}
-	if n := f.Carbon.Spool; n != 0 && n < minSpool || n < 0 {
-		ps.Addf("forward.carbon.spool", "1MiB or more; 0 for none", "spool %v is too small", n)
-	}
-	if n := f.Carbon.Replay; n < 0 {
-		ps.Addf("forward.carbon.replay", "0 or more", "replay %v is negative", n)
-	}
 	if n := f.StatsD.MaxDatagram; n < minMaxDatagram || n > maxMaxDatagram {
 		ps.Addf("forward.statsd.max_datagram", "512 to 65507; 1432 fits Ethernet", "max_datagram %d is out of range", n)
+	}
+}
+
+// A destinationName is like a name of a host.
+var destinationName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// carbonProblems are those of the destinations.
+func (f Forward) carbonProblems(l Listen, ps *conf.Problems) {
+	if len(f.Carbon) == 0 {
+		ps.Addf("forward.carbon", "[{name: main, to: [tcp://graphite.example.net:2003]}]", "the list of destinations is empty")
+	}
+	for i, d := range f.Carbon {
+		path := "forward.carbon"
+		if len(f.Carbon) > 1 || d.Name != "" {
+			path = fmt.Sprintf("forward.carbon[%d]", i)
+		}
+		sameName := func(other CarbonForward) bool { return other.Name == d.Name }
+		switch {
+		case d.Name == "" && len(f.Carbon) > 1:
+			ps.Addf(path+".name", "name: main", "of several destinations each has a name")
+		case d.Name != "" && !destinationName.MatchString(d.Name):
+			ps.Addf(path+".name", "letters, digits, _ and -, at most 64", "%q is no name", d.Name)
+		case slices.ContainsFunc(f.Carbon[:i], sameName):
+			ps.Addf(path+".name", "give it another name", "another destination is called %s", d.Name)
+		}
+		d.problems(path, l, ps)
+	}
+}
+
+// problems are those of one destination.
+func (f CarbonForward) problems(path string, l Listen, ps *conf.Problems) {
+	if len(l.Carbon) > 0 && len(f.To) == 0 {
+		ps.Addf(path+".to", "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}", "no upstream for Carbon, which listens")
+	}
+	checkUpstreams(path+".to", f.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
+	checkConnections(path, f.TLS, f.MaxAge, ps)
+	if f.Queue < minQueue {
+		ps.Addf(path+".queue", "1MiB or more", "queue %v is too small", f.Queue)
+	}
+	if n := f.Spool; n != 0 && n < minSpool || n < 0 {
+		ps.Addf(path+".spool", "1MiB or more; 0 for none", "spool %v is too small", n)
+	}
+	if n := f.Replay; n < 0 {
+		ps.Addf(path+".replay", "0 or more", "replay %v is negative", n)
 	}
 }
 

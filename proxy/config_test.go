@@ -70,7 +70,7 @@ func TestProblems(t *testing.T) {
 		c := DefaultConfig()
 		c.Rewrite.Names = []string{"Denali"}
 		c.Forward.StatsD.To = []Upstream{{Network: "udp", Host: "10.0.0.1", Port: 8125}}
-		c.Forward.Carbon.To = []Upstream{{Network: "tcp", Host: "10.0.0.1", Port: 2003}}
+		c.Forward.Carbon[0].To = []Upstream{{Network: "tcp", Host: "10.0.0.1", Port: 2003}}
 		return c
 	}
 	if ps := valid().Problems(); ps != nil {
@@ -86,14 +86,14 @@ func TestProblems(t *testing.T) {
 		"listen.max_connections":      func(c *Config) { c.Listen.MaxConnections = 0 },
 		"listen.idle_timeout":         func(c *Config) { c.Listen.IdleTimeout = -1 },
 		"forward.statsd.to":           func(c *Config) { c.Forward.StatsD.To = nil },
-		"forward.carbon.to":           func(c *Config) { c.Forward.Carbon.To = nil },
+		"forward.carbon.to":           func(c *Config) { c.Forward.Carbon[0].To = nil },
 		"forward.statsd.to[1]":        func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
-		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon.To[0].Network = "udp" },
+		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon[0].To[0].Network = "udp" },
 		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = Upstream{Network: "unix", Path: "/s"} },
-		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon.MaxAge = time.Millisecond },
-		"forward.carbon.tls":          func(c *Config) { c.Forward.Carbon.TLS.Cert = "cert.pem" },
+		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon[0].MaxAge = time.Millisecond },
+		"forward.carbon.tls":          func(c *Config) { c.Forward.Carbon[0].TLS.Cert = "cert.pem" },
 		"forward.statsd.queue":        func(c *Config) { c.Forward.StatsD.Queue = 1 },
-		"forward.carbon.queue":        func(c *Config) { c.Forward.Carbon.Queue = 1 },
+		"forward.carbon.queue":        func(c *Config) { c.Forward.Carbon[0].Queue = 1 },
 		"forward.statsd.max_datagram": func(c *Config) { c.Forward.StatsD.MaxDatagram = 70000 },
 	} {
 		c := valid()

@@ -13,11 +13,9 @@
 //	batch.go        whole lines of one protocol, with one owner at a time
 //	ledger.go       what a queue is, and the books of a protocol
 //	statsdqueue.go  StatsD: batches in memory, for some seconds
-//	carbonqueue.go  Carbon: lines until they are acknowledged; piece.go: runs of them
-//	queuefile.go    the file in which the Carbon queue outlives the process
-//	keeper.go       Carbon on disk; spooling.go: how it leaves and enters the queue
+//	carbonqueue.go  Carbon: into the store (internal/store), until every destination has it
+//	outlets.go      where lines leave (internal/outlet)
 //	statsdsource.go what StatsD gives an outlet (internal/outlet): now or never
-//	carbonsource.go what Carbon gives one: at least once
 //
 // Beside it: reload.go (another configuration), reasons.go (why lines are
 // dropped), badlines.go, fifo.go, status.go, metrics.go and telemetry.go.

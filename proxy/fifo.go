@@ -1,7 +1,5 @@
 package proxy
 
-import "slices"
-
 // A fifo is a list, the oldest first, in a slice that slides. T is a pointer.
 type fifo[T comparable] struct {
 	list []T
@@ -32,9 +30,6 @@ func (f *fifo[T]) pop() (v T) {
 
 func (f *fifo[T]) len() int { return len(f.list) - f.head }
 
-// all is the list as it stands, valid until it changes.
-func (f *fifo[T]) all() []T { return f.list[f.head:] }
-
 func (f *fifo[T]) first() (v T) {
 	if f.head == len(f.list) {
 		return v
@@ -47,14 +42,4 @@ func (f *fifo[T]) last() (v T) {
 		return v
 	}
 	return f.list[len(f.list)-1]
-}
-
-// pushFront puts v before the first.
-func (f *fifo[T]) pushFront(v T) {
-	if f.head == 0 {
-		f.list = slices.Insert(f.list, 0, v)
-		return
-	}
-	f.head--
-	f.list[f.head] = v
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -74,8 +73,8 @@ func testConfig(statsd, carbon Upstream) Config {
 	cfg.Listen.StatsD = []Address{free("udp"), free("tcp")}
 	cfg.Listen.Carbon = []Address{free("tcp"), free("udp")}
 	cfg.Forward.StatsD.To = []Upstream{statsd}
-	cfg.Forward.Carbon.To = []Upstream{carbon}
-	cfg.Forward.Carbon.Replay = 0 // what arrived stays so
+	cfg.Forward.Carbon[0].To = []Upstream{carbon}
+	cfg.Forward.Carbon[0].Replay = 0 // what arrived stays so
 	return cfg
 }
 
@@ -111,6 +110,7 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 	}()
 	r := &running{p, func() { cancel(); <-ended }}
 	t.Cleanup(r.stop)
+	eventually(t, "it sends", func() bool { return len(p.outlets.all()) > len(cfg.Forward.Carbon) })
 	return r
 }
 
@@ -151,15 +151,21 @@ func balance(t testing.TB, p *Proxy) map[string]Books {
 	t.Helper()
 	all := p.Status().Lines
 	for proto, b := range all {
-		dropped := uint64(0)
-		for _, n := range b.Dropped {
-			dropped += n
-		}
-		if b.Received+b.Adopted != b.Forwarded+dropped+b.Queued+b.Spooled {
-			t.Errorf("%s: the books do not balance: %+v", proto, b)
-		}
+		balanced(t, proto, b)
 	}
 	return all
+}
+
+// balanced fails the test unless b balances.
+func balanced(t testing.TB, whose string, b Books) {
+	t.Helper()
+	dropped := uint64(0)
+	for _, n := range b.Dropped {
+		dropped += n
+	}
+	if b.Received+b.Adopted != b.Forwarded+dropped+b.Queued+b.Spooled {
+		t.Errorf("%s: the books do not balance: %+v", whose, b)
+	}
 }
 
 // eventually waits until cond holds.
@@ -358,9 +364,4 @@ func numbered(format string, from, to int) string {
 		fmt.Fprintf(&b, format+"\n", i)
 	}
 	return b.String()
-}
-
-// isReset says whether a connection was closed at the other side.
-func isReset(err error) bool {
-	return errors.Is(err, io.EOF) || err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }

@@ -64,11 +64,11 @@ type queue interface {
 	// snapshot returns the books and the bytes in memory, of one instant.
 	snapshot() (books, int)
 
-	// account returns the queue's ledger.
-	account() *ledger
+	// moreHeld receives when something is held.
+	moreHeld() <-chan struct{}
 }
 
-// A ledger is the part of a queue that both protocols share. Every change of the
+// A ledger is the books of a queue in memory, and its bells. Every change of the
 // books happens in the same critical section as the change of the lists that it
 // speaks of, so that they balance whenever they are read.
 type ledger struct {
@@ -83,22 +83,18 @@ type ledger struct {
 	closed   bool
 	books    books
 	more     chan struct{} // cap 1: something is ready
-	moreHeld chan struct{} // cap 1: something is held
+	heldMore chan struct{} // cap 1: something is held
 	drained  chan struct{} // closed once the queue is closed and no line is in memory
 }
 
 func (l *ledger) init(put func(*batch), size func() int) {
 	l.put, l.size = put, size
-	l.more, l.moreHeld, l.drained = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	l.more, l.heldMore, l.drained = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
 }
 
-func (l *ledger) account() *ledger { return l }
+func (l *ledger) moreHeld() <-chan struct{} { return l.heldMore }
 
 func (l *ledger) isHolding() bool { return l.holding.Load() > 0 }
-
-// crowded is how many bytes may wait before the readers let the upstream go
-// first.
-const crowded = 4 * batchSize
 
 func (l *ledger) accept(t *tally, in ...*batch) {
 	if l.enter(t, in) > crowded {
@@ -111,7 +107,7 @@ func (l *ledger) enter(t *tally, in []*batch) (bytes int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.books.received += uint64(t.received)
-	l.book(t)
+	l.books.book(t)
 	for _, b := range in {
 		l.books.queued += b.lines
 		l.put(b)
@@ -124,17 +120,17 @@ func (l *ledger) rename(t *tally, in []*batch) {
 	for _, n := range t.dropped {
 		l.settle(n)
 	}
-	l.book(t)
+	l.books.book(t)
 	for _, b := range in {
 		l.put(b)
 	}
 }
 
-// book adds the part of t that is not about receiving, and clears t. mu is held.
-func (l *ledger) book(t *tally) {
-	l.books.rewritten += uint64(t.rewritten)
+// book adds the part of t that is not about receiving, and clears t.
+func (b *books) book(t *tally) {
+	b.rewritten += uint64(t.rewritten)
 	for r, n := range t.dropped {
-		l.books.dropped[r] += uint64(n)
+		b.dropped[r] += uint64(n)
 	}
 	*t = tally{}
 }

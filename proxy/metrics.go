@@ -11,17 +11,19 @@ import (
 // The metrics of the data path. Lines are counted by protocol.
 var (
 	descReceived   = desc("lines_received_total", "Lines read whole.", "protocol")
-	descAdopted    = desc("lines_adopted_total", "Lines found in queue or spool at the start.", "protocol")
+	descAdopted    = desc("lines_adopted_total", "Lines found in queue or spool at the start.", "protocol", "destination")
 	descRewritten  = desc("lines_rewritten_total", "Lines that got the name of this host.", "protocol")
-	descResent     = desc("lines_resent_total", "Lines sent once more on a new connection.", "protocol")
-	descForwarded  = desc("lines_forwarded_total", "Lines that an upstream was sent.", "protocol", "upstream")
-	descDropped    = desc("lines_dropped_total", "Lines dropped, by reason.", "protocol", "reason")
-	descQueueLines = desc("queue_lines", "Lines in memory, waiting for a name or for the upstream.", "protocol")
-	descQueueBytes = desc("queue_bytes", "Bytes of lines in memory.", "protocol")
-	descSpoolLines = desc("spool_lines", "Carbon lines on disk.")
-	descSpoolBytes = desc("spool_bytes", "Bytes of Carbon lines on disk.")
-	descSpoolAge   = desc("spool_oldest_seconds", "Age of the oldest Carbon line on disk.")
-	descUpstreamUp = desc("upstream_up", "1 for the upstream in use, 0 for one that is not.", "protocol", "upstream")
+	descResent     = desc("lines_resent_total", "Lines sent once more on a new connection.", "protocol", "destination")
+	descForwarded  = desc("lines_forwarded_total", "Lines that an upstream was sent.", "protocol", "destination", "upstream")
+	descDropped    = desc("lines_dropped_total", "Lines dropped, by reason.", "protocol", "destination", "reason")
+	descQueueLines = desc("queue_lines", "Lines in memory, waiting for a name or for the upstream.", "protocol", "destination")
+	descQueueBytes = desc("queue_bytes", "Bytes of lines in memory.", "protocol", "destination")
+	descQueueLimit = desc("queue_limit_bytes", "How many bytes may wait in memory.", "protocol", "destination")
+	descSpoolLines = desc("spool_lines", "Carbon lines on disk.", "destination")
+	descSpoolBytes = desc("spool_bytes", "Bytes of Carbon lines on disk.", "destination")
+	descSpoolLimit = desc("spool_limit_bytes", "How many bytes may wait on disk.", "destination")
+	descSpoolAge   = desc("spool_oldest_seconds", "Age of the oldest Carbon line on disk.", "destination")
+	descUpstreamUp = desc("upstream_up", "1 for the upstream in use, 0 for one that is not.", "protocol", "destination", "upstream")
 	descKernel     = desc("kernel_drops_total", "Datagrams that the kernel dropped because the receive buffer was full.", "listener")
 
 	descConnections = desc("connections", "Open connections.", "listener")
@@ -38,7 +40,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descReceived, descAdopted, descRewritten, descResent, descForwarded, descDropped,
-		descQueueLines, descQueueBytes, descSpoolLines, descSpoolBytes, descSpoolAge, descUpstreamUp, descKernel,
+		descQueueLines, descQueueBytes, descQueueLimit, descSpoolLines, descSpoolBytes, descSpoolLimit, descSpoolAge, descUpstreamUp, descKernel,
 		descConnections, descLimit, descEnded, descDelayed,
 	} {
 		ch <- d
@@ -54,38 +56,69 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	for _, proto := range protocols {
-		b, bytes := p.queue(proto).snapshot()
-		name := proto.String()
-		counter(descReceived, b.received, name)
-		counter(descAdopted, b.adopted, name)
-		counter(descRewritten, b.rewritten, name)
-		counter(descResent, b.resent, name)
-		for why := range reasons {
-			counter(descDropped, b.dropped[why], name, why.String())
+	b, bytes := p.statsd.snapshot()
+	p.collectReceived(counter, line.StatsD, b)
+	p.collectBooks(counter, gauge, line.StatsD, "", b)
+	gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")
+	gauge(descQueueLimit, float64(p.statsd.bound()), line.StatsD.String(), "")
+
+	seen, accounts := p.carbon.books()
+	p.collectReceived(counter, line.Carbon, seen)
+	for _, a := range accounts {
+		p.collectBooks(counter, gauge, line.Carbon, a.name, a.books)
+		if a.kept.Removed {
+			continue
 		}
-		if proto == line.Carbon {
-			gauge(descSpoolLines, float64(b.spooled))
+		gauge(descQueueBytes, float64(a.kept.QueueBytes), line.Carbon.String(), a.name)
+		gauge(descQueueLimit, float64(a.kept.QueueLimit), line.Carbon.String(), a.name)
+		age := 0.0
+		if !a.kept.Oldest.IsZero() {
+			age = max(0, time.Since(a.kept.Oldest).Seconds())
 		}
-		gauge(descQueueLines, float64(b.queued), name)
-		gauge(descQueueBytes, float64(bytes), name)
-		for _, f := range b.forwarded {
-			counter(descForwarded, f.lines, name, f.upstream)
-		}
-		for _, s := range p.outlets[proto].Status() {
+		gauge(descSpoolLines, float64(a.spooled), a.name)
+		gauge(descSpoolBytes, float64(a.kept.SpoolBytes), a.name)
+		gauge(descSpoolLimit, float64(a.kept.SpoolLimit), a.name)
+		gauge(descSpoolAge, age, a.name)
+	}
+	for _, d := range p.outlets.all() {
+		for _, s := range d.Status() {
 			up := 0.0
 			if s.Up {
 				up = 1
 			}
-			gauge(descUpstreamUp, up, name, s.Address.String())
+			gauge(descUpstreamUp, up, d.protocol.String(), d.name, s.Address.String())
 		}
 	}
-	p.collectSpool(gauge)
 	p.collectSockets(counter, gauge)
 }
 
+// A collector takes the value of a metric.
+type (
+	counter func(d *prometheus.Desc, v uint64, labels ...string)
+	gauge   func(d *prometheus.Desc, v float64, labels ...string)
+)
+
+// collectReceived collects what is counted once, however many destinations there are.
+func (p *Proxy) collectReceived(counter counter, proto line.Protocol, b books) {
+	counter(descReceived, b.received, proto.String())
+	counter(descRewritten, b.rewritten, proto.String())
+}
+
+// collectBooks collects the books of a destination.
+func (p *Proxy) collectBooks(counter counter, gauge gauge, proto line.Protocol, destination string, b books) {
+	counter(descAdopted, b.adopted, proto.String(), destination)
+	counter(descResent, b.resent, proto.String(), destination)
+	for why := range reasons {
+		counter(descDropped, b.dropped[why], proto.String(), destination, why.String())
+	}
+	for _, f := range b.forwarded {
+		counter(descForwarded, f.lines, proto.String(), destination, f.upstream)
+	}
+	gauge(descQueueLines, float64(b.queued), proto.String(), destination)
+}
+
 // collectSockets collects what the inlet has to say.
-func (p *Proxy) collectSockets(counter func(d *prometheus.Desc, v uint64, labels ...string), gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+func (p *Proxy) collectSockets(counter counter, gauge gauge) {
 	in := p.inlet.Load()
 	if in == nil {
 		return
@@ -104,15 +137,4 @@ func (p *Proxy) collectSockets(counter func(d *prometheus.Desc, v uint64, labels
 	counter(descEnded, c.IdleTimeout, "idle")
 	counter(descDelayed, c.Waited, "limit")
 	counter(descDelayed, c.ShortOf, "descriptors")
-}
-
-// collectSpool collects what the disk holds.
-func (p *Proxy) collectSpool(gauge func(d *prometheus.Desc, v float64, labels ...string)) {
-	var bytes, age float64
-	if s := p.keeper.stats(); s.Bytes > 0 {
-		bytes = float64(s.Bytes)
-		age = max(0, time.Since(s.Oldest).Seconds())
-	}
-	gauge(descSpoolBytes, bytes)
-	gauge(descSpoolAge, age)
 }

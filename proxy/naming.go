@@ -178,8 +178,8 @@ func (n *namer) run(ctx context.Context) {
 		}
 		select {
 		case <-changed:
-		case <-n.queues[line.StatsD].account().moreHeld:
-		case <-n.queues[line.Carbon].account().moreHeld:
+		case <-n.queues[line.StatsD].moreHeld():
+		case <-n.queues[line.Carbon].moreHeld():
 		case <-tick.C:
 		case <-ctx.Done():
 			return

@@ -2,12 +2,11 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +15,8 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
 // statsdMaxAge is how long a StatsD line may wait before it leaves.
@@ -43,9 +42,9 @@ type Options struct {
 	// what waits is in memory alone.
 	StateDir string
 
-	// QueueDirs are where the file of the Carbon queue may be, the best first:
-	// on tmpfs, and surviving this process. None, or no StateDir: what waits in
-	// memory is lost when the process is killed.
+	// QueueDirs are where Carbon's queue may have a directory of its own, the best
+	// first: on tmpfs, and surviving this process. None, or no StateDir: what waits
+	// in memory is lost when the process is killed.
 	QueueDirs []string
 
 	// Sockets are descriptors of bound sockets, which somebody else holds too and
@@ -64,9 +63,8 @@ type Proxy struct {
 	naming    *naming
 	statsd    *statsdQueue
 	carbon    *carbonQueue
-	keeper    *keeper           // nil: there is no spool
-	source    *statsdSource     // of statsd
-	outlets   [2]*outlet.Outlet // by protocol
+	source    *statsdSource // of statsd
+	outlets   outlets
 	bad       *badLines
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
@@ -82,13 +80,14 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 	if err := cfg.Problems().Err(); err != nil {
 		return nil, err
 	}
+	cfg.Forward.Carbon = slices.Clone(cfg.Forward.Carbon)
 	p := &Proxy{
 		cfg:       cfg,
 		options:   opt,
 		log:       opt.Log,
 		naming:    newNaming(names, cfg.Rewrite),
 		statsd:    newStatsDQueue(int(cfg.Forward.StatsD.Queue)),
-		carbon:    newCarbonQueue(cfg.Forward.Carbon),
+		carbon:    newCarbonQueue(),
 		bad:       &badLines{},
 		drainTime: drainTime,
 		reloads:   make(chan reload),
@@ -98,16 +97,9 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.statsd.suspended = p.naming.suspended
-	if opt.StateDir != "" {
-		p.keeper = &keeper{
-			queue: p.carbon, dir: filepath.Join(opt.StateDir, "spool"),
-			naming: p.naming, ingest: newIngest(line.Carbon, p.bad), log: p.log,
-		}
-	}
 	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
-	stdout := &lockedWriter{w: opt.Stdout}
-	p.outlets[line.StatsD] = p.newOutlet(line.StatsD, p.source, stdout)
-	p.outlets[line.Carbon] = p.newOutlet(line.Carbon, p.carbon, stdout)
+	p.options.Stdout = &lockedWriter{w: opt.Stdout}
+	p.outlets.init(p)
 	return p, nil
 }
 
@@ -119,16 +111,7 @@ func (p *Proxy) queue(proto line.Protocol) queue {
 	return p.carbon
 }
 
-func (p *Proxy) newOutlet(proto line.Protocol, source outlet.Source, stdout io.Writer) *outlet.Outlet {
-	cfg := p.cfg.Forward.outlet(proto)
-	p.queue(proto).account().know(cfg.To)
-	return outlet.New(cfg, outlet.Options{
-		Source: source, Log: p.log.With("protocol", proto.String()), Stdout: stdout,
-		Resets: proto == line.Carbon, Own: p,
-	})
-}
-
-// lockedWriter lets both protocols write to one stdout.
+// lockedWriter lets all outlets write to one stdout.
 type lockedWriter struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -196,23 +179,22 @@ func (p *Proxy) IsOwn(network string, peer netip.AddrPort) bool {
 // reached the sockets (but for passed ones, which keep it for our successor),
 // closes them, lets the upstreams take what waits (5 s), and keeps the rest of
 // Carbon for the next process. Bind must have succeeded before. The name may be released when Run has returned.
+//
+// An error is one of the files of an earlier process, and nothing was started.
 func (p *Proxy) Run(ctx context.Context) error {
-	closeQueue := p.openQueue()
-
+	if err := p.carbon.open(p.places(), p.cfg.Forward.Carbon, p.log); err != nil {
+		p.poller.Close()
+		return err
+	}
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
-	var polling, beside, upstreams sync.WaitGroup
+	defer stopSending()
+	var polling, beside sync.WaitGroup
 	polling.Go(p.poller.Run)
 	defer polling.Wait()
 	defer p.poller.Close()
 	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending) })
-	if p.keeper != nil {
-		beside.Go(func() { p.keeper.run(sending) })
-	}
-	upstreams.Go(func() {
-		p.outlets[line.StatsD].Run(sending)
-		p.source.abandon()
-	})
-	upstreams.Go(func() { p.outlets[line.Carbon].Run(sending) })
+	beside.Go(func() { p.carbon.store.Run(sending) })
+	p.outlets.begin(sending, p)
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
@@ -220,32 +202,20 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.carbon.close()
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
-	waitAtMost(&upstreams, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
+	waitAtMost(&p.outlets.running, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
 	stopSending()
 	beside.Wait()
-	closeQueue()
+	p.dropStatsD()
+	p.keepCarbon()
 	return nil
 }
 
-// openQueue opens the file of the Carbon queue, with what a predecessor left in
-// it. It returns what ends the use of the queues.
-func (p *Proxy) openQueue() (end func()) {
-	file := queueFile{state: p.options.StateDir, log: p.log}
-	if file.state != "" {
-		file.dirs = p.options.QueueDirs
+// places are where Carbon's lines are kept.
+func (p *Proxy) places() store.Places {
+	if p.options.StateDir == "" {
+		return store.Places{}
 	}
-	if len(file.dirs) > 0 {
-		j, left := file.open()
-		if n := p.carbon.adopt(j, left); n > 0 {
-			p.log.Info("lines found in the queue of an earlier process", "lines", n)
-		}
-	}
-	return func() {
-		p.dropStatsD()
-		if err := file.close(p.carbon.journal, p.keepCarbon()); err != nil {
-			p.log.Warn("queue's file not closed", "err", err)
-		}
-	}
+	return store.Places{State: p.options.StateDir, Memory: p.options.QueueDirs}
 }
 
 // dropStatsD drops what is left of StatsD at the end.
@@ -255,27 +225,22 @@ func (p *Proxy) dropStatsD() {
 	}
 }
 
-// keepCarbon keeps what is left of Carbon at the end: in the spool, or else in the
-// file of the queue. It says whether nothing is left in that.
-func (p *Proxy) keepCarbon() (empty bool) {
-	err := errNoSpool
-	if p.keeper != nil {
-		err = p.keeper.keepRest()
+// keepCarbon keeps what is left of Carbon at the end, for the next process, and says
+// what became of it.
+func (p *Proxy) keepCarbon() {
+	before := p.carbon.accounts()
+	if err := p.carbon.store.Close(); err != nil {
+		p.log.Warn("spool not closed well", "err", err)
 	}
-	left := p.carbon.left()
-	switch {
-	case left == 0 && p.carbon.isEmpty():
-		if err != nil && !errors.Is(err, errNoSpool) {
-			p.log.Warn("spool not closed well", "err", err)
+	for i, a := range p.carbon.accounts() {
+		log := p.log.With("protocol", "carbon", "destination", a.name)
+		if n := a.dropped[shutdown] - before[i].dropped[shutdown]; n > 0 {
+			log.Error("lines dropped at the end of the drain", "lines", n)
 		}
-		return true
-	case p.carbon.journal.Path() != "":
-		p.log.Warn("lines left in the queue's file for the next start", "lines", left, "file", p.carbon.journal.Path(), "err", err)
-		return false
+		if a.queued > 0 {
+			log.Warn("lines left in memory for the next start", "lines", a.queued)
+		}
 	}
-	p.carbon.abandon()
-	p.log.Error("lines dropped at the end of the drain", "protocol", "carbon", "lines", left, "err", err)
-	return true
 }
 
 // waitAtMost waits for wg, but no longer than limit.
@@ -302,9 +267,15 @@ func (p *Proxy) Status() Status {
 	for _, proto := range protocols {
 		books, _ := p.queue(proto).snapshot()
 		s.Lines[proto.String()] = books.report()
-		for _, u := range p.outlets[proto].Status() {
+	}
+	for _, a := range p.carbon.accounts() {
+		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.name, Lines: a.report()})
+	}
+	for _, d := range p.outlets.all() {
+		for _, u := range d.Status() {
 			s.Upstreams = append(s.Upstreams, UpstreamStatus{
-				Protocol: proto.String(), Address: u.Address.String(), Resolved: u.Resolved, Up: u.Up, Since: u.Since, Reason: u.Reason,
+				Protocol: d.protocol.String(), Destination: d.name, Address: u.Address.String(),
+				Resolved: u.Resolved, Up: u.Up, Since: u.Since, Reason: u.Reason,
 			})
 		}
 	}

@@ -306,7 +306,7 @@ func TestQueueFull(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
-	cfg.Forward.Carbon.Queue = minQueue
+	cfg.Forward.Carbon[0].Queue = minQueue
 	p := start(t, cfg, holding("Denali"))
 	const lines = 100000 // some 2.6 MB
 	write(t, p.dial(t, "carbon", 0), numbered("host.n%05d 1 1700000000", 0, lines))

@@ -117,7 +117,7 @@ func TestCarbonExpire(t *testing.T) {
 		t.Errorf("lines do not wait for etcd: %d queued", b.queued)
 	}
 	q.expire(now, now.Add(-heldMax))
-	if b, _ := q.snapshot(); b.dropped[noName] != 1 || b.queued != 3 || q.account().holding.Load() != 1 {
+	if b, _ := q.snapshot(); b.dropped[noName] != 1 || b.queued != 3 || !q.isHolding() {
 		t.Errorf("all names taken: %d dropped, %d queued", b.dropped[noName], b.queued)
 	}
 }
@@ -142,17 +142,15 @@ func TestNamerWaiting(t *testing.T) {
 // The oldest lines are evicted, from whichever list.
 func TestQueueEvictsOldest(t *testing.T) {
 	now := time.Now()
-	for _, proto := range protocols {
-		q := newTestQueue(proto, 10)
-		accept(q, aBatch(now, nil, false, "r1aa"))
-		accept(q, aBatch(now.Add(-time.Second), nil, true, "h1aa"))
-		accept(q, aBatch(now.Add(time.Second), nil, true, "h2aa"))
-		if b := q.takeHeld(); string(b.buf) != "h2aa\n" {
-			t.Errorf("%v: held: %q, want the younger", proto, b.buf)
-		}
-		if b, _ := q.snapshot(); b.dropped[queueFull] != 1 {
-			t.Errorf("%v: %d dropped, want 1", proto, b.dropped[queueFull])
-		}
+	q := newStatsDQueue(10)
+	accept(q, aBatch(now, nil, false, "r1aa"))
+	accept(q, aBatch(now.Add(-time.Second), nil, true, "h1aa"))
+	accept(q, aBatch(now.Add(time.Second), nil, true, "h2aa"))
+	if b := q.takeHeld(); string(b.buf) != "h2aa\n" {
+		t.Errorf("held: %q, want the younger", b.buf)
+	}
+	if b, _ := q.snapshot(); b.dropped[queueFull] != 1 {
+		t.Errorf("%d dropped, want 1", b.dropped[queueFull])
 	}
 }
 

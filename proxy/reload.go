@@ -3,10 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
-
-	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // A reload asks Run to go on with another configuration.
@@ -32,6 +30,7 @@ func (p *Proxy) Reload(cfg Config) error {
 	if err := cfg.Problems().Err(); err != nil {
 		return err
 	}
+	cfg.Forward.Carbon = slices.Clone(cfg.Forward.Carbon)
 	r := reload{cfg, make(chan error, 1)}
 	select {
 	case p.reloads <- r:
@@ -69,23 +68,12 @@ func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
 	p.cfg = cfg
 	p.naming.setRules(cfg.Rewrite)
 	p.statsd.resize(cfg.Forward.StatsD)
-	p.carbon.resize(cfg.Forward.Carbon)
+	p.statsd.know(cfg.Forward.StatsD.To)
+	p.carbon.redirect(cfg.Forward.Carbon)
 	t.end()
-	for _, proto := range protocols {
-		to := cfg.Forward.outlet(proto)
-		p.queue(proto).account().know(to.To)
-		p.outlets[proto].Configure(to)
-	}
+	p.outlets.follow(p)
 	t.begin(ctx, p)
 	return nil
-}
-
-// outlet is what the outlet of a protocol needs to know.
-func (f Forward) outlet(proto line.Protocol) outlet.Config {
-	if proto == line.StatsD {
-		return outlet.Config{To: f.StatsD.To, TLS: f.StatsD.TLS, MaxAge: f.StatsD.MaxAge, MaxDatagram: f.StatsD.MaxDatagram}
-	}
-	return outlet.Config{To: f.Carbon.To, TLS: f.Carbon.TLS, MaxAge: f.Carbon.MaxAge}
 }
 
 // A telemetry sends our own numbers, from begin to end.

@@ -13,7 +13,7 @@ func TestReloadLeaks(t *testing.T) {
 	p := start(t, cfg, holding("Denali"))
 	more := cfg
 	more.Listen.StatsD = append(slices.Clone(cfg.Listen.StatsD), Address{Network: "udp", Host: "localhost"}, Address{Network: "tcp", Host: "localhost"})
-	more.Forward.Carbon.To = []Upstream{other.address}
+	more.Forward.Carbon[0].To = []Upstream{other.address}
 	settled := func() int {
 		eventually(t, "the upstream is up", func() bool { return p.Status().Upstreams[1].Up })
 		return runtime.NumGoroutine()

@@ -114,7 +114,7 @@ func TestReloadUpstreams(t *testing.T) {
 
 	otherStatsD, otherCarbon := newSink(t, "tcp"), newSink(t, "tcp")
 	cfg.Forward.StatsD.To = []Upstream{otherStatsD.address}
-	cfg.Forward.Carbon.To = []Upstream{otherCarbon.address}
+	cfg.Forward.Carbon[0].To = []Upstream{otherCarbon.address}
 	reloaded(t, p, cfg)
 	otherCarbon.until("Denali.b 1 1700000000")
 	write(t, toStatsD, "host.c:1|c\n")
@@ -145,7 +145,7 @@ func TestReloadFromAnUpstreamThatWorks(t *testing.T) {
 	const lines = 20_000
 	write(t, conn, numbered("host.n%d 1 1700000000", 0, lines))
 	got := first.next(1)
-	cfg.Forward.Carbon.To = []Upstream{second.address}
+	cfg.Forward.Carbon[0].To = []Upstream{second.address}
 	reloaded(t, p, cfg)
 	write(t, conn, "host.last 1 1700000000\n")
 	last := ""
@@ -180,7 +180,7 @@ func TestReloadEndsTheSessionGracefully(t *testing.T) {
 	const lines = 1000
 	write(t, p.dial(t, "carbon", 0), numbered("host.n%d 1 1700000000", 0, lines))
 	eventually(t, "the kernel has all", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == lines })
-	cfg.Forward.Carbon.To = []Upstream{newSink(t, "tcp").address}
+	cfg.Forward.Carbon[0].To = []Upstream{newSink(t, "tcp").address}
 	reloaded(t, p, cfg)
 	eventually(t, "the other upstream", func() bool {
 		all := p.Status().Upstreams
@@ -298,13 +298,13 @@ func TestReloadSmallerQueue(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
-	cfg.Forward.Carbon.Spool = 0
+	cfg.Forward.Carbon[0].Spool = 0
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	const lines = 100_000
 	write(t, conn, numbered("host.n%d 1 1700000000", 0, lines))
 	eventually(t, "lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == lines })
-	cfg.Forward.Carbon.Queue = minQueue
+	cfg.Forward.Carbon[0].Queue = minQueue
 	reloaded(t, p, cfg)
 	write(t, conn, "host.more 1 1700000000\n")
 	eventually(t, "one more", func() bool { return balance(t, p.Proxy)["carbon"].Received == lines+1 })

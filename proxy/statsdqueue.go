@@ -56,6 +56,13 @@ func (q *statsdQueue) resize(f StatsDForward) {
 	q.limit, q.excess = int(f.Queue), q.bytes
 }
 
+// bound returns how many bytes may wait.
+func (q *statsdQueue) bound() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.limit
+}
+
 // park takes back a taken batch whose claim is suspended: it waits, before all
 // that is held, until the claim is renewed or lost.
 func (q *statsdQueue) park(b *batch) {
@@ -77,7 +84,7 @@ func (q *statsdQueue) hasParked() bool {
 func (q *statsdQueue) hold(list *fifo[*batch], b *batch) {
 	q.holding.Add(int64(b.lines))
 	q.push(list, b)
-	notify(q.moreHeld)
+	notify(q.heldMore)
 }
 
 // push appends b to list. Where much waits, buffers are filled up or cut to

@@ -10,7 +10,20 @@ import (
 type Status struct {
 	Listeners []ListenerStatus `json:"listeners"`
 	Upstreams []UpstreamStatus `json:"upstreams"`
-	Lines     map[string]Books `json:"lines"` // by protocol: "statsd", "carbon"
+
+	// Lines are the books by protocol: "statsd", "carbon". With several
+	// destinations, Carbon's are those of the first.
+	Lines map[string]Books `json:"lines"`
+
+	// Destinations are those of Carbon. One that a reload removed comes last.
+	Destinations []DestinationStatus `json:"destinations"`
+}
+
+// DestinationStatus is the account of one destination of Carbon. Received counts from
+// when it was one.
+type DestinationStatus struct {
+	Name  string `json:"name"` // "" where it has none
+	Lines Books  `json:"lines"`
 }
 
 // ListenerStatus describes one bound socket.
@@ -23,7 +36,7 @@ type ListenerStatus struct {
 // UpstreamStatus describes one address of a failover list.
 type UpstreamStatus struct {
 	Protocol    string    `json:"protocol"`
-	Destination string    `json:"destination"` // its name; "" where there is one alone
+	Destination string    `json:"destination"` // its name; "" where it has none
 	Address     string    `json:"address"`     // as configured
 	Resolved    string    `json:"resolved"`    // the address connected to; "" while there is none
 	Up          bool      `json:"up"`          // it is used, and works

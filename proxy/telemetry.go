@@ -84,6 +84,9 @@ func nodes(name string, labels []*dto.LabelPair) string {
 	var b strings.Builder
 	b.WriteString(name)
 	for _, l := range labels {
+		if l.GetValue() == "" {
+			continue // a destination without a name
+		}
 		b.WriteByte('.')
 		b.WriteString(strings.Map(pathRune, l.GetValue()))
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -62,6 +64,9 @@ func TestTelemetry(t *testing.T) {
 		go p.sendTelemetry(ctx, "host", map[string]float64{})
 
 		carbon := p.carbon
+		if err := carbon.open(store.Places{}, p.cfg.Forward.Carbon, p.log); err != nil {
+			t.Fatal(err)
+		}
 		accept(carbon, aBatch(time.Now(), nil, false, "a 1 1", "b 1 1"))
 		first := telemetryLines(t, p)
 		for _, want := range []string{"Denali.prefixproxy.lines_received.carbon:2|c", "Denali.prefixproxy.queue_lines.carbon:2|g", "Denali.prefixproxy.upstream_up.statsd.stdout_:0|g"} {

@@ -69,7 +69,7 @@ func readConfig(file string) ([]byte, error) {
 // parseConfig is loadConfig of text, with variables from lookupEnv.
 func parseConfig(file string, text []byte, defaults config, lookupEnv func(string) (string, bool)) (config, error) {
 	cfg := defaults
-	d := decoder{lookupEnv: lookupEnv, forms: map[string]form{namesPath: readNames}}
+	d := decoder{lookupEnv: lookupEnv, forms: forms}
 	d.decode(text, reflect.ValueOf(&cfg).Elem())
 	cfg.share()
 	d.add(cfg.Problems())
@@ -78,6 +78,9 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	}
 	return cfg, nil
 }
+
+// forms are the values that may be written in more than one.
+var forms = map[string]form{namesPath: readNames, carbonPath: readDestinations}
 
 // share gives the proxy what other sections say.
 func (c *config) share() {
@@ -148,6 +151,8 @@ func node(path string, v reflect.Value) *yaml.Node {
 	switch {
 	case path == namesPath:
 		return namesNode(v.Interface().([]string))
+	case path == carbonPath && v.Kind() == reflect.Slice && isAlone(v):
+		return node(path, v.Index(0))
 	case v.Kind() == reflect.Struct:
 		section := &yaml.Node{Kind: yaml.MappingNode}
 		for key, field := range fields(v) {
@@ -239,4 +244,36 @@ func namesNode(names []string) *yaml.Node {
 		}
 	}
 	return node("", reflect.ValueOf(names))
+}
+
+// carbonPath is the key of the destinations of Carbon, which has two forms: a list, or
+// one that is alone.
+const carbonPath = "forward.carbon"
+
+// readDestinations is the form of carbonPath; v is a []proxy.CarbonForward, whose first
+// has the defaults of each.
+func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
+	var defaults proxy.CarbonForward
+	if v.Len() > 0 {
+		defaults = v.Index(0).Interface().(proxy.CarbonForward)
+	}
+	if n.Kind != yaml.SequenceNode {
+		one := []proxy.CarbonForward{defaults}
+		d.section(path, n, reflect.ValueOf(one).Index(0))
+		v.Set(reflect.ValueOf(one))
+		return
+	}
+	all := slices.Repeat([]proxy.CarbonForward{defaults}, len(n.Content))
+	for i, element := range n.Content {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		d.places[at] = placeOf(element)
+		d.section(at, element, reflect.ValueOf(all).Index(i))
+	}
+	v.Set(reflect.ValueOf(all))
+}
+
+// isAlone says whether v, the destinations of Carbon, is one without a name.
+func isAlone(v reflect.Value) bool {
+	all := v.Interface().([]proxy.CarbonForward)
+	return len(all) == 1 && all[0].Name == ""
 }

@@ -49,7 +49,7 @@ func readExample(t *testing.T) string {
 func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 	text := readExample(t)
 	var cfg config // no defaults: what the example lacks stays zero
-	d := decoder{lookupEnv: testEnv, forms: map[string]form{namesPath: readNames}}
+	d := decoder{lookupEnv: testEnv, forms: forms}
 	d.decode([]byte(text), reflect.ValueOf(&cfg).Elem())
 	if len(d.problems) > 0 {
 		t.Fatal(newConfigError("config.example.yaml", []byte(text), d.problems))
@@ -60,10 +60,10 @@ func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 		t.Errorf("keys of the example: got %q\nwant %q", got, want)
 	}
 
-	if len(cfg.Etcd.Endpoints) == 0 || len(cfg.Proxy.Forward.StatsD.To) == 0 || len(cfg.Proxy.Forward.Carbon.To) == 0 {
+	if len(cfg.Etcd.Endpoints) == 0 || len(cfg.Proxy.Forward.StatsD.To) == 0 || len(cfg.Proxy.Forward.Carbon[0].To) == 0 {
 		t.Error("the example lacks what has no default")
 	}
-	cfg.Etcd.Endpoints, cfg.Proxy.Forward.StatsD.To, cfg.Proxy.Forward.Carbon.To = nil, nil, nil
+	cfg.Etcd.Endpoints, cfg.Proxy.Forward.StatsD.To, cfg.Proxy.Forward.Carbon[0].To = nil, nil, nil
 	cfg.Proxy.Telemetry = cfg.Telemetry.StatsD // no key of its own
 	if defaults := defaultConfig(); !reflect.DeepEqual(cfg, defaults) {
 		t.Errorf("values of the example:\ngot  %+v\nwant %+v", cfg, defaults)
@@ -76,6 +76,9 @@ func keyPaths(path string, v reflect.Value) []string {
 	for key, field := range fields(v) {
 		at := join(path, key)
 		paths = append(paths, at)
+		if at == carbonPath {
+			field = field.Index(0)
+		}
 		if field.Kind() == reflect.Struct && !isText(field) {
 			paths = append(paths, keyPaths(at, field)...)
 		}
@@ -149,7 +152,7 @@ func TestAddressesNeedNoQuotes(t *testing.T) {
 	} {
 		cfg := mustParse(t, "etcd: {endpoints: [localhost:2379]}\nlisten: {statsd: []}\nforward:\n  carbon: "+tt.to)
 		var got []string
-		for _, a := range cfg.Proxy.Forward.Carbon.To {
+		for _, a := range cfg.Proxy.Forward.Carbon[0].To {
 			got = append(got, a.String())
 		}
 		if strings.Join(got, " ") != tt.want {
@@ -357,7 +360,13 @@ func TestYAMLRoundTrip(t *testing.T) {
 			c.Proxy.Listen.StatsD = []proxy.Address{{Network: "unixgram", Path: "/run/s", Mode: 0o660, Group: "adm"}, {Network: "udp", Host: "::1", Port: 1}}
 		},
 		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "stdout"}} },
-		func(c *config) { c.Proxy.Forward.Carbon.Queue = 1<<20 + 1 },
+		func(c *config) { c.Proxy.Forward.Carbon[0].Queue = 1<<20 + 1 },
+		func(c *config) { c.Proxy.Forward.Carbon[0].Name = "main" },
+		func(c *config) {
+			second := c.Proxy.Forward.Carbon[0]
+			c.Proxy.Forward.Carbon[0].Name, second.Name, second.Spool = "main", "dr", 0
+			c.Proxy.Forward.Carbon = append(c.Proxy.Forward.Carbon, second)
+		},
 		func(c *config) { c.Admin.Listen = "" },
 		func(c *config) { c.Admin.BadLines = false },
 	} {

@@ -181,12 +181,13 @@ func openState(cfg config) (*membership.State, error) {
 	return state, nil
 }
 
-// queueDirs returns where the file of the queue may be: the runtime directory
-// that systemd gives us, the memory that every Linux shares, or else the disk.
+// queueDirs returns where Carbon's queue may be: the second runtime directory that
+// systemd gives us, for the first is for sockets, which get mounted into containers;
+// the memory that every Linux shares; or else the disk.
 func queueDirs(stateDir string) []string {
 	var dirs []string
-	if runtime, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); runtime != "" {
-		dirs = append(dirs, runtime)
+	if runtime := strings.Split(os.Getenv("RUNTIME_DIRECTORY"), ":"); len(runtime) > 1 {
+		dirs = append(dirs, runtime[1])
 	}
 	return append(dirs, "/dev/shm", stateDir)
 }

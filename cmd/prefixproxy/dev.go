@@ -106,7 +106,7 @@ func (c *devCmd) load(dir string) (config, error) {
 	cfg.Etcd.Endpoints = []string{"http://127.0.0.1:2379"} // until ours runs
 	stdout := []proxy.Upstream{{Network: "stdout"}}
 	cfg.Proxy.Forward.StatsD.To = stdout
-	cfg.Proxy.Forward.Carbon.To = stdout
+	cfg.Proxy.Forward.Carbon[0].To = stdout
 	if c.Config != "" {
 		var err error
 		if cfg, err = loadConfig(c.Config, cfg); err != nil {

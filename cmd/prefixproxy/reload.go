@@ -132,6 +132,9 @@ func values(path string, v reflect.Value) iter.Seq2[string, any] {
 	return func(yield func(string, any) bool) {
 		for key, field := range fields(v) {
 			key = join(path, key)
+			if key == carbonPath && isAlone(field) {
+				field = field.Index(0)
+			}
 			if field.Kind() != reflect.Struct || isText(field) {
 				if !yield(key, field.Interface()) {
 					return

@@ -79,6 +79,9 @@ func bothUp() fakeLines {
 			"statsd": {Received: 12, Forwarded: 10, Queued: 2, Dropped: map[string]uint64{}},
 			"carbon": {Received: 5, Forwarded: 4, Resent: 3, Dropped: map[string]uint64{"bad_utf8": 1}},
 		},
+		Destinations: []proxy.DestinationStatus{
+			{Lines: proxy.Books{Received: 5, Forwarded: 4, Resent: 3, Dropped: map[string]uint64{"bad_utf8": 1}}},
+		},
 	}
 }
 
@@ -239,7 +242,23 @@ func TestStatus(t *testing.T) {
       "spooled": 0,
       "dropped": {}
     }
-  }
+  },
+  "destinations": [
+    {
+      "name": "",
+      "lines": {
+        "received": 5,
+        "adopted": 0,
+        "forwarded": 4,
+        "resent": 3,
+        "queued": 0,
+        "spooled": 0,
+        "dropped": {
+          "bad_utf8": 1
+        }
+      }
+    }
+  ]
 }
 `
 	if got := w.Body.String(); got != want {
@@ -571,5 +590,22 @@ func TestBounds(t *testing.T) {
 	asking.Wait()
 	if answered.Load() == 0 || g.most.Load() > maxRequests {
 		t.Errorf("%d of %d were answered, %d at a time", answered.Load(), many, g.most.Load())
+	}
+}
+
+// Of several destinations the page has a column for each, and says whose an upstream
+// is.
+func TestDestinationsOnThePage(t *testing.T) {
+	lines := bothUp()
+	lines.Destinations = []proxy.DestinationStatus{
+		{Name: "main", Lines: proxy.Books{Received: 5, Forwarded: 5}},
+		{Name: "dr", Lines: proxy.Books{Received: 5, Spooled: 5}},
+	}
+	lines.Upstreams[1].Destination = "dr"
+	page := ask(t, holding(), lines, "GET", "/").Body.String()
+	for _, want := range []string{`<th class="n">carbon main</th><th class="n">carbon dr</th>`, `<tr><td>spooled</td><td class="n">0</td><td class="n">0</td><td class="n">5</td></tr>`, "<td>carbon dr</td>"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %s in\n%s", want, page)
+		}
 	}
 }

@@ -2,7 +2,6 @@ package admin
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
@@ -15,11 +14,13 @@ type view struct {
 	Meaning  string   // of the state, for a newcomer
 	NotReady []string // why not; empty when ready
 	BadLines bool     // there is a page of them
-	Columns  []string // the protocols
+	Columns  []string // the protocols; of several destinations, each
 	Books    []bookRow
+
+	columns []proxy.Books
 }
 
-// A bookRow is one line of the books: one number a protocol.
+// A bookRow is one line of the books: one number a column.
 type bookRow struct {
 	Title  string
 	Counts []uint64 // in the order of view.Columns
@@ -39,10 +40,14 @@ func newView(s Status, badLines bool) view {
 	if s.Name != nil {
 		v.Title = *s.Name
 	}
-	for protocol := range s.Lines {
-		v.Columns = append(v.Columns, protocol)
+	v.addColumn("statsd", s.Lines["statsd"])
+	if len(s.Destinations) < 2 {
+		v.addColumn("carbon", s.Lines["carbon"])
+	} else {
+		for _, d := range s.Destinations {
+			v.addColumn("carbon "+d.Name, d.Lines)
+		}
 	}
-	slices.SortFunc(v.Columns, func(a, b string) int { return strings.Compare(b, a) }) // statsd, carbon
 	v.addRow("received", func(b proxy.Books) uint64 { return b.Received })
 	v.addRow("adopted", func(b proxy.Books) uint64 { return b.Adopted })
 	v.addRow("forwarded", func(b proxy.Books) uint64 { return b.Forwarded })
@@ -53,10 +58,14 @@ func newView(s Status, badLines bool) view {
 	return v
 }
 
+func (v *view) addColumn(title string, books proxy.Books) {
+	v.Columns, v.columns = append(v.Columns, title), append(v.columns, books)
+}
+
 func (v *view) addRow(title string, count func(proxy.Books) uint64) {
 	row := bookRow{Title: title}
-	for _, protocol := range v.Columns {
-		row.Counts = append(row.Counts, count(v.Lines[protocol]))
+	for _, books := range v.columns {
+		row.Counts = append(row.Counts, count(books))
 	}
 	v.Books = append(v.Books, row)
 }
@@ -64,7 +73,7 @@ func (v *view) addRow(title string, count func(proxy.Books) uint64) {
 // addDrops adds a row for each reason for which a line was dropped.
 func (v *view) addDrops() {
 	var reasons []string
-	for _, books := range v.Lines {
+	for _, books := range v.columns {
 		for reason, n := range books.Dropped {
 			if n > 0 {
 				reasons = append(reasons, reason)

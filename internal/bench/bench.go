@@ -64,7 +64,7 @@ func buildDaemon(ctx context.Context, binary string, flags ...string) error {
 }
 
 // notKept is the one difference of the daemon whose queue no file keeps.
-var notKept = planted.Edit{File: "proxy/proxy.go", Old: "if len(file.dirs) > 0 {", New: "if false {"}
+var notKept = planted.Edit{File: "proxy/proxy.go", Old: "Memory: p.options.QueueDirs", New: "Memory: nil"}
 
 // buildUnkept builds that daemon.
 func (b *bench) buildUnkept(ctx context.Context) error {

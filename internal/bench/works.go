@@ -90,6 +90,12 @@ var works = []work{
 		traffic:    Traffic{Protocol: statsd, Senders: 4, PerWrite: 1, Rate: 1_000, Stamped: true},
 		contenders: []*contender{theDaemon, theLeast},
 	},
+	{
+		name:  "quiet",
+		title: "a quiet host: StatsD, 100 lines/s", coalesce: defaultCoalesce, rounds: 3,
+		traffic:    Traffic{Protocol: statsd, Senders: 4, PerWrite: 1, Rate: 100, Stamped: true},
+		contenders: []*contender{theDaemon, theLeast},
+	},
 }
 
 // checks are the works of -check: nothing may be lost, on a slow machine

@@ -12,16 +12,14 @@
 // blacklists, keyNameSanitize: false, or prefixes.
 package serverpath
 
-import "regexp"
-
-var separators = regexp.MustCompile(`[./]+`)
+import "strings"
 
 // Nodes returns the path of a series as the file system counts its nodes: a dot
 // between, none in front; one at the end where separators stand there.
 func Nodes(path string) string {
-	path = separators.ReplaceAllString(path, ".")
-	if len(path) > 0 && path[0] == '.' {
-		return path[1:]
+	path = strings.ReplaceAll(path, "/", ".")
+	for strings.Contains(path, "..") {
+		path = strings.ReplaceAll(path, "..", ".")
 	}
-	return path
+	return strings.TrimPrefix(path, ".")
 }

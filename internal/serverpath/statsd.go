@@ -46,8 +46,6 @@ func utf16Text(line string) string {
 	return strings.ToValidUTF8(line, "\ufffd")
 }
 
-var notInKeys = regexp.MustCompile(`[^a-zA-Z_\-0-9.;=]`)
-
 // sanitize is sanitizeKeyName.
 func sanitize(key string) string {
 	var b strings.Builder
@@ -62,7 +60,15 @@ func sanitize(key string) string {
 		}
 		inSpace = space
 	}
-	return notInKeys.ReplaceAllString(strings.ReplaceAll(b.String(), "/", "-"), "")
+	return strings.Map(func(r rune) rune { // .replace(/\//g, '-').replace(/[^a-zA-Z_\-0-9\.;=]/g, '')
+		switch {
+		case r == '/':
+			return '-'
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', strings.ContainsRune("_-.;=", r):
+			return r
+		}
+		return -1
+	}, b.String())
 }
 
 // isSpace is JavaScript's \s.

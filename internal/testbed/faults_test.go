@@ -143,7 +143,7 @@ func deck(r *rig) (out []fault) {
 
 // oldSession makes each session as good as one that has lasted: of a young one,
 // all is sent again anyway.
-var oldSession = planted.Edit{File: "proxy/carbonsource.go", Old: "youngAge = 20 * time.Second", New: "youngAge = 0"}
+var oldSession = planted.Edit{File: "internal/store/cursor.go", Old: "young = 20 * time.Second", New: "young = 0"}
 
 // A bug that costs lines is seen: the suite goes red with the daemon that has
 // it.
@@ -160,14 +160,14 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/outlet/stream.go", Old: "info.acked = min(info.acked, l.written)", New: "info.acked = l.written"},
 		}},
 		{"no replay", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
-			{File: "proxy/carbonqueue.go", Old: "most := q.replay", New: "most := 0"},
+			{File: "internal/store/session.go", Old: "window >= c.Replay", New: "true"},
 		}},
 		{"what a young session took is delivered", "receiver resets after 3 s", "lost", []planted.Edit{oldSession}},
 		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{
 			{File: "internal/outlet/stream.go", Old: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))", New: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(-1))"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
-			{File: "proxy/proxy.go", Old: "p.carbon.adopt(j, left)", New: "p.carbon.adopt(j, left[:0])"},
+			{File: "internal/store/open.go", Old: "c.fresh, c.left = p.todo, p.todo.lines()", New: "p.todo = nil"},
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {

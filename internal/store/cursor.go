@@ -1,0 +1,405 @@
+package store
+
+import (
+	"slices"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+)
+
+// When lines are delivered, and sent again.
+const (
+	// maturity is how long a session must live on after the peer's kernel has
+	// acknowledged a line: a balancer without a backend accepts and closes.
+	maturity = time.Second
+
+	// young is how long a session must last for what it took to be believed.
+	young = 20 * time.Second
+
+	// maxSends is how often a line is sent on sessions that were young, and that
+	// the peer closed in order.
+	maxSends = 3
+
+	// longestLook is how long a burst waits to be acknowledged before it is looked
+	// again: a peer may put that off by 40 ms.
+	longestLook = 50 * time.Millisecond
+)
+
+// How what waits is sent.
+const (
+	// liveAge is how long a line may wait before it gives way to younger ones,
+	// where there is a backlog.
+	liveAge = time.Second
+
+	// readAhead is how much is read from disk before it is sent.
+	readAhead = 2 * burstBytes
+
+	// A backlog is sent in bursts of so many bytes, with pauses that are a third
+	// as long between them, so that a server that has just come back has time
+	// for what is new.
+	burstBytes = 1 << 20
+	burstRest  = 3
+)
+
+// A Cursor is the place of one destination in the log, and its books. It is the
+// outlet.Source of that destination. What it needs is in one of these, and goes from
+// each to those on its right:
+//
+//	backlog ──→ ahead (read from disk) ──→ sent ──→ delivered ──→ nothing
+//	fresh ─────────────────────────────────↗ │        │
+//	  ↑ put                        again ←────┴────────┘ End
+//
+// The store's mutex guards it, but for the lines in hand.
+type Cursor struct {
+	Destination
+	store *Store
+	books Books
+	more  chan struct{} // cap 1: Next may have something to say
+
+	fresh   spans   // waits, and may live
+	backlog spans   // was overtaken
+	ahead   []ahead // of the backlog and of what is to be sent again: read from disk
+	again   []piece // to be sent again, in this order
+	sent    []piece // on this session, in this order
+	proven  int     // how many of these, at the head, are delivered
+
+	left    int   // lines that are not delivered
+	bytes   int64 // of these
+	excess  int64 // bytes that were not delivered when the bounds were lowered
+	removed bool
+	session
+
+	hand []byte // lines that Next has returned, as far as they were not written; the caller's
+	cur  chunk  // that holds them; the caller's
+}
+
+// A session is what is known of one.
+type session struct {
+	outlet.Session
+	linked  bool
+	began   time.Time
+	handed  uint64 // bytes that Next has returned
+	written uint64
+	acked   uint64
+	acks    []ack // that are not mature, the oldest first
+	burst   burst
+}
+
+// An ack says that so many bytes were acknowledged at a time.
+type ack struct {
+	first, when time.Time
+	bytes       uint64
+}
+
+// A piece is a part of the log that was sent, or is to be sent again.
+type piece struct {
+	span
+	size      int    // bytes of lines
+	end       uint64 // where it ends in the session
+	sends     uint8  // on how many sessions it was sent
+	delivered bool
+	lost      bool   // it cannot be sent again, for why
+	why       Reason // it could not be kept
+}
+
+// ahead is a part of the log that was read before it is sent.
+type ahead struct {
+	piece
+	chunk chunk
+}
+
+// A burst is a part of the backlog that is being sent.
+type burst struct {
+	began time.Time
+	bytes int       // sent
+	end   uint64    // in the session
+	looks int       // since the last was acknowledged
+	rest  time.Time // no other one before then
+}
+
+func (s *Store) newCursor(d Destination) *Cursor {
+	return &Cursor{Destination: d, store: s, books: Books{Destination: d.Name}, more: make(chan struct{}, 1)}
+}
+
+// put takes note of new lines.
+func (c *Cursor) put(sp span, late bool) {
+	if late && c.linked {
+		c.backlog.add(sp)
+	} else {
+		c.fresh.add(sp)
+	}
+	c.left += sp.lines()
+	c.bytes += sp.bytes()
+	notify(c.more)
+}
+
+// needs notes what must be kept.
+func (c *Cursor) needs(note func(span)) {
+	for _, list := range []spans{c.fresh, c.backlog} {
+		for _, sp := range list {
+			note(sp)
+		}
+	}
+	for i := range c.ahead {
+		note(c.ahead[i].span)
+	}
+	for _, list := range [][]piece{c.again, c.sent} {
+		for i := range list {
+			if !list[i].lost {
+				note(list[i].span)
+			}
+		}
+	}
+}
+
+// undelivered is all that is not delivered, wherever it is, until the next call.
+func (c *Cursor) undelivered() spans {
+	all := append(c.store.scratch[:0], c.fresh...)
+	defer func() { c.store.scratch = all }()
+	for _, sp := range c.backlog {
+		all.add(sp)
+	}
+	for i := range c.ahead {
+		if !c.ahead[i].delivered {
+			all.add(c.ahead[i].span)
+		}
+	}
+	for _, list := range [][]piece{c.again, c.sent} {
+		for i := range list {
+			if !list[i].delivered {
+				all.add(list[i].span)
+			}
+		}
+	}
+	return all
+}
+
+// owes says whether anything of sp is not delivered, and still to be sent or to be
+// sent again.
+func (c *Cursor) owes(sp span) bool {
+	if c.fresh.touches(sp) || c.backlog.touches(sp) {
+		return true
+	}
+	owed := func(p *piece) bool { return !p.delivered && !p.lost && !p.within(sp).isEmpty() }
+	for i := range c.ahead {
+		if owed(&c.ahead[i].piece) {
+			return true
+		}
+	}
+	for _, list := range [][]piece{c.again, c.sent} {
+		for i := range list {
+			if owed(&list[i]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// settle books that lines need no more delivery.
+func (c *Cursor) settle(lines int, bytes int64) {
+	c.left -= lines
+	c.bytes -= bytes
+}
+
+func (c *Cursor) drop(lines int, bytes int64, why Reason) {
+	c.books.Dropped[why] += uint64(lines)
+	c.settle(lines, bytes)
+}
+
+// lose drops what of the lines lies in sp, and cannot be read any more. Of those that
+// were sent, it is not known yet whether they were delivered.
+func (c *Cursor) lose(sp span, why Reason) {
+	c.dropWaiting(sp, why)
+	for i := range c.sent {
+		if p := &c.sent[i]; !p.within(sp).isEmpty() {
+			p.lost, p.why = true, why
+		}
+	}
+}
+
+// dropWaiting drops what waits in sp.
+func (c *Cursor) dropWaiting(sp span, why Reason) {
+	for _, list := range []*spans{&c.fresh, &c.backlog} {
+		n, bytes := list.remove(sp)
+		c.drop(n, bytes, why)
+	}
+	kept := c.ahead[:0]
+	var left []piece
+	for _, a := range c.ahead {
+		if a.within(sp).isEmpty() {
+			kept = append(kept, a)
+		} else {
+			left = append(left, c.loseOf(a.piece, sp, why)...)
+		}
+	}
+	c.ahead = kept
+	again := make([]piece, 0, len(c.again))
+	for _, p := range c.again {
+		again = append(again, c.loseOf(p, sp, why)...)
+	}
+	c.again = again
+	c.putBack(left...)
+	notify(c.more) // it may have been the last
+}
+
+// loseOf is lose for a piece that waits; it returns what is left of it.
+func (c *Cursor) loseOf(p piece, sp span, why Reason) (left []piece) {
+	lost := p.within(sp)
+	if lost.isEmpty() {
+		return []piece{p}
+	}
+	if !p.delivered {
+		c.drop(lost.lines(), lost.bytes(), why)
+	}
+	before, behind := p.minus(sp)
+	for _, part := range []span{before, behind} {
+		if !part.isEmpty() {
+			p.span, p.size = part, int(part.bytes())
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+// forget lets go of the oldest piece that is delivered, and returns its bytes; 0:
+// there is none.
+func (c *Cursor) forget() int64 {
+	if i := slices.IndexFunc(c.again, func(p piece) bool { return p.delivered }); i >= 0 {
+		defer func() { c.again = slices.Delete(c.again, i, i+1) }()
+		return c.again[i].bytes()
+	}
+	if i := slices.IndexFunc(c.ahead, func(a ahead) bool { return a.delivered }); i >= 0 {
+		defer func() { c.ahead = slices.Delete(c.ahead, i, i+1) }()
+		return c.ahead[i].bytes()
+	}
+	if i := slices.IndexFunc(c.sent[:c.proven], func(p piece) bool { return !p.lost }); i >= 0 {
+		c.sent[i].lost = true
+		return c.sent[i].bytes()
+	}
+	return 0
+}
+
+// bound drops the oldest lines that are more than the destination may lag behind.
+func (c *Cursor) bound() {
+	s := c.store
+	c.excess = min(c.excess, c.bytes+s.grain)
+	for c.bytes > max(c.Queue+c.Spool+s.segmentSize, c.excess) {
+		oldest, ok := c.eldest()
+		g := s.named.at(oldest)
+		if !ok || g == nil {
+			return // all is sent
+		}
+		why := SpoolFull
+		if c.Spool == 0 {
+			why = QueueFull
+		}
+		c.dropWaiting(g.span(), why)
+		s.sweep()
+		s.save()
+	}
+}
+
+// eldest returns where the oldest line is that waits and is not delivered; false:
+// there is none.
+func (c *Cursor) eldest() (p place, ok bool) {
+	note := func(q place) {
+		if !ok || q.at < p.at {
+			p, ok = q, true
+		}
+	}
+	for _, list := range []spans{c.fresh, c.backlog} {
+		if len(list) > 0 {
+			note(list[0].from)
+		}
+	}
+	for i := range c.ahead {
+		if !c.ahead[i].delivered {
+			note(c.ahead[i].from)
+		}
+	}
+	for i := range c.again {
+		if !c.again[i].delivered {
+			note(c.again[i].from)
+		}
+	}
+	return p, ok
+}
+
+// remove ends the use of the cursor; its lines are dropped.
+func (c *Cursor) remove() Books {
+	s := c.store
+	c.drop(c.left, c.bytes, Shutdown)
+	c.books.Dropped[Shutdown] += uint64(s.held.left())
+	c.removed = true
+	c.fresh, c.backlog, c.ahead, c.again, c.sent, c.proven = nil, nil, nil, nil, nil, 0
+	notify(c.more)
+	b := c.snapshot()
+	b.Queued, b.Spooled, b.QueueBytes, b.SpoolBytes, b.Oldest, b.Removed = 0, 0, 0, 0, time.Time{}, true
+	return b
+}
+
+// snapshot returns the books.
+func (c *Cursor) snapshot() Books {
+	s := c.store
+	b := c.books
+	b.Forwarded = slices.Clone(b.Forwarded)
+	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
+	count := func(all spans, l *log) {
+		border := l.border()
+		lines, bytes := all.before(border)
+		b.Spooled += lines
+		b.SpoolBytes += bytes
+		if lines > 0 {
+			if g := l.at(all.first().from); g != nil && (b.Oldest.IsZero() || g.born.Before(b.Oldest)) {
+				b.Oldest = g.born
+			}
+		}
+		allLines, allBytes := all.before(place{maxPlace, maxPlace})
+		b.Queued += allLines - lines
+		b.QueueBytes += allBytes - bytes
+	}
+	count(c.undelivered(), &s.named)
+	count(s.held.all(), &s.held.log)
+	return b
+}
+
+// Know makes the books show an upstream.
+func (c *Cursor) Know(upstream string) {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	c.forward(upstream, 0)
+}
+
+func (c *Cursor) forward(upstream string, lines int) {
+	for i := range c.books.Forwarded {
+		if f := &c.books.Forwarded[i]; f.Upstream == upstream {
+			f.Lines += uint64(lines)
+			return
+		}
+	}
+	c.books.Forwarded = append(c.books.Forwarded, Forwarded{upstream, uint64(lines)})
+}
+
+// More implements outlet.Source.
+func (c *Cursor) More() <-chan struct{} { return c.more }
+
+// HasBacklog implements outlet.Source.
+func (c *Cursor) HasBacklog() bool {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	return c.isLagging()
+}
+
+// isLagging says whether lines wait that younger ones go before: some are on disk, or
+// were overtaken. While none are, lines keep their order.
+func (c *Cursor) isLagging() bool {
+	if len(c.backlog)+len(c.ahead) > 0 {
+		return true
+	}
+	border := c.store.named.border().at
+	return len(c.fresh) > 0 && c.fresh[0].from.at < border ||
+		slices.ContainsFunc(c.again, func(p piece) bool { return p.from.at < border })
+}
+
+var _ outlet.Source = (*Cursor)(nil)

@@ -1,0 +1,320 @@
+package store
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+)
+
+// filled returns a bench whose store holds lines in many segments of both tiers, and
+// the lines.
+func filled(t *testing.T) (b *bench, all string) {
+	b = newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	for range 12 {
+		lines := many("x", 600)
+		b.Put(lines, 600, b.now)
+		b.spool()
+		all += string(lines)
+	}
+	return b, all
+}
+
+// segmentFiles returns the files of all segments, the oldest first.
+func (b *bench) segmentFiles() (paths []string) {
+	for _, g := range b.named.segments {
+		paths = append(paths, g.path)
+	}
+	return paths
+}
+
+// deliver lets all be sent and delivered, and returns it.
+func (b *bench) deliver() (got string) {
+	l := b.begin("main")
+	for range 1000 {
+		b.step(b.now)
+		sent := l.take()
+		l.ack()
+		b.pass(maturity)
+		l.ack()
+		if got += sent; sent == "" && b.books("main").Queued+b.books("main").Spooled == 0 {
+			break
+		}
+	}
+	l.end(outlet.Finished)
+	return got
+}
+
+// wholeLines fails the test unless all lines are ones that were put.
+func wholeLines(t testing.TB, got string) {
+	t.Helper()
+	known := map[string]bool{}
+	for ln := range strings.Lines(string(many("x", 600))) {
+		known[ln] = true
+	}
+	for ln := range strings.Lines(got) {
+		if !known[ln] {
+			t.Fatalf("a wrong line: %q", ln)
+		}
+	}
+}
+
+// Whatever somebody does to a file, while the process runs or while none does: lines
+// before the damage are sent, what is lost is said and counted, and no line is wrong.
+func TestDamage(t *testing.T) {
+	whole := 7200
+	for name, damage := range map[string]func(path string) error{
+		"cut":       func(path string) error { return os.Truncate(path, 40_000) },
+		"empty":     func(path string) error { return os.Truncate(path, 0) },
+		"removed":   os.Remove,
+		"changed":   func(path string) error { return patch(path, 30_000, []byte("y")) },
+		"header":    func(path string) error { return patch(path, 20, []byte("y")) },
+		"a fifo":    func(path string) error { return replace(path, func() error { return syscall.Mkfifo(path, 0o600) }) },
+		"a link":    func(path string) error { return replace(path, func() error { return os.Symlink("/dev/zero", path) }) },
+		"readable":  func(path string) error { return os.Chmod(path, 0o644) },
+		"two names": func(path string) error { return os.Link(path, path+".other") },
+	} {
+		for _, running := range []bool{true, false} {
+			for _, which := range []int{0, -1} {
+				b, _ := filled(t)
+				if !running {
+					b.abandon()
+				}
+				files := b.segmentFiles()
+				if which < 0 {
+					which = len(files) - 1
+				}
+				if err := damage(files[which]); err != nil {
+					t.Fatal(err)
+				}
+				if !running {
+					b.open()
+				}
+				got := b.deliver()
+				wholeLines(t, got)
+				books := b.books("main")
+				n, lost := strings.Count(got, "\n"), int(books.Dropped[SpoolFull]+books.Dropped[QueueFull])
+				isOpen := running && which > 0 // our own descriptor still leads to what was there
+				if n+lost != whole && (running || which == 0) || lost > 2000 || n < whole-2000 {
+					t.Errorf("%s, running %v, segment %d: %d lines sent, %d lost, of %d", name, running, which, n, lost, whole)
+				}
+				if isOpen && (name == "removed" || name == "a fifo") && lost > 0 {
+					t.Errorf("%s: %d lines lost, that were in an open file", name, lost)
+				}
+				if lost > 0 && !strings.Contains(b.log.String(), "lost") && !strings.Contains(b.log.String(), "cannot be read again") {
+					t.Errorf("%s: not said: %s", name, &b.log)
+				}
+				b.abandon()
+			}
+		}
+	}
+}
+
+func patch(path string, at int64, with []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteAt(with, at)
+	return err
+}
+
+func replace(path string, make func() error) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return make()
+}
+
+// A power failure takes memory, and what on disk was not synced: a second of what was
+// spooled at most, and it is counted.
+func TestPowerFailure(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	put := 0
+	for range 50 {
+		b.putMany("x", 600)
+		b.step(b.now)
+		b.pass(100 * time.Millisecond)
+		put += 600
+	}
+	unsynced, synced := 0, 0
+	for _, g := range b.named.segments {
+		if g.onDisk && g.dirty {
+			unsynced += g.span().lines()
+			os.Truncate(g.path, 0)
+		} else if g.onDisk {
+			synced += g.span().lines()
+		}
+	}
+	waiting := b.books("main")
+	b.abandon()
+	os.RemoveAll(b.places.Memory[0])
+	b.open()
+	got := b.books("main")
+	if unsynced == 0 || unsynced > 10*600+1310 || got.Spooled != synced || got.Queued != 0 {
+		t.Errorf("%d lines synced, %d not, %+v", synced, unsynced, got)
+	}
+	if n := uint64(got.Spooled) + got.Dropped[SpoolFull]; got.Adopted != n || int(n) > put || waiting.Queued+waiting.Spooled != put {
+		t.Errorf("before %+v, after %+v", waiting, got)
+	}
+	wholeLines(t, b.deliver())
+}
+
+// The disk does not work: lines stay in memory up to its bound, it is said once, and
+// tried again every second.
+func TestDiskOutOfOrder(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
+	broken := true
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if broken && strings.HasPrefix(path, b.places.State) && (op == "create" || op == "write") {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	for range 30 {
+		b.Put(many("x", 1000), 1000, b.now)
+		b.step(b.now)
+	}
+	if got := b.books("main"); got.Queued != 30_000 || strings.Count(b.log.String(), "spool out of order") != 1 {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+	if again := b.step(b.now.Add(time.Second / 2)); again != time.Second/2 {
+		t.Errorf("tried again after %v more", again)
+	}
+	for range 30 {
+		b.Put(many("x", 1000), 1000, b.now)
+	}
+	if got := b.books("main"); got.Dropped[QueueFull] == 0 || got.Queued+int(got.Dropped[QueueFull]) != 60_000 {
+		t.Errorf("got %+v", got)
+	}
+	broken = false
+	b.pass(time.Second)
+	b.step(b.now)
+	b.pass(time.Second)
+	b.step(b.now)
+	if got := b.books("main"); got.Spooled == 0 || !strings.Contains(b.log.String(), "spool in order again") {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+}
+
+// Directories of memory whose owners are gone for good are collected; others are not.
+func TestCollect(t *testing.T) {
+	living := newBench(t)
+	base := living.places.Memory[0]
+	gone, stopped := newBench(t), newBench(t)
+	for _, b := range []*bench{gone, stopped} {
+		b.putLines("a 1 1")
+		b.CloseInput()
+		b.Close()
+		b.places.Memory = []string{base}
+		b.open()
+		b.putLines("a 1 1")
+		b.abandon()
+	}
+	os.RemoveAll(gone.places.State)
+	before, _ := os.ReadDir(base)
+	other := newBench(t)
+	other.abandon()
+	other.places.State = filepath.Join(t.TempDir(), "other")
+	os.Mkdir(other.places.State, 0o700)
+	other.places.Memory = []string{base}
+	other.open()
+	after, _ := os.ReadDir(base)
+	if len(before) != 3 || len(after) != 3 {
+		t.Errorf("%d directories, and then %d", len(before), len(after))
+	}
+	stopped.open()
+	if got := stopped.books("main"); got.Adopted != 2 {
+		t.Errorf("a stopped one finds %d lines, want 2", got.Adopted)
+	}
+}
+
+// A copy of a state directory does not take the original's memory.
+func TestCopiedState(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1")
+	copied := newBench(t)
+	copied.abandon()
+	os.RemoveAll(copied.places.State)
+	if err := os.CopyFS(copied.places.State, os.DirFS(b.places.State)); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(copied.places.State, 0o700)
+	chmodAll(t, filepath.Join(copied.places.State, "store"))
+	b.abandon()
+	copied.open()
+	if copied.memory == b.memory {
+		t.Error("two stores in one directory")
+	}
+	b.open()
+	if got := b.books("main"); got.Queued != 1 {
+		t.Errorf("the original: %+v", got)
+	}
+}
+
+// Whatever is in a file, no line comes of it that was not put, and what is missing is
+// counted.
+func FuzzSegment(f *testing.F) {
+	f.Add(uint8(0), uint32(100), uint32(0), []byte("x"))
+	f.Add(uint8(1), uint32(60), uint32(50_000), []byte{})
+	f.Add(uint8(7), uint32(8), uint32(0), []byte{2, 0, 0, 0})
+	f.Add(uint8(3), uint32(0), uint32(1), bytes.Repeat([]byte{0}, 100))
+	f.Fuzz(func(t *testing.T, which uint8, at, cut uint32, with []byte) {
+		b, all := filled(t)
+		b.abandon()
+		files := b.segmentFiles()
+		path := files[int(which)%len(files)]
+		image, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at %= uint32(len(image))
+		copy(image[at:], with)
+		if cut > 0 {
+			image = image[:cut%uint32(len(image))]
+		}
+		os.WriteFile(path, image, 0o600)
+		if which&0x40 != 0 { // and once more
+			os.WriteFile(filepath.Join(filepath.Dir(path), "named-00000000000000ff.log"), image, 0o600)
+		}
+		if which&0x80 != 0 { // and in another's place
+			other := files[int(which/2)%len(files)]
+			os.WriteFile(other, image, 0o600)
+		}
+		b.open()
+		got := b.deliver()
+		wholeLines(t, got)
+		books := b.books("main")
+		if n := uint64(strings.Count(got, "\n")); books.Adopted != n+books.Dropped[SpoolFull]+books.Dropped[QueueFull] {
+			t.Errorf("%d lines sent, %d before: %+v", n, strings.Count(all, "\n"), books)
+		}
+	})
+}
+
+// Whatever is in a state, decoding it ends, and what comes of it is encoded again.
+func FuzzState(f *testing.F) {
+	b := &Store{id: 7}
+	c := b.newCursor(Destination{Name: "main"})
+	c.fresh = spans{{place{10, 1}, place{90, 5}}}
+	c.again = []piece{{span: span{place{0, 0}, place{10, 1}}, sends: 2, delivered: true}}
+	b.cursors = []*Cursor{c}
+	f.Add(b.encodeState()[stateHeader:])
+	f.Fuzz(func(t *testing.T, body []byte) {
+		st, err := decodeState(sealState(append(make([]byte, stateHeader), body...), 1, 7))
+		if err != nil {
+			return
+		}
+		for _, p := range append(st.places, placeOf{todo: st.held}) {
+			if !slices.IsSortedFunc(p.todo, func(a, b span) int { return int(int64(a.to.at) - int64(b.from.at)) }) {
+				t.Errorf("not in order: %v", p.todo)
+			}
+		}
+	})
+}

@@ -1,0 +1,249 @@
+package store
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A log is a row of segments: those on disk, then those in memory, to the last of
+// which is appended. The store's mutex guards it.
+type log struct {
+	kind     kind
+	seed     uint32
+	segments []*segment
+	tail     place  // where the next record begins
+	marks    []mark // of the last seconds
+}
+
+// A mark says that all behind a place came at a time or later.
+type mark struct {
+	when time.Time
+	at   place
+}
+
+const (
+	markEvery = 100 * time.Millisecond
+	maxMarks  = 150 // a name is waited for for 10 s
+)
+
+// mark takes note of when the next record comes.
+func (l *log) mark(now time.Time) {
+	if last := len(l.marks) - 1; last >= 0 && now.Sub(l.marks[last].when) < markEvery {
+		return
+	}
+	if len(l.marks) == maxMarks {
+		l.marks = slices.Delete(l.marks, 0, maxMarks/2)
+	}
+	l.marks = append(l.marks, mark{now, l.tail})
+}
+
+// since returns a place behind which all has come at when or later.
+func (l *log) since(when time.Time) place {
+	i, _ := slices.BinarySearchFunc(l.marks, when, func(m mark, t time.Time) int { return m.when.Compare(t) })
+	if i == len(l.marks) {
+		return l.tail
+	}
+	return l.marks[i].at
+}
+
+// border returns where the second tier ends and the first begins.
+func (l *log) border() place {
+	if g := l.oldest(); g != nil {
+		return g.base
+	}
+	return l.tail
+}
+
+// oldest returns the oldest segment in memory, or nil.
+func (l *log) oldest() *segment {
+	i := l.onDisk()
+	if i == len(l.segments) {
+		return nil
+	}
+	return l.segments[i]
+}
+
+// onDisk returns how many segments are on disk.
+func (l *log) onDisk() int {
+	i, _ := slices.BinarySearchFunc(l.segments, true, func(g *segment, _ bool) int {
+		if g.onDisk {
+			return -1
+		}
+		return 0
+	})
+	return i
+}
+
+// at returns the segment that holds the record at p, or nil.
+func (l *log) at(p place) *segment {
+	i, found := slices.BinarySearchFunc(l.segments, p, func(g *segment, p place) int { return cmp.Compare(g.base.at, p.at) })
+	if !found {
+		i--
+	}
+	if i < 0 || p.at >= l.segments[i].end.at {
+		return nil
+	}
+	return l.segments[i]
+}
+
+// open returns the segment that is appended to, or nil.
+func (l *log) open() *segment {
+	if n := len(l.segments); n > 0 && !l.segments[n-1].sealed {
+		return l.segments[n-1]
+	}
+	return nil
+}
+
+// remove takes g out of the log.
+func (l *log) remove(g *segment) {
+	if i := slices.Index(l.segments, g); i >= 0 {
+		l.segments = slices.Delete(l.segments, i, i+1)
+	}
+}
+
+// append writes a record behind the log's last, and returns where it is. s.mu is
+// held.
+func (s *Store) append(l *log, lines []byte, n int, born time.Time) (span, error) {
+	size := int64(recordHeader + len(lines))
+	for {
+		g, err := s.room(l, size, born)
+		if err != nil {
+			return span{}, err
+		}
+		putRecordHeader(s.head[:], l.seed, l.tail, lines, n, born.Sub(g.born))
+		if err = s.files.write(g.file, g.path, s.head[:recordHeader], lines, g.offset(l.tail)); err == nil {
+			sp := span{l.tail, place{l.tail.at + uint64(size), l.tail.line + uint64(n)}}
+			l.tail, g.end = sp.to, sp.to
+			s.memoryUsed += size
+			return sp, nil
+		}
+		g.sealed = true // what is behind its end is no record
+		if g.base == g.end {
+			l.remove(g)
+			s.memoryUsed -= g.size()
+			s.discard(g)
+		}
+		if g.path == "" {
+			return span{}, err
+		}
+		s.unkept(err)
+	}
+}
+
+// room returns a segment that takes so many more bytes. s.mu is held.
+func (s *Store) room(l *log, size int64, born time.Time) (*segment, error) {
+	if g := l.open(); g != nil {
+		if g.size()+size <= s.segmentSize || g.base == g.end {
+			return g, nil
+		}
+		g.sealed = true
+	}
+	g := &segment{kind: l.kind, base: l.tail, end: l.tail, born: born}
+	if err := s.begin(g); err != nil {
+		return nil, fmt.Errorf("begin a segment: %w", err)
+	}
+	l.segments = append(l.segments, g)
+	s.memoryUsed += segmentHeader
+	return g, nil
+}
+
+// begin makes the file of a new segment: an old one, a new one, or if that fails
+// one without a name. s.mu is held.
+func (s *Store) begin(g *segment) (err error) {
+	header := appendSegmentHeader(s.segmentHead[:0], s.id, g)
+	if last := len(s.spare) - 1; last >= 0 {
+		g.file, g.path = s.spare[last].file, s.spare[last].path
+		s.spare = s.spare[:last]
+		if err = s.files.write(g.file, g.path, header, nil, 0); err == nil {
+			return nil
+		}
+		s.discard(g)
+	} else if s.memory != "" {
+		s.number++
+		g.path = segmentPath(s.memory, g.kind, s.number)
+		if g.file, err = s.files.create(g.path); err == nil {
+			if err = s.files.write(g.file, g.path, header, nil, 0); err == nil {
+				return nil
+			}
+			s.discard(g)
+		}
+	}
+	if err != nil {
+		s.unkept(err)
+	}
+	g.path = ""
+	if g.file, err = nameless(); err != nil {
+		return err
+	}
+	return s.files.write(g.file, "", header, nil, 0)
+}
+
+// spareSegments is how many files in memory are kept for the next segments: to
+// write over what is there costs less than memory that is new.
+const spareSegments = 2
+
+// free ends the use of a segment, which is out of its log. s.mu is held.
+func (s *Store) free(g *segment) {
+	g.gone = true
+	if g.onDisk {
+		s.diskUsed -= g.size()
+		s.trash = append(s.trash, g)
+		notify(s.work)
+		return
+	}
+	s.memoryUsed -= g.size()
+	if (g.path != "" || s.memory == "") && len(s.spare) < spareSegments && g.base != g.end { // else the next one has its place
+		s.spare = append(s.spare, g)
+		return
+	}
+	s.discard(g)
+}
+
+// discard closes and removes the file of a segment in memory.
+func (s *Store) discard(g *segment) {
+	g.file.Close()
+	if g.path != "" {
+		s.files.remove(g.path)
+	}
+}
+
+// sweep frees the segments that nobody needs any more. s.mu is held.
+func (s *Store) sweep() {
+	for _, l := range []*log{&s.named, &s.held.log} {
+		need := append(s.need[:0], make([]bool, len(l.segments))...)
+		s.need = need
+		hint := 0
+		note := func(sp span) {
+			if hint < len(need) && need[hint] && l.segments[hint].span().holds(sp) {
+				return // as it is nearly always
+			}
+			i, found := slices.BinarySearchFunc(l.segments, sp.from, func(g *segment, p place) int { return cmp.Compare(g.base.at, p.at) })
+			if !found && i > 0 {
+				i--
+			}
+			for ; i < len(need) && l.segments[i].base.at < sp.to.at; i++ {
+				need[i] = need[i] || !sp.within(l.segments[i].span()).isEmpty()
+				hint = i
+			}
+		}
+		if l.kind == held {
+			s.held.needs(note)
+		} else {
+			for _, c := range s.cursors {
+				c.needs(note)
+			}
+		}
+		kept := l.segments[:0]
+		for i, g := range l.segments {
+			if need[i] || !g.sealed {
+				kept = append(kept, g)
+			} else {
+				s.free(g)
+			}
+		}
+		clear(l.segments[len(kept):])
+		l.segments = kept
+	}
+}

@@ -1,0 +1,55 @@
+package store
+
+import (
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/planted"
+)
+
+// The model finds what it says that it finds.
+func TestModelFindsPlantedBugs(t *testing.T) {
+	if !*plantBugs {
+		t.Skip("-store.planted is not set: it builds the package several times")
+	}
+	for name, edit := range map[string]planted.Edit{
+		"what is evicted is not counted": {
+			File: "internal/store/cursor.go",
+			Old:  "	c.books.Dropped[why] += uint64(lines)\n",
+			New:  "",
+		},
+		"a cursor skips at the edge of the tiers": {
+			File: "internal/store/session.go",
+			Old:  "		c.backlog.add(old)\n",
+			New:  "		c.drop(old.lines(), old.bytes(), Shutdown)\n",
+		},
+		"an acknowledgement counts for another destination": {
+			File: "internal/store/session.go",
+			Old:  "	if c.mature(now) {\n",
+			New:  "	for _, other := range s.cursors {\n		other.deliver(c.acked)\n	}\n	if c.mature(now) {\n",
+		},
+		"a torn record is taken for a whole one": {
+			File: "internal/store/segment.go",
+			Old:  "	if le.Uint32(b[12:]) != sum(seed, p, b, r.lines) {\n		return r, false\n	}\n",
+			New:  "",
+		},
+		"a young session is believed": {
+			File: "internal/store/session.go",
+			Old:  "	isOld := now.Sub(c.began) >= young\n",
+			New:  "	isOld := true\n",
+		},
+		"what was delivered is not remembered": {
+			File: "internal/store/session.go",
+			Old:  "	if c.mature(now) {\n		s.sweep()\n		s.save()\n",
+			New:  "	if c.mature(now) {\n		s.sweep()\n",
+		},
+		"a segment goes before it is on disk": {
+			File: "internal/store/run.go",
+			Old:  "	return s.files.rename(path+\".new\", path)\n",
+			New:  "	return nil\n",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			planted.TestFails(t, "./internal/store", []string{"-test.run=^TestModel$", "-store.schedules=50", "-store.trace=1000"}, edit)
+		})
+	}
+}

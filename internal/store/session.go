@@ -1,0 +1,425 @@
+package store
+
+import (
+	"slices"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+)
+
+// Begin implements outlet.Source.
+func (c *Cursor) Begin(now time.Time, with outlet.Session) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.session = session{Session: with, linked: true, began: now}
+	notify(s.work) // it may be read ahead
+	notify(c.more)
+}
+
+// Next implements outlet.Source.
+func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err error) {
+	if len(c.hand) > 0 {
+		return c.hand, 0, nil
+	}
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if c.isDrained() {
+			return nil, 0, outlet.ErrDrained
+		}
+		p, from, wait := c.pick(now)
+		switch from {
+		case nowhere:
+			return nil, wait, nil
+		case fromAhead:
+			putBuffer(c.cur.buf)
+			c.cur = c.ahead[0].chunk
+			c.ahead = slices.Delete(c.ahead, 0, 1)
+			if c.aheadBytes() < readAhead/2 {
+				notify(s.work)
+			}
+		default:
+			c.cur.span = p.span
+			if !s.load(&s.named, &c.cur, 0) || !c.take(&p, c.cur.span, from) {
+				continue
+			}
+		}
+		c.hand = c.cur.data
+		c.send(now, p, from)
+		return c.hand, 0, nil
+	}
+}
+
+// Where a piece comes from.
+type origin int
+
+const (
+	nowhere origin = iota
+	fromFresh
+	fromAgain
+	fromBacklog
+	fromAhead
+)
+
+// pick returns what is to be sent now, and where that is; or when to ask again. c's
+// store is locked.
+func (c *Cursor) pick(now time.Time) (p piece, from origin, wait time.Duration) {
+	if c.removed {
+		return p, nowhere, 0
+	}
+	lags := c.isLagging()
+	if !lags && len(c.again) > 0 {
+		return c.again[0], fromAgain, 0
+	}
+	if lags {
+		c.age(now)
+	}
+	if len(c.fresh) > 0 && c.fresh[0].from.at >= c.store.named.border().at {
+		return piece{span: c.fresh[0]}, fromFresh, 0
+	}
+	if p, from = c.pickBacklog(); from == nowhere {
+		return p, from, 0
+	}
+	if wait := c.burst.pause(now); wait > 0 && !c.store.closed {
+		return p, nowhere, wait
+	}
+	return p, from, 0
+}
+
+// pickBacklog returns what of the backlog is to be sent next: the oldest, which was
+// read from disk, or else what is in memory.
+func (c *Cursor) pickBacklog() (p piece, from origin) {
+	if len(c.ahead) > 0 && !c.store.closed {
+		return c.ahead[0].piece, fromAhead
+	}
+	border := c.store.named.border()
+	for _, p := range c.again {
+		if p.from.at >= border.at {
+			return p, fromAgain
+		}
+	}
+	for _, sp := range c.backlog {
+		if sp = sp.within(span{border, c.store.named.tail}); !sp.isEmpty() {
+			return piece{span: sp}, fromBacklog
+		}
+	}
+	return p, nowhere
+}
+
+// age moves what is on disk, and what has waited for long, out of the way of what has
+// not. Once it has, it takes a while until it does again.
+func (c *Cursor) age(now time.Time) {
+	l := &c.store.named
+	if len(c.fresh) == 0 {
+		return
+	}
+	live := l.border()
+	if !c.store.closed && c.fresh[0].from.at < l.since(now.Add(-liveAge)).at {
+		if p := l.since(now.Add(-liveAge / 2)); p.at > live.at {
+			live = p
+		}
+	}
+	for len(c.fresh) > 0 && c.fresh[0].from.at < live.at {
+		old := c.fresh[0].within(span{to: live})
+		c.backlog.add(old)
+		c.fresh.remove(old)
+	}
+	notify(c.store.work)
+}
+
+// take takes what was got of p from where it was. It returns false where it is there
+// no more.
+func (c *Cursor) take(p *piece, got span, from origin) bool {
+	switch from {
+	case fromFresh:
+		if !c.fresh.holds(got) {
+			return false
+		}
+		c.fresh.remove(got)
+	case fromBacklog:
+		if !c.backlog.holds(got) {
+			return false
+		}
+		c.backlog.remove(got)
+	case fromAgain:
+		i := slices.IndexFunc(c.again, func(q piece) bool { return q.from == got.from && q.holds(got) })
+		if i < 0 {
+			return false
+		}
+		if c.again[i].to == got.to {
+			c.again = slices.Delete(c.again, i, i+1)
+		} else {
+			c.again[i].from = got.to
+			c.again[i].size = int(c.again[i].bytes())
+		}
+	}
+	p.span = got
+	return true
+}
+
+// send books that p is in hand.
+func (c *Cursor) send(now time.Time, p piece, from origin) {
+	p.size = len(c.hand)
+	c.handed += uint64(p.size)
+	p.end = c.handed
+	if p.sends > 0 {
+		c.books.Resent += uint64(p.lines())
+	}
+	p.sends = min(p.sends+1, 100)
+	c.sent = append(c.sent, p)
+	if from == fromBacklog || from == fromAhead || from == fromAgain && c.isLagging() {
+		c.burst.send(now, p)
+	}
+}
+
+// isDrained says whether nothing more is to be sent, and all that was is delivered.
+// What is on disk waits for the next process. c's store is locked.
+func (c *Cursor) isDrained() bool {
+	s := c.store
+	if c.removed {
+		return true
+	}
+	if !s.closed || s.IsHolding() || c.proven < len(c.sent) {
+		return false
+	}
+	onDisk, _ := c.undelivered().before(s.named.border())
+	return c.left == onDisk
+}
+
+// Expire implements outlet.Source: while there is no session, nothing becomes too old.
+func (c *Cursor) Expire(time.Time) (again time.Duration, err error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.isDrained() {
+		return 0, outlet.ErrDrained
+	}
+	return 0, nil
+}
+
+// Refuse implements outlet.Source. It is never called: no line is too long for a
+// stream.
+func (c *Cursor) Refuse(int) {}
+
+// Lost implements outlet.Source.
+func (c *Cursor) Lost() (n uint64) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.books.Dropped[QueueFull] + c.books.Dropped[SpoolFull]
+}
+
+// Wrote implements outlet.Source.
+func (c *Cursor) Wrote(now time.Time, n int) {
+	c.hand = c.hand[n:]
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	c.written += uint64(n)
+}
+
+// Ack implements outlet.Source.
+func (c *Cursor) Ack(now time.Time, n uint64) (again time.Duration, err error) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.note(now, n)
+	if c.mature(now) {
+		s.sweep()
+		s.save()
+	}
+	if len(c.acks) > 0 {
+		again = c.acks[0].when.Add(maturity).Sub(now)
+	}
+	return again, nil
+}
+
+// note takes note of what the peer's kernel has.
+func (c *Cursor) note(now time.Time, n uint64) {
+	n = min(n, c.written)
+	if n <= c.acked {
+		return
+	}
+	c.acked = n
+	c.burst.ack(now, n)
+	if last := len(c.acks) - 1; last >= 0 && now.Sub(c.acks[last].first) < markEvery {
+		c.acks[last].when, c.acks[last].bytes = now, n
+		return
+	}
+	c.acks = append(c.acks, ack{now, now, n})
+}
+
+// mature books what was delivered by now. It returns whether anything changed. A peer
+// that has acknowledged so much more that no kernel could hold it has read it.
+func (c *Cursor) mature(now time.Time) (changed bool) {
+	for len(c.acks) > 0 && (c.Certain || now.Sub(c.acks[0].when) >= maturity || int64(c.acked-c.acks[0].bytes) > c.mostInDoubt()) {
+		changed = c.deliver(c.acks[0].bytes) || changed
+		c.acks = slices.Delete(c.acks, 0, 1)
+	}
+	if changed && now.Sub(c.began) >= young {
+		c.trim()
+	}
+	return changed
+}
+
+// mostInDoubt is how many bytes a peer may have acknowledged and not read.
+func (c *Cursor) mostInDoubt() int64 { return max(c.Queue/2, c.Replay) }
+
+// deliver books that the peer has the first n bytes of the session.
+func (c *Cursor) deliver(n uint64) bool {
+	first := c.proven
+	i, kept := first, first
+	for ; i < len(c.sent) && c.sent[i].end <= n; i++ {
+		p := c.sent[i]
+		if !p.delivered {
+			p.delivered = true
+			c.forward(c.Upstream, p.lines())
+			c.settle(p.lines(), p.bytes())
+		}
+		if kept > 0 && c.sent[kept-1].grow(p, MaxRecord*(1+kept/(manyPieces/16))) {
+			continue
+		}
+		c.sent[kept] = p
+		kept++
+	}
+	c.sent = slices.Delete(c.sent, kept, i)
+	c.proven = kept
+	return i > first
+}
+
+// manyPieces is how many may be sent before what is delivered is known less well, for
+// the memory it takes.
+const manyPieces = 4096
+
+// grow appends what follows, if the two may be one of so many bytes.
+func (p *piece) grow(next piece, most int) bool {
+	if p.to != next.from || p.sends != next.sends || p.lost != next.lost || p.size+next.size > most {
+		return false
+	}
+	p.to, p.size, p.end = next.to, p.size+next.size, next.end
+	return true
+}
+
+// trim lets go of what was delivered before the replay window, whose last part is
+// what was acknowledged and is not delivered yet.
+func (c *Cursor) trim() {
+	window := int64(0)
+	for i := len(c.sent) - 1; i >= 0; i-- {
+		if c.sent[i].end > c.acked {
+			continue
+		}
+		if i < c.proven && window >= c.Replay {
+			c.sent = slices.Delete(c.sent, 0, i+1)
+			c.proven -= i + 1
+			return
+		}
+		window += int64(c.sent[i].size)
+	}
+}
+
+// End implements outlet.Source.
+func (c *Cursor) End(now time.Time, how outlet.Ending) {
+	s := c.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.mature(now)
+	c.takeBack()
+	isAcked := c.acked == c.handed
+	isOrderly := isAcked && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
+	isOld := now.Sub(c.began) >= young
+	if c.Certain {
+		c.deliver(c.acked)
+		c.sent, c.proven = c.sent[c.proven:], 0
+	}
+	if isOld {
+		c.trim()
+	}
+	if isOrderly && isOld {
+		c.deliver(c.acked)
+		c.sent = nil
+	}
+	again := make([]piece, 0, len(c.sent)+len(c.again))
+	for _, p := range c.sent {
+		switch {
+		case p.lost && !p.delivered:
+			c.drop(p.lines(), p.bytes(), p.why)
+		case p.lost, p.delivered && isOrderly && p.sends >= maxSends:
+		default:
+			again = append(again, p)
+		}
+	}
+	c.again = append(again, c.again...)
+	c.sent, c.proven = nil, 0
+	for _, a := range slices.Backward(c.ahead) {
+		c.putBack(a.piece)
+	}
+	c.ahead = nil
+	c.hand = nil
+	c.session = session{}
+	s.sweep()
+	s.save()
+}
+
+// takeBack undoes the sending of what is in hand, if nothing of it was written.
+func (c *Cursor) takeBack() {
+	last := len(c.sent) - 1
+	if last < 0 || c.handed-uint64(c.sent[last].size) < c.written || c.handed == c.written {
+		return
+	}
+	p := c.sent[last]
+	c.sent = c.sent[:last]
+	c.handed -= uint64(p.size)
+	if p.lost {
+		if !p.delivered {
+			c.drop(p.lines(), p.bytes(), p.why)
+		}
+		return
+	}
+	if p.sends--; p.sends > 0 {
+		c.books.Resent -= uint64(p.lines())
+	}
+	c.putBack(p)
+}
+
+// putBack makes pieces wait that were not sent.
+func (c *Cursor) putBack(pieces ...piece) {
+	for _, p := range pieces {
+		if p.sends > 0 {
+			c.again = slices.Insert(c.again, 0, p)
+		} else {
+			c.fresh.add(p.span)
+		}
+	}
+}
+
+func (c *Cursor) aheadBytes() (n int64) {
+	for i := range c.ahead {
+		n += int64(c.ahead[i].size)
+	}
+	return n
+}
+
+// pause returns how long no more of the backlog is to be sent.
+func (b *burst) pause(now time.Time) time.Duration {
+	if b.bytes < burstBytes {
+		return b.rest.Sub(now)
+	}
+	b.looks++ // until it is acknowledged
+	return min(time.Millisecond<<min(b.looks, 10), longestLook)
+}
+
+func (b *burst) send(now time.Time, p piece) {
+	if b.bytes == 0 {
+		b.began = now
+	}
+	b.bytes += p.size
+	b.end = p.end
+}
+
+func (b *burst) ack(now time.Time, acked uint64) {
+	b.looks = 0
+	if b.bytes > 0 && acked >= b.end {
+		*b = burst{rest: now.Add(now.Sub(b.began) / burstRest)}
+	}
+}

@@ -1,0 +1,273 @@
+package store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+)
+
+// A state is what a store remembers beside the lines: which of them each destination
+// still needs.
+type state struct {
+	id         uint64
+	generation uint64
+	tails      [2]place // of the named log and of the held one
+	held       spans
+	places     []placeOf
+}
+
+// placeOf is the place of one destination.
+type placeOf struct {
+	name  string
+	todo  spans   // not delivered
+	again []piece // delivered, and to be sent again
+}
+
+const (
+	stateMagic  = "ppstate\n"
+	stateHeader = 40 // bytes
+)
+
+// encodeState returns what is to be saved, until the next call. s.mu is held.
+func (s *Store) encodeState() []byte {
+	b := append(s.stateBuffer[:0], make([]byte, stateHeader)...)
+	b = appendPlace(appendPlace(b, s.named.tail), s.held.tail)
+	b = appendSpans(b, s.held.all())
+	b = binary.AppendUvarint(b, uint64(len(s.cursors)))
+	for _, c := range s.cursors {
+		b = binary.AppendUvarint(b, uint64(len(c.Name)))
+		b = append(b, c.Name...)
+		b = appendSpans(b, c.undelivered())
+		again := c.delivered(s.again[:0])
+		s.again = again
+		b = binary.AppendUvarint(b, uint64(len(again)))
+		for _, p := range again {
+			b = append(appendSpan(b, p.span), p.sends)
+		}
+	}
+	s.stateBuffer = b
+	return sealState(b, s.generation, s.id)
+}
+
+// sealState writes the header of the state in b.
+func sealState(b []byte, generation, id uint64) []byte {
+	le := binary.LittleEndian
+	copy(b, stateMagic)
+	le.PutUint32(b[8:], version)
+	le.PutUint32(b[12:], uint32(len(b)))
+	le.PutUint64(b[16:], generation)
+	le.PutUint64(b[24:], id)
+	le.PutUint32(b[36:], crc32.Checksum(b[stateHeader:], castagnoli))
+	le.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
+	return b
+}
+
+// delivered appends what was delivered and would be sent again.
+func (c *Cursor) delivered(again []piece) []piece {
+	for _, p := range c.sent[:c.proven] {
+		if !p.lost {
+			again = append(again, p)
+		}
+	}
+	for _, p := range c.sent[c.proven:] {
+		if p.delivered && !p.lost {
+			again = append(again, p)
+		}
+	}
+	for _, a := range c.ahead {
+		if a.delivered {
+			again = append(again, a.piece)
+		}
+	}
+	for _, p := range c.again {
+		if p.delivered {
+			again = append(again, p)
+		}
+	}
+	return again
+}
+
+func appendPlace(b []byte, p place) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, p.at), p.line)
+}
+
+func appendSpan(b []byte, s span) []byte {
+	b = appendPlace(b, s.from)
+	return appendPlace(b, place{s.to.at - s.from.at, s.to.line - s.from.line})
+}
+
+func appendSpans(b []byte, ss spans) []byte {
+	b = binary.AppendUvarint(b, uint64(len(ss)))
+	for _, s := range ss {
+		b = appendSpan(b, s)
+	}
+	return b
+}
+
+// errNoState is the error of bytes that are no state of this version.
+var errNoState = errors.New("no state of this version")
+
+// decodeState returns the state in b, behind which there may be more.
+func decodeState(b []byte) (st state, err error) {
+	le := binary.LittleEndian
+	if len(b) < stateHeader || string(b[:8]) != stateMagic || le.Uint32(b[8:]) != version ||
+		le.Uint32(b[32:]) != crc32.Checksum(b[:32], castagnoli) {
+		return st, errNoState
+	}
+	size := le.Uint32(b[12:])
+	if size < stateHeader || int64(size) > int64(len(b)) || le.Uint32(b[36:]) != crc32.Checksum(b[stateHeader:size], castagnoli) {
+		return st, errNoState
+	}
+	st.generation, st.id = le.Uint64(b[16:]), le.Uint64(b[24:])
+	d := decoder{b: b[stateHeader:size]}
+	st.tails[0], st.tails[1] = d.place(), d.place()
+	st.held = d.spans()
+	for n := d.number(); n > 0 && !d.bad; n-- {
+		p := placeOf{name: string(d.bytes(d.number()))}
+		p.todo = d.spans()
+		for n := d.number(); n > 0 && !d.bad; n-- {
+			sp := d.span()
+			again := piece{span: sp, size: int(sp.bytes()), delivered: true}
+			if sends := d.bytes(1); len(sends) == 1 {
+				again.sends = max(1, sends[0])
+			}
+			p.again = append(p.again, again)
+		}
+		st.places = append(st.places, p)
+	}
+	if d.bad {
+		return state{}, errNoState
+	}
+	return st, nil
+}
+
+// A decoder takes a state apart.
+type decoder struct {
+	b   []byte
+	bad bool
+}
+
+func (d *decoder) number() uint64 {
+	v, n := binary.Uvarint(d.b)
+	if n <= 0 || v > maxPlace {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	d.b = d.b[n:]
+	return v
+}
+
+func (d *decoder) bytes(n uint64) []byte {
+	if n > uint64(len(d.b)) {
+		d.bad, d.b = true, nil
+		return nil
+	}
+	b := d.b[:n]
+	d.b = d.b[n:]
+	return b
+}
+
+func (d *decoder) place() place {
+	p := place{d.number(), d.number()}
+	d.bad = d.bad || p.line > p.at
+	return p
+}
+
+func (d *decoder) span() span {
+	s := span{from: d.place()}
+	size := d.place()
+	s.to = place{s.from.at + size.at, s.from.line + size.line}
+	d.bad = d.bad || s.isEmpty()
+	return s
+}
+
+func (d *decoder) spans() (ss spans) {
+	for n := d.number(); n > 0 && !d.bad; n-- {
+		s := d.span()
+		if last := len(ss) - 1; last >= 0 && s.from.at < ss[last].to.at {
+			d.bad = true
+		}
+		ss.add(s)
+	}
+	return ss
+}
+
+// A stateFile is two files that are overwritten in turns: a process that is killed
+// while it writes one leaves the other.
+type stateFile struct {
+	dir   string
+	files [2]*os.File
+	turn  int
+}
+
+func (f *stateFile) path(i int) string { return filepath.Join(f.dir, fmt.Sprintf("state-%d", i)) }
+
+// load returns the newest sound state; false: there is none.
+func (f *stateFile) load() (newest state, ok bool, err error) {
+	for i := range f.files {
+		b, err := readOurs(f.path(i))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return state{}, false, fmt.Errorf("read the store's state: %w", err)
+		}
+		if st, err := decodeState(b); err == nil && (!ok || st.generation > newest.generation) {
+			newest, ok, f.turn = st, true, 1-i
+		}
+	}
+	return newest, ok, nil
+}
+
+// write writes a state; the one before stays.
+func (f *stateFile) write(o *files, b []byte) (err error) {
+	i := f.turn
+	if f.files[i] == nil {
+		path := f.path(i)
+		if f.files[i], err = openOurs(path, os.O_RDWR); errors.Is(err, os.ErrNotExist) {
+			f.files[i], err = o.create(path)
+		}
+		if err != nil {
+			f.files[i] = nil
+			return err
+		}
+	}
+	if err := o.write(f.files[i], f.path(i), b, nil, 0); err != nil {
+		return err
+	}
+	f.turn = 1 - i
+	return nil
+}
+
+// sync makes the last state that was written outlive a power failure.
+func (f *stateFile) sync(o *files) error {
+	if last := f.files[1-f.turn]; last != nil {
+		return o.sync(last)
+	}
+	return nil
+}
+
+func (f *stateFile) close() {
+	for _, file := range f.files {
+		if file != nil {
+			file.Close()
+		}
+	}
+}
+
+// save makes the state outlive the process. s.mu is held.
+func (s *Store) save() {
+	s.generation++
+	if s.memory != "" {
+		if err := s.memoryState.write(&s.files, s.encodeState()); err != nil {
+			s.unkept(err)
+			s.unsaved = true
+		}
+	}
+	if s.diskUsed > 0 || s.unsaved {
+		notify(s.work)
+	}
+}

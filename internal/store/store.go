@@ -1,0 +1,478 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Destination is who is to get every line.
+type Destination struct {
+	Name string
+
+	// Queue and Spool bound, in bytes, how far it may lag behind in memory and on
+	// disk.
+	Queue, Spool int64
+
+	// Replay is how much, in bytes, it is sent again on the next session of what
+	// was delivered on the last.
+	Replay int64
+}
+
+// A Reason says why lines were dropped.
+type Reason uint8
+
+// The reasons.
+const (
+	QueueFull Reason = iota // memory was at its bound, or could not be read again
+	SpoolFull               // the disk was at its bound, or could not be read again
+	NoName                  // all names were taken
+	Shutdown                // nothing would have kept them, or their destination is gone
+	NumReasons
+)
+
+// Books are the account of one destination's lines, of one instant:
+//
+//	put + Adopted = Σ Forwarded + Σ Dropped + Queued + Spooled
+//
+// where put counts what was put since the destination was added.
+type Books struct {
+	Destination string
+	Removed     bool // it is a destination no more
+	Adopted     uint64
+	Resent      uint64
+	Forwarded   []Forwarded
+	Dropped     [NumReasons]uint64
+	Queued      int // in memory, and not delivered
+	Spooled     int // on disk, and not delivered
+
+	QueueBytes, SpoolBytes int64     // of these lines
+	QueueLimit, SpoolLimit int64     // of these bytes
+	Oldest                 time.Time // arrival of the oldest of those on disk, or a little earlier
+}
+
+// Forwarded counts the lines that one upstream was delivered.
+type Forwarded struct {
+	Upstream string
+	Lines    uint64
+}
+
+// A Store keeps lines until every destination has them. Any goroutine may call its
+// methods.
+type Store struct {
+	out    *slog.Logger
+	files  files
+	id     uint64 // of the store, in all of its files
+	disk   string // directory of the second tier; "": there is none
+	memory string // directory of the first tier; "": its files have no names
+	owner  *os.File
+
+	memoryState, diskState stateFile
+
+	mu      sync.Mutex
+	named   log
+	held    heldLines
+	cursors []*Cursor
+	removed []Books
+	closed  bool // nothing more is put, but what gets a name
+
+	segmentSize int64
+	grain       int64 // of segments before the last change of the bounds
+	memoryLimit int64
+	pressure    int64 // bytes in memory from which the oldest go to disk
+	diskLimit   int64
+	excess      int64 // bytes in memory when the limit was lowered, as far as they are still there
+	memoryUsed  int64
+	diskUsed    int64
+	spare       []*segment // files in memory that are not in use
+	trash       []*segment // on disk, to be removed
+	number      uint64     // of the last file in memory
+	head        [recordHeader]byte
+	segmentHead [segmentHeader]byte
+	generation  uint64 // of what was saved last
+	saidUnkept  bool
+
+	// Buffers.
+	stateBuffer []byte
+	again       []piece
+	scratch     spans
+	need        []bool
+
+	unsaved bool // the state did not fit into memory: the disk must know
+
+	readers map[*segment]*os.File // of Run
+	trouble trouble               // of Run
+	synced  time.Time             // of Run
+	dirty   bool                  // of Run: something on disk is not synced
+	copies  []byte                // of Run: a buffer
+
+	syncedGeneration uint64        // of Run: of what was saved on disk last
+	syncedUsed       int64         // of Run: bytes on disk then
+	work             chan struct{} // cap 1: there is something to do for Run
+
+	// MoreHeld receives when TakeHeld may have something.
+	MoreHeld chan struct{}
+
+	holding atomic.Int64
+}
+
+// resize sets the bounds after the destinations. s.mu is held.
+func (s *Store) resize() {
+	var queue, replay, spool int64
+	least := int64(math.MaxInt64)
+	for _, c := range s.cursors {
+		queue, least = max(queue, c.Queue), min(least, c.Queue)
+		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
+	}
+	if len(s.cursors) == 0 {
+		least = 0
+	}
+	s.grain = s.segmentSize
+	s.segmentSize = min(max(least/64, 2*chunkSize), 16<<20)
+	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
+	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
+	s.pressure = queue/2 + replay + slack
+	s.excess = s.memoryUsed + s.grain
+	notify(s.work)
+}
+
+// Put copies n whole lines, each ended by '\n' and none longer than MaxRecord, which
+// came at born. It waits for no disk; to make room, the oldest go. It returns how many
+// bytes wait to be sent to who is being sent some.
+func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(&s.named, lines, n, born, false)
+	s.bound()
+	for _, c := range s.cursors {
+		if last := len(c.fresh) - 1; last >= 0 && c.linked {
+			waiting = max(waiting, c.fresh[last].bytes())
+		}
+	}
+	return waiting
+}
+
+// PutHeld is Put for lines that wait for a name.
+func (s *Store) PutHeld(lines []byte, n int, born time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put(&s.held.log, lines, n, born, false)
+	s.bound()
+	notify(s.MoreHeld)
+}
+
+// put appends to a log. Lines that are late go behind those that live, where
+// somebody is being sent these. s.mu is held.
+func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
+	s.excess = min(s.excess, s.memoryUsed+s.grain)
+	if !late {
+		l.mark(born)
+	}
+	for len(lines) > 0 {
+		part, count := lines, n
+		if len(part) > MaxRecord {
+			part = part[:lastEnd(part[:MaxRecord])]
+			count = countLines(part)
+		}
+		sp, err := s.append(l, part, count, born)
+		if err != nil {
+			s.out.Error("lines dropped: no memory for them", "lines", n, "err", err)
+			for _, c := range s.cursors {
+				c.books.Dropped[QueueFull] += uint64(n)
+			}
+			return
+		}
+		if l.kind == held {
+			s.held.todo.add(sp)
+			s.hold()
+		} else {
+			for _, c := range s.cursors {
+				c.put(sp, late)
+			}
+		}
+		lines, n = lines[len(part):], n-count
+	}
+}
+
+// bound sees to it that all is within its bounds. s.mu is held.
+func (s *Store) bound() {
+	for _, c := range s.cursors {
+		c.bound()
+	}
+	for s.memoryUsed > max(s.memoryLimit, s.excess) && s.evict(false) {
+	}
+	if s.isPressed() {
+		notify(s.work)
+	}
+}
+
+// isPressed says whether lines must go to disk. s.mu is held.
+func (s *Store) isPressed() bool {
+	return s.disk != "" && s.diskLimit > 0 && s.memoryUsed > s.pressure
+}
+
+// evict frees a segment of one tier: the oldest that is kept only to be sent again,
+// by who would lose lines otherwise; or else the oldest, whose lines are dropped, of
+// all that have not got them. It returns whether there was one. s.mu is held.
+func (s *Store) evict(onDisk bool) bool {
+	g := s.eldest(onDisk)
+	if g == nil {
+		return false
+	}
+	why := QueueFull
+	if onDisk {
+		why = SpoolFull
+	}
+	g.sealed = true
+	if g.kind == held {
+		s.held.lose(s, g.span(), why)
+	} else {
+		for _, c := range s.cursors {
+			if !c.owes(g.span()) {
+				continue
+			}
+			used := s.used(onDisk)
+			for n, bytes := c.forget(), int64(0); n > 0; n = c.forget() {
+				if bytes += n; bytes < s.segmentSize {
+					continue
+				}
+				if s.sweep(); s.used(onDisk) < used {
+					s.save()
+					return true
+				}
+				bytes = 0
+			}
+		}
+		for _, c := range s.cursors {
+			c.lose(g.span(), why)
+		}
+	}
+	if !g.gone {
+		s.logOf(g).remove(g)
+		s.free(g)
+	}
+	s.save()
+	return true
+}
+
+func (s *Store) used(onDisk bool) int64 {
+	if onDisk {
+		return s.diskUsed
+	}
+	return s.memoryUsed
+}
+
+func (s *Store) logOf(g *segment) *log {
+	if g.kind == held {
+		return &s.held.log
+	}
+	return &s.named
+}
+
+// eldest returns the segment of a tier with the oldest lines, or nil. s.mu is held.
+func (s *Store) eldest(onDisk bool) (eldest *segment) {
+	for _, l := range []*log{&s.named, &s.held.log} {
+		g := l.oldest()
+		if onDisk {
+			g = nil
+			if l.onDisk() > 0 {
+				g = l.segments[0]
+			}
+		}
+		if g != nil && g.base != g.end && (eldest == nil || g.born.Before(eldest.born)) {
+			eldest = g
+		}
+	}
+	return eldest
+}
+
+// damaged drops what of g, from p on, could not be read again. s.mu is held.
+func (s *Store) damaged(g *segment, p place, err error) {
+	lost := span{p, g.end}
+	why := QueueFull
+	if g.onDisk {
+		why = SpoolFull
+	}
+	g.sealed = true // behind what is damaged nothing would be found
+	s.out.Error("lines that wait cannot be read again", "lines", lost.lines(), "file", g.path, "err", err)
+	if g.kind == held {
+		s.held.lose(s, lost, why)
+	} else {
+		for _, c := range s.cursors {
+			c.lose(lost, why)
+		}
+	}
+	s.sweep()
+	s.save()
+}
+
+// unkept says that lines would not outlive the process. s.mu is held.
+func (s *Store) unkept(err error) {
+	if !s.saidUnkept {
+		s.saidUnkept = true
+		s.out.Warn("the queue has no room for its files; some of what waits would be lost if the process were killed", "err", err)
+	}
+}
+
+// SetDestinations changes who is to get every line. One that was not there gets what
+// comes from now on. The lines of one that is there no more are dropped, and counted;
+// its cursor says that it is drained. What waits already stays, where less is allowed.
+// It returns who took over the place of whom: of one without a name.
+func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for _, c := range s.cursors {
+		names = append(names, c.Name)
+	}
+	if from, heir, ok = inherit(names, to); ok {
+		c := s.cursor(from)
+		c.Name, c.books.Destination = heir, heir
+	}
+	kept := make([]*Cursor, 0, len(to))
+	for _, d := range to {
+		c := s.cursor(d.Name)
+		if c == nil {
+			c = s.newCursor(d)
+			if i := slices.IndexFunc(s.removed, func(b Books) bool { return b.Destination == d.Name }); i >= 0 {
+				c.books = s.removed[i] // it counts on
+				c.books.Removed = false
+				s.removed = slices.Delete(s.removed, i, i+1)
+			}
+			c.books.Adopted += uint64(s.held.left())
+		}
+		c.Destination = d
+		c.excess = c.bytes + s.segmentSize
+		kept = append(kept, c)
+	}
+	for _, c := range s.cursors {
+		if !slices.Contains(kept, c) {
+			s.out.Info("destination removed", "destination", c.Name, "lines_dropped", c.left+s.held.left())
+			s.removed = append(s.removed, c.remove())
+		}
+	}
+	s.cursors = kept
+	s.resize()
+	s.sweep()
+	s.save()
+	return from, heir, ok
+}
+
+// inherit says who takes over the place of whom. Where a destination had no name, as
+// one that is alone, the first new one takes its place; and it that of the first that
+// is gone. Those that have names are strangers.
+func inherit(names []string, to []Destination) (from, heir string, ok bool) {
+	var gone, added []string
+	for _, name := range names {
+		if !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == name }) {
+			gone = append(gone, name)
+		}
+	}
+	for _, d := range to {
+		if !slices.Contains(names, d.Name) {
+			added = append(added, d.Name)
+		}
+	}
+	switch {
+	case len(gone) == 0 || len(added) == 0:
+		return "", "", false
+	case slices.Contains(gone, ""):
+		return "", added[0], true
+	case slices.Contains(added, ""):
+		return gone[0], "", true
+	}
+	return "", "", false
+}
+
+// cursor returns the cursor of a destination, or nil. s.mu is held.
+func (s *Store) cursor(name string) *Cursor {
+	for _, c := range s.cursors {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Cursor returns the place of a destination; nil: there is no such.
+func (s *Store) Cursor(name string) *Cursor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cursor(name)
+}
+
+// CloseInput says that nothing more will be put, but for held lines that get their
+// name. What is in memory is to be sent; what is on disk waits for the next process.
+func (s *Store) CloseInput() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.tellAll()
+}
+
+// tellAll makes all sources look again. s.mu is held.
+func (s *Store) tellAll() {
+	for _, c := range s.cursors {
+		notify(c.more)
+	}
+}
+
+// Books returns the books of all destinations, those that are gone behind the others.
+func (s *Store) Books() []Books {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Books, 0, len(s.cursors)+len(s.removed))
+	for _, c := range s.cursors {
+		all = append(all, c.snapshot())
+	}
+	return append(all, s.removed...)
+}
+
+// Usage is what the tiers take, in bytes of files.
+type Usage struct{ Memory, MemoryLimit, Disk, DiskLimit int64 }
+
+// Usage returns what the tiers take.
+func (s *Store) Usage() Usage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Usage{s.memoryUsed, s.memoryLimit, s.diskUsed, s.diskLimit}
+}
+
+// Wake makes all sources look again.
+func (s *Store) Wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tellAll()
+}
+
+// Run moves lines to disk, and reads them from there, until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if again := s.step(time.Now()); again > 0 {
+			timer.Reset(again)
+		} else {
+			timer.Stop() // an idle host is left alone
+		}
+		select {
+		case <-s.work:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// notify puts a token into c unless one is there.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

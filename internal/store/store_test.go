@@ -1,0 +1,578 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+)
+
+// A bench is a store in directories of its own, with a clock.
+type bench struct {
+	*testing.T
+	*Store
+	places Places
+	to     []Destination
+	now    time.Time
+	log    bytes.Buffer
+}
+
+const roomy = 64 << 20
+
+func newBench(t *testing.T, to ...Destination) *bench {
+	root := tempDir(t)
+	b := &bench{T: t, to: to, now: time.Now(), places: Places{filepath.Join(root, "state"), []string{filepath.Join(root, "memory")}}}
+	if len(to) == 0 {
+		b.to = []Destination{{Name: "main", Queue: roomy, Spool: 1 << 30}}
+	}
+	for _, dir := range []string{b.places.State, b.places.Memory[0]} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.open()
+	t.Cleanup(func() { b.abandon() })
+	return b
+}
+
+func (b *bench) open() {
+	b.Helper()
+	s, err := Open(b.places, b.to, slog.New(slog.NewTextHandler(&b.log, nil)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Store = s
+}
+
+// kill ends the process, and starts the next.
+func (b *bench) kill() { b.Helper(); b.abandon(); b.open() }
+
+// stop ends the process well, and starts the next.
+func (b *bench) stop() {
+	b.Helper()
+	b.CloseInput()
+	if err := b.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.open()
+}
+
+func (b *bench) pass(d time.Duration) { b.now = b.now.Add(d) }
+
+func (b *bench) putLines(lines ...string) {
+	text := strings.Join(lines, "\n") + "\n"
+	b.Put([]byte(text), len(lines), b.now)
+}
+
+// books returns those of a destination.
+func (b *bench) books(name string) Books {
+	b.Helper()
+	for _, books := range b.Books() {
+		if books.Destination == name {
+			return books
+		}
+	}
+	b.Fatalf("no books of %s", name)
+	return Books{}
+}
+
+func (b Books) forwarded() (n uint64) {
+	for _, f := range b.Forwarded {
+		n += f.Lines
+	}
+	return n
+}
+
+// A link is a session with a peer that takes all.
+type link struct {
+	*bench
+	*Cursor
+	wrote uint64
+}
+
+func (b *bench) begin(name string) *link {
+	c := b.Store.Cursor(name)
+	c.Begin(b.now, outlet.Session{Upstream: "upstream"})
+	return &link{b, c, 0}
+}
+
+// take sends all that is to be sent now, and returns it.
+func (l *link) take() string {
+	l.Helper()
+	var all []byte
+	for {
+		lines, _, err := l.Next(l.now)
+		if len(lines) == 0 || err != nil {
+			return string(all)
+		}
+		all = append(all, lines...)
+		l.Wrote(l.now, len(lines))
+		l.wrote += uint64(len(lines))
+	}
+}
+
+func (l *link) want(lines ...string) {
+	l.Helper()
+	want := ""
+	if len(lines) > 0 {
+		want = strings.Join(lines, "\n") + "\n"
+	}
+	if got := l.take(); got != want {
+		l.Fatalf("got %.200q, want %.200q", got, want)
+	}
+}
+
+// ack acknowledges all.
+func (l *link) ack() time.Duration { again, _ := l.Ack(l.now, l.wrote); return again }
+
+func (l *link) end(how outlet.Ending) { l.End(l.now, how) }
+
+// A line is delivered when it was acknowledged, and the session has lived on for a
+// second.
+func TestDelivered(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1", "b 1 1")
+	l := b.begin("main")
+	l.want("a 1 1", "b 1 1")
+	b.pass(time.Second)
+	l.Ack(b.now, 6)
+	if again := l.ack(); again != maturity {
+		t.Errorf("look again after %v, want %v", again, maturity)
+	}
+	b.pass(maturity - 1)
+	l.ack()
+	if got := b.books("main"); got.forwarded() != 0 || got.Queued != 2 {
+		t.Errorf("delivered before a second has passed: %+v", got)
+	}
+	b.pass(1)
+	if again := l.ack(); again != 0 {
+		t.Errorf("look again after %v", again)
+	}
+	if got := b.books("main"); got.forwarded() != 2 || got.Queued != 0 {
+		t.Errorf("not delivered after a second: %+v", got)
+	}
+}
+
+// No number of sessions that end within a second of an acknowledgement makes a line
+// count as delivered; in none of them it is left out.
+func TestNeverGivenUp(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1")
+	for i := range 50 {
+		l := b.begin("main")
+		l.want("a 1 1")
+		l.ack()
+		b.pass(maturity - 1)
+		l.end(outlet.Ending(i % 3))
+	}
+	if got := b.books("main"); got.forwarded() != 0 || got.Queued != 1 || got.Resent != 49 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// What is sent again on the next session, by how long the last one lasted and how it
+// ended; the same after the process was killed.
+func TestAgain(t *testing.T) {
+	const replay = 60_000
+	line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 40_000)) }
+	for _, c := range []struct {
+		name   string
+		lasted time.Duration
+		acked  time.Duration // that long before the end
+		how    outlet.Ending
+		kill   bool
+		want   []int // of 0 … 4, the last of which is acknowledged
+	}{
+		{"young, broken", 19 * time.Second, 2 * time.Second, outlet.Broken, false, []int{0, 1, 2, 3, 4}},
+		{"young, killed", 19 * time.Second, 2 * time.Second, outlet.Broken, true, []int{0, 1, 2, 3, 4}},
+		{"young, closed", 19 * time.Second, 2 * time.Second, outlet.Closed, false, []int{0, 1, 2, 3, 4}},
+		{"old, broken", 20 * time.Second, 2 * time.Second, outlet.Broken, false, []int{3, 4}},
+		{"old, killed", 20 * time.Second, 2 * time.Second, outlet.Broken, true, []int{3, 4}},
+		{"old, broken at once", 20 * time.Second, time.Second - 1, outlet.Broken, false, []int{3, 4}},
+		{"old, closed", 20 * time.Second, time.Second, outlet.Closed, false, nil},
+		{"old, closed at once", 20 * time.Second, time.Second - 1, outlet.Closed, false, []int{3, 4}},
+		{"old, finished", 20 * time.Second, 0, outlet.Finished, false, nil},
+		{"young, finished", 19 * time.Second, 0, outlet.Finished, false, []int{0, 1, 2, 3, 4}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, Destination{Name: "main", Queue: roomy, Replay: replay})
+			l := b.begin("main")
+			for i := range 4 {
+				b.putLines(line(i))
+				l.want(line(i))
+			}
+			l.ack()
+			b.pass(c.lasted - c.acked)
+			l.ack()
+			b.putLines(line(4))
+			l.want(line(4))
+			l.ack()
+			b.pass(c.acked)
+			l.ack()
+			var want []string
+			for _, i := range c.want {
+				want = append(want, line(i))
+			}
+			if c.kill {
+				b.kill()
+			} else {
+				l.end(c.how)
+			}
+			b.begin("main").want(want...)
+		})
+	}
+}
+
+// On sessions that are young and that the peer closes in order, a second after all was
+// acknowledged, no line is sent more than three times.
+func TestThreeTimes(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1")
+	for range 3 {
+		l := b.begin("main")
+		l.want("a 1 1")
+		l.ack()
+		b.pass(maturity)
+		l.ack()
+		l.end(outlet.Closed)
+	}
+	l := b.begin("main")
+	l.want()
+	if got := b.books("main"); got.forwarded() != 1 || got.Resent != 2 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// What was taken in part is sent again from a line's start; what was not taken at all
+// was not sent.
+func TestInterrupted(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1", "b 1 1")
+	l := b.begin("main")
+	lines, _, _ := l.Next(b.now)
+	l.Wrote(b.now, 8)
+	if rest, _, _ := l.Next(b.now); string(rest) != string(lines[8:]) {
+		t.Errorf("the rest is %q", rest)
+	}
+	l.end(outlet.Broken)
+	l = b.begin("main")
+	l.Next(b.now)
+	l.end(outlet.Broken)
+	l = b.begin("main")
+	l.want("a 1 1", "b 1 1")
+	if got := b.books("main"); got.Resent != 2 {
+		t.Errorf("%d lines sent again, want 2", got.Resent)
+	}
+}
+
+// many returns a batch of n lines of 100 bytes.
+func many(name string, n int) []byte {
+	var b []byte
+	for i := range n {
+		b = fmt.Appendf(b, "%s.%-*d 1 1700000000\n", name, 100-len(name)-15, i)
+	}
+	return b
+}
+
+// spool puts as many lines to disk as it can.
+func (b *bench) spool() {
+	b.Helper()
+	for b.isPressed() {
+		b.step(b.now)
+	}
+}
+
+func (b *bench) putMany(name string, n int) {
+	for ; n > 0; n -= 600 {
+		b.Put(many(name, min(n, 600)), min(n, 600), b.now)
+		b.spool()
+	}
+}
+
+// While some is on disk, live lines go first; the rest comes in bursts, with rests.
+func TestLiveFirst(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	b.putMany("old", 60_000)
+	if got := b.books("main"); got.Spooled == 0 || got.Queued == 0 {
+		t.Fatalf("got %+v", got)
+	}
+	b.pass(time.Minute)
+	l := b.begin("main")
+	b.putLines("new 1 1")
+	if !l.HasBacklog() {
+		t.Error("there is no backlog")
+	}
+	b.step(b.now)
+	got := l.take()
+	if first, rest, _ := strings.Cut(got, "\n"); first != "new 1 1" || len(rest) < burstBytes || len(rest) > burstBytes+MaxRecord {
+		t.Fatalf("%.20q first, and then a burst of %d bytes", first, len(rest))
+	}
+	b.putLines("new 2 1")
+	l.want("new 2 1")
+	b.pass(30 * time.Millisecond)
+	l.ack()
+	if lines, wait, _ := l.Next(b.now); lines != nil || wait != 10*time.Millisecond {
+		t.Errorf("after a burst of 30 ms: %.20q, a rest of %v", lines, wait)
+	}
+	b.pass(10 * time.Millisecond)
+	if got := l.take(); len(got) < burstBytes {
+		t.Errorf("the next burst has %d bytes", len(got))
+	}
+}
+
+// Where nothing is on disk, lines keep their order, however late they are.
+func TestOrder(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1")
+	b.pass(time.Hour)
+	b.putLines("b 1 1")
+	l := b.begin("main")
+	l.want("a 1 1", "b 1 1")
+}
+
+// A destination that is down costs another nothing: not its replay window either.
+func TestOneIsDown(t *testing.T) {
+	b := newBench(t,
+		Destination{Name: "up", Queue: 1 << 20, Spool: 2 << 20, Replay: 1 << 10},
+		Destination{Name: "down", Queue: 1 << 20, Spool: 2 << 20, Replay: 1 << 10})
+	l := b.begin("up")
+	b.pass(young)
+	sent := 0
+	for range 200 {
+		b.putMany("x", 600)
+		got := l.take()
+		if n := strings.Count(got, "\n"); n != 600 {
+			t.Fatalf("%d lines came, of 600", n)
+		}
+		sent += 600
+		l.ack()
+		b.pass(time.Second)
+		l.ack()
+	}
+	up, down := b.books("up"), b.books("down")
+	if up.forwarded() != uint64(sent) || up.Queued+up.Spooled != 0 || up.Dropped != [NumReasons]uint64{} {
+		t.Errorf("who is up: %+v", up)
+	}
+	if n := down.Queued + down.Spooled; int(down.Dropped[SpoolFull])+n != sent || n < 20_000 || n > 45_000 {
+		t.Errorf("who is down: %+v", down)
+	}
+	l.end(outlet.Broken)
+	l = b.begin("up")
+	if got := l.take(); len(got) < 1<<10 {
+		t.Errorf("%d bytes are sent again", len(got))
+	}
+}
+
+// The bounds of a destination are its own.
+func TestBounds(t *testing.T) {
+	b := newBench(t, Destination{Name: "large", Queue: 1 << 20, Spool: 1 << 30}, Destination{Name: "small", Queue: 1 << 20})
+	b.putMany("x", 60_000)
+	large, small := b.books("large"), b.books("small")
+	if large.Queued+large.Spooled != 60_000 {
+		t.Errorf("large: %+v", large)
+	}
+	if n := small.Queued + small.Spooled; n > 13_000 || n < 8_000 || int(small.Dropped[QueueFull])+n != 60_000 {
+		t.Errorf("small: %+v", small)
+	}
+}
+
+// Held lines keep the others waiting nowhere, and are named when somebody can.
+func TestHeld(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	for range 100 {
+		b.PutHeld(many("held", 600), 600, b.now)
+		b.spool()
+	}
+	b.pass(time.Minute)
+	b.Put(many("named", 600), 600, b.now)
+	if got := b.books("main"); got.Queued+got.Spooled != 60_600 || got.Spooled < 40_000 || !b.IsHolding() {
+		t.Fatalf("got %+v", got)
+	}
+	l := b.begin("main")
+	if got := l.take(); got != string(many("named", 600)) {
+		t.Fatalf("%d bytes came of the lines that need no name", len(got))
+	}
+	b.kill()
+	l = b.begin("main")
+	l.take()
+	sent := 0
+	for range 10_000 {
+		b.step(b.now)
+		h, ok := b.TakeHeld()
+		if !ok && !b.IsHolding() && b.books("main").Queued+b.books("main").Spooled == 0 {
+			break
+		}
+		if ok {
+			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines, h.Born) })
+		}
+		sent += strings.Count(l.take(), "\n")
+		l.ack()
+		b.pass(time.Second)
+		l.ack()
+	}
+	if got := b.books("main"); sent != 60_000 || got.Queued+got.Spooled != 0 {
+		t.Errorf("%d lines sent: %+v", sent, got)
+	}
+}
+
+// Held lines are dropped when all names have been taken for long; wherever they are.
+func TestExpire(t *testing.T) {
+	b := newBench(t)
+	b.PutHeld([]byte("a 1 1\n"), 1, b.now)
+	b.pass(5 * time.Second)
+	b.PutHeld([]byte("b 1 1\n"), 1, b.now)
+	b.pass(6 * time.Second)
+	b.Expire(b.now.Add(-10 * time.Second))
+	if got := b.books("main"); got.Dropped[NoName] != 1 || got.Queued != 1 {
+		t.Errorf("got %+v", got)
+	}
+	b.kill()
+	b.Expire(b.now.Add(-10 * time.Second))
+	if got := b.books("main"); got.Queued != 1 {
+		t.Errorf("expired after a restart: %+v", got)
+	}
+	b.pass(10 * time.Second)
+	b.Expire(b.now.Add(-10 * time.Second))
+	if got := b.books("main"); got.Dropped[NoName] != 1 || got.Queued != 0 || b.IsHolding() {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// Who is added gets what comes from then on; the lines of who is removed are counted.
+func TestDestinations(t *testing.T) {
+	a, c := Destination{Name: "a", Queue: roomy}, Destination{Name: "c", Queue: roomy}
+	b := newBench(t, a)
+	b.putLines("1 1 1")
+	old := b.Store.Cursor("a")
+	old.Begin(b.now, outlet.Session{Upstream: "upstream"})
+	b.SetDestinations([]Destination{a, c})
+	b.putLines("2 1 1")
+	b.begin("c").want("2 1 1")
+	b.SetDestinations([]Destination{c})
+	if _, _, err := old.Next(b.now); err != outlet.ErrDrained {
+		t.Errorf("who is removed: %v", err)
+	}
+	if got := b.books("a"); !got.Removed || got.Dropped[Shutdown] != 2 || got.Queued != 0 {
+		t.Errorf("got %+v", got)
+	}
+	b.putLines("3 1 1")
+	b.to = []Destination{{Name: "d", Queue: roomy}}
+	b.kill()
+	if got := b.books("c"); !got.Removed || got.Adopted != 2 || got.Dropped[Shutdown] != 2 {
+		t.Errorf("removed between two processes: %+v", got)
+	}
+	if got := b.books("d"); got.Adopted != 0 || got.Queued != 0 {
+		t.Errorf("added between two processes: %+v", got)
+	}
+}
+
+// At the end what is left goes to disk, and nothing of it stays in memory.
+func TestStop(t *testing.T) {
+	b := newBench(t)
+	b.putLines("a 1 1")
+	b.PutHeld([]byte("h 1 1\n"), 1, b.now)
+	l := b.begin("main")
+	l.want("a 1 1")
+	b.CloseInput()
+	if _, _, err := l.Next(b.now); err != nil {
+		t.Errorf("a held line may get its name yet: %v", err)
+	}
+	h, _ := b.TakeHeld()
+	b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines, h.Born) })
+	l.want("h 1 1")
+	if _, _, err := l.Next(b.now); err != nil {
+		t.Errorf("what was sent is not delivered yet: %v", err)
+	}
+	l.end(outlet.Broken)
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(b.places.Memory[0]); len(left) > 0 {
+		t.Errorf("left in memory: %v", left)
+	}
+	b.open()
+	if got := b.books("main"); got.Adopted != 2 || got.Spooled != 2 {
+		t.Errorf("the next process: %+v", got)
+	}
+	l = b.begin("main")
+	b.step(b.now)
+	l.want("a 1 1", "h 1 1")
+}
+
+// With the spool at its bound, a stop leaves the rest in memory: no line is in no books.
+func TestStopAtTheBound(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 20})
+	l := b.begin("main") // a server that stalls
+	b.putMany("x", 54_000)
+	l.take()
+	l.end(outlet.Broken)
+	before := b.books("main")
+	b.stop()
+	after := b.books("main")
+	if int(before.Dropped[SpoolFull])+before.Queued+before.Spooled != 54_000 || int(after.Adopted) != before.Queued+before.Spooled {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+// What the version before left is taken over.
+func TestOldVersion(t *testing.T) {
+	b := newBench(t)
+	b.abandon()
+	if err := os.CopyFS(filepath.Join(b.places.State, "spool"), os.DirFS("testdata/old/spool")); err != nil {
+		t.Fatal(err)
+	}
+	chmodAll(t, filepath.Join(b.places.State, "spool"))
+	file := make([]byte, 3<<17)
+	for i := range 3 {
+		part, err := os.ReadFile(fmt.Sprintf("testdata/old/queue.%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(file[i<<17:], part)
+	}
+	queue := filepath.Join(b.places.Memory[0], "prefixproxy-0123.queue")
+	if err := os.WriteFile(queue, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(queue, filepath.Join(b.places.State, "queue")); err != nil {
+		t.Fatal(err)
+	}
+	b.open()
+	l := b.begin("main")
+	l.want("spool.named 1 1", "spool.named 2 1", "spool.named 3 1", "queue.window 1 1", "queue.named 1 1", "queue.copied 1 1")
+	var held []string
+	for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
+		held = append(held, string(h.Data))
+		b.FinishHeld(func(func([]byte, int, time.Time)) {})
+	}
+	if !slices.Equal(held, []string{"spool.raw 1 1\nqueue.raw 1 1\n"}) {
+		t.Errorf("held: %q", held)
+	}
+	if got := b.books("main"); got.Adopted != 8 {
+		t.Errorf("%d lines adopted", got.Adopted)
+	}
+	for _, path := range []string{queue, filepath.Join(b.places.State, "queue"), filepath.Join(b.places.State, "spool")} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+}
+
+func chmodAll(t *testing.T, dir string) {
+	t.Helper()
+	os.Chmod(dir, 0o700)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		os.Chmod(filepath.Join(dir, e.Name()), 0o600)
+	}
+}

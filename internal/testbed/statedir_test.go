@@ -1,0 +1,60 @@
+package testbed
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A state directory that others may write is refused, with the remedy, and nothing is
+// started; with what they have planted there, once it is ours again, a daemon starts,
+// and touches nothing elsewhere.
+func TestPlantedState(t *testing.T) {
+	dir := t.TempDir()
+	state, victim := filepath.Join(dir, "state"), filepath.Join(t.TempDir(), "victim")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(state, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(victim, []byte("root's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	etcd, sink := embeddedEtcd(t), StartSink(t)
+	start := func() *Daemon { return StartDaemonIn(t, dir, smallConfig, "ETCD="+etcd, "CARBON="+sink.Addr) }
+	d := start()
+	if code := d.ExitCode(t); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	checkError(t, d.Process, "others may write it")
+	if log := d.Stderr.Text(); !strings.Contains(log, "install -d -m 0700") {
+		t.Errorf("no remedy in\n%s", log)
+	}
+
+	if err := os.Chmod(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, plant := range map[string]func(string) error{
+		"claim.json":       func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"claim.json.new":   func(path string) error { return os.Symlink(victim, path) },
+		"state.json":       func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"state.json.new":   func(path string) error { return os.Symlink(victim, path) },
+		"tenures.json":     func(path string) error { return os.Symlink(victim, path) },
+		"tenures.json.new": func(path string) error { return os.Symlink(victim, path) },
+	} {
+		if err := plant(filepath.Join(state, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d = start()
+	d.AwaitName(t, "Denali")
+	if code := d.Stop(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+	if text, err := os.ReadFile(victim); err != nil || string(text) != "root's" {
+		t.Errorf("the file that links led to: %q, %v", text, err)
+	}
+}

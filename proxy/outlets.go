@@ -1,0 +1,95 @@
+package proxy
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+)
+
+// outlets are where lines leave: one for StatsD, and one for each destination of
+// Carbon. Run's goroutine begins them; any may ask for them.
+type outlets struct {
+	sending context.Context
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	list []*destination // StatsD's first
+}
+
+// A destination is who is sent every line of a protocol.
+type destination struct {
+	*outlet.Outlet
+	protocol line.Protocol
+	name     string
+}
+
+// all returns the outlets as they are.
+func (o *outlets) all() []*destination {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.list)
+}
+
+// init makes the outlet of StatsD.
+func (o *outlets) init(p *Proxy) {
+	s := p.cfg.Forward.StatsD
+	p.statsd.know(s.To)
+	o.list = []*destination{{protocol: line.StatsD, Outlet: outlet.New(s.outlet(), p.outletOptions(line.StatsD, "", p.source))}}
+}
+
+// begin begins to send what p's configuration wants to be sent, until ctx ends.
+func (o *outlets) begin(ctx context.Context, p *Proxy) {
+	o.sending = ctx
+	statsd := o.all()[0]
+	o.running.Go(func() {
+		statsd.Run(ctx)
+		p.source.abandon()
+	})
+	o.follow(p)
+}
+
+// follow makes the outlets of Carbon those of p's configuration. The sessions of those
+// that go end in order.
+func (o *outlets) follow(p *Proxy) {
+	statsd, had := o.all()[0], o.all()[1:]
+	statsd.Configure(p.cfg.Forward.StatsD.outlet())
+	list := []*destination{statsd}
+	for _, f := range p.cfg.Forward.Carbon {
+		cursor := p.carbon.store.Cursor(f.Name)
+		for _, a := range f.To {
+			cursor.Know(a.String())
+		}
+		if i := slices.IndexFunc(had, func(d *destination) bool { return d.name == f.Name }); i >= 0 {
+			had[i].Configure(f.outlet())
+			list = append(list, had[i])
+			continue
+		}
+		d := &destination{protocol: line.Carbon, name: f.Name, Outlet: outlet.New(f.outlet(), p.outletOptions(line.Carbon, f.Name, cursor))}
+		list = append(list, d)
+		o.running.Go(func() { d.Run(o.sending) })
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.list = list
+}
+
+func (p *Proxy) outletOptions(proto line.Protocol, name string, source outlet.Source) outlet.Options {
+	log := p.log.With("protocol", proto.String())
+	if name != "" {
+		log = log.With("destination", name)
+	}
+	return outlet.Options{Source: source, Log: log, Stdout: p.options.Stdout, Resets: proto == line.Carbon, Own: p}
+}
+
+// outlet is what the outlet of StatsD needs to know.
+func (f StatsDForward) outlet() outlet.Config {
+	return outlet.Config{To: f.To, TLS: f.TLS, MaxAge: f.MaxAge, MaxDatagram: f.MaxDatagram}
+}
+
+// outlet is what the outlet of a destination needs to know.
+func (f CarbonForward) outlet() outlet.Config {
+	return outlet.Config{To: f.To, TLS: f.TLS, MaxAge: f.MaxAge}
+}
