@@ -150,8 +150,9 @@ func (r *daemonRelay) resolve(addr string) {
 		r.t.Skip("a mount namespace needs root")
 	}
 	lookPath(r.t, "unshare", "util-linux")
+	host, _, _ := net.SplitHostPort(addr) // its port is 53
 	file := filepath.Join(r.dir, "resolv.conf")
-	if err := os.WriteFile(file, []byte("nameserver "+addr+"\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte("nameserver "+host+"\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
 	r.within = []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, file}

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -191,13 +189,15 @@ func TestLearner(t *testing.T) {
 // not there.
 func TestOneNameOfSeveralAddresses(t *testing.T) {
 	loop := newLoopbacks(t)
-	c := newCluster(t, loop, 3)
 	var addresses []string
 	for i := range 4 {
 		host, _, _ := net.SplitHostPort(loop.at(200+i, 1))
 		addresses = append(addresses, host) // that of the last is nobody's
 	}
-	answerDNS(t, map[string][]string{"etcd.example.": addresses})
+	dns := newNameServer(t, "127.0.0.1:0")
+	dns.move("etcd.example", addresses...)
+	resolveAt(t, dns)
+	c := newCluster(t, loop, 3)
 	f := startFleet(t, 6, 9*time.Second, func() membership.ClientConfig {
 		return membership.ClientConfig{Endpoints: []string{"http://etcd.example:2379"}}
 	})
@@ -206,42 +206,14 @@ func TestOneNameOfSeveralAddresses(t *testing.T) {
 	f.keeps(12 * time.Second)
 }
 
-// answerDNS makes this process resolve names by a server of its own.
-func answerDNS(t *testing.T, hosts map[string][]string) {
-	t.Helper()
-	server, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+// resolveAt makes this process resolve names by a server of its own. It is to be
+// called before what resolves names is started, as that ends before.
+func resolveAt(t *testing.T, server *nameServer) {
 	before := net.DefaultResolver
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", server.LocalAddr().String())
+		return (&net.Dialer{}).DialContext(ctx, "udp", server.addr)
 	}}
-	t.Cleanup(func() { net.DefaultResolver = before; server.Close() })
-	go func() {
-		packet := make([]byte, 1500)
-		for {
-			n, from, err := server.ReadFrom(packet)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			if m.Unpack(packet[:n]) != nil || len(m.Questions) == 0 {
-				continue
-			}
-			q := m.Questions[0]
-			m.Response, m.Authoritative, m.Additionals = true, true, nil
-			for _, host := range hosts[strings.ToLower(q.Name.String())] {
-				if q.Type == dnsmessage.TypeA {
-					body := &dnsmessage.AResource{A: [4]byte(net.ParseIP(host).To4())}
-					m.Answers = append(m.Answers, dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 1}, Body: body})
-				}
-			}
-			if answer, err := m.Pack(); err == nil {
-				server.WriteTo(answer, from)
-			}
-		}
-	}()
+	t.Cleanup(func() { net.DefaultResolver = before })
 }
 
 // An etcd that takes its time is no trouble for who has a long TTL: it comes to

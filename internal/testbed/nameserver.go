@@ -14,36 +14,39 @@ import (
 
 // A nameServer is a DNS server whose answers a test moves.
 type nameServer struct {
-	addr string // its IP address; the port is 53
+	addr string // IP address and port
 
 	mu      sync.Mutex
 	answers map[string][]netip.Addr // by name, without the last dot
 	mute    bool                    // it answers nothing
 }
 
-// startNameServer starts a server on a loopback address. It ends with the test.
+// newNameServer starts a server. It ends with the test.
+func newNameServer(t testing.TB, addr string) *nameServer {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &nameServer{addr: conn.LocalAddr().String(), answers: map[string][]netip.Addr{}}
+	var serving sync.WaitGroup
+	serving.Go(func() { s.serve(conn) })
+	t.Cleanup(func() {
+		conn.Close()
+		serving.Wait()
+	})
+	return s
+}
+
+// startNameServer starts a server that resolv.conf can name: its port is 53, on a
+// loopback address of its own.
 func startNameServer(t testing.TB) *nameServer {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("port 53 needs root")
 	}
-	for range 100 {
-		port := FreePort(t) // as unique as a port: the last two bytes of the address
-		s := &nameServer{addr: fmt.Sprintf("127.53.%d.%d", port>>8, port&0xff), answers: map[string][]netip.Addr{}}
-		conn, err := net.ListenPacket("udp", s.addr+":53")
-		if err != nil {
-			continue
-		}
-		var serving sync.WaitGroup
-		serving.Go(func() { s.serve(conn) })
-		t.Cleanup(func() {
-			conn.Close()
-			serving.Wait()
-		})
-		return s
-	}
-	t.Fatal("no free address in a hundred tries")
-	return nil
+	port := FreePort(t) // as unique as a port: the last two bytes of the address
+	return newNameServer(t, fmt.Sprintf("127.53.%d.%d:53", port>>8, port&0xff))
 }
 
 // move makes a name resolve to addresses, in this order, from now on.
@@ -88,7 +91,7 @@ func (s *nameServer) answer(packet []byte) []byte {
 	if s.mute {
 		return nil
 	}
-	addrs, known := s.answers[strings.TrimSuffix(q.Name.String(), ".")]
+	addrs, known := s.answers[strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))]
 	m.Response, m.Authoritative, m.Additionals = true, true, nil
 	if !known {
 		m.RCode = dnsmessage.RCodeNameError

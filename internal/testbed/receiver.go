@@ -119,12 +119,21 @@ func (s *server) behave(m Manner) (err error) {
 	return err
 }
 
-// listen begins to listen. s.mu is held.
-func (s *server) listen() error {
+// listen begins to listen, also again. s.mu is held. A port that was given up may
+// be in use for a moment longer: a process that is just being started has all
+// that is open here until it is another program.
+func (s *server) listen() (err error) {
+	listen := s.listenHere
 	if s.spec.host != nil {
-		return s.spec.host.inside(s.listenHere)
+		listen = func() error { return s.spec.host.inside(s.listenHere) }
 	}
-	return s.listenHere()
+	for range 500 {
+		if err = listen(); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	return err
 }
 
 func (s *server) listenHere() error {

@@ -160,7 +160,7 @@ func statsdSurvivesUs(t *testing.T) {
 		<-sent
 		statsd.lives(t, flushes, fmt.Sprintf("after.kill.%d", i))
 		w.start()
-		w.current().AwaitUp(t)
+		awaitListening(t, w.current().Process, w.at.statsd)
 	}
 }
 
