@@ -16,9 +16,9 @@ const (
 	// young is how long a session must last for what it took to be believed.
 	young = 20 * time.Second
 
-	// maxSends is how often a line is sent on sessions that were young, and that
-	// the peer closed in order.
-	maxSends = 3
+	// maxIdle is how many times a line is sent again because a young session that had
+	// taken it was idle, and its peer closed in order.
+	maxIdle = 3
 
 	// longestLook is how long a burst waits to be acknowledged before it is looked
 	// again: a peer may put that off by 40 ms.
@@ -98,6 +98,7 @@ type piece struct {
 	size      int    // bytes of lines
 	end       uint64 // where it ends in the session
 	sends     uint8  // on how many sessions it was sent
+	idle      uint8  // of them, how many its peer closed in order when it was idle
 	delivered bool
 	lost      bool   // it cannot be sent again, for why
 	why       Reason // it could not be kept

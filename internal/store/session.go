@@ -298,7 +298,7 @@ const manyPieces = 4096
 
 // grow appends what follows, if the two may be one of so many bytes.
 func (p *piece) grow(next piece, most int) bool {
-	if p.to != next.from || p.sends != next.sends || p.lost != next.lost || p.size+next.size > most {
+	if p.to != next.from || p.sends != next.sends || p.idle != next.idle || p.lost != next.lost || p.size+next.size > most {
 		return false
 	}
 	p.to, p.size, p.end = next.to, p.size+next.size, next.end
@@ -348,10 +348,13 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	}
 	again := make([]piece, 0, len(c.sent)+len(c.again))
 	for _, p := range c.sent {
+		if isOrderly && p.delivered {
+			p.idle++
+		}
 		switch {
 		case p.lost && !p.delivered:
 			c.drop(p.lines(), p.bytes(), p.why)
-		case p.lost, p.delivered && isOrderly && p.sends >= maxSends:
+		case p.lost, p.idle > maxIdle:
 		default:
 			again = append(again, p)
 		}

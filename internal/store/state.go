@@ -45,7 +45,7 @@ func (s *Store) encodeState() []byte {
 		s.again = again
 		b = binary.AppendUvarint(b, uint64(len(again)))
 		for _, p := range again {
-			b = append(appendSpan(b, p.span), p.sends)
+			b = append(appendSpan(b, p.span), p.idle)
 		}
 	}
 	s.stateBuffer = b
@@ -130,9 +130,9 @@ func decodeState(b []byte) (st state, err error) {
 		p.todo = d.spans()
 		for n := d.number(); n > 0 && !d.bad; n-- {
 			sp := d.span()
-			again := piece{span: sp, size: int(sp.bytes()), delivered: true}
-			if sends := d.bytes(1); len(sends) == 1 {
-				again.sends = max(1, sends[0])
+			again := piece{span: sp, size: int(sp.bytes()), sends: 1, delivered: true}
+			if idle := d.bytes(1); len(idle) == 1 {
+				again.idle = idle[0]
 			}
 			p.again = append(p.again, again)
 		}
