@@ -112,7 +112,9 @@ func (q *carbonQueue) takeHeld() *batch {
 	if !ok {
 		return nil
 	}
-	return &batch{buf: h.Data, lines: h.Lines, born: h.Born, unnamed: true}
+	b := newBatch(h.Born, nil, true) // its own copy: the store's is not for the pool of batches
+	b.buf, b.lines = append(b.buf, h.Data...), h.Lines
+	return b
 }
 
 func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {

@@ -85,10 +85,11 @@ type session struct {
 	burst   burst
 }
 
-// An ack says that so many bytes were acknowledged at a time.
+// An ack says that so many bytes were acknowledged at a time. It is made of those that
+// came together: the first at first, for from bytes.
 type ack struct {
 	first, when time.Time
-	bytes       uint64
+	from, bytes uint64
 }
 
 // A piece is a part of the log that was sent, or is to be sent again.

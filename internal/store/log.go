@@ -180,9 +180,11 @@ func (s *Store) begin(g *segment) (err error) {
 	return s.files.write(g.file, "", header, nil, 0)
 }
 
-// spareSegments is how many files in memory are kept for the next segments: to
-// write over what is there costs less than memory that is new.
-const spareSegments = 2
+// maySpare says whether another file in memory may be kept for the next segments: to
+// write over what is there costs less than memory that is new. s.mu is held.
+func (s *Store) maySpare() bool {
+	return len(s.spare) < 2 || int64(len(s.spare)+1)*s.segmentSize <= s.memoryLimit/8
+}
 
 // free ends the use of a segment, which is out of its log. s.mu is held.
 func (s *Store) free(g *segment) {
@@ -194,7 +196,7 @@ func (s *Store) free(g *segment) {
 		return
 	}
 	s.memoryUsed -= g.size()
-	if (g.path != "" || s.memory == "") && len(s.spare) < spareSegments && g.base != g.end { // else the next one has its place
+	if (g.path != "" || s.memory == "") && s.maySpare() && g.base != g.end { // else the next one has its place
 		s.spare = append(s.spare, g)
 		return
 	}

@@ -103,7 +103,7 @@ func (s *Store) move(g *segment) error {
 	s.memoryUsed -= g.size()
 	s.diskUsed += g.size()
 	g.file, g.path, g.onDisk, g.dirty = nil, path, true, true
-	if old.path != "" && len(s.spare) < spareSegments {
+	if old.path != "" && s.maySpare() {
 		s.spare = append(s.spare, &old)
 	} else {
 		s.discard(&old)

@@ -243,11 +243,11 @@ func (c *Cursor) note(now time.Time, n uint64) {
 	}
 	c.acked = n
 	c.burst.ack(now, n)
-	if last := len(c.acks) - 1; last >= 0 && now.Sub(c.acks[last].first) < markEvery {
+	if last := len(c.acks) - 1; last >= 0 && now.Sub(c.acks[last].first) < markEvery && int64(n-c.acks[last].from) < c.mostInDoubt()/8 {
 		c.acks[last].when, c.acks[last].bytes = now, n
 		return
 	}
-	c.acks = append(c.acks, ack{now, now, n})
+	c.acks = append(c.acks, ack{now, now, n, n})
 }
 
 // mature books what was delivered by now. It returns whether anything changed. A peer
@@ -257,14 +257,18 @@ func (c *Cursor) mature(now time.Time) (changed bool) {
 		changed = c.deliver(c.acks[0].bytes) || changed
 		c.acks = slices.Delete(c.acks, 0, 1)
 	}
-	if changed && now.Sub(c.began) >= young {
-		c.trim()
+	if changed {
+		c.trim(now)
 	}
 	return changed
 }
 
+// kernelHolds is more than the kernels between us and a program that does not read will
+// acknowledge (net.ipv4.tcp_rmem allows 6 MiB, where nobody has changed it).
+const kernelHolds = 8 << 20
+
 // mostInDoubt is how many bytes a peer may have acknowledged and not read.
-func (c *Cursor) mostInDoubt() int64 { return max(c.Queue/2, c.Replay) }
+func (c *Cursor) mostInDoubt() int64 { return max(c.Queue/4, c.Replay, kernelHolds) }
 
 // deliver books that the peer has the first n bytes of the session.
 func (c *Cursor) deliver(n uint64) bool {
@@ -302,14 +306,19 @@ func (p *piece) grow(next piece, most int) bool {
 }
 
 // trim lets go of what was delivered before the replay window, whose last part is
-// what was acknowledged and is not delivered yet.
-func (c *Cursor) trim() {
+// what was acknowledged and is not delivered yet. On a session that is young all is
+// kept, but for what so much has followed that somebody must have read it.
+func (c *Cursor) trim(now time.Time) {
+	most := c.Replay
+	if now.Sub(c.began) < young {
+		most = 2 * c.mostInDoubt()
+	}
 	window := int64(0)
 	for i := len(c.sent) - 1; i >= 0; i-- {
 		if c.sent[i].end > c.acked {
 			continue
 		}
-		if i < c.proven && window >= c.Replay {
+		if i < c.proven && window >= most {
 			c.sent = slices.Delete(c.sent, 0, i+1)
 			c.proven -= i + 1
 			return
@@ -332,9 +341,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 		c.deliver(c.acked)
 		c.sent, c.proven = c.sent[c.proven:], 0
 	}
-	if isOld {
-		c.trim()
-	}
+	c.trim(now)
 	if isOrderly && isOld {
 		c.deliver(c.acked)
 		c.sent = nil

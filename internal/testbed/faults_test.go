@@ -160,7 +160,7 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/outlet/stream.go", Old: "info.acked = min(info.acked, l.written)", New: "info.acked = l.written"},
 		}},
 		{"no replay", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
-			{File: "internal/store/session.go", Old: "window >= c.Replay", New: "true"},
+			{File: "internal/store/session.go", Old: "	most := c.Replay\n", New: "	most := int64(0)\n"},
 		}},
 		{"what a young session took is delivered", "receiver resets after 3 s", "lost", []planted.Edit{oldSession}},
 		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{

@@ -4,6 +4,7 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -78,7 +79,13 @@ func TestClusterParts(t *testing.T) {
 	c := newCluster(t, newLoopbacks(t), members)
 	for _, way := range []struct{ hears, says bool }{{false, false}, {true, false}, {false, true}} {
 		t.Run(fmt.Sprintf("hears %v, says %v", way.hears, way.says), func(t *testing.T) {
-			old := c.leader(t.Context())
+			old := -1
+			Eventually(t, "a leader", func() error {
+				if old = c.leader(t.Context()); old < 0 {
+					return errors.New("nobody says that it leads")
+				}
+				return nil
+			})
 			c.part(old, way.hears, way.says)
 			Eventually(t, "another leader", func() error {
 				if now := c.leader(t.Context()); now < 0 || now == old {
