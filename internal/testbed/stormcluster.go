@@ -56,7 +56,6 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 	var names, endpoints []string
 	for i := range members {
 		n := &etcdNode{client: net.at(200+i, 2379)}
-		n.into = newBridge(t, net.at(210+i, 2380), net.at(200+i, 2380), c.whoConnects)
 		n.spec = etcdNodeSpec{
 			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
 			Client: "http://" + n.client, Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
@@ -65,6 +64,9 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 		names = append(names, n.spec.Name+"="+n.spec.Advertised)
 		endpoints = append(endpoints, n.spec.Client)
 		c.nodes = append(c.nodes, n)
+	}
+	for i, n := range c.nodes { // whoConnects looks at all
+		n.into = newBridge(t, net.at(210+i, 2380), net.at(200+i, 2380), c.whoConnects)
 	}
 	for _, n := range c.nodes {
 		n.spec.Cluster = strings.Join(names, ",")
