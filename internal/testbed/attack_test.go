@@ -15,11 +15,20 @@ import (
 	"time"
 )
 
-var attackSeconds = flag.Int("attack.seconds", 4, "how long the attack suite attacks")
+var attackSeconds = flag.Int("attack.seconds", 0, "run the attack suite, for so many seconds")
+
+// isWanted skips a test that takes all of the machine, unless it is asked for.
+func isWanted(t *testing.T) {
+	t.Helper()
+	if *attackSeconds == 0 {
+		t.Skip("takes all of the machine; run it with -attack.seconds=60")
+	}
+}
 
 // All attacks at once on one daemon: well-behaved clients lose no line, the name is
 // held throughout, and memory stays within its bound.
 func TestAttack(t *testing.T) {
+	isWanted(t)
 	sink, nothing := startGoodSink(t), StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	d := StartDaemon(t, attackConfig, "ETCD="+startEtcd(t).Endpoint(), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
 	read := sync.OnceFunc(func() { nothing.Behave(Manner{}) })
@@ -98,6 +107,7 @@ const memoryBound = (48 + 16 + 64 + 4) << 20
 // Full queues, 1,000 connections with a tail each, and datagrams as long as there are:
 // memory stays within its bound.
 func TestAttackOnMemory(t *testing.T) {
+	isWanted(t)
 	nothing := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	t.Cleanup(func() { nothing.Behave(Manner{}) })
 	d := StartDaemon(t, memoryConfig, "ETCD="+startEtcd(t).Endpoint(), "NOTHING="+nothing.Addr)
