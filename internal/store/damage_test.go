@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -234,6 +235,32 @@ func TestCollect(t *testing.T) {
 	if got := stopped.books("main"); got.Adopted != 2 {
 		t.Errorf("a stopped one finds %d lines, want 2", got.Adopted)
 	}
+}
+
+// Who looks for abandoned directories does not keep another from its own.
+func TestCollectBesideARestart(t *testing.T) {
+	b, other := newBench(t), newBench(t)
+	b.putLines("a 1 1")
+	stop := make(chan struct{})
+	var collecting sync.WaitGroup
+	collecting.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				other.collect(b.places.Memory[0])
+			}
+		}
+	})
+	for i := range 200 {
+		if b.kill(); b.books("main").Queued != 1 {
+			t.Errorf("start %d finds %+v: %s", i, b.books("main"), &b.log)
+			break
+		}
+	}
+	close(stop)
+	collecting.Wait()
 }
 
 // A copy of a state directory does not take the original's memory.

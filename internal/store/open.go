@@ -480,19 +480,26 @@ func (s *Store) collect(base string) {
 		if err != nil {
 			continue
 		}
-		f, err := lockOwner(dir)
+		_, err = os.Lstat(filepath.Join(dir, ownerName))
 		if errors.Is(err, os.ErrNotExist) && time.Since(info.ModTime()) > unownedMaxAge {
 			os.RemoveAll(dir) // its making was interrupted
 		}
-		if err != nil {
-			continue
-		}
 		if abs, err := filepath.Abs(dir); err == nil && isAbandoned(abs) {
-			os.RemoveAll(dir)
-			s.out.Info("queue of a daemon that is gone removed", "dir", dir)
+			s.removeUnlocked(dir)
 		}
-		f.Close()
 	}
+}
+
+// removeUnlocked removes an abandoned directory, unless a process still has it. Only
+// such a one is locked to see that: another's owner may want it just now.
+func (s *Store) removeUnlocked(dir string) {
+	f, err := lockOwner(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	os.RemoveAll(dir)
+	s.out.Info("queue of a daemon that is gone removed", "dir", dir)
 }
 
 // isAbandoned says whether the state directory that a first tier belongs to is gone,
