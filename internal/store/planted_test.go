@@ -47,7 +47,7 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			planted.TestFails(t, "./internal/store", []string{"-test.run=^TestModel$", "-store.schedules=12", "-store.trace=1000"}, edit)
+			planted.TestFails(t, "./internal/store", []string{"-test.run=^(TestModel|TestAgain)$", "-store.schedules=60", "-store.trace=1000"}, edit)
 		})
 	}
 }
