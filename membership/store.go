@@ -705,6 +705,8 @@ func (s *etcdStore) awaitFree(ctx context.Context) error {
 				return nil
 			}
 			turn = nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
