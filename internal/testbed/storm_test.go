@@ -94,8 +94,8 @@ func TestStormSeesBugs(t *testing.T) {
 		}},
 		{"the own key is not read", lasting(0, 0, "key deleted by hand"), planted.Edit{
 			File: "membership/store.go",
-			Old:  "\tcase ttl <= 0:\n\t\treturn Expired\n",
-			New:  "\tcase ttl <= 0:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
+			Old:  "\tcase expired:\n\t\treturn Expired\n",
+			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
