@@ -196,11 +196,10 @@ func (s *storm) gather() *evidence {
 		e.looks = append(e.looks, p.looks)
 		p.mu.Unlock()
 	}
-	history, err := s.history()
-	if err != nil {
-		s.t.Fatalf("read etcd's history: %v", err)
-	}
-	e.tenures = history
+	Eventually(s.t, "etcd's history", func() (err error) { // a token may have gone with a leader
+		e.tenures, err = s.history()
+		return err
+	})
 	return e
 }
 
