@@ -51,7 +51,7 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 			if name == "what is evicted is not counted" {
 				schedules = "60"
 			}
-			planted.TestFails(t, "./internal/store", []string{"-test.run=^(TestModel|TestAgain)$", "-test.failfast", "-store.schedules=" + schedules, "-store.trace=1000"}, edit)
+			planted.TestFails(t, "./internal/store", []string{"-test.run=^(TestModel|TestAgain)$", "-test.failfast", "-test.timeout=2m", "-store.schedules=" + schedules, "-store.trace=1000"}, edit)
 		})
 	}
 }
