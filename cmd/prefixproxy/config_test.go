@@ -280,7 +280,7 @@ func TestHostileConfigs(t *testing.T) {
 			if err == nil {
 				t.Error("it loads")
 			}
-			if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 {
+			if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 && !raceDetector { // which gives less memory back
 				t.Errorf("%d MiB for %d KiB", used>>20, len(text)>>10)
 			}
 		})
