@@ -45,12 +45,12 @@ func TestAskForTheOnlyName(t *testing.T) {
 	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
 		t.Fatal(err)
 	}
-	h.await(t, "to wait", func() bool { return h.Phase() == Waiting })
+	h.await(t, "to wait", func() bool { return h.State() == Waiting })
 	h.held(t)
 
 	cfg.Owner = "marge"
 	waiter := start(t, c, cfg, nil)
-	waiter.await(t, "to wait", func() bool { return waiter.Phase() == Waiting })
+	waiter.await(t, "to wait", func() bool { return waiter.State() == Waiting })
 	second, _ := h.Current()
 	if second == first {
 		t.Error("the claim is the same after it was let go")

@@ -31,7 +31,7 @@ type Config struct {
 	// OnStop is what becomes of the name when Run ends; default release.
 	OnStop OnStop `yaml:"on_stop"`
 
-	// StateDir is the directory of State; default /var/lib/prefixproxy.
+	// StateDir is the path to open a StateDir at; default /var/lib/prefixproxy.
 	StateDir string `yaml:"state_dir"`
 }
 

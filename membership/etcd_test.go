@@ -71,7 +71,7 @@ type running struct {
 }
 
 // start runs a holder until the test ends, at the latest.
-func start(t *testing.T, c *Client, cfg Config, state *State) running {
+func start(t *testing.T, c *Client, cfg Config, state *StateDir) running {
 	t.Helper()
 	h, err := NewHolder(c, cfg, state, testLog(t))
 	if err != nil {
@@ -110,7 +110,7 @@ func (r running) await(t *testing.T, what string, ok func() bool) {
 		case <-changed:
 		case <-deadline:
 			c, valid := r.Current()
-			t.Fatalf("waited for %s: phase %s, claim %+v (%v)", what, r.Phase(), c, valid)
+			t.Fatalf("waited for %s: state %s, claim %+v (%v)", what, r.State(), c, valid)
 		}
 	}
 }
@@ -123,9 +123,9 @@ func (r running) held(t *testing.T) *Claim {
 	return c
 }
 
-func newState(t *testing.T, dir string) *State {
+func newState(t *testing.T, dir string) *StateDir {
 	t.Helper()
-	s, err := OpenState(dir)
+	s, err := OpenStateDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,7 +221,7 @@ func TestManyWaitForOneName(t *testing.T) {
 		waiting[i] = run(t, h)
 	}
 	for _, r := range waiting {
-		r.await(t, "no free name", func() bool { return r.Phase() == Waiting })
+		r.await(t, "no free name", func() bool { return r.State() == Waiting })
 	}
 	before := cost.all.Load()
 
@@ -237,8 +237,8 @@ func TestManyWaitForOneName(t *testing.T) {
 	herd := time.NewTimer(4 * herdSpread) // whoever else has asked for it has its answer
 	<-herd.C
 	for _, r := range waiting {
-		if r.Holder != got.Holder && r.Phase() != Waiting {
-			t.Errorf("phase of another: got %s, want waiting", r.Phase())
+		if r.Holder != got.Holder && r.State() != Waiting {
+			t.Errorf("state of another: got %s, want waiting", r.State())
 		}
 	}
 	// A grant, a claim and a revocation of each that tried, and the releases.

@@ -66,7 +66,7 @@ func TestRace(t *testing.T) {
 			}
 
 			last := start(t, newClient(t, sharedEtcd), cfg, nil)
-			last.await(t, "no free name", func() bool { return last.Phase() == Waiting })
+			last.await(t, "no free name", func() bool { return last.State() == Waiting })
 			freed := holders[len(holders)/2]
 			want, _ := freed.Current()
 			freed.stop()
@@ -149,8 +149,8 @@ func TestEtcdComesBack(t *testing.T) {
 		<-past.C
 		past.Reset(c.Left())
 	}
-	if got := h.Phase(); got != Suspended {
-		t.Errorf("phase past the horizon: got %s, want suspended", got)
+	if got := h.State(); got != Suspended {
+		t.Errorf("state past the horizon: got %s, want suspended", got)
 	}
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
@@ -183,8 +183,8 @@ func TestEtcdIsWiped(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.await(t, "another claim", func() bool { c, _ := h.Current(); return c != nil && c != old })
-	if got := h.Phase(); got != Suspended {
-		t.Errorf("phase after the loss: got %s, want suspended", got)
+	if got := h.State(); got != Suspended {
+		t.Errorf("state after the loss: got %s, want suspended", got)
 	}
 	if got := h.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
@@ -236,8 +236,8 @@ func TestEtcdComesLate(t *testing.T) {
 	server := devetcdtest.Start(t)
 	server.Close()
 	h := start(t, newClient(t, server), testConfig(t), nil)
-	if c, ok := h.Current(); c != nil || ok || h.Phase() != Claiming {
-		t.Errorf("without etcd: claim %v good %v phase %s, want none and claiming", c, ok, h.Phase())
+	if c, ok := h.Current(); c != nil || ok || h.State() != Claiming {
+		t.Errorf("without etcd: claim %v good %v state %s, want none and claiming", c, ok, h.State())
 	}
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
@@ -369,8 +369,8 @@ func TestCopiedState(t *testing.T) {
 	begin := time.Now()
 	h := start(t, client, cfg, newState(t, copied))
 	h.await(t, "a claim", func() bool { c, _ := h.Current(); return c != nil })
-	if got := h.Phase(); got != Suspended {
-		t.Errorf("phase of the copy: got %s, want suspended", got)
+	if got := h.State(); got != Suspended {
+		t.Errorf("state of the copy: got %s, want suspended", got)
 	}
 	if got := h.held(t).Name; got != "Denali" {
 		t.Errorf("name of the copy: got %s, want Denali", got)
@@ -400,8 +400,8 @@ func TestReleaseFreesAtOnce(t *testing.T) {
 	h := start(t, client, cfg, nil)
 	h.held(t)
 	h.stop()
-	if c, ok := h.Current(); c != nil || ok || h.Phase() != Released {
-		t.Errorf("after the stop: claim %v good %v phase %s, want none and released", c, ok, h.Phase())
+	if c, ok := h.Current(); c != nil || ok || h.State() != Released {
+		t.Errorf("after the stop: claim %v good %v state %s, want none and released", c, ok, h.State())
 	}
 	list, err := List(t.Context(), client, cfg.Pool, cfg.Names)
 	if err != nil || len(list) != 0 {

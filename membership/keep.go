@@ -53,7 +53,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		if from := held.usableFrom(); from > sent {
 			next = min(next, from)
 		}
-		if len(held.doubtful) > 0 && h.now() < held.usableFrom() {
+		if h.now() < held.usableFrom() {
 			h.lookBack(ctx, held)
 		}
 		if held.extend(h.now()) {
@@ -82,7 +82,7 @@ func (h *Holder) renew(ctx context.Context, held *tenancy) error {
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.recordEnd(held.tenure.end(until, string(loss)), h.endInDiary(until))
+	h.recordEnd(held.tenure.end(until, string(loss)), h.endOwn(until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
@@ -123,7 +123,7 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	h.avoid, h.avoidUntil = held.Name, h.now()+held.ttl
 	h.lease.spent = true
 	until := h.usedUntil(held.Claim)
-	h.diary.end(h.tenure, until)
+	h.ownTenures.end(held.tenure, until)
 	saved := h.remember(memory{Pool: h.cfg.Pool})
 	ended := held.tenure.end(until, released)
 	err := h.request(ctx, func(ctx context.Context) error {

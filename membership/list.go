@@ -18,17 +18,17 @@ import (
 
 // What people ask a pool: who is there, who was, and where one has been.
 
-// A Held is a name that somebody holds.
-type Held struct {
+// A Tenant is a name that somebody holds.
+type Tenant struct {
 	Name   string
 	Owner  string    // as it may be shown to people: quoted and cut if it is no owner
 	Since  time.Time // when it was claimed; zero if no record tells
 	Listed bool      // the name is of the list that was given
 
-	// State is Holding, Suspended when it was not renewed for so long that its
+	// State is Held, Suspended when it was not renewed for so long that its
 	// holder does not use it, and "" if what is left of its lease is not known; that
 	// and Renewed, how long ago it was renewed, are for Look to say.
-	State   Phase
+	State   State
 	Renewed time.Duration
 
 	lease clientv3.LeaseID
@@ -42,7 +42,7 @@ type Waiter struct {
 
 // A View is a pool at one moment.
 type View struct {
-	Held    []Held
+	Held    []Tenant
 	Waiting []Waiter // the one that waits longest first
 	Free    int      // names of the list that nobody holds
 }
@@ -76,7 +76,7 @@ func Look(ctx context.Context, c *Client, pool string, names []string) (View, er
 }
 
 // ask fills in what its lease tells of h.
-func (h *Held) ask(ctx context.Context, c *Client) error {
+func (h *Tenant) ask(ctx context.Context, c *Client) error {
 	var resp *clientv3.LeaseTimeToLiveResponse
 	err := c.try(ctx, func(ctx context.Context) (err error) {
 		resp, err = c.TimeToLive(ctx, h.lease)
@@ -86,7 +86,7 @@ func (h *Held) ask(ctx context.Context, c *Client) error {
 		return err
 	}
 	granted, left := time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second
-	h.State, h.Renewed = Holding, granted-left
+	h.State, h.Renewed = Held, granted-left
 	if left < granted-horizonShare(granted) {
 		h.State = Suspended
 	}
@@ -168,7 +168,7 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 	if len(resp.Kvs) == 0 || resp.Kvs[0].Lease == 0 {
 		return "", ErrNotHeld
 	}
-	held := Held{lease: clientv3.LeaseID(resp.Kvs[0].Lease)}
+	held := Tenant{lease: clientv3.LeaseID(resp.Kvs[0].Lease)}
 	owner, revision := showOwner(string(resp.Kvs[0].Value)), resp.Kvs[0].CreateRevision
 	var ttl int64
 	err = c.try(ctx, func(ctx context.Context) error {
@@ -208,15 +208,15 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 // List returns who holds the names of a pool as of one moment: those of names in
 // their order, and then others that could be names, which a longer list had. Two
 // requests, and one more for every 120 names that are held.
-func List(ctx context.Context, c *Client, pool string, names []string) ([]Held, error) {
+func List(ctx context.Context, c *Client, pool string, names []string) ([]Tenant, error) {
 	keys, err := readNames(ctx, c, pool)
 	if err != nil {
 		return nil, err
 	}
-	held := make([]Held, 0, len(keys))
+	held := make([]Tenant, 0, len(keys))
 	take := func(name string, listed bool) {
 		if kv, ok := keys[name]; ok {
-			held = append(held, Held{Name: name, Owner: showOwner(string(kv.Value)), Listed: listed, lease: clientv3.LeaseID(kv.Lease)})
+			held = append(held, Tenant{Name: name, Owner: showOwner(string(kv.Value)), Listed: listed, lease: clientv3.LeaseID(kv.Lease)})
 		}
 	}
 	listed := make(map[string]bool, len(names))
@@ -289,7 +289,7 @@ func readAll(ctx context.Context, c *Client, prefix string, each func(*mvccpb.Ke
 
 // readSince fills Since in from the last record of each name, if it tells of the
 // claim that stands at the name.
-func readSince(ctx context.Context, c *Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
+func readSince(ctx context.Context, c *Client, pool string, held []Tenant, keys map[string]*mvccpb.KeyValue) error {
 	gets := make([]clientv3.Op, len(held))
 	for i, h := range held {
 		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastCreate()...)

@@ -236,7 +236,7 @@ func (e *simEtcd) lose() {
 const simTTL = 15 * time.Second
 
 // newSim returns a holder on a simulated etcd, which is not running yet.
-func newSim(t *testing.T, e *simEtcd, state *State) (*Holder, *simStore) {
+func newSim(t *testing.T, e *simEtcd, state *StateDir) (*Holder, *simStore) {
 	cfg := DefaultConfig()
 	cfg.Owner = "homer"
 	s := &simStore{etcd: e, ttl: simTTL}

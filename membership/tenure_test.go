@@ -247,7 +247,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	var clock atomic.Int64 // Unix seconds
 	clock.Store(now.Unix())
 	dir := t.TempDir()
-	begin := func(state *State) running {
+	begin := func(state *StateDir) running {
 		h, err := NewHolder(c, cfg, state, testLog(t))
 		if err != nil {
 			t.Fatal(err)

@@ -68,20 +68,20 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 
 		way.set(true, 0)
 		pass(t, 10*time.Second-time.Nanosecond)
-		if got, ok := r.Current(); got != c || !ok || r.Phase() != Holding {
-			t.Errorf("just before the horizon: claim %p good %v phase %s, want %p true held", got, ok, r.Phase(), c)
+		if got, ok := r.Current(); got != c || !ok || r.State() != Held {
+			t.Errorf("just before the horizon: claim %p good %v state %s, want %p true held", got, ok, r.State(), c)
 		}
 		pass(t, time.Nanosecond)
-		if got, ok := r.Current(); got != c || ok || r.Phase() != Suspended {
-			t.Errorf("at the horizon: claim %p good %v phase %s, want %p false suspended", got, ok, r.Phase(), c)
+		if got, ok := r.Current(); got != c || ok || r.State() != Suspended {
+			t.Errorf("at the horizon: claim %p good %v state %s, want %p false suspended", got, ok, r.State(), c)
 		}
 
 		pass(t, 2*time.Second) // the lease lives until 15 s
 		changed := r.Changed()
 		way.set(false, 0)
 		<-changed
-		if got, ok := r.Current(); got != c || !ok || r.Phase() != Holding {
-			t.Errorf("after a renewal: claim %p good %v phase %s, want %p true held", got, ok, r.Phase(), c)
+		if got, ok := r.Current(); got != c || !ok || r.State() != Held {
+			t.Errorf("after a renewal: claim %p good %v state %s, want %p true held", got, ok, r.State(), c)
 		}
 		if got := r.Stats().Claims; got != 1 {
 			t.Errorf("claims: got %d, want 1", got)
@@ -206,14 +206,14 @@ func TestDataLoss(t *testing.T) {
 		newcomer := run(t, h) // knows of the loss by the marker alone
 		pass(t, simTTL-time.Second)
 		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
-			if got := r.Phase(); got != Suspended {
-				t.Errorf("phase of the %s %v after the loss: got %s, want suspended", who, e.now()-lost, got)
+			if got := r.State(); got != Suspended {
+				t.Errorf("state of the %s %v after the loss: got %s, want suspended", who, e.now()-lost, got)
 			}
 		}
 		pass(t, time.Second)
 		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
-			if got := r.Phase(); got != Holding {
-				t.Errorf("phase of the %s one TTL after the loss: got %s, want held", who, got)
+			if got := r.State(); got != Held {
+				t.Errorf("state of the %s one TTL after the loss: got %s, want held", who, got)
 			}
 		}
 		if got := witness.Stats().Losses[DataLoss]; got != 1 {
@@ -271,18 +271,18 @@ func TestWaitingInAnOutage(t *testing.T) {
 		h, way := newSim(t, e, nil)
 		r := run(t, h)
 		pass(t, time.Second)
-		if got := r.Phase(); got != Waiting {
-			t.Fatalf("all taken: phase %s, want waiting", got)
+		if got := r.State(); got != Waiting {
+			t.Fatalf("all taken: state %s, want waiting", got)
 		}
 		way.set(true, 0)
 		pass(t, 6*time.Second)
-		if got := r.Phase(); got != Claiming {
-			t.Errorf("6 s into an outage: phase %s, want claiming", got)
+		if got := r.State(); got != Claiming {
+			t.Errorf("6 s into an outage: state %s, want claiming", got)
 		}
 		way.set(false, 0)
 		pass(t, 5*time.Second)
-		if got := r.Phase(); got != Waiting {
-			t.Errorf("after it: phase %s, want waiting", got)
+		if got := r.State(); got != Waiting {
+			t.Errorf("after it: state %s, want waiting", got)
 		}
 	})
 }

@@ -53,8 +53,8 @@ func TestEtcdIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.await(t, "another claim", func() bool { c, _ := second.Current(); return c != nil && c != old })
-	if got := second.Phase(); got != Suspended {
-		t.Errorf("phase of the new claim: got %s, want suspended", got)
+	if got := second.State(); got != Suspended {
+		t.Errorf("state of the new claim: got %s, want suspended", got)
 	}
 	if got := second.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
@@ -239,8 +239,8 @@ func TestCopyThatStartsAgain(t *testing.T) {
 		other.kill()
 		other.start()
 		s.pause(time.Second)
-		if got := other.process.holder.Phase(); got != Suspended {
-			t.Errorf("phase of the copy after its second start: got %s, want suspended", got)
+		if got := other.process.holder.State(); got != Suspended {
+			t.Errorf("state of the copy after its second start: got %s, want suspended", got)
 		}
 	})
 }

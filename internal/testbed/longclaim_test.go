@@ -19,7 +19,7 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	state, err := membership.OpenState(t.TempDir())
+	state, err := membership.OpenStateDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
