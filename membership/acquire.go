@@ -238,12 +238,13 @@ func (h *Holder) checkDataLoss(err error) {
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
 	held := &tenancy{
 		Claim: &Claim{
-			Name:     got.name,
-			Key:      got.key,
-			Owner:    h.cfg.Owner,
-			LeaseID:  h.lease.id,
-			Revision: got.revision,
+			name:     got.name,
+			key:      got.key,
+			owner:    h.cfg.Owner,
+			lease:    h.lease.id,
+			revision: got.revision,
 			now:      h.now,
+			over:     make(chan struct{}),
 		},
 		ttl:      h.lease.ttl,
 		sent:     h.lease.sent,
@@ -280,17 +281,16 @@ func (h *Holder) hold(held *tenancy) {
 	h.own = nil
 	if h.waited {
 		h.waited = false
-		lease := held.LeaseID
-		h.records.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
+		lease := held.lease
+		h.records.add(job{name: held.name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
 	}
 	h.held = held
-	inUse := held.extend(h.now())
-	h.claim.Store(held.Claim)
 	h.claims.Add(1)
-	h.notify()
-	h.log.Info("name claimed", "name", held.Name, "owner", held.Owner, "revision", held.Revision)
+	inUse := h.extend(held)
+	h.setClaim(held.Claim)
+	h.log.Info("name claimed", "name", held.name, "owner", held.owner, "revision", held.revision)
 	if from, why := held.usable(); from > h.now() {
-		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "because", why, "at_most", (from - h.now()).Round(time.Second))
+		h.log.Warn("name not used yet, its last holder may still be there", "name", held.name, "because", why, "at_most", (from - h.now()).Round(time.Second))
 	}
 	h.note(held)
 	if inUse {
@@ -302,7 +302,7 @@ func (h *Holder) hold(held *tenancy) {
 func (h *Holder) note(held *tenancy) {
 	h.ownTenures.begin(held.tenure, held.start, h.wall())
 	h.remember(memory{
-		Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl,
+		Pool: h.cfg.Pool, Name: held.name, Lease: held.lease, Revision: held.revision, TTL: held.ttl,
 		Record: held.tenure.id, Start: held.start,
 		UsableFrom: held.usableFrom(),
 	})

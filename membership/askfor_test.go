@@ -17,8 +17,8 @@ func TestAskFor(t *testing.T) {
 		t.Fatalf("got %q, %v; want homer", owner, err)
 	}
 	h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
-	if c, _ := h.Current(); c.Name != "MtLogan" {
-		t.Errorf("the name is %s, want MtLogan", c.Name)
+	if c, _ := h.Current(); c.name != "MtLogan" {
+		t.Errorf("the name is %s, want MtLogan", c.name)
 	}
 	for loss, n := range h.Stats().Losses {
 		if n != 0 {

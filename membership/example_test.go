@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -106,7 +105,7 @@ func ExampleHolder() {
 	fmt.Println(holder.State())
 	<-changed
 	if claim, ok := holder.Current(); ok {
-		fmt.Println(claim.Name, claim.Owner, holder.State())
+		fmt.Println(claim.Name(), claim.Owner(), holder.State())
 	}
 
 	stop() // when nothing is sent under the name any more
@@ -166,21 +165,6 @@ func ExampleOpenStateDir() {
 	fmt.Println(err != nil)
 	// Output:
 	// true
-}
-
-// NewClaim is for tests of what uses claims.
-func ExampleNewClaim() {
-	claim := membership.NewClaim("Denali", time.Hour)
-	fmt.Println(claim.Name, claim.Valid())
-
-	late := membership.NewClaim("MtLogan", -time.Second)
-	fmt.Println(late.Name, late.Valid())
-	late.Extend(time.Hour)
-	fmt.Println(late.Name, late.Valid())
-	// Output:
-	// Denali true
-	// MtLogan false
-	// MtLogan true
 }
 
 func ExampleMountains() {

@@ -145,7 +145,7 @@ func TestManyStartAtOnce(t *testing.T) {
 				holders[i] = run(t, h)
 				for ; ; changed = h.Changed() {
 					if claim, ok := h.Current(); ok {
-						return claim.Name
+						return claim.name
 					}
 					<-changed
 				}
@@ -231,8 +231,8 @@ func TestManyWaitForOneName(t *testing.T) {
 	got := awaitAny(t, waiting)
 	took := time.Since(begin)
 	claim, _ := got.Current()
-	if claim.Name != freed.Name || claim.Revision <= freed.Revision {
-		t.Errorf("the freed name: got %s at %d, want %s after %d", claim.Name, claim.Revision, freed.Name, freed.Revision)
+	if claim.name != freed.name || claim.revision <= freed.revision {
+		t.Errorf("the freed name: got %s at %d, want %s after %d", claim.name, claim.revision, freed.name, freed.revision)
 	}
 	herd := time.NewTimer(4 * herdSpread) // whoever else has asked for it has its answer
 	<-herd.C

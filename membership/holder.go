@@ -42,8 +42,9 @@ type Holder struct {
 	claims atomic.Uint64
 	losses map[Loss]*atomic.Uint64 // the map itself never changes
 
-	mu      sync.Mutex
-	changed chan struct{} // closed at the next change
+	mu        sync.Mutex
+	changed   chan struct{} // closed at the next change
+	atHorizon *time.Timer   // makes a suspension such a change
 
 	own        *memory    // what the last process held, until the first claim
 	memory     memory     // what was saved last
@@ -76,10 +77,10 @@ type dataLoss struct {
 }
 
 // NewHolder returns a holder that has not begun; it does not ask etcd for
-// anything. It refuses a configuration that has Problems. A nil state is no
+// anything. It refuses a configuration that does not Validate. A nil state is no
 // memory: every start is a host's first. A nil log discards.
 func NewHolder(c *Client, cfg Config, state *StateDir, log *slog.Logger) (*Holder, error) {
-	if err := cfg.Problems().Err(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if cfg.Owner == "" {
@@ -113,6 +114,8 @@ func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Lo
 	h.outage = outage{log: h.log, now: now}
 	h.records = newRecords(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
+	h.atHorizon = time.AfterFunc(time.Hour, h.suspended)
+	h.atHorizon.Stop()
 	return h
 }
 
@@ -143,7 +146,7 @@ func (h *Holder) State() State {
 }
 
 // Changed returns a channel that is closed at the next change of Current or
-// State that Run makes. A suspension is not one: the clock makes it.
+// State. A suspension is told by a timer, which may be late; Current is not.
 func (h *Holder) Changed() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -220,8 +223,36 @@ func (h *Holder) remember(m memory) (saved <-chan struct{}) {
 // letGo ends the claim for all who ask Current, and leaves the state p.
 func (h *Holder) letGo(p State) {
 	h.idle.Store(&p)
-	h.claim.Store(nil)
+	h.setClaim(nil)
+}
+
+// setClaim makes c the claim, and ends the one before.
+func (h *Holder) setClaim(c *Claim) {
+	if before := h.claim.Swap(c); before != nil {
+		close(before.over)
+	}
 	h.notify()
+}
+
+// extend moves the horizon of held as far as the last renewal reaches. It says
+// whether that ended a suspension.
+func (h *Holder) extend(held *tenancy) (resumed bool) {
+	resumed = held.extend(h.now())
+	if left := held.Left(); left > 0 {
+		h.atHorizon.Reset(left)
+	}
+	return resumed
+}
+
+// suspended notifies, once the horizon has passed.
+func (h *Holder) suspended() {
+	switch c := h.claim.Load(); {
+	case c == nil:
+	case c.Valid(): // extended since, or the clock is late
+		h.atHorizon.Reset(c.Left())
+	default:
+		h.notify()
+	}
 }
 
 // notify tells those who wait on Changed.
@@ -241,11 +272,11 @@ func (h *Holder) release(ctx context.Context) {
 		return
 	}
 	if c != nil && h.held.isShared(h.now()) {
-		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.Name, "within", h.lease.ttl)
+		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl)
 		return
 	}
 	if c != nil && h.cfg.OnStop == Keep {
-		h.log.Info("name kept for a restart", "name", c.Name, "for", h.lease.ttl)
+		h.log.Info("name kept for a restart", "name", c.name, "for", h.lease.ttl)
 		return
 	}
 	var err error
@@ -265,10 +296,10 @@ func (h *Holder) release(ctx context.Context) {
 	switch {
 	case c == nil: // the lease of an attempt, which runs out by itself if it must
 	case err != nil:
-		h.log.Warn("name not released; it is free when its lease has run out", "name", c.Name, "within", h.lease.ttl, "err", err)
+		h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl, "err", err)
 	default:
-		h.log.Info("name released", "name", c.Name)
-		h.remember(memory{Pool: h.cfg.Pool, Name: c.Name})
+		h.log.Info("name released", "name", c.name)
+		h.remember(memory{Pool: h.cfg.Pool, Name: c.name})
 	}
 }
 

@@ -114,7 +114,7 @@ func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 // we use the name and nobody else does, and has pruned what is too old or too
 // much. Mostly there is neither.
 func (h *Holder) tidy(held *tenancy) {
-	name, claim := held.Name, held.Claim
+	name, claim := held.name, held.Claim
 	if ends := held.ends(); len(ends) > 0 {
 		h.records.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
 			for _, t := range ends {

@@ -184,7 +184,7 @@ func (s *simulation) killed(h *host, down time.Duration, then func()) {
 var handFaults = []fault{
 	{"its key is deleted", func(s *simulation, h *host) {
 		if c := h.process.holder.claim.Load(); c != nil {
-			s.deleted(c.Name)
+			s.deleted(c.name)
 		}
 	}},
 	{"its lease is revoked", func(s *simulation, h *host) {
@@ -192,10 +192,10 @@ var handFaults = []fault{
 		if c == nil {
 			return
 		}
-		s.judge.excuse(c.Name, s.unseen())
+		s.judge.excuse(c.name, s.unseen())
 		s.etcd.do(func() {
-			if s.etcd.leases[int64(c.LeaseID)] != nil {
-				s.etcd.end(int64(c.LeaseID))
+			if s.etcd.leases[int64(c.lease)] != nil {
+				s.etcd.end(int64(c.lease))
 			}
 		})
 	}},
@@ -204,8 +204,8 @@ var handFaults = []fault{
 		if c == nil {
 			return
 		}
-		s.etcd.byHand(c.Key, "somebody", false)
-		s.later(s.ttls(0, 1.5), func() { s.deleted(c.Name) })
+		s.etcd.byHand(c.key, "somebody", false)
+		s.later(s.ttls(0, 1.5), func() { s.deleted(c.name) })
 	}},
 }
 
@@ -247,9 +247,9 @@ var recordFaults = []fault{
 	{"a key that is no name", func(s *simulation, h *host) {
 		if c := h.process.holder.claim.Load(); c != nil {
 			s.etcd.do(func() {
-				if s.etcd.leases[int64(c.LeaseID)] != nil {
+				if s.etcd.leases[int64(c.lease)] != nil {
 					s.etcd.revision++
-					s.etcd.write(&pb.PutRequest{Key: []byte(namesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.LeaseID)})
+					s.etcd.write(&pb.PutRequest{Key: []byte(namesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.lease)})
 				}
 			})
 		}

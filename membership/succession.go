@@ -117,7 +117,7 @@ func (h *Holder) date(held *tenancy) {
 	if own := h.ownTenures.find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
 	}
-	held.history = newHistory(held.start, held.Name, h.ownTenures.spans(held.tenure), others, held.cut)
+	held.history = newHistory(held.start, held.name, h.ownTenures.spans(held.tenure), others, held.cut)
 }
 
 // lookBack finds out whether the tenures before held that are doubted have their
@@ -129,7 +129,7 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
 	defer cancel()
-	ts, _, err := h.store.tenures(ctx, held.Name)
+	ts, _, err := h.store.tenures(ctx, held.name)
 	if err != nil {
 		return // the next renewal comes soon
 	}
@@ -147,6 +147,5 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	held.Claim = held.anew()
 	h.date(held)
 	h.note(held)
-	h.claim.Store(held.Claim)
-	h.notify()
+	h.setClaim(held.Claim)
 }

@@ -59,8 +59,8 @@ func TestEtcdIsRestored(t *testing.T) {
 	if got := second.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
 	}
-	if a, b := first.held(t), second.held(t); a.Name == b.Name {
-		t.Errorf("both hold %s", a.Name)
+	if a, b := first.held(t), second.held(t); a.name == b.name {
+		t.Errorf("both hold %s", a.name)
 	}
 }
 
@@ -256,7 +256,7 @@ func TestCopyThatEnds(t *testing.T) {
 		third.start()
 		s.pause(time.Second)
 		c, ok := third.process.holder.Current()
-		if !ok || c.Name == s.cfg.Names[0] {
+		if !ok || c.name == s.cfg.Names[0] {
 			t.Errorf("the third host has a name: %v, and it is %s; want another than %[2]s", ok, s.cfg.Names[0])
 		}
 	})

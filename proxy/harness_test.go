@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -34,8 +35,12 @@ func noNames() *fakeNames {
 
 func holding(name string) *fakeNames {
 	f := noNames()
-	f.set(membership.NewClaim(name, time.Hour), membership.Held)
+	f.set(newClaim(name, time.Hour), membership.Held)
 	return f
+}
+
+func newClaim(name string, valid time.Duration) *membership.Claim {
+	return claimtest.Make(claimtest.Claim{Name: name, Valid: valid}).(*membership.Claim)
 }
 
 func (f *fakeNames) set(claim *membership.Claim, state membership.State) {

@@ -20,7 +20,7 @@ type Names interface {
 	Current() (claim *membership.Claim, ok bool)
 
 	// Changed returns a channel that is closed at the next change of what
-	// Current or State return, but for a horizon that passes.
+	// Current or State return.
 	Changed() <-chan struct{}
 
 	// State returns what the holder is doing.
@@ -81,7 +81,7 @@ func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
 	r := &rewriters{claim: claim, rules: s.rules}
 	name := ""
 	if claim != nil {
-		name = claim.Name
+		name = claim.Name()
 		for _, to := range s.tos {
 			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -41,12 +42,16 @@ func (f fakeNames) Stats() membership.Stats {
 	return membership.Stats{Claims: 3, Losses: map[membership.Loss]uint64{membership.Deleted: 2}}
 }
 
+func newClaim(name string, valid time.Duration) *membership.Claim {
+	return claimtest.Make(claimtest.Claim{Name: name, Valid: valid}).(*membership.Claim)
+}
+
 // The states of a holder.
 func holding() fakeNames {
-	return fakeNames{membership.NewClaim("Denali", time.Hour), membership.Held}
+	return fakeNames{newClaim("Denali", time.Hour), membership.Held}
 }
 func suspended() fakeNames {
-	return fakeNames{membership.NewClaim("Denali", 0), membership.Held} // Run has stalled
+	return fakeNames{newClaim("Denali", 0), membership.Held} // Run has stalled
 }
 func waiting() fakeNames { return fakeNames{nil, membership.Waiting} }
 

@@ -66,7 +66,7 @@ func claimStatus(names Names) ClaimStatus {
 		s.State = membership.Claiming
 	}
 	if claim != nil {
-		s.Name = &claim.Name
+		s.Name = new(claim.Name())
 		s.HorizonSeconds = max(0, claim.Left().Seconds())
 	}
 	return s
