@@ -39,7 +39,7 @@ func TestAskFor(t *testing.T) {
 func TestAskForTheOnlyName(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t, "Denali")
+	cfg := waitingConfig(t, "Denali")
 	h := start(t, c, cfg, nil)
 	first := h.held(t)
 	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {

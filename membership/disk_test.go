@@ -11,7 +11,7 @@ func TestDiskThatHangs(t *testing.T) {
 	t.Parallel()
 	state := newState(t, t.TempDir())
 	state.writing.Lock() // a write that has begun does not end
-	h := start(t, newClient(t, sharedEtcd), testConfig(t), state)
+	h := start(t, newClient(t, sharedEtcd), waitingConfig(t), state)
 	c := h.held(t)
 	past := time.NewTimer(c.Left() + time.Second)
 	<-past.C

@@ -140,7 +140,7 @@ func TestLosses(t *testing.T) {
 func TestEtcdComesBack(t *testing.T) {
 	t.Parallel()
 	server := devetcdtest.Start(t)
-	h := start(t, newClient(t, server), testConfig(t), nil)
+	h := start(t, newClient(t, server), waitingConfig(t), nil)
 	c := h.held(t)
 
 	server.Close()
@@ -170,8 +170,13 @@ func TestEtcdIsWiped(t *testing.T) {
 	}
 	defer server.Close()
 	client := newClient(t, server)
-	cfg := testConfig(t)
-	h := start(t, client, cfg, nil)
+	cfg := waitingConfig(t)
+	l := listener{testLog(t).Handler(), "name not used yet, its last holder may still be there", "because", make(chan string, 1)}
+	holder, err := NewHolder(client, cfg, nil, slog.New(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := run(t, holder)
 	defer h.stop()
 	old := h.held(t)
 
@@ -183,8 +188,8 @@ func TestEtcdIsWiped(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.await(t, "another claim", func() bool { c, _ := h.Current(); return c != nil && c != old })
-	if got := h.State(); got != Suspended {
-		t.Errorf("state after the loss: got %s, want suspended", got)
+	if got := <-l.heard; got != whyDataLoss {
+		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
 	}
 	if got := h.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
@@ -353,7 +358,7 @@ func TestKeepAndRestart(t *testing.T) {
 func TestCopiedState(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, sharedEtcd)
-	cfg := testConfig(t)
+	cfg := waitingConfig(t)
 	dir, copied := t.TempDir(), t.TempDir()
 	original := start(t, client, cfg, newState(t, dir))
 	original.held(t)
@@ -416,7 +421,7 @@ func TestUsers(t *testing.T) {
 	enableUsers(t, newClient(t, server))
 	server.Close()
 	client := newUserClient(t, server, "prefixproxy", "p")
-	h := start(t, client, testConfig(t), nil)
+	h := start(t, client, waitingConfig(t), nil)
 	defer h.stop()
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)

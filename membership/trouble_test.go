@@ -27,7 +27,7 @@ func TestEtcdIsRestored(t *testing.T) {
 	}
 	defer server.Close()
 	client := newClient(t, server)
-	cfg := testConfig(t)
+	cfg := waitingConfig(t)
 	first := start(t, client, cfg, nil)
 	defer first.stop()
 	first.held(t)
@@ -39,7 +39,12 @@ func TestEtcdIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	second := start(t, client, cfg, nil) // the backup knows nothing of it
+	l := listener{testLog(t).Handler(), "name not used yet, its last holder may still be there", "because", make(chan string, 1)}
+	h, err := NewHolder(client, cfg, nil, slog.New(l)) // the backup knows nothing of it
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := run(t, h)
 	defer second.stop()
 	old := second.held(t)
 	server.Close()
@@ -53,8 +58,8 @@ func TestEtcdIsRestored(t *testing.T) {
 		t.Fatal(err)
 	}
 	second.await(t, "another claim", func() bool { c, _ := second.Current(); return c != nil && c != old })
-	if got := second.State(); got != Suspended {
-		t.Errorf("state of the new claim: got %s, want suspended", got)
+	if got := <-l.heard; got != whyDataLoss {
+		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
 	}
 	if got := second.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
@@ -67,14 +72,14 @@ func TestEtcdIsRestored(t *testing.T) {
 // A listener is a log's handler that tells of one message.
 type listener struct {
 	slog.Handler
-	message string
-	heard   chan string // the hint of the message
+	message, key string
+	heard        chan string // what the message says at key
 }
 
 func (l listener) Handle(ctx context.Context, r slog.Record) error {
 	if r.Message == l.message {
 		r.Attrs(func(a slog.Attr) bool {
-			if a.Key == "hint" {
+			if a.Key == l.key {
 				select {
 				case l.heard <- a.Value.String():
 				default:
@@ -122,7 +127,7 @@ func TestRefused(t *testing.T) {
 			server := devetcdtest.Start(t)
 			enableUsers(t, newClient(t, server))
 			root := newUserClient(t, server, "root", "r")
-			l := listener{testLog(t).Handler(), "etcd refuses us", make(chan string, 1)}
+			l := listener{testLog(t).Handler(), "etcd refuses us", "hint", make(chan string, 1)}
 			h, err := NewHolder(newUserClient(t, server, "prefixproxy", "p"), testConfig(t), nil, slog.New(l))
 			if err != nil {
 				t.Fatal(err)
