@@ -71,7 +71,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	before := time.Now()
-	h := start(t, c, cfg, nil)
+	h := startQuick(t, c, cfg)
 	claim := h.held(t)
 
 	check := func(when string, want map[string]string) {
@@ -167,14 +167,13 @@ func TestSuccessorEndsTheRecordOfACrash(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	cfg.OnStop = Keep // what etcd sees of a crash
-	crashed := start(t, c, cfg, nil)
+	crashed := startQuick(t, c, cfg)
 	claim := crashed.held(t)
 	crashed.stop()
 	if _, err := c.Revoke(t.Context(), claim.lease); err != nil {
 		t.Fatal(err)
 	}
-	h := start(t, c, cfg, nil)
-	h.held(t)
+	startQuick(t, c, cfg).held(t)
 	got := awaitEnded(t, c, cfg.Pool, "Denali", 0)
 	next := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))[1]
 	if got.Ended != "expired" || !got.To.Equal(next.From) || !next.open() {

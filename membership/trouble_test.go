@@ -61,8 +61,10 @@ func TestEtcdIsRestored(t *testing.T) {
 	if got := <-l.heard; got != whyDataLoss {
 		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
 	}
-	if got := second.Stats().Losses; got[DataLoss] != 1 {
-		t.Errorf("losses: got %v, want 1 data_loss", got)
+	// Expired: the first one saw it before, and its marker has brought the revision up
+	// to where it was.
+	if got := second.Stats().Losses; got[DataLoss]+got[Expired] != 1 {
+		t.Errorf("losses: got %v, want 1 data_loss (or expired)", got)
 	}
 	if a, b := first.held(t), second.held(t); a.name == b.name {
 		t.Errorf("both hold %s", a.name)
