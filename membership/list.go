@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -96,7 +97,7 @@ func (h *Tenant) ask(ctx context.Context, c *Client) error {
 // readWaiting returns who waits, but for the leases that hold a name.
 func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3.LeaseID]bool) ([]Waiter, error) {
 	owners, since := make(map[string]string), make(map[string]time.Time)
-	err := readAll(ctx, c, waitingKey(pool), func(kv *mvccpb.KeyValue) {
+	err := readAll(ctx, c, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) {
 		lease, rest, dated := strings.Cut(strings.TrimPrefix(string(kv.Key), waitingKey(pool)), "/")
 		switch id, err := strconv.ParseUint(lease, 16, 64); {
 		case err != nil || clientv3.LeaseID(id) != clientv3.LeaseID(kv.Lease) || holds[clientv3.LeaseID(id)]:
@@ -120,7 +121,8 @@ func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3
 }
 
 // MostHeld returns how many names of a pool were held at once at most since a
-// moment, as far as is recorded. It reads all records of the pool.
+// moment, as far as is recorded. Of a name that is held it reads no more than the
+// first 250 tenures since then.
 func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int, error) {
 	now := time.Now()
 	type change struct {
@@ -128,7 +130,7 @@ func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int
 		by int
 	}
 	var changes []change
-	_, _, err := readPast(ctx, c, pool, "", func(t Tenure) bool {
+	_, _, err := readPast(ctx, c, pool, "", since, func(t Tenure) bool {
 		to := t.To
 		switch {
 		case t.Lasts:
@@ -241,7 +243,7 @@ func List(ctx context.Context, c *Client, pool string, names []string) ([]Tenant
 // be names, and values that could be owners.
 func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.KeyValue, error) {
 	keys := make(map[string]*mvccpb.KeyValue)
-	err := readAll(ctx, c, namesKey(pool), func(kv *mvccpb.KeyValue) {
+	err := readAll(ctx, c, under(namesKey(pool)), func(kv *mvccpb.KeyValue) {
 		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
 			keys[name] = kv
 		}
@@ -256,15 +258,27 @@ func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.
 // program.
 const keysPerRead = 1000
 
-// readAll calls each for all that stands at keys with prefix, in their order, by
-// the thousand; values that are too long to be ours are left out.
-func readAll(ctx context.Context, c *Client, prefix string, each func(*mvccpb.KeyValue)) error {
-	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+// A keyRange is the keys from its first to before its end.
+type keyRange struct{ from, end string }
+
+// under returns the range of the keys with a prefix.
+func under(prefix string) keyRange {
+	return keyRange{prefix, clientv3.GetPrefixRangeEnd(prefix)}
+}
+
+// get is the operation that reads it.
+func (r keyRange) get(opts ...clientv3.OpOption) clientv3.Op {
+	return clientv3.OpGet(r.from, append(opts, clientv3.WithRange(r.end))...)
+}
+
+// readAll calls each for all that stands in r, in the order of keys, by the
+// thousand; values that are too long to be ours are left out.
+func readAll(ctx context.Context, c *Client, r keyRange, each func(*mvccpb.KeyValue)) error {
 	for {
-		resp, err := c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead))
+		resp, err := c.get(ctx, r.from, clientv3.WithRange(r.end), clientv3.WithLimit(keysPerRead))
 		tooLong := isTooLong(err)
 		if tooLong {
-			resp, err = c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead/10), clientv3.WithKeysOnly())
+			resp, err = c.get(ctx, r.from, clientv3.WithRange(r.end), clientv3.WithLimit(keysPerRead/10), clientv3.WithKeysOnly())
 		}
 		if err != nil {
 			return err
@@ -283,8 +297,94 @@ func readAll(ctx context.Context, c *Client, prefix string, each func(*mvccpb.Ke
 		if !resp.More || len(resp.Kvs) == 0 {
 			return nil
 		}
-		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+		r = r.after(resp.Kvs)
 	}
+}
+
+// after returns what comes after kvs, which were read from r.
+func (r keyRange) after(kvs []*mvccpb.KeyValue) keyRange {
+	return keyRange{string(kvs[len(kvs)-1].Key) + "\x00", r.end}
+}
+
+// perName is how many records of a name are read together with those of others, and
+// namesPerRead of how many.
+const (
+	perName      = 250
+	namesPerRead = namesPerTxn / 3
+)
+
+// readRecords calls each for the records of a pool, in the order of keys: all if
+// since is zero, and otherwise of each name that is held the last one before since
+// and the first perName from then on. etcd counts what is left of a range at each
+// read of some of it: one range for the many records of a big pool would cost it
+// their square. So they are read by the names that are held, each with the names up to
+// the next one.
+func readRecords(ctx context.Context, c *Client, pool string, held iter.Seq[string], since time.Time, each func(*mvccpb.KeyValue)) error {
+	all := under(tenuresKey(pool))
+	var names []keyRange
+	for name := range held {
+		names = append(names, under(all.from+name+"/"))
+	}
+	slices.SortFunc(names, func(a, b keyRange) int { return strings.Compare(a.from, b.from) })
+	for len(names) > 0 {
+		if err := readAll(ctx, c, keyRange{all.from, names[0].from}, each); err != nil {
+			return err
+		}
+		turn := names[:min(len(names), namesPerRead)]
+		names = names[len(turn):]
+		all.from = turn[len(turn)-1].end
+		if err := readTurn(ctx, c, turn, since, each); err != nil {
+			return err
+		}
+	}
+	return readAll(ctx, c, all, each)
+}
+
+// readTurn is readRecords of some names, and of those between them.
+func readTurn(ctx context.Context, c *Client, names []keyRange, since time.Time, each func(*mvccpb.KeyValue)) error {
+	var gets []clientv3.Op
+	for i, r := range names {
+		before, between := keyRange{r.from, r.from}, keyRange{r.end, r.end}
+		if !since.IsZero() {
+			before.end = fmt.Sprintf("%s%013d", r.from, keyMilli(since))
+		}
+		if i+1 < len(names) {
+			between.end = names[i+1].from
+		}
+		gets = append(gets,
+			before.get(clientv3.WithLimit(1), clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend)),
+			keyRange{before.end, r.end}.get(clientv3.WithLimit(perName)),
+			between.get(clientv3.WithLimit(perName)))
+	}
+	var resp *clientv3.TxnResponse
+	err := c.try(ctx, func(ctx context.Context) (err error) {
+		resp, err = c.Txn(ctx).Then(gets...).Commit()
+		return err
+	})
+	if isTooLong(err) { // with what is no record
+		return readAll(ctx, c, keyRange{names[0].from, names[len(names)-1].end}, each)
+	}
+	if err != nil {
+		return err
+	}
+	for i, answer := range resp.Responses {
+		kvs := answer.GetResponseRange().Kvs
+		for _, kv := range kvs {
+			if len(kv.Value) <= maxRecordBytes {
+				each(kv)
+			}
+		}
+		if between := i%3 == 2; answer.GetResponseRange().More && (between || i%3 == 1 && since.IsZero()) {
+			rest := names[i/3]
+			if between {
+				rest = keyRange{rest.end, names[i/3+1].from}
+			}
+			if err := readAll(ctx, c, rest.after(kvs), each); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // readSince fills Since in from the last record of each name, if it tells of the
@@ -322,7 +422,7 @@ func lasts(t Tenure, name *mvccpb.KeyValue) bool {
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
 func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, error) {
-	keys, past, err := readPast(ctx, c, pool, name+"/", func(Tenure) bool { return true })
+	keys, past, err := readPast(ctx, c, pool, name, time.Time{}, func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -341,15 +441,15 @@ func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, err
 // TenuresBy returns which names owner holds and held, the latest first. It
 // reads all records of the pool, by the thousand.
 func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, error) {
-	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
+	_, past, err := readPast(ctx, c, pool, "", time.Time{}, func(t Tenure) bool { return t.Owner == owner })
 	return past, err
 }
 
-// readPast returns the tenures that wanted says, of all whose key begins with
-// prefix below the pool's tenures, the one claimed last first; and what stands at
-// the pool's names. Tenures of the future are left out, but for one that lasts:
-// since when is not known then.
-func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
+// readPast returns the tenures that wanted says of a name, or of all names if that is
+// "" (and since a moment, as readRecords says), the one claimed last first; and what
+// stands at the pool's names. Tenures of the future are left out, but for one that
+// lasts: since when is not known then.
+func readPast(ctx context.Context, c *Client, pool, name string, since time.Time, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
 	keys, err = readNames(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
@@ -368,7 +468,7 @@ func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(T
 		}
 		ofName = ofName[:0]
 	}
-	err = readAll(ctx, c, tenuresKey(pool)+prefix, func(kv *mvccpb.KeyValue) { // in the order of names
+	each := func(kv *mvccpb.KeyValue) { // in the order of names
 		t, ok := readTenure(kv, tenuresKey(pool))
 		if !ok {
 			return
@@ -377,7 +477,12 @@ func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(T
 			take()
 		}
 		ofName = append(ofName, t)
-	})
+	}
+	if name != "" {
+		err = readAll(ctx, c, under(tenuresKey(pool)+name+"/"), each)
+	} else {
+		err = readRecords(ctx, c, pool, maps.Keys(keys), since, each)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 	}
