@@ -203,7 +203,7 @@ func joinOriginally(t *testing.T, c *Client, names []string) string {
 // Many wait, one name is freed: one gets it, the others say nothing and wait
 // on, and do not all ask for it.
 func TestManyWaitForOneName(t *testing.T) {
-	const waiters = 20
+	const waiters = 200
 	var cost requests
 	var log syncBuffer
 	c := newClient(t, sharedEtcd, cost.count)
@@ -223,7 +223,8 @@ func TestManyWaitForOneName(t *testing.T) {
 	for _, r := range waiting {
 		r.await(t, "no free name", func() bool { return r.State() == Waiting })
 	}
-	before := cost.all.Load()
+	tries := func() int64 { return cost.grants.Load() + cost.reads.Load() + cost.txns.Load() }
+	before := tries()
 
 	freed, _ := first.Current()
 	begin := time.Now()
@@ -241,15 +242,16 @@ func TestManyWaitForOneName(t *testing.T) {
 			t.Errorf("state of another: got %s, want waiting", r.State())
 		}
 	}
-	// A grant, a claim and a revocation of each that tried, and the releases.
-	spent := cost.all.Load() - before
+	// Who tries reads what is taken, and claims what is free; nobody tries twice, and most
+	// see in time that they need not.
+	spent := tries() - before
 	for _, r := range waiting {
 		r.stop()
 	}
-	if most := int64(3*waiters + 4); spent > most {
+	if most := int64(2*waiters + 4); spent > most {
 		t.Errorf("requests: got %d, want %d at most", spent, most)
 	}
-	t.Logf("taken after %v, for %d requests", took.Round(time.Millisecond), spent)
+	t.Logf("taken after %v, for %d requests of %d hosts", took.Round(time.Millisecond), spent, waiters)
 	if got := strings.Count(log.String(), "all names are taken"); got != waiters {
 		t.Errorf("exhaustion was said %d times by %d hosts, want once by each:\n%s", got, waiters, log.String())
 	}
