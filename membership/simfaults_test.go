@@ -76,8 +76,9 @@ var etcdFaults = []fault{
 	{"etcd's leader changes", func(s *simulation, _ *host) { s.deposed(time.Second+s.upTo(2*time.Second), func() {}) }},
 	{"etcd's leader stands still, and goes on when another leads", func(s *simulation, _ *host) {
 		d, r := time.Second+s.upTo(2*time.Second), rand.New(rand.NewPCG(s.rand.Uint64(), 0))
+		history := s.etcd.restores()
 		s.deposed(d, func() {})
-		s.later(d+s.ttls(0, 1.5), func() { s.etcd.goOn(func() bool { return r.IntN(2) == 0 }) })
+		s.later(d+s.ttls(0, 1.5), func() { s.etcd.goOn(history, func() bool { return r.IntN(2) == 0 }) })
 	}},
 	{"etcd has no quorum, or all of it restarts", func(s *simulation, _ *host) { s.deposed(s.ttls(0.3, 2.5), func() {}) }},
 }

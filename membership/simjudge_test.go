@@ -216,10 +216,7 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 func (j *judge) overlap(a, b *Claim, how string) {
 	now := j.sim.now()
 	for _, e := range j.excuses {
-		// A claim from before a restore goes on under an etcd that knows it, and whose
-		// terms begin anew: that its lease ran out under one leader proves nothing then.
-		isOld := e.name == "" && (j.first[a] < e.from || j.first[b] < e.from)
-		if now < e.from || now > e.until && !isOld || e.name != "" && e.name != a.name {
+		if now < e.from || now > e.until || e.name != "" && e.name != a.name {
 			continue
 		}
 		if e.name == "" && (j.wary(a, e) || j.wary(b, e)) {

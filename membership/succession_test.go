@@ -38,7 +38,7 @@ func TestSuccession(t *testing.T) {
 		{"a former leader had its lease revoked", func(s *simulation, last *host) {
 			s.newLeader()
 			s.pause(2 * renewal)
-			s.etcd.goOn(func() bool { return true })
+			s.etcd.goOn(0, func() bool { return true })
 		}, 0, 2*renewal + 200*time.Millisecond, string(Expired)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
