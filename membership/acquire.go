@@ -228,7 +228,7 @@ func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Se
 // among them.
 func (h *Holder) checkDataLoss(err error) {
 	if errors.Is(err, DataLoss) {
-		h.log.Error("etcd lost data: its revision ran backwards", "hint", "restore backups with --bump-revision; for a while two hosts may have had one name")
+		h.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts")
 		h.lostData = dataLoss{unmarked: true, until: h.now() + h.cfg.TTL}
 	}
 }

@@ -25,7 +25,7 @@ const (
 	Overwritten Loss = "overwritten" // somebody put another value or lease on the key
 	Lost        Loss = "lost"        // another claim stands at the key
 	Expired     Loss = "expired"     // the lease is gone
-	DataLoss    Loss = "data_loss"   // etcd's revision ran backwards
+	DataLoss    Loss = "data_loss"   // etcd was wiped, or restored from a backup
 )
 
 // Losses returns every Loss, so that counters can start at 0.

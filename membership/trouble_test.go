@@ -2,8 +2,10 @@ package membership
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,6 +70,83 @@ func TestEtcdIsRestored(t *testing.T) {
 	}
 	if a, b := first.held(t), second.held(t); a.name == b.name {
 		t.Errorf("both hold %s", a.name)
+	}
+}
+
+// An etcd that was restored as OPERATIONS advises it, by the real etcdutl: the revision
+// has been bumped, the raft term tells. Who holds a name that the backup has not, lets go;
+// nobody has another's.
+func TestEtcdIsRestoredByEtcdutl(t *testing.T) {
+	etcdutl := os.Getenv("PREFIXPROXY_TEST_ETCDUTL")
+	if etcdutl == "" {
+		t.Skip("PREFIXPROXY_TEST_ETCDUTL is not set: the path of etcdutl 3.6 or later")
+	}
+	t.Parallel()
+	dir := t.TempDir()
+	server, err := devetcd.Start(filepath.Join(dir, "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client := newClient(t, server)
+	cfg := waitingConfig(t)
+	first := start(t, client, cfg, nil)
+	defer first.stop()
+	first.held(t)
+	for range 3 { // elections: terms that the restored one has not had
+		server.Close()
+		if err := server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshot := filepath.Join(dir, "snapshot.db")
+	saveSnapshot(t, client, snapshot)
+
+	l := listener{testLog(t).Handler(), "name not used yet, its last holder may still be there", "because", make(chan string, 1)}
+	h, err := NewHolder(client, cfg, nil, slog.New(l)) // the backup knows nothing of it
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := run(t, h)
+	defer second.stop()
+	old := second.held(t)
+	server.Close()
+	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	restore := exec.CommandContext(t.Context(), etcdutl, "snapshot", "restore", snapshot,
+		"--data-dir", filepath.Join(dir, "data"), "--bump-revision", "1000000", "--mark-compacted")
+	if out, err := restore.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", restore, err, out)
+	}
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	<-old.Done()
+	if got := <-l.heard; got != whyDataLoss {
+		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
+	}
+	a, b := first.held(t), second.held(t)
+	if a.name == b.name || b.revision < 1000000 {
+		t.Errorf("they hold %s, and %s at revision %d; want two names, the second at a bumped revision", a.name, b.name, b.revision)
+	}
+	t.Logf("first: %v, second: %v", first.Stats().Losses, second.Stats().Losses)
+}
+
+func saveSnapshot(t *testing.T, c *Client, path string) {
+	t.Helper()
+	r, err := c.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := io.Copy(f, r); err != nil {
+		t.Fatal(err)
 	}
 }
 
