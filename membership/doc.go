@@ -76,7 +76,10 @@
 // restored, a lease that was revoked by hand, and a name whose records were
 // deleted with it, can give two hosts one name for up to one renewal period; and so
 // can Join, which keeps no records. Of a restore those know who were there; who
-// comes new can't: wait one TTL before the restored etcd starts. An etcd that elects in
+// comes new can't: wait one TTL before the restored etcd starts. Its terms begin
+// anew, and no answer of etcd tells two of one number apart: if it has had several
+// elections within a TTL of its start, one of their leaders may revoke a lease that
+// was granted before the backup, and that passes for one which ran out. An etcd that elects in
 // less than half a second (--election-timeout) can, if its leader then stands
 // still for a TTL. Lists longer than 120 names are gone through forward: a name
 // freed after its turn is not come back to. The times of tenures are the hosts'
