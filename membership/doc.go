@@ -32,6 +32,7 @@
 //	connect.go      the connection to that member, and to the next
 //	login.go        one login for a token
 //	causes.go       what errors mean, and what a person can do
+//	read.go         how much is read of etcd at a time
 //	list.go         what people ask: who is there, who waits, who was, and where one has been
 //
 // # States

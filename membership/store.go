@@ -464,41 +464,6 @@ func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut 
 	return readTenures(kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
 }
 
-// readShort reads what stands at keys, but for values that are too long to be
-// ours, by as many at once as an answer may hold.
-func readShort(ctx context.Context, c *clientv3.Client, keys []*mvccpb.KeyValue) (kvs []*mvccpb.KeyValue, err error) {
-	for turn := range slices.Chunk(keys, 64) {
-		gets := make([]clientv3.Op, len(turn))
-		for i, kv := range turn {
-			gets[i] = clientv3.OpGet(string(kv.Key))
-		}
-		resp, err := c.Txn(ctx).Then(gets...).Commit()
-		switch {
-		case isTooLong(err) && len(turn) == 1:
-			continue
-		case isTooLong(err):
-			for half := range slices.Chunk(turn, (len(turn)+1)/2) {
-				some, err := readShort(ctx, c, half)
-				if err != nil {
-					return nil, err
-				}
-				kvs = append(kvs, some...)
-			}
-			continue
-		case err != nil:
-			return nil, err
-		}
-		for _, r := range resp.Responses {
-			for _, kv := range r.GetResponseRange().Kvs {
-				if len(kv.Value) <= maxRecordBytes {
-					kvs = append(kvs, kv)
-				}
-			}
-		}
-	}
-	return kvs, nil
-}
-
 // endOp is the operation that records the end of t, if the record is as it was
 // when we wrote or read it, and more holds.
 func (s *etcdStore) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
