@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -90,7 +91,8 @@ func (c *config) share() {
 
 // Problems returns what is wrong with the configuration, all of it.
 func (c config) Problems() conf.Problems {
-	return slices.Concat(c.Membership.Problems(), c.Etcd.Problems(), c.Proxy.Problems(), c.Admin.Problems(), c.sharedSockets())
+	ps, _ := errors.AsType[conf.Problems](c.Membership.Validate())
+	return slices.Concat(ps, c.Etcd.Problems(), c.Proxy.Problems(), c.Admin.Problems(), c.sharedSockets())
 }
 
 // sharedSockets tells of a page that would take the socket of a listener.

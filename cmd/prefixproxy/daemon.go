@@ -36,7 +36,7 @@ type daemon struct {
 // newDaemon makes the parts of a daemon, which takes the sockets that were passed
 // to us. Its only I/O is to read the files that steer the etcd client. The caller
 // closes it.
-func newDaemon(cfg config, state *membership.State, ui *ui, sockets []*os.File) (*daemon, error) {
+func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File) (*daemon, error) {
 	client, err := cfg.Etcd.client()
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func newDaemon(cfg config, state *membership.State, ui *ui, sockets []*os.File) 
 	return d, nil
 }
 
-func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets []*os.File) (err error) {
+func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File) (err error) {
 	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
 		return err
 	}
@@ -170,8 +170,8 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan
 }
 
 // openState opens the state directory of the daemon.
-func openState(cfg config) (*membership.State, error) {
-	state, err := membership.OpenState(cfg.Membership.StateDir)
+func openState(cfg config) (*membership.StateDir, error) {
+	state, err := membership.OpenStateDir(cfg.Membership.StateDir)
 	switch {
 	case errors.Is(err, membership.ErrLocked):
 		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}
