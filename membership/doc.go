@@ -33,6 +33,7 @@
 //	login.go        one login for a token
 //	causes.go       what errors mean, and what a person can do
 //	list.go         what people ask: who is there, who waits, who was, and where one has been
+//	glance.go       what a page asks, again and again, for one request
 //
 // # Phases
 //
