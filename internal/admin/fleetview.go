@@ -35,7 +35,7 @@ type fleetSpan struct {
 
 var fleetSpans = []fleetSpan{
 	{"1h", "hour", time.Hour, 15 * time.Minute, "15:04"},
-	{"24h", "day", 24 * time.Hour, 6 * time.Hour, "Mon 15:04"},
+	{"24h", "day", 24 * time.Hour, 6 * time.Hour, "15:04"},
 	{"7d", "week", fleet.Kept, 24 * time.Hour, "Mon 2"},
 }
 
@@ -95,7 +95,7 @@ func (f *fleetView) addTicks() {
 	shift := time.Duration(offset) * time.Second
 	for t := begin.Add(shift).Truncate(f.Span.tick).Add(f.Span.tick - shift); t.Before(f.now); t = t.Add(f.Span.tick) {
 		part := float64(t.Sub(begin)) / float64(f.Span.Last)
-		if part < 0.95 {
+		if part > 0.03 && part < 0.88 {
 			f.Ticks = append(f.Ticks, tick{fmt.Sprintf("%.1f%%", 100*part), t.In(f.now.Location()).Format(f.Span.form)})
 		}
 		f.Grid += fmt.Sprintf("M%d-1v2", int(part*pictureUnits))

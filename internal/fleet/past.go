@@ -72,7 +72,9 @@ func (p *past) learn(ask membership.AskPast, answer membership.Past) (more int) 
 		if !t.To.IsZero() {
 			r.to = t.To.UnixMilli()
 		}
-		i, known := slices.BinarySearchFunc(p.records, r, func(a, b record) int { return cmp.Compare(a.order, b.order) })
+		i, known := slices.BinarySearchFunc(p.records, r, func(a, b record) int {
+			return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.from, b.from))
+		})
 		if known {
 			p.records[i] = r
 		} else {

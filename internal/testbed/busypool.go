@@ -76,7 +76,7 @@ func (f *filler) fill(ctx context.Context, name string, n, each int, lease clien
 			f.put(ctx, "names/"+name, owner, clientv3.WithLease(id))
 		}
 		record := fmt.Sprintf(`{"owner":%q,"lease":"%x","ttl":15,"term":7,"from":%q`, owner, id, from.Format(recordForm))
-		if !lasts && (i == each-1 || f.r.IntN(12) > 0) {
+		if !lasts && (!held || f.r.IntN(12) > 0) {
 			why := []string{"release", "release", "release", "expired", "deleted"}[f.r.IntN(5)]
 			record += fmt.Sprintf(`,"to":%q,"ended":%q`, to.Format(recordForm), why)
 		}
