@@ -22,6 +22,7 @@ type fleetView struct {
 	Rows   []fleetRow
 	Grid   string // the ticks, as a path
 	Narrow bool   // there is no room for what helps
+	Units  int64  // the width of the picture
 	now    time.Time
 }
 
@@ -59,11 +60,10 @@ type label struct{ At, Width, Owner, Title string }
 // The picture is so many units wide; its paths are drawn with a stroke as high as a row.
 const (
 	pictureUnits = 2000
-	labelFrom    = 70     // units, at least
-	manySegments = 12_000 // more are drawn in less detail
-	manyRows     = 200    // more go without grid and titles
-	minUnits     = 2      // of a bar, so that it can be seen
-	longestOwner = 40     // characters shown in a row
+	labelParts   = 28      // of the picture, a bar with a label is at least one
+	manyBytes    = 110_000 // of paths; more are drawn in less detail
+	manyRows     = 200     // more go without the grid, and without owners on the bars
+	longestOwner = 40      // characters shown in a row
 )
 
 func newFleetView(v *fleet.View, pool, last string, now time.Time) fleetView {
@@ -73,16 +73,17 @@ func newFleetView(v *fleet.View, pool, last string, now time.Time) fleetView {
 			f.Span = s
 		}
 	}
-	f.addTicks()
 	f.Narrow = len(v.Rows) > manyRows
-	for units := int64(pictureUnits); ; units /= 2 {
-		segments := 0
+	for f.Units = pictureUnits; ; f.Units /= 2 {
+		size := 0
 		f.Rows = f.Rows[:0]
 		for _, row := range v.Rows {
-			r, n := f.row(row, units)
-			f.Rows, segments = append(f.Rows, r), segments+n
+			r := f.row(row)
+			f.Rows = append(f.Rows, r)
+			size += len(r.Even) + len(r.Odd) + len(r.Unknown) + len(r.Unclean)
 		}
-		if segments <= manySegments || units < 150 {
+		if size <= manyBytes || f.Units < 20 {
+			f.addTicks()
 			return f
 		}
 	}
@@ -98,12 +99,13 @@ func (f *fleetView) addTicks() {
 		if part > 0.03 && part < 0.88 {
 			f.Ticks = append(f.Ticks, tick{fmt.Sprintf("%.1f%%", 100*part), t.In(f.now.Location()).Format(f.Span.form)})
 		}
-		f.Grid += fmt.Sprintf("M%d-1v2", int(part*pictureUnits))
+		f.Grid += fmt.Sprintf("M%d-1v2", int(part*float64(f.Units)))
 	}
 }
 
-// row draws a name, in a picture of so many units, which is stretched to pictureUnits.
-func (f *fleetView) row(row fleet.Row, units int64) (r fleetRow, segments int) {
+// row draws a name. Where there is little room, tenures that touch are one, and ends are
+// like others.
+func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	r = fleetRow{Row: row, State: "free"}
 	r.Owner = cut(row.Owner, longestOwner)
 	switch {
@@ -119,9 +121,9 @@ func (f *fleetView) row(row fleet.Row, units int64) (r fleetRow, segments int) {
 		r.Age = "> " + age(f.now.Sub(f.Begun))
 	}
 	begin, last := f.now.Add(-f.Span.Last).UnixMilli(), f.Span.Last.Milliseconds()
-	scale := pictureUnits / units
-	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * units / last * scale }
-	tones := [2]*pen{{}, {}}
+	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
+	inDetail := f.Units > pictureUnits/4
+	var tones [2]pen
 	var unknown, unclean pen
 	for i, b := range row.Bars {
 		to := b.To
@@ -131,29 +133,29 @@ func (f *fleetView) row(row fleet.Row, units int64) (r fleetRow, segments int) {
 		if to < begin || b.From > f.now.UnixMilli() {
 			continue
 		}
-		from, end := at(b.From), max(at(to), at(b.From)+minUnits)
+		from := min(at(b.From), f.Units-1)
+		end := max(at(to), from+1)
 		switch {
 		case b.To == 0 && !b.Lasts:
 			unknown.draw(from, end)
-		default:
+		case inDetail:
 			tones[i%2].draw(from, end)
+		default:
+			tones[0].draw(from, end)
 		}
-		if b.To != 0 && b.Ended != "release" {
-			unclean.draw(end-minUnits*2, end)
+		if b.To != 0 && b.Ended != "release" && inDetail {
+			unclean.draw(max(end-1-f.Units/1000, 0), end)
 		}
-		if end-from >= labelFrom && !(f.Narrow && b.Lasts) {
+		if (end-from)*labelParts >= f.Units && !f.Narrow {
 			r.Labels = append(r.Labels, f.label(b, from, end))
 		}
 	}
 	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
-	return r, tones[0].segments + tones[1].segments + unknown.segments + unclean.segments
+	return r
 }
 
 func (f *fleetView) label(b fleet.Bar, from, end int64) label {
-	l := label{At: percentOf(from), Width: percentOf(end - from), Owner: cut(b.Owner, int(end-from)/8)}
-	if f.Narrow {
-		return l
-	}
+	l := label{At: f.percent(from), Width: f.percent(end - from), Owner: cut(b.Owner, int(200*(end-from)/f.Units))}
 	l.Title = b.Owner + ", "
 	if b.From == 0 {
 		l.Title += "…"
@@ -171,8 +173,8 @@ func (f *fleetView) label(b fleet.Bar, from, end int64) label {
 	return l
 }
 
-func percentOf(units int64) string {
-	return strconv.FormatFloat(float64(units)*100/pictureUnits, 'f', -1, 64) + "%"
+func (f *fleetView) percent(units int64) string {
+	return strconv.FormatFloat(float64(units)*100/float64(f.Units), 'f', -1, 64) + "%"
 }
 
 // cut returns at most n bytes of an owner, which is ASCII.
@@ -187,16 +189,14 @@ func cut(owner string, n int) string {
 // touch are one.
 type pen struct {
 	path     []byte
-	segments int
 	start    int // of the last segment's text
 	from, to int64
 }
 
 func (p *pen) draw(from, to int64) {
-	if p.segments > 0 && from <= p.to {
+	if len(p.path) > 0 && from <= p.to {
 		from, to, p.path = min(from, p.from), max(to, p.to), p.path[:p.start]
 	} else {
-		p.segments++
 		p.start = len(p.path)
 	}
 	p.from, p.to = from, to

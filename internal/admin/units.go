@@ -43,6 +43,7 @@ func perSecond(v float64) string {
 
 // age returns a time span by its largest unit: 3 h.
 func age(d time.Duration) string {
+	d = d.Round(time.Second)
 	switch {
 	case d < time.Second:
 		return "1 s"

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -121,6 +122,12 @@ func (v view) Ago(t time.Time) string {
 func (v view) IsBad() bool {
 	return slices.ContainsFunc(v.Wrong, func(w wrong) bool { return !w.Mild })
 }
+
+// HasLine says whether there is something to draw.
+func (r rateRow) HasLine() bool { return len(r.Hour) > 1 }
+
+// isSpare says whether an address is not used because another one works.
+func isSpare(u proxy.UpstreamStatus) bool { return !u.Up && u.Reason == outlet.Spare }
 
 // Line returns the points of the last hour's line, in a picture of 60 by 20.
 func (r rateRow) Line() string {

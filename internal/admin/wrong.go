@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -123,7 +124,11 @@ func wrongUpstreams(s Status, protocol string) (all []wrong) {
 		}
 		var causes []string
 		for _, u := range list {
-			causes = append(causes, u.Address+": "+u.Reason)
+			if cause := u.Reason; strings.Contains(cause, u.Address) {
+				causes = append(causes, cause)
+			} else {
+				causes = append(causes, u.Address+": "+cause)
+			}
 			if u.Since.After(w.Since) {
 				w.Since = u.Since
 			}
@@ -158,31 +163,36 @@ func wrongBounds(b proxy.Bound) (all []wrong) {
 	return all
 }
 
-// remedies say why lines are dropped, and what to do, by reason.
-var remedies = map[string]string{
-	"too_old":       "StatsD lines waited for more than 10 s: see what is wrong above.",
-	"no_name":       "No name came in time: see what is wrong above.",
-	"claim_lost":    "The name was lost while they waited.",
-	"queue_full":    "The queue is full: the upstream, or the disk, is too slow.",
-	"spool_full":    "The spool is full: the upstream is away for too long.",
-	"send_error":    "The connection broke, and StatsD is not sent twice.",
+// undelivered are the reasons of lines that were good, and what they mean.
+var undelivered = map[string]string{
+	"too_old":    "StatsD lines waited for more than 10 s.",
+	"no_name":    "No name came in time.",
+	"claim_lost": "The name was lost while they waited.",
+	"queue_full": "The queue is full: the upstream, or the disk, is too slow.",
+	"spool_full": "The spool is full: the upstream is away for too long.",
+	"send_error": "The connection broke, and StatsD is not sent twice.",
+	"shutdown":   "A destination was removed while they waited for it.",
+}
+
+// refused are reasons of lines that were not, and what they mean, beside those that the
+// upstream would refuse.
+var refused = map[string]string{
 	"foreign_name":  "Somebody writes under another host's name.",
 	"other_tenure":  "They carry a time in which another host had the name.",
 	"unmatched":     "They are not under rewrite.from, and rewrite.unmatched is drop.",
-	"bad_timestamp": "A sender's clock or unit is wrong.",
+	"bad_timestamp": "A sender's clock, or its unit, is wrong.",
 }
 
 // wrongLines returns what was dropped in the last minute.
 func wrongLines(protocol string, r Rate) (all []wrong) {
 	for _, why := range slices.Sorted(maps.Keys(r.DroppedBy)) {
-		means := remedies[why]
-		if means == "" {
-			means = "The upstream would refuse them, or they would cost others."
+		n := r.DroppedBy[why]
+		w := wrong{What: fmt.Sprintf("%s %s dropped in the last minute: %s", plural(n, protocol+" line"), was(n), why), Mild: true}
+		if w.Means = undelivered[why]; w.Means == "" {
+			w.Means = cmp.Or(refused[why], "The upstream would refuse them, or they would cost others.")
+			w.Do = "See who sends them: the last ones are at /badlines."
 		}
-		all = append(all, wrong{
-			What:  fmt.Sprintf("%s %s dropped in the last minute: %s", plural(r.DroppedBy[why], protocol+" line"), was(r.DroppedBy[why]), why),
-			Means: means, Do: "The last refused lines, and who sent them, are at /badlines.", Mild: true,
-		})
+		all = append(all, w)
 	}
 	return all
 }

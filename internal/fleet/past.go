@@ -116,7 +116,7 @@ func (p *past) bars() (bars []Bar, since time.Time) {
 	switch {
 	case lasting >= 0:
 		return bars, time.UnixMilli(p.records[lasting].from)
-	case p.now.Revision == 0:
+	case p.now.Revision == 0 || !p.read && p.since.IsZero():
 		return bars, time.Time{}
 	}
 	b := Bar{Owner: p.now.Owner, Lasts: true}

@@ -308,6 +308,9 @@ type Status struct {
 	Reason   string    // why it is not used; "" while up
 }
 
+// Spare is why an address is not used that nothing is wrong with.
+const Spare = "an earlier address works"
+
 // status describes the list.
 func (f *failover) status() []Status {
 	f.mu.Lock()
@@ -326,7 +329,7 @@ func (f *failover) status() []Status {
 		case s.Up:
 			s.Reason = ""
 		case s.Reason == "" && inUse:
-			s.Reason = "an earlier address works"
+			s.Reason = Spare
 		case s.Reason == "":
 			s.Reason = "not connected yet"
 		}
