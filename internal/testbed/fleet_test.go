@@ -135,10 +135,9 @@ func serve(t *testing.T, d *Daemon) {
 		return
 	}
 	os.WriteFile(*fleetHold, []byte(filepath.Join(d.Dir, "admin.sock")), 0o600)
-	for {
+	for range time.Tick(time.Second) {
 		if _, err := os.Stat(*fleetHold); err != nil {
 			return
 		}
-		time.Sleep(time.Second)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,4 +168,143 @@ func runTarget(t *testing.T, config string, args ...string) string {
 		t.Fatalf("target %q: %v\n%s", args, err, &errors)
 	}
 	return strings.TrimSuffix(string(out), "\n")
+}
+
+const realConfig = `
+etcd: {endpoints: ["${ETCD}"]}
+listen: {statsd: [], carbon: [tcp://127.0.0.1:0]}
+forward: {carbon: {to: ["tcp://${CARBON}"]}}
+`
+
+// A real host that is Denali, and MtLogan when somebody has asked it to let go, and another
+// one that is MtLogan before and Denali after it: what is drawn of each is what it sent,
+// second by second, also of those in which it had no name.
+func TestTargetOfRealHosts(t *testing.T) {
+	t.Parallel()
+	carbon := NewCarbonCache(t)
+	carbon.Start(t)
+	graphite := StartGraphiteWeb(t, carbon)
+	etcd := embeddedEtcd(t)
+	vars := func(owner string) []string { return []string{"ETCD=" + etcd, "CARBON=" + carbon.Addr, "OWNER=" + owner} }
+	web17 := StartDaemon(t, realConfig, vars("web17")...)
+	web17.AwaitName(t, "Denali")
+	web3 := StartDaemon(t, realConfig, vars("web3")...)
+	web3.AwaitName(t, "MtLogan")
+
+	hosts := []*Daemon{web17, web3}
+	sending := startSeconds(t, hosts)
+	named := func(names ...string) {
+		t.Helper()
+		Eventually(t, fmt.Sprint("names ", names), func() error {
+			for i, want := range names {
+				s, err := hosts[i].Status()
+				if err != nil || s.State != "held" || want != "" && *s.Name != want {
+					return fmt.Errorf("host %d: state %s, %v", i, s.State, err)
+				}
+			}
+			return nil
+		})
+		sending.await(t, 3)
+	}
+	config := filepath.Join(web17.Dir, "config.yaml")
+	ask := func(name string) {
+		t.Helper()
+		if out, err := Program(t, append(vars("x"), "DIR="+web17.Dir), "release", "--config", config, name).CombinedOutput(); err != nil {
+			t.Fatalf("release %s: %v\n%s", name, err, out)
+		}
+	}
+	named("Denali", "MtLogan")
+	ask("MtLogan")
+	named("Denali", "") // the third name
+	ask("Denali")
+	named("MtLogan", "")
+	status, err := web3.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask(*status.Name)
+	named("MtLogan", "Denali")
+	begun, last := sending.stop()
+
+	for i, owner := range []string{"web17", "web3"} {
+		cmd := Program(t, append(vars("x"), "DIR="+web17.Dir), "target", "--config", config, owner, "host.load")
+		target, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		Eventually(t, "what is drawn of "+owner, func() error {
+			drawn := graphite.Render(t, strings.TrimSpace(string(target)), begun-1, last)
+			if len(drawn) != 1 {
+				return fmt.Errorf("%d series of %s", len(drawn), target)
+			}
+			for _, p := range drawn[0].Points {
+				want := float64(p.Time - begun + int64(i)*1000)
+				if p.Value == nil || *p.Value != want {
+					return fmt.Errorf("at second %d: got %s, want %v: %s", p.Time-begun, show(p.Value), want, target)
+				}
+			}
+			if got := int64(len(drawn[0].Points)); got != last-begun+1 {
+				return fmt.Errorf("%d points, want %d", got, last-begun+1)
+			}
+			return nil
+		})
+	}
+}
+
+// seconds are lines that hosts are sent, one each second.
+type seconds struct {
+	mu          sync.Mutex
+	begun, last int64
+	end         chan struct{}
+	ended       sync.WaitGroup
+}
+
+// startSeconds begins to send hosts lines: the value is the second, from 0, and a thousand
+// more for each host.
+func startSeconds(t *testing.T, hosts []*Daemon) *seconds {
+	s := &seconds{begun: time.Now().Unix() + 1, end: make(chan struct{})}
+	tick := time.NewTicker(50 * time.Millisecond)
+	t.Cleanup(tick.Stop)
+	s.ended.Go(func() {
+		for {
+			select {
+			case now := <-tick.C:
+				s.send(t, hosts, now.Unix())
+			case <-s.end:
+				return
+			}
+		}
+	})
+	return s
+}
+
+func (s *seconds) send(t *testing.T, hosts []*Daemon, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.last = max(s.last, s.begun-1); s.last < now; s.last++ {
+		for i, d := range hosts {
+			send(t, "tcp", d.Address(t, "carbon", "tcp://127.0.0.1:"), fmt.Sprintf("host.load %d %d\n", s.last+1-s.begun+int64(i)*1000, s.last+1))
+		}
+	}
+}
+
+// await waits until so many more seconds are sent.
+func (s *seconds) await(t *testing.T, more int64) {
+	t.Helper()
+	now := time.Now().Unix()
+	Eventually(t, "seconds", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.last < now+more {
+			return fmt.Errorf("at %d", s.last)
+		}
+		return nil
+	})
+}
+
+// stop ends the sending and returns the first second and the last.
+func (s *seconds) stop() (begun, last int64) {
+	close(s.end)
+	s.ended.Wait()
+	return s.begun, s.last
 }
