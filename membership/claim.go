@@ -36,13 +36,13 @@ func init() {
 	claimtest.Make = func(c claimtest.Claim) any {
 		var ours []span
 		for _, t := range c.Ours {
-			ours = append(ours, span{from: t.From, to: t.To, name: t.Name})
+			ours = append(ours, span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name})
 		}
 		var others []Tenure
 		for _, t := range c.Others {
-			others = append(others, Tenure{Name: t.Name, From: time.Unix(t.From, 0), To: time.Unix(t.To, 0)})
+			others = append(others, Tenure{Name: t.Name, From: t.From, To: t.To})
 		}
-		return newClaim(c.Name, c.Valid, newHistory(c.Start, c.Name, ours, others, false))
+		return newClaim(c.Name, c.Valid, newHistory(firstSecond(c.Start), c.Name, ours, others, false))
 	}
 	claimtest.Extend = func(claim any, valid time.Duration) {
 		c := claim.(*Claim)

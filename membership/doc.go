@@ -34,6 +34,7 @@
 //	causes.go       what errors mean, and what a person can do
 //	read.go         how much is read of etcd at a time
 //	list.go         what people ask: who is there, who waits, who was, and where one has been
+//	glance.go       what a page asks, again and again, for one request
 //
 // # States
 //

@@ -95,8 +95,18 @@ func (h *Tenant) ask(ctx context.Context, c *Client) error {
 
 // readWaiting returns who waits, but for the leases that hold a name.
 func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3.LeaseID]bool) ([]Waiter, error) {
+	var kvs []*mvccpb.KeyValue
+	if err := readAll(ctx, c, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { kvs = append(kvs, kv) }); err != nil {
+		return nil, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
+	}
+	return waitersOf(pool, kvs, holds), nil
+}
+
+// waitersOf returns who waits by what stands at the keys of those that do, but for the
+// leases that hold a name.
+func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]bool) []Waiter {
 	owners, since := make(map[string]string), make(map[string]time.Time)
-	err := readAll(ctx, c, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) {
+	for _, kv := range kvs {
 		lease, rest, dated := strings.Cut(strings.TrimPrefix(string(kv.Key), waitingKey(pool)), "/")
 		switch id, err := strconv.ParseUint(lease, 16, 64); {
 		case err != nil || clientv3.LeaseID(id) != clientv3.LeaseID(kv.Lease) || holds[clientv3.LeaseID(id)]:
@@ -107,16 +117,13 @@ func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3
 				since[lease] = t
 			}
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
 	}
 	waiting := make([]Waiter, 0, len(owners))
 	for lease, owner := range owners {
 		waiting = append(waiting, Waiter{Owner: owner, Since: since[lease]})
 	}
 	slices.SortFunc(waiting, func(a, b Waiter) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Owner, b.Owner)) })
-	return waiting, nil
+	return waiting
 }
 
 // MostHeld returns how many names of a pool were held at once at most since a

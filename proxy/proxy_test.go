@@ -564,9 +564,9 @@ func TestCarbonNamedByItsTime(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	names := noNames()
 	names.set(claimtest.Make(claimtest.Claim{
-		Name: "Denali", Valid: time.Hour, Start: 5000,
-		Ours:   []claimtest.Tenure{{Name: "MtLogan", From: 1000, To: 2000}},
-		Others: []claimtest.Tenure{{Name: "Denali", From: 3000, To: 4000}},
+		Name: "Denali", Valid: time.Hour, Start: time.Unix(5000, 0),
+		Ours:   []claimtest.Tenure{{Name: "MtLogan", From: time.Unix(1000, 0), To: time.Unix(2000, 0)}},
+		Others: []claimtest.Tenure{{Name: "Denali", From: time.Unix(3000, 0), To: time.Unix(4000, 0)}},
 	}).(*membership.Claim), membership.Held)
 	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
 	conn := p.dial(t, "carbon", 0)

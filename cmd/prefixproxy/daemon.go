@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/internal/events"
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -30,6 +32,8 @@ type daemon struct {
 	pages    chan *admin.Server
 	source   admin.Source         // of what the page shows
 	registry *prometheus.Registry // of our own metrics
+	pool     *fleet.Pool          // as the page shows it
+	events   *events.Sender       // notes in Graphite
 	tell     notifier
 }
 
@@ -61,12 +65,18 @@ func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, socket
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return err
 	}
-	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewBuildInfo(buildVersion(), buildCommit()))
+	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
+		return membership.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+	})
+	d.events = events.New(cfg.Graphite, d.holder, d.log)
+	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()))
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.source = admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
+		Pool: d.pool,
 	}
+	d.source.Rates = admin.NewRates(d.source)
 	d.admin = admin.New(cfg.Admin, d.source, d.log)
 	return nil
 }
@@ -102,6 +112,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
+	noting, stopNoting := context.WithCancel(last)
 	serving, stopServing := context.WithCancel(last)
 	g.Go(func() error {
 		defer release()
@@ -109,8 +120,13 @@ func (d *daemon) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer stopServing()
+		defer stopNoting()
 		return d.holder.Run(holding)
 	})
+	for _, run := range []func(context.Context){d.pool.Run, d.source.Rates.Run} {
+		g.Go(func() error { run(serving); return nil })
+	}
+	g.Go(func() error { d.events.Run(noting); return nil })
 	g.Go(func() error { return d.servePages(serving) })
 	return g.Wait()
 }

@@ -150,7 +150,7 @@ func TestReadmeConfiguration(t *testing.T) {
 		first := strings.TrimSpace(strings.SplitN(block, "\n", 2)[0])
 		indent := block[:len(block)-len(strings.TrimLeft(block, " "))]
 		text := strings.ReplaceAll("\n"+block, "\n"+indent, "\n")
-		if !regexp.MustCompile(`^(#.*|(membership|etcd|rewrite|listen|forward|admin|telemetry):.*)$`).MatchString(first) {
+		if !regexp.MustCompile(`^(#.*|(membership|etcd|rewrite|listen|forward|admin|graphite|telemetry):.*)$`).MatchString(first) {
 			continue
 		}
 		pieces++

@@ -25,6 +25,7 @@ type commandLine struct {
 	Members membersCmd `cmd:"" help:"List the names that are held, and by whom."`
 	Who     whoCmd     `cmd:"" help:"Tell who holds a name, and who held it when."`
 	History historyCmd `cmd:"" help:"Tell which names a host held, and when."`
+	Target  targetCmd  `cmd:"" help:"Print a Graphite target that follows a host through its names."`
 	Release releaseCmd `cmd:"" help:"Ask the holder of a name to let go of it."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 

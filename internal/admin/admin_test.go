@@ -37,7 +37,9 @@ func (f fakeNames) Owner() string { return "foo-ns31" }
 func (f fakeNames) Current() (*membership.Claim, bool) {
 	return f.claim, f.claim != nil && f.claim.Valid()
 }
-func (f fakeNames) State() membership.State { return f.state }
+func (f fakeNames) State() membership.State           { return f.state }
+func (f fakeNames) Changed() <-chan struct{}          { return nil }
+func (f fakeNames) Outage() (membership.Outage, bool) { return membership.Outage{}, false }
 func (f fakeNames) Stats() membership.Stats {
 	return membership.Stats{Claims: 3, Losses: map[membership.Loss]uint64{membership.Deleted: 2}}
 }
@@ -131,9 +133,9 @@ func TestPages(t *testing.T) {
 			`prefixproxy_build_info{goversion="go1.`, `revision="0123456789ab",version="v1.2.3"} 1`,
 		}},
 		{"/", "text/html; charset=utf-8", []string{
-			`<h1 class="held">Denali</h1>`, "foo-ns31 is", "pool default", "· ready",
+			`<h1 class="held">Denali</h1>`, "foo-ns31 is", "pool default", "all is well</strong> · pool default",
 			`<tr><td>dropped: bad_utf8</td><td class="n">0</td><td class="n">1</td></tr>`,
-			"tcp://b.example.net:2003<small> 192.0.2.3:2003</small>", "425984 bytes of receive buffer",
+			"tcp://b.example.net:2003<br><small>192.0.2.3:2003</small>", "416 KiB<br><small>receive buffer</small>",
 			`<a href="/badlines">`,
 		}},
 	} {
@@ -329,7 +331,7 @@ func TestReady(t *testing.T) {
 // The page of a host without a name says so, and why.
 func TestIndexWithoutName(t *testing.T) {
 	page := ask(t, waiting(), carbonDown(), "GET", "/").Body.String()
-	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<li>no carbon upstream is up</li>"} {
+	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<h2>no carbon upstream is up <small>since 1 May", "tcp://a.example.net:2003: connection refused"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("got %s\nwant it to contain %q", page, want)
 		}

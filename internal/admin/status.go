@@ -1,8 +1,11 @@
 package admin
 
 import (
+	"context"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -14,6 +17,8 @@ type Source struct {
 	Names    Names               // the holder
 	Lines    Lines               // the proxy
 	Gatherer prometheus.Gatherer // what /metrics serves
+	Pool     Pool                // who holds what; nil: nobody knows
+	Rates    *Rates              // what has come; nil: nobody knows
 }
 
 // Names is what the pages ask a membership.Holder.
@@ -23,6 +28,15 @@ type Names interface {
 	Current() (*membership.Claim, bool)
 	State() membership.State
 	Stats() membership.Stats
+	Changed() <-chan struct{}
+	Outage() (membership.Outage, bool)
+}
+
+// Pool is what the pages ask a fleet.Pool.
+type Pool interface {
+	View(context.Context) *fleet.View
+	Counts(context.Context) *fleet.View
+	Known() *fleet.View
 }
 
 // Lines is what the pages ask a proxy.Proxy.

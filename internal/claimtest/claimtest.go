@@ -8,14 +8,14 @@ import "time"
 type Claim struct {
 	Name         string
 	Valid        time.Duration // from now on
-	Start        int64         // the first second of its tenure; 0: nothing came before
+	Start        time.Time     // of its tenure; zero: nothing came before
 	Ours, Others []Tenure      // the earlier tenures: ours under any name, the others' under this one
 }
 
-// A Tenure is one that ended, in whole seconds.
+// A Tenure is one that ended.
 type Tenure struct {
 	Name     string
-	From, To int64
+	From, To time.Time
 }
 
 // Make returns a *membership.Claim, and Extend moves the horizon of one to valid from
