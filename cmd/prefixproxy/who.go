@@ -14,7 +14,7 @@ import (
 type whoCmd struct {
 	Name string `arg:"" help:"The name, one of the list."`
 	configFlag
-	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\" or \"-2h\"."`
+	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\" or \"-2d\"."`
 	JSON bool   `name:"json" help:"Print JSON."`
 }
 
@@ -49,7 +49,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 	})
 	switch {
 	case !listed && len(past) == 0: // nor was it of a longer list, as far as is known
-		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
+		return notListed(c.Name, cfg, c.Config)
 	case err != nil:
 		return err
 	case c.At != "":
@@ -86,8 +86,8 @@ func parseAt(s string, now time.Time) (time.Time, error) {
 		return now, nil
 	}
 	if strings.HasPrefix(s, "-") {
-		if ago, err := time.ParseDuration(s); err == nil {
-			return now.Add(ago), nil
+		if ago, err := parseSpan(s[1:]); err == nil {
+			return now.Add(-ago), nil
 		}
 	}
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
@@ -106,7 +106,40 @@ func parseAt(s string, now time.Time) (time.Time, error) {
 			return lastTimeOfDay(t, now), nil
 		}
 	}
-	return time.Time{}, usageError{hinted{fmt.Errorf("--at %q is no time", s), `--at 2026-01-31T14:05:00Z, --at 14:05 or --at -2h`}}
+	return time.Time{}, usageError{hinted{fmt.Errorf("--at %q is no time", s), `--at 2026-01-31T14:05:00Z, --at 14:05, --at -2h or --at -2d`}}
+}
+
+// parseSpan reads a duration, which may begin with whole days: 2d, 1d12h.
+func parseSpan(s string) (time.Duration, error) {
+	days, rest, ok := strings.Cut(s, "d")
+	if !ok {
+		return time.ParseDuration(s)
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil {
+		return 0, err
+	}
+	span := time.Duration(n) * 24 * time.Hour
+	if rest == "" {
+		return span, nil
+	}
+	more, err := time.ParseDuration(rest)
+	return span + more, err
+}
+
+// notListed is the error of a name that the list in file lacks.
+func notListed(name string, cfg config, file string) error {
+	return usageError{hinted{
+		fmt.Errorf("%s is not a name of the list membership.names in %s", name, file),
+		"did you mean " + closestName(name, cfg.Membership.Names) + "?",
+	}}
+}
+
+// closestName returns the name of the list that name is most likely meant to be.
+func closestName(name string, names []string) string {
+	return slices.MinFunc(names, func(a, b string) int {
+		return distance(strings.ToLower(a), strings.ToLower(name)) - distance(strings.ToLower(b), strings.ToLower(name))
+	})
 }
 
 // lastTimeOfDay returns the last moment, at now or before, at which the clock
