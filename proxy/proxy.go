@@ -72,6 +72,8 @@ type Proxy struct {
 	inlet   atomic.Pointer[inlet.Inlet] // set by Bind
 	reloads chan reload                 // for Run
 	ended   chan struct{}               // closed when Run reads no more
+	alive   chan chan struct{}          // asks the namer to answer
+	running atomic.Bool                 // its loops run
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -92,6 +94,7 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		drainTime: drainTime,
 		reloads:   make(chan reload),
 		ended:     make(chan struct{}),
+		alive:     make(chan chan struct{}),
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -192,9 +195,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	polling.Go(p.poller.Run)
 	defer polling.Wait()
 	defer p.poller.Close()
-	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending) })
+	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending, p.alive) })
 	beside.Go(func() { p.carbon.store.Run(sending) })
 	p.outlets.begin(sending, p)
+	p.running.Store(true)
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
@@ -203,6 +207,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
 	waitAtMost(&p.outlets.running, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
+	p.running.Store(false)
 	stopSending()
 	beside.Wait()
 	p.dropStatsD()
@@ -280,6 +285,27 @@ func (p *Proxy) Status() Status {
 		}
 	}
 	return s
+}
+
+// Alive returns nil when the loops of Run do what they are asked for, and the queues can
+// be looked at; ctx's error when that does not come before it ends. Before Run, and
+// after it, nothing is asked.
+func (p *Proxy) Alive(ctx context.Context) error {
+	if !p.running.Load() {
+		return nil
+	}
+	if err := p.poller.Probe(ctx); err != nil {
+		return err
+	}
+	answer := make(chan struct{})
+	select {
+	case p.alive <- answer:
+		<-answer
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p.Status() // takes the locks
+	return nil
 }
 
 // BadLines returns the last refused lines, the newest first.

@@ -26,6 +26,7 @@ type commandLine struct {
 	Who     whoCmd     `cmd:"" help:"Tell who holds a name, and who held it when."`
 	History historyCmd `cmd:"" help:"Tell which names a host held, and when."`
 	Release releaseCmd `cmd:"" help:"Ask the holder of a name to let go of it."`
+	Reload  reloadCmd  `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 
 	logFlags
@@ -53,8 +54,15 @@ func main() {
 
 // run executes the command that args give and returns the exit code.
 func run(args []string, in io.Reader, out, err io.Writer) int {
+	journal, ok := toJournal(err, os.Getenv("JOURNAL_STREAM"))
+	if ok {
+		err = journal
+	}
 	failure := execute(args, &ui{in: in, out: out, err: err})
-	if failure != nil {
+	switch {
+	case failure != nil && ok:
+		journal.at(priorityError, func() error { report(journal, failure); return nil })
+	case failure != nil:
 		report(err, failure)
 	}
 	return exitCode(failure)
