@@ -18,16 +18,17 @@ import (
 
 // commandLine is what kong parses: the commands, in the order of the help.
 type commandLine struct {
-	Dev     devCmd     `cmd:"" help:"Try it: an etcd of its own, and every forwarded line on stdout."`
-	Run     runCmd     `cmd:"" help:"Run the daemon."`
-	Check   checkCmd   `cmd:"" help:"Check a configuration file and print what is in effect."`
-	Rewrite rewriteCmd `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
-	Members membersCmd `cmd:"" help:"List the names that are held, and by whom."`
-	Who     whoCmd     `cmd:"" help:"Tell who holds a name, and who held it when."`
-	History historyCmd `cmd:"" help:"Tell which names a host held, and when."`
-	Release releaseCmd `cmd:"" help:"Ask the holder of a name to let go of it."`
-	Reload  reloadCmd  `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Dev      devCmd      `cmd:"" help:"Try it: an etcd of its own, and every forwarded line on stdout."`
+	Run      runCmd      `cmd:"" help:"Run the daemon."`
+	Check    checkCmd    `cmd:"" help:"Check a configuration file and print what is in effect."`
+	Rewrite  rewriteCmd  `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
+	Members  membersCmd  `cmd:"" help:"List the names that are held, and by whom."`
+	Who      whoCmd      `cmd:"" help:"Tell who holds a name, and who held it when."`
+	History  historyCmd  `cmd:"" help:"Tell which names a host held, and when."`
+	Release  releaseCmd  `cmd:"" help:"Ask the holder of a name to let go of it."`
+	Reload   reloadCmd   `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
+	Generate generateCmd `cmd:"" hidden:"" help:"Write the manual page or the completions of a shell: for packages."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	logFlags
 	ShowVersion bool `name:"version" help:"Print the version."`
