@@ -59,6 +59,8 @@ func (c etcdConfig) Problems() conf.Problems {
 	if _, err := c.password(); err != nil {
 		if path, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(c.PasswordFile) {
 			err = path.Err // it may be the password itself that stands there
+		} else if ok {
+			err = fmt.Errorf("%w, of %s", path.Err, path.Path) // "…-password: x" would be masked
 		}
 		ps.Addf(passwordPath, c.passwordHint(err), "%v", err)
 	}

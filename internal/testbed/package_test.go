@@ -67,7 +67,7 @@ func newPackaged(t *testing.T, deb string) *packaged {
 // Installed, edited once, and enabled: metrics flow.
 func (m *packaged) install(t *testing.T) {
 	m.copyIn(m.deb, "/tmp/prefixproxy.deb")
-	m.run("apt-get install -y --no-download /tmp/prefixproxy.deb 2>&1")
+	m.run("apt-get install -y /tmp/prefixproxy.deb 2>&1")
 	m.run("sed -i -e 's/etcd.example.net/127.0.0.1/' -e 's/statsd.example.net:8125/127.0.0.1:18125/' -e 's/graphite.example.net:2003/127.0.0.1:12003/' /etc/prefixproxy/config.yaml")
 	m.run("prefixproxy check && systemctl enable --now prefixproxy.socket prefixproxy")
 	m.flows(t)
@@ -268,11 +268,20 @@ func (m *packaged) kill(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGQUIT} {
 		before := m.mainPID()
 		m.run(fmt.Sprintf("kill -%d %s", signal, before))
-		m.flows(t)
-		if after := m.mainPID(); after == before {
-			t.Errorf("still process %s after signal %v", before, signal)
-		}
+		m.startedAgain(t, before)
 	}
+}
+
+// startedAgain waits for another process than before, and looks whether it works.
+func (m *packaged) startedAgain(t *testing.T, before string) {
+	t.Helper()
+	Eventually(t, "another process", func() error {
+		if now := m.mainPID(); now == "0" || now == before {
+			return fmt.Errorf("it is %s, after %s", now, before)
+		}
+		return nil
+	})
+	m.flows(t)
 }
 
 func (m *packaged) mainPID() string {
@@ -284,8 +293,9 @@ func (m *packaged) watchdog(t *testing.T) {
 	m.write("/etc/systemd/system/prefixproxy.service.d/watchdog.conf", "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\n")
 	m.run("systemctl daemon-reload; systemctl restart prefixproxy")
 	m.flows(t)
-	m.run("kill -STOP " + m.mainPID())
-	m.flows(t)
+	before := m.mainPID()
+	m.run("kill -STOP " + before)
+	m.startedAgain(t, before)
 	if out := m.run("journalctl -u prefixproxy | cat"); !strings.Contains(out, "Watchdog timeout") {
 		t.Error("there was no watchdog time-out")
 	}
@@ -435,7 +445,7 @@ func (m *packaged) upgrade(t *testing.T, next string) {
 	before := m.run("prefixproxy version")
 	m.load(t, "upgrade", 3000, 150, func(part int) {
 		if part == 0 {
-			m.run("apt-get install -y --no-download /tmp/next.deb 2>&1")
+			m.run("apt-get install -y /tmp/next.deb 2>&1")
 		}
 	})
 	if after := m.run("prefixproxy version"); after == before {

@@ -43,5 +43,6 @@ echo 0123456789abcdef0123456789abcdef >etc/machine-id
 mkdir -p var/log/journal old
 pivot_root . old
 umount -l /old
+mount --make-rshared / # as systemd has it where it boots; credentials are mounted by way of it
 exec env -i container=testbed PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb \
 	/lib/systemd/systemd --system --unit=multi-user.target --log-target=journal
