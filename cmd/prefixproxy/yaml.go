@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -248,6 +249,9 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 		if !set {
 			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 			ok = false
+		}
+		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {
+			return "[" + value + "]" // the address of a host, in an address
 		}
 		return value
 	})
