@@ -34,6 +34,10 @@ type Options struct {
 	Stdout io.Writer    // where upstream stdout: writes; one write at a time
 	Log    *slog.Logger // nil: no log
 
+	// Owner is what the host is called by others, which no metric should be: who
+	// writes it is told in the log. "": not known.
+	Owner string
+
 	// Telemetry is gathered every 10 s and sent as StatsD lines through the
 	// proxy's own path; nil: not.
 	Telemetry prometheus.Gatherer
@@ -66,6 +70,7 @@ type Proxy struct {
 	source    *statsdSource // of statsd
 	outlets   outlets
 	bad       *badLines
+	owner     *ownName
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
 	poller  *poll.Poller                // set by Bind
@@ -99,6 +104,7 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
+	p.owner = newOwnName(opt.Owner, p.log)
 	p.statsd.suspended = p.naming.suspended
 	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
 	p.options.Stdout = &lockedWriter{w: opt.Stdout}

@@ -57,7 +57,7 @@ func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets [
 	}
 	d.registry = prometheus.NewRegistry()
 	options := proxy.Options{
-		Stdout: ui.out, Log: d.log, Telemetry: d.registry, Sockets: sockets,
+		Stdout: ui.out, Log: d.log, Owner: d.holder.Owner(), Telemetry: d.registry, Sockets: sockets,
 		StateDir: state.Dir(), QueueDirs: queueDirs,
 	}
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
