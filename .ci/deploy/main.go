@@ -1,6 +1,6 @@
 // Deploy checks what is for other systems: that kustomize builds deploy/kubernetes, that
-// all of it is what Kubernetes' own types have, strictly, and that deploy/compose.yaml is
-// one by the schema of Compose. It is a module of its own, so that the program's has none
+// all of it is what Kubernetes' own types have, strictly, that deploy/compose.yaml is one by the schema of
+// Compose, and that our configurations are what docs/config.schema.json says. It is a module of its own, so that the program's has none
 // of this.
 //
 //	cd .ci/deploy && go run . ../../deploy
@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -43,6 +44,9 @@ func check(dir string) error {
 		}
 		fmt.Println(r.GetKind(), r.GetName())
 	}
+	if err := checkConfigs(filepath.Join(dir, "..")); err != nil {
+		return err
+	}
 	text, err := os.ReadFile(filepath.Join(dir, "kubernetes", "application.yaml"))
 	if err != nil {
 		return err
@@ -59,6 +63,29 @@ func check(dir string) error {
 		return err
 	}
 	fmt.Println("compose", project.ServiceNames())
+	return nil
+}
+
+// checkConfigs holds the configurations that we ship against their schema.
+func checkConfigs(root string) error {
+	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(root, "docs/config.schema.json"))
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"config.example.yaml", "deploy/kubernetes/config.yaml", "deploy/debian/debian/config.yaml"} {
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			return err
+		}
+		var config any
+		if err := yaml.Unmarshal(text, &config); err != nil {
+			return err
+		}
+		if err := schema.Validate(config); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		fmt.Println("configuration", name)
+	}
 	return nil
 }
 

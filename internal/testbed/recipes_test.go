@@ -124,4 +124,3 @@ func (r recipe) needs(t *testing.T, pkg string, command ...string) {
 		missing(t, fmt.Sprintf("%s is not there (Debian's %s)", r.name, pkg))
 	}
 }
-
