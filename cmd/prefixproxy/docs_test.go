@@ -85,6 +85,31 @@ func TestDocumentsNameMetrics(t *testing.T) {
 	}
 }
 
+// Alerts and dashboards ask for metrics that are there.
+func TestDeployNamesMetrics(t *testing.T) {
+	names := append(metricNames(t), "prefixproxy_pool_names")
+	paths := map[string]bool{} // as StatsD has them
+	for _, name := range names {
+		paths[strings.TrimSuffix(strings.TrimPrefix(name, "prefixproxy_"), "_total")] = true
+	}
+	for _, file := range []string{"deploy/prometheus/alerts.yaml", "deploy/prometheus/alerts_test.yaml", "deploy/grafana/prometheus.json"} {
+		for _, name := range regexp.MustCompile(`\bprefixproxy_[a-z_]+`).FindAllString(document(t, file), -1) {
+			if !slices.Contains(names, name) {
+				t.Errorf("%s asks for %s, which is no metric", file, name)
+			}
+		}
+	}
+	found := regexp.MustCompile(`\.prefixproxy\.([a-z_]+)`).FindAllStringSubmatch(document(t, "deploy/grafana/graphite.json"), -1)
+	for _, m := range found {
+		if !paths[m[1]] {
+			t.Errorf("deploy/grafana/graphite.json asks for %s, which is not sent", m[0])
+		}
+	}
+	if len(found) < 10 {
+		t.Errorf("found only %d paths", len(found))
+	}
+}
+
 func TestDocumentsNameReasons(t *testing.T) {
 	lines := document(t, "docs/LINES.md")
 	for r := range line.NumResults {
