@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,19 +18,19 @@ import (
 	"time"
 )
 
-// The Debian package, in a machine with a real systemd: PREFIXPROXY_TEST_DEB names the
-// package, PREFIXPROXY_TEST_DEB_NEXT one of a later version (deploy/debian/build).
+// The Debian package, in a machine with a real systemd: built and installed as the README
+// says. PREFIXPROXY_TEST_DEB_NEXT names one of a later version (deploy/debian/build).
 func TestPackage(t *testing.T) {
-	deb, next := os.Getenv("PREFIXPROXY_TEST_DEB"), os.Getenv("PREFIXPROXY_TEST_DEB_NEXT")
-	if deb == "" || next == "" {
-		t.Skip("PREFIXPROXY_TEST_DEB and PREFIXPROXY_TEST_DEB_NEXT name no packages")
+	next := os.Getenv("PREFIXPROXY_TEST_DEB_NEXT")
+	if next == "" {
+		t.Skip("PREFIXPROXY_TEST_DEB_NEXT names no package")
 	}
-	m := newPackaged(t, deb)
+	m := newPackaged(t)
 	for _, step := range []struct {
 		name string
 		run  func(*packaged, *testing.T)
 	}{
-		{"install", (*packaged).install},
+		{"README", func(m *packaged, t *testing.T) { m.document(t, "README.md") }},
 		{"status", (*packaged).status},
 		{"restarts", (*packaged).restarts},
 		{"reload", (*packaged).reload},
@@ -39,6 +41,7 @@ func TestPackage(t *testing.T) {
 		{"password", (*packaged).password},
 		{"unix sockets", (*packaged).unixSockets},
 		{"upgrade", func(m *packaged, t *testing.T) { m.upgrade(t, next) }},
+		{"OPERATIONS", func(m *packaged, t *testing.T) { m.document(t, "docs/OPERATIONS.md") }},
 		{"purge", (*packaged).purge},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { m.t = t; step.run(m, t) }) {
@@ -50,28 +53,71 @@ func TestPackage(t *testing.T) {
 // A packaged is a machine with the package, an etcd, a statsd and a Graphite.
 type packaged struct {
 	*systemd
-	deb            string
 	statsd, carbon *Receiver
 	sent           int // tags of lines, each used once
 }
 
-func newPackaged(t *testing.T, deb string) *packaged {
-	m := &packaged{systemd: newSystemd(t), deb: deb}
-	m.statsd = StartReceiver(t, receiverSpec{Network: "udp", Addr: "127.0.0.1:18125", Buffer: 8 << 20, host: m}, Manner{})
-	m.carbon = StartReceiver(t, receiverSpec{Addr: "127.0.0.1:12003", host: m}, Manner{})
-	m.write("/etc/systemd/system/etcd.service", "[Service]\nExecStart="+lookPath(t, "etcd", "etcd-server")+" --data-dir /tmp/etcd --log-level error\n")
+func newPackaged(t *testing.T) *packaged {
+	m := &packaged{systemd: newSystemd(t)}
+	m.statsd = StartReceiver(t, receiverSpec{Network: "udp", Addr: "127.0.0.2:8125", Buffer: 8 << 20, host: m}, Manner{})
+	m.carbon = StartReceiver(t, receiverSpec{Addr: "127.0.0.2:2003", host: m}, Manner{})
+	m.run("echo 127.0.0.2 etcd.example.net statsd.example.net graphite.example.net >>/etc/hosts")
+	lookPath(t, "etcdctl", "etcd-client")
+	m.write("/etc/systemd/system/etcd.service", "[Service]\nExecStart="+lookPath(t, "etcd", "etcd-server")+" --data-dir /tmp/etcd --log-level error --listen-client-urls http://127.0.0.2:2379 --advertise-client-urls http://127.0.0.2:2379\n")
 	m.run("systemctl daemon-reload; systemctl start etcd")
 	return m
 }
 
-// Installed, edited once, and enabled: metrics flow.
-func (m *packaged) install(t *testing.T) {
-	m.copyIn(m.deb, "/tmp/prefixproxy.deb")
-	m.run("apt-get install -y /tmp/prefixproxy.deb 2>&1")
-	m.run("sed -i -e 's/etcd.example.net/127.0.0.1/' -e 's/statsd.example.net:8125/127.0.0.1:18125/' -e 's/graphite.example.net:2003/127.0.0.1:12003/' /etc/prefixproxy/config.yaml")
-	m.run("prefixproxy check && systemctl enable --now prefixproxy.socket prefixproxy")
-	m.flows(t)
-	m.run("man -w prefixproxy && test -s /usr/share/bash-completion/completions/prefixproxy")
+// A commandBlock is shell that a document tells its reader to type. One that says
+// "background" is typed in a terminal of its own, which is closed when its daemon is not
+// needed any more; what is called console (Kubernetes, Docker) is not run.
+var commandBlock = regexp.MustCompile("(?m)^```sh( background)?\n((?s:.*?))```$")
+
+// document runs all commands of a document, as they stand there and in their order, as
+// root in the repository's root: by the README alone, metrics flow.
+func (m *packaged) document(t *testing.T, name string) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := commandBlock.FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < 5 {
+		t.Fatalf("only %d blocks of commands in %s", len(blocks), name)
+	}
+	dev := false
+	for _, block := range blocks {
+		script := "cd " + root + "\n" + goEnvironment(t) + block[2]
+		switch {
+		case block[1] != "":
+			m.write("/tmp/background", script)
+			m.run("systemd-run --unit=background bash /tmp/background")
+			m.run("until curl -sf localhost:8127/readyz; do sleep 0.1; done")
+			dev = true
+			continue
+		case dev && !strings.Contains(block[2], "nc "):
+			m.run("systemctl stop background")
+			dev = false
+		}
+		m.run(script)
+	}
+	if name == "README.md" {
+		m.flows(t)
+	}
+}
+
+// goEnvironment makes the go command use what there is, since there is no network.
+func goEnvironment(t testing.TB) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT", "GOCACHE", "GOMODCACHE").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs := strings.Fields(string(out))
+	return fmt.Sprintf("export PATH=%s/bin:$PATH HOME=/root GOCACHE=%s GOMODCACHE=%s GOPROXY=off GOFLAGS=-buildvcs=false\n", dirs[0], dirs[1], dirs[2])
 }
 
 // flows sends a line by each protocol and waits for them.
@@ -104,7 +150,7 @@ func (m *packaged) send(t *testing.T, network, addr, text string) {
 func (m *packaged) status(t *testing.T) {
 	Eventually(t, "the status line", func() error {
 		got := m.run("systemctl show -P StatusText prefixproxy")
-		for _, want := range []string{"Denali held", "statsd udp://127.0.0.1:18125 up", "carbon tcp://127.0.0.1:12003 up"} {
+		for _, want := range []string{"Denali held", "statsd udp://statsd.example.net:8125 up", "carbon tcp://graphite.example.net:2003 up"} {
 			if !strings.Contains(got, want) {
 				return fmt.Errorf("%q lacks %q", got, want)
 			}
@@ -389,11 +435,12 @@ func operationsCommands(t testing.TB, words string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(regexp.QuoteMeta(words) + `[^\n]*(?:\n[^\n]+)*:\n\n((?:    .*\n)+)`).FindSubmatch(text)
+	_, below, _ := strings.Cut(string(text), words)
+	found := commandBlock.FindStringSubmatch(below)
 	if found == nil {
 		t.Fatalf("OPERATIONS.md has no commands below %q", words)
 	}
-	return string(found[1])
+	return found[2]
 }
 
 // etcd's password comes from a file that root and the service's group can read, or as a
