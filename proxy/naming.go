@@ -159,8 +159,8 @@ func newNamer(n *naming, queues [2]queue, bad *badLines) *namer {
 	return m
 }
 
-// run names held lines until ctx ends.
-func (n *namer) run(ctx context.Context) {
+// run names held lines until ctx ends. It closes what comes from alive.
+func (n *namer) run(ctx context.Context, alive <-chan chan struct{}) {
 	var waiting time.Time // since when all names have been taken; zero: they are not
 	tick := time.NewTimer(time.Hour)
 	defer tick.Stop()
@@ -181,6 +181,8 @@ func (n *namer) run(ctx context.Context) {
 		case <-n.queues[line.StatsD].moreHeld():
 		case <-n.queues[line.Carbon].moreHeld():
 		case <-tick.C:
+		case answer := <-alive:
+			close(answer)
 		case <-ctx.Done():
 			return
 		}

@@ -52,7 +52,8 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	defer etcd.Close()
 	cfg.Etcd = etcdConfig{Endpoints: []string{etcd.Endpoint()}}
 
-	d, err := newDaemon(cfg, state, ui, nil)
+	// The queue lies with the rest: where dev is killed, nothing else is left of it.
+	d, err := newDaemon(cfg, state, ui, nil, []string{state.Dir()})
 	if err != nil {
 		return err
 	}

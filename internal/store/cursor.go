@@ -136,9 +136,9 @@ func (c *Cursor) put(sp span, late bool) {
 }
 
 // parts visits all that the destination needs: what was sent, and what waits.
-func (c *Cursor) parts(yield func(*piece) bool) {
+func (c *Cursor) parts(yield func(piece) bool) {
 	for i := range c.sent {
-		if !yield(&c.sent[i]) {
+		if !yield(c.sent[i]) {
 			return
 		}
 	}
@@ -146,20 +146,20 @@ func (c *Cursor) parts(yield func(*piece) bool) {
 }
 
 // waiting visits what is to be sent: again, or for the first time.
-func (c *Cursor) waiting(yield func(*piece) bool) {
+func (c *Cursor) waiting(yield func(piece) bool) {
 	for i := range c.ahead {
-		if !yield(&c.ahead[i].piece) {
+		if !yield(c.ahead[i].piece) {
 			return
 		}
 	}
 	for i := range c.again {
-		if !yield(&c.again[i]) {
+		if !yield(c.again[i]) {
 			return
 		}
 	}
 	for _, list := range []spans{c.fresh, c.backlog} {
 		for _, sp := range list {
-			if !yield(&piece{span: sp}) {
+			if !yield(piece{span: sp}) {
 				return
 			}
 		}
