@@ -77,6 +77,11 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			Old:  "held.answered.Add(held.unused()), h.wall()",
 			New:  "held.answered, h.wall()",
 		}, "names a line"},
+		{"another's seconds last for ever", planted.Edit{
+			File: "membership/history.go",
+			Old:  "s.to = min(s.to, t.To.Add(clocksApart).Unix())",
+			New:  "",
+		}, "drops a line"},
 		{"what was our own at another boot is taken for over", planted.Edit{
 			File: "membership/succession.go",
 			Old:  "!t.open() || own != nil && !own.Elsewhere",
