@@ -239,6 +239,9 @@ var recordFaults = []fault{
 		if s.rand.IntN(2) == 0 {
 			r = r.end(from.Add(time.Hour), released)
 		}
+		s.judge.mu.Lock()
+		s.judge.may(who{}, r.Name, from.Add(time.Hour)) // when that time has come
+		s.judge.mu.Unlock()
 		s.etcd.byHand(tenuresKey(s.cfg.Pool)+r.Name+"/"+recordID(from, 1), r.value(), false)
 	}},
 	{"a record that is none", func(s *simulation, h *host) {

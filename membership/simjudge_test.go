@@ -23,8 +23,15 @@ type judge struct {
 	latest    map[string]*Claim // by name: the latest tenure under which it was used
 	begun     map[string]int64  // by name: the second in which it was claimed first
 	points    map[simPoint]*host
+	mayHave   map[string]map[who]time.Time // by name: until when somebody may have it, as far as was seen
 	tally
 	violations []string
+}
+
+// A who is a host at one of its boots.
+type who struct {
+	host *host
+	place
 }
 
 // A tally is what the judge counts.
@@ -34,6 +41,7 @@ type tally struct {
 	claims    int
 	uses      int
 	lines     int           // Carbon lines that got a name
+	nameless  int           // and that got none
 	excepted  int           // overlaps that the specification does not promise away
 	longest   time.Duration // of these, since the fault
 }
@@ -44,6 +52,7 @@ func (t *tally) add(other tally) {
 	t.claims += other.claims
 	t.uses += other.uses
 	t.lines += other.lines
+	t.nameless += other.nameless
 	t.excepted += other.excepted
 	t.longest = max(t.longest, other.longest)
 }
@@ -63,6 +72,7 @@ func newJudge(s *simulation) *judge {
 		latest:   make(map[string]*Claim),
 		begun:    make(map[string]int64),
 		points:   make(map[simPoint]*host),
+		mayHave:  make(map[string]map[who]time.Time),
 	}
 }
 
@@ -135,8 +145,16 @@ func (p *process) valid() *Claim {
 
 // seen takes note of a claim. The caller holds mu.
 func (j *judge) seen(p *process, c *Claim) {
+	// A tenure without an end on record may have lasted until its successor, who comes
+	// a TTL later, has waited for another.
+	now, ttl := time.Now(), j.sim.cfg.TTL
+	j.may(who{p.host, p.place}, c.name, now.Add(max(c.Left(), 0)+2*ttl+clocksApart+time.Second))
 	if _, known := j.first[c]; !known {
 		j.first[c] = j.sim.now()
+		j.may(who{}, c.name, now.Add(clocksApart)) // by a slower clock
+		if !c.Valid() {
+			j.may(who{}, c.name, now.Add(ttl+clocksApart+time.Second)) // it is doubted
+		}
 		knows := p.losses > 0 && j.sim.now()-p.lossSeen < j.sim.cfg.TTL*9/10
 		j.cautious[c] = p.cautious.Load() || knows
 		if _, known := j.begun[c.name]; !known {
@@ -201,6 +219,9 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	begun, known := j.begun[name]
+	if !ok && len(j.excuses) == 0 && !p.host.cloned {
+		j.dropped(p, c, second)
+	}
 	if !ok || !known || second <= begun || len(j.excuses) > 0 || p.host.cloned {
 		return
 	}
@@ -210,6 +231,35 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 		j.violation("%s names a line of second %d %s, and so did %s", p.host.name, second-j.sim.begin.Unix(), name, writer.name)
 	}
 	j.points[simPoint{name, second}] = p.host
+}
+
+// dropped judges that a line of a second gets no name under c: somebody else may have
+// had it then. This host at another boot is another: it can't be told from a clone. The
+// caller holds mu.
+func (j *judge) dropped(p *process, c *Claim, second int64) {
+	j.nameless++
+	for other, until := range j.mayHave[c.name] {
+		if other != (who{p.host, p.place}) && second <= until.Unix() {
+			return
+		}
+	}
+	j.violation("%s drops a line of second %d of %s, which nobody else had then", p.host.name, second-j.sim.begin.Unix(), c.name)
+}
+
+// may takes note until when somebody may have a name; the zero who is not of the
+// simulation. The caller holds mu.
+func (j *judge) may(w who, have string, until time.Time) {
+	if j.mayHave[have] == nil {
+		j.mayHave[have] = make(map[who]time.Time)
+	}
+	j.mayHave[have][w] = later(j.mayHave[have][w], until)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // overlap books that a and b share a name. The caller holds mu.

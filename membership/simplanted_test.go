@@ -29,8 +29,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "past the horizon"},
 		{"a name is taken back by overwriting", planted.Edit{
 			File: "membership/store.go",
-			Old:  "\tcase resp.Kvs[0].CreateRevision != c.Revision:\n\t\treturn Lost\n",
-			New:  "\tcase resp.Kvs[0].CreateRevision != c.Revision:\n\t\t_, err := s.client.Put(ctx, c.Key, s.cfg.Owner, clientv3.WithLease(c.LeaseID))\n\t\treturn err\n",
+			Old:  "\tcase resp.Kvs[0].CreateRevision != c.revision:\n\t\treturn Lost\n",
+			New:  "\tcase resp.Kvs[0].CreateRevision != c.revision:\n\t\t_, err := s.client.Put(ctx, c.key, s.cfg.Owner, clientv3.WithLease(c.lease))\n\t\treturn err\n",
 		}, "not its own"},
 		{"a claim's error is taken for \"not claimed\"", planted.Edit{
 			File: "membership/acquire.go",
@@ -77,6 +77,11 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			Old:  "held.answered.Add(held.unused()), h.wall()",
 			New:  "held.answered, h.wall()",
 		}, "names a line"},
+		{"an hour after a crash is nobody's", planted.Edit{
+			File: "membership/succession.go",
+			Old:  "from.Add(margin(cmp.Or(t.ttl, held.ttl)))",
+			New:  "from.Add(0*cmp.Or(t.ttl, held.ttl) + time.Hour)",
+		}, "drops a line"},
 		{"what was our own at another boot is taken for over", planted.Edit{
 			File: "membership/succession.go",
 			Old:  "!t.open() || own != nil && !own.Elsewhere",
