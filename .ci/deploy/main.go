@@ -44,8 +44,18 @@ func check(dir string) error {
 		}
 		fmt.Println(r.GetKind(), r.GetName())
 	}
-	if err := checkConfigs(filepath.Join(dir, "..")); err != nil {
+	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(dir, "../docs/config.schema.json"))
+	if err != nil {
 		return err
+	}
+	for _, name := range []string{"../config.example.yaml", "kubernetes/config.yaml", "debian/debian/config.yaml"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := validate(schema, name, text); err != nil {
+			return err
+		}
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "kubernetes", "application.yaml"))
 	if err != nil {
@@ -63,29 +73,19 @@ func check(dir string) error {
 		return err
 	}
 	fmt.Println("compose", project.ServiceNames())
-	return nil
+	return validate(schema, "compose.yaml", []byte(project.Configs["prefixproxy"].Content))
 }
 
-// checkConfigs holds the configurations that we ship against their schema.
-func checkConfigs(root string) error {
-	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(root, "docs/config.schema.json"))
-	if err != nil {
+// validate holds a configuration against its schema.
+func validate(schema *jsonschema.Schema, name string, text []byte) error {
+	var config any
+	if err := yaml.Unmarshal(text, &config); err != nil {
 		return err
 	}
-	for _, name := range []string{"config.example.yaml", "deploy/kubernetes/config.yaml", "deploy/debian/debian/config.yaml"} {
-		text, err := os.ReadFile(filepath.Join(root, name))
-		if err != nil {
-			return err
-		}
-		var config any
-		if err := yaml.Unmarshal(text, &config); err != nil {
-			return err
-		}
-		if err := schema.Validate(config); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		fmt.Println("configuration", name)
+	if err := schema.Validate(config); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
+	fmt.Println("configuration", name)
 	return nil
 }
 

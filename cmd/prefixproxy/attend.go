@@ -38,6 +38,7 @@ func (d *daemon) attend(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+		case <-d.reloads.changed:
 		case <-tick.C:
 		case <-ctx.Done():
 			return

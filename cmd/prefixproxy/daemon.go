@@ -46,7 +46,7 @@ func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.Fil
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{log: ui.log, client: client, pages: make(chan *admin.Server), tell: notifier{ui.log}}
+	d := &daemon{log: ui.log, client: client, pages: make(chan *admin.Server), tell: notifier{ui.log}, reloads: reloads{changed: make(chan struct{}, 1)}}
 	d.reloads.add(true, time.Now())
 	if err := d.assemble(cfg, state, ui, sockets, queueDirs); err != nil {
 		d.close()

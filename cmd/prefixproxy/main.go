@@ -2,7 +2,8 @@
 // its applications under it. See the README for what it does and how to run it.
 //
 // The files: main.go, ui.go and log.go are the frame; config.go, yaml.go and
-// etcd.go read the configuration; each other file is a command.
+// etcd.go read the configuration; daemon.go, reload.go, notify.go and attend.go are what
+// run and dev have in common; each other file is a command.
 package main
 
 import (

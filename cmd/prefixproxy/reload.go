@@ -159,6 +159,8 @@ func values(path string, v reflect.Value) iter.Seq2[string, any] {
 // reloads is what became of the last one, and when one succeeded last: the start is
 // one. It is a prometheus.Collector.
 type reloads struct {
+	changed chan struct{} // cap 1: there was another one
+
 	mu      sync.Mutex
 	bad     bool
 	success time.Time
@@ -170,6 +172,10 @@ func (r *reloads) add(good bool, at time.Time) {
 	r.bad = !good
 	if good {
 		r.success = at
+	}
+	select {
+	case r.changed <- struct{}{}:
+	default:
 	}
 }
 

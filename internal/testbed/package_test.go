@@ -53,12 +53,17 @@ func TestPackage(t *testing.T) {
 // A packaged is a machine with the package, an etcd, a statsd and a Graphite.
 type packaged struct {
 	*systemd
+	root           string // of the repository, there as here
 	statsd, carbon *Receiver
 	sent           int // tags of lines, each used once
 }
 
 func newPackaged(t *testing.T) *packaged {
-	m := &packaged{systemd: newSystemd(t)}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &packaged{root: root, systemd: newSystemd(t, append(goDirs(t), root)...)}
 	m.statsd = StartReceiver(t, receiverSpec{Network: "udp", Addr: "127.0.0.2:8125", Buffer: 8 << 20, host: m}, Manner{})
 	m.carbon = StartReceiver(t, receiverSpec{Addr: "127.0.0.2:2003", host: m}, Manner{})
 	m.run("echo 127.0.0.2 etcd.example.net statsd.example.net graphite.example.net >>/etc/hosts")
@@ -76,11 +81,7 @@ var commandBlock = regexp.MustCompile("(?m)^```sh( background)?\n((?s:.*?))```$"
 // document runs all commands of a document, as they stand there and in their order, as
 // root in the repository's root: by the README alone, metrics flow.
 func (m *packaged) document(t *testing.T, name string) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, name))
+	text, err := os.ReadFile(filepath.Join(m.root, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,12 +91,18 @@ func (m *packaged) document(t *testing.T, name string) {
 	}
 	dev := false
 	for _, block := range blocks {
-		script := "cd " + root + "\n" + goEnvironment(t) + block[2]
+		script := "cd " + m.root + "\n" + goEnvironment(t) + block[2]
 		switch {
 		case block[1] != "":
 			m.write("/tmp/background", script)
 			m.run("systemd-run --unit=background bash /tmp/background")
-			m.run("until curl -sf localhost:8127/readyz; do sleep 0.1; done")
+			Eventually(t, "the daemon in the background", func() error {
+				out, err := m.try("curl -sf localhost:8127/readyz || { journalctl -u background | tail -3; false; }")
+				if err != nil {
+					return errors.New(out)
+				}
+				return nil
+			})
 			dev = true
 			continue
 		case dev && !strings.Contains(block[2], "nc "):
@@ -109,14 +116,20 @@ func (m *packaged) document(t *testing.T, name string) {
 	}
 }
 
-// goEnvironment makes the go command use what there is, since there is no network.
-func goEnvironment(t testing.TB) string {
+// goDirs are where the go command and its caches are.
+func goDirs(t testing.TB) []string {
 	t.Helper()
 	out, err := exec.Command("go", "env", "GOROOT", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dirs := strings.Fields(string(out))
+	return strings.Fields(string(out))
+}
+
+// goEnvironment makes the go command use them, since there is no network.
+func goEnvironment(t testing.TB) string {
+	t.Helper()
+	dirs := goDirs(t)
 	return fmt.Sprintf("export PATH=%s/bin:$PATH HOME=/root GOCACHE=%s GOMODCACHE=%s GOPROXY=off GOFLAGS=-buildvcs=false\n", dirs[0], dirs[1], dirs[2])
 }
 

@@ -63,7 +63,7 @@ func TestReload(t *testing.T) {
 	d.rewriteConfig(t, "lissen:", "listen:")
 	d.rewriteConfig(t, "membership:", "membership:\n  pool: other")
 	d.Stderr.Await(t, "membership.pool cannot change")
-	notices.Await(t, "reload refused")
+	notices.Await(t, "the last reload was refused")
 
 	d.rewriteConfig(t, "  pool: other", "  pool: default")
 	d.rewriteConfig(t, "admin.sock", "moved.sock")

@@ -27,8 +27,9 @@ type systemd struct {
 //go:embed systemd.sh
 var systemdScript string
 
-// newSystemd starts one and waits until it runs. It needs root and cgroup v2.
-func newSystemd(t testing.TB) *systemd {
+// newSystemd starts one and waits until it runs. It has dirs as well, wherever they are
+// mounted. It needs root and cgroup v2.
+func newSystemd(t testing.TB, dirs ...string) *systemd {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("a systemd of its own needs root")
@@ -37,8 +38,8 @@ func newSystemd(t testing.TB) *systemd {
 	lookPath(t, "ip", "iproute2")
 	cgroup := newCgroup(t)
 	// The cgroup namespace begins where its first process is.
-	const join = `echo $$ >"$1/cgroup.procs"; exec unshare --cgroup bash -c "$0"`
-	cmd := exec.Command("unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child", "bash", "-c", join, systemdScript, cgroup)
+	const join = `echo $$ >"$1/cgroup.procs"; shift; exec unshare --cgroup bash -c "$0" systemd.sh "$@"`
+	cmd := exec.Command("unshare", append([]string{"--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child", "bash", "-c", join, systemdScript, cgroup}, dirs...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p := Start(t, cmd)
 	s := &systemd{t: t}

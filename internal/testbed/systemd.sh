@@ -1,19 +1,22 @@
 #!/bin/bash
-# The first process of new pid, mount, network, ipc, uts and cgroup namespaces: a real
-# systemd over a copy-on-write view of this machine's root. Of the units that are
+# systemd.sh DIRECTORY...: the first process of new pid, mount, network, ipc, uts and cgroup namespaces: a real
+# systemd over a copy-on-write view of this machine's root, and of directories. Of the units that are
 # installed there are only the basic targets and journald. See systemd.go.
 set -euo pipefail
 mount --make-rprivate /
 mount -t tmpfs tmpfs /media
 mkdir -p /media/{up,work,root,keep}
 mount -t overlay overlay -o lowerdir=/,upperdir=/media/up,workdir=/media/work /media/root
+for dir in "$@"; do # which may be on other file systems
+	mkdir -p "/media/of$dir/up" "/media/of$dir/work" "/media/root$dir"
+	mount -t overlay overlay -o "lowerdir=$dir,upperdir=/media/of$dir/up,workdir=/media/of$dir/work" "/media/root$dir"
+done
 cd /media/root
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p run/lock
-mount -t tmpfs -o mode=1777 tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/pts dev/shm
 for node in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0; do
