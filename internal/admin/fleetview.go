@@ -144,7 +144,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 			tones[0].draw(from, end)
 		}
 		if b.To != 0 && b.Ended != "release" && inDetail {
-			unclean.draw(max(end-1-f.Units/1000, 0), end)
+			unclean.draw(max(end-f.Units/250, 0), end)
 		}
 		if (end-from)*labelParts >= f.Units && !f.Narrow {
 			r.Labels = append(r.Labels, f.label(b, from, end))

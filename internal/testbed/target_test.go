@@ -185,7 +185,9 @@ func TestTargetOfRealHosts(t *testing.T) {
 	carbon.Start(t)
 	graphite := StartGraphiteWeb(t, carbon)
 	etcd := embeddedEtcd(t)
-	vars := func(owner string) []string { return []string{"ETCD=" + etcd, "CARBON=" + carbon.Addr, "OWNER=" + owner} }
+	vars := func(owner string) []string {
+		return []string{"ETCD=" + etcd, "CARBON=" + carbon.Addr, "OWNER=" + owner}
+	}
 	web17 := StartDaemon(t, realConfig, vars("web17")...)
 	web17.AwaitName(t, "Denali")
 	web3 := StartDaemon(t, realConfig, vars("web3")...)
