@@ -116,10 +116,10 @@ func (j *judge) look() {
 		if c == nil {
 			continue
 		}
-		if other := valid[c.Name]; other != nil {
+		if other := valid[c.name]; other != nil {
 			j.overlap(c, other, "two valid claims")
 		}
-		valid[c.Name] = c
+		valid[c.name] = c
 	}
 }
 
@@ -139,11 +139,11 @@ func (j *judge) seen(p *process, c *Claim) {
 		j.first[c] = j.sim.now()
 		knows := p.losses > 0 && j.sim.now()-p.lossSeen < j.sim.cfg.TTL*9/10
 		j.cautious[c] = p.cautious.Load() || knows
-		if _, known := j.begun[c.Name]; !known {
-			j.begun[c.Name] = time.Now().Unix()
+		if _, known := j.begun[c.name]; !known {
+			j.begun[c.name] = time.Now().Unix()
 		}
 		j.claims++
-		j.sim.trace("%s claims %s at revision %d", p.host.name, c.Name, c.Revision)
+		j.sim.trace("%s claims %s at revision %d", p.host.name, c.name, c.revision)
 	}
 }
 
@@ -173,18 +173,18 @@ func (j *judge) use(p *process, c *Claim) {
 	j.uses++
 	j.seen(p, c)
 	if time.Duration(c.horizon.Load()) <= p.clock() {
-		j.violation("%s uses %s past the horizon", p.host.name, c.Name)
+		j.violation("%s uses %s past the horizon", p.host.name, c.name)
 	}
 	for _, q := range j.processes {
-		if other := q.valid(); q != p && other != nil && other.Name == c.Name {
+		if other := q.valid(); q != p && other != nil && other.name == c.name {
 			j.overlap(c, other, "used while another claim is valid")
 		}
 	}
-	if last := j.latest[c.Name]; last != nil && j.first[c] < j.first[last] {
+	if last := j.latest[c.name]; last != nil && j.first[c] < j.first[last] {
 		j.overlap(c, last, "used after a later tenure")
 		return
 	}
-	j.latest[c.Name] = c
+	j.latest[c.name] = c
 }
 
 // A simPoint is what Graphite would store one value for.
@@ -216,10 +216,7 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 func (j *judge) overlap(a, b *Claim, how string) {
 	now := j.sim.now()
 	for _, e := range j.excuses {
-		// A claim from before a restore goes on under an etcd that knows it, and whose
-		// terms begin anew: that its lease ran out under one leader proves nothing then.
-		isOld := e.name == "" && (j.first[a] < e.from || j.first[b] < e.from)
-		if now < e.from || now > e.until && !isOld || e.name != "" && e.name != a.Name {
+		if now < e.from || now > e.until || e.name != "" && e.name != a.name {
 			continue
 		}
 		if e.name == "" && (j.wary(a, e) || j.wary(b, e)) {
@@ -229,7 +226,7 @@ func (j *judge) overlap(a, b *Claim, how string) {
 		j.longest = max(j.longest, now-e.from)
 		return
 	}
-	j.violation("%s on %s, of revisions %d and %d", how, a.Name, a.Revision, b.Revision)
+	j.violation("%s on %s, of revisions %d and %d", how, a.name, a.revision, b.revision)
 }
 
 func (j *judge) wary(c *Claim, e excuse) bool { return j.cautious[c] && j.first[c] > e.from }

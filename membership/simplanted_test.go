@@ -49,8 +49,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, ""},
 		{"a free name is taken for an unused one", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "held.doubtful = h.doubtful(ctx, got)",
-			New:  "",
+			Old:  "range h.unended(ctx, got) {",
+			New:  "range h.unended(ctx, got)[:0] {",
 		}, "two valid claims"},
 		{"one leader is taken for another", planted.Edit{
 			File: "membership/succession.go",
@@ -67,7 +67,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			Old:  "s.from = min(s.from, end+1)",
 			New:  "_ = end",
 		}, "names a line"},
-		{"a doubtful tenure is over when the next one begins", planted.Edit{
+		{"a doubted tenure is over when the next one begins", planted.Edit{
 			File: "membership/history.go",
 			Old:  "others[i+1].From.Add(ttl+margin(ttl)).Unix()",
 			New:  "others[i+1].From.Add(0*ttl).Unix()",
@@ -89,7 +89,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, ""},
 		{"a loss of data makes nobody cautious", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "if got.marked || held.claimed < h.wary {",
+			Old:  "if got.marked || held.claimed < h.lostData.until {",
 			New:  "if false {",
 		}, ""},
 		{"a lease is used again whose revoking may come late", planted.Edit{

@@ -199,7 +199,7 @@ func (l Listen) problems(ps *conf.Problems) {
 
 func (f Forward) problems(l Listen, ps *conf.Problems) {
 	if len(l.StatsD) > 0 && len(f.StatsD.To) == 0 {
-		ps.Addf("forward.statsd.to", "forward: {statsd: {to: [udp://statsd.example.net:8125]}}", "no upstream for StatsD, which listens")
+		ps.Addf("forward.statsd.to", "forward: {statsd: {to: [udp://statsd.example.net:8125]}}; where nobody sends StatsD: listen: {statsd: []}", "no upstream for StatsD, which listens")
 	}
 	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout"}, l, ps)
 	checkConnections("forward.statsd", f.StatsD.TLS, f.StatsD.MaxAge, ps)
@@ -241,7 +241,7 @@ func (f Forward) carbonProblems(l Listen, ps *conf.Problems) {
 // problems are those of one destination.
 func (f CarbonForward) problems(path string, l Listen, ps *conf.Problems) {
 	if len(l.Carbon) > 0 && len(f.To) == 0 {
-		ps.Addf(path+".to", "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}", "no upstream for Carbon, which listens")
+		ps.Addf(path+".to", "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}; where nobody sends Carbon: listen: {carbon: []}", "no upstream for Carbon, which listens")
 	}
 	checkUpstreams(path+".to", f.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
 	checkConnections(path, f.TLS, f.MaxAge, ps)

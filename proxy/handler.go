@@ -13,13 +13,14 @@ type handler struct {
 	ingest *ingest
 	queue  queue
 	naming *naming
+	owner  *ownName
 
 	skipping bool // within a line that is too long
 }
 
 // newHandler returns the handler of a socket.
 func (p *Proxy) newHandler(l *inlet.Listener, peer func() string) inlet.Handler {
-	h := &handler{ingest: newIngest(l.Protocol, p.bad), queue: p.queue(l.Protocol), naming: p.naming}
+	h := &handler{ingest: newIngest(l.Protocol, p.bad), queue: p.queue(l.Protocol), naming: p.naming, owner: p.owner}
 	h.ingest.peer = peer
 	return h
 }
@@ -29,7 +30,12 @@ func (p *Proxy) newHandler(l *inlet.Listener, peer func() string) inlet.Handler 
 func (h *handler) Begin(at time.Time) { h.ingest.begin(at, h.naming.current(h.queue)) }
 
 // End puts them into the queue.
-func (h *handler) End() { h.queue.accept(&h.ingest.tally, h.ingest.end()...) }
+func (h *handler) End() {
+	names := h.ingest.names
+	batches := h.ingest.end()
+	h.owner.look(batches[0].buf, names)
+	h.queue.accept(&h.ingest.tally, batches...)
+}
 
 // Stream takes the whole lines of data and returns what is behind the last. What
 // is too long to become a line is dropped at once, and its end when it comes.

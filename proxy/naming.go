@@ -20,11 +20,11 @@ type Names interface {
 	Current() (claim *membership.Claim, ok bool)
 
 	// Changed returns a channel that is closed at the next change of what
-	// Current or Phase return, but for a horizon that passes.
+	// Current or State return.
 	Changed() <-chan struct{}
 
-	// Phase returns what the holder is doing.
-	Phase() membership.Phase
+	// State returns what the holder is doing.
+	State() membership.State
 }
 
 // heldMax is how long lines wait for a name when all names are taken.
@@ -81,7 +81,7 @@ func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
 	r := &rewriters{claim: claim, rules: s.rules}
 	name := ""
 	if claim != nil {
-		name = claim.Name
+		name = claim.Name()
 		for _, to := range s.tos {
 			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
 		}
@@ -159,14 +159,14 @@ func newNamer(n *naming, queues [2]queue, bad *badLines) *namer {
 	return m
 }
 
-// run names held lines until ctx ends.
-func (n *namer) run(ctx context.Context) {
+// run names held lines until ctx ends. It closes what comes from alive.
+func (n *namer) run(ctx context.Context, alive <-chan chan struct{}) {
 	var waiting time.Time // since when all names have been taken; zero: they are not
 	tick := time.NewTimer(time.Hour)
 	defer tick.Stop()
 	for {
 		changed := n.names.Changed()
-		if n.names.Phase() != membership.Waiting {
+		if n.names.State() != membership.Waiting {
 			waiting = time.Time{}
 		} else if waiting.IsZero() {
 			waiting = time.Now()
@@ -181,6 +181,8 @@ func (n *namer) run(ctx context.Context) {
 		case <-n.queues[line.StatsD].moreHeld():
 		case <-n.queues[line.Carbon].moreHeld():
 		case <-tick.C:
+		case answer := <-alive:
+			close(answer)
 		case <-ctx.Done():
 			return
 		}

@@ -34,6 +34,10 @@ type Options struct {
 	Stdout io.Writer    // where upstream stdout: writes; one write at a time
 	Log    *slog.Logger // nil: no log
 
+	// Owner is what the host is called by others, which no metric should be: who
+	// writes it is told in the log. "": not known.
+	Owner string
+
 	// Telemetry is gathered every 10 s and sent as StatsD lines through the
 	// proxy's own path; nil: not.
 	Telemetry prometheus.Gatherer
@@ -66,12 +70,15 @@ type Proxy struct {
 	source    *statsdSource // of statsd
 	outlets   outlets
 	bad       *badLines
+	owner     *ownName
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
 	poller  *poll.Poller                // set by Bind
 	inlet   atomic.Pointer[inlet.Inlet] // set by Bind
 	reloads chan reload                 // for Run
 	ended   chan struct{}               // closed when Run reads no more
+	alive   chan chan struct{}          // asks the namer to answer
+	running atomic.Bool                 // its loops run
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -92,10 +99,12 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		drainTime: drainTime,
 		reloads:   make(chan reload),
 		ended:     make(chan struct{}),
+		alive:     make(chan chan struct{}),
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
+	p.owner = newOwnName(opt.Owner, p.log)
 	p.statsd.suspended = p.naming.suspended
 	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
 	p.options.Stdout = &lockedWriter{w: opt.Stdout}
@@ -192,9 +201,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	polling.Go(p.poller.Run)
 	defer polling.Wait()
 	defer p.poller.Close()
-	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending) })
+	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending, p.alive) })
 	beside.Go(func() { p.carbon.store.Run(sending) })
 	p.outlets.begin(sending, p)
+	p.running.Store(true)
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
@@ -203,6 +213,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
 	waitAtMost(&p.outlets.running, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
+	p.running.Store(false)
 	stopSending()
 	beside.Wait()
 	p.dropStatsD()
@@ -288,6 +299,27 @@ func (p *Proxy) Status() Status {
 		}
 	}
 	return s
+}
+
+// Alive returns nil when the loops of Run do what they are asked for, and the queues can
+// be looked at; ctx's error when that does not come before it ends. Before Run, and
+// after it, nothing is asked.
+func (p *Proxy) Alive(ctx context.Context) error {
+	if !p.running.Load() {
+		return nil
+	}
+	if err := p.poller.Probe(ctx); err != nil {
+		return err
+	}
+	answer := make(chan struct{})
+	select {
+	case p.alive <- answer:
+		<-answer
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p.Status() // takes the locks
+	return nil
 }
 
 // BadLines returns the last refused lines, the newest first.

@@ -88,12 +88,16 @@ func (t *telemetry) begin(ctx context.Context, p *Proxy) {
 	if p.options.Telemetry == nil || !p.cfg.Telemetry || len(p.cfg.Forward.StatsD.To) == 0 {
 		return
 	}
-	ctx, t.stop = context.WithCancel(ctx)
+	parent := ctx
+	ctx, t.stop = context.WithCancel(parent)
 	t.ended = make(chan struct{})
 	from := p.cfg.Rewrite.From
 	go func() {
 		defer close(t.ended)
 		p.sendTelemetry(ctx, from, t.sent)
+		if parent.Err() != nil { // and no other one begins
+			p.sendLastTelemetry(from, t.sent)
+		}
 	}()
 }
 

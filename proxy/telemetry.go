@@ -17,6 +17,28 @@ const telemetryInterval = 10 * time.Second
 // sendTelemetry sends our own numbers through our own path, below the node from,
 // until ctx ends. last is what the counters were when they were sent last.
 func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]float64) {
+	tick := time.NewTicker(telemetryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			p.sendNumbers(from, last, (*dto.Gauge).GetValue)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// sendLastTelemetry sends our own numbers for the last time under this name: a statsd
+// repeats a gauge for ever, so each says 0 now.
+func (p *Proxy) sendLastTelemetry(from string, last map[string]float64) {
+	if _, ok := p.naming.names.Current(); ok {
+		p.sendNumbers(from, last, func(*dto.Gauge) float64 { return 0 })
+	}
+}
+
+// sendNumbers sends all our numbers once, the gauges as value has them.
+func (p *Proxy) sendNumbers(from string, last map[string]float64, value func(*dto.Gauge) float64) {
 	sink := &ownLines{ingest: newIngest(line.StatsD, p.bad)}
 	client, err := statsd.NewClientWithSender(sink, from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
@@ -24,25 +46,16 @@ func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]
 		return
 	}
 	defer client.Close()
-	tick := time.NewTicker(telemetryInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		families, err := p.options.Telemetry.Gather()
-		if err != nil {
-			p.log.Warn("own numbers are not complete", "err", err)
-		}
-		q := p.statsd
-		sink.ingest.begin(time.Now(), p.naming.current(q))
-		for _, f := range families {
-			sendFamily(client, f, last)
-		}
-		q.accept(&sink.ingest.tally, sink.ingest.end()...)
+	families, err := p.options.Telemetry.Gather()
+	if err != nil {
+		p.log.Warn("own numbers are not complete", "err", err)
 	}
+	q := p.statsd
+	sink.ingest.begin(time.Now(), p.naming.current(q))
+	for _, f := range families {
+		sendFamily(client, f, last, value)
+	}
+	q.accept(&sink.ingest.tally, sink.ingest.end()...)
 }
 
 // ownLines is a statsd.Sender that hands lines to our own ingest.
@@ -59,7 +72,7 @@ func (o *ownLines) Close() error { return nil }
 // what has come since the last time. What is information and no number stays
 // out: with its labels as nodes it would leave a dead series for every owner,
 // which is what names are recycled to prevent.
-func sendFamily(client statsd.StatSender, f *dto.MetricFamily, last map[string]float64) {
+func sendFamily(client statsd.StatSender, f *dto.MetricFamily, last map[string]float64, value func(*dto.Gauge) float64) {
 	name, ours := strings.CutPrefix(f.GetName(), "prefixproxy_")
 	if !ours || strings.HasSuffix(name, "_info") {
 		return
@@ -74,7 +87,7 @@ func sendFamily(client statsd.StatSender, f *dto.MetricFamily, last map[string]f
 			}
 			last[path] = total
 		case m.Gauge != nil:
-			client.Gauge(path, int64(m.Gauge.GetValue()), 1)
+			client.Gauge(path, int64(value(m.Gauge)), 1)
 		}
 	}
 }

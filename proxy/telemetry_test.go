@@ -99,3 +99,32 @@ func telemetryLines(t *testing.T, p *Proxy) []string {
 	}
 	return strings.Split(strings.TrimSuffix(string(b.buf), "\n"), "\n")
 }
+
+// At the end every gauge says 0, since a statsd would repeat it for ever; but not when a
+// reload only begins to send anew.
+func TestLastTelemetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Telemetry: registry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		held := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_held"})
+		held.Set(1)
+		registry.MustRegister(held)
+		ctx, cancel := context.WithCancel(t.Context())
+		sending := telemetry{sent: map[string]float64{}}
+		sending.begin(ctx, p)
+		sending.end() // as a reload does
+		if b, _ := p.statsd.tryTake(); b != nil {
+			t.Errorf("the end before a reload sent %q", b.buf)
+		}
+		sending.begin(ctx, p)
+		cancel()
+		sending.end()
+		b, _ := p.statsd.tryTake()
+		if b == nil || string(b.buf) != "Denali.prefixproxy.claim_held:0|g\n" {
+			t.Errorf("the end sent %v, want claim_held:0", b)
+		}
+	})
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -55,8 +56,22 @@ func loadConfig(file string, defaults config) (config, error) {
 	if err != nil {
 		return config{}, unreadable{hinted{err, "every key is explained in config.example.yaml"}}
 	}
-	return parseConfig(file, text, defaults, os.LookupEnv)
+	return parseConfig(file, text, defaults, lookupEnv)
 }
+
+// lookupEnv is os.LookupEnv, but for where systemd keeps the credentials of the
+// service: a person who may read them there can ask with the service's own file.
+func lookupEnv(name string) (value string, ok bool) {
+	if value, ok = os.LookupEnv(name); !ok && name == credentialsVariable {
+		return serviceCredentials, true
+	}
+	return value, ok
+}
+
+const (
+	credentialsVariable = "CREDENTIALS_DIRECTORY"
+	serviceCredentials  = "/run/credentials/prefixproxy.service" // while the service runs; root's and the service's
+)
 
 // readConfig reads a file, or what of it is too much for a configuration.
 func readConfig(file string) ([]byte, error) {
@@ -92,7 +107,8 @@ func (c *config) share() {
 
 // Problems returns what is wrong with the configuration, all of it.
 func (c config) Problems() conf.Problems {
-	return slices.Concat(c.Membership.Problems(), c.Etcd.Problems(), c.Proxy.Problems(), c.Graphite.Problems(), c.Admin.Problems(), c.sharedSockets())
+	ps, _ := errors.AsType[conf.Problems](c.Membership.Validate())
+	return slices.Concat(ps, c.Etcd.Problems(), c.Proxy.Problems(), c.Graphite.Problems(), c.Admin.Problems(), c.sharedSockets())
 }
 
 // sharedSockets tells of a page that would take the socket of a listener.

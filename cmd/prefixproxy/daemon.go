@@ -30,7 +30,8 @@ type daemon struct {
 	proxy    *proxy.Proxy
 	admin    *admin.Server // until another one comes by way of pages
 	pages    chan *admin.Server
-	source   admin.Source         // of what the page shows
+	source   admin.Source // of what the page shows
+	reloads  reloads
 	registry *prometheus.Registry // of our own metrics
 	pool     *fleet.Pool          // as the page shows it
 	events   *events.Sender       // notes in Graphite
@@ -38,29 +39,30 @@ type daemon struct {
 }
 
 // newDaemon makes the parts of a daemon, which takes the sockets that were passed
-// to us. Its only I/O is to read the files that steer the etcd client. The caller
+// to us, and whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the etcd client. The caller
 // closes it.
-func newDaemon(cfg config, state *membership.State, ui *ui, sockets []*os.File) (*daemon, error) {
+func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (*daemon, error) {
 	client, err := cfg.Etcd.client()
 	if err != nil {
 		return nil, err
 	}
 	d := &daemon{log: ui.log, client: client, pages: make(chan *admin.Server), tell: notifier{ui.log}}
-	if err := d.assemble(cfg, state, ui, sockets); err != nil {
+	d.reloads.add(true, time.Now())
+	if err := d.assemble(cfg, state, ui, sockets, queueDirs); err != nil {
 		d.close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets []*os.File) (err error) {
+func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (err error) {
 	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
 		return err
 	}
 	d.registry = prometheus.NewRegistry()
 	options := proxy.Options{
-		Stdout: ui.out, Log: d.log, Telemetry: d.registry, Sockets: sockets,
-		StateDir: state.Dir(), QueueDirs: queueDirs(state.Dir()),
+		Stdout: ui.out, Log: d.log, Owner: d.holder.Owner(), Telemetry: d.registry, Sockets: sockets,
+		StateDir: state.Dir(), QueueDirs: queueDirs,
 	}
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return err
@@ -69,7 +71,7 @@ func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets [
 		return membership.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
-	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()))
+	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()), &d.reloads)
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.source = admin.Source{
@@ -107,13 +109,19 @@ func bindHint(err error) error {
 // run works until ctx ends, and then ends in this order: the data path drains,
 // the name is released, the page goes.
 func (d *daemon) run(ctx context.Context) error {
-	d.tell.ready("listening")
+	d.tell.ready()
 	defer context.AfterFunc(ctx, d.tell.stopping)()
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
 	noting, stopNoting := context.WithCancel(last)
 	serving, stopServing := context.WithCancel(last)
+	var atStop proxy.Status
+	g.Go(func() error {
+		<-failed.Done()
+		atStop = d.proxy.Status()
+		return nil
+	})
 	g.Go(func() error {
 		defer release()
 		return d.proxy.Run(failed)
@@ -128,7 +136,13 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	g.Go(func() error { d.events.Run(noting); return nil })
 	g.Go(func() error { return d.servePages(serving) })
-	return g.Wait()
+	g.Go(func() error {
+		d.attend(serving)
+		return nil
+	})
+	err := g.Wait()
+	sayEnd(d.log, atStop, d.proxy.Status())
+	return err
 }
 
 // servePages serves the page until ctx ends: when a reload has moved it, elsewhere.
@@ -186,8 +200,8 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan
 }
 
 // openState opens the state directory of the daemon.
-func openState(cfg config) (*membership.State, error) {
-	state, err := membership.OpenState(cfg.Membership.StateDir)
+func openState(cfg config) (*membership.StateDir, error) {
+	state, err := membership.OpenStateDir(cfg.Membership.StateDir)
 	switch {
 	case errors.Is(err, membership.ErrLocked):
 		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}
@@ -202,8 +216,8 @@ func openState(cfg config) (*membership.State, error) {
 // the memory that every Linux shares; or else the disk.
 func queueDirs(stateDir string) []string {
 	var dirs []string
-	if runtime := strings.Split(os.Getenv("RUNTIME_DIRECTORY"), ":"); len(runtime) > 1 {
-		dirs = append(dirs, runtime[1])
+	if own, ok := ownRuntimeDir(); ok {
+		dirs = append(dirs, own)
 	}
 	return append(dirs, "/dev/shm", stateDir)
 }

@@ -52,7 +52,8 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	defer etcd.Close()
 	cfg.Etcd = etcdConfig{Endpoints: []string{etcd.Endpoint()}}
 
-	d, err := newDaemon(cfg, state, ui, nil)
+	// The queue lies with the rest: where dev is killed, nothing else is left of it.
+	d, err := newDaemon(cfg, state, ui, nil, []string{state.Dir()})
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file st
 	if claim == nil {
 		return
 	}
-	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name, endpoint, filepath.Dir(file))
+	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name(), endpoint, filepath.Dir(file))
 	status := d.proxy.Status()
 	if to, ok := tryStatsD(status); ok {
 		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w0 %s\n", to)

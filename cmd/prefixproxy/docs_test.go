@@ -42,12 +42,12 @@ func metricNames(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := membership.OpenState(t.TempDir())
+	state, err := membership.OpenStateDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer state.Close()
-	d, err := newDaemon(cfg, state, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)}, nil)
+	d, err := newDaemon(cfg, state, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +85,31 @@ func TestDocumentsNameMetrics(t *testing.T) {
 	}
 }
 
+// Alerts and dashboards ask for metrics that are there.
+func TestDeployNamesMetrics(t *testing.T) {
+	names := append(metricNames(t), "prefixproxy_pool_names")
+	paths := map[string]bool{} // as StatsD has them
+	for _, name := range names {
+		paths[strings.TrimSuffix(strings.TrimPrefix(name, "prefixproxy_"), "_total")] = true
+	}
+	for _, file := range []string{"deploy/prometheus/alerts.yaml", "deploy/prometheus/alerts_test.yaml", "deploy/grafana/prometheus.json"} {
+		for _, name := range regexp.MustCompile(`\bprefixproxy_[a-z_]+`).FindAllString(document(t, file), -1) {
+			if !slices.Contains(names, name) {
+				t.Errorf("%s asks for %s, which is no metric", file, name)
+			}
+		}
+	}
+	found := regexp.MustCompile(`\.prefixproxy\.([a-z_]+)`).FindAllStringSubmatch(document(t, "deploy/grafana/graphite.json"), -1)
+	for _, m := range found {
+		if !paths[m[1]] {
+			t.Errorf("deploy/grafana/graphite.json asks for %s, which is not sent", m[0])
+		}
+	}
+	if len(found) < 10 {
+		t.Errorf("found only %d paths", len(found))
+	}
+}
+
 func TestDocumentsNameReasons(t *testing.T) {
 	lines := document(t, "docs/LINES.md")
 	for r := range line.NumResults {
@@ -110,11 +135,11 @@ func TestReadmeCommands(t *testing.T) {
 	commands := map[string]*kong.Node{}
 	for _, c := range parser.Model.Children {
 		commands[c.Name] = c
-		if !strings.Contains(readme, "prefixproxy "+c.Name) && c.Name != "version" {
+		if !strings.Contains(readme, "prefixproxy "+c.Name) && c.Name != "version" && !c.Hidden {
 			t.Errorf("the README does not show %s", c.Name)
 		}
 	}
-	for _, m := range regexp.MustCompile(`(?m)(?:^    |\$ |\| |\x60)prefixproxy ([a-z]+)((?: +--[a-z-]+(?: [^ \n-][^ \n]*)?)*)`).FindAllStringSubmatch(readme, -1) {
+	for _, m := range regexp.MustCompile(`(?m)(?:^|^    |\$ |\| |\x60)prefixproxy ([a-z]+)((?: +--[a-z-]+(?: [^ \n-][^ \n]*)?)*)`).FindAllStringSubmatch(readme, -1) {
 		c, ok := commands[m[1]]
 		if !ok {
 			t.Errorf("the README calls %q: no such command", m[0])
@@ -146,15 +171,11 @@ func TestReadmeConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	pieces := 0
-	for _, block := range regexp.MustCompile(`(?m)(?:^(?:    | {10}).*\n)+`).FindAllString(document(t, "README.md"), -1) {
-		first := strings.TrimSpace(strings.SplitN(block, "\n", 2)[0])
-		indent := block[:len(block)-len(strings.TrimLeft(block, " "))]
-		text := strings.ReplaceAll("\n"+block, "\n"+indent, "\n")
-		if !regexp.MustCompile(`^(#.*|(membership|etcd|rewrite|listen|forward|admin|graphite|telemetry):.*)$`).MatchString(first) {
-			continue
-		}
+	for _, block := range regexp.MustCompile("(?m)^```yaml\n((?s:.*?))```$").FindAllStringSubmatch(document(t, "README.md"), -1) {
 		pieces++
-		if _, err := parseConfig("README.md", []byte(text), defaults, os.LookupEnv); err != nil {
+		lookupEnv := func(string) (string, bool) { return t.TempDir(), true }
+		text := regexp.MustCompile(`(?m)^  (username|password_file): .*\n`).ReplaceAllString(block[1], "") // of a file that is not here
+		if _, err := parseConfig("README.md", []byte(text), defaults, lookupEnv); err != nil {
 			t.Errorf("%s\n%v", text, err)
 		}
 	}

@@ -59,11 +59,24 @@ func (c etcdConfig) Problems() conf.Problems {
 	if _, err := c.password(); err != nil {
 		if path, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(c.PasswordFile) {
 			err = path.Err // it may be the password itself that stands there
+		} else if ok {
+			err = fmt.Errorf("%w, of %s", path.Err, path.Path) // "…-password: x" would be masked
 		}
-		ps.Addf(passwordPath, "a file that holds the password alone, and that only this user may read (chmod 600)", "%v", err)
+		ps.Addf(passwordPath, c.passwordHint(err), "%v", err)
 	}
 	c.TLS.check(&ps)
 	return ps
+}
+
+// passwordHint is how to mend a password file that cannot be read.
+func (c etcdConfig) passwordHint(err error) string {
+	switch {
+	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && errors.Is(err, fs.ErrNotExist):
+		return "systemd puts it there while the service runs: LoadCredential= in the unit, and systemctl start prefixproxy"
+	case errors.Is(err, fs.ErrPermission):
+		return "ask as root or as the service's user: sudo " + strings.Join(os.Args, " ")
+	}
+	return "a file that holds the password alone, and that only this user may read (chmod 600)"
 }
 
 func (c etcdConfig) checkEndpoints(ps *conf.Problems) {

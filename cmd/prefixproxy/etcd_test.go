@@ -51,7 +51,7 @@ func TestEtcdProblems(t *testing.T) {
 		{"mixed", etcdConfig{Endpoints: []string{"http://a:1", "https://b:1"}}, "etcd.endpoints[1]: http:// and https:// endpoints are mixed"},
 		{"user without a file", etcdConfig{Endpoints: one, Username: "u"}, `etcd.password_file: username "u" has no password_file`},
 		{"file without a user", etcdConfig{Endpoints: one, PasswordFile: secret}, "etcd.username: password_file is given"},
-		{"no such file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: "/no/such"}, "etcd.password_file: open /no/such"},
+		{"no such file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: "/no/such"}, "etcd.password_file: no such file or directory, of /no/such"},
 		{"empty file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: empty}, "etcd.password_file: " + empty + " is empty"},
 		{"open file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: open}, "etcd.password_file: others may read " + open + " (mode 0644)"},
 		{"tls over http", etcdConfig{Endpoints: one, TLS: tlsConfig{CA: "/no/such"}}, "etcd.endpoints[0]: etcd.tls is given"},

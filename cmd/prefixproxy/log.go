@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"sync"
+	"syscall"
 )
 
 // logFlags are the flags of every command that say how to log.
@@ -21,9 +26,110 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) (*slog.Logger, error) {
 			return nil, usageError{hinted{fmt.Errorf("--log-level: %w", err), "debug, info, warn or error"}}
 		}
 	}
-	options := &slog.HandlerOptions{Level: level}
-	if f.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options)), nil
+	journal, ok := w.(*journal)
+	if !ok {
+		return slog.New(f.handler(w, &slog.HandlerOptions{Level: level})), nil
 	}
-	return slog.New(slog.NewTextHandler(w, options)), nil
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTimeAndLevel}
+	return slog.New(journalHandler{f.handler(journal, options), journal}), nil
+}
+
+func (f logFlags) handler(w io.Writer, options *slog.HandlerOptions) slog.Handler {
+	if f.LogFormat == "json" {
+		return slog.NewJSONHandler(w, options)
+	}
+	return slog.NewTextHandler(w, options)
+}
+
+// withoutTimeAndLevel leaves away what the journal has in fields of its own.
+func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// A journal is a stderr that systemd's journal reads: each line begins with its
+// priority, as sd-daemon(3) has it.
+type journal struct {
+	io.Writer
+
+	mu       sync.Mutex // held while priority is that of one record
+	priority priority
+}
+
+// A priority is one of syslog(3).
+type priority int
+
+const (
+	priorityError   priority = 3
+	priorityWarning priority = 4
+	priorityInfo    priority = 6
+	priorityDebug   priority = 7
+)
+
+// toJournal returns a journal that writes to w, if that is what the journal reads.
+func toJournal(w io.Writer, stream string) (*journal, bool) {
+	file, ok := w.(*os.File)
+	if !ok || stream == "" {
+		return nil, false
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stream != fmt.Sprintf("%d:%d", stat.Dev, stat.Ino) {
+		return nil, false
+	}
+	return &journal{Writer: w, priority: priorityWarning}, true
+}
+
+// Write puts the priority before each line of p, which holds whole ones.
+func (j *journal) Write(p []byte) (int, error) {
+	var out []byte
+	for ln := range bytes.Lines(p) {
+		out = append(fmt.Appendf(out, "<%d>", j.priority), ln...)
+	}
+	if _, err := j.Writer.Write(out); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// at calls write, whose lines have a priority of their own.
+func (j *journal) at(p priority, write func() error) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	usual := j.priority
+	j.priority = p
+	defer func() { j.priority = usual }()
+	return write()
+}
+
+// A journalHandler writes records to a journal, each with the priority of its level.
+type journalHandler struct {
+	slog.Handler
+	journal *journal
+}
+
+func (h journalHandler) Handle(ctx context.Context, r slog.Record) error {
+	p := priorityDebug
+	switch {
+	case r.Level >= slog.LevelError:
+		p = priorityError
+	case r.Level >= slog.LevelWarn:
+		p = priorityWarning
+	case r.Level >= slog.LevelInfo:
+		p = priorityInfo
+	}
+	return h.journal.at(p, func() error { return h.Handler.Handle(ctx, r) })
+}
+
+func (h journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return journalHandler{h.Handler.WithAttrs(attrs), h.journal}
+}
+
+func (h journalHandler) WithGroup(name string) slog.Handler {
+	return journalHandler{h.Handler.WithGroup(name), h.journal}
 }

@@ -18,16 +18,18 @@ import (
 
 // commandLine is what kong parses: the commands, in the order of the help.
 type commandLine struct {
-	Dev     devCmd     `cmd:"" help:"Try it: an etcd of its own, and every forwarded line on stdout."`
-	Run     runCmd     `cmd:"" help:"Run the daemon."`
-	Check   checkCmd   `cmd:"" help:"Check a configuration file and print what is in effect."`
-	Rewrite rewriteCmd `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
-	Members membersCmd `cmd:"" help:"List the names that are held, and by whom."`
-	Who     whoCmd     `cmd:"" help:"Tell who holds a name, and who held it when."`
-	History historyCmd `cmd:"" help:"Tell which names a host held, and when."`
-	Target  targetCmd  `cmd:"" help:"Print a Graphite target that follows a host through its names."`
-	Release releaseCmd `cmd:"" help:"Ask the holder of a name to let go of it."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Dev      devCmd      `cmd:"" help:"Try it: an etcd of its own, and every forwarded line on stdout."`
+	Run      runCmd      `cmd:"" help:"Run the daemon."`
+	Check    checkCmd    `cmd:"" help:"Check a configuration file and print what is in effect."`
+	Rewrite  rewriteCmd  `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
+	Members  membersCmd  `cmd:"" help:"List the names that are held, and by whom."`
+	Who      whoCmd      `cmd:"" help:"Tell who holds a name, and who held it when."`
+	History  historyCmd  `cmd:"" help:"Tell which names a host held, and when."`
+	Target   targetCmd   `cmd:"" help:"Print a Graphite target that follows a host through its names."`
+	Release  releaseCmd  `cmd:"" help:"Ask the holder of a name to let go of it."`
+	Reload   reloadCmd   `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
+	Generate generateCmd `cmd:"" hidden:"" help:"Write the manual page or the completions of a shell: for packages."`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	logFlags
 	ShowVersion bool `name:"version" help:"Print the version."`
@@ -54,8 +56,15 @@ func main() {
 
 // run executes the command that args give and returns the exit code.
 func run(args []string, in io.Reader, out, err io.Writer) int {
+	journal, ok := toJournal(err, os.Getenv("JOURNAL_STREAM"))
+	if ok {
+		err = journal
+	}
 	failure := execute(args, &ui{in: in, out: out, err: err})
-	if failure != nil {
+	switch {
+	case failure != nil && ok:
+		journal.at(priorityError, func() error { report(journal, failure); return nil })
+	case failure != nil:
 		report(err, failure)
 	}
 	return exitCode(failure)

@@ -170,12 +170,16 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *mem
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
 	hint := c.etcdctl() + " endpoint health"
-	if trouble, ok := errors.AsType[*membership.Trouble](err); ok {
+	trouble, known := errors.AsType[*membership.Trouble](err)
+	if known {
 		err, hint = trouble, cmp.Or(trouble.Hint, hint)
 	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	switch late := errors.Is(ctx.Err(), context.DeadlineExceeded); {
+	case late && known && trouble.Endpoint == endpoints:
+		err = fmt.Errorf("etcd at %s not reached within %v: %s: %w", endpoints, etcdPatience, trouble.What, trouble.Unwrap())
+	case late:
 		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
-	} else {
+	case !known || trouble.Endpoint == "":
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
 	return hinted{err, hint}

@@ -2,6 +2,11 @@ package main
 
 import (
 	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 )
@@ -10,8 +15,57 @@ import (
 // sd_notify(3).
 type notifier struct{ log *slog.Logger }
 
-// ready says that the listeners are up, whether etcd and Graphite are or not.
-func (n notifier) ready(status string) { n.send(sd.SdNotifyReady + "\nSTATUS=" + status) }
+// isAsked says whether systemd listens.
+func (n notifier) isAsked() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
+// ready says that the listeners are up, whether etcd and Graphite are or not; and
+// that a reload has ended.
+func (n notifier) ready() { n.send(sd.SdNotifyReady) }
+
+// status says how we are, in a line for people.
+func (n notifier) status(line string) { n.send("STATUS=" + line) }
+
+// alive feeds the watchdog.
+func (n notifier) alive() { n.send(sd.SdNotifyWatchdog) }
+
+// watchdog returns how often alive is to be called at least; 0: nobody waits for it.
+func (n notifier) watchdog() time.Duration {
+	limit, err := sd.SdWatchdogEnabled(false)
+	if err != nil {
+		n.log.Warn("watchdog not known", "err", err)
+	}
+	return limit / 3
+}
+
+// reloaded answers who waits for the end of a reload: "" is a good one.
+func (n notifier) reloaded(problem string) {
+	dir, ok := ownRuntimeDir()
+	if !ok {
+		return
+	}
+	conn, err := net.Dial("unixgram", filepath.Join(dir, reloadSocket))
+	if err != nil {
+		return // nobody waits
+	}
+	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write([]byte(problem)); err != nil {
+		n.log.Warn("result of the reload not told", "err", err)
+	}
+}
+
+// reloadSocket is where `prefixproxy reload` waits for an answer.
+const reloadSocket = "reload.sock"
+
+// ownRuntimeDir returns the second of the directories in memory that systemd gives
+// us. The first is for sockets, and gets mounted into containers.
+func ownRuntimeDir() (dir string, ok bool) {
+	dirs := strings.Split(os.Getenv("RUNTIME_DIRECTORY"), ":")
+	if len(dirs) < 2 {
+		return "", false
+	}
+	return dirs[1], true
+}
 
 // reloading says that a reload has begun. It ends with ready.
 func (n notifier) reloading() { n.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec()) }

@@ -42,7 +42,7 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
 	owner, err := membership.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
 	switch {
 	case errors.Is(err, membership.ErrNotHeld) && !slices.Contains(cfg.Membership.Names, c.Name):
-		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s, and nobody holds it", c.Name, c.Config)}
+		return notListed(c.Name, cfg, c.Config)
 	case errors.Is(err, membership.ErrNotHeld):
 		ui.notef("nobody holds %s", c.Name)
 		return nil

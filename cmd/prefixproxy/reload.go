@@ -1,13 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"iter"
 	"log/slog"
 	"reflect"
 	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 )
@@ -30,19 +33,21 @@ func newReloader(d *daemon, cfg config) *reloader {
 func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
 	r.daemon.tell.reloading()
 	changed, err := r.tryReload(ctx, load)
+	problem := ""
 	switch {
 	case err != nil:
-		var text bytes.Buffer
+		var text strings.Builder
 		report(&text, err)
-		r.log.Error("configuration not reloaded; the old one stays", "err", strings.TrimSpace(text.String()))
-		r.daemon.tell.ready("reload refused, the old configuration stays")
+		problem = strings.TrimSpace(text.String())
+		r.log.Error("configuration not reloaded; the old one stays", "err", problem)
 	case len(changed) == 0:
 		r.log.Info("configuration reloaded: nothing has changed")
-		r.daemon.tell.ready("listening")
 	default:
 		r.log.Info("configuration reloaded", "changed", strings.Join(changed, " "))
-		r.daemon.tell.ready("listening")
 	}
+	r.daemon.reloads.add(err == nil, time.Now())
+	r.daemon.tell.ready()
+	r.daemon.tell.reloaded(problem)
 }
 
 // tryReload returns the keys that have changed.
@@ -149,4 +154,52 @@ func values(path string, v reflect.Value) iter.Seq2[string, any] {
 			}
 		}
 	}
+}
+
+// reloads is what became of the last one, and when one succeeded last: the start is
+// one. It is a prometheus.Collector.
+type reloads struct {
+	mu      sync.Mutex
+	bad     bool
+	success time.Time
+}
+
+func (r *reloads) add(good bool, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bad = !good
+	if good {
+		r.success = at
+	}
+}
+
+func (r *reloads) good() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.bad
+}
+
+var (
+	descReload = prometheus.NewDesc("prefixproxy_reload_successful",
+		"1 if the configuration file, when it was read last, was taken; otherwise 0.", nil, nil)
+	descReloadAt = prometheus.NewDesc("prefixproxy_reload_success_timestamp_seconds",
+		"When a configuration was taken last, in Unix seconds.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (r *reloads) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descReload
+	ch <- descReloadAt
+}
+
+// Collect implements prometheus.Collector.
+func (r *reloads) Collect(ch chan<- prometheus.Metric) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	good := 1.0
+	if r.bad {
+		good = 0
+	}
+	ch <- prometheus.MustNewConstMetric(descReload, prometheus.GaugeValue, good)
+	ch <- prometheus.MustNewConstMetric(descReloadAt, prometheus.GaugeValue, float64(r.success.UnixMilli())/1000)
 }

@@ -33,7 +33,7 @@ func (c *rewriteCmd) Run(ui *ui) error {
 		return err
 	}
 	if !slices.Contains(cfg.Membership.Names, c.Name) {
-		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
+		return notListed(c.Name, cfg, c.Config)
 	}
 	now, err := parseNow(c.Now)
 	if err != nil {

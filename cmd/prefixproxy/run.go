@@ -28,13 +28,14 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
+	ui.log.Info("prefixproxy starts", "version", buildVersion(), "config", c.Config)
 	tune(cfg)
 	state, err := openState(cfg)
 	if err != nil {
 		return err
 	}
 	defer state.Close()
-	d, err := newDaemon(cfg, state, ui, sockets)
+	d, err := newDaemon(cfg, state, ui, sockets, queueDirs(state.Dir()))
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 	})
 	switch {
 	case !listed && len(past) == 0: // nor was it of a longer list, as far as is known
-		return usageError{fmt.Errorf("%s is not a name of the list membership.names in %s", c.Name, c.Config)}
+		return notListed(c.Name, cfg, c.Config)
 	case err != nil:
 		return err
 	case c.At != "":
@@ -125,6 +125,21 @@ func parseSpan(s string) (time.Duration, error) {
 	}
 	more, err := time.ParseDuration(rest)
 	return span + more, err
+}
+
+// notListed is the error of a name that the list in file lacks.
+func notListed(name string, cfg config, file string) error {
+	return usageError{hinted{
+		fmt.Errorf("%s is not a name of the list membership.names in %s", name, file),
+		"did you mean " + closestName(name, cfg.Membership.Names) + "?",
+	}}
+}
+
+// closestName returns the name of the list that name is most likely meant to be.
+func closestName(name string, names []string) string {
+	return slices.MinFunc(names, func(a, b string) int {
+		return distance(strings.ToLower(a), strings.ToLower(name)) - distance(strings.ToLower(b), strings.ToLower(name))
+	})
 }
 
 // lastTimeOfDay returns the last moment, at now or before, at which the clock

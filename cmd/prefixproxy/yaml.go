@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -37,8 +38,9 @@ type decoder struct {
 	lookupEnv func(name string) (value string, ok bool)
 	forms     map[string]form // by the path of the value
 
-	places   map[string]place // of each value in the file, by its path; of a section, its key's
-	unread   []string         // the paths of values that could not be read
+	sections map[string][]string // in which a key is known, by the key
+	places   map[string]place    // of each value in the file, by its path; of a section, its key's
+	unread   []string            // the paths of values that could not be read
 	problems []problem
 }
 
@@ -46,6 +48,12 @@ type decoder struct {
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places = map[string]place{}
+	d.sections = map[string][]string{}
+	for path := range values("", v) {
+		i := max(strings.LastIndexByte(path, '.'), 0)
+		key := strings.TrimPrefix(path[i:], ".")
+		d.sections[key] = append(d.sections[key], path[:i])
+	}
 	if len(text) > maxConfig {
 		d.failf(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", "the file has more than %v", conf.Bytes(maxConfig))
 		return
@@ -58,7 +66,8 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	bad, isSyntax := errors.AsType[*yaml.LoadError](err)
 	switch {
 	case isSyntax:
-		d.failf(syntaxPlace(text, bad.Mark), syntaxHint, "%s", bad.Message)
+		at := syntaxPlace(text, bad.Mark)
+		d.failf(at, hintForSyntax(splitLines(text)[at.line-1]), "%s", bad.Message)
 	case err != nil:
 		d.failf(place{}, "", "%v", err)
 	case more != place{}:
@@ -70,6 +79,14 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 
 // syntaxHint names the usual mistakes in values that are no simple words.
 const syntaxHint = `a value needs quotes if it has ": " or " #" in it, ends in ":", or begins with a bracket or brace`
+
+// hintForSyntax names the usual mistake in a line.
+func hintForSyntax(line string) string {
+	if indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]; strings.Contains(indent, "\t") {
+		return "YAML is indented by blanks: replace the tabs"
+	}
+	return syntaxHint
+}
 
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
@@ -112,7 +129,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		first, again := seen[key]
 		switch {
 		case !ok:
-			d.addf(join(path, key), at, unknownHint(key, keys(v)), "unknown key %q", key)
+			d.addf(join(path, key), at, d.unknownHint(key, keys(v)), "unknown key %q", key)
 			d.problems[len(d.problems)-1].secret = true
 		case again:
 			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
@@ -148,7 +165,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	switch {
 	case isText(v):
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
-			d.wrongf(path, n, "", "%v", err)
+			d.wrongf(path, n, schemeHint(path, text), "%v", err)
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
@@ -187,7 +204,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 	}
 	if isWord(n) {
 		if v.Kind() == reflect.String && !isText(v) {
-			d.wrongf(path, n, fmt.Sprintf("put it in quotes: %q", n.Value), "want a string, got %s", describe(n))
+			d.wrongf(path, n, quotesHint(path, n.Value), "want a string, got %s", describe(n))
 			return "", false, false
 		}
 		return n.Value, true, true
@@ -232,6 +249,9 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 		if !set {
 			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 			ok = false
+		}
+		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {
+			return "[" + value + "]" // the address of a host, in an address
 		}
 		return value
 	})
@@ -359,10 +379,13 @@ func describe(n *yaml.Node) string {
 	return strconv.Quote(n.Value)
 }
 
-// unknownHint tells a key that is known instead of key.
-func unknownHint(key string, known []string) string {
+// unknownHint tells a key that is known instead of key, here or in another section.
+func (d *decoder) unknownHint(key string, known []string) string {
 	if key == "<<" {
 		return "merge keys are not supported; write the keys themselves"
+	}
+	if elsewhere := d.sections[key]; len(elsewhere) > 0 {
+		return fmt.Sprintf("%s goes below %s", key, strings.Join(elsewhere, ": or ")+":")
 	}
 	closest := slices.MinFunc(known, func(a, b string) int { return distance(a, key) - distance(b, key) })
 	if distance(closest, key) <= max(1, len(closest)/3) {
@@ -391,6 +414,28 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// schemeHint shows how to write an address that lacks a scheme; "" for what is none.
+func schemeHint(path, text string) string {
+	_, _, hasScheme := strings.Cut(text, "://")
+	switch {
+	case hasScheme || text == "":
+		return ""
+	case strings.Contains(path, ".carbon") && (strings.HasPrefix(path, "listen.") || strings.HasPrefix(path, carbonPath)):
+		return "tcp://" + text
+	case strings.HasPrefix(path, "listen.statsd") || strings.HasPrefix(path, "forward.statsd.to"):
+		return "udp://" + text
+	}
+	return ""
+}
+
+// quotesHint shows how to write a number or a truth where a string is wanted.
+func quotesHint(path, text string) string {
+	if path == "admin.listen" {
+		return "localhost:" + text
+	}
+	return fmt.Sprintf("put it in quotes: %q", text)
 }
 
 // listHint shows how to write the single value n as a list.

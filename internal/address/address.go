@@ -75,7 +75,7 @@ func Parse(s string) (Address, error) {
 	}
 	network, rest, ok := strings.Cut(s, "://")
 	if !ok {
-		return Address{}, fmt.Errorf("%q is no address (write it like udp://localhost:8125)", s)
+		return Address{}, fmt.Errorf("%q is no address (write it like udp://localhost:8125 or tcp://localhost:2003)", s)
 	}
 	switch network {
 	case "udp", "tcp":

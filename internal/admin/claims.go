@@ -44,7 +44,7 @@ func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
 	counter := func(desc *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(v), labels...)
 	}
-	if status := claimStatus(c.names); status.State == membership.Holding {
+	if status := claimStatus(c.names); status.State == membership.Held {
 		gauge(claimHeld, 1)
 		gauge(claimInfo, 1, status.Pool, *status.Name, status.Owner)
 		gauge(claimHorizon, status.HorizonSeconds)

@@ -18,7 +18,7 @@ type Rates struct {
 	mu      sync.Mutex
 	samples [hourSamples + 1]sample // a ring
 	taken   int                     // samples, so far
-	state   membership.Phase
+	state   membership.State
 	since   time.Time // the state is so, within the patience of a sample
 }
 
@@ -141,7 +141,7 @@ func (r *Rates) of(protocol string, b proxy.Books, now time.Time) (rate Rate) {
 }
 
 // stateSince returns since when the state is what it is; zero: not known.
-func (r *Rates) stateSince(state membership.Phase) time.Time {
+func (r *Rates) stateSince(state membership.State) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if state != r.state {

@@ -26,7 +26,7 @@ type Names interface {
 	Pool() string
 	Owner() string
 	Current() (*membership.Claim, bool)
-	Phase() membership.Phase
+	State() membership.State
 	Stats() membership.Stats
 	Changed() <-chan struct{}
 	Outage() (membership.Outage, bool)
@@ -57,7 +57,7 @@ type ClaimStatus struct {
 	Pool           string           `json:"pool"`
 	Owner          string           `json:"owner"`
 	Name           *string          `json:"name"` // nil: there is no claim
-	State          membership.Phase `json:"state"`
+	State          membership.State `json:"state"`
 	HorizonSeconds float64          `json:"horizon_seconds"` // until the claim may be used; 0 without one, or past it
 }
 
@@ -69,18 +69,18 @@ func (src Source) status() Status {
 // claimStatus returns one moment's claim: the name, the state and the horizon
 // never contradict each other.
 func claimStatus(names Names) ClaimStatus {
-	s := ClaimStatus{Pool: names.Pool(), Owner: names.Owner(), State: names.Phase()}
+	s := ClaimStatus{Pool: names.Pool(), Owner: names.Owner(), State: names.State()}
 	claim, usable := names.Current()
 	switch {
 	case usable:
-		s.State = membership.Holding
+		s.State = membership.Held
 	case claim != nil:
 		s.State = membership.Suspended
-	case s.State == membership.Holding || s.State == membership.Suspended: // lost since
+	case s.State == membership.Held || s.State == membership.Suspended: // lost since
 		s.State = membership.Claiming
 	}
 	if claim != nil {
-		s.Name = &claim.Name
+		s.Name = new(claim.Name())
 		s.HorizonSeconds = max(0, claim.Left().Seconds())
 	}
 	return s

@@ -41,10 +41,10 @@ type bookRow struct {
 	Drop   bool     // it counts drops of one reason
 }
 
-var meanings = map[membership.Phase]string{
+var meanings = map[membership.State]string{
 	membership.Claiming:  "asking etcd for a name",
 	membership.Waiting:   "every name is taken; this host takes the next that is freed",
-	membership.Holding:   "this host writes under the name",
+	membership.Held:      "this host writes under the name",
 	membership.Suspended: "etcd has not confirmed the name in time; nothing is sent or named under it",
 	membership.Released:  "stopping",
 }

@@ -62,7 +62,7 @@ func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
 		w.Type = out.Hint
 	}
 	switch s.State {
-	case membership.Holding:
+	case membership.Held:
 		if !failing {
 			return nil
 		}

@@ -150,10 +150,10 @@ func (w *watch) look(now time.Time) (notes []note) {
 		return nil
 	}
 	if w.claim != nil {
-		notes = append(notes, w.note(now, fmt.Sprintf("%s is %s no more: %s", w.claim.Name, w.names.Owner(), w.why()), w.claim.Name))
+		notes = append(notes, w.note(now, fmt.Sprintf("%s is %s no more: %s", w.claim.Name(), w.names.Owner(), w.why()), w.claim.Name()))
 	}
 	if w.claim = claim; claim != nil {
-		notes = append(notes, w.note(now, fmt.Sprintf("%s is %s", claim.Name, w.names.Owner()), claim.Name))
+		notes = append(notes, w.note(now, fmt.Sprintf("%s is %s", claim.Name(), w.names.Owner()), claim.Name()))
 	}
 	return notes
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -50,7 +51,7 @@ func (f *fakeNames) set(name string, loss membership.Loss) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.claim = nil; name != "" {
-		f.claim = membership.NewClaim(name, time.Hour)
+		f.claim = claimtest.Make(claimtest.Claim{Name: name, Valid: time.Hour}).(*membership.Claim)
 	}
 	if loss != "" {
 		f.losses[loss]++

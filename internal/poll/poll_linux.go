@@ -18,6 +18,7 @@ type Poller struct {
 	epfd int
 	file *os.File // epfd, as the runtime polls it
 
+	probe   *Socket // can always be read; of Probe, which one goroutine calls
 	mu      sync.Mutex
 	sockets map[int32]*Socket // by file descriptor
 }
@@ -64,6 +65,30 @@ func (p *Poller) Look() bool {
 		}
 	}
 	return true
+}
+
+// Probe returns nil when Run has woken one who waits for what can be read at once;
+// ctx's error when that has not come before it ends.
+func (p *Poller) Probe(ctx context.Context) error {
+	probe, err := p.readable()
+	if err != nil {
+		return err
+	}
+	return probe.Wait(ctx, 0)
+}
+
+// readable returns a socket that can always be read.
+func (p *Poller) readable() (*Socket, error) {
+	if p.probe == nil {
+		fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return nil, fmt.Errorf("eventfd: %w", err)
+		}
+		if p.probe, err = p.Own(fd); err != nil {
+			return nil, err
+		}
+	}
+	return p.probe, nil
 }
 
 func (p *Poller) Close() { p.file.Close() }

@@ -62,10 +62,15 @@ func (f *faraway) ip(args ...string) {
 
 // inside does something in the namespace: what it listens on is there.
 func (f *faraway) inside(do func() error) error {
+	return insideNetwork(filepath.Join("/run/netns", f.name), do)
+}
+
+// insideNetwork does something in a network namespace.
+func insideNetwork(path string, do func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		namespace, err := os.Open(filepath.Join("/run/netns", f.name))
+		namespace, err := os.Open(path)
 		if err == nil {
 			defer namespace.Close()
 			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type reloadCmd struct {
+	PID int `arg:"" help:"The daemon's process: $MAINPID."`
+}
+
+// reloadPatience is how long a daemon has to answer.
+const reloadPatience = 30 * time.Second
+
+// Run sends SIGHUP to a daemon of our own unit and waits for what becomes of it.
+func (c *reloadCmd) Run(ui *ui) error {
+	dir, ok := ownRuntimeDir()
+	if !ok {
+		return hinted{errors.New("reload is for the unit: RUNTIME_DIRECTORY does not name two directories"), fmt.Sprintf("systemctl reload prefixproxy, or kill -HUP %d", c.PID)}
+	}
+	path := filepath.Join(dir, reloadSocket)
+	os.Remove(path) // of one that was killed
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+	if err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	defer conn.Close()
+	if err := syscall.Kill(c.PID, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("signal process %d: %w", c.PID, err)
+	}
+	conn.SetReadDeadline(time.Now().Add(reloadPatience))
+	answer := make([]byte, 64<<10)
+	n, err := conn.Read(answer)
+	if err != nil {
+		return fmt.Errorf("process %d has not said what became of the reload: %w", c.PID, err)
+	}
+	if problem := string(answer[:n]); problem != "" {
+		return refusedReload(problem)
+	}
+	return nil
+}
+
+// A refusedReload is what the daemon reported, in the form that people get it.
+type refusedReload string
+
+func (r refusedReload) Error() string {
+	return "configuration not reloaded; the old one stays:\n" + strings.TrimPrefix(string(r), "prefixproxy: error: ")
+}

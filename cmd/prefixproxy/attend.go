@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// attendEvery is how soon systemd hears of an upstream that went up or down.
+const attendEvery = 5 * time.Second
+
+// attend tells systemd how we are, whenever that changes, and feeds its watchdog as
+// long as our loops answer; until ctx ends.
+func (d *daemon) attend(ctx context.Context) {
+	if !d.tell.isAsked() {
+		return
+	}
+	every := attendEvery
+	if limit := d.tell.watchdog(); limit > 0 {
+		every = min(every, limit)
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	said := ""
+	for {
+		changed := d.holder.Changed()
+		if line := d.statusLine(); line != said {
+			said = line
+			d.tell.status(line)
+		}
+		if d.isAlive(ctx, every) {
+			d.tell.alive()
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// isAlive says whether the loops answer within limit.
+func (d *daemon) isAlive(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return d.proxy.Alive(ctx) == nil
+}
+
+// statusLine is what systemctl status shows: the name, the state, the upstreams.
+func (d *daemon) statusLine() string {
+	claim, ok := d.holder.Current()
+	line := "no name: " + d.holder.State().String()
+	switch {
+	case ok:
+		line = claim.Name() + " held"
+	case claim != nil:
+		line = claim.Name() + " " + membership.Suspended.String()
+	}
+	for _, u := range d.proxy.Status().Upstreams {
+		state := "down"
+		switch {
+		case u.Up:
+			state = "up"
+		case u.Reason == "":
+			state = "not in use"
+		}
+		line += fmt.Sprintf("; %s %s %s", u.Protocol, u.Address, state)
+	}
+	if !d.reloads.good() {
+		line += "; the last reload was refused"
+	}
+	return strings.ReplaceAll(line, "\n", " ")
+}
+
+// sayEnd logs what became of the lines between two moments: when we were told to
+// stop, and the end.
+func sayEnd(log *slog.Logger, before, after proxy.Status) {
+	a, b := totals(before), totals(after)
+	dropped := b.dropped - a.dropped
+	level := slog.LevelInfo
+	if dropped > 0 {
+		level = slog.LevelWarn
+	}
+	log.Log(context.Background(), level, "stopped",
+		"drained", b.forwarded-a.forwarded, "spooled", b.spooled, "in_memory", b.queued, "dropped", dropped)
+}
+
+// total is the sum over StatsD and all destinations of Carbon.
+type total struct{ forwarded, spooled, queued, dropped uint64 }
+
+func totals(s proxy.Status) (sum total) {
+	all := []proxy.Books{s.Lines["statsd"]}
+	for _, d := range s.Destinations {
+		all = append(all, d.Lines)
+	}
+	for _, b := range all {
+		sum.forwarded += b.Forwarded
+		sum.spooled += b.Spooled
+		sum.queued += b.Queued
+		for _, n := range b.Dropped {
+			sum.dropped += n
+		}
+	}
+	return sum
+}

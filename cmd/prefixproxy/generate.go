@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// generateCmd writes what a package installs beside the program.
+type generateCmd struct {
+	Kind string `arg:"" enum:"man,bash,zsh,fish" help:"man, or a shell: its completions."`
+}
+
+// Run writes it to stdout.
+func (c *generateCmd) Run(ui *ui, app *kong.Kong) error {
+	write := map[string]func(io.Writer, *kong.Application){"man": writeMan, "bash": writeBash, "zsh": writeZsh, "fish": writeFish}
+	write[c.Kind](ui.out, app.Model)
+	return nil
+}
+
+// commandsOf returns the commands that the help shows.
+func commandsOf(app *kong.Application) []*kong.Node {
+	return slices.DeleteFunc(slices.Clone(app.Children), func(n *kong.Node) bool { return n.Hidden })
+}
+
+// flagsOf returns the flags of a command, its own before those that all have.
+func flagsOf(n *kong.Node) []*kong.Flag {
+	var flags []*kong.Flag
+	for _, group := range n.AllFlags(true) {
+		flags = append(group, flags...)
+	}
+	return slices.DeleteFunc(flags, func(f *kong.Flag) bool { return f.Name == "version" })
+}
+
+// placeholderOf is what stands for the value of a flag; "" for one that takes none.
+func placeholderOf(f *kong.Flag) string {
+	if f.IsBool() {
+		return ""
+	}
+	return f.FormatPlaceHolder()
+}
+
+// writeMan writes prefixproxy(1).
+func writeMan(w io.Writer, app *kong.Application) {
+	fmt.Fprintf(w, ".TH PREFIXPROXY 1 \"\" \"prefixproxy %s\" \"User Commands\"\n", buildVersion())
+	fmt.Fprint(w, ".SH NAME\nprefixproxy \\- short, recycled host names for StatsD and Graphite\n.SH SYNOPSIS\n")
+	for _, c := range commandsOf(app) {
+		fmt.Fprintf(w, ".B prefixproxy %s\n", c.Name)
+		for _, f := range c.Flags {
+			fmt.Fprintf(w, "[%s]\n", roff(strings.TrimSpace("--"+f.Name+" "+placeholderOf(f))))
+		}
+		for _, p := range c.Positional {
+			fmt.Fprintf(w, ".I %s\n", strings.ToUpper(p.Name))
+		}
+		fmt.Fprint(w, ".br\n")
+	}
+	about, examples, _ := strings.Cut(description, "\n\n")
+	fmt.Fprintf(w, ".SH DESCRIPTION\n%s\n.PP\n.nf\n%s\n.fi\n.SH COMMANDS\n", roff(about), roff(examples))
+	for _, c := range commandsOf(app) {
+		fmt.Fprintf(w, ".SS %s\n%s\n", c.Name, roff(c.Help))
+		for paragraph := range strings.SplitSeq(c.Detail, "\n\n") {
+			fmt.Fprintf(w, ".PP\n%s\n", roff(strings.TrimSpace(paragraph)))
+		}
+		for _, f := range c.Flags {
+			fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(strings.TrimSpace("--"+f.Name+" "+placeholderOf(f))), roff(f.Help))
+		}
+	}
+	fmt.Fprint(w, ".SH OPTIONS OF ALL COMMANDS\n")
+	for _, f := range app.Flags {
+		fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(strings.TrimSpace("--"+f.Name+" "+placeholderOf(f))), roff(f.Help))
+	}
+	fmt.Fprint(w, roff(`.SH EXIT STATUS
+0: done. 1: failed. 2: the command line is wrong. 78: the configuration is invalid, and nothing was started.
+.SH ENVIRONMENT
+PREFIXPROXY_CONFIG names the configuration file where --config is not given.
+.SH FILES
+/etc/prefixproxy/config.yaml: the configuration.
+.br
+/var/lib/prefixproxy: what survives a restart: the last name, our own tenures, and Carbon lines that wait.
+`))
+}
+
+// roff escapes text for troff, whose requests begin a line with a dot.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		isRequest := strings.HasPrefix(line, ".SH ") || line == ".br"
+		if !isRequest && (strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'")) {
+			lines[i] = `\&` + line
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// writeBash writes the completions for bash.
+func writeBash(w io.Writer, app *kong.Application) {
+	fmt.Fprint(w, "_prefixproxy() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags\n")
+	fmt.Fprint(w, "\tcase $before in\n\t--config) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n\t--data-dir) COMPREPLY=($(compgen -d -- \"$word\")); return ;;\n")
+	values := enums(app)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(w, "\t--%s) COMPREPLY=($(compgen -W %q -- \"$word\")); return ;;\n", name, strings.Join(values[name], " "))
+	}
+	fmt.Fprint(w, "\tesac\n\tcase ${COMP_WORDS[1]} in\n")
+	var names []string
+	for _, c := range commandsOf(app) {
+		names = append(names, c.Name)
+		var flags []string
+		for _, f := range flagsOf(c) {
+			flags = append(flags, "--"+f.Name)
+		}
+		fmt.Fprintf(w, "\t%s) flags=%q ;;\n", c.Name, strings.Join(flags, " "))
+	}
+	fmt.Fprintf(w, "\tesac\n\t((COMP_CWORD > 1)) || flags=%q\n\tCOMPREPLY=($(compgen -W \"$flags\" -- \"$word\"))\n}\ncomplete -F _prefixproxy prefixproxy\n", strings.Join(append(names, "--help", "--version"), " "))
+}
+
+// enums returns the values of the flags that take one of a few.
+func enums(app *kong.Application) map[string][]string {
+	values := map[string][]string{}
+	for _, c := range commandsOf(app) {
+		for _, f := range flagsOf(c) {
+			if f.Enum != "" {
+				values[f.Name] = f.EnumSlice()
+			}
+		}
+	}
+	return values
+}
+
+// writeZsh writes the completions for zsh.
+func writeZsh(w io.Writer, app *kong.Application) {
+	fmt.Fprint(w, "#compdef prefixproxy\n\n_prefixproxy() {\n\tlocal -a commands\n\tcommands=(\n")
+	for _, c := range commandsOf(app) {
+		fmt.Fprintf(w, "\t\t%s\n", singleQuoted(c.Name+":"+c.Help))
+	}
+	fmt.Fprint(w, "\t)\n\tif ((CURRENT == 2)); then\n\t\t_describe command commands\n\t\treturn\n\tfi\n\tcase $words[2] in\n")
+	for _, c := range commandsOf(app) {
+		fmt.Fprintf(w, "\t%s) _arguments", c.Name)
+		for _, f := range flagsOf(c) {
+			fmt.Fprintf(w, " \\\n\t\t%s", singleQuoted("--"+f.Name+zshValue(f)))
+		}
+		fmt.Fprint(w, " ;;\n")
+	}
+	fmt.Fprint(w, "\tesac\n}\n\n_prefixproxy \"$@\"\n")
+}
+
+func zshValue(f *kong.Flag) string {
+	about := "[" + strings.NewReplacer("[", "(", "]", ")", ":", ";").Replace(f.Help) + "]"
+	switch {
+	case f.IsBool():
+		return about
+	case f.Name == "config":
+		return about + ":file:_files"
+	case f.Name == "data-dir":
+		return about + ":directory:_directories"
+	case f.Enum != "":
+		return about + ":value:(" + strings.Join(f.EnumSlice(), " ") + ")"
+	}
+	return about + ":" + strings.ToLower(f.FormatPlaceHolder()) + ":"
+}
+
+// writeFish writes the completions for fish.
+func writeFish(w io.Writer, app *kong.Application) {
+	fmt.Fprintln(w, "complete -c prefixproxy -f")
+	for _, c := range commandsOf(app) {
+		fmt.Fprintf(w, "complete -c prefixproxy -n __fish_use_subcommand -a %s -d %s\n", c.Name, singleQuoted(c.Help))
+		for _, f := range flagsOf(c) {
+			value := " -x"
+			switch {
+			case f.IsBool():
+				value = ""
+			case f.Name == "config" || f.Name == "data-dir":
+				value = " -r -F"
+			case f.Enum != "":
+				value = " -x -a " + singleQuoted(strings.Join(f.EnumSlice(), " "))
+			}
+			fmt.Fprintf(w, "complete -c prefixproxy -n '__fish_seen_subcommand_from %s' -l %s%s -d %s\n", c.Name, f.Name, value, singleQuoted(f.Help))
+		}
+	}
+}
+
+func singleQuoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"encoding"
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+)
+
+// docs/config.schema.json is what the structs of the configuration say: for editors.
+func TestSchema(t *testing.T) {
+	g := schemaWriter{comments: fieldComments(t)}
+	schema := g.of("", reflect.ValueOf(defaultConfig()))
+	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+	schema["title"] = "Configuration of prefixproxy"
+	got, err := json.MarshalIndent(schema, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	file := filepath.Join(root, "docs", "config.schema.json")
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want, _ := os.ReadFile(file); string(want) != string(got) {
+		t.Errorf("%s is not what the structs say: go test ./cmd/prefixproxy -run TestSchema -update", file)
+	}
+}
+
+// A schemaWriter makes a JSON schema of a configuration.
+type schemaWriter struct{ comments map[string]string } // by type and field
+
+type schema = map[string]any
+
+// variable is a value that the environment gives.
+var variable = schema{"type": "string", "pattern": `\$\{[A-Za-z_][A-Za-z0-9_]*\}`}
+
+// of is the schema of the value at path, whose default v is.
+func (g schemaWriter) of(path string, v reflect.Value) schema {
+	switch path {
+	case namesPath:
+		return schema{"default": "mountains", "anyOf": []any{
+			schema{"const": "mountains"},
+			schema{"type": "array", "items": schema{"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}},
+			g.section(path, reflect.ValueOf(numbered{})),
+		}}
+	case carbonPath:
+		one := g.section(path, v.Index(0))
+		return schema{"anyOf": []any{one, schema{"type": "array", "items": one}}}
+	case "rewrite.unmatched":
+		return schema{"default": "forward", "enum": []string{"forward", "prefix", "drop"}}
+	case "membership.on_stop":
+		return schema{"default": "release", "enum": []string{"release", "keep"}}
+	}
+	switch x := v.Interface().(type) {
+	case conf.Bytes:
+		return schema{"default": x.String(), "anyOf": []any{schema{"type": "integer", "minimum": 0}, schema{"type": "string", "pattern": "^[0-9]+ ?([kMGT]?B|[KMGT]iB)?$"}, variable}}
+	case time.Duration:
+		return schema{"default": shortDuration(x), "anyOf": []any{schema{"const": 0}, schema{"type": "string", "pattern": `^([0-9.]+(ns|us|µs|ms|s|m|h))+$`}, variable}}
+	case encoding.TextMarshaler:
+		return schema{"type": "string"}
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		return g.section(path, v)
+	case reflect.Slice:
+		return schema{"type": "array", "items": g.of(path+"[]", reflect.New(v.Type().Elem()).Elem())}
+	case reflect.Bool:
+		return schema{"default": v.Bool(), "anyOf": []any{schema{"type": "boolean"}, variable}}
+	case reflect.Int:
+		return schema{"default": v.Int(), "anyOf": []any{schema{"type": "integer"}, variable}}
+	}
+	return schema{"type": "string", "default": v.String()}
+}
+
+// section is the schema of a struct.
+func (g schemaWriter) section(path string, v reflect.Value) schema {
+	properties := schema{}
+	g.add(properties, path, v)
+	return schema{"type": []string{"object", "null"}, "additionalProperties": false, "properties": properties}
+}
+
+func (g schemaWriter) add(properties schema, path string, v reflect.Value) {
+	for f, field := range v.Fields() {
+		switch key := f.Tag.Get("yaml"); key {
+		case "-":
+		case ",inline":
+			g.add(properties, path, field)
+		default:
+			s := g.of(join(path, key), field)
+			if text := g.comments[v.Type().String()+"."+f.Name]; text != "" {
+				s["description"] = text
+			}
+			properties[key] = s
+		}
+	}
+}
+
+// fieldComments returns the comments of all fields of the structs that steer something.
+func fieldComments(t *testing.T) map[string]string {
+	t.Helper()
+	comments := map[string]string{}
+	for _, dir := range []string{"cmd/prefixproxy", "membership", "proxy", "internal/admin", "internal/line", "internal/outlet"} {
+		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				spec, ok := n.(*ast.TypeSpec)
+				if !ok {
+					return true
+				}
+				if fields, ok := spec.Type.(*ast.StructType); ok {
+					for _, f := range fields.Fields.List {
+						for _, id := range f.Names {
+							comments[file.Name.Name+"."+spec.Name.Name+"."+id.Name] = strings.Join(strings.Fields(f.Doc.Text()+" "+f.Comment.Text()), " ")
+						}
+					}
+				}
+				return true
+			})
+		}
+	}
+	return comments
+}
