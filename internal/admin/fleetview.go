@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -64,6 +63,7 @@ const (
 	manyBytes    = 110_000 // of paths; more are drawn in less detail
 	manyRows     = 200     // more go without the grid, and without owners on the bars
 	longestOwner = 40      // characters shown in a row
+	manyWaiting  = 50      // of more, only the number is shown
 )
 
 func newFleetView(v *fleet.View, pool, last string, now time.Time) fleetView {
@@ -144,7 +144,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 			tones[0].draw(from, end)
 		}
 		if b.To != 0 && b.Ended != "release" && inDetail {
-			unclean.draw(max(end-1-f.Units/1000, 0), end)
+			unclean.draw(max(end-f.Units/250, 0), end)
 		}
 		if (end-from)*labelParts >= f.Units && !f.Narrow {
 			r.Labels = append(r.Labels, f.label(b, from, end))
@@ -239,14 +239,17 @@ func (p pages) serveNames(w http.ResponseWriter, r *http.Request) {
 
 // WaitingAges returns who waits, and for how long.
 func (f fleetView) WaitingAges() (all []string) {
-	for _, w := range f.Waiting {
+	for i, w := range f.Waiting {
+		if i == manyWaiting {
+			return append(all, fmt.Sprintf("and %d more", len(f.Waiting)-i))
+		}
 		text := cut(w.Owner, longestOwner)
 		if !w.Since.IsZero() {
 			text += ", for " + age(f.now.Sub(w.Since))
 		}
 		all = append(all, text)
 	}
-	return slices.Clip(all)
+	return all
 }
 
 // Known says how far back the most that were held at once is known.

@@ -10,7 +10,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// Rates remember what the page shows of the last hour: some 60 KiB, whatever comes. Run's
+// Rates remember what the page shows of the last hour: some 150 KiB, whatever comes. Run's
 // goroutine writes it.
 type Rates struct {
 	src Source

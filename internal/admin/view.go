@@ -51,12 +51,16 @@ var meanings = map[membership.State]string{
 
 func newView(src Source, badLines bool, now time.Time) view {
 	s := src.status()
+	protocols := listening(s.Listeners)
+	s.Bounds = slices.DeleteFunc(s.Bounds, func(b proxy.Bound) bool {
+		return b.Queue+b.Spool == 0 && !slices.Contains(protocols, b.Protocol)
+	})
 	v := view{Status: s, Title: "no name", Meaning: meanings[s.State], Since: src.since(s, now), BadLines: badLines, Fleet: src.Pool != nil, now: now}
 	if s.Name != nil {
 		v.Title = *s.Name
 	}
 	rates := map[string]Rate{}
-	for _, protocol := range listening(s.Listeners) {
+	for _, protocol := range protocols {
 		if src.Rates != nil {
 			rates[protocol] = src.Rates.of(protocol, s.Lines[protocol], now)
 			v.Rates = append(v.Rates, rateRow{protocol, rates[protocol]})

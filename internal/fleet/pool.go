@@ -30,6 +30,7 @@ const (
 const (
 	Kept       = 7 * 24 * time.Hour // of the past
 	maxTenures = 40_000             // some 5 MiB
+	maxOthers  = 200                // names that the list lacks
 	firstReads = 20                 // requests for the first view; each later one is one
 	lateEnds   = time.Minute        // within which the end of a tenure is on record
 	lookAgain  = 5 * time.Minute    // at names at which nothing seemed to change
@@ -196,7 +197,8 @@ func (p *Pool) stand(held []membership.Standing, now time.Time) {
 	current := make(map[string]membership.Standing, len(held))
 	for _, s := range held {
 		current[s.Name] = s
-		if !s.Listed && p.past[s.Name] == nil {
+		if !s.Listed && p.past[s.Name] == nil && len(p.others) < maxOthers {
+			p.of(s.Name)
 			p.others = append(p.others, s.Name)
 		}
 	}
@@ -245,11 +247,19 @@ func (p *Pool) work(now time.Time) (asks []membership.AskPast) {
 
 // forget drops what is too old.
 func (p *Pool) forget(now time.Time) {
-	if p.begun.IsZero() {
+	if p.begun.IsZero() { // no past is kept
 		return
 	}
 	p.begun = now.Add(-Kept)
 	for _, past := range p.past {
 		p.tenures -= past.forget(p.begun)
 	}
+	p.others = slices.DeleteFunc(p.others, func(name string) bool {
+		its := p.past[name]
+		gone := its.now.Revision == 0 && len(its.records) == 0
+		if gone {
+			delete(p.past, name)
+		}
+		return gone
+	})
 }

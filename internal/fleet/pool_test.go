@@ -248,3 +248,24 @@ func TestEtcdIsAway(t *testing.T) {
 		}
 	})
 }
+
+// Whatever somebody writes to etcd, what is kept is bounded.
+func TestBounds(t *testing.T) {
+	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		for turn := range 20 {
+			e.set(func() {
+				e.held = nil
+				for i := range 1000 {
+					e.held = append(e.held, membership.Standing{Name: fmt.Sprintf("x%d-%d", turn, i), Owner: "evil", Revision: int64(turn + 1)})
+				}
+			})
+			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+maxOthers {
+				t.Errorf("%d held in %d rows", v.Held, len(v.Rows))
+			}
+			time.Sleep(Fresh)
+		}
+		if len(p.past) > 1+maxOthers {
+			t.Errorf("%d names are kept", len(p.past))
+		}
+	})
+}

@@ -54,7 +54,7 @@ func TestFleetPage(t *testing.T) {
 		t.Errorf("the page has %d bytes", len(page))
 	}
 
-	// All look at once, again and again, for as long as one view lasts.
+	// All look at once, again and again.
 	before := etcdReads(t, etcd.Endpoint)
 	begun := time.Now()
 	var looks atomic.Int64
@@ -62,8 +62,9 @@ func TestFleetPage(t *testing.T) {
 	for _, d := range hosts {
 		for range 50 {
 			browsers.Go(func() {
-				for time.Since(begun) < 2*time.Second {
+				for seen := 0; seen < 5 && t.Context().Err() == nil; { // what is too much at a time is refused
 					if _, page, err := d.Get("/fleet"); err == nil && strings.Contains(page, "<b>Denali</b>") {
+						seen++
 						looks.Add(1)
 					}
 				}
@@ -75,9 +76,9 @@ func TestFleetPage(t *testing.T) {
 	reads := etcdReads(t, etcd.Endpoint) - before
 	// A renewal is three reads or so, and a keep-alive.
 	renewals := 3 * len(hosts) * (int(took/(2500*time.Millisecond)) + 2)
-	views := len(hosts) * (int(took/(10*time.Second)) + 1) * 20 // the first view of a host may take 20
+	views := len(hosts) * (int(took/(10*time.Second)) + 1 + 3) // the first view of a host takes some more
 	t.Logf("%d looks at %d hosts in %v: %d reads", looks.Load(), len(hosts), took.Round(time.Millisecond), reads)
-	if looks.Load() < 100 || reads > renewals+views {
+	if reads > renewals+views {
 		t.Errorf("%d looks cost %d reads, want at most %d", looks.Load(), reads, renewals+views)
 	}
 	for _, d := range hosts {
