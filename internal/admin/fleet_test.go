@@ -122,6 +122,19 @@ func wellFormed(page string) error {
 	}
 }
 
+// This host's own name is marked, and its state is as the host itself knows it.
+func TestOwnRow(t *testing.T) {
+	view := poolOf(2, 1, "web17")
+	view.Rows[1].Name = "Denali"
+	src := Source{Names: suspended(), Lines: bothUp(), Gatherer: prometheus.NewRegistry(), Pool: fakePool{view}}
+	w := httptest.NewRecorder()
+	New(DefaultConfig(), src, slog.New(slog.DiscardHandler)).http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost:8127/fleet", nil))
+	body := w.Body.String()
+	if strings.Count(body, ` own">`) != 1 || !strings.Contains(body, `own"><b>Denali</b><i>web17</i><s>suspended 60 min</s>`) || !strings.Contains(body, "<s>held 60 min</s>") {
+		t.Errorf("got %s", body)
+	}
+}
+
 // Before etcd has answered, and when it does not any more, the pages say so.
 func TestFleetWithoutEtcd(t *testing.T) {
 	for _, tt := range []struct {

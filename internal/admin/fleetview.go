@@ -22,6 +22,7 @@ type fleetView struct {
 	Grid   string // the ticks, as a path
 	Narrow bool   // there is no room for what helps
 	Units  int64  // the width of the picture
+	own    ClaimStatus
 	now    time.Time
 }
 
@@ -50,6 +51,7 @@ type fleetRow struct {
 	Unknown    string // tenures whose end nobody knows
 	Unclean    string // ends that were no release
 	Labels     []label
+	Own        bool // it is this host's
 }
 
 // A label is the owner of a bar that has room for it. At and Width are parts of the
@@ -66,8 +68,8 @@ const (
 	manyWaiting  = 50      // of more, only the number is shown
 )
 
-func newFleetView(v *fleet.View, pool, last string, now time.Time) fleetView {
-	f := fleetView{View: v, Pool: pool, Span: fleetSpans[1], Spans: fleetSpans, now: now}
+func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) fleetView {
+	f := fleetView{View: v, Pool: own.Pool, own: own, Span: fleetSpans[1], Spans: fleetSpans, now: now}
 	for _, s := range fleetSpans {
 		if s.Name == last {
 			f.Span = s
@@ -109,6 +111,8 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	r = fleetRow{Row: row, State: "free"}
 	r.Owner = cut(row.Owner, longestOwner)
 	switch {
+	case row.Held && f.own.Name != nil && *f.own.Name == row.Name: // which knows best
+		r.Own, r.State = true, string(f.own.State)
 	case row.Held && !row.Leased:
 		r.State = "held, no lease"
 	case row.Held:
@@ -212,7 +216,7 @@ func (p pages) serveFleet(w http.ResponseWriter, r *http.Request) {
 	if v == nil {
 		v = &fleet.View{}
 	}
-	f := newFleetView(v, p.src.Names.Pool(), r.URL.Query().Get("last"), time.Now())
+	f := newFleetView(v, claimStatus(p.src.Names), r.URL.Query().Get("last"), time.Now())
 	serveTemplate(w, "fleet.html", f)
 }
 
