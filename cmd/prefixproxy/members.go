@@ -153,14 +153,12 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *mem
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
 	hint := c.etcdctl() + " endpoint health"
-	trouble, ok := errors.AsType[*membership.Trouble](err)
-	if ok {
+	if trouble, ok := errors.AsType[*membership.Trouble](err); ok {
 		err, hint = trouble, cmp.Or(trouble.Hint, hint)
 	}
-	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
-	case !ok || trouble.Endpoint == "":
+	} else {
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
 	return hinted{err, hint}
