@@ -153,12 +153,14 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *mem
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
 	hint := c.etcdctl() + " endpoint health"
-	if trouble, ok := errors.AsType[*membership.Trouble](err); ok {
+	trouble, ok := errors.AsType[*membership.Trouble](err)
+	if ok {
 		err, hint = trouble, cmp.Or(trouble.Hint, hint)
 	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
-	} else {
+	case !ok || trouble.Endpoint == "":
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
 	return hinted{err, hint}
