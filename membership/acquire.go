@@ -14,18 +14,17 @@ type tenancy struct {
 	ttl  time.Duration // as granted
 	sent time.Duration // by now: when the last renewal (or the grant) was sent
 
-	// When the claim was answered, by now and by the wall clock; and for how long
-	// from there the horizon stays past, whoever held the name before.
+	// When the claim was answered, by now and by the wall clock; and why it is not
+	// used from then on.
 	claimed  time.Duration
 	answered time.Time
-	caution  time.Duration
+	doubts   []doubt
 
-	tenure   Tenure   // its record
-	goesOn   bool     // it began before the claim, in the last process
-	start    int64    // its first whole second, by the wall clock
-	earlier  []Tenure // the name's, in the order of time; nil once they are tidied
-	cut      bool     // there were more before these
-	doubtful []Tenure // those of earlier that may be in use still
+	tenure  Tenure   // its record
+	goesOn  bool     // it began before the claim, in the last process
+	start   int64    // its first whole second, by the wall clock
+	earlier []Tenure // the name's, in the order of time; nil once they are tidied
+	cut     bool     // there were more before these
 }
 
 // acquire returns a new claim, which Current has from then on; nil when ctx has
@@ -67,11 +66,11 @@ func (h *Holder) spread() time.Duration {
 // attempt claims a name once.
 func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	// 1. Tell the pool of a data loss before claiming in it.
-	if h.unmarked {
+	if h.lostData.unmarked {
 		if err := h.request(ctx, h.store.mark); err != nil {
 			return nil, err
 		}
-		h.unmarked = false
+		h.lostData.unmarked = false
 	}
 	// 2. Get rid of the lease that is no good any more.
 	if h.lease != nil && h.lease.spent {
@@ -200,7 +199,7 @@ func (h *Holder) askAgain() time.Duration {
 }
 
 // enter makes p the state while there is no claim.
-func (h *Holder) enter(p Phase) {
+func (h *Holder) enter(p State) {
 	if *h.idle.Load() != p {
 		h.letGo(p)
 	}
@@ -229,9 +228,8 @@ func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Se
 // among them.
 func (h *Holder) checkDataLoss(err error) {
 	if errors.Is(err, DataLoss) {
-		h.log.Error("etcd lost data: its revision ran backwards", "hint", "restore backups with --bump-revision; for a while two hosts may have had one name")
-		h.unmarked = true
-		h.wary = h.now() + h.cfg.TTL
+		h.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts")
+		h.lostData = dataLoss{unmarked: true, until: h.now() + h.cfg.TTL}
 	}
 }
 
@@ -240,12 +238,13 @@ func (h *Holder) checkDataLoss(err error) {
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
 	held := &tenancy{
 		Claim: &Claim{
-			Name:     got.name,
-			Key:      got.key,
-			Owner:    h.cfg.Owner,
-			LeaseID:  h.lease.id,
-			Revision: got.revision,
+			name:     got.name,
+			key:      got.key,
+			owner:    h.cfg.Owner,
+			lease:    h.lease.id,
+			revision: got.revision,
 			now:      h.now,
+			over:     make(chan struct{}),
 		},
 		ttl:      h.lease.ttl,
 		sent:     h.lease.sent,
@@ -255,21 +254,23 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 		earlier:  got.earlier,
 		cut:      got.cut,
 	}
-	if got.marked || held.claimed < h.wary {
-		held.caution = held.ttl
+	if got.marked || held.claimed < h.lostData.until {
+		held.doubt(held.ttl, whyDataLoss, "")
 	}
 	switch {
 	case got.takenOver && h.own.here: // nobody has used the name since we did
 		held.goesOn = true
-		held.caution = max(held.caution, h.own.UsableFrom-held.claimed)
+		held.doubt(h.own.UsableFrom-held.claimed, whyBefore, "")
 		if h.own.UsableFrom <= held.claimed {
 			held.horizon.Store(int64(held.claimed)) // and we may have, until now
 		}
 	case got.takenOver:
-		held.caution = max(held.ttl, min(h.own.TTL, maxTTL)) // ours, or the other's
+		held.doubt(max(held.ttl, min(h.own.TTL, maxTTL)), whyCopied, "") // ours, or the other's
 		fallthrough
 	default:
-		held.doubtful = h.doubtful(ctx, got)
+		for _, t := range h.unended(ctx, got) {
+			held.doubt(cmp.Or(t.ttl, held.ttl), whyNoEnd, t.id)
+		}
 	}
 	h.date(held)
 	return held
@@ -280,18 +281,16 @@ func (h *Holder) hold(held *tenancy) {
 	h.own = nil
 	if h.waited {
 		h.waited = false
-		lease := held.LeaseID
-		h.records.add(job{name: held.Name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
+		lease := held.lease
+		h.records.add(job{name: held.name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
 	}
-	h.shared = held.claimed + held.caution
-	h.tenure = held.tenure
-	inUse := held.extend(h.now())
-	h.claim.Store(held.Claim)
+	h.held = held
 	h.claims.Add(1)
-	h.notify()
-	h.log.Info("name claimed", "name", held.Name, "owner", held.Owner, "revision", held.Revision)
-	if wait := held.usableFrom() - h.now(); wait > 0 {
-		h.log.Warn("name not used yet, its last holder may still be there", "name", held.Name, "at_most", wait.Round(time.Second))
+	inUse := h.extend(held)
+	h.setClaim(held.Claim)
+	h.log.Info("name claimed", "name", held.name, "owner", held.owner, "revision", held.revision)
+	if from, why := held.usable(); from > h.now() {
+		h.log.Warn("name not used yet, its last holder may still be there", "name", held.name, "because", why, "at_most", (from - h.now()).Round(time.Second))
 	}
 	h.note(held)
 	if inUse {
@@ -299,27 +298,15 @@ func (h *Holder) hold(held *tenancy) {
 	}
 }
 
-// note has the claim in the diary and in the state.
+// note puts the claim among our own tenures, and into the state directory.
 func (h *Holder) note(held *tenancy) {
-	h.diary.begin(held.tenure, held.start, h.wall())
+	h.ownTenures.begin(held.tenure, held.start, h.wall())
 	h.remember(memory{
-		Pool: h.cfg.Pool, Name: held.Name, Lease: held.LeaseID, Revision: held.Revision, TTL: held.ttl,
+		Pool: h.cfg.Pool, Name: held.name, Lease: held.lease, Revision: held.revision, TTL: held.ttl,
 		Record: held.tenure.id, Start: held.start,
 		UsableFrom: held.usableFrom(),
 	})
 }
-
-// unused returns for how long from the claim on the horizon stays past: nobody
-// before us, who lasts a TTL of his own at most, may use the name by then.
-func (t *tenancy) unused() time.Duration {
-	d := max(t.caution, 0)
-	for _, before := range t.doubtful {
-		d = max(d, cmp.Or(before.ttl, t.ttl))
-	}
-	return d
-}
-
-func (t *tenancy) usableFrom() time.Duration { return t.claimed + t.unused() }
 
 // extend moves the horizon as far as the last renewal reaches, if the claim may
 // be used at all by now. It says whether that ended a suspension.

@@ -17,8 +17,8 @@ func TestAskFor(t *testing.T) {
 		t.Fatalf("got %q, %v; want homer", owner, err)
 	}
 	h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
-	if c, _ := h.Current(); c.Name != "MtLogan" {
-		t.Errorf("the name is %s, want MtLogan", c.Name)
+	if c, _ := h.Current(); c.name != "MtLogan" {
+		t.Errorf("the name is %s, want MtLogan", c.name)
 	}
 	for loss, n := range h.Stats().Losses {
 		if n != 0 {
@@ -39,18 +39,18 @@ func TestAskFor(t *testing.T) {
 func TestAskForTheOnlyName(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t, "Denali")
+	cfg := waitingConfig(t, "Denali")
 	h := start(t, c, cfg, nil)
 	first := h.held(t)
 	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
 		t.Fatal(err)
 	}
-	h.await(t, "to wait", func() bool { return h.Phase() == Waiting })
+	h.await(t, "to wait", func() bool { return h.State() == Waiting })
 	h.held(t)
 
 	cfg.Owner = "marge"
 	waiter := start(t, c, cfg, nil)
-	waiter.await(t, "to wait", func() bool { return waiter.Phase() == Waiting })
+	waiter.await(t, "to wait", func() bool { return waiter.State() == Waiting })
 	second, _ := h.Current()
 	if second == first {
 		t.Error("the claim is the same after it was let go")

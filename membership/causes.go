@@ -60,13 +60,13 @@ func etcdctl(endpoints []string) string {
 var etcdErrors = []struct {
 	err    error
 	what   string
-	hint   string // %s: etcdctl; %u: the user; %r: etcdctl as root
+	hint   string // %s: etcdctl; %u: the user; %root: etcdctl as root
 	same   bool   // every member would answer so
 	person bool
 }{
 	{rpctypes.ErrAuthFailed, "wrong user name or password", "check etcd.username and etcd.password_file, which is read at each login; to try it: %s --user=%u get --limit=1 --prefix /prefixproxy/", true, true},
 	{rpctypes.ErrUserEmpty, "it wants a user, and none is configured", "set etcd.username and etcd.password_file", true, true},
-	{rpctypes.ErrPermissionDenied, "the user has no role that allows it", "grant its role readwrite on the prefix /prefixproxy/, as etcd's root: %r role grant-permission ROLE --prefix=true readwrite /prefixproxy/", true, true},
+	{rpctypes.ErrPermissionDenied, "the user has no role that allows it", "grant its role readwrite on the prefix /prefixproxy/: %root role grant-permission ROLE --prefix=true readwrite /prefixproxy/", true, true},
 	{rpctypes.ErrNoSpace, "its database is full", "compact and defragment it, then: %s alarm disarm", true, true},
 	{rpctypes.ErrTooManyOps, "it takes too few operations in a transaction", "set etcd's --max-txn-ops to 128 or more", true, true},
 	{rpctypes.ErrRequestTooLarge, "it takes too small requests", "set etcd's --max-request-bytes to 1572864, its default", true, true},
@@ -107,8 +107,8 @@ func (c *Client) trouble(err error) error {
 	failure, at := c.connector.why()
 	for _, e := range etcdErrors {
 		if errors.Is(err, e.err) {
-			asRoot := strings.TrimSuffix(c.etcdctl, " --user="+c.login.user) + " --user=root"
-			hint := strings.NewReplacer("%s", c.etcdctl, "%r", asRoot, "--user=%u", "--user="+c.login.user).Replace(e.hint)
+			root := strings.ReplaceAll(c.etcdctl, " --user="+c.login.user, "") + " --user=root"
+			hint := strings.NewReplacer("%s", c.etcdctl, "%root", root, "--user=%u", "--user="+c.login.user).Replace(e.hint)
 			if strings.Contains(c.etcdctl, "--user=") {
 				hint = strings.ReplaceAll(hint, c.etcdctl+" --user="+c.login.user, c.etcdctl)
 			}

@@ -199,7 +199,7 @@ func TestRotation(t *testing.T) {
 		Username:  "prefixproxy", Password: func() (string, error) { return password.Load().(string), nil },
 		TLS: func() (*tls.Config, error) { return &tls.Config{RootCAs: trusted.Load().pool()}, nil },
 	})
-	l := listener{testLog(t).Handler(), "etcd refuses us", make(chan string, 1)}
+	l := listener{testLog(t).Handler(), "etcd refuses us", "hint", make(chan string, 1)}
 	holder, err := NewHolder(c, testConfig(t), nil, slog.New(l))
 	if err != nil {
 		t.Fatal(err)

@@ -5,46 +5,70 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 )
 
 // A Claim is a name held under a lease. It is a value: losing a name and
 // claiming it again yields another *Claim, so that the pointer is the epoch.
 // Only the horizon moves, and only forward; all may read it.
 type Claim struct {
-	Name     string // Denali
-	Key      string // in etcd: /prefixproxy/default/names/Denali
-	Owner    string
-	LeaseID  clientv3.LeaseID
-	Revision int64 // at which the key was created: the fencing token
+	name, key, owner string
+	lease            clientv3.LeaseID
+	revision         int64
 
 	history history // never changes
 	now     clock
-	horizon atomic.Int64 // by now, in nanoseconds
+	horizon atomic.Int64  // by now, in nanoseconds
+	over    chan struct{} // closed when it is
 }
 
 // A clock returns the time since a fixed moment, and never runs backwards.
 type clock func() time.Duration
 
-// NewClaim returns a claim on name which is good for valid from now, and which
-// etcd knows nothing of: it is for tests of what uses claims.
-func NewClaim(name string, valid time.Duration) *Claim {
-	c := &Claim{Name: name, history: newHistory(0, name, nil, nil, false), now: boottime}
-	c.Extend(valid)
+func newClaim(name string, valid time.Duration, h history) *Claim {
+	c := &Claim{name: name, history: h, now: boottime, over: make(chan struct{})}
+	c.extendTo(c.now() + valid)
 	return c
 }
 
-// NewClaimAfter is NewClaim for a tenure that began at from, after earlier ones:
-// ours, under whichever name, and those of others under this one. Of a Tenure it
-// looks at Name, From and To.
-func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, others []Tenure) *Claim {
-	c := NewClaim(name, valid)
-	spans := make([]span, len(ours))
-	for i, t := range ours {
-		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
+func init() {
+	claimtest.Make = func(c claimtest.Claim) any {
+		var ours []span
+		for _, t := range c.Ours {
+			ours = append(ours, span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name})
+		}
+		var others []Tenure
+		for _, t := range c.Others {
+			others = append(others, Tenure{Name: t.Name, From: t.From, To: t.To})
+		}
+		return newClaim(c.Name, c.Valid, newHistory(firstSecond(c.Start), c.Name, ours, others, false))
 	}
-	c.history = newHistory(firstSecond(from), name, spans, others, false)
-	return c
+	claimtest.Extend = func(claim any, valid time.Duration) {
+		c := claim.(*Claim)
+		c.extendTo(c.now() + valid)
+	}
 }
+
+// Name returns the name: Denali.
+func (c *Claim) Name() string { return c.name }
+
+// Key returns the name's key in etcd: /prefixproxy/default/names/Denali.
+func (c *Claim) Key() string { return c.key }
+
+// Owner returns what stands there.
+func (c *Claim) Owner() string { return c.owner }
+
+// LeaseID returns the lease under which it stands there.
+func (c *Claim) LeaseID() clientv3.LeaseID { return c.lease }
+
+// Revision returns the one at which the key was created: the fencing token.
+func (c *Claim) Revision() int64 { return c.revision }
+
+// Done returns a channel that is closed when the claim is over: lost, or released,
+// or replaced by another on the same name before it was used. A suspended claim is
+// not over: it may go on.
+func (c *Claim) Done() <-chan struct{} { return c.over }
 
 // NameAt returns the name of a Carbon line that carries t, in whole Unix
 // seconds: that of the tenure which t falls into. ok is false when that is the
@@ -59,9 +83,9 @@ func NewClaimAfter(name string, valid time.Duration, from time.Time, ours, other
 //   - At any other time it is the claim's name.
 func (c *Claim) NameAt(t int64) (name string, ok bool) {
 	if t >= c.history.floor {
-		return c.Name, true
+		return c.name, true
 	}
-	return c.history.before(t, c.Name)
+	return c.history.before(t, c.name)
 }
 
 // Floor returns the second from which on NameAt returns the claim's name: the
@@ -71,13 +95,10 @@ func (c *Claim) Floor() int64 { return c.history.floor }
 
 // anew returns another claim for the same name under the same lease.
 func (c *Claim) anew() *Claim {
-	n := &Claim{Name: c.Name, Key: c.Key, Owner: c.Owner, LeaseID: c.LeaseID, Revision: c.Revision, now: c.now}
+	n := &Claim{name: c.name, key: c.key, owner: c.owner, lease: c.lease, revision: c.revision, now: c.now, over: make(chan struct{})}
 	n.horizon.Store(c.horizon.Load())
 	return n
 }
-
-// Extend moves the horizon to valid from now, unless it is later already.
-func (c *Claim) Extend(valid time.Duration) { c.extendTo(c.now() + valid) }
 
 // extendTo moves the horizon to t, unless it is later already. It says whether
 // that ended a suspension: the claim is good, and somebody may have seen it not

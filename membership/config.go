@@ -8,7 +8,7 @@ import (
 )
 
 // Config steers a Holder. DefaultConfig returns the defaults that the field
-// comments give; Problems checks a Config.
+// comments give; Validate checks a Config.
 type Config struct {
 	// Pool is the set of hosts that share one list of names; default
 	// "default". Hosts of different pools never meet: each pool has a Denali.
@@ -31,7 +31,7 @@ type Config struct {
 	// OnStop is what becomes of the name when Run ends; default release.
 	OnStop OnStop `yaml:"on_stop"`
 
-	// StateDir is the directory of State; default /var/lib/prefixproxy.
+	// StateDir is the path to open a StateDir at; default /var/lib/prefixproxy.
 	StateDir string `yaml:"state_dir"`
 }
 
@@ -63,8 +63,9 @@ func DefaultConfig() Config {
 	}
 }
 
-// Problems returns what is wrong with the configuration, all of it.
-func (c Config) Problems() conf.Problems {
+// Validate returns what is wrong with the configuration, all of it, a line each:
+// what the zero Config lacks, too.
+func (c Config) Validate() error {
 	var ps conf.Problems
 	checkName("membership.pool", "pool", c.Pool, &ps)
 	if !isOwner(c.Owner) {
@@ -83,7 +84,7 @@ func (c Config) Problems() conf.Problems {
 	if c.StateDir == "" {
 		ps.Addf("membership.state_dir", "state_dir: /var/lib/prefixproxy", "state_dir is empty")
 	}
-	return ps
+	return ps.Err()
 }
 
 func checkNames(names []string, ps *conf.Problems) {

@@ -1,14 +1,17 @@
 package membership
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-func TestDefaultConfigHasNoProblems(t *testing.T) {
-	if err := DefaultConfig().Problems().Err(); err != nil {
+func TestDefaultConfigIsValid(t *testing.T) {
+	if err := DefaultConfig().Validate(); err != nil {
 		t.Error(err)
 	}
 }
@@ -35,7 +38,7 @@ func TestProblems(t *testing.T) {
 	} {
 		c := DefaultConfig()
 		test.set(&c)
-		ps := c.Problems()
+		ps, _ := errors.AsType[conf.Problems](c.Validate())
 		if len(ps) != 1 || ps[0].Path != test.path || ps[0].Hint == "" {
 			t.Errorf("got %+v, want one problem at %s with a hint", ps, test.path)
 		}

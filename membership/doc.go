@@ -17,13 +17,13 @@
 //	claim.go        a name under a lease, and its horizon
 //	history.go      whose the seconds before a claim were
 //	tenure.go       who held a name from when to when: the record in etcd
-//	phase.go        what a Holder is at; why a claim was lost
-//	state.go        what is remembered from one start to the next
+//	state.go        what a Holder is at; why a claim was lost
+//	statedir.go     what is remembered from one start to the next
 //	holder.go       Holder: the snapshots, and Run: claim → renew → lost → re-claim → release
 //	acquire.go      the way to a claim: grant, claim, wait
 //	succession.go   when a name that was claimed may be used
 //	keep.go         the way of a claim: renew, suspend, resume, lose, let go
-//	diary.go        our own tenures
+//	ourtenures.go   our own tenures
 //	records.go      what is written about tenures, beside the lease
 //	outage.go       when etcd fails us: what is said, and when to try again
 //	store.go        how all this lies in etcd
@@ -32,9 +32,11 @@
 //	connect.go      the connection to that member, and to the next
 //	login.go        one login for a token
 //	causes.go       what errors mean, and what a person can do
+//	read.go         how much is read of etcd at a time
 //	list.go         what people ask: who is there, who waits, who was, and where one has been
+//	glance.go       what a page asks, again and again, for one request
 //
-// # Phases
+// # States
 //
 //	      all taken
 //	waiting ◄─────────┐
@@ -49,7 +51,7 @@
 //	              released
 //
 // A claim may be lost from held just as from suspended, and Run may end at any
-// phase. A claim that needs a TTL of caution begins suspended: one taken over
+// state. A claim that needs a TTL of caution begins suspended: one taken over
 // from a copied state directory or at another boot, made after etcd lost data, or
 // of a name whose last holder may be there still.
 //
@@ -76,7 +78,10 @@
 // restored, a lease that was revoked by hand, and a name whose records were
 // deleted with it, can give two hosts one name for up to one renewal period; and so
 // can Join, which keeps no records. Of a restore those know who were there; who
-// comes new can't: wait one TTL before the restored etcd starts. An etcd that elects in
+// comes new can't: wait one TTL before the restored etcd starts. Its terms begin
+// anew, and no answer of etcd tells two of one number apart: if it has had several
+// elections within a TTL of its start, one of their leaders may revoke a lease that
+// was granted before the backup, and that passes for one which ran out. An etcd that elects in
 // less than half a second (--election-timeout) can, if its leader then stands
 // still for a TTL. Lists longer than 120 names are gone through forward: a name
 // freed after its turn is not come back to. The times of tenures are the hosts'

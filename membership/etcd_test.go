@@ -2,11 +2,13 @@ package membership
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +24,10 @@ var sharedEtcd *devetcd.Server
 func TestMain(m *testing.M) { os.Exit(withSharedEtcd(m)) }
 
 func withSharedEtcd(m *testing.M) int {
+	flag.Parse()
+	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue {
+		p.Value.Set("32") // most tests wait for leases, and use no processor
+	}
 	dir, err := os.MkdirTemp("", "membership")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -52,17 +58,29 @@ func newClientOf(t *testing.T, cfg ClientConfig, interceptors ...grpc.UnaryClien
 	return c
 }
 
-// testConfig returns a configuration with a pool of the test's own.
+// waitingConfig is testConfig for tests that wait for a lease to run out: one that is
+// long enough for a machine that is busy with other tests, too.
+func waitingConfig(t *testing.T, names ...string) Config {
+	cfg := testConfig(t, names...)
+	cfg.TTL = 8 * time.Second
+	return cfg
+}
+
+// testConfig returns a configuration with a pool of the test's own, at each run of
+// it.
 func testConfig(t *testing.T, names ...string) Config {
 	cfg := DefaultConfig()
-	cfg.Pool = strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
+	name := strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
+	cfg.Pool = fmt.Sprintf("%.50s-%d", name, pools.Add(1))
 	cfg.Owner = "homer"
-	cfg.TTL = minTTL
+	cfg.TTL = 15 * time.Second
 	if len(names) > 0 {
 		cfg.Names = names
 	}
 	return cfg
 }
+
+var pools atomic.Int64
 
 // A running holder, and the way to end it.
 type running struct {
@@ -71,13 +89,19 @@ type running struct {
 }
 
 // start runs a holder until the test ends, at the latest.
-func start(t *testing.T, c *Client, cfg Config, state *State) running {
+func start(t *testing.T, c *Client, cfg Config, state *StateDir) running {
 	t.Helper()
 	h, err := NewHolder(c, cfg, state, testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return run(t, h)
+}
+
+// startQuick is start on a machine so quick that every grant is answered before there
+// can be another leader: its lease has a term.
+func startQuick(t *testing.T, c *Client, cfg Config) running {
+	return run(t, newHolder(c.store(cfg), cfg, nil, func() time.Duration { return boottime() / 20 }, testLog(t)))
 }
 
 func run(t *testing.T, h *Holder) running {
@@ -110,7 +134,7 @@ func (r running) await(t *testing.T, what string, ok func() bool) {
 		case <-changed:
 		case <-deadline:
 			c, valid := r.Current()
-			t.Fatalf("waited for %s: phase %s, claim %+v (%v)", what, r.Phase(), c, valid)
+			t.Fatalf("waited for %s: state %s, claim %+v (%v)", what, r.State(), c, valid)
 		}
 	}
 }
@@ -123,9 +147,9 @@ func (r running) held(t *testing.T) *Claim {
 	return c
 }
 
-func newState(t *testing.T, dir string) *State {
+func newState(t *testing.T, dir string) *StateDir {
 	t.Helper()
-	s, err := OpenState(dir)
+	s, err := OpenStateDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

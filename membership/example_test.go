@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log"
 	"os"
-	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -103,14 +102,14 @@ func ExampleHolder() {
 	go func() { ended <- holder.Run(ctx) }()
 
 	changed := holder.Changed()
-	fmt.Println(holder.Phase())
+	fmt.Println(holder.State())
 	<-changed
 	if claim, ok := holder.Current(); ok {
-		fmt.Println(claim.Name, claim.Owner, holder.Phase())
+		fmt.Println(claim.Name(), claim.Owner(), holder.State())
 	}
 
 	stop() // when nothing is sent under the name any more
-	fmt.Println(<-ended, holder.Phase())
+	fmt.Println(<-ended, holder.State())
 	// Output:
 	// claiming
 	// Denali foo-ns31 held
@@ -150,37 +149,22 @@ func ExampleList() {
 }
 
 // A second holder on one directory is refused.
-func ExampleOpenState() {
+func ExampleOpenStateDir() {
 	dir, err := os.MkdirTemp("", "membership")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
 
-	state, err := membership.OpenState(dir)
+	state, err := membership.OpenStateDir(dir)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer state.Close()
-	_, err = membership.OpenState(state.Dir())
+	_, err = membership.OpenStateDir(state.Dir())
 	fmt.Println(err != nil)
 	// Output:
 	// true
-}
-
-// NewClaim is for tests of what uses claims.
-func ExampleNewClaim() {
-	claim := membership.NewClaim("Denali", time.Hour)
-	fmt.Println(claim.Name, claim.Valid())
-
-	late := membership.NewClaim("MtLogan", -time.Second)
-	fmt.Println(late.Name, late.Valid())
-	late.Extend(time.Hour)
-	fmt.Println(late.Name, late.Valid())
-	// Output:
-	// Denali true
-	// MtLogan false
-	// MtLogan true
 }
 
 func ExampleMountains() {

@@ -145,7 +145,7 @@ func TestManyStartAtOnce(t *testing.T) {
 				holders[i] = run(t, h)
 				for ; ; changed = h.Changed() {
 					if claim, ok := h.Current(); ok {
-						return claim.Name
+						return claim.name
 					}
 					<-changed
 				}
@@ -203,7 +203,7 @@ func joinOriginally(t *testing.T, c *Client, names []string) string {
 // Many wait, one name is freed: one gets it, the others say nothing and wait
 // on, and do not all ask for it.
 func TestManyWaitForOneName(t *testing.T) {
-	const waiters = 20
+	const waiters = 200
 	var cost requests
 	var log syncBuffer
 	c := newClient(t, sharedEtcd, cost.count)
@@ -221,9 +221,10 @@ func TestManyWaitForOneName(t *testing.T) {
 		waiting[i] = run(t, h)
 	}
 	for _, r := range waiting {
-		r.await(t, "no free name", func() bool { return r.Phase() == Waiting })
+		r.await(t, "no free name", func() bool { return r.State() == Waiting })
 	}
-	before := cost.all.Load()
+	tries := func() int64 { return cost.grants.Load() + cost.reads.Load() + cost.txns.Load() }
+	before := tries()
 
 	freed, _ := first.Current()
 	begin := time.Now()
@@ -231,25 +232,26 @@ func TestManyWaitForOneName(t *testing.T) {
 	got := awaitAny(t, waiting)
 	took := time.Since(begin)
 	claim, _ := got.Current()
-	if claim.Name != freed.Name || claim.Revision <= freed.Revision {
-		t.Errorf("the freed name: got %s at %d, want %s after %d", claim.Name, claim.Revision, freed.Name, freed.Revision)
+	if claim.name != freed.name || claim.revision <= freed.revision {
+		t.Errorf("the freed name: got %s at %d, want %s after %d", claim.name, claim.revision, freed.name, freed.revision)
 	}
 	herd := time.NewTimer(4 * herdSpread) // whoever else has asked for it has its answer
 	<-herd.C
 	for _, r := range waiting {
-		if r.Holder != got.Holder && r.Phase() != Waiting {
-			t.Errorf("phase of another: got %s, want waiting", r.Phase())
+		if r.Holder != got.Holder && r.State() != Waiting {
+			t.Errorf("state of another: got %s, want waiting", r.State())
 		}
 	}
-	// A grant, a claim and a revocation of each that tried, and the releases.
-	spent := cost.all.Load() - before
+	// Who tries reads what is taken, and claims what is free; nobody tries twice, and most
+	// see in time that they need not.
+	spent := tries() - before
 	for _, r := range waiting {
 		r.stop()
 	}
-	if most := int64(3*waiters + 4); spent > most {
+	if most := int64(2*waiters + 4); spent > most {
 		t.Errorf("requests: got %d, want %d at most", spent, most)
 	}
-	t.Logf("taken after %v, for %d requests", took.Round(time.Millisecond), spent)
+	t.Logf("taken after %v, for %d requests of %d hosts", took.Round(time.Millisecond), spent, waiters)
 	if got := strings.Count(log.String(), "all names are taken"); got != waiters {
 		t.Errorf("exhaustion was said %d times by %d hosts, want once by each:\n%s", got, waiters, log.String())
 	}

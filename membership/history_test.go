@@ -73,7 +73,7 @@ func TestNameAt(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := NewClaimAfter("Denali", time.Hour, at(test.from), test.ours, test.others)
+			c := claimAfter("Denali", time.Hour, at(test.from), test.ours, test.others)
 			if got := c.Floor(); got != test.floor {
 				t.Errorf("floor: got %d, want %d", got, test.floor)
 			}
@@ -88,7 +88,7 @@ func TestNameAt(t *testing.T) {
 
 // What is not known because it is too far back is another's.
 func TestNameAtBeforeWhatIsKnown(t *testing.T) {
-	c := Claim{Name: "Denali", history: newHistory(1000, "Denali", []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
+	c := Claim{name: "Denali", history: newHistory(1000, "Denali", []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
 	for second, want := range map[int64]string{-1: "", 150: "MtLogan", 400: "", 550: "", 606: "Denali"} {
 		if got, _ := c.NameAt(second); got != want {
 			t.Errorf("second %d: got %q, want %q", second, got, want)
@@ -113,7 +113,7 @@ func TestNameAtIsTheRule(t *testing.T) {
 			}
 		}
 		claim := now + float64(r.IntN(40))/4
-		c := NewClaimAfter("Denali", time.Hour, at(claim), ours, others)
+		c := claimAfter("Denali", time.Hour, at(claim), ours, others)
 		for second := int64(90); float64(second) < claim+10; second++ {
 			want := slowNameAt(second, firstSecond(at(claim)), ours, others)
 			if got, _ := c.NameAt(second); got != want {
@@ -162,7 +162,7 @@ func slowNameAt(second, start int64, ours, others []Tenure) string {
 }
 
 func BenchmarkNameAt(b *testing.B) {
-	c := NewClaimAfter("Denali", time.Hour, at(1000), nil, []Tenure{tenure("Denali", 500, 600)})
+	c := claimAfter("Denali", time.Hour, at(1000), nil, []Tenure{tenure("Denali", 500, 600)})
 	for _, second := range []int64{2000, 550} {
 		b.Run(fmt.Sprint(second), func(b *testing.B) {
 			for b.Loop() {
@@ -170,4 +170,13 @@ func BenchmarkNameAt(b *testing.B) {
 			}
 		})
 	}
+}
+
+// claimAfter returns a claim whose tenure began at from, after earlier ones.
+func claimAfter(name string, valid time.Duration, from time.Time, ours, others []Tenure) *Claim {
+	spans := make([]span, len(ours))
+	for i, t := range ours {
+		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
+	}
+	return newClaim(name, valid, newHistory(firstSecond(from), name, spans, others, false))
 }

@@ -38,23 +38,22 @@ type Holder struct {
 	log    *slog.Logger
 
 	claim  atomic.Pointer[Claim] // nil: none
-	idle   atomic.Pointer[Phase] // the phase while there is no claim
+	idle   atomic.Pointer[State] // the state while there is no claim
 	claims atomic.Uint64
 	losses map[Loss]*atomic.Uint64 // the map itself never changes
 
-	mu      sync.Mutex
-	changed chan struct{} // closed at the next change
+	mu        sync.Mutex
+	changed   chan struct{} // closed at the next change
+	atHorizon *time.Timer   // makes a suspension such a change
 
-	own      *memory       // what the last process held, until the first claim
-	memory   memory        // what was saved last
-	diary    diary         // our own tenures
-	tenure   Tenure        // of the claim, while there is one
-	lease    *lease        // nil: none
-	shared   time.Duration // by now: until then a copy of us, or who lost data, may use the claim's name too
-	unmarked bool          // we saw a data loss and have not left the marker yet
-	wary     time.Duration // by now: what is claimed before is used one TTL later, because of that loss
-	outage   outage
-	waited   bool // all names were taken, and we have said so
+	own        *memory    // what the last process held, until the first claim
+	memory     memory     // what was saved last
+	ownTenures ownTenures // our own tenures
+	held       *tenancy   // with the claim, while there is one
+	lease      *lease     // nil: none
+	lostData   dataLoss   // the last one that we saw
+	outage     outage
+	waited     bool // all names were taken, and we have said so
 
 	avoid      string        // a name that we were asked to let go
 	avoidUntil time.Duration // by now
@@ -71,11 +70,17 @@ type lease struct {
 	spent bool          // nothing is claimed under it any more: to be revoked
 }
 
+// A dataLoss is what a holder makes of one that it saw.
+type dataLoss struct {
+	unmarked bool          // the marker is not left yet
+	until    time.Duration // by now: a name that is claimed before is used one TTL later
+}
+
 // NewHolder returns a holder that has not begun; it does not ask etcd for
-// anything. It refuses a configuration that has Problems. A nil state is no
+// anything. It refuses a configuration that does not Validate. A nil state is no
 // memory: every start is a host's first. A nil log discards.
-func NewHolder(c *Client, cfg Config, state *State, log *slog.Logger) (*Holder, error) {
-	if err := cfg.Problems().Err(); err != nil {
+func NewHolder(c *Client, cfg Config, state *StateDir, log *slog.Logger) (*Holder, error) {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if cfg.Owner == "" {
@@ -88,7 +93,7 @@ func NewHolder(c *Client, cfg Config, state *State, log *slog.Logger) (*Holder, 
 	return newHolder(c.store(cfg), cfg, state, boottime, log), nil
 }
 
-func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logger) *Holder {
+func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Logger) *Holder {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -106,9 +111,11 @@ func newHolder(store store, cfg Config, state *State, now clock, log *slog.Logge
 		h.losses[l] = new(atomic.Uint64)
 	}
 	h.saver = newSaver(state, h.log)
-	h.outage = outage{log: h.log, now: now}
+	h.outage.log, h.outage.now = h.log, now
 	h.records = newRecords(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
+	h.atHorizon = time.AfterFunc(time.Hour, h.suspended)
+	h.atHorizon.Stop()
 	return h
 }
 
@@ -126,12 +133,12 @@ func (h *Holder) Current() (*Claim, bool) {
 	return now, now == c
 }
 
-// Phase returns what the holder is at; it is Holding exactly while Current is
+// State returns what the holder is at; it is Held exactly while Current is
 // good.
-func (h *Holder) Phase() Phase {
+func (h *Holder) State() State {
 	switch c, ok := h.Current(); {
 	case ok:
-		return Holding
+		return Held
 	case c != nil:
 		return Suspended
 	}
@@ -139,7 +146,7 @@ func (h *Holder) Phase() Phase {
 }
 
 // Changed returns a channel that is closed at the next change of Current or
-// Phase that Run makes. A suspension is not one: the clock makes it.
+// State. A suspension is told by a timer, which may be late; Current is not.
 func (h *Holder) Changed() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -203,21 +210,49 @@ func (h *Holder) recall() {
 	if m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name) {
 		h.own = m
 	}
-	h.openDiary(own)
+	h.recallTenures(own)
 }
 
-// remember has m and the diary saved, if there is a state; without it a restart
+// remember has m and our tenures saved, if there is a state; without it a restart
 // only has less to go by.
 func (h *Holder) remember(m memory) (saved <-chan struct{}) {
 	h.memory = m
-	return h.saver.save(m, h.diary)
+	return h.saver.save(m, h.ownTenures)
 }
 
-// letGo ends the claim for all who ask Current, and leaves the phase p.
-func (h *Holder) letGo(p Phase) {
+// letGo ends the claim for all who ask Current, and leaves the state p.
+func (h *Holder) letGo(p State) {
 	h.idle.Store(&p)
-	h.claim.Store(nil)
+	h.setClaim(nil)
+}
+
+// setClaim makes c the claim, and ends the one before.
+func (h *Holder) setClaim(c *Claim) {
+	if before := h.claim.Swap(c); before != nil {
+		close(before.over)
+	}
 	h.notify()
+}
+
+// extend moves the horizon of held as far as the last renewal reaches. It says
+// whether that ended a suspension.
+func (h *Holder) extend(held *tenancy) (resumed bool) {
+	resumed = held.extend(h.now())
+	if left := held.Left(); left > 0 {
+		h.atHorizon.Reset(left)
+	}
+	return resumed
+}
+
+// suspended notifies, once the horizon has passed.
+func (h *Holder) suspended() {
+	switch c := h.claim.Load(); {
+	case c == nil:
+	case c.Valid(): // extended since, or the clock is late
+		h.atHorizon.Reset(c.Left())
+	default:
+		h.notify()
+	}
 }
 
 // notify tells those who wait on Changed.
@@ -236,23 +271,23 @@ func (h *Holder) release(ctx context.Context) {
 	if h.lease == nil {
 		return
 	}
-	if c != nil && h.now() < h.shared {
-		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.Name, "within", h.lease.ttl)
+	if c != nil && h.held.isShared(h.now()) {
+		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl)
 		return
 	}
 	if c != nil && h.cfg.OnStop == Keep {
-		h.log.Info("name kept for a restart", "name", c.Name, "for", h.lease.ttl)
+		h.log.Info("name kept for a restart", "name", c.name, "for", h.lease.ttl)
 		return
 	}
 	var err error
 	if c != nil {
 		until := h.usedUntil(c)
-		saved := h.endInDiary(until)
+		saved := h.endOwn(until)
 		err = h.bounded(ctx, func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return fmt.Errorf("save the own tenures: %w", err)
 			}
-			return h.store.release(ctx, c, h.tenure.end(until, released))
+			return h.store.release(ctx, c, h.held.tenure.end(until, released))
 		})
 	}
 	if revoked := h.bounded(ctx, h.revoke); revoked == nil {
@@ -261,10 +296,10 @@ func (h *Holder) release(ctx context.Context) {
 	switch {
 	case c == nil: // the lease of an attempt, which runs out by itself if it must
 	case err != nil:
-		h.log.Warn("name not released; it is free when its lease has run out", "name", c.Name, "within", h.lease.ttl, "err", err)
+		h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl, "err", err)
 	default:
-		h.log.Info("name released", "name", c.Name)
-		h.remember(memory{Pool: h.cfg.Pool, Name: c.Name})
+		h.log.Info("name released", "name", c.name)
+		h.remember(memory{Pool: h.cfg.Pool, Name: c.name})
 	}
 }
 

@@ -39,9 +39,9 @@ func race(t *testing.T, cfg Config, n int) (holders []running, names []string) {
 	for i, h := range holders {
 		claims[i] = h.held(t)
 	}
-	slices.SortFunc(claims, func(a, b *Claim) int { return int(a.Revision - b.Revision) })
+	slices.SortFunc(claims, func(a, b *Claim) int { return int(a.revision - b.revision) })
 	for _, c := range claims {
-		names = append(names, c.Name)
+		names = append(names, c.name)
 	}
 	return holders, names
 }
@@ -66,13 +66,13 @@ func TestRace(t *testing.T) {
 			}
 
 			last := start(t, newClient(t, sharedEtcd), cfg, nil)
-			last.await(t, "no free name", func() bool { return last.Phase() == Waiting })
+			last.await(t, "no free name", func() bool { return last.State() == Waiting })
 			freed := holders[len(holders)/2]
 			want, _ := freed.Current()
 			freed.stop()
 			since := time.Now()
-			if got := last.held(t); got.Name != want.Name || got.Revision <= want.Revision {
-				t.Errorf("name of the one that waited: got %s at %d, want %s after %d", got.Name, got.Revision, want.Name, want.Revision)
+			if got := last.held(t); got.name != want.name || got.revision <= want.revision {
+				t.Errorf("name of the one that waited: got %s at %d, want %s after %d", got.name, got.revision, want.name, want.revision)
 			}
 			if d := time.Since(since); d > time.Second {
 				t.Logf("the freed name was taken after %v", d) // a slow machine is no bug
@@ -89,22 +89,22 @@ func TestLosses(t *testing.T) {
 		take func(c *Client, held *Claim) error
 	}{
 		{Deleted, func(c *Client, held *Claim) error {
-			_, err := c.Delete(context.Background(), held.Key)
+			_, err := c.Delete(context.Background(), held.key)
 			return err
 		}},
 		{Overwritten, func(c *Client, held *Claim) error {
-			_, err := c.Put(context.Background(), held.Key, held.Owner) // without our lease
+			_, err := c.Put(context.Background(), held.key, held.owner) // without our lease
 			return err
 		}},
 		{Lost, func(c *Client, held *Claim) error {
-			_, err := c.Delete(context.Background(), held.Key)
+			_, err := c.Delete(context.Background(), held.key)
 			if err == nil {
-				_, err = c.Put(context.Background(), held.Key, "marge")
+				_, err = c.Put(context.Background(), held.key, "marge")
 			}
 			return err
 		}},
 		{Expired, func(c *Client, held *Claim) error {
-			_, err := c.Revoke(context.Background(), held.LeaseID)
+			_, err := c.Revoke(context.Background(), held.lease)
 			return err
 		}},
 	} {
@@ -126,8 +126,8 @@ func TestLosses(t *testing.T) {
 			if test.want == Overwritten || test.want == Lost {
 				want = "MtLogan" // never taken back by overwriting
 			}
-			if got.Name != want || got == old || got.Revision <= old.Revision {
-				t.Errorf("next claim: got %s at %d, want %s after %d", got.Name, got.Revision, want, old.Revision)
+			if got.name != want || got == old || got.revision <= old.revision {
+				t.Errorf("next claim: got %s at %d, want %s after %d", got.name, got.revision, want, old.revision)
 			}
 			stats := h.Stats()
 			if stats.Claims != 2 || stats.Losses[test.want] != 1 {
@@ -140,7 +140,7 @@ func TestLosses(t *testing.T) {
 func TestEtcdComesBack(t *testing.T) {
 	t.Parallel()
 	server := devetcdtest.Start(t)
-	h := start(t, newClient(t, server), testConfig(t), nil)
+	h := start(t, newClient(t, server), waitingConfig(t), nil)
 	c := h.held(t)
 
 	server.Close()
@@ -149,14 +149,14 @@ func TestEtcdComesBack(t *testing.T) {
 		<-past.C
 		past.Reset(c.Left())
 	}
-	if got := h.Phase(); got != Suspended {
-		t.Errorf("phase past the horizon: got %s, want suspended", got)
+	if got := h.State(); got != Suspended {
+		t.Errorf("state past the horizon: got %s, want suspended", got)
 	}
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	if got := h.held(t); got != c {
-		t.Errorf("after the outage: got another claim on %s, want the same", got.Name)
+		t.Errorf("after the outage: got another claim on %s, want the same", got.name)
 	}
 }
 
@@ -170,8 +170,13 @@ func TestEtcdIsWiped(t *testing.T) {
 	}
 	defer server.Close()
 	client := newClient(t, server)
-	cfg := testConfig(t)
-	h := start(t, client, cfg, nil)
+	cfg := waitingConfig(t)
+	l := listener{testLog(t).Handler(), "name not used yet, its last holder may still be there", "because", make(chan string, 1)}
+	holder, err := NewHolder(client, cfg, nil, slog.New(l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := run(t, holder)
 	defer h.stop()
 	old := h.held(t)
 
@@ -183,8 +188,8 @@ func TestEtcdIsWiped(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.await(t, "another claim", func() bool { c, _ := h.Current(); return c != nil && c != old })
-	if got := h.Phase(); got != Suspended {
-		t.Errorf("phase after the loss: got %s, want suspended", got)
+	if got := <-l.heard; got != whyDataLoss {
+		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
 	}
 	if got := h.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
@@ -236,13 +241,13 @@ func TestEtcdComesLate(t *testing.T) {
 	server := devetcdtest.Start(t)
 	server.Close()
 	h := start(t, newClient(t, server), testConfig(t), nil)
-	if c, ok := h.Current(); c != nil || ok || h.Phase() != Claiming {
-		t.Errorf("without etcd: claim %v good %v phase %s, want none and claiming", c, ok, h.Phase())
+	if c, ok := h.Current(); c != nil || ok || h.State() != Claiming {
+		t.Errorf("without etcd: claim %v good %v state %s, want none and claiming", c, ok, h.State())
 	}
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	if got := h.held(t).Name; got != "Denali" {
+	if got := h.held(t).name; got != "Denali" {
 		t.Errorf("name: got %s, want Denali", got)
 	}
 }
@@ -280,15 +285,15 @@ func TestUnknownOutcome(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(list) != 1 || list[0].Name != "Denali" || list[0].Owner != "homer" || list[0].Since.IsZero() || c.Name != "Denali" {
-				t.Errorf("claim %s, names held %v; want Denali of homer since now", c.Name, list)
+			if len(list) != 1 || list[0].Name != "Denali" || list[0].Owner != "homer" || list[0].Since.IsZero() || c.name != "Denali" {
+				t.Errorf("claim %s, names held %v; want Denali of homer since now", c.name, list)
 			}
-			kv, err := client.Get(t.Context(), c.Key)
+			kv, err := client.Get(t.Context(), c.key)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := kv.Kvs[0]; got.CreateRevision != c.Revision || clientv3.LeaseID(got.Lease) != c.LeaseID {
-				t.Errorf("etcd has revision %d lease %x, the claim %d %x", got.CreateRevision, got.Lease, c.Revision, c.LeaseID)
+			if got := kv.Kvs[0]; got.CreateRevision != c.revision || clientv3.LeaseID(got.Lease) != c.lease {
+				t.Errorf("etcd has revision %d lease %x, the claim %d %x", got.CreateRevision, got.Lease, c.revision, c.lease)
 			}
 		})
 	}
@@ -312,12 +317,12 @@ func TestRestartTriesItsOwnNameFirst(t *testing.T) {
 			dir := t.TempDir()
 			state := newState(t, dir)
 			second := start(t, client, cfg, state)
-			want := second.held(t).Name
+			want := second.held(t).name
 			second.stop()
 			first.stop()
 			state.Close()
 
-			if got := start(t, client, cfg, newState(t, dir)).held(t).Name; got != want {
+			if got := start(t, client, cfg, newState(t, dir)).held(t).name; got != want {
 				t.Errorf("name after the restart: got %s, want %s", got, want)
 			}
 		})
@@ -341,8 +346,8 @@ func TestKeepAndRestart(t *testing.T) {
 
 	begin := time.Now()
 	got := start(t, client, cfg, newState(t, dir)).held(t)
-	if got.Name != old.Name || got.Revision != old.Revision {
-		t.Errorf("took over %s at %d, want %s at %d", got.Name, got.Revision, old.Name, old.Revision)
+	if got.name != old.name || got.revision != old.revision {
+		t.Errorf("took over %s at %d, want %s at %d", got.name, got.revision, old.name, old.revision)
 	}
 	if d := time.Since(begin); d >= cfg.TTL {
 		t.Errorf("used after %v, want at once", d)
@@ -353,7 +358,7 @@ func TestKeepAndRestart(t *testing.T) {
 func TestCopiedState(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, sharedEtcd)
-	cfg := testConfig(t)
+	cfg := waitingConfig(t)
 	dir, copied := t.TempDir(), t.TempDir()
 	original := start(t, client, cfg, newState(t, dir))
 	original.held(t)
@@ -369,16 +374,16 @@ func TestCopiedState(t *testing.T) {
 	begin := time.Now()
 	h := start(t, client, cfg, newState(t, copied))
 	h.await(t, "a claim", func() bool { c, _ := h.Current(); return c != nil })
-	if got := h.Phase(); got != Suspended {
-		t.Errorf("phase of the copy: got %s, want suspended", got)
+	if got := h.State(); got != Suspended {
+		t.Errorf("state of the copy: got %s, want suspended", got)
 	}
-	if got := h.held(t).Name; got != "Denali" {
+	if got := h.held(t).name; got != "Denali" {
 		t.Errorf("name of the copy: got %s, want Denali", got)
 	}
 	if d := time.Since(begin); d < cfg.TTL {
 		t.Errorf("the copy used the name after %v, want one TTL or more", d)
 	}
-	if got := original.held(t).Name; got != "MtLogan" {
+	if got := original.held(t).name; got != "MtLogan" {
 		t.Errorf("name of the original: got %s, want MtLogan", got)
 	}
 }
@@ -388,8 +393,8 @@ func TestOneOwnerTwoHolders(t *testing.T) {
 	client := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	a, b := start(t, client, cfg, nil).held(t), start(t, client, cfg, nil).held(t)
-	if a.Name == b.Name || a.Owner != b.Owner {
-		t.Errorf("got %s of %s and %s of %s, want two names of one owner", a.Name, a.Owner, b.Name, b.Owner)
+	if a.name == b.name || a.owner != b.owner {
+		t.Errorf("got %s of %s and %s of %s, want two names of one owner", a.name, a.owner, b.name, b.owner)
 	}
 }
 
@@ -400,8 +405,8 @@ func TestReleaseFreesAtOnce(t *testing.T) {
 	h := start(t, client, cfg, nil)
 	h.held(t)
 	h.stop()
-	if c, ok := h.Current(); c != nil || ok || h.Phase() != Released {
-		t.Errorf("after the stop: claim %v good %v phase %s, want none and released", c, ok, h.Phase())
+	if c, ok := h.Current(); c != nil || ok || h.State() != Released {
+		t.Errorf("after the stop: claim %v good %v state %s, want none and released", c, ok, h.State())
 	}
 	list, err := List(t.Context(), client, cfg.Pool, cfg.Names)
 	if err != nil || len(list) != 0 {
@@ -416,7 +421,7 @@ func TestUsers(t *testing.T) {
 	enableUsers(t, newClient(t, server))
 	server.Close()
 	client := newUserClient(t, server, "prefixproxy", "p")
-	h := start(t, client, testConfig(t), nil)
+	h := start(t, client, waitingConfig(t), nil)
 	defer h.stop()
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
@@ -432,7 +437,7 @@ func TestUsers(t *testing.T) {
 	renewed := time.NewTimer(left) // past the horizon as it was
 	<-renewed.C
 	if got := h.held(t); got != c {
-		t.Errorf("after a restart of etcd: got another claim on %s, want the same", got.Name)
+		t.Errorf("after a restart of etcd: got another claim on %s, want the same", got.name)
 	}
 }
 

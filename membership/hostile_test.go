@@ -34,15 +34,15 @@ func TestKeysUnderOurLease(t *testing.T) {
 			h := start(t, c, cfg, nil)
 			first := h.held(t)
 			_, err := c.Txn(t.Context()).Then(
-				clientv3.OpPut(namesKey(cfg.Pool)+evil.key, evil.owner, clientv3.WithLease(first.LeaseID)),
-				clientv3.OpDelete(first.Key),
+				clientv3.OpPut(namesKey(cfg.Pool)+evil.key, evil.owner, clientv3.WithLease(first.lease)),
+				clientv3.OpDelete(first.key),
 			).Commit()
 			if err != nil {
 				t.Fatal(err)
 			}
 			h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
-			if c, _ := h.Current(); !slices.Contains(cfg.Names, c.Name) || c.LeaseID == first.LeaseID {
-				t.Errorf("the name is %q under lease %x, want one of the list under another than %x", c.Name, c.LeaseID, first.LeaseID)
+			if c, _ := h.Current(); !slices.Contains(cfg.Names, c.name) || c.lease == first.lease {
+				t.Errorf("the name is %q under lease %x, want one of the list under another than %x", c.name, c.lease, first.lease)
 			}
 		})
 	}
@@ -98,8 +98,8 @@ func TestLongValues(t *testing.T) {
 	}
 	h := start(t, c, cfg, nil)
 	claim := h.held(t)
-	if claim.Name != "Denali" {
-		t.Errorf("the name is %s, want Denali", claim.Name)
+	if claim.name != "Denali" {
+		t.Errorf("the name is %s, want Denali", claim.name)
 	}
 	if name, ok := claim.NameAt(now.Add(-30 * time.Minute).Unix()); ok {
 		t.Errorf("a second of the host before: got %s, want no name", name)

@@ -39,7 +39,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			}
 			if !suspended && !held.Valid() {
 				suspended = true
-				h.log.Warn("name suspended", "name", held.Name)
+				h.log.Warn("name suspended", "name", held.name)
 			}
 			next = sent + retry.next()
 			continue
@@ -53,13 +53,13 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		if from := held.usableFrom(); from > sent {
 			next = min(next, from)
 		}
-		if len(held.doubtful) > 0 && h.now() < held.usableFrom() {
+		if h.now() < held.usableFrom() {
 			h.lookBack(ctx, held)
 		}
-		if held.extend(h.now()) {
+		if h.extend(held) {
 			suspended = false
 			h.notify()
-			h.log.Info("name in use", "name", held.Name)
+			h.log.Info("name in use", "name", held.name)
 			h.tidy(held)
 		}
 	}
@@ -82,10 +82,10 @@ func (h *Holder) renew(ctx context.Context, held *tenancy) error {
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.recordEnd(held.tenure.end(until, string(loss)), h.endInDiary(until))
+	h.recordEnd(held.tenure.end(until, string(loss)), h.endOwn(until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
-	h.log.Warn("name lost", "name", held.Name, "reason", string(loss))
+	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
 	h.checkDataLoss(loss)
 }
 
@@ -119,11 +119,11 @@ func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 // for one TTL.
 func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	h.letGo(Claiming)
-	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.Name, "away_for", held.ttl)
-	h.avoid, h.avoidUntil = held.Name, h.now()+held.ttl
+	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.name, "away_for", held.ttl)
+	h.avoid, h.avoidUntil = held.name, h.now()+held.ttl
 	h.lease.spent = true
 	until := h.usedUntil(held.Claim)
-	h.diary.end(h.tenure, until)
+	h.ownTenures.end(held.tenure, until)
 	saved := h.remember(memory{Pool: h.cfg.Pool})
 	ended := held.tenure.end(until, released)
 	err := h.request(ctx, func(ctx context.Context) error {

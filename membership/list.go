@@ -18,17 +18,17 @@ import (
 
 // What people ask a pool: who is there, who was, and where one has been.
 
-// A Held is a name that somebody holds.
-type Held struct {
+// A Tenant is a name that somebody holds.
+type Tenant struct {
 	Name   string
 	Owner  string    // as it may be shown to people: quoted and cut if it is no owner
 	Since  time.Time // when it was claimed; zero if no record tells
 	Listed bool      // the name is of the list that was given
 
-	// State is Holding, Suspended when it was not renewed for so long that its
+	// State is Held, Suspended when it was not renewed for so long that its
 	// holder does not use it, and "" if what is left of its lease is not known; that
 	// and Renewed, how long ago it was renewed, are for Look to say.
-	State   Phase
+	State   State
 	Renewed time.Duration
 
 	lease clientv3.LeaseID
@@ -42,7 +42,7 @@ type Waiter struct {
 
 // A View is a pool at one moment.
 type View struct {
-	Held    []Held
+	Held    []Tenant
 	Waiting []Waiter // the one that waits longest first
 	Free    int      // names of the list that nobody holds
 }
@@ -76,7 +76,7 @@ func Look(ctx context.Context, c *Client, pool string, names []string) (View, er
 }
 
 // ask fills in what its lease tells of h.
-func (h *Held) ask(ctx context.Context, c *Client) error {
+func (h *Tenant) ask(ctx context.Context, c *Client) error {
 	var resp *clientv3.LeaseTimeToLiveResponse
 	err := c.try(ctx, func(ctx context.Context) (err error) {
 		resp, err = c.TimeToLive(ctx, h.lease)
@@ -86,7 +86,7 @@ func (h *Held) ask(ctx context.Context, c *Client) error {
 		return err
 	}
 	granted, left := time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second
-	h.State, h.Renewed = Holding, granted-left
+	h.State, h.Renewed = Held, granted-left
 	if left < granted-horizonShare(granted) {
 		h.State = Suspended
 	}
@@ -95,8 +95,18 @@ func (h *Held) ask(ctx context.Context, c *Client) error {
 
 // readWaiting returns who waits, but for the leases that hold a name.
 func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3.LeaseID]bool) ([]Waiter, error) {
+	var kvs []*mvccpb.KeyValue
+	if err := readAll(ctx, c, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { kvs = append(kvs, kv) }); err != nil {
+		return nil, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
+	}
+	return waitersOf(pool, kvs, holds), nil
+}
+
+// waitersOf returns who waits by what stands at the keys of those that do, but for the
+// leases that hold a name.
+func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]bool) []Waiter {
 	owners, since := make(map[string]string), make(map[string]time.Time)
-	err := readAll(ctx, c, waitingKey(pool), func(kv *mvccpb.KeyValue) {
+	for _, kv := range kvs {
 		lease, rest, dated := strings.Cut(strings.TrimPrefix(string(kv.Key), waitingKey(pool)), "/")
 		switch id, err := strconv.ParseUint(lease, 16, 64); {
 		case err != nil || clientv3.LeaseID(id) != clientv3.LeaseID(kv.Lease) || holds[clientv3.LeaseID(id)]:
@@ -107,20 +117,18 @@ func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3
 				since[lease] = t
 			}
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
 	}
 	waiting := make([]Waiter, 0, len(owners))
 	for lease, owner := range owners {
 		waiting = append(waiting, Waiter{Owner: owner, Since: since[lease]})
 	}
 	slices.SortFunc(waiting, func(a, b Waiter) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Owner, b.Owner)) })
-	return waiting, nil
+	return waiting
 }
 
 // MostHeld returns how many names of a pool were held at once at most since a
-// moment, as far as is recorded. It reads all records of the pool.
+// moment, as far as is recorded. Of a name that is held it reads no more than the
+// first 250 tenures since then.
 func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int, error) {
 	now := time.Now()
 	type change struct {
@@ -128,7 +136,7 @@ func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int
 		by int
 	}
 	var changes []change
-	_, _, err := readPast(ctx, c, pool, "", func(t Tenure) bool {
+	_, _, err := readPast(ctx, c, pool, "", since, func(t Tenure) bool {
 		to := t.To
 		switch {
 		case t.Lasts:
@@ -168,7 +176,7 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 	if len(resp.Kvs) == 0 || resp.Kvs[0].Lease == 0 {
 		return "", ErrNotHeld
 	}
-	held := Held{lease: clientv3.LeaseID(resp.Kvs[0].Lease)}
+	held := Tenant{lease: clientv3.LeaseID(resp.Kvs[0].Lease)}
 	owner, revision := showOwner(string(resp.Kvs[0].Value)), resp.Kvs[0].CreateRevision
 	var ttl int64
 	err = c.try(ctx, func(ctx context.Context) error {
@@ -208,15 +216,15 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 // List returns who holds the names of a pool as of one moment: those of names in
 // their order, and then others that could be names, which a longer list had. Two
 // requests, and one more for every 120 names that are held.
-func List(ctx context.Context, c *Client, pool string, names []string) ([]Held, error) {
+func List(ctx context.Context, c *Client, pool string, names []string) ([]Tenant, error) {
 	keys, err := readNames(ctx, c, pool)
 	if err != nil {
 		return nil, err
 	}
-	held := make([]Held, 0, len(keys))
+	held := make([]Tenant, 0, len(keys))
 	take := func(name string, listed bool) {
 		if kv, ok := keys[name]; ok {
-			held = append(held, Held{Name: name, Owner: showOwner(string(kv.Value)), Listed: listed, lease: clientv3.LeaseID(kv.Lease)})
+			held = append(held, Tenant{Name: name, Owner: showOwner(string(kv.Value)), Listed: listed, lease: clientv3.LeaseID(kv.Lease)})
 		}
 	}
 	listed := make(map[string]bool, len(names))
@@ -237,59 +245,9 @@ func List(ctx context.Context, c *Client, pool string, names []string) ([]Held, 
 	return held, nil
 }
 
-// readNames returns what stands at the names of a pool, by name: keys that could
-// be names, and values that could be owners.
-func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.KeyValue, error) {
-	keys := make(map[string]*mvccpb.KeyValue)
-	err := readAll(ctx, c, namesKey(pool), func(kv *mvccpb.KeyValue) {
-		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
-			keys[name] = kv
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
-	}
-	return keys, nil
-}
-
-// keysPerRead bounds one answer of etcd, as long as the values are those of this
-// program.
-const keysPerRead = 1000
-
-// readAll calls each for all that stands at keys with prefix, in their order, by
-// the thousand; values that are too long to be ours are left out.
-func readAll(ctx context.Context, c *Client, prefix string, each func(*mvccpb.KeyValue)) error {
-	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
-	for {
-		resp, err := c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead))
-		tooLong := isTooLong(err)
-		if tooLong {
-			resp, err = c.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(keysPerRead/10), clientv3.WithKeysOnly())
-		}
-		if err != nil {
-			return err
-		}
-		kvs := resp.Kvs
-		if tooLong {
-			if kvs, err = readShort(ctx, c.Client, kvs); err != nil {
-				return err
-			}
-		}
-		for _, kv := range kvs {
-			if len(kv.Value) <= maxRecordBytes {
-				each(kv)
-			}
-		}
-		if !resp.More || len(resp.Kvs) == 0 {
-			return nil
-		}
-		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-	}
-}
-
 // readSince fills Since in from the last record of each name, if it tells of the
 // claim that stands at the name.
-func readSince(ctx context.Context, c *Client, pool string, held []Held, keys map[string]*mvccpb.KeyValue) error {
+func readSince(ctx context.Context, c *Client, pool string, held []Tenant, keys map[string]*mvccpb.KeyValue) error {
 	gets := make([]clientv3.Op, len(held))
 	for i, h := range held {
 		gets[i] = clientv3.OpGet(tenuresKey(pool)+h.Name+"/", clientv3.WithLastCreate()...)
@@ -322,7 +280,7 @@ func lasts(t Tenure, name *mvccpb.KeyValue) bool {
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
 func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, error) {
-	keys, past, err := readPast(ctx, c, pool, name+"/", func(Tenure) bool { return true })
+	keys, past, err := readPast(ctx, c, pool, name, time.Time{}, func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -341,15 +299,15 @@ func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, err
 // TenuresBy returns which names owner holds and held, the latest first. It
 // reads all records of the pool, by the thousand.
 func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, error) {
-	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
+	_, past, err := readPast(ctx, c, pool, "", time.Time{}, func(t Tenure) bool { return t.Owner == owner })
 	return past, err
 }
 
-// readPast returns the tenures that wanted says, of all whose key begins with
-// prefix below the pool's tenures, the one claimed last first; and what stands at
-// the pool's names. Tenures of the future are left out, but for one that lasts:
-// since when is not known then.
-func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
+// readPast returns the tenures that wanted says of a name, or of all names if that is
+// "" (and since a moment, as readRecords says), the one claimed last first; and what
+// stands at the pool's names. Tenures of the future are left out, but for one that
+// lasts: since when is not known then.
+func readPast(ctx context.Context, c *Client, pool, name string, since time.Time, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
 	keys, err = readNames(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
@@ -368,7 +326,7 @@ func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(T
 		}
 		ofName = ofName[:0]
 	}
-	err = readAll(ctx, c, tenuresKey(pool)+prefix, func(kv *mvccpb.KeyValue) { // in the order of names
+	each := func(kv *mvccpb.KeyValue) { // in the order of names
 		t, ok := readTenure(kv, tenuresKey(pool))
 		if !ok {
 			return
@@ -377,7 +335,12 @@ func readPast(ctx context.Context, c *Client, pool, prefix string, wanted func(T
 			take()
 		}
 		ofName = append(ofName, t)
-	})
+	}
+	if name != "" {
+		err = readAll(ctx, c, under(tenuresKey(pool)+name+"/"), each)
+	} else {
+		err = readRecords(ctx, c, pool, maps.Keys(keys), since, each)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 	}

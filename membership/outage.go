@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,22 @@ type outage struct {
 	now    clock
 	since  time.Duration // by now
 	saying string        // the cause that was logged last; "" while there is no outage
+
+	shown atomic.Pointer[Outage] // what is said now, for others; nil: nothing
+}
+
+// An Outage is a time during which etcd fails us.
+type Outage struct {
+	Since time.Time // by the wall clock
+	*Trouble
+}
+
+// Outage returns what is wrong with etcd, if its requests fail.
+func (h *Holder) Outage() (Outage, bool) {
+	if o := h.outage.shown.Load(); o != nil {
+		return *o, true
+	}
+	return Outage{}, false
 }
 
 // failed takes note that a request failed, after so many failures before it.
@@ -35,6 +52,7 @@ func (o *outage) failed(err error, before int) {
 		return
 	}
 	o.saying = trouble.What
+	o.shown.Store(&Outage{time.Now().Add(o.since - o.now()), trouble})
 	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.err}
 	if trouble.Hint != "" {
 		about = append(about, "hint", trouble.Hint)
@@ -53,6 +71,7 @@ func (o *outage) over() {
 	}
 	o.log.Info("etcd reachable again", "after", (o.now() - o.since).Round(time.Millisecond))
 	o.saying = ""
+	o.shown.Store(nil)
 }
 
 // retries spaces out attempts: the first after a failure comes at once, the

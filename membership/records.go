@@ -114,7 +114,7 @@ func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 // we use the name and nobody else does, and has pruned what is too old or too
 // much. Mostly there is neither.
 func (h *Holder) tidy(held *tenancy) {
-	name, claim := held.Name, held.Claim
+	name, claim := held.name, held.Claim
 	if ends := held.ends(); len(ends) > 0 {
 		h.records.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
 			for _, t := range ends {
@@ -129,7 +129,7 @@ func (h *Holder) tidy(held *tenancy) {
 	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
 		h.records.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
 	}
-	held.earlier, held.cut, held.doubtful = nil, false, nil // once is enough
+	held.earlier, held.cut, held.doubts = nil, false, nil // once is enough
 }
 
 // keptSince returns the time before which a name's tenures are too old to be
@@ -161,7 +161,7 @@ func (t *tenancy) ends() (ends []Tenure) {
 		if i == len(t.earlier) || !t.earlier[i].open() {
 			continue
 		}
-		doubted := slices.ContainsFunc(t.doubtful, func(d Tenure) bool { return d.id == closed.id })
+		doubted := slices.ContainsFunc(t.doubts, func(d doubt) bool { return d.record == closed.id })
 		if i+1 < len(t.earlier) || doubted || t.goesOn {
 			to := closed.To.Add(cmp.Or(closed.ttl, t.ttl))
 			if to.After(began) {

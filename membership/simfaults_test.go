@@ -76,8 +76,9 @@ var etcdFaults = []fault{
 	{"etcd's leader changes", func(s *simulation, _ *host) { s.deposed(time.Second+s.upTo(2*time.Second), func() {}) }},
 	{"etcd's leader stands still, and goes on when another leads", func(s *simulation, _ *host) {
 		d, r := time.Second+s.upTo(2*time.Second), rand.New(rand.NewPCG(s.rand.Uint64(), 0))
+		history := s.etcd.restores()
 		s.deposed(d, func() {})
-		s.later(d+s.ttls(0, 1.5), func() { s.etcd.goOn(func() bool { return r.IntN(2) == 0 }) })
+		s.later(d+s.ttls(0, 1.5), func() { s.etcd.goOn(history, func() bool { return r.IntN(2) == 0 }) })
 	}},
 	{"etcd has no quorum, or all of it restarts", func(s *simulation, _ *host) { s.deposed(s.ttls(0.3, 2.5), func() {}) }},
 }
@@ -184,7 +185,7 @@ func (s *simulation) killed(h *host, down time.Duration, then func()) {
 var handFaults = []fault{
 	{"its key is deleted", func(s *simulation, h *host) {
 		if c := h.process.holder.claim.Load(); c != nil {
-			s.deleted(c.Name)
+			s.deleted(c.name)
 		}
 	}},
 	{"its lease is revoked", func(s *simulation, h *host) {
@@ -192,10 +193,10 @@ var handFaults = []fault{
 		if c == nil {
 			return
 		}
-		s.judge.excuse(c.Name, s.unseen())
+		s.judge.excuse(c.name, s.unseen())
 		s.etcd.do(func() {
-			if s.etcd.leases[int64(c.LeaseID)] != nil {
-				s.etcd.end(int64(c.LeaseID))
+			if s.etcd.leases[int64(c.lease)] != nil {
+				s.etcd.end(int64(c.lease))
 			}
 		})
 	}},
@@ -204,8 +205,8 @@ var handFaults = []fault{
 		if c == nil {
 			return
 		}
-		s.etcd.byHand(c.Key, "somebody", false)
-		s.later(s.ttls(0, 1.5), func() { s.deleted(c.Name) })
+		s.etcd.byHand(c.key, "somebody", false)
+		s.later(s.ttls(0, 1.5), func() { s.deleted(c.name) })
 	}},
 }
 
@@ -238,6 +239,9 @@ var recordFaults = []fault{
 		if s.rand.IntN(2) == 0 {
 			r = r.end(from.Add(time.Hour), released)
 		}
+		s.judge.mu.Lock()
+		s.judge.may(who{}, r.Name, from.Add(time.Hour)) // when that time has come
+		s.judge.mu.Unlock()
 		s.etcd.byHand(tenuresKey(s.cfg.Pool)+r.Name+"/"+recordID(from, 1), r.value(), false)
 	}},
 	{"a record that is none", func(s *simulation, h *host) {
@@ -247,9 +251,9 @@ var recordFaults = []fault{
 	{"a key that is no name", func(s *simulation, h *host) {
 		if c := h.process.holder.claim.Load(); c != nil {
 			s.etcd.do(func() {
-				if s.etcd.leases[int64(c.LeaseID)] != nil {
+				if s.etcd.leases[int64(c.lease)] != nil {
 					s.etcd.revision++
-					s.etcd.write(&pb.PutRequest{Key: []byte(namesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.LeaseID)})
+					s.etcd.write(&pb.PutRequest{Key: []byte(namesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.lease)})
 				}
 			})
 		}

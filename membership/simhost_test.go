@@ -167,7 +167,7 @@ func (h *host) start() {
 	if err != nil {
 		panic(err)
 	}
-	state := &State{dir: dir, place: p.place}
+	state := &StateDir{dir: dir, place: p.place}
 	p.holder = newHolder(etcd, cfg, state, p.now, h.sim.log.With("host", h.name))
 	p.holder.jitter, p.holder.records.jitter = p.way.jitter, p.way.jitter
 	h.process = p

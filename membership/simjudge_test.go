@@ -23,8 +23,15 @@ type judge struct {
 	latest    map[string]*Claim // by name: the latest tenure under which it was used
 	begun     map[string]int64  // by name: the second in which it was claimed first
 	points    map[simPoint]*host
+	mayHave   map[string]map[who]time.Time // by name: until when somebody may have it, as far as was seen
 	tally
 	violations []string
+}
+
+// A who is a host at one of its boots.
+type who struct {
+	host *host
+	place
 }
 
 // A tally is what the judge counts.
@@ -34,6 +41,7 @@ type tally struct {
 	claims    int
 	uses      int
 	lines     int           // Carbon lines that got a name
+	nameless  int           // and that got none
 	excepted  int           // overlaps that the specification does not promise away
 	longest   time.Duration // of these, since the fault
 }
@@ -44,6 +52,7 @@ func (t *tally) add(other tally) {
 	t.claims += other.claims
 	t.uses += other.uses
 	t.lines += other.lines
+	t.nameless += other.nameless
 	t.excepted += other.excepted
 	t.longest = max(t.longest, other.longest)
 }
@@ -63,6 +72,7 @@ func newJudge(s *simulation) *judge {
 		latest:   make(map[string]*Claim),
 		begun:    make(map[string]int64),
 		points:   make(map[simPoint]*host),
+		mayHave:  make(map[string]map[who]time.Time),
 	}
 }
 
@@ -116,10 +126,10 @@ func (j *judge) look() {
 		if c == nil {
 			continue
 		}
-		if other := valid[c.Name]; other != nil {
+		if other := valid[c.name]; other != nil {
 			j.overlap(c, other, "two valid claims")
 		}
-		valid[c.Name] = c
+		valid[c.name] = c
 	}
 }
 
@@ -135,15 +145,23 @@ func (p *process) valid() *Claim {
 
 // seen takes note of a claim. The caller holds mu.
 func (j *judge) seen(p *process, c *Claim) {
+	// A tenure without an end on record may have lasted until its successor, who comes
+	// a TTL later, has waited for another.
+	now, ttl := time.Now(), j.sim.cfg.TTL
+	j.may(who{p.host, p.place}, c.name, now.Add(max(c.Left(), 0)+2*ttl+clocksApart+time.Second))
 	if _, known := j.first[c]; !known {
 		j.first[c] = j.sim.now()
+		j.may(who{}, c.name, now.Add(clocksApart)) // by a slower clock
+		if !c.Valid() {
+			j.may(who{}, c.name, now.Add(ttl+clocksApart+time.Second)) // it is doubted
+		}
 		knows := p.losses > 0 && j.sim.now()-p.lossSeen < j.sim.cfg.TTL*9/10
 		j.cautious[c] = p.cautious.Load() || knows
-		if _, known := j.begun[c.Name]; !known {
-			j.begun[c.Name] = time.Now().Unix()
+		if _, known := j.begun[c.name]; !known {
+			j.begun[c.name] = time.Now().Unix()
 		}
 		j.claims++
-		j.sim.trace("%s claims %s at revision %d", p.host.name, c.Name, c.Revision)
+		j.sim.trace("%s claims %s at revision %d", p.host.name, c.name, c.revision)
 	}
 }
 
@@ -173,18 +191,18 @@ func (j *judge) use(p *process, c *Claim) {
 	j.uses++
 	j.seen(p, c)
 	if time.Duration(c.horizon.Load()) <= p.clock() {
-		j.violation("%s uses %s past the horizon", p.host.name, c.Name)
+		j.violation("%s uses %s past the horizon", p.host.name, c.name)
 	}
 	for _, q := range j.processes {
-		if other := q.valid(); q != p && other != nil && other.Name == c.Name {
+		if other := q.valid(); q != p && other != nil && other.name == c.name {
 			j.overlap(c, other, "used while another claim is valid")
 		}
 	}
-	if last := j.latest[c.Name]; last != nil && j.first[c] < j.first[last] {
+	if last := j.latest[c.name]; last != nil && j.first[c] < j.first[last] {
 		j.overlap(c, last, "used after a later tenure")
 		return
 	}
-	j.latest[c.Name] = c
+	j.latest[c.name] = c
 }
 
 // A simPoint is what Graphite would store one value for.
@@ -201,6 +219,9 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	begun, known := j.begun[name]
+	if !ok && len(j.excuses) == 0 && !p.host.cloned {
+		j.dropped(p, c, second)
+	}
 	if !ok || !known || second <= begun || len(j.excuses) > 0 || p.host.cloned {
 		return
 	}
@@ -212,14 +233,40 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 	j.points[simPoint{name, second}] = p.host
 }
 
+// dropped judges that a line of a second gets no name under c: somebody else may have
+// had it then. This host at another boot is another: it can't be told from a clone. The
+// caller holds mu.
+func (j *judge) dropped(p *process, c *Claim, second int64) {
+	j.nameless++
+	for other, until := range j.mayHave[c.name] {
+		if other != (who{p.host, p.place}) && second <= until.Unix() {
+			return
+		}
+	}
+	j.violation("%s drops a line of second %d of %s, which nobody else had then", p.host.name, second-j.sim.begin.Unix(), c.name)
+}
+
+// may takes note until when somebody may have a name; the zero who is not of the
+// simulation. The caller holds mu.
+func (j *judge) may(w who, have string, until time.Time) {
+	if j.mayHave[have] == nil {
+		j.mayHave[have] = make(map[who]time.Time)
+	}
+	j.mayHave[have][w] = later(j.mayHave[have][w], until)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // overlap books that a and b share a name. The caller holds mu.
 func (j *judge) overlap(a, b *Claim, how string) {
 	now := j.sim.now()
 	for _, e := range j.excuses {
-		// A claim from before a restore goes on under an etcd that knows it, and whose
-		// terms begin anew: that its lease ran out under one leader proves nothing then.
-		isOld := e.name == "" && (j.first[a] < e.from || j.first[b] < e.from)
-		if now < e.from || now > e.until && !isOld || e.name != "" && e.name != a.Name {
+		if now < e.from || now > e.until || e.name != "" && e.name != a.name {
 			continue
 		}
 		if e.name == "" && (j.wary(a, e) || j.wary(b, e)) {
@@ -229,7 +276,7 @@ func (j *judge) overlap(a, b *Claim, how string) {
 		j.longest = max(j.longest, now-e.from)
 		return
 	}
-	j.violation("%s on %s, of revisions %d and %d", how, a.Name, a.Revision, b.Revision)
+	j.violation("%s on %s, of revisions %d and %d", how, a.name, a.revision, b.revision)
 }
 
 func (j *judge) wary(c *Claim, e excuse) bool { return j.cautious[c] && j.first[c] > e.from }

@@ -32,6 +32,7 @@ type model struct {
 	expiry   *time.Timer   // of the next lease
 	granted  int64
 	term     uint64 // of the leader
+	history  int    // how often it was restored
 	epoch    time.Time
 	rate     float64 // of the leader's clock
 
@@ -440,10 +441,11 @@ func (m *model) elect(rate float64) {
 // goOn is what a former leader does that stood still and goes on: it finds that
 // leases which it knows have run out, and has those of them revoked that chosen
 // says, though another leader has renewed them
-// (https://github.com/etcd-io/etcd/issues/15247).
-func (m *model) goOn(chosen func() bool) {
+// (https://github.com/etcd-io/etcd/issues/15247). A restore is the end of it: it is
+// the leader of a history.
+func (m *model) goOn(history int, chosen func() bool) {
 	m.do(func() {
-		if m.leader != nil {
+		if m.leader != nil || m.history != history {
 			return
 		}
 		var known []int64
@@ -459,6 +461,11 @@ func (m *model) goOn(chosen func() bool) {
 			}
 		}
 	})
+}
+
+func (m *model) restores() (n int) {
+	m.do(func() { n = m.history })
+	return n
 }
 
 func (m *model) backup() (b backup) {
@@ -479,6 +486,7 @@ func (m *model) backup() (b backup) {
 func (m *model) restore(b backup, bumped bool) {
 	m.do(func() {
 		m.term = 1
+		m.history++
 		if m.revision += 1e6; !bumped {
 			m.revision = max(b.revision, 1)
 		}

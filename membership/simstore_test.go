@@ -154,18 +154,18 @@ func (s *simStore) renew(ctx context.Context, c *Claim) error {
 		return ctx.Err()
 	}
 	return s.request(ctx, func(e *simEtcd) error {
-		k, ok := e.keys[c.Name]
+		k, ok := e.keys[c.name]
 		switch {
-		case e.revision < c.Revision:
+		case e.revision < c.revision:
 			return DataLoss
-		case e.leases[c.LeaseID] == 0:
+		case e.leases[c.lease] == 0:
 			return Expired
 		case !ok:
 			return Deleted
-		case k.revision != c.Revision || k.lease != c.LeaseID:
+		case k.revision != c.revision || k.lease != c.lease:
 			return Overwritten
 		}
-		e.leases[c.LeaseID] = e.now() + s.ttl
+		e.leases[c.lease] = e.now() + s.ttl
 		return nil
 	})
 }
@@ -184,7 +184,7 @@ func (s *simStore) stay(ctx context.Context, lease clientv3.LeaseID) error {
 
 func (s *simStore) look(ctx context.Context, c *Claim) error {
 	return s.request(ctx, func(e *simEtcd) error {
-		if _, ok := e.keys[c.Name]; !ok {
+		if _, ok := e.keys[c.name]; !ok {
 			return Deleted
 		}
 		return nil
@@ -236,7 +236,7 @@ func (e *simEtcd) lose() {
 const simTTL = 15 * time.Second
 
 // newSim returns a holder on a simulated etcd, which is not running yet.
-func newSim(t *testing.T, e *simEtcd, state *State) (*Holder, *simStore) {
+func newSim(t *testing.T, e *simEtcd, state *StateDir) (*Holder, *simStore) {
 	cfg := DefaultConfig()
 	cfg.Owner = "homer"
 	s := &simStore{etcd: e, ttl: simTTL}

@@ -54,8 +54,8 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d schedules in %v: %d faults, %d claims, %d uses, %d lines, %d overlaps of those excepted, the longest %v after its fault",
-		all.schedules, time.Since(begin).Round(time.Millisecond), all.faults, all.claims, all.uses, all.lines, all.excepted, all.longest)
+	t.Logf("%d schedules in %v: %d faults, %d claims, %d uses, %d lines named and %d not, %d overlaps of those excepted, the longest %v after its fault",
+		all.schedules, time.Since(begin).Round(time.Millisecond), all.faults, all.claims, all.uses, all.lines, all.nameless, all.excepted, all.longest)
 	if all.schedules >= 300 && all.excepted == 0 {
 		t.Error("no schedule came to what the specification excepts: the faults are too mild to prove anything")
 	}
@@ -296,23 +296,23 @@ func (s *simulation) settling() time.Duration { return 2*s.cfg.TTL + 5*time.Seco
 // checkSettled checks that each process holds a name or waits for one, and that
 // nobody waits while one is free.
 func (s *simulation) checkSettled() {
-	waiting := s.checkPhases()
+	waiting := s.checkStates()
 	if free := s.freeNames(); waiting > 0 && free > 0 {
 		s.judge.say("%d wait, and %d names are free", waiting, free)
 	}
 }
 
-func (s *simulation) checkPhases() (waiting int) {
+func (s *simulation) checkStates() (waiting int) {
 	for _, h := range s.hosts {
 		if h.process == nil {
 			continue
 		}
-		switch phase := h.process.holder.Phase(); phase {
-		case Holding:
+		switch state := h.process.holder.State(); state {
+		case Held:
 		case Waiting:
 			waiting++
 		default:
-			s.judge.say("%s is still %s, %v after the last fault", h.name, phase, s.settling())
+			s.judge.say("%s is still %s, %v after the last fault", h.name, state, s.settling())
 		}
 	}
 	return waiting

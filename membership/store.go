@@ -464,41 +464,6 @@ func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut 
 	return readTenures(kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
 }
 
-// readShort reads what stands at keys, but for values that are too long to be
-// ours, by as many at once as an answer may hold.
-func readShort(ctx context.Context, c *clientv3.Client, keys []*mvccpb.KeyValue) (kvs []*mvccpb.KeyValue, err error) {
-	for turn := range slices.Chunk(keys, 64) {
-		gets := make([]clientv3.Op, len(turn))
-		for i, kv := range turn {
-			gets[i] = clientv3.OpGet(string(kv.Key))
-		}
-		resp, err := c.Txn(ctx).Then(gets...).Commit()
-		switch {
-		case isTooLong(err) && len(turn) == 1:
-			continue
-		case isTooLong(err):
-			for half := range slices.Chunk(turn, (len(turn)+1)/2) {
-				some, err := readShort(ctx, c, half)
-				if err != nil {
-					return nil, err
-				}
-				kvs = append(kvs, some...)
-			}
-			continue
-		case err != nil:
-			return nil, err
-		}
-		for _, r := range resp.Responses {
-			for _, kv := range r.GetResponseRange().Kvs {
-				if len(kv.Value) <= maxRecordBytes {
-					kvs = append(kvs, kv)
-				}
-			}
-		}
-	}
-	return kvs, nil
-}
-
 // endOp is the operation that records the end of t, if the record is as it was
 // when we wrote or read it, and more holds.
 func (s *etcdStore) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
@@ -511,7 +476,7 @@ func (s *etcdStore) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
 func (s *etcdStore) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
 	var more []clientv3.Cmp
 	if by != nil {
-		more = stands(by.Key, by.Revision, by.LeaseID)
+		more = stands(by.key, by.revision, by.lease)
 	}
 	if _, err := s.client.Do(ctx, s.endOp(t, more...)); err != nil {
 		return fmt.Errorf("record the end of a tenure of %s: %w", t.Name, err)
@@ -522,12 +487,12 @@ func (s *etcdStore) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
 // release frees the name and records the end as one: nobody sees the name free
 // and its tenure lasting, or the other way round.
 func (s *etcdStore) release(ctx context.Context, c *Claim, t Tenure) error {
-	ops := []clientv3.Op{clientv3.OpTxn(stands(c.Key, c.Revision, c.LeaseID), []clientv3.Op{clientv3.OpDelete(c.Key)}, nil)}
+	ops := []clientv3.Op{clientv3.OpTxn(stands(c.key, c.revision, c.lease), []clientv3.Op{clientv3.OpDelete(c.key)}, nil)}
 	if t.id != "" {
 		ops = append(ops, s.endOp(t))
 	}
 	if _, err := s.client.Txn(ctx).Then(ops...).Commit(); err != nil {
-		return fmt.Errorf("release %s: %w", c.Name, err)
+		return fmt.Errorf("release %s: %w", c.name, err)
 	}
 	return nil
 }
@@ -573,7 +538,7 @@ func (s *etcdStore) isOurs(kv *mvccpb.KeyValue, lease clientv3.LeaseID) bool {
 func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 	var resp *clientv3.GetResponse
 	var readErr error
-	ttl, err := s.stream.renew(ctx, c.LeaseID, func() { resp, readErr = s.client.Get(ctx, c.Key) })
+	ttl, err := s.stream.renew(ctx, c.lease, func() { resp, readErr = s.client.Get(ctx, c.key) })
 	if readErr == nil && resp != nil {
 		readErr = s.stillOurs(ctx, c, resp, err == nil && ttl <= 0)
 	}
@@ -581,10 +546,10 @@ func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 		return readErr
 	}
 	if err != nil {
-		return fmt.Errorf("renew the lease of %s: %w", c.Name, rpctypes.Error(err))
+		return fmt.Errorf("renew the lease of %s: %w", c.name, rpctypes.Error(err))
 	}
 	if readErr != nil {
-		return fmt.Errorf("read who holds %s: %w", c.Name, readErr)
+		return fmt.Errorf("read who holds %s: %w", c.name, readErr)
 	}
 	if s.isAsked(ctx, c) {
 		return errAsked
@@ -593,9 +558,9 @@ func (s *etcdStore) renew(ctx context.Context, c *Claim) error {
 }
 
 func (s *etcdStore) look(ctx context.Context, c *Claim) error {
-	resp, err := s.client.Get(ctx, c.Key)
+	resp, err := s.client.Get(ctx, c.key)
 	if err != nil {
-		return fmt.Errorf("read who holds %s: %w", c.Name, err)
+		return fmt.Errorf("read who holds %s: %w", c.name, err)
 	}
 	return s.stillOurs(ctx, c, resp, false)
 }
@@ -603,8 +568,8 @@ func (s *etcdStore) look(ctx context.Context, c *Claim) error {
 // isAsked says whether somebody asks us to let go of c. It asks the member for
 // what it knows by itself, which costs the others nothing.
 func (s *etcdStore) isAsked(ctx context.Context, c *Claim) bool {
-	resp, err := s.client.Get(ctx, releasedKey(s.cfg.Pool)+c.Name, clientv3.WithSerializable())
-	return err == nil && len(resp.Kvs) > 0 && string(resp.Kvs[0].Value) == leaseHex(c.LeaseID)
+	resp, err := s.client.Get(ctx, releasedKey(s.cfg.Pool)+c.name, clientv3.WithSerializable())
+	return err == nil && len(resp.Kvs) > 0 && string(resp.Kvs[0].Value) == leaseHex(c.lease)
 }
 
 // stillOurs says what has become of c, by what stands at its key; expired says
@@ -618,9 +583,9 @@ func (s *etcdStore) stillOurs(ctx context.Context, c *Claim, resp *clientv3.GetR
 		return Expired
 	case len(resp.Kvs) == 0:
 		return Deleted
-	case resp.Kvs[0].CreateRevision != c.Revision:
+	case resp.Kvs[0].CreateRevision != c.revision:
 		return Lost
-	case !s.isOurs(resp.Kvs[0], c.LeaseID):
+	case !s.isOurs(resp.Kvs[0], c.lease):
 		return Overwritten
 	}
 	return nil

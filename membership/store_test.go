@@ -39,7 +39,7 @@ func TestList(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Held{{Name: "Denali", Owner: `"\x1b[2J"`, Listed: true}, {Name: "MtLogan", Owner: "marge", Listed: true}, {Name: "Nowhere", Owner: "bart"}}; !slices.Equal(got, want) {
+	if want := []Tenant{{Name: "Denali", Owner: `"\x1b[2J"`, Listed: true}, {Name: "MtLogan", Owner: "marge", Listed: true}, {Name: "Nowhere", Owner: "bart"}}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -17,9 +17,57 @@ import (
 //   - have put their ends on record: they let go before they write it; or
 //   - ran out: their lease is gone, and one leader counted all of its time.
 //
-// Otherwise they are doubtful: the name is used one TTL after the claim, when
+// Otherwise that is a doubt: the name is used one TTL after the claim, when
 // nobody can have renewed in time any more, or as soon as the missing ends are on
 // record.
+
+// A doubt is a reason why a claim is not used yet: somebody else may use the name
+// until then.
+type doubt struct {
+	until  time.Duration // by now
+	why    string
+	record string // of the tenure whose end ends it sooner; "": none does
+}
+
+// The reasons.
+const (
+	whyNoEnd    = "the last holder has not said that it let go"
+	whyDataLoss = "etcd lost data, and with it who else may hold it"
+	whyCopied   = "the state directory was copied, or this is another boot"
+	whyBefore   = "our last process did not use it yet either"
+)
+
+// doubt adds one that lasts for d from the claim on.
+func (t *tenancy) doubt(d time.Duration, why, record string) {
+	if d > 0 {
+		t.doubts = append(t.doubts, doubt{t.claimed + d, why, record})
+	}
+}
+
+// usable returns from when on the claim may be used, and because of what so late.
+func (t *tenancy) usable() (from time.Duration, because string) {
+	from = t.claimed
+	for _, d := range t.doubts {
+		if d.until > from {
+			from, because = d.until, d.why
+		}
+	}
+	return from, because
+}
+
+func (t *tenancy) usableFrom() time.Duration {
+	from, _ := t.usable()
+	return from
+}
+
+// unused returns for how long from the claim on it is not used.
+func (t *tenancy) unused() time.Duration { return t.usableFrom() - t.claimed }
+
+// isShared says whether who may use the name may do so under this very claim, or
+// has lost it with etcd's data: its end must not free the name then.
+func (t *tenancy) isShared(now time.Duration) bool {
+	return slices.ContainsFunc(t.doubts, func(d doubt) bool { return d.record == "" && now < d.until })
+}
 
 // electionAtLeast is less than an election takes. An answer names the term of the
 // last entry that its member of etcd has applied: if a grant was answered in this
@@ -27,17 +75,17 @@ import (
 // office over takes less; it does not stand still then.)
 const electionAtLeast = 500 * time.Millisecond
 
-// doubtful returns which of the tenures before got may be in use still.
-func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
-	doubtful := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
-		own := h.diary.find(t)
+// unended returns which of the tenures before got may be in use still.
+func (h *Holder) unended(ctx context.Context, got claimed) []Tenure {
+	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
+		own := h.ownTenures.find(t)
 		return !t.open() || own != nil && !own.Elsewhere
 	})
-	if len(doubtful) == 0 {
+	if len(open) == 0 {
 		return nil
 	}
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		doubtful = slices.DeleteFunc(doubtful, func(t Tenure) (out bool) {
+		open = slices.DeleteFunc(open, func(t Tenure) (out bool) {
 			// Whatever freed the name came before the claim, and so in its term at
 			// the latest.
 			if err == nil && t.term != 0 && t.term == got.term {
@@ -50,14 +98,14 @@ func (h *Holder) doubtful(ctx context.Context, got claimed) []Tenure {
 	if err != nil {
 		h.log.Warn("whether the last holder has let go is not known", "name", got.name, "err", err)
 	}
-	return doubtful
+	return open
 }
 
 // date sets from which second on the tenure has the name, and whose those before
 // were.
 func (h *Holder) date(held *tenancy) {
 	from, now := held.answered.Add(held.unused()), h.wall()
-	others := slices.DeleteFunc(h.diary.others(held.earlier), func(t Tenure) bool { return t.inFuture(now) })
+	others := slices.DeleteFunc(h.ownTenures.others(held.earlier), func(t Tenure) bool { return t.inFuture(now) })
 	held.start = firstSecond(from)
 	for _, t := range others {
 		if t.open() {
@@ -66,36 +114,38 @@ func (h *Holder) date(held *tenancy) {
 			held.start = max(held.start, t.To.Unix()+1)
 		}
 	}
-	if own := h.diary.find(held.tenure); own != nil {
+	if own := h.ownTenures.find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
 	}
-	held.history = newHistory(held.start, held.Name, h.diary.spans(held.tenure), others, held.cut)
+	held.history = newHistory(held.start, held.name, h.ownTenures.spans(held.tenure), others, held.cut)
 }
 
-// lookBack finds out whether the doubtful tenures before held have their ends on
-// record by now. What it learns makes held another *Claim: nobody has used the
+// lookBack finds out whether the tenures before held that are doubted have their
+// ends on record by now. What it learns makes held another *Claim: nobody has used the
 // one before.
 func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
+	if !slices.ContainsFunc(held.doubts, func(d doubt) bool { return d.record != "" }) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
 	defer cancel()
-	ts, _, err := h.store.tenures(ctx, held.Name)
+	ts, _, err := h.store.tenures(ctx, held.name)
 	if err != nil {
 		return // the next renewal comes soon
 	}
-	doubts := len(held.doubtful)
+	doubts := len(held.doubts)
 	for _, t := range slices.DeleteFunc(ts, Tenure.open) {
 		known := func(before Tenure) bool { return before.id == t.id }
 		if i := slices.IndexFunc(held.earlier, known); i >= 0 {
 			held.earlier[i] = t
 		}
-		held.doubtful = slices.DeleteFunc(held.doubtful, known)
+		held.doubts = slices.DeleteFunc(held.doubts, func(d doubt) bool { return d.record == t.id })
 	}
-	if len(held.doubtful) == doubts {
+	if len(held.doubts) == doubts {
 		return
 	}
 	held.Claim = held.anew()
 	h.date(held)
 	h.note(held)
-	h.claim.Store(held.Claim)
-	h.notify()
+	h.setClaim(held.Claim)
 }

@@ -38,7 +38,7 @@ func TestSuccession(t *testing.T) {
 		{"a former leader had its lease revoked", func(s *simulation, last *host) {
 			s.newLeader()
 			s.pause(2 * renewal)
-			s.etcd.goOn(func() bool { return true })
+			s.etcd.goOn(0, func() bool { return true })
 		}, 0, 2*renewal + 200*time.Millisecond, string(Expired)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -48,17 +48,17 @@ func TestSuccession(t *testing.T) {
 				s := newScript(dir)
 				last, next := s.newHost(), s.newHost()
 				last.start()
-				s.until(t, "the last one holds it", func() bool { return last.process.holder.Phase() == Holding })
+				s.until(t, "the last one holds it", func() bool { return last.process.holder.State() == Held })
 				began := time.Now()
 				next.start()
-				s.until(t, "the next one waits", func() bool { return next.process.holder.Phase() == Waiting })
+				s.until(t, "the next one waits", func() bool { return next.process.holder.State() == Waiting })
 				s.pause(10 * time.Second)
 
 				test.fault(s, last)
 				h := next.process.holder
 				s.until(t, "the next one claims it", func() bool { c, _ := h.Current(); return c != nil })
 				claimed := time.Now()
-				s.until(t, "the next one uses it", func() bool { return h.Phase() == Holding })
+				s.until(t, "the next one uses it", func() bool { return h.State() == Held })
 				took := time.Duration(float64(time.Since(claimed)) * next.rate)
 				if took < test.least || took > test.most+10*time.Millisecond {
 					t.Errorf("used %v after its claim, want %v to %v", took, test.least, test.most)

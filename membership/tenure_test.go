@@ -71,7 +71,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	before := time.Now()
-	h := start(t, c, cfg, nil)
+	h := startQuick(t, c, cfg)
 	claim := h.held(t)
 
 	check := func(when string, want map[string]string) {
@@ -92,7 +92,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 		if err != nil || from.Before(before.Truncate(time.Millisecond)) || from.After(time.Now()) {
 			t.Errorf("%s from %q, want the time of the claim in UTC with milliseconds", when, got["from"])
 		}
-		if want := fmt.Sprintf("/prefixproxy/%s/tenures/Denali/%013d-%x", cfg.Pool, from.UnixMilli(), int64(claim.LeaseID)); string(kvs[0].Key) != want {
+		if want := fmt.Sprintf("/prefixproxy/%s/tenures/Denali/%013d-%x", cfg.Pool, from.UnixMilli(), int64(claim.lease)); string(kvs[0].Key) != want {
 			t.Errorf("key %s: got %q, want %q", when, kvs[0].Key, want)
 		}
 		if kvs[0].Lease != 0 {
@@ -105,7 +105,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 			}
 			got["to"] = "then"
 		}
-		want["owner"], want["lease"] = "homer", fmt.Sprintf("%x", int64(claim.LeaseID))
+		want["owner"], want["lease"] = "homer", fmt.Sprintf("%x", int64(claim.lease))
 		want["ttl"], want["term"] = fmt.Sprint(cfg.TTL.Seconds()), fmt.Sprint(termOf(t, c))
 		if !maps.Equal(got, want) {
 			t.Errorf("record %s: got %v, want %v", when, got, want)
@@ -118,7 +118,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	h.stop()
 	var events []string
 	for _, ev := range (<-watch).Events {
-		events = append(events, fmt.Sprint(ev.Type, " ", strings.Split(string(ev.Kv.Key), "/")[3], " ", ev.Kv.ModRevision-claim.Revision))
+		events = append(events, fmt.Sprint(ev.Type, " ", strings.Split(string(ev.Kv.Key), "/")[3], " ", ev.Kv.ModRevision-claim.revision))
 	}
 	slices.Sort(events)
 	if len(events) != 2 || !strings.HasPrefix(events[0], "DELETE names") || !strings.HasPrefix(events[1], "PUT tenures") ||
@@ -133,15 +133,15 @@ func TestRecordTellsTheLoss(t *testing.T) {
 	t.Parallel()
 	for want, take := range map[Loss]func(c *Client, held *Claim) error{
 		Deleted: func(c *Client, held *Claim) error {
-			_, err := c.Delete(context.Background(), held.Key)
+			_, err := c.Delete(context.Background(), held.key)
 			return err
 		},
 		Overwritten: func(c *Client, held *Claim) error {
-			_, err := c.Put(context.Background(), held.Key, "marge")
+			_, err := c.Put(context.Background(), held.key, "marge")
 			return err
 		},
 		Expired: func(c *Client, held *Claim) error {
-			_, err := c.Revoke(context.Background(), held.LeaseID)
+			_, err := c.Revoke(context.Background(), held.lease)
 			return err
 		},
 	} {
@@ -167,14 +167,13 @@ func TestSuccessorEndsTheRecordOfACrash(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	cfg.OnStop = Keep // what etcd sees of a crash
-	crashed := start(t, c, cfg, nil)
+	crashed := startQuick(t, c, cfg)
 	claim := crashed.held(t)
 	crashed.stop()
-	if _, err := c.Revoke(t.Context(), claim.LeaseID); err != nil {
+	if _, err := c.Revoke(t.Context(), claim.lease); err != nil {
 		t.Fatal(err)
 	}
-	h := start(t, c, cfg, nil)
-	h.held(t)
+	startQuick(t, c, cfg).held(t)
 	got := awaitEnded(t, c, cfg.Pool, "Denali", 0)
 	next := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))[1]
 	if got.Ended != "expired" || !got.To.Equal(next.From) || !next.open() {
@@ -212,8 +211,8 @@ func TestTenureOfATakeOver(t *testing.T) {
 			second.await(t, "a claim", func() bool { claim, _ := second.Current(); return claim != nil })
 			ts := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))
 			claim, _ := second.Current()
-			if want := map[bool]int{false: 1, true: 2}[copied]; len(ts) != want || ts[want-1].Lease != claim.LeaseID {
-				t.Fatalf("records: got %+v, want %d, the last one under lease %x", ts, want, claim.LeaseID)
+			if want := map[bool]int{false: 1, true: 2}[copied]; len(ts) != want || ts[want-1].Lease != claim.lease {
+				t.Fatalf("records: got %+v, want %d, the last one under lease %x", ts, want, claim.lease)
 			}
 			list, err := List(t.Context(), c, cfg.Pool, cfg.Names)
 			if err != nil || len(list) != 1 || !list[0].Since.Equal(ts[len(ts)-1].From) {
@@ -247,7 +246,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	var clock atomic.Int64 // Unix seconds
 	clock.Store(now.Unix())
 	dir := t.TempDir()
-	begin := func(state *State) running {
+	begin := func(state *StateDir) running {
 		h, err := NewHolder(c, cfg, state, testLog(t))
 		if err != nil {
 			t.Fatal(err)
@@ -278,8 +277,8 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	clock.Add(100)
 	claim = begin(newState(t, dir)).held(t)
 	for after, want := range map[int64]string{-1: "MtLogan", 0: "Denali", 100: "Denali", 101: "MtLogan", 200: "MtLogan"} {
-		if got, ok := claim.NameAt(now.Unix() + after); claim.Name != "MtLogan" || got != want || !ok {
-			t.Errorf("claim on %s, %d s after the first one: got %q, %v; want %q", claim.Name, after, got, ok, want)
+		if got, ok := claim.NameAt(now.Unix() + after); claim.name != "MtLogan" || got != want || !ok {
+			t.Errorf("claim on %s, %d s after the first one: got %q, %v; want %q", claim.name, after, got, ok, want)
 		}
 	}
 }
@@ -297,7 +296,7 @@ func TestOwnTenureAfterACrash(t *testing.T) {
 	claim := first.held(t)
 	first.stop()
 	state.Close()
-	if _, err := c.Revoke(t.Context(), claim.LeaseID); err != nil {
+	if _, err := c.Revoke(t.Context(), claim.lease); err != nil {
 		t.Fatal(err)
 	}
 	ts := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))
@@ -408,7 +407,7 @@ func TestPrune(t *testing.T) {
 // Where nothing is to be done, nothing is asked.
 func TestTidyIsIdle(t *testing.T) {
 	h := newHolder(nil, DefaultConfig(), nil, boottime, testLog(t))
-	h.tidy(&tenancy{Claim: &Claim{Name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []Tenure{
+	h.tidy(&tenancy{Claim: &Claim{name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []Tenure{
 		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: released},
 	}})
 	if n := len(h.records.jobs); n != 0 {

@@ -68,25 +68,46 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 
 		way.set(true, 0)
 		pass(t, 10*time.Second-time.Nanosecond)
-		if got, ok := r.Current(); got != c || !ok || r.Phase() != Holding {
-			t.Errorf("just before the horizon: claim %p good %v phase %s, want %p true held", got, ok, r.Phase(), c)
+		if got, ok := r.Current(); got != c || !ok || r.State() != Held {
+			t.Errorf("just before the horizon: claim %p good %v state %s, want %p true held", got, ok, r.State(), c)
 		}
+		suspended := r.Changed()
 		pass(t, time.Nanosecond)
-		if got, ok := r.Current(); got != c || ok || r.Phase() != Suspended {
-			t.Errorf("at the horizon: claim %p good %v phase %s, want %p false suspended", got, ok, r.Phase(), c)
+		if got, ok := r.Current(); got != c || ok || r.State() != Suspended {
+			t.Errorf("at the horizon: claim %p good %v state %s, want %p false suspended", got, ok, r.State(), c)
+		}
+		if !isClosed(suspended) || isClosed(c.Done()) {
+			t.Errorf("at the horizon: changed %v, claim over %v; want a change, and a claim that may go on", isClosed(suspended), isClosed(c.Done()))
 		}
 
 		pass(t, 2*time.Second) // the lease lives until 15 s
 		changed := r.Changed()
 		way.set(false, 0)
 		<-changed
-		if got, ok := r.Current(); got != c || !ok || r.Phase() != Holding {
-			t.Errorf("after a renewal: claim %p good %v phase %s, want %p true held", got, ok, r.Phase(), c)
+		if got, ok := r.Current(); got != c || !ok || r.State() != Held {
+			t.Errorf("after a renewal: claim %p good %v state %s, want %p true held", got, ok, r.State(), c)
 		}
 		if got := r.Stats().Claims; got != 1 {
 			t.Errorf("claims: got %d, want 1", got)
 		}
+
+		way.set(true, 0) // and now the lease runs out
+		pass(t, 20*time.Second)
+		way.set(false, 0)
+		<-c.Done()
+		if got, _ := r.Current(); got == c {
+			t.Error("a claim that is over is the current one")
+		}
 	})
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 func TestLeaseRunsOutDuringAnOutage(t *testing.T) {
@@ -128,14 +149,14 @@ func TestTakeOver(t *testing.T) {
 				r.stop()
 
 				h, _ := newSim(t, e, nil)
-				h.own = &memory{Pool: "default", Name: c.Name, Lease: c.LeaseID, Revision: c.Revision, TTL: simTTL, here: test.here}
+				h.own = &memory{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL, here: test.here}
 				begin := e.now()
 				got := run(t, h).held(t)
 				if d := e.now() - begin; d != test.wantFrom {
 					t.Errorf("used after %v, want %v", d, test.wantFrom)
 				}
-				if got.Name != c.Name || got.Revision != c.Revision || got.LeaseID == c.LeaseID {
-					t.Errorf("took over %s at %d under %x, want %s at %d under another lease than %x", got.Name, got.Revision, got.LeaseID, c.Name, c.Revision, c.LeaseID)
+				if got.name != c.name || got.revision != c.revision || got.lease == c.lease {
+					t.Errorf("took over %s at %d under %x, want %s at %d under another lease than %x", got.name, got.revision, got.lease, c.name, c.revision, c.lease)
 				}
 			})
 		})
@@ -163,21 +184,21 @@ func TestOriginalAndCopy(t *testing.T) {
 				way.set(test.cutOff, 0)
 
 				h, _ = newSim(t, e, nil)
-				h.own = &memory{Pool: "default", Name: c.Name, Lease: c.LeaseID, Revision: c.Revision, TTL: simTTL}
+				h.own = &memory{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL}
 				copied := run(t, h)
 				for range 40 {
 					pass(t, 500*time.Millisecond)
 					a, okA := original.Current()
 					b, okB := copied.Current()
-					if okA && okB && a.Name == b.Name {
-						t.Fatalf("at %v both use %s", e.now(), a.Name)
+					if okA && okB && a.name == b.name {
+						t.Fatalf("at %v both use %s", e.now(), a.name)
 					}
 				}
-				if c, ok := copied.Current(); !ok || c.Name != "Denali" {
+				if c, ok := copied.Current(); !ok || c.name != "Denali" {
 					t.Errorf("claim of the copy: got %v %v, want Denali", c, ok)
 				}
 				way.set(false, 0)
-				original.await(t, "a name of its own", func() bool { c, ok := original.Current(); return ok && c.Name == "MtLogan" })
+				original.await(t, "a name of its own", func() bool { c, ok := original.Current(); return ok && c.name == "MtLogan" })
 				if got := original.Stats().Losses; got[test.want] != 1 {
 					t.Errorf("losses of the original: got %v, want 1 %s", got, test.want)
 				}
@@ -197,7 +218,7 @@ func TestDataLoss(t *testing.T) {
 		e.lose()
 		<-changed
 		if c, ok := witness.Current(); ok {
-			t.Errorf("after the loss: claim on %s is good, want none", c.Name)
+			t.Errorf("after the loss: claim on %s is good, want none", c.name)
 		}
 		lost := e.now()
 		synctest.Wait()
@@ -206,14 +227,14 @@ func TestDataLoss(t *testing.T) {
 		newcomer := run(t, h) // knows of the loss by the marker alone
 		pass(t, simTTL-time.Second)
 		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
-			if got := r.Phase(); got != Suspended {
-				t.Errorf("phase of the %s %v after the loss: got %s, want suspended", who, e.now()-lost, got)
+			if got := r.State(); got != Suspended {
+				t.Errorf("state of the %s %v after the loss: got %s, want suspended", who, e.now()-lost, got)
 			}
 		}
 		pass(t, time.Second)
 		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
-			if got := r.Phase(); got != Holding {
-				t.Errorf("phase of the %s one TTL after the loss: got %s, want held", who, got)
+			if got := r.State(); got != Held {
+				t.Errorf("state of the %s one TTL after the loss: got %s, want held", who, got)
 			}
 		}
 		if got := witness.Stats().Losses[DataLoss]; got != 1 {
@@ -223,16 +244,16 @@ func TestDataLoss(t *testing.T) {
 }
 
 func TestExtendOnlyForward(t *testing.T) {
-	c := NewClaim("Denali", time.Hour)
-	c.Extend(time.Minute)
+	c := newClaim("Denali", time.Hour, history{})
+	c.extendTo(c.now() + time.Minute)
 	if left := c.Left(); left < 59*time.Minute {
 		t.Errorf("left after a shorter extension: got %v, want an hour", left)
 	}
-	past := NewClaim("Denali", -time.Second)
+	past := newClaim("Denali", -time.Second, history{})
 	if past.Valid() {
 		t.Error("a claim past its horizon is good")
 	}
-	past.Extend(time.Hour)
+	past.extendTo(past.now() + time.Hour)
 	if !past.Valid() {
 		t.Error("an extended claim is not good")
 	}
@@ -271,18 +292,18 @@ func TestWaitingInAnOutage(t *testing.T) {
 		h, way := newSim(t, e, nil)
 		r := run(t, h)
 		pass(t, time.Second)
-		if got := r.Phase(); got != Waiting {
-			t.Fatalf("all taken: phase %s, want waiting", got)
+		if got := r.State(); got != Waiting {
+			t.Fatalf("all taken: state %s, want waiting", got)
 		}
 		way.set(true, 0)
 		pass(t, 6*time.Second)
-		if got := r.Phase(); got != Claiming {
-			t.Errorf("6 s into an outage: phase %s, want claiming", got)
+		if got := r.State(); got != Claiming {
+			t.Errorf("6 s into an outage: state %s, want claiming", got)
 		}
 		way.set(false, 0)
 		pass(t, 5*time.Second)
-		if got := r.Phase(); got != Waiting {
-			t.Errorf("after it: phase %s, want waiting", got)
+		if got := r.State(); got != Waiting {
+			t.Errorf("after it: state %s, want waiting", got)
 		}
 	})
 }

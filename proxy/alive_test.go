@@ -14,13 +14,13 @@ type stuckNames struct {
 	asked, stuck chan struct{}
 }
 
-func (s *stuckNames) Phase() membership.Phase {
+func (s *stuckNames) State() membership.State {
 	select {
 	case s.asked <- struct{}{}:
 		<-s.stuck
 	default:
 	}
-	return s.fakeNames.Phase()
+	return s.fakeNames.State()
 }
 
 // A proxy whose loops run is alive; one whose namer stands still is not.

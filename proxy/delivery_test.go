@@ -106,7 +106,7 @@ func TestSpoolUnnamed(t *testing.T) {
 	if b := balance(t, p.Proxy)["carbon"]; b.Spooled < lines/4 {
 		t.Errorf("not spooled: %+v", b)
 	}
-	names.set(membership.NewClaim("KingPeak", time.Hour), membership.Holding)
+	names.set(newClaim("KingPeak", time.Hour), membership.Held)
 	got := carbon.next(lines)
 	slices.Sort(got)
 	for i, ln := range got {

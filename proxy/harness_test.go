@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -24,24 +25,28 @@ const patience = 20 * time.Second
 type fakeNames struct {
 	mu      sync.Mutex
 	claim   *membership.Claim
-	phase   membership.Phase
+	state   membership.State
 	changed chan struct{}
 }
 
 func noNames() *fakeNames {
-	return &fakeNames{phase: membership.Claiming, changed: make(chan struct{})}
+	return &fakeNames{state: membership.Claiming, changed: make(chan struct{})}
 }
 
 func holding(name string) *fakeNames {
 	f := noNames()
-	f.set(membership.NewClaim(name, time.Hour), membership.Holding)
+	f.set(newClaim(name, time.Hour), membership.Held)
 	return f
 }
 
-func (f *fakeNames) set(claim *membership.Claim, phase membership.Phase) {
+func newClaim(name string, valid time.Duration) *membership.Claim {
+	return claimtest.Make(claimtest.Claim{Name: name, Valid: valid}).(*membership.Claim)
+}
+
+func (f *fakeNames) set(claim *membership.Claim, state membership.State) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.claim, f.phase = claim, phase
+	f.claim, f.state = claim, state
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -58,10 +63,10 @@ func (f *fakeNames) Changed() <-chan struct{} {
 	return f.changed
 }
 
-func (f *fakeNames) Phase() membership.Phase {
+func (f *fakeNames) State() membership.State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.phase
+	return f.state
 }
 
 // testConfig listens on free ports of 127.0.0.1 and sends to the sinks.

@@ -20,11 +20,11 @@ type Names interface {
 	Current() (claim *membership.Claim, ok bool)
 
 	// Changed returns a channel that is closed at the next change of what
-	// Current or Phase return, but for a horizon that passes.
+	// Current or State return.
 	Changed() <-chan struct{}
 
-	// Phase returns what the holder is doing.
-	Phase() membership.Phase
+	// State returns what the holder is doing.
+	State() membership.State
 }
 
 // heldMax is how long lines wait for a name when all names are taken.
@@ -81,7 +81,7 @@ func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
 	r := &rewriters{claim: claim, rules: s.rules}
 	name := ""
 	if claim != nil {
-		name = claim.Name
+		name = claim.Name()
 		for _, to := range s.tos {
 			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
 		}
@@ -166,7 +166,7 @@ func (n *namer) run(ctx context.Context, alive <-chan chan struct{}) {
 	defer tick.Stop()
 	for {
 		changed := n.names.Changed()
-		if n.names.Phase() != membership.Waiting {
+		if n.names.State() != membership.Waiting {
 			waiting = time.Time{}
 		} else if waiting.IsZero() {
 			waiting = time.Now()

@@ -279,8 +279,16 @@ func (p *Proxy) Status() Status {
 		books, _ := p.queue(proto).snapshot()
 		s.Lines[proto.String()] = books.report()
 	}
+	_, bytes := p.statsd.snapshot()
+	s.Bounds = []Bound{{Protocol: line.StatsD.String(), Queue: int64(bytes), QueueLimit: int64(p.statsd.bound())}}
 	for _, a := range p.carbon.accounts() {
 		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.name, Lines: a.report()})
+		if !a.kept.Removed {
+			s.Bounds = append(s.Bounds, Bound{
+				Protocol: line.Carbon.String(), Destination: a.name, Queue: a.kept.QueueBytes, QueueLimit: a.kept.QueueLimit,
+				Spool: a.kept.SpoolBytes, SpoolLimit: a.kept.SpoolLimit, Oldest: a.kept.Oldest,
+			})
+		}
 	}
 	for _, d := range p.outlets.all() {
 		for _, u := range d.Status() {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -166,7 +167,7 @@ func TestHeldUntilNamed(t *testing.T) {
 		return b["statsd"].Queued == 3 && b["carbon"].Queued == 2
 	})
 	before := time.Now().Unix()
-	names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+	names.set(newClaim("Denali", time.Hour), membership.Held)
 	statsd.expect("Denali.a:1|c", "Denali.b:1|c")
 	got := carbon.next(2)
 	var at int64
@@ -190,7 +191,7 @@ func TestOrderAcrossNaming(t *testing.T) {
 		}
 	}()
 	eventually(t, "lines are held", func() bool { return balance(t, p.Proxy)["statsd"].Queued > 1000 })
-	names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+	names.set(newClaim("Denali", time.Hour), membership.Held)
 	for i, ln := range statsd.next(lines) {
 		if want := fmt.Sprintf("Denali.n%d:1|c", i); ln != want {
 			t.Fatalf("line %d: got %q, want %q", i, ln, want)
@@ -207,7 +208,7 @@ func TestStatsDGate(t *testing.T) {
 	write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 	eventually(t, "the lines are queued", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 
-	names.set(membership.NewClaim("MtLogan", time.Hour), membership.Holding)
+	names.set(newClaim("MtLogan", time.Hour), membership.Held)
 	statsd.open()
 	statsd.expect("app.x:1|c")
 	eventually(t, "the line of the lost claim is dropped", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["claim_lost"] == 1 })
@@ -222,8 +223,8 @@ func TestStatsDSuspended(t *testing.T) {
 			statsd := newSink(t, "tcp")
 			statsd.close()
 			names := noNames()
-			claim := membership.NewClaim("Denali", 500*time.Millisecond)
-			names.set(claim, membership.Holding)
+			claim := newClaim("Denali", 500*time.Millisecond)
+			names.set(claim, membership.Held)
 			p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
 			write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 			eventually(t, "the lines are named", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
@@ -233,14 +234,14 @@ func TestStatsDSuspended(t *testing.T) {
 			statsd.expect("app.x:1|c") // needs no name
 			eventually(t, "the others wait", func() bool { return p.statsd.holding.Load() == 2 })
 			if renewed {
-				claim.Extend(time.Hour)
-				names.set(claim, membership.Holding)
+				claimtest.Extend(claim, time.Hour)
+				names.set(claim, membership.Held)
 				statsd.expect("Denali.a:1|c", "Denali.b:1|c")
 				return
 			}
 			names.set(nil, membership.Claiming)
 			eventually(t, "the named line is dropped", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["claim_lost"] == 1 })
-			names.set(membership.NewClaim("MtLogan", time.Hour), membership.Holding)
+			names.set(newClaim("MtLogan", time.Hour), membership.Held)
 			statsd.expect("MtLogan.b:1|c")
 		})
 	}
@@ -417,7 +418,7 @@ func TestBooksBalanceUnderLoad(t *testing.T) {
 		if looks%3 == 0 {
 			names.set(nil, membership.Claiming)
 		} else {
-			names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+			names.set(newClaim("Denali", time.Hour), membership.Held)
 		}
 		select {
 		case <-done:
@@ -426,7 +427,7 @@ func TestBooksBalanceUnderLoad(t *testing.T) {
 		}
 		break
 	}
-	names.set(membership.NewClaim("Denali", time.Hour), membership.Holding)
+	names.set(newClaim("Denali", time.Hour), membership.Held)
 	got := carbon.next(senders * rounds * 2)
 	eventually(t, "all Carbon lines are booked", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 0 })
 	b := balanceScrape(t, registry)["carbon"]
@@ -561,11 +562,12 @@ func TestStopWithStuckStdout(t *testing.T) {
 // A Carbon line is named by the tenure that its timestamp falls into.
 func TestCarbonNamedByItsTime(t *testing.T) {
 	carbon := newSink(t, "tcp")
-	at := func(s int64) time.Time { return time.Unix(s, 0) }
 	names := noNames()
-	names.set(membership.NewClaimAfter("Denali", time.Hour, at(5000),
-		[]membership.Tenure{{Name: "MtLogan", From: at(1000), To: at(2000)}},
-		[]membership.Tenure{{Name: "Denali", From: at(3000), To: at(4000)}}), membership.Holding)
+	names.set(claimtest.Make(claimtest.Claim{
+		Name: "Denali", Valid: time.Hour, Start: time.Unix(5000, 0),
+		Ours:   []claimtest.Tenure{{Name: "MtLogan", From: time.Unix(1000, 0), To: time.Unix(2000, 0)}},
+		Others: []claimtest.Tenure{{Name: "Denali", From: time.Unix(3000, 0), To: time.Unix(4000, 0)}},
+	}).(*membership.Claim), membership.Held)
 	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.now 1 6000\nhost.logan 1 1500\nhost.foreign 1 3500\nhost.between 1 4500\nhost.long.ago 1 10\napp.any 1 3500\nhost.again 1 6001\n")

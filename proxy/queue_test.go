@@ -36,7 +36,7 @@ func accept(q queue, in ...*batch) {
 func TestQueueMerges(t *testing.T) {
 	q := newStatsDQueue(1 << 20)
 	now := time.Now()
-	claim := membership.NewClaim("Denali", time.Hour)
+	claim := newClaim("Denali", time.Hour)
 	accept(q, aBatch(now, nil, false, "a", "b"), aBatch(now, nil, false, "c"))
 	accept(q, aBatch(now, claim, false, "d"))
 	accept(q, aBatch(now.Add(2*mergeSpan), claim, false, "e"))
@@ -90,7 +90,7 @@ func TestQueueMemory(t *testing.T) {
 // StatsD lines are dropped after 10 s, wherever they wait.
 func TestExpire(t *testing.T) {
 	now := time.Now()
-	claim := membership.NewClaim("Denali", time.Hour)
+	claim := newClaim("Denali", time.Hour)
 	q := newStatsDQueue(1 << 20)
 	for _, born := range []time.Time{now.Add(-11 * time.Second), now.Add(-9 * time.Second)} {
 		accept(q, aBatch(born, claim, false, "ready"), aBatch(born, nil, true, "held"))
@@ -201,7 +201,7 @@ func TestFifo(t *testing.T) {
 func TestBatchKeepSplit(t *testing.T) {
 	b := aBatch(time.Now(), nil, false, "Denali.a:1|c", "app.x:1|c", "Denali:1|c", "Denalix.a:1|c", "(Denali.b:1|c")
 	n := newNaming(noNames(), line.Rules{From: "host", To: "{name}", Names: []string{"Denali"}})
-	owned := b.split(n.of(membership.NewClaim("Denali", time.Hour)).owns)
+	owned := b.split(n.of(newClaim("Denali", time.Hour)).owns)
 	if string(owned.buf) != "Denali.a:1|c\nDenali:1|c\n(Denali.b:1|c\n" || owned.lines != 3 {
 		t.Errorf("owned: %q", owned.buf)
 	}
@@ -267,7 +267,7 @@ func TestReasons(t *testing.T) {
 // Parked lines are older than all that is ready, and go first once their claim
 // is renewed.
 func TestParkedGoFirst(t *testing.T) {
-	claim := membership.NewClaim("Denali", time.Hour)
+	claim := newClaim("Denali", time.Hour)
 	suspended := true
 	q := newStatsDQueue(1 << 20)
 	q.suspended = func(*membership.Claim) bool { return suspended }

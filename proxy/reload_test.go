@@ -226,7 +226,7 @@ func TestReloadRules(t *testing.T) {
 	cfg.Rewrite.To = "servers.{name}"
 	cfg.Rewrite.Unmatched = line.PrefixUnmatched
 	reloaded(t, p, cfg)
-	names.set(claim, membership.Holding)
+	names.set(claim, membership.Held)
 	carbon.expect("servers.Denali.b 1 1700000000")
 	write(t, conn, "other.c 1 1700000000\n")
 	carbon.expect("servers.Denali.other.c 1 1700000000")

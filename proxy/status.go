@@ -17,6 +17,18 @@ type Status struct {
 
 	// Destinations are those of Carbon. One that a reload removed comes last.
 	Destinations []DestinationStatus `json:"destinations"`
+
+	// Bounds are what waits, for each queue, in bytes. The metrics have them, too.
+	Bounds []Bound `json:"-"`
+}
+
+// A Bound is how full the queue of a protocol is, or of one destination of Carbon, and
+// its spool.
+type Bound struct {
+	Protocol, Destination string
+	Queue, QueueLimit     int64
+	Spool, SpoolLimit     int64     // 0 for StatsD
+	Oldest                time.Time // arrival of the oldest line on disk; zero: there is none
 }
 
 // DestinationStatus is the account of one destination of Carbon. Received counts from

@@ -56,12 +56,12 @@ func (d *daemon) isAlive(ctx context.Context, limit time.Duration) bool {
 // statusLine is what systemctl status shows: the name, the state, the upstreams.
 func (d *daemon) statusLine() string {
 	claim, ok := d.holder.Current()
-	line := "no name: " + d.holder.Phase().String()
+	line := "no name: " + d.holder.State().String()
 	switch {
 	case ok:
-		line = claim.Name + " held"
+		line = claim.Name() + " held"
 	case claim != nil:
-		line = claim.Name + " " + membership.Suspended.String()
+		line = claim.Name() + " " + membership.Suspended.String()
 	}
 	for _, u := range d.proxy.Status().Upstreams {
 		state := "down"

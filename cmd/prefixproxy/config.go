@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/events"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -25,6 +27,7 @@ type config struct {
 	Membership membership.Config `yaml:"membership"`
 	Etcd       etcdConfig        `yaml:"etcd"`
 	Proxy      proxy.Config      `yaml:",inline"`
+	Graphite   events.Config     `yaml:"graphite"`
 	Admin      admin.Config      `yaml:"admin"`
 	Telemetry  telemetryConfig   `yaml:"telemetry"`
 }
@@ -104,7 +107,8 @@ func (c *config) share() {
 
 // Problems returns what is wrong with the configuration, all of it.
 func (c config) Problems() conf.Problems {
-	return slices.Concat(c.Membership.Problems(), c.Etcd.Problems(), c.Proxy.Problems(), c.Admin.Problems(), c.sharedSockets())
+	ps, _ := errors.AsType[conf.Problems](c.Membership.Validate())
+	return slices.Concat(ps, c.Etcd.Problems(), c.Proxy.Problems(), c.Graphite.Problems(), c.Admin.Problems(), c.sharedSockets())
 }
 
 // sharedSockets tells of a page that would take the socket of a listener.

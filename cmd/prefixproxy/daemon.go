@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/internal/events"
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -31,13 +33,15 @@ type daemon struct {
 	source   admin.Source // of what the page shows
 	reloads  reloads
 	registry *prometheus.Registry // of our own metrics
+	pool     *fleet.Pool          // as the page shows it
+	events   *events.Sender       // notes in Graphite
 	tell     notifier
 }
 
 // newDaemon makes the parts of a daemon, which takes the sockets that were passed
 // to us, and whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the etcd client. The caller
 // closes it.
-func newDaemon(cfg config, state *membership.State, ui *ui, sockets []*os.File, queueDirs []string) (*daemon, error) {
+func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (*daemon, error) {
 	client, err := cfg.Etcd.client()
 	if err != nil {
 		return nil, err
@@ -51,7 +55,7 @@ func newDaemon(cfg config, state *membership.State, ui *ui, sockets []*os.File, 
 	return d, nil
 }
 
-func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets []*os.File, queueDirs []string) (err error) {
+func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (err error) {
 	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
 		return err
 	}
@@ -63,12 +67,18 @@ func (d *daemon) assemble(cfg config, state *membership.State, ui *ui, sockets [
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return err
 	}
-	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewBuildInfo(buildVersion(), buildCommit()), &d.reloads)
+	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
+		return membership.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+	})
+	d.events = events.New(cfg.Graphite, d.holder, d.log)
+	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()), &d.reloads)
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.source = admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
+		Pool: d.pool,
 	}
+	d.source.Rates = admin.NewRates(d.source)
 	d.admin = admin.New(cfg.Admin, d.source, d.log)
 	return nil
 }
@@ -104,6 +114,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
+	noting, stopNoting := context.WithCancel(last)
 	serving, stopServing := context.WithCancel(last)
 	var atStop proxy.Status
 	g.Go(func() error {
@@ -117,8 +128,13 @@ func (d *daemon) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer stopServing()
+		defer stopNoting()
 		return d.holder.Run(holding)
 	})
+	for _, run := range []func(context.Context){d.pool.Run, d.source.Rates.Run} {
+		g.Go(func() error { run(serving); return nil })
+	}
+	g.Go(func() error { d.events.Run(noting); return nil })
 	g.Go(func() error { return d.servePages(serving) })
 	g.Go(func() error {
 		d.attend(serving)
@@ -184,8 +200,8 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan
 }
 
 // openState opens the state directory of the daemon.
-func openState(cfg config) (*membership.State, error) {
-	state, err := membership.OpenState(cfg.Membership.StateDir)
+func openState(cfg config) (*membership.StateDir, error) {
+	state, err := membership.OpenStateDir(cfg.Membership.StateDir)
 	switch {
 	case errors.Is(err, membership.ErrLocked):
 		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}

@@ -42,7 +42,7 @@ func metricNames(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := membership.OpenState(t.TempDir())
+	state, err := membership.OpenStateDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ type commandLine struct {
 	Members  membersCmd  `cmd:"" help:"List the names that are held, and by whom."`
 	Who      whoCmd      `cmd:"" help:"Tell who holds a name, and who held it when."`
 	History  historyCmd  `cmd:"" help:"Tell which names a host held, and when."`
+	Target   targetCmd   `cmd:"" help:"Print a Graphite target that follows a host through its names."`
 	Release  releaseCmd  `cmd:"" help:"Ask the holder of a name to let go of it."`
 	Reload   reloadCmd   `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
 	Generate generateCmd `cmd:"" hidden:"" help:"Write the manual page or the completions of a shell: for packages."`

@@ -6,10 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -24,7 +28,7 @@ type membersCmd struct {
 func (membersCmd) Help() string {
 	return `Asks etcd which names of the pool are held at this moment, and prints them in the order of the list; names that the list does not have (any more) come last.
 
-STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days.`
+STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days. In a terminal long owners are cut to its width.`
 }
 
 // etcdPatience is how long a command waits for etcd.
@@ -37,6 +41,7 @@ type members struct {
 	Waiting  []waiter       `json:"waiting"`
 	Free     int            `json:"free"`      // names of the list that nobody holds
 	MostHeld map[string]int `json:"most_held"` // at once, in the last days
+	columns  int            // of the terminal; 0: there is none
 }
 
 // member is a name that is held.
@@ -68,11 +73,13 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	last := ""
+	var most mostHeld
 	for {
-		ms, err := readMembers(ctx, cfg)
+		ms, err := readMembers(ctx, cfg, &most)
 		if err != nil {
 			return err
 		}
+		ms.columns = columns(ui.out)
 		if !c.Watch {
 			return ms.write(ui.out, c.JSON)
 		}
@@ -107,23 +114,33 @@ func (ms members) withoutAges() members {
 	return ms
 }
 
+// mostHeld is how many names were held at once at most, which it takes all records to
+// know: --watch reads them once a minute.
+type mostHeld struct {
+	n    int
+	read time.Time
+}
+
 // readMembers asks etcd.
-func readMembers(ctx context.Context, cfg config) (members, error) {
+func readMembers(ctx context.Context, cfg config, most *mostHeld) (members, error) {
 	var view membership.View
-	most := 0
 	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
 		if view, err = membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names); err != nil {
 			return err
 		}
-		most, err = membership.MostHeld(ctx, client, cfg.Membership.Pool, time.Now().Add(-mostHeldIn))
+		if now := time.Now(); now.Sub(most.read) > time.Minute {
+			most.n, err = membership.MostHeld(ctx, client, cfg.Membership.Pool, now.Add(-mostHeldIn))
+			most.read = now
+		}
 		return err
 	})
 	if err != nil {
 		return members{}, err
 	}
+	most.n = max(most.n, len(view.Held))
 	ms := members{
 		Pool: cfg.Membership.Pool, Members: make([]member, len(view.Held)), Waiting: make([]waiter, len(view.Waiting)),
-		Free: view.Free, MostHeld: map[string]int{mostHeldLabel: max(most, len(view.Held))},
+		Free: view.Free, MostHeld: map[string]int{mostHeldLabel: most.n},
 	}
 	for i, h := range view.Held {
 		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since), State: string(h.State), Listed: h.Listed, renewed: h.Renewed}
@@ -153,14 +170,16 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *mem
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
 	hint := c.etcdctl() + " endpoint health"
-	trouble, ok := errors.AsType[*membership.Trouble](err)
-	if ok {
+	trouble, known := errors.AsType[*membership.Trouble](err)
+	if known {
 		err, hint = trouble, cmp.Or(trouble.Hint, hint)
 	}
-	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	switch late := errors.Is(ctx.Err(), context.DeadlineExceeded); {
+	case late && known && trouble.Endpoint == endpoints:
+		err = fmt.Errorf("etcd at %s not reached within %v: %s: %w", endpoints, etcdPatience, trouble.What, trouble.Unwrap())
+	case late:
 		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
-	case !ok || trouble.Endpoint == "":
+	case !known || trouble.Endpoint == "":
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
 	return hinted{err, hint}
@@ -170,6 +189,7 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return writeJSON(w, ms)
 	}
+	room := ms.ownerRoom()
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAME\tOWNER\tSINCE\tSTATE\tRENEWED")
 	unlisted := 0
@@ -182,13 +202,13 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 			unlisted++
 			state += ", not in the list"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", m.Name, cmp.Or(m.Owner, "-"), tableTime(m.Since), state, renewed)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", m.Name, shorten(cmp.Or(m.Owner, "-"), room), tableTime(m.Since), state, renewed)
 	}
 	if len(ms.Waiting) > 0 {
 		fmt.Fprintln(table, "\t\t\t\t")
 	}
 	for _, h := range ms.Waiting {
-		fmt.Fprintf(table, "-\t%s\t%s\twaiting\t-\n", cmp.Or(h.Owner, "-"), tableTime(h.Since))
+		fmt.Fprintf(table, "-\t%s\t%s\twaiting\t-\n", shorten(cmp.Or(h.Owner, "-"), room), tableTime(h.Since))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -200,4 +220,37 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s; at most %d held at once in the last %s\n",
 		held, ms.Free, len(ms.Waiting), ms.Pool, ms.MostHeld[mostHeldLabel], mostHeldLabel)
 	return err
+}
+
+// ownerRoom is how many characters an owner may have for a line to fit the terminal; a
+// pipe gets all of them.
+func (ms members) ownerRoom() int {
+	if ms.columns == 0 {
+		return math.MaxInt
+	}
+	name := len("NAME")
+	for _, m := range ms.Members {
+		name = max(name, len(m.Name))
+	}
+	return max(ms.columns-name-len("  ")-len("  2006-01-02T15:04:05+01:00  suspended  100ms ago"), 8)
+}
+
+func shorten(s string, room int) string {
+	if len(s) <= room {
+		return s
+	}
+	return s[:room-1] + "…"
+}
+
+// columns returns the width of the terminal that w is; 0: it is none.
+func columns(w io.Writer) int {
+	file, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
 }

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -144,5 +146,29 @@ Everest   not of our list    -                     -, not in the list    -
 }
 `; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
+
+// In a terminal of 80 columns a line is no longer than that, whoever holds what; a pipe
+// gets all.
+func TestMembersFitTheTerminal(t *testing.T) {
+	since := time.Now()
+	ms := members{Pool: "default", MostHeld: map[string]int{"7d": 3}, Members: []member{
+		{Name: "VolcanIztaccihuatl", Owner: strings.Repeat("web17.", 42), Since: &since, State: "suspended", Listed: true, renewed: 12 * time.Second},
+		{Name: "Denali", Owner: "web3", Since: &since, State: "held", Listed: true, renewed: time.Second},
+	}, Waiting: []waiter{{strings.Repeat("w", 255), &since}}}
+	for columns, want := range map[int]int{0: 255, 80: 0} {
+		var out bytes.Buffer
+		ms.columns = columns
+		if err := ms.write(&out, false); err != nil {
+			t.Fatal(err)
+		}
+		widest := 0
+		for line := range strings.Lines(out.String()) {
+			widest = max(widest, utf8.RuneCountInString(strings.TrimRight(line, "\n")))
+		}
+		if widest < want || columns > 0 && widest > columns {
+			t.Errorf("%d columns: the widest line has %d\n%s", columns, widest, &out)
+		}
 	}
 }

@@ -71,6 +71,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 		return nil, bindHint(err)
 	}
 	r.turnTo(ctx, page, cfg.Admin)
+	r.daemon.events.Configure(cfg.Graphite)
 	tuneMemory(cfg)
 	r.cfg = cfg
 	return changed, nil

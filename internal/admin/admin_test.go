@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -28,7 +29,7 @@ import (
 // fakeNames is a holder that is in the state that a test wants.
 type fakeNames struct {
 	claim *membership.Claim
-	phase membership.Phase
+	state membership.State
 }
 
 func (f fakeNames) Pool() string  { return "default" }
@@ -36,17 +37,23 @@ func (f fakeNames) Owner() string { return "foo-ns31" }
 func (f fakeNames) Current() (*membership.Claim, bool) {
 	return f.claim, f.claim != nil && f.claim.Valid()
 }
-func (f fakeNames) Phase() membership.Phase { return f.phase }
+func (f fakeNames) State() membership.State           { return f.state }
+func (f fakeNames) Changed() <-chan struct{}          { return nil }
+func (f fakeNames) Outage() (membership.Outage, bool) { return membership.Outage{}, false }
 func (f fakeNames) Stats() membership.Stats {
 	return membership.Stats{Claims: 3, Losses: map[membership.Loss]uint64{membership.Deleted: 2}}
 }
 
+func newClaim(name string, valid time.Duration) *membership.Claim {
+	return claimtest.Make(claimtest.Claim{Name: name, Valid: valid}).(*membership.Claim)
+}
+
 // The states of a holder.
 func holding() fakeNames {
-	return fakeNames{membership.NewClaim("Denali", time.Hour), membership.Holding}
+	return fakeNames{newClaim("Denali", time.Hour), membership.Held}
 }
 func suspended() fakeNames {
-	return fakeNames{membership.NewClaim("Denali", 0), membership.Holding} // Run has stalled
+	return fakeNames{newClaim("Denali", 0), membership.Held} // Run has stalled
 }
 func waiting() fakeNames { return fakeNames{nil, membership.Waiting} }
 
@@ -126,9 +133,9 @@ func TestPages(t *testing.T) {
 			`prefixproxy_build_info{goversion="go1.`, `revision="0123456789ab",version="v1.2.3"} 1`,
 		}},
 		{"/", "text/html; charset=utf-8", []string{
-			`<h1 class="held">Denali</h1>`, "foo-ns31 is", "pool default", "· ready",
+			`<h1 class="held">Denali</h1>`, "foo-ns31 is", "pool default", "all is well</strong> · pool default",
 			`<tr><td>dropped: bad_utf8</td><td class="n">0</td><td class="n">1</td></tr>`,
-			"tcp://b.example.net:2003<small> 192.0.2.3:2003</small>", "425984 bytes of receive buffer",
+			"tcp://b.example.net:2003<br><small>192.0.2.3:2003</small>", "416 KiB<br><small>receive buffer</small>",
 			`<a href="/badlines">`,
 		}},
 	} {
@@ -272,13 +279,13 @@ func TestClaimStatus(t *testing.T) {
 	for _, tt := range []struct {
 		what  string
 		names fakeNames
-		state membership.Phase
+		state membership.State
 		name  string
 	}{
-		{"held", holding(), membership.Holding, "Denali"},
+		{"held", holding(), membership.Held, "Denali"},
 		{"past its horizon", suspended(), membership.Suspended, "Denali"},
-		{"claimed since the phase was asked", fakeNames{holding().claim, membership.Claiming}, membership.Holding, "Denali"},
-		{"lost since the phase was asked", fakeNames{nil, membership.Holding}, membership.Claiming, ""},
+		{"claimed since the state was asked", fakeNames{holding().claim, membership.Claiming}, membership.Held, "Denali"},
+		{"lost since the state was asked", fakeNames{nil, membership.Held}, membership.Claiming, ""},
 		{"all taken", waiting(), membership.Waiting, ""},
 		{"stopped", fakeNames{nil, membership.Released}, membership.Released, ""},
 	} {
@@ -290,7 +297,7 @@ func TestClaimStatus(t *testing.T) {
 			if (got.Name == nil) != (tt.name == "") || got.Name != nil && *got.Name != tt.name {
 				t.Errorf("name %v, want %q", got.Name, tt.name)
 			}
-			if held := tt.state == membership.Holding; (got.HorizonSeconds > 0) != held {
+			if held := tt.state == membership.Held; (got.HorizonSeconds > 0) != held {
 				t.Errorf("horizon %v s in state %s", got.HorizonSeconds, tt.state)
 			}
 		})
@@ -324,7 +331,7 @@ func TestReady(t *testing.T) {
 // The page of a host without a name says so, and why.
 func TestIndexWithoutName(t *testing.T) {
 	page := ask(t, waiting(), carbonDown(), "GET", "/").Body.String()
-	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<li>no carbon upstream is up</li>"} {
+	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<h2>no carbon upstream is up <small>since 1 May", "tcp://a.example.net:2003: connection refused"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("got %s\nwant it to contain %q", page, want)
 		}
@@ -423,7 +430,7 @@ func start(t *testing.T, s *Server) {
 }
 
 // get returns the state that /status.json tells at url.
-func get(t *testing.T, client *http.Client, url string) membership.Phase {
+func get(t *testing.T, client *http.Client, url string) membership.State {
 	t.Helper()
 	resp, err := client.Get(url + "/status.json")
 	if err != nil {
@@ -445,7 +452,7 @@ func TestServeLocalhost(t *testing.T) {
 	s := newServer(Config{Listen: "localhost:0"}, holding(), bothUp())
 	start(t, s)
 	for _, ln := range s.listeners {
-		if got := get(t, http.DefaultClient, "http://"+ln.Addr().String()); got != membership.Holding {
+		if got := get(t, http.DefaultClient, "http://"+ln.Addr().String()); got != membership.Held {
 			t.Errorf("%s: state %q, want held", ln.Addr(), got)
 		}
 	}
@@ -465,7 +472,7 @@ func TestServeUnixInPlaceOfStaleSocket(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
 	defer client.CloseIdleConnections()
-	if got := get(t, client, "http://prefixproxy"); got != membership.Holding {
+	if got := get(t, client, "http://prefixproxy"); got != membership.Held {
 		t.Errorf("state %q, want held", got)
 	}
 	second := newServer(Config{Listen: "unix://" + path}, holding(), bothUp())

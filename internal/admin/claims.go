@@ -2,9 +2,11 @@ package admin
 
 import (
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -42,7 +44,7 @@ func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
 	counter := func(desc *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(v), labels...)
 	}
-	if status := claimStatus(c.names); status.State == membership.Holding {
+	if status := claimStatus(c.names); status.State == membership.Held {
 		gauge(claimHeld, 1)
 		gauge(claimInfo, 1, status.Pool, *status.Name, status.Owner)
 		gauge(claimHorizon, status.HorizonSeconds)
@@ -54,6 +56,29 @@ func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(claims, stats.Claims)
 	for _, loss := range membership.Losses() {
 		counter(claimLosses, stats.Losses[loss], string(loss))
+	}
+}
+
+// NewPoolCollector returns the metric of a pool's names. A scrape never waits for etcd:
+// until that has answered there is none.
+func NewPoolCollector(pool Pool) prometheus.Collector { return poolCollector{pool} }
+
+type poolCollector struct{ pool Pool }
+
+var poolNames = prometheus.NewDesc("prefixproxy_pool_names",
+	"Names of the pool that are held and free, and hosts waiting for one; asked of etcd at most once a minute.", []string{"state"}, nil)
+
+// Describe implements prometheus.Collector.
+func (c poolCollector) Describe(ch chan<- *prometheus.Desc) { ch <- poolNames }
+
+// Collect implements prometheus.Collector.
+func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
+	v := c.pool.Known()
+	if v == nil || v.At.IsZero() || time.Since(v.At) > 3*fleet.FreshCounts {
+		return
+	}
+	for state, n := range map[string]int{"held": v.Held, "free": v.Free, "waiting": len(v.Waiting)} {
+		ch <- prometheus.MustNewConstMetric(poolNames, prometheus.GaugeValue, float64(n), state)
 	}
 }
 

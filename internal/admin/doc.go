@@ -8,6 +8,10 @@
 //	status.go  what is shown, and where it comes from
 //	pages.go   the pages
 //	view.go    the status, arranged for people
+//	wrong.go   what is wrong, what it means and what to do
+//	rates.go   what came in the last minute and hour
+//	units.go   numbers as people read them
+//	fleetview.go  the pool: a row a name, a bar a tenure
 //	ready.go   whether the daemon can do its job now
 //	claims.go  the claim as Prometheus metrics
 //

@@ -2,20 +2,29 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"embed"
 	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 )
 
-//go:embed index.html style.css
+//go:embed index.html fleet.html style.css
 var files embed.FS
 
-var index = template.Must(template.ParseFS(files, "index.html"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"age": age, "bytes": bytesOf, "number": number, "percent": percent, "rate": perSecond, "spare": isSpare,
+	"ago":   func(t time.Time) time.Duration { return time.Since(t) },
+	"high":  func(limit int64) int64 { return int64(nearBound * float64(limit)) },
+	"int64": func(n int) int64 { return int64(n) },
+}).ParseFS(files, "*.html"))
 
 // pages serves the pages of a source.
 type pages struct {
@@ -32,6 +41,10 @@ func (p pages) routes() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.src.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: maxRequests, DisableCompression: true}))
 	mux.HandleFunc("GET /healthz", serveHealth)
 	mux.HandleFunc("GET /readyz", p.serveReady)
+	if p.src.Pool != nil {
+		mux.HandleFunc("GET /fleet", p.serveFleet)
+		mux.HandleFunc("GET /names.json", p.serveNames)
+	}
 	if p.badLines {
 		mux.HandleFunc("GET /badlines", p.serveBadLines)
 	}
@@ -39,12 +52,53 @@ func (p pages) routes() http.Handler {
 }
 
 func (p pages) serveIndex(w http.ResponseWriter, _ *http.Request) {
+	serveTemplate(w, "index.html", newView(p.src, p.badLines, time.Now()))
+}
+
+func serveTemplate(w http.ResponseWriter, name string, data any) {
 	var page bytes.Buffer
-	if err := index.Execute(&page, newView(p.src.status(), p.badLines)); err != nil {
+	if err := templates.ExecuteTemplate(&page, name, data); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	write(w, http.StatusOK, "text/html; charset=utf-8", page.Bytes())
+}
+
+// viewKey is where informed leaves the pool's view for the page.
+type viewKey struct{}
+
+func viewOf(r *http.Request) *fleet.View {
+	v, _ := r.Context().Value(viewKey{}).(*fleet.View)
+	return v
+}
+
+// etcdTime is how long a page waits for etcd; a scrape waits only for the first answer,
+// and for less.
+const (
+	etcdTime   = 1500 * time.Millisecond
+	scrapeTime = 300 * time.Millisecond
+)
+
+// informed asks for the pool before the request has its turn: no other waits for that.
+func (src Source) informed(next http.Handler) http.Handler {
+	if src.Pool == nil {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/fleet", "/names.json":
+			ctx, cancel := context.WithTimeout(r.Context(), etcdTime)
+			defer cancel()
+			r = r.WithContext(context.WithValue(r.Context(), viewKey{}, src.Pool.View(ctx)))
+		case "/metrics":
+			if src.Pool.Known() == nil {
+				ctx, cancel := context.WithTimeout(r.Context(), scrapeTime)
+				src.Pool.Counts(ctx)
+				cancel()
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func serveStyle(w http.ResponseWriter, r *http.Request) {

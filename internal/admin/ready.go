@@ -12,7 +12,7 @@ import (
 // can: a name is held, and one upstream of each protocol that listens is up.
 func (s Status) notReady() []string {
 	var reasons []string
-	if s.State != membership.Holding {
+	if s.State != membership.Held {
 		reasons = append(reasons, fmt.Sprintf("no name is held: %s", s.State))
 	}
 	for _, protocol := range listening(s.Listeners) {

@@ -49,7 +49,7 @@ func New(cfg Config, src Source, log *slog.Logger) *Server {
 // be called at any time.
 func (s *Server) ServeBadLines(yes bool) {
 	_, isSocket := s.cfg.socket()
-	handler := guard(bounded(pages{s.src, yes}.routes()), s.cfg.Local() && !isSocket)
+	handler := guard(s.src.informed(bounded(pages{s.src, yes}.routes())), s.cfg.Local() && !isSocket)
 	s.handler.Store(&handler)
 }
 

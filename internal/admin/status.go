@@ -1,8 +1,11 @@
 package admin
 
 import (
+	"context"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -14,6 +17,8 @@ type Source struct {
 	Names    Names               // the holder
 	Lines    Lines               // the proxy
 	Gatherer prometheus.Gatherer // what /metrics serves
+	Pool     Pool                // who holds what; nil: nobody knows
+	Rates    *Rates              // what has come; nil: nobody knows
 }
 
 // Names is what the pages ask a membership.Holder.
@@ -21,8 +26,17 @@ type Names interface {
 	Pool() string
 	Owner() string
 	Current() (*membership.Claim, bool)
-	Phase() membership.Phase
+	State() membership.State
 	Stats() membership.Stats
+	Changed() <-chan struct{}
+	Outage() (membership.Outage, bool)
+}
+
+// Pool is what the pages ask a fleet.Pool.
+type Pool interface {
+	View(context.Context) *fleet.View
+	Counts(context.Context) *fleet.View
+	Known() *fleet.View
 }
 
 // Lines is what the pages ask a proxy.Proxy.
@@ -43,7 +57,7 @@ type ClaimStatus struct {
 	Pool           string           `json:"pool"`
 	Owner          string           `json:"owner"`
 	Name           *string          `json:"name"` // nil: there is no claim
-	State          membership.Phase `json:"state"`
+	State          membership.State `json:"state"`
 	HorizonSeconds float64          `json:"horizon_seconds"` // until the claim may be used; 0 without one, or past it
 }
 
@@ -55,18 +69,18 @@ func (src Source) status() Status {
 // claimStatus returns one moment's claim: the name, the state and the horizon
 // never contradict each other.
 func claimStatus(names Names) ClaimStatus {
-	s := ClaimStatus{Pool: names.Pool(), Owner: names.Owner(), State: names.Phase()}
+	s := ClaimStatus{Pool: names.Pool(), Owner: names.Owner(), State: names.State()}
 	claim, usable := names.Current()
 	switch {
 	case usable:
-		s.State = membership.Holding
+		s.State = membership.Held
 	case claim != nil:
 		s.State = membership.Suspended
-	case s.State == membership.Holding || s.State == membership.Suspended: // lost since
+	case s.State == membership.Held || s.State == membership.Suspended: // lost since
 		s.State = membership.Claiming
 	}
 	if claim != nil {
-		s.Name = &claim.Name
+		s.Name = new(claim.Name())
 		s.HorizonSeconds = max(0, claim.Left().Seconds())
 	}
 	return s

@@ -1,8 +1,12 @@
 package admin
 
 import (
+	"fmt"
 	"slices"
+	"strings"
+	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -10,14 +14,24 @@ import (
 // A view is a Status arranged for the page.
 type view struct {
 	Status
-	Title    string   // the name, or what stands for it
-	Meaning  string   // of the state, for a newcomer
-	NotReady []string // why not; empty when ready
+	Title    string // the name, or what stands for it
+	Meaning  string // of the state, for a newcomer
+	Since    time.Time
+	Wrong    []wrong
 	BadLines bool     // there is a page of them
+	Fleet    bool     // there is one of the fleet
 	Columns  []string // the protocols; of several destinations, each
 	Books    []bookRow
+	Rates    []rateRow
 
 	columns []proxy.Books
+	now     time.Time
+}
+
+// A rateRow is what came of a protocol lately.
+type rateRow struct {
+	Protocol string
+	Rate
 }
 
 // A bookRow is one line of the books: one number a column.
@@ -27,19 +41,32 @@ type bookRow struct {
 	Drop   bool     // it counts drops of one reason
 }
 
-var meanings = map[membership.Phase]string{
+var meanings = map[membership.State]string{
 	membership.Claiming:  "asking etcd for a name",
 	membership.Waiting:   "every name is taken; this host takes the next that is freed",
-	membership.Holding:   "this host writes under the name",
+	membership.Held:      "this host writes under the name",
 	membership.Suspended: "etcd has not confirmed the name in time; nothing is sent or named under it",
 	membership.Released:  "stopping",
 }
 
-func newView(s Status, badLines bool) view {
-	v := view{Status: s, Title: "no name", Meaning: meanings[s.State], NotReady: s.notReady(), BadLines: badLines}
+func newView(src Source, badLines bool, now time.Time) view {
+	s := src.status()
+	protocols := listening(s.Listeners)
+	s.Bounds = slices.DeleteFunc(s.Bounds, func(b proxy.Bound) bool {
+		return b.Queue+b.Spool == 0 && !slices.Contains(protocols, b.Protocol)
+	})
+	v := view{Status: s, Title: "no name", Meaning: meanings[s.State], Since: src.since(s, now), BadLines: badLines, Fleet: src.Pool != nil, now: now}
 	if s.Name != nil {
 		v.Title = *s.Name
 	}
+	rates := map[string]Rate{}
+	for _, protocol := range protocols {
+		if src.Rates != nil {
+			rates[protocol] = src.Rates.of(protocol, s.Lines[protocol], now)
+			v.Rates = append(v.Rates, rateRow{protocol, rates[protocol]})
+		}
+	}
+	v.Wrong = src.wrongs(s, rates, now)
 	v.addColumn("statsd", s.Lines["statsd"])
 	if len(s.Destinations) < 2 {
 		v.addColumn("carbon", s.Lines["carbon"])
@@ -85,4 +112,36 @@ func (v *view) addDrops() {
 		v.addRow(reason, func(b proxy.Books) uint64 { return b.Dropped[reason] })
 		v.Books[len(v.Books)-1].Drop = true
 	}
+}
+
+// Ago returns a moment, and how long ago it was; "" for the zero one.
+func (v view) Ago(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("since %s, %s", moment(t, v.now), age(v.now.Sub(t)))
+}
+
+// IsBad says whether something is wrong that costs lines, or may.
+func (v view) IsBad() bool {
+	return slices.ContainsFunc(v.Wrong, func(w wrong) bool { return !w.Mild })
+}
+
+// HasLine says whether there is something to draw.
+func (r rateRow) HasLine() bool { return len(r.Hour) > 1 }
+
+// isSpare says whether an address is not used because another one works.
+func isSpare(u proxy.UpstreamStatus) bool { return !u.Up && u.Reason == outlet.Spare }
+
+// Line returns the points of the last hour's line, in a picture of 60 by 20.
+func (r rateRow) Line() string {
+	var b strings.Builder
+	for i, value := range r.Hour {
+		y := 19.0
+		if r.HourMost > 0 {
+			y = 19 - 18*value/r.HourMost
+		}
+		fmt.Fprintf(&b, "%d,%.1f ", 60-len(r.Hour)+i, y)
+	}
+	return strings.TrimSpace(b.String())
 }

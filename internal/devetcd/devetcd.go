@@ -5,6 +5,8 @@ package devetcd
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/url"
 	"time"
 
@@ -19,7 +21,7 @@ const startTime = 30 * time.Second
 type Server struct {
 	dir    string
 	change func(*embed.Config) // of the usual configuration
-	addr   string              // host:port; the port is 0 until the first start
+	addr   string              // host:port
 	etcd   *embed.Etcd
 }
 
@@ -30,11 +32,28 @@ func Start(dir string) (*Server, error) { return StartWith(dir, func(*embed.Conf
 
 // StartWith is Start of a server whose configuration change changes at each start.
 func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
-	s := &Server{dir: dir, addr: "127.0.0.1:0", change: change}
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, addr: addr, change: change}
 	if err := s.Restart(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// freeAddr returns an address that nobody listens at. Its port is not among those
+// that the kernel gives to others while the server is down between two starts.
+func freeAddr() (addr string, err error) {
+	for range 100 {
+		addr = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			return addr, l.Close()
+		}
+	}
+	return "", fmt.Errorf("find a free port for the embedded etcd: %w", err)
 }
 
 // Endpoint returns the client URL: http://127.0.0.1:<port>.
@@ -57,7 +76,7 @@ func (s *Server) Restart() error {
 	if err != nil {
 		return fmt.Errorf("start the embedded etcd on %s with its data in %s: %w", s.addr, s.dir, err)
 	}
-	s.etcd, s.addr = e, e.Clients[0].Addr().String()
+	s.etcd = e
 	return nil
 }
 

@@ -655,9 +655,9 @@ func TestReasons(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	for _, r := range []Result{ForeignName, UnmatchedPath, Empty, Earlier} {
-		if r.Refused() {
-			t.Errorf("%v counts as refused", r)
+	for r := range NumResults {
+		if isKept := r.Reason() != "" && r != UnmatchedPath; r.Refused() != isKept {
+			t.Errorf("%v: Refused %v, want %v", r, r.Refused(), isKept)
 		}
 	}
 }

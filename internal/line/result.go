@@ -24,9 +24,9 @@ const (
 	BadFields    // Carbon: not exactly three fields
 	BadValue     // Carbon: a value that is no decimal number
 	BadTimestamp // Carbon: a timestamp that is no number of seconds from 0 to 2^32-1
+	ForeignName  // it stands under the name of another host
 
 	// Dropped by the rules.
-	ForeignName   // it stands under the name of another host
 	UnmatchedPath // `from` does not match, and unmatched is drop
 
 	// NumResults is their number: `for r := range NumResults` visits each, and
@@ -55,7 +55,7 @@ func (r Result) Appended() bool { return r <= Held }
 
 // Refused says whether the line is bad, for whoever keeps the bad ones to be
 // looked at. A line that the rules drop is not.
-func (r Result) Refused() bool { return TooLong <= r && r <= BadTimestamp }
+func (r Result) Refused() bool { return TooLong <= r && r <= ForeignName }
 
 // Reason returns why the line was discarded, as the label of a counter; "" if
 // it was appended, is empty, or is Earlier.

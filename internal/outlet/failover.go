@@ -54,6 +54,7 @@ type server struct {
 	known   bool      // a session with it has lasted, and it has not failed since
 	rest    time.Time // not used before, while there is another
 	retry   time.Time // not tried before
+	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
 }
 
 // reset makes the list that of to. What is known of addresses that stay, stays.
@@ -158,7 +159,7 @@ func (f *failover) isKnown(s *server) bool {
 func (f *failover) begin(now time.Time, s *server) (trial bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.entry.server = s
+	s.entry.server, s.paused = s, time.Time{}
 	if s.strikes == 0 {
 		f.isUp(now, s.entry)
 	}
@@ -189,6 +190,20 @@ func (f *failover) isUp(now time.Time, e *entry) {
 		f.log.Info("upstream up", attrs...)
 	}
 	e.up, e.since, e.reason, e.failures = true, now, "", 0
+}
+
+// pauses says that s has taken nothing since a moment, or takes again: the zero one. Its
+// session goes on.
+func (f *failover) pauses(s *server, since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	attrs := []any{"upstream", s.entry.address.String(), "resolved", s.at}
+	if since.IsZero() {
+		f.log.Info("upstream takes lines again", append(attrs, "after", time.Since(s.paused).Round(time.Millisecond))...)
+	} else {
+		f.log.Warn("upstream takes nothing, though its host answers", attrs...)
+	}
+	s.paused = since
 }
 
 // left says that a session with s ended though s did not fail.
@@ -293,6 +308,9 @@ type Status struct {
 	Reason   string    // why it is not used; "" while up
 }
 
+// Spare is why an address is not used that nothing is wrong with.
+const Spare = "an earlier address works"
+
 // status describes the list.
 func (f *failover) status() []Status {
 	f.mu.Lock()
@@ -303,12 +321,15 @@ func (f *failover) status() []Status {
 		s := Status{Address: e.address, Up: e.up, Since: e.since, Reason: e.reason}
 		if e.server != nil {
 			s.Resolved = e.server.at
+			if !e.server.paused.IsZero() {
+				s.Up, s.Since, s.Reason = false, e.server.paused, "connected, but it takes nothing: stopped, or overloaded"
+			}
 		}
 		switch {
 		case s.Up:
 			s.Reason = ""
 		case s.Reason == "" && inUse:
-			s.Reason = "an earlier address works"
+			s.Reason = Spare
 		case s.Reason == "":
 			s.Reason = "not connected yet"
 		}

@@ -76,7 +76,7 @@ func TestFirstIsTakenBack(t *testing.T) {
 }
 
 // A server that takes nothing is left for another, and not taken back because it
-// accepts connections; alone, it is waited for.
+// accepts connections; alone, it is waited for, but is not up meanwhile.
 func TestStalled(t *testing.T) {
 	net := newNet(atA, atB)
 	net.servers[atA].stall = true
@@ -97,8 +97,17 @@ func TestStalled(t *testing.T) {
 	net.servers[atA].stall = true
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
 		r.send(time.Minute)
+		if got := r.Status()[0]; got.Up || !strings.Contains(got.Reason, "takes nothing") || time.Since(got.Since) < 50*time.Second || r.IsUp() {
+			t.Errorf("status %+v", got)
+		}
 		net.servers[atA].set(func(s *fakeServer) { s.stall = false })
 		r.send(2 * time.Second)
+		if got := r.Status()[0]; !got.Up || got.Reason != "" {
+			t.Errorf("it takes again: status %+v", got)
+		}
+		if a, b := r.logged("takes nothing"), r.logged("takes lines again"); a != 1 || b != 1 {
+			t.Errorf("said %d and %d times", a, b)
+		}
 		if n := len(net.servers[atA].attempts()); n != 1 || len(net.servers[atA].lines()) != r.sent {
 			t.Errorf("%d connections, %d of %d lines", n, len(net.servers[atA].lines()), r.sent)
 		}

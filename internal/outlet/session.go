@@ -70,6 +70,7 @@ type session struct {
 	pause    time.Duration // until the next look
 	wrote    time.Time     // when something was last written
 	proven   bool
+	paused   bool // it has taken nothing for stallTime
 
 	peer    chan error // cap 1: how the peer ended it
 	peerErr error
@@ -287,12 +288,25 @@ func (s *session) outdated(now time.Time) error {
 	return nil
 }
 
-// isStalled says whether the server takes nothing while another could.
+// isStalled says whether the server takes nothing while another could. Where there is no
+// other it is waited for, but it isn't up.
 func (s *session) isStalled(now time.Time) bool {
 	if s.written == s.acked && !s.blocked {
 		s.progress = now
 	}
-	return now.Sub(s.progress) >= stallTime && s.outlet.failover.othersWait(now, s.server)
+	paused := now.Sub(s.progress) >= stallTime
+	if paused && s.outlet.failover.othersWait(now, s.server) {
+		return true
+	}
+	if paused != s.paused {
+		s.paused = paused
+		since := s.progress
+		if !paused {
+			since = time.Time{}
+		}
+		s.outlet.failover.pauses(s.server, since)
+	}
+	return false
 }
 
 // nextLook returns how long nothing needs to be done, if nothing happens; 0: for

@@ -135,20 +135,32 @@ func (c *Cursor) put(sp span, late bool) {
 	notify(c.more)
 }
 
-// needs notes what must be kept.
-func (c *Cursor) needs(note func(span)) {
-	for _, list := range []spans{c.fresh, c.backlog} {
-		for _, sp := range list {
-			note(sp)
+// parts visits all that the destination needs: what was sent, and what waits.
+func (c *Cursor) parts(yield func(piece) bool) {
+	for i := range c.sent {
+		if !yield(c.sent[i]) {
+			return
 		}
 	}
+	c.waiting(yield)
+}
+
+// waiting visits what is to be sent: again, or for the first time.
+func (c *Cursor) waiting(yield func(piece) bool) {
 	for i := range c.ahead {
-		note(c.ahead[i].span)
+		if !yield(c.ahead[i].piece) {
+			return
+		}
 	}
-	for _, list := range [][]piece{c.again, c.sent} {
-		for i := range list {
-			if !list[i].lost {
-				note(list[i].span)
+	for i := range c.again {
+		if !yield(c.again[i]) {
+			return
+		}
+	}
+	for _, list := range []spans{c.fresh, c.backlog} {
+		for _, sp := range list {
+			if !yield(piece{span: sp}) {
+				return
 			}
 		}
 	}
@@ -156,43 +168,22 @@ func (c *Cursor) needs(note func(span)) {
 
 // undelivered is all that is not delivered, wherever it is, until the next call.
 func (c *Cursor) undelivered() spans {
-	all := append(c.store.scratch[:0], c.fresh...)
-	defer func() { c.store.scratch = all }()
-	for _, sp := range c.backlog {
-		all.add(sp)
-	}
-	for i := range c.ahead {
-		if !c.ahead[i].delivered {
-			all.add(c.ahead[i].span)
+	all := c.store.scratch[:0]
+	for p := range c.parts {
+		if !p.delivered {
+			all.add(p.span)
 		}
 	}
-	for _, list := range [][]piece{c.again, c.sent} {
-		for i := range list {
-			if !list[i].delivered {
-				all.add(list[i].span)
-			}
-		}
-	}
+	c.store.scratch = all
 	return all
 }
 
 // owes says whether anything of sp is not delivered, and still to be sent or to be
 // sent again.
 func (c *Cursor) owes(sp span) bool {
-	if c.fresh.touches(sp) || c.backlog.touches(sp) {
-		return true
-	}
-	owed := func(p *piece) bool { return !p.delivered && !p.lost && !p.within(sp).isEmpty() }
-	for i := range c.ahead {
-		if owed(&c.ahead[i].piece) {
+	for p := range c.parts {
+		if !p.delivered && !p.lost && !p.within(sp).isEmpty() {
 			return true
-		}
-	}
-	for _, list := range [][]piece{c.again, c.sent} {
-		for i := range list {
-			if owed(&list[i]) {
-				return true
-			}
 		}
 	}
 	return false
@@ -305,24 +296,9 @@ func (c *Cursor) bound() {
 // eldest returns where the oldest line is that waits and is not delivered; false:
 // there is none.
 func (c *Cursor) eldest() (p place, ok bool) {
-	note := func(q place) {
-		if !ok || q.at < p.at {
-			p, ok = q, true
-		}
-	}
-	for _, list := range []spans{c.fresh, c.backlog} {
-		if len(list) > 0 {
-			note(list[0].from)
-		}
-	}
-	for i := range c.ahead {
-		if !c.ahead[i].delivered {
-			note(c.ahead[i].from)
-		}
-	}
-	for i := range c.again {
-		if !c.again[i].delivered {
-			note(c.again[i].from)
+	for w := range c.waiting {
+		if !w.delivered && (!ok || w.from.at < p.at) {
+			p, ok = w.from, true
 		}
 	}
 	return p, ok

@@ -234,7 +234,11 @@ func (s *Store) sweep() {
 			s.held.needs(note)
 		} else {
 			for _, c := range s.cursors {
-				c.needs(note)
+				for p := range c.parts {
+					if !p.lost {
+						note(p.span)
+					}
+				}
 			}
 		}
 		kept := l.segments[:0]

@@ -323,7 +323,7 @@ func (m *model) append(n int, isHeld bool) {
 		m.store.Put(b, n, m.now)
 	}
 	for !m.tight && len(m.full) == 0 && m.store.isPressed() {
-		m.store.step(m.now) // before the next ones can overrun the memory
+		m.pass(m.store.step(m.now)) // before the next ones can overrun the memory
 	}
 }
 

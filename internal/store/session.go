@@ -307,12 +307,12 @@ func (p *piece) grow(next piece, most int) bool {
 
 // trim lets go of what was delivered before the replay window, whose last part is
 // what was acknowledged and is not delivered yet. On a session that is young all is
-// kept, but for what so much has followed that somebody must have read it.
+// kept, as far as there is room: however much follows, its peer may lose it all.
 func (c *Cursor) trim(now time.Time) {
-	most := c.Replay
 	if now.Sub(c.began) < young {
-		most = 2 * c.mostInDoubt()
+		return
 	}
+	most := c.Replay
 	window := int64(0)
 	for i := len(c.sent) - 1; i >= 0; i-- {
 		if c.sent[i].end > c.acked {

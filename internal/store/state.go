@@ -41,11 +41,17 @@ func (s *Store) encodeState() []byte {
 		b = binary.AppendUvarint(b, uint64(len(c.Name)))
 		b = append(b, c.Name...)
 		b = appendSpans(b, c.undelivered())
-		again := c.delivered(s.again[:0])
-		s.again = again
-		b = binary.AppendUvarint(b, uint64(len(again)))
-		for _, p := range again {
-			b = append(appendSpan(b, p.span), p.idle)
+		again := 0
+		for p := range c.parts {
+			if p.delivered && !p.lost {
+				again++
+			}
+		}
+		b = binary.AppendUvarint(b, uint64(again))
+		for p := range c.parts {
+			if p.delivered && !p.lost {
+				b = append(appendSpan(b, p.span), p.idle)
+			}
 		}
 	}
 	s.stateBuffer = b
@@ -63,31 +69,6 @@ func sealState(b []byte, generation, id uint64) []byte {
 	le.PutUint32(b[36:], crc32.Checksum(b[stateHeader:], castagnoli))
 	le.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
 	return b
-}
-
-// delivered appends what was delivered and would be sent again.
-func (c *Cursor) delivered(again []piece) []piece {
-	for _, p := range c.sent[:c.proven] {
-		if !p.lost {
-			again = append(again, p)
-		}
-	}
-	for _, p := range c.sent[c.proven:] {
-		if p.delivered && !p.lost {
-			again = append(again, p)
-		}
-	}
-	for _, a := range c.ahead {
-		if a.delivered {
-			again = append(again, a.piece)
-		}
-	}
-	for _, p := range c.again {
-		if p.delivered {
-			again = append(again, p)
-		}
-	}
-	return again
 }
 
 func appendPlace(b []byte, p place) []byte {

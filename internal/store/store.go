@@ -99,7 +99,6 @@ type Store struct {
 
 	// Buffers.
 	stateBuffer []byte
-	again       []piece
 	scratch     spans
 	need        []bool
 

@@ -328,6 +328,33 @@ func TestLiveFirst(t *testing.T) {
 	}
 }
 
+// However much a young session has taken, all of it is sent again when it breaks.
+func TestYoungTakesAll(t *testing.T) {
+	b := newBench(t)
+	l := b.begin("main")
+	var want strings.Builder
+	for i := range 80 {
+		batch := many(fmt.Sprint("batch", i), 5000)
+		want.Write(batch)
+		b.Put(batch, 5000, b.now)
+		l.take()
+		l.ack()
+		b.pass(200 * time.Millisecond)
+		b.spool()
+	}
+	l.end(outlet.Broken)
+	l = b.begin("main")
+	got := ""
+	for now := b.now; b.now.Sub(now) < time.Minute; b.pass(100 * time.Millisecond) {
+		b.step(b.now)
+		got += l.take()
+		l.ack()
+	}
+	if missing := len(want.String()) - len(got); missing != 0 {
+		t.Errorf("%d of %d bytes are not sent again", missing, len(want.String()))
+	}
+}
+
 // Where nothing is on disk, lines keep their order, however late they are.
 func TestOrder(t *testing.T) {
 	b := newBench(t)

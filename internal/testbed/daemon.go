@@ -69,6 +69,7 @@ func commandIn(t testing.TB, dir, command, config string, vars ...string) *exec.
 	config += `
 membership:
   state_dir: ${DIR}/state
+  owner: "` + owner(vars) + `"
 admin:
   listen: unix://${DIR}/admin.sock
 `
@@ -80,6 +81,16 @@ admin:
 		args = append(args, "--data-dir", filepath.Join(dir, "data"))
 	}
 	return Program(t, append(vars, "DIR="+dir, "RUNTIME_DIRECTORY="+dir), args...)
+}
+
+// owner returns what vars say that the host is, "OWNER=web17"; "": the host's name.
+func owner(vars []string) string {
+	for _, v := range vars {
+		if name, ok := strings.CutPrefix(v, "OWNER="); ok {
+			return name
+		}
+	}
+	return ""
 }
 
 // newDaemon returns the daemon that runs as p, with its page at dir/admin.sock.

@@ -17,11 +17,17 @@ type Etcd struct {
 // after a Kill, with the data it had.
 func NewEtcd(t testing.TB) *Etcd {
 	t.Helper()
+	return newEtcdIn(t, t.TempDir())
+}
+
+// newEtcdIn is NewEtcd with its data in dir.
+func newEtcdIn(t testing.TB, dir string) *Etcd {
+	t.Helper()
 	lookPath(t, "etcd", "etcd-server")
 	client := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
 	peer := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
 	return &Etcd{Endpoint: client, args: []string{
-		"--data-dir", t.TempDir(), "--logger", "zap", "--log-level", "error", "--name", "testbed",
+		"--data-dir", dir, "--logger", "zap", "--log-level", "error", "--name", "testbed",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "testbed=" + peer,
 	}}

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -217,6 +219,15 @@ func (r *rig) recover(end func()) drain {
 func (r *rig) madeUp() bool {
 	lines, up, err := r.daemon.waiting()
 	return err == nil && up && lines <= 2*r.plan.rate && r.lines.hasLive()
+}
+
+// hasRoom says whether no more than three quarters of the daemon's queue are full.
+func (r *rig) hasRoom() bool {
+	_, metrics, err := r.daemon.current().Get("/metrics")
+	_, rest, ok := strings.Cut(metrics, "\n"+`prefixproxy_queue_bytes{destination="",protocol="carbon"} `)
+	value, _, _ := strings.Cut(rest, "\n")
+	bytes, parseErr := strconv.ParseFloat(value, 64)
+	return err == nil && ok && parseErr == nil && bytes <= faultQueue*3/4
 }
 
 // settle waits until all has arrived that is going to.

@@ -151,8 +151,12 @@ var faults = []fault{
 		r.burst(7 << 20)         // not half of the queue
 		r.pause(2 * time.Second) // no longer: all of it must stay in memory
 		r.disk.clear()
-		r.pause(3 * time.Second) // it tries again
-		r.burst(14 << 20)        // more than the queue holds
+		for range 4 { // in all, more than the queue holds
+			if !r.within(Patience, r.hasRoom) {
+				r.complain("the disk is not used again within %v", Patience)
+			}
+			r.burst(7 << 19)
+		}
 		r.recover(r.receiver.start)
 	}},
 }

@@ -83,10 +83,10 @@ func (f *fleet) valid() (n int) {
 		if !ok {
 			continue
 		}
-		if other, twice := by[c.Name]; twice {
-			f.t.Errorf("hosts %d and %d both hold %s", other, i, c.Name)
+		if other, twice := by[c.Name()]; twice {
+			f.t.Errorf("hosts %d and %d both hold %s", other, i, c.Name())
 		}
-		by[c.Name] = i
+		by[c.Name()] = i
 		if k := f.known[i]; c != k.claim || time.Now().Add(c.Left()).After(k.horizon.Add(time.Second)) {
 			n++
 		}

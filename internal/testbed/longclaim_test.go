@@ -19,7 +19,7 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	state, err := membership.OpenState(t.TempDir())
+	state, err := membership.OpenStateDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- h.Run(ctx) }()
 		<-changed
-		if c, ok := h.Current(); !ok || c.Name != "web-1" {
+		if c, ok := h.Current(); !ok || c.Name() != "web-1" {
 			t.Errorf("claim: got %v, %v; want web-1", c, ok)
 		}
 		stop()

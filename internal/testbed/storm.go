@@ -285,6 +285,29 @@ func ownerNumber(owner []byte) int {
 	return n
 }
 
+// dropsOf are the reasons for which a storm's Carbon lines may be dropped. No other is
+// excused: nobody stores for ever, and no application sends what is refused.
+var dropsOf = map[string]string{
+	"other_tenure": "it is of a second that is another host's, or may be: within its tenure, up to its recorded end and 5 s, or before we may use the name",
+	"no_name":      "all names had been taken for 10 s: there are more proxies than names",
+}
+
+// drops returns how many Carbon lines were dropped, by reason, as far as was seen
+// before a process was killed.
+func (s *storm) drops() map[string]uint64 {
+	sum := map[string]uint64{}
+	for _, p := range s.proxies {
+		p.mu.Lock()
+		for _, by := range p.drops {
+			for reason, n := range by {
+				sum[reason] += n
+			}
+		}
+		p.mu.Unlock()
+	}
+	return sum
+}
+
 // wrong returns all that is wrong with a storm: what the judge says, what the
 // proxies did, and lines that nobody sent.
 func (s *storm) wrong(v verdict) []string {
@@ -296,6 +319,11 @@ func (s *storm) wrong(v verdict) []string {
 		p.mu.Lock()
 		out = append(out, p.wrong...)
 		p.mu.Unlock()
+	}
+	for reason, n := range s.drops() {
+		if dropsOf[reason] == "" {
+			out = append(out, fmt.Sprintf("%d Carbon lines were dropped as %s, which nothing excuses", n, reason))
+		}
 	}
 	for _, line := range s.receiver.strange {
 		out = append(out, fmt.Sprintf("a line arrived that nobody sent: %q", line))

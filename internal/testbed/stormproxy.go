@@ -48,6 +48,7 @@ type stormProxy struct {
 	daemon *Daemon
 	starts int
 	looks  []look
+	drops  map[int]map[string]uint64 // of Carbon lines, by reason: what each start's process showed last
 	wrong  []string
 }
 
@@ -64,7 +65,7 @@ type look struct {
 // newStormProxy returns a proxy that has not started.
 func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *cluster, r *stormReceiver) *stormProxy {
 	t.Helper()
-	p := &stormProxy{number: number, binary: plan.binary, dir: t.TempDir()}
+	p := &stormProxy{number: number, binary: plan.binary, dir: t.TempDir(), drops: map[int]map[string]uint64{}}
 	endpoints := ""
 	for i, n := range c.nodes {
 		addr := net.at(1+number, 2379+i)
@@ -179,6 +180,7 @@ func (p *stormProxy) watch(ctx context.Context) {
 			p.mu.Lock()
 			if p.starts == start {
 				p.looks = append(p.looks, l)
+				p.drops[start] = status.Lines["carbon"].Dropped
 			}
 			p.mu.Unlock()
 		}

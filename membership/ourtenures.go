@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// A diary is what a holder knows of its own tenures, the latest last. Run's
-// goroutine owns it.
-type diary []ownTenure
+// ownTenures are what a holder knows of its own tenures, the latest last. Run's
+// goroutine owns them.
+type ownTenures []ownTenure
 
-const diaryLength = 256
+const ownTenuresKept = 256
 
 // find returns the tenure of a record, nil if it is not one of ours.
-func (d diary) find(t Tenure) *ownTenure {
+func (d ownTenures) find(t Tenure) *ownTenure {
 	i := slices.IndexFunc(d, func(own ownTenure) bool { return own.Name == t.Name && own.Record == t.id })
 	if i < 0 {
 		return nil
@@ -22,7 +22,7 @@ func (d diary) find(t Tenure) *ownTenure {
 }
 
 // begin adds the tenure t, or goes on with it. What is too old to matter goes.
-func (d *diary) begin(t Tenure, start int64, now time.Time) {
+func (d *ownTenures) begin(t Tenure, start int64, now time.Time) {
 	if own := d.find(t); own != nil {
 		own.Start, own.End = start, 0
 		return
@@ -30,11 +30,11 @@ func (d *diary) begin(t Tenure, start int64, now time.Time) {
 	old := now.Add(-tenuresKept).Unix()
 	*d = slices.DeleteFunc(*d, func(own ownTenure) bool { return own.End != 0 && own.End < old })
 	*d = append(*d, ownTenure{Name: t.Name, Record: t.id, Start: start})
-	*d = (*d)[max(len(*d)-diaryLength, 0):]
+	*d = (*d)[max(len(*d)-ownTenuresKept, 0):]
 }
 
 // end ends the tenure t.
-func (d diary) end(t Tenure, to time.Time) {
+func (d ownTenures) end(t Tenure, to time.Time) {
 	if own := d.find(t); own != nil {
 		own.endAt(to)
 	}
@@ -44,16 +44,16 @@ func (d diary) end(t Tenure, to time.Time) {
 // before the start.
 func (own *ownTenure) endAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
-// endInDiary ends the tenure of the claim, which is over. It must be saved before
+// endOwn ends the tenure of the claim, which is over. It must be saved before
 // etcd is told: a process that comes after must not take more for ours than others
 // can read there.
-func (h *Holder) endInDiary(to time.Time) (saved <-chan struct{}) {
-	h.diary.end(h.tenure, to)
-	return h.saver.save(h.memory, h.diary)
+func (h *Holder) endOwn(to time.Time) (saved <-chan struct{}) {
+	h.ownTenures.end(h.held.tenure, to)
+	return h.saver.save(h.memory, h.ownTenures)
 }
 
 // spans returns the tenures but t.
-func (d diary) spans(t Tenure) []span {
+func (d ownTenures) spans(t Tenure) []span {
 	var spans []span
 	for _, own := range d {
 		if own.Name != t.Name || own.Record != t.id {
@@ -64,15 +64,15 @@ func (d diary) spans(t Tenure) []span {
 }
 
 // others returns those of ts that are not ours.
-func (d diary) others(ts []Tenure) []Tenure {
+func (d ownTenures) others(ts []Tenure) []Tenure {
 	return slices.DeleteFunc(slices.Clone(ts), func(t Tenure) bool { return d.find(t) != nil })
 }
 
-// openDiary takes over what the last process knew of our tenures.
-func (h *Holder) openDiary(own []ownTenure) {
-	h.diary = own
-	if m := h.own; m != nil && m.Record != "" && !m.copied && h.diary.find(Tenure{Name: m.Name, id: m.Record}) == nil {
-		h.diary = append(h.diary, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here}) // killed before it was written
+// recallTenures takes over what the last process knew of our tenures.
+func (h *Holder) recallTenures(own []ownTenure) {
+	h.ownTenures = own
+	if m := h.own; m != nil && m.Record != "" && !m.copied && h.ownTenures.find(Tenure{Name: m.Name, id: m.Record}) == nil {
+		h.ownTenures = append(h.ownTenures, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here}) // killed before it was written
 	}
 }
 
@@ -80,9 +80,9 @@ func (h *Holder) openDiary(own []ownTenure) {
 // now that got has been claimed: when somebody else claimed the name, or else
 // not before now. It asks etcd only if we got another name than before.
 func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) error {
-	for i := range h.diary {
-		own := &h.diary[i]
-		if own.End != 0 || own == h.diary.find(got.tenure) {
+	for i := range h.ownTenures {
+		own := &h.ownTenures[i]
+		if own.End != 0 || own == h.ownTenures.find(got.tenure) {
 			continue
 		}
 		after := append(slices.Clone(got.earlier), got.tenure)

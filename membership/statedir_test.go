@@ -22,7 +22,7 @@ func TestStateRemembers(t *testing.T) {
 		t.Errorf("a new directory remembers %v (%v), want nothing", m, err)
 	}
 	want := memory{Pool: "default", Name: "Denali", Lease: 1 << 62, Revision: 1 << 60, TTL: simTTL}
-	if err := s.save(want, nil); err != nil {
+	if err := s.save(saved{memory: want}); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
@@ -45,7 +45,7 @@ func TestStateKnowsItsPlace(t *testing.T) {
 	if s.place.Boot == "" {
 		t.Skip("this system has no boot id")
 	}
-	if err := s.save(memory{Name: "Denali"}, nil); err != nil {
+	if err := s.save(saved{memory: memory{Name: "Denali"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
@@ -63,7 +63,7 @@ func TestStateKnowsItsPlace(t *testing.T) {
 func TestStateIsLocked(t *testing.T) {
 	dir := t.TempDir()
 	s := newState(t, dir)
-	_, err := OpenState(dir)
+	_, err := OpenStateDir(dir)
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("the second on %s: got %v, want ErrLocked with the directory", dir, err)
 	}
@@ -76,7 +76,7 @@ func TestStateNotWritable(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenState(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := OpenStateDir(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("below a file: got %v, want an error that names it", err)
 	}
 }
@@ -125,7 +125,7 @@ func TestStateOfOthers(t *testing.T) {
 	if m, _, err := s.load("default"); err == nil {
 		t.Errorf("a link was followed: %+v", m)
 	}
-	if err := s.save(memory{Name: "Denali"}, nil); err != nil {
+	if err := s.save(saved{memory: memory{Name: "Denali"}}); err != nil {
 		t.Fatal(err)
 	}
 	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" {
@@ -138,7 +138,7 @@ func TestStateOfOthers(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenState(dir); !errors.Is(err, statedir.ErrOpenToOthers) {
+	if _, err := OpenStateDir(dir); !errors.Is(err, statedir.ErrOpenToOthers) {
 		t.Errorf("got %v, want %v", err, statedir.ErrOpenToOthers)
 	}
 }

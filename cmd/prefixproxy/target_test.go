@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// What target prints is one Graphite expression, whatever anybody has written to etcd.
+func TestTarget(t *testing.T) {
+	client, file := bluePool(t)
+	for key, value := range map[string]string{
+		"Denali/1795386417123-1":    `{"owner":"web17","lease":"1","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.900Z","ended":"release"}`,
+		"Denali/1795389000000-2":    `{"owner":"web3","lease":"2","from":"2026-11-22T23:10:00.000Z","to":"2026-11-22T23:11:00.000Z","ended":"release"}`,
+		"MtLogan/1795390000000-3":   `{"owner":"web17","lease":"3","from":"2026-11-22T23:26:40.000Z","to":"2026-11-22T23:30:00.000Z","ended":"expired"}`,
+		"a),b(/1795386417123-4":     `{"owner":"web17","lease":"4","from":"2026-11-22T22:26:57.123Z"}`,
+		"a'b/1795386417123-4":       `{"owner":"web17","lease":"4","from":"2026-11-22T22:26:57.123Z"}`,
+		"MtBona/1795386417123-5":    `{"owner":"'),secret.*,(\\g<9>}{<b>","lease":"5","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.000Z","ended":"release"}`,
+		"KingPeak/1795386417123-6":  `{"owner":"3le9.example.net","lease":"6","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.000Z","ended":"release"}`,
+		"KingPeak/1795386418123-77": `{"owner":"3le9.example.net","lease":"x","from":"'),secret"}`,
+	} {
+		if _, err := client.Put(t.Context(), "/prefixproxy/blue/tenures/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	target := func(args ...string) (out, err string, code int) {
+		var o, e bytes.Buffer
+		code = run(append([]string{"target", "--config", file}, args...), nil, &o, &e)
+		return o.String(), e.String(), code
+	}
+	for _, tt := range []struct{ owner, expr, want string }{
+		{"web17", "host.cpu.user", "aliasSub(groupByNodes(group(timeSlice(Denali.cpu.user,'1795386416','1795388399'),timeSlice(MtLogan.cpu.user,'1795388400','1795390199')),'last',1,2),'^','web17.')\n"},
+		{"'),secret.*,(\\g<9>}{<b>", "host.x", "aliasSub(groupByNodes(group(timeSlice(MtBona.x,'1795386416','1795388399')),'last',1),'^','___secret_____g_9____b_.')\n"},
+		{"3le9.example.net", "stats.timers.host.x", "aliasSub(groupByNodes(group(timeSlice(stats.timers.KingPeak.x,'1795386416','1795388399')),'last',0,1,3),'^(([^.]*[.]){2})','\\g<1>3le9_example_net.')\n"},
+		{"3le9.example.net", "sumSeries(host.{a,b}.x, 'host.y',stats.host)", "sumSeries(aliasSub(groupByNodes(group(timeSlice(KingPeak.{a,b}.x,'1795386416','1795388399')),'last',1,2),'^','3le9_example_net.'), 'host.y',stats.host)\n"},
+	} {
+		out, err, code := target(tt.owner, tt.expr)
+		if out != tt.want || code != exitDone {
+			t.Errorf("%q %q: %d\ngot  %q %s\nwant %q", tt.owner, tt.expr, code, out, err, tt.want)
+		}
+	}
+	for _, expr := range []string{
+		"", "cpu.user", "host", "host.", "hostess.cpu", "host..x", "host.x),secret(y", "host.x,secret.y", "host.x'", "host.{a,b", "host.a}b", "host.{a.b}", "host.{{a}}",
+		"sum(host.x", "host.x\n", "host.caf\u00e9", "host(x)", "'host.x'", "host.x \" y",
+	} {
+		if out, err, code := target("web17", expr); code != exitUsage || out != "" {
+			t.Errorf("%q: got %d %q %s, want a mistake of usage", expr, code, out, err)
+		}
+	}
+	for _, args := range [][]string{{"web99", "host.x"}, {"web17", "host.x", "--until", "2026-11-22T00:00:00Z"}, {"", "host.x"}} {
+		if out, err, code := target(args...); code != exitDone || out != "" || !strings.Contains(err, "held no name") {
+			t.Errorf("%q: got %d %q %q, want nothing, and a note", args, code, out, err)
+		}
+	}
+	for _, args := range [][]string{{"web17", "host.x", "--from", "noon"}, {"web17", "host.x", "--step", "10ms"}, {"web17", "host.x", "--step", "0s"}} {
+		if _, err, code := target(args...); code != exitUsage || !strings.Contains(err, args[2]) {
+			t.Errorf("%q: got %d %q, want a mistake of usage that names the flag", args, code, err)
+		}
+	}
+}
+
+// The seconds of a name are those in which Carbon lines were written under it: the rule
+// of membership.Claim.NameAt, in random pasts.
+func TestSpansFollowCarbonLines(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		names := []string{"Denali", "MtLogan"}
+		var own, others []membership.Tenure
+		end := map[string]float64{} // of each name's last tenure, in seconds
+		at, last := 1000.0, 0.0
+		for range 8 {
+			name := names[r.IntN(len(names))]
+			for range r.IntN(3) { // of others
+				from := end[name] + 0.3 + r.Float64()*20
+				to := from + 1 + r.Float64()*20
+				if from < 900 {
+					from, to = 900, 900+r.Float64()*50
+				}
+				others = append(others, membership.Tenure{Name: name, Owner: "other", From: second(from), To: second(to)})
+				end[name] = to
+			}
+			from := max(at, end[name]+0.3, last+0.1) + r.Float64()*9
+			to := from + 1 + r.Float64()*30
+			own = append(own, membership.Tenure{Name: name, Owner: "web17", From: second(from), To: second(to)})
+			end[name], last = to, to
+		}
+		spans := spansOf(own, others)
+		for i, current := range own {
+			var before []membership.Tenure
+			for _, o := range others {
+				if o.Name == current.Name && o.From.Before(current.From) {
+					before = append(before, o)
+				}
+			}
+			claim := claimtest.Make(claimtest.Claim{Name: current.Name, Valid: time.Hour, Start: current.From, Ours: ended(own[:i]), Others: ended(before)}).(*membership.Claim)
+			// While it is held, come lines of its own time, and of its time without a name.
+			since := int64(math.MinInt64)
+			if i > 0 {
+				since = own[i-1].To.Unix() + 1
+			}
+			for s := max(since, ceilUnix(current.From)-30, ceilUnix(own[0].From)); s <= current.To.Unix(); s++ {
+				want, ok := claim.NameAt(s)
+				if !ok {
+					want = ""
+				}
+				if got := strings.Join(namesAt(spans, s), " "); got != want {
+					t.Fatalf("seed %d, second %d of tenure %d: got %q, want %q\nown %v\nothers %v\nspans %v", seed, s, i, got, want, own, others, spans)
+				}
+			}
+		}
+	}
+}
+
+func ended(tenures []membership.Tenure) (out []claimtest.Tenure) {
+	for _, t := range tenures {
+		out = append(out, claimtest.Tenure{Name: t.Name, From: t.From, To: t.To})
+	}
+	return out
+}
+
+func second(s float64) time.Time { return time.UnixMilli(int64(s * 1000)).UTC() }
+
+func namesAt(spans []nameSpan, s int64) (names []string) {
+	for _, span := range spans {
+		if span.from <= s && s <= span.to && !slices.Contains(names, span.name) {
+			names = append(names, span.name)
+		}
+	}
+	return names
+}
+
+// A host that restarts often under its name has a short target.
+func TestSpansOfOneName(t *testing.T) {
+	var own []membership.Tenure
+	for i := range 500 {
+		own = append(own, membership.Tenure{Name: "Denali", From: second(float64(1000 + 10*i)), To: second(float64(1008 + 10*i))})
+	}
+	own[499].To, own[499].Lasts = time.Time{}, true
+	if got, want := fmt.Sprint(spansOf(own, nil)), fmt.Sprint([]nameSpan{{"Denali", 1000, math.MaxInt64}}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

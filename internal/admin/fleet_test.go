@@ -1,0 +1,273 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// fakePool is a pool as a test wants it.
+type fakePool struct{ view *fleet.View }
+
+func (f fakePool) View(context.Context) *fleet.View   { return f.view }
+func (f fakePool) Counts(context.Context) *fleet.View { return f.view }
+func (f fakePool) Known() *fleet.View                 { return f.view }
+
+// poolOf returns a view of so many names, each with so many tenures in the last day.
+func poolOf(names, each int, owner string) *fleet.View {
+	now := time.Now()
+	v := &fleet.View{At: now, Names: names, Held: names, Begun: now.Add(-fleet.Kept), MostHeld: names}
+	for i, name := range membership.PrefixedNumerics("web-", names) {
+		row := fleet.Row{Name: name, Listed: true, Held: true, Leased: true, Owner: owner, Since: now.Add(-time.Hour)}
+		span := (24 * time.Hour / time.Duration(each)).Milliseconds()
+		for n := range each {
+			from := now.Add(-24*time.Hour).UnixMilli() + int64(n)*span + int64(i)
+			bar := fleet.Bar{Owner: owner, From: from, To: from + span*9/10, Ended: []string{"release", "expired"}[n%2]}
+			if n == each-1 {
+				bar.To, bar.Ended, bar.Lasts = 0, "", true
+			}
+			row.Bars = append(row.Bars, bar)
+		}
+		v.Rows = append(v.Rows, row)
+	}
+	return v
+}
+
+func askPool(t testing.TB, view *fleet.View, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	src := Source{Version: "v1.2.3", Names: holding(), Lines: bothUp(), Gatherer: prometheus.NewRegistry(), Pool: fakePool{view}}
+	w := httptest.NewRecorder()
+	New(DefaultConfig(), src, slog.New(slog.DiscardHandler)).http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost:8127"+path, nil))
+	return w
+}
+
+// A thousand names fit in 300 KB, be they quiet or busy.
+func TestFleetSize(t *testing.T) {
+	const owner = "app-0f3a2.prod.example.net"
+	for _, each := range []int{1, 2, 11, 40} {
+		for _, last := range []string{"", "?last=1h", "?last=7d", "?last=%3Cscript%3E"} {
+			w := askPool(t, poolOf(1000, each, owner), "/fleet"+last)
+			if w.Code != http.StatusOK || w.Body.Len() > 300_000 || strings.Count(w.Body.String(), "<b>web-") != 1000 {
+				t.Errorf("%d tenures a name, %q: %d, %d bytes", each, last, w.Code, w.Body.Len())
+			}
+		}
+	}
+}
+
+func BenchmarkFleet(b *testing.B) {
+	view := poolOf(1000, 11, "app-0f3a2.prod.example.net")
+	for b.Loop() {
+		askPool(b, view, "/fleet")
+	}
+}
+
+// Whatever somebody has written to etcd is text on the page, and in the JSON.
+func TestFleetHostile(t *testing.T) {
+	for _, owner := range []string{
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, `</title></svg><b>`, `{{.}}`, `]]>`, `a&lt;b`, `\u003cb>`, strings.Repeat("<", 255), "",
+	} {
+		view := poolOf(3, 2, owner)
+		view.Waiting = []membership.Waiter{{Owner: owner, Since: time.Now()}}
+		view.Err = errors.New(owner)
+		body := askPool(t, view, "/fleet").Body.String()
+		if strings.Contains(body, "<script") || strings.Contains(body, "<img") || strings.Contains(body, "<b><") || strings.Contains(body, "style=") {
+			t.Errorf("%q: markup in\n%s", owner, body)
+		}
+		if err := wellFormed(body); err != nil {
+			t.Errorf("%q: %v in\n%s", owner, err, body)
+		}
+		view.Err = nil
+		w := askPool(t, view, "/names.json")
+		var names map[string]string
+		if err := json.Unmarshal(w.Body.Bytes(), &names); err != nil || len(names) != 3 || names["web-2"] != owner {
+			t.Errorf("%q: names.json: %v %s", owner, err, w.Body)
+		}
+	}
+}
+
+// wellFormed says what is wrong with the elements of the page.
+func wellFormed(page string) error {
+	d := xml.NewDecoder(strings.NewReader(page))
+	d.Strict, d.AutoClose, d.Entity = false, []string{"meta", "link", "br"}, xml.HTMLEntity
+	depth := 0
+	for {
+		token, err := d.Token()
+		switch token.(type) {
+		case xml.StartElement:
+			depth++
+		case xml.EndElement:
+			depth--
+		}
+		if err == io.EOF && depth == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w at depth %d", err, depth)
+		}
+	}
+}
+
+// Before etcd has answered, and when it does not any more, the pages say so.
+func TestFleetWithoutEtcd(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		view *fleet.View
+		page string
+		code int // of names.json
+	}{
+		{"nothing is known", nil, "etcd has not answered yet", 503},
+		{"it never answered", &fleet.View{Err: errors.New("no route")}, "no route", 503},
+		{"it did just now", &fleet.View{At: time.Now(), Err: errors.New("no route")}, "What is below is 1 s old", 200},
+		{"it did an hour ago", &fleet.View{At: time.Now().Add(-time.Hour), Err: errors.New("no route")}, "What is below is 60 min old", 503},
+	} {
+		if w := askPool(t, tt.view, "/fleet"); w.Code != 200 || !strings.Contains(w.Body.String(), tt.page) {
+			t.Errorf("%s: %d\n%s\nwant %q", tt.what, w.Code, w.Body, tt.page)
+		}
+		if w := askPool(t, tt.view, "/names.json"); w.Code != tt.code {
+			t.Errorf("%s: names.json %d, want %d", tt.what, w.Code, tt.code)
+		}
+	}
+}
+
+// The list is called short when a tenth of it or less was free.
+func TestShortList(t *testing.T) {
+	for _, tt := range []struct {
+		names, held, most int
+		want              string
+	}{
+		{100, 50, 89, ""}, {100, 50, 91, "The list is getting short"}, {100, 100, 100, "Every name is taken"},
+	} {
+		view := &fleet.View{At: time.Now(), Names: tt.names, Held: tt.held, Free: tt.names - tt.held, Begun: time.Now().Add(-fleet.Kept), MostHeld: tt.most}
+		body := askPool(t, view, "/fleet").Body.String()
+		if tt.want == "" && strings.Contains(body, `class="wrong`) || !strings.Contains(body, tt.want) {
+			t.Errorf("%d of %d held: want %q in\n%s", tt.held, tt.names, tt.want, body)
+		}
+	}
+}
+
+func TestPoolMetric(t *testing.T) {
+	view := &fleet.View{At: time.Now(), Held: 3, Free: 97, Waiting: make([]membership.Waiter, 2)}
+	gathered := func(v *fleet.View) string {
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(NewPoolCollector(fakePool{v}))
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				all = append(all, fmt.Sprintf("%s{%s} %v", f.GetName(), m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()))
+			}
+		}
+		return strings.Join(all, "\n")
+	}
+	const want = "prefixproxy_pool_names{free} 97\nprefixproxy_pool_names{held} 3\nprefixproxy_pool_names{waiting} 2"
+	if got := gathered(view); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	view.At = time.Now().Add(-time.Hour) // etcd is away: nobody knows
+	for _, v := range []*fleet.View{nil, view} {
+		if got := gathered(v); got != "" {
+			t.Errorf("got %s, want nothing", got)
+		}
+	}
+}
+
+// failingNames is a holder with an etcd that does not answer.
+type failingNames struct{ fakeNames }
+
+func (failingNames) Outage() (membership.Outage, bool) {
+	return membership.Outage{
+		Since:   time.Now().Add(-3 * time.Minute),
+		Trouble: &membership.Trouble{Endpoint: "https://etcd2:2379", What: "its certificate has expired", Hint: "openssl <x>"},
+	}, true
+}
+
+// The page says first what is wrong, since when, what it means and what to do.
+func TestWrong(t *testing.T) {
+	full := bothUp()
+	full.Bounds = []proxy.Bound{{Protocol: "carbon", Destination: "dr", Queue: 1, QueueLimit: 64 << 20, Spool: 900 << 20, SpoolLimit: 1 << 30, Oldest: time.Now().Add(-time.Hour)}}
+	for _, tt := range []struct {
+		what  string
+		names Names
+		lines Lines
+		want  []string
+	}{
+		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "Bring etcd back", "openssl &lt;x&gt;"}},
+		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "etcd does not answer <small>since", "3 min", "The name is good for another 3600 s"}},
+		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
+		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1 GiB", "1 B of 64 MiB"}},
+	} {
+		page := ask(t, tt.names, tt.lines, "GET", "/").Body.String()
+		for _, want := range tt.want {
+			if !strings.Contains(page, want) {
+				t.Errorf("%s: want %q in\n%s", tt.what, want, page)
+			}
+		}
+		if err := wellFormed(page); err != nil {
+			t.Errorf("%s: %v", tt.what, err)
+		}
+	}
+}
+
+// steadyLines is a proxy that has received and dropped so much.
+type steadyLines struct {
+	fakeLines
+	received, dropped *uint64
+}
+
+func (s steadyLines) Status() proxy.Status {
+	status := s.fakeLines.Status()
+	status.Lines = map[string]proxy.Books{"carbon": {Received: *s.received, Forwarded: *s.received - *s.dropped, Dropped: map[string]uint64{"bad_value": *s.dropped}}}
+	return status
+}
+
+// Rates are those of the last minute, and the line that of the last hour, however long it
+// goes on.
+func TestRates(t *testing.T) {
+	var received, dropped uint64
+	lines := steadyLines{bothUp(), &received, &dropped}
+	r := NewRates(Source{Names: holding(), Lines: lines})
+	now := noon
+	for i := range 1000 {
+		r.sample(now)
+		now = now.Add(sampleEvery)
+		received += 100
+		if i >= 990 {
+			received += 900
+			dropped += 5
+		}
+	}
+	rate := r.of("carbon", lines.Status().Lines["carbon"], now)
+	if rate.Received != 100 || rate.Dropped != 0.5 || rate.DroppedBy["bad_value"] != 30 || rate.Over != time.Minute {
+		t.Errorf("got %+v, want 100 lines/s, 30 of them dropped in a minute", rate)
+	}
+	if len(rate.Hour) != 60 || rate.Hour[0] != 10 || rate.Hour[59] != 100 || rate.HourMost != 100 {
+		t.Errorf("the last hour: got %v", rate.Hour)
+	}
+	kept := 0
+	for _, s := range r.samples {
+		if s.books["carbon"].Dropped != nil {
+			kept++
+		}
+	}
+	if kept > minuteSamples+2 {
+		t.Errorf("the reasons of %d samples are kept", kept)
+	}
+}

@@ -1,0 +1,267 @@
+package admin
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
+)
+
+// A fleetView is a fleet.View arranged for the page: a row a name, a bar a tenure.
+type fleetView struct {
+	*fleet.View
+	Pool   string
+	Span   fleetSpan
+	Spans  []fleetSpan
+	Ticks  []tick
+	Rows   []fleetRow
+	Grid   string // the ticks, as a path
+	Narrow bool   // there is no room for what helps
+	Units  int64  // the width of the picture
+	now    time.Time
+}
+
+// A fleetSpan is how far the picture goes back.
+type fleetSpan struct {
+	Name, Title string
+	Last        time.Duration
+	tick        time.Duration
+	form        string
+}
+
+var fleetSpans = []fleetSpan{
+	{"1h", "hour", time.Hour, 15 * time.Minute, "15:04"},
+	{"24h", "day", 24 * time.Hour, 6 * time.Hour, "15:04"},
+	{"7d", "week", fleet.Kept, 24 * time.Hour, "Mon 2"},
+}
+
+// A tick is a moment below which there is a label.
+type tick struct{ At, Label string }
+
+// A fleetRow is a name.
+type fleetRow struct {
+	fleet.Row
+	State, Age string
+	Even, Odd  string // tenures by turns, as paths
+	Unknown    string // tenures whose end nobody knows
+	Unclean    string // ends that were no release
+	Labels     []label
+}
+
+// A label is the owner of a bar that has room for it. At and Width are parts of the
+// picture.
+type label struct{ At, Width, Owner, Title string }
+
+// The picture is so many units wide; its paths are drawn with a stroke as high as a row.
+const (
+	pictureUnits = 2000
+	labelParts   = 28      // of the picture, a bar with a label is at least one
+	manyBytes    = 110_000 // of paths; more are drawn in less detail
+	manyRows     = 200     // more go without the grid, and without owners on the bars
+	longestOwner = 40      // characters shown in a row
+	manyWaiting  = 50      // of more, only the number is shown
+)
+
+func newFleetView(v *fleet.View, pool, last string, now time.Time) fleetView {
+	f := fleetView{View: v, Pool: pool, Span: fleetSpans[1], Spans: fleetSpans, now: now}
+	for _, s := range fleetSpans {
+		if s.Name == last {
+			f.Span = s
+		}
+	}
+	f.Narrow = len(v.Rows) > manyRows
+	for f.Units = pictureUnits; ; f.Units /= 2 {
+		size := 0
+		f.Rows = f.Rows[:0]
+		for _, row := range v.Rows {
+			r := f.row(row)
+			f.Rows = append(f.Rows, r)
+			size += len(r.Even) + len(r.Odd) + len(r.Unknown) + len(r.Unclean)
+		}
+		if size <= manyBytes || f.Units < 20 {
+			f.addTicks()
+			return f
+		}
+	}
+}
+
+// addTicks adds labels at whole hours or days of the local clock.
+func (f *fleetView) addTicks() {
+	begin := f.now.Add(-f.Span.Last)
+	_, offset := f.now.Zone()
+	shift := time.Duration(offset) * time.Second
+	for t := begin.Add(shift).Truncate(f.Span.tick).Add(f.Span.tick - shift); t.Before(f.now); t = t.Add(f.Span.tick) {
+		part := float64(t.Sub(begin)) / float64(f.Span.Last)
+		if part > 0.03 && part < 0.88 {
+			f.Ticks = append(f.Ticks, tick{fmt.Sprintf("%.1f%%", 100*part), t.In(f.now.Location()).Format(f.Span.form)})
+		}
+		f.Grid += fmt.Sprintf("M%d-1v2", int(part*float64(f.Units)))
+	}
+}
+
+// row draws a name. Where there is little room, tenures that touch are one, and ends are
+// like others.
+func (f *fleetView) row(row fleet.Row) (r fleetRow) {
+	r = fleetRow{Row: row, State: "free"}
+	r.Owner = cut(row.Owner, longestOwner)
+	switch {
+	case row.Held && !row.Leased:
+		r.State = "held, no lease"
+	case row.Held:
+		r.State = "held"
+	}
+	switch {
+	case row.Held && !row.Since.IsZero():
+		r.Age = age(f.now.Sub(row.Since))
+	case row.Held && !f.Begun.IsZero():
+		r.Age = "> " + age(f.now.Sub(f.Begun))
+	}
+	begin, last := f.now.Add(-f.Span.Last).UnixMilli(), f.Span.Last.Milliseconds()
+	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
+	inDetail := f.Units > pictureUnits/4
+	var tones [2]pen
+	var unknown, unclean pen
+	for i, b := range row.Bars {
+		to := b.To
+		if to == 0 {
+			to = f.now.UnixMilli()
+		}
+		if to < begin || b.From > f.now.UnixMilli() {
+			continue
+		}
+		from := min(at(b.From), f.Units-1)
+		end := max(at(to), from+1)
+		switch {
+		case b.To == 0 && !b.Lasts:
+			unknown.draw(from, end)
+		case inDetail:
+			tones[i%2].draw(from, end)
+		default:
+			tones[0].draw(from, end)
+		}
+		if b.To != 0 && b.Ended != "release" && inDetail {
+			unclean.draw(max(end-f.Units/250, 0), end)
+		}
+		if (end-from)*labelParts >= f.Units && !f.Narrow {
+			r.Labels = append(r.Labels, f.label(b, from, end))
+		}
+	}
+	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
+	return r
+}
+
+func (f *fleetView) label(b fleet.Bar, from, end int64) label {
+	l := label{At: f.percent(from), Width: f.percent(end - from), Owner: cut(b.Owner, int(200*(end-from)/f.Units))}
+	l.Title = b.Owner + ", "
+	if b.From == 0 {
+		l.Title += "…"
+	} else {
+		l.Title += moment(time.UnixMilli(b.From), f.now)
+	}
+	switch {
+	case b.Lasts:
+		l.Title += " until now"
+	case b.To == 0:
+		l.Title += " until nobody knows when"
+	default:
+		l.Title += " to " + moment(time.UnixMilli(b.To), f.now) + ", " + cmp.Or(b.Ended, "ended")
+	}
+	return l
+}
+
+func (f *fleetView) percent(units int64) string {
+	return strconv.FormatFloat(float64(units)*100/float64(f.Units), 'f', -1, 64) + "%"
+}
+
+// cut returns at most n bytes of an owner, which is ASCII.
+func cut(owner string, n int) string {
+	if len(owner) <= n {
+		return owner
+	}
+	return owner[:max(n-1, 1)] + "…"
+}
+
+// A pen draws segments of a line from left to right, as the path of an SVG. Those that
+// touch are one.
+type pen struct {
+	path     []byte
+	start    int // of the last segment's text
+	from, to int64
+}
+
+func (p *pen) draw(from, to int64) {
+	if len(p.path) > 0 && from <= p.to {
+		from, to, p.path = min(from, p.from), max(to, p.to), p.path[:p.start]
+	} else {
+		p.start = len(p.path)
+	}
+	p.from, p.to = from, to
+	p.path = append(p.path, 'M')
+	p.path = strconv.AppendInt(p.path, from, 10)
+	p.path = append(p.path, " 0h"...)
+	p.path = strconv.AppendInt(p.path, to-from, 10)
+}
+
+// serveFleet serves the pool for people.
+func (p pages) serveFleet(w http.ResponseWriter, r *http.Request) {
+	v := viewOf(r)
+	if v == nil {
+		v = &fleet.View{}
+	}
+	f := newFleetView(v, p.src.Names.Pool(), r.URL.Query().Get("last"), time.Now())
+	serveTemplate(w, "fleet.html", f)
+}
+
+// serveNames serves who has which name now, for programs: {"Denali": "web17"}.
+func (p pages) serveNames(w http.ResponseWriter, r *http.Request) {
+	v := viewOf(r)
+	if v == nil || v.At.IsZero() || v.Err != nil && time.Since(v.At) > time.Minute {
+		http.Error(w, "etcd has not answered", http.StatusServiceUnavailable)
+		return
+	}
+	names := map[string]string{}
+	for _, row := range v.Rows {
+		if row.Held {
+			names[row.Name] = row.Owner
+		}
+	}
+	text, err := json.MarshalIndent(names, "", "  ")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	write(w, http.StatusOK, "application/json", append(text, '\n'))
+}
+
+// WaitingAges returns who waits, and for how long.
+func (f fleetView) WaitingAges() (all []string) {
+	for i, w := range f.Waiting {
+		if i == manyWaiting {
+			return append(all, fmt.Sprintf("and %d more", len(f.Waiting)-i))
+		}
+		text := cut(w.Owner, longestOwner)
+		if !w.Since.IsZero() {
+			text += ", for " + age(f.now.Sub(w.Since))
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// Known says how far back the most that were held at once is known.
+func (f fleetView) Known() string { return age(f.now.Sub(f.Begun)) }
+
+// Old returns how old the view is, where etcd does not answer.
+func (f fleetView) Old() string {
+	if f.At.IsZero() {
+		return ""
+	}
+	return age(f.now.Sub(f.At))
+}
+
+// Clock returns what time it is.
+func (f fleetView) Clock() string { return f.now.Format("2 Jan, 15:04 MST") }

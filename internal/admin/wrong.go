@@ -1,0 +1,221 @@
+package admin
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/proxy"
+)
+
+// A wrong is something that is not as it should be: what it is, since when, what it
+// means, and what to do.
+type wrong struct {
+	What  string
+	Since time.Time // zero: not known
+	Cause string    // "" where What says it
+	Means string
+	Do    string // "" where nothing can be done
+	Type  string // what can be typed; ""
+	Mild  bool   // nothing is lost by it, yet
+}
+
+// nearBound is how full a queue is that people should know of.
+const nearBound = 0.8
+
+// wrongs returns what is wrong, the worst first.
+func (src Source) wrongs(s Status, rates map[string]Rate, now time.Time) (all []wrong) {
+	all = append(all, src.wrongName(s, now)...)
+	for _, protocol := range listening(s.Listeners) {
+		all = append(all, wrongUpstreams(s, protocol)...)
+	}
+	for _, b := range s.Bounds {
+		all = append(all, wrongBounds(b)...)
+	}
+	for _, protocol := range slices.Sorted(maps.Keys(rates)) {
+		all = append(all, wrongLines(protocol, rates[protocol])...)
+	}
+	slices.SortStableFunc(all, func(a, b wrong) int {
+		if a.Mild == b.Mild {
+			return 0
+		}
+		if a.Mild {
+			return 1
+		}
+		return -1
+	})
+	return all
+}
+
+const heldLines = "Lines that need the name wait: Carbon in memory and then on disk, StatsD for 10 s, then it is dropped. Other lines go on."
+
+// wrongName returns what keeps us from the name, and from etcd.
+func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
+	out, failing := src.Names.Outage()
+	w := wrong{Since: src.since(s, now)}
+	if failing {
+		w.Cause = out.Error()
+		w.Type = out.Hint
+	}
+	switch s.State {
+	case membership.Held:
+		if !failing {
+			return nil
+		}
+		return []wrong{{
+			What: "etcd does not answer", Since: out.Since, Cause: w.Cause, Type: w.Type, Mild: true,
+			Means: fmt.Sprintf("The name is good for another %.0f s without it; then it is suspended, and lines wait.", s.HorizonSeconds),
+			Do:    "Bring etcd back.",
+		}}
+	case membership.Suspended:
+		w.What, w.Means = "the name may not be used", heldLines
+		w.Do = "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most."
+		if failing {
+			w.Do = "Bring etcd back: the name goes on if its lease is still there."
+		}
+	case membership.Claiming:
+		w.What, w.Means = "no name yet", heldLines
+		if w.Do = "Nothing: it takes a moment."; failing {
+			w.Do = "Bring etcd back."
+		}
+	case membership.Waiting:
+		w.What = "every name is taken"
+		w.Means = "This host takes the next one that is freed. Until then lines that need a name wait for 10 s, and are dropped then."
+		w.Do = "Give the pool a longer list (membership.names) on all its hosts; see who holds the names at /fleet."
+	default:
+		w.What, w.Means, w.Mild = "stopping", "What waits is sent or kept, and the name is released.", true
+	}
+	return []wrong{w}
+}
+
+// since returns since when the state is what it is.
+func (src Source) since(s Status, now time.Time) time.Time {
+	if claim, usable := src.Names.Current(); s.State == membership.Suspended && claim != nil && !usable {
+		if past := -claim.Left(); past > 0 && past < 24*time.Hour {
+			return now.Add(-past)
+		}
+	}
+	if src.Rates == nil {
+		return time.Time{}
+	}
+	return src.Rates.stateSince(s.State)
+}
+
+// wrongUpstreams returns the destinations of a protocol of which no address works.
+func wrongUpstreams(s Status, protocol string) (all []wrong) {
+	byDestination := map[string][]proxy.UpstreamStatus{}
+	for _, u := range s.Upstreams {
+		if u.Protocol == protocol {
+			byDestination[u.Destination] = append(byDestination[u.Destination], u)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(byDestination)) {
+		list := byDestination[name]
+		if slices.ContainsFunc(list, func(u proxy.UpstreamStatus) bool { return u.Up }) {
+			continue
+		}
+		w := wrong{What: fmt.Sprintf("no %s upstream is up", protocol), Since: list[0].Since, Do: "Look at it, and at the network between."}
+		if name != "" {
+			w.What = fmt.Sprintf("no %s upstream of %s is up", protocol, name)
+		}
+		var causes []string
+		for _, u := range list {
+			if cause := u.Reason; strings.Contains(cause, u.Address) {
+				causes = append(causes, cause)
+			} else {
+				causes = append(causes, u.Address+": "+cause)
+			}
+			if u.Since.After(w.Since) {
+				w.Since = u.Since
+			}
+		}
+		w.Cause = strings.Join(causes, "; ")
+		if w.Means = "Lines wait in memory for 10 s, and are dropped then."; protocol == "carbon" {
+			w.Means = "Lines wait, in memory and then on disk; none is lost before both are full."
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+// wrongBounds returns what is nearly full, or waits on disk.
+func wrongBounds(b proxy.Bound) (all []wrong) {
+	of := b.Protocol
+	if b.Destination != "" {
+		of += " " + b.Destination
+	}
+	if b.SpoolLimit > 0 && part(b.Spool, b.SpoolLimit) >= nearBound {
+		all = append(all, wrong{
+			What: fmt.Sprintf("the spool of %s is %s full", of, percent(b.Spool, b.SpoolLimit)), Since: b.Oldest,
+			Means: "At its bound the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
+		})
+	}
+	if part(b.Queue, b.QueueLimit) >= nearBound {
+		all = append(all, wrong{
+			What:  fmt.Sprintf("the queue of %s is %s full", of, percent(b.Queue, b.QueueLimit)),
+			Means: "At its bound the oldest lines are dropped, unless the disk takes them.", Do: "See why the upstream, or the disk, is slow.",
+		})
+	}
+	return all
+}
+
+// undelivered are the reasons of lines that were good, and what they mean.
+var undelivered = map[string]string{
+	"too_old":    "StatsD lines waited for more than 10 s.",
+	"no_name":    "No name came in time.",
+	"claim_lost": "The name was lost while they waited.",
+	"queue_full": "The queue is full: the upstream, or the disk, is too slow.",
+	"spool_full": "The spool is full: the upstream is away for too long.",
+	"send_error": "The connection broke, and StatsD is not sent twice.",
+	"shutdown":   "A destination was removed while they waited for it.",
+}
+
+// refused are reasons of lines that were not, and what they mean, beside those that the
+// upstream would refuse.
+var refused = map[string]string{
+	"foreign_name":  "Somebody writes under another host's name.",
+	"other_tenure":  "They carry a time in which another host had the name.",
+	"unmatched":     "They are not under rewrite.from, and rewrite.unmatched is drop.",
+	"bad_timestamp": "A sender's clock, or its unit, is wrong.",
+}
+
+// wrongLines returns what was dropped in the last minute.
+func wrongLines(protocol string, r Rate) (all []wrong) {
+	for _, why := range slices.Sorted(maps.Keys(r.DroppedBy)) {
+		n := r.DroppedBy[why]
+		w := wrong{What: fmt.Sprintf("%s %s dropped in the last minute: %s", plural(n, protocol+" line"), was(n), why), Mild: true}
+		if w.Means = undelivered[why]; w.Means == "" {
+			w.Means = cmp.Or(refused[why], "The upstream would refuse them, or they would cost others.")
+			w.Do = "See who sends them: the last ones are at /badlines."
+		}
+		all = append(all, w)
+	}
+	return all
+}
+
+func was(n uint64) string {
+	if n == 1 {
+		return "was"
+	}
+	return "were"
+}
+
+func plural(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return number(n) + " " + what + "s"
+}
+
+func part(n, of int64) float64 {
+	if of <= 0 {
+		return 0
+	}
+	return float64(n) / float64(of)
+}
+
+func percent(n, of int64) string { return fmt.Sprintf("%.0f %%", 100*part(n, of)) }

@@ -1,0 +1,26 @@
+// Package claimtest makes claims of which etcd knows nothing, for tests of what
+// uses them. Only package membership can make one, and it fills this package in.
+package claimtest
+
+import "time"
+
+// A Claim says what a *membership.Claim is to be.
+type Claim struct {
+	Name         string
+	Valid        time.Duration // from now on
+	Start        time.Time     // of its tenure; zero: nothing came before
+	Ours, Others []Tenure      // the earlier tenures: ours under any name, the others' under this one
+}
+
+// A Tenure is one that ended.
+type Tenure struct {
+	Name     string
+	From, To time.Time
+}
+
+// Make returns a *membership.Claim, and Extend moves the horizon of one to valid from
+// now.
+var (
+	Make   func(Claim) any
+	Extend func(claim any, valid time.Duration)
+)

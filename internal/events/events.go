@@ -1,0 +1,229 @@
+// Package events leaves a note in Graphite's events whenever the name of this host
+// changes: "Denali is web17". Graphs show them: drawAsInfinite(events("prefixproxy")).
+//
+// Not promised: that every note arrives. A Graphite that is down gets the last few when it
+// is back; nothing waits for it.
+package events
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// Config says where notes go.
+type Config struct {
+	// Events is the URL of graphite-web's events, like http://graphite/events/; default
+	// "": there are no notes.
+	Events string `yaml:"events"`
+}
+
+// Problems returns what is wrong with the configuration.
+func (c Config) Problems() conf.Problems {
+	var ps conf.Problems
+	if c.Events == "" {
+		return nil
+	}
+	u, err := url.Parse(c.Events)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Path == "" || u.Path == "/":
+		ps.Addf("graphite.events", "write it like http://graphite.example.net/events/", "this is no URL of graphite-web's events")
+	case u.User != nil:
+		ps.Addf("graphite.events", "take it out; let graphite-web take events of these hosts", "a URL holds no user and no password")
+	}
+	return ps
+}
+
+// Names is what a Sender asks a membership.Holder.
+type Names interface {
+	Pool() string
+	Owner() string
+	Current() (*membership.Claim, bool)
+	Changed() <-chan struct{}
+	Stats() membership.Stats
+}
+
+// How long a Graphite has, and how many notes wait for one that is down.
+const (
+	postTime  = 5 * time.Second
+	lastTime  = 500 * time.Millisecond // for the last note, at the end
+	firstWait = time.Second            // doubling, up to
+	maxWait   = time.Minute
+	maxNotes  = 32
+)
+
+// A Sender sends notes. One goroutine, Run's, watches the name, another one sends.
+type Sender struct {
+	names Names
+	log   *slog.Logger
+	http  *http.Client
+	url   atomic.Pointer[string]
+}
+
+// New returns a sender that has not begun.
+func New(cfg Config, names Names, log *slog.Logger) *Sender {
+	s := &Sender{names: names, log: log, http: &http.Client{
+		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 10 * time.Second, MaxIdleConns: 1},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	s.Configure(cfg)
+	return s
+}
+
+// Configure makes s go on with cfg. It may be called at any time.
+func (s *Sender) Configure(cfg Config) { s.url.Store(&cfg.Events) }
+
+// A note is an event as graphite-web takes it.
+type note struct {
+	What string `json:"what"`
+	Tags string `json:"tags"` // separated by blanks
+	When int64  `json:"when"` // in Unix seconds
+	Data string `json:"data"`
+}
+
+// Run notes each claim, loss and release until ctx ends, which is when the name has been
+// released: the last note has lastTime, if Graphite answered before.
+func (s *Sender) Run(ctx context.Context) {
+	sending, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastTime, giveUp) })()
+	notes, sent := make(chan note, maxNotes), make(chan struct{})
+	go func() {
+		defer close(sent)
+		s.send(sending, ctx.Done(), notes)
+	}()
+	w := watch{names: s.names, losses: s.names.Stats().Losses}
+	for over := false; !over; {
+		changed := s.names.Changed()
+		for _, n := range w.look(time.Now()) {
+			put(notes, n)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			over = true
+		}
+	}
+	for _, n := range w.look(time.Now()) {
+		put(notes, n)
+	}
+	close(notes)
+	<-sent
+}
+
+// put puts n in place of the oldest note, where there is no room.
+func put(notes chan note, n note) {
+	for {
+		select {
+		case notes <- n:
+			return
+		default:
+		}
+		select {
+		case <-notes:
+		default:
+		}
+	}
+}
+
+// A watch knows the claim that was last seen.
+type watch struct {
+	names  Names
+	claim  *membership.Claim
+	losses map[membership.Loss]uint64
+}
+
+// look returns what has changed.
+func (w *watch) look(now time.Time) (notes []note) {
+	claim, _ := w.names.Current()
+	if claim == w.claim {
+		return nil
+	}
+	if w.claim != nil {
+		notes = append(notes, w.note(now, fmt.Sprintf("%s is %s no more: %s", w.claim.Name(), w.names.Owner(), w.why()), w.claim.Name()))
+	}
+	if w.claim = claim; claim != nil {
+		notes = append(notes, w.note(now, fmt.Sprintf("%s is %s", claim.Name(), w.names.Owner()), claim.Name()))
+	}
+	return notes
+}
+
+// why returns why the last claim is gone.
+func (w *watch) why() string {
+	why, now := "release", w.names.Stats().Losses
+	for _, loss := range membership.Losses() {
+		if now[loss] != w.losses[loss] {
+			why = string(loss)
+		}
+	}
+	w.losses = now
+	return why
+}
+
+func (w *watch) note(now time.Time, what, name string) note {
+	return note{What: what, Tags: "prefixproxy " + w.names.Pool() + " " + name, When: now.Unix(), Data: "pool " + w.names.Pool()}
+}
+
+// send sends notes until there are no more, or ctx ends. A Graphite that is down is tried
+// again later and later, until ending.
+func (s *Sender) send(ctx context.Context, ending <-chan struct{}, notes <-chan note) {
+	defer s.http.CloseIdleConnections()
+	wait := time.Duration(0) // above 0: it is down
+	for n := range notes {
+		for err := s.post(ctx, n); err != nil; err = s.post(ctx, n) {
+			if wait == 0 {
+				s.log.Warn("Graphite took no event; the last ones wait for it", "err", err)
+			}
+			wait = min(max(2*wait, firstWait), maxWait)
+			again := time.NewTimer(wait)
+			select {
+			case <-again.C:
+			case <-ending:
+				return
+			}
+		}
+		if wait > 0 {
+			s.log.Info("Graphite takes events again")
+			wait = 0
+		}
+	}
+}
+
+// post sends a note, if notes are wanted.
+func (s *Sender) post(ctx context.Context, n note) error {
+	to := *s.url.Load()
+	if to == "" {
+		return nil
+	}
+	body, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, postTime)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	resp, err := s.http.Do(request)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("%s answered %s", to, resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package fleet
+
+import (
+	"cmp"
+	"slices"
+	"time"
+	"unique"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// A past is what is known of one name.
+type past struct {
+	records []record // in the order in which etcd got them
+	next    time.Time
+	read    bool // the last days are, up to next otherwise
+	first   bool // and what was before them
+
+	seen  bool                // it was asked who holds it
+	now   membership.Standing // who does; Revision 0: nobody
+	since time.Time           // when that was first seen; zero: the first time
+	until time.Time           // it is looked at again before this
+}
+
+// A record is a tenure, as small as it gets: there are many. Times are in Unix
+// milliseconds.
+type record struct {
+	owner, ended unique.Handle[string]
+	from, to     int64 // to is 0 where the record has no end
+	lease        clientv3.LeaseID
+	order        int64
+}
+
+// stand takes note of who holds the name.
+func (p *past) stand(s membership.Standing, now time.Time) {
+	if p.seen && (s.Revision != p.now.Revision || s.Lease != p.now.Lease) {
+		p.since, p.until = now, now.Add(lateEnds)
+	}
+	p.seen, p.now = true, s
+}
+
+// lacksFirst says whether nothing tells who had the name at a moment of the last days.
+func (p *past) lacksFirst(at time.Time) bool {
+	return p.read && !p.first && (len(p.records) == 0 || p.records[0].from > at.UnixMilli())
+}
+
+// ask returns what to ask for next; begun is when the last days began.
+func (p *past) ask(name string, begun time.Time) membership.AskPast {
+	ask := membership.AskPast{Name: name, From: begun}
+	switch n := len(p.records); {
+	case !p.read && p.next.After(begun):
+		ask.From = p.next
+	case !p.read || n == 0 && p.first:
+	case !p.first && p.lacksFirst(time.Now().Add(-24*time.Hour)):
+		ask = membership.AskPast{Name: name, Before: begun, Last: true}
+	case n > 0: // the one before may have got its end
+		ask.From = time.UnixMilli(p.records[max(n-2, 0)].from).Add(-time.Minute)
+	}
+	return ask
+}
+
+// learn takes the answer to ask, and returns how many records have come.
+func (p *past) learn(ask membership.AskPast, answer membership.Past) (more int) {
+	before := len(p.records)
+	for _, t := range answer.Tenures {
+		r := record{
+			owner: unique.Make(t.Owner), ended: unique.Make(t.Ended),
+			from: t.From.UnixMilli(), lease: t.Lease, order: t.Order(),
+		}
+		if !t.To.IsZero() {
+			r.to = t.To.UnixMilli()
+		}
+		i, known := slices.BinarySearchFunc(p.records, r, func(a, b record) int {
+			return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.from, b.from))
+		})
+		if known {
+			p.records[i] = r
+		} else {
+			p.records = slices.Insert(p.records, i, r)
+		}
+	}
+	switch {
+	case ask.Last:
+		p.first = true
+	case !p.read:
+		p.read, p.next = !answer.More, answer.Next
+	}
+	return len(p.records) - before
+}
+
+// forget drops the records of what ended before begun, and returns how many.
+func (p *past) forget(begun time.Time) int {
+	before := len(p.records)
+	p.records = slices.DeleteFunc(p.records, func(r record) bool { return r.to != 0 && r.to < begun.UnixMilli() })
+	return before - len(p.records)
+}
+
+// bars returns the tenures, in order, and since when the present one lasts; zero: since
+// before the past that is known.
+func (p *past) bars() (bars []Bar, since time.Time) {
+	bars = make([]Bar, 0, len(p.records)+1)
+	lasting := -1
+	for i, r := range p.records {
+		b := Bar{Owner: r.owner.Value(), From: r.from, To: r.to, Ended: r.ended.Value()}
+		switch {
+		case r.to != 0:
+		case p.now.Revision != 0 && r.lease == p.now.Lease && lasting < 0 && r.lease != 0:
+			lasting, b.Lasts = i, true
+		case i+1 < len(p.records): // a crash left no end
+			b.To, b.Ended = max(p.records[i+1].from, r.from), "expired"
+		}
+		bars = append(bars, b)
+	}
+	switch {
+	case lasting >= 0:
+		return bars, time.UnixMilli(p.records[lasting].from)
+	case p.now.Revision == 0 || !p.read && p.since.IsZero():
+		return bars, time.Time{}
+	}
+	b := Bar{Owner: p.now.Owner, Lasts: true}
+	if !p.since.IsZero() { // its record is still to be read
+		b.From = p.since.UnixMilli()
+	}
+	if n := len(bars); n > 0 && bars[n-1].To == 0 {
+		bars[n-1].To, bars[n-1].Ended = max(b.From, bars[n-1].From), "expired"
+	}
+	return append(bars, b), p.since
+}

@@ -1,0 +1,265 @@
+// Package fleet is a pool of names as pages show it: who holds what, who waits, and who
+// held what in the last days. Whoever asks, and however often, etcd is asked at most once
+// in some seconds, and only while somebody asks.
+//
+//	pool.go  Pool: when etcd is asked, and for what
+//	past.go  what is known of a name's past
+//	view.go  what pages show: a View
+//
+// Not promised: to be complete. A name that was held for less than a few seconds between
+// two requests may be seen minutes later, and what is beyond maxTenures is left out.
+package fleet
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// How often etcd is asked, at most.
+const (
+	Fresh       = 10 * time.Second // for a page
+	FreshCounts = time.Minute      // for a metric
+	readTime    = 2 * time.Second  // of one request
+)
+
+// The bounds of what is read and kept.
+const (
+	Kept       = 7 * 24 * time.Hour // of the past
+	maxTenures = 40_000             // some 5 MiB
+	maxOthers  = 200                // names that the list lacks
+	firstReads = 20                 // requests for the first view; each later one is one
+	lateEnds   = time.Minute        // within which the end of a tenure is on record
+	lookAgain  = 5 * time.Minute    // at names at which nothing seemed to change
+)
+
+// A Look asks etcd for a pool at a glance, with some of its past.
+type Look func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error)
+
+// A Pool knows a pool. Any goroutine may ask it; Run's asks etcd, and owns what is known.
+type Pool struct {
+	names []string
+	look  Look
+	wake  chan struct{} // cap 1
+
+	mu      sync.Mutex
+	changed chan struct{} // closed when the attempt under way has ended
+	busy    bool
+	whole   bool      // a view is wanted, with the past
+	asked   time.Time // when the last attempt began
+	viewed  time.Time // when the last one for a view did
+	view    *View     // nil: none yet
+
+	past    map[string]*past
+	others  []string  // names with a past that the list lacks
+	tenures int       // that are kept
+	begun   time.Time // from when on the past is known; zero: it was not asked for yet
+	again   time.Time // when all names are looked at again
+	first   bool      // there was a first view
+}
+
+// New returns a pool whose list is names. It asks nothing.
+func New(names []string, look Look) *Pool {
+	return &Pool{names: names, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}}
+}
+
+// View returns the pool, with its past; no older than Fresh, if etcd answers before ctx
+// ends. It is nil while nothing is known.
+func (p *Pool) View(ctx context.Context) *View { return p.await(ctx, Fresh, true) }
+
+// Counts returns the pool for a metric, likewise: no older than FreshCounts, and its past
+// may be older.
+func (p *Pool) Counts(ctx context.Context) *View { return p.await(ctx, FreshCounts, false) }
+
+// Known returns what Counts did last, at once, and has etcd asked if that is too old.
+func (p *Pool) Known() *View { return p.Counts(ended) }
+
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+func (p *Pool) await(ctx context.Context, fresh time.Duration, whole bool) *View {
+	for {
+		p.mu.Lock()
+		last := p.asked
+		if whole {
+			last = p.viewed
+		}
+		view, ended := p.view, p.changed
+		if !p.busy && !last.IsZero() && time.Since(last) < fresh {
+			p.mu.Unlock()
+			return view
+		}
+		p.whole = p.whole || whole
+		p.mu.Unlock()
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			return view
+		}
+	}
+}
+
+// Run asks etcd whenever somebody wants to know, until ctx ends.
+func (p *Pool) Run(ctx context.Context) {
+	for {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return
+		}
+		if whole, due := p.begin(); due {
+			p.end(p.attempt(ctx, whole))
+		}
+	}
+}
+
+// begin begins an attempt, if one is due.
+func (p *Pool) begin() (whole, due bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	whole = p.whole && now.Sub(p.viewed) >= Fresh
+	if !whole && now.Sub(p.asked) < FreshCounts {
+		return false, false
+	}
+	p.busy, p.whole, p.asked = true, false, now
+	if whole {
+		p.viewed = now
+	}
+	return whole, true
+}
+
+func (p *Pool) end(view *View) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy, p.view = false, view
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// attempt asks etcd: once, and for the first view as often as it takes, up to a bound.
+func (p *Pool) attempt(ctx context.Context, whole bool) *View {
+	now := time.Now()
+	reads := 1
+	if whole && !p.first {
+		p.begun, reads = now.Add(-Kept), firstReads
+	}
+	var g membership.Glance
+	for n := range reads {
+		var asks []membership.AskPast
+		if whole {
+			if asks = p.work(now); n > 0 && len(asks) == 0 {
+				break
+			}
+		}
+		reading, cancel := context.WithTimeout(ctx, readTime)
+		next, err := p.look(reading, asks)
+		cancel()
+		if err != nil {
+			return p.failed(now, err)
+		}
+		g = next
+		p.stand(g.Held, now)
+		for i, past := range g.Past {
+			p.tenures += p.past[asks[i].Name].learn(asks[i], past)
+		}
+	}
+	p.first = p.first || whole
+	p.forget(now)
+	return p.newView(g, now)
+}
+
+// failed returns the view as it was, with what is wrong.
+func (p *Pool) failed(now time.Time, err error) *View {
+	view := View{Names: len(p.names)}
+	if p.view != nil { // only this goroutine changes it
+		view = *p.view
+	}
+	if view.Err == nil {
+		view.ErrSince = now
+	}
+	view.Err = err
+	return &view
+}
+
+// stand takes note of who holds the names.
+func (p *Pool) stand(held []membership.Standing, now time.Time) {
+	current := make(map[string]membership.Standing, len(held))
+	for _, s := range held {
+		current[s.Name] = s
+		if !s.Listed && p.past[s.Name] == nil && len(p.others) < maxOthers {
+			p.of(s.Name)
+			p.others = append(p.others, s.Name)
+		}
+	}
+	for _, name := range p.order() {
+		p.of(name).stand(current[name], now)
+	}
+}
+
+// order returns the names of which something is known: those of the list first.
+func (p *Pool) order() []string { return slices.Concat(p.names, p.others) }
+
+func (p *Pool) of(name string) *past {
+	its := p.past[name]
+	if its == nil {
+		its = &past{}
+		p.past[name] = its
+	}
+	return its
+}
+
+// work returns what to ask for next: the last days of all names; what reaches into
+// them, where they don't tell who was there a day ago; and what may have changed.
+func (p *Pool) work(now time.Time) (asks []membership.AskPast) {
+	if now.After(p.again) {
+		p.again = now.Add(lookAgain)
+		for _, its := range p.past {
+			its.until = now.Add(Fresh / 2)
+		}
+	}
+	for _, stage := range []func(*past) bool{
+		func(its *past) bool { return !its.read },
+		func(its *past) bool { return its.lacksFirst(now.Add(-24 * time.Hour)) },
+		func(its *past) bool { return now.Before(its.until) },
+	} {
+		for _, name := range p.order() {
+			if its := p.of(name); stage(its) && len(asks) < membership.AsksPerGlance && p.tenures < maxTenures {
+				asks = append(asks, its.ask(name, p.begun))
+			}
+		}
+		if len(asks) > 0 {
+			break
+		}
+	}
+	return asks
+}
+
+// forget drops what is too old.
+func (p *Pool) forget(now time.Time) {
+	if p.begun.IsZero() { // no past is kept
+		return
+	}
+	p.begun = now.Add(-Kept)
+	for _, past := range p.past {
+		p.tenures -= past.forget(p.begun)
+	}
+	p.others = slices.DeleteFunc(p.others, func(name string) bool {
+		its := p.past[name]
+		gone := its.now.Revision == 0 && len(its.records) == 0
+		if gone {
+			delete(p.past, name)
+		}
+		return gone
+	})
+}

@@ -1,0 +1,271 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// fakeEtcd is a pool in etcd, as membership.LookAt shows it.
+type fakeEtcd struct {
+	mu       sync.Mutex
+	held     []membership.Standing
+	tenures  []membership.Tenure
+	reads    int
+	asks     []membership.AskPast // of the last read
+	err      error
+	takes    time.Duration
+	mostAsks int
+}
+
+func (e *fakeEtcd) look(ctx context.Context, asks []membership.AskPast) (g membership.Glance, err error) {
+	e.mu.Lock()
+	takes := e.takes
+	e.mu.Unlock()
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+		return g, ctx.Err()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.reads++
+	e.asks, e.mostAsks = asks, max(e.mostAsks, len(asks))
+	if e.err != nil {
+		return g, e.err
+	}
+	g.Held, g.Free = slices.Clone(e.held), 10-len(e.held)
+	for _, ask := range asks {
+		var past membership.Past
+		for _, t := range e.tenures {
+			if t.Name == ask.Name && !t.From.Before(ask.From) && (ask.Before.IsZero() || t.From.Before(ask.Before)) {
+				past.Tenures = append(past.Tenures, t)
+			}
+		}
+		switch n := len(past.Tenures); {
+		case ask.Last:
+			past.Tenures = past.Tenures[max(n-1, 0):]
+		case n > 3: // etcd gives so many at once
+			past.Tenures, past.More = past.Tenures[:3], true
+			past.Next = past.Tenures[2].From.Add(time.Millisecond)
+		}
+		g.Past = append(g.Past, past)
+	}
+	return g, nil
+}
+
+func (e *fakeEtcd) set(change func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change()
+}
+
+func run(t *testing.T, names []string, test func(t *testing.T, e *fakeEtcd, p *Pool)) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &fakeEtcd{takes: 50 * time.Millisecond}
+		p := New(names, e.look)
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { p.Run(ctx) })
+		defer running.Wait()
+		defer stop()
+		test(t, e, p)
+	})
+}
+
+// show gives the bars of a view, in minutes before now.
+func show(v *View, now time.Time) string {
+	var b strings.Builder
+	ago := func(milli int64) string {
+		if milli == 0 {
+			return "?"
+		}
+		return fmt.Sprint(int(now.Sub(time.UnixMilli(milli)).Minutes()))
+	}
+	for _, row := range v.Rows {
+		fmt.Fprintf(&b, "%s:", row.Name)
+		for _, bar := range row.Bars {
+			end := ago(bar.To) + " " + bar.Ended
+			if bar.Lasts {
+				end = "now"
+			}
+			fmt.Fprintf(&b, " %s %s-%s;", bar.Owner, ago(bar.From), end)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// Whatever the past of a name is, the picture shows it.
+func TestBars(t *testing.T) {
+	run(t, []string{"a", "b", "c", "d", "e"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		now := time.Now()
+		tenure := func(name, owner string, lease clientv3.LeaseID, from, to int, ended string) {
+			t := membership.Tenure{Name: name, Owner: owner, Lease: lease, From: now.Add(-time.Duration(from) * time.Minute), Ended: ended}
+			if ended != "" {
+				t.To = now.Add(-time.Duration(to) * time.Minute)
+			}
+			e.tenures = append(e.tenures, t)
+		}
+		tenure("a", "web1", 0, 300, 200, "release")
+		tenure("a", "web2", 0, 199, 100, "expired")
+		tenure("a", "web3", 1, 90, 0, "") // lasts
+		for i := range 10 {               // more than one answer holds
+			tenure("b", fmt.Sprintf("x%d", i), 0, 100-10*i, 95-10*i, "release")
+		}
+		tenure("c", "old", 1, 20*24*60, 0, "")               // lasts since long ago
+		tenure("d", "gone", 0, 30*24*60, 9*24*60, "release") // before the last days
+		tenure("d", "crashed", 0, 50, 0, "")                 // and nobody since
+		e.held = []membership.Standing{{Name: "a", Owner: "web3", Listed: true, Lease: 1, Revision: 5}, {Name: "c", Owner: "old", Listed: true, Lease: 1, Revision: 2}, {Name: "z", Owner: "other", Lease: 3, Revision: 9}}
+
+		v := p.View(t.Context())
+		want := `a: web1 300-200 release; web2 199-100 expired; web3 90-now;
+b: x0 100-95 release; x1 90-85 release; x2 80-75 release; x3 70-65 release; x4 60-55 release; x5 50-45 release; x6 40-35 release; x7 30-25 release; x8 20-15 release; x9 10-5 release;
+c: old 28800-now;
+d: crashed 50-? ;
+e:
+z: other ?-now;
+`
+		if got := show(v, now); got != want {
+			t.Errorf("got\n%swant\n%s", got, want)
+		}
+		if v.Held != 3 || v.MostHeld != 4 || v.Begun.IsZero() {
+			t.Errorf("held %d, most %d, begun %v; want 3, 4 and a time", v.Held, v.MostHeld, v.Begun)
+		}
+	})
+}
+
+// However many look: one request in 10 s, none while nobody does; and one a minute for the
+// metric.
+func TestReads(t *testing.T) {
+	names := membership.PrefixedNumerics("web-", 1000)
+	run(t, names, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		p.View(t.Context())
+		first := e.reads
+		if first > firstReads || e.mostAsks > membership.AsksPerGlance {
+			t.Errorf("the first view took %d reads with %d asks", first, e.mostAsks)
+		}
+		begun := time.Now()
+		var browsers sync.WaitGroup
+		for range 50 {
+			browsers.Go(func() {
+				for time.Since(begun) < time.Minute-time.Millisecond {
+					p.View(t.Context())
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+		browsers.Wait()
+		if more := e.reads - first; more > 6 {
+			t.Errorf("50 browsers cost %d reads in a minute, want 6", more)
+		}
+		before := e.reads
+		time.Sleep(time.Hour)
+		if e.reads != before {
+			t.Errorf("%d reads, and nobody looks", e.reads-before)
+		}
+		for begun := time.Now(); time.Since(begun) < 10*time.Minute; time.Sleep(10 * time.Second) {
+			p.Known()
+		}
+		if more := e.reads - before; more < 9 || more > 10 {
+			t.Errorf("the metric cost %d reads in 10 minutes, want 10", more)
+		}
+	})
+}
+
+// What changes is seen at the next look, and its record soon after.
+func TestChanges(t *testing.T) {
+	run(t, []string{"a", "b"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		p.View(t.Context())
+		time.Sleep(Fresh)
+		claimed := time.Now()
+		e.set(func() {
+			e.held = []membership.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
+			e.tenures = append(e.tenures, membership.Tenure{Name: "a", Owner: "web1", Lease: 7, From: claimed})
+		})
+		if row := p.View(t.Context()).Rows[0]; !row.Held || row.Owner != "web1" || len(row.Bars) != 1 || !row.Bars[0].Lasts {
+			t.Errorf("claimed: %+v", row)
+		}
+		time.Sleep(Fresh)
+		if row := p.View(t.Context()).Rows[0]; !row.Since.Equal(claimed.Truncate(time.Millisecond)) || len(row.Bars) != 1 {
+			t.Errorf("its record is there: %+v, want since %v", row, claimed)
+		}
+		time.Sleep(Fresh)
+		e.set(func() {
+			e.held = nil
+			e.tenures[0].To, e.tenures[0].Ended = time.Now(), "release"
+		})
+		p.View(t.Context())
+		time.Sleep(Fresh)
+		if row := p.View(t.Context()).Rows[0]; row.Held || len(row.Bars) != 1 || row.Bars[0].Ended != "release" {
+			t.Errorf("released: %+v", row)
+		}
+		// Held and released while nobody looked.
+		time.Sleep(time.Hour)
+		e.set(func() {
+			e.tenures = append(e.tenures, membership.Tenure{Name: "b", Owner: "web2", Lease: 8, From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-20 * time.Minute), Ended: "release"})
+		})
+		if row := p.View(t.Context()).Rows[1]; row.Held || len(row.Bars) != 1 {
+			t.Errorf("while nobody looked: %+v", row)
+		}
+	})
+}
+
+// An etcd that does not answer costs no page more than its patience; what is known stays.
+func TestEtcdIsAway(t *testing.T) {
+	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		e.held = []membership.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
+		p.View(t.Context())
+		time.Sleep(Fresh)
+		e.set(func() { e.err = errors.New("no answer") })
+		v := p.View(t.Context())
+		if v.Err == nil || len(v.Rows) != 1 || !v.Rows[0].Held {
+			t.Errorf("got %+v, want the last view, and the error", v)
+		}
+		since := v.ErrSince
+		time.Sleep(time.Minute)
+		e.set(func() { e.takes = time.Hour })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begun := time.Now()
+		if v := p.View(ctx); time.Since(begun) != time.Second || v == nil {
+			t.Errorf("waited %v", time.Since(begun))
+		}
+		time.Sleep(time.Minute)
+		e.set(func() { e.takes, e.err = 0, nil })
+		if v := p.View(t.Context()); v.Err != nil || v.At.Before(since) {
+			t.Errorf("etcd is back: %+v", v)
+		}
+	})
+}
+
+// Whatever somebody writes to etcd, what is kept is bounded.
+func TestBounds(t *testing.T) {
+	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		for turn := range 20 {
+			e.set(func() {
+				e.held = nil
+				for i := range 1000 {
+					e.held = append(e.held, membership.Standing{Name: fmt.Sprintf("x%d-%d", turn, i), Owner: "evil", Revision: int64(turn + 1)})
+				}
+			})
+			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+maxOthers {
+				t.Errorf("%d held in %d rows", v.Held, len(v.Rows))
+			}
+			time.Sleep(Fresh)
+		}
+		if len(p.past) > 1+maxOthers {
+			t.Errorf("%d names are kept", len(p.past))
+		}
+	})
+}

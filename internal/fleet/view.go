@@ -1,0 +1,95 @@
+package fleet
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// A View is the pool at one moment. It does not change.
+type View struct {
+	At      time.Time // of the last answer; zero: there was none
+	Rows    []Row     // the names of the list in its order, and then others
+	Waiting []membership.Waiter
+	Names   int // of the list
+	Held    int // names that somebody holds
+	Free    int // names of the list that nobody holds
+
+	Begun    time.Time // from when on the past is known; zero: it is not read yet
+	MostHeld int       // at once since then
+
+	Err      error // why etcd has not answered since
+	ErrSince time.Time
+}
+
+// A Row is a name.
+type Row struct {
+	Name   string
+	Listed bool
+	Held   bool
+	Leased bool      // what holds it goes by itself when its host does
+	Owner  string    // of who holds it
+	Since  time.Time // zero: since before the past that is known
+	Bars   []Bar     // its tenures, in the order in which etcd got them
+}
+
+// A Bar is a tenure. Its times are in Unix milliseconds.
+type Bar struct {
+	Owner string
+	From  int64  // 0: before the past that is known
+	To    int64  // 0: it lasts, or nobody knows
+	Ended string // why: release, or a membership.Loss; "" where To is 0
+	Lasts bool
+}
+
+// newView returns what is known, by the last answer of etcd.
+func (p *Pool) newView(g membership.Glance, now time.Time) *View {
+	v := &View{At: now, Waiting: g.Waiting, Names: len(p.names), Held: len(g.Held), Free: g.Free}
+	whole := p.first
+	for i, name := range p.order() {
+		its := p.of(name)
+		row := Row{Name: name, Listed: i < len(p.names), Held: its.now.Revision != 0, Leased: its.now.Lease != 0, Owner: its.now.Owner}
+		row.Bars, row.Since = its.bars()
+		if row.Listed || row.Held || len(row.Bars) > 0 {
+			v.Rows = append(v.Rows, row)
+		}
+		whole = whole && its.read
+	}
+	if whole {
+		v.Begun, v.MostHeld = p.begun, max(mostHeld(v.Rows, p.begun, now), v.Held)
+	}
+	return v
+}
+
+// mostHeld returns how many names were held at once at most.
+func mostHeld(rows []Row, since, now time.Time) int {
+	type change struct {
+		at int64
+		by int
+	}
+	var changes []change
+	for _, row := range rows {
+		for _, b := range row.Bars {
+			to := b.To
+			if to == 0 && b.Lasts {
+				to = now.UnixMilli()
+			}
+			if to > since.UnixMilli() && b.From < to {
+				changes = append(changes, change{max(b.From, since.UnixMilli()), 1}, change{to, -1})
+			}
+		}
+	}
+	slices.SortFunc(changes, func(a, b change) int { return cmp.Or(cmp.Compare(a.at, b.at), a.by-b.by) })
+	held, most := 0, 0
+	for _, c := range changes {
+		held += c.by
+		most = max(most, held)
+	}
+	return most
+}
+
+// IsShort says whether the list has hardly a name to spare: less than a tenth of it was
+// free at some moment.
+func (v *View) IsShort() bool { return v.Names > 0 && 10*(v.Names-max(v.MostHeld, v.Held)) < v.Names }

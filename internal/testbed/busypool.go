@@ -1,0 +1,100 @@
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
+)
+
+// recordForm is a time as records have it.
+const recordForm = "2006-01-02T15:04:05.000Z"
+
+// FillPool writes the records of a busy pool into etcd, as hosts have left them in the
+// last days: so many tenures a name, by clocks that are some seconds apart, each twelfth
+// of which a crash has left without an end, and some things that are no records. But for
+// each twelfth, the names are held, under one lease.
+func FillPool(t testing.TB, endpoint, pool string, names []string, days, each int) {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	lease, err := client.Grant(t.Context(), 3600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, span := time.Now(), time.Duration(days)*24*time.Hour
+	var filling errgroup.Group
+	filling.SetLimit(16)
+	for n, name := range names {
+		filling.Go(func() error {
+			f := filler{client: client, prefix: "/prefixproxy/" + pool + "/", r: rand.New(rand.NewPCG(1, uint64(n)))}
+			f.fill(t.Context(), name, n, each, lease.ID, now, span)
+			f.flush(t.Context())
+			return f.err
+		})
+	}
+	if err := filling.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A filler writes the past of one name.
+type filler struct {
+	client *clientv3.Client
+	prefix string
+	r      *rand.Rand
+	puts   []clientv3.Op
+	err    error
+}
+
+func (f *filler) fill(ctx context.Context, name string, n, each int, lease clientv3.LeaseID, now time.Time, span time.Duration) {
+	held := n%12 != 5
+	at := now.Add(-span + time.Duration(n)*time.Second)
+	for i := range each {
+		owner := fmt.Sprintf("app-%05x.example.net", f.r.IntN(1<<20))
+		next := at.Add(span / time.Duration(each))
+		if i == each-1 {
+			next = now
+		}
+		skew := time.Duration(f.r.IntN(4000)-2000) * time.Millisecond
+		from := at.Add(skew - 3*time.Second).UTC()
+		to := next.Add(skew - time.Duration(5+f.r.IntN(1800))*time.Second).UTC()
+		if !to.After(from) {
+			to = from.Add(time.Second)
+		}
+		id := clientv3.LeaseID(1 + n*each + i)
+		lasts := held && i == each-1
+		if lasts {
+			id = lease
+			f.put(ctx, "names/"+name, owner, clientv3.WithLease(id))
+		}
+		record := fmt.Sprintf(`{"owner":%q,"lease":"%x","ttl":15,"term":7,"from":%q`, owner, id, from.Format(recordForm))
+		if !lasts && (!held || f.r.IntN(12) > 0) {
+			why := []string{"release", "release", "release", "expired", "deleted"}[f.r.IntN(5)]
+			record += fmt.Sprintf(`,"to":%q,"ended":%q`, to.Format(recordForm), why)
+		}
+		f.put(ctx, fmt.Sprintf("tenures/%s/%013d-%x", name, from.UnixMilli(), id), record+"}")
+		at = next
+	}
+	f.put(ctx, "tenures/"+name+"/0000000000000-0", "no record")
+}
+
+func (f *filler) put(ctx context.Context, key, value string, opts ...clientv3.OpOption) {
+	if f.puts = append(f.puts, clientv3.OpPut(f.prefix+key, value, opts...)); len(f.puts) == 120 {
+		f.flush(ctx)
+	}
+}
+
+func (f *filler) flush(ctx context.Context) {
+	if f.err == nil && len(f.puts) > 0 {
+		_, f.err = f.client.Txn(ctx).Then(f.puts...).Commit()
+	}
+	f.puts = f.puts[:0]
+}

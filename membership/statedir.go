@@ -1,0 +1,234 @@
+package membership
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
+)
+
+// ErrLocked is the error of OpenStateDir when another process uses the directory.
+var ErrLocked = errors.New("another prefixproxy uses it")
+
+// A StateDir is the directory in which a holder remembers its claim from one start
+// to the next. It is locked from OpenStateDir to Close, by a lock that ends with
+// the process at the latest.
+type StateDir struct {
+	dir   *statedir.Dir
+	lock  *os.File
+	place place
+
+	writing sync.Mutex // held while a file is written
+}
+
+// A place is this boot of this host, and this directory and no copy of it: who
+// finds its own place in a memory under the lock knows that the process which
+// wrote it has ended.
+type place struct {
+	Boot   string `json:"boot"`   // random, new at each boot; "" where the system has none
+	Device uint64 `json:"device"` // of the lock file
+	Inode  uint64 `json:"inode"`  // of the lock file, which a copy has not
+}
+
+// A memory is what is remembered: the last claim, or the last name.
+type memory struct {
+	Pool     string           `json:"pool"`
+	Name     string           `json:"name"`
+	Lease    clientv3.LeaseID `json:"lease,omitempty"`    // 0: the name was released
+	Revision int64            `json:"revision,omitempty"` // at which its key was created
+	TTL      time.Duration    `json:"ttl_ns,omitempty"`   // that was granted
+	Record   string           `json:"record,omitempty"`   // the last part of the key of the tenure's record
+	Start    int64            `json:"start,omitempty"`    // the tenure's first whole second
+	Place    place            `json:"place"`
+
+	// UsableFrom is when the claim may be used, by this boot's clock; 0: at
+	// once. A copy that starts again goes on waiting for its original.
+	UsableFrom time.Duration `json:"usable_from_ns,omitempty"`
+
+	here   bool // Place is the place that reads it
+	copied bool // it was written elsewhere than in this directory
+}
+
+// goesOn returns the start and the record of the tenure t, which begins by
+// taking over m: those that there were before, if m was written at this boot.
+// At another one it may have been another machine's.
+func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
+	part := recordKeyForm.FindStringSubmatch(m.Name + "/" + m.Record)
+	if !m.here || part == nil {
+		return t.From, t.id
+	}
+	milli, err := strconv.ParseInt(m.Record[:13], 10, 64)
+	if err != nil {
+		return t.From, t.id
+	}
+	return time.UnixMilli(milli), m.Record
+}
+
+// saved is the file of the state.
+type saved struct {
+	memory
+
+	// Tenures are the names that we have held, the latest last: Carbon lines of
+	// their time are theirs.
+	Tenures ownTenures `json:"tenures"`
+}
+
+// An ownTenure is in whole Unix seconds, both included.
+type ownTenure struct {
+	Name   string `json:"name"`
+	Record string `json:"record"` // the last part of its record's key
+	Start  int64  `json:"start"`
+	End    int64  `json:"end,omitempty"` // 0: it lasts, or a crash left no end
+
+	// Elsewhere says that it had no end at another boot, which may have been
+	// another machine's: of a clone.
+	Elsewhere bool `json:"elsewhere,omitempty"`
+}
+
+const (
+	lockFile     = "lock"
+	memoryFile   = "claim.json"
+	maxStateFile = 16 << 20 // bounds what is read of one, in bytes
+)
+
+// OpenStateDir opens the directory dir, which it makes (0700) when it is not
+// there, and locks it. The error is ErrLocked when another process has. One that is
+// another user's, or that others may write, is refused: a name or a tenure planted
+// there would be taken for ours.
+func OpenStateDir(dir string) (*StateDir, error) {
+	d, err := statedir.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the state directory: %w", err)
+	}
+	s := &StateDir{dir: d}
+	if s.lock, err = d.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("open the state directory: %w", err)
+	}
+	if s.place, err = lockPlace(s.lock); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("lock the state directory %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Dir returns the path of the directory.
+func (s *StateDir) Dir() string { return s.dir.Path() }
+
+// Close unlocks the directory.
+func (s *StateDir) Close() error { return errors.Join(s.lock.Close(), s.dir.Close()) }
+
+// load returns what was saved last: nil when there is nothing, and the own
+// tenures in pool. Those of another pool, and of a directory that was copied, are
+// not ours.
+func (s *StateDir) load(pool string) (*memory, ownTenures, error) {
+	data, err := s.dir.ReadFile(memoryFile, maxStateFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var f saved
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", filepath.Join(s.Dir(), memoryFile), err)
+	}
+	f.here = f.Place == s.place && f.Place.Boot != ""
+	f.copied = f.Place.Inode != s.place.Inode
+	if f.Pool != pool || f.copied {
+		f.Tenures = nil
+	}
+	own := slices.DeleteFunc(f.Tenures, func(t ownTenure) bool { return !isName(t.Name) })
+	for i := range own {
+		own[i].Elsewhere = own[i].Elsewhere || own[i].End == 0 && !f.here
+	}
+	return &f.memory, own, nil
+}
+
+// save replaces what was saved last, whole or not at all.
+func (s *StateDir) save(f saved) error {
+	f.Place = s.place
+	data, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.dir.WriteFile(memoryFile, append(data, '\n'))
+}
+
+// A saver saves in a goroutine of its own: a disk may take half a minute, and a
+// renewal must not wait for it. Of several things to be saved it takes the last.
+type saver struct {
+	state *StateDir // nil: nothing is saved
+	log   *slog.Logger
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	waiting *saved
+	done    chan struct{} // closed when waiting is saved, or can't be
+}
+
+func newSaver(state *StateDir, log *slog.Logger) *saver {
+	return &saver{state: state, log: log, wake: make(chan struct{}, 1)}
+}
+
+// save has m and own saved. What it returns is closed then.
+func (s *saver) save(m memory, own ownTenures) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+	}
+	done := s.done
+	if s.state == nil {
+		close(s.done)
+		s.done = nil
+		return done
+	}
+	s.waiting = &saved{m, slices.Clone(own)}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return done
+}
+
+// run saves until ctx ends, and then what is left.
+func (s *saver) run(ctx context.Context) {
+	for {
+		select {
+		case <-s.wake:
+			s.write()
+		case <-ctx.Done():
+			s.write()
+			return
+		}
+	}
+}
+
+func (s *saver) write() {
+	s.mu.Lock()
+	f, done := s.waiting, s.done
+	s.waiting, s.done = nil, nil
+	s.mu.Unlock()
+	if f == nil {
+		return
+	}
+	if err := s.state.save(*f); err != nil {
+		s.log.Warn("claim not saved; a restart will not know it", "dir", s.state.Dir(), "err", err)
+	}
+	close(done)
+}
