@@ -50,7 +50,7 @@ func (p *Proxy) sendNumbers(from string, last map[string]float64, value func(*dt
 	if err != nil {
 		p.log.Warn("own numbers are not complete", "err", err)
 	}
-	q := p.statsd
+	q := p.queue(line.StatsD)
 	sink.ingest.begin(time.Now(), p.naming.current(q))
 	for _, f := range families {
 		sendFamily(client, f, last, value)

@@ -71,6 +71,20 @@ func TestSecondDev(t *testing.T) {
 	}
 }
 
+// checkQueueBelow checks that the one daemon which has its state below dir has its
+// Carbon queue there, too.
+func checkQueueBelow(t testing.TB, dir string) {
+	t.Helper()
+	named, err := filepath.Glob(filepath.Join(dir, "*", "state", "store", "memory"))
+	if err != nil || len(named) != 1 {
+		t.Fatalf("files that say where the queue is: %q, %v", named, err)
+	}
+	queue, err := os.ReadFile(named[0])
+	if err != nil || !strings.HasPrefix(string(queue), dir) {
+		t.Errorf("the queue is in %q, %v; want it below %s", queue, err, dir)
+	}
+}
+
 // Where no --data-dir is given, the temporary one goes with the process.
 func TestDevLeavesNothing(t *testing.T) {
 	t.Parallel()
@@ -85,6 +99,7 @@ func TestDevLeavesNothing(t *testing.T) {
 	}
 	p := Start(t, Program(t, []string{"TMPDIR=" + tmp}, "dev", "--config", file))
 	p.Stderr.Await(t, "Denali")
+	checkQueueBelow(t, tmp) // where it is found with the rest, if dev is killed
 	if code := p.Stop(t); code != 0 {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
 	}

@@ -170,6 +170,8 @@ func (m *packaged) status(t *testing.T) {
 		}
 		return nil
 	})
+	lookPath(t, "promtool", "prometheus")
+	m.run("curl -s localhost:8127/metrics | promtool check metrics")
 	entries := m.journal(t)
 	if first := entries[0]; !strings.Contains(first.Message, "version=v") || !strings.Contains(first.Message, "config=/etc/prefixproxy/config.yaml") {
 		t.Errorf("the first line is %q", first.Message)
