@@ -1,13 +1,14 @@
 // Package aggregate makes Graphite's points of StatsD's values, as statsd 0.9 does:
 //
-//	a, err := aggregate.Open(cfg, dirs, now)  // goes on where the last process ended
-//	a.Tick(now); a.Add(lines, &tally)         // of each read
-//	a.IsFlushing(); a.Flush(dst, n)           // the points of the slot that has ended
-//	a.Close()                                 // behind the last Flush
+//	a, err := aggregate.Open(cfg, dirs, now) // goes on where the last process ended
+//	if a.IsOver(now) { a.Seal(now) }
+//	a.Log(lines); a.Add(line); …          // what a read brought
+//	a.Flush(dst, n); …; a.Flushed()         // the points of the slot that has ended
+//	a.Close(disk)                           // behind the last flush
 //
-// Lines come as line.Rules with Points write them: checked, and with Mark in the place
-// of the host's name. Points leave unnamed, too: "stats.counters.\x01.api.count 5 1700000000".
-// Who names them replaces the mark (Name).
+// Lines come as line.Rules with Points write them: checked, and with line.Mark in
+// the place of the host's name. Points leave unnamed, too: "stats.counters.\x01.api.count 5 1700000000".
+// Who names them replaces the mark.
 //
 // In reading order: parse.go (a line's metrics), name.go (what Graphite stores as one
 // series), series.go and timer.go (what is kept of each, and its bounds), slot.go (when

@@ -119,7 +119,7 @@ func (a *Aggregator) point(dst []byte, head, name, tail string, v float64) []byt
 	if math.IsNaN(v) {
 		return dst
 	}
-	dst = append(append(dst, head...), Mark)
+	dst = append(append(dst, head...), mark)
 	path, tags := name, ""
 	for i := range len(name) {
 		if name[i] == ';' {

@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"slices"
 	"unicode/utf8"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
-// Mark stands for the name of the host in lines and points. No client can write it: it
-// is a control byte.
-const Mark = 0x01
+// mark stands for the name of the host in lines and points.
+var mark = line.Mark[0]
 
 // A series is what Graphite stores as one. Its name here begins behind the mark and a
 // dot: statsd's sanitizeKeyName, without empty nodes, its tags sorted. "x.y;a=1;b=2".

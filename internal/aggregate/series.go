@@ -89,7 +89,7 @@ const (
 // Add counts a line, without its end, in the open slot.
 func (a *Aggregator) Add(line []byte) Reason {
 	colon := bytes.IndexByte(line, ':')
-	if len(line) < 2 || line[0] != Mark || colon < 0 {
+	if len(line) < 2 || line[0] != mark || colon < 0 {
 		return NoPoint
 	}
 	raw, metrics := bytes.TrimPrefix(line[1:colon], dot), line[colon+1:]
