@@ -36,7 +36,7 @@ func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]
 		if err != nil {
 			p.log.Warn("own numbers are not complete", "err", err)
 		}
-		q := p.statsd
+		q := p.queue(line.StatsD)
 		sink.ingest.begin(time.Now(), p.naming.current(q))
 		for _, f := range families {
 			sendFamily(client, f, last)

@@ -99,12 +99,11 @@ func TestLines(t *testing.T) {
 	} {
 		a := newAggregator(tenth())
 		a.open = Slot{Seq: 1, Start: at(0).Unix(), Interval: 10}
-		words := [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path", SeriesFull: "series_full"}
 		why := put(a, c.line)
 		if strings.HasSuffix(c.want, "?") {
 			continue
 		}
-		got := words[why]
+		got := why.String()
 		if why == Counted {
 			a.named = true
 			a.Seal(at(10))

@@ -15,6 +15,11 @@ const (
 	NumReasons
 )
 
+// String returns the reason as people see it; "" if the line was counted.
+func (r Reason) String() string {
+	return [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path", SeriesFull: "series_full"}[r]
+}
+
 // An entry is all that is kept under one name: a part for each type that came.
 type entry struct {
 	name    string

@@ -73,9 +73,13 @@ func (a *Aggregator) configure(cfg Config) {
 	}
 }
 
-// Reconfigure makes cfg hold from the next slot on, which Seal begins: it belongs
-// before that, and behind the last Flushed.
-func (a *Aggregator) Reconfigure(cfg Config) { a.configure(cfg) }
+// Reconfigure makes cfg hold in the open slot, in which nothing has been counted yet.
+// Nothing is being flushed.
+func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
+	a.configure(cfg)
+	a.open.Start, a.open.Interval = a.next(now.Unix()), int64(cfg.Interval/time.Second)
+	a.journal.note(a.header())
+}
 
 // Stats returns some numbers.
 func (a *Aggregator) Stats() Stats {
