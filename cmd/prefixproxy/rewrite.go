@@ -82,14 +82,15 @@ func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
 	sums.SetNamed(true)
 	sums.Seal(at)
 	own := strings.ReplaceAll(rules.To, "{name}", c.Name)
+	var series []string
 	for more := true; more; {
 		var points []byte
-		points, more = sums.Flush(nil, 100)
-		if _, err := io.WriteString(ui.out, strings.ReplaceAll(string(points), line.Mark, own)); err != nil {
-			return err
-		}
+		points, more = sums.Flush(nil, 1)
+		series = append(series, strings.ReplaceAll(string(points), line.Mark, own))
 	}
-	return nil
+	slices.Reverse(series) // the last come first
+	_, err = io.WriteString(ui.out, strings.Join(series, ""))
+	return err
 }
 
 // parseNow returns the clock that --now asks for, in Unix seconds.
