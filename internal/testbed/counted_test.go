@@ -63,6 +63,9 @@ func TestCounted(t *testing.T) {
 		c.fault()
 	}
 	c.sink.Behave(Manner{})
+	if c.isEtcdAway() {
+		c.etcd.Start(t)
+	}
 	c.restart(func() { c.stop() })
 	c.awaitRead()
 	c.stop()
@@ -70,7 +73,8 @@ func TestCounted(t *testing.T) {
 	for _, s := range c.senders {
 		Eventually(t, "all points of "+s.kind, func() error {
 			if got := c.sum(s.kind); got != s.sent {
-				return fmt.Errorf("Graphite has %d of the %d increments by %s", got, s.sent, s.kind)
+				status, _ := c.daemon.Status()
+				return fmt.Errorf("Graphite has %d of the %d increments by %s: %+v", got, s.sent, s.kind, status.Lines)
 			}
 			return nil
 		})
@@ -207,10 +211,9 @@ func (c *counted) fault() {
 	case "graphite":
 		c.sink.Behave([]Manner{{Refuse: true}, {Stall: true}, {}}[c.random.IntN(3)])
 	case "etcd":
-		select {
-		case <-c.etcd.Ended():
+		if c.isEtcdAway() {
 			c.etcd.Start(c.t)
-		default:
+		} else {
 			c.etcd.Kill()
 		}
 	case "name":
@@ -243,13 +246,8 @@ func (c *counted) reload(percentile int) {
 // takeName gives the daemon's name to somebody else, who does not write.
 func (c *counted) takeName() {
 	status := c.daemon.AwaitUp(c.t)
-	if status.Name == nil {
+	if status.Name == nil || c.isEtcdAway() {
 		return
-	}
-	select {
-	case <-c.etcd.Ended():
-		return
-	default:
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{c.etcd.Endpoint}, Logger: zap.NewNop()})
 	if err != nil {
@@ -260,6 +258,15 @@ func (c *counted) takeName() {
 	defer cancel()
 	if _, err := client.Put(ctx, "/prefixproxy/default/names/"+*status.Name, "somebody"); err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+func (c *counted) isEtcdAway() bool {
+	select {
+	case <-c.etcd.Ended():
+		return true
+	default:
+		return false
 	}
 }
 
