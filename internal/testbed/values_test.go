@@ -32,16 +32,20 @@ var (
 // TestValues feeds a real statsd 0.9 and us the same random lines in one slot, and
 // compares all series and values, to the last digit.
 func TestValues(t *testing.T) {
+	t.Parallel()
 	for i, layout := range []aggregate.Layout{aggregate.Plain, aggregate.StatsD, aggregate.Legacy} {
 		word, _ := layout.MarshalText()
-		t.Run(string(word), func(t *testing.T) { compareValues(t, layout, *valuesSeed+uint64(i)) })
+		t.Run(string(word), func(t *testing.T) {
+			t.Parallel()
+			compareValues(t, layout, *valuesSeed+uint64(i))
+		})
 	}
 }
 
 const valuesInterval = 3 // seconds
 
 func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
-	t.Logf("-values.seed %d", seed)
+	t.Logf("-values.seed %d", *valuesSeed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	percentiles := [][]float64{{90}, {99.9, 50, -10}, {25.5, -100, 0.001, 100, -99.95}}[r.IntN(3)]
 	statsd := startValuesStatsD(t, layout, percentiles)
