@@ -42,7 +42,9 @@ func init() {
 		for _, t := range c.Others {
 			others = append(others, Tenure{Name: t.Name, From: t.From, To: t.To})
 		}
-		return newClaim(c.Name, c.Valid, newHistory(firstSecond(c.Start), c.Name, ours, others, false))
+		claim := newClaim(c.Name, c.Valid, newHistory(firstSecond(c.Start), c.Name, ours, others, false))
+		claim.revision = c.Revision
+		return claim
 	}
 	claimtest.Extend = func(claim any, valid time.Duration) {
 		c := claim.(*Claim)

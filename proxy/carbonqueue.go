@@ -102,6 +102,7 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 	return waiting
 }
 
+func (q *carbonQueue) namesLater() bool          { return false }
 func (q *carbonQueue) isHolding() bool           { return q.store.IsHolding() }
 func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.MoreHeld }
 func (q *carbonQueue) wake()                     { q.store.Wake() }

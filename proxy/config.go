@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
@@ -27,6 +28,10 @@ type Config struct {
 	Coalesce time.Duration `yaml:"coalesce"`
 
 	Forward Forward `yaml:"forward"`
+
+	// Aggregate steers how StatsD becomes Carbon's points, where forward.statsd.to is
+	// [carbon:].
+	Aggregate aggregate.Config `yaml:"aggregate"`
 
 	// Telemetry sends our own numbers, every 10 s, where StatsD has an upstream
 	// and Options a Telemetry; default true.
@@ -71,7 +76,8 @@ type Forward struct {
 
 // StatsDForward steers the StatsD upstream.
 type StatsDForward struct {
-	// To is a failover list: the first address that works is used.
+	// To is a failover list: the first address that works is used. Or it is [carbon:],
+	// alone: StatsD becomes points here, which go where Carbon goes.
 	To []Upstream `yaml:"to"`
 
 	// TLS is for tls:// addresses.
@@ -138,6 +144,7 @@ func DefaultConfig() Config {
 			MaxConnections: 1000,
 		},
 		Coalesce:  5 * time.Millisecond,
+		Aggregate: aggregate.DefaultConfig(),
 		Telemetry: true,
 		Forward: Forward{
 			StatsD: StatsDForward{Queue: 16 << 20, MaxDatagram: 1432},
@@ -156,6 +163,7 @@ func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
 	c.Listen.problems(&ps)
 	c.Forward.problems(c.Listen, &ps)
+	c.aggregateProblems(&ps)
 	if c.Coalesce < 0 || c.Coalesce > inlet.MaxCoalesce {
 		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
 	}
@@ -201,7 +209,7 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	if len(l.StatsD) > 0 && len(f.StatsD.To) == 0 {
 		ps.Addf("forward.statsd.to", "forward: {statsd: {to: [udp://statsd.example.net:8125]}}; where nobody sends StatsD: listen: {statsd: []}", "no upstream for StatsD, which listens")
 	}
-	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout"}, l, ps)
+	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout", "carbon"}, l, ps)
 	checkConnections("forward.statsd", f.StatsD.TLS, f.StatsD.MaxAge, ps)
 	f.carbonProblems(l, ps)
 	if f.StatsD.Queue < minQueue {
@@ -210,6 +218,42 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 	if n := f.StatsD.MaxDatagram; n < minMaxDatagram || n > maxMaxDatagram {
 		ps.Addf("forward.statsd.max_datagram", "512 to 65507; 1432 fits Ethernet", "max_datagram %d is out of range", n)
 	}
+}
+
+// Aggregates says whether StatsD becomes points here.
+func (f StatsDForward) Aggregates() bool { return len(f.To) == 1 && f.To[0].Network == "carbon" }
+
+// aggregateProblems are those of StatsD that becomes points.
+func (c Config) aggregateProblems(ps *conf.Problems) {
+	*ps = append(*ps, c.Aggregate.Problems()...)
+	for i, a := range c.Forward.StatsD.To {
+		if a.Network == "carbon" && len(c.Forward.StatsD.To) > 1 {
+			ps.Addf(fmt.Sprintf("forward.statsd.to[%d]", i), "to: [carbon:], or servers alone", "carbon: counts here, in the place of all servers, and has none beside it")
+		}
+	}
+	if !c.Forward.StatsD.Aggregates() {
+		return
+	}
+	if c.Rewrite.Unmatched == line.ForwardUnmatched {
+		ps.Addf("rewrite.unmatched", "prefix (put it under this host's name) or drop",
+			"with forward.statsd.to: [carbon:], unmatched: forward would let two hosts write one series, of which the last would win")
+	}
+	for i, d := range c.Forward.Carbon {
+		if len(d.To) == 0 && len(c.Listen.Carbon) == 0 {
+			path := "forward.carbon.to"
+			if len(c.Forward.Carbon) > 1 || d.Name != "" {
+				path = fmt.Sprintf("forward.carbon[%d].to", i)
+			}
+			ps.Addf(path, "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}", "no upstream for the points that StatsD becomes (forward.statsd.to: [carbon:])")
+		}
+	}
+}
+
+// rules are how lines are rewritten.
+func (c Config) rules() line.Rules {
+	r := c.Rewrite
+	r.Points = c.Forward.StatsD.Aggregates()
+	return r
 }
 
 // A destinationName is like a name of a host.
@@ -263,7 +307,7 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 			ps.Addf(at, "use "+strings.Join(networks, "://, ")+":", "%s is no upstream of this protocol", a)
 			continue
 		}
-		if a.Network == "stdout" {
+		if a.Network == "stdout" || a.Network == "carbon" {
 			continue
 		}
 		if slices.Contains(to[:i], a) {

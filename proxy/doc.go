@@ -13,6 +13,7 @@
 //	batch.go        whole lines of one protocol, with one owner at a time
 //	ledger.go       what a queue is, and the books of a protocol
 //	statsdqueue.go  StatsD: batches in memory, for some seconds
+//	pointqueue.go   StatsD that becomes points here (internal/aggregate), for Carbon
 //	carbonqueue.go  Carbon: into the store (internal/store), until every destination has it
 //	outlets.go      where lines leave (internal/outlet)
 //	statsdsource.go what StatsD gives an outlet (internal/outlet): now or never

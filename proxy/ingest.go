@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"bytes"
+	"strconv"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
@@ -105,6 +107,51 @@ func (in *ingest) earlier(ln []byte) {
 	in.rw = rw
 	in.line(ln)
 	in.rw = in.names.by[in.proto]
+}
+
+// again takes lines and points that were held until there is a name.
+func (in *ingest) again(data []byte) {
+	for {
+		ln, rest, ok := line.Cut(data)
+		switch {
+		case !ok:
+			return
+		case bytes.IndexByte(ln, line.Mark[0]) >= 0:
+			in.points(data[:len(data)-len(rest)])
+		default:
+			in.line(ln)
+		}
+		data = rest
+	}
+}
+
+// points takes points (internal/aggregate): Carbon lines with line.Mark in the place of
+// the name of the tenure that their second falls into.
+func (in *ingest) points(data []byte) {
+	for len(data) > 0 {
+		end := bytes.IndexByte(data, '\n') + 1
+		point := data[:end]
+		data = data[end:]
+		in.tally.received++
+		if in.names.claim == nil {
+			in.hold(point)
+			continue
+		}
+		second, _ := strconv.ParseInt(string(point[bytes.LastIndexByte(point, ' ')+1:end-1]), 10, 64)
+		own, ok := in.names.ownAt(second)
+		if !ok {
+			in.tally.dropped[otherTenure]++
+			continue
+		}
+		head, tail, _ := bytes.Cut(point, []byte(line.Mark))
+		in.ready.buf = append(append(append(in.ready.buf, head...), own...), tail...)
+		in.ready.lines++
+		in.tally.rewritten++
+		if len(in.ready.buf) > batchFull {
+			in.full = append(in.full, in.ready)
+			in.ready = newBatch(in.at, in.ready.claim, false)
+		}
+	}
 }
 
 // hold keeps ln, with its end, until there is a name.

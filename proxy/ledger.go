@@ -39,6 +39,10 @@ type queue interface {
 	// It never blocks: to make room, the oldest lines go.
 	accept(t *tally, in ...*batch)
 
+	// namesLater says whether what becomes of a line is named when it leaves, so that it
+	// is enough to know the name, be the claim suspended.
+	namesLater() bool
+
 	// isHolding says whether lines wait for a name: later ones must queue up
 	// behind them, so that they keep their order.
 	isHolding() bool
@@ -93,6 +97,8 @@ func (l *ledger) init(put func(*batch), size func() int) {
 }
 
 func (l *ledger) moreHeld() <-chan struct{} { return l.heldMore }
+
+func (l *ledger) namesLater() bool { return false }
 
 func (l *ledger) isHolding() bool { return l.holding.Load() > 0 }
 

@@ -26,6 +26,9 @@ var (
 	descUpstreamUp = desc("upstream_up", "1 for the upstream in use, 0 for one that is not.", "protocol", "destination", "upstream")
 	descKernel     = desc("kernel_drops_total", "Datagrams that the kernel dropped because the receive buffer was full.", "listener")
 
+	descSeries   = desc("aggregate_series", "Series that StatsD has, where it becomes points here.")
+	descSketched = desc("aggregate_sketched_total", "Timers that went on in a sketch, since their samples had no room: once a timer and slot.")
+
 	descConnections = desc("connections", "Open connections.", "listener")
 	descLimit       = desc("connections_limit", "How many connections may be open.")
 	descEnded       = desc("connections_ended_total", "Connections that we ended: to make room for another (limit), or because they were idle for listen.idle_timeout (idle).", "reason")
@@ -40,7 +43,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descReceived, descAdopted, descRewritten, descResent, descForwarded, descDropped,
-		descQueueLines, descQueueBytes, descQueueLimit, descSpoolLines, descSpoolBytes, descSpoolLimit, descSpoolAge, descUpstreamUp, descKernel,
+		descQueueLines, descQueueBytes, descQueueLimit, descSpoolLines, descSpoolBytes, descSpoolLimit, descSpoolAge, descUpstreamUp, descKernel, descSeries, descSketched,
 		descConnections, descLimit, descEnded, descDelayed,
 	} {
 		ch <- d
@@ -56,11 +59,16 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	b, bytes := p.statsd.snapshot()
+	b, bytes := p.queue(line.StatsD).snapshot()
 	p.collectReceived(counter, line.StatsD, b)
 	p.collectBooks(counter, gauge, line.StatsD, "", b)
 	gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")
-	gauge(descQueueLimit, float64(p.statsd.bound()), line.StatsD.String(), "")
+	gauge(descQueueLimit, float64(p.statsdBound()), line.StatsD.String(), "")
+	if p.points != nil {
+		s := p.points.stats()
+		gauge(descSeries, float64(s.Series))
+		counter(descSketched, s.Sketched)
+	}
 
 	seen, accounts := p.carbon.books()
 	p.collectReceived(counter, line.Carbon, seen)
@@ -90,6 +98,14 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	p.collectSockets(counter, gauge)
+}
+
+// statsdBound is how many bytes StatsD may take.
+func (p *Proxy) statsdBound() int64 {
+	if p.points != nil {
+		return p.points.limit()
+	}
+	return int64(p.statsd.bound())
 }
 
 // A collector takes the value of a metric.

@@ -50,6 +50,7 @@ type rewriters struct {
 	claim    *membership.Claim // nil: under none
 	by       [2]*line.Rewriter // by protocol
 	prefixes []line.Prefix     // rewrite.to with the name, by all rules so far, of StatsD
+	own      string            // rewrite.to with the name
 
 	rules line.Rules
 	other sync.Map // what rewrites Carbon under names of earlier tenures: name -> *line.Rewriter
@@ -82,6 +83,7 @@ func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
 	name := ""
 	if claim != nil {
 		name = claim.Name()
+		r.own = strings.ReplaceAll(s.rules.To, "{name}", name)
 		for _, to := range s.tos {
 			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
 		}
@@ -109,12 +111,22 @@ func (r *rewriters) earlier(second int64) *line.Rewriter {
 	return rw.(*line.Rewriter)
 }
 
+// ownAt returns what stands for the host in a point of a second: rewrite.to with the name
+// of the tenure which that falls into; ok is false where it is another host's.
+func (r *rewriters) ownAt(second int64) (own string, ok bool) {
+	name, ok := r.claim.NameAt(second)
+	if name == r.claim.Name() {
+		return r.own, ok
+	}
+	return strings.ReplaceAll(r.rules.To, "{name}", name), ok
+}
+
 // current returns the rewriters of the claim that may be used now; without
 // one, or while earlier lines of q wait for theirs, those that hold the lines
 // that need a name.
 func (n *naming) current(q queue) *rewriters {
 	claim, ok := n.names.Current()
-	if !ok || q.isHolding() {
+	if ok = ok || claim != nil && q.namesLater(); !ok || q.isHolding() {
 		return n.rules.Load().nameless
 	}
 	return n.of(claim)
@@ -218,7 +230,7 @@ func (n *namer) nameHeld(q queue, in *ingest) bool {
 		return false
 	}
 	in.begin(b.born, n.of(claim))
-	in.stream(b.buf)
+	in.again(b.buf)
 	q.name(b.lines, &in.tally, in.end()...)
 	b.free()
 	return true

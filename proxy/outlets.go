@@ -36,6 +36,9 @@ func (o *outlets) all() []*destination {
 // init makes the outlet of StatsD.
 func (o *outlets) init(p *Proxy) {
 	s := p.cfg.Forward.StatsD
+	if s.Aggregates() {
+		s.To = nil // no server: the outlet has nothing to do
+	}
 	p.statsd.know(s.To)
 	o.list = []*destination{{protocol: line.StatsD, Outlet: outlet.New(s.outlet(), p.outletOptions(line.StatsD, "", p.source))}}
 }
@@ -55,7 +58,9 @@ func (o *outlets) begin(ctx context.Context, p *Proxy) {
 // that go end in order.
 func (o *outlets) follow(p *Proxy) {
 	statsd, had := o.all()[0], o.all()[1:]
-	statsd.Configure(p.cfg.Forward.StatsD.outlet())
+	if p.points == nil {
+		statsd.Configure(p.cfg.Forward.StatsD.outlet())
+	}
 	list := []*destination{statsd}
 	for _, f := range p.cfg.Forward.Carbon {
 		cursor := p.carbon.store.Cursor(f.Name)

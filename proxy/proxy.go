@@ -66,6 +66,7 @@ type Proxy struct {
 
 	naming    *naming
 	statsd    *statsdQueue
+	points    *pointQueue // in the place of statsd, where StatsD becomes points; or nil
 	carbon    *carbonQueue
 	source    *statsdSource // of statsd
 	outlets   outlets
@@ -92,7 +93,7 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		cfg:       cfg,
 		options:   opt,
 		log:       opt.Log,
-		naming:    newNaming(names, cfg.Rewrite),
+		naming:    newNaming(names, cfg.rules()),
 		statsd:    newStatsDQueue(int(cfg.Forward.StatsD.Queue)),
 		carbon:    newCarbonQueue(),
 		bad:       &badLines{},
@@ -105,6 +106,9 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.owner = newOwnName(opt.Owner, p.log)
+	if cfg.Forward.StatsD.Aggregates() {
+		p.points = newPointQueue(p.naming, p.carbon, p.bad)
+	}
 	p.statsd.suspended = p.naming.suspended
 	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
 	p.options.Stdout = &lockedWriter{w: opt.Stdout}
@@ -114,7 +118,10 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 
 // queue returns the queue of a protocol.
 func (p *Proxy) queue(proto line.Protocol) queue {
-	if proto == line.StatsD {
+	switch {
+	case proto == line.StatsD && p.points != nil:
+		return p.points
+	case proto == line.StatsD:
 		return p.statsd
 	}
 	return p.carbon
@@ -195,20 +202,30 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.poller.Close()
 		return err
 	}
+	if p.points != nil {
+		if err := p.points.open(p.cfg.Aggregate, p.carbon.store.Memory(), p.options.StateDir); err != nil {
+			p.poller.Close()
+			return err
+		}
+	}
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
 	var polling, beside sync.WaitGroup
 	polling.Go(p.poller.Run)
 	defer polling.Wait()
 	defer p.poller.Close()
-	beside.Go(func() { newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad).run(sending, p.alive) })
+	beside.Go(func() { newNamer(p.naming, [2]queue{p.queue(line.StatsD), p.carbon}, p.bad).run(sending, p.alive) })
 	beside.Go(func() { p.carbon.store.Run(sending) })
+	if p.points != nil {
+		beside.Go(func() { p.points.run(sending, p.noteTrouble) })
+	}
 	p.outlets.begin(sending, p)
 	p.running.Store(true)
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
 	p.statsd.close()
+	p.closePoints()
 	p.carbon.close()
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
@@ -219,6 +236,23 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.dropStatsD()
 	p.keepCarbon()
 	return nil
+}
+
+// noteTrouble says what went wrong with the files of what is counted.
+func (p *Proxy) noteTrouble(err error) {
+	p.log.Error("what is counted would not survive a kill", "err", err)
+}
+
+// closePoints puts the points of all StatsD into Carbon's queue, and keeps the gauges
+// for the next process.
+func (p *Proxy) closePoints() {
+	if p.points == nil {
+		return
+	}
+	p.points.close()
+	if err := p.points.leave(p.options.StateDir); err != nil {
+		p.log.Warn("gauges are not kept for the next start", "err", err)
+	}
 }
 
 // places are where Carbon's lines are kept.
@@ -298,6 +332,9 @@ func (p *Proxy) Status() Status {
 			})
 		}
 	}
+	if p.points != nil {
+		s.Upstreams = append([]UpstreamStatus{carbonAsUpstream(s.Upstreams)}, s.Upstreams...)
+	}
 	return s
 }
 
@@ -320,6 +357,19 @@ func (p *Proxy) Alive(ctx context.Context) error {
 	}
 	p.Status() // takes the locks
 	return nil
+}
+
+// carbonAsUpstream is StatsD's upstream, where that becomes points: it is up while one of
+// Carbon's is.
+func carbonAsUpstream(all []UpstreamStatus) UpstreamStatus {
+	u := UpstreamStatus{Reason: "no Carbon upstream is up"}
+	for i, c := range all {
+		if i == 0 || c.Up && !u.Up {
+			u = c
+		}
+	}
+	u.Protocol, u.Destination, u.Address = line.StatsD.String(), "", "carbon:"
+	return u
 }
 
 // BadLines returns the last refused lines, the newest first.

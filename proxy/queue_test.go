@@ -249,7 +249,7 @@ func TestBadLinesRing(t *testing.T) {
 // All words of the contract are there, and no other.
 func TestReasons(t *testing.T) {
 	want := strings.Fields(`too_long control empty_path bad_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp
-		unterminated foreign_name unmatched no_name other_tenure too_old claim_lost queue_full spool_full send_error shutdown truncated framing`)
+		unterminated foreign_name unmatched no_name other_tenure too_old claim_lost queue_full spool_full send_error shutdown truncated framing no_point series_full`)
 	seen := map[string]bool{}
 	for r := range reasons {
 		seen[r.String()] = true

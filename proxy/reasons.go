@@ -19,11 +19,18 @@ const (
 	shutdown
 	truncated // of a datagram
 	misframed
+	noPoint    // of StatsD that becomes points
+	seriesFull // likewise
 	numReasons
 )
 
-// tooLong is package line's, for lines too long to be held until their end.
-const tooLong = reason(line.TooLong)
+// These are package line's: tooLong for lines too long to be held until their end, the
+// others for StatsD that becomes points.
+const (
+	tooLong  = reason(line.TooLong)
+	badPath  = reason(line.BadPath)
+	badValue = reason(line.BadValue)
+)
 
 func (r reason) String() string {
 	switch r {
@@ -49,6 +56,10 @@ func (r reason) String() string {
 		return "truncated"
 	case misframed:
 		return "framing"
+	case noPoint:
+		return "no_point"
+	case seriesFull:
+		return "series_full"
 	}
 	return line.Result(r).Reason()
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
 )
@@ -12,6 +13,9 @@ type reload struct {
 	cfg  Config
 	done chan error // cap 1: what became of it
 }
+
+// errAggregates says that StatsD cannot begin or end to become points here.
+var errAggregates = errors.New("forward.statsd.to cannot change from servers to [carbon:], or back, while lines are counted: restart")
 
 var errEnded = errors.New("the proxy is ending")
 
@@ -62,13 +66,21 @@ func (p *Proxy) read(ctx context.Context) {
 
 // change makes cfg the configuration.
 func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
+	if cfg.Forward.StatsD.Aggregates() != p.cfg.Forward.StatsD.Aggregates() {
+		return errAggregates
+	}
 	if err := p.inlet.Load().Rebind(cfg.Listen.specs(), cfg.settings()); err != nil {
 		return err
 	}
+	before := p.cfg
 	p.cfg = cfg
-	p.naming.setRules(cfg.Rewrite)
+	p.naming.setRules(cfg.rules())
 	p.statsd.resize(cfg.Forward.StatsD)
-	p.statsd.know(cfg.Forward.StatsD.To)
+	if p.points == nil {
+		p.statsd.know(cfg.Forward.StatsD.To)
+	} else if !reflect.DeepEqual(before.Aggregate, cfg.Aggregate) {
+		p.points.reconfigure(cfg.Aggregate)
+	}
 	p.carbon.redirect(cfg.Forward.Carbon)
 	t.end()
 	p.outlets.follow(p)

@@ -13,13 +13,15 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 type devCmd struct {
-	Config  string `placeholder:"FILE" help:"A configuration file, where the defaults are not enough. Its etcd and state_dir are not used."`
-	DataDir string `placeholder:"DIR" help:"Where etcd keeps its data; default: a temporary directory, removed at the end."`
+	Config    string `placeholder:"FILE" help:"A configuration file, where the defaults are not enough. Its etcd and state_dir are not used."`
+	Aggregate bool   `help:"Count StatsD here, and print the points that Graphite would get: forward.statsd.to is [carbon:]."`
+	DataDir   string `placeholder:"DIR" help:"Where etcd keeps its data; default: a temporary directory, removed at the end."`
 }
 
 // Help is shown by dev --help.
@@ -108,6 +110,10 @@ func (c *devCmd) load(dir string) (config, error) {
 	stdout := []proxy.Upstream{{Network: "stdout"}}
 	cfg.Proxy.Forward.StatsD.To = stdout
 	cfg.Proxy.Forward.Carbon[0].To = stdout
+	if c.Aggregate {
+		cfg.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "carbon"}}
+		cfg.Proxy.Rewrite.Unmatched = line.PrefixUnmatched
+	}
 	if c.Config != "" {
 		var err error
 		if cfg, err = loadConfig(c.Config, cfg); err != nil {

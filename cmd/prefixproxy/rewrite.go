@@ -2,13 +2,16 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -21,7 +24,7 @@ type rewriteCmd struct {
 
 // Help is shown by rewrite --help.
 func (rewriteCmd) Help() string {
-	return `Reads as from a connection: a last line without its end is refused. What is refused or dropped goes to stderr, with its line number and the reason. For example:
+	return `Reads as from a connection: a last line without its end is refused. What is refused or dropped goes to stderr, with its line number and the reason. Where StatsD becomes points here (forward.statsd.to: [carbon:]), they are printed at the end, as of one slot. For example:
 
     printf 'host.cpu 3.4 -1\n' | prefixproxy rewrite --config prefixproxy.yaml --name Denali --protocol carbon`
 }
@@ -43,6 +46,9 @@ func (c *rewriteCmd) Run(ui *ui) error {
 	if c.Protocol == line.Carbon.String() {
 		protocol = line.Carbon
 	}
+	if protocol == line.StatsD && cfg.Proxy.Forward.StatsD.Aggregates() {
+		return c.aggregate(cfg, now, ui)
+	}
 	f := filter{
 		rewriter: cfg.Proxy.Rewrite.Rewriter(protocol, c.Name),
 		now:      now,
@@ -51,6 +57,40 @@ func (c *rewriteCmd) Run(ui *ui) error {
 		refused:  ui.err,
 	}
 	return f.run()
+}
+
+// aggregate prints the points that StatsD's lines become, all in one slot.
+func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
+	at := time.Unix(now(), 0)
+	sums, err := aggregate.Open(cfg.Proxy.Aggregate, nil, at)
+	if err != nil {
+		return err
+	}
+	rules := cfg.Proxy.Rewrite
+	rules.Points = true
+	f := filter{
+		rewriter: rules.Rewriter(line.StatsD, c.Name),
+		now:      now,
+		in:       bufio.NewReaderSize(ui.in, maxInput),
+		out:      bufio.NewWriter(io.Discard),
+		refused:  ui.err,
+		sums:     sums,
+	}
+	if err := f.run(); err != nil {
+		return err
+	}
+	sums.SetNamed(true)
+	sums.Seal(at)
+	own := strings.ReplaceAll(rules.To, "{name}", c.Name)
+	var series []string
+	for more := true; more; {
+		var points []byte
+		points, more = sums.Flush(nil, 1)
+		series = append(series, strings.ReplaceAll(string(points), line.Mark, own))
+	}
+	slices.Reverse(series) // the last come first
+	_, err = io.WriteString(ui.out, strings.Join(series, ""))
+	return err
 }
 
 // parseNow returns the clock that --now asks for, in Unix seconds.
@@ -81,7 +121,8 @@ type filter struct {
 	in       *bufio.Reader
 	out      *bufio.Writer
 	refused  io.Writer
-	buf      []byte // the line that leaves
+	buf      []byte                // the line that leaves
+	sums     *aggregate.Aggregator // nil, or what lines are counted in
 }
 
 // run rewrites until in ends. What was read is out before it waits for more, so
@@ -117,7 +158,11 @@ func (f *filter) line(number int, data []byte, readErr error) error {
 	case ended:
 		out, result := f.rewriter.Append(f.buf[:0], ln, f.now())
 		f.buf = out
-		if reason := result.Reason(); reason != "" {
+		reason := result.Reason()
+		if f.sums != nil && result.Appended() {
+			reason = f.sums.Add(bytes.TrimSuffix(out, []byte("\n"))).String()
+		}
+		if reason != "" {
 			f.refuse(number, reason, ln)
 		}
 		_, err := f.out.Write(out)

@@ -27,6 +27,10 @@ func tune(cfg config) {
 // tuneMemory is the part of tune that depends on the configuration.
 func tuneMemory(cfg config) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(heapBeside + cfg.Proxy.Forward.StatsD.Queue))
+		limit := heapBeside + cfg.Proxy.Forward.StatsD.Queue
+		if cfg.Proxy.Forward.StatsD.Aggregates() {
+			limit = heapBeside + cfg.Proxy.Aggregate.Memory
+		}
+		debug.SetMemoryLimit(int64(limit))
 	}
 }

@@ -181,6 +181,12 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 			d.wrongf(path, n, "write it in digits, without quotes", "want a whole number, got %q", text)
 		}
 		v.SetInt(int64(number))
+	case v.Kind() == reflect.Float64:
+		number, err := strconv.ParseFloat(text, 64)
+		if err != nil || !bare {
+			d.wrongf(path, n, "write it in digits, without quotes", "want a number, got %q", text)
+		}
+		v.SetFloat(number)
 	case v.Kind() == reflect.Bool:
 		if text != "true" && text != "false" || !bare {
 			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %q", text)

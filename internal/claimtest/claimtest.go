@@ -8,8 +8,9 @@ import "time"
 type Claim struct {
 	Name         string
 	Valid        time.Duration // from now on
-	Start        time.Time     // of its tenure; zero: nothing came before
-	Ours, Others []Tenure      // the earlier tenures: ours under any name, the others' under this one
+	Revision     int64
+	Start        time.Time // of its tenure; zero: nothing came before
+	Ours, Others []Tenure  // the earlier tenures: ours under any name, the others' under this one
 }
 
 // A Tenure is one that ended.

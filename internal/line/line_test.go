@@ -753,3 +753,31 @@ func appendAll(w *Rewriter, dst, data []byte) []byte {
 		data = rest
 	}
 }
+
+// What becomes points has the mark for our name, however that is written, and whether it
+// is held or not. Of a name that is not known to be ours nobody can tell.
+func TestPoints(t *testing.T) {
+	for _, c := range []struct {
+		rules            Rules
+		name, line, want string
+		result           Result
+	}{
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "Denali", "host.x:1|c", "\x01.x:1|c\n", Rewritten},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "", "host.x:1|c", "\x01.x:1|c\n", Rewritten},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "Denali", "Denali.x:1|c", "\x01.x:1|c\n", Rewritten},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "Denali", ".Denali..x:1|c", "\x01.x:1|c\n", Rewritten},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "Denali", "Denali:1|c", "\x01:1|c\n", Rewritten},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "Denali", "Logan.x:1|c", "", ForeignName},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "", "Denali.x:1|c", "Denali.x:1|c\n", Held},
+		{Rules{From: "host", To: "{name}", Unmatched: DropUnmatched}, "Denali", "app.x:1|c", "", UnmatchedPath},
+		{Rules{From: "host", To: "{name}", Unmatched: PrefixUnmatched}, "", "app.x:1|c", "\x01.app.x:1|c\n", Rewritten},
+		{Rules{From: "host", To: "s.{name}", Unmatched: PrefixUnmatched}, "Denali", "s.Denali.x:1|c", "\x01.x:1|c\n", Rewritten},
+		{Rules{From: "host", To: "s.{name}", Unmatched: PrefixUnmatched}, "Denali", "s..Denali;a=1:1|c", "\x01;a=1:1|c\n", Rewritten},
+	} {
+		c.rules.Points, c.rules.Names = true, []string{"Denali", "Logan"}
+		out, result := c.rules.Rewriter(StatsD, c.name).Append(nil, []byte(c.line), 0)
+		if string(out) != c.want || result != c.result {
+			t.Errorf("%q under %q: got %q, %v, want %q, %v", c.line, c.name, out, result, c.want, c.result)
+		}
+	}
+}

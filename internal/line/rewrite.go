@@ -21,6 +21,7 @@ type Rewriter struct {
 	fromKey   string           // from, as the server reads it
 	fromNodes int
 	early     bool // names is asked before from, because a key may start with from
+	points    bool // what is ours becomes points: no server reads it
 
 	// first tells of most first nodes that they are nothing to look for: by their
 	// first byte, a bit for each length (modulo 64) of those that may be.
@@ -64,14 +65,18 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 	// other verdict than one that came when the name was there.
 	longest := r.longest()
 	stay := func(result Result) *edit { return newEdit("", "", longest, result) }
+	w.points = r.Points && p == StatsD
 	replace := func(plain, head string) *edit {
-		if name == "" {
+		if name == "" && !w.points {
 			return newEdit(plain, plain, longest, Held)
 		}
 		return newEdit(plain, head, MaxLen, Rewritten)
 	}
 
 	own := r.render(name)
+	if w.points {
+		own = Mark
+	}
 	w.bad = stay(BadPath)
 	w.match = replace(r.From, own)
 	switch r.Unmatched {
@@ -97,6 +102,8 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 			w.names[key] = stay(Held)
 		case n != name:
 			w.names[key] = stay(ForeignName)
+		case w.points && !within:
+			w.names[key] = newEdit(key, Mark, MaxLen, Rewritten)
 		case r.Unmatched == ForwardUnmatched && !within:
 			w.names[key] = newEdit("", "", MaxLen, Named)
 		}
@@ -199,6 +206,9 @@ func (w *Rewriter) compare(name []byte, n int) (e *edit, cut int) {
 		return w.study(name)
 	}
 	if e, ok := w.names[string(name[:key])]; ok {
+		if e.head != "" {
+			return e, key
+		}
 		return e, 0
 	}
 	if f := len(w.fromKey); hasPrefix(name, w.fromKey) && len(name) > f && name[f] == '.' {
@@ -211,9 +221,9 @@ func (w *Rewriter) compare(name []byte, n int) (e *edit, cut int) {
 func (w *Rewriter) study(name []byte) (e *edit, cut int) {
 	var buf [maxKey]byte
 	x := w.protocol.extent(name)
-	e = w.named(buf[:0], name, x)
+	e, cut = w.named(buf[:0], name, x)
 	if e == nil && w.protocol == StatsD {
-		e = w.named(buf[:0], name, extent{x.start, indexOr(name, ";,#[", len(name))})
+		e, cut = w.named(buf[:0], name, extent{x.start, indexOr(name, ";,#[", len(name))})
 	}
 	if e == nil {
 		key, at, ok := w.protocol.leading(buf[:0], name, x, w.fromNodes)
@@ -230,14 +240,20 @@ func (w *Rewriter) study(name []byte) (e *edit, cut int) {
 	return e, cut
 }
 
-// named returns the edit of a path that starts with a key of names; nil where it
-// starts with none.
-func (w *Rewriter) named(buf, name []byte, x extent) *edit {
-	key, _, ok := w.protocol.leading(buf, name, x, w.nodes)
-	if !ok {
-		return nil
+// named returns the edit of a path that starts with a key of names, and how many of
+// its bytes that cuts; nil where it starts with none.
+func (w *Rewriter) named(buf, name []byte, x extent) (e *edit, cut int) {
+	key, at, ok := w.protocol.leading(buf, name, x, w.nodes)
+	if e = w.names[string(key)]; !ok || e == nil {
+		return nil, 0
 	}
-	return w.names[string(key)]
+	if e.head == "" {
+		return e, 0
+	}
+	if at.dot {
+		e = e.dotted
+	}
+	return e, at.cut
 }
 
 // isBad says whether a path may not leave as it is, whosever it be.

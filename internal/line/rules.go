@@ -76,10 +76,18 @@ type Rules struct {
 	// prefix puts every application under the name, drop loses its lines.
 	Unmatched Unmatched `yaml:"unmatched"`
 
+	// Points is set where StatsD's lines are to become points here: our own name,
+	// however it is written, is then Mark, whether a name is held or not.
+	Points bool `yaml:"-"`
+
 	// Names is the list of membership's names: a line under one that is not
 	// ours is foreign.
 	Names []string `yaml:"-"`
 }
+
+// Mark stands for our own name in a line that becomes points, which are named when they
+// leave. No client can write it: it is a control byte.
+const Mark = "\x01"
 
 const namePlaceholder = "{name}"
 

@@ -87,7 +87,7 @@ func (w *Rewriter) reads(line []byte) *edit {
 //
 // https://github.com/statsd/statsd/blob/v0.9.0/servers/tcp.js  setEncoding('ascii')
 func (w *Rewriter) isMisread(out []byte, begin int, result Result) bool {
-	if !result.Appended() || result == Held {
+	if !result.Appended() || result == Held || w.points {
 		return false
 	}
 	end := len(out)

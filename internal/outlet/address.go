@@ -12,9 +12,9 @@ import (
 //
 //	udp://statsd:8125    udp://statsd:8125?health=8126
 //	tcp://graphite:2003  tls://graphite.example.com:2004
-//	unix:///run/carbon.sock    unixgram:///run/statsd.sock    stdout:
+//	unix:///run/carbon.sock    unixgram:///run/statsd.sock    stdout:    carbon:
 type Address struct {
-	Network string // udp, tcp, tls, unix, unixgram or stdout
+	Network string // udp, tcp, tls, unix, unixgram, stdout or carbon (none: StatsD becomes points of Carbon)
 	Host    string // of udp, tcp and tls
 	Port    int
 	Health  int    // udp: the port at which statsd says how it is; 0: it isn't asked
@@ -24,8 +24,8 @@ type Address struct {
 // String writes the address in the form that ParseAddress reads.
 func (a Address) String() string {
 	switch {
-	case a.Network == "stdout":
-		return "stdout:"
+	case a.Network == "stdout", a.Network == "carbon":
+		return a.Network + ":"
 	case a.IsUnix():
 		return a.Network + "://" + a.Path
 	case a.Health != 0:
@@ -62,6 +62,9 @@ const maxPath = 107
 func ParseAddress(s string) (Address, error) {
 	if s == "stdout:" || s == "stdout" {
 		return Address{Network: "stdout"}, nil
+	}
+	if s == "carbon:" || s == "carbon" {
+		return Address{Network: "carbon"}, nil
 	}
 	network, rest, ok := strings.Cut(s, "://")
 	if !ok {

@@ -442,6 +442,10 @@ func (s *Store) Usage() Usage {
 	return Usage{s.memoryUsed, s.memoryLimit, s.diskUsed, s.diskLimit}
 }
 
+// Memory returns the directory of the first tier, where other files may lie beside its
+// own; "" where there is none. It goes at Close, if nothing is left.
+func (s *Store) Memory() string { return s.memory }
+
 // Wake makes all sources look again.
 func (s *Store) Wake() {
 	s.mu.Lock()

@@ -48,8 +48,14 @@ CACHE_QUERY_PORT = 0
 CARBON_METRIC_INTERVAL = 0
 LOG_CREATES = True
 `+strings.Join(settings, "\n")+"\n")
-	c.write(t, "storage-schemas.conf", "[all]\npattern = .*\nretentions = 1s:1h\n")
+	c.retain(t, "1s:1h")
 	return c
+}
+
+// retain sets what is stored of each metric, before the start.
+func (c *CarbonCache) retain(t testing.TB, retentions string) {
+	t.Helper()
+	c.write(t, "storage-schemas.conf", "[all]\npattern = .*\nretentions = "+retentions+"\n")
 }
 
 func (c *CarbonCache) write(t testing.TB, name, text string) {

@@ -21,6 +21,11 @@ import (
 //
 //	host.s.<proxy>.<number>:<unix ms>|g
 //	host.load.<metric> <proxy> <unix s>
+//
+// Every other proxy counts StatsD itself, and says who it is in a gauge, which becomes a
+// point of each slot:
+//
+//	host.load.counted:<proxy>|g
 const (
 	statsdPitch = 40 * time.Millisecond
 	carbonPitch = 200 * time.Millisecond
@@ -125,6 +130,7 @@ func (r *stormReceiver) takeCarbon(line string) {
 type stormLoad struct {
 	proxy          int
 	statsd, carbon string // addresses: host:port, path
+	counted        bool   // StatsD, by the proxy
 
 	mu                     sync.Mutex
 	statsdSent, carbonSent int // lines, that the kernel took
@@ -139,7 +145,10 @@ func (l *stormLoad) sendStatsD(ctx context.Context) {
 	defer conn.Close()
 	for n := 0; ctx.Err() == nil; n++ {
 		line := fmt.Sprintf("host.s.%d.%d:%d|g", l.proxy, n, time.Now().UnixMilli())
-		if _, err := conn.Write([]byte(line)); err == nil {
+		if l.counted {
+			line = fmt.Sprintf("host.load.counted:%d|g", l.proxy)
+		}
+		if _, err := conn.Write([]byte(line)); err == nil && !l.counted {
 			l.count(&l.statsdSent)
 		}
 		pauseFor(ctx, statsdPitch)

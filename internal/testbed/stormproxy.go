@@ -25,11 +25,13 @@ etcd: {endpoints: [%[3]s], username: prefixproxy, password_file: %[8]s}
 listen:
   statsd: ["udp://%[4]s"]
   carbon: ["unix://%[5]s"]
+rewrite: {unmatched: drop}
 forward:
-  statsd: {to: ["udp://%[6]s"]}
+  statsd: {to: ["%[6]s"]}
   carbon: {to: ["tcp://%[7]s"], queue: 1MiB, spool: 16MiB, replay: 64KiB}
 admin: {listen: "unix://${DIR}/admin.sock"}
 telemetry: {statsd: false}
+aggregate: {interval: 1s}
 `
 
 // A stormProxy is one of the proxies, from its first start to the end of the
@@ -73,11 +75,15 @@ func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *c
 		endpoints += fmt.Sprintf(`"http://%s", `, addr)
 	}
 	p.load = &stormLoad{proxy: number, statsd: net.at(1+number, 8125), carbon: filepath.Join(p.dir, "carbon.sock")}
+	statsd := "udp://" + r.statsd.spec.Addr
+	if p.load.counted = number%2 == 1; p.load.counted {
+		statsd = "carbon:"
+	}
 	password := filepath.Join(p.dir, "password")
 	if err := os.WriteFile(password, []byte("p\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, r.statsd.spec.Addr, r.carbon.spec.Addr, password)
+	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, statsd, r.carbon.spec.Addr, password)
 	if err := os.WriteFile(filepath.Join(p.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,309 @@
+package aggregate
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// at is a time of the tests: second 0 begins a slot.
+func at(seconds float64) time.Time {
+	return time.Unix(1_700_000_000, 0).Add(time.Duration(seconds * float64(time.Second)))
+}
+
+// points takes all points of the sealed slot, as "name value @second", sorted.
+func points(a *Aggregator) (all []string) {
+	var out []byte
+	for more := true; more; {
+		out, more = a.Flush(out, 3)
+	}
+	a.Flushed()
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(strings.Replace(line, "\x01", "N", 1))
+		second, _ := strconv.ParseInt(f[2], 10, 64)
+		all = append(all, fmt.Sprintf("%s %s @%d", f[0], f[1], second-at(0).Unix()))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// put logs and counts lines, given without the mark.
+func put(a *Aggregator, lines ...string) (last Reason) {
+	for _, l := range lines {
+		b := []byte("\x01." + l + "\n")
+		a.Log(b)
+		last = a.Add(b[:len(b)-1])
+	}
+	return last
+}
+
+func open(t *testing.T, cfg Config, now time.Time, dirs ...string) *Aggregator {
+	t.Helper()
+	a, err := Open(cfg, dirs, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Trouble(); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// tenth is the configuration with a slot of 10 s.
+func tenth() Config {
+	cfg := DefaultConfig()
+	cfg.Percentiles = nil
+	return cfg
+}
+
+func equal(t *testing.T, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func TestLines(t *testing.T) {
+	for _, c := range []struct {
+		line string
+		want string // points; or the reason
+	}{
+		{"a:1|c", "N.a.count=1 N.a.rate=0.1"},
+		{"a:1|c|@0.1", "N.a.count=10 N.a.rate=1"},
+		{"a:1|c|@1e-1", "N.a.count=10 N.a.rate=1"},
+		{"a:1:2:3|c", "N.a.count=6 N.a.rate=0.6"},
+		{"a:1|c:2|g", "N.a=2 N.a.count=1 N.a.rate=0.1"},
+		{"a:1|c|c:in-12:3|T17|@0.5|e:x", "N.a.count=2 N.a.rate=0.2"},
+		{"a:1|c|#b:1,c,d:2", "N.a.count;b=1;d=2=1 N.a.rate;b=1;d=2=0.1"},
+		{"a;z=1;b=2:1|g", "N.a;b=2;z=1=1"},
+		{"a;b=2:1|g|#b:3", "N.a;b=3=1"},
+		{".a..b.:1|g", "N.a.b=1"},
+		{"a/b c\u00e9:1|g", "N.a-b_c=1"},
+		{"a:0x10|g", "N.a=16"},
+		{"a: 5 |g ", "N.a=5"},
+		{"a:-5|g", "N.a=-5"},
+		{"a:1e21|g", "N.a=1e+21"},
+		{"a:1.5e-7|g", "N.a=1.5e-7"},
+		{"a:0.1|g:+0.2|g", "N.a=0.30000000000000004"},
+		{"a:x|s:y|s:x|s", "N.a.count=2"},
+		{"a:1|x", "no_point"}, {"a:1|", "no_point"}, {"_e{1,1}:a|b", "N._e11=?"},
+		{"a:x|c", "bad_value"}, {"a:1e999|c", "bad_value"}, {"a:inf|g", "bad_value"}, {"a:-1|ms", "bad_value"},
+		{"a:1|c|x", "bad_value"}, {"a:1_0|c", "bad_value"},
+		{strings.Repeat("n", 251) + ":1|c", "bad_path"},
+		{"constructor:1|c", "N.constructor.count=1 N.constructor.rate=0.1"},
+	} {
+		a := newAggregator(tenth())
+		a.open = Slot{Seq: 1, Start: at(0).Unix(), Interval: 10}
+		why := put(a, c.line)
+		if strings.HasSuffix(c.want, "?") {
+			continue
+		}
+		got := why.String()
+		if why == Counted {
+			a.named = true
+			a.Seal(at(10))
+			var all []string
+			for _, p := range points(a) {
+				f := strings.Fields(p)
+				all = append(all, f[0]+"="+f[1])
+			}
+			got = strings.Join(all, " ")
+		}
+		if got != c.want {
+			t.Errorf("%q: got %q, want %q", c.line, got, c.want)
+		}
+	}
+}
+
+func TestLayouts(t *testing.T) {
+	for layout, want := range map[Layout][]string{
+		Plain:  {"N.c.count 1 @0", "N.c.rate 0.1 @0", "N.g;k=v 2 @0", "N.s.count 1 @0"},
+		StatsD: {"stats.counters.N.c.count 1 @0", "stats.counters.N.c.rate 0.1 @0", "stats.gauges.N.g;k=v 2 @0", "stats.sets.N.s.count 1 @0"},
+		Legacy: {"stats.N.c 0.1 @0", "stats.gauges.N.g;k=v 2 @0", "stats.sets.N.s.count 1 @0", "stats_counts.N.c 1 @0"},
+	} {
+		cfg := tenth()
+		cfg.Layout = layout
+		a := open(t, cfg, at(0))
+		a.SetNamed(true)
+		put(a, "c:1|c", "g:2|g|#k:v", "s:x|s")
+		a.Seal(at(10))
+		equal(t, points(a), want)
+	}
+}
+
+// Counters go on with 0, gauges with their last value, until they expire.
+func TestIdleSeries(t *testing.T) {
+	cfg := tenth()
+	cfg.Expire = 20 * time.Second
+	a := open(t, cfg, at(0))
+	a.SetNamed(true)
+	put(a, "c:5|c", "g:7|g", "t:1|ms", "s:x|s")
+	a.Seal(at(10))
+	points(a)
+	a.Seal(at(20))
+	equal(t, points(a), []string{"N.c.count 0 @10", "N.c.rate 0 @10", "N.g 7 @10", "N.s.count 0 @10", "N.t.count 0 @10", "N.t.count_ps 0 @10"})
+	a.Seal(at(30))
+	points(a)
+	a.Seal(at(40))
+	equal(t, points(a), nil)
+	if s := a.Stats(); s.Bytes != 0 || s.Series != 0 || len(a.entries) != 0 {
+		t.Errorf("what has expired is still there: %+v", s)
+	}
+}
+
+// What comes while a slot is flushed counts in the next.
+func TestFlushInParts(t *testing.T) {
+	a := open(t, tenth(), at(0))
+	a.SetNamed(true)
+	put(a, "a:1|c", "b:1|g", "c:1|ms", "d:x|s")
+	a.Seal(at(10))
+	put(a, "a:10|c", "b:10|g", "c:10|ms", "d:y|s", "e:1|c")
+	first, _ := a.Flush(nil, 2)
+	put(a, "a:100|c", "b:+5|g", "d:z|s")
+	if !bytes.Contains(first, []byte("d.count 1 ")) {
+		t.Errorf("got %q", first)
+	}
+	equal(t, points(a), []string{"N.a.count 1 @0", "N.a.rate 0.1 @0", "N.b 1 @0"})
+	a.Seal(at(20))
+	got := points(a)
+	for _, want := range []string{"N.a.count 110 @10", "N.b 15 @10", "N.c.sum 10 @10", "N.d.count 2 @10", "N.e.count 1 @10"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is missing in %q", want, got)
+		}
+	}
+}
+
+// No slot is used twice, whatever the clock does.
+func TestClock(t *testing.T) {
+	a := open(t, tenth(), at(0))
+	a.SetNamed(true)
+	starts := map[int64]bool{}
+	total := 0
+	for _, now := range []float64{1, 12, 5, 15, 25, 55, 26, 31, 42, 45, 56, 62, 71, 3600, 80, 91, 3601, 3611} {
+		if a.IsOver(at(now)) {
+			start := a.open.Start
+			if starts[start] {
+				t.Fatalf("slot %d is flushed twice", start-at(0).Unix())
+			}
+			starts[start] = true
+			a.Seal(at(now))
+			for _, p := range points(a) {
+				if f := strings.Fields(p); f[0] == "N.a.count" {
+					n, _ := strconv.Atoi(f[1])
+					total += n
+				}
+			}
+		}
+		put(a, "a:1|c")
+		if ahead := a.open.Start - at(now).Unix(); ahead > 10 {
+			t.Errorf("at %v the open slot is %d s ahead", now, ahead)
+		}
+	}
+	if want := 18 - a.open.Lines; total != want {
+		t.Errorf("%d were counted, want %d", total, want)
+	}
+}
+
+// What comes in the slot in which a tenure begins counts in the next.
+func TestTenure(t *testing.T) {
+	a := open(t, tenth(), at(0))
+	put(a, "a:1|c") // no name yet
+	a.Hold(at(5), "first")
+	put(a, "a:10|c")
+	if a.IsOver(at(19)) {
+		t.Error("the slot of the first tenure ends too early")
+	}
+	a.Seal(at(20))
+	equal(t, points(a), []string{"N.a.count 11 @10", "N.a.rate 1.1 @10"})
+
+	put(a, "a:100|c")
+	a.Hold(at(27), "second") // lost, and claimed again within a slot
+	equal(t, points(a), []string{"N.a.count 100 @20", "N.a.rate 10 @20"})
+	put(a, "a:1000|c")
+	a.Seal(at(40))
+	equal(t, points(a), []string{"N.a.count 1000 @30", "N.a.rate 100 @30"})
+	if !a.Holds("second") {
+		t.Error("the tenure is forgotten")
+	}
+}
+
+// Without a name a slot waits a little for one, and then is flushed as ever.
+func TestNoName(t *testing.T) {
+	a := open(t, tenth(), at(0))
+	put(a, "a:1|c")
+	if a.IsOver(at(12)) || !a.IsOver(at(13.5)) {
+		t.Error("the slot does not end a third of the interval late")
+	}
+	a.Hold(at(12), "first")
+	a.Seal(at(30))
+	equal(t, points(a), []string{"N.a.count 1 @20", "N.a.rate 0.1 @20"})
+}
+
+func TestNumbers(t *testing.T) {
+	for in, want := range map[float64]string{
+		0: "0", math.Copysign(0, -1): "0", 1: "1", -1.5: "-1.5", 1e20: "100000000000000000000", 1e21: "1e+21", 123456789.123: "123456789.123",
+		1e-6: "0.000001", 1e-7: "1e-7", 1.25e-10: "1.25e-10", 5e-324: "5e-324", 1.7976931348623157e308: "1.7976931348623157e+308", 0.1: "0.1",
+	} {
+		if got := string(appendNumber(nil, in)); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+// A known series costs no memory.
+func TestAllocations(t *testing.T) {
+	a := open(t, tenth(), at(0))
+	lines := [][]byte{[]byte("\x01.api.requests:1|c|@0.5"), []byte("\x01.api.queue:12|g"), []byte("\x01.users:bob|s"), []byte("\x01.api..requests:1.5|c|#b:1,a:2")}
+	for _, l := range lines {
+		a.Add(l)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		for _, l := range lines {
+			a.Add(l)
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations for lines of known series", n)
+	}
+}
+
+// A hostile client costs others nothing: what was there goes on.
+func TestBounds(t *testing.T) {
+	cfg := tenth()
+	cfg.Memory = 1 << 20
+	a := open(t, cfg, at(0))
+	a.SetNamed(true)
+	put(a, "known:1|c", "t:1|ms")
+	full := 0
+	for i := range 100_000 {
+		if put(a, fmt.Sprintf("hostile.%d:1|c", i)) == SeriesFull {
+			full++
+		}
+	}
+	if s := a.Stats(); s.Bytes > 1<<20 || full < 90_000 {
+		t.Errorf("%d bytes are taken, %d lines were refused", s.Bytes, full)
+	}
+	put(a, "known:1|c")
+	for i := range 100_000 {
+		put(a, fmt.Sprintf("t:%d|ms", i+1))
+	}
+	a.Seal(at(10))
+	got := map[string]float64{}
+	for _, p := range points(a) {
+		f := strings.Fields(p)
+		got[f[0]], _ = strconv.ParseFloat(f[1], 64)
+	}
+	if got["N.known.count"] != 2 || got["N.t.count"] != 100_001 || got["N.t.upper"] != 100_000 || got["N.t.lower"] != 1 || got["N.t.sum"] != 5000050001 {
+		t.Errorf("what is exact is not: %v %v %v %v", got["N.known.count"], got["N.t.count"], got["N.t.upper"], got["N.t.sum"])
+	}
+	if m := got["N.t.median"]; math.Abs(m-50_000) > 501 {
+		t.Errorf("median %v is not within 1 %%", m)
+	}
+	if s := a.Stats(); s.Sketched != 1 {
+		t.Errorf("%d timers went on in a sketch, want 1", s.Sketched)
+	}
+}

@@ -1,0 +1,124 @@
+package aggregate
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+)
+
+// Config steers how StatsD becomes points, where forward.statsd.to is [carbon:].
+type Config struct {
+	// Interval is the length of a slot, and must be the step of Graphite's retention;
+	// default 10s. A shorter one than Graphite's loses all points but the last of each
+	// step, a longer one leaves holes.
+	Interval time.Duration `yaml:"interval"`
+
+	// Percentiles of timers: 90 makes upper_90, mean_90, sum_90, sum_squares_90 and
+	// count_90, -10 lower_top10 and so on; default [90].
+	Percentiles []float64 `yaml:"percentiles"`
+
+	// Layout is how points are called: plain (Denali.x.count), statsd
+	// (stats.counters.Denali.x.count) or legacy (statsd's default, stats_counts.Denali.x);
+	// default plain.
+	Layout Layout `yaml:"layout"`
+
+	// Tags makes Graphite's tags of DogStatsD's (graphite, default), or leaves tags
+	// away (drop).
+	Tags Tags `yaml:"tags"`
+
+	// Expire forgets a series that got nothing for so long; default 5m. Until then
+	// counters say 0, and gauges their last value. 0: never.
+	Expire time.Duration `yaml:"expire"`
+
+	// Memory bounds what series take, in bytes; default 64MiB. Where it is too low, new
+	// series are dropped (series_full), and timers are no longer exact.
+	Memory conf.Bytes `yaml:"memory"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{Interval: 10 * time.Second, Percentiles: []float64{90}, Expire: 5 * time.Minute, Memory: 64 << 20}
+}
+
+// The bounds of memory, and of the interval.
+const (
+	minMemory   = 1 << 20
+	maxInterval = time.Hour
+)
+
+// Problems returns what is wrong with the configuration, all of it.
+func (c Config) Problems() (ps conf.Problems) {
+	if c.Interval < time.Second || c.Interval > maxInterval || c.Interval%time.Second != 0 {
+		ps.Addf("aggregate.interval", "whole seconds from 1s to 1h: the step of Graphite's retention", "interval %v is out of range", c.Interval)
+	}
+	for i, p := range c.Percentiles {
+		at := fmt.Sprintf("aggregate.percentiles[%d]", i)
+		if !(math.Abs(p) <= 100) || p == 0 {
+			ps.Addf(at, "-100 to 100, and not 0", "percentile %v is out of range", p)
+		} else if slices.Contains(c.Percentiles[:i], p) {
+			ps.Addf(at, "remove one", "%v is in the list already", p)
+		}
+	}
+	if c.Expire < 0 {
+		ps.Addf("aggregate.expire", "0 or more; 0 forgets nothing", "expire %v is negative", c.Expire)
+	}
+	if c.Memory < minMemory {
+		ps.Addf("aggregate.memory", "1MiB or more", "memory %v is too small", c.Memory)
+	}
+	return ps
+}
+
+// Layout is how points are called.
+type Layout uint8
+
+// The layouts.
+const (
+	Plain Layout = iota
+	StatsD
+	Legacy
+)
+
+// Tags is what becomes of tags.
+type Tags uint8
+
+// The ways with tags.
+const (
+	GraphiteTags Tags = iota
+	DropTags
+)
+
+var (
+	layoutWords = []string{"plain", "statsd", "legacy"}
+	tagsWords   = []string{"graphite", "drop"}
+)
+
+// MarshalText gives the word of the configuration.
+func (l Layout) MarshalText() ([]byte, error) { return []byte(layoutWords[l]), nil }
+
+// UnmarshalText reads it.
+func (l *Layout) UnmarshalText(text []byte) error {
+	i, err := wordOf(text, layoutWords, "layout (use plain, statsd or legacy)")
+	*l = Layout(i)
+	return err
+}
+
+// MarshalText gives the word of the configuration.
+func (t Tags) MarshalText() ([]byte, error) { return []byte(tagsWords[t]), nil }
+
+// UnmarshalText reads it.
+func (t *Tags) UnmarshalText(text []byte) error {
+	i, err := wordOf(text, tagsWords, "way with tags (use graphite or drop)")
+	*t = Tags(i)
+	return err
+}
+
+func wordOf(text []byte, words []string, what string) (int, error) {
+	i := slices.Index(words, string(text))
+	if i < 0 {
+		return 0, fmt.Errorf("%q is no %s", text, what)
+	}
+	return i, nil
+}

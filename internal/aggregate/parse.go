@@ -1,0 +1,188 @@
+package aggregate
+
+import (
+	"bytes"
+	"math"
+	"strconv"
+	"unicode"
+	"unsafe"
+)
+
+// The measure is statsd 0.9's handlePacket and is_valid_packet:
+//
+//	https://github.com/statsd/statsd/blob/v0.9.0/stats.js
+//
+// A line is a name and then, each behind a ':', metrics: values|type|fields. A value
+// without a type has that of the next one that has one (DogStatsD's packed values);
+// fields are a rate, and what DogStatsD writes.
+
+// A kind is a type, as far as its values are kept in one way.
+type kind uint8
+
+const (
+	noKind kind = iota
+	counterKind
+	gaugeKind
+	timerKind
+	setKind
+)
+
+// A metric is some values of one type.
+type metric struct {
+	values []byte // "1", or "1:2:3"
+	typ    []byte
+	kind   kind
+	weight float64 // 1/rate
+	sound  bool    // its fields are as they should be
+}
+
+// nextMetric cuts the first metric off what stands behind a line's name.
+func nextMetric(in []byte) (m metric, rest []byte) {
+	m = metric{weight: 1, sound: true}
+	bar := bytes.IndexByte(in, '|')
+	if bar < 0 {
+		return metric{values: in, weight: 1}, nil
+	}
+	m.values = in[:bar]
+	m.typ, rest = cutField(in[bar+1:], false)
+	m.kind = kindOf(m.typ)
+	for len(rest) > 0 && rest[0] == '|' {
+		var field []byte
+		field, rest = cutField(rest[1:], true)
+		m.field(field)
+	}
+	if len(rest) > 0 {
+		rest = rest[1:] // the ':' before the next metric
+	}
+	return m, rest
+}
+
+// field reads one field behind the type.
+func (m *metric) field(f []byte) {
+	switch {
+	case len(f) > 1 && f[0] == '@':
+		rate, ok := number(f[1:])
+		m.weight *= 1 / rate
+		m.sound = m.sound && ok && rate > 0
+	case !isDogStatsD(f):
+		m.sound = false
+	}
+}
+
+// cutField returns what stands before the next '|' or ':'; a field of DogStatsD may
+// hold a ':'.
+func cutField(in []byte, dog bool) (field, rest []byte) {
+	ends := "|:"
+	if dog && isDogStatsD(in) && in[0] != 'T' {
+		ends = "|"
+	}
+	for i, c := range in {
+		if c == ends[0] || len(ends) > 1 && c == ends[1] {
+			return in[:i], in[i:]
+		}
+	}
+	return in, nil
+}
+
+func isDogStatsD(f []byte) bool {
+	for _, start := range [...]string{"#", "T", "c:", "e:", "card:"} {
+		if len(f) >= len(start) && string(f[:len(start)]) == start {
+			return true
+		}
+	}
+	return false
+}
+
+// kindOf reads a type, around which statsd allows blanks.
+func kindOf(typ []byte) kind {
+	if len(typ) > 2 {
+		typ = trim(typ)
+	}
+	switch string(typ) {
+	case "c", "m":
+		return counterKind
+	case "g":
+		return gaugeKind
+	case "ms", "h", "d":
+		return timerKind
+	case "s":
+		return setKind
+	}
+	if t := trim(typ); len(t) < len(typ) {
+		return kindOf(t)
+	}
+	return noKind
+}
+
+func trim(b []byte) []byte { return bytes.TrimFunc(b, isScriptSpace) }
+
+// isScriptSpace says whether c is white space to JavaScript.
+func isScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || c == '\ufeff' }
+
+// number reads b as JavaScript's Number does; ok is false where that is no finite
+// number, or b is empty.
+func number(b []byte) (v float64, ok bool) {
+	if n := len(b); n > 0 && n < 16 { // most are whole, and exact so
+		whole := 0.0
+		for i, c := range b {
+			if c -= '0'; c > 9 {
+				break
+			}
+			if whole = whole*10 + float64(c); i == n-1 {
+				return whole, true
+			}
+		}
+	} else if n == 0 {
+		return 0, false
+	}
+	b = trim(b)
+	if len(b) == 0 {
+		return 0, true // to JavaScript
+	}
+	s := unsafe.String(&b[0], len(b)) // read before b changes
+	if len(b) > 2 && b[0] == '0' && b[1] > '9' {
+		return radix(s)
+	}
+	for _, c := range b {
+		if (c < '0' || c > '9') && c != '.' && c != '-' && c != '+' && c|0x20 != 'e' {
+			return 0, false
+		}
+	}
+	v, err := strconv.ParseFloat(s, 64)
+	return v, err == nil && !math.IsInf(v, 0)
+}
+
+// radix reads 0x1f, 0o17 and 0b11.
+func radix(s string) (v float64, ok bool) {
+	base := map[byte]float64{'x': 16, 'o': 8, 'b': 2}[s[1]|0x20]
+	if base == 0 {
+		f, err := strconv.ParseFloat(s, 64) // 0e5
+		return f, err == nil && s[1]|0x20 == 'e'
+	}
+	for _, c := range []byte(s[2:]) {
+		d, err := strconv.ParseUint(string(c), 16, 8)
+		if err != nil || float64(d) >= base {
+			return 0, false
+		}
+		v = v*base + float64(d)
+	}
+	return v, !math.IsInf(v, 0)
+}
+
+// appendNumber writes v as JavaScript's String does.
+func appendNumber(dst []byte, v float64) []byte {
+	switch abs := math.Abs(v); {
+	case v == 0:
+		return append(dst, '0')
+	case math.IsInf(v, 0):
+		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+	case abs >= 1e-6 && abs < 1e21:
+		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+	}
+	dst = strconv.AppendFloat(dst, v, 'e', -1, 64)
+	if n := len(dst); dst[n-2] == '0' && dst[n-3] == '-' { // e-07 is e-7 there
+		dst[n-2] = dst[n-1]
+		dst = dst[:n-1]
+	}
+	return dst
+}

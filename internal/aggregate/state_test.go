@@ -1,0 +1,195 @@
+package aggregate
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A graphite is what Graphite has stored: the last value of each name and second. No
+// second may get two values.
+type graphite struct {
+	t      *testing.T
+	stored map[string]float64
+}
+
+func (g *graphite) take(points []byte) {
+	g.t.Helper()
+	for line := range strings.Lines(string(points)) {
+		f := strings.Fields(line)
+		v, err := strconv.ParseFloat(f[1], 64)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		key := f[0] + "@" + f[2]
+		if was, is := g.stored[key]; is && was != v {
+			g.t.Fatalf("%q is %v after it was %v", key, v, was)
+		}
+		g.stored[key] = v
+	}
+}
+
+// sum returns the sum over all points whose name starts with a prefix.
+func (g *graphite) sum(prefix string) (sum float64) {
+	for key, v := range g.stored {
+		if strings.HasPrefix(key, prefix) {
+			sum += v
+		}
+	}
+	return sum
+}
+
+// A process is killed at any step, is stopped, and started again; the clock is set; names
+// come and go; the lines become so long that a base is written in between. Each line
+// counts once.
+func TestKilled(t *testing.T) {
+	for seed := range uint64(20) {
+		run(t, seed)
+	}
+}
+
+func run(t *testing.T, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 0))
+	dir := t.TempDir()
+	dirs := []string{filepath.Join(dir, "memory"), filepath.Join(dir, "state")}
+	g := &graphite{t: t, stored: map[string]float64{}}
+	cfg := DefaultConfig()
+	cfg.Expire = 0
+	now := at(0)
+	a := open(t, cfg, now, dirs...)
+	sent := map[string]int{}
+	gauge, tenure := 0, 0
+	flush := func(all bool) {
+		for a.flushing && (all || random.IntN(3) > 0) {
+			out, more := a.Flush(nil, 1+random.IntN(3))
+			g.take(out)
+			if !more && (all || random.IntN(3) > 0) {
+				a.Flushed()
+			}
+		}
+	}
+	for range 400 {
+		now = now.Add(time.Duration(random.IntN(1500)) * time.Millisecond)
+		switch random.IntN(40) {
+		case 0:
+			now = now.Add(time.Duration(random.IntN(60)-20) * time.Second)
+		case 1, 2, 3: // killed
+			a = open(t, cfg, now, dirs...)
+		case 4: // stopped
+			flush(true)
+			a.Seal(now)
+			flush(true)
+			if err := a.Close(dirs[1]); err != nil {
+				t.Fatal(err)
+			}
+			a = open(t, cfg, now, dirs...)
+		case 5:
+			flush(true)
+			tenure++
+			a.Hold(now, fmt.Sprint(tenure))
+		case 6:
+			a.SetNamed(false)
+		case 7:
+			if !a.flushing {
+				a.checkpoint()
+			}
+		}
+		if a.IsOver(now) {
+			flush(true)
+			a.Seal(now)
+		}
+		flush(false)
+		for range random.IntN(4) {
+			name := fmt.Sprintf("c%d", random.IntN(5))
+			put(a, name+":1|c")
+			sent[name]++
+		}
+		put(a, "t:1|ms", fmt.Sprintf("s:%d|s", random.IntN(9)))
+		sent["t"]++
+		put(a, "g:+1|g")
+		gauge++
+		if got := a.entries["g"].gauge.cur; got != float64(gauge) {
+			t.Fatalf("seed %d: the gauge is %v, want %d", seed, got, gauge)
+		}
+	}
+	flush(true)
+	a.Seal(now.Add(time.Hour))
+	flush(true)
+	for name, n := range sent {
+		if got := g.sum("\x01." + name + ".count@"); got != float64(n) {
+			t.Fatalf("seed %d: %s is %v, want %d", seed, name, got, n)
+		}
+	}
+	if a.Lines() != 0 {
+		t.Fatalf("seed %d: %d lines are left", seed, a.Lines())
+	}
+}
+
+// A line that was cut by the end of the process does not count, and is no part of what
+// comes behind it.
+func TestTornLine(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	put(a, "a:1|c")
+	a.journal.write([]byte("\x01.a:12"))
+	a = open(t, tenth(), at(1), dir)
+	put(a, "a:3|c")
+	a = open(t, tenth(), at(2), dir)
+	if got := a.entries["a"].counter.cur; got != 4 {
+		t.Errorf("the counter is %v, want 4", got)
+	}
+}
+
+// Damage is said, and costs no more than what is damaged.
+func TestDamage(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	put(a, "a:1|c")
+	a.checkpoint()
+	path := a.journal.path("base", a.journal.generation)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)/2] ^= 1
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, err = Open(tenth(), []string{dir}, at(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Trouble(); err == nil || !strings.Contains(err.Error(), "damaged") {
+		t.Errorf("got %v", err)
+	}
+	put(a, "a:1|c")
+	if got := open(t, tenth(), at(2), dir).Lines(); got != 1 {
+		t.Errorf("%d lines are found, want 1", got)
+	}
+}
+
+// What a checkpoint holds of all types is what there was.
+func TestCheckpoint(t *testing.T) {
+	cfg := DefaultConfig()
+	cfg.Memory = 1 << 20
+	dir := t.TempDir()
+	a := open(t, cfg, at(0), dir)
+	put(a, "c:2|c|@0.5", "g:-3|g", "s:x|s:y|s", "small:1.5|ms|@0.1")
+	for i := range 50_000 {
+		put(a, fmt.Sprintf("big:%d|ms", i))
+	}
+	a.checkpoint()
+	b := open(t, cfg, at(1), dir)
+	for _, x := range []*Aggregator{a, b} {
+		x.SetNamed(true)
+		put(x, "c:1|c", "g:+1|g", "s:z|s", "small:2|ms", "big:1|ms")
+		x.journal = journal{} // both have one directory
+		x.Seal(at(10))
+	}
+	equal(t, points(b), points(a))
+}

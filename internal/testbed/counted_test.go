@@ -1,0 +1,290 @@
+package testbed
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+var (
+	countedSeconds = flag.Int("counted.seconds", 4, "how long TestCounted sends")
+	countedSeed    = flag.Uint64("counted.seed", 0, "seed of its faults; 0: the clock's")
+)
+
+const countedConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: ["udp://127.0.0.1:0", "tcp://127.0.0.1:0", "unixgram://${DIR}/statsd.dgram", "unix://${DIR}/statsd.sock"]
+  carbon: []
+rewrite: {unmatched: drop}
+forward:
+  statsd: {to: [carbon:]}
+  carbon: {to: ["tcp://${CARBON}"]}
+aggregate: {interval: 1s, percentiles: [%d], expire: 0s}
+telemetry:
+  statsd: false
+`
+
+// Counters come by all kinds of sockets, while the daemon is killed, stopped, reloaded,
+// loses its name, etcd and Graphite: the sum over all points in Graphite, of each counter,
+// is what was sent, to the last unit. (The clock is set in internal/aggregate.)
+func TestCounted(t *testing.T) {
+	t.Parallel()
+	seed := *countedSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-counted.seed %d", seed)
+	c := &counted{t: t, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
+	c.etcd.Start(t)
+	c.start()
+	for _, kind := range []string{"udp", "tcp", "unixgram", "unix"} {
+		c.senders = append(c.senders, &countedSender{kind: kind})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(*countedSeconds)*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		c.send(ctx, time.Duration(100+c.random.IntN(1500))*time.Millisecond)
+		c.fault()
+	}
+	c.sink.Behave(Manner{})
+	if c.isEtcdAway() {
+		c.etcd.Start(t)
+	}
+	c.restart(func() { c.stop() })
+	c.awaitRead()
+	c.stop()
+	c.start() // what a stop could not send any more leaves now
+	for _, s := range c.senders {
+		Eventually(t, "all points of "+s.kind, func() error {
+			if got := c.sum(s.kind); got != s.sent {
+				status, _ := c.daemon.Status()
+				return fmt.Errorf("Graphite has %d of the %d increments by %s: %+v", got, s.sent, s.kind, status.Lines)
+			}
+			return nil
+		})
+	}
+	CheckBooks(t, c.daemon.AwaitUp(t))
+	t.Logf("%v", c.faults)
+}
+
+// A counted is a daemon, and what is around it.
+type counted struct {
+	t       *testing.T
+	random  *rand.Rand
+	dir     string
+	sink    *Receiver
+	etcd    *Etcd
+	daemon  *Daemon
+	senders []*countedSender
+	faults  map[string]int
+
+	since uint64 // lines sent since the daemon started
+}
+
+// A countedSender sends a counter of its own.
+type countedSender struct {
+	kind string
+	conn net.Conn
+	sent int
+}
+
+func (c *counted) start() {
+	c.daemon = StartDaemonIn(c.t, c.dir, fmt.Sprintf(countedConfig, 90), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr)
+	c.daemon.AwaitUp(c.t)
+	c.since = 0
+	for _, s := range c.senders {
+		if s.conn != nil {
+			s.conn.Close()
+			s.conn = nil
+		}
+	}
+}
+
+func (c *counted) stop() {
+	if code := c.daemon.Stop(c.t); code != 0 {
+		c.t.Fatalf("exit code %d", code)
+	}
+}
+
+// restart ends the daemon and starts another.
+func (c *counted) restart(end func()) {
+	end()
+	c.start()
+}
+
+// send lets all senders send for so long, and waits until the daemon has read all.
+func (c *counted) send(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	var sending sync.WaitGroup
+	var sent atomic.Uint64
+	for _, s := range c.senders {
+		if s.conn == nil {
+			s.conn = c.dial(s.kind)
+		}
+		sending.Go(func() {
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
+			for {
+				if _, err := fmt.Fprintf(s.conn, "host.%s:1|c\n", s.kind); err != nil {
+					c.t.Errorf("%s: %v", s.kind, err)
+					return
+				}
+				s.sent++
+				sent.Add(1)
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	sending.Wait()
+	c.since += sent.Load()
+	c.awaitRead()
+}
+
+func (c *counted) dial(kind string) net.Conn {
+	address := map[string]string{"unixgram": c.dir + "/statsd.dgram", "unix": c.dir + "/statsd.sock"}[kind]
+	if address == "" {
+		address = c.daemon.Address(c.t, "statsd", kind+"://")
+	}
+	conn, err := net.Dial(kind, address)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// awaitRead waits until the daemon has read what was sent: a kill would end what lies in
+// its kernel's buffers.
+func (c *counted) awaitRead() {
+	c.t.Helper()
+	Eventually(c.t, "all lines read", func() error {
+		status, err := c.daemon.Status()
+		if err != nil {
+			return err
+		}
+		if err := balance(status); err != nil {
+			c.t.Fatal(err)
+		}
+		if got := status.Lines["statsd"].Received; got != c.since {
+			return fmt.Errorf("%d of %d lines were received", got, c.since)
+		}
+		return nil
+	})
+}
+
+// fault makes one fault at random; none of them waits for what it begins.
+func (c *counted) fault() {
+	if c.faults == nil {
+		c.faults = map[string]int{}
+	}
+	kinds := []string{"kill", "kill", "kill", "restart", "reload", "graphite", "graphite", "etcd", "name"}
+	kind := kinds[c.random.IntN(len(kinds))]
+	c.faults[kind]++
+	switch kind {
+	case "kill":
+		c.restart(c.daemon.Kill)
+	case "restart":
+		c.restart(func() { c.stop() })
+	case "reload":
+		c.reload(10 + c.random.IntN(80))
+	case "graphite":
+		c.sink.Behave([]Manner{{Refuse: true}, {Stall: true}, {}}[c.random.IntN(3)])
+	case "etcd":
+		if c.isEtcdAway() {
+			c.etcd.Start(c.t)
+		} else {
+			c.etcd.Kill()
+		}
+	case "name":
+		c.takeName()
+	}
+}
+
+// reload changes the percentiles, and waits for that.
+func (c *counted) reload(percentile int) {
+	file := filepath.Join(c.dir, "config.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	before, rest, _ := strings.Cut(string(text), "percentiles: [")
+	_, after, _ := strings.Cut(rest, "]")
+	if err := os.WriteFile(file, []byte(before+"percentiles: ["+strconv.Itoa(percentile)+"]"+after), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	said := strings.Count(c.daemon.Stderr.Text(), "configuration reloaded")
+	c.daemon.Signal(syscall.SIGHUP)
+	Eventually(c.t, "a reload", func() error {
+		if strings.Count(c.daemon.Stderr.Text(), "configuration reloaded") == said {
+			return fmt.Errorf("not yet")
+		}
+		return nil
+	})
+}
+
+// takeName gives the daemon's name to somebody else, who does not write.
+func (c *counted) takeName() {
+	status := c.daemon.AwaitUp(c.t)
+	if status.Name == nil || c.isEtcdAway() {
+		return
+	}
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{c.etcd.Endpoint}, Logger: zap.NewNop()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(c.t.Context(), Patience)
+	defer cancel()
+	if _, err := client.Put(ctx, "/prefixproxy/default/names/"+*status.Name, "somebody"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *counted) isEtcdAway() bool {
+	select {
+	case <-c.etcd.Ended():
+		return true
+	default:
+		return false
+	}
+}
+
+// sum returns the sum over the last values of all points of a counter, under all names.
+func (c *counted) sum(kind string) (sum int) {
+	last := map[string]int{}
+	for line := range strings.Lines(c.sink.Text()) {
+		f := strings.Fields(line)
+		if len(f) == 3 && strings.HasSuffix(f[0], "."+kind+".count") {
+			n, err := strconv.Atoi(f[1])
+			if err != nil {
+				c.t.Fatalf("%q: %v", line, err)
+			}
+			last[f[0]+" "+f[2]] = n
+		}
+	}
+	for _, n := range last {
+		sum += n
+	}
+	return sum
+}

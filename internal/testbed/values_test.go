@@ -1,0 +1,245 @@
+package testbed
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
+
+var (
+	valuesSeed   = flag.Uint64("values.seed", 1, "seed of the input of TestValues")
+	valuesRounds = flag.Int("values.rounds", 1, "flushes that TestValues compares, of each layout")
+)
+
+// Where we differ from statsd 0.9 on purpose (LINES.md), its input is left out here:
+// packed values, rates with an exponent, types that are none, h and d, values that are
+// no finite number, fields of DogStatsD but tags at the end, and two spellings of one name.
+
+// TestValues feeds a real statsd 0.9 and us the same random lines in one slot, and
+// compares all series and values, to the last digit.
+func TestValues(t *testing.T) {
+	t.Parallel()
+	for i, layout := range []aggregate.Layout{aggregate.Plain, aggregate.StatsD, aggregate.Legacy} {
+		word, _ := layout.MarshalText()
+		t.Run(string(word), func(t *testing.T) {
+			t.Parallel()
+			compareValues(t, layout, *valuesSeed+uint64(i))
+		})
+	}
+}
+
+const valuesInterval = 3 // seconds
+
+func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
+	t.Logf("-values.seed %d", *valuesSeed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	percentiles := [][]float64{{90}, {99.9, 50, -10}, {25.5, -100, 0.001, 100, -99.95}}[r.IntN(3)]
+	statsd := startValuesStatsD(t, layout, percentiles)
+	cfg := aggregate.DefaultConfig()
+	cfg.Interval, cfg.Layout, cfg.Percentiles, cfg.Expire = valuesInterval*time.Second, layout, percentiles, 0
+	now := time.Unix(1_700_000_001, 0)
+	ours, err := aggregate.Open(cfg, nil, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours.SetNamed(true)
+	rules := line.Rules{From: "host", To: "{name}", Unmatched: line.DropUnmatched, Points: true}
+	rewriter := rules.Rewriter(line.StatsD, "")
+	conn, err := net.Dial("tcp", statsd.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	statsd.flush(t) // a slot begins
+	for round := range *valuesRounds {
+		var input []byte
+		sent := 0
+		for range 4000 {
+			text := randomMetric(r)
+			out, result := rewriter.Append(nil, []byte(text), 0)
+			if result != line.Rewritten {
+				continue // statsd might end by it
+			}
+			ours.Add(bytes.TrimSuffix(out, []byte("\n")))
+			input = append(append(input, text...), '\n')
+			sent++
+		}
+		if _, err := conn.Write(input); err != nil {
+			t.Fatal(err)
+		}
+		theirs := statsd.flush(t)
+		if got := theirs[statsd.received]; got != fmt.Sprint(sent) {
+			t.Fatalf("statsd has counted %s lines of %d in one slot: the machine is too slow", got, sent)
+		}
+		now = now.Add(valuesInterval * time.Second)
+		ours.Seal(now)
+		compareFlushes(t, round, theirs, flushOurs(ours))
+	}
+}
+
+// compareFlushes wants both to have the same series with the same values.
+func compareFlushes(t *testing.T, round int, theirs, ours map[string]string) {
+	series := 0
+	for _, name := range slices.Sorted(maps.Keys(theirs)) {
+		value := theirs[name]
+		if strings.Contains(name, "statsd.") || value == "NaN" {
+			continue // statsd's own, and percentiles that are left out
+		}
+		series++
+		if ours[name] != value {
+			t.Errorf("round %d: %s is %q, statsd says %q", round, name, ours[name], value)
+		}
+		delete(ours, name)
+	}
+	for name, value := range ours {
+		t.Errorf("round %d: %s is %s, statsd has no such series", round, name, value)
+	}
+	t.Logf("round %d: %d values are the same", round, series)
+}
+
+// flushOurs returns our points, named host.
+func flushOurs(a *aggregate.Aggregator) map[string]string {
+	var out []byte
+	for more := true; more; {
+		out, more = a.Flush(out, 100)
+	}
+	a.Flushed()
+	return pointsOf(strings.ReplaceAll(string(out), line.Mark, "host"))
+}
+
+// pointsOf reads points, by the names that Graphite stores them under.
+func pointsOf(text string) map[string]string {
+	all := map[string]string{}
+	for ln := range strings.Lines(text) {
+		f := strings.Fields(ln)
+		path, tags, _ := strings.Cut(f[0], ";")
+		sorted := slices.DeleteFunc(strings.Split(tags, ";"), func(tag string) bool {
+			key, value, _ := strings.Cut(tag, "=")
+			return key == "" || value == "" // Carbon refuses the line
+		})
+		slices.Sort(sorted)
+		for strings.Contains(path, "..") {
+			path = strings.ReplaceAll(path, "..", ".")
+		}
+		all[strings.Join(append([]string{path}, sorted...), ";")] = f[1]
+	}
+	return all
+}
+
+// randomMetric returns a line of StatsD.
+func randomMetric(r *rand.Rand) string {
+	pick := func(from ...string) string { return from[r.IntN(len(from))] }
+	types := []string{"c", "g", "ms", "s", "m", "c", "ms", " c", "g ", "ms "}
+	kind := r.IntN(len(types))
+	name := "host." + pick("a", "b", "c.d", "e f", "g/h", "i..j", "k!l", "m-n_o", "p;q=1", "r;t=2;s=1", "constructors")
+	name += fmt.Sprint(kind) // else a type may have points of another's name
+	if r.IntN(8) == 0 {
+		name += fmt.Sprint(r.IntN(40))
+	}
+	if strings.Contains(name, ";") {
+		types[kind] = strings.TrimSpace(types[kind])
+	}
+	metrics := ""
+	for range 1 + r.IntN(3)/2 {
+		metrics += ":" + randomValue(r) + "|" + types[kind]
+		if r.IntN(4) == 0 {
+			metrics += "|@" + pick("0.1", "0.5", "1", "0.333", ".25", "1.", "0.01", "2", "00.5", "1.0000001")
+		}
+	}
+	if r.IntN(6) == 0 {
+		metrics += "|#" + pick("x:1", "y:2,x:1", "z:a/b", "v:a b", "x:u:w")
+	}
+	return name + metrics
+}
+
+// randomValue returns a value, which may be an odd one.
+func randomValue(r *rand.Rand) string {
+	sign := []string{"", "", "", "+", "-"}[r.IntN(5)]
+	switch r.IntN(12) {
+	case 0:
+		return []string{"0x1f", "0b101", "0o17", "1e3", "1E-3", "5.", ".5", " 7", "8 ", "1e-7", "1e21", "123456789012345678901234", "0", "-0", "00012", "9007199254740993", "abc", "", " ", "-", "+-1", "1_0", "0x", "0xg", "-0x10", "1,5", "Infinities"}[r.IntN(27)]
+	case 1, 2:
+		return sign + fmt.Sprint(r.NormFloat64())
+	case 3:
+		return sign + fmt.Sprint(r.ExpFloat64()*1e9)
+	case 4, 5, 6:
+		return sign + fmt.Sprintf("%.2f", r.Float64()*1000)
+	}
+	return sign + fmt.Sprint(r.IntN(1000))
+}
+
+// A valuesStatsD is a statsd whose flushes a test reads.
+type valuesStatsD struct {
+	addr     string
+	received string // its own counter of lines
+	carbon   net.Listener
+}
+
+func startValuesStatsD(t *testing.T, layout aggregate.Layout, percentiles []float64) *valuesStatsD {
+	t.Helper()
+	home := os.Getenv("PREFIXPROXY_TEST_STATSD")
+	if home == "" {
+		missing(t, "PREFIXPROXY_TEST_STATSD names no directory of npm's statsd")
+	}
+	node := lookPath(t, "node", "nodejs")
+	carbon, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { carbon.Close() })
+	names := map[aggregate.Layout]string{
+		aggregate.Plain:  `legacyNamespace: false, globalPrefix: "", prefixCounter: "", prefixGauge: "", prefixTimer: "", prefixSet: ""`,
+		aggregate.StatsD: `legacyNamespace: false`,
+		aggregate.Legacy: ``,
+	}[layout]
+	received := map[aggregate.Layout]string{
+		aggregate.Plain:  "statsd.metrics_received.count",
+		aggregate.StatsD: "stats.counters.statsd.metrics_received.count",
+		aggregate.Legacy: "stats_counts.statsd.metrics_received",
+	}[layout]
+	port, console := FreePort(t), FreePort(t)
+	config := filepath.Join(t.TempDir(), "config.js")
+	text := fmt.Sprintf(`{
+  server: "./servers/tcp", address: "127.0.0.1", port: %d, mgmt_address: "127.0.0.1", mgmt_port: %d,
+  backends: ["./backends/graphite"], graphiteHost: "127.0.0.1", graphitePort: %d,
+  graphite: {%s}, flushInterval: %d, percentThreshold: [%s],
+}
+`, port, console, carbon.Addr().(*net.TCPAddr).Port, names, 1000*valuesInterval, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(percentiles)), ","), "[]"))
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(node, "stats.js", config)
+	cmd.Dir = home
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	awaitListening(t, Start(t, cmd), addr)
+	return &valuesStatsD{addr, received, carbon}
+}
+
+// flush waits for the next flush.
+func (s *valuesStatsD) flush(t *testing.T) map[string]string {
+	t.Helper()
+	conn, err := s.carbon.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	text, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pointsOf(string(text))
+}

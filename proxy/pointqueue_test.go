@@ -1,0 +1,201 @@
+package proxy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/store"
+	"github.com/prefixproxy/prefixproxy/membership"
+)
+
+// A counting is what stands between ingest and Carbon's store, where StatsD becomes
+// points. Second 0 is when the test begins, and begins a slot.
+type counting struct {
+	t      *testing.T
+	names  *fakeNames
+	proxy  *Proxy
+	ingest *ingest
+	namer  *namer
+	begun  time.Time
+}
+
+func count(t *testing.T, names *fakeNames) *counting {
+	t.Helper()
+	cfg := testConfig(Upstream{Network: "carbon"}, Upstream{Network: "stdout"})
+	cfg.Rewrite.Unmatched = line.DropUnmatched
+	cfg.Aggregate.Percentiles = nil
+	p, err := New(cfg, names, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.carbon.open(store.Places{}, cfg.Forward.Carbon, p.log); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.points.open(cfg.Aggregate, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	p.carbon.store.Cursor("").Begin(time.Now(), outlet.Session{Upstream: "upstream", Certain: true})
+	return &counting{
+		t: t, names: names, proxy: p, ingest: newIngest(line.StatsD, p.bad), begun: time.Now(),
+		namer: newNamer(p.naming, [2]queue{p.points, p.carbon}, p.bad),
+	}
+}
+
+// after lets time go on until so many seconds from the beginning.
+func (c *counting) after(seconds float64) {
+	time.Sleep(time.Until(c.begun.Add(time.Duration(seconds * float64(time.Second))))) // of the bubble
+}
+
+// take takes lines as a reader does.
+func (c *counting) take(lines ...string) {
+	c.ingest.begin(time.Now(), c.proxy.naming.current(c.proxy.points))
+	c.ingest.datagram([]byte(strings.Join(lines, "\n")))
+	c.proxy.points.accept(&c.ingest.tally, c.ingest.end()...)
+}
+
+// points flushes what is due, names what is held, and returns what leaves: the counts
+// alone, as "name count @second".
+func (c *counting) points() (all []string) {
+	c.t.Helper()
+	for wait := time.Duration(0); wait == 0; {
+		var err error
+		if wait, err = c.proxy.points.step(time.Now()); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	for c.namer.nameHeld(c.proxy.carbon, c.namer.ingests[line.Carbon]) {
+	}
+	cursor := c.proxy.carbon.store.Cursor("")
+	for {
+		lines, _, _ := cursor.Next(time.Now())
+		if len(lines) == 0 {
+			break
+		}
+		for text := range strings.Lines(string(lines)) {
+			var second int64
+			f := strings.Fields(text)
+			fmt.Sscan(f[2], &second)
+			if strings.HasSuffix(f[0], ".count") && f[1] != "0" {
+				all = append(all, fmt.Sprintf("%s %s @%d", f[0], f[1], second-c.begun.Unix()))
+			}
+		}
+		cursor.Wrote(time.Now(), len(lines))
+		cursor.Ack(time.Now(), 1<<60)
+	}
+	balance(c.t, c.proxy)
+	return all
+}
+
+func (c *counting) want(want ...string) {
+	c.t.Helper()
+	if got := c.points(); !slices.Equal(got, want) {
+		c.t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// dropped returns how many lines were dropped.
+func (c *counting) dropped(proto line.Protocol, why reason) uint64 {
+	b, _ := c.proxy.queue(proto).snapshot()
+	return b.dropped[why]
+}
+
+// tenureFrom returns a claim that begins now, behind earlier tenures.
+func tenureFrom(name string, ours, others []claimtest.Tenure) *membership.Claim {
+	now := time.Now()
+	return claimtest.Make(claimtest.Claim{
+		Name: name, Valid: time.Hour, Revision: now.UnixNano(), Start: now, Ours: ours, Others: others,
+	}).(*membership.Claim)
+}
+
+// Points are named by the tenure that their slot falls into, and a slot in which a
+// tenure begins is nobody's but the last holder's.
+func TestPointsAcrossTenures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, noNames())
+		c.after(2)
+		c.take("host.x:1|c") // before the claim: with it, in the next slot
+		c.after(4)
+		c.names.set(tenureFrom("MtLogan", nil, nil), membership.Held)
+		c.take("host.x:10|c")
+		from := time.Now()
+		c.after(25)
+		c.take("host.x:100|c", "MtLogan.x:1000|c", "Denali.x:1|c") // the last is another's
+		c.after(26)
+		c.names.set(nil, membership.Claiming)
+		c.take("host.x:10000|c", "MtLogan.x:1|c") // the last may be anybody's
+		to := time.Now()
+		c.after(27)
+		c.names.set(tenureFrom("Denali",
+			[]claimtest.Tenure{{Name: "MtLogan", From: from, To: to}},
+			[]claimtest.Tenure{{Name: "Denali", From: c.begun.Add(-time.Hour), To: c.begun.Add(22 * time.Second)}}), membership.Held)
+		c.take("host.x:100000|c")
+		c.after(60)
+		c.want("MtLogan.x.count 11 @10", "MtLogan.x.count 11100 @20", "Denali.x.count 100000 @30")
+		if n := c.dropped(line.StatsD, reason(line.ForeignName)); n != 1 {
+			t.Errorf("%d lines are foreign, want 1", n)
+		}
+		if n := c.dropped(line.StatsD, noName); n != 1 {
+			t.Errorf("%d lines had no name, want 1", n)
+		}
+	})
+}
+
+// Without a name slots are flushed as ever; their points wait, and what falls into
+// another host's tenure is dropped and counted.
+func TestPointsWithoutName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, noNames())
+		c.take("host.x:1|c")
+		c.after(15)
+		c.want()
+		c.take("host.x:10|c")
+		c.after(45)
+		c.want()
+		c.names.set(tenureFrom("Denali", nil, []claimtest.Tenure{{Name: "Denali", From: c.begun.Add(-time.Hour), To: c.begun.Add(3 * time.Second)}}), membership.Held)
+		c.take("host.x:100|c")
+		c.want("Denali.x.count 10 @10")
+		if n := c.dropped(line.Carbon, otherTenure); n != 2 {
+			t.Errorf("%d points fell into another tenure, want 2: count and rate", n)
+		}
+		c.after(90)
+		c.want("Denali.x.count 100 @50")
+	})
+}
+
+// While the claim is suspended the name is known: what stands under it is ours.
+func TestPointsWhileSuspended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := noNames()
+		claim := newClaim("Denali", -time.Second) // its clock is not the bubble's
+		names.set(claim, membership.Held)
+		c := count(t, names)
+		c.points()
+		c.after(12)
+		c.take("Denali.x:1|c", "host.x:1|c")
+		c.after(40)
+		c.want()
+		claimtest.Extend(claim, time.Hour)
+		c.want("Denali.x.count 2 @10")
+	})
+}
+
+// A flush is spread by the place of the name in the list.
+func TestSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, holding("Denali"))
+		names := c.proxy.naming.rules.Load().rules.Names
+		last := names[len(names)-1]
+		for name, want := range map[string]time.Duration{names[0]: 0, last: 3 * time.Second * time.Duration(len(names)-1) / time.Duration(len(names))} {
+			if got := c.proxy.naming.spread(newClaim(name, time.Hour), 3*time.Second); got != want {
+				t.Errorf("%s flushes after %v, want %v", name, got, want)
+			}
+		}
+	})
+}
