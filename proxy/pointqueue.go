@@ -198,7 +198,8 @@ func (q *pointQueue) count(b *batch) {
 		why := aggregateReasons[result]
 		q.books.dropped[why]++
 		if why == badValue || why == badPath {
-			q.bad.add(b.born, line.StatsD, why, "", ln)
+			from := []byte(q.naming.rules.Load().rules.From) // as most clients write it
+			q.bad.add(b.born, line.StatsD, why, "", bytes.Replace(ln, []byte(line.Mark), from, 1))
 		}
 	}
 }

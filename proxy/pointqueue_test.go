@@ -186,6 +186,22 @@ func TestPointsWhileSuspended(t *testing.T) {
 	})
 }
 
+// What is refused is shown as clients write it, and its line is in the books.
+func TestPointsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, holding("Denali"))
+		c.take("host.x:y|c", "host.x:1|y", "_e{1,1}:a|b", "app.x:1|c", "host.x:1|c:y|c")
+		bad := c.proxy.bad.list()
+		if len(bad) != 1 || string(bad[0].Line) != "host.x:y|c" || bad[0].Reason != "bad_value" {
+			t.Errorf("got %v", bad)
+		}
+		b := balance(t, c.proxy)["statsd"]
+		if b.Received != 5 || b.Queued != 1 || b.Dropped["no_point"] != 2 || b.Dropped["unmatched"] != 1 {
+			t.Errorf("got %+v", b)
+		}
+	})
+}
+
 // A flush is spread by the place of the name in the list.
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
