@@ -62,6 +62,10 @@ func (g schemaWriter) of(path string, v reflect.Value) schema {
 		return schema{"default": "forward", "enum": []string{"forward", "prefix", "drop"}}
 	case "membership.on_stop":
 		return schema{"default": "release", "enum": []string{"release", "keep"}}
+	case "aggregate.layout":
+		return schema{"default": "plain", "enum": []string{"plain", "statsd", "legacy"}}
+	case "aggregate.tags":
+		return schema{"default": "graphite", "enum": []string{"graphite", "drop"}}
 	}
 	switch x := v.Interface().(type) {
 	case conf.Bytes:
@@ -78,6 +82,8 @@ func (g schemaWriter) of(path string, v reflect.Value) schema {
 		return schema{"type": "array", "items": g.of(path+"[]", reflect.New(v.Type().Elem()).Elem())}
 	case reflect.Bool:
 		return schema{"default": v.Bool(), "anyOf": []any{schema{"type": "boolean"}, variable}}
+	case reflect.Float64:
+		return schema{"anyOf": []any{schema{"type": "number"}, variable}}
 	case reflect.Int:
 		return schema{"default": v.Int(), "anyOf": []any{schema{"type": "integer"}, variable}}
 	}
@@ -111,7 +117,7 @@ func (g schemaWriter) add(properties schema, path string, v reflect.Value) {
 func fieldComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}
-	for _, dir := range []string{"cmd/prefixproxy", "membership", "proxy", "internal/admin", "internal/line", "internal/outlet"} {
+	for _, dir := range []string{"cmd/prefixproxy", "membership", "proxy", "internal/admin", "internal/aggregate", "internal/events", "internal/line", "internal/outlet"} {
 		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)
