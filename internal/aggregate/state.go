@@ -10,6 +10,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -423,13 +425,10 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 
 // generationsOf returns those of a kind of files.
 func generationsOf(dir, kind string) (all []uint64) {
-	if dir == "" {
-		return nil
-	}
-	paths, _ := filepath.Glob(filepath.Join(dir, kind+"-*"))
-	for _, p := range paths {
-		var g uint64
-		if _, err := fmt.Sscanf(filepath.Base(p), kind+"-%016x", &g); err == nil {
+	entries, _ := os.ReadDir(dir) // where there is none, there are none
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), kind+"-")
+		if g, err := strconv.ParseUint(digits, 16, 64); ok && err == nil {
 			all = append(all, g)
 		}
 	}

@@ -56,7 +56,7 @@ func TestKilled(t *testing.T) {
 func run(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	dir := t.TempDir()
-	dirs := []string{filepath.Join(dir, "memory"), filepath.Join(dir, "state")}
+	dirs := []string{filepath.Join(dir, "mem[o]ry"), filepath.Join(dir, "st[a]te")}
 	g := &graphite{t: t, stored: map[string]float64{}}
 	cfg := DefaultConfig()
 	cfg.Expire = 0
