@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -141,4 +142,35 @@ func TestStateOfOthers(t *testing.T) {
 	if _, err := OpenStateDir(dir); !errors.Is(err, statedir.ErrOpenToOthers) {
 		t.Errorf("got %v, want %v", err, statedir.ErrOpenToOthers)
 	}
+}
+
+// Whatever stands in the state directory ends no process, and is taken for a name of
+// ours only if it is of the list.
+func FuzzStateDir(f *testing.F) {
+	for _, content := range []string{
+		`{"pool":"default","name":"Denali","lease":7,"revision":9,"ttl_ns":15000000000,"record":"1795386417123-694d8a1c5e0f3a2b","start":1795386417,"place":{"boot":"b","device":1,"inode":2}}`,
+		`{"pool":"default","name":"MtLogan","tenures":[{"name":"MtLogan","record":"1-1","start":5,"end":3},{"name":"Denali.x 1","record":"","start":-9223372036854775808,"end":9223372036854775807}]}`,
+		`{"name":{}}`, `null`, ``,
+	} {
+		f.Add([]byte(content))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		s := newState(t, t.TempDir())
+		defer s.Close()
+		if err := os.WriteFile(filepath.Join(s.Dir(), memoryFile), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h := newHolder(nil, DefaultConfig(), s, boottime, slog.New(slog.DiscardHandler))
+		h.recall()
+		if h.own != nil && !slices.Contains(h.cfg.Names, h.own.Name) {
+			t.Errorf("%q is taken for our name", h.own.Name)
+		}
+		if h.own != nil {
+			h.own.goesOn(Tenure{Name: h.own.Name})
+		}
+		newHistory(100, "Denali", h.ownTenures.spans(Tenure{}), h.ownTenures.others(nil), false).before(50, "Denali")
+		if err := s.save(saved{h.memory, h.ownTenures}); err != nil {
+			t.Errorf("what was read cannot be saved: %v", err)
+		}
+	})
 }
