@@ -325,7 +325,8 @@ func (s *storm) wrong(v verdict) []string {
 			out = append(out, fmt.Sprintf("%d Carbon lines were dropped as %s, which nothing excuses", n, reason))
 		}
 	}
-	for _, line := range s.receiver.strange {
+	_, _, strange := s.receiver.took()
+	for _, line := range strange {
 		out = append(out, fmt.Sprintf("a line arrived that nobody sent: %q", line))
 	}
 	return out

@@ -67,7 +67,8 @@ func logStorm(s *storm, v verdict) {
 		s.t.Logf("%3d × %s", s.counts[kind], kind)
 	}
 	s.t.Logf("%d proxies on %d names: %d tenures", s.plan.proxies, s.plan.names, tenures)
-	s.t.Logf("lines that arrived: %d of %d StatsD, %d of %d Carbon (%d points)", len(s.evidence.arrivals), statsd, s.receiver.points, carbon, len(s.receiver.writers))
+	arrived, points, _ := s.receiver.took()
+	s.t.Logf("lines that arrived: %d of %d StatsD, %d of %d Carbon (%d points)", len(s.evidence.arrivals), statsd, arrived, carbon, points)
 	s.t.Logf("Carbon lines dropped: %v", s.drops())
 	s.t.Logf("violations: %d", len(v.wrong))
 	s.t.Logf("apart: %d lines in a system call that a stop interrupted", v.batches)

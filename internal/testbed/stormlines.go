@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -124,6 +125,14 @@ func (r *stormReceiver) takeCarbon(line string) {
 	case first != proxy:
 		r.twices = append(r.twices, twice{p, first, proxy})
 	}
+}
+
+// took returns what has come of Carbon so far, and all lines that nobody sent. More may
+// come: a slot is flushed when it is over.
+func (r *stormReceiver) took() (carbon, points int, strange []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.points, len(r.writers), slices.Clone(r.strange)
 }
 
 // A stormLoad is what applications send to one proxy.
