@@ -198,12 +198,12 @@ func TestOneNameOfSeveralAddresses(t *testing.T) {
 	dns.move("etcd.example", addresses...)
 	resolveAt(t, dns)
 	c := newCluster(t, loop, 3)
-	f := startFleet(t, 6, 9*time.Second, func() membership.ClientConfig {
+	f := startFleet(t, 6, 6*time.Second, func() membership.ClientConfig {
 		return membership.ClientConfig{Endpoints: []string{"http://etcd.example:2379"}}
 	})
 	f.whole()
 	c.part(0, false, false)
-	f.keeps(12 * time.Second)
+	f.keeps(8 * time.Second)
 }
 
 // resolveAt makes this process resolve names by a server of its own. It is to be
