@@ -24,8 +24,8 @@ type Places struct {
 	State string
 
 	// Memory are directories on tmpfs, the best first, in one of which the first
-	// tier gets a directory of its own. None: what waits in memory ends with the
-	// process.
+	// tier gets a directory of its own. State may be the last of them: that costs
+	// writes. None: what waits in memory ends with the process.
 	Memory []string
 }
 
@@ -373,7 +373,7 @@ func (s *Store) findMemory(at Places) {
 			s.out.Warn("no directory for the queue here", "dir", base, "err", err)
 			continue
 		}
-		if filepath.Clean(base) == filepath.Clean(at.State) {
+		if len(at.Memory) > 1 && filepath.Clean(base) == filepath.Clean(at.State) {
 			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory)
 		}
 		return
