@@ -267,6 +267,7 @@ func (s *simulation) lost(b backup, bumped bool) {
 	}
 	s.deposed(down, func() {
 		s.judge.excuse("", s.unseen())
+		s.judge.revive(b.leases)
 		s.wiped = true
 		s.etcd.restore(b, bumped)
 	})

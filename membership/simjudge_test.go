@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // A judge sees all processes at once, and says whether ever two claims on one
@@ -24,6 +25,7 @@ type judge struct {
 	begun     map[string]int64  // by name: the second in which it was claimed first
 	points    map[simPoint]*host
 	mayHave   map[string]map[who]time.Time // by name: until when somebody may have it, as far as was seen
+	revived   map[clientv3.LeaseID]bool    // leases that a restore brought back
 	tally
 	violations []string
 }
@@ -43,6 +45,7 @@ type tally struct {
 	lines     int           // Carbon lines that got a name
 	nameless  int           // and that got none
 	excepted  int           // overlaps that the specification does not promise away
+	revoked   int           // and those of a lease from before a restore
 	longest   time.Duration // of these, since the fault
 }
 
@@ -54,6 +57,7 @@ func (t *tally) add(other tally) {
 	t.lines += other.lines
 	t.nameless += other.nameless
 	t.excepted += other.excepted
+	t.revoked += other.revoked
 	t.longest = max(t.longest, other.longest)
 }
 
@@ -106,6 +110,18 @@ func (j *judge) excuse(name string, allowed time.Duration) {
 		}
 		j.look()
 	})
+}
+
+// revive notes the leases that a restore brings back.
+func (j *judge) revive(leases map[int64]*modelLease) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.revived == nil {
+		j.revived = make(map[clientv3.LeaseID]bool)
+	}
+	for id := range leases {
+		j.revived[clientv3.LeaseID(id)] = true
+	}
 }
 
 // forget forgets the order of tenures: a backup may have brought back an older
@@ -274,6 +290,10 @@ func (j *judge) overlap(a, b *Claim, how string) {
 		}
 		j.excepted++
 		j.longest = max(j.longest, now-e.from)
+		return
+	}
+	if j.revived[a.lease] || j.revived[b.lease] {
+		j.revoked++ // by a leader of the restored etcd: see doc.go
 		return
 	}
 	j.violation("%s on %s, of revisions %d and %d", how, a.name, a.revision, b.revision)

@@ -54,8 +54,8 @@ func TestSimulation(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d schedules in %v: %d faults, %d claims, %d uses, %d lines named and %d not, %d overlaps of those excepted, the longest %v after its fault",
-		all.schedules, time.Since(begin).Round(time.Millisecond), all.faults, all.claims, all.uses, all.lines, all.nameless, all.excepted, all.longest)
+	t.Logf("%d schedules in %v: %d faults, %d claims, %d uses, %d lines named and %d not, %d overlaps of those excepted, the longest %v after its fault, and %d of leases from before a restore",
+		all.schedules, time.Since(begin).Round(time.Millisecond), all.faults, all.claims, all.uses, all.lines, all.nameless, all.excepted, all.longest, all.revoked)
 	if all.schedules >= 300 && all.excepted == 0 {
 		t.Error("no schedule came to what the specification excepts: the faults are too mild to prove anything")
 	}
