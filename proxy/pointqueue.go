@@ -214,10 +214,7 @@ func (q *pointQueue) reconfigure(cfg aggregate.Config) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	q.turn(now)
-	q.flushAll()
-	q.sums.Seal(now)
-	q.flushAll()
+	q.finish(now)
 	q.sums.Reconfigure(cfg, now)
 	q.memory.Store(int64(cfg.Memory))
 	notify(q.more)
@@ -227,12 +224,16 @@ func (q *pointQueue) reconfigure(cfg aggregate.Config) {
 func (q *pointQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := time.Now()
+	q.finish(time.Now())
+	q.closed = true
+}
+
+// finish ends the open slot, and puts its points, too, into Carbon's queue. q.mu is held.
+func (q *pointQueue) finish(now time.Time) {
 	q.turn(now)
 	q.flushAll()
 	q.sums.Seal(now)
 	q.flushAll()
-	q.closed = true
 }
 
 // leave keeps what the next process goes on with, in state, the directory of the store.
