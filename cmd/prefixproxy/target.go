@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -16,9 +14,9 @@ type targetCmd struct {
 	Owner string `arg:"" help:"The host, as members shows it (membership.owner)."`
 	Expr  string `arg:"" help:"What to draw, with rewrite.from for the name: host.cpu.user."`
 	configFlag
-	From  string        `placeholder:"TIME" help:"Leave out names that were held before only: RFC 3339, \"14:05\", \"-2h\" or \"-7d\"; default: all that is on record."`
+	From  string        `placeholder:"TIME" help:"Leave out names that were held before only; default: all that is on record."`
 	Until string        `placeholder:"TIME" help:"Draw nothing after this time; default: now."`
-	Step  time.Duration `default:"1s" help:"Time between two points in Graphite; default: ${default}."`
+	Step  time.Duration `default:"1s" help:"Time between two points of the graph; default: ${default}."`
 }
 
 // Help is shown by target --help.
@@ -27,9 +25,11 @@ func (targetCmd) Help() string {
 
     prefixproxy target --config prefixproxy.yaml web17 'host.cpu.*' --from -7d --step 10s
 
-EXPR may be any Graphite expression, with wildcards and functions. Each path in it that has the node host (rewrite.from) is replaced; StatsD's own prefixes may stand before it: stats.timers.host.api.mean. Series are named after the host: web17.cpu.user.
+EXPR may be any Graphite expression, with wildcards, functions and tags: host.cpu.{user,system}, sumSeries(host.disk.*.free), seriesByTag('name=host.requests','dc=eu'). Each path in it that has the node host (rewrite.from) is replaced; StatsD's own prefixes may stand before it: stats.timers.host.api.mean. Series are named after the host: web17.cpu.user. Functions that ask Graphite again for a series by its name (applyByNode, aliasQuery) find none.
 
-Graphite cuts series by the time from which a graph is drawn, and stores one value a step, the last that came. --step says how long that is (the retention in storage-schemas.conf); then a graph that begins at a whole step is exact to the point, and any other one to less than a step. A name that the host holds still is drawn until now: when the host has changed its name, ask again.`
+--step is the time between two points of the graph: the retention in storage-schemas.conf, and for a graph that reaches further back than its first one, the one that is drawn. Then each point is in its place, wherever the graph begins; the step in which a name changes hands is its former holder's. With another step, points are taken for the wrong host's for up to the longer of both at each change. A name that the host holds still is drawn until now: when the host has changed its name, ask again.
+
+Times are RFC 3339, "14:05", Unix seconds, or as graphite-web takes them: -7d, now-90min, noon yesterday, 20260131.`
 }
 
 // Run prints the target.
@@ -47,11 +47,14 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		if bound.text == "" {
 			continue
 		}
-		t, err := parseAt(bound.text, now)
+		t, err := parseTime(bound.flag, bound.text, now)
 		if err != nil {
-			return usageError{hinted{fmt.Errorf("%s %q is no time", bound.flag, bound.text), bound.flag + " 2026-01-31T14:05:00Z, 14:05, -2h or -7d"}}
+			return err
 		}
 		*bound.at = t.Unix()
+	}
+	if from > until {
+		return usageError{fmt.Errorf("--from %s is after --until %s", c.From, c.Until)}
 	}
 	if c.Step < time.Second || c.Step%time.Second != 0 {
 		return usageError{hinted{fmt.Errorf("--step %v is not in whole seconds", c.Step), "--step 10s, as in storage-schemas.conf"}}
@@ -68,7 +71,8 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	spans := reaching(spansOf(own, others), from, until)
+	step := int64(c.Step / time.Second)
+	spans := inSteps(reaching(spansOf(own, others), from, until), step)
 	if len(spans) == 0 {
 		ui.notef("%q held no name of pool %s in that time, as far as is recorded", c.Owner, cfg.Membership.Pool)
 		return nil
@@ -76,9 +80,16 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 	if last := spans[len(spans)-1]; last.to == math.MaxInt64 && until == math.MaxInt64 {
 		ui.notef("%q has the name %s still: when that has changed, ask again", c.Owner, last.name)
 	}
-	_, err = fmt.Fprintln(ui.out, parts.render(spans, cfg.Proxy.Rewrite.To, c.Owner, int64(c.Step/time.Second)))
+	target := parts.render(spans, cfg.Proxy.Rewrite.To, c.Owner, step)
+	if len(target) > longTarget {
+		ui.notef("the target has %d bytes, more than many servers take in a URL: send it by POST, or leave out with --from what is not drawn", len(target))
+	}
+	_, err = fmt.Fprintln(ui.out, target)
 	return err
 }
+
+// longTarget is what gunicorn takes of a request line by default, less what else stands there.
+const longTarget = 4000
 
 // tenuresAround returns the tenures of owner, and those that others had of the same
 // names.
@@ -167,170 +178,18 @@ func reaching(spans []nameSpan, from, until int64) (in []nameSpan) {
 	return in
 }
 
-// A targetPart is a piece of a Graphite expression: a path under the name, or text
-// that stays as it is.
-type targetPart struct {
-	text  string
-	nodes []string // of a path; nil: text
-	at    int      // which of them stands for the name
-	wide  int      // and how many
-}
-
-type targetParts []targetPart
-
-// parseTarget takes a Graphite expression apart. from are the nodes that stand for the
-// name. What is not one whole expression is refused: it may be put into another one.
-func parseTarget(expr, from string) (parts targetParts, err error) {
-	if strings.TrimSpace(expr) == "" {
-		return nil, errors.New("there is no expression")
-	}
-	paths, depth := 0, 0
-	for rest := expr; rest != ""; {
-		n := 1
-		switch c := rest[0]; {
-		case c < ' ' || c > '~':
-			return nil, fmt.Errorf("%+q is no Graphite expression: it holds more than printable ASCII", expr)
-		case c == '"' || c == '\'':
-			end := strings.IndexByte(rest[1:], c)
-			if end < 0 {
-				return nil, fmt.Errorf("%q is no Graphite expression: a quote is not closed", expr)
-			}
-			n = end + 2
-		case c == '(':
-			depth++
-		case c == ')':
-			if depth--; depth < 0 {
-				return nil, fmt.Errorf("%q is no Graphite expression: a parenthesis is closed and was not opened", expr)
-			}
-		case c == ',' && depth == 0:
-			return nil, fmt.Errorf("%q is more than one Graphite expression", expr)
-		case c == ',' || c == '|' || c == ' ' || c == '=':
-		default:
-			if n, err = wordEnd(rest); err != nil {
-				return nil, fmt.Errorf("%q is no Graphite expression: %w", expr, err)
-			}
-			isCall := strings.HasPrefix(strings.TrimLeft(rest[n:], " "), "(")
-			if p, ok := pathUnder(rest[:n], from); ok && !isCall {
-				parts, rest = append(parts, p), rest[n:]
-				paths++
-				continue
-			}
+// inSteps returns the steps, by their first seconds, in which a name was one host's: a step
+// in which it changes hands is its former holder's, as a second is, for that is what hosts
+// do that count StatsD themselves.
+func inSteps(spans []nameSpan, step int64) (in []nameSpan) {
+	for _, s := range spans {
+		s.from = (s.from + step - 1) / step * step
+		if s.to != math.MaxInt64 {
+			s.to = s.to / step * step
 		}
-		parts, rest = append(parts, targetPart{text: rest[:n]}), rest[n:]
-	}
-	switch {
-	case depth > 0:
-		return nil, fmt.Errorf("%q is no Graphite expression: a parenthesis is not closed", expr)
-	case paths == 0:
-		return nil, fmt.Errorf("%q has no path below %s", expr, from)
-	}
-	return parts, nil
-}
-
-// wordEnd returns the length of the path, name or number with which s begins.
-func wordEnd(s string) (n int, err error) {
-	braces := 0
-	for ; n < len(s); n++ {
-		switch c := s[n]; {
-		case c == '\\' && n+1 < len(s):
-			n++
-		case c == '{':
-			braces++
-		case c == '}':
-			braces--
-		case c == '.' && braces > 0:
-			return 0, errors.New("a node in braces has a dot")
-		case strings.IndexByte("()|'\" \t", c) >= 0 || c < ' ' || c > '~':
-			if braces != 0 {
-				return 0, errors.New("a brace is not closed")
-			}
-			return n, nil
-		case c == ',' && braces == 0:
-			return n, nil
-		}
-		if braces < 0 || braces > 1 {
-			return 0, errors.New("braces don't match")
+		if s.from <= s.to {
+			in = append(in, s)
 		}
 	}
-	if braces != 0 {
-		return 0, errors.New("a brace is not closed")
-	}
-	return n, nil
-}
-
-// pathUnder returns a path whose nodes from are whole nodes of, with some below; they
-// lead it, or stand behind the prefixes that statsd puts before all.
-func pathUnder(word, from string) (p targetPart, ok bool) {
-	nodes, name := strings.Split(word, "."), strings.Split(from, ".")
-	for i := 0; i+len(name) < len(nodes); i++ {
-		if slices.Equal(nodes[i:i+len(name)], name) && !slices.Contains(nodes[i+len(name):], "") {
-			return targetPart{nodes: nodes, at: i, wide: len(name)}, true
-		}
-	}
-	return targetPart{}, false
-}
-
-// render returns the expression, with the series of all spans in the place of each
-// path. to is rewrite.to; step is the time between two points, in seconds.
-func (ps targetParts) render(spans []nameSpan, to, owner string, step int64) string {
-	var b strings.Builder
-	for _, p := range ps {
-		if p.nodes == nil {
-			b.WriteString(p.text)
-			continue
-		}
-		p.follow(&b, spans, to, owner, step)
-	}
-	return b.String()
-}
-
-// follow writes the series of all spans as one:
-//
-//	aliasSub(groupByNodes(group(
-//	  timeSlice(Denali.cpu,'…','…'),timeSlice(MtLogan.cpu,'…')),'last',1),'^','web17.')
-//
-// timeSlice of graphite-web counts the points from where the graph begins, which lies
-// before the first point by up to a step: a whole step, where the graph begins at one.
-func (p targetPart) follow(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
-	before, after := strings.Join(p.nodes[:p.at], "."), strings.Join(p.nodes[p.at+p.wide:], ".")
-	if before != "" {
-		before += "."
-	}
-	own := strings.Split(to, ".")
-	at := p.at + slices.IndexFunc(own, func(node string) bool { return strings.Contains(node, "{name}") })
-	nodes := p.at + len(own) + len(p.nodes) - p.at - p.wide
-
-	b.WriteString("aliasSub(groupByNodes(group(")
-	for i, s := range spans {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		path := before + strings.ReplaceAll(to, "{name}", s.name) + "." + after
-		if s.to == math.MaxInt64 {
-			fmt.Fprintf(b, "timeSlice(%s,'%d')", path, s.from-step)
-		} else {
-			fmt.Fprintf(b, "timeSlice(%s,'%d','%d')", path, s.from-step, s.to-step)
-		}
-	}
-	b.WriteString("),'last'")
-	for i := range nodes {
-		if i != at {
-			fmt.Fprintf(b, ",%d", i)
-		}
-	}
-	label := strings.Map(labelRune, owner)
-	if at == 0 {
-		fmt.Fprintf(b, "),'^','%s.')", label)
-	} else {
-		fmt.Fprintf(b, `),'^(([^.]*[.]){%d})','\g<1>%s.')`, at, label)
-	}
-}
-
-// labelRune keeps what is safe in a node, and in a replacement: an owner is any
-// printable text.
-func labelRune(r rune) rune {
-	if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
-		return r
-	}
-	return '_'
+	return in
 }

@@ -41,6 +41,10 @@ func TestTarget(t *testing.T) {
 		{"'),secret.*,(\\g<9>}{<b>", "host.x", "aliasSub(groupByNodes(group(timeSlice(MtBona.x,'1795386416','1795388399')),'last',1),'^','___secret_____g_9____b_.')\n"},
 		{"3le9.example.net", "stats.timers.host.x", "aliasSub(groupByNodes(group(timeSlice(stats.timers.KingPeak.x,'1795386416','1795388399')),'last',0,1,3),'^(([^.]*[.]){2})','\\g<1>3le9_example_net.')\n"},
 		{"3le9.example.net", "sumSeries(host.{a,b}.x, 'host.y',stats.host)", "sumSeries(aliasSub(groupByNodes(group(timeSlice(KingPeak.{a,b}.x,'1795386416','1795388399')),'last',1,2),'^','3le9_example_net.'), 'host.y',stats.host)\n"},
+		{"3le9.example.net", "alias( host.x , \"°C \\\"a\\\"),host.y\") | scale(-1e-3)|\nkeepLastValue()", "alias( aliasSub(groupByNodes(group(timeSlice(KingPeak.x,'1795386416','1795388399')),'last',1),'^','3le9_example_net.') , \"°C \\\"a\\\"),host.y\") | scale(-1e-3)| keepLastValue()\n"},
+		{"3le9.example.net", "f(total=host.x)", "f(total=aliasSub(groupByNodes(group(timeSlice(KingPeak.x,'1795386416','1795388399')),'last',1),'^','3le9_example_net.'))\n"},
+		{"3le9.example.net", "f(\nseriesByTag('dc=~a.*',\n'name=~^host\\.(a|b)'))", `f( aliasSub(aliasSub(groupByNodes(aliasSub(aliasSub(aliasSub(group(timeSlice(seriesByTag('dc=~a.*', 'name=~^KingPeak\.(a|b)'),'1795386416','1795388399'))` +
+			`,'^timeSlice[(](([^.;]*[.]){0})[^.;]*(.*), [0-9]+, [0-9]+[)]$','\g<1>3le9_example_net\g<3>'),'[.]','~d~'),';','~s~'),'last',0),'~d~','.'),'~s~',';'))` + "\n"},
 	} {
 		out, err, code := target(tt.owner, tt.expr)
 		if out != tt.want || code != exitDone {
@@ -48,8 +52,9 @@ func TestTarget(t *testing.T) {
 		}
 	}
 	for _, expr := range []string{
-		"", "cpu.user", "host", "host.", "hostess.cpu", "host..x", "host.x),secret(y", "host.x,secret.y", "host.x'", "host.{a,b", "host.a}b", "host.{a.b}", "host.{{a}}",
-		"sum(host.x", "host.x\n", "host.caf\u00e9", "host(x)", "'host.x'", "host.x \" y",
+		"", " ", "cpu.user", "host", "host.", "hostess.cpu", "host..x", "host.x),secret(y", "host.x,secret.y", "host.x'", "host.{a,b", "host.a}b", "host.{a.b}", "host.{{a}}",
+		"sum(host.x", "host(x)", "'host.x'", "host.x \" y", "host.x secret.y", "sum(host.x) secret.y", "host.x|", "host.x|secret.y", "host.x|sum(", "sum(host.x,)", "sum(,host.x)", "(host.x)", "host.x\x00", "host.\x1b[2J",
+		"alias(host.x,'a\nb')", "host.x\\", "sum(host.x))", "host.a..b", ".host.x", "{host,b}.x", "seriesByTag('dc=x')", "seriesByTag('name!=host.x')", "seriesByTag('name=hostess.x')", "seriesByTag('name=host')",
 	} {
 		if out, err, code := target("web17", expr); code != exitUsage || out != "" {
 			t.Errorf("%q: got %d %q %s, want a mistake of usage", expr, code, out, err)
@@ -60,7 +65,7 @@ func TestTarget(t *testing.T) {
 			t.Errorf("%q: got %d %q %q, want nothing, and a note", args, code, out, err)
 		}
 	}
-	for _, args := range [][]string{{"web17", "host.x", "--from", "noon"}, {"web17", "host.x", "--step", "10ms"}, {"web17", "host.x", "--step", "0s"}} {
+	for _, args := range [][]string{{"web17", "host.x", "--from", "some time"}, {"web17", "host.x", "--step", "10ms"}, {"web17", "host.x", "--step", "0s"}, {"web17", "host.x", "--until", "-2h", "--from", "-1h"}} {
 		if _, err, code := target(args...); code != exitUsage || !strings.Contains(err, args[2]) {
 			t.Errorf("%q: got %d %q, want a mistake of usage that names the flag", args, code, err)
 		}

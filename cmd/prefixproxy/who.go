@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,7 +13,7 @@ import (
 type whoCmd struct {
 	Name string `arg:"" help:"The name, one of the list."`
 	configFlag
-	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\" or \"-2d\"."`
+	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\", \"-2d\", or as graphite-web takes it."`
 	JSON bool   `name:"json" help:"Print JSON."`
 }
 
@@ -37,10 +36,11 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	listed := slices.Contains(cfg.Membership.Names, c.Name)
-	now := time.Now()
-	at, err := parseAt(c.At, now)
-	if err != nil {
-		return err
+	var at time.Time
+	if c.At != "" {
+		if at, err = parseTime("--at", c.At, time.Now()); err != nil {
+			return err
+		}
 	}
 	var past []membership.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
@@ -80,53 +80,6 @@ func heldAt(past []membership.Tenure, t time.Time) []membership.Tenure {
 	return held
 }
 
-// parseAt returns the time that --at means, now without one.
-func parseAt(s string, now time.Time) (time.Time, error) {
-	if s == "" {
-		return now, nil
-	}
-	if strings.HasPrefix(s, "-") {
-		if ago, err := parseSpan(s[1:]); err == nil {
-			return now.Add(-ago), nil
-		}
-	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t, nil
-	}
-	if seconds, err := strconv.ParseInt(s, 10, 64); err == nil && seconds > 0 {
-		return time.Unix(seconds, 0), nil
-	}
-	for _, form := range []string{"2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
-		if t, err := time.ParseInLocation(form, s, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	for _, form := range []string{"15:04:05", "15:04"} {
-		if t, err := time.Parse(form, s); err == nil {
-			return lastTimeOfDay(t, now), nil
-		}
-	}
-	return time.Time{}, usageError{hinted{fmt.Errorf("--at %q is no time", s), `--at 2026-01-31T14:05:00Z, --at 14:05, --at -2h or --at -2d`}}
-}
-
-// parseSpan reads a duration, which may begin with whole days: 2d, 1d12h.
-func parseSpan(s string) (time.Duration, error) {
-	days, rest, ok := strings.Cut(s, "d")
-	if !ok {
-		return time.ParseDuration(s)
-	}
-	n, err := strconv.ParseUint(days, 10, 16)
-	if err != nil {
-		return 0, err
-	}
-	span := time.Duration(n) * 24 * time.Hour
-	if rest == "" {
-		return span, nil
-	}
-	more, err := time.ParseDuration(rest)
-	return span + more, err
-}
-
 // notListed is the error of a name that the list in file lacks.
 func notListed(name string, cfg config, file string) error {
 	return usageError{hinted{
@@ -140,16 +93,4 @@ func closestName(name string, names []string) string {
 	return slices.MinFunc(names, func(a, b string) int {
 		return distance(strings.ToLower(a), strings.ToLower(name)) - distance(strings.ToLower(b), strings.ToLower(name))
 	})
-}
-
-// lastTimeOfDay returns the last moment, at now or before, at which the clock
-// showed the time of day of t.
-func lastTimeOfDay(t, now time.Time) time.Time {
-	on := func(day int) time.Time {
-		return time.Date(now.Year(), now.Month(), day, t.Hour(), t.Minute(), t.Second(), 0, now.Location())
-	}
-	if today := on(now.Day()); !today.After(now) {
-		return today
-	}
-	return on(now.Day() - 1)
 }

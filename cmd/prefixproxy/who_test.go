@@ -100,11 +100,30 @@ MtLogan  web17  2026-11-22T22:26:57Z  ?                     -
 	}
 }
 
-func TestParseAt(t *testing.T) {
+func TestParseTime(t *testing.T) {
 	zone := time.FixedZone("CET", 3600)
 	now := time.Date(2026, 1, 31, 14, 5, 30, 0, zone)
 	for s, want := range map[string]string{
-		"":                     "2026-01-31T14:05:30+01:00",
+		"now":                  "2026-01-31T14:05:30+01:00",
+		" -7d ":                "2026-01-24T14:05:30+01:00",
+		"-1w":                  "2026-01-24T14:05:30+01:00",
+		"-2mon":                "2025-12-02T14:05:30+01:00",
+		"-1y1d":                "2025-01-30T14:05:30+01:00",
+		"-90s":                 "2026-01-31T14:04:00+01:00",
+		"-1h30min":             "2026-01-31T12:35:30+01:00",
+		"-1.5h":                "2026-01-31T12:35:30+01:00",
+		"-3days":               "2026-01-28T14:05:30+01:00",
+		"now-2minutes":         "2026-01-31T14:03:30+01:00",
+		"now+1h":               "2026-01-31T15:05:30+01:00",
+		"today":                "2026-01-31T00:00:00+01:00",
+		"Yesterday":            "2026-01-30T00:00:00+01:00",
+		"noon yesterday":       "2026-01-30T12:00:00+01:00",
+		"noon":                 "2026-01-31T12:00:00+01:00",
+		"midnight-1d":          "2026-01-30T00:00:00+01:00",
+		"04:00_20260102":       "2026-01-02T04:00:00+01:00",
+		"20260102":             "2026-01-02T00:00:00+01:00",
+		"1/2/2026":             "2026-01-02T00:00:00+01:00",
+		"14:06_today":          "2026-01-31T14:06:00+01:00",
 		"14:05":                "2026-01-31T14:05:00+01:00",
 		"14:05:30":             "2026-01-31T14:05:30+01:00",
 		"14:06":                "2026-01-30T14:06:00+01:00", // is still to come today
@@ -118,12 +137,12 @@ func TestParseAt(t *testing.T) {
 		"2026-01-02":           "2026-01-02T00:00:00+01:00",
 		"1767319445":           "2026-01-02T03:04:05+01:00",
 	} {
-		if got, err := parseAt(s, now); err != nil || got.In(zone).Format(time.RFC3339) != want {
+		if got, err := parseTime("--at", s, now); err != nil || got.In(zone).Format(time.RFC3339) != want {
 			t.Errorf("%q: got %v, %v; want %s", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"2h", "-2", "--json", "25:00", "tomorrow", "-1", "2026-13-01", "-"} {
-		if got, err := parseAt(s, now); exitCode(err) != exitUsage {
+	for _, s := range []string{"", " ", "2h", "-2", "--json", "25:00", "tomorrow", "-1", "2026-13-01", "-", "-7x", "-999999y", "-0s", "now now", "noon noon", "today yesterday", "0", "99999999999", "17673194450000", "-7d)", "-1d-1d"} {
+		if got, err := parseTime("--at", s, now); exitCode(err) != exitUsage {
 			t.Errorf("%q: got %v, %v; want an error of usage", s, got, err)
 		}
 	}

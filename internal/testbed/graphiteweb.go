@@ -100,6 +100,19 @@ func (g *GraphiteWeb) Render(t testing.TB, target string, from, until int64) []R
 	return series
 }
 
+// tagSeries tells graphite-web of a series with tags, as carbon does where it is told to.
+func (g *GraphiteWeb) tagSeries(t testing.TB, path string) {
+	t.Helper()
+	resp, err := http.PostForm(g.URL+"/tags/tagSeries", url.Values{"path": {path}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("tag %s: %s", path, resp.Status)
+	}
+}
+
 // get returns what graphite-web answers to a request for path.
 func (g *GraphiteWeb) get(t testing.TB, path string) []byte {
 	t.Helper()

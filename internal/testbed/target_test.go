@@ -44,7 +44,7 @@ func TestTarget(t *testing.T) {
 
 	// 1. Every second of every host, under servers.<name>; each series has another value.
 	var lines strings.Builder
-	series := []string{"cpu.user", "cpu.system", "ten.load"}
+	series := []string{"cpu.user", "cpu.system", "ten.load", "req;dc=eu.west;v=1", "req;dc=us;v=1"}
 	for _, s := range stays {
 		for at := s.first; at <= s.last; at++ {
 			for i, path := range series {
@@ -57,6 +57,11 @@ func TestTarget(t *testing.T) {
 	send(t, "tcp", carbon.Addr, lines.String())
 	carbon.AwaitValue(t, start+400, float64(valueOf("web17", 2, 400)), "servers", "Denali", "ten", "load")
 	carbon.AwaitValue(t, start+400, float64(valueOf("web9", 0, 400)), "servers", "KingPeak", "cpu", "user")
+	for _, s := range stays {
+		for _, path := range series[3:] {
+			graphite.tagSeries(t, "servers."+s.name+"."+path)
+		}
+	}
 
 	// 2. The records, in the order in which they were made.
 	config := targetPool(t, start, stays)
@@ -73,35 +78,48 @@ func TestTarget(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		expr string
-		args []string
 		step int64
 		want map[string]float64 // by series: what is added to the first one's value
 	}{
-		{"host.cpu.user", nil, 1, map[string]float64{"servers.web17.cpu.user": 0}},
-		{"host.cpu.*", nil, 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
-		{"host.cpu.{user,system}", nil, 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
-		{"alias(offset(host.cpu.user, 7), \"a, b (c\")", nil, 1, map[string]float64{"a, b (c": 7}},
-		{"aliasByNode(host.cpu.user,1,3)", nil, 1, map[string]float64{"web17.user": 0}},
-		{"host.ten.load", []string{"--step", "10s"}, 10, map[string]float64{"servers.web17.ten.load": 2000}},
+		{"host.cpu.user", 1, map[string]float64{"servers.web17.cpu.user": 0}},
+		{"host.cpu.*", 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
+		{"host.cpu.{user,system}", 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
+		{"host.[a-d]p?.us*r", 1, map[string]float64{"servers.web17.cpu.user": 0}},
+		{"alias(offset(host.cpu.user, 7), \"a, b (c \\\"°C\")", 1, map[string]float64{"a, b (c \\\"°C": 7}},
+		{"aliasByNode(host.cpu.user,1,3)", 1, map[string]float64{"web17.user": 0}},
+		{"host.cpu.user|offset(1)|aliasByNode(1)", 1, map[string]float64{"web17": 1}},
+		{"sumSeries(host.cpu.user,offset(scale(host.cpu.system,0),1e1))|alias('s')", 1, map[string]float64{"s": 10}},
+		{"template(host.cpu.$x,x='user')", 1, map[string]float64{"servers.web17.cpu.user": 0}},
+		{"movingMax(host.cpu.user,'1s')|alias('m')", 1, map[string]float64{"m": -1}}, // of the points before
+		{"host.ten.load", 10, map[string]float64{"servers.web17.ten.load": 2000}},
+		{"seriesByTag('name=host.req')", 1, map[string]float64{"servers.web17.req;dc=eu.west;v=1": 3000, "servers.web17.req;dc=us;v=1": 4000}},
+		{"seriesByTag(\"name=~host\\..*\", 'dc=us')", 1, map[string]float64{"servers.web17.req;dc=us;v=1": 4000}},
+		{"aliasByTags(seriesByTag('dc=~.*\\.west','name=host.req'),'dc',1)", 1, map[string]float64{"eu.west.web17": 3000}},
+		{"host.req;dc=us;v=1", 1, map[string]float64{"servers.web17.req;dc=us;v=1": 4000}},
 	} {
-		target := runTarget(t, config, append([]string{"web17", tt.expr}, tt.args...)...)
-		got := graphite.Render(t, target, start, start+400)
-		if len(got) != len(tt.want) {
-			t.Errorf("%s: %d series, want %d: %s", tt.expr, len(got), len(tt.want), target)
-		}
-		for _, s := range got {
-			more, known := tt.want[s.Target]
-			if !known || int64(len(s.Points)) != 400/tt.step {
-				t.Errorf("%s: series %q with %d points", tt.expr, s.Target, len(s.Points))
-				continue
+		target := runTarget(t, config, "web17", tt.expr, "--step", fmt.Sprint(tt.step, "s"))
+		for begin := start; begin < start+tt.step; begin += 3 { // wherever in its step it begins
+			got := graphite.Render(t, target, begin, begin+400)
+			if len(got) != len(tt.want) {
+				t.Errorf("%s: %d series, want %d: %s", tt.expr, len(got), len(tt.want), target)
 			}
-			for _, p := range s.Points {
-				want := at(p.Time - start)
-				if want != nil {
-					*want += more
+			for _, s := range got {
+				more, known := tt.want[s.Target]
+				if !known || int64(len(s.Points)) != 400/tt.step {
+					t.Errorf("%s: series %q with %d points", tt.expr, s.Target, len(s.Points))
+					continue
 				}
-				if show(p.Value) != show(want) {
-					t.Errorf("%s: %s at %d: got %s, want %s", tt.expr, s.Target, p.Time-start, show(p.Value), show(want))
+				for _, p := range s.Points {
+					want := at(p.Time - start)
+					if strings.HasPrefix(tt.expr, "movingMax") {
+						want = at(p.Time - start - 1)
+					}
+					if want != nil {
+						*want += max(more, 0)
+					}
+					if show(p.Value) != show(want) {
+						t.Errorf("%s: %s at %d: got %s, want %s", tt.expr, s.Target, p.Time-start, show(p.Value), show(want))
+					}
 				}
 			}
 		}

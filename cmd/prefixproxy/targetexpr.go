@@ -1,0 +1,338 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A targetPart is a piece of a Graphite expression: series of a host, or text that stays
+// as it is.
+type targetPart struct {
+	text     string // where isSeries is not set
+	isSeries bool
+	before   string // what stands before the nodes that stand for the name
+	after    string // and behind them
+	at       int    // how many nodes stand before them
+	below    int    // and behind them
+	tagged   bool   // there are tags, which tell series apart beside their nodes
+	pattern  bool   // it is a regular expression
+}
+
+type targetParts []targetPart
+
+// parseTarget takes a Graphite expression apart, as graphite-web's grammar has it. from are
+// the nodes that stand for the name. What is not one whole expression is refused: it may be
+// put into another one.
+func parseTarget(expr, from string) (targetParts, error) {
+	if expr = strings.Trim(expr, blanks); expr == "" {
+		return nil, errors.New("there is no expression")
+	}
+	p := exprParser{expr: expr, from: strings.Split(from, ".")}
+	err := p.expression()
+	if p.blanks(); err == nil && p.at < len(expr) {
+		err = fmt.Errorf("%q is too much", expr[p.at:])
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%q is no Graphite expression: %w", expr, err)
+	case len(p.parts) == 0:
+		return nil, fmt.Errorf("%q has no path below %s", expr, from)
+	}
+	p.takeText(len(expr))
+	return p.parts, nil
+}
+
+// An exprParser reads an expression from left to right. What it has not made a part of by
+// then is text.
+type exprParser struct {
+	expr  string
+	from  []string
+	at    int // is read up to here
+	taken int // is in parts up to here
+	parts targetParts
+}
+
+// take makes what is read from start on a part, and what stands before it text.
+func (p *exprParser) take(start int, part targetPart) {
+	p.takeText(start)
+	p.parts, p.taken = append(p.parts, part), p.at
+}
+
+func (p *exprParser) takeText(end int) {
+	if p.taken < end {
+		p.parts = append(p.parts, targetPart{text: oneLine(p.expr[p.taken:end])})
+	}
+}
+
+// oneLine returns s without line breaks, which are like other blanks to graphite-web.
+func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
+
+const blanks = " \t\r\n"
+
+func (p *exprParser) blanks() {
+	p.at = len(p.expr) - len(strings.TrimLeft(p.expr[p.at:], blanks))
+}
+
+// isNext says whether c is what comes next, but for blanks.
+func (p *exprParser) isNext(c byte) bool {
+	rest := strings.TrimLeft(p.expr[p.at:], blanks)
+	return rest != "" && rest[0] == c
+}
+
+// skip skips blanks and c, if it is there.
+func (p *exprParser) skip(c byte) bool {
+	if !p.isNext(c) {
+		return false
+	}
+	p.at = len(p.expr) - len(strings.TrimLeft(p.expr[p.at:], blanks)) + 1
+	return true
+}
+
+// expression reads a path or a call, and what it is piped into.
+func (p *exprParser) expression() error {
+	p.blanks()
+	start := p.at
+	word, err := p.word()
+	if err != nil {
+		return err
+	}
+	if p.isNext('(') {
+		err = p.call(start, word)
+	} else if part, ok := p.path(word); ok {
+		p.take(start, part)
+	}
+	for err == nil && p.skip('|') {
+		if p.blanks(); !callForm.MatchString(p.expr[p.at:]) {
+			return errors.New("a pipe leads to no function")
+		}
+		p.word()
+		err = p.call(0, "")
+	}
+	return err
+}
+
+var (
+	argumentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*[ \t\r\n]*=`)
+	callForm     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*[ \t\r\n]*[(]`)
+)
+
+// call reads the parentheses of a function, and what is in them; the function stands at
+// start.
+func (p *exprParser) call(start int, function string) error {
+	var texts [][2]int // where they are, without their quotes
+	p.skip('(')
+	for first := true; !p.skip(')'); first = false {
+		if !first && !p.skip(',') {
+			return errors.New("a parenthesis is not closed")
+		}
+		p.blanks()
+		p.at += len(argumentName.FindString(p.expr[p.at:]))
+		p.blanks()
+		if rest := p.expr[p.at:]; rest != "" && (rest[0] == '"' || rest[0] == '\'') {
+			n := quotedLen(rest)
+			if n == 0 {
+				return errors.New("a quote is not closed")
+			}
+			texts = append(texts, [2]int{p.at + 1, p.at + n - 1})
+			p.at += n
+		} else if err := p.expression(); err != nil {
+			return err
+		}
+	}
+	if function == "seriesByTag" {
+		for _, t := range texts {
+			if part, ok := p.byTag(start, t[0], t[1]); ok {
+				p.take(start, part)
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// quotedLen returns the length of the quoted text with which s begins; 0: it does not end.
+func quotedLen(s string) int {
+	for i := 1; i < len(s); i++ {
+		switch s[i] {
+		case s[0]:
+			return i + 1
+		case '\\':
+			i++
+		case '\n', '\r':
+			return 0
+		}
+	}
+	return 0
+}
+
+// word reads a path, a name or a number.
+func (p *exprParser) word() (string, error) {
+	start, braces := p.at, 0
+	for p.at < len(p.expr) {
+		r, n := utf8.DecodeRuneInString(p.expr[p.at:])
+		switch {
+		case r == '\\' && p.at+1 == len(p.expr):
+			return "", errors.New("nothing is escaped")
+		case r == '\\':
+			n = 2
+		case r == '{':
+			braces++
+		case r == '}':
+			braces--
+		case r == '.' && braces > 0:
+			return "", errors.New("a node in braces has a dot")
+		case strings.ContainsRune("()|'\" \t\r\n", r), r == ',' && braces == 0:
+			n = 0
+		case r == utf8.RuneError && n == 1 || !unicode.IsPrint(r):
+			return "", fmt.Errorf("%+q is not printable", r)
+		}
+		if n == 0 {
+			break
+		}
+		if p.at += n; braces < 0 || braces > 1 {
+			return "", errors.New("braces don't match")
+		}
+	}
+	switch {
+	case braces != 0:
+		return "", errors.New("a brace is not closed")
+	case p.at == start:
+		return "", errors.New("something is missing")
+	}
+	return p.expr[start:p.at], nil
+}
+
+// path returns the series of a path whose nodes from are whole nodes of it, with some
+// below; they lead it, or stand behind the prefixes that statsd puts before all.
+func (p *exprParser) path(word string) (part targetPart, ok bool) {
+	name, _, tagged := strings.Cut(word, ";")
+	nodes := strings.Split(name, ".")
+	if slices.Contains(nodes, "") {
+		return targetPart{}, false
+	}
+	for i := 0; i+len(p.from) < len(nodes); i++ {
+		if slices.Equal(nodes[i:i+len(p.from)], p.from) {
+			before := strings.Join(append(slices.Clone(nodes[:i]), ""), ".")
+			return targetPart{
+				isSeries: true, before: before, after: word[len(before)+len(strings.Join(p.from, ".")):],
+				at: i, below: len(nodes) - i - len(p.from), tagged: tagged,
+			}, true
+		}
+	}
+	return targetPart{}, false
+}
+
+// byTag returns the series of a seriesByTag that begins at start and has just been read, if
+// its argument from begin to end is the name of series below from.
+func (p *exprParser) byTag(start, begin, end int) (part targetPart, ok bool) {
+	key, name, _ := strings.Cut(p.expr[begin:end], "=")
+	dot := `\.`
+	if part.pattern = strings.HasPrefix(name, "~"); part.pattern {
+		dot = `(?:\\\.|\[\.\]|\.)`
+	}
+	quoted := make([]string, len(p.from))
+	for i, node := range p.from {
+		quoted[i] = regexp.QuoteMeta(node)
+	}
+	form := regexp.MustCompile(`^(~?\^?(?:[A-Za-z0-9_-]+` + dot + `)*?)` + strings.Join(quoted, dot) + `(` + dot + `[^;]+)$`)
+	m := form.FindStringSubmatch(name)
+	if key != "name" || m == nil {
+		return targetPart{}, false
+	}
+	part.isSeries, part.tagged = true, true
+	part.before, part.after = oneLine(p.expr[start:begin])+"name="+m[1], m[2]+oneLine(p.expr[end:p.at])
+	part.at = len(regexp.MustCompile(dot).FindAllString(m[1], -1))
+	return part, true
+}
+
+// render returns the expression, with the series of all spans in the place of each part
+// that is the host's. to is rewrite.to; step is the time between two points, in seconds.
+func (ps targetParts) render(spans []nameSpan, to, owner string, step int64) string {
+	var b strings.Builder
+	for _, p := range ps {
+		switch {
+		case !p.isSeries:
+			b.WriteString(p.text)
+		case p.tagged:
+			p.followTagged(&b, spans, to, owner, step)
+		default:
+			p.follow(&b, spans, to, owner, step)
+		}
+	}
+	return b.String()
+}
+
+// follow writes the series of all spans as one:
+//
+//	aliasSub(groupByNodes(group(
+//	  timeSlice(Denali.cpu,'…','…'),timeSlice(MtLogan.cpu,'…')),'last',1),'^','web17.')
+func (p targetPart) follow(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
+	own, place := nodesOf(to)
+	b.WriteString("aliasSub(groupByNodes(")
+	p.group(b, spans, to, step)
+	b.WriteString(",'last'")
+	for i := range p.at + own + p.below {
+		if i != p.at+place {
+			fmt.Fprintf(b, ",%d", i)
+		}
+	}
+	if at := p.at + place; at == 0 {
+		fmt.Fprintf(b, "),'^','%s.')", labelOf(owner))
+	} else {
+		fmt.Fprintf(b, `),'^(([^.]*[.]){%d})','\g<1>%s.')`, at, labelOf(owner))
+	}
+}
+
+// followTagged writes the series of all spans as one for each set of tags. groupByNodes
+// knows no tags that it is not told: so their names are made one node each, and unmade.
+func (p targetPart) followTagged(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
+	_, place := nodesOf(to)
+	b.WriteString(strings.Repeat("aliasSub(", 2) + "groupByNodes(" + strings.Repeat("aliasSub(", 3))
+	p.group(b, spans, to, step)
+	fmt.Fprintf(b, `,'^timeSlice[(](([^.;]*[.]){%d})[^.;]*(.*), [0-9]+, [0-9]+[)]$','\g<1>%s\g<3>')`, p.at+place, labelOf(owner))
+	b.WriteString(`,'[.]','~d~'),';','~s~'),'last',0),'~d~','.'),'~s~',';')`)
+}
+
+// group writes the series of all spans, each cut to it. timeSlice of graphite-web takes the
+// time of the i-th point to be the graph's begin and i steps, which is before the point's
+// own by a second to a step, as the begin lies in its step.
+func (p targetPart) group(b *strings.Builder, spans []nameSpan, to string, step int64) {
+	if p.pattern {
+		to = strings.ReplaceAll(to, ".", "[.]")
+	}
+	b.WriteString("group(")
+	for i, s := range spans {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(b, "timeSlice(%s%s%s,'%d'", p.before, strings.ReplaceAll(to, "{name}", s.name), p.after, s.from-step)
+		if s.to != math.MaxInt64 {
+			fmt.Fprintf(b, ",'%d'", s.to-1)
+		}
+		b.WriteByte(')')
+	}
+	b.WriteByte(')')
+}
+
+// nodesOf returns how many nodes rewrite.to has, and which one holds the name.
+func nodesOf(to string) (n, place int) {
+	nodes := strings.Split(to, ".")
+	return len(nodes), slices.IndexFunc(nodes, func(node string) bool { return strings.Contains(node, "{name}") })
+}
+
+// labelOf keeps what is safe in a node, and in a replacement: an owner is any printable
+// text.
+func labelOf(owner string) string {
+	return strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return '_'
+	}, owner)
+}
