@@ -45,7 +45,7 @@ func runSideBySide() {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		flag.Set("test.parallel", "12")
+		flag.Set("test.parallel", "18")
 	}
 }
 
