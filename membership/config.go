@@ -2,6 +2,7 @@ package membership
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
@@ -81,8 +82,11 @@ func (c Config) Validate() error {
 	if c.OnStop != Release && c.OnStop != Keep {
 		ps.Addf("membership.on_stop", "release or keep", "on_stop %q is unknown", c.OnStop)
 	}
-	if c.StateDir == "" {
+	switch {
+	case c.StateDir == "":
 		ps.Addf("membership.state_dir", "state_dir: /var/lib/prefixproxy", "state_dir is empty")
+	case c.StateDir[0] == '~':
+		ps.Addf("membership.state_dir", "state_dir: ${HOME}"+strings.TrimLeft(c.StateDir, "~"), "state_dir %q begins with ~, which only a shell replaces", c.StateDir)
 	}
 	return ps.Err()
 }

@@ -210,7 +210,7 @@ func (f Forward) problems(l Listen, ps *conf.Problems) {
 		ps.Addf("forward.statsd.to", "forward: {statsd: {to: [udp://statsd.example.net:8125]}}; where nobody sends StatsD: listen: {statsd: []}", "no upstream for StatsD, which listens")
 	}
 	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout", "carbon"}, l, ps)
-	checkConnections("forward.statsd", f.StatsD.TLS, f.StatsD.MaxAge, ps)
+	checkConnections("forward.statsd", f.StatsD.To, f.StatsD.TLS, f.StatsD.MaxAge, ps)
 	f.carbonProblems(l, ps)
 	if f.StatsD.Queue < minQueue {
 		ps.Addf("forward.statsd.queue", "1MiB or more", "queue %v is too small", f.StatsD.Queue)
@@ -288,7 +288,7 @@ func (f CarbonForward) problems(path string, l Listen, ps *conf.Problems) {
 		ps.Addf(path+".to", "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}; where nobody sends Carbon: listen: {carbon: []}", "no upstream for Carbon, which listens")
 	}
 	checkUpstreams(path+".to", f.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
-	checkConnections(path, f.TLS, f.MaxAge, ps)
+	checkConnections(path, f.To, f.TLS, f.MaxAge, ps)
 	if f.Queue < minQueue {
 		ps.Addf(path+".queue", "1MiB or more", "queue %v is too small", f.Queue)
 	}
@@ -304,7 +304,7 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
-			ps.Addf(at, "use "+strings.Join(networks, "://, ")+":", "%s is no upstream of this protocol", a)
+			ps.Addf(at, hintOfNetworks(a, networks), "%s is no upstream of this protocol", a)
 			continue
 		}
 		if a.Network == "stdout" || a.Network == "carbon" {
@@ -324,15 +324,29 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 	}
 }
 
+// hintOfNetworks is a in a network of these, or the list of them.
+func hintOfNetworks(a outlet.Address, networks []string) string {
+	hint := "use " + strings.NewReplacer("stdout://", "stdout:", "carbon://", "carbon:").Replace(strings.Join(networks, "://, ")+"://")
+	if a.Network == "udp" && slices.Contains(networks, "tcp") {
+		a.Network, a.Health = "tcp", 0
+		return a.String() + "; " + hint
+	}
+	return hint
+}
+
 // minMaxAge is the shortest life of a connection.
 const minMaxAge = time.Second
 
-func checkConnections(path string, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
+func checkConnections(path string, to []outlet.Address, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
 	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
 		ps.Addf(path+".max_age", "1s or more; 0 for no end", "max_age %v is out of range", maxAge)
 	}
 	if (t.Cert == "") != (t.Key == "") {
 		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")
+	}
+	isTLS := func(a outlet.Address) bool { return a.Network == "tls" }
+	if i := slices.IndexFunc(to, func(a outlet.Address) bool { return a.Network == "tcp" }); i >= 0 && t.ServerName+t.CA != "" && !slices.ContainsFunc(to, isTLS) {
+		ps.Addf(fmt.Sprintf("%s.to[%d]", path, i), "tls://"+to[i].HostPort()+", or remove "+path+".tls", "%s is not encrypted, and tls is given", to[i])
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"reflect"
@@ -17,6 +18,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/events"
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -52,9 +54,15 @@ func defaultConfig() config {
 // loadConfig reads the YAML file over the defaults and checks the whole. Its
 // error is a *configError when the file can be read.
 func loadConfig(file string, defaults config) (config, error) {
+	if file == "" {
+		return config{}, usageError{hinted{errors.New("no configuration file is named"), "--config FILE, or $PREFIXPROXY_CONFIG"}}
+	}
 	text, err := readConfig(file)
-	if err != nil {
-		return config{}, unreadable{hinted{err, "every key is explained in config.example.yaml"}}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return config{}, unreadable{hinted{err, "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")}}
+	case err != nil:
+		return config{}, unreadable{hinted{err, "write that file (config.example.yaml explains every key), or name another one: --config FILE, or $PREFIXPROXY_CONFIG"}}
 	}
 	return parseConfig(file, text, defaults, lookupEnv)
 }
@@ -129,7 +137,8 @@ func (c config) sharedSockets() (ps conf.Problems) {
 	return ps
 }
 
-// warnings returns what is allowed but dangerous: who can reach us.
+// warnings returns what is allowed but dangerous: who can reach us, and what servers wait
+// for.
 func (c config) warnings() []string {
 	var ws []string
 	for _, a := range slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon) {
@@ -139,6 +148,27 @@ func (c config) warnings() []string {
 	}
 	if !c.Admin.Local() {
 		ws = append(ws, fmt.Sprintf("admin.listen %s is not loopback: everybody who reaches it can read names, upstreams and bad lines", c.Admin.Listen))
+	}
+	ws = append(ws, missingFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
+	for _, d := range c.Proxy.Forward.Carbon {
+		ws = append(ws, missingFiles("forward.carbon.tls", d.TLS)...)
+	}
+	return ws
+}
+
+// missingFiles tells of those that a connection to a server cannot do without. They are
+// read at each connect, so that they may come later.
+func missingFiles(path string, t outlet.TLS) (ws []string) {
+	for _, f := range []struct{ key, name string }{{"ca", t.CA}, {"cert", t.Cert}, {"key", t.Key}} {
+		if f.name == "" {
+			continue
+		}
+		file, err := os.Open(f.name)
+		if err != nil {
+			ws = append(ws, fmt.Sprintf("%s.%s: %v: the server stays down until it can be read", path, f.key, err))
+			continue
+		}
+		file.Close()
 	}
 	return ws
 }
@@ -219,6 +249,9 @@ type numbered struct {
 	Count  int    `yaml:"count"`
 }
 
+// nameBytes are what a name is made of.
+const nameBytes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+
 // maxCount bounds a numbered list: a claim may need a transaction per 120.
 const maxCount = 10000
 
@@ -232,6 +265,10 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 		before := len(d.problems)
 		d.section(path, n, reflect.ValueOf(&form).Elem())
 		if len(d.problems) > before {
+			return
+		}
+		if strings.Trim(form.Prefix, nameBytes) != "" {
+			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), "letters, digits, _ and -, like web-", "prefix %q is not usable", form.Prefix)
 			return
 		}
 		if form.Count < 1 || form.Count > maxCount {
@@ -286,6 +323,9 @@ func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.places[at] = placeOf(element)
 		d.section(at, element, reflect.ValueOf(all).Index(i))
+		if element.Kind != yaml.MappingNode {
+			d.unread = append(d.unread, path) // that it has no upstream need not be said
+		}
 	}
 	v.Set(reflect.ValueOf(all))
 }

@@ -207,7 +207,7 @@ func TestConfigProblems(t *testing.T) {
 		{"membership:\n  names: {prefix: w, count: 0}", []string{`4:29: membership.names.count: count 0 is out of range`}},
 		{"membership:\n  names: {prefix: w}", []string{`4:3: membership.names.count: count 0 is out of range`}},
 		{"membership:\n  names: {prefix: w, count: 1000000000}", []string{`4:29: membership.names.count: count 1000000000 is out of range`}},
-		{"membership:\n  names: {prefix: \"a b\", count: 1}", []string{`4:3: membership.names[0]: name "a b1" is not usable`}},
+		{"membership:\n  names: {prefix: \"a b\", count: 1}", []string{`4:19: membership.names.prefix: prefix "a b" is not usable`}},
 		{"membership:\n  names: {prefix: w, cont: 3}", []string{`4:22: membership.names.cont: unknown key "cont"`}},
 		{"membership:\n  names: [host]", []string{`1:1: rewrite.from: "host" is a name of the list too`}},
 		{"membership:\n  names: [host]\nrewrite:\n  unmatched: drop", []string{`5:1: rewrite.from: "host" is a name of the list too`}},

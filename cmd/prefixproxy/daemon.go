@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"strings"
@@ -95,15 +96,42 @@ func (d *daemon) bind() error {
 
 // bindHint adds what to do to the error of a socket that we can't have.
 func bindHint(err error) error {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	dns, isDNS := errors.AsType[*net.DNSError](err)
 	switch {
 	case errors.Is(err, proxy.ErrUnwantedSocket):
 		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
 	case errors.Is(err, syscall.EADDRINUSE):
-		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; ss -lntup shows who it is"}
+		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: " + whoListens(err)}
 	case errors.Is(err, syscall.EACCES):
 		return hinted{err, "use a port from 1024 on, or a directory that this user may write"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return hinted{err, "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"}
+	case isDNS:
+		return hinted{err, "write an address of this host, or localhost; getent hosts " + quoteShell(dns.Name)}
+	case errors.Is(err, syscall.ENOENT):
+		return hinted{err, "make the directory first, or use one that is there: /run/prefixproxy, which the service's unit makes"}
+	case strings.Contains(text, "unknown group"):
+		return hinted{err, "getent group shows those that there are; or leave ?group= out"}
+	case strings.Contains(text, "is no socket"):
+		return hinted{err, "it is a file of somebody's: remove it, or write another path"}
 	}
 	return err
+}
+
+// whoListens is the command that shows who has the port of err.
+func whoListens(err error) string {
+	bind, ok := errors.AsType[*net.OpError](err)
+	if !ok || bind.Addr == nil {
+		return "ss -lntup"
+	}
+	if _, port, err := net.SplitHostPort(bind.Addr.String()); err == nil {
+		return "sudo ss -lntup sport = :" + port
+	}
+	return "sudo ss -lxp | grep " + quoteShell(bind.Addr.String())
 }
 
 // run works until ctx ends, and then ends in this order: the data path drains,

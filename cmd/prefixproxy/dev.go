@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,6 +44,9 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	state, err := openState(cfg)
+	if err != nil && c.DataDir != "" && !errors.Is(err, membership.ErrLocked) {
+		return hinted{err, "--data-dir takes a directory that this user may write, and nobody else"}
+	}
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 		u, err := parseEndpoint(endpoint)
 		switch {
 		case err != nil:
-			ps.Addf(path, "write it like http://127.0.0.1:2379", "%v", err)
+			ps.Addf(path, endpointHint(endpoint), "%v", err)
 		case c.TLS != tlsConfig{} && u.Scheme != "https":
 			ps.Addf(path, "https://"+u.Host+", or remove etcd.tls", "etcd.tls is given, and this endpoint is not https://")
 		case c.isHTTPS() != (u.Scheme == "https"):
@@ -109,7 +109,10 @@ func parseEndpoint(s string) (*url.URL, error) {
 		full = "http://" + s
 	}
 	u, err := url.Parse(full)
-	if err != nil || u.User != nil {
+	if err != nil {
+		return nil, fmt.Errorf("%q is no endpoint", conf.Mask(s))
+	}
+	if u.User != nil {
 		return nil, fmt.Errorf("an endpoint is no more than scheme, host and port; a user goes to etcd.username and etcd.password_file")
 	}
 	_, portErr := strconv.ParseUint(u.Port(), 10, 16)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -22,6 +23,9 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 	cfg, err := loadConfig(c.Config, defaultConfig())
 	if err != nil {
 		return err
+	}
+	if c.Owner == "" {
+		return usageError{hinted{errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners"}}
 	}
 	var past []membership.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {

@@ -1,8 +1,8 @@
 // Prefixproxy gives this host a short recycled name and forwards the metrics of
 // its applications under it. See the README for what it does and how to run it.
 //
-// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go and
-// etcd.go read the configuration; daemon.go, reload.go, notify.go and attend.go are what
+// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go,
+// hints.go and etcd.go read the configuration; daemon.go, reload.go, notify.go and attend.go are what
 // run and dev have in common; each other file is a command.
 package main
 
@@ -12,7 +12,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -72,15 +74,12 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 }
 
 func execute(args []string, ui *ui) error {
-	if slices.Equal(args, []string{"--version"}) {
-		args = []string{"version"}
-	}
+	args = asMeant(args)
 	var line commandLine
 	parser, err := kong.New(&line,
 		kong.Name("prefixproxy"),
 		kong.Description(description),
 		kong.Writers(ui.out, ui.err),
-		kong.WithHyphenPrefixedParameters(true), // who --at -2h
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoAppDescFormat: true, FlagsLast: true, WrapUpperBound: 90}),
 	)
 	if err != nil {
@@ -88,7 +87,7 @@ func execute(args []string, ui *ui) error {
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return hinted{err, usageHint(err)}
+		return usageError{hinted{errors.New(noValue.ReplaceAllString(err.Error(), "its value is missing")), usageHint(err)}}
 	}
 	usual := slog.LevelInfo
 	if command.Selected().Name == "dev" {
@@ -101,11 +100,73 @@ func execute(args []string, ui *ui) error {
 	return command.Run(ui)
 }
 
-// usageHint names the help of the command that was meant, as far as err tells.
+// asMeant returns args in the form that kong takes: version and help are commands, too,
+// --config may stand before the command, and a time may begin with a dash (--at -2h).
+func asMeant(args []string) []string {
+	args = slices.Clone(args)
+	if len(args) == 1 && (args[0] == "--version" || args[0] == "-V" || args[0] == "-v") {
+		return []string{"version"}
+	}
+	if len(args) > 0 && args[0] == "help" {
+		args = append(args[1:], "--help")
+	}
+	if len(args) > 2 && args[0] == "--config" {
+		args = append(args[2:], args[:2]...)
+	} else if len(args) > 1 && strings.HasPrefix(args[0], "--config=") {
+		args = append(args[1:], args[0])
+	}
+	for i := 0; i+1 < len(args); i++ {
+		if slices.Contains([]string{"--at", "--from", "--until"}, args[i]) && isAgo.MatchString(args[i+1]) {
+			args[i] += "=" + args[i+1]
+			args = slices.Delete(args, i+1, i+2)
+		}
+	}
+	return args
+}
+
+// noValue is how kong says that a flag is the last word, or that another flag follows.
+var noValue = regexp.MustCompile(`expected \w+ value but got ("EOL" .*|"-.*)`)
+
+// isAgo finds a time like -2h.
+var isAgo = regexp.MustCompile(`^-[0-9]`)
+
+// usageHint says what may have been meant, or names the help of the command that was, as
+// far as err tells.
 func usageHint(err error) string {
-	if bad, ok := errors.AsType[*kong.ParseError](err); ok {
-		if command := bad.Context.Selected(); command != nil {
-			return "prefixproxy " + command.Name + " --help"
+	bad, ok := errors.AsType[*kong.ParseError](err)
+	if !ok {
+		return "prefixproxy --help"
+	}
+	word, isWord := strings.CutPrefix(err.Error(), "unexpected argument ")
+	command := bad.Context.Selected()
+	switch {
+	case command == nil && isWord:
+		return commandHint(word, bad.Context.Model)
+	case command == nil:
+		return "prefixproxy --help"
+	case command.Name == "reload":
+		return "systemctl reload prefixproxy"
+	case isWord && (strings.HasSuffix(word, ".yaml") || strings.HasSuffix(word, ".yml") || strings.ContainsRune(word, '/')):
+		return "prefixproxy " + command.Name + " --config " + quoteShell(word)
+	}
+	return "prefixproxy " + command.Name + " --help"
+}
+
+// commandHint names the command that word may have meant.
+func commandHint(word string, model *kong.Application) string {
+	word, _, _ = strings.Cut(word, ",")
+	switch lower := strings.ToLower(word); lower {
+	case "start", "stop", "restart", "status":
+		return "systemctl " + lower + " prefixproxy"
+	case "list", "ls", "names":
+		return "prefixproxy members"
+	case "help":
+		return "prefixproxy --help"
+	default:
+		for _, c := range model.Children {
+			if lower == c.Name {
+				return "prefixproxy " + c.Name
+			}
 		}
 	}
 	return "prefixproxy --help"

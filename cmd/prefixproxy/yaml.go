@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -50,9 +51,12 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places = map[string]place{}
 	d.sections = map[string][]string{}
 	for path := range values("", v) {
-		i := max(strings.LastIndexByte(path, '.'), 0)
-		key := strings.TrimPrefix(path[i:], ".")
-		d.sections[key] = append(d.sections[key], path[:i])
+		for i := strings.LastIndexByte(path, '.'); i >= 0; i = strings.LastIndexByte(path, '.') {
+			if key := path[i+1:]; !slices.Contains(d.sections[key], path[:i]) {
+				d.sections[key] = append(d.sections[key], path[:i])
+			}
+			path = path[:i]
+		}
 	}
 	if len(text) > maxConfig {
 		d.failf(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", "the file has more than %v", conf.Bytes(maxConfig))
@@ -67,7 +71,7 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	switch {
 	case isSyntax:
 		at := syntaxPlace(text, bad.Mark)
-		d.failf(at, hintForSyntax(splitLines(text)[at.line-1]), "%s", bad.Message)
+		d.failf(at, hintForSyntax(splitLines(text), at), "%s", bad.Message)
 	case err != nil:
 		d.failf(place{}, "", "%v", err)
 	case more != place{}:
@@ -75,17 +79,6 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	case root != nil:
 		d.value("", root, v)
 	}
-}
-
-// syntaxHint names the usual mistakes in values that are no simple words.
-const syntaxHint = `a value needs quotes if it has ": " or " #" in it, ends in ":", or begins with a bracket or brace`
-
-// hintForSyntax names the usual mistake in a line.
-func hintForSyntax(line string) string {
-	if indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]; strings.Contains(indent, "\t") {
-		return "YAML is indented by blanks: replace the tabs"
-	}
-	return syntaxHint
 }
 
 // value sets v from n.
@@ -114,7 +107,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	if n.Kind != yaml.MappingNode {
-		d.wrongf(path, n, "write keys below it: "+strings.Join(keys(v), ", "), "want a section, got %s", describe(n))
+		d.wrongf(path, n, sectionHint(path, n, keys(v)), "want a section, got %s", describe(n))
 		return
 	}
 	known := maps.Collect(fields(v))
@@ -129,8 +122,12 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		first, again := seen[key]
 		switch {
 		case !ok:
-			d.addf(join(path, key), at, d.unknownHint(key, keys(v)), "unknown key %q", key)
+			hint, meant := d.unknownHint(path, key, keys(v))
+			d.addf(join(path, key), at, hint, "unknown key %q", key)
 			d.problems[len(d.problems)-1].secret = true
+			if meant != "" {
+				d.unread = append(d.unread, meant) // that it is missing need not be said
+			}
 		case again:
 			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
 		default:
@@ -144,7 +141,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 // list sets the slice v, whose former content goes.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrongf(path, n, listHint(n), "want a list, got %s", describe(n))
+		d.wrongf(path, n, listHint(path, n), "want a list, got %s", describe(n))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
@@ -165,12 +162,19 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	switch {
 	case isText(v):
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
-			d.wrongf(path, n, schemeHint(path, text), "%v", err)
+			what, remedy := withRemedy(err)
+			hint := valueHint(path, text, v)
+			if hint == "" || remedy == "" || !strings.Contains(text, "?") {
+				hint = cmp.Or(hint, remedy)
+			} else {
+				hint += "; " + remedy // its options
+			}
+			d.wrongf(path, n, hint, "%s", what)
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
 		if err != nil {
-			d.wrongf(path, n, "write a number with a unit, like 5ms, 15s or 10m", "%q is no duration", text)
+			d.wrongf(path, n, durationHint(path, text), "%q is no duration", text)
 		}
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
@@ -189,7 +193,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		v.SetFloat(number)
 	case v.Kind() == reflect.Bool:
 		if text != "true" && text != "false" || !bare {
-			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %q", text)
+			d.wrongf(path, n, cmp.Or(truthHint(text), "write true or false, without quotes"), "want true or false, got %q", text)
 		}
 		v.SetBool(text == "true")
 	default:
@@ -205,7 +209,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return text, true, true
 	}
 	if n.Kind != yaml.ScalarNode || isNull(n) {
-		d.wrongf(path, n, scalarHint(n), "want one value, got %s", describe(n))
+		d.wrongf(path, n, scalarHint(path, n), "want one value, got %s", describe(n))
 		return "", false, false
 	}
 	if isWord(n) {
@@ -219,7 +223,11 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return "", false, false
 	}
 	if hasUser.MatchString(text) {
-		d.wrongf(path, n, "write scheme, host and port; etcd's user goes to etcd.username and etcd.password_file", "an address has no user and no password")
+		hint := "write scheme, host and port alone"
+		if strings.HasPrefix(path, "etcd.") {
+			hint += "; the user goes to etcd.username and etcd.password_file"
+		}
+		d.wrongf(path, n, hint, "an address has no user and no password")
 		return "", false, false
 	}
 	if strings.Contains(text, "-----BEGIN ") {
@@ -234,7 +242,7 @@ var hasUser = regexp.MustCompile(`^[a-z]+://[^/?#]*@`)
 
 // The places of variables in a value; an escaped dollar is one, too.
 var (
-	variables    = regexp.MustCompile(`\$\$|\$\{([^}]*)\}?`)
+	variables    = regexp.MustCompile(`\$\$|\$\{([^}]*)\}?|\$[A-Za-z_][A-Za-z0-9_]*`)
 	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
@@ -245,6 +253,11 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 		if match == "$$" {
 			return "$"
 		}
+		if match[1] != '{' {
+			d.wrongf(path, n, "write ${"+match[1:]+"}, or $"+match+" for these characters themselves", "a variable stands in braces, and %s does not", match)
+			ok = false
+			return ""
+		}
 		name, closed := strings.CutSuffix(match[len("${"):], "}")
 		if !closed || !variableName.MatchString(name) {
 			d.wrongf(path, n, "write ${NAME}, or $$ for a dollar", "%q names no variable", match)
@@ -252,7 +265,10 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			return ""
 		}
 		value, set := d.lookupEnv(name)
-		if !set {
+		if !set && path == "rewrite.to" && name == "name" {
+			d.wrongf(path, n, `to: "{name}"`, "%s is no variable of the environment here", match)
+			ok = false
+		} else if !set {
 			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 			ok = false
 		}
@@ -383,82 +399,4 @@ func describe(n *yaml.Node) string {
 		return "a block of text"
 	}
 	return strconv.Quote(n.Value)
-}
-
-// unknownHint tells a key that is known instead of key, here or in another section.
-func (d *decoder) unknownHint(key string, known []string) string {
-	if key == "<<" {
-		return "merge keys are not supported; write the keys themselves"
-	}
-	if elsewhere := d.sections[key]; len(elsewhere) > 0 {
-		return fmt.Sprintf("%s goes below %s", key, strings.Join(elsewhere, ": or ")+":")
-	}
-	closest := slices.MinFunc(known, func(a, b string) int { return distance(a, key) - distance(b, key) })
-	if distance(closest, key) <= max(1, len(closest)/3) {
-		return "did you mean " + closest + "?"
-	}
-	return "known here: " + strings.Join(known, ", ")
-}
-
-// distance returns how many bytes to insert, delete or replace to make b of a
-// (Levenshtein's distance).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
-// schemeHint shows how to write an address that lacks a scheme; "" for what is none.
-func schemeHint(path, text string) string {
-	_, _, hasScheme := strings.Cut(text, "://")
-	switch {
-	case hasScheme || text == "":
-		return ""
-	case strings.Contains(path, ".carbon") && (strings.HasPrefix(path, "listen.") || strings.HasPrefix(path, carbonPath)):
-		return "tcp://" + text
-	case strings.HasPrefix(path, "listen.statsd") || strings.HasPrefix(path, "forward.statsd.to"):
-		return "udp://" + text
-	}
-	return ""
-}
-
-// quotesHint shows how to write a number or a truth where a string is wanted.
-func quotesHint(path, text string) string {
-	if path == "admin.listen" {
-		return "localhost:" + text
-	}
-	return fmt.Sprintf("put it in quotes: %q", text)
-}
-
-// listHint shows how to write the single value n as a list.
-func listHint(n *yaml.Node) string {
-	if n.Kind == yaml.ScalarNode && !isNull(n) && !isWord(n) {
-		return "put it in brackets: [" + n.Value + "]"
-	}
-	return "write it in brackets: [first, second]; [] is none"
-}
-
-// scalarHint tells how to write one value where n stands.
-func scalarHint(n *yaml.Node) string {
-	switch {
-	case isNull(n):
-		return "write a value, or remove the key for the default"
-	case isBraced(n) && len(n.Content) == 2:
-		return "text that begins with a brace needs quotes: " + `"{` + n.Content[0].Value + `}"`
-	}
-	return "write one value"
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
@@ -29,7 +30,6 @@ func DefaultConfig() Config { return Config{Listen: "localhost:8127", BadLines: 
 // Problems returns what is wrong with the configuration, all of it.
 func (c Config) Problems() conf.Problems {
 	var ps conf.Problems
-	const hint = `use host:port, unix:///path, or "" to turn the page off`
 	if path, ok := c.socket(); ok {
 		if !filepath.IsAbs(path) {
 			ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q is not an absolute path", path)
@@ -39,13 +39,38 @@ func (c Config) Problems() conf.Problems {
 	if c.Listen == "" {
 		return ps
 	}
-	_, port, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		ps.Addf("admin.listen", hint, "%q is not host:port", c.Listen)
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil || !address.IsHost(host) || strings.Contains(port, "/") {
+		ps.Addf("admin.listen", c.hint(), "%q is not host:port", c.Listen)
 	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		ps.Addf("admin.listen", "1 to 65535; 0 takes a free one", "%q is no port", port)
 	}
 	return ps
+}
+
+// hint is how Listen may have been meant.
+func (c Config) hint() string {
+	at := c.Listen
+	for _, scheme := range []string{"http://", "https://", "tcp://"} {
+		at = strings.TrimPrefix(at, scheme)
+	}
+	at, _, _ = strings.Cut(strings.Trim(at, "[]"), "/")
+	host, port, err := net.SplitHostPort(at)
+	switch i := strings.LastIndexByte(at, ':'); {
+	case at == "off" || at == "none":
+		return `"" turns the page off`
+	case strings.HasPrefix(c.Listen, "unix:"):
+		return "unix:///" + strings.TrimLeft(strings.TrimPrefix(c.Listen, "unix:"), "/")
+	case err == nil && address.IsHost(host):
+		return net.JoinHostPort(host, port)
+	case i > 0 && net.ParseIP(at[:i]) != nil:
+		return net.JoinHostPort(at[:i], at[i+1:])
+	case at != "" && strings.Trim(at, "0123456789") == "":
+		return "localhost:" + at
+	case i < 0 && at != "" && address.IsHost(at):
+		return net.JoinHostPort(at, "8127")
+	}
+	return `localhost:8127, unix:///path, or "" to turn the page off`
 }
 
 // Local says whether only this host can reach the pages.

@@ -159,8 +159,8 @@ func checkNodes(ps *conf.Problems, key, value, nodes, hint string) {
 		ps.Addf(key, "dots only between nodes", "%q has an empty node", value)
 	}
 	for _, c := range nodes {
-		if c <= ' ' || c >= 0x7f || strings.ContainsRune(":;,#[|@{}", c) {
-			ps.Addf(key, "printable ASCII without blanks and : ; , # [ | @ { }", "%q holds %q, which no prefix may", value, c)
+		if c <= ' ' || c >= 0x7f || strings.ContainsRune(":;,#[|@{}*?", c) {
+			ps.Addf(key, "printable ASCII without blanks and : ; , # [ | @ { } * ?", "%q holds %q, which no prefix may", value, c)
 			return
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // An Address names an upstream as the configuration writes it:
@@ -90,6 +92,9 @@ func parseServer(network, rest string) (Address, error) {
 	host, port, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://graphite:2003; an IPv6 address in brackets)", hostPort, network)
+	}
+	if !address.IsHost(host) {
+		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://graphite:2003)", host, network)
 	}
 	a := Address{Network: network, Host: host}
 	if a.Port, err = parsePort(port); err != nil {
