@@ -21,6 +21,7 @@ type judge struct {
 	excuses   []excuse
 	first     map[*Claim]time.Duration // when it was seen first
 	cautious  map[*Claim]bool
+	order     map[tenureKey]int // in which etcd got the claims
 	latest    map[string]*Claim // by name: the latest tenure under which it was used
 	begun     map[string]int64  // by name: the second in which it was claimed first
 	points    map[simPoint]*host
@@ -29,6 +30,15 @@ type judge struct {
 	tally
 	violations []string
 }
+
+// A tenureKey is a claim as etcd has it: one that was taken over has its revision
+// still, and one whose doubt was over early is another *Claim.
+type tenureKey struct {
+	lease    clientv3.LeaseID
+	revision int64
+}
+
+func (c *Claim) tenureKey() tenureKey { return tenureKey{c.lease, c.revision} }
 
 // A who is a host at one of its boots.
 type who struct {
@@ -73,6 +83,7 @@ func newJudge(s *simulation) *judge {
 		sim:      s,
 		first:    make(map[*Claim]time.Duration),
 		cautious: make(map[*Claim]bool),
+		order:    make(map[tenureKey]int),
 		latest:   make(map[string]*Claim),
 		begun:    make(map[string]int64),
 		points:   make(map[simPoint]*host),
@@ -214,7 +225,7 @@ func (j *judge) use(p *process, c *Claim) {
 			j.overlap(c, other, "used while another claim is valid")
 		}
 	}
-	if last := j.latest[c.name]; last != nil && j.first[c] < j.first[last] {
+	if last := j.latest[c.name]; last != nil && j.order[c.tenureKey()] < j.order[last.tenureKey()] {
 		j.overlap(c, last, "used after a later tenure")
 		return
 	}
@@ -308,8 +319,8 @@ func (j *judge) violation(format string, args ...any) {
 	j.violations = append(j.violations, text)
 }
 
-// wrote is told by the model of every put: it notes which claims are to be
-// cautious, and that a process has one name at most.
+// wrote is told by the model of every put: it notes the order of claims and which
+// are to be cautious, and that a process has one name at most.
 func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
 	m := j.sim.etcd
 	prefix := namesKey(j.sim.cfg.Pool)
@@ -321,6 +332,9 @@ func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
 	if !isName(string(kv.Key)) || l == nil {
 		return
 	}
+	j.mu.Lock()
+	j.order[tenureKey{clientv3.LeaseID(kv.Lease), kv.CreateRevision}] = len(j.order) + 1
+	j.mu.Unlock()
 	p := l.by
 	_, marked := m.keys[markerKey(j.sim.cfg.Pool)]
 	takenOver := false
