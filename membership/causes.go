@@ -43,6 +43,8 @@ func (t *Trouble) Unwrap() error { return t.err }
 // What a connection can end with, beside the system's errors.
 var (
 	errWantsTLS        = errors.New("the server answered in TLS")
+	errNoEtcd          = errors.New("the server answered in something else than HTTP/2")
+	errSilent          = errors.New("the server took the connection, and said nothing")
 	errClosedUnheard   = errors.New("the server closed the connection before it said a word")
 	errClosedHandshake = errors.New("the server closed the connection during the TLS handshake")
 )
@@ -165,6 +167,8 @@ func (c *Client) ofConnection(failure *connectError) *Trouble {
 		t.What, t.Hint = "its certificate is no good", certificate
 	case errors.Is(err, errWantsTLS):
 		t.What, t.Hint = "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints"
+	case errors.Is(err, errNoEtcd):
+		t.What, t.Hint = "that is no etcd, or its port for the other members", "etcd.endpoints wants the port of its --listen-client-urls, mostly 2379"
 	case strings.Contains(text, "first record does not look like a TLS handshake"), errors.Is(err, errClosedHandshake):
 		t.What, t.Hint = "it does not speak https, and the endpoint is https://", "write http:// in etcd.endpoints, and take out etcd.tls"
 	case strings.Contains(text, "remote error: tls:"):
@@ -175,7 +179,7 @@ func (c *Client) ofConnection(failure *connectError) *Trouble {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		t.Person = false
 		t.What, t.Hint = "nobody listens there", c.etcdctl+" endpoint health"
-	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
 		t.Person = false
 		t.What, t.Hint = "it does not answer", c.etcdctl+" endpoint health"
 	default:

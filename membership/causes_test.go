@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -214,4 +215,37 @@ func TestRotation(t *testing.T) {
 	}
 	password.Store("p")
 	h.held(t)
+}
+
+// A member that is stopped takes connections, by its kernel, and says nothing: who comes
+// to it first is with another after one try, and is told of it if there is none.
+func TestMemberThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	muteURL := "http://" + mute.Addr().String()
+	c := newClientOf(t, ClientConfig{Endpoints: []string{muteURL, sharedEtcd.Endpoint()}})
+	if slices.Reverse(c.connector.endpoints); c.connector.endpoints[0].url.String() != muteURL {
+		slices.Reverse(c.connector.endpoints)
+	}
+	tries := 0
+	get := func(ctx context.Context) error {
+		tries++
+		_, err := c.Get(ctx, "anything")
+		return err
+	}
+	if err := c.try(t.Context(), get); err != nil || tries > 2 {
+		t.Errorf("%d tries, %v; want 2 at most", tries, err)
+	}
+
+	c = newClientOf(t, ClientConfig{Endpoints: []string{muteURL}})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*readTime)
+	defer cancel()
+	trouble, _ := errors.AsType[*Trouble](c.try(ctx, get))
+	if trouble == nil || trouble.What != "it does not answer" || trouble.Endpoint != muteURL {
+		t.Errorf("the trouble is %+v", trouble)
+	}
 }

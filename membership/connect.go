@@ -36,7 +36,7 @@ type connector struct {
 
 	mu      sync.Mutex
 	turns   int            // tries so far
-	tried   map[string]int // by endpoint, and by address: the turn of the last try
+	tried   map[string]int // by endpoint, and by address that is known: the turn of the last try
 	link    *link          // the newest; nil before the first
 	failure *connectError  // why there is no connection; nil while there is one
 }
@@ -69,6 +69,7 @@ func newConnector(endpoints []string, tls func() (*tls.Config, error)) (*connect
 			return nil, err
 		}
 		c.endpoints = append(c.endpoints, endpoint{u})
+		c.tried[u.String()] = 0
 	}
 	c.secure = c.endpoints[0].secure()
 	// The members share the fleet's connections.
@@ -141,6 +142,9 @@ func (c *connector) resolve(ctx context.Context, e endpoint) ([]string, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, a := range addresses {
+		c.tried[a] += 0 // it is known
+	}
 	slices.SortStableFunc(addresses, func(a, b string) int { return cmp.Compare(c.tried[a], c.tried[b]) })
 	return addresses, nil
 }
@@ -236,6 +240,7 @@ func (c *connector) failed(l *link, endpoint string, err error) error {
 func (c *connector) works(l *link) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	l.heard = true
 	if l == c.link {
 		c.failure = nil
 	}
@@ -254,17 +259,20 @@ func (c *connector) why() (failure *connectError, at string) {
 
 // moveOn ends the connection on which a request has failed that began at a
 // moment; gRPC comes for the next one at once. One that was made since has
-// nothing to do with it. Where there is one address in all, it is the second
-// failure in a row that ends it.
+// nothing to do with it, unless its member has had a second to say a word. Where
+// there is one address in all, it is the second failure in a row that ends it.
 func (c *connector) moveOn(begun time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.link
-	if l == nil || l.made.After(begun) {
+	if l == nil || l.made.After(begun) && (l.heard || time.Since(l.made) < time.Second) {
 		return
 	}
 	l.failures++
 	if l.failures > 1 || len(c.tried) > 2 { // an endpoint, and its address
+		if !l.heard {
+			c.failure = &connectError{l.shown, errSilent}
+		}
 		l.raw.Close() // without TLS' farewell, which may take its time
 	}
 }
@@ -291,7 +299,7 @@ type link struct {
 	secure   bool
 	made     time.Time
 	failures int  // requests in a row that were not answered; under of.mu
-	heard    bool // the member has said something; gRPC's reader owns it
+	heard    bool // the member has said something; gRPC's reader writes it, under of.mu
 }
 
 // Read implements net.Conn: it listens to what the first word is.
@@ -305,8 +313,9 @@ func (l *link) Read(p []byte) (int, error) {
 		}
 	case n > 0 && !l.secure && looksLikeTLS(p[:n]):
 		l.of.failed(l, l.shown, errWantsTLS)
+	case n > 3 && p[3] != frameSettings:
+		l.of.failed(l, l.shown, errNoEtcd)
 	case n > 0:
-		l.heard = true
 		l.of.works(l)
 	case errors.Is(err, io.EOF) || isReset(err):
 		l.of.failed(l, l.shown, errClosedUnheard)
@@ -315,6 +324,9 @@ func (l *link) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// frameSettings is the type of the frame with which HTTP/2 begins, in its fourth byte.
+const frameSettings = 4
 
 // looksLikeTLS says whether what a server said first is a TLS alert.
 func looksLikeTLS(p []byte) bool { return len(p) >= 2 && p[0] == 0x15 && p[1] == 3 }

@@ -136,6 +136,7 @@ func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int
 		by int
 	}
 	var changes []change
+	last := "" // name, of which the tenures come one after the other
 	_, _, err := readPast(ctx, c, pool, "", since, func(t Tenure) bool {
 		to := t.To
 		switch {
@@ -145,7 +146,11 @@ func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int
 			to = t.From.Add(t.ttl)
 		}
 		if from := t.From; to.After(since) && !from.After(to) {
+			if n := len(changes); t.Name == last && changes[n-1].at.After(from) {
+				changes[n-1].at = from // who came after it had to wait
+			}
 			changes = append(changes, change{from, 1}, change{to, -1})
+			last = t.Name
 		}
 		return false
 	})

@@ -114,6 +114,7 @@ func TestMostHeld(t *testing.T) {
 	for _, r := range []Tenure{
 		{Name: "Denali", From: days(10), To: days(1)},
 		{Name: "MtLogan", From: days(9), To: days(2)},
+		{Name: "MtLogan", From: days(2.1), To: days(1.4)}, // which waited for the one before
 		{Name: "KingPeak", From: days(20), To: days(1.5)},
 		{Name: "KingPeak", From: days(1)}, // lasts
 		{Name: "KingPeak", From: days(40), To: days(30)},

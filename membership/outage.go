@@ -41,7 +41,7 @@ func (o *outage) failed(err error, before int) {
 	if o.saying == "" && before == 0 {
 		o.since = o.now()
 	}
-	if before == 0 || errors.Is(err, DataLoss) {
+	if _, answered := errors.AsType[Loss](err); answered || before == 0 {
 		return
 	}
 	trouble, ok := errors.AsType[*Trouble](err)

@@ -7,6 +7,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // A renewStream renews leases over one stream that stays open, which costs
@@ -40,7 +42,7 @@ func (r *renewStream) renew(ctx context.Context, lease clientv3.LeaseID, meanwhi
 	if !inTime() || err != nil {
 		r.close()
 	}
-	if err != nil && ctx.Err() != nil {
+	if ctx.Err() != nil && status.Code(err) == codes.Canceled {
 		err = ctx.Err() // and not what cancelling the stream made of it
 	}
 	return ttl, err

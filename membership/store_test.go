@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 )
 
 func TestIsOld(t *testing.T) {
@@ -70,7 +71,7 @@ func (s *fakeStream) Send(*pb.LeaseKeepAliveRequest) error { return nil }
 
 func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
 	if !sleep(s.ctx, s.delay) {
-		return nil, s.ctx.Err()
+		return nil, status.FromContextError(s.ctx.Err()).Err()
 	}
 	return &pb.LeaseKeepAliveResponse{TTL: 15}, nil
 }

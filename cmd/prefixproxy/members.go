@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -72,23 +71,28 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	last := ""
 	var most mostHeld
-	for {
-		ms, err := readMembers(ctx, cfg, &most)
-		if err != nil {
+	ms, err := readMembers(ctx, cfg, &most)
+	for last := ""; ; ms, err = readMembers(ctx, cfg, &most) {
+		now := ms.essence()
+		switch {
+		case err != nil && last == "":
 			return err
-		}
-		ms.columns = columns(ui.out)
-		if !c.Watch {
-			return ms.write(ui.out, c.JSON)
-		}
-		if now := ms.essence(); now != last {
-			last = now
-			fmt.Fprintln(ui.out, time.Now().Format(time.TimeOnly))
+		case err != nil && ctx.Err() == nil:
+			if now = err.Error(); now != last {
+				ui.notef("%v", err)
+			}
+		case now != last:
+			if c.Watch && !c.JSON {
+				fmt.Fprintln(ui.out, time.Now().Format(time.TimeOnly))
+			}
+			ms.columns = columns(ui.out)
 			if err := ms.write(ui.out, c.JSON); err != nil {
 				return err
 			}
+		}
+		if last = now; !c.Watch {
+			return nil
 		}
 		timer := time.NewTimer(watchEvery)
 		select {
@@ -100,18 +104,15 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 }
 
 // essence is what --watch looks for a change of.
-func (ms members) essence() string { return fmt.Sprint(ms.withoutAges()) }
-
-func (ms members) withoutAges() members {
-	ms.Members = slices.Clone(ms.Members)
-	for i := range ms.Members {
-		ms.Members[i].renewed = 0
-		ms.Members[i].Since = nil
+func (ms members) essence() string {
+	var b strings.Builder
+	for _, m := range ms.Members {
+		fmt.Fprintln(&b, m.Name, m.Owner, tableTime(m.Since), m.State)
 	}
-	for i := range ms.Waiting {
-		ms.Waiting[i].Since = nil
+	for _, w := range ms.Waiting {
+		fmt.Fprintln(&b, "waiting:", w.Owner)
 	}
-	return ms
+	return fmt.Sprintln(b.String(), ms.Free)
 }
 
 // mostHeld is how many names were held at once at most, which it takes all records to

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strings"
@@ -147,6 +149,32 @@ Everest   not of our list    -                     -, not in the list    -
 `; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
+
+	// --watch shows the same, JSON without a time before it, and goes on until it is told to end.
+	for _, asJSON := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		out := until{"held", cancel, new(bytes.Buffer)}
+		if err := (&membersCmd{configFlag{file}, asJSON, true}).Run(ctx, &ui{out: out, err: t.Output()}); err != nil {
+			t.Error(err)
+		}
+		if got := out.String(); asJSON != json.Valid([]byte(got)) || strings.Count(got, "2026-11-22T22:26:57") != 2 {
+			t.Errorf("watch: got %s", got)
+		}
+	}
+}
+
+// until ends something when a word is written.
+type until struct {
+	word string
+	end  func()
+	*bytes.Buffer
+}
+
+func (u until) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(u.word)) {
+		u.end()
+	}
+	return u.Buffer.Write(p)
 }
 
 // In a terminal of 80 columns a line is no longer than that, whoever holds what; a pipe
