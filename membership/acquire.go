@@ -127,7 +127,6 @@ func (h *Holder) grant(ctx context.Context) error {
 }
 
 func (h *Holder) revoke(ctx context.Context) error {
-	h.lease.spent = true // even if the request seems to fail: it may come late
 	err := h.store.revoke(ctx, h.lease.id)
 	if err == nil {
 		h.lease = nil

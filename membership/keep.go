@@ -106,8 +106,7 @@ func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 		own := h.memory
 		own.here = true
 		h.lose(held, Expired)
-		h.lease.spent = false // its name is taken over, which ends it
-		h.lease = nil
+		h.lease = nil // its name is taken over, which ends it
 		h.own = &own
 	default:
 		return false

@@ -214,7 +214,7 @@ func (p *process) use(r *rand.Rand) {
 		// Who is stopped between asking and using may be late: that is not promised.
 		if asked := time.Now(); ok && p.awake() && time.Now().Equal(asked) {
 			p.host.sim.judge.use(p, c)
-			p.host.sim.judge.line(p, c, time.Now().Unix()-r.Int64N(60))
+			p.host.sim.judge.line(p, c, time.Now().Unix()-r.Int64N(1+r.Int64N(60)))
 		}
 	}
 }

@@ -310,7 +310,7 @@ func scripted(t *testing.T, faults func(s *simulation, h, other, third *host)) {
 		faults(s, h, s.hosts[1], s.hosts[2])
 		s.finish()
 		for _, v := range s.judge.violations {
-			t.Errorf("%s; what happened:\n%s", v, s.story())
+			t.Errorf("schedule of %s: %s; what happened:\n%s", t.Name(), v, s.story())
 		}
 	})
 }
@@ -345,5 +345,19 @@ func TestCopyThatEnds(t *testing.T) {
 		if !ok || c.name == s.cfg.Names[0] {
 			t.Errorf("the third host has a name: %v, and it is %s; want another than %[2]s", ok, s.cfg.Names[0])
 		}
+	})
+}
+
+// The next holder of a name that somebody took from its holder waits for that one, and
+// ends while it does: who comes then takes no second for its own in which the first may
+// have had the name.
+func TestNextHolderEndsInVain(t *testing.T) {
+	scripted(t, func(s *simulation, _, other, third *host) {
+		s.deleted(s.cfg.Names[0])
+		other.start()
+		s.pause(time.Second)
+		other.quit()
+		third.start()
+		s.pause(4 * s.cfg.TTL)
 	})
 }
