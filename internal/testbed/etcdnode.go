@@ -24,6 +24,7 @@ type etcdNodeSpec struct {
 	Cluster      string // all members: name=URL,…
 	Joins        bool   // the cluster is there already
 	BcryptCost   int    // of passwords; 0: etcd's default
+	Network      string // the path of the network namespace in which it runs; "": the test's
 }
 
 // playEtcdNode is the process of a member. It ends with its stdin.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -137,31 +138,64 @@ func endpointsOf(nodes ...*etcdNode) func() membership.ClientConfig {
 	return func() membership.ClientConfig { return cfg }
 }
 
-// A member that is cut off from the others answers, and can do nothing: those
-// that were with it go on with another before their horizon, and what a person
-// asks is answered by another, too.
+// A member that is cut off from the others, be it the leader, answers, and can do
+// nothing: those that were with it go on with another before their horizon, and what a
+// person asks is answered by another, too.
 func TestMemberCutOff(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, newLoopbacks(t), 3)
-	client := endpointsOf(c.nodes[0], c.nodes[1])
-	f := startFleet(t, 6, 9*time.Second, client)
+	t.Run("by bridges", func(t *testing.T) {
+		t.Parallel()
+		c := newCluster(t, newLoopbacks(t), 3)
+		testCutOff(t, c, func(i int) { c.part(i, false, false) })
+	})
+	t.Run("by its network", func(t *testing.T) {
+		t.Parallel()
+		testCutOff(newClusterApart(t))
+	})
+}
+
+func testCutOff(t *testing.T, c *cluster, cut func(i int)) {
+	leads := max(c.leader(t.Context()), 0)
+	known := []*etcdNode{c.nodes[leads], c.nodes[(leads+1)%3]}
+	f := startFleet(t, 6, 9*time.Second, endpointsOf(known...))
 	f.whole()
-	c.part(0, false, false)
+	cut(leads)
 	f.keeps(12 * time.Second)
 
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	text := fmt.Sprintf("membership: {names: {prefix: web-, count: 6}}\netcd: {endpoints: [%s, %s]}\nforward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}\n",
+		known[0].spec.Client, known[1].spec.Client)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for range 8 {
-		asks, err := membership.NewClient(client())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer asks.Close()
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		held, err := membership.List(ctx, asks, "default", membership.PrefixedNumerics("web-", 6))
-		if err != nil || len(held) != 6 {
-			t.Errorf("list: got %d names (%v), want 6", len(held), err)
+		out, err := Program(t, nil, "members", "--config", file).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "\n6 held, 0 free, 0 waiting") {
+			t.Errorf("members: %v\n%s", err, out)
 		}
 	}
+}
+
+// newClusterApart starts a cluster whose members have a network namespace each: one in
+// which the test reaches them, and another in which they reach each other, until cut
+// takes it from one.
+func newClusterApart(t *testing.T) (_ *testing.T, c *cluster, cut func(i int)) {
+	hub := newFaraway(t)
+	hub.ip("-n", hub.name, "link", "add", "peers", "type", "bridge")
+	hub.ip("-n", hub.name, "link", "set", "peers", "up")
+	var apart []*faraway
+	c = newClusterOf(t, newLoopbacks(t), 3, func(s *etcdNodeSpec) {
+		f := newFaraway(t)
+		apart = append(apart, f)
+		address := fmt.Sprint("198.51.100.", len(apart))
+		f.ip("-n", f.name, "link", "add", "peers", "type", "veth", "peer", "name", s.Name, "netns", hub.name)
+		f.ip("-n", f.name, "addr", "add", address+"/24", "dev", "peers")
+		f.ip("-n", f.name, "link", "set", "peers", "up")
+		f.ip("-n", hub.name, "link", "set", s.Name, "master", "peers", "up")
+		s.Network = filepath.Join("/run/netns", f.name)
+		s.Client, s.Peer = "http://"+f.host+":2379", "http://"+address+":2380"
+		s.Advertised = s.Peer
+	})
+	return t, c, func(i int) { apart[i].ip("-n", apart[i].name, "link", "set", "peers", "down") }
 }
 
 // A learner answers nothing; a host that comes to it takes another.

@@ -36,7 +36,7 @@ type cluster struct {
 type etcdNode struct {
 	spec   etcdNodeSpec
 	client string       // host:port
-	into   *bridge      // through which the others reach it; who connects is a member's index
+	into   *bridge      // through which the others reach it; who connects is a member's index; nil: by itself
 	pid    atomic.Int64 // of the process, for the bridges; 0: it has not started
 	*Process
 	stdin io.Closer
@@ -55,18 +55,20 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 	c := &cluster{t: t}
 	var names, endpoints []string
 	for i := range members {
-		n := &etcdNode{client: net.at(200+i, 2379)}
-		n.spec = etcdNodeSpec{
+		n := &etcdNode{spec: etcdNodeSpec{
 			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
-			Client: "http://" + n.client, Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
-		}
+			Client: "http://" + net.at(200+i, 2379), Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
+		}}
 		special(&n.spec)
+		n.client = strings.TrimPrefix(n.spec.Client, "http://")
 		names = append(names, n.spec.Name+"="+n.spec.Advertised)
 		endpoints = append(endpoints, n.spec.Client)
 		c.nodes = append(c.nodes, n)
 	}
 	for i, n := range c.nodes { // whoConnects looks at all
-		n.into = newBridge(t, net.at(210+i, 2380), net.at(200+i, 2380), c.whoConnects)
+		if n.spec.Advertised != n.spec.Peer {
+			n.into = newBridge(t, net.at(210+i, 2380), net.at(200+i, 2380), c.whoConnects)
+		}
 	}
 	for _, n := range c.nodes {
 		n.spec.Cluster = strings.Join(names, ",")
@@ -141,11 +143,16 @@ func (n *etcdNode) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := launch(cmd)
+	begin := func() (err error) { n.Process, err = launch(cmd); return err }
+	if n.spec.Network == "" {
+		err = begin()
+	} else {
+		err = insideNetwork(n.spec.Network, begin)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Process, n.stdin = p, stdin
+	n.stdin = stdin
 	n.pid.Store(int64(cmd.Process.Pid))
 }
 
