@@ -30,6 +30,7 @@ etcd: {endpoints: ["%[2]s"]}
 listen:
   statsd: ["udp://localhost:0", "tcp://localhost:0"]
   carbon: ["tcp://localhost:0", "udp://localhost:0"]
+rewrite: {unmatched: drop}
 coalesce: %[3]s
 forward:
   statsd: {to: ["%[4]s"]}

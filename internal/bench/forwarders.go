@@ -24,6 +24,8 @@ type contender struct {
 	leaves  string // the name under which lines leave it
 	program string // that must be installed; "": none
 	aside   bool   // measured in some rounds only
+
+	needsStatsD bool // a directory of statsd
 }
 
 // The contenders. Ratios are against the least.
@@ -33,13 +35,13 @@ var (
 	theLeast  = &contender{name: "least", start: (*bench).forwardByLeast, leaves: nameOut}
 	thePlain  = &contender{name: "plain loop", start: (*bench).forwardByPlain, leaves: nameOut, aside: true}
 	theRelay  = &contender{name: "carbon-c-relay", start: (*bench).forwardByRelay, leaves: nameOut, program: "carbon-c-relay", aside: true}
-	theNode   = &contender{name: "statsd proxy.js", start: (*bench).forwardByNode, leaves: nameIn, program: "node", aside: true}
+	theNode   = &contender{name: "statsd proxy.js", start: (*bench).forwardByNode, leaves: nameIn, program: "node", needsStatsD: true, aside: true}
 	theDirect = &contender{name: "no forwarder", start: (*bench).forwardDirectly, leaves: nameIn}
 )
 
 // missing says why a contender cannot take part; "" when it can.
 func (b *bench) missing(c *contender) string {
-	if c == theNode && b.statsdDir == "" {
+	if c.needsStatsD && b.statsdDir == "" {
 		return "no directory of statsd is given (-statsd)"
 	}
 	if c.program == "" {
@@ -91,8 +93,12 @@ func (b *bench) forwardByUnkept(ctx context.Context, w work) (*forwarder, error)
 }
 
 func (b *bench) forwardByBinary(ctx context.Context, binary string, w work) (*forwarder, error) {
-	d, err := b.startDaemon(ctx, binary, w.coalesce,
-		fmt.Sprintf("udp://127.0.0.1:%d", b.sink.ports.StatsD), fmt.Sprintf("tcp://127.0.0.1:%d", b.sink.ports.Carbon))
+	return b.forwardTo(ctx, binary, w, fmt.Sprintf("udp://127.0.0.1:%d", b.sink.ports.StatsD))
+}
+
+// forwardTo starts a daemon whose StatsD goes to an upstream, and Carbon to the sink.
+func (b *bench) forwardTo(ctx context.Context, binary string, w work, statsdTo string) (*forwarder, error) {
+	d, err := b.startDaemon(ctx, binary, w.coalesce, statsdTo, fmt.Sprintf("tcp://127.0.0.1:%d", b.sink.ports.Carbon))
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type Traffic struct {
 	PerWrite int  // lines in a datagram, or in a write to a connection
 	Rate     int  // lines a second, of all senders together; 0: as fast as the forwarder takes them
 	Stamped  bool // lines say when they were sent
+	Series   int  // the lines are to be counted, in so many; 0: they are to be forwarded
 }
 
 // A generatorSpec is what a generator process is to do.
@@ -55,9 +56,14 @@ const burst = 40
 type generator struct {
 	spec    generatorSpec
 	fds     []int
-	scripts []*script
+	scripts []source
 	block   []byte // what is sent next
 	sent    uint64 // lines
+}
+
+// A source is what a sender sends.
+type source interface {
+	next(dst []byte) []byte // appends a line
 }
 
 // startGenerator starts a generator process, and returns when it begins to send.
@@ -97,10 +103,10 @@ func generate(spec generatorSpec, parent *channel) error {
 // newGenerator connects the senders.
 func newGenerator(spec generatorSpec) (*generator, error) {
 	g := &generator{spec: spec}
-	size := len(newScript(spec.Protocol, nameIn, 0, 0).line) * spec.PerWrite
+	size := len(spec.source(0).next(nil)) * spec.PerWrite
 	g.block = make([]byte, 0, burst*size)
 	for i := range spec.Senders {
-		g.scripts = append(g.scripts, newScript(spec.Protocol, nameIn, spec.Run, i))
+		g.scripts = append(g.scripts, spec.source(i))
 		fd, err := g.connect(size)
 		if err != nil {
 			return nil, fmt.Errorf("connect sender %d to port %d: %w", i, spec.Port, err)
@@ -108,6 +114,14 @@ func newGenerator(spec generatorSpec) (*generator, error) {
 		g.fds = append(g.fds, fd)
 	}
 	return g, nil
+}
+
+// source returns what a sender sends.
+func (spec *generatorSpec) source(sender int) source {
+	if spec.Series > 0 {
+		return newCountScript(spec.Series, sender)
+	}
+	return newScript(spec.Protocol, nameIn, spec.Run, sender)
 }
 
 // connect connects a sender. What it sends by UDP in one system call, the
@@ -171,7 +185,7 @@ func sleepUntil(t time.Duration) {
 func (g *generator) send(sender, due int, now time.Duration) (writes int, err error) {
 	s := g.scripts[sender]
 	if g.spec.Stamped {
-		s.stamp(micros(now))
+		s.(*script).stamp(micros(now))
 	}
 	writes = 1
 	if g.spec.Protocol == statsd {

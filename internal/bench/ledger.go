@@ -16,6 +16,7 @@ type ledger struct {
 	expected  []*script // by sender: what comes next
 	unchanged []byte    // how a line begins that was not rewritten; nil where none should be
 	stamped   bool
+	counting  bool // lines are added up, whoever sent them
 
 	tally     Tally
 	latencies []uint32 // lines by µs; the last takes all that took longer
@@ -32,7 +33,7 @@ type Tally struct {
 
 // newLedger makes the ledger of a run of some traffic that leaves under a name.
 func newLedger(t Traffic, run int, name string) *ledger {
-	l := &ledger{stamped: t.Stamped}
+	l := &ledger{stamped: t.Stamped, counting: t.Series > 0}
 	for i := range t.Senders {
 		l.expected = append(l.expected, newScript(t.Protocol, name, run, i))
 	}
@@ -60,6 +61,10 @@ func (l *ledger) take(data []byte, at time.Duration) (rest []byte) {
 
 // line checks one line, with its end.
 func (l *ledger) line(ln []byte, at time.Duration) {
+	if l.counting {
+		l.count(ln)
+		return
+	}
 	s := l.script(ln)
 	if s == nil || !s.matches(ln) {
 		l.explain(ln)

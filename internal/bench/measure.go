@@ -72,7 +72,7 @@ func (b *bench) measure(ctx context.Context, w work, c *contender, f *forwarder)
 	if err := gen.hear(&done); err != nil {
 		return r, fmt.Errorf("the generator ended early: %w", err)
 	}
-	report, err := b.settle(ctx, done.Sent)
+	report, err := b.settle(ctx, done.Sent, quiet)
 	if err != nil {
 		return r, err
 	}
@@ -135,8 +135,8 @@ func (b *bench) sample(f *forwarder) (s sample, err error) {
 	return s, err
 }
 
-// settle waits until all that was sent has arrived, or nothing more does.
-func (b *bench) settle(ctx context.Context, sent uint64) (sinkReport, error) {
+// settle waits until all that was sent has arrived, or nothing has for so long.
+func (b *bench) settle(ctx context.Context, sent uint64, quiet time.Duration) (sinkReport, error) {
 	last, since := uint64(0), monotonic()
 	for {
 		report, err := b.sink.report()

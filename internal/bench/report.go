@@ -100,7 +100,7 @@ func median(values []float64) float64 {
 // faults tells what is wrong with what our own forwarders delivered: lines that
 // arrived wrong, or did not arrive though they could have. Speed is no fault.
 func (r *Row) faults() (faults []string) {
-	for _, c := range []*contender{theDaemon, theLeast} {
+	for _, c := range []*contender{theDaemon, theLeast, theCounter} {
 		column := r.column(c)
 		if column == nil {
 			continue

@@ -124,7 +124,8 @@ const (
 )
 
 // selectRows returns the works that names, a list with commas, asks for, and
-// says of each other row whether it is asked for. Without names it is all.
+// says of each other row whether it is asked for. Without names it is all but those
+// that count.
 func selectRows(names string) (chosen []work, asked func(row string) bool, err error) {
 	rows := strings.FieldsFunc(names, func(r rune) bool { return r == ',' })
 	asked = func(row string) bool { return len(rows) == 0 || slices.Contains(rows, row) }
@@ -135,6 +136,13 @@ func selectRows(names string) (chosen []work, asked func(row string) bool, err e
 			chosen = append(chosen, w)
 		}
 	}
+	for _, w := range countingWorks {
+		known = append(known, w.name)
+		if slices.Contains(rows, w.name) || slices.Contains(rows, countingRows) {
+			chosen = append(chosen, w)
+		}
+	}
+	known = append(known, countingRows)
 	for _, row := range rows {
 		if !slices.Contains(known, row) {
 			return nil, nil, fmt.Errorf("there is no row %q; there are %s", row, strings.Join(known, ", "))
