@@ -22,21 +22,24 @@ type pointQueue struct {
 	naming *naming
 	carbon *carbonQueue
 	bad    *badLines
-	ingest *ingest       // of the points
 	more   chan struct{} // cap 1: run is to look again
 
 	memory atomic.Int64 // bytes that series may take
 
-	mu     sync.Mutex
-	sums   *aggregate.Aggregator // nil before open
-	claim  *membership.Claim     // the last that was good
-	due    time.Time             // when the sealed slot is to be flushed
-	closed bool
-	books  books
-	buf    []byte
+	flushing sync.Mutex // before mu: of who ends a slot, or makes points
+	ingest   *ingest    // of the points
+	buf      []byte
+	due      time.Time     // when the next part of the sealed slot is to be flushed
+	pace     time.Duration // between two parts
+	closed   bool
+
+	mu    sync.Mutex            // readers wait for it: no points are made meanwhile
+	sums  *aggregate.Aggregator // nil before open
+	claim *membership.Claim     // the last that was good
+	books books
 }
 
-// flushStep is how many names are flushed at once: readers wait for no more.
+// flushStep is how many series are flushed at once: readers wait for no more.
 const flushStep = 256
 
 func newPointQueue(n *naming, carbon *carbonQueue, bad *badLines) *pointQueue {
@@ -90,41 +93,59 @@ func (q *pointQueue) run(ctx context.Context, trouble func(error)) {
 
 // step flushes some of what is due, and returns when there is more to do.
 func (q *pointQueue) step(now time.Time) (wait time.Duration, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	q.flushing.Lock()
+	defer q.flushing.Unlock()
 	if q.closed {
 		return time.Hour, nil
 	}
 	q.turn(now)
+	q.mu.Lock()
 	err = q.sums.Trouble()
+	ends := q.sums.Ends()
+	q.mu.Unlock()
 	if !q.sums.IsFlushing() {
-		return max(q.sums.Ends().Sub(now), time.Millisecond), err
+		return max(ends.Sub(now), time.Millisecond), err
 	}
 	if wait = q.due.Sub(now); wait > 0 {
 		return wait, err
 	}
-	q.flush(flushStep)
+	q.flush()
+	q.due = q.due.Add(q.pace)
 	return 0, err
 }
 
-// turn ends the open slot where that is over, or a tenure begins. q.mu is held.
+// isTurned says whether turn has nothing to do. q.mu is held.
+func (q *pointQueue) isTurned(now time.Time) bool {
+	claim, ok := q.naming.names.Current()
+	q.sums.SetNamed(claim != nil)
+	return (!ok || claim == q.claim) && !q.sums.IsOver(now)
+}
+
+// turn ends the open slot where that is over, or a tenure begins. q.flushing is held.
 func (q *pointQueue) turn(now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.isTurned(now) {
+		return
+	}
+	q.mu.Unlock()
+	q.flushAll()
+	q.mu.Lock()
 	claim, ok := q.naming.names.Current()
 	q.sums.SetNamed(claim != nil)
 	if ok && claim != q.claim {
 		q.claim = claim
 		if tenure := tenureOf(claim); !q.sums.Holds(tenure) {
-			q.flushAll()
 			q.sums.Hold(now, tenure)
-			notify(q.more)
 		}
 	}
-	if q.sums.IsOver(now) {
-		q.flushAll()
+	if q.sums.IsOver(now) && !q.sums.IsFlushing() { // else in the next turn
 		q.sums.Seal(now)
-		q.due = now.Add(q.naming.spread(claim, time.Duration(q.sums.Sealed().Interval)*time.Second/3))
-		notify(q.more)
+		slot, series := q.sums.Sealed()
+		part := time.Duration(slot.Interval) * time.Second / 6
+		q.due, q.pace = now.Add(q.naming.spread(claim, part)), part/time.Duration(1+series/flushStep)
 	}
+	notify(q.more)
 }
 
 // tenureOf tells a tenure from all others, in the next process, too.
@@ -141,32 +162,43 @@ func (n *naming) spread(claim *membership.Claim, limit time.Duration) time.Durat
 	return limit * time.Duration(max(slices.Index(names, claim.Name()), 0)) / time.Duration(len(names))
 }
 
-// flushAll ends the flush. q.mu is held.
+// flushAll ends the flush. q.flushing is held.
 func (q *pointQueue) flushAll() {
 	for q.sums.IsFlushing() {
-		q.flush(flushStep)
+		q.flush()
 	}
 }
 
-// flush puts the points of some names into Carbon's queue: only behind the last of them
-// is the slot forgotten. q.mu is held.
-func (q *pointQueue) flush(names int) {
-	points, more := q.sums.Flush(q.buf[:0], names)
-	q.buf = points
+// flush puts the points of some series into Carbon's queue: only behind the last of them
+// is the slot forgotten. q.flushing is held.
+func (q *pointQueue) flush() {
+	q.mu.Lock()
+	more := q.sums.Take(flushStep)
+	q.mu.Unlock()
+	q.buf = q.sums.Points(q.buf[:0])
 	q.ingest.begin(time.Now(), q.naming.current(q.carbon))
-	q.ingest.points(points)
+	q.ingest.points(q.buf)
 	q.carbon.accept(&q.ingest.tally, q.ingest.end()...)
-	if !more {
-		lines := q.sums.Flushed()
-		q.books.forwarded[0].lines += uint64(lines)
-		q.books.queued -= lines
+	if more {
+		return
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	lines := q.sums.Flushed()
+	q.books.forwarded[0].lines += uint64(lines)
+	q.books.queued -= lines
 }
 
 func (q *pointQueue) accept(t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.turn(in[0].born)
+	for !q.isTurned(in[0].born) {
+		q.mu.Unlock()
+		q.flushing.Lock()
+		q.turn(in[0].born)
+		q.flushing.Unlock()
+		q.mu.Lock()
+	}
 	q.books.received += uint64(t.received)
 	q.books.book(t)
 	for _, b := range in {
@@ -183,25 +215,14 @@ func (q *pointQueue) accept(t *tally, in ...*batch) {
 
 // count counts the lines of b. q.mu is held.
 func (q *pointQueue) count(b *batch) {
-	for rest := b.buf; len(rest) > 0; {
-		n := bytes.IndexByte(rest, '\n')
-		if n < 0 {
-			return
-		}
-		ln := rest[:n]
-		rest = rest[n+1:]
-		result := q.sums.Add(ln)
-		if result == aggregate.Counted {
-			q.books.queued++
-			continue
-		}
+	q.books.queued += q.sums.Add(b.buf, func(ln []byte, result aggregate.Reason) {
 		why := aggregateReasons[result]
 		q.books.dropped[why]++
 		if why == badValue || why == badPath {
 			from := []byte(q.naming.rules.Load().rules.From) // as most clients write it
 			q.bad.add(b.born, line.StatsD, why, "", bytes.Replace(ln, []byte(line.Mark), from, 1))
 		}
-	}
+	})
 }
 
 // aggregateReasons are the aggregator's, in our words.
@@ -211,28 +232,33 @@ var aggregateReasons = [aggregate.NumReasons]reason{
 
 // reconfigure makes cfg hold from a new slot on.
 func (q *pointQueue) reconfigure(cfg aggregate.Config) {
+	q.flushing.Lock()
+	defer q.flushing.Unlock()
+	q.finish()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := time.Now()
-	q.finish(now)
-	q.sums.Reconfigure(cfg, now)
+	q.sums.Reconfigure(cfg, time.Now())
 	q.memory.Store(int64(cfg.Memory))
 	notify(q.more)
 }
 
 // close puts the points of all that was counted into Carbon's queue.
 func (q *pointQueue) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.finish(time.Now())
+	q.flushing.Lock()
+	defer q.flushing.Unlock()
+	q.finish()
 	q.closed = true
 }
 
-// finish ends the open slot, and puts its points, too, into Carbon's queue. q.mu is held.
-func (q *pointQueue) finish(now time.Time) {
+// finish ends the open slot, and puts its points, too, into Carbon's queue. q.flushing
+// is held.
+func (q *pointQueue) finish() {
+	now := time.Now()
 	q.turn(now)
 	q.flushAll()
+	q.mu.Lock()
 	q.sums.Seal(now)
+	q.mu.Unlock()
 	q.flushAll()
 }
 

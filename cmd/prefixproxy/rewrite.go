@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -84,9 +83,8 @@ func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
 	own := strings.ReplaceAll(rules.To, "{name}", c.Name)
 	var series []string
 	for more := true; more; {
-		var points []byte
-		points, more = sums.Flush(nil, 1)
-		series = append(series, strings.ReplaceAll(string(points), line.Mark, own))
+		more = sums.Take(1)
+		series = append(series, strings.ReplaceAll(string(sums.Points(nil)), line.Mark, own))
 	}
 	slices.Reverse(series) // the last come first
 	_, err = io.WriteString(ui.out, strings.Join(series, ""))
@@ -160,7 +158,7 @@ func (f *filter) line(number int, data []byte, readErr error) error {
 		f.buf = out
 		reason := result.Reason()
 		if f.sums != nil && result.Appended() {
-			reason = f.sums.Add(bytes.TrimSuffix(out, []byte("\n"))).String()
+			f.sums.Add(out, func(_ []byte, why aggregate.Reason) { reason = why.String() })
 		}
 		if reason != "" {
 			f.refuse(number, reason, ln)

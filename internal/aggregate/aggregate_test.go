@@ -20,7 +20,8 @@ func at(seconds float64) time.Time {
 func points(a *Aggregator) (all []string) {
 	var out []byte
 	for more := true; more; {
-		out, more = a.Flush(out, 3)
+		more = a.Take(3)
+		out = a.Points(out)
 	}
 	a.Flushed()
 	for line := range strings.Lines(string(out)) {
@@ -37,7 +38,8 @@ func put(a *Aggregator, lines ...string) (last Reason) {
 	for _, l := range lines {
 		b := []byte("\x01." + l + "\n")
 		a.Log(b)
-		last = a.Add(b[:len(b)-1])
+		last = Counted
+		a.Add(b, func(_ []byte, why Reason) { last = why })
 	}
 	return last
 }
@@ -151,7 +153,7 @@ func TestIdleSeries(t *testing.T) {
 	points(a)
 	a.Seal(at(40))
 	equal(t, points(a), nil)
-	if s := a.Stats(); s.Bytes != 0 || s.Series != 0 || len(a.entries) != 0 {
+	if s := a.Stats(); s.Bytes != 0 || s.Series != 0 || a.table.used != 0 {
 		t.Errorf("what has expired is still there: %+v", s)
 	}
 }
@@ -163,7 +165,8 @@ func TestFlushInParts(t *testing.T) {
 	put(a, "a:1|c", "b:1|g", "c:1|ms", "d:x|s")
 	a.Seal(at(10))
 	put(a, "a:10|c", "b:10|g", "c:10|ms", "d:y|s", "e:1|c")
-	first, _ := a.Flush(nil, 2)
+	a.Take(2)
+	first := a.Points(nil)
 	put(a, "a:100|c", "b:+5|g", "d:z|s")
 	if !bytes.Contains(first, []byte("d.count 1 ")) {
 		t.Errorf("got %q", first)
@@ -258,15 +261,11 @@ func TestNumbers(t *testing.T) {
 // A known series costs no memory.
 func TestAllocations(t *testing.T) {
 	a := open(t, tenth(), at(0))
-	lines := [][]byte{[]byte("\x01.api.requests:1|c|@0.5"), []byte("\x01.api.queue:12|g"), []byte("\x01.users:bob|s"), []byte("\x01.api..requests:1.5|c|#b:1,a:2")}
-	for _, l := range lines {
-		a.Add(l)
-	}
-	if n := testing.AllocsPerRun(100, func() {
-		for _, l := range lines {
-			a.Add(l)
-		}
-	}); n > 0 {
+	lines := []byte("\x01.api.requests:1|c|@0.5\n\x01.api.queue:12|g\n\x01.users:bob|s\n\x01.api..requests:1.5|c|#b:1,a:2\n\x01.a:x|c\n")
+	refused := 0
+	add := func() { a.Add(lines, func([]byte, Reason) { refused++ }) }
+	add()
+	if n := testing.AllocsPerRun(100, add); n > 0 || refused == 0 {
 		t.Errorf("%v allocations for lines of known series", n)
 	}
 }

@@ -1,29 +1,29 @@
 // Package aggregate makes Graphite's points of StatsD's values, as statsd 0.9 does:
 //
-//	a, err := aggregate.Open(cfg, dirs, now) // goes on where the last process ended
+//	a, err := aggregate.Open(cfg, dirs, now)        // goes on where the last process ended
 //	if a.IsOver(now) { a.Seal(now) }
-//	a.Log(lines); a.Add(line); …          // what a read brought
-//	a.Flush(dst, n); …; a.Flushed()         // the points of the slot that has ended
-//	a.Close(disk)                           // behind the last flush
+//	a.Log(lines); a.Add(lines, refused)             // what a read brought
+//	a.Take(n); dst = a.Points(dst); …; a.Flushed()  // the points of the slot that has ended
+//	a.Close(disk)                                   // behind the last flush
 //
 // Lines come as line.Rules with Points write them: checked, and with line.Mark in
 // the place of the host's name. Points leave unnamed, too: "stats.counters.\x01.api.count 5 1700000000".
 // Who names them replaces the mark.
 //
 // In reading order: parse.go (a line's metrics), name.go (what Graphite stores as one
-// series), series.go and timer.go (what is kept of each, and its bounds), slot.go (when
-// one ends), flush.go (its points), state.go (what survives).
+// series), series.go, table.go and timer.go (what is kept of each, and its bounds),
+// slot.go (when one ends), flush.go (its points), state.go (what survives).
 //
 // # Slots
 //
 // Time is cut at whole multiples of the interval. The open slot takes what comes. When
-// it has ended it is sealed, and its points are taken out by Flush, in parts, while the
+// it has ended it is sealed, and its series are taken out, in parts, while the
 // next one is open already. Each slot is sealed once, whatever the clock does: closed
 // remembers which were.
 //
 // # Not promised
 //
-// One owner: the caller locks. Two types under one name may make points of one name
+// One owner: the caller locks; Points alone goes without. Two types under one name may make points of one name
 // (the plain layout writes x.count for a counter and a timer x). What was in memory that
 // survives a process ends with the machine.
 package aggregate

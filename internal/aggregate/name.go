@@ -30,18 +30,15 @@ var isPlain = func() (t [256]bool) {
 	return t
 }()
 
-// canonical returns the name of a series: raw itself where it is plain, or else one valid until the
-// next call. tags are DogStatsD's, without "#".
-func (a *Aggregator) canonical(raw, tags []byte) (name []byte, ok bool) {
-	if len(tags) == 0 && isCanonical(raw) {
-		return raw, true
-	}
+// canonical returns the name of a series, valid until the next call. tags are
+// DogStatsD's, without "#".
+func (a *Aggregator) canonical(raw, tags []byte) (name []byte) {
 	path, own, _ := bytes.Cut(raw, []byte(";"))
 	a.name = appendPath(a.name[:0], path)
 	if a.cfg.Tags == GraphiteTags {
 		a.name = a.appendTags(a.name, own, tags)
 	}
-	return a.name, isStorable(a.name)
+	return a.name
 }
 
 // isCanonical says whether a name is as Graphite stores it, surely.

@@ -69,6 +69,23 @@ func (m *metric) field(f []byte) {
 	}
 }
 
+// read reads one of its values; why is Counted if that is sound. A set's is any text.
+func (m *metric) read(text []byte) (v float64, why Reason) {
+	if m.kind == noKind {
+		return 0, NoPoint
+	}
+	ok := true
+	if m.kind != setKind {
+		v, ok = number(text)
+	}
+	if !ok || !m.sound || v < 0 && string(m.typ) == "ms" || m.kind == counterKind && !isFinite(v*m.weight) || !isFinite(m.weight) {
+		return 0, BadValue
+	}
+	return v, Counted
+}
+
+func isFinite(v float64) bool { return v-v == 0 }
+
 // cutField returns what stands before the next '|' or ':'; a field of DogStatsD may
 // hold a ':'.
 func cutField(in []byte, dog bool) (field, rest []byte) {

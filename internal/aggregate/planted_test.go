@@ -17,18 +17,18 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"the open slot is forgotten at a kill": {
 			File: "internal/aggregate/state.go",
-			Old:  "			a.Add(line)\n",
+			Old:  "		a.Add(lines[:end], func([]byte, Reason) {})\n",
 			New:  "",
 		},
 		"the gauges of a slot are those of the next": {
 			File: "internal/aggregate/state.go",
-			Old:  "			v := g.old\n",
-			New:  "			v := g.cur\n",
+			Old:  "min(s.seq, seq), s.old, ",
+			New:  "min(s.seq, seq), s.cur, ",
 		},
 		"a sealed slot is taken for the open one": {
 			File: "internal/aggregate/state.go",
-			Old:  "		if h.Slot.Seq != a.open.Seq {\n",
-			New:  "		if false {\n",
+			Old:  "	if h.Slot.Seq != a.open.Seq {\n",
+			New:  "	if false {\n",
 		},
 		"a tenure begins in the slot of the last holder": {
 			File: "internal/aggregate/slot.go",

@@ -20,108 +20,138 @@ func (r Reason) String() string {
 	return [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path", SeriesFull: "series_full"}[r]
 }
 
-// An entry is all that is kept under one name: a part for each type that came.
-type entry struct {
-	name    string
-	counter *counter
-	gauge   *gauge
-	timer   *timer
-	set     *set
+// A series is what is kept of one name and kind. What came in the slot of seq, the last
+// in which anything came, is cur. Where that is the open one, old is that of the slot
+// before, until its points have left.
+type series struct {
+	name     string
+	kind     kind
+	seq      int64
+	cur, old float64 // a counter's sum, a gauge's value
+	timer    *timer  // of a timer
+	set      *set    // of a set
 }
 
-// A part is one series. What came in the open slot is cur; old is that of the slot
-// before, until its points have left. The first touch in a slot, or the flush of the
-// one before, turns it.
-type part struct {
-	seq     int64 // of the slot of cur
-	born    int64 // the slot in which it came first
-	touched int64 // start of the slot in which it came last, Unix seconds
-}
+// A set is the members that came.
+type set struct{ cur, old map[string]struct{} }
 
-// turns says whether cur is of the slot before the open one, and makes it of this.
-func (p *part) turns(seq int64) bool {
-	if p.seq == seq {
-		return false
-	}
-	p.seq = seq
-	return true
-}
-
-type counter struct {
-	part
-	cur, old float64
-}
-
-func (c *counter) turn(seq int64) {
-	if c.turns(seq) {
-		c.old, c.cur = c.cur, 0
+// touch makes cur that of the open slot, in which something comes.
+func (s *series) touch(seq int64) {
+	if s.seq != seq {
+		s.shift()
+		s.seq = seq
 	}
 }
 
-type gauge struct {
-	part
-	cur, old float64
-}
-
-func (g *gauge) turn(seq int64) {
-	if g.turns(seq) {
-		g.old = g.cur
+// shift ends cur.
+func (s *series) shift() {
+	switch s.kind {
+	case counterKind:
+		s.old, s.cur = s.cur, 0
+	case gaugeKind:
+		s.old = s.cur
+	case timerKind:
+		s.timer.shift()
+	case setKind:
+		s.set.old, s.set.cur = s.set.cur, nil
 	}
 }
 
-type set struct {
-	part
-	cur, old map[string]struct{}
-}
-
-func (s *set) turn(seq int64) {
-	if s.turns(seq) {
-		s.old, s.cur = s.cur, map[string]struct{}{}
-	}
-}
-
-// What things take in memory, with what Go's maps, heap and collector take beside.
+// What things take in memory, with what the table, the heap and the collector take beside.
 const (
-	entryCost   = 200
-	counterCost = 64
-	gaugeCost   = 64
-	setCost     = 192
-	memberCost  = 96
-	timerCost   = 256 + 2*8*smallTimer
-	sketchCost  = 6 << 10
+	seriesCost = 200
+	timerCost  = 128 + 2*8*smallTimer
+	memberCost = 96
+	sketchCost = 6 << 10
 )
 
-// Add counts a line, without its end, in the open slot.
-func (a *Aggregator) Add(line []byte) Reason {
+// A pending line is one whose series is being fetched from memory.
+type pending struct {
+	line, name, metrics []byte // name: nil where it is not as Graphite stores it
+	hash                uint64
+	s                   *series // that may be its
+}
+
+// lookahead is how many lines wait for memory at once.
+const lookahead = 32
+
+// Add counts lines, each with its end, in the open slot. It returns how many were
+// counted, and calls refused for the others.
+func (a *Aggregator) Add(lines []byte, refused func(line []byte, why Reason)) (counted int) {
+	for len(lines) > 0 {
+		n := 0
+		for ; n < lookahead && len(lines) > 0; n++ {
+			var line []byte
+			line, lines, _ = bytes.Cut(lines, newline)
+			a.ahead[n] = a.read(line)
+		}
+		a.fetch(a.ahead[:n])
+		for i := range a.ahead[:n] {
+			if why := a.add(&a.ahead[i]); why == Counted {
+				counted++
+			} else {
+				refused(a.ahead[i].line, why)
+			}
+		}
+	}
+	a.open.Lines += counted
+	return counted
+}
+
+// read cuts a line.
+func (a *Aggregator) read(line []byte) pending {
 	colon := bytes.IndexByte(line, ':')
 	if len(line) < 2 || line[0] != mark || colon < 0 {
+		return pending{line: line}
+	}
+	p := pending{line: line, metrics: line[colon+1:]}
+	if name := bytes.TrimPrefix(line[1:colon], dot); isCanonical(name) {
+		p.name, p.hash = name, a.table.hash(name)
+	}
+	return p
+}
+
+// fetch has the processor fetch what add will look at, for all lines at once: no step of
+// a line waits for the one of another.
+func (a *Aggregator) fetch(lines []pending) {
+	for i := range lines {
+		lines[i].s = a.table.slots[a.table.at(lines[i].hash)].s
+	}
+	for i := range lines {
+		if s := lines[i].s; s != nil && s.name != "" {
+			a.fetched += uint64(s.name[0]) + uint64(s.seq) // is asked for, so that it is read
+		}
+	}
+}
+
+// add counts one line.
+func (a *Aggregator) add(p *pending) Reason {
+	if p.metrics == nil {
 		return NoPoint
 	}
-	raw, metrics := bytes.TrimPrefix(line[1:colon], dot), line[colon+1:]
+	name, hash := p.name, p.hash
 	var tags []byte
-	if i := bytes.Index(metrics, tagStart); i >= 0 {
-		tags, _, _ = bytes.Cut(metrics[i+2:], bar)
+	if i := bytes.Index(p.metrics, tagStart); i >= 0 {
+		tags, _, _ = bytes.Cut(p.metrics[i+2:], bar)
 	}
-	name, ok := a.canonical(raw, tags)
-	if !ok {
-		return BadPath
+	if name == nil || len(tags) > 0 {
+		raw := p.line[1 : len(p.line)-len(p.metrics)-1]
+		if name = a.canonical(bytes.TrimPrefix(raw, dot), tags); !isStorable(name) {
+			return BadPath
+		}
+		hash = a.table.hash(name)
 	}
-	e := a.entries[string(name)]
 	result := NoPoint
-	for len(metrics) > 0 {
+	for metrics := p.metrics; len(metrics) > 0; {
 		var m metric
 		m, metrics = nextMetric(metrics)
 		for more := true; more; {
 			var value []byte
-			var why Reason
 			value, m.values, more = bytes.Cut(m.values, colonByte)
-			if e, why = a.addValue(e, name, &m, value); why == Counted || result == NoPoint {
+			if why := a.addValue(name, hash, &m, value); why == Counted || result == NoPoint {
 				result = why
 			}
 		}
-	}
-	if result == Counted {
-		a.open.Lines++
 	}
 	return result
 }
@@ -131,103 +161,64 @@ var (
 	bar       = []byte("|")
 	colonByte = []byte(":")
 	tagStart  = []byte("|#")
+	newline   = []byte("\n")
 )
 
-// addValue counts one value; e is the entry of name, if there is one.
-func (a *Aggregator) addValue(e *entry, name []byte, m *metric, text []byte) (*entry, Reason) {
-	if m.kind == noKind {
-		return e, NoPoint
+// addValue counts one value.
+func (a *Aggregator) addValue(name []byte, hash uint64, m *metric, text []byte) Reason {
+	v, why := m.read(text)
+	if why != Counted {
+		return why
 	}
-	v, ok := 0.0, true
-	if m.kind != setKind {
-		v, ok = number(text)
-	}
-	if !ok || !m.sound || v < 0 && string(m.typ) == "ms" || m.kind == counterKind && !isFinite(v*m.weight) || !isFinite(m.weight) {
-		return e, BadValue
-	}
-	if e == nil {
-		if e = a.newEntry(name); e == nil {
-			return nil, SeriesFull
+	s := a.table.find(name, m.kind, hash)
+	if s == nil {
+		if s = a.newSeries(name, m.kind, hash); s == nil {
+			return SeriesFull
 		}
 	}
+	s.touch(a.open.Seq)
 	switch m.kind {
 	case counterKind:
-		return e, a.count(e, float64(v*m.weight)) // rounded, on every machine
+		s.cur += float64(v * m.weight) // rounded, on every machine
 	case gaugeKind:
-		return e, a.gauge(e, v, text[0] == '+' || text[0] == '-')
+		if text[0] == '+' || text[0] == '-' {
+			v += s.cur // to statsd, what is not there is 0
+		}
+		s.cur = v
 	case timerKind:
-		return e, a.time(e, v, m.weight)
+		return a.sample(&s.timer.cur, v, m.weight)
+	case setKind:
+		return a.member(s.set, text)
 	}
-	return e, a.member(e, text)
+	return Counted
 }
 
-func isFinite(v float64) bool { return v-v == 0 }
-
-// newEntry returns an entry for name, nil where there is no room.
-func (a *Aggregator) newEntry(name []byte) *entry {
-	if !a.series.take(int64(entryCost + len(name))) {
+// newSeries returns a series that is put into the table, nil where there is no room.
+func (a *Aggregator) newSeries(name []byte, k kind, hash uint64) *series {
+	if !a.series.take(costOf(len(name), k)) {
 		return nil
 	}
-	e := &entry{name: string(name)}
-	a.entries[e.name] = e
-	a.order = append(a.order, e)
-	return e
+	s := &series{name: string(name), kind: k, seq: a.open.Seq}
+	switch k {
+	case timerKind:
+		s.timer = &timer{}
+	case setKind:
+		s.set = &set{}
+	}
+	a.table.put(s, hash)
+	a.order = append(a.order, s)
+	return s
 }
 
-// newPart returns the part of a new series, if there is room for cost bytes.
-func (a *Aggregator) newPart(cost int64) (part, bool) {
-	if !a.series.take(cost) {
-		return part{}, false
+func costOf(name int, k kind) int64 {
+	if k == timerKind {
+		return int64(seriesCost + name + timerCost)
 	}
-	a.stats.Series++
-	return part{seq: a.open.Seq, born: a.open.Seq}, true
-}
-
-func (a *Aggregator) count(e *entry, v float64) Reason {
-	if e.counter == nil {
-		p, ok := a.newPart(counterCost)
-		if !ok {
-			return SeriesFull
-		}
-		e.counter = &counter{part: p}
-	}
-	c := e.counter
-	c.turn(a.open.Seq)
-	c.touched = a.open.Start
-	c.cur += v
-	return Counted
-}
-
-func (a *Aggregator) gauge(e *entry, v float64, signed bool) Reason {
-	if e.gauge == nil {
-		p, ok := a.newPart(gaugeCost)
-		if !ok {
-			return SeriesFull
-		}
-		e.gauge = &gauge{part: p}
-	}
-	g := e.gauge
-	g.turn(a.open.Seq)
-	g.touched = a.open.Start
-	if signed {
-		v += g.cur // to statsd, what is not there is 0
-	}
-	g.cur = v
-	return Counted
+	return int64(seriesCost + name)
 }
 
 // member counts a member of a set.
-func (a *Aggregator) member(e *entry, text []byte) Reason {
-	if e.set == nil {
-		p, ok := a.newPart(setCost)
-		if !ok {
-			return SeriesFull
-		}
-		e.set = &set{part: p, cur: map[string]struct{}{}}
-	}
-	s := e.set
-	s.turn(a.open.Seq)
-	s.touched = a.open.Start
+func (a *Aggregator) member(s *set, text []byte) Reason {
 	if len(text) == 0 {
 		text = zero
 	}
@@ -237,16 +228,14 @@ func (a *Aggregator) member(e *entry, text []byte) Reason {
 	if !a.series.take(int64(memberCost + len(text))) {
 		return SeriesFull
 	}
+	if s.cur == nil {
+		s.cur = map[string]struct{}{}
+	}
 	s.cur[string(text)] = struct{}{}
 	return Counted
 }
 
 var zero = []byte("0")
-
-// isEmpty says whether no part is left.
-func (e *entry) isEmpty() bool {
-	return e.counter == nil && e.gauge == nil && e.timer == nil && e.set == nil
-}
 
 // A room is memory that is bounded.
 type room struct{ used, limit int64 }

@@ -10,24 +10,28 @@ type Aggregator struct {
 	cfg         Config
 	percentiles []percentile
 
-	open     Slot
-	sealed   Slot
-	flushing bool
-	walk     int  // of order: the entries before it are still to be flushed
-	named    bool // the host holds a name
-	closed   []Span
+	open   Slot
+	named  bool // the host holds a name
+	closed []Span
 
-	entries map[string]*entry
-	order   []*entry // the same
+	sealed       Slot
+	sealedSeries int
+	flushing     bool
+	walk         int // of order: the series before it are still to be taken
+
+	table table
+	order []*series // the same
 
 	series, samples, sketches room
-	stats                     Stats
+	sketched                  uint64
 	journal                   journal
 
 	// Buffers.
 	name, tagText, oneTag []byte
 	tags                  []tagSpan
-	sums, squares         []float64
+	ahead                 [lookahead]pending
+	fetched               uint64
+	taken                 []taken
 	values                []stat
 }
 
@@ -58,7 +62,7 @@ type Stats struct {
 
 // newAggregator returns one that has nothing, and no slot.
 func newAggregator(cfg Config) *Aggregator {
-	a := &Aggregator{entries: map[string]*entry{}}
+	a := &Aggregator{table: newTable()}
 	a.configure(cfg)
 	return a
 }
@@ -73,8 +77,8 @@ func (a *Aggregator) configure(cfg Config) {
 	}
 }
 
-// Reconfigure makes cfg hold in the open slot, in which nothing has been counted yet.
-// Nothing is being flushed.
+// Reconfigure makes cfg hold. What has been counted in the open slot goes on in that of
+// now. Nothing is being flushed.
 func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
 	a.configure(cfg)
 	a.open.Start, a.open.Interval = a.next(now.Unix()), int64(cfg.Interval/time.Second)
@@ -83,9 +87,7 @@ func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
 
 // Stats returns some numbers.
 func (a *Aggregator) Stats() Stats {
-	s := a.stats
-	s.Bytes = a.series.used + a.samples.used + a.sketches.used
-	return s
+	return Stats{len(a.order), a.series.used + a.samples.used + a.sketches.used, a.sketched}
 }
 
 // Lines returns how many lines are counted in slots that have not left.
@@ -144,8 +146,13 @@ func (a *Aggregator) Ends() time.Time {
 // last flush must have ended.
 func (a *Aggregator) Seal(now time.Time) {
 	a.close(a.open.Start, a.open.end())
-	a.sealed, a.flushing, a.walk = a.open, true, len(a.order)
+	a.seal()
 	a.begin(a.open.Seq+1, now.Unix())
+}
+
+func (a *Aggregator) seal() {
+	a.sealed, a.flushing = a.open, true
+	a.walk, a.sealedSeries = len(a.order), len(a.order)
 }
 
 // begin opens another slot.

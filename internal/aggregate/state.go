@@ -28,22 +28,26 @@ import (
 // docs/decisions/0014 says why nothing counts twice.
 //
 //	base:   header (JSON) \n | record … | 0 | CRC-32 of all before: 4
-//	record: length, name | parts: 1 | of each part: touched | value …
+//	record: length + 1, name | kind: 1 | seq | a counter's or gauge's value, a timer's samples, or a set's members
 //
-// Integers are varints; a counter's or gauge's value is a float64 (little endian).
+// Integers are varints, values float64 (little endian).
 
 const (
 	note     = 0x02
 	minLines = 8 << 20 // bytes of lines from which a base is worth more, if it is no longer
 )
 
+// format tells these files from those of other versions.
+const format = 2
+
 // A header says where the slots are.
 type header struct {
+	Format int
 	Slot   Slot
 	Closed []Span
 }
 
-func (a *Aggregator) header() header { return header{a.open, a.closed} }
+func (a *Aggregator) header() header { return header{format, a.open, a.closed} }
 
 // A journal writes the files. Without a directory it does nothing. Its first error is
 // kept, and said by Trouble.
@@ -196,18 +200,14 @@ func (j *journal) spill(most int) error {
 	return err
 }
 
-// keep writes an entry as it was when the slot that began at start ended.
-func (j *journal) keep(e *entry, start int64) {
+// keep writes a series as it was when the slot of seq ended, behind take.
+func (j *journal) keep(s *series, seq int64) {
 	if j.base == nil {
 		return
 	}
-	j.record(e, func(p *part) (touched int64, now bool, ok bool) { return min(p.touched, start), false, p.turned() })
+	j.record(s, min(s.seq, seq), s.old, &samples{}, nil)
 	j.spill(64 << 10)
 }
-
-// turned says whether a part was there in the slot before the open one: its flush has
-// turned it.
-func (p *part) turned() bool { return p.born < p.seq }
 
 // checkpoint writes a base in the middle of a slot, since its lines have become long.
 // Nothing is being flushed.
@@ -220,73 +220,35 @@ func (a *Aggregator) checkpoint() {
 	}
 	text, _ := json.Marshal(h)
 	j.buf = append(append(j.buf[:0], text...), '\n')
-	for _, e := range a.order {
-		j.record(e, func(p *part) (int64, bool, bool) { return p.touched, true, true })
+	for _, s := range a.order {
+		var values *samples
+		var members map[string]struct{}
+		if s.timer != nil {
+			values = &s.timer.cur
+		}
+		if s.set != nil {
+			members = s.set.cur
+		}
+		j.record(s, s.seq, s.cur, values, members)
 		j.spill(64 << 10)
 	}
 	j.commit()
 }
 
-// The parts of a record.
-const (
-	hasCounter = 1 << iota
-	hasGauge
-	hasTimer
-	hasSet
-)
-
-// record appends e. look tells when a part came last, whether it is as it is in the open
-// slot, and whether it is kept at all.
-func (j *journal) record(e *entry, look func(*part) (touched int64, now, ok bool)) {
-	at := len(j.buf)
-	j.buf = binary.AppendUvarint(j.buf, uint64(len(e.name))+1)
-	j.buf = append(append(j.buf, e.name...), 0)
-	mask := len(j.buf) - 1
-	if c := e.counter; c != nil {
-		if touched, now, ok := look(&c.part); ok {
-			j.buf[mask] |= hasCounter
-			v := 0.0
-			if now {
-				v = c.cur
-			}
-			j.buf = appendFloat(binary.AppendVarint(j.buf, touched), v)
+// record appends a series with what it has.
+func (j *journal) record(s *series, seq int64, value float64, values *samples, members map[string]struct{}) {
+	j.buf = append(binary.AppendUvarint(j.buf, uint64(len(s.name))+1), s.name...)
+	j.buf = binary.AppendVarint(append(j.buf, byte(s.kind)), seq)
+	switch s.kind {
+	case timerKind:
+		j.buf = values.encode(j.buf)
+	case setKind:
+		j.buf = binary.AppendUvarint(j.buf, uint64(len(members)))
+		for m := range members {
+			j.buf = append(binary.AppendUvarint(j.buf, uint64(len(m))), m...)
 		}
-	}
-	if g := e.gauge; g != nil {
-		if touched, now, ok := look(&g.part); ok {
-			j.buf[mask] |= hasGauge
-			v := g.old
-			if now {
-				v = g.cur
-			}
-			j.buf = appendFloat(binary.AppendVarint(j.buf, touched), v)
-		}
-	}
-	if t := e.timer; t != nil {
-		if touched, now, ok := look(&t.part); ok {
-			j.buf[mask] |= hasTimer
-			var s samples
-			if now {
-				s = t.cur
-			}
-			j.buf = s.encode(binary.AppendVarint(j.buf, touched))
-		}
-	}
-	if s := e.set; s != nil {
-		if touched, now, ok := look(&s.part); ok {
-			j.buf[mask] |= hasSet
-			var members map[string]struct{}
-			if now {
-				members = s.cur
-			}
-			j.buf = binary.AppendUvarint(binary.AppendVarint(j.buf, touched), uint64(len(members)))
-			for m := range members {
-				j.buf = append(binary.AppendUvarint(j.buf, uint64(len(m))), m...)
-			}
-		}
-	}
-	if j.buf[mask] == 0 {
-		j.buf = j.buf[:at]
+	default:
+		j.buf = appendFloat(j.buf, value)
 	}
 }
 
@@ -479,28 +441,36 @@ func (a *Aggregator) recall() error {
 	return nil
 }
 
-// replay counts lines once more.
+// replay counts lines once more, from note to note.
 func (a *Aggregator) replay(lines []byte) {
 	for len(lines) > 0 {
-		var line []byte
-		line, lines, _ = bytes.Cut(lines, []byte{'\n'})
-		if len(line) == 0 || line[0] != note {
-			a.Add(line)
-			continue
+		if lines[0] == note {
+			var text []byte
+			text, lines, _ = bytes.Cut(lines, newline)
+			a.heed(text[1:])
 		}
-		var h header
-		if json.Unmarshal(line[1:], &h) != nil {
-			continue
+		end := bytes.IndexByte(lines, note)
+		if end < 0 {
+			end = len(lines)
 		}
-		a.closed = h.Closed
-		if h.Slot.Seq != a.open.Seq {
-			a.sealed, a.flushing, a.walk = a.open, true, len(a.order)
-			a.open = h.Slot
-			continue
-		}
-		h.Slot.Lines = a.open.Lines
-		a.open = h.Slot
+		a.Add(lines[:end], func([]byte, Reason) {})
+		lines = lines[end:]
 	}
+}
+
+// heed goes on in the slot that a note tells of.
+func (a *Aggregator) heed(text []byte) {
+	var h header
+	if json.Unmarshal(text, &h) != nil {
+		return
+	}
+	a.closed = h.Closed
+	if h.Slot.Seq != a.open.Seq {
+		a.seal()
+	} else {
+		h.Slot.Lines = a.open.Lines
+	}
+	a.open = h.Slot
 }
 
 // load reads a base.
@@ -519,6 +489,9 @@ func (a *Aggregator) load(base []byte) (err error) {
 	if err := json.Unmarshal(head, &h); err != nil {
 		return err
 	}
+	if h.Format != format {
+		return errors.New("another version wrote it")
+	}
 	a.open, a.closed = h.Slot, h.Closed
 	a.named = h.Slot.Tenure != ""
 	r := reader{records}
@@ -527,59 +500,48 @@ func (a *Aggregator) load(base []byte) (err error) {
 		if length == 0 {
 			return nil
 		}
-		if err := a.loadEntry(&r, r.bytes(length-1)); err != nil {
+		if err := a.loadSeries(&r, r.bytes(length-1)); err != nil {
 			return err
 		}
 	}
 }
 
-// loadEntry reads one name. What no longer has room is left out.
-func (a *Aggregator) loadEntry(r *reader, name []byte) error {
-	e := a.newEntry(name)
-	mask := r.bytes(1)[0]
-	earlier := func(cost int64) part {
-		p, _ := a.newPart(cost)
-		p.born, p.touched = a.open.Seq-1, r.varint()
-		return p
-	}
-	if e == nil {
+// loadSeries reads one. What no longer has room is left out.
+func (a *Aggregator) loadSeries(r *reader, name []byte) error {
+	s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name))
+	if s == nil {
 		return errors.New("aggregate.memory is smaller than what was counted")
 	}
-	if mask&hasCounter != 0 {
-		e.counter = &counter{part: earlier(counterCost), cur: r.float()}
-	}
-	if mask&hasGauge != 0 {
-		g := &gauge{part: earlier(gaugeCost)}
-		g.cur = r.float()
-		g.old = g.cur
-		e.gauge = g
-	}
-	if mask&hasTimer != 0 {
-		e.timer = &timer{part: earlier(timerCost)}
-		s := &e.timer.cur
-		weight := r.float()
-		n := r.uvarint()
-		if n&1 == 0 {
-			for range n >> 1 {
-				a.sample(s, r.float(), 0)
-			}
-		} else {
-			a.toSketch(s)
-			var err error
-			if s.sketch, err = decodeSketch(r.bytes(n >> 1)); err != nil {
-				return err
-			}
-			s.n, s.sum, s.squares, s.lower, s.upper = r.float(), r.float(), r.float(), r.float(), r.float()
-		}
-		s.weight = weight
-	}
-	if mask&hasSet != 0 {
-		e.set = &set{part: earlier(setCost), cur: map[string]struct{}{}}
+	s.seq = r.varint()
+	switch s.kind {
+	case timerKind:
+		return a.loadSamples(r, &s.timer.cur)
+	case setKind:
 		for range r.uvarint() {
-			m := string(r.bytes(r.uvarint()))
-			a.series.take(int64(memberCost + len(m)))
-			e.set.cur[m] = struct{}{}
+			if a.member(s.set, r.bytes(r.uvarint())) != Counted {
+				return errors.New("aggregate.memory is smaller than what was counted")
+			}
 		}
+	default:
+		s.cur = r.float()
+		s.old = s.cur
 	}
+	return nil
+}
+
+func (a *Aggregator) loadSamples(r *reader, s *samples) (err error) {
+	weight, n := r.float(), r.uvarint()
+	if n&1 == 0 {
+		for range n >> 1 {
+			a.sample(s, r.float(), 0)
+		}
+	} else {
+		a.toSketch(s)
+		if s.sketch, err = decodeSketch(r.bytes(n >> 1)); err != nil {
+			return err
+		}
+		s.n, s.sum, s.squares, s.lower, s.upper = r.float(), r.float(), r.float(), r.float(), r.float()
+	}
+	s.weight = weight
 	return nil
 }

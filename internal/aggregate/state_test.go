@@ -53,6 +53,10 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+func valueOf(a *Aggregator, name string, k kind) float64 {
+	return a.table.find([]byte(name), k, a.table.hash([]byte(name))).cur
+}
+
 func run(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	dir := t.TempDir()
@@ -66,8 +70,8 @@ func run(t *testing.T, seed uint64) {
 	gauge, tenure := 0, 0
 	flush := func(all bool) {
 		for a.flushing && (all || random.IntN(3) > 0) {
-			out, more := a.Flush(nil, 1+random.IntN(3))
-			g.take(out)
+			more := a.Take(1 + random.IntN(3))
+			g.take(a.Points(nil))
 			if !more && (all || random.IntN(3) > 0) {
 				a.Flushed()
 			}
@@ -113,7 +117,7 @@ func run(t *testing.T, seed uint64) {
 		sent["t"]++
 		put(a, "g:+1|g")
 		gauge++
-		if got := a.entries["g"].gauge.cur; got != float64(gauge) {
+		if got := valueOf(a, "g", gaugeKind); got != float64(gauge) {
 			t.Fatalf("seed %d: the gauge is %v, want %d", seed, got, gauge)
 		}
 	}
@@ -140,7 +144,7 @@ func TestTornLine(t *testing.T) {
 	a = open(t, tenth(), at(1), dir)
 	put(a, "a:3|c")
 	a = open(t, tenth(), at(2), dir)
-	if got := a.entries["a"].counter.cur; got != 4 {
+	if got := valueOf(a, "a", counterKind); got != 4 {
 		t.Errorf("the counter is %v, want 4", got)
 	}
 }

@@ -11,8 +11,8 @@ import (
 // A timer is the samples of a slot, all of them while they fit. A sketch takes their
 // place where they don't: what it says of a value is within 1 % of it.
 type timer struct {
-	part
 	cur, old samples
+	spare    []float64 // for the next
 }
 
 type samples struct {
@@ -35,31 +35,11 @@ const (
 	maxBins  = 2048
 )
 
-func (t *timer) turn(seq int64) {
-	if t.turns(seq) {
-		spare := t.old.values
-		t.old, t.cur = t.cur, samples{}
-		if cap(spare) <= smallTimer {
-			t.cur.values = spare[:0]
-		}
-	}
+func (t *timer) shift() {
+	t.old, t.cur, t.spare = t.cur, samples{values: t.spare}, nil
 }
 
-// time counts a sample.
-func (a *Aggregator) time(e *entry, v, weight float64) Reason {
-	if e.timer == nil {
-		p, ok := a.newPart(timerCost)
-		if !ok {
-			return SeriesFull
-		}
-		e.timer = &timer{part: p}
-	}
-	t := e.timer
-	t.turn(a.open.Seq)
-	t.touched = a.open.Start
-	return a.sample(&t.cur, v, weight)
-}
-
+// sample counts a sample.
 func (a *Aggregator) sample(s *samples, v, weight float64) Reason {
 	if s.sketch == nil && len(s.values) >= smallTimer && len(s.values) == cap(s.values) {
 		// They grow by half: what is reserved is what they take.
@@ -92,7 +72,7 @@ func (a *Aggregator) toSketch(s *samples) bool {
 	}
 	a.samples.give(s.reserved)
 	s.values, s.reserved = nil, 0
-	a.stats.Sketched++
+	a.sketched++
 	return true
 }
 
@@ -110,23 +90,13 @@ func (s *samples) addToSketch(v float64) {
 	s.sketch.Add(v)
 }
 
-// clear forgets samples whose points have left.
-func (a *Aggregator) clear(s *samples) {
-	a.samples.give(s.reserved)
-	a.sketches.give(s.sketched)
-	*s = samples{values: s.values}
-	if cap(s.values) > smallTimer {
-		s.values = nil
-	}
-}
-
 // A stat is one of a timer's values.
 type stat struct {
 	name  string
 	value float64
 }
 
-// stats appends what statsd's process_metrics makes of samples in a slot of so many
+// statsOf appends what statsd's process_metrics makes of samples in a slot of so many
 // seconds. A percentile that is NaN there is left out.
 //
 // https://github.com/statsd/statsd/blob/v0.9.0/lib/process_metrics.js
@@ -136,21 +106,11 @@ func (a *Aggregator) statsOf(dst []stat, s *samples, seconds float64) []stat {
 	}
 	n := len(s.values)
 	if n == 0 {
-		return append(dst, stat{"count", 0}, stat{"count_ps", 0})
+		return append(dst, stat{".count", 0}, stat{".count_ps", 0})
 	}
 	v := s.values
 	slices.Sort(v)
-	sums, squares := a.sums[:0], a.squares[:0]
-	sum, square := 0.0, 0.0
-	for i, x := range v {
-		if i == 0 {
-			sum, square = x, x*x
-		} else {
-			sum, square = x+sum, float64(x*x)+square
-		}
-		sums, squares = append(sums, sum), append(squares, square)
-	}
-	a.sums, a.squares = sums, squares
+	all, allSquares := sumsOf(v)
 	for _, p := range a.percentiles {
 		in, bound, sum, square := n, v[n-1], v[0], v[0]*v[0]
 		mean := v[0]
@@ -160,17 +120,19 @@ func (a *Aggregator) statsOf(dst []stat, s *samples, seconds float64) []stat {
 			case in == 0:
 				continue
 			case p.percent > 0:
-				bound, sum, square = v[in-1], sums[in-1], squares[in-1]
+				bound = v[in-1]
+				sum, square = sumsOf(v[:in])
 			case in == n:
 				bound, sum, square = v[0], math.NaN(), math.NaN()
 			default:
-				bound, sum, square = v[n-in], sums[n-1]-sums[n-in-1], squares[n-1]-squares[n-in-1]
+				below, squareBelow := sumsOf(v[:n-in])
+				bound, sum, square = v[n-in], all-below, allSquares-squareBelow
 			}
 			mean = sum / float64(in)
 		}
 		dst = p.append(dst, float64(in), mean, bound, sum, square)
 	}
-	mean := sum / float64(n)
+	mean := all / float64(n)
 	diffs := 0.0
 	for _, x := range v {
 		diffs += float64((x - mean) * (x - mean))
@@ -179,15 +141,24 @@ func (a *Aggregator) statsOf(dst []stat, s *samples, seconds float64) []stat {
 	if n%2 == 0 {
 		median = (v[n/2-1] + v[n/2]) / 2
 	}
-	return s.append(dst, seconds, math.Sqrt(diffs/float64(n)), v[n-1], v[0], sum, square, mean, median)
+	return s.append(dst, seconds, math.Sqrt(diffs/float64(n)), v[n-1], v[0], all, allSquares, mean, median)
+}
+
+// sumsOf adds values and their squares up, the first first.
+func sumsOf(v []float64) (sum, squares float64) {
+	sum, squares = v[0], v[0]*v[0]
+	for _, x := range v[1:] {
+		sum, squares = x+sum, float64(x*x)+squares
+	}
+	return sum, squares
 }
 
 // append appends what there is beside the percentiles.
 func (s *samples) append(dst []stat, seconds, std, upper, lower, sum, squares, mean, median float64) []stat {
 	return append(dst,
-		stat{"std", std}, stat{"upper", upper}, stat{"lower", lower},
-		stat{"count", s.weight}, stat{"count_ps", s.weight / seconds},
-		stat{"sum", sum}, stat{"sum_squares", squares}, stat{"mean", mean}, stat{"median", median})
+		stat{".std", std}, stat{".upper", upper}, stat{".lower", lower},
+		stat{".count", s.weight}, stat{".count_ps", s.weight / seconds},
+		stat{".sum", sum}, stat{".sum_squares", squares}, stat{".mean", mean}, stat{".median", median})
 }
 
 // sketchStats is statsOf for a sketch: it walks over its bins, the lowest first.
@@ -259,11 +230,11 @@ func newPercentile(p float64) percentile {
 			clean += string(c)
 		}
 	}
-	bound := "upper_"
+	bound := ".upper_"
 	if p < 0 {
-		bound = "lower_"
+		bound = ".lower_"
 	}
-	return percentile{p, "count_" + clean, "mean_" + clean, bound + clean, "sum_" + clean, "sum_squares_" + clean}
+	return percentile{p, ".count_" + clean, ".mean_" + clean, bound + clean, ".sum_" + clean, ".sum_squares_" + clean}
 }
 
 func (p percentile) append(dst []stat, in, mean, bound, sum, squares float64) []stat {

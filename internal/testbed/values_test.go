@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"io"
@@ -74,7 +73,7 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 			if result != line.Rewritten {
 				continue // statsd might end by it
 			}
-			ours.Add(bytes.TrimSuffix(out, []byte("\n")))
+			ours.Add(out, func([]byte, aggregate.Reason) {})
 			input = append(append(input, text...), '\n')
 			sent++
 		}
@@ -115,7 +114,8 @@ func compareFlushes(t *testing.T, round int, theirs, ours map[string]string) {
 func flushOurs(a *aggregate.Aggregator) map[string]string {
 	var out []byte
 	for more := true; more; {
-		out, more = a.Flush(out, 100)
+		more = a.Take(100)
+		out = a.Points(out)
 	}
 	a.Flushed()
 	return pointsOf(strings.ReplaceAll(string(out), line.Mark, "host"))
