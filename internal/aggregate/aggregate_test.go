@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,6 +136,28 @@ func TestLayouts(t *testing.T) {
 		put(a, "c:1|c", "g:2|g|#k:v", "s:x|s")
 		a.Seal(at(10))
 		equal(t, points(a), want)
+	}
+}
+
+// What is in the table is found, and nothing else, whatever shares a hash.
+func TestTable(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	table, in := newTable(), map[string]*series{}
+	for range 20_000 {
+		n := random.Uint64N(300)
+		name, hash := fmt.Sprint(n), n%60
+		k := kind(1 + n%2)
+		s := table.find([]byte(name), k, hash)
+		if s != in[name] {
+			t.Fatalf("%s: got %v, want %v", name, s, in[name])
+		}
+		if s == nil {
+			in[name] = &series{name: name, kind: k}
+			table.put(in[name], hash)
+		} else if random.IntN(2) == 0 {
+			table.remove(s, hash)
+			delete(in, name)
+		}
 	}
 }
 

@@ -84,7 +84,7 @@ func (a *Aggregator) isExpired(s *series) bool {
 // forget takes a series out, which is the i-th. The last takes its place.
 func (a *Aggregator) forget(s *series, i int) {
 	a.series.give(costOf(len(s.name), s.kind))
-	a.table.remove(s)
+	a.table.remove(s, a.table.hash([]byte(s.name)))
 	last := len(a.order) - 1
 	a.order[i], a.order[last] = a.order[last], nil
 	a.order = a.order[:last]

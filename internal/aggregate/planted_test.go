@@ -12,8 +12,8 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 	for name, edit := range map[string]planted.Edit{
 		"a slot is flushed twice, with different values": {
 			File: "internal/aggregate/slot.go",
-			Old:  "	a.close(a.open.Start, a.open.end())\n	a.sealed",
-			New:  "	a.sealed",
+			Old:  "	a.close(a.open.Start, a.open.end())\n	a.seal()",
+			New:  "	a.seal()",
 		},
 		"the open slot is forgotten at a kill": {
 			File: "internal/aggregate/state.go",
@@ -35,6 +35,11 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 			Old:  "	case begun:\n",
 			New:  "	case false:\n",
 		},
+		"what is behind a gap in the table is not found": {
+			File: "internal/aggregate/table.go",
+			Old:  "			t.slots[gap], gap = t.slots[i], i\n",
+			New:  "",
+		},
 		"a rate counts twice": {
 			File: "internal/aggregate/parse.go",
 			Old:  "		m.weight *= 1 / rate\n",
@@ -42,7 +47,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|Lines|Tenure|Checkpoint)$", "-test.failfast", "-test.timeout=2m"}, edit)
+			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|Lines|Table|Tenure|Checkpoint)$", "-test.failfast", "-test.timeout=2m"}, edit)
 		})
 	}
 }

@@ -61,9 +61,9 @@ func (t *table) place(slot tableSlot) {
 
 // remove takes a series out, which is there. What stands behind it moves up, as far as
 // a search would else end at the gap.
-func (t *table) remove(s *series) {
+func (t *table) remove(s *series, hash uint64) {
 	mask := len(t.slots) - 1
-	gap := t.at(maphash.String(t.seed, s.name))
+	gap := t.at(hash)
 	for t.slots[gap].s != s {
 		gap = (gap + 1) & mask
 	}
