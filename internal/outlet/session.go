@@ -17,6 +17,10 @@ const (
 	// answerTime is within what time the kernel asks a peer again that has no room.
 	answerTime = 10 * time.Second
 
+	// lookEvery is how often acknowledgements are asked for while there is much to
+	// write.
+	lookEvery = 2 * time.Millisecond
+
 	// firstLook is when acknowledgements are asked for, after the last write; the
 	// next looks come later and later, up to lastLook. A peer may put off its
 	// acknowledgement by 40 ms.
@@ -65,6 +69,7 @@ type session struct {
 	mid      bool   // written ends in the middle of a line
 	blocked  bool   // the last write was in vain
 	progress time.Time
+	looked   time.Time     // when it was last asked what is acknowledged
 	lastAck  time.Time     // when something was last seen to be acknowledged
 	within   time.Duration // in which what was written must have left
 	pause    time.Duration // until the next look
@@ -136,8 +141,10 @@ func (s *session) send(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := s.collect(now); err != nil {
-			return err
+		if now.Sub(s.looked) >= lookEvery {
+			if err := s.collect(now); err != nil {
+				return err
+			}
 		}
 		again, err := s.tell(now)
 		if err != nil {
@@ -202,6 +209,7 @@ func (s *session) named(what string, err error) error {
 
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
+	s.looked = now
 	acked, err := s.link.look(now, s.within)
 	if acked > s.acked {
 		s.acked, s.progress, s.lastAck, s.pause = acked, now, now, firstLook
