@@ -30,7 +30,7 @@ const (
 func (o *Outlet) beside(ctx context.Context, wg *sync.WaitGroup, s *session) {
 	part := func(why error) {
 		select {
-		case s.parting <- why:
+		case s.leave.asked <- why:
 		default:
 		}
 	}
@@ -53,7 +53,7 @@ func (o *Outlet) beside(ctx context.Context, wg *sync.WaitGroup, s *session) {
 		wg.Go(func() {
 			if err := o.falls(ctx, s); err != nil {
 				select {
-				case s.peer <- err:
+				case s.peer.heard <- err:
 				default:
 				}
 			}

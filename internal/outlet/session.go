@@ -17,16 +17,6 @@ const (
 	// answerTime is within what time the kernel asks a peer again that has no room.
 	answerTime = 10 * time.Second
 
-	// lookEvery is how often acknowledgements are asked for while there is much to
-	// write.
-	lookEvery = 2 * time.Millisecond
-
-	// firstLook is when acknowledgements are asked for, after the last write; the
-	// next looks come later and later, up to lastLook. A peer may put off its
-	// acknowledgement by 40 ms.
-	firstLook = 50 * time.Millisecond
-	lastLook  = time.Second
-
 	// lateErrors is how long after a datagram the network may report that its host
 	// can't be reached: three seconds, where no one answers for the address.
 	lateErrors = 5 * time.Second
@@ -61,32 +51,32 @@ var (
 // A session sends on one connection.
 type session struct {
 	*connection
+	sent
 	outlet *Outlet
 	source Source
 
-	written  uint64 // bytes that the kernel took
-	acked    uint64 // of them, that the peer's kernel acknowledged
-	mid      bool   // written ends in the middle of a line
-	blocked  bool   // the last write was in vain
-	progress time.Time
-	looked   time.Time     // when it was last asked what is acknowledged
-	lastAck  time.Time     // when something was last seen to be acknowledged
-	within   time.Duration // in which what was written must have left
-	pause    time.Duration // until the next look
-	wrote    time.Time     // when something was last written
-	proven   bool
-	paused   bool // it has taken nothing for stallTime
+	within time.Duration // in which what was written must have left
+	proven bool
+	paused bool // it has taken nothing for stallTime
+	peer   hangup
+	leave  departure
+	timer  *time.Timer
+}
 
-	peer    chan error // cap 1: how the peer ended it
-	peerErr error
-	half    bool      // the peer has closed its side, and may be reading still
-	halfAt  uint64    // written then
-	ended   time.Time // when the peer closed; zero: it has not
-	parting chan error
-	part    error     // why we leave, between two lines
-	partBy  time.Time // at the latest
+// A hangup is how the peer ended its side of a connection.
+type hangup struct {
+	heard   chan error // cap 1: from who watches
+	err     error
+	at      time.Time // when it did; zero: it has not
+	half    bool      // it may be reading still
+	written uint64    // what was written then
+}
 
-	timer *time.Timer
+// A departure is why we leave a server that works, between two lines.
+type departure struct {
+	asked chan error // cap 1
+	why   error
+	by    time.Time // at the latest
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
@@ -94,8 +84,8 @@ type session struct {
 func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
 	now := time.Now()
 	s := &session{
-		connection: c, outlet: o, source: o.source, progress: now, lastAck: now, within: answerTime, pause: firstLook,
-		peer: make(chan error, 1), parting: make(chan error, 1), timer: newTimer(0, false),
+		connection: c, sent: newSent(now), outlet: o, source: o.source, within: answerTime,
+		peer: hangup{heard: make(chan error, 1)}, leave: departure{asked: make(chan error, 1)}, timer: newTimer(0, false),
 	}
 	trial := o.failover.begin(now, c.server)
 	a := c.server.entry.address
@@ -105,7 +95,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	var beside sync.WaitGroup
 	beside.Go(func() {
 		if err := c.watch(); err != nil {
-			s.peer <- err
+			s.peer.heard <- err
 		}
 	})
 	o.beside(ctx, &beside, s)
@@ -121,10 +111,10 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	cancel()
 	c.interrupt()
 	beside.Wait()
-	if s.ended.IsZero() {
-		s.ended = time.Now()
+	if s.peer.at.IsZero() {
+		s.peer.at = time.Now()
 	}
-	return s.ended.Sub(c.began), why
+	return s.peer.at.Sub(c.began), why
 }
 
 // isDatagram says whether lines go in datagrams.
@@ -151,7 +141,7 @@ func (s *session) send(ctx context.Context) error {
 			return err
 		}
 		if s.isLeaving(now) {
-			return s.part
+			return s.leave.why
 		}
 		if s.isStalled(now) {
 			return errStalled
@@ -163,7 +153,7 @@ func (s *session) send(ctx context.Context) error {
 			return err
 		case len(lines) > 0:
 			err = s.write(now, lines, wait)
-		case s.part != nil:
+		case s.leave.why != nil:
 			s.await(ctx, firstLook) // the middle of a line is left for the source to go on with
 		default:
 			s.await(ctx, s.nextLook(now, wait, again))
@@ -181,15 +171,11 @@ func (s *session) write(now time.Time, lines []byte, within time.Duration) error
 	if within > 0 {
 		limit, s.within = min(limit, within), within
 	}
-	if s.part != nil {
+	if s.leave.why != nil {
 		lines = lines[:bytes.IndexByte(lines, '\n')+1]
 	}
 	n, err := s.link.write(lines, limit)
-	s.blocked = n == 0
-	if n > 0 {
-		s.written, s.wrote = s.written+uint64(n), now
-		s.mid = lines[n-1] != '\n'
-		s.pause = firstLook
+	if s.took(now, lines[:n]); n > 0 {
 		s.source.Wrote(now, n)
 	}
 	if errors.Is(err, errTooLong) {
@@ -209,11 +195,8 @@ func (s *session) named(what string, err error) error {
 
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
-	s.looked = now
 	acked, err := s.link.look(now, s.within)
-	if acked > s.acked {
-		s.acked, s.progress, s.lastAck, s.pause = acked, now, now, firstLook
-	}
+	s.saw(now, acked)
 	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() {
 		s.proven = true
 		s.outlet.failover.proven(now, s.server)
@@ -231,30 +214,30 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 
 // isDoubtful says whether the peer has closed its side, and has not yet shown that
 // it reads all the same.
-func (s *session) isDoubtful() bool { return s.half && s.acked <= s.halfAt }
+func (s *session) isDoubtful() bool { return s.peer.half && s.acked <= s.peer.written }
 
 // peerEnded returns why the session ends, if the peer has ended it. One that closes
 // its side may read on (shutdown(2)): as long as something is under way, only its
 // answer to that tells. Where nothing is, it was idle, or took nothing at all.
 func (s *session) peerEnded(now time.Time) error {
-	if s.peerErr == nil {
+	if s.peer.err == nil {
 		select {
-		case s.peerErr = <-s.peer:
+		case s.peer.err = <-s.peer.heard:
 		default:
 		}
 	}
 	switch {
-	case s.peerErr == nil:
+	case s.peer.err == nil:
 		return nil
-	case s.half:
-		if s.isDoubtful() && now.Sub(s.ended) >= doubtTime && now.Sub(s.wrote) >= doubtTime {
+	case s.peer.half:
+		if s.isDoubtful() && now.Sub(s.peer.at) >= doubtTime && now.Sub(s.wrote) >= doubtTime {
 			return s.named("send to", errHungUp)
 		}
 		return nil
 	}
-	s.ended = now
-	if !errors.Is(s.peerErr, errClosed) {
-		return s.named("watch", s.peerErr)
+	s.peer.at = now
+	if !errors.Is(s.peer.err, errClosed) {
+		return s.named("watch", s.peer.err)
 	}
 	if err := s.collect(now); err != nil {
 		return err
@@ -262,7 +245,7 @@ func (s *session) peerEnded(now time.Time) error {
 	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.acked == s.written && now.Sub(s.lastAck) >= idleTime {
 		return s.named("watch", errClosed)
 	}
-	s.half, s.halfAt = true, s.written
+	s.peer.half, s.peer.written = true, s.written
 	return nil
 }
 
@@ -274,15 +257,15 @@ func (s *session) mayBeIdle(now time.Time) bool {
 
 // isLeaving says whether it is time to leave a server that works.
 func (s *session) isLeaving(now time.Time) bool {
-	if s.part == nil {
+	if s.leave.why == nil {
 		select {
-		case s.part = <-s.parting:
+		case s.leave.why = <-s.leave.asked:
 		default:
-			s.part = s.outdated(now)
+			s.leave.why = s.outdated(now)
 		}
-		s.partBy = now.Add(partTime)
+		s.leave.by = now.Add(partTime)
 	}
-	return s.part != nil && (!s.mid || now.After(s.partBy))
+	return s.leave.why != nil && (!s.mid || now.After(s.leave.by))
 }
 
 // outdated says why the connection is not what the configuration wants.
@@ -299,10 +282,7 @@ func (s *session) outdated(now time.Time) error {
 // isStalled says whether the server takes nothing while another could. Where there is no
 // other it is waited for, but it isn't up.
 func (s *session) isStalled(now time.Time) bool {
-	if s.written == s.acked && !s.blocked {
-		s.progress = now
-	}
-	paused := now.Sub(s.progress) >= stallTime
+	paused := s.stands(now) >= stallTime
 	if paused && s.outlet.failover.othersWait(now, s.server) {
 		return true
 	}
@@ -322,8 +302,7 @@ func (s *session) isStalled(now time.Time) bool {
 func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
 	next := soonest(wait, again)
 	if s.acked < s.written || s.isDatagram() && now.Sub(s.wrote) < lateErrors {
-		next = soonest(next, s.pause)
-		s.pause = min(2*s.pause, lastLook)
+		next = soonest(next, s.lookAgain())
 	}
 	if !s.proven {
 		next = soonest(next, max(time.Millisecond, provenAge-now.Sub(s.began)))
@@ -352,10 +331,10 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 	select {
 	case <-s.source.More():
 	case <-late:
-	case err := <-s.peer:
-		s.peerErr = err
-	case why := <-s.parting:
-		s.part, s.partBy = why, time.Now().Add(partTime)
+	case err := <-s.peer.heard:
+		s.peer.err = err
+	case why := <-s.leave.asked:
+		s.leave.why, s.leave.by = why, time.Now().Add(partTime)
 	case <-s.outlet.changed:
 	case <-ctx.Done():
 	}
@@ -414,7 +393,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 		}
 		s.tell(now)
 		if s.acked == s.written {
-			if s.half || errors.Is(s.peerErr, errClosed) {
+			if s.peer.half || errors.Is(s.peer.err, errClosed) {
 				return nil
 			}
 			if unread.IsZero() {
@@ -422,8 +401,8 @@ func (s *session) finish(ctx context.Context, why error) error {
 			}
 		}
 		switch {
-		case s.peerErr != nil && !errors.Is(s.peerErr, errClosed):
-			return s.peerErr
+		case s.peer.err != nil && !errors.Is(s.peer.err, errClosed):
+			return s.peer.err
 		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= closeTime):
 			return errUnread
 		case ctx.Err() != nil:
@@ -437,8 +416,8 @@ func (s *session) finish(ctx context.Context, why error) error {
 func (s *session) settle(ctx context.Context, d time.Duration) {
 	s.timer.Reset(d)
 	select {
-	case err := <-s.peer:
-		s.peerErr = err
+	case err := <-s.peer.heard:
+		s.peer.err = err
 	case <-s.timer.C:
 	case <-ctx.Done():
 	}
