@@ -7,7 +7,8 @@
 //	view.go  what pages show: a View
 //
 // Not promised: to be complete. A name that was held for less than a few seconds between
-// two requests may be seen minutes later, and what is beyond maxTenures is left out.
+// two requests may be seen minutes later; one that the list lacks is known only if somebody
+// held it when it was asked; and what is beyond maxTenures is left out.
 package fleet
 
 import (

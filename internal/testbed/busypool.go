@@ -9,15 +9,24 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // recordForm is a time as records have it.
 const recordForm = "2006-01-02T15:04:05.000Z"
 
+// Wanderer is an owner that FillPool lets have each of the names once, one after the other.
+const Wanderer = "web17.example.net"
+
+// OldNames are names of FillPool that the list has lost three days ago. The first is held.
+var OldNames = membership.PrefixedNumerics("old-", 12)
+
 // FillPool writes the records of a busy pool into etcd, as hosts have left them in the
 // last days: so many tenures a name, by clocks that are some seconds apart, each twelfth
 // of which a crash has left without an end, and some things that are no records. But for
-// each twelfth, the names are held, under one lease.
+// each twelfth, the names are held, under one lease. The pool had other names before, and
+// was called otherwise; who has not heard of the new list still waits there.
 func FillPool(t testing.TB, endpoint, pool string, names []string, days, each int) {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
@@ -32,13 +41,29 @@ func FillPool(t testing.TB, endpoint, pool string, names []string, days, each in
 	now, span := time.Now(), time.Duration(days)*24*time.Hour
 	var filling errgroup.Group
 	filling.SetLimit(16)
-	for n, name := range names {
+	fill := func(pool, name string, n, last int, until time.Time, lasting clientv3.LeaseID) {
 		filling.Go(func() error {
 			f := filler{client: client, prefix: "/prefixproxy/" + pool + "/", r: rand.New(rand.NewPCG(1, uint64(n)))}
-			f.fill(t.Context(), name, n, each, lease.ID, now, span)
+			f.fill(t.Context(), name, n, last, each, lasting, until, span)
 			f.flush(t.Context())
 			return f.err
 		})
+	}
+	for n, name := range names {
+		lasting := lease.ID
+		if n%12 == 5 {
+			lasting = 0
+		}
+		fill(pool, name, n, len(names), now, lasting)
+	}
+	for n, name := range OldNames {
+		lasting := clientv3.LeaseID(0)
+		until := now.Add(-3 * 24 * time.Hour)
+		if n == 0 {
+			lasting, until = lease.ID, now
+		}
+		fill(pool, name, len(names)+n, 0, until, lasting)
+		fill(pool+"-old", names[n%len(names)], n, 0, until, lasting)
 	}
 	if err := filling.Wait(); err != nil {
 		t.Fatal(err)
@@ -54,11 +79,16 @@ type filler struct {
 	err    error
 }
 
-func (f *filler) fill(ctx context.Context, name string, n, each int, lease clientv3.LeaseID, now time.Time, span time.Duration) {
-	held := n%12 != 5
+// fill writes each tenures of the n-th name, the last of which is under lease if that is
+// not 0. Of the first names wandering of them, one is the Wanderer's.
+func (f *filler) fill(ctx context.Context, name string, n, wandering, each int, lease clientv3.LeaseID, now time.Time, span time.Duration) {
+	held := lease != 0
 	at := now.Add(-span + time.Duration(n)*time.Second)
 	for i := range each {
 		owner := fmt.Sprintf("app-%05x.example.net", f.r.IntN(1<<20))
+		if wandering > 0 && i == n*each/wandering {
+			owner = Wanderer
+		}
 		next := at.Add(span / time.Duration(each))
 		if i == each-1 {
 			next = now

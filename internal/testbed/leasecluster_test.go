@@ -22,6 +22,7 @@ import (
 // A fleet is holders of one pool, each with a client of its own.
 type fleet struct {
 	t       testing.TB
+	clients []*membership.Client // by holder
 	holders []*membership.Holder
 	known   []known // by holder: what it had from etcd when mark was called
 	cancel  context.CancelFunc
@@ -66,7 +67,7 @@ func startFleet(t testing.TB, n int, ttl time.Duration, client func() membership
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.holders = append(f.holders, h)
+		f.clients, f.holders = append(f.clients, c), append(f.holders, h)
 		f.wg.Go(func() { h.Run(ctx) })
 	}
 	t.Cleanup(f.stop)
