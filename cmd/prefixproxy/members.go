@@ -6,13 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -27,7 +22,7 @@ type membersCmd struct {
 func (membersCmd) Help() string {
 	return `Asks etcd which names of the pool are held at this moment, and prints them in the order of the list; names that the list does not have (any more) come last.
 
-STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days. In a terminal long owners are cut to its width.`
+STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days. In a terminal that is too narrow, columns and the ends of owners are left out.`
 }
 
 // etcdPatience is how long a command waits for etcd.
@@ -40,7 +35,6 @@ type members struct {
 	Waiting  []waiter       `json:"waiting"`
 	Free     int            `json:"free"`      // names of the list that nobody holds
 	MostHeld map[string]int `json:"most_held"` // at once, in the last days
-	columns  int            // of the terminal; 0: there is none
 }
 
 // member is a name that is held.
@@ -86,7 +80,6 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 			if c.Watch && !c.JSON {
 				fmt.Fprintln(ui.out, time.Now().Format(time.TimeOnly))
 			}
-			ms.columns = columns(ui.out)
 			if err := ms.write(ui.out, c.JSON); err != nil {
 				return err
 			}
@@ -190,29 +183,14 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return writeJSON(w, ms)
 	}
-	room := ms.ownerRoom()
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tOWNER\tSINCE\tSTATE\tRENEWED")
+	if err := ms.table().write(w); err != nil {
+		return err
+	}
 	unlisted := 0
 	for _, m := range ms.Members {
-		state, renewed := "-", "-"
-		if m.State != "" {
-			state, renewed = m.State, m.renewed.String()+" ago"
-		}
 		if !m.Listed {
 			unlisted++
-			state += ", not in the list"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", m.Name, shorten(cmp.Or(m.Owner, "-"), room), tableTime(m.Since), state, renewed)
-	}
-	if len(ms.Waiting) > 0 {
-		fmt.Fprintln(table, "\t\t\t\t")
-	}
-	for _, h := range ms.Waiting {
-		fmt.Fprintf(table, "-\t%s\t%s\twaiting\t-\n", shorten(cmp.Or(h.Owner, "-"), room), tableTime(h.Since))
-	}
-	if err := table.Flush(); err != nil {
-		return err
 	}
 	held := fmt.Sprintf("%d held", len(ms.Members))
 	if unlisted > 0 {
@@ -223,35 +201,23 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	return err
 }
 
-// ownerRoom is how many characters an owner may have for a line to fit the terminal; a
-// pipe gets all of them.
-func (ms members) ownerRoom() int {
-	if ms.columns == 0 {
-		return math.MaxInt
-	}
-	name := len("NAME")
+func (ms members) table() table {
+	rows := [][]string{{"NAME", "OWNER", "SINCE", "STATE", "RENEWED"}}
 	for _, m := range ms.Members {
-		name = max(name, len(m.Name))
+		state, renewed := "-", "-"
+		if m.State != "" {
+			state, renewed = m.State, m.renewed.String()+" ago"
+		}
+		if !m.Listed {
+			state += ", not in the list"
+		}
+		rows = append(rows, []string{m.Name, cmp.Or(m.Owner, "-"), tableTime(m.Since), state, renewed})
 	}
-	return max(ms.columns-name-len("  ")-len("  2006-01-02T15:04:05+01:00  suspended  100ms ago"), 8)
-}
-
-func shorten(s string, room int) string {
-	if len(s) <= room {
-		return s
+	if len(ms.Waiting) > 0 {
+		rows = append(rows, make([]string, 5))
 	}
-	return s[:room-1] + "…"
-}
-
-// columns returns the width of the terminal that w is; 0: it is none.
-func columns(w io.Writer) int {
-	file, ok := w.(*os.File)
-	if !ok {
-		return 0
+	for _, h := range ms.Waiting {
+		rows = append(rows, []string{"-", cmp.Or(h.Owner, "-"), tableTime(h.Since), "waiting", "-"})
 	}
-	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0
-	}
-	return int(size.Col)
+	return table{rows: rows, owner: 1, spare: []int{4, 2}}
 }

@@ -3,9 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -46,8 +44,7 @@ func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
 	if len(ts) == 0 {
 		return nil
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tOWNER\tFROM\tTO\tENDED")
+	rows := [][]string{{"NAME", "OWNER", "FROM", "TO", "ENDED"}}
 	for _, t := range ts {
 		to, ended := tableTime(t.To), "-"
 		if t.To == nil && !t.lasts {
@@ -56,9 +53,9 @@ func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
 		if t.Ended != nil && to != "?" {
 			ended = *t.Ended
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", t.Name, cmp.Or(t.Owner, "-"), tableTime(t.From), to, ended)
+		rows = append(rows, []string{t.Name, cmp.Or(t.Owner, "-"), tableTime(t.From), to, ended})
 	}
-	return table.Flush()
+	return table{rows: rows, owner: 1}.write(w)
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -103,6 +103,7 @@ func (f *filler) fill(ctx context.Context, name string, n, wandering, each int, 
 		lasts := held && i == each-1
 		if lasts {
 			id = lease
+			f.flush(ctx) // a claim is a transaction of its own
 			f.put(ctx, "names/"+name, owner, clientv3.WithLease(id))
 		}
 		record := fmt.Sprintf(`{"owner":%q,"lease":"%x","ttl":15,"term":7,"from":%q`, owner, id, from.Format(recordForm))
@@ -113,6 +114,7 @@ func (f *filler) fill(ctx context.Context, name string, n, wandering, each int, 
 		f.put(ctx, fmt.Sprintf("tenures/%s/%013d-%x", name, from.UnixMilli(), id), record+"}")
 		at = next
 	}
+	f.flush(ctx)
 	f.put(ctx, "tenures/"+name+"/0000000000000-0", "no record")
 }
 
