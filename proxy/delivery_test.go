@@ -27,7 +27,7 @@ func writeSpooling(t *testing.T, p *running, conn io.Writer, format string, line
 	for i := 0; i < lines; i += step {
 		write(t, conn, numbered(format, i, i+step))
 		eventually(t, "the lines are there, and as many spooled as must be", func() bool {
-			return balance(t, p.Proxy)["carbon"].Received == uint64(i+step) && p.carbon.store.Usage().Memory <= 1<<20
+			return balance(t, p.Proxy)["carbon"].Received == uint64(i+step) && p.carbon.accounts()[0].kept.QueueBytes <= 1<<20
 		})
 	}
 }

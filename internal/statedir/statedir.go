@@ -71,6 +71,9 @@ func (d *Dir) Path() string { return d.path }
 
 func (d *Dir) join(name string) string { return filepath.Join(d.path, name) }
 
+// Sync makes what was made, renamed or removed in the directory outlive a power failure.
+func (d *Dir) Sync() error { return d.file.Sync() }
+
 // Close closes the directory; files that were opened stay open.
 func (d *Dir) Close() error { return d.file.Close() }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -90,7 +91,7 @@ func BenchmarkOpen(b *testing.B) {
 	for range lines / 1000 {
 		s.Put(batch, 1000, time.Now())
 	}
-	places := Places{s.disk[:len(s.disk)-len("/store")], nil}
+	places := Places{State: filepath.Dir(s.disk.Path())}
 	for b.Loop() {
 		s.abandon()
 		next, err := Open(places, []Destination{s.cursors[0].Destination}, slog.New(slog.DiscardHandler))
@@ -100,6 +101,6 @@ func BenchmarkOpen(b *testing.B) {
 		if got := next.Books()[0]; got.Adopted != lines {
 			b.Fatalf("%+v", got)
 		}
-		*s = Store{owner: next.owner, memoryState: next.memoryState, named: next.named, cursors: next.cursors}
+		s = next
 	}
 }

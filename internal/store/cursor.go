@@ -31,23 +31,23 @@ const (
 	// where there is a backlog.
 	liveAge = time.Second
 
-	// readAhead is how much is read from disk before it is sent.
-	readAhead = 2 * burstBytes
-
 	// A backlog is sent in bursts of so many bytes, with pauses that are a third
 	// as long between them, so that a server that has just come back has time
 	// for what is new.
 	burstBytes = 1 << 20
 	burstRest  = 3
+
+	// thirst is how little must wait for somebody before held lines on disk are named.
+	thirst = 2 * burstBytes
 )
 
 // A Cursor is the place of one destination in the log, and its books. It is the
 // outlet.Source of that destination. What it needs is in one of these, and goes from
 // each to those on its right:
 //
-//	backlog ──→ ahead (read from disk) ──→ sent ──→ delivered ──→ nothing
-//	fresh ─────────────────────────────────↗ │        │
-//	  ↑ put                        again ←────┴────────┘ End
+//	backlog ──→ sent ──→ delivered ──→ nothing
+//	fresh ──────↗ │        │
+//	  ↑ put again ←────────┘ End
 //
 // The store's mutex guards it, but for the lines in hand.
 type Cursor struct {
@@ -58,7 +58,7 @@ type Cursor struct {
 
 	fresh   spans   // waits, and may live
 	backlog spans   // was overtaken
-	ahead   []ahead // of the backlog and of what is to be sent again: read from disk
+	ahead   chunk   // of what is on disk: read before it is sent
 	again   []piece // to be sent again, in this order
 	sent    []piece // on this session, in this order
 	proven  int     // how many of these, at the head, are delivered
@@ -104,12 +104,6 @@ type piece struct {
 	why       Reason // it could not be kept
 }
 
-// ahead is a part of the log that was read before it is sent.
-type ahead struct {
-	piece
-	chunk chunk
-}
-
 // A burst is a part of the backlog that is being sent.
 type burst struct {
 	began time.Time
@@ -147,11 +141,6 @@ func (c *Cursor) parts(yield func(piece) bool) {
 
 // waiting visits what is to be sent: again, or for the first time.
 func (c *Cursor) waiting(yield func(piece) bool) {
-	for i := range c.ahead {
-		if !yield(c.ahead[i].piece) {
-			return
-		}
-	}
 	for i := range c.again {
 		if !yield(c.again[i]) {
 			return
@@ -217,22 +206,11 @@ func (c *Cursor) dropWaiting(sp span, why Reason) {
 		n, bytes := list.remove(sp)
 		c.drop(n, bytes, why)
 	}
-	kept := c.ahead[:0]
-	var left []piece
-	for _, a := range c.ahead {
-		if a.within(sp).isEmpty() {
-			kept = append(kept, a)
-		} else {
-			left = append(left, c.loseOf(a.piece, sp, why)...)
-		}
-	}
-	c.ahead = kept
 	again := make([]piece, 0, len(c.again))
 	for _, p := range c.again {
 		again = append(again, c.loseOf(p, sp, why)...)
 	}
 	c.again = again
-	c.putBack(left...)
 	notify(c.more) // it may have been the last
 }
 
@@ -255,22 +233,24 @@ func (c *Cursor) loseOf(p piece, sp span, why Reason) (left []piece) {
 	return left
 }
 
-// forget lets go of the oldest piece that is delivered, and returns its bytes; 0:
-// there is none.
-func (c *Cursor) forget() int64 {
-	if i := slices.IndexFunc(c.again, func(p piece) bool { return p.delivered }); i >= 0 {
-		defer func() { c.again = slices.Delete(c.again, i, i+1) }()
-		return c.again[i].bytes()
+// forget lets go of the oldest pieces that are delivered, of so many bytes. It returns
+// false where there are none.
+func (c *Cursor) forget(bytes int64) (changed bool) {
+	mayGo := func(p *piece) bool {
+		if bytes <= 0 || !p.delivered || p.lost {
+			return false
+		}
+		bytes -= p.bytes()
+		changed = true
+		return true
 	}
-	if i := slices.IndexFunc(c.ahead, func(a ahead) bool { return a.delivered }); i >= 0 {
-		defer func() { c.ahead = slices.Delete(c.ahead, i, i+1) }()
-		return c.ahead[i].bytes()
+	c.again = slices.DeleteFunc(c.again, func(p piece) bool { return mayGo(&p) })
+	for i := range c.sent[:c.proven] {
+		if p := &c.sent[i]; mayGo(p) {
+			p.lost = true
+		}
 	}
-	if i := slices.IndexFunc(c.sent[:c.proven], func(p piece) bool { return !p.lost }); i >= 0 {
-		c.sent[i].lost = true
-		return c.sent[i].bytes()
-	}
-	return 0
+	return changed
 }
 
 // bound drops the oldest lines that are more than the destination may lag behind.
@@ -310,7 +290,7 @@ func (c *Cursor) remove() Books {
 	c.drop(c.left, c.bytes, Shutdown)
 	c.books.Dropped[Shutdown] += uint64(s.held.left())
 	c.removed = true
-	c.fresh, c.backlog, c.ahead, c.again, c.sent, c.proven = nil, nil, nil, nil, nil, 0
+	c.fresh, c.backlog, c.ahead, c.again, c.sent, c.proven = nil, nil, chunk{}, nil, nil, 0
 	notify(c.more)
 	b := c.snapshot()
 	b.Queued, b.Spooled, b.QueueBytes, b.SpoolBytes, b.Oldest, b.Removed = 0, 0, 0, 0, time.Time{}, true
@@ -372,7 +352,7 @@ func (c *Cursor) HasBacklog() bool {
 // isLagging says whether lines wait that younger ones go before: some are on disk, or
 // were overtaken. While none are, lines keep their order.
 func (c *Cursor) isLagging() bool {
-	if len(c.backlog)+len(c.ahead) > 0 {
+	if len(c.backlog) > 0 {
 		return true
 	}
 	border := c.store.named.border().at

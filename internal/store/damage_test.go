@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +29,7 @@ func filled(t *testing.T) (b *bench, all string) {
 // segmentFiles returns the files of all segments, the oldest first.
 func (b *bench) segmentFiles() (paths []string) {
 	for _, g := range b.named.segments {
-		paths = append(paths, g.path)
+		paths = append(paths, g.path())
 	}
 	return paths
 }
@@ -149,7 +148,7 @@ func TestPowerFailure(t *testing.T) {
 	for _, g := range b.named.segments {
 		if g.onDisk && g.dirty {
 			unsynced += g.span().lines()
-			os.Truncate(g.path, 0)
+			os.Truncate(g.path(), 0)
 		} else if g.onDisk {
 			synced += g.span().lines()
 		}
@@ -202,87 +201,6 @@ func TestDiskOutOfOrder(t *testing.T) {
 	b.step(b.now)
 	if got := b.books("main"); got.Spooled == 0 || !strings.Contains(b.log.String(), "spool in order again") {
 		t.Errorf("got %+v; %s", got, &b.log)
-	}
-}
-
-// Directories of memory whose owners are gone for good are collected; others are not.
-func TestCollect(t *testing.T) {
-	living := newBench(t)
-	base := living.places.Memory[0]
-	gone, stopped := newBench(t), newBench(t)
-	for _, b := range []*bench{gone, stopped} {
-		b.putLines("a 1 1")
-		b.CloseInput()
-		b.Close()
-		b.places.Memory = []string{base}
-		b.open()
-		b.putLines("a 1 1")
-		b.abandon()
-	}
-	os.RemoveAll(gone.places.State)
-	before, _ := os.ReadDir(base)
-	other := newBench(t)
-	other.abandon()
-	other.places.State = filepath.Join(t.TempDir(), "other")
-	os.Mkdir(other.places.State, 0o700)
-	other.places.Memory = []string{base}
-	other.open()
-	after, _ := os.ReadDir(base)
-	if len(before) != 3 || len(after) != 3 {
-		t.Errorf("%d directories, and then %d", len(before), len(after))
-	}
-	stopped.open()
-	if got := stopped.books("main"); got.Adopted != 2 {
-		t.Errorf("a stopped one finds %d lines, want 2", got.Adopted)
-	}
-}
-
-// Who looks for abandoned directories does not keep another from its own.
-func TestCollectBesideARestart(t *testing.T) {
-	b, other := newBench(t), newBench(t)
-	b.putLines("a 1 1")
-	stop := make(chan struct{})
-	var collecting sync.WaitGroup
-	collecting.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				other.collect(b.places.Memory[0])
-			}
-		}
-	})
-	for i := range 200 {
-		if b.kill(); b.books("main").Queued != 1 {
-			t.Errorf("start %d finds %+v: %s", i, b.books("main"), &b.log)
-			break
-		}
-	}
-	close(stop)
-	collecting.Wait()
-}
-
-// A copy of a state directory does not take the original's memory.
-func TestCopiedState(t *testing.T) {
-	b := newBench(t)
-	b.putLines("a 1 1")
-	copied := newBench(t)
-	copied.abandon()
-	os.RemoveAll(copied.places.State)
-	if err := os.CopyFS(copied.places.State, os.DirFS(b.places.State)); err != nil {
-		t.Fatal(err)
-	}
-	os.Chmod(copied.places.State, 0o700)
-	chmodAll(t, filepath.Join(copied.places.State, "store"))
-	b.abandon()
-	copied.open()
-	if copied.memory == b.memory {
-		t.Error("two stores in one directory")
-	}
-	b.open()
-	if got := b.books("main"); got.Queued != 1 {
-		t.Errorf("the original: %+v", got)
 	}
 }
 

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"syscall"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // files changes files. Tests put faults between.
@@ -24,10 +25,10 @@ func (o *files) ask(op, path string, size int) (int, error) {
 }
 
 // write writes two pieces behind each other.
-func (o *files) write(f *os.File, path string, head, body []byte, offset int64) error {
-	if n, err := o.ask("write", path, len(head)+len(body)); err != nil {
+func (o *files) write(f *os.File, head, body []byte, offset int64) error {
+	if n, err := o.ask("write", f.Name(), len(head)+len(body)); err != nil {
 		f.WriteAt(append(append([]byte(nil), head...), body...)[:n], offset)
-		o.ask("written", path, 0)
+		o.ask("written", f.Name(), 0)
 		return err
 	}
 	if len(body) == 0 {
@@ -38,123 +39,50 @@ func (o *files) write(f *os.File, path string, head, body []byte, offset int64) 
 	return err
 }
 
-// create makes a file that is ours alone, in a directory that is.
-func (o *files) create(path string) (*os.File, error) {
-	if _, err := o.ask("create", path, 0); err != nil {
+// create makes a file.
+func (o *files) create(d *statedir.Dir, name string) (*os.File, error) {
+	if _, err := o.ask("create", d.Path()+"/"+name, 0); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-func (o *files) rename(from, to string) error {
-	if _, err := o.ask("rename", to, 0); err != nil {
+func (o *files) rename(d *statedir.Dir, from, to string) error {
+	if _, err := o.ask("rename", d.Path()+"/"+to, 0); err != nil {
 		return err
 	}
-	return os.Rename(from, to)
+	return d.Rename(from, to)
 }
 
-func (o *files) remove(path string) error {
-	if _, err := o.ask("remove", path, 0); err != nil {
+// remove removes a file, if it is there.
+func (o *files) remove(d *statedir.Dir, name string) error {
+	if _, err := o.ask("remove", d.Path()+"/"+name, 0); err != nil {
 		return err
 	}
-	return ignoreMissing(os.Remove(path))
+	if err := d.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
-func (o *files) sync(f *os.File) error {
-	if _, err := o.ask("sync", f.Name(), 0); err != nil {
+// sync makes what was written to a file, or in a directory, outlive a power failure.
+func (o *files) sync(path string, f interface{ Sync() error }) error {
+	if _, err := o.ask("sync", path, 0); err != nil {
 		return err
 	}
 	return f.Sync()
 }
 
-// syncPath makes what was written to a file, or in a directory, outlive a power
-// failure.
-func (o *files) syncPath(path string) error {
-	f, err := openOurs(path, os.O_RDONLY)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // nobody needs it any more
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return o.sync(f)
+// isDamage says whether what could not be read is lost. Any other error may be gone at
+// the next attempt.
+func isDamage(err error) bool {
+	return errors.Is(err, errDamaged) || errors.Is(err, statedir.ErrNotAFile) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
 }
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-// errNotOurs is the error of a file or directory that somebody else may write.
-var errNotOurs = errors.New("not a file or directory that is ours alone")
-
-// openOurs opens a file or a directory; it refuses a link, what is neither, and what
-// belongs to or is open to others.
-func openOurs(path string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil {
-		err = checkOurs(info)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return f, nil
-}
-
-func checkOurs(info fs.FileInfo) error {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	isSound := info.IsDir() || info.Mode().IsRegular() && ok && st.Nlink <= 1
-	if !isSound || !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
-		return errNotOurs
-	}
-	return nil
-}
-
-// makeDirectory makes a directory that is ours alone, if it is not there.
-func makeDirectory(path string) error {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return err
-	}
-	f, err := openOurs(path, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	return f.Close()
-}
-
-// readOurs reads a small file that is ours alone.
-func readOurs(path string) ([]byte, error) {
-	f, err := openOurs(path, os.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || info.Size() > maxStateSize {
-		return nil, errors.Join(err, fmt.Errorf("%s has %d bytes", path, info.Size()))
-	}
-	b := make([]byte, info.Size())
-	n, err := f.ReadAt(b, 0)
-	if n == len(b) {
-		err = nil
-	}
-	return b[:n], err
-}
-
-const maxStateSize = 64 << 20
 
 const segmentSuffix = ".log"
 
-// segmentPath returns the name of a segment's file. What is in the file says where
+// segmentName returns the name of a segment's file. What is in the file says where
 // it belongs.
-func segmentPath(dir string, k kind, number uint64) string {
-	return filepath.Join(dir, fmt.Sprintf("%s-%016x%s", k, number, segmentSuffix))
+func segmentName(k kind, number uint64) string {
+	return fmt.Sprintf("%s-%016x%s", k, number, segmentSuffix)
 }

@@ -8,11 +8,11 @@ import (
 // heldLines are the lines that wait for a name. The store's mutex guards them.
 type heldLines struct {
 	log
-	todo  spans
-	taken chunk   // in the hands of who names
-	late  bool    // what is taken came from disk
-	ahead []chunk // read from disk
-	asked bool    // somebody would name what is on disk
+	todo  spans // wait
+	taken chunk // in the hands of who names
+	late  bool  // what is taken came from disk
+	ahead chunk // of todo: read from disk
+	asked bool  // somebody would name what is on disk
 }
 
 // heldApart is how far apart lines may have come that are named at once.
@@ -31,44 +31,20 @@ func (h *heldLines) needs(note func(span)) {
 		note(sp)
 	}
 	note(h.taken.span)
-	for i := range h.ahead {
-		note(h.ahead[i].span)
-	}
 }
 
 // all are the lines that wait, wherever they are.
 func (h *heldLines) all() spans {
 	all := append(spans(nil), h.todo...)
 	all.add(h.taken.span)
-	for i := range h.ahead {
-		all.add(h.ahead[i].span)
-	}
 	return all
 }
 
-func (h *heldLines) left() int {
-	n := h.todo.lines() + h.taken.lines()
-	for i := range h.ahead {
-		n += h.ahead[i].lines()
-	}
-	return n
-}
+func (h *heldLines) left() int { return h.todo.lines() + h.taken.lines() }
 
 // lose drops what of the lines lies in sp.
 func (h *heldLines) lose(s *Store, sp span, why Reason) {
 	n, _ := h.todo.remove(sp)
-	kept := h.ahead[:0]
-	for _, c := range h.ahead {
-		if lost := c.within(sp); lost.isEmpty() {
-			kept = append(kept, c)
-			continue
-		}
-		before, behind := c.minus(sp)
-		n += c.within(sp).lines()
-		h.todo.add(before)
-		h.todo.add(behind)
-	}
-	h.ahead = kept
 	for _, c := range s.cursors {
 		c.books.Dropped[why] += uint64(n)
 	}
@@ -110,7 +86,7 @@ func (s *Store) TakeHeld() (Held, bool) {
 		}
 		c := chunk{span: next, buf: h.taken.buf}
 		h.taken.buf = nil
-		if !s.load(&h.log, &c, heldApart) || !h.todo.holds(c.span) {
+		if ok, _ := s.load(&h.log, &c); !ok || !h.todo.holds(c.span) {
 			h.taken.buf = c.buf
 			continue
 		}
@@ -123,13 +99,15 @@ func (s *Store) TakeHeld() (Held, bool) {
 // takeLate is TakeHeld for what is on disk. s.mu is held.
 func (s *Store) takeLate() (Held, bool) {
 	h := &s.held
-	if len(h.ahead) == 0 {
+	if !h.ahead.begins(h.todo.first()) {
 		h.asked = len(h.todo) > 0
 		notify(s.work)
 		return Held{}, false
 	}
-	h.taken, h.late = h.ahead[0], true
-	h.ahead = h.ahead[1:]
+	putBuffer(h.taken.buf)
+	h.taken, h.late = h.ahead, true
+	h.ahead, h.asked = chunk{}, false
+	h.todo.remove(h.taken.span)
 	return Held{h.taken.data, h.taken.lines(), h.taken.born}, true
 }
 
@@ -157,7 +135,7 @@ func (s *Store) Expire(before time.Time) {
 	defer s.mu.Unlock()
 	h := &s.held
 	old := span{to: h.since(before)}
-	if !h.todo.touches(old) && len(h.ahead) == 0 {
+	if !h.todo.touches(old) {
 		return
 	}
 	h.lose(s, old, NoName)

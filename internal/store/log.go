@@ -11,7 +11,7 @@ import (
 // which is appended. The store's mutex guards it.
 type log struct {
 	kind     kind
-	seed     uint32
+	seed     uint32 // of the sums in new segments
 	segments []*segment
 	tail     place  // where the next record begins
 	marks    []mark // of the last seconds
@@ -112,8 +112,8 @@ func (s *Store) append(l *log, lines []byte, n int, born time.Time) (span, error
 		if err != nil {
 			return span{}, err
 		}
-		putRecordHeader(s.head[:], l.seed, l.tail, lines, n, born.Sub(g.born))
-		if err = s.files.write(g.file, g.path, s.head[:recordHeader], lines, g.offset(l.tail)); err == nil {
+		putRecordHeader(s.head[:], g.seed, l.tail, lines, n, born.Sub(g.born))
+		if err = s.files.write(g.file, s.head[:], lines, g.offset(l.tail)); err == nil {
 			sp := span{l.tail, place{l.tail.at + uint64(size), l.tail.line + uint64(n)}}
 			l.tail, g.end = sp.to, sp.to
 			s.memoryUsed += size
@@ -125,7 +125,7 @@ func (s *Store) append(l *log, lines []byte, n int, born time.Time) (span, error
 			s.memoryUsed -= g.size()
 			s.discard(g)
 		}
-		if g.path == "" {
+		if g.dir == nil {
 			return span{}, err
 		}
 		s.unkept(err)
@@ -140,7 +140,7 @@ func (s *Store) room(l *log, size int64, born time.Time) (*segment, error) {
 		}
 		g.sealed = true
 	}
-	g := &segment{kind: l.kind, base: l.tail, end: l.tail, born: born}
+	g := &segment{id: s.id, kind: l.kind, seed: l.seed, base: l.tail, end: l.tail, born: born}
 	if err := s.begin(g); err != nil {
 		return nil, fmt.Errorf("begin a segment: %w", err)
 	}
@@ -152,32 +152,30 @@ func (s *Store) room(l *log, size int64, born time.Time) (*segment, error) {
 // begin makes the file of a new segment: an old one, a new one, or if that fails
 // one without a name. s.mu is held.
 func (s *Store) begin(g *segment) (err error) {
-	header := appendSegmentHeader(s.segmentHead[:0], s.id, g)
 	if last := len(s.spare) - 1; last >= 0 {
-		g.file, g.path = s.spare[last].file, s.spare[last].path
+		g.file, g.dir, g.name = s.spare[last].file, s.spare[last].dir, s.spare[last].name
 		s.spare = s.spare[:last]
-		if err = s.files.write(g.file, g.path, header, nil, 0); err == nil {
+	} else if s.memory != nil {
+		name := segmentName(g.kind, g.base.at)
+		if g.file, err = s.files.create(s.memory.Dir, name); err == nil {
+			g.dir, g.name = s.memory.Dir, name
+		}
+	}
+	header := appendSegmentHeader(s.segmentHead[:0], g)
+	if g.file != nil {
+		if err = s.files.write(g.file, header, nil, 0); err == nil {
 			return nil
 		}
 		s.discard(g)
-	} else if s.memory != "" {
-		s.number++
-		g.path = segmentPath(s.memory, g.kind, s.number)
-		if g.file, err = s.files.create(g.path); err == nil {
-			if err = s.files.write(g.file, g.path, header, nil, 0); err == nil {
-				return nil
-			}
-			s.discard(g)
-		}
 	}
 	if err != nil {
 		s.unkept(err)
 	}
-	g.path = ""
+	g.dir = nil
 	if g.file, err = nameless(); err != nil {
 		return err
 	}
-	return s.files.write(g.file, "", header, nil, 0)
+	return s.files.write(g.file, header, nil, 0)
 }
 
 // maySpare says whether another file in memory may be kept for the next segments: to
@@ -196,7 +194,7 @@ func (s *Store) free(g *segment) {
 		return
 	}
 	s.memoryUsed -= g.size()
-	if (g.path != "" || s.memory == "") && s.maySpare() && g.base != g.end { // else the next one has its place
+	if (g.dir != nil || s.memory == nil) && s.maySpare() && g.base != g.end { // else the next one has its place
 		s.spare = append(s.spare, g)
 		return
 	}
@@ -206,14 +204,14 @@ func (s *Store) free(g *segment) {
 // discard closes and removes the file of a segment in memory.
 func (s *Store) discard(g *segment) {
 	g.file.Close()
-	if g.path != "" {
-		s.files.remove(g.path)
+	if g.dir != nil {
+		s.files.remove(g.dir, g.name)
 	}
 }
 
 // sweep frees the segments that nobody needs any more. s.mu is held.
 func (s *Store) sweep() {
-	for _, l := range []*log{&s.named, &s.held.log} {
+	for _, l := range s.logs() {
 		need := append(s.need[:0], make([]bool, len(l.segments))...)
 		s.need = need
 		hint := 0

@@ -506,7 +506,7 @@ func (m *model) loseNameless() {
 	}
 	for _, l := range []*log{&m.store.named, &m.store.held.log} {
 		for _, g := range l.segments {
-			if g.path != "" || g.base == g.end {
+			if g.dir != nil || g.base == g.end {
 				continue
 			}
 			b := make([]byte, g.size())
@@ -520,26 +520,6 @@ func (m *model) loseNameless() {
 				b = b[1:]
 			}
 		}
-	}
-}
-
-// abandon ends the use of a store as kill -9 does.
-func (s *Store) abandon() {
-	for _, l := range []*log{&s.named, &s.held.log} {
-		for _, g := range l.segments {
-			s.close(g)
-		}
-	}
-	for _, g := range s.spare {
-		s.close(g)
-	}
-	for g := range s.readers {
-		s.closeReader(g)
-	}
-	s.memoryState.close()
-	s.diskState.close()
-	if s.owner != nil {
-		s.owner.Close()
 	}
 }
 

@@ -2,19 +2,18 @@ package store
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/prefixproxy/prefixproxy/internal/memdir"
+	"github.com/prefixproxy/prefixproxy/internal/predecessor"
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // Places are where a store keeps its files.
@@ -36,27 +35,62 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 }
 
 func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, error) {
-	s := &Store{
-		out: out, files: fs, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1), readers: map[*segment]*os.File{},
-	}
+	s := &Store{out: out, files: fs, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
 	s.named.kind, s.held.kind = named, held
-	if at.State != "" {
-		s.disk = diskDirectory(at.State)
-		if err := makeDirectory(s.disk); err != nil {
-			return nil, fmt.Errorf("directory of the spool: %w; remove it, or make it a directory of this user alone", err)
-		}
-		s.findMemory(at)
+	if at.State == "" {
+		return s, s.recall(to)
 	}
-	s.memoryState.dir, s.diskState.dir = s.memory, s.disk
-	if err := s.recall(to); err != nil {
+	state, err := statedir.Open(at.State)
+	if err != nil {
+		return nil, fmt.Errorf("directory of the spool: %w", err)
+	}
+	defer state.Close()
+	if s.disk, err = state.Sub("store"); err != nil {
+		return nil, fmt.Errorf("directory of the spool: %w; remove it, or make it a directory of this user alone", err)
+	}
+	s.diskState.dir = s.disk
+	s.findMemory(at)
+	if err = s.recall(to); err == nil {
+		err = predecessor.Adopt(state, s.adopt, out)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.leave(false))
 	}
-	if at.State != "" {
-		if err := s.adoptOld(at); err != nil {
-			return nil, errors.Join(err, s.leave(false))
-		}
-	}
 	return s, nil
+}
+
+// findMemory finds the directory of the first tier. Without one, what waits there ends
+// with the process.
+func (s *Store) findMemory(at Places) {
+	s.memory = memdir.Find(s.disk, at.Memory, s.out)
+	for _, dir := range at.Memory {
+		predecessor.Collect(dir, s.out)
+	}
+	switch {
+	case s.memory != nil:
+		s.memoryState.dir = s.memory.Dir
+		if state, _ := filepath.Abs(at.State); len(at.Memory) > 1 && filepath.Dir(s.memory.Path()) == state {
+			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory.Path())
+		}
+	case len(at.Memory) > 0:
+		s.out.Warn("what waits in memory would be lost if the process were killed")
+	}
+}
+
+// adopt puts lines of an earlier version. What memory cannot hold goes to disk at once.
+func (s *Store) adopt(lines predecessor.Lines) error {
+	s.mu.Lock()
+	l := &s.named
+	if lines.Held {
+		l = &s.held.log
+	}
+	for _, c := range s.cursors {
+		c.books.Adopted += uint64(lines.Count())
+	}
+	s.put(l, lines.Data, lines.Count(), lines.Born, false)
+	s.excess = s.memoryUsed
+	s.mu.Unlock()
+	return s.moveDown(segmentsAtOnce)
 }
 
 // recall finds what an earlier process left.
@@ -65,24 +99,12 @@ func (s *Store) recall(to []Destination) error {
 	if err != nil {
 		return err
 	}
-	found, err := s.recallSegments(&st, known)
-	if err != nil {
-		return err
-	}
 	s.generation = st.generation
 	s.named.tail, s.held.tail = st.tails[0], st.tails[1]
-	var lastHeld time.Time
-	for _, g := range found {
-		if g.kind == held {
-			lastHeld = s.place(&s.held.log, g, found)
-		} else {
-			s.place(&s.named, g, found)
-		}
+	if err := s.recallSegments(st.id); err != nil {
+		return err
 	}
 	s.recallPlaces(st, known, to)
-	if len(s.held.segments) > 0 {
-		s.held.marks = []mark{{lastHeld, s.held.segments[0].base}}
-	}
 	s.resize()
 	s.sweep()
 	s.hold()
@@ -98,7 +120,7 @@ func (s *Store) recall(to []Destination) error {
 // recallState returns the newest state in memory or on disk.
 func (s *Store) recallState() (st state, known bool, err error) {
 	for _, f := range []*stateFile{&s.memoryState, &s.diskState} {
-		if f.dir == "" {
+		if f.dir == nil {
 			continue
 		}
 		other, ok, err := f.load()
@@ -112,145 +134,120 @@ func (s *Store) recallState() (st state, known bool, err error) {
 	return st, known, nil
 }
 
-// recallSegments opens the segments in both tiers, and sorts them.
-func (s *Store) recallSegments(st *state, known bool) (found []*segment, err error) {
-	ids := map[*segment]uint64{}
-	for _, dir := range []string{s.memory, s.disk} {
-		if dir == "" {
-			continue
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return nil, fmt.Errorf("list the store's directory: %w", err)
-		}
-		for _, e := range entries {
-			path := filepath.Join(dir, e.Name())
-			if strings.HasSuffix(e.Name(), segmentSuffix+".new") {
-				os.Remove(path)
-			}
-			name, ok := strings.CutSuffix(e.Name(), segmentSuffix)
-			if !ok {
-				continue
-			}
-			if _, digits, ok := strings.Cut(name, "-"); ok && dir == s.memory {
-				if b, err := hex.DecodeString(digits); err == nil && len(b) == 8 {
-					s.number = max(s.number, binary.BigEndian.Uint64(b))
-				}
-			}
-			id, g := s.recallSegment(path)
-			if g == nil {
-				continue
-			}
-			g.onDisk = dir == s.disk
-			ids[g] = id
-			found = append(found, g)
+// recallSegments finds the segments in both tiers, and puts them into their logs. id is
+// that of the store; 0: the newest lines tell whose all are.
+func (s *Store) recallSegments(id uint64) error {
+	var found []*segment
+	if s.disk != nil {
+		if err := s.find(s.disk, &found); err != nil {
+			return err
 		}
 	}
-	if !known { // the newest lines tell whose all are
-		var newest *segment
-		for _, g := range found {
-			if newest == nil || g.born.After(newest.born) {
-				newest, st.id = g, ids[g]
-			}
+	if s.memory != nil {
+		if err := s.find(s.memory.Dir, &found); err != nil {
+			return err
 		}
 	}
-	if s.id = st.id; s.id == 0 {
-		s.id = randomID()
+	if id == 0 && len(found) > 0 {
+		id = slices.MaxFunc(found, func(a, b *segment) int { return a.born.Compare(b.born) }).id
 	}
-	s.named.seed, s.held.seed = seed(s.id, named), seed(s.id, held)
-	slices.SortFunc(found, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.base.at, b.base.at), compareBool(b.onDisk, a.onDisk))
+	if s.id = id; id == 0 {
+		s.id = rand.Uint64() | 1
+	}
+	for _, l := range s.logs() {
+		l.seed = seed(s.id, l.kind)
+	}
+	slices.SortStableFunc(found, func(a, b *segment) int {
+		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.base.at, b.base.at)) // on disk before in memory
 	})
 	kept := found[:0]
 	for _, g := range found {
-		var last *segment
-		if n := len(kept); n > 0 && kept[n-1].kind == g.kind {
-			last = kept[n-1]
-		}
+		last := len(kept) - 1
 		switch {
-		case ids[g] != s.id:
+		case g.id != s.id:
 			s.setAside(g, errors.New("it is of another store"))
-		case last != nil && (last.base.at == g.base.at || last.base.line >= g.base.line):
-			if last.onDisk == g.onDisk {
-				s.setAside(g, errors.New("another is in its place"))
-			} else { // it was moved, and is a file that is not in use
-				s.close(g)
-				s.files.remove(g.path)
-			}
-		default:
+		case last < 0 || kept[last].kind != g.kind || kept[last].base.line < g.base.line:
 			kept = append(kept, g)
+		case kept[last].dir == g.dir:
+			s.setAside(g, errors.New("another is in its place"))
+		default: // it was moved, and is a file that is not in use
+			s.discard(g)
 		}
 	}
-	return kept, nil
+	for i, g := range kept {
+		s.place(g, kept[i+1:])
+	}
+	return nil
 }
 
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
+// find opens the segments in a directory.
+func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
+	entries, err := os.ReadDir(dir.Path())
+	if err != nil {
+		return fmt.Errorf("list the store's directory: %w", err)
 	}
-	return 1
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case strings.HasSuffix(name, segmentSuffix+".new"):
+			s.files.remove(dir, name)
+		case strings.HasSuffix(name, segmentSuffix):
+			if g := s.recallSegment(dir, name); g != nil {
+				*found = append(*found, g)
+			}
+		}
+	}
+	return nil
 }
 
 // recallSegment opens one file; nil: it is none of ours, and that was said.
-func (s *Store) recallSegment(path string) (id uint64, g *segment) {
-	f, err := openOurs(path, os.O_RDWR)
+func (s *Store) recallSegment(dir *statedir.Dir, name string) *segment {
+	f, err := dir.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		s.out.Warn("file in the store's directory left alone", "err", err)
-		return 0, nil
+		return nil
 	}
-	id, g, err = readSegmentHeader(f)
+	g, err := readSegmentHeader(f)
 	if err != nil {
-		s.setAside(&segment{path: path, file: f}, err)
-		return 0, nil
+		s.setAside(&segment{dir: dir, name: name, file: f}, err)
+		return nil
 	}
-	g.path, g.file = path, f
-	return id, g
+	g.dir, g.name, g.file = dir, name, f
+	g.onDisk = dir == s.disk
+	return g
 }
 
 // setAside renames a file that is no part of the store.
 func (s *Store) setAside(g *segment, err error) {
-	s.out.Warn("file in the store's directory set aside", "file", g.path+".bad", "err", err)
-	s.close(g)
-	os.Rename(g.path, g.path+".bad")
-}
-
-func (s *Store) close(g *segment) {
-	if g.file != nil {
-		g.file.Close()
-		g.file = nil
-	}
+	s.out.Warn("file in the store's directory set aside", "file", g.path()+".bad", "err", err)
+	g.file.Close()
+	s.files.rename(g.dir, g.name, g.name+".bad")
 }
 
 // place puts a segment into its log, behind those before it. Where it ends is where
-// the next begins, if the file has as much; or else what a look at all of it says. It
-// returns when its last line came, or the first.
-func (s *Store) place(l *log, g *segment, found []*segment) (last time.Time) {
-	last = g.born
-	i := slices.Index(found, g) + 1
+// the next begins, if the file has as much; or else what a look at all of it says.
+func (s *Store) place(g *segment, behind []*segment) {
+	l := s.logs()[g.kind-named]
+	last := g.born
 	info, err := g.file.Stat()
-	if err == nil && i < len(found) && found[i].kind == g.kind && info.Size() >= segmentHeader+int64(found[i].base.at-g.base.at) {
-		g.end = found[i].base
-	} else if last, err = g.scan(g.file, l.seed); err != nil {
-		s.out.Error("segment cannot be read", "file", g.path, "err", err)
+	if err == nil && len(behind) > 0 && behind[0].kind == g.kind && info.Size() >= g.offset(behind[0].base) {
+		g.end = behind[0].base
+	} else if last, err = g.scan(g.file); err != nil {
+		s.out.Error("segment cannot be read", "file", g.path(), "err", err)
 	}
+	// In the order of the log it may be on disk, where its file is not.
+	g.onDisk = g.onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.kind == g.kind && h.onDisk })
 	if g.onDisk {
-		s.close(g)
-		s.diskUsed += g.size()
-	} else if slices.ContainsFunc(found[i:], func(h *segment) bool { return h.kind == g.kind && h.onDisk }) {
-		s.close(g)
-		g.onDisk = true // in the order of the log it is
+		g.file.Close()
+		g.file = nil
 		s.diskUsed += g.size()
 	} else {
 		s.memoryUsed += g.size()
 	}
+	l.segments = append(l.segments, g)
+	l.marks = []mark{{last, l.segments[0].base}} // all that is behind it came then at the latest
 	if g.end.at > l.tail.at {
 		l.tail = g.end
 	}
-	l.segments = append(l.segments, g)
-	return last
 }
 
 // recallPlaces gives each destination its place. What it needs and is not there is
@@ -343,201 +340,30 @@ func (s *Store) lostOf(l *log, ss *spans) int {
 	return gone.lines()
 }
 
-func randomID() uint64 {
-	var b [8]byte
-	rand.Read(b[:])
-	return binary.LittleEndian.Uint64(b[:]) | 1
-}
-
-// The names of files beside the segments.
-const (
-	pointerName   = "memory" // on disk: where the first tier is
-	ownerName     = "owner"  // in memory: whose it is, locked
-	memoryPrefix  = "prefixproxy-"
-	unownedMaxAge = time.Hour
-)
-
-// findMemory finds the directory of the first tier, or makes one. Without one, what
-// waits there ends with the process, and that is said.
-func (s *Store) findMemory(at Places) {
-	if b, err := readOurs(filepath.Join(s.disk, pointerName)); err == nil {
-		if err := s.useMemory(strings.TrimSpace(string(b)), at.State); err == nil {
-			return
-		} else if !errors.Is(err, os.ErrNotExist) {
-			s.out.Warn("the queue's directory is not usable; what waited there is not found", "err", err)
-		}
-	}
-	for _, base := range at.Memory {
-		s.collect(base)
-		if err := s.makeMemory(base, at.State); err != nil {
-			s.out.Warn("no directory for the queue here", "dir", base, "err", err)
-			continue
-		}
-		if len(at.Memory) > 1 && filepath.Clean(base) == filepath.Clean(at.State) {
-			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory)
-		}
-		return
-	}
-	if len(at.Memory) > 0 {
-		s.out.Warn("what waits in memory would be lost if the process were killed")
-	}
-}
-
-// useMemory uses a directory that is there, if it is ours: its owner is named in it.
-func (s *Store) useMemory(dir, state string) error {
-	if !filepath.IsAbs(dir) || !strings.HasPrefix(filepath.Base(dir), memoryPrefix) {
-		return fmt.Errorf("%q is no directory of a queue", dir)
-	}
-	d, err := openOurs(dir, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	d.Close()
-	f, err := lockOwner(dir)
-	if err != nil {
-		return err
-	}
-	if owner, err := readOurs(filepath.Join(dir, ownerName)); err != nil || string(owner) != ownerOf(state) {
-		f.Close()
-		return fmt.Errorf("%s is of another state directory: %q", dir, owner)
-	}
-	s.memory, s.owner = dir, f
-	return nil
-}
-
-// ownerOf is how a state directory is named in the directory of its first tier.
-func ownerOf(state string) string {
-	abs, err := filepath.Abs(state)
-	if err != nil {
-		return state
-	}
-	return abs
-}
-
-// lockOwner locks a directory of a first tier.
-func lockOwner(dir string) (*os.File, error) {
-	f, err := openOurs(filepath.Join(dir, ownerName), os.O_RDWR)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return f, nil
-}
-
-// makeMemory makes a directory for the first tier, under a name that nobody can know
-// before.
-func (s *Store) makeMemory(base, state string) error {
-	dir, err := filepath.Abs(filepath.Join(base, fmt.Sprintf("%s%016x", memoryPrefix, randomID())))
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	err = os.WriteFile(filepath.Join(dir, ownerName), []byte(ownerOf(state)), 0o600)
-	if err == nil {
-		s.owner, err = lockOwner(dir)
-	}
-	if err == nil {
-		pointer := filepath.Join(s.disk, pointerName)
-		if err = os.WriteFile(pointer+".new", []byte(dir+"\n"), 0o600); err == nil {
-			err = s.files.rename(pointer+".new", pointer)
-		}
-	}
-	if err != nil {
-		if s.owner != nil {
-			s.owner.Close()
-			s.owner = nil
-		}
-		os.RemoveAll(dir)
-		return err
-	}
-	s.memory = dir
-	return nil
-}
-
-// collect removes the directories of first tiers whose owners are gone for good: no
-// process has them locked, and their state directory is gone, or has another.
-func (s *Store) collect(base string) {
-	entries, err := os.ReadDir(base)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		dir := filepath.Join(base, e.Name())
-		if !strings.HasPrefix(e.Name(), memoryPrefix) || !e.IsDir() {
-			continue
-		}
-		d, err := openOurs(dir, os.O_RDONLY)
-		if err != nil {
-			continue // somebody else's
-		}
-		info, err := d.Stat()
-		d.Close()
-		if err != nil {
-			continue
-		}
-		_, err = os.Lstat(filepath.Join(dir, ownerName))
-		if errors.Is(err, os.ErrNotExist) && time.Since(info.ModTime()) > unownedMaxAge {
-			os.RemoveAll(dir) // its making was interrupted
-		}
-		if abs, err := filepath.Abs(dir); err == nil && isAbandoned(abs) {
-			s.removeUnlocked(dir)
-		}
-	}
-}
-
-// removeUnlocked removes an abandoned directory, unless a process still has it. Only
-// such a one is locked to see that: another's owner may want it just now.
-func (s *Store) removeUnlocked(dir string) {
-	f, err := lockOwner(dir)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	os.RemoveAll(dir)
-	s.out.Info("queue of a daemon that is gone removed", "dir", dir)
-}
-
-// isAbandoned says whether the state directory that a first tier belongs to is gone,
-// or has another.
-func isAbandoned(dir string) bool {
-	owner, err := readOurs(filepath.Join(dir, ownerName))
-	if err != nil || !filepath.IsAbs(string(owner)) {
-		return false
-	}
-	pointer, err := os.ReadFile(filepath.Join(diskDirectory(string(owner)), pointerName))
-	if errors.Is(err, os.ErrNotExist) {
-		return true
-	}
-	return err == nil && strings.TrimSpace(string(pointer)) != dir
-}
-
 // leave ends the use of all files. The directory of the first tier goes when it is
 // empty.
 func (s *Store) leave(isEmpty bool) (err error) {
-	for _, l := range []*log{&s.named, &s.held.log} {
-		for _, g := range l.segments {
-			s.close(g)
-		}
-	}
-	for g := range s.readers {
-		s.closeReader(g)
-	}
+	defer s.abandon()
 	for _, g := range s.spare {
 		s.discard(g)
 	}
-	s.spare = nil
+	if s.memory != nil && isEmpty {
+		return s.memory.Remove()
+	}
+	return nil
+}
+
+// abandon closes all files and directories, as the end of the process does.
+func (s *Store) abandon() {
+	for _, g := range slices.Concat(s.named.segments, s.held.segments, s.spare) {
+		g.file.Close()
+	}
 	s.memoryState.close()
 	s.diskState.close()
-	if s.memory != "" && isEmpty {
-		err = errors.Join(os.RemoveAll(s.memory), ignoreMissing(os.Remove(filepath.Join(s.disk, pointerName))))
+	if s.memory != nil {
+		s.memory.Close()
 	}
-	if s.owner != nil {
-		s.owner.Close()
+	if s.disk != nil {
+		s.disk.Close()
 	}
-	return err
 }

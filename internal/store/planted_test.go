@@ -42,7 +42,7 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 		},
 		"a segment goes before it is on disk": {
 			File: "internal/store/run.go",
-			Old:  "	return s.files.rename(path+\".new\", path)\n",
+			Old:  "	return s.files.rename(s.disk, name+\".new\", name)\n",
 			New:  "	return nil\n",
 		},
 	} {

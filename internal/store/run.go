@@ -1,14 +1,14 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 )
 
@@ -22,14 +22,31 @@ const (
 	// segmentsAtOnce is how many segments are moved before Run looks at what else
 	// there is to do.
 	segmentsAtOnce = 16
-
-	maxReaders = 8 // files of the second tier that stay open
 )
+
+// Run moves lines to disk, and reads them from there, until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if again := s.step(time.Now()); again > 0 {
+			timer.Reset(again)
+		} else {
+			timer.Stop() // an idle host is left alone
+		}
+		select {
+		case <-s.work:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
 
 // step does what there is to do, and returns after which time there will be more; 0:
 // when something happens.
 func (s *Store) step(now time.Time) time.Duration {
-	if s.disk == "" {
+	if s.disk == nil {
 		return 0
 	}
 	s.takeOut()
@@ -86,24 +103,24 @@ func (s *Store) takePressed() *segment {
 
 // move moves a segment, which is sealed, to disk. Nobody waits for it.
 func (s *Store) move(g *segment) error {
-	path := segmentPath(s.disk, g.kind, g.base.at)
-	if err := s.copyDown(g, path); err != nil {
-		s.files.remove(path + ".new")
+	name := segmentName(g.kind, g.base.at)
+	if err := s.copyDown(g, name); err != nil {
+		s.files.remove(s.disk, name+".new")
 		return fmt.Errorf("spool a segment: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dirty = true
 	if g.gone {
-		s.trash = append(s.trash, &segment{path: path})
+		s.trash = append(s.trash, &segment{dir: s.disk, name: name})
 		notify(s.work)
 		return nil
 	}
 	old := *g
 	s.memoryUsed -= g.size()
 	s.diskUsed += g.size()
-	g.file, g.path, g.onDisk, g.dirty = nil, path, true, true
-	if old.path != "" && s.maySpare() {
+	g.file, g.dir, g.name, g.onDisk, g.dirty = nil, s.disk, name, true, true
+	if old.dir != nil && s.maySpare() {
 		s.spare = append(s.spare, &old)
 	} else {
 		s.discard(&old)
@@ -117,19 +134,17 @@ func (s *Store) move(g *segment) error {
 }
 
 // copyDown writes what is in a segment to a file.
-func (s *Store) copyDown(g *segment, path string) error {
-	if err := s.files.remove(path + ".new"); err != nil {
+func (s *Store) copyDown(g *segment, name string) error {
+	if err := s.files.remove(s.disk, name+".new"); err != nil {
 		return err
 	}
-	f, err := s.files.create(path + ".new")
+	f, err := s.files.create(s.disk, name+".new")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if s.copies == nil {
-		s.copies = make([]byte, 256<<10)
-	}
-	buf := s.copies
+	buf := getBuffer()
+	defer putBuffer(buf)
 	for at, size := int64(0), g.size(); at < size; {
 		n, err := g.file.ReadAt(buf[:min(size-at, int64(len(buf)))], at)
 		if n == 0 {
@@ -138,12 +153,12 @@ func (s *Store) copyDown(g *segment, path string) error {
 			}
 			return err
 		}
-		if err := s.files.write(f, path, buf[:n], nil, at); err != nil {
+		if err := s.files.write(f, buf[:n], nil, at); err != nil {
 			return err
 		}
 		at += int64(n)
 	}
-	return s.files.rename(path+".new", path)
+	return s.files.rename(s.disk, name+".new", name)
 }
 
 // takeOut removes the files that nobody needs any more.
@@ -153,48 +168,22 @@ func (s *Store) takeOut() {
 	s.trash = nil
 	s.mu.Unlock()
 	for _, g := range trash {
-		s.closeReader(g)
-		if err := s.files.remove(g.path); err != nil {
+		if err := s.files.remove(g.dir, g.name); err != nil {
 			s.out.Warn("file of the spool not removed", "err", err) // the next start will
 		}
 	}
 }
 
-// load reads what is at c.from in memory. It returns false where that has changed, or
-// is lost. s.mu is held, but not while it reads.
-func (s *Store) load(l *log, c *chunk, apart time.Duration) bool {
-	g := l.at(c.from)
-	if g == nil || g.onDisk {
-		return false
-	}
-	if c.to.at > g.end.at {
-		c.to = g.end
-	}
-	f := g.file
-	s.mu.Unlock()
-	err := g.read(f, l.seed, apart, c)
-	s.mu.Lock()
-	switch {
-	case g.gone || g.file != f:
-		return false
-	case err != nil:
-		s.damaged(g, c.from, err)
-		return false
-	}
-	return true
-}
-
 // readAhead reads what is to be sent, or named, from disk.
 func (s *Store) readAhead() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for more := true; more; {
-		s.mu.Lock()
-		cursors := append([]*Cursor(nil), s.cursors...)
-		s.mu.Unlock()
 		var err error
 		if more, err = s.readForHeld(); err != nil {
 			return err
 		}
-		for _, c := range cursors {
+		for _, c := range slices.Clone(s.cursors) {
 			is, err := s.readFor(c)
 			if err != nil {
 				return err
@@ -205,150 +194,88 @@ func (s *Store) readAhead() error {
 	return nil
 }
 
-// readFor reads a chunk for a cursor. It returns whether there may be more.
-func (s *Store) readFor(c *Cursor) (more bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !c.linked || s.closed || c.aheadBytes() >= readAhead {
+// readFor reads what a cursor is to be sent next. It says whether to look again. s.mu is
+// held, but not while it reads.
+func (s *Store) readFor(c *Cursor) (again bool, err error) {
+	p := c.onDisk()
+	if !c.linked || s.closed || p.from == nowhere {
 		return false, nil
 	}
-	p, from := c.onDisk()
-	if from == nowhere {
-		return false, nil
-	}
-	got := chunk{span: p.span}
-	ok, err := s.loadDisk(&s.named, &got)
-	if !ok || !c.linked || !c.take(&p, got.span, from) {
-		putBuffer(got.buf)
-		return true, err
-	}
-	p.size = len(got.data)
-	c.ahead = append(c.ahead, ahead{p, got})
-	notify(c.more)
-	return true, nil
-}
-
-// onDisk returns what of the cursor is to be read from disk next.
-func (c *Cursor) onDisk() (p piece, from origin) {
-	border := c.store.named.border()
-	disk := span{to: border}
-	for _, p := range c.again {
-		if p.from.at < border.at {
-			return p, fromAgain
-		}
-	}
-	for _, list := range []struct {
-		spans
-		origin
-	}{{c.backlog, fromBacklog}, {c.fresh, fromFresh}} {
-		if sp := list.first().within(disk); !sp.isEmpty() {
-			return piece{span: sp}, list.origin
-		}
-	}
-	return p, nowhere
+	return s.prefetch(&s.named, p.span, &c.ahead, c.more)
 }
 
 // readForHeld reads some held lines, if somebody would name them and somebody be sent
-// them. It returns whether there may be more.
-func (s *Store) readForHeld() (more bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// them. It says whether to look again. s.mu is held, but not while it reads.
+func (s *Store) readForHeld() (again bool, err error) {
 	h := &s.held
 	sp := h.todo.first().within(span{to: h.border()})
-	if !h.asked || sp.isEmpty() || len(h.ahead) > 0 || !s.isThirsty() {
+	if !h.asked || sp.isEmpty() || !s.isThirsty() {
+		return false, nil
+	}
+	return s.prefetch(&h.log, sp, &h.ahead, s.MoreHeld)
+}
+
+// prefetch reads what is at the head of sp, unless ahead has it.
+func (s *Store) prefetch(l *log, sp span, ahead *chunk, tell chan struct{}) (again bool, err error) {
+	if ahead.begins(sp) {
 		return false, nil
 	}
 	got := chunk{span: sp}
-	ok, err := s.loadDisk(&h.log, &got)
-	if !ok || !h.todo.holds(got.span) {
+	if ok, err := s.load(l, &got); !ok {
 		putBuffer(got.buf)
-		return true, err
+		return err == nil, err
 	}
-	h.todo.remove(got.span)
-	h.ahead = append(h.ahead, got)
-	h.asked = false
-	notify(s.MoreHeld)
+	putBuffer(ahead.buf)
+	*ahead = got
+	notify(tell)
 	return false, nil
 }
 
 // isThirsty says whether somebody has little to be sent. s.mu is held.
 func (s *Store) isThirsty() bool {
-	for _, c := range s.cursors {
-		if c.linked && c.bytes < readAhead && !s.closed {
-			return true
-		}
-	}
-	return false
+	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.bytes < thirst })
 }
 
-// loadDisk reads what is at c.from on disk. It returns false where that has changed, is
-// lost, or cannot be read now, which is an error. s.mu is held, but not while it reads.
-func (s *Store) loadDisk(l *log, c *chunk) (ok bool, err error) {
+// load reads what is at c.from, in either tier. It returns false where that has changed,
+// is lost, or cannot be read now, which is an error. s.mu is held, but not while it reads.
+func (s *Store) load(l *log, c *chunk) (ok bool, err error) {
 	g := l.at(c.from)
-	if g == nil || !g.onDisk {
+	if g == nil {
 		return false, nil
 	}
 	if c.to.at > g.end.at {
 		c.to = g.end
 	}
-	apart := time.Duration(0)
-	if l.kind == held {
-		apart = heldApart
-	}
+	onDisk, f := g.onDisk, g.file
 	s.mu.Unlock()
-	f, err := s.reader(g)
+	if onDisk {
+		if f, err = g.dir.OpenFile(g.name, os.O_RDONLY, 0); err == nil {
+			defer f.Close()
+		}
+	}
 	if err == nil {
-		err = g.read(f, l.seed, apart, c)
+		err = g.read(f, c)
 	}
 	s.mu.Lock()
 	switch {
-	case g.gone:
+	case g.gone || g.onDisk != onDisk:
 		return false, nil
-	case isDamage(err):
-		s.damaged(g, c.from, err)
-		return false, nil
-	case err != nil:
+	case err == nil:
+		return true, nil
+	case onDisk && !isDamage(err):
 		return false, fmt.Errorf("read the spool: %w", err)
 	}
-	return true, nil
-}
-
-// isDamage says whether what could not be read is lost. Any other error may be gone at
-// the next attempt.
-func isDamage(err error) bool {
-	return errors.Is(err, errDamaged) || errors.Is(err, errNotOurs) || errors.Is(err, os.ErrNotExist) ||
-		errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO)
-}
-
-// reader returns the file of a segment on disk.
-func (s *Store) reader(g *segment) (*os.File, error) {
-	if f := s.readers[g]; f != nil {
-		return f, nil
-	}
-	for other := range s.readers {
-		if len(s.readers) < maxReaders {
-			break
-		}
-		s.closeReader(other)
-	}
-	f, err := openOurs(g.path, os.O_RDONLY)
-	if err == nil {
-		s.readers[g] = f
-	}
-	return f, err
-}
-
-func (s *Store) closeReader(g *segment) {
-	if f := s.readers[g]; f != nil {
-		f.Close()
-		delete(s.readers, g)
-	}
+	s.damaged(g, c.from, err)
+	return false, nil
 }
 
 // sync makes the disk write what was written, once a second, and returns after which
 // time to do so again; 0: nothing was written.
 func (s *Store) sync(now time.Time) (next time.Duration, err error) {
-	if !s.isDirty() {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.mu.Unlock()
+	if !dirty {
 		return 0, nil
 	}
 	if wait := syncInterval - now.Sub(s.synced); wait > 0 {
@@ -358,44 +285,60 @@ func (s *Store) sync(now time.Time) (next time.Duration, err error) {
 	return 0, s.syncNow()
 }
 
-// isDirty says whether the disk has, or should have, what is not synced.
-func (s *Store) isDirty() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.dirty || s.generation != s.syncedGeneration && (s.diskUsed > 0 || s.syncedUsed > 0 || s.unsaved)
-}
-
 // syncNow makes the disk write what was written.
-func (s *Store) syncNow() error {
+func (s *Store) syncNow() (err error) {
 	s.mu.Lock()
 	var dirty []*segment
-	for _, l := range []*log{&s.named, &s.held.log} {
+	for _, l := range s.logs() {
 		for _, g := range l.segments[:l.onDisk()] {
 			if g.dirty {
 				dirty = append(dirty, g)
 			}
 		}
 	}
-	state, generation, used := slices.Clone(s.encodeState()), s.generation, s.diskUsed
+	state, used := slices.Clone(s.encodeState()), s.diskUsed > 0
+	s.dirty = false
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err != nil {
+			s.dirty = true
+			return
+		}
+		for _, g := range dirty {
+			g.dirty = false
+		}
+		s.wasUsed = used
+	}()
 	for _, g := range dirty {
-		if err := s.files.syncPath(g.path); err != nil {
+		if err := s.syncSegment(g.name); err != nil {
 			return fmt.Errorf("sync the spool: %w", err)
 		}
 	}
-	if err := s.files.syncPath(s.disk); err != nil {
+	if err := s.files.sync(s.disk.Path(), s.disk); err != nil {
 		return fmt.Errorf("sync the spool: %w", err)
 	}
-	if err := errors.Join(s.diskState.write(&s.files, state), s.diskState.sync(&s.files)); err != nil {
+	f, err := s.diskState.write(&s.files, state)
+	if err == nil {
+		err = s.files.sync(f.Name(), f)
+	}
+	if err != nil {
 		return fmt.Errorf("write the spool's state: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, g := range dirty {
-		g.dirty = false
-	}
-	s.dirty, s.syncedGeneration, s.syncedUsed, s.unsaved = false, generation, used, false
 	return nil
+}
+
+func (s *Store) syncSegment(name string) error {
+	f, err := s.disk.OpenFile(name, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nobody needs it any more
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.files.sync(f.Name(), f)
 }
 
 // Close ends the use of the store, when Run and all sessions have ended. What is left
@@ -403,23 +346,29 @@ func (s *Store) syncNow() error {
 // end of the process would take is dropped, and counted. An error says that the disk
 // did not take what it had to.
 func (s *Store) Close() error {
-	s.sweepAll()
+	s.mu.Lock()
+	for _, l := range s.logs() {
+		if g := l.open(); g != nil {
+			g.sealed = true
+		}
+	}
+	s.sweep()
+	s.mu.Unlock()
 	err := s.spoolRest()
 	s.mu.Lock()
-	for _, l := range []*log{&s.named, &s.held.log} {
+	isEmpty := true
+	for _, l := range s.logs() {
 		for _, g := range slices.Clone(l.segments) {
-			if g.path == "" {
-				s.loseAtEnd(g)
+			if g.dir == nil {
+				s.lose(g, g.base, Shutdown)
+				s.remove(g)
 			}
+			isEmpty = isEmpty && (g.dir == nil || g.dir == s.disk)
 		}
 	}
 	s.save()
-	isEmpty := true
-	for _, g := range slices.Concat(s.named.segments, s.held.segments) {
-		isEmpty = isEmpty && filepath.Dir(g.path) != s.memory
-	}
 	s.mu.Unlock()
-	if s.disk != "" && s.generation != s.syncedGeneration {
+	if s.disk != nil {
 		err = errors.Join(err, s.syncNow())
 	}
 	s.takeOut()
@@ -428,7 +377,7 @@ func (s *Store) Close() error {
 
 // spoolRest moves what is left to disk, as far as it may be there.
 func (s *Store) spoolRest() error {
-	for s.disk != "" {
+	for s.disk != nil {
 		s.mu.Lock()
 		g := s.eldest(false)
 		fits := g != nil && s.diskUsed+g.size() <= s.diskLimit
@@ -441,31 +390,6 @@ func (s *Store) spoolRest() error {
 		}
 	}
 	return nil
-}
-
-// sweepAll frees all that nobody needs, the segments that were appended to, too.
-func (s *Store) sweepAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range []*log{&s.named, &s.held.log} {
-		if g := l.open(); g != nil {
-			g.sealed = true
-		}
-	}
-	s.sweep()
-}
-
-// loseAtEnd drops what of g the end of the process would take. s.mu is held.
-func (s *Store) loseAtEnd(g *segment) {
-	if g.kind == held {
-		s.held.lose(s, g.span(), Shutdown)
-	} else {
-		for _, c := range s.cursors {
-			c.lose(g.span(), Shutdown)
-		}
-	}
-	s.logOf(g).remove(g)
-	s.free(g)
 }
 
 // trouble is a disk that does not work. It is told once.
@@ -489,6 +413,3 @@ func (t *trouble) over(log *slog.Logger) {
 		*t = trouble{}
 	}
 }
-
-// diskDirectory is where, in the state directory, the second tier is.
-func diskDirectory(state string) string { return filepath.Join(state, "store") }

@@ -7,8 +7,11 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // The format; doc.go draws it.
@@ -42,20 +45,31 @@ func (k kind) String() string {
 
 // A segment is a file, a part of a log. The store's mutex guards it.
 type segment struct {
+	id   uint64 // of the store
 	kind kind
+	seed uint32    // of its records' sums
 	base place     // where it begins
 	end  place     // behind its last record
 	born time.Time // arrival of its first line
 
-	file   *os.File // nil: on disk, and opened when it is read
-	path   string   // "": it has no name, and ends with the process
-	onDisk bool     // in the second tier
-	sealed bool     // no more is appended
-	gone   bool     // nobody needs it, and others may be in its place
-	dirty  bool     // not synced
+	file   *os.File      // nil: on disk, and opened when it is read
+	dir    *statedir.Dir // nil: it has no name, and ends with the process
+	name   string
+	onDisk bool // in the second tier
+	sealed bool // no more is appended
+	gone   bool // nobody needs it, and others may be in its place
+	dirty  bool // not synced
 }
 
 func (g *segment) span() span { return span{g.base, g.end} }
+
+// path tells people where the file is.
+func (g *segment) path() string {
+	if g.dir == nil {
+		return "memory"
+	}
+	return filepath.Join(g.dir.Path(), g.name)
+}
 
 // size returns the bytes of the file.
 func (g *segment) size() int64 { return segmentHeader + g.span().bytes() }
@@ -64,12 +78,12 @@ func (g *segment) size() int64 { return segmentHeader + g.span().bytes() }
 func (g *segment) offset(p place) int64 { return segmentHeader + int64(p.at-g.base.at) }
 
 // appendSegmentHeader appends what the file of g begins with.
-func appendSegmentHeader(dst []byte, id uint64, g *segment) []byte {
+func appendSegmentHeader(dst []byte, g *segment) []byte {
 	start := len(dst)
 	dst = append(dst, magic...)
 	dst = binary.LittleEndian.AppendUint32(dst, version)
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(g.kind))
-	dst = binary.LittleEndian.AppendUint64(dst, id)
+	dst = binary.LittleEndian.AppendUint64(dst, g.id)
 	dst = binary.LittleEndian.AppendUint64(dst, g.base.at)
 	dst = binary.LittleEndian.AppendUint64(dst, g.base.line)
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(g.born.UnixMilli()))
@@ -81,26 +95,27 @@ func appendSegmentHeader(dst []byte, id uint64, g *segment) []byte {
 var errNoSegment = errors.New("no segment of this version")
 
 // readSegmentHeader reads what is known of a segment from its file.
-func readSegmentHeader(f io.ReaderAt) (id uint64, g *segment, err error) {
+func readSegmentHeader(f io.ReaderAt) (*segment, error) {
 	var b [segmentHeader]byte
 	if _, err := f.ReadAt(b[:], 0); err != nil && !errors.Is(err, io.EOF) {
-		return 0, nil, err
+		return nil, err
 	}
 	le := binary.LittleEndian
 	if string(b[:8]) != magic || le.Uint32(b[8:]) != version || le.Uint32(b[48:]) != crc32.Checksum(b[:48], castagnoli) {
-		return 0, nil, errNoSegment
+		return nil, errNoSegment
 	}
-	g = &segment{
+	g := &segment{
+		id:     le.Uint64(b[16:]),
 		kind:   kind(le.Uint32(b[12:])),
 		base:   place{le.Uint64(b[24:]), le.Uint64(b[32:])},
 		born:   time.UnixMilli(int64(le.Uint64(b[40:]))),
 		sealed: true,
 	}
 	if g.kind != named && g.kind != held || g.base.at > maxPlace || g.base.line > g.base.at {
-		return 0, nil, errNoSegment
+		return nil, errNoSegment
 	}
-	g.end = g.base
-	return le.Uint64(b[16:]), g, nil
+	g.end, g.seed = g.base, seed(g.id, g.kind)
+	return g, nil
 }
 
 // maxPlace is more than a log will ever have.
@@ -161,8 +176,11 @@ type chunk struct {
 	span
 	data []byte
 	born time.Time // arrival of the first line
-	buf  []byte    // in which data is
+	buf  []byte    // in which data is; nil: nothing was read
 }
+
+// begins says whether c is the head of sp. What is at a place never changes.
+func (c *chunk) begins(sp span) bool { return c.buf != nil && c.from == sp.from && sp.holds(c.span) }
 
 // chunkSize is how much is read at once: any record fits.
 const chunkSize = recordHeader + MaxRecord
@@ -182,9 +200,9 @@ func putBuffer(b []byte) {
 var errDamaged = errors.New("not as it was written")
 
 // read reads records of g from its file: from c.from, up to c.to and to the size of
-// a buffer, which it makes where c has none. Records that came more than apart later
-// than the first are left, unless that is 0. It sets the rest of c.
-func (g *segment) read(f io.ReaderAt, seed uint32, apart time.Duration, c *chunk) error {
+// a buffer, which it makes where c has none. Held lines that came much later than the
+// first are left. It sets the rest of c.
+func (g *segment) read(f io.ReaderAt, c *chunk) error {
 	if c.buf == nil {
 		c.buf = getBuffer()
 	}
@@ -196,8 +214,8 @@ func (g *segment) read(f io.ReaderAt, seed uint32, apart time.Duration, c *chunk
 	p, out := c.from, recordHeader
 	var first time.Duration
 	for rest := buf[:n]; ; {
-		r, ok := parseRecord(rest, seed, p)
-		if !ok || p != c.from && apart > 0 && r.age-first > apart {
+		r, ok := parseRecord(rest, g.seed, p)
+		if !ok || p != c.from && g.kind == held && r.age-first > heldApart {
 			break
 		}
 		if p == c.from {
@@ -218,9 +236,10 @@ func (g *segment) read(f io.ReaderAt, seed uint32, apart time.Duration, c *chunk
 
 // scan finds the end of the last segment, by reading all of it. It returns the
 // arrival of the last line.
-func (g *segment) scan(f io.ReaderAt, seed uint32) (last time.Time, err error) {
+func (g *segment) scan(f io.ReaderAt) (last time.Time, err error) {
 	last = g.born
-	buf := make([]byte, chunkSize)
+	buf := getBuffer()
+	defer putBuffer(buf)
 	for {
 		n, err := f.ReadAt(buf, g.offset(g.end))
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -228,7 +247,7 @@ func (g *segment) scan(f io.ReaderAt, seed uint32) (last time.Time, err error) {
 		}
 		rest := buf[:n]
 		for {
-			r, ok := parseRecord(rest, seed, g.end)
+			r, ok := parseRecord(rest, g.seed, g.end)
 			if !ok {
 				break
 			}

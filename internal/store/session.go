@@ -29,30 +29,41 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		if c.isDrained() {
 			return nil, 0, outlet.ErrDrained
 		}
-		p, from, wait := c.pick(now)
-		switch from {
-		case nowhere:
-			return nil, wait, nil
-		case fromAhead:
-			putBuffer(c.cur.buf)
-			c.cur = c.ahead[0].chunk
-			c.ahead = slices.Delete(c.ahead, 0, 1)
-			if c.aheadBytes() < readAhead/2 {
-				notify(s.work)
-			}
-		default:
-			c.cur.span = p.span
-			if !s.load(&s.named, &c.cur, 0) || !c.take(&p, c.cur.span, from) {
-				continue
-			}
+		p := c.pick(now)
+		if p.from == nowhere {
+			return nil, p.wait, nil
 		}
-		c.hand = c.cur.data
-		c.send(now, p, from)
-		return c.hand, 0, nil
+		if c.fetch(p.span) && c.take(&p) {
+			c.hand = c.cur.data
+			c.send(now, p)
+			return c.hand, 0, nil
+		}
 	}
 }
 
-// Where a piece comes from.
+// fetch makes the head of sp what c.cur has. s.mu is held, but not while it reads.
+func (c *Cursor) fetch(sp span) bool {
+	s := c.store
+	if c.ahead.begins(sp) {
+		putBuffer(c.cur.buf)
+		c.cur, c.ahead = c.ahead, chunk{}
+		notify(s.work)
+		return true
+	}
+	c.cur.span = sp
+	ok, _ := s.load(&s.named, &c.cur)
+	return ok
+}
+
+// A pick is what is to be sent next.
+type pick struct {
+	piece
+	from origin
+	late bool          // it is of the backlog
+	wait time.Duration // from nowhere: when to ask again
+}
+
+// Where a pick comes from.
 type origin int
 
 const (
@@ -60,52 +71,59 @@ const (
 	fromFresh
 	fromAgain
 	fromBacklog
-	fromAhead
 )
 
-// pick returns what is to be sent now, and where that is; or when to ask again. c's
-// store is locked.
-func (c *Cursor) pick(now time.Time) (p piece, from origin, wait time.Duration) {
+// pick returns what is to be sent now. c's store is locked.
+func (c *Cursor) pick(now time.Time) pick {
 	if c.removed {
-		return p, nowhere, 0
+		return pick{}
 	}
-	lags := c.isLagging()
-	if !lags && len(c.again) > 0 {
-		return c.again[0], fromAgain, 0
-	}
-	if lags {
+	if !c.isLagging() {
+		if len(c.again) > 0 {
+			return pick{piece: c.again[0], from: fromAgain}
+		}
+	} else {
 		c.age(now)
 	}
 	if len(c.fresh) > 0 && c.fresh[0].from.at >= c.store.named.border().at {
-		return piece{span: c.fresh[0]}, fromFresh, 0
+		return pick{piece: piece{span: c.fresh[0]}, from: fromFresh}
 	}
-	if p, from = c.pickBacklog(); from == nowhere {
-		return p, from, 0
+	p := c.pickBacklog()
+	if wait := c.burst.pause(now); wait > 0 && p.from != nowhere && !c.store.closed {
+		return pick{wait: wait}
 	}
-	if wait := c.burst.pause(now); wait > 0 && !c.store.closed {
-		return p, nowhere, wait
-	}
-	return p, from, 0
+	return p
 }
 
 // pickBacklog returns what of the backlog is to be sent next: the oldest, which was
 // read from disk, or else what is in memory.
-func (c *Cursor) pickBacklog() (p piece, from origin) {
-	if len(c.ahead) > 0 && !c.store.closed {
-		return c.ahead[0].piece, fromAhead
+func (c *Cursor) pickBacklog() pick {
+	s := c.store
+	if p := c.onDisk(); p.from != nowhere && !s.closed {
+		if c.ahead.begins(p.span) {
+			return p
+		}
+		notify(s.work)
 	}
-	border := c.store.named.border()
+	return c.oldestIn(span{s.named.border(), s.named.tail})
+}
+
+// onDisk returns what of the cursor is to be read from disk next.
+func (c *Cursor) onDisk() pick { return c.oldestIn(span{to: c.store.named.border()}) }
+
+// oldestIn returns what of one tier is to be sent next, where it is late.
+func (c *Cursor) oldestIn(tier span) pick {
 	for _, p := range c.again {
-		if p.from.at >= border.at {
-			return p, fromAgain
+		if tier.holds(p.span) {
+			return pick{piece: p, from: fromAgain, late: true}
 		}
 	}
 	for _, sp := range c.backlog {
-		if sp = sp.within(span{border, c.store.named.tail}); !sp.isEmpty() {
-			return piece{span: sp}, fromBacklog
+		if sp = sp.within(tier); !sp.isEmpty() {
+			return pick{piece: piece{span: sp}, from: fromBacklog, late: true}
 		}
 	}
-	return p, nowhere
+	return pick{}
 }
 
 // age moves what is on disk, and what has waited for long, out of the way of what has
@@ -131,8 +149,9 @@ func (c *Cursor) age(now time.Time) {
 
 // take takes what was got of p from where it was. It returns false where it is there
 // no more.
-func (c *Cursor) take(p *piece, got span, from origin) bool {
-	switch from {
+func (c *Cursor) take(p *pick) bool {
+	got := c.cur.span
+	switch p.from {
 	case fromFresh:
 		if !c.fresh.holds(got) {
 			return false
@@ -148,11 +167,9 @@ func (c *Cursor) take(p *piece, got span, from origin) bool {
 		if i < 0 {
 			return false
 		}
-		if c.again[i].to == got.to {
+		c.again[i].from = got.to
+		if c.again[i].isEmpty() {
 			c.again = slices.Delete(c.again, i, i+1)
-		} else {
-			c.again[i].from = got.to
-			c.again[i].size = int(c.again[i].bytes())
 		}
 	}
 	p.span = got
@@ -160,7 +177,7 @@ func (c *Cursor) take(p *piece, got span, from origin) bool {
 }
 
 // send books that p is in hand.
-func (c *Cursor) send(now time.Time, p piece, from origin) {
+func (c *Cursor) send(now time.Time, p pick) {
 	p.size = len(c.hand)
 	c.handed += uint64(p.size)
 	p.end = c.handed
@@ -168,9 +185,9 @@ func (c *Cursor) send(now time.Time, p piece, from origin) {
 		c.books.Resent += uint64(p.lines())
 	}
 	p.sends = min(p.sends+1, 100)
-	c.sent = append(c.sent, p)
-	if from == fromBacklog || from == fromAhead || from == fromAgain && c.isLagging() {
-		c.burst.send(now, p)
+	c.sent = append(c.sent, p.piece)
+	if p.late {
+		c.burst.send(now, p.piece)
 	}
 }
 
@@ -361,10 +378,8 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	}
 	c.again = append(again, c.again...)
 	c.sent, c.proven = nil, 0
-	for _, a := range slices.Backward(c.ahead) {
-		c.putBack(a.piece)
-	}
-	c.ahead = nil
+	putBuffer(c.ahead.buf)
+	c.ahead = chunk{}
 	c.hand = nil
 	c.session = session{}
 	s.sweep()
@@ -388,26 +403,10 @@ func (c *Cursor) takeBack() {
 	}
 	if p.sends--; p.sends > 0 {
 		c.books.Resent -= uint64(p.lines())
+		c.again = slices.Insert(c.again, 0, p)
+	} else {
+		c.fresh.add(p.span)
 	}
-	c.putBack(p)
-}
-
-// putBack makes pieces wait that were not sent.
-func (c *Cursor) putBack(pieces ...piece) {
-	for _, p := range pieces {
-		if p.sends > 0 {
-			c.again = slices.Insert(c.again, 0, p)
-		} else {
-			c.fresh.add(p.span)
-		}
-	}
-}
-
-func (c *Cursor) aheadBytes() (n int64) {
-	for i := range c.ahead {
-		n += int64(c.ahead[i].size)
-	}
-	return n
 }
 
 // pause returns how long no more of the backlog is to be sent.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // A state is what a store remembers beside the lines: which of them each destination
@@ -179,18 +181,18 @@ func (d *decoder) spans() (ss spans) {
 // A stateFile is two files that are overwritten in turns: a process that is killed
 // while it writes one leaves the other.
 type stateFile struct {
-	dir   string
+	dir   *statedir.Dir // nil: none
 	files [2]*os.File
 	turn  int
 }
 
-func (f *stateFile) path(i int) string { return filepath.Join(f.dir, fmt.Sprintf("state-%d", i)) }
+const maxStateSize = 64 << 20
 
 // load returns the newest sound state; false: there is none.
 func (f *stateFile) load() (newest state, ok bool, err error) {
 	for i := range f.files {
-		b, err := readOurs(f.path(i))
-		if errors.Is(err, os.ErrNotExist) {
+		b, err := f.dir.ReadFile(stateName(i), maxStateSize)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
@@ -203,32 +205,24 @@ func (f *stateFile) load() (newest state, ok bool, err error) {
 	return newest, ok, nil
 }
 
-// write writes a state; the one before stays.
-func (f *stateFile) write(o *files, b []byte) (err error) {
+func stateName(i int) string { return fmt.Sprintf("state-%d", i) }
+
+// write writes a state, and returns the file; the one before stays.
+func (f *stateFile) write(o *files, b []byte) (file *os.File, err error) {
 	i := f.turn
 	if f.files[i] == nil {
-		path := f.path(i)
-		if f.files[i], err = openOurs(path, os.O_RDWR); errors.Is(err, os.ErrNotExist) {
-			f.files[i], err = o.create(path)
+		if f.files[i], err = f.dir.OpenFile(stateName(i), os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
+			f.files[i], err = o.create(f.dir, stateName(i))
 		}
 		if err != nil {
-			f.files[i] = nil
-			return err
+			return nil, err
 		}
 	}
-	if err := o.write(f.files[i], f.path(i), b, nil, 0); err != nil {
-		return err
+	if err := o.write(f.files[i], b, nil, 0); err != nil {
+		return nil, err
 	}
 	f.turn = 1 - i
-	return nil
-}
-
-// sync makes the last state that was written outlive a power failure.
-func (f *stateFile) sync(o *files) error {
-	if last := f.files[1-f.turn]; last != nil {
-		return o.sync(last)
-	}
-	return nil
+	return f.files[i], nil
 }
 
 func (f *stateFile) close() {
@@ -242,13 +236,14 @@ func (f *stateFile) close() {
 // save makes the state outlive the process. s.mu is held.
 func (s *Store) save() {
 	s.generation++
-	if s.memory != "" {
-		if err := s.memoryState.write(&s.files, s.encodeState()); err != nil {
+	var err error
+	if s.memory != nil {
+		if _, err = s.memoryState.write(&s.files, s.encodeState()); err != nil {
 			s.unkept(err)
-			s.unsaved = true
 		}
 	}
-	if s.diskUsed > 0 || s.unsaved {
+	if err != nil || s.diskUsed > 0 || s.wasUsed {
+		s.dirty = true
 		notify(s.work)
 	}
 }

@@ -1,14 +1,15 @@
 package store
 
 import (
-	"context"
 	"log/slog"
 	"math"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/memdir"
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // A Destination is who is to get every line.
@@ -67,10 +68,9 @@ type Forwarded struct {
 type Store struct {
 	out    *slog.Logger
 	files  files
-	id     uint64 // of the store, in all of its files
-	disk   string // directory of the second tier; "": there is none
-	memory string // directory of the first tier; "": its files have no names
-	owner  *os.File
+	id     uint64        // of the store, in all of its files
+	disk   *statedir.Dir // of the second tier; nil: there is none
+	memory *memdir.Dir   // of the first tier; nil: its files have no names
 
 	memoryState, diskState stateFile
 
@@ -90,8 +90,7 @@ type Store struct {
 	memoryUsed  int64
 	diskUsed    int64
 	spare       []*segment // files in memory that are not in use
-	trash       []*segment // on disk, to be removed
-	number      uint64     // of the last file in memory
+	trash       []*segment // whose files are to be removed
 	head        [recordHeader]byte
 	segmentHead [segmentHeader]byte
 	generation  uint64 // of what was saved last
@@ -102,17 +101,11 @@ type Store struct {
 	scratch     spans
 	need        []bool
 
-	unsaved bool // the state did not fit into memory: the disk must know
-
-	readers map[*segment]*os.File // of Run
-	trouble trouble               // of Run
-	synced  time.Time             // of Run
-	dirty   bool                  // of Run: something on disk is not synced
-	copies  []byte                // of Run: a buffer
-
-	syncedGeneration uint64        // of Run: of what was saved on disk last
-	syncedUsed       int64         // of Run: bytes on disk then
-	work             chan struct{} // cap 1: there is something to do for Run
+	dirty   bool          // the disk is to be synced, and to know the state
+	wasUsed bool          // there were lines on disk when it was
+	trouble trouble       // of Run
+	synced  time.Time     // of Run
+	work    chan struct{} // cap 1: there is something to do for Run
 
 	// MoreHeld receives when TakeHeld may have something.
 	MoreHeld chan struct{}
@@ -212,7 +205,7 @@ func (s *Store) bound() {
 
 // isPressed says whether lines must go to disk. s.mu is held.
 func (s *Store) isPressed() bool {
-	return s.disk != "" && s.diskLimit > 0 && s.memoryUsed > s.pressure
+	return s.disk != nil && s.diskLimit > 0 && s.memoryUsed > s.pressure
 }
 
 // evict frees a segment of one tier: the oldest that is kept only to be sent again,
@@ -228,35 +221,50 @@ func (s *Store) evict(onDisk bool) bool {
 		why = SpoolFull
 	}
 	g.sealed = true
-	if g.kind == held {
-		s.held.lose(s, g.span(), why)
-	} else {
+	if g.kind == named {
 		for _, c := range s.cursors {
-			if !c.owes(g.span()) {
-				continue
+			if c.owes(g.span()) && s.forget(c, onDisk) {
+				s.save()
+				return true
 			}
-			used := s.used(onDisk)
-			for n, bytes := c.forget(), int64(0); n > 0; n = c.forget() {
-				if bytes += n; bytes < s.segmentSize {
-					continue
-				}
-				if s.sweep(); s.used(onDisk) < used {
-					s.save()
-					return true
-				}
-				bytes = 0
-			}
-		}
-		for _, c := range s.cursors {
-			c.lose(g.span(), why)
 		}
 	}
+	s.lose(g, g.base, why)
 	if !g.gone {
-		s.logOf(g).remove(g)
-		s.free(g)
+		s.remove(g)
 	}
 	s.save()
 	return true
+}
+
+// forget lets go of what a destination was delivered, until that makes room. s.mu is held.
+func (s *Store) forget(c *Cursor, onDisk bool) bool {
+	for used := s.used(onDisk); c.forget(s.segmentSize); {
+		if s.sweep(); s.used(onDisk) < used {
+			return true
+		}
+	}
+	return false
+}
+
+// lose drops what is in g, from p on. s.mu is held.
+func (s *Store) lose(g *segment, p place, why Reason) {
+	sp := span{p, g.end}
+	if g.kind == held {
+		s.held.lose(s, sp, why)
+		return
+	}
+	for _, c := range s.cursors {
+		c.lose(sp, why)
+	}
+}
+
+// remove takes a segment out of its log. s.mu is held.
+func (s *Store) remove(g *segment) {
+	for _, l := range s.logs() {
+		l.remove(g)
+	}
+	s.free(g)
 }
 
 func (s *Store) used(onDisk bool) int64 {
@@ -266,16 +274,11 @@ func (s *Store) used(onDisk bool) int64 {
 	return s.memoryUsed
 }
 
-func (s *Store) logOf(g *segment) *log {
-	if g.kind == held {
-		return &s.held.log
-	}
-	return &s.named
-}
+func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
 
 // eldest returns the segment of a tier with the oldest lines, or nil. s.mu is held.
 func (s *Store) eldest(onDisk bool) (eldest *segment) {
-	for _, l := range []*log{&s.named, &s.held.log} {
+	for _, l := range s.logs() {
 		g := l.oldest()
 		if onDisk {
 			g = nil
@@ -292,20 +295,13 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 
 // damaged drops what of g, from p on, could not be read again. s.mu is held.
 func (s *Store) damaged(g *segment, p place, err error) {
-	lost := span{p, g.end}
 	why := QueueFull
 	if g.onDisk {
 		why = SpoolFull
 	}
 	g.sealed = true // behind what is damaged nothing would be found
-	s.out.Error("lines that wait cannot be read again", "lines", lost.lines(), "file", g.path, "err", err)
-	if g.kind == held {
-		s.held.lose(s, lost, why)
-	} else {
-		for _, c := range s.cursors {
-			c.lose(lost, why)
-		}
-	}
+	s.out.Error("lines that wait cannot be read again", "lines", span{p, g.end}.lines(), "file", g.path(), "err", err)
+	s.lose(g, p, why)
 	s.sweep()
 	s.save()
 }
@@ -432,44 +428,20 @@ func (s *Store) Books() []Books {
 	return append(all, s.removed...)
 }
 
-// Usage is what the tiers take, in bytes of files.
-type Usage struct{ Memory, MemoryLimit, Disk, DiskLimit int64 }
-
-// Usage returns what the tiers take.
-func (s *Store) Usage() Usage {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Usage{s.memoryUsed, s.memoryLimit, s.diskUsed, s.diskLimit}
-}
-
 // Memory returns the directory of the first tier, where other files may lie beside its
 // own; "" where there is none. It goes at Close, if nothing is left.
-func (s *Store) Memory() string { return s.memory }
+func (s *Store) Memory() string {
+	if s.memory == nil {
+		return ""
+	}
+	return s.memory.Path()
+}
 
 // Wake makes all sources look again.
 func (s *Store) Wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tellAll()
-}
-
-// Run moves lines to disk, and reads them from there, until ctx ends.
-func (s *Store) Run(ctx context.Context) error {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		if again := s.step(time.Now()); again > 0 {
-			timer.Reset(again)
-		} else {
-			timer.Stop() // an idle host is left alone
-		}
-		select {
-		case <-s.work:
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }
 
 // notify puts a token into c unless one is there.

@@ -109,6 +109,10 @@ func (l *link) take() string {
 	var all []byte
 	for {
 		lines, _, err := l.Next(l.now)
+		if len(lines) == 0 && err == nil {
+			l.step(l.now) // it may have to be read
+			lines, _, err = l.Next(l.now)
+		}
 		if len(lines) == 0 || err != nil {
 			return string(all)
 		}
@@ -553,13 +557,13 @@ func TestStopAtTheBound(t *testing.T) {
 func TestOldVersion(t *testing.T) {
 	b := newBench(t)
 	b.abandon()
-	if err := os.CopyFS(filepath.Join(b.places.State, "spool"), os.DirFS("testdata/old/spool")); err != nil {
+	if err := os.CopyFS(filepath.Join(b.places.State, "spool"), os.DirFS("../predecessor/testdata/spool")); err != nil {
 		t.Fatal(err)
 	}
 	chmodAll(t, filepath.Join(b.places.State, "spool"))
 	file := make([]byte, 3<<17)
 	for i := range 3 {
-		part, err := os.ReadFile(fmt.Sprintf("testdata/old/queue.%d", i))
+		part, err := os.ReadFile(fmt.Sprintf("../predecessor/testdata/queue.%d", i))
 		if err != nil {
 			t.Fatal(err)
 		}

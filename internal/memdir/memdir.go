@@ -1,0 +1,208 @@
+// Package memdir gives a directory on disk its directory in memory, whose files outlive
+// the process, and not the machine.
+//
+// It has a name that nobody can know before, lies where there is room for such, and is
+// found again by what is in the directory on disk: the file "memory" there names it. Its
+// file "owner" names the directory on disk, and is locked while a process has it. So one
+// whose owner is gone for good can be told, and is removed by the next process that looks
+// for a place.
+//
+// # Not promised
+//
+// That there is one: the caller can do without.
+package memdir
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
+)
+
+const (
+	pointerName = "memory" // on disk
+	ownerName   = "owner"
+	prefix      = "prefixproxy-"
+	maxPath     = 4096
+
+	// unownedAge is how old one without an owner must be before it is removed: it may
+	// be in the making.
+	unownedAge = time.Hour
+)
+
+// A Dir is a directory in memory, and locked.
+type Dir struct {
+	*statedir.Dir
+	disk *statedir.Dir
+	lock *os.File
+}
+
+// Find returns the directory in memory of disk, which it makes in the first of bases
+// that will do, where there is none; nil: none will. It removes those in bases that are
+// abandoned.
+func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
+	if path, err := pointer(disk); err == nil {
+		d, err := use(disk, path)
+		if err == nil {
+			return d
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			log.Warn("the queue's directory is not usable; what waited there is not found", "err", err)
+		}
+	}
+	for _, base := range bases {
+		Collect(base, log)
+		d, err := create(disk, base)
+		if err == nil {
+			return d
+		}
+		log.Warn("no directory for the queue here", "dir", base, "err", err)
+	}
+	return nil
+}
+
+func pointer(disk *statedir.Dir) (path string, err error) {
+	b, err := disk.ReadFile(pointerName, maxPath)
+	return strings.TrimSuffix(string(b), "\n"), err
+}
+
+// owner is how a directory on disk is named.
+func owner(disk *statedir.Dir) string {
+	if path, err := filepath.Abs(disk.Path()); err == nil {
+		return path
+	}
+	return disk.Path()
+}
+
+// use uses a directory that is there, if it is ours.
+func use(disk *statedir.Dir, path string) (*Dir, error) {
+	if !filepath.IsAbs(path) || !strings.HasPrefix(filepath.Base(path), prefix) {
+		return nil, fmt.Errorf("%q is no directory of a queue", path)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	d, err := open(disk, path)
+	if err != nil {
+		return nil, err
+	}
+	if whose, err := d.ReadFile(ownerName, maxPath); err != nil || string(whose) != owner(disk) {
+		d.Close()
+		return nil, fmt.Errorf("%s is of another state directory: %q", path, whose)
+	}
+	return d, nil
+}
+
+// open opens and locks a directory.
+func open(disk *statedir.Dir, path string) (*Dir, error) {
+	dir, err := statedir.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := dir.OpenFile(ownerName, os.O_RDWR, 0)
+	if err != nil {
+		dir.Close()
+		return nil, err
+	}
+	d := &Dir{dir, disk, lock}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return d, nil
+}
+
+// create makes a directory in base.
+func create(disk *statedir.Dir, base string) (*Dir, error) {
+	path, err := filepath.Abs(filepath.Join(base, prefix+rand.Text()))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return nil, err
+	}
+	d, err := fill(disk, path)
+	if err != nil {
+		os.RemoveAll(path)
+	}
+	return d, err
+}
+
+// fill makes a new directory that of disk.
+func fill(disk *statedir.Dir, path string) (*Dir, error) {
+	if err := os.WriteFile(filepath.Join(path, ownerName), []byte(owner(disk)), 0o600); err != nil {
+		return nil, err
+	}
+	d, err := open(disk, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := disk.WriteFile(pointerName, []byte(path+"\n")); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Close ends the use of the directory; what is in it stays.
+func (d *Dir) Close() error { return errors.Join(d.lock.Close(), d.Dir.Close()) }
+
+// Remove removes the directory with all that is in it, and ends its use.
+func (d *Dir) Remove() error {
+	err := d.disk.Remove(pointerName)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(d.Path()), d.Close())
+}
+
+// Collect removes the directories in base whose owners are gone for good: no process has
+// them locked, and their directory on disk is gone, or has another.
+func Collect(base string, log *slog.Logger) {
+	entries, _ := os.ReadDir(base)
+	for _, e := range entries {
+		path, err := filepath.Abs(filepath.Join(base, e.Name()))
+		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) || !isAbandoned(path) {
+			continue
+		}
+		if d, err := open(nil, path); err == nil { // only now: another's owner may want it just then
+			os.RemoveAll(path)
+			d.Close()
+			log.Info("queue of a daemon that is gone removed", "dir", path)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			os.RemoveAll(path) // its making was interrupted
+		}
+	}
+}
+
+// isAbandoned says whether the owner of a directory is gone, or has another, or was
+// never written.
+func isAbandoned(path string) bool {
+	dir, err := statedir.Open(path)
+	if err != nil {
+		return false // somebody else's
+	}
+	defer dir.Close()
+	whose, err := dir.ReadFile(ownerName, maxPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		info, err := os.Stat(path)
+		return err == nil && time.Since(info.ModTime()) > unownedAge
+	}
+	if err != nil || !filepath.IsAbs(string(whose)) {
+		return false
+	}
+	there, err := os.ReadFile(filepath.Join(string(whose), pointerName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return err == nil && strings.TrimSuffix(string(there), "\n") != path
+}

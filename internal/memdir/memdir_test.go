@@ -1,0 +1,161 @@
+package memdir
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
+)
+
+// A tenant is a directory on disk and a process that wants one in memory.
+type tenant struct {
+	*testing.T
+	disk  *statedir.Dir
+	bases []string
+	log   bytes.Buffer
+}
+
+func newTenant(t *testing.T, bases ...string) *tenant {
+	disk, err := statedir.Open(filepath.Join(t.TempDir(), "st[a]te %41\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tenant{T: t, disk: disk, bases: bases}
+}
+
+func (o *tenant) find() *Dir {
+	o.Helper()
+	d := Find(o.disk, o.bases, slog.New(slog.NewTextHandler(&o.log, nil)))
+	if d == nil {
+		o.Fatalf("found none: %s", &o.log)
+	}
+	o.Cleanup(func() { d.Close() })
+	return d
+}
+
+// kept is what find finds, where a file was left before.
+func (o *tenant) kept() bool {
+	o.Helper()
+	d := o.find()
+	defer d.Close()
+	_, err := os.Stat(filepath.Join(d.Path(), "file"))
+	return err == nil
+}
+
+// leave leaves a file behind.
+func (o *tenant) leave() (path string) {
+	o.Helper()
+	d := o.find()
+	defer d.Close()
+	if err := d.WriteFile("file", nil); err != nil {
+		o.Fatal(err)
+	}
+	return d.Path()
+}
+
+// What a process left in memory is found by the next, wherever that would look first.
+func TestFoundAgain(t *testing.T) {
+	o := newTenant(t, filepath.Join(t.TempDir(), "not there"), t.TempDir())
+	path := o.leave()
+	if filepath.Dir(path) != o.bases[1] || !strings.Contains(o.log.String(), "no directory for the queue here") {
+		t.Errorf("made %s: %s", path, &o.log)
+	}
+	o.bases = []string{t.TempDir()}
+	if !o.kept() {
+		t.Errorf("not found: %s", &o.log)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := o.find().Remove(); err != nil {
+		t.Error(err)
+	}
+	if o.kept() {
+		t.Error("removed, and found")
+	}
+}
+
+// Those whose owners are gone for good are removed; others are not.
+func TestCollect(t *testing.T) {
+	base := t.TempDir()
+	gone, stopped, moved := newTenant(t, base), newTenant(t, base), newTenant(t, base)
+	for _, o := range []*tenant{gone, stopped, moved} {
+		o.leave()
+	}
+	os.RemoveAll(gone.disk.Path())
+	os.Remove(filepath.Join(moved.disk.Path(), pointerName))
+	lives := newTenant(t, base).find()
+	unfinished, fresh, strange := filepath.Join(base, prefix+"1"), filepath.Join(base, prefix+"2"), filepath.Join(base, "other")
+	for _, path := range []string{unfinished, fresh, strange} {
+		os.Mkdir(path, 0o700)
+	}
+	os.Chtimes(unfinished, time.Time{}, time.Now().Add(-2*unownedAge))
+	newTenant(t, base).find()
+	if left, _ := os.ReadDir(base); len(left) != 5 { // stopped, lives, fresh, strange, and the last
+		t.Errorf("left: %v", left)
+	}
+	if _, err := os.Stat(lives.Path()); err != nil {
+		t.Error(err)
+	}
+	if !stopped.kept() {
+		t.Errorf("a stopped one's is gone: %s", &stopped.log)
+	}
+}
+
+// Who looks for abandoned directories does not keep another from its own.
+func TestCollectBesideARestart(t *testing.T) {
+	base := t.TempDir()
+	o := newTenant(t, base)
+	o.leave()
+	stop := make(chan struct{})
+	var collecting sync.WaitGroup
+	collecting.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				Collect(base, slog.New(slog.DiscardHandler))
+			}
+		}
+	})
+	for i := range 200 {
+		if !o.kept() {
+			t.Errorf("start %d finds nothing: %s", i, &o.log)
+			break
+		}
+	}
+	close(stop)
+	collecting.Wait()
+}
+
+// A directory that is another's, or in use, or open to others, is left alone.
+func TestNotOurs(t *testing.T) {
+	o := newTenant(t, t.TempDir())
+	path := o.leave()
+	copied := newTenant(t, t.TempDir())
+	if err := copied.disk.WriteFile(pointerName, []byte(path+"\n")); err != nil {
+		t.Fatal(err)
+	}
+	if copied.kept() {
+		t.Error("a copied state directory takes the original's memory")
+	}
+	used := o.find()
+	if o.find().Path() == path {
+		t.Error("a directory that is in use was used")
+	}
+	used.Close()
+	if err := o.disk.WriteFile(pointerName, []byte(path+"\n")); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(path, 0o777)
+	if o.kept() {
+		t.Error("a directory that others may write was used")
+	}
+}
