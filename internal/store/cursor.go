@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // When lines are delivered, and sent again.
@@ -56,21 +57,20 @@ type Cursor struct {
 	books Books
 	more  chan struct{} // cap 1: Next may have something to say
 
-	fresh   spans   // waits, and may live
-	backlog spans   // was overtaken
-	ahead   chunk   // of what is on disk: read before it is sent
-	again   []piece // to be sent again, in this order
-	sent    []piece // on this session, in this order
-	proven  int     // how many of these, at the head, are delivered
+	fresh   records.Spans // waits, and may live
+	backlog records.Spans // was overtaken
+	ahead   records.Chunk // of what is on disk: read before it is sent
+	again   []piece       // to be sent again, in this order
+	sent    []piece       // on this session, in this order
+	proven  int           // how many of these, at the head, are delivered
 
-	left    int   // lines that are not delivered
-	bytes   int64 // of these
-	excess  int64 // bytes that were not delivered when the bounds were lowered
-	removed bool
+	left   int   // lines that are not delivered
+	bytes  int64 // of these
+	excess int64 // bytes that were not delivered when the bounds were lowered
 	session
 
-	hand []byte // lines that Next has returned, as far as they were not written; the caller's
-	cur  chunk  // that holds them; the caller's
+	hand []byte        // lines that Next has returned, as far as they were not written; the caller's
+	cur  records.Chunk // that holds them; the caller's
 }
 
 // A session is what is known of one.
@@ -94,7 +94,7 @@ type ack struct {
 
 // A piece is a part of the log that was sent, or is to be sent again.
 type piece struct {
-	span
+	records.Span
 	size      int    // bytes of lines
 	end       uint64 // where it ends in the session
 	sends     uint8  // on how many sessions it was sent
@@ -118,14 +118,14 @@ func (s *Store) newCursor(d Destination) *Cursor {
 }
 
 // put takes note of new lines.
-func (c *Cursor) put(sp span, late bool) {
+func (c *Cursor) put(sp records.Span, late bool) {
 	if late && c.linked {
-		c.backlog.add(sp)
+		c.backlog.Add(sp)
 	} else {
-		c.fresh.add(sp)
+		c.fresh.Add(sp)
 	}
-	c.left += sp.lines()
-	c.bytes += sp.bytes()
+	c.left += sp.Lines()
+	c.bytes += sp.Bytes()
 	notify(c.more)
 }
 
@@ -146,9 +146,9 @@ func (c *Cursor) waiting(yield func(piece) bool) {
 			return
 		}
 	}
-	for _, list := range []spans{c.fresh, c.backlog} {
+	for _, list := range []records.Spans{c.fresh, c.backlog} {
 		for _, sp := range list {
-			if !yield(piece{span: sp}) {
+			if !yield(piece{Span: sp}) {
 				return
 			}
 		}
@@ -156,11 +156,11 @@ func (c *Cursor) waiting(yield func(piece) bool) {
 }
 
 // undelivered is all that is not delivered, wherever it is, until the next call.
-func (c *Cursor) undelivered() spans {
+func (c *Cursor) undelivered() records.Spans {
 	all := c.store.scratch[:0]
 	for p := range c.parts {
 		if !p.delivered {
-			all.add(p.span)
+			all.Add(p.Span)
 		}
 	}
 	c.store.scratch = all
@@ -169,9 +169,9 @@ func (c *Cursor) undelivered() spans {
 
 // owes says whether anything of sp is not delivered, and still to be sent or to be
 // sent again.
-func (c *Cursor) owes(sp span) bool {
+func (c *Cursor) owes(sp records.Span) bool {
 	for p := range c.parts {
-		if !p.delivered && !p.lost && !p.within(sp).isEmpty() {
+		if !p.delivered && !p.lost && !p.Within(sp).IsEmpty() {
 			return true
 		}
 	}
@@ -191,19 +191,19 @@ func (c *Cursor) drop(lines int, bytes int64, why Reason) {
 
 // lose drops what of the lines lies in sp, and cannot be read any more. Of those that
 // were sent, it is not known yet whether they were delivered.
-func (c *Cursor) lose(sp span, why Reason) {
+func (c *Cursor) lose(sp records.Span, why Reason) {
 	c.dropWaiting(sp, why)
 	for i := range c.sent {
-		if p := &c.sent[i]; !p.within(sp).isEmpty() {
+		if p := &c.sent[i]; !p.Within(sp).IsEmpty() {
 			p.lost, p.why = true, why
 		}
 	}
 }
 
 // dropWaiting drops what waits in sp.
-func (c *Cursor) dropWaiting(sp span, why Reason) {
-	for _, list := range []*spans{&c.fresh, &c.backlog} {
-		n, bytes := list.remove(sp)
+func (c *Cursor) dropWaiting(sp records.Span, why Reason) {
+	for _, list := range []*records.Spans{&c.fresh, &c.backlog} {
+		n, bytes := list.Remove(sp)
 		c.drop(n, bytes, why)
 	}
 	again := make([]piece, 0, len(c.again))
@@ -215,18 +215,18 @@ func (c *Cursor) dropWaiting(sp span, why Reason) {
 }
 
 // loseOf is lose for a piece that waits; it returns what is left of it.
-func (c *Cursor) loseOf(p piece, sp span, why Reason) (left []piece) {
-	lost := p.within(sp)
-	if lost.isEmpty() {
+func (c *Cursor) loseOf(p piece, sp records.Span, why Reason) (left []piece) {
+	lost := p.Within(sp)
+	if lost.IsEmpty() {
 		return []piece{p}
 	}
 	if !p.delivered {
-		c.drop(lost.lines(), lost.bytes(), why)
+		c.drop(lost.Lines(), lost.Bytes(), why)
 	}
-	before, behind := p.minus(sp)
-	for _, part := range []span{before, behind} {
-		if !part.isEmpty() {
-			p.span, p.size = part, int(part.bytes())
+	before, behind := p.Minus(sp)
+	for _, part := range []records.Span{before, behind} {
+		if !part.IsEmpty() {
+			p.Span, p.size = part, int(part.Bytes())
 			left = append(left, p)
 		}
 	}
@@ -240,7 +240,7 @@ func (c *Cursor) forget(bytes int64) (changed bool) {
 		if bytes <= 0 || !p.delivered || p.lost {
 			return false
 		}
-		bytes -= p.bytes()
+		bytes -= p.Bytes()
 		changed = true
 		return true
 	}
@@ -275,26 +275,25 @@ func (c *Cursor) bound() {
 
 // eldest returns where the oldest line is that waits and is not delivered; false:
 // there is none.
-func (c *Cursor) eldest() (p place, ok bool) {
+func (c *Cursor) eldest() (p records.Place, ok bool) {
 	for w := range c.waiting {
-		if !w.delivered && (!ok || w.from.at < p.at) {
-			p, ok = w.from, true
+		if !w.delivered && (!ok || w.From.At < p.At) {
+			p, ok = w.From, true
 		}
 	}
 	return p, ok
 }
 
-// remove ends the use of the cursor; its lines are dropped.
-func (c *Cursor) remove() Books {
-	s := c.store
-	c.drop(c.left, c.bytes, Shutdown)
-	c.books.Dropped[Shutdown] += uint64(s.held.left())
-	c.removed = true
-	c.fresh, c.backlog, c.ahead, c.again, c.sent, c.proven = nil, nil, chunk{}, nil, nil, 0
+// retire ends the use of a cursor; its lines are dropped. s.mu is held.
+func (s *Store) retire(c *Cursor) {
+	left := c.left + s.held.left()
+	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", left)
+	c.books.Dropped[Shutdown] += uint64(left)
+	c.books.Removed = true
+	c.ahead.Free()
+	c.fresh, c.backlog, c.again, c.sent, c.proven, c.left, c.bytes = nil, nil, nil, nil, 0, 0, 0
 	notify(c.more)
-	b := c.snapshot()
-	b.Queued, b.Spooled, b.QueueBytes, b.SpoolBytes, b.Oldest, b.Removed = 0, 0, 0, 0, time.Time{}, true
-	return b
+	s.removed = append(s.removed, c.books)
 }
 
 // snapshot returns the books.
@@ -303,19 +302,18 @@ func (c *Cursor) snapshot() Books {
 	b := c.books
 	b.Forwarded = slices.Clone(b.Forwarded)
 	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
-	count := func(all spans, l *log) {
-		border := l.border()
-		lines, bytes := all.before(border)
+	count := func(all records.Spans, l *log) {
+		lines, bytes := all.Within(l.memory())
+		b.Queued += lines
+		b.QueueBytes += bytes
+		if lines, bytes = all.Within(l.disk()); lines == 0 {
+			return
+		}
 		b.Spooled += lines
 		b.SpoolBytes += bytes
-		if lines > 0 {
-			if g := l.at(all.first().from); g != nil && (b.Oldest.IsZero() || g.born.Before(b.Oldest)) {
-				b.Oldest = g.born
-			}
+		if g := l.at(all[0].From); g != nil && (b.Oldest.IsZero() || g.Born.Before(b.Oldest)) {
+			b.Oldest = g.Born
 		}
-		allLines, allBytes := all.before(place{maxPlace, maxPlace})
-		b.Queued += allLines - lines
-		b.QueueBytes += allBytes - bytes
 	}
 	count(c.undelivered(), &s.named)
 	count(s.held.all(), &s.held.log)
@@ -355,9 +353,9 @@ func (c *Cursor) isLagging() bool {
 	if len(c.backlog) > 0 {
 		return true
 	}
-	border := c.store.named.border().at
-	return len(c.fresh) > 0 && c.fresh[0].from.at < border ||
-		slices.ContainsFunc(c.again, func(p piece) bool { return p.from.at < border })
+	border := c.store.named.border().At
+	return len(c.fresh) > 0 && c.fresh[0].From.At < border ||
+		slices.ContainsFunc(c.again, func(p piece) bool { return p.From.At < border })
 }
 
 var _ outlet.Source = (*Cursor)(nil)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // filled returns a bench whose store holds lines in many segments of both tiers, and
@@ -147,10 +148,10 @@ func TestPowerFailure(t *testing.T) {
 	unsynced, synced := 0, 0
 	for _, g := range b.named.segments {
 		if g.onDisk && g.dirty {
-			unsynced += g.span().lines()
+			unsynced += g.span().Lines()
 			os.Truncate(g.path(), 0)
 		} else if g.onDisk {
-			synced += g.span().lines()
+			synced += g.span().Lines()
 		}
 	}
 	waiting := b.books("main")
@@ -247,8 +248,8 @@ func FuzzSegment(f *testing.F) {
 func FuzzState(f *testing.F) {
 	b := &Store{id: 7}
 	c := b.newCursor(Destination{Name: "main"})
-	c.fresh = spans{{place{10, 1}, place{90, 5}}}
-	c.again = []piece{{span: span{place{0, 0}, place{10, 1}}, sends: 2, delivered: true}}
+	c.fresh = records.Spans{{From: records.Place{At: 10, Line: 1}, To: records.Place{At: 90, Line: 5}}}
+	c.again = []piece{{Span: records.Span{To: records.Place{At: 10, Line: 1}}, sends: 2, delivered: true}}
 	b.cursors = []*Cursor{c}
 	f.Add(b.encodeState()[stateHeader:])
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -257,7 +258,7 @@ func FuzzState(f *testing.F) {
 			return
 		}
 		for _, p := range append(st.places, placeOf{todo: st.held}) {
-			if !slices.IsSortedFunc(p.todo, func(a, b span) int { return int(int64(a.to.at) - int64(b.from.at)) }) {
+			if !slices.IsSortedFunc(p.todo, func(a, b records.Span) int { return int(int64(a.To.At) - int64(b.From.At)) }) {
 				t.Errorf("not in order: %v", p.todo)
 			}
 		}

@@ -25,40 +25,23 @@
 //
 // # Files
 //
-// All integers are little endian, all sums are CRC-32C. A segment:
-//
-//	+-------------+------------+---------+-------+--------+----------+---------+--------+---+---
-//	| "ppstore\n" | version: 4 | kind: 4 | id: 8 | at: 8  | line: 8  | born: 8 | sum: 4 | 0 | records
-//	+-------------+------------+---------+-------+--------+----------+---------+--------+---+---
-//	               of the      named or   of the   place of its        Unix ms   of the 48
-//	               format      held       store    first record                  before it
-//
-// A record; its sum goes on from the store's id and from its place, so that it is sound
-// nowhere else:
-//
-//	+-----------+----------+--------+--------+---------
-//	| length: 4 | lines: 4 | age: 4 | sum: 4 | lines …    age: ms after the segment's born
-//	+-----------+----------+--------+--------+---------
-//
-// The state, written to two files in turns ("state-0", "state-1"), the newest of which
-// counts; behind its header are, as varints, the tails, the held spans, and for each
-// destination its name, the spans that it has not got, and those that it is to be sent
-// again:
+// A segment is a file of records, whose format internal/records draws. The state is
+// written to two files in turns ("state-0", "state-1"), the newest of which counts;
+// behind its header are, as varints, the tails, the held spans, and for each destination
+// its name, the spans that it has not got, and those that it is to be sent again:
 //
 //	+-------------+------------+---------+---------------+-------+--------+---------+------
 //	| "ppstate\n" | version: 4 | size: 4 | generation: 8 | id: 8 | sum: 4 | sum: 4  | body
 //	+-------------+------------+---------+---------------+-------+--------+---------+------
 //	                                                              header's  body's
 //
-// In the state directory: store/ with the second tier (named-…, held-…), its state, and
-// "memory", which says where the first tier is. There, in a directory of a name that
-// nobody can know before: the first tier, its state, and "owner", which says whose it is
-// and is locked while it lives.
+// In the state directory, store/ has the second tier (named-…, held-…), and its state.
+// The first tier, and its state, is in a directory that internal/memdir finds.
 //
 // In reading order: store.go (Put, evict, destinations), cursor.go and session.go (a
-// destination), held.go (lines without a name), log.go, place.go and segment.go (the log),
-// run.go (the disk), state.go and open.go (what the last process left), old.go (what an
-// earlier version left), files.go.
+// destination), held.go (lines without a name), log.go and segment.go (the log), run.go
+// (the disk), state.go and open.go (what the last process left; internal/predecessor, what
+// an earlier version left), files.go.
 //
 // # Not promised
 //

@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -76,13 +77,13 @@ func (o *files) sync(path string, f interface{ Sync() error }) error {
 // isDamage says whether what could not be read is lost. Any other error may be gone at
 // the next attempt.
 func isDamage(err error) bool {
-	return errors.Is(err, errDamaged) || errors.Is(err, statedir.ErrNotAFile) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
+	return errors.Is(err, records.ErrDamaged) || errors.Is(err, statedir.ErrNotAFile) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
 }
 
 const segmentSuffix = ".log"
 
 // segmentName returns the name of a segment's file. What is in the file says where
 // it belongs.
-func segmentName(k kind, number uint64) string {
+func segmentName(k records.Kind, number uint64) string {
 	return fmt.Sprintf("%s-%016x%s", k, number, segmentSuffix)
 }

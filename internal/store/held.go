@@ -2,17 +2,20 @@ package store
 
 import (
 	"bytes"
+	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // heldLines are the lines that wait for a name. The store's mutex guards them.
 type heldLines struct {
 	log
-	todo  spans // wait
-	taken chunk // in the hands of who names
-	late  bool  // what is taken came from disk
-	ahead chunk // of todo: read from disk
-	asked bool  // somebody would name what is on disk
+	todo  records.Spans // wait
+	taken records.Chunk // in the hands of who names
+	late  bool          // what is taken came from disk
+	ahead records.Chunk // of todo: read from disk
+	asked bool          // somebody would name what is on disk
 }
 
 // heldApart is how far apart lines may have come that are named at once.
@@ -26,25 +29,25 @@ type Held struct {
 }
 
 // needs notes what must be kept.
-func (h *heldLines) needs(note func(span)) {
+func (h *heldLines) needs(note func(records.Span)) {
 	for _, sp := range h.todo {
 		note(sp)
 	}
-	note(h.taken.span)
+	note(h.taken.Span)
 }
 
 // all are the lines that wait, wherever they are.
-func (h *heldLines) all() spans {
-	all := append(spans(nil), h.todo...)
-	all.add(h.taken.span)
+func (h *heldLines) all() records.Spans {
+	all := slices.Clone(h.todo)
+	all.Add(h.taken.Span)
 	return all
 }
 
-func (h *heldLines) left() int { return h.todo.lines() + h.taken.lines() }
+func (h *heldLines) left() int { return h.todo.Lines() + h.taken.Lines() }
 
 // lose drops what of the lines lies in sp.
-func (h *heldLines) lose(s *Store, sp span, why Reason) {
-	n, _ := h.todo.remove(sp)
+func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
+	n, _ := h.todo.Remove(sp)
 	for _, c := range s.cursors {
 		c.books.Dropped[why] += uint64(n)
 	}
@@ -54,10 +57,9 @@ func (h *heldLines) lose(s *Store, sp span, why Reason) {
 // hold counts again what IsHolding tells. s.mu is held.
 func (s *Store) hold() {
 	h := &s.held
-	onDisk, _ := h.todo.before(h.border())
-	n := h.todo.lines() - onDisk
+	n, _ := h.todo.Within(h.memory())
 	if !h.late {
-		n += h.taken.lines()
+		n += h.taken.Lines()
 	}
 	s.holding.Store(int64(n))
 }
@@ -74,41 +76,35 @@ func (s *Store) TakeHeld() (Held, bool) {
 	defer s.mu.Unlock()
 	h := &s.held
 	for {
-		border := h.border()
-		var next span
-		for _, sp := range h.todo {
-			if next = sp.within(span{border, h.tail}); !next.isEmpty() {
-				break
-			}
-		}
-		if next.isEmpty() {
+		next := records.Chunk{Span: h.todo.First(h.memory())}
+		if next.IsEmpty() {
 			return s.takeLate()
 		}
-		c := chunk{span: next, buf: h.taken.buf}
-		h.taken.buf = nil
-		if ok, _ := s.load(&h.log, &c); !ok || !h.todo.holds(c.span) {
-			h.taken.buf = c.buf
-			continue
+		if ok, _ := s.load(&h.log, &next); ok && h.todo.Holds(next.Span) {
+			return h.take(next, false), true
 		}
-		h.todo.remove(c.span)
-		h.taken, h.late = c, false
-		return Held{c.data, c.lines(), c.born}, true
+		next.Free()
 	}
 }
 
 // takeLate is TakeHeld for what is on disk. s.mu is held.
 func (s *Store) takeLate() (Held, bool) {
 	h := &s.held
-	if !h.ahead.begins(h.todo.first()) {
+	if !h.ahead.Begins(h.todo.First(h.disk())) {
 		h.asked = len(h.todo) > 0
 		notify(s.work)
 		return Held{}, false
 	}
-	putBuffer(h.taken.buf)
-	h.taken, h.late = h.ahead, true
-	h.ahead, h.asked = chunk{}, false
-	h.todo.remove(h.taken.span)
-	return Held{h.taken.data, h.taken.lines(), h.taken.born}, true
+	next := h.ahead
+	h.ahead, h.asked = records.Chunk{}, false
+	return h.take(next, true), true
+}
+
+// take hands over c.
+func (h *heldLines) take(c records.Chunk, late bool) Held {
+	h.todo.Remove(c.Span)
+	h.taken, h.late = c, late
+	return Held{c.Data, c.Lines(), c.Born}
 }
 
 // FinishHeld ends the waiting of what TakeHeld handed over. put is called to put what
@@ -117,7 +113,9 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
-	h.taken.span = span{}
+	data := h.taken
+	h.taken = records.Chunk{}
+	defer data.Free()
 	named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.late) })
 	h.late = false
 	s.hold()
@@ -134,8 +132,8 @@ func (s *Store) Expire(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
-	old := span{to: h.since(before)}
-	if !h.todo.touches(old) {
+	old := records.Span{To: h.since(before)}
+	if !h.todo.Touches(old) {
 		return
 	}
 	h.lose(s, old, NoName)

@@ -5,22 +5,23 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // A log is a row of segments: those on disk, then those in memory, to the last of
 // which is appended. The store's mutex guards it.
 type log struct {
-	kind     kind
-	seed     uint32 // of the sums in new segments
+	kind     records.Kind
 	segments []*segment
-	tail     place  // where the next record begins
-	marks    []mark // of the last seconds
+	tail     records.Place // where the next record begins
+	marks    []mark        // of the last seconds
 }
 
 // A mark says that all behind a place came at a time or later.
 type mark struct {
 	when time.Time
-	at   place
+	at   records.Place
 }
 
 const (
@@ -40,7 +41,7 @@ func (l *log) mark(now time.Time) {
 }
 
 // since returns a place behind which all has come at when or later.
-func (l *log) since(when time.Time) place {
+func (l *log) since(when time.Time) records.Place {
 	i, _ := slices.BinarySearchFunc(l.marks, when, func(m mark, t time.Time) int { return m.when.Compare(t) })
 	if i == len(l.marks) {
 		return l.tail
@@ -49,12 +50,16 @@ func (l *log) since(when time.Time) place {
 }
 
 // border returns where the second tier ends and the first begins.
-func (l *log) border() place {
+func (l *log) border() records.Place {
 	if g := l.oldest(); g != nil {
-		return g.base
+		return g.Base
 	}
 	return l.tail
 }
+
+// disk is what lies in the second tier, and memory what does in the first.
+func (l *log) disk() records.Span   { return records.Span{To: l.border()} }
+func (l *log) memory() records.Span { return records.Between(l.border(), l.tail) }
 
 // oldest returns the oldest segment in memory, or nil.
 func (l *log) oldest() *segment {
@@ -77,12 +82,12 @@ func (l *log) onDisk() int {
 }
 
 // at returns the segment that holds the record at p, or nil.
-func (l *log) at(p place) *segment {
-	i, found := slices.BinarySearchFunc(l.segments, p, func(g *segment, p place) int { return cmp.Compare(g.base.at, p.at) })
+func (l *log) at(p records.Place) *segment {
+	i, found := slices.BinarySearchFunc(l.segments, p, func(g *segment, p records.Place) int { return cmp.Compare(g.Base.At, p.At) })
 	if !found {
 		i--
 	}
-	if i < 0 || p.at >= l.segments[i].end.at {
+	if i < 0 || p.At >= l.segments[i].end.At {
 		return nil
 	}
 	return l.segments[i]
@@ -105,28 +110,28 @@ func (l *log) remove(g *segment) {
 
 // append writes a record behind the log's last, and returns where it is. s.mu is
 // held.
-func (s *Store) append(l *log, lines []byte, n int, born time.Time) (span, error) {
-	size := int64(recordHeader + len(lines))
+func (s *Store) append(l *log, lines []byte, n int, born time.Time) (records.Span, error) {
+	size := int64(records.RecordHeader + len(lines))
 	for {
 		g, err := s.room(l, size, born)
 		if err != nil {
-			return span{}, err
+			return records.Span{}, err
 		}
-		putRecordHeader(s.head[:], g.seed, l.tail, lines, n, born.Sub(g.born))
-		if err = s.files.write(g.file, s.head[:], lines, g.offset(l.tail)); err == nil {
-			sp := span{l.tail, place{l.tail.at + uint64(size), l.tail.line + uint64(n)}}
-			l.tail, g.end = sp.to, sp.to
+		g.PutRecord(s.head[:], l.tail, lines, n, born)
+		if err = s.files.write(g.file, s.head[:], lines, g.Offset(l.tail)); err == nil {
+			sp := records.Between(l.tail, records.Place{At: l.tail.At + uint64(size), Line: l.tail.Line + uint64(n)})
+			l.tail, g.end = sp.To, sp.To
 			s.memoryUsed += size
 			return sp, nil
 		}
 		g.sealed = true // what is behind its end is no record
-		if g.base == g.end {
+		if g.Base == g.end {
 			l.remove(g)
 			s.memoryUsed -= g.size()
 			s.discard(g)
 		}
 		if g.dir == nil {
-			return span{}, err
+			return records.Span{}, err
 		}
 		s.unkept(err)
 	}
@@ -135,17 +140,17 @@ func (s *Store) append(l *log, lines []byte, n int, born time.Time) (span, error
 // room returns a segment that takes so many more bytes. s.mu is held.
 func (s *Store) room(l *log, size int64, born time.Time) (*segment, error) {
 	if g := l.open(); g != nil {
-		if g.size()+size <= s.segmentSize || g.base == g.end {
+		if g.size()+size <= s.segmentSize || g.Base == g.end {
 			return g, nil
 		}
 		g.sealed = true
 	}
-	g := &segment{id: s.id, kind: l.kind, seed: l.seed, base: l.tail, end: l.tail, born: born}
+	g := &segment{Header: records.Header{ID: s.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
 	if err := s.begin(g); err != nil {
 		return nil, fmt.Errorf("begin a segment: %w", err)
 	}
 	l.segments = append(l.segments, g)
-	s.memoryUsed += segmentHeader
+	s.memoryUsed += records.HeaderSize
 	return g, nil
 }
 
@@ -156,12 +161,12 @@ func (s *Store) begin(g *segment) (err error) {
 		g.file, g.dir, g.name = s.spare[last].file, s.spare[last].dir, s.spare[last].name
 		s.spare = s.spare[:last]
 	} else if s.memory != nil {
-		name := segmentName(g.kind, g.base.at)
+		name := segmentName(g.Kind, g.Base.At)
 		if g.file, err = s.files.create(s.memory.Dir, name); err == nil {
 			g.dir, g.name = s.memory.Dir, name
 		}
 	}
-	header := appendSegmentHeader(s.segmentHead[:0], g)
+	header := g.Append(s.segmentHead[:0])
 	if g.file != nil {
 		if err = s.files.write(g.file, header, nil, 0); err == nil {
 			return nil
@@ -194,7 +199,7 @@ func (s *Store) free(g *segment) {
 		return
 	}
 	s.memoryUsed -= g.size()
-	if (g.dir != nil || s.memory == nil) && s.maySpare() && g.base != g.end { // else the next one has its place
+	if (g.dir != nil || s.memory == nil) && s.maySpare() && g.Base != g.end { // else the next one has its place
 		s.spare = append(s.spare, g)
 		return
 	}
@@ -215,26 +220,26 @@ func (s *Store) sweep() {
 		need := append(s.need[:0], make([]bool, len(l.segments))...)
 		s.need = need
 		hint := 0
-		note := func(sp span) {
-			if hint < len(need) && need[hint] && l.segments[hint].span().holds(sp) {
+		note := func(sp records.Span) {
+			if hint < len(need) && need[hint] && l.segments[hint].span().Holds(sp) {
 				return // as it is nearly always
 			}
-			i, found := slices.BinarySearchFunc(l.segments, sp.from, func(g *segment, p place) int { return cmp.Compare(g.base.at, p.at) })
+			i, found := slices.BinarySearchFunc(l.segments, sp.From, func(g *segment, p records.Place) int { return cmp.Compare(g.Base.At, p.At) })
 			if !found && i > 0 {
 				i--
 			}
-			for ; i < len(need) && l.segments[i].base.at < sp.to.at; i++ {
-				need[i] = need[i] || !sp.within(l.segments[i].span()).isEmpty()
+			for ; i < len(need) && l.segments[i].Base.At < sp.To.At; i++ {
+				need[i] = need[i] || !sp.Within(l.segments[i].span()).IsEmpty()
 				hint = i
 			}
 		}
-		if l.kind == held {
+		if l.kind == records.Held {
 			s.held.needs(note)
 		} else {
 			for _, c := range s.cursors {
 				for p := range c.parts {
 					if !p.lost {
-						note(p.span)
+						note(p.Span)
 					}
 				}
 			}

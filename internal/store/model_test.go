@@ -506,7 +506,7 @@ func (m *model) loseNameless() {
 	}
 	for _, l := range []*log{&m.store.named, &m.store.held.log} {
 		for _, g := range l.segments {
-			if g.dir != nil || g.base == g.end {
+			if g.dir != nil || g.Base == g.end {
 				continue
 			}
 			b := make([]byte, g.size())
@@ -609,7 +609,7 @@ func (m *model) check() {
 				border = true
 				memory += g.size()
 			}
-			if i > 0 && l.segments[i-1].end.at > g.base.at {
+			if i > 0 && l.segments[i-1].end.At > g.Base.At {
 				m.Fatalf("segments overlap")
 			}
 		}

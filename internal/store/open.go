@@ -13,6 +13,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/memdir"
 	"github.com/prefixproxy/prefixproxy/internal/predecessor"
+	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -36,7 +37,7 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 
 func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, error) {
 	s := &Store{out: out, files: fs, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
-	s.named.kind, s.held.kind = named, held
+	s.named.kind, s.held.kind = records.Named, records.Held
 	if at.State == "" {
 		return s, s.recall(to)
 	}
@@ -104,7 +105,17 @@ func (s *Store) recall(to []Destination) error {
 	if err := s.recallSegments(st.id); err != nil {
 		return err
 	}
-	s.recallPlaces(st, known, to)
+	if !known { // all that is there is everybody's
+		for i, l := range s.logs() {
+			if len(l.segments) > 0 {
+				st.tails[i] = l.segments[0].Base
+			}
+		}
+		for _, d := range to {
+			st.places = append(st.places, placeOf{name: d.Name})
+		}
+	}
+	s.recallPlaces(st, to)
 	s.resize()
 	s.sweep()
 	s.hold()
@@ -149,24 +160,21 @@ func (s *Store) recallSegments(id uint64) error {
 		}
 	}
 	if id == 0 && len(found) > 0 {
-		id = slices.MaxFunc(found, func(a, b *segment) int { return a.born.Compare(b.born) }).id
+		id = slices.MaxFunc(found, func(a, b *segment) int { return a.Born.Compare(b.Born) }).ID
 	}
 	if s.id = id; id == 0 {
 		s.id = rand.Uint64() | 1
 	}
-	for _, l := range s.logs() {
-		l.seed = seed(s.id, l.kind)
-	}
 	slices.SortStableFunc(found, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(a.kind, b.kind), cmp.Compare(a.base.at, b.base.at)) // on disk before in memory
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Base.At, b.Base.At)) // on disk before in memory
 	})
 	kept := found[:0]
 	for _, g := range found {
 		last := len(kept) - 1
 		switch {
-		case g.id != s.id:
+		case g.ID != s.id:
 			s.setAside(g, errors.New("it is of another store"))
-		case last < 0 || kept[last].kind != g.kind || kept[last].base.line < g.base.line:
+		case last < 0 || kept[last].Kind != g.Kind || kept[last].Base.Line < g.Base.Line:
 			kept = append(kept, g)
 		case kept[last].dir == g.dir:
 			s.setAside(g, errors.New("another is in its place"))
@@ -206,13 +214,12 @@ func (s *Store) recallSegment(dir *statedir.Dir, name string) *segment {
 		s.out.Warn("file in the store's directory left alone", "err", err)
 		return nil
 	}
-	g, err := readSegmentHeader(f)
+	h, err := records.ReadHeader(f)
+	g := &segment{Header: h, end: h.Base, file: f, dir: dir, name: name, onDisk: dir == s.disk, sealed: true}
 	if err != nil {
-		s.setAside(&segment{dir: dir, name: name, file: f}, err)
+		s.setAside(g, err)
 		return nil
 	}
-	g.dir, g.name, g.file = dir, name, f
-	g.onDisk = dir == s.disk
 	return g
 }
 
@@ -226,16 +233,16 @@ func (s *Store) setAside(g *segment, err error) {
 // place puts a segment into its log, behind those before it. Where it ends is where
 // the next begins, if the file has as much; or else what a look at all of it says.
 func (s *Store) place(g *segment, behind []*segment) {
-	l := s.logs()[g.kind-named]
-	last := g.born
+	l := s.logs()[g.Kind-records.Named]
+	last := g.Born
 	info, err := g.file.Stat()
-	if err == nil && len(behind) > 0 && behind[0].kind == g.kind && info.Size() >= g.offset(behind[0].base) {
-		g.end = behind[0].base
-	} else if last, err = g.scan(g.file); err != nil {
+	if err == nil && len(behind) > 0 && behind[0].Kind == g.Kind && info.Size() >= g.Offset(behind[0].Base) {
+		g.end = behind[0].Base
+	} else if g.end, last, err = g.Scan(g.file); err != nil {
 		s.out.Error("segment cannot be read", "file", g.path(), "err", err)
 	}
 	// In the order of the log it may be on disk, where its file is not.
-	g.onDisk = g.onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.kind == g.kind && h.onDisk })
+	g.onDisk = g.onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.Kind == g.Kind && h.onDisk })
 	if g.onDisk {
 		g.file.Close()
 		g.file = nil
@@ -244,15 +251,15 @@ func (s *Store) place(g *segment, behind []*segment) {
 		s.memoryUsed += g.size()
 	}
 	l.segments = append(l.segments, g)
-	l.marks = []mark{{last, l.segments[0].base}} // all that is behind it came then at the latest
-	if g.end.at > l.tail.at {
+	l.marks = []mark{{last, l.segments[0].Base}} // all that is behind it came then at the latest
+	if g.end.At > l.tail.At {
 		l.tail = g.end
 	}
 }
 
 // recallPlaces gives each destination its place. What it needs and is not there is
 // lost, and counted.
-func (s *Store) recallPlaces(st state, known bool, to []Destination) {
+func (s *Store) recallPlaces(st state, to []Destination) {
 	var names []string
 	for _, p := range st.places {
 		names = append(names, p.name)
@@ -260,84 +267,65 @@ func (s *Store) recallPlaces(st state, known bool, to []Destination) {
 	if from, heir, ok := inherit(names, to); ok {
 		st.places[slices.Index(names, from)].name = heir
 	}
-	heldLost := s.recallSpans(&s.held.log, &st.held, st.tails[1], known)
+	lostHeld := s.recallSpans(&s.held.log, &st.held, st.tails[1])
 	s.held.todo = st.held
-	wasThere := func(name string) *placeOf {
-		for i := range st.places {
-			if st.places[i].name == name {
-				return &st.places[i]
-			}
-		}
-		return nil
-	}
-	recall := func(c *Cursor, p *placeOf, known bool) {
-		lost := s.recallSpans(&s.named, &p.todo, st.tails[0], known)
-		c.fresh, c.left = p.todo, p.todo.lines()
-		for _, sp := range p.todo {
-			c.bytes += sp.bytes()
-		}
-		c.excess = c.bytes
-		for _, p := range p.again {
-			rest := spans{p.span}
-			s.lostOf(&s.named, &rest)
-			for _, sp := range rest {
-				p.span, p.size = sp, int(sp.bytes())
-				c.again = append(c.again, p)
-			}
-		}
-		c.books.Adopted = uint64(c.left + s.held.left() + lost + heldLost)
-		c.books.Dropped[SpoolFull] += uint64(lost + heldLost)
-		if lost+heldLost > 0 {
-			s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost+heldLost)
-		}
-	}
 	for _, d := range to {
 		c := s.newCursor(d)
 		s.cursors = append(s.cursors, c)
-		switch p := wasThere(d.Name); {
-		case p != nil:
-			recall(c, p, true)
-		case known:
+		if i := slices.IndexFunc(st.places, func(p placeOf) bool { return p.name == d.Name }); i >= 0 {
+			s.recallPlace(c, st.places[i], st.tails[0], lostHeld)
+			st.places = slices.Delete(st.places, i, i+1)
+		} else {
 			c.books.Adopted = uint64(s.held.left())
-		default:
-			recall(c, &placeOf{}, false)
 		}
 	}
-	for i := range st.places {
-		p := &st.places[i]
-		if s.cursor(p.name) != nil {
-			continue
-		}
+	for _, p := range st.places {
 		c := s.newCursor(Destination{Name: p.name})
-		recall(c, p, true)
-		s.out.Info("destination removed", "destination", c.Name, "lines_dropped", c.left+s.held.left())
-		s.removed = append(s.removed, c.remove())
+		s.recallPlace(c, p, st.tails[0], lostHeld)
+		s.retire(c)
 	}
 }
 
-// recallSpans completes what was to be done when the state was saved: with what was
-// put later; or with all, where there is no state. It returns how many lines of it
-// are lost, which it takes out.
-func (s *Store) recallSpans(l *log, todo *spans, tail place, known bool) (lost int) {
-	if !known && len(l.segments) > 0 {
-		tail = l.segments[0].base
+// recallPlace gives c a place.
+func (s *Store) recallPlace(c *Cursor, p placeOf, tail records.Place, lostHeld int) {
+	lost := lostHeld + s.recallSpans(&s.named, &p.todo, tail)
+	c.fresh = p.todo
+	c.left, c.bytes = c.fresh.Within(records.Span{To: records.End})
+	c.excess = c.bytes
+	for _, again := range p.again {
+		rest := records.Spans{again.Span}
+		s.lostOf(&s.named, &rest)
+		for _, again.Span = range rest {
+			again.size = int(again.Bytes())
+			c.again = append(c.again, again)
+		}
 	}
-	todo.remove(span{tail, place{maxPlace, maxPlace}})
-	todo.add(span{tail, l.tail})
+	c.books.Adopted = uint64(c.left + s.held.left() + lost)
+	c.books.Dropped[SpoolFull] += uint64(lost)
+	if lost > 0 {
+		s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost)
+	}
+}
+
+// recallSpans completes what was to be done when the state was saved with what was put
+// later, behind tail. It returns how many lines of it are lost, which it takes out.
+func (s *Store) recallSpans(l *log, todo *records.Spans, tail records.Place) (lost int) {
+	todo.Remove(records.Between(tail, records.End))
+	todo.Add(records.Between(tail, l.tail))
 	return s.lostOf(l, todo)
 }
 
 // lostOf takes out of some spans what is in no segment, and returns how many lines
 // that is.
-func (s *Store) lostOf(l *log, ss *spans) int {
+func (s *Store) lostOf(l *log, ss *records.Spans) int {
 	gone := slices.Clone(*ss)
 	for _, g := range l.segments {
-		gone.remove(g.span())
+		gone.Remove(g.span())
 	}
 	for _, sp := range gone {
-		ss.remove(sp)
+		ss.Remove(sp)
 	}
-	return gone.lines()
+	return gone.Lines()
 }
 
 // leave ends the use of all files. The directory of the first tier goes when it is

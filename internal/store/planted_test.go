@@ -17,8 +17,8 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 		},
 		"a cursor skips at the edge of the tiers": {
 			File: "internal/store/session.go",
-			Old:  "		c.backlog.add(old)\n",
-			New:  "		c.drop(old.lines(), old.bytes(), Shutdown)\n",
+			Old:  "		c.backlog.Add(old)\n",
+			New:  "		c.drop(old.Lines(), old.Bytes(), Shutdown)\n",
 		},
 		"an acknowledgement counts for another destination": {
 			File: "internal/store/session.go",
@@ -26,8 +26,8 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 			New:  "	for _, other := range s.cursors {\n		other.deliver(c.acked)\n	}\n	if c.mature(now) {\n",
 		},
 		"a torn record is taken for a whole one": {
-			File: "internal/store/segment.go",
-			Old:  "	if le.Uint32(b[12:]) != sum(seed, p, b, r.lines) {\n		return r, false\n	}\n",
+			File: "internal/records/records.go",
+			Old:  "	if le.Uint32(b[12:]) != h.sum(p, b, r.lines) {\n		return r, false\n	}\n",
 			New:  "",
 		},
 		"a young session is believed": {

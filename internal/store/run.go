@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // This file is what Run does: all that may wait for the disk.
@@ -103,7 +105,7 @@ func (s *Store) takePressed() *segment {
 
 // move moves a segment, which is sealed, to disk. Nobody waits for it.
 func (s *Store) move(g *segment) error {
-	name := segmentName(g.kind, g.base.at)
+	name := segmentName(g.Kind, g.Base.At)
 	if err := s.copyDown(g, name); err != nil {
 		s.files.remove(s.disk, name+".new")
 		return fmt.Errorf("spool a segment: %w", err)
@@ -125,7 +127,7 @@ func (s *Store) move(g *segment) error {
 	} else {
 		s.discard(&old)
 	}
-	if g.kind == held {
+	if g.Kind == records.Held {
 		s.hold()
 		notify(s.MoreHeld)
 	}
@@ -143,8 +145,7 @@ func (s *Store) copyDown(g *segment, name string) error {
 		return err
 	}
 	defer f.Close()
-	buf := getBuffer()
-	defer putBuffer(buf)
+	buf := make([]byte, 64<<10)
 	for at, size := int64(0), g.size(); at < size; {
 		n, err := g.file.ReadAt(buf[:min(size-at, int64(len(buf)))], at)
 		if n == 0 {
@@ -201,31 +202,31 @@ func (s *Store) readFor(c *Cursor) (again bool, err error) {
 	if !c.linked || s.closed || p.from == nowhere {
 		return false, nil
 	}
-	return s.prefetch(&s.named, p.span, &c.ahead, c.more)
+	return s.prefetch(&s.named, p.Span, &c.ahead, c.more)
 }
 
 // readForHeld reads some held lines, if somebody would name them and somebody be sent
 // them. It says whether to look again. s.mu is held, but not while it reads.
 func (s *Store) readForHeld() (again bool, err error) {
 	h := &s.held
-	sp := h.todo.first().within(span{to: h.border()})
-	if !h.asked || sp.isEmpty() || !s.isThirsty() {
+	sp := h.todo.First(h.disk())
+	if !h.asked || sp.IsEmpty() || !s.isThirsty() {
 		return false, nil
 	}
 	return s.prefetch(&h.log, sp, &h.ahead, s.MoreHeld)
 }
 
 // prefetch reads what is at the head of sp, unless ahead has it.
-func (s *Store) prefetch(l *log, sp span, ahead *chunk, tell chan struct{}) (again bool, err error) {
-	if ahead.begins(sp) {
+func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (again bool, err error) {
+	if ahead.Begins(sp) {
 		return false, nil
 	}
-	got := chunk{span: sp}
+	got := records.Chunk{Span: sp}
 	if ok, err := s.load(l, &got); !ok {
-		putBuffer(got.buf)
+		got.Free()
 		return err == nil, err
 	}
-	putBuffer(ahead.buf)
+	ahead.Free()
 	*ahead = got
 	notify(tell)
 	return false, nil
@@ -236,15 +237,15 @@ func (s *Store) isThirsty() bool {
 	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.bytes < thirst })
 }
 
-// load reads what is at c.from, in either tier. It returns false where that has changed,
+// load reads what is at c.From, in either tier. It returns false where that has changed,
 // is lost, or cannot be read now, which is an error. s.mu is held, but not while it reads.
-func (s *Store) load(l *log, c *chunk) (ok bool, err error) {
-	g := l.at(c.from)
+func (s *Store) load(l *log, c *records.Chunk) (ok bool, err error) {
+	g := l.at(c.From)
 	if g == nil {
 		return false, nil
 	}
-	if c.to.at > g.end.at {
-		c.to = g.end
+	if c.To.At > g.end.At {
+		c.To = g.end
 	}
 	onDisk, f := g.onDisk, g.file
 	s.mu.Unlock()
@@ -254,7 +255,7 @@ func (s *Store) load(l *log, c *chunk) (ok bool, err error) {
 		}
 	}
 	if err == nil {
-		err = g.read(f, c)
+		err = g.Read(f, c)
 	}
 	s.mu.Lock()
 	switch {
@@ -265,7 +266,7 @@ func (s *Store) load(l *log, c *chunk) (ok bool, err error) {
 	case onDisk && !isDamage(err):
 		return false, fmt.Errorf("read the spool: %w", err)
 	}
-	s.damaged(g, c.from, err)
+	s.damaged(g, c.From, err)
 	return false, nil
 }
 
@@ -360,7 +361,7 @@ func (s *Store) Close() error {
 	for _, l := range s.logs() {
 		for _, g := range slices.Clone(l.segments) {
 			if g.dir == nil {
-				s.lose(g, g.base, Shutdown)
+				s.lose(g, g.Base, Shutdown)
 				s.remove(g)
 			}
 			isEmpty = isEmpty && (g.dir == nil || g.dir == s.disk)

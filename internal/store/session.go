@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // Begin implements outlet.Source.
@@ -33,8 +34,8 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		if p.from == nowhere {
 			return nil, p.wait, nil
 		}
-		if c.fetch(p.span) && c.take(&p) {
-			c.hand = c.cur.data
+		if c.fetch(p.Span) && c.take(&p) {
+			c.hand = c.cur.Data
 			c.send(now, p)
 			return c.hand, 0, nil
 		}
@@ -42,15 +43,15 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 }
 
 // fetch makes the head of sp what c.cur has. s.mu is held, but not while it reads.
-func (c *Cursor) fetch(sp span) bool {
+func (c *Cursor) fetch(sp records.Span) bool {
 	s := c.store
-	if c.ahead.begins(sp) {
-		putBuffer(c.cur.buf)
-		c.cur, c.ahead = c.ahead, chunk{}
+	if c.ahead.Begins(sp) {
+		c.cur.Free()
+		c.cur, c.ahead = c.ahead, records.Chunk{}
 		notify(s.work)
 		return true
 	}
-	c.cur.span = sp
+	c.cur.Span = sp
 	ok, _ := s.load(&s.named, &c.cur)
 	return ok
 }
@@ -75,7 +76,7 @@ const (
 
 // pick returns what is to be sent now. c's store is locked.
 func (c *Cursor) pick(now time.Time) pick {
-	if c.removed {
+	if c.books.Removed {
 		return pick{}
 	}
 	if !c.isLagging() {
@@ -85,8 +86,8 @@ func (c *Cursor) pick(now time.Time) pick {
 	} else {
 		c.age(now)
 	}
-	if len(c.fresh) > 0 && c.fresh[0].from.at >= c.store.named.border().at {
-		return pick{piece: piece{span: c.fresh[0]}, from: fromFresh}
+	if len(c.fresh) > 0 && c.fresh[0].From.At >= c.store.named.border().At {
+		return pick{piece: piece{Span: c.fresh[0]}, from: fromFresh}
 	}
 	p := c.pickBacklog()
 	if wait := c.burst.pause(now); wait > 0 && p.from != nowhere && !c.store.closed {
@@ -100,28 +101,26 @@ func (c *Cursor) pick(now time.Time) pick {
 func (c *Cursor) pickBacklog() pick {
 	s := c.store
 	if p := c.onDisk(); p.from != nowhere && !s.closed {
-		if c.ahead.begins(p.span) {
+		if c.ahead.Begins(p.Span) {
 			return p
 		}
 		notify(s.work)
 	}
-	return c.oldestIn(span{s.named.border(), s.named.tail})
+	return c.oldestIn(s.named.memory())
 }
 
 // onDisk returns what of the cursor is to be read from disk next.
-func (c *Cursor) onDisk() pick { return c.oldestIn(span{to: c.store.named.border()}) }
+func (c *Cursor) onDisk() pick { return c.oldestIn(c.store.named.disk()) }
 
 // oldestIn returns what of one tier is to be sent next, where it is late.
-func (c *Cursor) oldestIn(tier span) pick {
+func (c *Cursor) oldestIn(tier records.Span) pick {
 	for _, p := range c.again {
-		if tier.holds(p.span) {
+		if tier.Holds(p.Span) {
 			return pick{piece: p, from: fromAgain, late: true}
 		}
 	}
-	for _, sp := range c.backlog {
-		if sp = sp.within(tier); !sp.isEmpty() {
-			return pick{piece: piece{span: sp}, from: fromBacklog, late: true}
-		}
+	if sp := c.backlog.First(tier); !sp.IsEmpty() {
+		return pick{piece: piece{Span: sp}, from: fromBacklog, late: true}
 	}
 	return pick{}
 }
@@ -134,15 +133,15 @@ func (c *Cursor) age(now time.Time) {
 		return
 	}
 	live := l.border()
-	if !c.store.closed && c.fresh[0].from.at < l.since(now.Add(-liveAge)).at {
-		if p := l.since(now.Add(-liveAge / 2)); p.at > live.at {
+	if !c.store.closed && c.fresh[0].From.At < l.since(now.Add(-liveAge)).At {
+		if p := l.since(now.Add(-liveAge / 2)); p.At > live.At {
 			live = p
 		}
 	}
-	for len(c.fresh) > 0 && c.fresh[0].from.at < live.at {
-		old := c.fresh[0].within(span{to: live})
-		c.backlog.add(old)
-		c.fresh.remove(old)
+	for len(c.fresh) > 0 && c.fresh[0].From.At < live.At {
+		old := c.fresh[0].Within(records.Span{To: live})
+		c.backlog.Add(old)
+		c.fresh.Remove(old)
 	}
 	notify(c.store.work)
 }
@@ -150,29 +149,29 @@ func (c *Cursor) age(now time.Time) {
 // take takes what was got of p from where it was. It returns false where it is there
 // no more.
 func (c *Cursor) take(p *pick) bool {
-	got := c.cur.span
+	got := c.cur.Span
 	switch p.from {
 	case fromFresh:
-		if !c.fresh.holds(got) {
+		if !c.fresh.Holds(got) {
 			return false
 		}
-		c.fresh.remove(got)
+		c.fresh.Remove(got)
 	case fromBacklog:
-		if !c.backlog.holds(got) {
+		if !c.backlog.Holds(got) {
 			return false
 		}
-		c.backlog.remove(got)
+		c.backlog.Remove(got)
 	case fromAgain:
-		i := slices.IndexFunc(c.again, func(q piece) bool { return q.from == got.from && q.holds(got) })
+		i := slices.IndexFunc(c.again, func(q piece) bool { return q.From == got.From && q.Holds(got) })
 		if i < 0 {
 			return false
 		}
-		c.again[i].from = got.to
-		if c.again[i].isEmpty() {
+		c.again[i].From = got.To
+		if c.again[i].IsEmpty() {
 			c.again = slices.Delete(c.again, i, i+1)
 		}
 	}
-	p.span = got
+	p.Span = got
 	return true
 }
 
@@ -182,7 +181,7 @@ func (c *Cursor) send(now time.Time, p pick) {
 	c.handed += uint64(p.size)
 	p.end = c.handed
 	if p.sends > 0 {
-		c.books.Resent += uint64(p.lines())
+		c.books.Resent += uint64(p.Lines())
 	}
 	p.sends = min(p.sends+1, 100)
 	c.sent = append(c.sent, p.piece)
@@ -195,13 +194,13 @@ func (c *Cursor) send(now time.Time, p pick) {
 // What is on disk waits for the next process. c's store is locked.
 func (c *Cursor) isDrained() bool {
 	s := c.store
-	if c.removed {
+	if c.books.Removed {
 		return true
 	}
 	if !s.closed || s.IsHolding() || c.proven < len(c.sent) {
 		return false
 	}
-	onDisk, _ := c.undelivered().before(s.named.border())
+	onDisk, _ := c.undelivered().Within(s.named.disk())
 	return c.left == onDisk
 }
 
@@ -295,10 +294,10 @@ func (c *Cursor) deliver(n uint64) bool {
 		p := c.sent[i]
 		if !p.delivered {
 			p.delivered = true
-			c.forward(c.Upstream, p.lines())
-			c.settle(p.lines(), p.bytes())
+			c.forward(c.Upstream, p.Lines())
+			c.settle(p.Lines(), p.Bytes())
 		}
-		if kept > 0 && c.sent[kept-1].grow(p, MaxRecord*(1+kept/(manyPieces/16))) {
+		if kept > 0 && c.sent[kept-1].grow(p, records.MaxRecord*(1+kept/(manyPieces/16))) {
 			continue
 		}
 		c.sent[kept] = p
@@ -315,10 +314,10 @@ const manyPieces = 4096
 
 // grow appends what follows, if the two may be one of so many bytes.
 func (p *piece) grow(next piece, most int) bool {
-	if p.to != next.from || p.sends != next.sends || p.idle != next.idle || p.lost != next.lost || p.size+next.size > most {
+	if p.To != next.From || p.sends != next.sends || p.idle != next.idle || p.lost != next.lost || p.size+next.size > most {
 		return false
 	}
-	p.to, p.size, p.end = next.to, p.size+next.size, next.end
+	p.To, p.size, p.end = next.To, p.size+next.size, next.end
 	return true
 }
 
@@ -370,7 +369,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 		}
 		switch {
 		case p.lost && !p.delivered:
-			c.drop(p.lines(), p.bytes(), p.why)
+			c.drop(p.Lines(), p.Bytes(), p.why)
 		case p.lost, p.idle > maxIdle:
 		default:
 			again = append(again, p)
@@ -378,8 +377,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	}
 	c.again = append(again, c.again...)
 	c.sent, c.proven = nil, 0
-	putBuffer(c.ahead.buf)
-	c.ahead = chunk{}
+	c.ahead.Free()
 	c.hand = nil
 	c.session = session{}
 	s.sweep()
@@ -397,15 +395,15 @@ func (c *Cursor) takeBack() {
 	c.handed -= uint64(p.size)
 	if p.lost {
 		if !p.delivered {
-			c.drop(p.lines(), p.bytes(), p.why)
+			c.drop(p.Lines(), p.Bytes(), p.why)
 		}
 		return
 	}
 	if p.sends--; p.sends > 0 {
-		c.books.Resent -= uint64(p.lines())
+		c.books.Resent -= uint64(p.Lines())
 		c.again = slices.Insert(c.again, 0, p)
 	} else {
-		c.fresh.add(p.span)
+		c.fresh.Add(p.Span)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -16,17 +17,19 @@ import (
 type state struct {
 	id         uint64
 	generation uint64
-	tails      [2]place // of the named log and of the held one
-	held       spans
+	tails      [2]records.Place // of the named log and of the held one
+	held       records.Spans
 	places     []placeOf
 }
 
 // placeOf is the place of one destination.
 type placeOf struct {
 	name  string
-	todo  spans   // not delivered
-	again []piece // delivered, and to be sent again
+	todo  records.Spans // not delivered
+	again []piece       // delivered, and to be sent again
 }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const (
 	stateMagic  = "ppstate\n"
@@ -52,7 +55,7 @@ func (s *Store) encodeState() []byte {
 		b = binary.AppendUvarint(b, uint64(again))
 		for p := range c.parts {
 			if p.delivered && !p.lost {
-				b = append(appendSpan(b, p.span), p.idle)
+				b = append(appendSpan(b, p.Span), p.idle)
 			}
 		}
 	}
@@ -64,7 +67,7 @@ func (s *Store) encodeState() []byte {
 func sealState(b []byte, generation, id uint64) []byte {
 	le := binary.LittleEndian
 	copy(b, stateMagic)
-	le.PutUint32(b[8:], version)
+	le.PutUint32(b[8:], records.Version)
 	le.PutUint32(b[12:], uint32(len(b)))
 	le.PutUint64(b[16:], generation)
 	le.PutUint64(b[24:], id)
@@ -73,16 +76,15 @@ func sealState(b []byte, generation, id uint64) []byte {
 	return b
 }
 
-func appendPlace(b []byte, p place) []byte {
-	return binary.AppendUvarint(binary.AppendUvarint(b, p.at), p.line)
+func appendPlace(b []byte, p records.Place) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, p.At), p.Line)
 }
 
-func appendSpan(b []byte, s span) []byte {
-	b = appendPlace(b, s.from)
-	return appendPlace(b, place{s.to.at - s.from.at, s.to.line - s.from.line})
+func appendSpan(b []byte, s records.Span) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(appendPlace(b, s.From), uint64(s.Bytes())), uint64(s.Lines()))
 }
 
-func appendSpans(b []byte, ss spans) []byte {
+func appendSpans(b []byte, ss records.Spans) []byte {
 	b = binary.AppendUvarint(b, uint64(len(ss)))
 	for _, s := range ss {
 		b = appendSpan(b, s)
@@ -90,13 +92,13 @@ func appendSpans(b []byte, ss spans) []byte {
 	return b
 }
 
-// errNoState is the error of bytes that are no state of this version.
+// errNoState is the error of bytes that are no state of this records.Version.
 var errNoState = errors.New("no state of this version")
 
 // decodeState returns the state in b, behind which there may be more.
 func decodeState(b []byte) (st state, err error) {
 	le := binary.LittleEndian
-	if len(b) < stateHeader || string(b[:8]) != stateMagic || le.Uint32(b[8:]) != version ||
+	if len(b) < stateHeader || string(b[:8]) != stateMagic || le.Uint32(b[8:]) != records.Version ||
 		le.Uint32(b[32:]) != crc32.Checksum(b[:32], castagnoli) {
 		return st, errNoState
 	}
@@ -113,7 +115,7 @@ func decodeState(b []byte) (st state, err error) {
 		p.todo = d.spans()
 		for n := d.number(); n > 0 && !d.bad; n-- {
 			sp := d.span()
-			again := piece{span: sp, size: int(sp.bytes()), sends: 1, delivered: true}
+			again := piece{Span: sp, size: int(sp.Bytes()), sends: 1, delivered: true}
 			if idle := d.bytes(1); len(idle) == 1 {
 				again.idle = idle[0]
 			}
@@ -135,7 +137,7 @@ type decoder struct {
 
 func (d *decoder) number() uint64 {
 	v, n := binary.Uvarint(d.b)
-	if n <= 0 || v > maxPlace {
+	if n <= 0 || v > records.MaxPlace {
 		d.bad, d.b = true, nil
 		return 0
 	}
@@ -153,27 +155,26 @@ func (d *decoder) bytes(n uint64) []byte {
 	return b
 }
 
-func (d *decoder) place() place {
-	p := place{d.number(), d.number()}
-	d.bad = d.bad || p.line > p.at
+func (d *decoder) place() records.Place {
+	p := records.Place{At: d.number(), Line: d.number()}
+	d.bad = d.bad || p.Line > p.At
 	return p
 }
 
-func (d *decoder) span() span {
-	s := span{from: d.place()}
-	size := d.place()
-	s.to = place{s.from.at + size.at, s.from.line + size.line}
-	d.bad = d.bad || s.isEmpty()
+func (d *decoder) span() records.Span {
+	from, size := d.place(), d.place()
+	s := records.Between(from, records.Place{At: from.At + size.At, Line: from.Line + size.Line})
+	d.bad = d.bad || s.IsEmpty()
 	return s
 }
 
-func (d *decoder) spans() (ss spans) {
+func (d *decoder) spans() (ss records.Spans) {
 	for n := d.number(); n > 0 && !d.bad; n-- {
 		s := d.span()
-		if last := len(ss) - 1; last >= 0 && s.from.at < ss[last].to.at {
+		if last := len(ss) - 1; last >= 0 && s.From.At < ss[last].To.At {
 			d.bad = true
 		}
-		ss.add(s)
+		ss.Add(s)
 	}
 	return ss
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/memdir"
+	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -91,14 +92,14 @@ type Store struct {
 	diskUsed    int64
 	spare       []*segment // files in memory that are not in use
 	trash       []*segment // whose files are to be removed
-	head        [recordHeader]byte
-	segmentHead [segmentHeader]byte
+	head        [records.RecordHeader]byte
+	segmentHead [records.HeaderSize]byte
 	generation  uint64 // of what was saved last
 	saidUnkept  bool
 
 	// Buffers.
 	stateBuffer []byte
-	scratch     spans
+	scratch     records.Spans
 	need        []bool
 
 	dirty   bool          // the disk is to be synced, and to know the state
@@ -125,7 +126,7 @@ func (s *Store) resize() {
 		least = 0
 	}
 	s.grain = s.segmentSize
-	s.segmentSize = min(max(least/64, 2*chunkSize), 16<<20)
+	s.segmentSize = min(max(least/64, 2*records.ChunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
 	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack
@@ -133,7 +134,7 @@ func (s *Store) resize() {
 	notify(s.work)
 }
 
-// Put copies n whole lines, each ended by '\n' and none longer than MaxRecord, which
+// Put copies n whole lines, each ended by '\n' and none longer than records.MaxRecord, which
 // came at born. It waits for no disk; to make room, the oldest go. It returns how many
 // bytes wait to be sent to who is being sent some.
 func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
@@ -143,7 +144,7 @@ func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.bound()
 	for _, c := range s.cursors {
 		if last := len(c.fresh) - 1; last >= 0 && c.linked {
-			waiting = max(waiting, c.fresh[last].bytes())
+			waiting = max(waiting, c.fresh[last].Bytes())
 		}
 	}
 	return waiting
@@ -167,8 +168,8 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 	}
 	for len(lines) > 0 {
 		part, count := lines, n
-		if len(part) > MaxRecord {
-			part = part[:lastEnd(part[:MaxRecord])]
+		if len(part) > records.MaxRecord {
+			part = part[:lastEnd(part[:records.MaxRecord])]
 			count = countLines(part)
 		}
 		sp, err := s.append(l, part, count, born)
@@ -179,8 +180,8 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 			}
 			return
 		}
-		if l.kind == held {
-			s.held.todo.add(sp)
+		if l.kind == records.Held {
+			s.held.todo.Add(sp)
 			s.hold()
 		} else {
 			for _, c := range s.cursors {
@@ -221,7 +222,7 @@ func (s *Store) evict(onDisk bool) bool {
 		why = SpoolFull
 	}
 	g.sealed = true
-	if g.kind == named {
+	if g.Kind == records.Named {
 		for _, c := range s.cursors {
 			if c.owes(g.span()) && s.forget(c, onDisk) {
 				s.save()
@@ -229,7 +230,7 @@ func (s *Store) evict(onDisk bool) bool {
 			}
 		}
 	}
-	s.lose(g, g.base, why)
+	s.lose(g, g.Base, why)
 	if !g.gone {
 		s.remove(g)
 	}
@@ -248,9 +249,9 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 }
 
 // lose drops what is in g, from p on. s.mu is held.
-func (s *Store) lose(g *segment, p place, why Reason) {
-	sp := span{p, g.end}
-	if g.kind == held {
+func (s *Store) lose(g *segment, p records.Place, why Reason) {
+	sp := records.Between(p, g.end)
+	if g.Kind == records.Held {
 		s.held.lose(s, sp, why)
 		return
 	}
@@ -286,7 +287,7 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 				g = l.segments[0]
 			}
 		}
-		if g != nil && g.base != g.end && (eldest == nil || g.born.Before(eldest.born)) {
+		if g != nil && g.Base != g.end && (eldest == nil || g.Born.Before(eldest.Born)) {
 			eldest = g
 		}
 	}
@@ -294,13 +295,13 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 }
 
 // damaged drops what of g, from p on, could not be read again. s.mu is held.
-func (s *Store) damaged(g *segment, p place, err error) {
+func (s *Store) damaged(g *segment, p records.Place, err error) {
 	why := QueueFull
 	if g.onDisk {
 		why = SpoolFull
 	}
 	g.sealed = true // behind what is damaged nothing would be found
-	s.out.Error("lines that wait cannot be read again", "lines", span{p, g.end}.lines(), "file", g.path(), "err", err)
+	s.out.Error("lines that wait cannot be read again", "lines", records.Between(p, g.end).Lines(), "file", g.path(), "err", err)
 	s.lose(g, p, why)
 	s.sweep()
 	s.save()
@@ -347,8 +348,7 @@ func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
 	}
 	for _, c := range s.cursors {
 		if !slices.Contains(kept, c) {
-			s.out.Info("destination removed", "destination", c.Name, "lines_dropped", c.left+s.held.left())
-			s.removed = append(s.removed, c.remove())
+			s.retire(c)
 		}
 	}
 	s.cursors = kept

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
 // A bench is a store in directories of its own, with a clock.
@@ -316,7 +317,7 @@ func TestLiveFirst(t *testing.T) {
 	}
 	b.step(b.now)
 	got := l.take()
-	if first, rest, _ := strings.Cut(got, "\n"); first != "new 1 1" || len(rest) < burstBytes || len(rest) > burstBytes+MaxRecord {
+	if first, rest, _ := strings.Cut(got, "\n"); first != "new 1 1" || len(rest) < burstBytes || len(rest) > burstBytes+records.MaxRecord {
 		t.Fatalf("%.20q first, and then a burst of %d bytes", first, len(rest))
 	}
 	b.putLines("new 2 1")

@@ -1,0 +1,147 @@
+package records
+
+import (
+	"slices"
+	"sort"
+)
+
+// A Place is a border between two records of a log. A log is counted through, in
+// bytes and in lines, from its beginning to its end: segments come and go, and
+// places stay.
+type Place struct {
+	At   uint64 // bytes of records before it
+	Line uint64 // lines before it
+}
+
+// MaxPlace is more than a log will ever have, of either.
+const MaxPlace = 1 << 62
+
+// End is behind all places.
+var End = Place{MaxPlace, MaxPlace}
+
+// A Span is what lies between two places.
+type Span struct{ From, To Place }
+
+// Between returns what lies between two places.
+func Between(from, to Place) Span { return Span{from, to} }
+
+// Lines returns how many are in the span.
+func (s Span) Lines() int { return int(s.To.Line - s.From.Line) }
+
+// Bytes returns how many records in the span have.
+func (s Span) Bytes() int64 { return int64(s.To.At - s.From.At) }
+
+// IsEmpty says whether nothing is in the span.
+func (s Span) IsEmpty() bool { return s.From.At >= s.To.At }
+
+// Within returns the part of s that lies in o.
+func (s Span) Within(o Span) Span {
+	if s.From.At < o.From.At {
+		s.From = o.From
+	}
+	if s.To.At > o.To.At {
+		s.To = o.To
+	}
+	return s
+}
+
+// Holds says whether all of o lies in s.
+func (s Span) Holds(o Span) bool { return s.From.At <= o.From.At && o.To.At <= s.To.At }
+
+// Minus returns what of s lies before and behind o. Either may be empty.
+func (s Span) Minus(o Span) (before, behind Span) {
+	before, behind = s, s
+	if before.To.At > o.From.At {
+		before.To = o.From
+	}
+	if behind.From.At < o.To.At {
+		behind.From = o.To
+	}
+	return before, behind
+}
+
+// Spans are apart from each other, in order.
+type Spans []Span
+
+// index returns the index of the first that ends behind at.
+func (ss Spans) index(at uint64) int {
+	return sort.Search(len(ss), func(i int) bool { return ss[i].To.At > at })
+}
+
+// Add adds what is not in the set.
+func (ss *Spans) Add(s Span) {
+	if s.IsEmpty() {
+		return
+	}
+	if last := len(*ss) - 1; last >= 0 && (*ss)[last].To.At == s.From.At {
+		(*ss)[last].To = s.To // as it is nearly always
+		return
+	}
+	i := ss.index(s.From.At)
+	if i > 0 && (*ss)[i-1].To.At == s.From.At {
+		i--
+		s.From = (*ss)[i].From
+		*ss = slices.Delete(*ss, i, i+1)
+	}
+	if i < len(*ss) && (*ss)[i].From.At == s.To.At {
+		(*ss)[i].From = s.From
+		return
+	}
+	*ss = slices.Insert(*ss, i, s)
+}
+
+// Remove takes away what is in s, and returns how much that was.
+func (ss *Spans) Remove(s Span) (lines int, bytes int64) {
+	for i := ss.index(s.From.At); i < len(*ss) && (*ss)[i].From.At < s.To.At; {
+		part := (*ss)[i].Within(s)
+		lines += part.Lines()
+		bytes += part.Bytes()
+		before, behind := (*ss)[i].Minus(s)
+		left := make([]Span, 0, 2)
+		for _, rest := range []Span{before, behind} {
+			if !rest.IsEmpty() {
+				left = append(left, rest)
+			}
+		}
+		*ss = slices.Replace(*ss, i, i+1, left...)
+		i += len(left)
+	}
+	return lines, bytes
+}
+
+// Touches says whether anything of s is in the set.
+func (ss Spans) Touches(s Span) bool {
+	i := ss.index(s.From.At)
+	return i < len(ss) && ss[i].From.At < s.To.At
+}
+
+// Holds says whether all of s is in the set.
+func (ss Spans) Holds(s Span) bool {
+	i := ss.index(s.From.At)
+	return i < len(ss) && ss[i].Holds(s)
+}
+
+// Within returns how much of the set lies in s.
+func (ss Spans) Within(s Span) (lines int, bytes int64) {
+	for _, part := range ss {
+		if part = part.Within(s); !part.IsEmpty() {
+			lines += part.Lines()
+			bytes += part.Bytes()
+		}
+	}
+	return lines, bytes
+}
+
+// Lines returns how many are in the set.
+func (ss Spans) Lines() int {
+	lines, _ := ss.Within(Span{To: End})
+	return lines
+}
+
+// First returns what of the set comes first in s; an empty span where there is nothing.
+func (ss Spans) First(s Span) Span {
+	if i := ss.index(s.From.At); i < len(ss) {
+		return ss[i].Within(s)
+	}
+	return Span{}
+}
