@@ -157,6 +157,35 @@ func TestFleetWithoutEtcd(t *testing.T) {
 	}
 }
 
+// What is free, who waits and what ended without a release stand above the picture, the
+// last first, and no more of them than can be read.
+func TestFleetSays(t *testing.T) {
+	view := poolOf(100, 4, "web17")
+	for i := range 60 {
+		view.Rows[i].Held, view.Rows[i].Owner = false, ""
+		view.Waiting = append(view.Waiting, membership.Waiter{Owner: "late", Since: time.Now().Add(-time.Minute)})
+	}
+	view.Held, view.MostHeld, view.Free = 40, 70, 60
+	last := &view.Rows[3].Bars[3]
+	last.Lasts = false // and nobody knows when it ended
+	view.Rows[2].Bars[1].To = time.Now().Add(-time.Second).UnixMilli()
+	body := askPool(t, view, "/fleet").Body.String()
+	for _, want := range []string{
+		`<h1 class="held">60 of 100 free</h1>`, "<li>web-1</li>", "<li>web-30</li>", "<li>and 30 more</li>", "<li>late, for 60 s</li>", "<li>and 10 more</li>",
+		`Ended without a release in the last day: 101</h2>
+<ul class="lines"><li>nobody knows when: web-4 of web17</li><li>` + moment(time.Now().Add(-time.Second), time.Now()) + ": web-3 of web17, expired</li>",
+		"<li>and 95 more</li>", "<b>web-1</b><i>free</i><s></s>", "<b>web-61</b><i>web17</i><s>held 60 min</s>",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("want %q in\n%.3000s", want, body)
+		}
+	}
+	view.Err = errors.New("no route")
+	if body := askPool(t, view, "/fleet").Body.String(); !strings.Contains(body, "<s>was held 60 min</s>") {
+		t.Errorf("etcd is away, and all is held still:\n%.3000s", body)
+	}
+}
+
 // The list is called short when a tenth of it or less was free.
 func TestShortList(t *testing.T) {
 	for _, tt := range []struct {

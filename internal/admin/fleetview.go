@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -24,6 +26,14 @@ type fleetView struct {
 	Units  int64  // the width of the picture
 	own    ClaimStatus
 	now    time.Time
+
+	unclean []ending
+}
+
+// An ending is a tenure of the picture that did not end by a release.
+type ending struct {
+	name string
+	bar  fleet.Bar
 }
 
 // A fleetSpan is how far the picture goes back.
@@ -66,6 +76,8 @@ const (
 	manyRows     = 200     // more go without the grid, and without owners on the bars
 	longestOwner = 40      // characters shown in a row
 	manyWaiting  = 50      // of more, only the number is shown
+	manyFree     = 30
+	manyUnclean  = 6
 )
 
 func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) fleetView {
@@ -78,7 +90,7 @@ func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) fl
 	f.Narrow = len(v.Rows) > manyRows
 	for f.Units = pictureUnits; ; f.Units /= 2 {
 		size := 0
-		f.Rows = f.Rows[:0]
+		f.Rows, f.unclean = f.Rows[:0], nil
 		for _, row := range v.Rows {
 			r := f.row(row)
 			f.Rows = append(f.Rows, r)
@@ -113,6 +125,8 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	switch {
 	case row.Held && f.own.Name != nil && *f.own.Name == row.Name: // which knows best
 		r.Own, r.State = true, string(f.own.State)
+	case row.Held && f.Err != nil:
+		r.State = "was held"
 	case row.Held && !row.Leased:
 		r.State = "held, no lease"
 	case row.Held:
@@ -147,8 +161,11 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		default:
 			tones[0].draw(from, end)
 		}
-		if b.To != 0 && b.Ended != "release" && inDetail {
-			unclean.draw(max(end-f.Units/250, 0), end)
+		if isUnclean(b) {
+			f.unclean = append(f.unclean, ending{row.Name, b})
+		}
+		if b.To != 0 && isUnclean(b) && inDetail {
+			unclean.draw(max(end-f.Units/150, 0), end)
 		}
 		if (end-from)*labelParts >= f.Units && !f.Narrow {
 			r.Labels = append(r.Labels, f.label(b, from, end))
@@ -157,6 +174,9 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
 	return r
 }
+
+// isUnclean says whether the holder did not let go of the name by choice.
+func isUnclean(b fleet.Bar) bool { return !b.Lasts && b.Ended != "release" }
 
 func (f *fleetView) label(b fleet.Bar, from, end int64) label {
 	l := label{At: f.percent(from), Width: f.percent(end - from), Owner: cut(b.Owner, int(200*(end-from)/f.Units))}
@@ -243,17 +263,52 @@ func (p pages) serveNames(w http.ResponseWriter, r *http.Request) {
 
 // WaitingAges returns who waits, and for how long.
 func (f fleetView) WaitingAges() (all []string) {
-	for i, w := range f.Waiting {
-		if i == manyWaiting {
-			return append(all, fmt.Sprintf("and %d more", len(f.Waiting)-i))
-		}
+	for _, w := range f.Waiting {
 		text := cut(w.Owner, longestOwner)
 		if !w.Since.IsZero() {
 			text += ", for " + age(f.now.Sub(w.Since))
 		}
 		all = append(all, text)
 	}
+	return first(all, manyWaiting)
+}
+
+// FreeNames returns the names of the list that nobody holds.
+func (f fleetView) FreeNames() (all []string) {
+	for _, r := range f.Rows {
+		if r.Listed && !r.Held {
+			all = append(all, r.Name)
+		}
+	}
+	return first(all, manyFree)
+}
+
+// Unclean returns the tenures of the picture that did not end by a release, the last ones
+// first.
+func (f fleetView) Unclean() (all []string) {
+	slices.SortStableFunc(f.unclean, func(a, b ending) int { return cmp.Compare(end(b.bar), end(a.bar)) })
+	for i, e := range f.unclean {
+		if i == manyUnclean {
+			return append(all, fmt.Sprintf("and %d more", len(f.unclean)-i))
+		}
+		when, why := "nobody knows when", ""
+		if e.bar.To != 0 {
+			when, why = moment(time.UnixMilli(e.bar.To), f.now), ", "+e.bar.Ended
+		}
+		all = append(all, fmt.Sprintf("%s: %s of %s%s", when, e.name, cut(e.bar.Owner, longestOwner), why))
+	}
 	return all
+}
+
+// end is when a tenure ended, as far as is known; the present where it is not.
+func end(b fleet.Bar) int64 { return cmp.Or(b.To, math.MaxInt64) }
+
+// first returns the first n of all, and how many more there are.
+func first(all []string, n int) []string {
+	if len(all) <= n {
+		return all
+	}
+	return append(all[:n:n], fmt.Sprintf("and %d more", len(all)-n))
 }
 
 // Known says how far back the most that were held at once is known.
@@ -269,3 +324,6 @@ func (f fleetView) Old() string {
 
 // Clock returns what time it is.
 func (f fleetView) Clock() string { return f.now.Format("2 Jan, 15:04 MST") }
+
+// UncleanCount returns how many tenures of the picture did not end by a release.
+func (f fleetView) UncleanCount() int { return len(f.unclean) }
