@@ -87,6 +87,8 @@ func (c Config) Validate() error {
 		ps.Addf("membership.state_dir", "state_dir: /var/lib/prefixproxy", "state_dir is empty")
 	case c.StateDir[0] == '~':
 		ps.Addf("membership.state_dir", "state_dir: ${HOME}"+strings.TrimLeft(c.StateDir, "~"), "state_dir %q begins with ~, which only a shell replaces", c.StateDir)
+	case strings.IndexByte(c.StateDir, 0) >= 0:
+		ps.Addf("membership.state_dir", "state_dir: /var/lib/prefixproxy", "state_dir %q is no path", c.StateDir)
 	}
 	return ps.Err()
 }

@@ -1,5 +1,11 @@
 package main
 
+import (
+	"io"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+)
+
 type checkCmd struct {
 	configFlag
 }
@@ -8,7 +14,7 @@ type checkCmd struct {
 func (checkCmd) Help() string {
 	return `All problems are told at once, with their places in the file. Nothing is started and the network is not used.
 
-What is printed can be used as a configuration file itself: all keys, with variables replaced. It holds no secret: a password stays in its file, and one within an address is refused.`
+What is printed can be used as a configuration file itself: all keys, with variables replaced. It holds no secret: a password stays in its file, one within an address is refused, and one in the query of graphite.events is masked.`
 }
 
 // Run checks the file and prints what is in effect.
@@ -24,6 +30,6 @@ func (c *checkCmd) Run(ui *ui) error {
 	for _, warning := range cfg.warnings() {
 		ui.warnf("%s", warning)
 	}
-	_, err = ui.out.Write(text)
+	_, err = io.WriteString(ui.out, conf.Mask(string(text)))
 	return err
 }

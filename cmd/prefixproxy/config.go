@@ -99,7 +99,7 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	cfg.share()
 	d.add(cfg.Problems())
 	if len(d.problems) > 0 {
-		return config{}, newConfigError(file, text, d.problems)
+		return config{}, newConfigError(file, text, d.secrets, d.problems)
 	}
 	return cfg, nil
 }
@@ -259,7 +259,7 @@ const maxCount = 10000
 func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	switch n.Kind {
 	case yaml.SequenceNode:
-		d.list(path, n, v)
+		d.list(path, n, v, maxCount)
 	case yaml.MappingNode:
 		var form numbered
 		before := len(d.problems)
@@ -318,13 +318,16 @@ func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 		v.Set(reflect.ValueOf(one))
 		return
 	}
+	if d.isLong(path, n, maxList) {
+		return
+	}
 	all := slices.Repeat([]proxy.CarbonForward{defaults}, len(n.Content))
 	for i, element := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.places[at] = placeOf(element)
 		d.section(at, element, reflect.ValueOf(all).Index(i))
 		if element.Kind != yaml.MappingNode {
-			d.unread = append(d.unread, path) // that it has no upstream need not be said
+			d.skip(path) // that it has no upstream need not be said
 		}
 	}
 	v.Set(reflect.ValueOf(all))

@@ -52,7 +52,7 @@ func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 	d := decoder{lookupEnv: testEnv, forms: forms}
 	d.decode([]byte(text), reflect.ValueOf(&cfg).Elem())
 	if len(d.problems) > 0 {
-		t.Fatal(newConfigError("config.example.yaml", []byte(text), d.problems))
+		t.Fatal(newConfigError("config.example.yaml", []byte(text), nil, d.problems))
 	}
 	got := slices.DeleteFunc(slices.Sorted(maps.Keys(d.places)), func(path string) bool { return strings.HasSuffix(path, "]") })
 	want := slices.Sorted(slices.Values(keyPaths("", reflect.ValueOf(cfg))))
@@ -241,7 +241,7 @@ func TestConfigProblems(t *testing.T) {
 		{"coalesce: [", []string{`3:12: did not find expected node content`}},
 		{"#\r\ncoalesce: x", []string{`4:11: coalesce: "x" is no duration`}},
 		{"a: b: c", []string{`3:5: mapping values are not allowed in this context`}},
-		{"coalesce: *b", []string{`3:11: unknown anchor 'b' referenced`}},
+		{"coalesce: *b", []string{`3:11: anchors, aliases and tags are not supported`}},
 		{"coalesce: \x01", []string{`3:11: the file holds a control character`}},
 		{"admin: {listen: \"tcp://user:pw@a:1\"}", []string{`3:17: admin.listen: an address has no user and no password`}},
 		{"coalesce: 5ms \xff", []string{`3:15: the file is not UTF-8`}},
@@ -270,15 +270,23 @@ func TestHostileConfigs(t *testing.T) {
 		"question marks": strings.Repeat("? ", 100_000), "tags": strings.Repeat("! ", 100_000), "anchors": strings.Repeat("&a ", 80_000),
 		"aliases": "a: &a [x]\n" + strings.Repeat("b: *a\n", 40_000), "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
 		"keys": strings.Repeat("a: 1\n", 50_000), "one line": "a: " + strings.Repeat("x ", 120_000), "quoted lines": "a: \"" + strings.Repeat("x\n\n", 80_000),
+		"keys of a line": "{" + strings.Repeat("key, ", 30_000) + "}", "addresses": "listen: {statsd: [" + strings.Repeat("x,", 60_000) + "]}",
+		"variables": "membership: {owner: '" + strings.Repeat("${POOL}", 30_000) + "'}", "a key": strings.Repeat("x", 200_000) + ": 1",
+		"a secret in each key": "etcd: {" + strings.Repeat("password: 'p w', ", 10_000) + "}", "listeners": complete + "listen: {statsd: [" + strings.Repeat("udp://a:1, ", 20_000) + "]}",
 		"depth": deep.String(), "odd characters": strings.Repeat("\ufffd", 80_000), "size": strings.Repeat("#", 10<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			_, err := parseConfig("f", []byte(text), defaultConfig(), testEnv)
+			var told strings.Builder
+			report(&told, err)
 			runtime.ReadMemStats(&after)
 			if err == nil {
 				t.Error("it loads")
+			}
+			if told.Len() > 64<<10 {
+				t.Errorf("%d KiB are told", told.Len()>>10)
 			}
 			if used := after.TotalAlloc - before.TotalAlloc; used > 200<<20 && !raceDetector { // which gives less memory back
 				t.Errorf("%d MiB for %d KiB", used>>20, len(text)>>10)

@@ -90,6 +90,21 @@ func TestSecretsAreNotTold(t *testing.T) {
 		`forward: {carbon: {to: ["https://graphite/?apikey=s3cret", "x:s3cret@y"]}}`: "forward.carbon.to[0]",
 		`admin: {listen: "http://admin:s3cret@127.0.0.1:8127"}`:                      "admin.listen",
 		`listen: {statsd: ["udp://user:${SECRET}@localhost:8125"]}`:                  "listen.statsd[0]",
+		`etcd: {endpoints: ["http://root:s3cret%40etcd:2379"]}`:                      "etcd.endpoints[0]",
+		`etcd: {endpoints: ["http://root:a@s3cret@etcd:2379"]}`:                      "etcd.endpoints[0]",
+		`etcd: {endpoints: ["http://root:a s3cret@etcd:2379"]}`:                      "etcd.endpoints[0]",
+		`etcd: {endpoints: ["http://root\u003as3cret\u0040etcd:2379"]}`:              "etcd.endpoints[0]",
+		`etcd: {endpoints: ["p\u0061ssword=s3cret"]}`:                                "etcd.endpoints[0]",
+		`etcd: {endpoints: "root:s3cret	@etcd"}`:                                     "etcd.endpoints",
+		`etcd: {password: *s3cret}`:                                                  "",
+		`etcd: {tls: {ca: "-----BEGIN CERTIFICATE-----\ns3cret"}}`:                   "etcd.tls.ca",
+		`etcd: {username: "root:s3cret@"}`:                                           "etcd.password_file",
+		`listen: {carbon: ["Basic s3cret"]}`:                                         "listen.carbon[0]",
+		`listen: {carbon: "x\n-s3cret:y@h"}`:                                         "listen.carbon",
+		`admin: {listen: "root:s3cret/a@h:1"}`:                                       "admin.listen",
+		`graphite: {events: "Bearer s3cret"}`:                                        "graphite.events",
+		"graphite:\n  pw: s3cret:\n    x: y: z":                                      "",
+		`etcd: {tls: {ca: "root: s3cret@etcd"}}`:                                     "etcd.tls.ca",
 	} {
 		file := writeFile(t, "config.yaml", text+"\n", 0o600)
 		var out, err bytes.Buffer
@@ -103,6 +118,19 @@ func TestSecretsAreNotTold(t *testing.T) {
 		if told := fmt.Sprint(failed); strings.Contains(told, "s3cret") {
 			t.Errorf("%s: got the error %s", text, told)
 		}
+	}
+}
+
+// What check prints holds no secret, where the configuration does.
+func TestCheckMasks(t *testing.T) {
+	file := writeFile(t, "config.yaml", `{etcd: {endpoints: [etcd:2379]}, forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}},
+  graphite: {events: "https://graphite/events/?api_key=s3cret"}}`, 0o600)
+	var out, err bytes.Buffer
+	if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitDone {
+		t.Fatalf("exit code %d: %s", code, err.String())
+	}
+	if told := out.String() + err.String(); strings.Contains(told, "s3cret") || !strings.Contains(told, "?api_key=******") {
+		t.Errorf("got %s", told)
 	}
 }
 

@@ -46,7 +46,7 @@ func withRemedy(err error) (text, remedy string) {
 }
 
 // addressParts are a scheme, or what looks like one, and the rest.
-var addressParts = regexp.MustCompile(`^(?:([A-Za-z][A-Za-z0-9+.-]*)://?|(?i:(udp|tcp|tls|ssl|unix|unixgram|stdout|carbon)):)?(.*)$`)
+var addressParts = regexp.MustCompile(`(?s)^(?:([A-Za-z][A-Za-z0-9+.-]*)://?|(?i:(udp|tcp|tls|ssl|unix|unixgram|stdout|carbon)):)?(.*)$`)
 
 // addressHint is the address that text, at path, may have meant.
 func addressHint(path, text string) string {
@@ -312,8 +312,11 @@ func mappedAddress(n *yaml.Node) string {
 // unknownHint tells a key that is known instead of key, which stands below path, and
 // its own path; "" where there is none.
 func (d *decoder) unknownHint(path, key string, known []string) (hint, meant string) {
-	if key == "<<" {
+	switch {
+	case key == "<<":
 		return "merge keys are not supported; write the keys themselves", ""
+	case len(key) > maxKey:
+		return "known here: " + strings.Join(known, ", "), ""
 	}
 	closest := slices.MinFunc(known, func(a, b string) int { return unlikeness(a, key) - unlikeness(b, key) })
 	if i := slices.IndexFunc(known, func(k string) bool { return len(key) > 2 && strings.HasPrefix(k, key) }); i >= 0 {
@@ -339,6 +342,9 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 	}
 	return "known here: " + strings.Join(known, ", "), ""
 }
+
+// maxKey bounds what is compared with the keys that are known.
+const maxKey = 100
 
 // unlikeness is the distance of two keys, whatever their case and their dashes.
 func unlikeness(a, b string) int {

@@ -1,13 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/alecthomas/kong"
 
@@ -102,27 +104,68 @@ func report(w io.Writer, err error) {
 type configError struct {
 	file     string
 	lines    []string // of the file, for excerpts
+	secrets  []secret // not to be told
+	hide     *strings.Replacer
 	problems []problem
+	more     int // problems, that are not told
 }
 
+// maxProblems bounds how many are told of a file, which may be no configuration at all.
+const maxProblems = 100
+
 // newConfigError returns problems in the order of the file.
-func newConfigError(file string, text []byte, problems []problem) *configError {
+func newConfigError(file string, text []byte, secrets []secret, problems []problem) *configError {
 	slices.SortStableFunc(problems, func(a, b problem) int {
-		if a.at.line != b.at.line {
-			return a.at.line - b.at.line
-		}
-		return a.at.column - b.at.column
+		return cmp.Or(a.at.line-b.at.line, a.at.column-b.at.column)
 	})
-	return &configError{file, splitLines(text), problems}
+	told := min(len(problems), maxProblems)
+	return &configError{file, splitLines(text), secrets, hider(secrets), problems[:told], len(problems) - told}
 }
+
+// hider returns what puts asterisks in the place of secrets, and of their parts: a hint
+// may be made of them.
+func hider(secrets []secret) *strings.Replacer {
+	var pairs []string
+	for _, s := range secrets {
+		if s.unread {
+			continue // nothing is said of it
+		}
+		quoted := strconv.Quote(s.value)
+		for _, form := range append([]string{s.value, quoted[1 : len(quoted)-1]}, s.parts()...) {
+			if len(form) >= 4 && !harmless[strings.ToLower(form)] { // a short one would be found everywhere
+				pairs = append(pairs, form, conf.Stars(form))
+			}
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// parts returns the words of a secret, less those of the host that it is for.
+func (s secret) parts() []string {
+	value := s.value
+	if i := strings.LastIndex(value, "@"); i >= 0 {
+		value = value[:i]
+	}
+	return strings.FieldsFunc(value, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+}
+
+// harmless are the words of a secret that may be told.
+var harmless = map[string]bool{"http": true, "https": true, "unix": true, "unixgram": true, "password": true, "username": true, "user": true, "root": true, "localhost": true}
 
 // Error gives one problem a line.
 func (e *configError) Error() string {
-	lines := make([]string, len(e.problems))
-	for i, p := range e.problems {
-		lines[i] = e.sentence(p)
+	var lines []string
+	for _, p := range e.problems {
+		lines = append(lines, e.sentence(p))
+	}
+	if e.more > 0 {
+		lines = append(lines, e.andMore())
 	}
 	return strings.Join(lines, "\n")
+}
+
+func (e *configError) andMore() string {
+	return fmt.Sprintf("%s: and %d problems more", e.file, e.more)
 }
 
 // sentence is file:line:column, the key and what is wrong with it. What the
@@ -130,46 +173,73 @@ func (e *configError) Error() string {
 func (e *configError) sentence(p problem) string {
 	where := fmt.Sprintf("%s:%d:%d: ", e.file, max(p.at.line, 1), max(p.at.column, 1))
 	if p.Path != "" {
-		where += p.Path + ": "
+		where += brief(p.Path) + ": "
 	}
-	return where + conf.Mask(p.Text)
+	return where + brief(e.mask(p.Text))
+}
+
+// mask returns what may be told of text.
+func (e *configError) mask(text string) string { return e.hide.Replace(conf.Mask(text)) }
+
+// brief cuts what somebody has written for hundreds of characters.
+func brief(text string) string {
+	if all := []rune(text); len(all) > 2*maxExcerpt {
+		return string(all[:2*maxExcerpt]) + "…"
+	}
+	return text
 }
 
 // report tells a person about all problems, each with the line that it is in.
 func (e *configError) report(w io.Writer) {
+	shown := map[int][]rune{} // lines
 	for _, p := range e.problems {
 		fmt.Fprintln(w, "prefixproxy: error:", e.sentence(p))
-		if 1 <= p.at.line && p.at.line <= len(e.lines) {
-			e.excerpt(w, p.at, p.secret)
+		if line := p.at.line; 1 <= line && line <= len(e.lines) {
+			if shown[line] == nil {
+				shown[line] = e.maskLine(line)
+			}
+			e.excerpt(w, p.at, shown[line])
 		}
 		if p.Hint != "" {
-			fmt.Fprintln(w, "prefixproxy: hint:", conf.Mask(p.Hint))
+			fmt.Fprintln(w, "prefixproxy: hint:", brief(e.mask(p.Hint)))
 		}
 	}
+	if e.more > 0 {
+		fmt.Fprintln(w, "prefixproxy: error:", e.andMore())
+	}
 }
-
-// hidden is what is not shown of a secret.
-var hidden = regexp.MustCompile(`\S`)
 
 // maxExcerpt bounds what is shown of a line, in characters.
 const maxExcerpt = 200
 
-// excerpt shows a line with a caret below the column. Of a secret one it shows what
-// stands before the value that is there.
-func (e *configError) excerpt(w io.Writer, at place, secret bool) {
-	text := e.lines[at.line-1]
-	before := []rune(text)
-	if len(before) > maxExcerpt {
-		text = string(before[:maxExcerpt]) + "…"
+// maskLine returns what may be shown of a line: where Mask would not see all of a
+// secret, what stands before it.
+func (e *configError) maskLine(line int) []rune {
+	text := e.lines[line-1]
+	shown := []rune(e.mask(text))
+	begin := len(shown)
+	for _, s := range e.secrets {
+		if s.at.line == line && s.at.column <= begin && (s.unread || conf.Mask(s.value) == s.value || !strings.Contains(text, s.value)) {
+			begin = s.at.column - 1
+		}
 	}
-	before = before[:min(at.column-1, len(before))]
+	for i, r := range shown[begin:] {
+		if !unicode.IsSpace(r) {
+			shown[begin+i] = '*'
+		}
+	}
+	return shown
+}
+
+// excerpt shows a line, as shown, with a caret below the column.
+func (e *configError) excerpt(w io.Writer, at place, shown []rune) {
+	text := []rune(e.lines[at.line-1])
+	before := text[:min(at.column-1, len(text))]
 	if len(before) > maxExcerpt {
 		return
 	}
-	if rest, ok := strings.CutPrefix(text, string(before)); secret && ok {
-		if i := strings.IndexByte(rest, ':'); i >= 0 || !strings.HasPrefix(rest, " ") {
-			text = string(before) + rest[:i+1] + hidden.ReplaceAllString(rest[i+1:], "*")
-		}
+	if len(shown) > maxExcerpt {
+		shown = append(shown[:maxExcerpt:maxExcerpt], '…')
 	}
 	blank := strings.Map(func(r rune) rune {
 		if r == '\t' {
@@ -177,6 +247,6 @@ func (e *configError) excerpt(w io.Writer, at place, secret bool) {
 		}
 		return ' '
 	}, string(before))
-	fmt.Fprintf(w, "%5d | %s\n", at.line, conf.Mask(text))
+	fmt.Fprintf(w, "%5d | %s\n", at.line, string(shown))
 	fmt.Fprintf(w, "      | %s^\n", blank)
 }

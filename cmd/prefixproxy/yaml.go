@@ -24,10 +24,13 @@ import (
 type problem struct {
 	conf.Problem
 	at place
+}
 
-	// secret says that what is written behind the place, in its line, may be one: a
-	// password in a key of another name.
-	secret bool
+// A secret is what may be one, and is not to be shown.
+type secret struct {
+	at     place // zero: it is not in the file
+	value  string
+	unread bool // it is that of a key which is not known
 }
 
 // A form reads a value that may be written in more ways than its Go type shows.
@@ -41,14 +44,15 @@ type decoder struct {
 
 	sections map[string][]string // in which a key is known, by the key
 	places   map[string]place    // of each value in the file, by its path; of a section, its key's
-	unread   []string            // the paths of values that could not be read
+	unread   map[string]bool     // the paths of values that could not be read: true; of what they are in: false
+	secrets  []secret
 	problems []problem
 }
 
 // decode reads text into the struct that v is; what text does not hold stays
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
-	d.places = map[string]place{}
+	d.places, d.unread = map[string]place{}, map[string]bool{}
 	d.sections = map[string][]string{}
 	for path := range values("", v) {
 		for i := strings.LastIndexByte(path, '.'); i >= 0; i = strings.LastIndexByte(path, '.') {
@@ -69,6 +73,8 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	root, more, err := parse(text)
 	bad, isSyntax := errors.AsType[*yaml.LoadError](err)
 	switch {
+	case isSyntax && strings.Contains(bad.Message, "anchor"): // which it names
+		d.failf(syntaxPlace(text, bad.Mark), "a value that begins with * or & needs quotes", noAnchors)
 	case isSyntax:
 		at := syntaxPlace(text, bad.Mark)
 		d.failf(at, hintForSyntax(splitLines(text), at), "%s", bad.Message)
@@ -77,14 +83,37 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	case more != place{}:
 		d.failf(more, "keep one document, without directives", "the file holds more than one YAML document")
 	case root != nil:
+		d.hide("", root, false)
 		d.value("", root, v)
+	}
+}
+
+const noAnchors = "anchors, aliases and tags are not supported"
+
+// hide notes the values of n that may be secrets; key is that of n. All are, where the
+// key is not known.
+func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
+	switch n.Kind {
+	case yaml.ScalarNode, yaml.AliasNode:
+		if n.Value != "" && (unread || conf.MayBeSecret(key, n.Value)) {
+			d.secrets = append(d.secrets, secret{placeOf(n), n.Value, unread})
+		}
+	case yaml.MappingNode:
+		for entry := range slices.Chunk(n.Content, 2) {
+			d.hide(key, entry[0], unread)
+			d.hide(entry[0].Value, entry[1], unread)
+		}
+	default:
+		for _, element := range n.Content {
+			d.hide(key, element, unread)
+		}
 	}
 }
 
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
-		d.wrongf(path, n, "write the value itself", "anchors, aliases and tags are not supported")
+		d.wrongf(path, n, "write the value itself", noAnchors)
 		return
 	}
 	if read, ok := d.forms[path]; ok {
@@ -97,7 +126,7 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	case v.Kind() == reflect.Struct:
 		d.section(path, n, v)
 	default:
-		d.list(path, n, v)
+		d.list(path, n, v, maxList)
 	}
 }
 
@@ -123,10 +152,10 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		switch {
 		case !ok:
 			hint, meant := d.unknownHint(path, key, keys(v))
+			d.hide(key, entry[1], true)
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
-			d.problems[len(d.problems)-1].secret = true
 			if meant != "" {
-				d.unread = append(d.unread, meant) // that it is missing need not be said
+				d.skip(meant) // that it is missing need not be said
 			}
 		case again:
 			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
@@ -138,10 +167,16 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 	}
 }
 
-// list sets the slice v, whose former content goes.
-func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {
+// maxList bounds a list: of addresses, each is compared with each.
+const maxList = 1000
+
+// list sets the slice v, whose former content goes, to no more than most values.
+func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	if n.Kind != yaml.SequenceNode {
 		d.wrongf(path, n, listHint(path, n), "want a list, got %s", describe(n))
+		return
+	}
+	if d.isLong(path, n, most) {
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
@@ -150,6 +185,15 @@ func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {
 		d.places[at] = placeOf(element)
 		d.value(at, element, v.Index(i))
 	}
+}
+
+// isLong complains about a list of more than most values.
+func (d *decoder) isLong(path string, n *yaml.Node, most int) bool {
+	if len(n.Content) <= most {
+		return false
+	}
+	d.wrongf(path, n, fmt.Sprintf("%d at most", most), "a list of %d is too long", len(n.Content))
+	return true
 }
 
 // scalar sets v, which holds one value: what reads itself from text, or a
@@ -249,6 +293,7 @@ var (
 // expand replaces ${NAME} by the environment's value and $$ by a dollar.
 func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded string, ok bool) {
 	ok = true
+	size := 0
 	expanded = variables.ReplaceAllStringFunc(text, func(match string) string {
 		if match == "$$" {
 			return "$"
@@ -265,6 +310,10 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			return ""
 		}
 		value, set := d.lookupEnv(name)
+		if size += len(value); size > maxConfig {
+			ok = false
+			return ""
+		}
 		if !set && path == "rewrite.to" && name == "name" {
 			d.wrongf(path, n, `to: "{name}"`, "%s is no variable of the environment here", match)
 			ok = false
@@ -272,11 +321,17 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 			ok = false
 		}
+		if value != "" && conf.MayBeSecret(name, value) {
+			d.secrets = append(d.secrets, secret{value: value})
+		}
 		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {
 			return "[" + value + "]" // the address of a host, in an address
 		}
 		return value
 	})
+	if size > maxConfig {
+		d.wrongf(path, n, "write it in fewer words", "with its variables it has more than %v", conf.Bytes(maxConfig))
+	}
 	return expanded, ok
 }
 
@@ -287,7 +342,7 @@ func (d *decoder) addf(path string, at place, hint, format string, args ...any) 
 
 // failf appends a problem of the file, which could not be read.
 func (d *decoder) failf(at place, hint, format string, args ...any) {
-	d.unread = append(d.unread, "")
+	d.skip("")
 	d.addf("", at, hint, format, args...)
 }
 
@@ -297,7 +352,7 @@ func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ..
 	if isMissing(n) {
 		at = d.places[path]
 	}
-	d.unread = append(d.unread, path)
+	d.skip(path)
 	d.addf(path, at, hint, format, args...)
 }
 
@@ -305,21 +360,50 @@ func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ..
 // what only follows from a value that could not be read.
 func (d *decoder) add(ps conf.Problems) {
 	for _, p := range ps {
-		follows := func(unread string) bool { return within(p.Path, unread) || within(unread, p.Path) }
-		if !slices.ContainsFunc(d.unread, follows) {
-			d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path), secret: p.Path == passwordPath})
+		if !d.follows(p.Path) {
+			d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path)})
 		}
 	}
+}
+
+// skip notes that the value at path could not be read.
+func (d *decoder) skip(path string) {
+	for outer := range outward(path) {
+		d.unread[outer] = d.unread[outer] || outer == path
+	}
+}
+
+// follows says whether a value that could not be read is at path, around it, or in it.
+func (d *decoder) follows(path string) bool {
+	if _, within := d.unread[path]; within {
+		return true
+	}
+	for outer := range outward(path) {
+		if d.unread[outer] {
+			return true
+		}
+	}
+	return false
 }
 
 // nearest returns the place of the value at path or, if the file does not hold
 // it, of the nearest section around it.
 func (d *decoder) nearest(path string) place {
-	for {
-		if at, ok := d.places[path]; ok || path == "" {
+	for outer := range outward(path) {
+		if at, ok := d.places[outer]; ok {
 			return at
 		}
-		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return place{}
+}
+
+// outward yields path, and those of the sections and lists that it is in, up to the
+// file's own, "".
+func outward(path string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for yield(path) && path != "" {
+			path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+		}
 	}
 }
 

@@ -91,7 +91,7 @@ func parseHostPort(network, rest string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://localhost:8125; an IPv6 address in brackets)", rest, network)
 	}
-	if !IsHost(host) || host != "" && strings.Trim(host, "0123456789.") == "" && net.ParseIP(host) == nil {
+	if !IsHost(host) {
 		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://localhost:8125)", host, network)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -101,9 +101,13 @@ func parseHostPort(network, rest string) (Address, error) {
 	return Address{Network: network, Host: host, Port: int(n)}, nil
 }
 
-// IsHost says whether s may be the name or the address of a host, by its characters.
-func IsHost(s string) bool { return !strings.ContainsFunc(s, isNoHost) }
+// IsHost says whether host may be a name or an address; "" may.
+func IsHost(host string) bool {
+	isNumber := host != "" && strings.Trim(host, "0123456789.") == ""
+	return !strings.ContainsFunc(host, isNoHost) && (!isNumber || net.ParseIP(host) != nil)
+}
 
+// isNoHost says whether neither a host name nor an address has r.
 func isNoHost(r rune) bool {
 	return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`/?#@\"'<>,;=()*$`, r)
 }

@@ -3,7 +3,6 @@ package admin
 import (
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -31,8 +30,10 @@ func DefaultConfig() Config { return Config{Listen: "localhost:8127", BadLines: 
 func (c Config) Problems() conf.Problems {
 	var ps conf.Problems
 	if path, ok := c.socket(); ok {
-		if !filepath.IsAbs(path) {
-			ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q is not an absolute path", path)
+		if _, err := address.Parse(c.Listen); err != nil {
+			ps.Addf("admin.listen", "", "%v", err)
+		} else if strings.Contains(path, "?") {
+			ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", path)
 		}
 		return ps
 	}

@@ -8,7 +8,6 @@ package conf
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 )
@@ -56,6 +55,9 @@ func (ps Problems) Error() string {
 // Bytes is a size in bytes, written as "64MiB" in a file.
 type Bytes int64
 
+// maxBytes bounds a size, so that the sum of some is one, too.
+const maxBytes Bytes = 1 << 50
+
 // The units of a size, the largest first.
 var units = []struct {
 	suffix string
@@ -89,7 +91,7 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 		}
 	}
 	n, err := strconv.ParseUint(digits, 10, 63)
-	if err != nil || Bytes(n) > math.MaxInt64/size {
+	if err != nil || Bytes(n) > maxBytes/size {
 		return fmt.Errorf("%q is no size (write a whole number with a unit, like 64MiB)", text)
 	}
 	*b = Bytes(n) * size

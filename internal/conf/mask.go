@@ -10,10 +10,20 @@ import (
 // user with a password in an address, a value in a query, what stands behind a word
 // that tells of a secret.
 var (
-	userinfo = regexp.MustCompile(`//[^\s/?#"'@]*@|[^\s/"'\[{(,:]+:[^\s/"'@][^\s"'@]*@`)
+	userinfo = regexp.MustCompile(`//[^\s"']*@|[^\s/"'\[{(,:]+:[^\s/"'@][^\s"']*@`)
 	query    = regexp.MustCompile(`[?&]([\w.-]+)=([^&\s"'\]},]+)`)
-	named    = regexp.MustCompile(`(?i)\b([\w-]*(?:pass|pwd|secret|token|credential|api_?key)[\w-]*)["']?\s*[:=]\s*(\S.*)`)
+	named    = regexp.MustCompile(`(?i)\b([\w-]*(?:pass|pwd|pw\b|secret|token|credential|api[_-]?key)[\w-]*)["']?\s*[:=]\s*(\S.*)`)
 )
+
+// inValue finds what else a value may be that holds a secret: an address in whose user
+// is what no address has, a header, a key.
+var inValue = regexp.MustCompile(`(?is):.*(?:@|%40)|@.*:\d|^\s*(?:basic|bearer)\s|-----BEGIN `)
+
+// MayBeSecret says whether the value of a key looks like one that holds a secret.
+func MayBeSecret(key, value string) bool {
+	pair := key + ": " + value
+	return inValue.MatchString(value) || Mask(pair) != pair
+}
 
 // isSecret says whether value, next to key, is one: not the options of addresses, and
 // not the name of a file.
@@ -36,7 +46,7 @@ func Mask(text string) string {
 		if strings.HasPrefix(s, "//") {
 			head = "//"
 		}
-		return head + stars(s[len(head):len(s)-1]) + "@"
+		return head + Stars(s[len(head):len(s)-1]) + "@"
 	})
 	for _, form := range []*regexp.Regexp{query, named} {
 		text = maskValues(form, text)
@@ -53,10 +63,11 @@ func maskValues(form *regexp.Regexp, text string) string {
 			continue
 		}
 		b.WriteString(text[end:m[4]])
-		b.WriteString(stars(text[m[4]:m[5]]))
+		b.WriteString(Stars(text[m[4]:m[5]]))
 		end = m[5]
 	}
 	return b.String() + text[end:]
 }
 
-func stars(s string) string { return strings.Repeat("*", utf8.RuneCountInString(s)) }
+// Stars returns as many asterisks as s has characters.
+func Stars(s string) string { return strings.Repeat("*", utf8.RuneCountInString(s)) }

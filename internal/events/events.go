@@ -182,7 +182,7 @@ func (s *Sender) send(ctx context.Context, ending <-chan struct{}, notes <-chan 
 	for n := range notes {
 		for err := s.post(ctx, n); err != nil; err = s.post(ctx, n) {
 			if wait == 0 {
-				s.log.Warn("Graphite took no event; the last ones wait for it", "err", err)
+				s.log.Warn("Graphite took no event; the last ones wait for it", "err", conf.Mask(err.Error()))
 			}
 			wait = min(max(2*wait, firstWait), maxWait)
 			again := time.NewTimer(wait)

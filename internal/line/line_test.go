@@ -601,6 +601,8 @@ func TestProblems(t *testing.T) {
 		{"{name}", "{name}", `rewrite.from: "{name}" holds '{', which no prefix may (printable ASCII without blanks and : ; , # [ | @ { } * ?)`},
 		{"host", "", "rewrite.to: it is empty ({name})\n" + `rewrite.to: "" holds {name} 0 times and must once: without it all hosts would write the same paths ({name} or servers.{name})`},
 		{"host", "x", `rewrite.to: "x" holds {name} 0 times and must once: without it all hosts would write the same paths ({name} or servers.{name})`},
+		{"_tagged.x", "{name}", `rewrite.from: "_tagged.x" lies where Carbon keeps series with tags (host)`},
+		{"host", "_tagged.{name}", `rewrite.to: "_tagged.{name}" lies where Carbon keeps series with tags ({name})`},
 		{"host", ".{name}", `rewrite.to: ".{name}" has an empty node (dots only between nodes)`},
 		{"host", "{name}:", `rewrite.to: "{name}:" holds ':', which no prefix may (printable ASCII without blanks and : ; , # [ | @ { } * ?)`},
 		{"K2", "{name}", `rewrite.from: "K2" is a name of the list too (a word that is no name, like host)`},

@@ -158,6 +158,9 @@ func checkNodes(ps *conf.Problems, key, value, nodes, hint string) {
 	if strings.Contains("."+nodes+".", "..") {
 		ps.Addf(key, "dots only between nodes", "%q has an empty node", value)
 	}
+	if under(nodes, tagStore) {
+		ps.Addf(key, hint, "%q lies where Carbon keeps series with tags", value)
+	}
 	for _, c := range nodes {
 		if c <= ' ' || c >= 0x7f || strings.ContainsRune(":;,#[|@{}*?", c) {
 			ps.Addf(key, "printable ASCII without blanks and : ; , # [ | @ { } * ?", "%q holds %q, which no prefix may", value, c)

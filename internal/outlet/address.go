@@ -57,9 +57,6 @@ func (a *Address) UnmarshalText(text []byte) error {
 	return err
 }
 
-// maxPath is the longest path of a unix socket, in bytes (unix(7)).
-const maxPath = 107
-
 // ParseAddress reads an address; see Address for the forms.
 func ParseAddress(s string) (Address, error) {
 	if s == "stdout:" || s == "stdout" {
@@ -76,10 +73,11 @@ func ParseAddress(s string) (Address, error) {
 	case "udp", "tcp", "tls":
 		return parseServer(network, rest)
 	case "unix", "unixgram":
-		if !strings.HasPrefix(rest, "/") || len(rest) > maxPath {
-			return Address{}, fmt.Errorf("%q is no absolute path of at most %d bytes (write it like %s:///run/carbon.sock)", rest, maxPath, network)
+		a, err := address.Parse(s)
+		if err == nil && strings.Contains(rest, "?") {
+			err = fmt.Errorf("%q: an upstream takes no options (write it like %s:///run/carbon.sock)", rest, network)
 		}
-		return Address{Network: network, Path: rest}, nil
+		return Address{Network: network, Path: a.Path}, err
 	}
 	return Address{}, fmt.Errorf("unknown scheme %q (use udp, tcp, tls, unix, unixgram or stdout:)", network)
 }

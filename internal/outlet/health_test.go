@@ -72,6 +72,11 @@ func TestParseAddress(t *testing.T) {
 		"udp://statsd:8125?health=1&health=2":  "doubled",
 		"udp://statsd:8125?health=x":           "1 to 65535",
 		"unix://run/s.sock":                    "absolute path",
+		"unix:///run/s.sock?mode=0660":         "takes no options",
+		"unix:///":                             "directory",
+		"udp://a b:1":                          "no host",
+		"tcp://a:b@c:1":                        "no user",
+		"tcp://999.1.1.1:1":                    "no host",
 		"unix:///" + strings.Repeat("x", 1000): "107",
 	} {
 		_, err := ParseAddress(in)
