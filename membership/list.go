@@ -258,7 +258,7 @@ const recordsPerClaim = 8
 func readSince(ctx context.Context, c *Client, pool string, held []Tenant, keys map[string]*mvccpb.KeyValue) error {
 	gets := make([]clientv3.Op, len(held))
 	for i, h := range held {
-		gets[i] = under(tenuresKey(pool) + h.Name + "/").get(clientv3.WithMinCreateRev(keys[h.Name].CreateRevision),
+		gets[i] = under(tenuresKey(pool)+h.Name+"/").get(clientv3.WithMinCreateRev(keys[h.Name].CreateRevision),
 			clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(recordsPerClaim))
 	}
 	var resp *clientv3.TxnResponse
