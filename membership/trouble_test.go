@@ -361,3 +361,16 @@ func TestNextHolderEndsInVain(t *testing.T) {
 		s.pause(4 * s.cfg.TTL)
 	})
 }
+
+// The machine of a host that is cut off is cloned, and somebody deletes its key: the
+// clone claims the name again, by a state that may be its own of another boot, and waits
+// for its original.
+func TestCloneOfAHostThatIsCutOff(t *testing.T) {
+	scripted(t, func(s *simulation, h, other, _ *host) {
+		other.disk, other.cloned = h.disk, true
+		h.copyTo(other)
+		s.deleted(s.cfg.Names[0])
+		other.start()
+		s.pause(2 * s.cfg.TTL)
+	})
+}
