@@ -168,7 +168,7 @@ func TestCauses(t *testing.T) {
 			c := newClientOf(t, test.cfg)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			_, err := c.get(ctx, namesKey("default"), clientv3.WithPrefix())
+			_, err := c.do(ctx, clientv3.OpGet(namesKey("default"), clientv3.WithPrefix()))
 			trouble, ok := errors.AsType[*Trouble](err)
 			if !ok {
 				t.Fatalf("got %v, want a trouble", err)

@@ -146,9 +146,10 @@ func (c *Client) try(ctx context.Context, request func(context.Context) error) e
 	}
 }
 
-func (c *Client) get(ctx context.Context, key string, opts ...clientv3.OpOption) (resp *clientv3.GetResponse, err error) {
+// do is clientv3's, and tries until one member has answered.
+func (c *Client) do(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
 	err = c.try(ctx, func(ctx context.Context) (err error) {
-		resp, err = c.Get(ctx, key, opts...)
+		resp, err = c.Do(ctx, op)
 		return err
 	})
 	return resp, err

@@ -156,3 +156,10 @@ func newState(t *testing.T, dir string) *StateDir {
 	t.Cleanup(func() { s.Close() })
 	return s
 }
+
+// look returns who holds the names of a pool.
+func look(t *testing.T, c *Client, cfg Config) ([]Tenant, error) {
+	t.Helper()
+	v, err := Look(t.Context(), c, cfg.Pool, cfg.Names)
+	return v.Held, err
+}

@@ -116,7 +116,7 @@ func ExampleHolder() {
 	// <nil> released
 }
 
-func ExampleList() {
+func ExampleLook() {
 	client, done := connect()
 	defer done()
 
@@ -132,14 +132,14 @@ func ExampleList() {
 	go func() { ended <- holder.Run(ctx) }()
 	<-changed
 
-	held, err := membership.List(ctx, client, cfg.Pool, cfg.Names)
+	view, err := membership.Look(ctx, client, cfg.Pool, cfg.Names)
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, h := range held {
+	for _, h := range view.Held {
 		fmt.Println(h.Name, h.Owner)
 	}
-	fmt.Println(len(cfg.Names)-len(held), "free")
+	fmt.Println(view.Free, "free")
 
 	stop()
 	<-ended

@@ -281,7 +281,7 @@ func TestUnknownOutcome(t *testing.T) {
 			cfg := testConfig(t)
 			h := start(t, client, cfg, nil)
 			c := h.held(t)
-			list, err := List(t.Context(), client, cfg.Pool, cfg.Names)
+			list, err := look(t, client, cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -340,7 +340,7 @@ func TestKeepAndRestart(t *testing.T) {
 	old := h.held(t)
 	h.stop()
 	state.Close()
-	if list, err := List(t.Context(), client, cfg.Pool, cfg.Names); err != nil || len(list) != 1 {
+	if list, err := look(t, client, cfg); err != nil || len(list) != 1 {
 		t.Fatalf("names held after a stop that keeps: got %v (%v), want Denali", list, err)
 	}
 
@@ -408,7 +408,7 @@ func TestReleaseFreesAtOnce(t *testing.T) {
 	if c, ok := h.Current(); c != nil || ok || h.State() != Released {
 		t.Errorf("after the stop: claim %v good %v state %s, want none and released", c, ok, h.State())
 	}
-	list, err := List(t.Context(), client, cfg.Pool, cfg.Names)
+	list, err := look(t, client, cfg)
 	if err != nil || len(list) != 0 {
 		t.Errorf("names held after the stop: got %v (%v), want none", list, err)
 	}

@@ -104,7 +104,7 @@ func TestLongValues(t *testing.T) {
 	if name, ok := claim.NameAt(now.Add(-30 * time.Minute).Unix()); ok {
 		t.Errorf("a second of the host before: got %s, want no name", name)
 	}
-	if held, err := List(t.Context(), c, cfg.Pool, cfg.Names); err != nil || len(held) != 1 || held[0].Owner != "homer" {
+	if held, err := look(t, c, cfg); err != nil || len(held) != 1 || held[0].Owner != "homer" {
 		t.Errorf("list: got %v (%v), want Denali of homer", held, err)
 	}
 	past, err := TenuresOf(t.Context(), c, cfg.Pool, "Denali")
@@ -135,7 +135,7 @@ func TestRecordsOfTheFuture(t *testing.T) {
 			t.Errorf("second %d: got %q %v, want Denali", second-now.Unix(), name, ok)
 		}
 	}
-	held, err := List(t.Context(), c, cfg.Pool, cfg.Names)
+	held, err := look(t, c, cfg)
 	if err != nil || len(held) != 1 || held[0].Since.IsZero() || held[0].Since.After(time.Now()) {
 		t.Errorf("list: got %+v (%v), want Denali since just now", held, err)
 	}

@@ -18,20 +18,47 @@ import (
 
 // What people ask a pool: who is there, who was, and where one has been.
 
-// A Tenant is a name that somebody holds.
-type Tenant struct {
-	Name   string
-	Owner  string    // as it may be shown to people: quoted and cut if it is no owner
-	Since  time.Time // when it was claimed; zero if no record tells
-	Listed bool      // the name is of the list that was given
+// A Standing is a name that somebody holds.
+type Standing struct {
+	Name     string
+	Owner    string           // as it may be shown to people: quoted and cut if it is no owner
+	Listed   bool             // the name is of the list that was given
+	Lease    clientv3.LeaseID // 0: none, the name does not go by itself
+	Revision int64            // at which it was claimed
+}
 
-	// State is Held, Suspended when it was not renewed for so long that its
-	// holder does not use it, and "" if what is left of its lease is not known; that
-	// and Renewed, how long ago it was renewed, are for Look to say.
+func standingOf(name string, kv *mvccpb.KeyValue) Standing {
+	return Standing{Name: name, Owner: showOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
+}
+
+// inOrder returns what stands at a pool's names: those of the list in its order, and then
+// others, which a longer list had; and how many of the list nobody holds.
+func inOrder(stand map[string]Standing, list []string) (held []Standing, free int) {
+	for _, name := range list {
+		if s, taken := stand[name]; taken {
+			s.Listed = true
+			stand[name] = s
+			held = append(held, s)
+		}
+	}
+	free = len(list) - len(held)
+	for _, name := range slices.Sorted(maps.Keys(stand)) {
+		if s := stand[name]; !s.Listed {
+			held = append(held, s)
+		}
+	}
+	return held, free
+}
+
+// A Tenant is a Standing with what its record and its lease tell.
+type Tenant struct {
+	Standing
+	Since time.Time // when it was claimed; zero if no record tells
+
+	// State is Held, Suspended when it was not renewed for so long that its holder does
+	// not use it, and "" if it has no lease that tells; then Renewed is how long ago that was.
 	State   State
 	Renewed time.Duration
-
-	lease clientv3.LeaseID
 }
 
 // A Waiter is a host that finds no free name.
@@ -48,38 +75,75 @@ type View struct {
 }
 
 // Look returns a pool with what is left of each lease, which is a request for each
-// name that is held.
-func Look(ctx context.Context, c *Client, pool string, names []string) (View, error) {
-	held, err := List(ctx, c, pool, names)
+// name that is held, and one for every 120.
+func Look(ctx context.Context, c *Client, pool string, names []string) (v View, err error) {
+	stand, err := readNames(ctx, c.do, pool)
 	if err != nil {
 		return View{}, err
 	}
-	v := View{Held: held, Free: len(names)}
+	held, free := inOrder(stand, names)
+	v.Held, v.Free = make([]Tenant, len(held)), free
+	holds := make(map[clientv3.LeaseID]bool, len(held))
+	for i, s := range held {
+		v.Held[i].Standing = s
+		holds[s.Lease] = true
+	}
+	for turn := range slices.Chunk(v.Held, namesPerTxn) {
+		if err := readSince(ctx, c, pool, turn); err != nil {
+			return View{}, err
+		}
+	}
 	asks, asking := errgroup.WithContext(ctx)
 	asks.SetLimit(16)
-	holds := make(map[clientv3.LeaseID]bool, len(held))
-	for i := range held {
-		h := &held[i]
-		holds[h.lease] = true
-		if h.Listed {
-			v.Free--
-		}
-		if h.lease != 0 {
+	for i := range v.Held {
+		if h := &v.Held[i]; h.Lease != 0 {
 			asks.Go(func() error { return h.ask(asking, c) })
 		}
 	}
 	if err := asks.Wait(); err != nil {
 		return View{}, fmt.Errorf("read what is left of the leases of pool %s: %w", pool, err)
 	}
-	v.Waiting, err = readWaiting(ctx, c, pool, holds)
-	return v, err
+	var waiting []*mvccpb.KeyValue
+	if err := reader(c.do).all(ctx, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { waiting = append(waiting, kv) }); err != nil {
+		return View{}, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
+	}
+	v.Waiting = waitersOf(pool, waiting, holds)
+	return v, nil
 }
+
+// recordsPerClaim bounds what is read to find the one of a claim.
+const recordsPerClaim = 8
+
+// readSince fills Since in from the record of the claim that stands at each name, which
+// is among the last: the very last may be none of ours.
+func readSince(ctx context.Context, c *Client, pool string, held []Tenant) error {
+	spans := make([]keySpan, len(held))
+	for i, h := range held {
+		spans[i] = lastTenures(pool, h.Name)
+		spans[i].limit = recordsPerClaim
+	}
+	pages, err := reader(c.do).pages(ctx, spans)
+	if err != nil {
+		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
+	}
+	for i, page := range pages {
+		for _, t := range readTenures(page.kvs, tenuresKey(pool)) {
+			if lasts(t, held[i].Standing) && !t.inFuture(time.Now()) {
+				held[i].Since = t.From
+			}
+		}
+	}
+	return nil
+}
+
+// lasts says whether t is the tenure of what stands at its name: nothing when that is free.
+func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.open() && s.Lease == t.Lease }
 
 // ask fills in what its lease tells of h.
 func (h *Tenant) ask(ctx context.Context, c *Client) error {
 	var resp *clientv3.LeaseTimeToLiveResponse
 	err := c.try(ctx, func(ctx context.Context) (err error) {
-		resp, err = c.TimeToLive(ctx, h.lease)
+		resp, err = c.TimeToLive(ctx, h.Lease)
 		return err
 	})
 	if err != nil || resp.GrantedTTL == 0 {
@@ -91,15 +155,6 @@ func (h *Tenant) ask(ctx context.Context, c *Client) error {
 		h.State = Suspended
 	}
 	return nil
-}
-
-// readWaiting returns who waits, but for the leases that hold a name.
-func readWaiting(ctx context.Context, c *Client, pool string, holds map[clientv3.LeaseID]bool) ([]Waiter, error) {
-	var kvs []*mvccpb.KeyValue
-	if err := readAll(ctx, c, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { kvs = append(kvs, kv) }); err != nil {
-		return nil, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
-	}
-	return waitersOf(pool, kvs, holds), nil
 }
 
 // waitersOf returns who waits by what stands at the keys of those that do, but for the
@@ -174,133 +229,56 @@ var ErrNotHeld = errors.New("nobody holds it")
 // one TTL, and waits until it has. It returns who that was.
 func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, err error) {
 	key := namesKey(pool) + name
-	resp, err := c.get(ctx, key)
+	resp, err := c.do(ctx, clientv3.OpGet(key))
 	if err != nil {
 		return "", fmt.Errorf("read who holds %s: %w", name, err)
 	}
-	if len(resp.Kvs) == 0 || resp.Kvs[0].Lease == 0 {
+	if len(resp.Get().Kvs) == 0 || resp.Get().Kvs[0].Lease == 0 {
 		return "", ErrNotHeld
 	}
-	held := Tenant{lease: clientv3.LeaseID(resp.Kvs[0].Lease)}
-	owner, revision := showOwner(string(resp.Kvs[0].Value)), resp.Kvs[0].CreateRevision
-	var ttl int64
+	held := standingOf(name, resp.Get().Kvs[0])
 	err = c.try(ctx, func(ctx context.Context) error {
-		left, err := c.TimeToLive(ctx, held.lease)
-		if err == nil {
-			ttl = left.GrantedTTL
+		left, err := c.TimeToLive(ctx, held.Lease)
+		if err != nil {
+			return err
 		}
+		wish, err := c.Grant(ctx, max(left.GrantedTTL, int64(minTTL/time.Second)))
+		if err != nil {
+			return err
+		}
+		_, err = c.Put(ctx, releasedKey(pool)+name, leaseHex(held.Lease), clientv3.WithLease(wish.ID))
 		return err
 	})
-	if err == nil {
-		err = c.try(ctx, func(ctx context.Context) error {
-			wish, err := c.Grant(ctx, max(ttl, int64(minTTL/time.Second)))
-			if err != nil {
-				return err
-			}
-			_, err = c.Put(ctx, releasedKey(pool)+name, leaseHex(held.lease), clientv3.WithLease(wish.ID))
-			return err
-		})
-	}
 	if err != nil {
-		return owner, fmt.Errorf("ask for %s: %w", name, err)
+		return held.Owner, fmt.Errorf("ask for %s: %w", name, err)
 	}
 	for {
-		resp, err := c.get(ctx, key)
+		resp, err := c.do(ctx, clientv3.OpGet(key))
 		if err != nil {
-			return owner, fmt.Errorf("wait for %s: %w", name, err)
+			return held.Owner, fmt.Errorf("wait for %s: %w", name, err)
 		}
-		if len(resp.Kvs) == 0 || resp.Kvs[0].CreateRevision != revision {
-			return owner, nil
+		if kvs := resp.Get().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != held.Revision {
+			return held.Owner, nil
 		}
 		if !sleep(ctx, 200*time.Millisecond) {
-			return owner, fmt.Errorf("%s has not let go of %s: %w", owner, name, ctx.Err())
+			return held.Owner, fmt.Errorf("%s has not let go of %s: %w", held.Owner, name, ctx.Err())
 		}
 	}
-}
-
-// List returns who holds the names of a pool as of one moment: those of names in
-// their order, and then others that could be names, which a longer list had. Two
-// requests, and one more for every 120 names that are held.
-func List(ctx context.Context, c *Client, pool string, names []string) ([]Tenant, error) {
-	keys, err := readNames(ctx, c, pool)
-	if err != nil {
-		return nil, err
-	}
-	held := make([]Tenant, 0, len(keys))
-	take := func(name string, listed bool) {
-		if kv, ok := keys[name]; ok {
-			held = append(held, Tenant{Name: name, Owner: showOwner(string(kv.Value)), Listed: listed, lease: clientv3.LeaseID(kv.Lease)})
-		}
-	}
-	listed := make(map[string]bool, len(names))
-	for _, name := range names {
-		listed[name] = true
-		take(name, true)
-	}
-	for _, name := range slices.Sorted(maps.Keys(keys)) {
-		if !listed[name] {
-			take(name, false)
-		}
-	}
-	for turn := range slices.Chunk(held, namesPerTxn) {
-		if err := readSince(ctx, c, pool, turn, keys); err != nil {
-			return nil, err
-		}
-	}
-	return held, nil
-}
-
-// recordsPerClaim bounds what is read to find the one of a claim.
-const recordsPerClaim = 8
-
-// readSince fills Since in from the record of the claim that stands at each name, which
-// is among the last that were made at the claim or later: the last may be none of ours.
-func readSince(ctx context.Context, c *Client, pool string, held []Tenant, keys map[string]*mvccpb.KeyValue) error {
-	gets := make([]clientv3.Op, len(held))
-	for i, h := range held {
-		gets[i] = under(tenuresKey(pool)+h.Name+"/").get(clientv3.WithMinCreateRev(keys[h.Name].CreateRevision),
-			clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(recordsPerClaim))
-	}
-	var resp *clientv3.TxnResponse
-	err := c.try(ctx, func(ctx context.Context) (err error) {
-		resp, err = c.Txn(ctx).Then(gets...).Commit()
-		return err
-	})
-	if isTooLong(err) { // with what is no record
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
-	}
-	for i, r := range resp.Responses {
-		for _, t := range readTenures(r.GetResponseRange().Kvs, tenuresKey(pool)) {
-			if lasts(t, keys[held[i].Name]) && !t.inFuture(time.Now()) {
-				held[i].Since = t.From
-			}
-		}
-	}
-	return nil
-}
-
-// lasts says whether t is the tenure of what stands at its name, which is nil
-// when the name is free.
-func lasts(t Tenure, name *mvccpb.KeyValue) bool {
-	return name != nil && t.open() && clientv3.LeaseID(name.Lease) == t.Lease
 }
 
 // TenuresOf returns who holds and held name, the latest first. A tenure that a
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
 func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, error) {
-	keys, past, err := readPast(ctx, c, pool, name, time.Time{}, func(Tenure) bool { return true })
+	stand, past, err := readPast(ctx, c, pool, name, time.Time{}, func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
 	}
-	kv, held := keys[name]
+	holder, held := stand[name]
 	if !held {
 		return past, nil
 	}
-	last := Tenure{Name: name, Owner: showOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Lasts: true}
+	last := Tenure{Name: name, Owner: holder.Owner, Lease: holder.Lease, Lasts: true}
 	if i := slices.IndexFunc(past, func(t Tenure) bool { return t.Lasts }); i >= 0 { // though others' clocks may say that they came later
 		last = past[i]
 		past = slices.Delete(past, i, i+1)
@@ -319,17 +297,17 @@ func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, er
 // "" (and since a moment, as readRecords says), the one claimed last first; and what
 // stands at the pool's names. Tenures of the future are left out, but for one that
 // lasts: since when is not known then.
-func readPast(ctx context.Context, c *Client, pool, name string, since time.Time, wanted func(Tenure) bool) (keys map[string]*mvccpb.KeyValue, past []Tenure, err error) {
-	keys, err = readNames(ctx, c, pool)
+func readPast(ctx context.Context, c *Client, pool, name string, since time.Time, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
+	stand, err = readNames(ctx, c.do, pool)
 	if err != nil {
 		return nil, nil, err
 	}
 	now := time.Now()
 	var ofName []Tenure
 	take := func() { // all of a name are read
-		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !lasts(t, keys[t.Name]) })
+		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !lasts(t, stand[t.Name]) })
 		for _, t := range closeByNext(dated) {
-			if t.Lasts = lasts(t, keys[t.Name]); t.inFuture(now) {
+			if t.Lasts = lasts(t, stand[t.Name]); t.inFuture(now) {
 				t.From = time.Time{}
 			}
 			if wanted(t) {
@@ -349,14 +327,14 @@ func readPast(ctx context.Context, c *Client, pool, name string, since time.Time
 		ofName = append(ofName, t)
 	}
 	if name != "" {
-		err = readAll(ctx, c, under(tenuresKey(pool)+name+"/"), each)
+		err = reader(c.do).all(ctx, under(tenuresKey(pool)+name+"/"), each)
 	} else {
-		err = readRecords(ctx, c, pool, maps.Keys(keys), since, each)
+		err = readRecords(ctx, c.do, pool, maps.Keys(stand), since, each)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 	}
 	take()
 	slices.SortStableFunc(past, func(a, b Tenure) int { return b.From.Compare(a.From) })
-	return keys, past, nil
+	return stand, past, nil
 }

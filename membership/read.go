@@ -8,77 +8,161 @@ import (
 	"strings"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // How much is read of etcd at a time, whatever lies there.
 
-// readNames returns what stands at the names of a pool, by name: keys that could
-// be names, and values that could be owners.
-func readNames(ctx context.Context, c *Client, pool string) (map[string]*mvccpb.KeyValue, error) {
-	keys := make(map[string]*mvccpb.KeyValue)
-	err := readAll(ctx, c, under(namesKey(pool)), func(kv *mvccpb.KeyValue) {
+// keysPerRead bounds one answer of etcd, as long as the values are those of this
+// program; maxAnswerBytes does in any case.
+const keysPerRead = 1000
+
+// A keySpan is some keys of etcd: the first ones of a range, or the last in an order.
+type keySpan struct {
+	from, end string
+	limit     int64
+	last      bool
+	by        clientv3.SortTarget // of the last
+	enough    bool                // nobody wants to know what is behind them
+}
+
+// under returns the span of the keys with a prefix.
+func under(prefix string) keySpan {
+	return keySpan{from: prefix, end: clientv3.GetPrefixRangeEnd(prefix), limit: keysPerRead}
+}
+
+// op is the operation that reads it.
+func (s keySpan) op(more ...clientv3.OpOption) clientv3.Op {
+	opts := append(more, clientv3.WithRange(s.end), clientv3.WithLimit(s.limit))
+	if s.last {
+		opts = append(opts, clientv3.WithSort(s.by, clientv3.SortDescend))
+	}
+	return clientv3.OpGet(s.from, opts...)
+}
+
+// A keyPage is what stands at the keys of a span, but for values that are too long to be
+// ours.
+type keyPage struct {
+	kvs    []*mvccpb.KeyValue
+	more   bool    // behind them
+	rest   keySpan // and that
+	header *pb.ResponseHeader
+}
+
+func (s keySpan) page(resp *pb.RangeResponse) keyPage {
+	page := keyPage{kvs: resp.Kvs, more: resp.More && len(resp.Kvs) > 0, rest: s, header: resp.Header}
+	if page.more {
+		page.rest.from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+	page.kvs = slices.DeleteFunc(page.kvs, func(kv *mvccpb.KeyValue) bool { return len(kv.Value) > maxRecordBytes })
+	return page
+}
+
+// A reader is how etcd is asked: (*clientv3.Client).Do, or one that tries again.
+type reader func(context.Context, clientv3.Op) (clientv3.OpResponse, error)
+
+// pages reads spans in one request. Where the answer is too long, it is asked for in
+// parts.
+func (r reader) pages(ctx context.Context, spans []keySpan, opts ...clientv3.OpOption) ([]keyPage, error) {
+	if len(spans) == 1 {
+		page, err := r.page(ctx, spans[0], opts...)
+		return []keyPage{page}, err
+	}
+	ops := make([]clientv3.Op, len(spans))
+	for i, s := range spans {
+		ops[i] = s.op(slices.Clone(opts)...)
+	}
+	resp, err := r(ctx, clientv3.OpTxn(nil, ops, nil))
+	if isTooLong(err) {
+		half := len(spans) / 2
+		first, err := r.pages(ctx, spans[:half], opts...)
+		if err != nil {
+			return nil, err
+		}
+		second, err := r.pages(ctx, spans[half:], opts...)
+		return append(first, second...), err
+	}
+	if err != nil {
+		return nil, err
+	}
+	pages := make([]keyPage, len(spans))
+	for i, answer := range resp.Txn().Responses {
+		pages[i] = spans[i].page(answer.GetResponseRange())
+	}
+	return pages, nil
+}
+
+// page reads a span: where the answer is too long, the keys alone, and then their
+// values one by one.
+func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) (keyPage, error) {
+	resp, err := r(ctx, s.op(slices.Clone(opts)...))
+	if !isTooLong(err) {
+		if err != nil {
+			return keyPage{}, err
+		}
+		return s.page((*pb.RangeResponse)(resp.Get())), nil
+	}
+	for { // keys can be long, too
+		resp, err = r(ctx, s.op(append(slices.Clone(opts), clientv3.WithKeysOnly())...))
+		if !isTooLong(err) || s.limit == 1 {
+			break
+		}
+		s.limit = max(s.limit/2, 1)
+	}
+	if err != nil {
+		return keyPage{}, err
+	}
+	page := s.page((*pb.RangeResponse)(resp.Get()))
+	keys := page.kvs
+	page.kvs = nil
+	if s.limit == 1 {
+		return page, nil // that was the one
+	}
+	for turn := range slices.Chunk(keys, 64) {
+		ones := make([]keySpan, len(turn))
+		for i, kv := range turn {
+			ones[i] = keySpan{from: string(kv.Key), end: string(kv.Key) + "\x00", limit: 1}
+		}
+		values, err := r.pages(ctx, ones)
+		if err != nil {
+			return keyPage{}, err
+		}
+		for _, v := range values {
+			page.kvs = append(page.kvs, v.kvs...)
+		}
+	}
+	return page, nil
+}
+
+// all calls each for all that stands in a span, in the order of keys, by the thousand.
+func (r reader) all(ctx context.Context, s keySpan, each func(*mvccpb.KeyValue)) error {
+	for more := true; more; {
+		page, err := r.page(ctx, s)
+		if err != nil {
+			return err
+		}
+		for _, kv := range page.kvs {
+			each(kv)
+		}
+		s, more = page.rest, page.more
+	}
+	return nil
+}
+
+// readNames returns who holds the names of a pool, by name: keys that could be names.
+func readNames(ctx context.Context, r reader, pool string) (map[string]Standing, error) {
+	names := make(map[string]Standing)
+	err := r.all(ctx, under(namesKey(pool)), func(kv *mvccpb.KeyValue) {
 		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
-			keys[name] = kv
+			names[name] = standingOf(name, kv)
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
 	}
-	return keys, nil
-}
-
-// keysPerRead bounds one answer of etcd, as long as the values are those of this
-// program.
-const keysPerRead = 1000
-
-// A keyRange is the keys from its first to before its end.
-type keyRange struct{ from, end string }
-
-// under returns the range of the keys with a prefix.
-func under(prefix string) keyRange {
-	return keyRange{prefix, clientv3.GetPrefixRangeEnd(prefix)}
-}
-
-// get is the operation that reads it.
-func (r keyRange) get(opts ...clientv3.OpOption) clientv3.Op {
-	return clientv3.OpGet(r.from, append(opts, clientv3.WithRange(r.end))...)
-}
-
-// readAll calls each for all that stands in r, in the order of keys, by the
-// thousand; values that are too long to be ours are left out.
-func readAll(ctx context.Context, c *Client, r keyRange, each func(*mvccpb.KeyValue)) error {
-	for {
-		resp, err := c.get(ctx, r.from, clientv3.WithRange(r.end), clientv3.WithLimit(keysPerRead))
-		tooLong := isTooLong(err)
-		if tooLong {
-			resp, err = c.get(ctx, r.from, clientv3.WithRange(r.end), clientv3.WithLimit(keysPerRead/10), clientv3.WithKeysOnly())
-		}
-		if err != nil {
-			return err
-		}
-		kvs := resp.Kvs
-		if tooLong {
-			if kvs, err = readShort(ctx, c.Client, kvs); err != nil {
-				return err
-			}
-		}
-		for _, kv := range kvs {
-			if len(kv.Value) <= maxRecordBytes {
-				each(kv)
-			}
-		}
-		if !resp.More || len(resp.Kvs) == 0 {
-			return nil
-		}
-		r = r.after(resp.Kvs)
-	}
-}
-
-// after returns what comes after kvs, which were read from r.
-func (r keyRange) after(kvs []*mvccpb.KeyValue) keyRange {
-	return keyRange{string(kvs[len(kvs)-1].Key) + "\x00", r.end}
+	return names, nil
 }
 
 // perName is how many records of a name are read together with those of others, and
@@ -92,107 +176,42 @@ const (
 // since is zero, and otherwise of each name that is held the last one before since
 // and the first perName from then on. etcd counts what is left of a range at each
 // read of some of it: one range for the many records of a big pool would cost it
-// their square. So they are read by the names that are held, each with the names up to
+// their square. So they are read by the names that are held, each with those up to
 // the next one.
-func readRecords(ctx context.Context, c *Client, pool string, held iter.Seq[string], since time.Time, each func(*mvccpb.KeyValue)) error {
+func readRecords(ctx context.Context, r reader, pool string, held iter.Seq[string], since time.Time, each func(*mvccpb.KeyValue)) error {
+	var names, spans []keySpan
 	all := under(tenuresKey(pool))
-	var names []keyRange
 	for name := range held {
 		names = append(names, under(all.from+name+"/"))
 	}
-	slices.SortFunc(names, func(a, b keyRange) int { return strings.Compare(a.from, b.from) })
-	for len(names) > 0 {
-		if err := readAll(ctx, c, keyRange{all.from, names[0].from}, each); err != nil {
-			return err
-		}
-		turn := names[:min(len(names), namesPerRead)]
-		names = names[len(turn):]
-		all.from = turn[len(turn)-1].end
-		if err := readTurn(ctx, c, turn, since, each); err != nil {
-			return err
-		}
-	}
-	return readAll(ctx, c, all, each)
-}
-
-// readTurn is readRecords of some names, and of those between them.
-func readTurn(ctx context.Context, c *Client, names []keyRange, since time.Time, each func(*mvccpb.KeyValue)) error {
-	var gets []clientv3.Op
-	for i, r := range names {
-		before, between := keyRange{r.from, r.from}, keyRange{r.end, r.end}
+	slices.SortFunc(names, func(a, b keySpan) int { return strings.Compare(a.from, b.from) })
+	for _, s := range names {
+		spans = append(spans, keySpan{from: all.from, end: s.from, limit: perName})
+		all.from, s.limit = s.end, perName
 		if !since.IsZero() {
-			before.end = fmt.Sprintf("%s%013d", r.from, keyMilli(since))
+			moment := fmt.Sprintf("%s%013d", s.from, keyMilli(since))
+			spans = append(spans, keySpan{from: s.from, end: moment, limit: 1, last: true, enough: true})
+			s.from, s.enough = moment, true
 		}
-		if i+1 < len(names) {
-			between.end = names[i+1].from
+		spans = append(spans, s)
+	}
+	for turn := range slices.Chunk(append(spans, all), 3*namesPerRead) {
+		pages, err := r.pages(ctx, turn)
+		if err != nil {
+			return err
 		}
-		gets = append(gets,
-			before.get(clientv3.WithLimit(1), clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend)),
-			keyRange{before.end, r.end}.get(clientv3.WithLimit(perName)),
-			between.get(clientv3.WithLimit(perName)))
-	}
-	var resp *clientv3.TxnResponse
-	err := c.try(ctx, func(ctx context.Context) (err error) {
-		resp, err = c.Txn(ctx).Then(gets...).Commit()
-		return err
-	})
-	if isTooLong(err) { // with what is no record
-		return readAll(ctx, c, keyRange{names[0].from, names[len(names)-1].end}, each)
-	}
-	if err != nil {
-		return err
-	}
-	for i, answer := range resp.Responses {
-		kvs := answer.GetResponseRange().Kvs
-		for _, kv := range kvs {
-			if len(kv.Value) <= maxRecordBytes {
+		for _, page := range pages {
+			for _, kv := range page.kvs {
 				each(kv)
 			}
-		}
-		if between := i%3 == 2; answer.GetResponseRange().More && (between || i%3 == 1 && since.IsZero()) {
-			rest := names[i/3]
-			if between {
-				rest = keyRange{rest.end, names[i/3+1].from}
+			if !page.more || page.rest.enough {
+				continue
 			}
-			if err := readAll(ctx, c, rest.after(kvs), each); err != nil {
+			page.rest.limit = keysPerRead
+			if err := r.all(ctx, page.rest, each); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// readShort reads what stands at keys, but for values that are too long to be
-// ours, by as many at once as an answer may hold.
-func readShort(ctx context.Context, c *clientv3.Client, keys []*mvccpb.KeyValue) (kvs []*mvccpb.KeyValue, err error) {
-	for turn := range slices.Chunk(keys, 64) {
-		gets := make([]clientv3.Op, len(turn))
-		for i, kv := range turn {
-			gets[i] = clientv3.OpGet(string(kv.Key))
-		}
-		resp, err := c.Txn(ctx).Then(gets...).Commit()
-		switch {
-		case isTooLong(err) && len(turn) == 1:
-			continue
-		case isTooLong(err):
-			for half := range slices.Chunk(turn, (len(turn)+1)/2) {
-				some, err := readShort(ctx, c, half)
-				if err != nil {
-					return nil, err
-				}
-				kvs = append(kvs, some...)
-			}
-			continue
-		case err != nil:
-			return nil, err
-		}
-		for _, r := range resp.Responses {
-			for _, kv := range r.GetResponseRange().Kvs {
-				if len(kv.Value) <= maxRecordBytes {
-					kvs = append(kvs, kv)
-				}
-			}
-		}
-	}
-	return kvs, nil
 }

@@ -266,30 +266,22 @@ const firstFew = 16
 
 // taken returns which names are taken, but for those under lease.
 func (s *etcdStore) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
-	prefix := namesKey(s.cfg.Pool)
+	names := under(namesKey(s.cfg.Pool))
 	taken := make(map[string]bool)
-	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
-	var opts []clientv3.OpOption
+	names.limit *= 2
 	for more := true; more; {
-		resp, err := s.client.Get(ctx, from, append(opts, clientv3.WithRange(end), clientv3.WithLimit(2*keysPerRead))...)
-		if isTooLong(err) && opts == nil {
-			opts = []clientv3.OpOption{clientv3.WithKeysOnly()} // without their leases
-			continue
+		page, err := reader(s.client.Do).page(ctx, names)
+		if err == nil {
+			err = s.saw(ctx, page.header)
 		}
 		if err != nil {
 			return nil, err
 		}
-		if err := s.saw(ctx, resp.Header); err != nil {
-			return nil, err
+		s.looked = cmp.Or(s.looked, page.header.Revision)
+		for _, kv := range page.kvs {
+			taken[strings.TrimPrefix(string(kv.Key), namesKey(s.cfg.Pool))] = clientv3.LeaseID(kv.Lease) != lease
 		}
-		if s.looked == 0 {
-			s.looked = resp.Header.Revision
-		}
-		for _, kv := range resp.Kvs {
-			taken[strings.TrimPrefix(string(kv.Key), prefix)] = clientv3.LeaseID(kv.Lease) != lease
-			from = string(kv.Key) + "\x00"
-		}
-		more = resp.More && len(resp.Kvs) > 0
+		names, more = page.rest, page.more
 	}
 	return taken, nil
 }
@@ -335,7 +327,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	claim := func(r rung) clientv3.Op {
 		t := s.tenureOf(r, under, from)
 		return clientv3.OpTxn(nil, []clientv3.Op{
-			s.readEarlier(r.name),
+			lastTenures(s.cfg.Pool, r.name).op(),
 			clientv3.OpPut(namesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(under.id)),
 			clientv3.OpPut(s.recordKey(t), t.value()),
 		}, nil)
@@ -354,9 +346,7 @@ func (s *etcdStore) climb(ctx context.Context, under lease, rungs []rung, from t
 	if err := s.saw(ctx, resp.Header); err != nil {
 		return claimed{}, err
 	}
-	if s.looked == 0 {
-		s.looked = resp.Header.Revision
-	}
+	s.looked = cmp.Or(s.looked, resp.Header.Revision)
 	if !resp.Succeeded {
 		c, err := s.readBack(ctx, under, rungs)
 		c.term = resp.Header.RaftTerm
@@ -440,28 +430,19 @@ func (s *etcdStore) recordKey(t Tenure) string {
 	return tenuresKey(s.cfg.Pool) + t.Name + "/" + t.id
 }
 
-// readEarlier is the operation that reads the last tenures of name.
-func (s *etcdStore) readEarlier(name string, opts ...clientv3.OpOption) clientv3.Op {
-	return clientv3.OpGet(tenuresKey(s.cfg.Pool)+name+"/", append(opts, clientv3.WithPrefix(),
-		clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortDescend), clientv3.WithLimit(earlierTenures))...)
+// lastTenures is where the last tenures of name are.
+func lastTenures(pool, name string) keySpan {
+	s := under(tenuresKey(pool) + name + "/")
+	s.limit, s.last, s.by = earlierTenures, true, clientv3.SortByCreateRevision
+	return s
 }
 
 func (s *etcdStore) tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error) {
-	resp, err := s.client.Do(ctx, s.readEarlier(name))
-	tooLong := isTooLong(err)
-	if tooLong { // with what is no record: in parts, without that
-		resp, err = s.client.Do(ctx, s.readEarlier(name, clientv3.WithKeysOnly()))
-	}
+	page, err := reader(s.client.Do).page(ctx, lastTenures(s.cfg.Pool, name))
 	if err != nil {
 		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
 	}
-	kvs := resp.Get().Kvs
-	if tooLong {
-		if kvs, err = readShort(ctx, s.client, kvs); err != nil {
-			return nil, false, fmt.Errorf("read who held %s: %w", name, err)
-		}
-	}
-	return readTenures(kvs, tenuresKey(s.cfg.Pool)), resp.Get().More, nil
+	return readTenures(page.kvs, tenuresKey(s.cfg.Pool)), page.more, nil
 }
 
 // endOp is the operation that records the end of t, if the record is as it was

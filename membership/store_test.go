@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -27,7 +28,7 @@ func TestIsOld(t *testing.T) {
 
 // What others write to etcd is checked before it is shown. A name that the list
 // has no more comes last.
-func TestList(t *testing.T) {
+func TestLook(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
@@ -36,12 +37,16 @@ func TestList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := List(t.Context(), c, cfg.Pool, cfg.Names)
+	held, err := look(t, c, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Tenant{{Name: "Denali", Owner: `"\x1b[2J"`, Listed: true}, {Name: "MtLogan", Owner: "marge", Listed: true}, {Name: "Nowhere", Owner: "bart"}}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	var got []string
+	for _, h := range held {
+		got = append(got, fmt.Sprintf("%s: %s (%v)", h.Name, h.Owner, h.Listed))
+	}
+	if want := []string{`Denali: "\x1b[2J" (true)`, "MtLogan: marge (true)", "Nowhere: bart (false)"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -214,7 +214,7 @@ func TestTenureOfATakeOver(t *testing.T) {
 			if want := map[bool]int{false: 1, true: 2}[copied]; len(ts) != want || ts[want-1].Lease != claim.lease {
 				t.Fatalf("records: got %+v, want %d, the last one under lease %x", ts, want, claim.lease)
 			}
-			list, err := List(t.Context(), c, cfg.Pool, cfg.Names)
+			list, err := look(t, c, cfg)
 			if err != nil || len(list) != 1 || !list[0].Since.Equal(ts[len(ts)-1].From) {
 				t.Errorf("held: got %+v (%v), want Denali since %v", list, err, ts[len(ts)-1].From)
 			}
