@@ -74,7 +74,7 @@ func newClientWith(cfg ClientConfig, options ...grpc.DialOption) (*Client, error
 		Logger:               zap.NewNop(), // errors are returned
 		DialOptions: append([]grpc.DialOption{
 			grpc.WithContextDialer(connector.dial),
-			grpc.WithTransportCredentials(connector),
+			grpc.WithTransportCredentials(connector.credentials()),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 10 * time.Second}),
 			grpc.WithChainUnaryInterceptor(login.unary, connector.unary),
 			grpc.WithChainStreamInterceptor(login.stream),

@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // The time that a connection has to come about.
@@ -32,7 +33,6 @@ const (
 type connector struct {
 	endpoints []endpoint
 	tls       func() (*tls.Config, error)
-	secure    bool // the endpoints are https://
 
 	mu      sync.Mutex
 	turns   int            // tries so far
@@ -71,7 +71,6 @@ func newConnector(endpoints []string, tls func() (*tls.Config, error)) (*connect
 		c.endpoints = append(c.endpoints, endpoint{u})
 		c.tried[u.String()] = 0
 	}
-	c.secure = c.endpoints[0].secure()
 	// The members share the fleet's connections.
 	rand.Shuffle(len(c.endpoints), func(i, j int) { c.endpoints[i], c.endpoints[j] = c.endpoints[j], c.endpoints[i] })
 	return c, nil
@@ -331,42 +330,25 @@ const frameSettings = 4
 // looksLikeTLS says whether what a server said first is a TLS alert.
 func looksLikeTLS(p []byte) bool { return len(p) >= 2 && p[0] == 0x15 && p[1] == 3 }
 
-// The connector is gRPC's credentials, too: what there was to do is done.
-
-// ClientHandshake implements credentials.TransportCredentials.
-func (c *connector) ClientHandshake(_ context.Context, _ string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return conn, linkInfo{secure: c.secure}, nil
-}
-
-// ServerHandshake implements credentials.TransportCredentials.
-func (c *connector) ServerHandshake(net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	return nil, nil, errors.ErrUnsupported
+// What there was to do for TLS is done when gRPC has a link: for it, credentials are what
+// a connection is called.
+type linkCredentials struct {
+	credentials.TransportCredentials
+	protocol string
 }
 
 // Info implements credentials.TransportCredentials.
-func (c *connector) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: linkInfo{secure: c.secure}.AuthType()}
+func (c linkCredentials) Info() credentials.ProtocolInfo {
+	return credentials.ProtocolInfo{SecurityProtocol: c.protocol}
 }
 
 // Clone implements credentials.TransportCredentials.
-func (c *connector) Clone() credentials.TransportCredentials { return c }
+func (c linkCredentials) Clone() credentials.TransportCredentials { return c }
 
-// OverrideServerName implements credentials.TransportCredentials.
-func (c *connector) OverrideServerName(string) error { return errors.ErrUnsupported }
-
-// linkInfo tells gRPC what a connection is.
-type linkInfo struct {
-	credentials.CommonAuthInfo
-	secure bool
-}
-
-// AuthType implements credentials.AuthInfo.
-func (i linkInfo) AuthType() string {
-	if i.secure {
-		return "tls"
+// credentials returns the connector's.
+func (c *connector) credentials() linkCredentials {
+	if c.endpoints[0].secure() {
+		return linkCredentials{insecure.NewCredentials(), "tls"}
 	}
-	return "insecure"
+	return linkCredentials{insecure.NewCredentials(), "insecure"}
 }
-
-// ValidateAuthority implements credentials.AuthorityValidator.
-func (linkInfo) ValidateAuthority(string) error { return nil }

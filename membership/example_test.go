@@ -172,16 +172,6 @@ func ExampleMountains() {
 	// Output: [Denali MtLogan PicodeOrizaba]
 }
 
-func ExampleMountainTable() {
-	for _, m := range membership.MountainTable()[:3] {
-		fmt.Println(m.Rank, m.Identifier, m.Elevation, "m")
-	}
-	// Output:
-	// 1 Denali 6194 m
-	// 2 MtLogan 5956 m
-	// 3 PicodeOrizaba 5636 m
-}
-
 func ExamplePrefixedNumerics() {
 	names := membership.PrefixedNumerics("web-", 200)
 	fmt.Println(names[0], names[199])

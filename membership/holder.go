@@ -18,8 +18,8 @@ import (
 // to disagree in, and for a successor not to meet us.
 const (
 	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
-	releaseTime   = 2 * time.Second
-	waitAtMost    = time.Minute // and up to as much again: then a waiting holder asks without having been told of a free name
+	releaseTime   = 2 * time.Second         // for two requests
+	waitAtMost    = time.Minute             // and up to as much again: then a waiting holder asks without having been told of a free name
 )
 
 func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
@@ -283,14 +283,14 @@ func (h *Holder) release(ctx context.Context) {
 	if c != nil {
 		until := h.usedUntil(c)
 		saved := h.endOwn(until)
-		err = h.bounded(ctx, func(ctx context.Context) error {
+		err = h.within(ctx, releaseTime/2, func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return fmt.Errorf("save the own tenures: %w", err)
 			}
 			return h.store.release(ctx, c, h.held.tenure.end(until, released))
 		})
 	}
-	if revoked := h.bounded(ctx, h.revoke); revoked == nil {
+	if revoked := h.within(ctx, releaseTime/2, h.revoke); revoked == nil {
 		err = nil // either of the two frees the name
 	}
 	switch {
@@ -311,13 +311,6 @@ func await(ctx context.Context, done <-chan struct{}) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// bounded makes one of the two requests of a release.
-func (h *Holder) bounded(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, releaseTime/2)
-	defer cancel()
-	return f(ctx)
 }
 
 // warnOldServer warns of a server with known bugs that touch claims.

@@ -16,7 +16,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	for sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
 		sent := h.now()
-		err := h.renew(ctx, held)
+		err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
 
 		// 2. Lost, or asked for: let go at once, whatever the horizon.
 		if errors.Is(err, errAsked) {
@@ -70,13 +70,6 @@ func renewEvery(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewEve
 // renewTime bounds one request of those that are made at each renewal.
 func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
-func (h *Holder) renew(ctx context.Context, held *tenancy) error {
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
-	defer cancel()
-	return h.store.failed(h.store.renew(ctx, held.Claim), begun)
-}
-
 // lose ends a claim that is not ours any more. Its lease is revoked before the
 // next claim.
 func (h *Holder) lose(held *tenancy, loss Loss) {
@@ -86,7 +79,6 @@ func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
-	h.checkDataLoss(loss)
 }
 
 // overdue is how long after the last renewal its lease must be gone, though a

@@ -36,6 +36,8 @@ func markerKey(pool string) string   { return poolKey(pool) + "data_loss" }
 // A store is what a Holder asks of etcd. Each call's error may be a Loss: what
 // the call found out about the claim, or DataLoss, which any may find.
 type store interface {
+	route
+
 	// grant makes a new lease: its ID, the TTL that was granted, and the term.
 	grant(ctx context.Context) (lease, error)
 
@@ -92,19 +94,16 @@ type store interface {
 
 	// mark leaves the marker of data loss for one TTL.
 	mark(ctx context.Context) error
+}
 
+// A route is a store's way to one member after the other: a *Client.
+type route interface {
 	// failed takes note that a request ended with err, which began at a moment:
 	// the next one goes to another member if that may help. It returns err with
 	// its cause.
 	failed(err error, begun time.Time) error
 
 	// version returns what the member that is asked runs.
-	version(ctx context.Context) (string, error)
-}
-
-// A route is a store's way to one member after the other: a *Client.
-type route interface {
-	failed(err error, begun time.Time) error
 	version(ctx context.Context) (string, error)
 }
 
@@ -148,8 +147,8 @@ const earlierTenures = 256
 
 // etcdStore is the store that is etcd. Run's goroutine owns it.
 type etcdStore struct {
+	route
 	client *clientv3.Client
-	route  route
 	stream renewStream
 	cfg    Config
 	last   seen  // by the last linearizable answer
@@ -165,8 +164,6 @@ type seen struct {
 func newEtcdStore(c *clientv3.Client, route route, leases pb.LeaseClient, cfg Config) *etcdStore {
 	return &etcdStore{client: c, route: route, stream: renewStream{client: leases}, cfg: cfg}
 }
-
-func (s *etcdStore) failed(err error, begun time.Time) error { return s.route.failed(err, begun) }
 
 // saw takes note of the header of a linearizable answer. Etcd has lost data, or
 // is another one, when its revision or its raft term runs backwards or its id
@@ -683,8 +680,6 @@ func (s *etcdStore) mark(ctx context.Context) error {
 	}
 	return s.saw(ctx, resp.Header)
 }
-
-func (s *etcdStore) version(ctx context.Context) (string, error) { return s.route.version(ctx) }
 
 // isOld says whether an etcd of this version renews leases after their end, or
 // has holes in the access checks of transactions and watches. Both were mended in

@@ -127,9 +127,11 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	if !slices.ContainsFunc(held.doubts, func(d doubt) bool { return d.record != "" }) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, renewTime(held.ttl))
-	defer cancel()
-	ts, _, err := h.store.tenures(ctx, held.name)
+	var ts []Tenure
+	err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) (err error) {
+		ts, _, err = h.store.tenures(ctx, held.name)
+		return err
+	})
 	if err != nil {
 		return // the next renewal comes soon
 	}

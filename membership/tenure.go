@@ -161,8 +161,9 @@ func (t Tenure) end(to time.Time, why string) Tenure {
 	return t
 }
 
-// closeByNext gives those of one name's tenures, which are in etcd's order, that a crash left without an end the latest that they can have had: the
-// start of the next one. The last one stays as it is.
+// closeByNext gives those of one name's tenures, which are in etcd's order, that a crash
+// left without an end the latest that they can have had: the start of the next one. The
+// last one stays as it is.
 func closeByNext(ts []Tenure) []Tenure {
 	closed := slices.Clone(ts)
 	for i := range closed[:max(len(closed)-1, 0)] {

@@ -18,107 +18,34 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
-// An etcd that was restored from a backup without --bump-revision: an older
-// state is back, with its keys and leases.
-func TestEtcdIsRestored(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	server, err := devetcd.Start(filepath.Join(dir, "data"))
+// restored runs two hosts, of which the first alone is in the backup that etcd is restored
+// from, and returns them when the second has let go of its claim and has another.
+func restored(t *testing.T, backUp func(server *devetcd.Server, c *Client, data string) (restore func())) (first, second running) {
+	t.Helper()
+	data := filepath.Join(t.TempDir(), "data")
+	server, err := devetcd.Start(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() { server.Close() })
 	client := newClient(t, server)
 	cfg := waitingConfig(t)
-	first := start(t, client, cfg, nil)
-	defer first.stop()
+	first = start(t, client, cfg, nil)
 	first.held(t)
-	server.Close()
-	if err := os.CopyFS(filepath.Join(dir, "backup"), os.DirFS(filepath.Join(dir, "data"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Restart(); err != nil {
-		t.Fatal(err)
-	}
+	restore := backUp(server, client, data)
 
 	l := listener{testLog(t).Handler(), "name not used yet, its last holder may still be there", "because", make(chan string, 1)}
-	h, err := NewHolder(client, cfg, nil, slog.New(l)) // the backup knows nothing of it
+	h, err := NewHolder(client, cfg, nil, slog.New(l))
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := run(t, h)
-	defer second.stop()
+	second = run(t, h)
 	old := second.held(t)
 	server.Close()
-	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
+	if err := os.RemoveAll(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Rename(filepath.Join(dir, "backup"), filepath.Join(dir, "data")); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Restart(); err != nil {
-		t.Fatal(err)
-	}
-	second.await(t, "another claim", func() bool { c, _ := second.Current(); return c != nil && c != old })
-	if got := <-l.heard; got != whyDataLoss {
-		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
-	}
-	// Expired: the first one saw it before, and its marker has brought the revision up
-	// to where it was.
-	if got := second.Stats().Losses; got[DataLoss]+got[Expired] != 1 {
-		t.Errorf("losses: got %v, want 1 data_loss (or expired)", got)
-	}
-	if a, b := first.held(t), second.held(t); a.name == b.name {
-		t.Errorf("both hold %s", a.name)
-	}
-}
-
-// An etcd that was restored as OPERATIONS advises it, by the real etcdutl: the revision
-// has been bumped, the raft term tells. Who holds a name that the backup has not, lets go;
-// nobody has another's.
-func TestEtcdIsRestoredByEtcdutl(t *testing.T) {
-	etcdutl := os.Getenv("PREFIXPROXY_TEST_ETCDUTL")
-	if etcdutl == "" {
-		t.Skip("PREFIXPROXY_TEST_ETCDUTL is not set: the path of etcdutl 3.6 or later")
-	}
-	t.Parallel()
-	dir := t.TempDir()
-	server, err := devetcd.Start(filepath.Join(dir, "data"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	client := newClient(t, server)
-	cfg := waitingConfig(t)
-	first := start(t, client, cfg, nil)
-	defer first.stop()
-	first.held(t)
-	for range 3 { // elections: terms that the restored one has not had
-		server.Close()
-		if err := server.Restart(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	snapshot := filepath.Join(dir, "snapshot.db")
-	saveSnapshot(t, client, snapshot)
-
-	l := listener{testLog(t).Handler(), "name not used yet, its last holder may still be there", "because", make(chan string, 1)}
-	h, err := NewHolder(client, cfg, nil, slog.New(l)) // the backup knows nothing of it
-	if err != nil {
-		t.Fatal(err)
-	}
-	second := run(t, h)
-	defer second.stop()
-	old := second.held(t)
-	server.Close()
-	if err := os.RemoveAll(filepath.Join(dir, "data")); err != nil {
-		t.Fatal(err)
-	}
-	restore := exec.CommandContext(t.Context(), etcdutl, "snapshot", "restore", snapshot,
-		"--data-dir", filepath.Join(dir, "data"), "--bump-revision", "1000000", "--mark-compacted")
-	if out, err := restore.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", restore, err, out)
-	}
+	restore()
 	if err := server.Restart(); err != nil {
 		t.Fatal(err)
 	}
@@ -126,9 +53,63 @@ func TestEtcdIsRestoredByEtcdutl(t *testing.T) {
 	if got := <-l.heard; got != whyDataLoss {
 		t.Errorf("the new claim is not used because %q, want %q", got, whyDataLoss)
 	}
-	a, b := first.held(t), second.held(t)
-	if a.name == b.name || b.revision < 1000000 {
-		t.Errorf("they hold %s, and %s at revision %d; want two names, the second at a bumped revision", a.name, b.name, b.revision)
+	if a, b := first.held(t), second.held(t); a.name == b.name {
+		t.Errorf("both hold %s", a.name)
+	}
+	return first, second
+}
+
+// An etcd that was restored from a backup without --bump-revision: an older
+// state is back, with its keys and leases.
+func TestEtcdIsRestored(t *testing.T) {
+	t.Parallel()
+	_, second := restored(t, func(server *devetcd.Server, _ *Client, data string) (restore func()) {
+		server.Close()
+		if err := os.CopyFS(data+".backup", os.DirFS(data)); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		return func() {
+			if err := os.Rename(data+".backup", data); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	// Expired: the first one saw it before, and its marker has brought the revision up
+	// to where it was.
+	if got := second.Stats().Losses; got[DataLoss]+got[Expired] != 1 {
+		t.Errorf("losses: got %v, want 1 data_loss (or expired)", got)
+	}
+}
+
+// An etcd that was restored as OPERATIONS advises it, by the real etcdutl: the revision
+// has been bumped, the raft term tells.
+func TestEtcdIsRestoredByEtcdutl(t *testing.T) {
+	etcdutl := os.Getenv("PREFIXPROXY_TEST_ETCDUTL")
+	if etcdutl == "" {
+		t.Skip("PREFIXPROXY_TEST_ETCDUTL is not set: the path of etcdutl 3.6 or later")
+	}
+	t.Parallel()
+	first, second := restored(t, func(server *devetcd.Server, c *Client, data string) (restore func()) {
+		for range 3 { // elections: terms that the restored one has not had
+			server.Close()
+			if err := server.Restart(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		saveSnapshot(t, c, data+".snapshot")
+		return func() {
+			cmd := exec.CommandContext(t.Context(), etcdutl, "snapshot", "restore", data+".snapshot",
+				"--data-dir", data, "--bump-revision", "1000000", "--mark-compacted")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v\n%s", cmd, err, out)
+			}
+		}
+	})
+	if b := second.held(t); b.revision < 1000000 {
+		t.Errorf("the second holds %s at revision %d; want a bumped one", b.name, b.revision)
 	}
 	t.Logf("first: %v, second: %v", first.Stats().Losses, second.Stats().Losses)
 }
