@@ -269,3 +269,17 @@ func TestBounds(t *testing.T) {
 		}
 	})
 }
+
+// A name is held once, though its next holder claims it, and waits, before the last one
+// has let go.
+func TestMostHeldAtOnce(t *testing.T) {
+	now := time.Now()
+	ago := func(d time.Duration) int64 { return now.Add(-d).UnixMilli() }
+	rows := []Row{
+		{Bars: []Bar{{From: ago(time.Hour), To: ago(time.Minute)}, {From: ago(2 * time.Minute), Lasts: true}}},
+		{Bars: []Bar{{To: ago(time.Minute)}}},
+	}
+	if got := mostHeld(rows, now.Add(-24*time.Hour), now); got != 2 {
+		t.Errorf("got %d, want 2", got)
+	}
+}

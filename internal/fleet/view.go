@@ -71,10 +71,13 @@ func mostHeld(rows []Row, since, now time.Time) int {
 	}
 	var changes []change
 	for _, row := range rows {
-		for _, b := range row.Bars {
+		for i, b := range row.Bars {
 			to := b.To
 			if to == 0 && b.Lasts {
 				to = now.UnixMilli()
+			}
+			if i+1 < len(row.Bars) { // who came after it had to wait
+				to = min(to, max(row.Bars[i+1].From, b.From))
 			}
 			if to > since.UnixMilli() && b.From < to {
 				changes = append(changes, change{max(b.From, since.UnixMilli()), 1}, change{to, -1})
