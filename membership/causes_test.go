@@ -228,7 +228,7 @@ func TestMemberThatSaysNothing(t *testing.T) {
 	defer mute.Close()
 	muteURL := "http://" + mute.Addr().String()
 	c := newClientOf(t, ClientConfig{Endpoints: []string{muteURL, sharedEtcd.Endpoint()}})
-	if slices.Reverse(c.connector.endpoints); c.connector.endpoints[0].url.String() != muteURL {
+	if slices.Reverse(c.connector.endpoints); c.connector.endpoints[0].String() != muteURL {
 		slices.Reverse(c.connector.endpoints)
 	}
 	tries := 0

@@ -66,8 +66,8 @@ func newClientWith(cfg ClientConfig, options ...grpc.DialOption) (*Client, error
 	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, 2*time.Second
 	login := newLogin(cfg.Username, cfg.Password, connector)
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints:            []string{"http://" + connector.endpoints[0].address()}, // a name for them all: connector knows where to go
-		DialKeepAliveTime:    10 * time.Second,                                       // gRPC takes no less
+		Endpoints:            []string{"http://" + connector.endpoints[0].Host}, // a name for them all: connector knows where to go
+		DialKeepAliveTime:    10 * time.Second,                                  // gRPC takes no less
 		DialKeepAliveTimeout: 3 * time.Second,
 		MaxUnaryRetries:      1,
 		MaxCallRecvMsgSize:   maxAnswerBytes,

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
 // The time that a connection has to come about.
@@ -31,7 +34,7 @@ const (
 // was tried longest ago, over all endpoints and all addresses of each. gRPC asks
 // it for the next when one has ended. Any goroutine may use it.
 type connector struct {
-	endpoints []endpoint
+	endpoints []*url.URL
 	tls       func() (*tls.Config, error)
 
 	mu      sync.Mutex
@@ -40,14 +43,6 @@ type connector struct {
 	link    *link          // the newest; nil before the first
 	failure *connectError  // why there is no connection; nil while there is one
 }
-
-// An endpoint is one of the configuration.
-type endpoint struct {
-	url *url.URL
-}
-
-func (e endpoint) address() string { return e.url.Host }
-func (e endpoint) secure() bool    { return e.url.Scheme == "https" }
 
 // A connectError is why a connection did not come about, or why it ended.
 type connectError struct {
@@ -64,11 +59,11 @@ func newConnector(endpoints []string, tls func() (*tls.Config, error)) (*connect
 	}
 	c := &connector{tls: tls, tried: make(map[string]int)}
 	for _, text := range endpoints {
-		u, err := parseEndpoint(text)
+		u, err := ParseEndpoint(text)
 		if err != nil {
 			return nil, err
 		}
-		c.endpoints = append(c.endpoints, endpoint{u})
+		c.endpoints = append(c.endpoints, u)
 		c.tried[u.String()] = 0
 	}
 	// The members share the fleet's connections.
@@ -76,16 +71,25 @@ func newConnector(endpoints []string, tls func() (*tls.Config, error)) (*connect
 	return c, nil
 }
 
-// parseEndpoint reads http://host:port, https://host:port or host:port.
-func parseEndpoint(text string) (*url.URL, error) {
+// ParseEndpoint reads http://host:port, https://host:port or host:port. Its errors show no
+// password.
+func ParseEndpoint(text string) (*url.URL, error) {
 	full := text
 	if !strings.Contains(full, "://") {
 		full = "http://" + full
 	}
 	u, err := url.Parse(full)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" {
-		return nil, fmt.Errorf("etcd endpoint %q is not http://host:port or https://host:port", text)
+	if err != nil {
+		return nil, fmt.Errorf("%q is no endpoint", conf.Mask(text))
 	}
+	if u.User != nil {
+		return nil, errors.New("an endpoint is no more than scheme, host and port; a user goes to etcd.username and etcd.password_file")
+	}
+	_, portErr := strconv.ParseUint(u.Port(), 10, 16)
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || portErr != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return nil, fmt.Errorf("%q is no endpoint", text)
+	}
+	u.Path = ""
 	return u, nil
 }
 
@@ -95,7 +99,7 @@ func (c *connector) dial(ctx context.Context, _ string) (net.Conn, error) {
 	for _, e := range c.inTurn() {
 		addresses, failed := c.resolve(ctx, e)
 		if failed != nil {
-			err = c.failed(nil, e.url.String(), failed)
+			err = c.failed(nil, e.String(), failed)
 		}
 		for _, address := range addresses {
 			var l *link
@@ -112,32 +116,32 @@ func (c *connector) dial(ctx context.Context, _ string) (net.Conn, error) {
 }
 
 // inTurn returns the endpoints, the one tried longest ago first.
-func (c *connector) inTurn() []endpoint {
+func (c *connector) inTurn() []*url.URL {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	es := slices.Clone(c.endpoints)
-	slices.SortStableFunc(es, func(a, b endpoint) int {
-		return cmp.Compare(c.tried[a.url.String()], c.tried[b.url.String()])
+	slices.SortStableFunc(es, func(a, b *url.URL) int {
+		return cmp.Compare(c.tried[a.String()], c.tried[b.String()])
 	})
 	return es
 }
 
 // resolve returns the addresses of an endpoint, the one tried longest ago first.
-func (c *connector) resolve(ctx context.Context, e endpoint) ([]string, error) {
+func (c *connector) resolve(ctx context.Context, e *url.URL) ([]string, error) {
 	c.mu.Lock()
 	c.turns++
-	c.tried[e.url.String()] = c.turns
+	c.tried[e.String()] = c.turns
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
-	hosts, err := net.DefaultResolver.LookupHost(ctx, e.url.Hostname())
+	hosts, err := net.DefaultResolver.LookupHost(ctx, e.Hostname())
 	if err != nil {
 		return nil, err
 	}
 	rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
 	addresses := make([]string, len(hosts))
 	for i, host := range hosts {
-		addresses[i] = net.JoinHostPort(host, e.url.Port())
+		addresses[i] = net.JoinHostPort(host, e.Port())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -149,18 +153,18 @@ func (c *connector) resolve(ctx context.Context, e endpoint) ([]string, error) {
 }
 
 // shown returns an address as people know it.
-func shown(e endpoint, address string) string {
-	if address == e.address() {
-		return e.url.String()
+func shown(e *url.URL, address string) string {
+	if address == e.Host {
+		return e.String()
 	}
-	return e.url.String() + " (" + address + ")"
+	return e.String() + " (" + address + ")"
 }
 
-func (c *connector) connect(ctx context.Context, e endpoint, address string) (*link, error) {
+func (c *connector) connect(ctx context.Context, e *url.URL, address string) (*link, error) {
 	c.mu.Lock()
 	c.turns++
 	c.tried[address] = c.turns
-	suspect := !e.secure() && c.failure != nil && c.failure.endpoint == shown(e, address) &&
+	suspect := e.Scheme == "http" && c.failure != nil && c.failure.endpoint == shown(e, address) &&
 		(errors.Is(c.failure, errClosedUnheard) || errors.Is(c.failure, errWantsTLS))
 	c.mu.Unlock()
 	if suspect && speaksTLS(ctx, address) {
@@ -173,12 +177,12 @@ func (c *connector) connect(ctx context.Context, e endpoint, address string) (*l
 	}
 	boundSilence(raw)
 	conn := raw
-	if e.secure() {
-		if conn, err = c.handshake(ctx, conn, e.url.Hostname()); err != nil {
+	if e.Scheme == "https" {
+		if conn, err = c.handshake(ctx, conn, e.Hostname()); err != nil {
 			return nil, err
 		}
 	}
-	l := &link{Conn: conn, raw: raw, of: c, shown: shown(e, address), secure: e.secure(), made: time.Now()}
+	l := &link{Conn: conn, raw: raw, of: c, shown: shown(e, address), secure: e.Scheme == "https", made: time.Now()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link = l
@@ -347,7 +351,7 @@ func (c linkCredentials) Clone() credentials.TransportCredentials { return c }
 
 // credentials returns the connector's.
 func (c *connector) credentials() linkCredentials {
-	if c.endpoints[0].secure() {
+	if c.endpoints[0].Scheme == "https" {
 		return linkCredentials{insecure.NewCredentials(), "tls"}
 	}
 	return linkCredentials{insecure.NewCredentials(), "insecure"}

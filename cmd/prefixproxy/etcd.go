@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -85,7 +83,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 	}
 	for i, endpoint := range c.Endpoints {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
-		u, err := parseEndpoint(endpoint)
+		u, err := membership.ParseEndpoint(endpoint)
 		switch {
 		case err != nil:
 			ps.Addf(path, endpointHint(endpoint), "%v", err)
@@ -100,26 +98,6 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 // isHTTPS says whether the first endpoint, and so all of them, asks for TLS.
 func (c etcdConfig) isHTTPS() bool {
 	return len(c.Endpoints) > 0 && strings.HasPrefix(c.Endpoints[0], "https://")
-}
-
-// parseEndpoint reads an endpoint. Its errors show no password.
-func parseEndpoint(s string) (*url.URL, error) {
-	full := s
-	if !strings.Contains(s, "://") {
-		full = "http://" + s
-	}
-	u, err := url.Parse(full)
-	if err != nil {
-		return nil, fmt.Errorf("%q is no endpoint", conf.Mask(s))
-	}
-	if u.User != nil {
-		return nil, fmt.Errorf("an endpoint is no more than scheme, host and port; a user goes to etcd.username and etcd.password_file")
-	}
-	_, portErr := strconv.ParseUint(u.Port(), 10, 16)
-	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || portErr != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return nil, fmt.Errorf("%q is no endpoint", s)
-	}
-	return u, nil
 }
 
 // password reads the password file; "" if there is none.

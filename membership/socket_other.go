@@ -1,8 +1,0 @@
-//go:build !linux
-
-package membership
-
-import "net"
-
-// boundSilence leaves it to gRPC's pings to find out that a peer is gone.
-func boundSilence(net.Conn) {}
