@@ -174,7 +174,7 @@ func (l *load) noteRead(kill int) {
 func unreadBytes(addr string) map[int]int {
 	_, port, _ := net.SplitHostPort(addr)
 	number, _ := strconv.Atoi(port)
-	text, _ := os.ReadFile("/proc/net/tcp")
+	text, _ := os.ReadFile("/proc/thread-self/net/tcp")
 	out := map[int]int{}
 	for line := range strings.Lines(string(text)) {
 		var slot, localIP, localPort, peerIP, peerPort, state, tx, rx int

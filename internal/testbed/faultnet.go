@@ -65,7 +65,8 @@ func (f *faraway) inside(do func() error) error {
 	return insideNetwork(filepath.Join("/run/netns", f.name), do)
 }
 
-// insideNetwork does something in a network namespace.
+// insideNetwork does something in a network namespace. Its thread may be the process's
+// first, whose network /proc/net shows ever after: /proc/thread-self/net is ours.
 func insideNetwork(path string, do func() error) error {
 	done := make(chan error)
 	go func() {

@@ -337,7 +337,7 @@ func peakMemory(pid int) (int, error) {
 func kernelDrops(addr string) (n int) {
 	_, port, _ := net.SplitHostPort(addr)
 	number, _ := strconv.Atoi(port)
-	text, _ := os.ReadFile("/proc/net/udp")
+	text, _ := os.ReadFile("/proc/thread-self/net/udp")
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		if len(f) > 12 && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", number)) {

@@ -219,7 +219,7 @@ func (c *cluster) whoConnects(conn net.Conn) int {
 // inodeOf returns the inode of the socket that is bound to addr: a column of
 // /proc/net/tcp.
 func inodeOf(addr *net.TCPAddr) string {
-	text, _ := os.ReadFile("/proc/net/tcp")
+	text, _ := os.ReadFile("/proc/thread-self/net/tcp")
 	port := fmt.Sprintf(":%04X", addr.Port)
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
