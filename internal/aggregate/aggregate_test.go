@@ -273,7 +273,7 @@ func TestNoName(t *testing.T) {
 func TestNumbers(t *testing.T) {
 	for in, want := range map[float64]string{
 		0: "0", math.Copysign(0, -1): "0", 1: "1", -1.5: "-1.5", 1e20: "100000000000000000000", 1e21: "1e+21", 123456789.123: "123456789.123",
-		1e-6: "0.000001", 1e-7: "1e-7", 1.25e-10: "1.25e-10", 5e-324: "5e-324", 1.7976931348623157e308: "1.7976931348623157e+308", 0.1: "0.1",
+		1e-6: "0.000001", 1e-7: "1e-7", 1.25e-10: "1.25e-10", 5e-324: "5e-324", 1.7976931348623157e308: "1.7976931348623157e+308", 0.1: "0.1", math.Inf(1): "Infinity", math.Inf(-1): "-Infinity",
 	} {
 		if got := string(appendNumber(nil, in)); got != want {
 			t.Errorf("got %s, want %s", got, want)

@@ -56,8 +56,8 @@ func (c Config) Problems() (ps conf.Problems) {
 	}
 	for i, p := range c.Percentiles {
 		at := fmt.Sprintf("aggregate.percentiles[%d]", i)
-		if !(math.Abs(p) <= 100) || p == 0 {
-			ps.Addf(at, "-100 to 100, and not 0", "percentile %v is out of range", p)
+		if !(math.Abs(p) <= 100) {
+			ps.Addf(at, "-100 to 100", "percentile %v is out of range", p)
 		} else if slices.Contains(c.Percentiles[:i], p) {
 			ps.Addf(at, "remove one", "%v is in the list already", p)
 		}

@@ -191,8 +191,10 @@ func appendNumber(dst []byte, v float64) []byte {
 	switch abs := math.Abs(v); {
 	case v == 0:
 		return append(dst, '0')
-	case math.IsInf(v, 0):
-		return strconv.AppendFloat(dst, v, 'f', -1, 64)
+	case math.IsInf(v, 1):
+		return append(dst, "Infinity"...)
+	case math.IsInf(v, -1):
+		return append(dst, "-Infinity"...)
 	case abs >= 1e-6 && abs < 1e21:
 		return strconv.AppendFloat(dst, v, 'f', -1, 64)
 	}

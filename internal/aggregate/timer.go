@@ -231,7 +231,7 @@ func newPercentile(p float64) percentile {
 		}
 	}
 	bound := ".upper_"
-	if p < 0 {
+	if p <= 0 {
 		bound = ".lower_"
 	}
 	return percentile{p, ".count_" + clean, ".mean_" + clean, bound + clean, ".sum_" + clean, ".sum_squares_" + clean}

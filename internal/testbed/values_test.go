@@ -46,7 +46,7 @@ const valuesInterval = 3 // seconds
 func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 	t.Logf("-values.seed %d", *valuesSeed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	percentiles := [][]float64{{90}, {99.9, 50, -10}, {25.5, -100, 0.001, 100, -99.95}}[r.IntN(3)]
+	percentiles := [][]float64{{90}, {99.9, 50, -10}, {25.5, -100, 0.001, 100, -99.95}, {0, 0.1, 75}}[r.IntN(4)]
 	statsd := startValuesStatsD(t, layout, percentiles)
 	cfg := aggregate.DefaultConfig()
 	cfg.Interval, cfg.Layout, cfg.Percentiles, cfg.Expire = valuesInterval*time.Second, layout, percentiles, 0
@@ -171,7 +171,7 @@ func randomValue(r *rand.Rand) string {
 	sign := []string{"", "", "", "+", "-"}[r.IntN(5)]
 	switch r.IntN(12) {
 	case 0:
-		return []string{"0x1f", "0b101", "0o17", "1e3", "1E-3", "5.", ".5", " 7", "8 ", "1e-7", "1e21", "123456789012345678901234", "0", "-0", "00012", "9007199254740993", "abc", "", " ", "-", "+-1", "1_0", "0x", "0xg", "-0x10", "1,5", "Infinities"}[r.IntN(27)]
+		return []string{"0x1f", "0b101", "0o17", "1e3", "1E-3", "5.", ".5", " 7", "8 ", "1e-7", "1e21", "1e300", "123456789012345678901234", "0", "-0", "00012", "9007199254740993", "abc", "", " ", "-", "+-1", "1_0", "0x", "0xg", "-0x10", "1,5", "Infinities"}[r.IntN(28)]
 	case 1, 2:
 		return sign + fmt.Sprint(r.NormFloat64())
 	case 3:
