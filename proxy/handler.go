@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // A handler takes what one socket brings, as the inlet's Handler: its lines go
@@ -21,7 +22,7 @@ type handler struct {
 // newHandler returns the handler of a socket.
 func (p *Proxy) newHandler(l *inlet.Listener, peer func() string) inlet.Handler {
 	h := &handler{ingest: newIngest(l.Protocol, p.bad), queue: p.queue(l.Protocol), naming: p.naming, owner: p.owner}
-	h.ingest.peer = peer
+	h.ingest.peer, h.ingest.count = peer, p.points != nil && l.Protocol == line.StatsD
 	return h
 }
 

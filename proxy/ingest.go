@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -19,6 +20,7 @@ type ingest struct {
 	proto line.Protocol
 	bad   *badLines
 	peer  func() string // who sent what is being read; asked for bad lines alone
+	count bool          // the lines are to become points
 
 	// From begin to end:
 	at    time.Time // arrival
@@ -79,6 +81,12 @@ func (in *ingest) line(ln []byte) {
 	case !res.Appended():
 		in.drop(reason(res), ln)
 		return
+	}
+	if in.count {
+		if why := aggregate.Check(buf[len(in.ready.buf):]); why != aggregate.Counted {
+			in.drop(aggregateReasons[why], ln) // here, where the peer is known
+			return
+		}
 	}
 	in.tally.received++
 	if res == line.Held {

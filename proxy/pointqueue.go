@@ -218,7 +218,7 @@ func (q *pointQueue) count(b *batch) {
 	q.books.queued += q.sums.Add(b.buf, func(ln []byte, result aggregate.Reason) {
 		why := aggregateReasons[result]
 		q.books.dropped[why]++
-		if why == badValue || why == badPath {
+		if why == badPath {
 			from := []byte(q.naming.rules.Load().rules.From) // as most clients write it
 			q.bad.add(b.born, line.StatsD, why, "", bytes.Replace(ln, []byte(line.Mark), from, 1))
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/store"
@@ -42,8 +43,9 @@ func count(t *testing.T, names *fakeNames) *counting {
 		t.Fatal(err)
 	}
 	p.carbon.store.Cursor("").Begin(time.Now(), outlet.Session{Upstream: "upstream", Certain: true})
+	h := p.newHandler(&inlet.Listener{Protocol: line.StatsD}, func() string { return "a client" }).(*handler)
 	return &counting{
-		t: t, names: names, proxy: p, ingest: newIngest(line.StatsD, p.bad), begun: time.Now(),
+		t: t, names: names, proxy: p, ingest: h.ingest, begun: time.Now(),
 		namer: newNamer(p.naming, [2]queue{p.points, p.carbon}, p.bad),
 	}
 }
@@ -192,7 +194,7 @@ func TestPointsRefused(t *testing.T) {
 		c := count(t, holding("Denali"))
 		c.take("host.x:y|c", "host.x:1|y", "_e{1,1}:a|b", "app.x:1|c", "host.x:1|c:y|c")
 		bad := c.proxy.bad.list()
-		if len(bad) != 1 || string(bad[0].Line) != "host.x:y|c" || bad[0].Reason != "bad_value" {
+		if len(bad) != 1 || string(bad[0].Line) != "host.x:y|c" || bad[0].Reason != "bad_value" || bad[0].Peer != "a client" {
 			t.Errorf("got %v", bad)
 		}
 		b := balance(t, c.proxy)["statsd"]

@@ -57,6 +57,51 @@ func nextMetric(in []byte) (m metric, rest []byte) {
 	return m, rest
 }
 
+// A walk goes over all values that stand behind a line's name: of m, if next is true.
+type walk struct {
+	rest []byte
+	m    metric
+	more bool
+}
+
+func (w *walk) next() (text []byte, ok bool) {
+	if !w.more {
+		if len(w.rest) == 0 {
+			return nil, false
+		}
+		w.m, w.rest = nextMetric(w.rest)
+	}
+	text, w.m.values, w.more = bytes.Cut(w.m.values, colonByte)
+	return text, true
+}
+
+// Check returns what Add would refuse a line for, with its end or without, as far as its
+// values tell.
+func Check(line []byte) Reason {
+	_, metrics, _ := bytes.Cut(bytes.TrimSuffix(line, newline), colonByte)
+	if isCount(metrics) {
+		return Counted
+	}
+	result := NoPoint
+	w := walk{rest: metrics}
+	for text, ok := w.next(); ok; text, ok = w.next() {
+		if _, why := w.m.read(text); why == Counted || result == NoPoint {
+			result = why
+		}
+	}
+	return result
+}
+
+// isCount says whether metrics are as most are: "12|c".
+func isCount(metrics []byte) bool {
+	for i, c := range metrics {
+		if c -= '0'; c > 9 {
+			return 0 < i && i < 16 && string(metrics[i:]) == "|c"
+		}
+	}
+	return false
+}
+
 // field reads one field behind the type.
 func (m *metric) field(f []byte) {
 	switch {

@@ -142,15 +142,10 @@ func (a *Aggregator) add(p *pending) Reason {
 		hash = a.table.hash(name)
 	}
 	result := NoPoint
-	for metrics := p.metrics; len(metrics) > 0; {
-		var m metric
-		m, metrics = nextMetric(metrics)
-		for more := true; more; {
-			var value []byte
-			value, m.values, more = bytes.Cut(m.values, colonByte)
-			if why := a.addValue(name, hash, &m, value); why == Counted || result == NoPoint {
-				result = why
-			}
+	w := walk{rest: p.metrics}
+	for text, ok := w.next(); ok; text, ok = w.next() {
+		if why := a.addValue(name, hash, &w.m, text); why == Counted || result == NoPoint {
+			result = why
 		}
 	}
 	return result
