@@ -51,15 +51,9 @@ func newPointQueue(n *naming, carbon *carbonQueue, bad *badLines) *pointQueue {
 // open goes on with what the last process had counted, in state or in memory, the
 // directories of the store.
 func (q *pointQueue) open(cfg aggregate.Config, memory, state string) error {
-	var dirs []string
-	for _, dir := range []string{memory, state} {
-		if dir != "" {
-			dirs = append(dirs, filepath.Join(dir, "aggregate"))
-		}
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	sums, err := aggregate.Open(cfg, dirs, time.Now())
+	sums, err := aggregate.Open(cfg, pointDirs(memory, state), time.Now())
 	if err != nil {
 		return err
 	}
@@ -68,6 +62,16 @@ func (q *pointQueue) open(cfg aggregate.Config, memory, state string) error {
 	q.books.queued = sums.Lines()
 	q.books.adopted = uint64(q.books.queued)
 	return nil
+}
+
+// pointDirs are those of what is counted, in the directories of the store.
+func pointDirs(memory, state string) (dirs []string) {
+	for _, dir := range []string{memory, state} {
+		if dir != "" {
+			dirs = append(dirs, filepath.Join(dir, "aggregate"))
+		}
+	}
+	return dirs
 }
 
 // run flushes slots until ctx ends.

@@ -74,6 +74,12 @@ func (c *counting) points() (all []string) {
 	}
 	for c.namer.nameHeld(c.proxy.carbon, c.namer.ingests[line.Carbon]) {
 	}
+	defer balance(c.t, c.proxy)
+	return c.leaving()
+}
+
+// leaving returns what leaves, likewise.
+func (c *counting) leaving() (all []string) {
 	cursor := c.proxy.carbon.store.Cursor("")
 	for {
 		lines, _, _ := cursor.Next(time.Now())
@@ -91,7 +97,6 @@ func (c *counting) points() (all []string) {
 		cursor.Wrote(time.Now(), len(lines))
 		cursor.Ack(time.Now(), 1<<60)
 	}
-	balance(c.t, c.proxy)
 	return all
 }
 
@@ -185,6 +190,36 @@ func TestPointsWhileSuspended(t *testing.T) {
 		c.want()
 		claimtest.Extend(claim, time.Hour)
 		c.want("Denali.x.count 2 @10")
+	})
+}
+
+// What a killed process had counted leaves, too, when the next one forwards StatsD.
+func TestPointsOfOneThatForwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := count(t, holding("Denali"))
+		if err := c.proxy.points.open(c.proxy.cfg.Aggregate, "", dir); err != nil {
+			t.Fatal(err)
+		}
+		c.take("host.x:5|c")
+		for _, want := range [][]string{{"Denali.x.count 5 @10"}, nil} {
+			cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+			cfg.Aggregate.Percentiles = nil
+			next, err := New(cfg, c.names, Options{StateDir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			next.carbon = c.proxy.carbon
+			if err := next.openPoints(); err != nil {
+				t.Fatal(err)
+			}
+			if got := c.leaving(); !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			if b := balance(t, next)["statsd"]; b.Adopted != uint64(len(want)) || b.Forwarded != uint64(len(want)) {
+				t.Errorf("got %+v", b)
+			}
+		}
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -202,11 +203,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.poller.Close()
 		return err
 	}
-	if p.points != nil {
-		if err := p.points.open(p.cfg.Aggregate, p.carbon.store.Memory(), p.options.StateDir); err != nil {
-			p.poller.Close()
-			return err
-		}
+	if err := p.openPoints(); err != nil {
+		p.poller.Close()
+		return err
 	}
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
@@ -236,6 +235,27 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.dropStatsD()
 	p.keepCarbon()
 	return nil
+}
+
+// openPoints goes on with what the last process had counted. If nothing is counted here
+// any more, the points of what a kill has left leave at once.
+func (p *Proxy) openPoints() error {
+	memory, state := p.carbon.store.Memory(), p.options.StateDir
+	if p.points != nil {
+		return p.points.open(p.cfg.Aggregate, memory, state)
+	}
+	if !aggregate.IsLeft(pointDirs(memory, state)) {
+		return nil
+	}
+	left := newPointQueue(p.naming, p.carbon, p.bad)
+	if err := left.open(p.cfg.Aggregate, memory, state); err != nil {
+		return err
+	}
+	if left.books.adopted > 0 {
+		left.close()
+		p.statsd.takeOver(left.books)
+	}
+	return left.leave(state)
 }
 
 // noteTrouble says what went wrong with the files of what is counted.

@@ -31,6 +31,14 @@ func newStatsDQueue(limit int) *statsdQueue {
 	return q
 }
 
+// takeOver books what a queue of points adopted that has ended, and forwarded.
+func (q *statsdQueue) takeOver(b books) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.books.adopted += b.adopted
+	q.books.forwarded = append(q.books.forwarded, b.forwarded...)
+}
+
 // put appends b to its list and evicts what is over the bound. q.mu is held.
 func (q *statsdQueue) put(b *batch) {
 	if b.lines == 0 {

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -383,6 +384,11 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		}
 	}
 	return a, nil
+}
+
+// IsLeft says whether an earlier process has left anything in one of dirs.
+func IsLeft(dirs []string) bool {
+	return slices.ContainsFunc(dirs, func(dir string) bool { return len(generationsOf(dir, "base")) > 0 })
 }
 
 // generationsOf returns those of a kind of files.
