@@ -239,6 +239,38 @@ func TestPointsRefused(t *testing.T) {
 	})
 }
 
+// The flush of many series goes in parts, which are spread over a sixth of the interval:
+// readers never wait for more than one.
+func TestManyPointsAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const series = 20_000
+		c := count(t, holding("Denali"))
+		c.points()
+		c.after(12)
+		for i := range series {
+			c.take(fmt.Sprintf("host.x%d:1|c", i))
+		}
+		c.after(20)
+		begun, parts, left := time.Now(), 0, 0
+		for left < series {
+			wait, err := c.proxy.points.step(time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(c.leaving()); n > flushStep {
+				t.Fatalf("%d series left at once", n)
+			} else if n > 0 {
+				left, parts = left+n, parts+1
+			}
+			time.Sleep(wait)
+		}
+		took := time.Since(begun)
+		if took < 3*time.Second/2 || took > 2*time.Second || parts < series/flushStep {
+			t.Errorf("%d series left in %d parts, in %v", left, parts, took)
+		}
+	})
+}
+
 // A flush is spread by the place of the name in the list.
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
