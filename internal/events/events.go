@@ -9,11 +9,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -67,21 +69,30 @@ type Sender struct {
 	names Names
 	log   *slog.Logger
 	http  *http.Client
-	url   atomic.Pointer[string]
+
+	url      atomic.Pointer[string]
+	reloaded chan struct{} // cap 1: url has changed
+	failed   string        // the url that took no event at the last try; "": it did
 }
 
 // New returns a sender that has not begun.
 func New(cfg Config, names Names, log *slog.Logger) *Sender {
-	s := &Sender{names: names, log: log, http: &http.Client{
-		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 10 * time.Second, MaxIdleConns: 1},
+	s := &Sender{names: names, log: log, reloaded: make(chan struct{}, 1), http: &http.Client{
+		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: 10 * time.Second, MaxIdleConns: 1, MaxResponseHeaderBytes: 16 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	s.Configure(cfg)
+	s.url.Store(&cfg.Events)
 	return s
 }
 
-// Configure makes s go on with cfg. It may be called at any time.
-func (s *Sender) Configure(cfg Config) { s.url.Store(&cfg.Events) }
+// Configure makes s go on with cfg: what waits goes there. It may be called at any time.
+func (s *Sender) Configure(cfg Config) {
+	s.url.Store(&cfg.Events)
+	select {
+	case s.reloaded <- struct{}{}:
+	default:
+	}
+}
 
 // A note is an event as graphite-web takes it.
 type note struct {
@@ -170,41 +181,62 @@ func (w *watch) why() string {
 	return why
 }
 
+// longestWhat is what graphite-web's table has room for; of more, a database that is strict
+// refuses the whole event.
+const longestWhat = 255
+
 func (w *watch) note(now time.Time, what, name string) note {
+	if len(what) > longestWhat { // an owner is ASCII
+		what = what[:longestWhat-1] + "…"
+	}
 	return note{What: what, Tags: "prefixproxy " + w.names.Pool() + " " + name, When: now.Unix(), Data: "pool " + w.names.Pool()}
 }
 
 // send sends notes until there are no more, or ctx ends. A Graphite that is down is tried
-// again later and later, until ending.
+// again later and later, until ending, or at once where it is another one.
 func (s *Sender) send(ctx context.Context, ending <-chan struct{}, notes <-chan note) {
 	defer s.http.CloseIdleConnections()
-	wait := time.Duration(0) // above 0: it is down
 	for n := range notes {
-		for err := s.post(ctx, n); err != nil; err = s.post(ctx, n) {
-			if wait == 0 {
-				s.log.Warn("Graphite took no event; the last ones wait for it", "err", conf.Mask(err.Error()))
-			}
-			wait = min(max(2*wait, firstWait), maxWait)
+		for wait := firstWait; !s.try(ctx, n); wait = min(2*wait, maxWait) {
 			again := time.NewTimer(wait)
 			select {
 			case <-again.C:
+			case <-s.reloaded:
 			case <-ending:
 				return
 			}
 		}
-		if wait > 0 {
-			s.log.Info("Graphite takes events again")
-			wait = 0
-		}
 	}
 }
 
-// post sends a note, if notes are wanted.
-func (s *Sender) post(ctx context.Context, n note) error {
+// errRefused is the error of a note that Graphite will never take.
+var errRefused = errors.New("it takes no such event")
+
+// try sends a note, if notes are wanted, and says whether that is done with.
+func (s *Sender) try(ctx context.Context, n note) (done bool) {
 	to := *s.url.Load()
-	if to == "" {
-		return nil
+	var err error
+	if to != "" {
+		err = s.post(ctx, to, n)
 	}
+	switch {
+	case err != nil && s.failed != to:
+		s.log.Warn("Graphite took no event; the last ones wait for it", "url", shown(to), "err", err)
+		s.failed = to
+	case err == nil && to != "" && s.failed == to:
+		s.log.Info("Graphite takes events again", "url", shown(to))
+		s.failed = ""
+	}
+	return err == nil || errors.Is(err, errRefused)
+}
+
+// shown returns a URL as it may be logged: the key may be in its query.
+func shown(to string) string {
+	to, _, _ = strings.Cut(to, "?")
+	return to
+}
+
+func (s *Sender) post(ctx context.Context, to string, n note) error {
 	body, err := json.Marshal(n)
 	if err != nil {
 		return err
@@ -217,13 +249,21 @@ func (s *Sender) post(ctx context.Context, n note) error {
 	}
 	request.Header.Set("Content-Type", "application/json")
 	resp, err := s.http.Do(request)
+	if failure, ok := errors.AsType[*url.Error](err); ok {
+		return failure.Err // without the URL
+	}
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s answered %s", to, resp.Status)
+	switch code := resp.StatusCode; {
+	case code < 300:
+		return nil
+	case code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity:
+		return fmt.Errorf("it answered %s: %w", resp.Status, errRefused)
+	case code < 400:
+		return fmt.Errorf("it answered %s: write what it means, %q", resp.Status, shown(resp.Header.Get("Location")))
 	}
-	return nil
+	return fmt.Errorf("it answered %s", resp.Status)
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -98,12 +99,22 @@ func TestNotes(t *testing.T) {
 	running.Wait()
 }
 
+// An owner of any length leaves an event that fits.
+func TestLongOwner(t *testing.T) {
+	w := watch{names: newFakeNames()}
+	if n := w.note(time.Now(), strings.Repeat("x", 300), "Denali"); utf8.RuneCountInString(n.What) != 255 {
+		t.Errorf("got %q", n.What)
+	}
+}
+
 // A Graphite that refuses is told of once; and Run waits neither for it nor for one that
 // hangs.
 func TestGraphiteIsDown(t *testing.T) {
 	hung := make(chan struct{})
 	for what, handler := range map[string]http.HandlerFunc{
-		"refuses":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
+		"forbids":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) },
+		"fails":     func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"refuses":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) },
 		"redirects": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
 		"hangs":     func(_ http.ResponseWriter, r *http.Request) { <-hung },
 	} {
@@ -131,6 +142,54 @@ func TestGraphiteIsDown(t *testing.T) {
 			close(hung)
 		}
 		server.Close()
+	}
+}
+
+// A reload sends what waits to the new Graphite at once, and says nothing of one that was
+// turned off. What a Graphite will never take keeps nothing else waiting.
+func TestReload(t *testing.T) {
+	codes := map[string]int{"/down/": 500, "/picky/": 400, "/up/": 200}
+	asked := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var n note
+		json.NewDecoder(r.Body).Decode(&n)
+		w.WriteHeader(codes[r.URL.Path])
+		asked <- r.URL.Path + " " + n.What
+	}))
+	defer server.Close()
+	var log strings.Builder
+	names := newFakeNames()
+	at := func(path string) Config { return Config{Events: server.URL + path + "?key=s3cret"} }
+	s := New(at("/down/"), names, slog.New(slog.NewTextHandler(&log, nil)))
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { s.Run(ctx) })
+	await := func(want string) {
+		t.Helper()
+		if got := <-asked; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	names.set("Denali", "")
+	for range 2 { // and then it waits
+		await(`/down/ Denali is web17" <b>`)
+	}
+	s.Configure(at("/picky/"))
+	await(`/picky/ Denali is web17" <b>`)
+	names.set("MtLogan", membership.Expired)
+	await(`/picky/ Denali is web17" <b> no more: expired`)
+	await(`/picky/ MtLogan is web17" <b>`)
+	s.Configure(Config{})
+	names.set("", "")
+	s.Configure(at("/up/"))
+	names.set("KingPeak", "")
+	for got := ""; got != `/up/ KingPeak is web17" <b>`; { // the one before may have come too early, or not
+		got = <-asked
+	}
+	stop()
+	running.Wait()
+	if got := log.String(); strings.Count(got, "took no event") != 2 || strings.Contains(got, "again") || strings.Contains(got, "s3cret") {
+		t.Errorf("got the log\n%s\nwant two warnings, and no key", got)
 	}
 }
 
