@@ -233,6 +233,9 @@ func (c *connector) failed(l *link, endpoint string, err error) error {
 	failure := &connectError{endpoint, err}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if l != nil {
+		l.ended = true
+	}
 	if l == nil || l == c.link {
 		c.failure = failure
 	}
@@ -268,7 +271,7 @@ func (c *connector) moveOn(begun time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.link
-	if l == nil || l.made.After(begun) && (l.heard || time.Since(l.made) < time.Second) {
+	if l == nil || l.ended || l.made.After(begun) && (l.heard || time.Since(l.made) < time.Second) {
 		return
 	}
 	l.failures++
@@ -276,6 +279,7 @@ func (c *connector) moveOn(begun time.Time) {
 		if !l.heard {
 			c.failure = &connectError{l.shown, errSilent}
 		}
+		l.ended = true
 		l.raw.Close() // without TLS' farewell, which may take its time
 	}
 }
@@ -301,8 +305,9 @@ type link struct {
 	shown    string // the endpoint
 	secure   bool
 	made     time.Time
-	failures int  // requests in a row that were not answered; under of.mu
-	heard    bool // the member has said something; gRPC's reader writes it, under of.mu
+	failures int // requests in a row that were not answered; this and what follows under of.mu
+	ended    bool
+	heard    bool // the member has said something; gRPC's reader alone writes it
 }
 
 // Read implements net.Conn: it listens to what the first word is.

@@ -111,7 +111,7 @@ func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Lo
 		h.losses[l] = new(atomic.Uint64)
 	}
 	h.saver = newSaver(state, h.log)
-	h.outage.log, h.outage.now = h.log, now
+	h.outage.log, h.outage.now, h.outage.causes = h.log, now, make(map[string]time.Duration)
 	h.records = newRecords(cfg.TTL/3, h.log)
 	h.idle.Store(new(Claiming))
 	h.atHorizon = time.AfterFunc(time.Hour, h.suspended)

@@ -207,12 +207,13 @@ func TestEtcdRefusesUs(t *testing.T) {
 		start := time.Now()
 		client := &Client{connector: &connector{}, login: &login{}, etcdctl: "etcdctl"}
 		o := outage{
-			log: slog.New(slog.NewTextHandler(&log, nil)),
-			now: func() time.Duration { return time.Since(start) },
+			log:    slog.New(slog.NewTextHandler(&log, nil)),
+			now:    func() time.Duration { return time.Since(start) },
+			causes: make(map[string]time.Duration),
 		}
-		for i := range 5 {
+		for i := range 7 {
 			err := rpctypes.ErrPermissionDenied
-			if i > 2 {
+			if i > 2 && i != 5 { // and back, as members that fail in different ways do
 				err = rpctypes.ErrNoLeader
 			}
 			o.failed(client.trouble(fmt.Errorf("claim a name: %w", err)), i)
@@ -225,7 +226,7 @@ func TestEtcdRefusesUs(t *testing.T) {
 			`readwrite on the prefix /prefixproxy/`:          1,
 			`level=WARN msg="etcd unreachable"`:              1,
 			`has no leader`:                                  1,
-			`level=INFO msg="etcd reachable again" after=5s`: 1,
+			`level=INFO msg="etcd reachable again" after=7s`: 1,
 			"\n": 3,
 		} {
 			if got := strings.Count(log.String(), want); got != n {

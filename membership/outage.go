@@ -14,8 +14,9 @@ import (
 type outage struct {
 	log    *slog.Logger
 	now    clock
-	since  time.Duration // by now
-	saying string        // the cause that was logged last; "" while there is no outage
+	since  time.Duration            // by now
+	saying string                   // the cause of now; "" while there is no outage
+	causes map[string]time.Duration // when each that it has had was there last
 
 	shown atomic.Pointer[Outage] // what is said now, for others; nil: nothing
 }
@@ -36,7 +37,8 @@ func (h *Holder) Outage() (Outage, bool) {
 
 // failed takes note that a request failed, after so many failures before it.
 // The first one says nothing: it may be a broken stream, and another member is
-// asked at once.
+// asked at once. The members may fail us each in its own way, again and again: a cause
+// is said anew when it has not been there for a minute.
 func (o *outage) failed(err error, before int) {
 	if o.saying == "" && before == 0 {
 		o.since = o.now()
@@ -48,11 +50,16 @@ func (o *outage) failed(err error, before int) {
 	if !ok {
 		trouble = &Trouble{What: "the request failed", err: err}
 	}
+	last, known := o.causes[trouble.What]
+	o.causes[trouble.What] = o.now()
 	if o.saying == trouble.What {
 		return
 	}
 	o.saying = trouble.What
 	o.shown.Store(&Outage{time.Now().Add(o.since - o.now()), trouble})
+	if known && o.now()-last < time.Minute {
+		return
+	}
 	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.err}
 	if trouble.Hint != "" {
 		about = append(about, "hint", trouble.Hint)
@@ -71,6 +78,7 @@ func (o *outage) over() {
 	}
 	o.log.Info("etcd reachable again", "after", (o.now() - o.since).Round(time.Millisecond))
 	o.saying = ""
+	clear(o.causes)
 	o.shown.Store(nil)
 }
 
