@@ -3,6 +3,7 @@ package inlet
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 )
 
 // maxFrame bounds the packets of a framed stream, in bytes. Text never begins like
@@ -19,7 +20,8 @@ const headLen = 4
 //	┌─────────┬────────────┬─────────┬─
 //	│ n (LE)  │ n bytes    │ n (LE)  │     DogStatsD's, as datadog-go writes it
 //	└─────────┴────────────┴─────────┴─
-//	anything else with bytes that no line has: refused, all of it
+//	anything else with bytes that no line has, and what begins like another
+//	protocol: refused, all of it
 type framing struct {
 	understands bool // framed streams; else they are refused, too
 	kind        framingKind
@@ -41,10 +43,10 @@ const (
 // take hands data over to h, and returns what it needs to see again.
 func (f *framing) take(h Handler, data []byte) (rest []byte) {
 	if f.kind == unknown {
-		if len(data) < headLen {
+		if len(data) < headLen || bytes.HasPrefix(proxyHead, data) && len(data) < len(proxyHead) {
 			return data
 		}
-		f.kind = f.kindOf(data[:headLen])
+		f.kind = f.kindOf(data)
 	}
 	switch f.kind {
 	case lines:
@@ -56,22 +58,27 @@ func (f *framing) take(h Handler, data []byte) (rest []byte) {
 	return nil
 }
 
+// How streams of other protocols begin, which hold line ends by accident.
+var (
+	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
+	foreign   = [][]byte{proxyHead, []byte("\x16\x03") /* TLS */, []byte("\x1f\x8b") /* gzip */, []byte("\x28\xb5\x2f\xfd") /* zstd */}
+)
+
 // kindOf tells how a stream is framed by its head.
-func (f *framing) kindOf(head []byte) framingKind {
+func (f *framing) kindOf(data []byte) framingKind {
+	head := data[:headLen]
+	isOther := func(other []byte) bool { return bytes.HasPrefix(data, other) }
 	switch {
 	case f.understands && isLength(head):
 		return framed
-	case bytes.IndexByte(head, 0) >= 0, f.understands && bytes.ContainsFunc(head, isForeign):
+	case bytes.IndexByte(head, 0) >= 0, f.understands && bytes.ContainsFunc(head, isForeign), slices.ContainsFunc(foreign, isOther):
 		return refused
 	}
 	return lines
 }
 
-// isLength says whether head is the length of a packet.
-func isLength(head []byte) bool {
-	n := binary.LittleEndian.Uint32(head)
-	return 0 < n && n <= maxFrame
-}
+// isLength says whether head is the length of a packet, which may be empty.
+func isLength(head []byte) bool { return binary.LittleEndian.Uint32(head) <= maxFrame }
 
 // isForeign says whether no line has r.
 func isForeign(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' }

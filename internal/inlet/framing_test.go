@@ -51,7 +51,7 @@ func everyCut(n int, try func(cuts []int)) {
 
 // A framed stream is understood wherever reads end.
 func TestFramedStream(t *testing.T) {
-	stream := frame("host.a:1|c\nhost.b:2|c") + frame("host.c:3|c\n") + frame("x") + frame("host.d:4|c\nhost.e:5|c\n")
+	stream := frame("") + frame("host.a:1|c\nhost.b:2|c") + frame("host.c:3|c\n") + frame("") + frame("x") + frame("host.d:4|c\nhost.e:5|c\n")
 	want := strings.Fields("host.a:1|c host.b:2|c host.c:3|c x host.d:4|c host.e:5|c")
 	everyCut(len(stream), func(cuts []int) {
 		b := reads(&framing{understands: true}, stream, cuts)
@@ -79,7 +79,7 @@ func TestFramedStreamEnds(t *testing.T) {
 
 // Lines are lines wherever reads end, however short they are.
 func TestPlainStream(t *testing.T) {
-	for _, stream := range []string{"host.a:1|c\nhost.b:2|c\n", "a\nb\n", "a\n", "\n\n\n\na\n", "\r\n\ta\n", "\xff\xfea\nb\n", "a"} {
+	for _, stream := range []string{"host.a:1|c\nhost.b:2|c\n", "a\nb\n", "a\n", "\n\n\n\na\n", "\r\n\r\n", "\r\n\r\na\n", "\r\n\ta\n", "\xff\xfea\nb\n", "a"} {
 		for _, understands := range []bool{true, false} {
 			want := reads(&framing{kind: lines}, stream, nil)
 			everyCut(len(stream), func(cuts []int) {
@@ -108,12 +108,24 @@ func TestOtherFramings(t *testing.T) {
 		"4 bytes, empty":           {0, 0, 0, 0},
 		"a type behind the length": append(binary.LittleEndian.AppendUint32(nil, uint32(n)), 1),
 		"pickle":                   append(be.AppendUint32(nil, uint32(n)), "\x80\x02]q\x00"...),
+		"PROXY protocol":           []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x04\xd2\x07\xd3"),
+		"TLS":                      []byte("\x16\x03\x01\x02\x01"),
+		"gzip":                     []byte("\x1f\x8b\x08\x08"),
+		"zstd":                     []byte("\x28\xb5\x2f\xfd"),
 	} {
 		stream := strings.Repeat(string(head)+packet, 2)
 		everyCut(len(head)+6, func(cuts []int) {
 			b := reads(&framing{understands: true}, stream, cuts)
-			if len(b.lines) > 0 || strings.Count(b.dropped[Misframed], "\n") != 40 {
+			if len(b.lines) > 0 || strings.Count(b.dropped[Misframed], "\n") != strings.Count(stream, "\n") {
 				t.Fatalf("%s cut at %v: %q became lines, %d were dropped", name, cuts, b.lines, strings.Count(b.dropped[Misframed], "\n"))
+			}
+		})
+	}
+	// Those are known wherever lines are expected.
+	for _, stream := range []string{"\r\n\r\n\x00\r\nQUIT\na:1|c\n", "\x16\x03\x01\x02\x01a:1|c\n"} {
+		everyCut(len(stream), func(cuts []int) {
+			if b := reads(&framing{}, stream, cuts); len(b.lines) > 0 || b.dropped[Misframed] != stream {
+				t.Fatalf("%q cut at %v: got %q and dropped %q", stream, cuts, b.lines, b.dropped)
 			}
 		})
 	}
@@ -182,13 +194,13 @@ func obvious(s string) *book {
 	}
 	isFramed := func(s string) bool {
 		n := binary.LittleEndian.Uint32([]byte(s))
-		return n > 0 && n <= 1<<20
+		return n <= 1<<20
 	}
 	switch {
 	case len(s) < 4:
 		finish(s)
 		return b
-	case !isFramed(s) && strings.ContainsAny(s[:4], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"):
+	case !isFramed(s) && (strings.HasPrefix(s, "\r\n\r\n\x00") || strings.HasPrefix(s, "\x28\xb5\x2f\xfd") || strings.HasPrefix(s, "\x1f\x8b")), !isFramed(s) && strings.ContainsAny(s[:4], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"):
 		misframed(s)
 		return b
 	case !isFramed(s):
@@ -202,6 +214,9 @@ func obvious(s string) *book {
 		}
 		n := int(binary.LittleEndian.Uint32([]byte(s)))
 		s = s[4:]
+		if n == 0 {
+			continue
+		}
 		if s != "" && s[0] < ' ' && !strings.ContainsAny(s[:1], "\t\n\r") {
 			misframed(s)
 			return b
