@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -46,6 +47,9 @@ func newFaraway(t testing.TB) *faraway {
 	f.connect()
 	return f
 }
+
+// near is our own address, as the machine sees it.
+func (f *faraway) near() string { return strings.TrimSuffix(f.host, ".2") + ".1" }
 
 // vanish makes everything that is sent to the machine disappear.
 func (f *faraway) vanish() { f.ip("-n", f.name, "link", "set", "far", "down") }
