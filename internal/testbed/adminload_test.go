@@ -1,32 +1,57 @@
+//go:build linux
+
 package testbed
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
+// adminConfig is a daemon with little memory beside its own 48 MiB.
+const adminConfig = `
+etcd:
+  endpoints: ["${ETCD}"]
+listen:
+  statsd: []
+  carbon: [tcp://127.0.0.1:0]
+forward:
+  carbon: {to: ["tcp://${CARBON}"], queue: 4MiB, replay: 1MiB}
+`
+
+// adminMemory is how much it may have resident.
+const adminMemory = (48 + 4 + 1) << 20
+
 // However many ask for the page, or open connections to it and say nothing: the name
-// is held throughout, and no line is lost.
+// is held throughout, no line is lost, and memory stays within its bound.
 func TestAdminLoad(t *testing.T) {
+	const idle, asking = 8160, 3000
+	raiseDescriptors(t, idle+asking+1000)
 	sink := StartSink(t)
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
+	d := StartDaemon(t, adminConfig, "ETCD="+startEtcd(t).Endpoint(), "CARBON="+sink.Addr)
 	d.AwaitName(t, "Denali")
 	page, carbon := d.Dir+"/admin.sock", d.Address(t, "carbon", carbonListener)
+	done, end := context.WithCancel(t.Context())
+	defer end()
+	var looking sync.WaitGroup
+	peak := (&besieged{Daemon: d, done: done}).watchMemory(&looking)
 
 	var load sync.WaitGroup
 	defer load.Wait()
-	for range 2000 { // idle
+	for range idle {
 		conn, err := net.Dial("unix", page)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 	}
-	for range 3000 { // each one request, all at once
+	for range asking { // each one request, all at once
 		load.Go(func() {
 			conn, err := net.Dial("unix", page)
 			if err != nil {
@@ -61,9 +86,32 @@ func TestAdminLoad(t *testing.T) {
 		}
 		return nil
 	})
-	status := d.AwaitReady(t)
+	end()
+	looking.Wait()
+	t.Logf("%d MiB resident of %d", peak()>>20, adminMemory>>20)
+	if peak() > adminMemory && !raceEnabled {
+		t.Error("that is too much")
+	}
+	status := d.AwaitUp(t)
 	CheckBooks(t, status)
 	if log := d.Stderr.Text(); status.State != "held" || strings.Contains(log, "suspended") || strings.Contains(log, "lost") {
 		t.Errorf("state %s; the log:\n%s", status.State, log)
 	}
+}
+
+// raiseDescriptors lets this process have so many, for a test.
+func raiseDescriptors(t testing.TB, n uint64) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if before.Cur >= n {
+		return
+	}
+	raised := unix.Rlimit{Cur: n, Max: max(n, before.Max)}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
+		missing(t, fmt.Sprintf("%d descriptors can't be had: %v", n, err))
+	}
+	t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &before) })
 }
