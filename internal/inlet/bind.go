@@ -17,7 +17,7 @@ import (
 type binder struct {
 	poller    *poll.Poller
 	have      []*Listener // bound by an earlier configuration, and not asked for yet
-	inherited []inherited // bound by somebody else, and not asked for yet
+	inherited []socket    // bound by somebody else, and not asked for yet
 	added     []*Listener // those that have only just become ours
 }
 
@@ -43,7 +43,7 @@ func (b *binder) undo(err error) error {
 		l.close()
 	}
 	for _, s := range b.inherited {
-		s.close()
+		s.conn.Close()
 	}
 	return err
 }
@@ -67,14 +67,12 @@ func (b *binder) bindOne(s Spec) (l *Listener, err error) {
 		return l, nil
 	}
 	l = &Listener{Protocol: s.Protocol, asked: s.Address, Address: s.Address}
-	isThere := func(i inherited) bool { return i.isAt(s.Address) }
+	isThere := func(i socket) bool { return i.isAt(s.Address) }
 	if i := slices.IndexFunc(b.inherited, isThere); i >= 0 {
 		err = b.adopt(l, b.inherited[i])
 		b.inherited = slices.Delete(b.inherited, i, i+1)
-	} else if s.Address.IsUnix() {
-		err = b.bindUnix(l)
 	} else {
-		err = b.bindInet(l)
+		err = b.bindNew(l)
 	}
 	if err != nil {
 		return nil, err
@@ -83,107 +81,69 @@ func (b *binder) bindOne(s Spec) (l *Listener, err error) {
 	return l, nil
 }
 
-// giveBack undoes bindOne.
-func (b *binder) giveBack(l *Listener) {
-	if i := slices.Index(b.added, l); i >= 0 {
-		b.added = slices.Delete(b.added, i, i+1)
-		l.close()
-	} else {
-		b.have = append(b.have, l)
-	}
-}
-
 // bindLocalhost binds 127.0.0.1 and ::1 to one port. A family that the host
 // lacks is passed over.
-func (b *binder) bindLocalhost(s Spec) ([]*Listener, error) {
-	v4, v6 := s, s
-	v4.Address.Host, v6.Address.Host = "127.0.0.1", "::1"
-	for attempt := 0; ; attempt++ {
-		l4, err4 := b.bindOne(v4)
-		if err4 != nil && !isMissingFamily(err4) {
-			return nil, err4
+func (b *binder) bindLocalhost(s Spec) (both []*Listener, err error) {
+	for range 10 {
+		both, err = b.bindBoth(s)
+		if s.Address.Port != 0 || !errors.Is(err, syscall.EADDRINUSE) {
+			break // else the port that was free for IPv4 is taken for IPv6: another
 		}
-		if err4 == nil {
-			v6.Address.Port = l4.Address.Port
-		}
-		l6, err6 := b.bindOne(v6)
-		switch {
-		case err4 == nil && err6 == nil:
-			return []*Listener{l4, l6}, nil
-		case err4 == nil && isMissingFamily(err6):
-			return []*Listener{l4}, nil
-		case err4 != nil && err6 == nil:
-			return []*Listener{l6}, nil
-		case err4 != nil:
-			return nil, err4
-		}
-		b.giveBack(l4)
-		if s.Address.Port != 0 || attempt == 10 {
-			return nil, err6
-		}
-		v6.Address.Port = 0 // the port that was free for IPv4 is taken for IPv6: another
 	}
+	return both, err
+}
+
+func (b *binder) bindBoth(s Spec) (both []*Listener, err error) {
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		s.Address.Host = host
+		l, oneErr := b.bindOne(s)
+		switch {
+		case oneErr == nil:
+			both = append(both, l)
+			s.Address.Port = l.Address.Port
+		case isMissingFamily(oneErr):
+			err = oneErr
+		default:
+			b.giveBack(both)
+			return nil, oneErr
+		}
+	}
+	if len(both) > 0 {
+		err = nil
+	}
+	return both, err
 }
 
 func isMissingFamily(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
 }
 
-func (b *binder) bindInet(l *Listener) error {
-	if l.Address.Network == "tcp" {
-		stream, err := net.Listen(l.Address.Family(), l.Address.HostPort())
-		if err != nil {
-			return err
+// giveBack undoes bindOne.
+func (b *binder) giveBack(listeners []*Listener) {
+	for _, l := range listeners {
+		if i := slices.Index(b.added, l); i >= 0 {
+			b.added = slices.Delete(b.added, i, i+1)
+			l.close()
+		} else {
+			b.have = append(b.have, l)
 		}
-		return b.takeStream(l, stream)
 	}
-	packets, err := net.ListenPacket(l.Address.Family(), l.Address.HostPort())
+}
+
+// bindNew binds a new socket for l.
+func (b *binder) bindNew(l *Listener) error {
+	if !l.Address.IsUnix() {
+		return b.take(l, l.Address.HostPort())
+	}
+	if err := removeStale(l.Address); err != nil {
+		return err
+	}
+	err := b.take(l, l.Address.Path)
 	if err != nil {
 		return err
 	}
-	return b.takePackets(l, packets)
-}
-
-// takeStream makes stream the socket of l.
-func (b *binder) takeStream(l *Listener, stream net.Listener) (err error) {
-	l.at = stream.Addr()
-	l.takePort()
-	if u, ok := stream.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false) // its path is ours to remove
-	}
-	if l.socket, err = b.poller.Detach(stream.(syscall.Conn)); err != nil || l.Address.IsUnix() {
-		return err
-	}
-	if err = keepAlive(l.socket.FD()); err != nil {
-		l.socket.Close()
-	}
-	return err
-}
-
-// takePackets makes packets the socket of l, with a large receive buffer.
-func (b *binder) takePackets(l *Listener, packets net.PacketConn) (err error) {
-	l.at = packets.LocalAddr()
-	l.takePort()
-	if l.socket, err = b.poller.Detach(packets.(syscall.Conn)); err != nil {
-		return err
-	}
-	l.ReceiveBuffer, err = recvbuf.Grow(l.socket.FD(), receiveBuffer)
-	if err != nil {
-		l.socket.Close()
-	}
-	return err
-}
-
-func (b *binder) bindUnix(l *Listener) (err error) {
-	a := l.Address
-	if err := removeStale(a); err != nil {
-		return err
-	}
-	if err := b.bindPath(l); err != nil {
-		return err
-	}
-	if l.path, err = newPath(a.Path); err == nil {
-		err = setAccess(a)
+	if l.path, err = newPath(l.Address.Path); err == nil {
+		err = setAccess(l.Address)
 	}
 	if err != nil {
 		l.close()
@@ -191,26 +151,63 @@ func (b *binder) bindUnix(l *Listener) (err error) {
 	return err
 }
 
-func (b *binder) bindPath(l *Listener) error {
+// take binds a socket at address for l.
+func (b *binder) take(l *Listener, address string) error {
 	if l.IsStream() {
-		stream, err := net.Listen("unix", l.Address.Path)
+		stream, err := net.Listen(l.Address.Family(), address)
 		if err != nil {
 			return err
 		}
-		return b.takeStream(l, stream)
+		return b.own(l, stream.Addr(), stream.(syscall.Conn))
 	}
-	packets, err := net.ListenPacket("unixgram", l.Address.Path)
+	packets, err := net.ListenPacket(l.Address.Family(), address)
 	if err != nil {
 		return err
 	}
-	return b.takePackets(l, packets)
+	return b.own(l, packets.LocalAddr(), packets.(syscall.Conn))
+}
+
+// own makes conn, which is bound at an address, the socket of l: one of datagrams gets a
+// large receive buffer.
+func (b *binder) own(l *Listener, at net.Addr, conn syscall.Conn) (err error) {
+	l.at = at
+	l.takePort()
+	if u, ok := conn.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // its path is ours to remove
+	}
+	if l.socket, err = b.poller.Detach(conn); err != nil {
+		return err
+	}
+	switch {
+	case !l.IsStream():
+		l.ReceiveBuffer, err = recvbuf.Grow(l.socket.FD(), receiveBuffer)
+	case !l.Address.IsUnix():
+		err = keepAlive(l.socket.FD())
+	}
+	if err != nil {
+		l.socket.Close()
+	}
+	return err
+}
+
+// adopt makes an inherited socket that of l. Whoever bound it has chosen who may
+// reach it.
+func (b *binder) adopt(l *Listener, s socket) error {
+	l.Inherited = true
+	if err := b.own(l, s.at, s.conn); err != nil {
+		return err
+	}
+	if !l.IsStream() {
+		l.earlierDrops, _ = recvbuf.Drops(l.socket.FD()) // where it is not known, it is not asked for later
+	}
+	return nil
 }
 
 // unwanted returns an error that names the inherited sockets which nothing of the
 // configuration wants.
 func (b *binder) unwanted() (err error) {
 	for _, s := range b.inherited {
-		err = errors.Join(err, fmt.Errorf("%s://%s: %w", s.at().Network(), s.at(), ErrUnwantedSocket))
+		err = errors.Join(err, fmt.Errorf("%s://%s: %w", s.at.Network(), s.at, ErrUnwantedSocket))
 	}
 	for _, l := range b.have {
 		if l.Inherited {
@@ -218,18 +215,4 @@ func (b *binder) unwanted() (err error) {
 		}
 	}
 	return err
-}
-
-// adopt makes an inherited socket that of l. Whoever bound it has chosen who may
-// reach it.
-func (b *binder) adopt(l *Listener, s inherited) error {
-	l.Inherited = true
-	if s.stream != nil {
-		return b.takeStream(l, s.stream)
-	}
-	if err := b.takePackets(l, s.packets); err != nil {
-		return err
-	}
-	l.earlierDrops, _ = recvbuf.Drops(l.socket.FD()) // where it is not known, it is not asked for later
-	return nil
 }

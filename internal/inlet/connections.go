@@ -3,6 +3,7 @@ package inlet
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -279,10 +280,7 @@ func (c *connections) leave(s *streamReader) {
 		c.wake()
 		return
 	}
-	for i, l := range c.leaving {
-		if l == s {
-			c.leaving = append(c.leaving[:i], c.leaving[i+1:]...)
-			return
-		}
+	if i := slices.Index(c.leaving, s); i >= 0 {
+		c.leaving = slices.Delete(c.leaving, i, i+1)
 	}
 }

@@ -3,10 +3,13 @@ package inlet
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 )
@@ -16,82 +19,60 @@ import (
 // nobody.
 var ErrUnwantedSocket = errors.New("a socket was passed for it, and no listener is configured there")
 
-// An inherited socket is a bound one that was passed to us, by a supervisor that
-// holds it too: it outlives us, and what reaches it meanwhile waits for our
-// successor.
-type inherited struct {
-	stream  net.Listener   // of a stream socket; nil otherwise
-	packets net.PacketConn // of datagrams; nil otherwise
+// A socket is a bound one that was passed to us, by a supervisor that holds it too: it
+// outlives us, and what reaches it meanwhile waits for our successor.
+type socket struct {
+	at   net.Addr
+	conn conn
+}
+
+// A conn is a net.Listener, or a net.PacketConn.
+type conn interface {
+	syscall.Conn
+	io.Closer
 }
 
 // openInherited asks the kernel what the descriptors are. It takes them.
-func openInherited(files []*os.File) (open []inherited, err error) {
+func openInherited(files []*os.File) (open []socket, err error) {
 	for _, f := range files {
-		s, oneErr := newInherited(f)
+		s, oneErr := openSocket(f)
 		if oneErr != nil {
 			err = errors.Join(err, fmt.Errorf("passed descriptor %s: %w", f.Name(), oneErr))
-		} else {
-			open = append(open, s)
+			continue
 		}
+		open = append(open, s)
 	}
-	if err != nil {
-		for _, s := range open {
-			s.close()
-		}
-		return nil, err
-	}
-	return open, nil
+	return open, err
 }
 
-func newInherited(f *os.File) (s inherited, err error) {
+func openSocket(f *os.File) (s socket, err error) {
 	defer f.Close() // package net duplicates it
-	kind, err := askFile(f, syscall.SO_TYPE)
-	if err != nil {
+	kind, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_TYPE)
+	switch {
+	case err != nil:
 		return s, err
-	}
-	switch kind {
-	case syscall.SOCK_DGRAM:
-		s.packets, err = net.FilePacketConn(f)
-		return s, err
-	case syscall.SOCK_STREAM:
-		if listens, err := askFile(f, syscall.SO_ACCEPTCONN); err != nil || listens == 0 {
-			return s, errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
+	case kind == unix.SOCK_DGRAM:
+		packets, err := net.FilePacketConn(f)
+		if err != nil {
+			return s, err
 		}
-		s.stream, err = net.FileListener(f)
+		return socket{packets.LocalAddr(), packets.(conn)}, nil
+	case kind != unix.SOCK_STREAM:
+		return s, fmt.Errorf("its socket type is %d, and only streams and datagrams are served", kind)
+	}
+	if listens, err := unix.GetsockoptInt(int(f.Fd()), unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+		return s, errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
+	}
+	stream, err := net.FileListener(f)
+	if err != nil {
 		return s, err
 	}
-	return s, fmt.Errorf("its socket type is %d, and only streams and datagrams are served", kind)
-}
-
-// askFile returns an integer option of the socket that f is.
-func askFile(f *os.File, option int) (value int, err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	ctlErr := raw.Control(func(fd uintptr) { value, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, option) })
-	return value, errors.Join(err, ctlErr)
-}
-
-// at returns the address of the socket.
-func (s inherited) at() net.Addr {
-	if s.stream != nil {
-		return s.stream.Addr()
-	}
-	return s.packets.LocalAddr()
-}
-
-func (s inherited) close() {
-	if s.stream != nil {
-		s.stream.Close()
-	} else {
-		s.packets.Close()
-	}
+	return socket{stream.Addr(), stream.(conn)}, nil
 }
 
 // isAt says whether the socket is the one that binding a would make.
-func (s inherited) isAt(a address.Address) bool {
-	switch at := s.at().(type) {
+func (s socket) isAt(a address.Address) bool {
+	switch at := s.at.(type) {
 	case *net.UnixAddr:
 		return at.Net == a.Network && at.Name == a.Path
 	case *net.TCPAddr:
@@ -111,13 +92,6 @@ func names(a address.Address, at netip.AddrPort) bool {
 	if a.Host == "" {
 		return at.Addr().IsUnspecified()
 	}
-	ip, err := netip.ParseAddr(a.Host)
-	if err != nil {
-		resolved, err := net.ResolveTCPAddr("tcp", a.HostPort())
-		if err != nil {
-			return false
-		}
-		ip = resolved.AddrPort().Addr()
-	}
-	return ip.Unmap() == at.Addr().Unmap()
+	means, err := net.ResolveTCPAddr("tcp", a.HostPort())
+	return err == nil && means.AddrPort().Addr().Unmap() == at.Addr().Unmap()
 }

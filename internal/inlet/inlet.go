@@ -105,10 +105,10 @@ func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, pee
 // pass to our successor.
 func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
 	open, err := openInherited(inherited)
-	if err != nil {
-		return err
-	}
 	b := binder{poller: in.poller, inherited: open}
+	if err != nil {
+		return b.undo(err)
+	}
 	bound, err := b.bindAll(specs)
 	if err != nil {
 		return err
