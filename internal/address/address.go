@@ -221,7 +221,7 @@ func (a Address) hosts() []netip.Addr {
 // Family returns the network that package net binds, udp4 or tcp4 where the host is an
 // IPv4 address: it would take 0.0.0.0 for :: otherwise.
 func (a Address) Family() string {
-	if hosts := a.hosts(); len(hosts) == 1 && hosts[0].Is4() {
+	if hosts := a.hosts(); !a.IsUnix() && len(hosts) == 1 && hosts[0].Is4() {
 		return a.Network + "4"
 	}
 	return a.Network
