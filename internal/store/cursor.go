@@ -104,6 +104,14 @@ type piece struct {
 	why       Reason // it could not be kept
 }
 
+// kept returns how many bytes of a piece that is not delivered count against the bounds.
+func (p *piece) kept() int64 {
+	if p.lost {
+		return 0
+	}
+	return p.Bytes()
+}
+
 // A burst is a part of the backlog that is being sent.
 type burst struct {
 	began time.Time
@@ -136,11 +144,6 @@ func (c *Cursor) parts(yield func(piece) bool) {
 			return
 		}
 	}
-	c.waiting(yield)
-}
-
-// waiting visits what is to be sent: again, or for the first time.
-func (c *Cursor) waiting(yield func(piece) bool) {
 	for i := range c.again {
 		if !yield(c.again[i]) {
 			return
@@ -192,16 +195,14 @@ func (c *Cursor) drop(lines int, bytes int64, why Reason) {
 // lose drops what of the lines lies in sp, and cannot be read any more. Of those that
 // were sent, it is not known yet whether they were delivered.
 func (c *Cursor) lose(sp records.Span, why Reason) {
-	c.dropWaiting(sp, why)
 	for i := range c.sent {
-		if p := &c.sent[i]; !p.Within(sp).IsEmpty() {
+		if p := &c.sent[i]; !p.lost && !p.Within(sp).IsEmpty() {
+			if !p.delivered {
+				c.bytes -= p.Bytes()
+			}
 			p.lost, p.why = true, why
 		}
 	}
-}
-
-// dropWaiting drops what waits in sp.
-func (c *Cursor) dropWaiting(sp records.Span, why Reason) {
 	for _, list := range []*records.Spans{&c.fresh, &c.backlog} {
 		n, bytes := list.Remove(sp)
 		c.drop(n, bytes, why)
@@ -258,30 +259,29 @@ func (c *Cursor) bound() {
 	s := c.store
 	c.excess = min(c.excess, c.bytes+s.grain)
 	for c.bytes > max(c.Queue+c.Spool+s.segmentSize, c.excess) {
-		oldest, ok := c.eldest()
-		g := s.named.at(oldest)
-		if !ok || g == nil {
-			return // all is sent
+		g := s.named.at(c.eldest())
+		if g == nil {
+			return
 		}
 		why := SpoolFull
 		if c.Spool == 0 {
 			why = QueueFull
 		}
-		c.dropWaiting(g.span(), why)
+		c.lose(g.span(), why)
 		s.sweep()
 		s.save()
 	}
 }
 
-// eldest returns where the oldest line is that waits and is not delivered; false:
-// there is none.
-func (c *Cursor) eldest() (p records.Place, ok bool) {
-	for w := range c.waiting {
-		if !w.delivered && (!ok || w.From.At < p.At) {
-			p, ok = w.From, true
+// eldest returns where the oldest line is that is kept and not delivered.
+func (c *Cursor) eldest() records.Place {
+	at := records.End
+	for p := range c.parts {
+		if !p.delivered && !p.lost && p.From.At < at.At {
+			at = p.From
 		}
 	}
-	return p, ok
+	return at
 }
 
 // retire ends the use of a cursor; its lines are dropped. s.mu is held.
@@ -315,7 +315,14 @@ func (c *Cursor) snapshot() Books {
 			b.Oldest = g.Born
 		}
 	}
-	count(c.undelivered(), &s.named)
+	all := c.undelivered()
+	for _, p := range c.sent {
+		if p.lost && !p.delivered { // only the kernels have it
+			lines, _ := all.Remove(p.Span)
+			b.Queued += lines
+		}
+	}
+	count(all, &s.named)
 	count(s.held.all(), &s.held.log)
 	return b
 }

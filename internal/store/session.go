@@ -295,7 +295,7 @@ func (c *Cursor) deliver(n uint64) bool {
 		if !p.delivered {
 			p.delivered = true
 			c.forward(c.Upstream, p.Lines())
-			c.settle(p.Lines(), p.Bytes())
+			c.settle(p.Lines(), p.kept())
 		}
 		if kept > 0 && c.sent[kept-1].grow(p, records.MaxRecord*(1+kept/(manyPieces/16))) {
 			continue
@@ -369,7 +369,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 		}
 		switch {
 		case p.lost && !p.delivered:
-			c.drop(p.Lines(), p.Bytes(), p.why)
+			c.drop(p.Lines(), p.kept(), p.why)
 		case p.lost, p.idle > maxIdle:
 		default:
 			again = append(again, p)
@@ -395,7 +395,7 @@ func (c *Cursor) takeBack() {
 	c.handed -= uint64(p.size)
 	if p.lost {
 		if !p.delivered {
-			c.drop(p.Lines(), p.Bytes(), p.why)
+			c.drop(p.Lines(), p.kept(), p.why)
 		}
 		return
 	}

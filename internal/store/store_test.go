@@ -416,6 +416,33 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// What only the kernels have takes no room from what waits: neither where a server takes
+// everything at once, nor where it has stalled with much on the way.
+func TestOnTheWay(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20})
+	l := b.begin("main")
+	for range 10 {
+		b.putMany("x", 10_000)
+		l.take()
+		l.ack()
+	}
+	b.pass(maturity)
+	l.ack()
+	if got := b.books("main"); got.forwarded() != 100_000 {
+		t.Errorf("a server that takes all: %+v", got)
+	}
+	for range 10 {
+		b.putMany("x", 10_000)
+		l.take()
+	}
+	b.putMany("x", 30_000)
+	waiting := b.books("main")
+	l.end(outlet.Broken)
+	if got := b.books("main"); got.QueueBytes < 1<<20-1<<17 || got.QueueBytes > 1<<20+1<<17 || got.QueueBytes != waiting.QueueBytes || waiting.Queued+int(waiting.Dropped[QueueFull]) != 130_000 {
+		t.Errorf("one that stalls: %+v; and behind the session %+v", waiting, got)
+	}
+}
+
 // Held lines keep the others waiting nowhere, and are named when somebody can.
 func TestHeld(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
