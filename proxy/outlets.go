@@ -7,6 +7,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
 // outlets are where lines leave: one for StatsD, and one for each destination of
@@ -24,6 +25,7 @@ type destination struct {
 	*outlet.Outlet
 	protocol line.Protocol
 	name     string
+	cursor   *store.Cursor // nil: StatsD's
 }
 
 // all returns the outlets as they are.
@@ -67,13 +69,14 @@ func (o *outlets) follow(p *Proxy) {
 		for _, a := range f.To {
 			cursor.Know(a.String())
 		}
-		if i := slices.IndexFunc(had, func(d *destination) bool { return d.name == f.Name }); i >= 0 {
-			had[i].Configure(f.outlet())
-			list = append(list, had[i])
+		d := &destination{protocol: line.Carbon, name: f.Name, cursor: cursor}
+		list = append(list, d)
+		if i := slices.IndexFunc(had, func(d *destination) bool { return d.cursor == cursor }); i >= 0 {
+			d.Outlet = had[i].Outlet // whatever its name was
+			d.Configure(f.outlet())
 			continue
 		}
-		d := &destination{protocol: line.Carbon, name: f.Name, Outlet: outlet.New(f.outlet(), p.outletOptions(line.Carbon, f.Name, cursor))}
-		list = append(list, d)
+		d.Outlet = outlet.New(f.outlet(), p.outletOptions(line.Carbon, f.Name, cursor))
 		o.running.Go(func() { d.Run(o.sending) })
 	}
 	o.mu.Lock()

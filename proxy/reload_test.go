@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -134,6 +135,30 @@ func TestReloadUpstreams(t *testing.T) {
 			t.Errorf("%s is not up", u.Address)
 		}
 	}
+}
+
+// One destination that had no name, and gets one in a list, keeps its place and its
+// session: two would send the same lines, and count each other's.
+func TestReloadToSeveralDestinations(t *testing.T) {
+	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
+	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	p := start(t, cfg, holding("Denali"))
+	conn := p.dial(t, "carbon", 0)
+	alone := cfg.Forward.Carbon[0]
+	main, dr := alone, alone
+	main.Name, dr.Name, dr.To = "main", "dr", []Upstream{other.address}
+	first := p.outlets.all()[1].Outlet
+	for i, to := range [][]CarbonForward{{alone}, {main, dr}, {dr, main}, {main}, {alone}} {
+		cfg.Forward.Carbon = to
+		reloaded(t, p, cfg)
+		write(t, conn, fmt.Sprintf("host.a %d 1700000000\n", i))
+		carbon.expect(fmt.Sprintf("Denali.a %d 1700000000", i))
+		i := slices.IndexFunc(p.outlets.all(), func(d *destination) bool { return d.Outlet == first })
+		if i < 0 || p.outlets.all()[i].name == dr.Name {
+			t.Errorf("%v: sent by another outlet", to)
+		}
+	}
+	other.expect("Denali.a 1 1700000000", "Denali.a 2 1700000000")
 }
 
 // The session with an upstream that works ends in order: nothing is lost.
