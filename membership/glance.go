@@ -22,11 +22,15 @@ type Glance struct {
 }
 
 // An AskPast asks for those tenures of a name that began from From on and before Before;
-// the zero times are no bounds.
+// the zero times are no bounds. Without a Name it asks for the first name of which there
+// are records behind that of After and before that of Until, in etcd's order (CompareNames);
+// "" are no bounds.
 type AskPast struct {
 	Name         string
 	From, Before time.Time
 	Last         bool // only the last of them
+
+	After, Until string
 }
 
 // A Past is some of a name's tenures, in the order in which etcd got them. Where there is
@@ -35,7 +39,12 @@ type Past struct {
 	Tenures []Tenure
 	More    bool
 	Next    time.Time
+
+	Name string // that was asked for; "": there is none. It may be no name that a list has
 }
+
+// CompareNames compares names by the order in which their records lie in etcd.
+func CompareNames(a, b string) int { return strings.Compare(a+"/", b+"/") }
 
 // The bounds of a Glance. Etcd takes 128 operations at once.
 const (
@@ -76,7 +85,11 @@ func LookAt(ctx context.Context, c *Client, pool string, names []string, asks []
 	g.Held, g.Free = inOrder(stand, names)
 	g.Waiting = waitersOf(pool, pages[1].kvs, holds)
 	now := time.Now()
-	for _, page := range pages[2:] {
+	for i, page := range pages[2:] {
+		if asks[i].Name == "" {
+			g.Past = append(g.Past, Past{Name: firstName(page, spans[2+i], pool)})
+			continue
+		}
 		past := Past{Tenures: slices.DeleteFunc(readTenures(page.kvs, tenuresKey(pool)), func(t Tenure) bool { return t.inFuture(now) })}
 		if page.more && !page.rest.last {
 			past.Next, past.More = milliOf(page.rest.from)
@@ -86,7 +99,26 @@ func LookAt(ctx context.Context, c *Client, pool string, names []string, asks []
 	return g, nil
 }
 
+// firstName returns of which name the first record of a span is; "": there is none.
+func firstName(page keyPage, s keySpan, pool string) string {
+	if page.rest.from == s.from {
+		return ""
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(page.rest.from, tenuresKey(pool)), "/")
+	return name
+}
+
 func (a AskPast) span(pool string) keySpan {
+	if a.Name == "" {
+		s := under(tenuresKey(pool))
+		if s.limit = 1; a.After != "" {
+			s.from += a.After + string('/'+1)
+		}
+		if a.Until != "" {
+			s.end = tenuresKey(pool) + a.Until + "/"
+		}
+		return s
+	}
 	s := under(tenuresKey(pool) + a.Name + "/")
 	all := s.from
 	if !a.From.IsZero() {

@@ -60,6 +60,19 @@ func TestLookAt(t *testing.T) {
 	if p := g.Past[2]; len(p.Tenures) != 1 || p.Tenures[0].Owner != "web199" {
 		t.Errorf("the last before that: %+v", p.Tenures)
 	}
+	put("tenures/KingPeak-2/x", "no record")
+	put("tenures/Old/x", strings.Repeat("x", 1<<20))
+	g, err = LookAt(t.Context(), c, cfg.Pool, cfg.Names, []AskPast{
+		{}, {Until: "Denali"}, {After: "Denali", Until: "KingPeak"}, {After: "Denali", Until: "MtLogan"}, {After: "KingPeak-2"}, {After: "Old"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"Denali", "", "KingPeak-2", "KingPeak-2", "Old", ""} {
+		if got := g.Past[i].Name; got != want {
+			t.Errorf("names that the list may lack, %d: got %q, want %q", i, got, want)
+		}
+	}
 	seen := 0
 	for ask := (AskPast{Name: "Denali"}); ; {
 		g, err := LookAt(t.Context(), c, cfg.Pool, cfg.Names, []AskPast{ask})

@@ -47,13 +47,13 @@ func (s keySpan) op(more ...clientv3.OpOption) clientv3.Op {
 type keyPage struct {
 	kvs    []*mvccpb.KeyValue
 	more   bool    // behind them
-	rest   keySpan // and that
+	rest   keySpan // and that; where there is no more, it begins behind what was looked at
 	header *pb.ResponseHeader
 }
 
 func (s keySpan) page(resp *pb.RangeResponse) keyPage {
 	page := keyPage{kvs: resp.Kvs, more: resp.More && len(resp.Kvs) > 0, rest: s, header: resp.Header}
-	if page.more {
+	if len(resp.Kvs) > 0 {
 		page.rest.from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
 	page.kvs = slices.DeleteFunc(page.kvs, func(kv *mvccpb.KeyValue) bool { return len(kv.Value) > maxRecordBytes })

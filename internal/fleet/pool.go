@@ -7,8 +7,7 @@
 //	view.go  what pages show: a View
 //
 // Not promised: to be complete. A name that was held for less than a few seconds between
-// two requests may be seen minutes later; one that the list lacks is known only if somebody
-// held it when it was asked; and what is beyond maxTenures is left out.
+// two requests may be seen minutes later, and what is beyond maxTenures is left out.
 package fleet
 
 import (
@@ -55,11 +54,12 @@ type Pool struct {
 	view    *View     // nil: none yet
 
 	past    map[string]*past
-	others  []string  // names with a past that the list lacks
-	tenures int       // that are kept
-	begun   time.Time // from when on the past is known; zero: it was not asked for yet
-	again   time.Time // when all names are looked at again
-	first   bool      // there was a first view
+	others  []string             // names with a past that the list lacks
+	gaps    []membership.AskPast // between the names that are known, where others may be
+	tenures int                  // that are kept
+	begun   time.Time            // from when on the past is known; zero: it was not asked for yet
+	again   time.Time            // when all names are looked at again
+	first   bool                 // there was a first view
 }
 
 // New returns a pool whose list is names. It asks nothing.
@@ -153,7 +153,7 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 	now := time.Now()
 	reads := 1
 	if whole && !p.first {
-		p.begun, reads = now.Add(-Kept), firstReads
+		p.begun, reads, p.gaps = now.Add(-Kept), firstReads, gapsBetween(p.names)
 	}
 	var g membership.Glance
 	for n := range reads {
@@ -171,13 +171,45 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 		}
 		g = next
 		p.stand(g.Held, now)
-		for i, past := range g.Past {
-			p.tenures += p.past[asks[i].Name].learn(asks[i], past)
-		}
+		p.learn(asks, g.Past)
 	}
 	p.first = p.first || whole
 	p.forget(now)
 	return p.newView(g, now)
+}
+
+// learn takes the answers to asks.
+func (p *Pool) learn(asks []membership.AskPast, answers []membership.Past) {
+	for i, answer := range answers {
+		switch ask := asks[i]; {
+		case ask.Name != "":
+			p.tenures += p.past[ask.Name].learn(ask, answer)
+		case answer.Name == "": // the gap is empty
+			p.gaps = p.gaps[1:]
+		default:
+			p.meet(answer.Name)
+			ask.After = answer.Name
+			p.gaps = append(p.gaps[1:], ask)
+		}
+	}
+}
+
+// meet takes note of a name that the list may lack.
+func (p *Pool) meet(name string) {
+	if p.past[name] == nil && len(p.others) < maxOthers {
+		p.of(name)
+		p.others = append(p.others, name)
+	}
+}
+
+// gapsBetween returns what to ask for names that the list lacks.
+func gapsBetween(names []string) (gaps []membership.AskPast) {
+	after := ""
+	for _, name := range slices.SortedFunc(slices.Values(names), membership.CompareNames) {
+		gaps = append(gaps, membership.AskPast{After: after, Until: name})
+		after = name
+	}
+	return append(gaps, membership.AskPast{After: after})
 }
 
 // failed returns the view as it was, with what is wrong.
@@ -198,9 +230,8 @@ func (p *Pool) stand(held []membership.Standing, now time.Time) {
 	current := make(map[string]membership.Standing, len(held))
 	for _, s := range held {
 		current[s.Name] = s
-		if !s.Listed && p.past[s.Name] == nil && len(p.others) < maxOthers {
-			p.of(s.Name)
-			p.others = append(p.others, s.Name)
+		if !s.Listed {
+			p.meet(s.Name)
 		}
 	}
 	for _, name := range p.order() {
@@ -221,7 +252,8 @@ func (p *Pool) of(name string) *past {
 }
 
 // work returns what to ask for next: the last days of all names; what reaches into
-// them, where they don't tell who was there a day ago; and what may have changed.
+// them, where they don't tell who was there a day ago; what may have changed; and where
+// there are names that the list lacks.
 func (p *Pool) work(now time.Time) (asks []membership.AskPast) {
 	if now.After(p.again) {
 		p.again = now.Add(lookAgain)
@@ -229,21 +261,19 @@ func (p *Pool) work(now time.Time) (asks []membership.AskPast) {
 			its.until = now.Add(Fresh / 2)
 		}
 	}
+	asked := map[string]bool{}
 	for _, stage := range []func(*past) bool{
 		func(its *past) bool { return !its.read },
 		func(its *past) bool { return its.lacksFirst(now.Add(-24 * time.Hour)) },
-		func(its *past) bool { return now.Before(its.until) },
+		func(its *past) bool { return p.first && now.Before(its.until) },
 	} {
 		for _, name := range p.order() {
-			if its := p.of(name); stage(its) && len(asks) < membership.AsksPerGlance && p.tenures < maxTenures {
-				asks = append(asks, its.ask(name, p.begun))
+			if its := p.of(name); !asked[name] && stage(its) && len(asks) < membership.AsksPerGlance && p.tenures < maxTenures {
+				asks, asked[name] = append(asks, its.ask(name, p.begun)), true
 			}
 		}
-		if len(asks) > 0 {
-			break
-		}
 	}
-	return asks
+	return append(asks, p.gaps[:min(len(p.gaps), membership.AsksPerGlance-len(asks))]...)
 }
 
 // forget drops what is too old.
@@ -257,7 +287,7 @@ func (p *Pool) forget(now time.Time) {
 	}
 	p.others = slices.DeleteFunc(p.others, func(name string) bool {
 		its := p.past[name]
-		gone := its.now.Revision == 0 && len(its.records) == 0
+		gone := its.read && its.now.Revision == 0 && len(its.records) == 0
 		if gone {
 			delete(p.past, name)
 		}

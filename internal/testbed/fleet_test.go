@@ -38,7 +38,7 @@ func TestFleetPage(t *testing.T) {
 	if err != nil || code != http.StatusOK {
 		t.Fatalf("%d, %v\n%s", code, err, page)
 	}
-	for _, want := range []string{">7 of 100 free</h1>", "<strong>94 names held, 0 hosts waiting.</strong>", "held at once in the last 7 d", "<b>MtLogan</b>", "class=\"x\"", "<b>old-1</b>", ", not in the list</s>"} {
+	for _, want := range []string{">7 of 100 free</h1>", "<strong>94 names held, 0 hosts waiting.</strong>", "held at once in the last 7 d", "<b>MtLogan</b>", "class=\"x\"", "<b>old-1</b>", "<b>old-2</b>", "<b>old-12</b>", " not in the list</s>"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%.3000s", want, page)
 		}
