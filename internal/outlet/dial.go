@@ -32,12 +32,23 @@ var errOwnListener = errors.New("it is our own listener: the lines would run in 
 // dialFirst connects to the first server of the first n addresses that does not
 // rest and takes the connection; nil: none does.
 func (o *Outlet) dialFirst(ctx context.Context, n int) *connection {
+	return o.dialExcept(ctx, n, nil)
+}
+
+// seekOther connects to the first server of the list other than one that does not rest;
+// nil: none could be, or ctx ended.
+func (o *Outlet) seekOther(ctx context.Context, than *server) *connection {
+	return o.dialExcept(ctx, len(o.failover.list()), than)
+}
+
+// dialExcept is dialFirst, but for one server, which is passed over; nil: none is.
+func (o *Outlet) dialExcept(ctx context.Context, n int, than *server) *connection {
 	list := o.failover.list()
 	n = min(n, len(list))
 	for i, e := range list[:n] {
 		servers := o.resolve(ctx, e)
 		for j, s := range servers {
-			if o.failover.isResting(time.Now(), e, s.at) {
+			if s == than || o.failover.isResting(time.Now(), e, s.at) {
 				continue
 			}
 			budget := dialTime
