@@ -26,7 +26,7 @@ func handOver(q queue) {
 		c := q.store.Cursor("")
 		for lines, _, _ := c.Next(now); len(lines) > 0; lines, _, _ = c.Next(now) {
 			c.Wrote(now, len(lines))
-			c.Ack(now, 1<<60) // all
+			c.Ack(now, outlet.Peer{Acked: 1 << 60}) // all
 		}
 	}
 }

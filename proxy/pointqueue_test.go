@@ -95,7 +95,7 @@ func (c *counting) leaving() (all []string) {
 			}
 		}
 		cursor.Wrote(time.Now(), len(lines))
-		cursor.Ack(time.Now(), 1<<60)
+		cursor.Ack(time.Now(), outlet.Peer{Acked: 1 << 60})
 	}
 	return all
 }

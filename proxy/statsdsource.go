@@ -44,6 +44,10 @@ func (s *statsdSource) Begin(_ time.Time, session outlet.Session) {
 // errCut says that a line may not go on to leave of which a part has.
 var errCut = errors.New("the rest of a line may not leave any more")
 
+// suspendedLook is when to look again whether a claim was renewed under which the rest of
+// a line waits.
+const suspendedLook = time.Second
+
 func (s *statsdSource) Next(now time.Time) (lines []byte, wait time.Duration, err error) {
 	for {
 		if s.hand == nil {
@@ -51,9 +55,9 @@ func (s *statsdSource) Next(now time.Time) (lines []byte, wait time.Duration, er
 				return nil, 0, err
 			}
 		}
-		left, err := s.mayLeave(now)
-		if err != nil || len(s.hand.buf) > 0 {
-			return s.hand.buf, left, err
+		lines, wait, err := s.mayLeave(now)
+		if err != nil || wait > 0 || len(lines) > 0 {
+			return lines, wait, err
 		}
 		s.hand.free()
 		s.hand = nil
@@ -61,28 +65,29 @@ func (s *statsdSource) Next(now time.Time) (lines []byte, wait time.Duration, er
 }
 
 // mayLeave takes from the batch in hand all that may not leave now: StatsD means
-// now, and leaves only under the name that is held at this moment. It returns how
-// long the rest may still do so, 0 if there is no end to that.
-func (s *statsdSource) mayLeave(now time.Time) (left time.Duration, err error) {
+// now, and leaves only under the name that is held at this moment. It returns what may,
+// and how long; or how long to wait for the rest of a line.
+func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration, err error) {
 	b := s.hand
 	if len(b.buf) == 0 {
-		return 0, nil
+		return nil, 0, nil
 	}
 	claim, ok := s.gate.names.Current()
-	overtakes := !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
-	isGood := b.claim == nil || claim == b.claim && ok && !overtakes
+	isHeld := b.claim == nil || claim == b.claim && ok
+	overtakes := b.claim != nil && !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
 	switch {
-	case isGood && !b.tooOld(now):
-		if b.claim == nil {
-			return 0, nil
-		}
-		return max(b.claim.Left(), time.Nanosecond), nil
+	case isHeld && !overtakes && !b.tooOld(now):
+		return b.buf, leaves(b.claim), nil
+	case s.mid && isHeld: // a part of a line is worse than one that is late
+		return b.buf[:bytes.IndexByte(b.buf, '\n')+1], leaves(b.claim), nil
+	case s.mid && claim == b.claim:
+		return nil, suspendedLook, nil
 	case s.mid:
-		return 0, errCut
+		return nil, 0, errCut
 	case b.tooOld(now):
 		s.queue.drop(b.lines, tooOld)
 		b.cut(len(b.buf), b.lines)
-		return 0, nil
+		return nil, 0, nil
 	}
 	owned := s.gate.of(b.claim).owns
 	if claim == b.claim {
@@ -91,7 +96,15 @@ func (s *statsdSource) mayLeave(now time.Time) (left time.Duration, err error) {
 		s.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
 	}
 	b.claim = nil
-	return 0, nil
+	return b.buf, 0, nil
+}
+
+// leaves returns how long lines may leave under a claim; 0: there is no end to that.
+func leaves(claim *membership.Claim) time.Duration {
+	if claim == nil {
+		return 0
+	}
+	return max(claim.Left(), time.Nanosecond)
 }
 
 // park gives lines back to the queue, to wait for their claim.
@@ -122,23 +135,44 @@ func (s *statsdSource) Refuse(n int) {
 	s.hand.cut(n, lines)
 }
 
-func (s *statsdSource) Ack(_ time.Time, n uint64) (again time.Duration, err error) {
-	if n := int(n - s.acked); n > 0 {
+func (s *statsdSource) Ack(_ time.Time, peer outlet.Peer) (due outlet.Due, err error) {
+	if n := int(peer.Acked - s.acked); n > 0 {
 		s.queue.forward(s.upstream, bytes.Count(s.flight[:n], newline))
 		s.flight = s.flight[:copy(s.flight, s.flight[n:])]
 		s.acked += uint64(n)
 	}
-	s.claims = slices.DeleteFunc(s.claims, func(f flight) bool { return f.end <= n })
-	for _, f := range s.claims {
-		left := f.claim.Left() - statsdGuard
-		if left <= 0 {
-			return 0, outlet.ErrRevoked
+	s.claims = slices.DeleteFunc(s.claims, func(f flight) bool { return f.end <= peer.Acked })
+	if len(s.claims) == 0 {
+		return outlet.Due{}, nil
+	}
+	left := s.left(s.claims)
+	if left <= 0 {
+		return outlet.Due{}, outlet.ErrRevoked
+	}
+	return outlet.Due{Again: left, Leave: left}, nil
+}
+
+// left returns how long lines may still leave: while all of their claims may be used.
+func (s *statsdSource) left(claims []flight) (left time.Duration) {
+	current, _ := s.gate.names.Current()
+	for i, f := range claims {
+		if f.claim != current {
+			return 0
 		}
-		if again == 0 || left < again {
-			again = left
+		if l := f.claim.Left() - statsdGuard; i == 0 || l < left {
+			left = l
 		}
 	}
-	return again, nil
+	return left
+}
+
+// Leaving implements outlet.Source.
+func (s *statsdSource) Leaving() (left func() time.Duration) {
+	claims := slices.Clone(s.claims)
+	if len(claims) == 0 {
+		return func() time.Duration { return statsdMaxAge } // they need no name
+	}
+	return func() time.Duration { return s.left(claims) }
 }
 
 // End drops what is in doubt, and the rest of a line of which a part is.

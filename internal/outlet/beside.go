@@ -5,7 +5,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -21,36 +20,35 @@ const (
 	// renameInterval is how often a name is resolved again whose lines go by UDP.
 	renameInterval = 30 * time.Second
 
+	// parkTime is for how long at most a server that was left has to take what it was
+	// sent; parkLook, how often it is looked at.
+	parkTime = 10 * time.Minute
+	parkLook = 100 * time.Millisecond
+
 	// healthInterval is how often a statsd that can be asked is; it is believed to
 	// be ill at the second time.
 	healthInterval = 2 * time.Second
 )
 
 // beside starts what goes on beside the sending of s, and ends with ctx.
-func (o *Outlet) beside(ctx context.Context, wg *sync.WaitGroup, s *session) {
-	part := func(why error) {
-		select {
-		case s.leave.asked <- why:
-		default:
-		}
-	}
+func (o *Outlet) beside(ctx context.Context, s *session) {
 	a := s.server.entry.address
 	if s.index > 0 {
-		wg.Go(func() {
-			if o.better = o.seekBetter(ctx, s.index); o.better != nil {
-				part(errBetter)
+		s.besides.Go(func() {
+			if c := o.seekBetter(ctx, s.index); c != nil && !s.ask(departure{errBetter, c}) {
+				c.close()
 			}
 		})
 	}
 	if _, err := netip.ParseAddr(a.Host); a.Network == "udp" && err != nil {
-		wg.Go(func() {
+		s.besides.Go(func() {
 			if o.isRenamed(ctx, s) {
-				part(errRenamed)
+				s.ask(departure{why: errRenamed})
 			}
 		})
 	}
 	if a.Health != 0 {
-		wg.Go(func() {
+		s.besides.Go(func() {
 			if err := o.falls(ctx, s); err != nil {
 				select {
 				case s.peer.heard <- err:
@@ -82,11 +80,48 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 	if err == nil && ctx.Err() == nil {
 		return true
 	}
-	c.reset()
+	c.close()
 	if ctx.Err() == nil {
 		o.failover.failed(time.Now(), c.server, 0, true, err)
 	}
 	return false
+}
+
+// leaveStalled makes s leave its server for another while it takes nothing, as soon as
+// one could be connected to.
+func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
+	for s.paused.Load() {
+		if c := o.seekOther(ctx, s.server); c != nil {
+			if !s.paused.Load() || !s.ask(departure{errStalled, c}) {
+				c.close()
+			}
+			return
+		}
+		if pause(ctx, seekInterval/2+rand.N(seekInterval)) != nil {
+			return
+		}
+	}
+}
+
+// park keeps the connection of a session that has ended, whose server has not taken what it
+// was sent yet: to reset it could end the server. It is closed when the server has, and
+// reset when that may not leave any more, or ctx ends.
+func (o *Outlet) park(ctx context.Context, s *session, left func() time.Duration) {
+	o.parked.Go(func() {
+		for end := time.Now().Add(parkTime); ; {
+			now := time.Now()
+			rest := min(left(), end.Sub(now))
+			if rest <= 0 || ctx.Err() != nil {
+				s.reset()
+				return
+			}
+			if peer, err := s.look(now, rest); err != nil || peer.Acked == s.written {
+				s.close()
+				return
+			}
+			pause(ctx, min(rest, parkLook))
+		}
+	})
 }
 
 // isRenamed returns true when the name of a server no longer resolves to its

@@ -163,7 +163,9 @@ func (l *datagram) drain() bool {
 }
 
 // look: a datagram that was sent is gone, whatever becomes of it.
-func (l *datagram) look(time.Time, time.Duration) (uint64, error) { return l.sent, l.error() }
+func (l *datagram) look(time.Time, time.Duration) (Peer, error) {
+	return Peer{Acked: l.sent}, l.error()
+}
 
 func (l *datagram) watch() error                               { return nil }
 func (l *datagram) probe(context.Context, time.Duration) error { return nil }

@@ -48,7 +48,7 @@ func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *datagram) look(time.Time, time.Duration) (uint64, error) { return l.sent, nil }
+func (l *datagram) look(time.Time, time.Duration) (Peer, error) { return Peer{Acked: l.sent}, nil }
 
 func (l *datagram) watch() error                               { return nil }
 func (l *datagram) probe(context.Context, time.Duration) error { return nil }

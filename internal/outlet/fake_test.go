@@ -30,6 +30,7 @@ type fakeServer struct {
 	hangUp  time.Duration // it ends connections after so long, if endErr is set
 	endErr  error
 	stall   bool // it takes nothing
+	unread  bool // its kernel takes, and acknowledges nothing
 	reads   bool // it goes on to, after errClosed
 	dials   []time.Time
 	got     []string // lines
@@ -116,6 +117,8 @@ type fakeLink struct {
 	ended  chan error
 	err    error  // how the server ended it
 	taken  uint64 // bytes
+	acked  uint64 // of them
+	gone   string // how we ended it: "closed" or "reset"
 }
 
 // end ends the connection, as the server does.
@@ -147,10 +150,13 @@ func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
 	return len(lines), nil
 }
 
-func (l *fakeLink) look(time.Time, time.Duration) (uint64, error) {
+func (l *fakeLink) look(time.Time, time.Duration) (Peer, error) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
-	return l.taken, nil
+	if !l.server.unread {
+		l.acked = l.taken
+	}
+	return Peer{Acked: l.acked}, nil
 }
 
 func (l *fakeLink) watch() error {
@@ -179,10 +185,28 @@ func (l *fakeLink) interrupt() {
 	}
 }
 
-func (l *fakeLink) narrow(bool)               {}
-func (l *fakeLink) closeWrite() (bool, error) { return false, nil }
-func (l *fakeLink) close()                    {}
-func (l *fakeLink) reset()                    {}
+func (l *fakeLink) narrow(bool) {}
+func (l *fakeLink) close()      { l.part("closed") }
+func (l *fakeLink) reset()      { l.part("reset") }
+
+func (l *fakeLink) closeWrite() (bool, error) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	return l.server.unread, nil
+}
+
+func (l *fakeLink) part(how string) {
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	l.gone = how
+}
+
+// parted says how we ended the i-th connection; "": we have not.
+func (s *fakeServer) parted(i int) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.links[i].gone
+}
 
 // A fakeSource has lines, each of which it gives away once it is acknowledged, and
 // again if it is not.
@@ -192,6 +216,7 @@ type fakeSource struct {
 	sent   []string // of this session
 	ends   []Ending
 	closed bool
+	left   func() time.Duration
 	more   chan struct{}
 }
 
@@ -244,7 +269,8 @@ func (s *fakeSource) Wrote(_ time.Time, n int) {
 
 func (s *fakeSource) Refuse(int) {}
 
-func (s *fakeSource) Ack(time.Time, uint64) (time.Duration, error) { return 0, nil }
+func (s *fakeSource) Ack(time.Time, Peer) (Due, error) { return Due{}, nil }
+func (s *fakeSource) Leaving() func() time.Duration    { return s.left }
 
 func (s *fakeSource) End(_ time.Time, how Ending) {
 	s.mu.Lock()
@@ -278,6 +304,7 @@ type rig struct {
 	source *fakeSource
 	log    *bytes.Buffer
 	sent   int
+	stop   func()
 }
 
 // run runs an outlet to servers in a bubble, and then f.
@@ -289,6 +316,7 @@ func run(t *testing.T, net *fakeNet, to []string, f func(t *testing.T, r *rig)) 
 		})
 		r.dialer = net
 		ctx, cancel := context.WithCancel(t.Context())
+		r.stop = cancel
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)

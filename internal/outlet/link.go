@@ -15,10 +15,9 @@ type link interface {
 	// fits into none.
 	write(lines []byte, limit time.Duration) (n int, err error)
 
-	// look says how many of the bytes that write took the peer's kernel has
-	// acknowledged, where it can tell, and returns an error if the peer is gone. It
-	// says within what time they must have left.
-	look(now time.Time, within time.Duration) (acked uint64, err error)
+	// look says what is known of the peer, where the link can tell, and returns an
+	// error if it is gone. It says within what time what write took must have left.
+	look(now time.Time, within time.Duration) (Peer, error)
 
 	// watch returns when the peer ends the connection: errClosed, if in order. It
 	// may return nil at once, where look tells.

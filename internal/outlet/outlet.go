@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -28,7 +29,8 @@ type Outlet struct {
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
 	changed chan struct{}          // cap 1: config is new
 
-	better *connection // to an earlier address, which is back; nil: none
+	better *connection    // that goes on after the session; nil: none is open yet
+	parked sync.WaitGroup // connections that have a moment more
 }
 
 // New returns an outlet. It starts nothing.
@@ -89,6 +91,9 @@ func isOurs(why error) bool {
 
 // Run sends until the source is drained, or ctx ends.
 func (o *Outlet) Run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer o.parked.Wait()
+	defer cancel()
 	defer o.dropBetter()
 	for ctx.Err() == nil {
 		c, err := o.connect(ctx)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,6 +246,133 @@ func TestRetries(t *testing.T) {
 		}
 		if len(at) > 3600/2 {
 			t.Errorf("%d attempts in an hour", len(at))
+		}
+	})
+}
+
+// A server that takes nothing is not left for one that cannot be connected to.
+func TestStalledBesideDead(t *testing.T) {
+	net := newNet(atA, atB)
+	net.servers[atA].unread = true
+	net.servers[atB].dialErr = errors.New("connection refused")
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(5 * time.Minute)
+		if n := len(net.servers[atA].attempts()); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+		if got := r.Status()[0]; got.Up || !strings.Contains(got.Reason, "takes nothing") {
+			t.Errorf("status %+v", got)
+		}
+		net.servers[atB].set(func(s *fakeServer) { s.dialErr = nil })
+		r.send(time.Minute)
+		if n := len(net.servers[atB].lines()); n == 0 {
+			t.Error("the second is back, and has no line")
+		}
+	})
+}
+
+// What a server that was left has not taken yet, it may still take while that may leave: it
+// is not reset before.
+func TestParked(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		then func(a *fakeServer, left *atomic.Int64, stop func())
+		want string
+	}{
+		{"it takes all", func(a *fakeServer, _ *atomic.Int64, _ func()) { a.set(func(s *fakeServer) { s.unread = false }) }, "closed"},
+		{"it must not leave any more", func(_ *fakeServer, left *atomic.Int64, _ func()) { left.Store(0) }, "reset"},
+		{"we stop", func(_ *fakeServer, _ *atomic.Int64, stop func()) { stop() }, "reset"},
+		{"it never does", func(*fakeServer, *atomic.Int64, func()) { time.Sleep(parkTime) }, "reset"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			net := newNet(atA, atB)
+			a := net.servers[atA]
+			a.unread = true
+			run(t, net, toBoth, func(t *testing.T, r *rig) {
+				left := &atomic.Int64{}
+				left.Store(int64(time.Hour))
+				r.source.left = func() time.Duration { return time.Duration(left.Load()) }
+				r.send(25 * time.Second)
+				if n := len(net.servers[atB].lines()); n == 0 {
+					t.Fatal("the second has no line")
+				}
+				if got := a.parted(0); got != "" {
+					t.Fatalf("the connection was %s while the server may take", got)
+				}
+				tt.then(a, left, r.stop)
+				time.Sleep(2 * parkLook)
+				synctest.Wait()
+				if got := a.parted(0); got != tt.want {
+					t.Errorf("got %q, want it %s", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// A connection that has reached its age ends when the server has taken what it was sent,
+// however long that takes.
+func TestMaxAgeWaits(t *testing.T) {
+	net := newNet(atA)
+	a := net.servers[atA]
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.Configure(Config{To: addresses(t, toBoth[0]), MaxAge: 30 * time.Second})
+		r.send(29 * time.Second)
+		a.set(func(s *fakeServer) { s.unread = true })
+		first := len(a.attempts())
+		r.send(time.Minute)
+		if got, n := a.parted(first-1), len(a.attempts()); got != "" || n != first {
+			t.Errorf("it was %q, and there are %d connections more", got, n-first)
+		}
+		a.set(func(s *fakeServer) { s.unread = false })
+		r.send(2 * time.Second)
+		if got, n := a.parted(first-1), len(a.attempts()); got != "closed" || n != first+1 {
+			t.Errorf("it was %q, and there are %d connections more", got, n-first)
+		}
+		if n := len(a.lines()); n != r.sent {
+			t.Errorf("%d of %d lines", n, r.sent)
+		}
+	})
+}
+
+// A source that has ended keeps nobody waiting for a server that takes nothing.
+func TestDrainedAndUnread(t *testing.T) {
+	net := newNet(atA)
+	net.servers[atA].unread = true
+	synctest.Test(t, func(t *testing.T) {
+		source := newSource()
+		o := New(Config{To: addresses(t, toBoth[0])}, Options{Source: source, Log: discard, Resolver: net})
+		o.dialer = net
+		source.put("a")
+		time.AfterFunc(time.Second, source.close)
+		begun := time.Now()
+		o.Run(t.Context())
+		if took := time.Since(begun); took > finishTime+2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if got := net.servers[atA].parted(0); got != "reset" {
+			t.Errorf("the connection was %q", got)
+		}
+	})
+}
+
+// A connection that was opened to look whether a server is back never ends that server: not
+// by a reset, whenever we stop.
+func TestProbeIsClosed(t *testing.T) {
+	net := newNet(atA, atB)
+	net.servers[atA].dialErr = errors.New("connection refused")
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(10 * time.Second)
+		a := net.servers[atA]
+		before := len(a.attempts())
+		a.set(func(s *fakeServer) { s.dialErr = nil })
+		for len(a.attempts()) == before {
+			r.send(100 * time.Millisecond)
+		}
+		r.stop()
+		synctest.Wait()
+		if got := a.parted(before); got != "closed" {
+			t.Errorf("the connection was %q", got)
 		}
 	})
 }

@@ -17,7 +17,7 @@ const (
 // sent is what was written to a connection, and what became of it.
 type sent struct {
 	written uint64 // bytes that our kernel took
-	acked   uint64 // of them, that the peer's kernel acknowledged
+	Peer           // what is known of the other side
 	mid     bool   // written ends in the middle of a line
 	blocked bool   // the last write was in vain
 
@@ -40,13 +40,17 @@ func (s *sent) took(now time.Time, lines []byte) {
 	s.mid = lines[n-1] != '\n'
 }
 
-// saw takes note of what is acknowledged.
-func (s *sent) saw(now time.Time, acked uint64) {
+// saw takes note of what is known of the peer.
+func (s *sent) saw(now time.Time, peer Peer) {
 	s.looked = now
-	if acked > s.acked {
-		s.acked, s.progress, s.lastAck, s.pause = acked, now, now, firstLook
+	if peer.Acked > s.Acked {
+		s.progress, s.lastAck, s.pause = now, now, firstLook
 	}
+	s.Peer = Peer{max(peer.Acked, s.Acked), peer.Window}
 }
+
+// isAcked says whether the peer's kernel has all.
+func (s *sent) isAcked() bool { return s.Acked == s.written }
 
 // lookAgain returns when to look again, if nothing happens: later each time.
 func (s *sent) lookAgain() time.Duration {
@@ -57,7 +61,7 @@ func (s *sent) lookAgain() time.Duration {
 
 // stands returns for how long nothing that was to be taken has been.
 func (s *sent) stands(now time.Time) time.Duration {
-	if s.written == s.acked && !s.blocked {
+	if s.isAcked() && !s.blocked {
 		s.progress = now
 	}
 	return now.Sub(s.progress)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,9 +38,11 @@ const (
 	doubtTime = 2 * time.Second
 
 	// partTime is how long a server that works has to take what it was sent when
-	// another takes its place; closeTime, to close when it has.
-	partTime  = time.Second
-	closeTime = 500 * time.Millisecond
+	// another takes its place; finishTime, where that was the last; closeTime, to
+	// close when it has.
+	partTime   = time.Second
+	finishTime = 5 * time.Second
+	closeTime  = 500 * time.Millisecond
 )
 
 var (
@@ -57,10 +60,12 @@ type session struct {
 
 	within time.Duration // in which what was written must have left
 	proven bool
-	paused bool // it has taken nothing for stallTime
+	paused atomic.Bool // it has taken nothing for stallTime
 	peer   hangup
-	leave  departure
+	leave  leave
 	timer  *time.Timer
+
+	besides sync.WaitGroup // what goes on beside
 }
 
 // A hangup is how the peer ended its side of a connection.
@@ -72,11 +77,17 @@ type hangup struct {
 	written uint64    // what was written then
 }
 
-// A departure is why we leave a server that works, between two lines.
+// A departure is why we leave a server.
 type departure struct {
-	asked chan error // cap 1
-	why   error
-	by    time.Time // at the latest
+	why error
+	to  *connection // that goes on; nil: none is open yet
+}
+
+// leave is how we do.
+type leave struct {
+	departure
+	asked chan departure // cap 1
+	by    time.Time      // at the latest, where it works
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
@@ -85,20 +96,19 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.source, within: answerTime,
-		peer: hangup{heard: make(chan error, 1)}, leave: departure{asked: make(chan error, 1)}, timer: newTimer(0, false),
+		peer: hangup{heard: make(chan error, 1)}, leave: leave{asked: make(chan departure, 1)}, timer: newTimer(0, false),
 	}
 	trial := o.failover.begin(now, c.server)
 	a := c.server.entry.address
 	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
 	ctx, cancel := context.WithCancel(parent)
-	var beside sync.WaitGroup
-	beside.Go(func() {
+	s.besides.Go(func() {
 		if err := c.watch(); err != nil {
 			s.peer.heard <- err
 		}
 	})
-	o.beside(ctx, &beside, s)
+	o.beside(ctx, s)
 	interrupted := context.AfterFunc(ctx, c.interrupt)
 
 	if trial && !s.isDatagram() {
@@ -110,7 +120,8 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	interrupted()
 	cancel()
 	c.interrupt()
-	beside.Wait()
+	s.besides.Wait()
+	o.better = s.next()
 	if s.peer.at.IsZero() {
 		s.peer.at = time.Now()
 	}
@@ -140,21 +151,19 @@ func (s *session) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.noteStall(ctx, now)
 		if s.isLeaving(now) {
 			return s.leave.why
-		}
-		if s.isStalled(now) {
-			return errStalled
 		}
 		s.narrow(s.source.HasBacklog())
 		lines, wait, err := s.source.Next(now)
 		switch {
 		case err != nil:
 			return err
+		case s.leave.why != nil && (!s.mid || len(lines) == 0):
+			s.await(ctx, firstLook)
 		case len(lines) > 0:
 			err = s.write(now, lines, wait)
-		case s.leave.why != nil:
-			s.await(ctx, firstLook) // the middle of a line is left for the source to go on with
 		default:
 			s.await(ctx, s.nextLook(now, wait, again))
 		}
@@ -167,9 +176,8 @@ func (s *session) send(ctx context.Context) error {
 // write writes from lines. Where we leave, only the rest of a line.
 func (s *session) write(now time.Time, lines []byte, within time.Duration) error {
 	limit := writeTime
-	s.within = answerTime
 	if within > 0 {
-		limit, s.within = min(limit, within), within
+		limit, s.within = min(limit, within), min(s.within, within)
 	}
 	if s.leave.why != nil {
 		lines = lines[:bytes.IndexByte(lines, '\n')+1]
@@ -195,9 +203,9 @@ func (s *session) named(what string, err error) error {
 
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
-	acked, err := s.link.look(now, s.within)
-	s.saw(now, acked)
-	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() {
+	peer, err := s.link.look(now, s.within)
+	s.saw(now, peer)
+	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() && s.stands(now) < provenAge/2 {
 		s.proven = true
 		s.outlet.failover.proven(now, s.server)
 	}
@@ -209,12 +217,16 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 	if s.isDoubtful() {
 		return doubtTime, nil
 	}
-	return s.source.Ack(now, s.acked)
+	due, err := s.source.Ack(now, s.Peer)
+	if s.within = answerTime; due.Leave > 0 {
+		s.within = due.Leave
+	}
+	return due.Again, err
 }
 
 // isDoubtful says whether the peer has closed its side, and has not yet shown that
 // it reads all the same.
-func (s *session) isDoubtful() bool { return s.peer.half && s.acked <= s.peer.written }
+func (s *session) isDoubtful() bool { return s.peer.half && s.Acked <= s.peer.written }
 
 // peerEnded returns why the session ends, if the peer has ended it. One that closes
 // its side may read on (shutdown(2)): as long as something is under way, only its
@@ -242,7 +254,7 @@ func (s *session) peerEnded(now time.Time) error {
 	if err := s.collect(now); err != nil {
 		return err
 	}
-	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.acked == s.written && now.Sub(s.lastAck) >= idleTime {
+	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.isAcked() && now.Sub(s.lastAck) >= idleTime {
 		return s.named("watch", errClosed)
 	}
 	s.peer.half, s.peer.written = true, s.written
@@ -259,13 +271,51 @@ func (s *session) mayBeIdle(now time.Time) bool {
 func (s *session) isLeaving(now time.Time) bool {
 	if s.leave.why == nil {
 		select {
-		case s.leave.why = <-s.leave.asked:
+		case d := <-s.leave.asked:
+			s.depart(now, d)
 		default:
-			s.leave.why = s.outdated(now)
+			s.depart(now, departure{why: s.outdated(now)})
 		}
-		s.leave.by = now.Add(partTime)
 	}
-	return s.leave.why != nil && (!s.mid || now.After(s.leave.by))
+	switch why := s.leave.why; {
+	case why == nil:
+		return false
+	case errors.Is(why, errTooOld):
+		return s.isAcked() && !s.mid // there is no hurry
+	case errors.Is(why, errStalled):
+		return true
+	}
+	return !s.mid || now.After(s.leave.by)
+}
+
+// ask asks the session to end, and says whether nobody else has.
+func (s *session) ask(d departure) bool {
+	select {
+	case s.leave.asked <- d:
+		return true
+	default:
+		return false
+	}
+}
+
+// next returns the connection that goes on, if there is one.
+func (s *session) next() *connection {
+	select {
+	case d := <-s.leave.asked: // too late
+		if s.leave.to == nil {
+			return d.to
+		}
+		if d.to != nil {
+			d.to.close()
+		}
+	default:
+	}
+	return s.leave.to
+}
+
+// depart makes the session end when it can.
+func (s *session) depart(now time.Time, d departure) {
+	s.leave.departure, s.leave.by = d, now.Add(partTime)
 }
 
 // outdated says why the connection is not what the configuration wants.
@@ -279,33 +329,31 @@ func (s *session) outdated(now time.Time) error {
 	return nil
 }
 
-// isStalled says whether the server takes nothing while another could. Where there is no
-// other it is waited for, but it isn't up.
-func (s *session) isStalled(now time.Time) bool {
+// noteStall takes note of whether the server takes nothing. It is left when another one can
+// be connected to; until then it is waited for, but it isn't up.
+func (s *session) noteStall(ctx context.Context, now time.Time) {
+	since := s.progress
 	paused := s.stands(now) >= stallTime
-	if paused && s.outlet.failover.othersWait(now, s.server) {
-		return true
+	if !s.paused.CompareAndSwap(!paused, paused) {
+		return
 	}
-	if paused != s.paused {
-		s.paused = paused
-		since := s.progress
-		if !paused {
-			since = time.Time{}
-		}
-		s.outlet.failover.pauses(s.server, since)
+	if paused {
+		s.besides.Go(func() { s.outlet.leaveStalled(ctx, s) })
+	} else {
+		since = time.Time{}
 	}
-	return false
+	s.outlet.failover.pauses(s.server, since)
 }
 
 // nextLook returns how long nothing needs to be done, if nothing happens; 0: for
 // ever. wait and again are what the source wants.
 func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
 	next := soonest(wait, again)
-	if s.acked < s.written || s.isDatagram() && now.Sub(s.wrote) < lateErrors {
+	if !s.isAcked() || s.isDatagram() && now.Sub(s.wrote) < lateErrors {
 		next = soonest(next, s.lookAgain())
 	}
-	if !s.proven {
-		next = soonest(next, max(time.Millisecond, provenAge-now.Sub(s.began)))
+	if age := now.Sub(s.began); !s.proven && age < provenAge {
+		next = soonest(next, provenAge-age)
 	}
 	if s.config.MaxAge > 0 {
 		next = soonest(next, max(time.Millisecond, s.config.MaxAge-now.Sub(s.began)))
@@ -333,8 +381,8 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 	case <-late:
 	case err := <-s.peer.heard:
 		s.peer.err = err
-	case why := <-s.leave.asked:
-		s.leave.why, s.leave.by = why, time.Now().Add(partTime)
+	case d := <-s.leave.asked:
+		s.depart(time.Now(), d)
 	case <-s.outlet.changed:
 	case <-ctx.Done():
 	}
@@ -355,14 +403,19 @@ func (s *session) end(ctx context.Context, why error) Ending {
 	}
 	s.collect(time.Now())
 	s.tell(time.Now())
+	left := s.source.Leaving()
 	switch {
 	case errors.Is(why, errClosed):
 		s.close()
 		return Closed
-	case s.outlet.options.Resets || errors.Is(why, ErrRevoked):
+	case errors.Is(why, ErrRevoked):
+		s.reset()
+	case s.isAcked():
+		s.close()
+	case left == nil || ctx.Err() != nil:
 		s.reset()
 	default:
-		s.close()
+		s.outlet.park(ctx, s, left)
 	}
 	return Broken
 }
@@ -376,11 +429,12 @@ func (s *session) finish(ctx context.Context, why error) error {
 	if s.mid {
 		return errPartial
 	}
-	if !errors.Is(why, ErrDrained) {
-		limited, cancel := context.WithTimeout(ctx, partTime)
-		defer cancel()
-		ctx = limited
+	limit := partTime
+	if errors.Is(why, ErrDrained) {
+		limit = finishTime
 	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	answers, err := s.closeWrite()
 	if err != nil || !answers {
 		return err
@@ -392,7 +446,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 			return err
 		}
 		s.tell(now)
-		if s.acked == s.written {
+		if s.isAcked() {
 			if s.peer.half || errors.Is(s.peer.err, errClosed) {
 				return nil
 			}

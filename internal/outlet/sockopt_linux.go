@@ -34,6 +34,7 @@ func askTCP(fd int, out *tcpInfo) error {
 	}
 	*out = tcpInfo{
 		acked:    max(info.Bytes_acked, 1) - 1,
+		window:   int64(info.Snd_wnd), // since Linux 5.4
 		sinceAck: time.Duration(info.Last_ack_recv) * time.Millisecond,
 		asked:    info.Unacked > 0 || info.Probes > 0,
 		closed:   info.State == tcpClosed,

@@ -42,11 +42,14 @@ type Source interface {
 	// that fit into no datagram.
 	Refuse(n int)
 
-	// Ack says that the peer's kernel has acknowledged the first n bytes of the
-	// session; where nothing acknowledges, n is what our kernel took. It returns
-	// after which time it wants to be told again though nothing else happens; 0:
-	// nothing is in doubt. At ErrRevoked the connection is reset.
-	Ack(now time.Time, n uint64) (again time.Duration, err error)
+	// Ack says what is known of the peer. At ErrRevoked the connection is reset.
+	Ack(now time.Time, peer Peer) (Due, error)
+
+	// Leaving returns what says, of the lines that are not acknowledged now, how long
+	// they may still leave: 0 or less, when they must not. It is asked for before End,
+	// where their connection is to go on beside the next session, and may be called at
+	// any time. nil: it need not go on.
+	Leaving() (left func() time.Duration)
 
 	// End ends the session.
 	End(now time.Time, how Ending)
@@ -66,6 +69,28 @@ type Source interface {
 	// Lost returns how many lines have been dropped so far because they could not
 	// leave.
 	Lost() uint64
+}
+
+// A Peer is what a link knows of the other side.
+type Peer struct {
+	// Acked is how many bytes of the session its kernel has acknowledged; where nothing
+	// acknowledges, how many ours took.
+	Acked uint64
+
+	// Window is the most that its kernel has offered to take at once, in bytes: so much
+	// its program may not have read of what is acknowledged. 0: not known.
+	Window int64
+}
+
+// Due is what a source wants of what is under way.
+type Due struct {
+	// Again is after which time to be told again though nothing else happens; 0:
+	// nothing is in doubt.
+	Again time.Duration
+
+	// Leave is within which time what is not acknowledged must have left; 0: there is
+	// no end to that.
+	Leave time.Duration
 }
 
 // A Session is what a source needs to know of one.

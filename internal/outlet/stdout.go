@@ -18,7 +18,7 @@ func (l *stdout) write(lines []byte, _ time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *stdout) look(time.Time, time.Duration) (uint64, error) { return l.written, nil }
+func (l *stdout) look(time.Time, time.Duration) (Peer, error) { return Peer{Acked: l.written}, nil }
 
 func (l *stdout) watch() error                               { return nil }
 func (l *stdout) probe(context.Context, time.Duration) error { return nil }

@@ -46,6 +46,7 @@ type stream struct {
 	tcp     *net.TCPConn // conn, if it is one
 	raw     syscall.RawConn
 	written uint64 // bytes that our kernel took
+	window  int64  // the most that the peer's kernel has offered
 	narrowd bool
 	bound   boundary
 
@@ -92,38 +93,41 @@ func (l *stream) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *stream) look(now time.Time, within time.Duration) (acked uint64, err error) {
+func (l *stream) look(now time.Time, within time.Duration) (peer Peer, err error) {
 	if l.tcp == nil {
 		return l.lookUnix()
 	}
 	info := tcpInfo{acked: l.written}
 	err = l.control(func(fd int) error { return askTCP(fd, &info) })
 	info.acked = min(info.acked, l.written)
+	l.window = max(l.window, info.window)
+	peer = Peer{info.acked, l.window}
 	if err != nil {
-		return info.acked, err
+		return peer, err
 	}
 	open := l.written - info.acked
 	if info.closed && open > 0 {
-		return info.acked, syscall.ECONNRESET
+		return peer, syscall.ECONNRESET
 	}
 	if stalled, due := l.bound.look(now, info.acked, open, within); due {
 		within -= min(within/4, time.Second) // the kernel counts from when it found out
 		err = l.control(func(fd int) error { return setUserTimeout(fd, stalled+within) })
 	}
 	if l.bound.isGone(now, info) {
-		return info.acked, errGone
+		return peer, errGone
 	}
-	return info.acked, err
+	return peer, err
 }
 
-// lookUnix: what the peer has not read is in our buffer still.
-func (l *stream) lookUnix() (acked uint64, err error) {
+// lookUnix: what the peer has not read is in our buffer still, and takes no less memory
+// there than it has bytes.
+func (l *stream) lookUnix() (Peer, error) {
 	unread := 0
-	err = l.control(func(fd int) (err error) { unread, err = unsent(fd); return err })
-	if unread == 0 {
-		l.bound.acked = l.written
+	err := l.control(func(fd int) (err error) { unread, err = unsent(fd); return err })
+	if err == nil && uint64(unread) < l.written {
+		l.bound.acked = max(l.bound.acked, l.written-uint64(unread))
 	}
-	return l.bound.acked, err
+	return Peer{Acked: l.bound.acked}, err
 }
 
 // A boundary is what is known of a peer that does not acknowledge what it is sent.
@@ -169,6 +173,7 @@ func (b *boundary) isGone(now time.Time, info tcpInfo) bool {
 // tcpInfo is what the kernel knows of a TCP connection.
 type tcpInfo struct {
 	acked    uint64        // bytes that the peer's kernel has acknowledged
+	window   int64         // bytes behind them that it takes
 	sinceAck time.Duration // since the peer last answered anything
 	asked    bool          // the peer was sent what it has not answered yet
 	closed   bool          // both sides are closed, or the connection was reset

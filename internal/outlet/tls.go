@@ -142,17 +142,18 @@ func (l *tlsLink) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *tlsLink) look(now time.Time, within time.Duration) (uint64, error) {
+func (l *tlsLink) look(now time.Time, within time.Duration) (Peer, error) {
 	if _, err := l.flush(time.Millisecond); err != nil {
-		return l.acked, err
+		return Peer{Acked: l.acked}, err
 	}
-	cipher, err := l.stream.look(now, within)
+	peer, err := l.stream.look(now, within)
 	done := 0
-	for ; done < len(l.marks) && l.marks[done].cipher <= cipher; done++ {
+	for ; done < len(l.marks) && l.marks[done].cipher <= peer.Acked; done++ {
 		l.acked = l.marks[done].plain
 	}
 	l.marks = l.marks[:copy(l.marks, l.marks[done:])]
-	return l.acked, err
+	peer.Acked = l.acked
+	return peer, err
 }
 
 func (l *tlsLink) watch() error { return readToEnd(l.conn) }

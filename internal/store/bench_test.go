@@ -60,7 +60,7 @@ func BenchmarkPass(b *testing.B) {
 				for _, c := range s.cursors {
 					out, _, _ := c.Next(now)
 					c.Wrote(now, len(out))
-					c.Ack(now, c.written)
+					c.Ack(now, outlet.Peer{Acked: c.written})
 				}
 			}
 			reportLines(b, c.lines)

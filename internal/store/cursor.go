@@ -81,6 +81,7 @@ type session struct {
 	handed  uint64 // bytes that Next has returned
 	written uint64
 	acked   uint64
+	window  int64 // the most that the peer's kernel has offered; 0: not known
 	acks    []ack // that are not mature, the oldest first
 	burst   burst
 }

@@ -396,7 +396,7 @@ func (m *model) ack(p *peer, n int) {
 	}
 	p.acked += max(0, n)
 	m.logf("%s: acked %d", p.name, p.acked)
-	p.Ack(m.now, uint64(p.acked))
+	p.Ack(m.now, outlet.Peer{Acked: uint64(p.acked)})
 }
 
 // end ends a session. What the peer has not read is lost, and so is a line of which

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -80,7 +81,7 @@ func (c *Cursor) pick(now time.Time) pick {
 		return pick{}
 	}
 	if !c.isLagging() {
-		if len(c.again) > 0 {
+		if len(c.again) > 0 && (c.again[0].sends < 2 || len(c.fresh) == 0) {
 			return pick{piece: c.again[0], from: fromAgain}
 		}
 	} else {
@@ -236,20 +237,24 @@ func (c *Cursor) Wrote(now time.Time, n int) {
 }
 
 // Ack implements outlet.Source.
-func (c *Cursor) Ack(now time.Time, n uint64) (again time.Duration, err error) {
+func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.note(now, n)
+	c.window = max(c.window, peer.Window)
+	c.note(now, peer.Acked)
 	if c.mature(now) {
 		s.sweep()
 		s.save()
 	}
 	if len(c.acks) > 0 {
-		again = c.acks[0].when.Add(maturity).Sub(now)
+		due.Again = c.acks[0].when.Add(maturity).Sub(now)
 	}
-	return again, nil
+	return due, nil
 }
+
+// Leaving implements outlet.Source: what is in doubt is sent again.
+func (c *Cursor) Leaving() func() time.Duration { return nil }
 
 // note takes note of what the peer's kernel has.
 func (c *Cursor) note(now time.Time, n uint64) {
@@ -280,11 +285,24 @@ func (c *Cursor) mature(now time.Time) (changed bool) {
 }
 
 // kernelHolds is more than the kernels between us and a program that does not read will
-// acknowledge (net.ipv4.tcp_rmem allows 6 MiB, where nobody has changed it).
+// acknowledge, where they don't tell (net.ipv4.tcp_rmem allows 6 MiB, and 32 since Linux
+// 6.16, where nobody has changed it).
 const kernelHolds = 8 << 20
 
 // mostInDoubt is how many bytes a peer may have acknowledged and not read.
-func (c *Cursor) mostInDoubt() int64 { return max(c.Queue/4, c.Replay, kernelHolds) }
+func (c *Cursor) mostInDoubt() int64 {
+	return max(c.Queue/4, c.Replay, kernelHolds, 2*c.window)
+}
+
+// replayed is how many of them are sent again on the next session: what its kernel holds
+// may be lost with it, which was seen to be an eighth more than it ever offered to take at
+// once. It is not to fill the queue.
+func (c *Cursor) replayed() int64 {
+	if c.Replay == 0 {
+		return 0
+	}
+	return c.Replay + min(c.window+c.window/4, c.Queue/2)
+}
 
 // deliver books that the peer has the first n bytes of the session.
 func (c *Cursor) deliver(n uint64) bool {
@@ -328,7 +346,7 @@ func (c *Cursor) trim(now time.Time) {
 	if now.Sub(c.began) < young {
 		return
 	}
-	most := c.Replay
+	most := c.replayed()
 	window := int64(0)
 	for i := len(c.sent) - 1; i >= 0; i-- {
 		if c.sent[i].end > c.acked {
@@ -376,6 +394,8 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 		}
 	}
 	c.again = append(again, c.again...)
+	// A server that breaks one session after the other is to get all in turn.
+	slices.SortStableFunc(c.again, func(a, b piece) int { return cmp.Compare(max(1, a.sends), max(1, b.sends)) })
 	c.sent, c.proven = nil, 0
 	c.ahead.Free()
 	c.hand = nil

@@ -135,7 +135,10 @@ func (l *link) want(lines ...string) {
 }
 
 // ack acknowledges all.
-func (l *link) ack() time.Duration { again, _ := l.Ack(l.now, l.wrote); return again }
+func (l *link) ack() time.Duration {
+	due, _ := l.Ack(l.now, outlet.Peer{Acked: l.wrote})
+	return due.Again
+}
 
 func (l *link) end(how outlet.Ending) { l.End(l.now, how) }
 
@@ -147,7 +150,7 @@ func TestDelivered(t *testing.T) {
 	l := b.begin("main")
 	l.want("a 1 1", "b 1 1")
 	b.pass(time.Second)
-	l.Ack(b.now, 6)
+	l.Ack(b.now, outlet.Peer{Acked: 6})
 	if again := l.ack(); again != maturity {
 		t.Errorf("look again after %v, want %v", again, maturity)
 	}
@@ -232,6 +235,55 @@ func TestAgain(t *testing.T) {
 			}
 			b.begin("main").want(want...)
 		})
+	}
+}
+
+// Where one session after the other breaks, new lines wait for no others than those that
+// were sent once, and what was sent least often goes first.
+func TestBrokenInTurn(t *testing.T) {
+	b := newBench(t)
+	broken := func(want ...string) {
+		t.Helper()
+		l := b.begin("main")
+		l.want(want...)
+		l.ack()
+		l.end(outlet.Broken)
+	}
+	b.putLines("a 1 1")
+	broken("a 1 1")
+	b.putLines("b 1 1")
+	broken("a 1 1", "b 1 1")
+	b.putLines("c 1 1")
+	broken("b 1 1", "c 1 1", "a 1 1")
+}
+
+// A peer's kernel may hold more than the replay window: all that it has offered to take.
+func TestWindowIsReplayed(t *testing.T) {
+	line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 40_000)) }
+	for _, tt := range []struct {
+		replay, window int64
+		want           []int // of 0 to 3
+	}{
+		{60_000, 0, []int{2, 3}},
+		{60_000, 80_000, []int{0, 1, 2, 3}},
+		{0, 80_000, nil},
+	} {
+		b := newBench(t, Destination{Name: "main", Queue: roomy, Replay: tt.replay})
+		l := b.begin("main")
+		b.pass(young)
+		var want []string
+		for i := range 4 {
+			b.putLines(line(i))
+			l.want(line(i))
+			l.Ack(b.now, outlet.Peer{Acked: l.wrote, Window: tt.window})
+			b.pass(maturity)
+		}
+		for _, i := range tt.want {
+			want = append(want, line(i))
+		}
+		l.Ack(b.now, outlet.Peer{Acked: l.wrote})
+		l.end(outlet.Broken)
+		b.begin("main").want(want...)
 	}
 }
 
