@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,11 +19,14 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/prefixproxy/prefixproxy/internal/planted"
 )
 
 var (
 	countedSeconds = flag.Int("counted.seconds", 4, "how long TestCounted sends")
 	countedSeed    = flag.Uint64("counted.seed", 0, "seed of its faults; 0: the clock's")
+	countedClock   = flag.Bool("counted.clock", false, "the daemon's wall clock is set, too; it is built for that, with all that knows of time")
 )
 
 const countedConfig = `
@@ -42,7 +46,7 @@ telemetry:
 
 // Counters come by all kinds of sockets, while the daemon is killed, stopped, reloaded,
 // loses its name, etcd and Graphite: the sum over all points in Graphite, of each counter,
-// is what was sent, to the last unit. (The clock is set in internal/aggregate.)
+// is what was sent, to the last unit.
 func TestCounted(t *testing.T) {
 	t.Parallel()
 	seed := *countedSeed
@@ -50,8 +54,13 @@ func TestCounted(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-counted.seed %d", seed)
-	c := &counted{t: t, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
+	c := &counted{t: t, kinds: countedKinds, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
 	c.etcd.Start(t)
+	if *countedClock {
+		c.kinds = append(c.kinds, "clock", "clock")
+		c.binary = clockBinary(t)
+		c.setClock(0)
+	}
 	c.start()
 	for _, kind := range []string{"udp", "tcp", "unixgram", "unix"} {
 		c.senders = append(c.senders, &countedSender{kind: kind})
@@ -92,7 +101,10 @@ type counted struct {
 	etcd    *Etcd
 	daemon  *Daemon
 	senders []*countedSender
+	kinds   []string // of faults, to pick from
 	faults  map[string]int
+	binary  string // of a daemon whose clock can be set; "": the usual one
+	ahead   int8   // seconds by which its clock is
 
 	since uint64 // lines sent since the daemon started
 }
@@ -105,7 +117,11 @@ type countedSender struct {
 }
 
 func (c *counted) start() {
-	c.daemon = StartDaemonIn(c.t, c.dir, fmt.Sprintf(countedConfig, 90), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr)
+	cmd := commandIn(c.t, c.dir, "run", fmt.Sprintf(countedConfig, 90), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr, "CLOCK="+c.clock())
+	if c.binary != "" {
+		cmd.Path = c.binary
+	}
+	c.daemon = newDaemon(c.dir, Start(c.t, cmd))
 	c.daemon.AwaitUp(c.t)
 	c.since = 0
 	for _, s := range c.senders {
@@ -193,13 +209,14 @@ func (c *counted) awaitRead() {
 	})
 }
 
+var countedKinds = []string{"kill", "kill", "kill", "restart", "reload", "graphite", "graphite", "etcd", "name"}
+
 // fault makes one fault at random; none of them waits for what it begins.
 func (c *counted) fault() {
 	if c.faults == nil {
 		c.faults = map[string]int{}
 	}
-	kinds := []string{"kill", "kill", "kill", "restart", "reload", "graphite", "graphite", "etcd", "name"}
-	kind := kinds[c.random.IntN(len(kinds))]
+	kind := c.kinds[c.random.IntN(len(c.kinds))]
 	c.faults[kind]++
 	switch kind {
 	case "kill":
@@ -218,7 +235,68 @@ func (c *counted) fault() {
 		}
 	case "name":
 		c.takeName()
+	case "clock":
+		if by := []int8{-7, -7, -7, 30}[c.random.IntN(4)]; c.ahead+by < 90 {
+			c.setClock(c.ahead + by)
+		}
 	}
+}
+
+// clock is a file of one byte: by how many seconds the daemon's wall clock is ahead.
+func (c *counted) clock() string { return filepath.Join(c.dir, "clock") }
+
+func (c *counted) setClock(ahead int8) {
+	c.ahead = ahead
+	file, err := os.OpenFile(c.clock(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte{byte(ahead)}, 0); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// clockBinary builds the daemon with a wall clock that can be set: that of the machine is
+// everybody's. time.Now adds what stands in the file $CLOCK; it may not make system
+// calls, so that is mapped. Durations are as ever.
+func clockBinary(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	goroot, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(file, old, new string) planted.Edit {
+		path, err := filepath.Rel(root, filepath.Join(strings.TrimSpace(string(goroot)), "src/time", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return planted.Edit{File: path, Old: old, New: new}
+	}
+	now := "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
+	read := "func readFile(name string) ([]byte, error) {\n"
+	return planted.Binary(t, edit("time.go", now, now+"\tsec += ahead()\n"), edit("zoneinfo_read.go", read, `var clock = func() []byte {
+	name, _ := syscall.Getenv("CLOCK")
+	file, err := open(name)
+	if err != nil {
+		return nil
+	}
+	page, _ := syscall.Mmap(int(file), 0, 1, syscall.PROT_READ, syscall.MAP_SHARED)
+	return page
+}()
+
+func ahead() int64 {
+	if len(clock) == 0 {
+		return 0
+	}
+	return int64(int8(clock[0]))
+}
+
+`+read))
 }
 
 // reload changes the percentiles, and waits for that.

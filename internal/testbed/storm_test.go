@@ -99,6 +99,11 @@ func TestStormSeesBugs(t *testing.T) {
 			Old:  "\tcase expired:\n\t\treturn Expired\n",
 			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}},
+		{"a point is named by the tenure of now", lasting(0, 0, "key deleted by hand"), planted.Edit{
+			File: "proxy/naming.go",
+			Old:  "	if name == r.claim.Name() {\n		return r.own, ok\n",
+			New:  "	if true {\n		return r.own, true\n",
+		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
 			t.Parallel()
