@@ -63,6 +63,9 @@ func (r *Report) targets() []Target {
 	t.milliseconds(r.row("latency"), "p99", p99, 10)
 	t.milliseconds(r.row("latency-0"), "p50", p50, 0.15)
 	t.milliseconds(r.row("carbon-latency-0"), "p50", p50, 0.15)
+	for _, w := range countingWorks {
+		t.counting(r.row(w.name))
+	}
 	t.standing(r)
 	return t
 }
@@ -104,6 +107,20 @@ func (t *targetList) uncounted(row *Row) {
 	if row != nil {
 		lost := row.column(theDaemon).sum(func(r Result) int64 { return r.Lost - int64(r.Counted) })
 		t.atMost(row.Name+": lines lost and not counted", float64(lost), 0, "")
+	}
+}
+
+// counting judges what it costs to count, beside forwarding and beside others that do.
+func (t *targetList) counting(row *Row) {
+	if row == nil {
+		return
+	}
+	cost := row.column(theCounter).median(Result.PerMillion)
+	t.atMost(row.Name+": CPU s/M lines more than forwarding", cost-row.column(theDaemon).median(Result.PerMillion), 0.1, "")
+	for _, c := range []*contender{theStatsD, theGoStatsD, theStatsite, theBrubeck} {
+		if column := row.column(c); column != nil {
+			t.atLeast(row.Name+": lines a CPU second, × "+c.name, column.median(Result.PerMillion)/cost, 1, " ×")
+		}
 	}
 }
 
