@@ -500,6 +500,8 @@ func (a *Aggregator) load(base []byte) (err error) {
 	}
 	a.open, a.closed = h.Slot, h.Closed
 	a.named = h.Slot.Tenure != ""
+	a.series.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
+	defer a.configure(a.cfg)
 	r := reader{records}
 	for {
 		length := r.uvarint()
@@ -512,21 +514,16 @@ func (a *Aggregator) load(base []byte) (err error) {
 	}
 }
 
-// loadSeries reads one. What no longer has room is left out.
+// loadSeries reads one.
 func (a *Aggregator) loadSeries(r *reader, name []byte) error {
 	s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name))
-	if s == nil {
-		return errors.New("aggregate.memory is smaller than what was counted")
-	}
 	s.seq = r.varint()
 	switch s.kind {
 	case timerKind:
 		return a.loadSamples(r, &s.timer.cur)
 	case setKind:
 		for range r.uvarint() {
-			if a.member(s.set, r.bytes(r.uvarint())) != Counted {
-				return errors.New("aggregate.memory is smaller than what was counted")
-			}
+			a.member(s.set, r.bytes(r.uvarint()))
 		}
 	default:
 		s.cur = r.float()

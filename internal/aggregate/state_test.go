@@ -177,6 +177,27 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// What was counted is kept where less memory is allowed since; there is room for nothing
+// new.
+func TestLessMemory(t *testing.T) {
+	cfg, dir := tenth(), t.TempDir()
+	a := open(t, cfg, at(0), dir)
+	put(a, "g:-3|g")
+	for i := range 10_000 {
+		put(a, fmt.Sprintf("c%d:1|c", i))
+	}
+	a.checkpoint()
+	put(a, "g:+1|g")
+	cfg.Memory = 1 << 20
+	b := open(t, cfg, at(1), dir)
+	if got := b.Stats().Series; got != 10_001 || valueOf(b, "g", gaugeKind) != -2 {
+		t.Errorf("%d series are there, and the gauge is %v", got, valueOf(b, "g", gaugeKind))
+	}
+	if why := put(b, "new:1|c"); why != SeriesFull {
+		t.Errorf("a new series is %v, want series_full", why)
+	}
+}
+
 // What a checkpoint holds of all types is what there was.
 func TestCheckpoint(t *testing.T) {
 	cfg := DefaultConfig()
