@@ -306,9 +306,3 @@ func (h *Holder) note(held *tenancy) {
 		UsableFrom: held.usableFrom(),
 	})
 }
-
-// extend moves the horizon as far as the last renewal reaches, if the claim may
-// be used at all by now. It says whether that ended a suspension.
-func (t *tenancy) extend(now time.Duration) (resumed bool) {
-	return now >= t.usableFrom() && t.extendTo(t.sent+horizonShare(t.ttl))
-}

@@ -32,6 +32,12 @@ func TestAskFor(t *testing.T) {
 	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); !errors.Is(err, ErrNotHeld) {
 		t.Errorf("a free name: got %v, want %v", err, ErrNotHeld)
 	}
+	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge"); err != nil {
+		t.Fatal(err)
+	}
+	if owner, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, ErrNoLease) {
+		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, ErrNoLease)
+	}
 }
 
 // Where there is no other name, who waits gets it; and after one TTL without any,

@@ -234,10 +234,10 @@ func (h *Holder) setClaim(c *Claim) {
 	h.notify()
 }
 
-// extend moves the horizon of held as far as the last renewal reaches. It says
-// whether that ended a suspension.
+// extend moves the horizon of held as far as the last renewal reaches, if it may be used
+// at all by now. It says whether that ended a suspension.
 func (h *Holder) extend(held *tenancy) (resumed bool) {
-	resumed = held.extend(h.now())
+	resumed = h.now() >= held.usableFrom() && held.extendTo(held.sent+horizonShare(held.ttl))
 	if left := held.Left(); left > 0 {
 		h.atHorizon.Reset(left)
 	}

@@ -222,8 +222,11 @@ func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int
 	return most, nil
 }
 
-// ErrNotHeld is the error of AskFor when nobody holds the name.
-var ErrNotHeld = errors.New("nobody holds it")
+// The errors of AskFor when nobody is there to be asked.
+var (
+	ErrNotHeld = errors.New("nobody holds it")
+	ErrNoLease = errors.New("its key has no lease: no host holds it, somebody has put it there")
+)
 
 // AskFor asks the holder of a name to let go of it, and to stay away from it for
 // one TTL, and waits until it has. It returns who that was.
@@ -233,10 +236,13 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 	if err != nil {
 		return "", fmt.Errorf("read who holds %s: %w", name, err)
 	}
-	if len(resp.Get().Kvs) == 0 || resp.Get().Kvs[0].Lease == 0 {
+	if len(resp.Get().Kvs) == 0 {
 		return "", ErrNotHeld
 	}
 	held := standingOf(name, resp.Get().Kvs[0])
+	if held.Lease == 0 {
+		return held.Owner, ErrNoLease
+	}
 	err = c.try(ctx, func(ctx context.Context) error {
 		left, err := c.TimeToLive(ctx, held.Lease)
 		if err != nil {
