@@ -72,7 +72,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	step := int64(c.Step / time.Second)
-	spans := inSteps(reaching(spansOf(own, others), from, until), step)
+	spans := inSteps(reaching(spansOf(own, others, now), from, until), step)
 	if len(spans) == 0 {
 		ui.notef("%q held no name of pool %s in that time, as far as is recorded", c.Owner, cfg.Membership.Pool)
 		return nil
@@ -125,15 +125,24 @@ const clocksApart = 5 * time.Second
 // the rule of Carbon lines (membership.Claim.NameAt), the second in which a name
 // changes hands is its former holder's, and the seconds in which it was free are its
 // next one's. Spans of one name with nobody between them are one.
-func spansOf(own, others []membership.Tenure) []nameSpan {
+//
+// A tenure that a crash left without an end ends when the owner has the next name, and
+// before now: nobody has its name by then.
+func spansOf(own, others []membership.Tenure, now time.Time) []nameSpan {
 	var spans []nameSpan
 	own = slices.DeleteFunc(slices.Clone(own), func(t membership.Tenure) bool { return t.From.IsZero() })
 	slices.SortStableFunc(own, func(a, b membership.Tenure) int { return a.From.Compare(b.From) })
 	before := int64(math.MinInt64) // the last second of the tenures before
-	for _, t := range own {
+	for i, t := range own {
 		s := nameSpan{t.Name, ceilUnix(t.From), math.MaxInt64}
-		if !t.Lasts && !t.To.IsZero() {
+		switch {
+		case t.Lasts:
+		case !t.To.IsZero():
 			s.to = t.To.Unix()
+		case i+1 < len(own):
+			s.to = ceilUnix(own[i+1].From) - 1
+		default:
+			s.to = now.Unix()
 		}
 		free := before
 		for _, o := range others {
@@ -149,7 +158,7 @@ func spansOf(own, others []membership.Tenure) []nameSpan {
 			free = t.From.Unix() - 1 // nobody is known to have had it before
 		}
 		s.from = min(s.from, free+1)
-		before = max(before, s.to)
+		before = max(before, min(s.to, now.Unix()))
 		i := len(spans) - 1
 		switch {
 		case s.to < s.from:

@@ -97,7 +97,7 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 			own = append(own, membership.Tenure{Name: name, Owner: "web17", From: second(from), To: second(to)})
 			end[name], last = to, to
 		}
-		spans := spansOf(own, others)
+		spans := spansOf(own, others, time.Unix(1<<33, 0))
 		for i, current := range own {
 			var before []membership.Tenure
 			for _, o := range others {
@@ -149,7 +149,19 @@ func TestSpansOfOneName(t *testing.T) {
 		own = append(own, membership.Tenure{Name: "Denali", From: second(float64(1000 + 10*i)), To: second(float64(1008 + 10*i))})
 	}
 	own[499].To, own[499].Lasts = time.Time{}, true
-	if got, want := fmt.Sprint(spansOf(own, nil)), fmt.Sprint([]nameSpan{{"Denali", 1000, math.MaxInt64}}); got != want {
+	if got, want := fmt.Sprint(spansOf(own, nil, time.Now())), fmt.Sprint([]nameSpan{{"Denali", 1000, math.MaxInt64}}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// A crash leaves no end: the name is the host's until it has another, or until now.
+func TestSpansOfCrashes(t *testing.T) {
+	own := []membership.Tenure{{Name: "Denali", From: second(1000)}, {Name: "MtLogan", From: second(1100.5)}}
+	if got, want := fmt.Sprint(spansOf(own, nil, second(1200))), fmt.Sprint([]nameSpan{{"Denali", 1000, 1100}, {"MtLogan", 1101, 1200}}); got != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	own[0].Lasts, own[1].Lasts = true, true // two daemons with one owner string
+	if got, want := fmt.Sprint(spansOf(own, nil, second(1200))), fmt.Sprint([]nameSpan{{"Denali", 1000, math.MaxInt64}, {"MtLogan", 1101, math.MaxInt64}}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

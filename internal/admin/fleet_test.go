@@ -146,6 +146,7 @@ func TestFleetWithoutEtcd(t *testing.T) {
 		{"nothing is known", nil, "etcd has not answered yet", 503},
 		{"it never answered", &fleet.View{Err: errors.New("no route")}, "no route", 503},
 		{"it did just now", &fleet.View{At: time.Now(), Err: errors.New("no route")}, "What is below is 1 s old", 200},
+		{"it did, and is asked", &fleet.View{At: time.Now().Add(-15 * time.Second)}, "What is below is 15 s old", 200},
 		{"it did an hour ago", &fleet.View{At: time.Now().Add(-time.Hour), Err: errors.New("no route")}, "What is below is 60 min old", 503},
 	} {
 		if w := askPool(t, tt.view, "/fleet"); w.Code != 200 || !strings.Contains(w.Body.String(), tt.page) {

@@ -125,7 +125,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	switch {
 	case row.Held && f.own.Name != nil && *f.own.Name == row.Name: // which knows best
 		r.Own, r.State = true, string(f.own.State)
-	case row.Held && f.Err != nil:
+	case row.Held && f.isOld():
 		r.State = "was held"
 	case row.Held && !row.Leased:
 		r.State = "held, no lease"
@@ -314,9 +314,12 @@ func first(all []string, n int) []string {
 // Known says how far back the most that were held at once is known.
 func (f fleetView) Known() string { return age(f.now.Sub(f.Begun)) }
 
+// isOld says whether etcd has not answered lately.
+func (f fleetView) isOld() bool { return f.Err != nil || f.now.Sub(f.At) > fleet.Fresh+etcdTime }
+
 // Old returns how old the view is, where etcd does not answer.
 func (f fleetView) Old() string {
-	if f.At.IsZero() {
+	if f.At.IsZero() || !f.isOld() {
 		return ""
 	}
 	return age(f.now.Sub(f.At))
