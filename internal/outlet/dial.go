@@ -10,13 +10,6 @@ import (
 	"time"
 )
 
-// How long an attempt may take.
-const (
-	resolveTime = 2 * time.Second
-	dialTime    = time.Second     // where another server is next
-	lastTime    = 3 * time.Second // where none is
-)
-
 // A connection is a link to a server of the list.
 type connection struct {
 	link
@@ -29,75 +22,36 @@ type connection struct {
 // errOwnListener says that an upstream turned out to be one of our listeners.
 var errOwnListener = errors.New("it is our own listener: the lines would run in circles")
 
-// dialFirst connects to the first server of the first n addresses that does not
-// rest and takes the connection; nil: none does.
-func (o *Outlet) dialFirst(ctx context.Context, n int) *connection {
-	return o.dialExcept(ctx, n, nil)
+// isName says whether the address is to be looked up.
+func (a Address) isName() bool {
+	_, err := netip.ParseAddr(a.Host)
+	return a.Host != "" && err != nil
 }
 
-// seekOther connects to the first server of the list other than one that does not rest;
-// nil: none could be, or ctx ended.
-func (o *Outlet) seekOther(ctx context.Context, than *server) *connection {
-	return o.dialExcept(ctx, len(o.failover.list()), than)
-}
-
-// dialExcept is dialFirst, but for one server, which is passed over; nil: none is.
-func (o *Outlet) dialExcept(ctx context.Context, n int, than *server) *connection {
-	list := o.failover.list()
-	n = min(n, len(list))
-	for i, e := range list[:n] {
-		servers := o.resolve(ctx, e)
-		for j, s := range servers {
-			if s == than || o.failover.isResting(time.Now(), e, s.at) {
-				continue
-			}
-			budget := dialTime
-			if i == n-1 && j == len(servers)-1 {
-				budget = lastTime
-			}
-			if c := o.dialServer(ctx, s, budget); c != nil {
-				c.index = i
-				return c
-			}
-		}
+// at is the address as package net takes it, where it is no name.
+func (a Address) at() string {
+	switch {
+	case a.Network == "stdout":
+		return "stdout:"
+	case a.IsUnix():
+		return a.Path
 	}
-	return nil
-}
-
-// resolve returns the servers of an address; none if it does not resolve.
-func (o *Outlet) resolve(ctx context.Context, e *entry) []*server {
-	if o.failover.isResting(time.Now(), e, "") {
-		return nil
-	}
-	ats, err := o.lookUp(ctx, e.address)
-	if err != nil {
-		if ctx.Err() == nil {
-			o.failover.unresolved(time.Now(), e, fmt.Errorf("look up upstream %s: %w", e.address, err))
-		}
-		return nil
-	}
-	return o.failover.resolved(e, ats)
+	return a.HostPort()
 }
 
 // lookUp returns the addresses that a is, as package net takes them.
 func (o *Outlet) lookUp(ctx context.Context, a Address) ([]string, error) {
-	switch {
-	case a.Network == "stdout":
-		return []string{"stdout:"}, nil
-	case a.IsUnix():
-		return []string{a.Path}, nil
+	if !a.isName() {
+		return []string{a.at()}, nil
 	}
-	if _, err := netip.ParseAddr(a.Host); err == nil {
-		return []string{a.HostPort()}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTime)
+	ctx, cancel := context.WithTimeout(ctx, maxResolve)
 	defer cancel()
 	ips, err := o.resolver.LookupNetIP(ctx, "ip", a.Host)
-	if err != nil {
-		return nil, err
+	if err == nil && len(ips) == 0 {
+		err = errors.New("it has no address")
 	}
-	if len(ips) == 0 {
-		return nil, errors.New("it has no address")
+	if err != nil {
+		return nil, fmt.Errorf("look up upstream %s: %w", a, err)
 	}
 	ats := make([]string, len(ips))
 	for i, ip := range ips {
@@ -106,19 +60,16 @@ func (o *Outlet) lookUp(ctx context.Context, a Address) ([]string, error) {
 	return ats, nil
 }
 
-// dialServer connects to s; nil: that failed.
-func (o *Outlet) dialServer(parent context.Context, s *server, budget time.Duration) *connection {
-	ctx, cancel := context.WithTimeout(parent, budget)
+// dialServer connects to s, the address of which is the index-th of the list.
+func (o *Outlet) dialServer(ctx context.Context, s *server, index int, limit time.Duration) (*connection, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cfg := o.config.Load()
 	l, err := o.dialer.dial(ctx, cfg, s.entry.address, s.at, o.failover.isKnown(s))
 	if err != nil {
-		if parent.Err() == nil {
-			o.failover.failed(time.Now(), s, 0, true, fmt.Errorf("dial upstream %s: %w", s.entry.address, err))
-		}
-		return nil
+		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)
 	}
-	return &connection{link: l, server: s, began: time.Now(), config: cfg}
+	return &connection{link: l, server: s, index: index, began: time.Now(), config: cfg}, nil
 }
 
 // A dialer makes links. known says that the server at an address has worked, and has

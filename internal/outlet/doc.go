@@ -12,6 +12,8 @@
 //	address.go   the notation of upstreams; config.go: what an outlet is told
 //	outlet.go    Outlet: connect → session → failed → connect …
 //	failover.go  the list: what is known of each address, and which is next
+//	said.go      what the log says of it, once
+//	search.go    a server of the list that can be connected to
 //	dial.go      from an address to a link
 //	session.go   sending on one link until it ends, or something better is there
 //	beside.go    what happens beside the sending: an earlier address, a name that moves

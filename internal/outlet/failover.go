@@ -1,8 +1,11 @@
 package outlet
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +23,9 @@ const (
 
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
+
+	// maxKnown is how many servers of a name are remembered.
+	maxKnown = 64
 )
 
 // A failover is the list of addresses: what is known of each, and of every server
@@ -30,12 +36,16 @@ type failover struct {
 
 	mu      sync.Mutex
 	entries []*entry
+	tls     TLS
+	saidUp  *entry // the last that was said to be up, if it wasn't said to be down since
 }
 
 // An entry is an address of the list, as configured.
 type entry struct {
 	address Address
-	servers map[string]*server // by resolved address; "": the name, which does not resolve
+	name    server             // its name rests, as a server does, when it does not resolve, or only to servers that rest
+	answer  []*server          // what it resolved to; nil: it did not
+	servers map[string]*server // by resolved address: those, and others that have failed
 
 	server   *server   // in use; nil: none
 	up       bool      // it works
@@ -43,6 +53,8 @@ type entry struct {
 	reason   string    // why it isn't used; "": none is known
 	failures int       // since it was last up
 	lost     uint64    // lines before the first of them
+
+	said said
 }
 
 // A server is one address that a name resolved to.
@@ -52,25 +64,35 @@ type server struct {
 	strikes int       // failures, one after the other
 	stalls  int       // of them, that it took nothing
 	known   bool      // a session with it has lasted, and it has not failed since
+	trying  bool      // an attempt is under way
 	rest    time.Time // not used before, while there is another
 	retry   time.Time // not tried before
 	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
 }
 
-// reset makes the list that of to. What is known of addresses that stay, stays.
-func (f *failover) reset(now time.Time, to []Address) {
+// reset makes the list that of cfg. What is known of addresses that stay, stays; unless
+// they are to be spoken with in another way.
+func (f *failover) reset(now time.Time, cfg *Config) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := map[Address]*entry{}
 	for _, e := range f.entries {
-		old[e.address] = e
-	}
-	f.entries = make([]*entry, len(to))
-	for i, a := range to {
-		if f.entries[i] = old[a]; f.entries[i] == nil {
-			f.entries[i] = &entry{address: a, servers: map[string]*server{}, since: now}
+		if e.address.Network != "tls" || cfg.TLS == f.tls {
+			old[e.address] = e
 		}
 	}
+	f.entries, f.tls = make([]*entry, len(cfg.To)), cfg.TLS
+	for i, a := range cfg.To {
+		if f.entries[i] = old[a]; f.entries[i] == nil {
+			f.entries[i] = newEntry(now, a)
+		}
+	}
+}
+
+func newEntry(now time.Time, a Address) *entry {
+	e := &entry{address: a, servers: map[string]*server{}, since: now, said: newSaid()}
+	e.name.entry = e
+	return e
 }
 
 // list returns the entries.
@@ -80,71 +102,84 @@ func (f *failover) list() []*entry {
 	return f.entries
 }
 
-// isResting says whether the server at an address, or "" for its name, is not to
-// be used now.
-func (f *failover) isResting(now time.Time, e *entry, at string) bool {
+// rests says whether a server is not to be tried now.
+func (s *server) rests(now time.Time) bool { return s.trying || now.Before(s.rest) }
+
+// try says for how long a server that does not rest is to be tried; or a name, to be
+// looked up. Until tried is called, nobody else does.
+func (f *failover) try(now time.Time, s *server) (limit time.Duration, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := e.servers[at]
-	return s != nil && now.Before(s.rest)
+	if s.rests(now) {
+		return 0, false
+	}
+	s.trying = true
+	return doubled(minAttempt, maxAttempt, s.strikes+1), true
 }
 
-// resolved says what the name of e resolves to, and returns the servers. Others
-// are forgotten.
+func (f *failover) tried(s *server) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.trying = false
+}
+
+// resolved says what the name of e resolves to, and returns the servers. Of others, those
+// are remembered that have failed: a name may have another answer each time.
 func (f *failover) resolved(e *entry, ats []string) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	known, list := e.servers, make([]*server, 0, len(ats))
-	e.servers = make(map[string]*server, len(ats))
+	if e.answer == nil {
+		e.name.strikes = 0
+	}
+	e.answer = make([]*server, 0, len(ats))
 	for _, at := range ats {
-		if e.servers[at] != nil {
-			continue
-		}
-		s := known[at]
+		s := e.servers[at]
 		if s == nil {
 			s = &server{entry: e, at: at}
+			e.servers[at] = s
 		}
-		e.servers[at] = s
-		list = append(list, s)
+		if !slices.Contains(e.answer, s) {
+			e.answer = append(e.answer, s)
+		}
 	}
-	return list
+	for at, s := range e.servers {
+		if !slices.Contains(e.answer, s) && s != e.server && (s.strikes == 0 || len(e.servers) > maxKnown) {
+			delete(e.servers, at)
+		}
+	}
+	return e.answer
 }
 
-// next returns when a server is to be tried although all rest, and makes it the
-// one that is.
-func (f *failover) next(now time.Time) time.Time {
+// next returns after which time a server is to be tried although all rest, and makes it
+// the one that is. Negative: all are being tried, or there is none.
+func (f *failover) next(now time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var first *server
+	var at time.Time
 	for _, e := range f.entries {
-		for _, s := range e.servers {
-			if first == nil || s.retry.Before(first.retry) {
-				first = s
+		s := &e.name
+		for _, other := range e.answer {
+			if s == &e.name || s.trying || !other.trying && other.retry.Before(s.retry) {
+				s = other
 			}
+		}
+		if s.trying || e.name.trying {
+			continue
+		}
+		t := s.retry
+		if t.Before(e.name.rest) {
+			t = e.name.rest
+		}
+		if first == nil || t.Before(at) {
+			first, at = s, t
 		}
 	}
 	if first == nil {
-		return now
+		return -1
 	}
-	first.rest = time.Time{}
-	return first.retry
-}
-
-// othersWait says whether a server other than s could be used now.
-func (f *failover) othersWait(now time.Time, s *server) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, e := range f.entries {
-		if e != s.entry && len(e.servers) == 0 {
-			return true // it was never tried
-		}
-		for _, other := range e.servers {
-			if other != s && !now.Before(other.rest) {
-				return true
-			}
-		}
-	}
-	return false
+	first.rest, first.entry.name.rest = time.Time{}, time.Time{}
+	return max(0, at.Sub(now))
 }
 
 // isKnown says whether s has worked, and has not failed since.
@@ -154,16 +189,18 @@ func (f *failover) isKnown(s *server) bool {
 	return s.known
 }
 
-// begin says that a session with s has begun. It returns whether s is on trial:
-// it has failed before, and must prove itself.
+// begin says that a session with s has begun. It returns whether s is on trial: it has
+// failed before, or all others of its name have, and must prove itself.
 func (f *failover) begin(now time.Time, s *server) (trial bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.entry.server, s.paused = s, time.Time{}
-	if s.strikes == 0 {
-		f.isUp(now, s.entry)
+	e := s.entry
+	e.server, s.paused = s, time.Time{}
+	e.said.pauses.over()
+	if trial = s.strikes > 0 || e.name.strikes > 0; !trial {
+		f.isUp(now, e)
 	}
-	return s.strikes > 0
+	return trial
 }
 
 // proven says that a session with s has lasted.
@@ -171,6 +208,7 @@ func (f *failover) proven(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.strikes, s.rest, s.known = 0, time.Time{}, true
+	s.entry.name.strikes = 0
 	f.isUp(now, s.entry)
 }
 
@@ -180,14 +218,16 @@ func (f *failover) isUp(now time.Time, e *entry) {
 		return
 	}
 	attrs := []any{"upstream", e.address.String(), "resolved", e.server.at}
-	switch {
-	case e.failures > 0:
-		f.log.Info("upstream up", append(attrs, "after", now.Sub(e.since).Round(time.Millisecond),
-			"failures", e.failures, "lines_lost", f.lost()-e.lost)...)
-	case e.reason != "": // it ended a session that had lasted, and takes the next at once
-		f.log.Debug("upstream up", append(attrs, "last", e.reason)...)
-	default:
-		f.log.Info("upstream up", attrs...)
+	level := slog.LevelInfo
+	switch wasSaid := e.said.down.over(); {
+	case wasSaid:
+		attrs = append(attrs, "after", now.Sub(e.since).Round(time.Millisecond), "failures", e.failures, "lines_lost", f.lost()-e.lost)
+	case f.saidUp == e || !e.said.up.isDue(now):
+		level = slog.LevelDebug
+		attrs = append(attrs, "last", e.reason)
+	}
+	if f.log.Log(context.Background(), level, "upstream up", attrs...); level == slog.LevelInfo {
+		f.saidUp, e.said.up.last = e, now
 	}
 	e.up, e.since, e.reason, e.failures = true, now, "", 0
 }
@@ -197,11 +237,14 @@ func (f *failover) isUp(now time.Time, e *entry) {
 func (f *failover) pauses(s *server, since time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	now, said := time.Now(), &s.entry.said.pauses
 	attrs := []any{"upstream", s.entry.address.String(), "resolved", s.at}
-	if since.IsZero() {
-		f.log.Info("upstream takes lines again", append(attrs, "after", time.Since(s.paused).Round(time.Millisecond))...)
-	} else {
-		f.log.Warn("upstream takes nothing, though its host answers", attrs...)
+	if !since.IsZero() {
+		if times, tell := said.holds(now, ""); tell {
+			f.log.Warn("upstream takes nothing, though its host answers", append(attrs, times...)...)
+		}
+	} else if lasted := now.Sub(s.paused); said.over() || lasted >= lasting {
+		f.log.Info("upstream takes lines again", append(attrs, "after", lasted.Round(time.Millisecond))...)
 	}
 	s.paused = since
 }
@@ -223,14 +266,14 @@ func (f *failover) stalled(now time.Time, s *server, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.entry.server = nil
-	s.strike(now)
+	f.strike(now, s)
 	s.stalls++
 	s.rest = now.Add(doubled(minStallRest, maxUDPRest, s.stalls))
-	f.isDown(now, s.entry, true, why)
+	f.isDown(now, s.entry, why, "stalled")
 }
 
-// failed says that s failed: a session that had worked for so long, or an attempt.
-// certain says that it is worth no other attempt at once, however long it worked.
+// failed says that a session with s failed that had worked for so long. certain says that
+// s is worth no other attempt at once, however long it worked.
 func (f *failover) failed(now time.Time, s *server, worked time.Duration, certain bool, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -239,23 +282,61 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, certai
 		e.server = nil
 	}
 	if worked >= provenAge {
-		s.strikes = 0
+		s.strikes, e.name.strikes = 0, 0
 	}
-	if worked < provenAge || certain {
-		s.strike(now)
+	if worked >= provenAge && !certain {
+		f.broke(now, s, why)
+		return
 	}
-	f.isDown(now, e, s.strikes > 0, why)
+	f.strike(now, s)
+	f.isDown(now, e, why, "session")
 }
 
-// strike counts a failure.
+// unreachable says that no connection to s could be made.
+func (f *failover) unreachable(now time.Time, s *server, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.strike(now, s)
+	f.isDown(now, s.entry, why, cause(why))
+}
+
+// unresolved says that the name of e does not resolve.
+func (f *failover) unresolved(now time.Time, e *entry, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e.answer = nil
+	e.name.strike(now)
+	f.isDown(now, e, why, cause(why))
+}
+
+// late says that the name of e is being looked up still.
+func (f *failover) late(now time.Time, e *entry, why error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.isDown(now, e, why, cause(why))
+}
+
+// strike counts a failure of s; and one of its name, if that has no other server to offer.
+// f.mu is held.
+func (f *failover) strike(now time.Time, s *server) {
+	s.strike(now)
+	e := s.entry
+	if !slices.ContainsFunc(e.answer, func(s *server) bool { return !s.rests(now) }) {
+		e.name.strike(now)
+	}
+}
+
 func (s *server) strike(now time.Time) {
 	s.strikes++
 	s.known = false
 	retry := doubled(minRest, maxRetry, s.strikes)
 	s.retry = now.Add(retry/2 + rand.N(retry/2+1)) // so that a fleet does not return as one
-	if a := s.entry.address; a.Network == "udp" && a.Health == 0 {
+	switch a := s.entry.address; {
+	case s == &s.entry.name:
+		s.rest = s.retry
+	case a.Network == "udp" && a.Health == 0:
 		s.rest = now.Add(doubled(minUDPRest, maxUDPRest, s.strikes))
-	} else {
+	default:
 		s.rest = now.Add(doubled(minRest, maxRest, s.strikes))
 	}
 }
@@ -265,34 +346,42 @@ func doubled(first, most time.Duration, n int) time.Duration {
 	return min(first<<min(n-1, 20), most)
 }
 
-// unresolved says that the name of e does not resolve.
-func (f *failover) unresolved(now time.Time, e *entry, why error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := e.servers[""]
-	if s == nil {
-		s = &server{entry: e}
-		e.servers = map[string]*server{"": s}
+// isDown takes note that e failed, and says so. f.mu is held.
+func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
+	e.notUsed(now, why)
+	if e.failures++; e.failures == 1 {
+		e.lost = f.lost()
 	}
-	s.strikes++
-	s.retry = now.Add(doubled(minRest, maxRetry, s.strikes))
-	s.rest = s.retry
-	f.isDown(now, e, true, why)
+	e.said.breaks.times = 0
+	if !slices.Contains(f.entries, e) {
+		return // it was under way when another list was configured
+	}
+	if times, tell := e.said.down.holds(now, cause); tell {
+		f.log.Warn("upstream down", append([]any{"upstream", e.address.String(), "err", e.reason}, times...)...)
+		if f.saidUp == e {
+			f.saidUp = nil
+		}
+	}
 }
 
-// isDown takes note that e failed. It is said once; where a session ended that had
-// worked, only if the next one fails. f.mu is held.
-func (f *failover) isDown(now time.Time, e *entry, tell bool, why error) {
+// broke takes note that a session with s ended that had worked. If the next one fails, that
+// is said; or if it goes on like this. f.mu is held.
+func (f *failover) broke(now time.Time, s *server, why error) {
+	e := s.entry
+	e.notUsed(now, why)
+	if errors.Is(why, errClosed) {
+		return // it was idle
+	}
+	e.said.breaks.over()
+	if times, tell := e.said.breaks.holds(now, ""); tell {
+		f.log.Warn("upstream ends one session after the other", append([]any{"upstream", e.address.String(), "resolved", s.at, "err", e.reason}, times...)...)
+	}
+}
+
+func (e *entry) notUsed(now time.Time, why error) {
 	e.reason = sanitize(why.Error())
 	if e.up {
 		e.up, e.since = false, now
-	}
-	if !tell {
-		return
-	}
-	if e.failures++; e.failures == 1 {
-		e.lost = f.lost()
-		f.log.Warn("upstream down", "upstream", e.address.String(), "err", e.reason)
 	}
 }
 

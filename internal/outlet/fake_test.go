@@ -20,17 +20,20 @@ type fakeNet struct {
 	mu      sync.Mutex
 	servers map[string]*fakeServer
 	names   map[string][]netip.Addr
+	rotates bool          // a name has one of its addresses at a time
+	needs   time.Duration // to look up a name
 }
 
 // A fakeServer is one of them. Fields may be changed while it runs.
 type fakeServer struct {
 	mu      sync.Mutex
 	dialErr error         // it can't be reached
-	silent  bool          // it doesn't answer to an attempt
+	needs   time.Duration // to connect
 	hangUp  time.Duration // it ends connections after so long, if endErr is set
 	endErr  error
 	stall   bool // it takes nothing
 	unread  bool // its kernel takes, and acknowledges nothing
+	picky   bool // it hangs up when it gets something
 	reads   bool // it goes on to, after errClosed
 	dials   []time.Time
 	got     []string // lines
@@ -45,13 +48,21 @@ func newNet(ats ...string) *fakeNet {
 	return n
 }
 
-func (n *fakeNet) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+func (n *fakeNet) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
+	if err := pause(ctx, n.needs); err != nil {
+		return nil, err
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if ips := n.names[host]; len(ips) > 0 {
-		return ips, nil
+	ips := n.names[host]
+	switch {
+	case len(ips) == 0:
+		return nil, errors.New("no such host")
+	case n.rotates:
+		n.names[host] = append(ips[1:], ips[0])
+		ips = ips[:1]
 	}
-	return nil, errors.New("no such host")
+	return slices.Clone(ips), nil
 }
 
 func (n *fakeNet) name(host string, ips ...string) {
@@ -70,7 +81,7 @@ func (n *fakeNet) dial(ctx context.Context, _ *Config, _ Address, at string, _ b
 	}
 	s.mu.Lock()
 	s.dials = append(s.dials, time.Now())
-	silent, dialErr := s.silent, s.dialErr
+	needs, dialErr := s.needs, s.dialErr
 	l := &fakeLink{server: s, ended: make(chan error, 2)}
 	s.links = append(s.links, l)
 	if s.endErr != nil {
@@ -78,9 +89,8 @@ func (n *fakeNet) dial(ctx context.Context, _ *Config, _ Address, at string, _ b
 		time.AfterFunc(s.hangUp, func() { l.end(err) })
 	}
 	s.mu.Unlock()
-	if silent {
-		<-ctx.Done()
-		return nil, ctx.Err()
+	if pause(ctx, needs) != nil {
+		return nil, errors.New("i/o timeout")
 	}
 	return l, dialErr
 }
@@ -137,6 +147,10 @@ func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
 	switch {
 	case l.err != nil && !(errors.Is(l.err, errClosed) && l.server.reads):
 		return 0, errors.New("broken pipe")
+	case l.server.picky:
+		l.err = errClosed
+		l.ended <- errClosed
+		return len(lines), nil
 	case l.server.stall:
 		l.server.mu.Unlock()
 		time.Sleep(limit)
@@ -305,6 +319,7 @@ type rig struct {
 	log    *bytes.Buffer
 	sent   int
 	stop   func()
+	ended  chan struct{}
 }
 
 // run runs an outlet to servers in a bubble, and then f.
@@ -317,14 +332,14 @@ func run(t *testing.T, net *fakeNet, to []string, f func(t *testing.T, r *rig)) 
 		r.dialer = net
 		ctx, cancel := context.WithCancel(t.Context())
 		r.stop = cancel
-		ended := make(chan struct{})
+		r.ended = make(chan struct{})
 		go func() {
-			defer close(ended)
+			defer close(r.ended)
 			r.Run(ctx)
 		}()
 		f(t, r)
 		cancel()
-		<-ended
+		<-r.ended
 	})
 }
 

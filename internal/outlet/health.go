@@ -28,7 +28,7 @@ func askHealth(ctx context.Context, a Address, at string) error {
 		return fmt.Errorf("ask its health: %w", err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(healthTime))
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
 	if _, err := conn.Write([]byte("health\n")); err != nil {
 		return fmt.Errorf("ask its health: %w", err)
 	}

@@ -45,7 +45,7 @@ func New(cfg Config, opt Options) *Outlet {
 	}
 	o.dialer = systemDialer{opt}
 	o.config.Store(&cfg)
-	o.failover.reset(time.Now(), cfg.To)
+	o.failover.reset(time.Now(), &cfg)
 	return o
 }
 
@@ -56,7 +56,7 @@ func (o *Outlet) Configure(cfg Config) {
 		return
 	}
 	o.config.Store(&cfg)
-	o.failover.reset(time.Now(), cfg.To)
+	o.failover.reset(time.Now(), &cfg)
 	select {
 	case o.changed <- struct{}{}:
 	default:
@@ -121,30 +121,28 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 // connect returns a connection to the first server that can be used, and tries until
 // there is one. It returns ErrDrained when nothing is left to send, or ctx's error.
 func (o *Outlet) connect(ctx context.Context) (*connection, error) {
+	if c := o.takeBetter(); c != nil {
+		return c, nil
+	}
+	r := o.search(ctx)
+	defer r.stop()
 	for {
-		if c := o.takeBetter(); c != nil {
-			return c, nil
-		}
 		expire, err := o.source.Expire(time.Now())
 		if err != nil {
 			return nil, err
 		}
-		wait := time.Duration(-1) // there is no address
-		if len(o.failover.list()) > 0 {
-			if c := o.dialFirst(ctx, len(o.failover.list())); c != nil {
-				return c, nil
-			}
-			wait = max(0, time.Until(o.failover.next(time.Now())))
+		if r.sweep(len(o.failover.list()), nil); r.found == nil {
+			err = o.await(ctx, r, o.failover.next(time.Now()), expire)
 		}
-		if err := o.await(ctx, wait, expire); err != nil {
-			return nil, err
+		if r.found != nil || err != nil {
+			return r.found, err
 		}
 	}
 }
 
-// await returns after wait, unless that is negative, or when there is another
-// configuration. Meanwhile it drops what becomes too old.
-func (o *Outlet) await(ctx context.Context, wait, expire time.Duration) (err error) {
+// await returns after wait, unless that is negative, when an attempt has ended, or when
+// there is another configuration. Meanwhile it drops what becomes too old.
+func (o *Outlet) await(ctx context.Context, r *search, wait, expire time.Duration) (err error) {
 	retry := newTimer(wait, wait >= 0)
 	defer retry.Stop()
 	for over := false; !over; {
@@ -154,12 +152,18 @@ func (o *Outlet) await(ctx context.Context, wait, expire time.Duration) (err err
 			over = true
 		case <-o.changed:
 			over = true
+		case a := <-r.ended:
+			r.take(a)
+			over = true
 		case <-look.C:
 		case <-o.source.More():
 		case <-ctx.Done():
 		}
 		look.Stop()
-		if ctx.Err() != nil {
+		switch {
+		case r.found != nil:
+			return nil
+		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 		if expire, err = o.source.Expire(time.Now()); err != nil {

@@ -138,7 +138,7 @@ func TestUDPRests(t *testing.T) {
 // The first of two addresses of a name doesn't answer.
 func TestSilentAddress(t *testing.T) {
 	net := newNet(atA, atB, "10.0.0.3:2003")
-	net.servers[atA].silent, net.servers["10.0.0.3:2003"].silent = true, true
+	net.servers[atA].needs, net.servers["10.0.0.3:2003"].needs = never, never
 	net.name("graphite", "10.0.0.1", "10.0.0.3", "10.0.0.2")
 	run(t, net, []string{"tcp://graphite:2003"}, func(t *testing.T, r *rig) {
 		r.send(3 * time.Second)
@@ -403,6 +403,23 @@ func TestConfigure(t *testing.T) {
 		}
 		if a, b := len(net.servers[atA].lines()), len(net.servers[atB].lines()); a == 0 || a+b != r.sent {
 			t.Errorf("%d lines to the first, %d to the second, of %d", a, b, r.sent)
+		}
+	})
+}
+
+// What was known of a server that is to be spoken with in another way is forgotten.
+func TestConfigureTLS(t *testing.T) {
+	net := newNet(atA, atB)
+	a := net.servers[atA]
+	a.dialErr = errors.New("the certificate is for another name")
+	to := []string{"tls://" + atA, toBoth[1]}
+	run(t, net, to, func(t *testing.T, r *rig) {
+		r.send(10 * time.Minute)
+		a.set(func(s *fakeServer) { s.dialErr = nil })
+		r.Configure(Config{To: addresses(t, to...), TLS: TLS{ServerName: "graphite"}})
+		r.send(time.Second)
+		if s := r.Status(); !s[0].Up {
+			t.Errorf("%+v", s)
 		}
 	})
 }

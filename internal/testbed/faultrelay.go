@@ -82,7 +82,7 @@ type daemonPlan struct {
 	replay         string // "" is faultReplay
 	stateDir       string
 	activated      bool   // its sockets are passed to it, as systemd does
-	resolver       string // address of its DNS server; "": the machine's
+	resolver       string // addresses of its DNS servers; "": the machine's
 }
 
 // to is the configuration of a failover list.
@@ -96,7 +96,7 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 		at: relayAddrs{carbon: carbon, carbonUDP: carbon, statsd: statsd, statsdUDP: statsd},
 	}
 	if plan.resolver != "" {
-		r.resolve(plan.resolver)
+		r.resolve(strings.Fields(plan.resolver)...)
 	}
 	pool := "faults-" + strconv.Itoa(FreePort(t)) // as unique as a port
 	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext, cmp.Or(plan.replay, "256KiB"))
@@ -144,15 +144,22 @@ func (r *daemonRelay) bind() {
 	}
 }
 
-// resolve lets the daemon ask the DNS server at addr.
-func (r *daemonRelay) resolve(addr string) {
+// resolve lets the daemon ask the DNS servers at addrs, one of them without much patience.
+func (r *daemonRelay) resolve(addrs ...string) {
 	if os.Getuid() != 0 {
 		r.t.Skip("a mount namespace needs root")
 	}
 	lookPath(r.t, "unshare", "util-linux")
-	host, _, _ := net.SplitHostPort(addr) // its port is 53
+	var conf strings.Builder
+	for _, addr := range addrs {
+		host, _, _ := net.SplitHostPort(addr) // its port is 53
+		fmt.Fprintf(&conf, "nameserver %s\n", host)
+	}
+	if len(addrs) == 1 {
+		conf.WriteString("options timeout:1 attempts:1\n")
+	}
 	file := filepath.Join(r.dir, "resolv.conf")
-	if err := os.WriteFile(file, []byte("nameserver "+host+"\noptions timeout:1 attempts:1\n"), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(conf.String()), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
 	r.within = []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, file}

@@ -19,6 +19,7 @@ type nameServer struct {
 	mu      sync.Mutex
 	answers map[string][]netip.Addr // by name, without the last dot
 	mute    bool                    // it answers nothing
+	rotates bool                    // it gives one address at a time
 }
 
 // newNameServer starts a server. It ends with the test.
@@ -59,6 +60,13 @@ func (s *nameServer) move(name string, to ...string) {
 	}
 }
 
+// rotate makes it give one of a name's addresses at a time.
+func (s *nameServer) rotate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rotates = true
+}
+
 // silence makes it answer nothing, or answer again.
 func (s *nameServer) silence(mute bool) {
 	s.mu.Lock()
@@ -91,7 +99,12 @@ func (s *nameServer) answer(packet []byte) []byte {
 	if s.mute {
 		return nil
 	}
-	addrs, known := s.answers[strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))]
+	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
+	addrs, known := s.answers[name]
+	if s.rotates && len(addrs) > 1 && q.Type == dnsmessage.TypeA {
+		s.answers[name] = append(addrs[1:len(addrs):len(addrs)], addrs[0])
+		addrs = addrs[:1]
+	}
 	m.Response, m.Authoritative, m.Additionals = true, true, nil
 	if !known {
 		m.RCode = dnsmessage.RCodeNameError

@@ -49,6 +49,8 @@ var scenarios = []scenario{
 	{"slow: a name moves, by udp", nameMovesUDP},
 	{"slow: a name gets another address, by udp", nameGrowsUDP},
 	{"nobody resolves a name for a while", nobodyResolves},
+	{"the first of two nameservers is silent", firstNameServerIsSilent},
+	{"a name has another address each time", nameRotates},
 
 	{"a udp host vanishes", udpHostVanishes},
 	{"a udp server ends, and then its host vanishes", udpServerEndsHostVanishes},
@@ -246,6 +248,36 @@ func nobodyResolves(t *testing.T) {
 	dns.silence(false)
 	w.awaitDelivered("carbon")
 	w.awaitArrivals("carbon", 300)
+}
+
+// firstNameServerIsSilent: the second is asked after five seconds.
+func firstNameServerIsSilent(t *testing.T) {
+	dns, first, _ := twoHosts(t, "tcp")
+	silent := startNameServer(t)
+	silent.silence(true)
+	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: silent.addr + " " + dns.addr})
+	w.counts(first)
+	w.send("carbon", 1000, 100)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 100)
+}
+
+// nameRotates: a server that refuses is remembered, though the next answer is another.
+func nameRotates(t *testing.T) {
+	dns, first, second := twoHosts(t, "tcp")
+	dns.move(upstreamName, "127.0.0.2", "127.0.0.3")
+	dns.rotate()
+	first.Behave(Manner{HangUp: immediately, Lose: true})
+	second.Behave(Manner{HangUp: immediately, Lose: true})
+	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: dns.addr})
+	w.counts(first, second)
+	w.sendFor("carbon", 100, 5*time.Second)
+	if n := first.Connections() + second.Connections(); n > 30 {
+		t.Errorf("%d connections to servers that hang up", n)
+	}
+	w.saidOnce(upstreamName)
+	second.Behave(Manner{})
+	w.awaitDelivered("carbon")
 }
 
 // udpHostVanishes: a host is switched off, and the kernel says so when it has

@@ -53,6 +53,7 @@ var tlsScenarios = []scenario{
 	{"a server with tls is killed with what it has not read", tlsIsKilled},
 	{"a server with tls pauses", tlsPauses},
 	{"the first of two never shakes hands", tlsNeverShakesHands},
+	{"the first of two shakes hands slowly, the second refuses", tlsShakesHandsSlowly},
 }
 
 // trust is the configuration of TLS with an authority, trustAs also with a
@@ -235,4 +236,20 @@ func tlsNeverShakesHands(t *testing.T) {
 	w.isUnused(first)
 	w.awaitDelivered("carbon")
 	w.saidOnce(first.Addr)
+}
+
+// tlsShakesHandsSlowly: it is waited for.
+func tlsShakesHandsSlowly(t *testing.T) {
+	ca := newAuthority(t)
+	config := ca.issue("127.0.0.1", time.Hour).server(t, nil)
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		<-time.After(4 * time.Second)
+		return nil, nil
+	}
+	first, second := StartReceiver(t, receiverSpec{TLS: config}, Manner{}), StartReceiver(t, receiverSpec{}, Manner{Refuse: true})
+	w := startWayOut(t, daemonPlan{carbon: to(first.URL, second.URL) + ", " + trust(ca)})
+	w.counts(first)
+	w.send("carbon", 1000, 100)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 100)
 }

@@ -1,0 +1,87 @@
+package outlet
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// sayAgain is after what time something is said again that has come and gone since.
+	sayAgain = 10 * time.Minute
+
+	// lasting is how long it must be so to be said at once.
+	lasting = time.Minute
+
+	// maxCauses is how many causes of one thing are told.
+	maxCauses = 4
+
+	// minBreaks is how often sessions that had worked must break to be told.
+	minBreaks = 3
+)
+
+// said is what has been said of an address.
+type said struct{ up, down, pauses, breaks topic }
+
+func newSaid() said { return said{breaks: topic{least: minBreaks}} }
+
+// A topic is what may be so or not of an address, and may come and go for ever. It is said
+// at once, and then counted; said again when it has another cause, when it lasts, or
+// after a while.
+type topic struct {
+	is     bool
+	since  time.Time // it is, or last was
+	told   bool      // since then
+	last   time.Time // it was told
+	causes []string  // that were
+	times  int       // it came to be so since
+	least  int       // times to be told, none of them a while after the one before; 0: the first
+}
+
+// holds says that it is so. It returns what to tell, if it is to be told: how often it
+// came to be so since it last was, if that is more than once.
+func (t *topic) holds(now time.Time, cause string) (times []any, tell bool) {
+	if !t.is {
+		if t.least > 0 && now.Sub(t.since) >= sayAgain {
+			t.times = 0
+		}
+		t.is, t.since = true, now
+		t.times++
+	}
+	isNew := !slices.Contains(t.causes, cause) && len(t.causes) < maxCauses
+	isDue := !t.told && (t.isDue(now) || now.Sub(t.since) >= lasting)
+	if t.times < t.least || !isNew && !isDue {
+		return nil, false
+	}
+	if isDue {
+		t.causes = nil
+	}
+	if t.times > 1 {
+		times = []any{"times", t.times}
+	}
+	t.told, t.last, t.causes, t.times = true, now, append(t.causes, cause), 0
+	return times, true
+}
+
+// isDue says whether it was not told for a while.
+func (t *topic) isDue(now time.Time) bool { return now.Sub(t.last) >= sayAgain }
+
+// over says that it is so no more. It returns whether it was told that it was.
+func (t *topic) over() (told bool) {
+	told, t.told, t.is = t.told, false, false
+	return told
+}
+
+// cause is what an error comes from, without what differs each time: ports and times.
+func cause(err error) string {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+	}
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, err.Error())
+}
