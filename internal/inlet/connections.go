@@ -180,6 +180,10 @@ func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Dur
 		c.log.Warn("connections at their limit: the one that was idle longest makes room for a new one", "limit", c.most())
 	}
 	s, idle := c.idlest()
+	for idle >= idleEnough && s.hasInput() { // it was we who were not there
+		s.touch()
+		s, idle = c.idlest()
+	}
 	if idle >= idleEnough {
 		c.stats.MadeRoom++
 		c.retire(s)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -58,6 +59,37 @@ func TestUnixConnectionMakesRoom(t *testing.T) {
 	in.came(t, "new")
 	if _, err := io.WriteString(conn, "blind\n"); !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("write: %v, want EPIPE", err)
+	}
+}
+
+// What has come and is not read, since this host had no time for it, is no silence.
+func TestUnreadIsNotIdle(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	socket, err := newBinder(t).poller.Own(pair[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	c := connections{log: slog.New(slog.DiscardHandler)}
+	c.set(limited(1))
+	s := &streamReader{socket: socket, isUnix: true}
+	c.enterAnyway()
+	c.add(s)
+	longAgo := func() { s.lastRead.Add(-int64(2 * idleEnough)) }
+
+	unix.Write(pair[1], []byte("line\n"))
+	longAgo()
+	if _, wait := c.makeRoom(true); wait == 0 || c.stats.MadeRoom > 0 {
+		t.Errorf("it made room (%+v), with a line that waits", c.stats)
+	}
+	socket.Read(make([]byte, 100))
+	longAgo()
+	if c.makeRoom(true); c.stats.MadeRoom != 1 {
+		t.Errorf("it made no room: %+v", c.stats)
 	}
 }
 

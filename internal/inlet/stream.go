@@ -81,7 +81,9 @@ func (s *streamReader) await(ctx context.Context) (err error) {
 	limit := s.pacer.idleTimeout()
 	s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, limit) })
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		s.connections.timedOut(s)
+		if !s.hasInput() {
+			s.connections.timedOut(s)
+		}
 		return nil
 	}
 	return err
@@ -116,6 +118,16 @@ func (s *streamReader) readRest(ctx context.Context) {
 // the reader finds the end behind what has come. Any goroutine may call it.
 func (s *streamReader) shut(how int) {
 	s.socket.Use(func(fd int) error { return unix.Shutdown(fd, how) }) // an error: it has ended
+}
+
+// hasInput says whether something has come that is not read yet. Any goroutine may call it.
+func (s *streamReader) hasInput() (has bool) {
+	s.socket.Use(func(fd int) error {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		has = n > 0
+		return nil
+	})
+	return has
 }
 
 // touch notes that something came.

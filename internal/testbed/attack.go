@@ -149,6 +149,18 @@ var attacks = []attack{
 			v.pause(time.Duration(rng.IntN(3)) * time.Millisecond)
 		}
 	}},
+	{"other protocols", "TLS, HTTP, Carbon's pickle, gzip and the PROXY protocol, and then lines", 2, func(v *besieged, rng *rand.Rand) {
+		at := pickOne(rng, [2]string{"tcp", v.statsdTCP}, [2]string{"tcp", v.carbonTCP}, [2]string{"unix", v.path("statsd.stream")}, [2]string{"unix", v.path("carbon.stream")})
+		conn := v.connect(at[0], at[1])
+		if conn == nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, pickOne(rng, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "POST /a HTTP/1.1\r\nHost: a\r\n\r\n",
+			"\x00\x00\x01\x00\x80\x02]q\x00", "\x1f\x8b\x08\x08", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"))
+		io.WriteString(conn, strings.Repeat("host.other 1 1700000000\nhost.other:1|c\n", 1+rng.IntN(100)))
+		v.pause(10 * time.Millisecond)
+	}},
 	{"floods", "StatsD by UDP, one line a datagram, as fast as it goes", 1, func(v *besieged, rng *rand.Rand) {
 		if conn := v.connect("udp", v.statsdUDP); conn != nil {
 			defer conn.Close()
@@ -195,19 +207,32 @@ var attacks = []attack{
 		v.pause(time.Second)
 		unix.Prlimit(v.pid(), unix.RLIMIT_NOFILE, &before, nil)
 	}},
-	{"the page", "connections that ask for nothing, and for /metrics", 20, func(v *besieged, rng *rand.Rand) {
+	{"the page", "connections that ask for nothing, for /metrics, again and again without reading, byte by byte, and with a megabyte of headers", 20, func(v *besieged, rng *rand.Rand) {
 		conn := v.connect("unix", v.path("admin.sock"))
 		if conn == nil {
 			return
 		}
 		defer conn.Close()
-		if rng.IntN(2) == 0 {
+		const get = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
+		switch rng.IntN(6) {
+		case 0:
 			v.pause(time.Second)
-			return
-		}
-		io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-		if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
-			io.Copy(io.Discard, resp.Body)
+		case 1:
+			io.WriteString(conn, strings.Repeat(get+"\r\n", 100))
+			v.pause(time.Second)
+		case 2:
+			for _, c := range []byte(get) {
+				if _, err := conn.Write([]byte{c}); err != nil || !v.pause(100*time.Millisecond) {
+					return
+				}
+			}
+		case 3:
+			io.WriteString(conn, get+strings.Repeat("X: y\r\n", 1<<18))
+		default:
+			io.WriteString(conn, get+"\r\n")
+			if resp, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+				io.Copy(io.Discard, resp.Body)
+			}
 		}
 		v.pause(20 * time.Millisecond)
 	}},
@@ -255,17 +280,24 @@ func (c *client) line() string {
 var clients = map[string]func(v *besieged, c *client) error{
 	// One that stays connected.
 	"steady": func(v *besieged, c *client) error {
-		conn, err := net.Dial("tcp", v.carbonTCP)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
+		var conn net.Conn
+		var last time.Time
 		for v.pause(50 * time.Millisecond) {
+			if time.Since(last) > 500*time.Millisecond { // this machine had no time for it
+				var err error
+				if conn != nil {
+					conn.Close()
+				}
+				if conn, err = net.Dial("tcp", v.carbonTCP); err != nil {
+					return err
+				}
+			}
 			if _, err := io.WriteString(conn, c.line()); err != nil {
 				return err
 			}
+			last = time.Now()
 		}
-		return nil
+		return conn.Close()
 	},
 	// One that connects for each line, like a shell script with nc.
 	"brief": func(v *besieged, c *client) error {
