@@ -31,7 +31,7 @@ type tenancy struct {
 // ended.
 func (h *Holder) acquire(ctx context.Context) *tenancy {
 	retry := retries{jitter: h.jitter}
-	sleep(ctx, h.spread())
+	h.sleep(ctx, h.spread())
 	for ctx.Err() == nil {
 		held, err := h.attempt(ctx)
 		if errors.Is(err, ErrNoFreeName) {
@@ -48,7 +48,7 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 			retry.reset()
 		default:
 			h.outage.failed(err, retry.failures)
-			sleep(ctx, retry.next())
+			h.sleep(ctx, retry.next())
 		}
 	}
 	return nil
@@ -156,6 +156,7 @@ func (h *Holder) wait(ctx context.Context) error {
 	retry := retries{jitter: h.jitter}
 	for next := time.Duration(0); ; {
 		beat := time.NewTimer(next)
+		h.pulse.Rest()
 		select {
 		case <-beat.C:
 		case err := <-freed:
@@ -211,6 +212,7 @@ func (h *Holder) request(ctx context.Context, f func(context.Context) error) err
 }
 
 func (h *Holder) within(ctx context.Context, timeOut time.Duration, f func(context.Context) error) error {
+	h.pulse.Work()
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeOut)
 	defer cancel()

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
 // The rhythm of a holder. A claim may be used for two thirds of the TTL after
@@ -37,6 +39,7 @@ type Holder struct {
 	jitter jitter           // of retries
 	log    *slog.Logger
 
+	pulse  pulse.Pulse           // of Run
 	claim  atomic.Pointer[Claim] // nil: none
 	idle   atomic.Pointer[State] // the state while there is no claim
 	claims atomic.Uint64
@@ -159,6 +162,16 @@ func (h *Holder) Pool() string { return h.cfg.Pool }
 // Owner returns the owner: the configuration's, or the host name.
 func (h *Holder) Owner() string { return h.cfg.Owner }
 
+// Pulse is that of Run: each piece of its work is a request that is bounded in time.
+func (h *Holder) Pulse() *pulse.Pulse { return &h.pulse }
+
+// sleep is sleep, at rest.
+func (h *Holder) sleep(ctx context.Context, d time.Duration) bool {
+	h.pulse.Rest()
+	defer h.pulse.Work()
+	return sleep(ctx, d)
+}
+
 // Stats returns the counts.
 func (h *Holder) Stats() Stats {
 	s := Stats{Claims: h.claims.Load(), Losses: make(map[Loss]uint64, len(h.losses))}
@@ -175,6 +188,7 @@ func (h *Holder) Stats() Stats {
 func (h *Holder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer h.pulse.Rest()
 	saving, saveLast := context.WithCancel(context.WithoutCancel(ctx))
 	defer saveLast()
 	wg.Go(func() { h.saver.run(saving) })

@@ -13,7 +13,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	suspended := !held.Valid()
 	retry := retries{jitter: h.jitter}
 	next := held.sent + every
-	for sleep(ctx, next-h.now()) {
+	for h.sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
 		sent := h.now()
 		err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })

@@ -17,6 +17,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
@@ -377,6 +378,17 @@ func (p *Proxy) Alive(ctx context.Context) error {
 	}
 	p.Status() // takes the locks
 	return nil
+}
+
+// Pulses are those of the loops that read datagrams and that send.
+func (p *Proxy) Pulses() (all []*pulse.Pulse) {
+	for _, l := range p.listeners() {
+		all = append(all, l.Pulse())
+	}
+	for _, o := range p.outlets.all() {
+		all = append(all, o.Pulse())
+	}
+	return all
 }
 
 // carbonAsUpstream is StatsD's upstream, where that becomes points: it is up while one of

@@ -7,12 +7,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // attendEvery is how soon systemd hears of an upstream that went up or down.
 const attendEvery = 5 * time.Second
+
+// stuckAfter is how long a loop may be at one piece of its work: what it asks of etcd or
+// of a server takes 20 s at most.
+const stuckAfter = 30 * time.Second
 
 // attend tells systemd how we are, whenever that changes, and feeds its watchdog as
 // long as our loops answer; until ctx ends.
@@ -27,13 +32,14 @@ func (d *daemon) attend(ctx context.Context) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	said := ""
+	loops := pulse.Watch{Limit: stuckAfter}
 	for {
 		changed := d.holder.Changed()
 		if line := d.statusLine(); line != said {
 			said = line
 			d.tell.status(line)
 		}
-		if d.isAlive(ctx, every) {
+		if d.isAlive(ctx, every, &loops) {
 			d.tell.alive()
 		}
 		select {
@@ -46,11 +52,11 @@ func (d *daemon) attend(ctx context.Context) {
 	}
 }
 
-// isAlive says whether the loops answer within limit.
-func (d *daemon) isAlive(ctx context.Context, limit time.Duration) bool {
+// isAlive says whether the loops answer within limit, and none is stuck.
+func (d *daemon) isAlive(ctx context.Context, limit time.Duration, loops *pulse.Watch) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return d.proxy.Alive(ctx) == nil
+	return d.proxy.Alive(ctx) == nil && loops.Stuck(time.Now(), append(d.proxy.Pulses(), d.holder.Pulse())) == nil
 }
 
 // statusLine is what systemctl status shows: the name, the state, the upstreams.

@@ -13,6 +13,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
@@ -40,7 +41,11 @@ type Listener struct {
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections
+	pulse        pulse.Pulse  // of the reader of datagrams
 }
+
+// Pulse is that of the loop that reads datagrams.
+func (l *Listener) Pulse() *pulse.Pulse { return &l.pulse }
 
 // IsStream says whether the socket brings connections.
 func (l *Listener) IsStream() bool { return l.Address.Network == "tcp" || l.Address.Network == "unix" }

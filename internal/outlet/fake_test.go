@@ -31,10 +31,11 @@ type fakeServer struct {
 	needs   time.Duration // to connect
 	hangUp  time.Duration // it ends connections after so long, if endErr is set
 	endErr  error
-	stall   bool // it takes nothing
-	unread  bool // its kernel takes, and acknowledges nothing
-	picky   bool // it hangs up when it gets something
-	reads   bool // it goes on to, after errClosed
+	stall   bool          // it takes nothing
+	unread  bool          // its kernel takes, and acknowledges nothing
+	picky   bool          // it hangs up when it gets something
+	reads   bool          // it goes on to, after errClosed
+	hang    chan struct{} // writes to it return when this is closed
 	dials   []time.Time
 	got     []string // lines
 	links   []*fakeLink
@@ -151,6 +152,11 @@ func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
 		l.err = errClosed
 		l.ended <- errClosed
 		return len(lines), nil
+	case l.server.hang != nil:
+		hang := l.server.hang
+		l.server.mu.Unlock()
+		<-hang
+		l.server.mu.Lock()
 	case l.server.stall:
 		l.server.mu.Unlock()
 		time.Sleep(limit)

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
 // An Outlet sends what a source has to the first server of its list that works. One
@@ -29,6 +31,7 @@ type Outlet struct {
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
 	changed chan struct{}          // cap 1: config is new
 
+	pulse  pulse.Pulse    // of Run
 	better *connection    // that goes on after the session; nil: none is open yet
 	parked sync.WaitGroup // connections that have a moment more
 }
@@ -66,6 +69,9 @@ func (o *Outlet) Configure(cfg Config) {
 // Status describes the addresses, in the order of the list.
 func (o *Outlet) Status() []Status { return o.failover.status() }
 
+// Pulse is that of Run, which waits for the others that it starts.
+func (o *Outlet) Pulse() *pulse.Pulse { return &o.pulse }
+
 // IsUp says whether one of the addresses works.
 func (o *Outlet) IsUp() bool {
 	for _, s := range o.Status() {
@@ -91,6 +97,7 @@ func isOurs(why error) bool {
 
 // Run sends until the source is drained, or ctx ends.
 func (o *Outlet) Run(ctx context.Context) {
+	defer o.pulse.Rest()
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.parked.Wait()
 	defer cancel()
@@ -147,6 +154,7 @@ func (o *Outlet) await(ctx context.Context, r *search, wait, expire time.Duratio
 	defer retry.Stop()
 	for over := false; !over; {
 		look := newTimer(expire, expire > 0)
+		o.pulse.Rest()
 		select {
 		case <-retry.C:
 			over = true
@@ -159,6 +167,7 @@ func (o *Outlet) await(ctx context.Context, r *search, wait, expire time.Duratio
 		case <-o.source.More():
 		case <-ctx.Done():
 		}
+		o.pulse.Work()
 		look.Stop()
 		switch {
 		case r.found != nil:

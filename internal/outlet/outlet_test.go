@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
 const (
@@ -43,6 +45,46 @@ func TestFirstHangsUp(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Whatever servers do, the loop goes on; a write that does not return in its time is seen.
+func TestPulse(t *testing.T) {
+	net := newNet(atA, atB)
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		loop := pulse.Watch{Limit: 30 * time.Second}
+		watch := func(d time.Duration) (stuck int) {
+			for until := time.Now().Add(d); time.Now().Before(until); {
+				r.send(5 * time.Second)
+				if loop.Stuck(time.Now(), []*pulse.Pulse{r.Pulse()}) != nil {
+					stuck++
+				}
+			}
+			return stuck
+		}
+		all := func(f func(s *fakeServer)) { net.servers[atA].set(f); net.servers[atB].set(f) }
+		stuck := watch(time.Minute)
+		all(func(s *fakeServer) { s.stall = true })
+		stuck += watch(time.Minute)
+		all(func(s *fakeServer) { s.stall, s.needs, s.endErr = false, time.Hour, errClosed })
+		net.servers[atA].last().end(errClosed)
+		net.servers[atB].last().end(errClosed)
+		stuck += watch(time.Minute)
+		all(func(s *fakeServer) { s.needs, s.endErr = 0, nil })
+		if stuck += watch(time.Minute); stuck > 0 {
+			t.Errorf("the loop seemed stuck %d times while servers failed", stuck)
+		}
+		hang := make(chan struct{})
+		all(func(s *fakeServer) { s.hang = hang })
+		if watch(time.Minute) == 0 {
+			t.Error("a write hung for a minute, and nobody saw it")
+		}
+		all(func(s *fakeServer) { s.hang = nil })
+		close(hang)
+		watch(10 * time.Second)
+		if watch(time.Minute) > 0 {
+			t.Error("the loop goes on, and seems stuck")
+		}
+	})
 }
 
 // A server that refuses comes back: it is used when a connection to it has stayed

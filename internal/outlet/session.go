@@ -135,6 +135,7 @@ func (s *session) isDatagram() bool { return s.server.entry.address.isDatagram()
 // something better to do; it returns what.
 func (s *session) send(ctx context.Context) error {
 	for {
+		s.outlet.pulse.Work()
 		now := time.Now()
 		if err := s.peerEnded(now); err != nil {
 			return err
@@ -181,6 +182,9 @@ func (s *session) write(now time.Time, lines []byte, within time.Duration) error
 	}
 	if s.leave.why != nil {
 		lines = lines[:bytes.IndexByte(lines, '\n')+1]
+	}
+	if s.server.entry.address.Network == "stdout" {
+		s.outlet.pulse.Rest() // who reads it may stop
 	}
 	n, err := s.link.write(lines, limit)
 	if s.took(now, lines[:n]); n > 0 {
@@ -376,6 +380,8 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 		s.timer.Reset(d)
 		late = s.timer.C
 	}
+	s.outlet.pulse.Rest()
+	defer s.outlet.pulse.Work()
 	select {
 	case <-s.source.More():
 	case <-late:
@@ -469,6 +475,8 @@ func (s *session) finish(ctx context.Context, why error) error {
 // settle gives the peer time to end the connection.
 func (s *session) settle(ctx context.Context, d time.Duration) {
 	s.timer.Reset(d)
+	s.outlet.pulse.Rest()
+	defer s.outlet.pulse.Work()
 	select {
 	case err := <-s.peer.heard:
 		s.peer.err = err
