@@ -246,6 +246,7 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 			revision: got.revision,
 			now:      h.now,
 			over:     make(chan struct{}),
+			parting:  make(chan struct{}),
 		},
 		ttl:      h.lease.ttl,
 		sent:     h.lease.sent,

@@ -21,13 +21,14 @@ type Claim struct {
 	now     clock
 	horizon atomic.Int64  // by now, in nanoseconds
 	over    chan struct{} // closed when it is
+	parting chan struct{} // closed when it is about to be, by choice
 }
 
 // A clock returns the time since a fixed moment, and never runs backwards.
 type clock func() time.Duration
 
 func newClaim(name string, valid time.Duration, h history) *Claim {
-	c := &Claim{name: name, history: h, now: boottime, over: make(chan struct{})}
+	c := &Claim{name: name, history: h, now: boottime, over: make(chan struct{}), parting: make(chan struct{})}
 	c.extendTo(c.now() + valid)
 	return c
 }
@@ -72,6 +73,10 @@ func (c *Claim) Revision() int64 { return c.revision }
 // not over: it may go on.
 func (c *Claim) Done() <-chan struct{} { return c.over }
 
+// Parting returns a channel that is closed half a second before the claim is released
+// because somebody has asked for the name: for the last words under it.
+func (c *Claim) Parting() <-chan struct{} { return c.parting }
+
 // NameAt returns the name of a Carbon line that carries t, in whole Unix
 // seconds: that of the tenure which t falls into. ok is false when that is the
 // recorded tenure of another host under our name: the line has no name then.
@@ -97,7 +102,7 @@ func (c *Claim) Floor() int64 { return c.history.floor }
 
 // anew returns another claim for the same name under the same lease.
 func (c *Claim) anew() *Claim {
-	n := &Claim{name: c.name, key: c.key, owner: c.owner, lease: c.lease, revision: c.revision, now: c.now, over: make(chan struct{})}
+	n := &Claim{name: c.name, key: c.key, owner: c.owner, lease: c.lease, revision: c.revision, now: c.now, over: make(chan struct{}), parting: make(chan struct{})}
 	n.horizon.Store(c.horizon.Load())
 	return n
 }

@@ -20,7 +20,21 @@ func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]
 	tick := time.NewTicker(telemetryInterval)
 	defer tick.Stop()
 	for {
+		changed := p.naming.names.Changed()
+		claim, ok := p.naming.names.Current()
+		var parting <-chan struct{}
+		if ok {
+			parting = claim.Parting()
+		}
 		select {
+		case <-changed:
+		case <-parting:
+			p.sendLastTelemetry(from, last)
+			select {
+			case <-claim.Done():
+			case <-ctx.Done():
+				return
+			}
 		case <-tick.C:
 			p.sendNumbers(from, last, (*dto.Gauge).GetValue)
 		case <-ctx.Done():
