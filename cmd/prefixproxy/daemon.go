@@ -72,7 +72,7 @@ func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, socket
 		return membership.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
-	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()), &d.reloads)
+	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder, cfg.Membership.TTL), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()), &d.reloads)
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.source = admin.Source{

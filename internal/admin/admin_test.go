@@ -106,7 +106,7 @@ func statsdOnly() fakeLines {
 
 func newServer(cfg Config, names Names, lines Lines) *Server {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(NewClaimCollector(names), NewBuildInfo("v1.2.3", "0123456789ab"))
+	reg.MustRegister(NewClaimCollector(names, 15*time.Second), NewBuildInfo("v1.2.3", "0123456789ab"))
 	return New(cfg, Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: reg}, slog.New(slog.DiscardHandler))
 }
 

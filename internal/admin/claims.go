@@ -10,11 +10,16 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// NewClaimCollector returns the metrics of a holder. Each scrape asks the
-// holder once, so that held and info agree.
-func NewClaimCollector(names Names) prometheus.Collector { return claimCollector{names} }
+// NewClaimCollector returns the metrics of a holder whose lease is for ttl. Each scrape
+// asks the holder once, so that held and info agree.
+func NewClaimCollector(names Names, ttl time.Duration) prometheus.Collector {
+	return claimCollector{names, ttl}
+}
 
-type claimCollector struct{ names Names }
+type claimCollector struct {
+	names Names
+	ttl   time.Duration
+}
 
 var (
 	claimHeld = prometheus.NewDesc("prefixproxy_claim_held",
@@ -23,6 +28,8 @@ var (
 		"1, with the name that is held; absent while none is.", []string{"pool", "name", "owner"}, nil)
 	claimHorizon = prometheus.NewDesc("prefixproxy_claim_horizon_seconds",
 		"Time until which the claim may be used, from now; 0 without a claim or past it.", nil, nil)
+	claimTTL = prometheus.NewDesc("prefixproxy_claim_ttl_seconds",
+		"membership.ttl: while etcd answers, the horizon is more than half of it away.", nil, nil)
 	claims = prometheus.NewDesc("prefixproxy_claims_total",
 		"Names claimed or taken over since the start.", nil, nil)
 	claimLosses = prometheus.NewDesc("prefixproxy_claim_losses_total",
@@ -31,7 +38,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (c claimCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{claimHeld, claimInfo, claimHorizon, claims, claimLosses} {
+	for _, desc := range []*prometheus.Desc{claimHeld, claimInfo, claimHorizon, claimTTL, claims, claimLosses} {
 		ch <- desc
 	}
 }
@@ -52,6 +59,7 @@ func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(claimHeld, 0)
 		gauge(claimHorizon, 0)
 	}
+	gauge(claimTTL, c.ttl.Seconds())
 	stats := c.names.Stats()
 	counter(claims, stats.Claims)
 	for _, loss := range membership.Losses() {

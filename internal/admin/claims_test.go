@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -15,6 +16,7 @@ prefixproxy_claim_losses_total{reason="deleted"} 2
 prefixproxy_claim_losses_total{reason="expired"} 0
 prefixproxy_claim_losses_total{reason="lost"} 0
 prefixproxy_claim_losses_total{reason="overwritten"} 0
+prefixproxy_claim_ttl_seconds 15
 prefixproxy_claims_total 3
 `
 	const none = "prefixproxy_claim_held 0\nprefixproxy_claim_horizon_seconds 0\n" + counters
@@ -29,7 +31,7 @@ prefixproxy_claims_total 3
 		{"waiting", waiting(), none},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			if got := scrape(t, NewClaimCollector(tt.names)); got != tt.want {
+			if got := scrape(t, NewClaimCollector(tt.names, 15*time.Second)); got != tt.want {
 				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
 			}
 		})
