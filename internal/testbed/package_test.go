@@ -368,7 +368,7 @@ func (m *packaged) watchdog(t *testing.T) {
 // the one that holds the name, which cannot write its log.
 func (m *packaged) stuck(t *testing.T) {
 	m.write("/etc/systemd/system/prefixproxy.service.d/stuck.conf", "[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nStandardError=file:/tmp/log\n")
-	m.run("mkfifo /tmp/log; sleep 1000 <>/tmp/log & echo $! >/tmp/holder; systemctl daemon-reload; systemctl restart prefixproxy")
+	m.run("mkfifo /tmp/log; setsid sleep 1000 <>/tmp/log >/dev/null 2>&1 & echo $! >/tmp/holder; systemctl daemon-reload; systemctl restart prefixproxy")
 	m.flows(t)
 	before := m.mainPID()
 	m.run("timeout 1 dd if=/dev/zero of=/tmp/log oflag=nonblock bs=1 count=100000 2>/dev/null || true; systemctl stop etcd")
@@ -378,7 +378,7 @@ func (m *packaged) stuck(t *testing.T) {
 		}
 		return nil
 	})
-	m.run("systemctl start etcd; rm -r /etc/systemd/system/prefixproxy.service.d; systemctl daemon-reload; kill $(cat /tmp/holder); cat /tmp/log >/dev/null & systemctl restart prefixproxy")
+	m.run("systemctl start etcd; rm -r /etc/systemd/system/prefixproxy.service.d; systemctl daemon-reload; kill $(cat /tmp/holder); rm /tmp/log; systemctl restart prefixproxy")
 	m.startedAgain(t, before)
 }
 

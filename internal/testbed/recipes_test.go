@@ -52,7 +52,7 @@ func (r recipe) run(t *testing.T) {
 	for _, line := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(r.gives, -1) {
 		dev.Stdout.Await(t, line[1])
 	}
-	if r.language != "collectd" {
+	if r.language != "collectd" && r.language != "icinga" {
 		if code := recipe.ExitCode(t); code != 0 {
 			t.Errorf("it ended with %d", code)
 		}
@@ -111,11 +111,33 @@ func (r recipe) command(t *testing.T, dir string) *exec.Cmd {
 	case "collectd":
 		r.text = fmt.Sprintf("BaseDir %q\nPIDFile %q\n", dir, filepath.Join(dir, "pid")) + r.text
 		cmd = exec.Command(lookPath(t, "collectd", "collectd-core"), "-f", "-C", write("collectd.conf"))
+	case "icinga":
+		r.text = icinga2Host + r.text
+		// Its children have sessions of their own, and go with the namespace.
+		cmd = exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", lookPath(t, "icinga2", "icinga2-bin"), "daemon", "-c", write("icinga2.conf"), "-DRunAsUser=root", "-DRunAsGroup=root")
+		for _, name := range []string{"Data", "Cache", "InitRun", "Log", "Spool"} {
+			cmd.Args = append(cmd.Args, fmt.Sprintf("-D%sDir=%s", name, dir))
+		}
 	default:
 		t.Fatalf("no program for %s", r.language)
 	}
 	return cmd
 }
+
+// icinga2Host is a host that checks itself, every second.
+const icinga2Host = `include <itl>
+const NodeName = "checked"
+object Endpoint NodeName { }
+object Zone "main" { endpoints = [ NodeName ] }
+object CheckerComponent "checker" { }
+object Host NodeName { check_command = "dummy" }
+object Service "load" {
+  host_name = NodeName
+  check_command = "dummy"
+  vars.dummy_text = "fine|load1=0.5"
+  check_interval = 1s
+}
+`
 
 // needs skips the test where a command fails.
 func (r recipe) needs(t *testing.T, pkg string, command ...string) {
