@@ -331,7 +331,7 @@ func TestReady(t *testing.T) {
 // The page of a host without a name says so, and why.
 func TestIndexWithoutName(t *testing.T) {
 	page := ask(t, waiting(), carbonDown(), "GET", "/").Body.String()
-	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<h2>no carbon upstream is up <small>since 1 May", "tcp://a.example.net:2003: connection refused"} {
+	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<h2>no carbon upstream is up <small>since 1 May", "tcp://a.example.net:2003: connection refused", `<p class="type">nc -vz -w3 a.example.net 2003</p>`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("got %s\nwant it to contain %q", page, want)
 		}

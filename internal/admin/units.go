@@ -35,6 +35,8 @@ func perSecond(v float64) string {
 	switch {
 	case v == 0:
 		return "0"
+	case v < 0.1:
+		return "under 0.1"
 	case v < 10:
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -118,7 +119,7 @@ func wrongUpstreams(s Status, protocol string) (all []wrong) {
 		if slices.ContainsFunc(list, func(u proxy.UpstreamStatus) bool { return u.Up }) {
 			continue
 		}
-		w := wrong{What: fmt.Sprintf("no %s upstream is up", protocol), Since: list[0].Since, Do: "Look at it, and at the network between."}
+		w := wrong{What: fmt.Sprintf("no %s upstream is up", protocol), Since: list[0].Since, Do: "Look whether it runs, and whether this host reaches it.", Type: reach(list[0].Address)}
 		if name != "" {
 			w.What = fmt.Sprintf("no %s upstream of %s is up", protocol, name)
 		}
@@ -140,6 +141,20 @@ func wrongUpstreams(s Status, protocol string) (all []wrong) {
 		all = append(all, w)
 	}
 	return all
+}
+
+// reach is what a person types to see whether a server is there; "" where it has no port.
+func reach(address string) string {
+	network, server, _ := strings.Cut(address, "://")
+	server, _, _ = strings.Cut(server, "?")
+	host, port, err := net.SplitHostPort(server)
+	switch {
+	case err != nil:
+		return ""
+	case network == "udp":
+		return fmt.Sprintf("nc -uvz -w3 %s %s", host, port)
+	}
+	return fmt.Sprintf("nc -vz -w3 %s %s", host, port)
 }
 
 // wrongBounds returns what is nearly full, or waits on disk.
