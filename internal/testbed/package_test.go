@@ -95,6 +95,9 @@ func (m *packaged) document(t *testing.T, name string) {
 		script := "cd " + m.root + "\n" + goEnvironment(t) + block[2]
 		switch {
 		case block[1] != "":
+			if dev {
+				m.run("systemctl stop background")
+			}
 			m.write("/tmp/background", script)
 			m.run("systemd-run --unit=background bash /tmp/background")
 			Eventually(t, "the daemon in the background", func() error {
@@ -107,6 +110,7 @@ func (m *packaged) document(t *testing.T, name string) {
 			dev = true
 			continue
 		case dev && !strings.Contains(block[2], "nc "):
+			m.promised(t, string(text))
 			m.run("systemctl stop background")
 			dev = false
 		}
@@ -115,6 +119,24 @@ func (m *packaged) document(t *testing.T, name string) {
 	if name == "README.md" {
 		m.flows(t)
 	}
+}
+
+// promised waits for what the README says that its daemons print.
+func (m *packaged) promised(t *testing.T, readme string) {
+	t.Helper()
+	lines := regexp.MustCompile(`(?m)^    (Denali\.[a-z.]+(?::\S+| [0-9.]+))( \d{10})?$`).FindAllStringSubmatch(readme, -1)
+	if len(lines) != 4 {
+		t.Fatalf("the README promises %q", lines)
+	}
+	Eventually(t, "what the README promises", func() error {
+		printed := m.run("journalctl -o cat -u background")
+		for _, l := range lines {
+			if !strings.Contains(printed, l[1]) {
+				return fmt.Errorf("no %q in:\n%s", l[1], printed)
+			}
+		}
+		return nil
+	})
 }
 
 // goDirs are where the go command and its caches are.
