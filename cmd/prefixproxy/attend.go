@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
@@ -20,11 +21,8 @@ const attendEvery = 5 * time.Second
 const stuckAfter = 30 * time.Second
 
 // attend tells systemd how we are, whenever that changes, and feeds its watchdog as
-// long as our loops answer; until ctx ends.
+// long as our loops answer; until ctx ends. /healthz says the same to others.
 func (d *daemon) attend(ctx context.Context) {
-	if !d.tell.isAsked() {
-		return
-	}
 	every := attendEvery
 	if limit := d.tell.watchdog(); limit > 0 {
 		every = min(every, limit)
@@ -40,6 +38,7 @@ func (d *daemon) attend(ctx context.Context) {
 			d.tell.status(line)
 		}
 		if d.isAlive(ctx, every, &loops) {
+			d.health.Store(time.Now())
 			d.tell.alive()
 		}
 		select {
@@ -50,6 +49,15 @@ func (d *daemon) attend(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// A health is when the loops were last seen to turn; the zero one is healthy.
+type health struct{ atomic.Value }
+
+// Alive says whether that was a short time ago.
+func (h *health) Alive() bool {
+	seen, ok := h.Load().(time.Time)
+	return !ok || time.Since(seen) < stuckAfter
 }
 
 // isAlive says whether the loops answer within limit, and none is stuck.

@@ -36,6 +36,7 @@ type daemon struct {
 	registry *prometheus.Registry // of our own metrics
 	pool     *fleet.Pool          // as the page shows it
 	events   *events.Sender       // notes in Graphite
+	health   health
 	tell     notifier
 }
 
@@ -77,7 +78,7 @@ func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, socket
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.source = admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
-		Pool: d.pool,
+		Pool: d.pool, Health: &d.health,
 	}
 	d.source.Rates = admin.NewRates(d.source)
 	d.admin = admin.New(cfg.Admin, d.source, d.log)

@@ -15,9 +15,6 @@ import (
 // sd_notify(3).
 type notifier struct{ log *slog.Logger }
 
-// isAsked says whether systemd listens.
-func (n notifier) isAsked() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
-
 // ready says that the listeners are up, whether etcd and Graphite are or not; and
 // that a reload has ended.
 func (n notifier) ready() { n.send(sd.SdNotifyReady) }

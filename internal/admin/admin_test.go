@@ -338,6 +338,23 @@ func TestIndexWithoutName(t *testing.T) {
 	}
 }
 
+type dead struct{}
+
+func (dead) Alive() bool { return false }
+
+// A program whose loops stand still is not healthy, whoever asks.
+func TestUnhealthy(t *testing.T) {
+	s := newServer(DefaultConfig(), holding(), bothUp())
+	src := s.src
+	src.Health = dead{}
+	s = New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
+	w := httptest.NewRecorder()
+	s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/healthz", nil))
+	if w.Code != 503 || w.Body.String() != "a loop stands still\n" {
+		t.Errorf("got %d %q, want 503", w.Code, w.Body)
+	}
+}
+
 func TestBadLinesOff(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.BadLines = false

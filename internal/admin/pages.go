@@ -39,7 +39,7 @@ func (p pages) routes() http.Handler {
 	mux.HandleFunc("GET /style.css", serveStyle)
 	mux.HandleFunc("GET /status.json", p.serveStatus)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.src.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: maxRequests, DisableCompression: true}))
-	mux.HandleFunc("GET /healthz", serveHealth)
+	mux.HandleFunc("GET /healthz", p.serveHealth)
 	mux.HandleFunc("GET /readyz", p.serveReady)
 	if p.src.Pool != nil {
 		mux.HandleFunc("GET /fleet", p.serveFleet)
@@ -114,7 +114,11 @@ func (p pages) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	write(w, http.StatusOK, "application/json", append(text, '\n'))
 }
 
-func serveHealth(w http.ResponseWriter, _ *http.Request) {
+func (p pages) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	if p.src.Health != nil && !p.src.Health.Alive() {
+		http.Error(w, "a loop stands still", http.StatusServiceUnavailable)
+		return
+	}
 	write(w, http.StatusOK, plain, []byte("alive\n"))
 }
 

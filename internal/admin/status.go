@@ -19,6 +19,13 @@ type Source struct {
 	Gatherer prometheus.Gatherer // what /metrics serves
 	Pool     Pool                // who holds what; nil: nobody knows
 	Rates    *Rates              // what has come; nil: nobody knows
+	Health   Health              // whether the loops turn; nil: they do
+}
+
+// Health is what /healthz asks.
+type Health interface {
+	// Alive says whether the program does its work. It must not block.
+	Alive() bool
 }
 
 // Names is what the pages ask a membership.Holder.
