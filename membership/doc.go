@@ -50,40 +50,42 @@
 //	                  ▼ Run ends
 //	              released
 //
-// A claim may be lost from held just as from suspended, and Run may end at any
-// state. A claim that needs a TTL of caution begins suspended: one taken over
-// from a copied state directory or at another boot, made after etcd lost data, or
-// of a name whose last holder may be there still.
+// A claim may be lost from held as well as from suspended, and Run may end in any
+// state. A claim that needs a TTL of caution begins suspended: one taken over from a
+// copied state directory or after a reboot, one made after etcd lost data, and one on a
+// name whose last holder may still be there.
 //
 // # Safety
 //
-// A claim may be used until its horizon: two thirds of the granted TTL after
-// the last successful renewal (or the grant) was sent, by a clock that counts
-// the machine's suspension. etcd ends the lease one whole TTL after it received
-// that request at the earliest, so that nobody else can have the name before
-// the horizon. Current checks this at each call, and needs nobody to be awake.
+// A claim may be used until its horizon: two thirds of the granted TTL after the last
+// successful renewal (or the grant) was sent, by a clock that keeps running while the
+// machine sleeps. etcd ends the lease no earlier than one whole TTL after it received that
+// request, so nobody else can have the name before the horizon. Current checks this at
+// each call, and depends on no goroutine being awake.
 //
-// That a name is free does not prove that its lease ran out so: a key can be
-// deleted by hand, and a leader of etcd that stood still may revoke leases that
-// live (https://github.com/etcd-io/etcd/issues/15247). Who claims a name looks at
-// the records of its tenures, and uses it one TTL later if one before has neither
-// an end on record nor a lease that ran out under one leader.
+// That a name is free does not prove that its lease ran out: a key can be deleted by hand,
+// and an etcd leader that stood still may revoke leases that are alive
+// (https://github.com/etcd-io/etcd/issues/15247). So a holder that claims a name looks at
+// the records of its tenures. If an earlier one has neither an end on record nor a lease
+// that ran out under one leader, the name is used one TTL later.
 //
 // # Not promised
 //
-// Nothing downstream checks the fencing token (Claim.Revision): who has asked
-// Current and is then stopped before the use, be it by the scheduler or by a
-// paused hypervisor, uses the name late. The clocks' rates must agree to within
-// a third. A virtual machine that was cloned alive, a cluster that was wiped or
-// restored, a lease that was revoked by hand, and a name whose records were
-// deleted with it, can give two hosts one name for up to one renewal period; and so
-// can Join, which keeps no records. Of a restore those know who were there; who
-// comes new can't: wait one TTL before the restored etcd starts. Its terms begin
-// anew, and no answer of etcd tells two of one number apart: if it has had several
-// elections within a TTL of its start, one of their leaders may revoke a lease that
-// was granted before the backup, and that passes for one which ran out. An etcd that elects in
-// less than half a second (--election-timeout) can, if its leader then stands
-// still for a TTL. Lists longer than 120 names are gone through forward: a name
-// freed after its turn is not come back to. The times of tenures are the hosts'
-// own clocks: two that are more than 5 s apart may write one name for one moment.
+// Nothing downstream checks the fencing token (Claim.Revision): a caller that has asked
+// Current and is then stopped, by the scheduler or by a paused hypervisor, uses the name
+// late. The clocks' rates must agree to within a third.
+//
+// A virtual machine that was cloned while it ran, a cluster that was wiped or restored, a
+// lease revoked by hand, and a name whose records were deleted with it can give two hosts
+// one name for up to one renewal period; and so can Join, which keeps no records. Hosts
+// that were there before notice a restore, but new ones can't: wait one TTL before the
+// restored etcd starts. Its raft terms begin anew, and no answer of etcd tells two terms of
+// one number apart: if it has several elections within a TTL of its start, one of the
+// leaders may revoke a lease that was granted before the backup, which then looks as if it
+// had run out. The same can happen with an etcd that elects in less than half a second
+// (--election-timeout) and whose leader then stands still for a TTL.
+//
+// Lists longer than 120 names are searched forward only: a name that is freed after its
+// turn is not tried again. The times of tenures come from the hosts' own clocks: two hosts
+// whose clocks are more than 5 s apart may both write one name for one moment.
 package membership

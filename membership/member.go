@@ -26,8 +26,8 @@ type Member struct {
 // moment of the claim. More are gone through by 120, forward: an ID that is
 // freed after its turn is not come back to.
 //
-// When all IDs are claimed the error is ErrNoFreeName. After any other error
-// an ID may be claimed or not: revoke the lease before trying again.
+// If all IDs are claimed, the error is ErrNoFreeName. After any other error an ID may
+// or may not have been claimed: revoke the lease before trying again.
 func Join(etcdclient *clientv3.Client, ctx context.Context, id clientv3.LeaseID, identifier string, ids []string) (*Member, error) {
 	put := func(r rung) clientv3.Op { return clientv3.OpPut(r.name, identifier, clientv3.WithLease(id)) }
 	for turn := range slices.Chunk(ids, namesPerTxn) {

@@ -29,14 +29,12 @@
 //
 // # What is not promised
 //
-// A Carbon line counts as forwarded when the kernel of the peer's host has
-// acknowledged it and the connection has lived on for a second: what a peer that
-// dies had not read is sent again as far as the replay window reaches, or all of it
-// where the connection is young. Lines come twice after a broken connection or a
-// crash.
-// Lines in memory outlive the process, but not the machine. StatsD is sent at
-// most once: what is in doubt is not sent again, and a UDP datagram may be lost
-// on its way. The order of lines that need a name and of lines that need none is
-// not kept while no name is held, and that of Carbon lines not while something is
-// spooled.
+// A Carbon line counts as forwarded when the kernel of the peer's host has acknowledged
+// it and the connection has lived on for a second. What a peer had not read when it died
+// is sent again as far as the replay window reaches, or all of it if the connection is
+// young. So lines may arrive twice after a broken connection or a crash. Lines in memory
+// outlive the process, but not the machine. StatsD is sent at most once: what is in doubt
+// is not sent again, and a UDP datagram may get lost on its way. While no name is held,
+// lines that need none overtake those that do; while something is spooled, newer Carbon
+// lines overtake it.
 package proxy
