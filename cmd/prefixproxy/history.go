@@ -36,7 +36,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	if len(past) == 0 {
-		ui.notef("%q held no name of pool %s, as far as is recorded", c.Owner, cfg.Membership.Pool)
+		ui.notef("%q held no name of pool %s, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
 	}
 	return writeTenures(ui.out, tenuresOf(past), c.JSON)
 }

@@ -74,7 +74,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 	step := int64(c.Step / time.Second)
 	spans := inSteps(reaching(spansOf(own, others, now), from, until), step)
 	if len(spans) == 0 {
-		ui.notef("%q held no name of pool %s in that time, as far as is recorded", c.Owner, cfg.Membership.Pool)
+		ui.notef("%q held no name of pool %s in that time, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
 		return nil
 	}
 	if last := spans[len(spans)-1]; last.to == math.MaxInt64 && until == math.MaxInt64 {

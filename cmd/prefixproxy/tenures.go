@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -56,6 +58,23 @@ func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
 		rows = append(rows, []string{t.Name, cmp.Or(t.Owner, "-"), tableTime(t.From), to, ended})
 	}
 	return table{rows: rows, owner: 1}.write(w)
+}
+
+// likeOwner asks whether the holder of a name was meant that has another case, or another
+// domain; "" where there is none.
+func likeOwner(ctx context.Context, cfg config, owner string) string {
+	question := ""
+	host, _, _ := strings.Cut(owner, ".")
+	cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) error {
+		pool, err := membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, nil)
+		for _, h := range pool.Held {
+			if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {
+				question = "; did you mean " + h.Owner + "?"
+			}
+		}
+		return err
+	})
+	return question
 }
 
 func writeJSON(w io.Writer, v any) error {
