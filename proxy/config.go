@@ -49,15 +49,15 @@ type Listen struct {
 	StatsD []Address `yaml:"statsd"` // default udp and tcp on localhost:8125
 	Carbon []Address `yaml:"carbon"` // default tcp and udp on localhost:2003
 
-	// MaxConnections bounds the connections open at one moment, over all
-	// stream listeners; default 1000. At the limit, the one that was idle longest
-	// makes room for a new one, which waits in the kernel's backlog while none is
-	// idle for a second. Each costs a file descriptor and some 8 KiB.
+	// MaxConnections bounds the connections that are open at the same time, over all
+	// stream listeners; default 1000. At the limit, the one that has been idle longest
+	// makes room for a new one; if none has been idle for a second, the new one waits
+	// in the kernel's backlog. Each costs a file descriptor and some 8 KiB.
 	MaxConnections int `yaml:"max_connections"`
 
-	// IdleTimeout closes a connection that has sent nothing for so long; default 0:
-	// never. A client that is gone is found by TCP keep-alives, and a slow reporter
-	// loses no line.
+	// IdleTimeout closes a connection that has sent nothing for this long; default 0:
+	// never. TCP keep-alives find clients that are gone, and so no slow reporter loses
+	// a line.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 }
 
@@ -83,8 +83,8 @@ type StatsDForward struct {
 	// TLS is for tls:// addresses.
 	TLS outlet.TLS `yaml:"tls"`
 
-	// MaxAge ends a connection that is so old, in order and between two lines, so
-	// that balancers spread again; default 0, never.
+	// MaxAge is the age at which a connection is ended, in order and between two lines,
+	// so that load balancers can spread connections again; default 0: never.
 	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait, in bytes of memory; default 16MiB.
@@ -97,9 +97,9 @@ type StatsDForward struct {
 
 // CarbonForward steers one destination of Carbon.
 type CarbonForward struct {
-	// Name tells a destination from others; default none, where it is alone. It is
-	// known by its name: under another one it begins anew, and what waited for it is
-	// dropped. But the first new one takes the place of one that had no name.
+	// Name tells this destination from the others; default "", if it is the only one.
+	// A destination that is renamed begins anew, and what waited for it is dropped;
+	// but when one without a name becomes a list, the first takes its place.
 	Name string `yaml:"name"`
 
 	// To is a failover list: the first address that works is used.
@@ -108,21 +108,21 @@ type CarbonForward struct {
 	// TLS is for tls:// addresses.
 	TLS outlet.TLS `yaml:"tls"`
 
-	// MaxAge ends a connection that is so old, in order and between two lines, so
-	// that balancers spread again; default 0, never.
+	// MaxAge is the age at which a connection is ended, in order and between two lines,
+	// so that load balancers can spread connections again; default 0: never.
 	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait in memory, in bytes; default 64MiB.
 	Queue conf.Bytes `yaml:"queue"`
 
-	// Spool bounds the lines that wait on disk, in bytes; default 1GiB. Where it
-	// is too low, an outage costs the oldest lines. 0: nothing goes to disk.
+	// Spool bounds the lines that wait on disk, in bytes; default 1GiB. If it is too
+	// low, an outage costs the oldest lines. 0: nothing goes to disk.
 	Spool conf.Bytes `yaml:"spool"`
 
-	// Replay is how much, in bytes, is sent again on the next connection of what
-	// the last peer's kernel had acknowledged; default 4MiB. It must cover what a
-	// peer that is killed had not read; more is memory, and lines that come
-	// twice. 0 is for upstreams that count.
+	// Replay is how much of what the last peer's kernel had acknowledged is sent again
+	// on the next connection, in bytes; default 4MiB. It must cover what a killed peer
+	// had not read; more than that costs memory, and sends more lines twice. Use 0 for
+	// upstreams that count.
 	Replay conf.Bytes `yaml:"replay"`
 }
 
