@@ -3,6 +3,7 @@ package outlet
 import (
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -73,6 +74,28 @@ func TestPulse(t *testing.T) {
 		if stuck += watch(time.Minute); stuck > 0 {
 			t.Errorf("the loop seemed stuck %d times while servers failed", stuck)
 		}
+		// The second is in use, the first is dialled beside it, and nothing is sent.
+		var open []*fakeLink
+		net.servers[atA].set(func(s *fakeServer) {
+			s.dialErr = errors.New("connection refused")
+			open = slices.Clone(s.links)
+		})
+		for _, l := range open {
+			l.end(errClosed)
+		}
+		watch(10 * time.Second)
+		before := len(net.servers[atA].attempts())
+		for range 60 {
+			time.Sleep(5 * time.Second)
+			if loop.Stuck(time.Now(), []*pulse.Pulse{r.Pulse()}) != nil {
+				t.Fatal("the loop seemed stuck while it had nothing to do")
+			}
+		}
+		if len(net.servers[atA].attempts()) == before {
+			t.Error("the first was not dialled")
+		}
+		net.servers[atA].set(func(s *fakeServer) { s.dialErr = nil })
+		watch(time.Minute)
 		hang := make(chan struct{})
 		all(func(s *fakeServer) { s.hang = hang })
 		if watch(time.Minute) == 0 {
