@@ -43,6 +43,7 @@ type pacer struct {
 	*gathering
 	bears  time.Duration // how long input may gather in the socket, at the most
 	poller *poll.Poller  // of the sockets that others wait for
+	timer  *time.Timer   // nil before the first wait
 
 	since   time.Time // when the count began: a tick ago at the most, where much comes
 	count   int       // packets that have come since
@@ -129,5 +130,17 @@ func (p *pacer) gather(ctx context.Context, every time.Duration) {
 		}
 		p.poller.Look()
 	}
-	pause(ctx, time.Until(tick))
+	p.sleep(ctx, time.Until(tick))
+}
+
+func (p *pacer) sleep(ctx context.Context, d time.Duration) {
+	if p.timer == nil {
+		p.timer = time.NewTimer(d)
+	} else {
+		p.timer.Reset(d)
+	}
+	select {
+	case <-p.timer.C:
+	case <-ctx.Done():
+	}
 }
