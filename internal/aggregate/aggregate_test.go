@@ -204,6 +204,42 @@ func TestFlushInParts(t *testing.T) {
 	}
 }
 
+// Points are made beside what comes, as the race detector sees.
+func TestPointsBesideLines(t *testing.T) {
+	a := open(t, tenth(), at(0))
+	a.SetNamed(true)
+	var lines []byte
+	for i := range 100 {
+		lines = fmt.Appendf(lines, "\x01.t%d:1:2:3|ms\n\x01.s%d:x|s\n\x01.c%d:1|c\n", i%50, i%50, i%50)
+	}
+	add := func() { a.Add(lines, func(ln []byte, why Reason) { t.Errorf("%q: %v", ln, why) }) }
+	sent, got := 1, 0.0
+	add()
+	for slot := range 4 {
+		a.Seal(at(10 * float64(slot+1)))
+		for more := true; more; {
+			more = a.Take(20)
+			made := make(chan []byte)
+			go func() { made <- a.Points(nil) }()
+			if slot < 3 {
+				add()
+				sent++
+			}
+			for point := range strings.Lines(string(<-made)) {
+				if name, rest, _ := strings.Cut(point, " "); strings.HasSuffix(name, ".count") && !strings.Contains(name, ".s") {
+					var n float64
+					fmt.Sscan(rest, &n)
+					got += n
+				}
+			}
+		}
+		a.Flushed()
+	}
+	if want := float64(sent * 100 * (3 + 1)); got != want {
+		t.Errorf("%v were counted, want %v", got, want)
+	}
+}
+
 // No slot is used twice, whatever the clock does.
 func TestClock(t *testing.T) {
 	a := open(t, tenth(), at(0))

@@ -110,7 +110,10 @@ func (b *bench) count(ctx context.Context, w work, c *contender) (r Result, peak
 	if err != nil {
 		return r, 0, err
 	}
-	r.Sent, r.Lost, r.SinkDropped = done.Sent, int64(done.Sent-report.Lines), report.Dropped
+	r.Sent, r.Lost = done.Sent, int64(done.Sent-report.Lines)
+	if !w.flood {
+		r.SinkDropped = report.Dropped
+	}
 	r.Lines = uint64(float64(report.Lines) * float64(r.Window) / float64(sending))
 	if r.Counted, err = countDrops(ctx, f); err != nil {
 		return r, 0, err
