@@ -189,6 +189,32 @@ func (c *Chunk) Free() {
 	*c = Chunk{}
 }
 
+// Append adds lines, which are s, to what c has; false: they do not follow it, or there
+// is no room.
+func (c *Chunk) Append(s Span, lines []byte, born time.Time) bool {
+	if c.buf == nil {
+		c.prepare()
+		c.Span, c.Data, c.Born = Between(s.From, s.From), c.buf[:0], born
+	}
+	if c.To != s.From || len(c.Data)+len(lines) > MaxRecord {
+		return false
+	}
+	c.To, c.Data = s.To, append(c.Data, lines...)
+	return true
+}
+
+// Copy makes c a copy of other.
+func (c *Chunk) Copy(other *Chunk) {
+	c.prepare()
+	c.Span, c.Data, c.Born = other.Span, append(c.buf[:0], other.Data...), other.Born
+}
+
+func (c *Chunk) prepare() {
+	if c.buf == nil {
+		c.buf = buffers.Get().(*[ChunkSize]byte)
+	}
+}
+
 // Begins says whether c is the head of s. What is at a place never changes.
 func (c *Chunk) Begins(s Span) bool { return c.buf != nil && c.From == s.From && s.Holds(c.Span) }
 
@@ -198,9 +224,7 @@ var ErrDamaged = errors.New("not as it was written")
 // Read reads records of a file: from c.From, up to c.To and to the size of a buffer.
 // Held lines that came much later than the first are left. It sets the rest of c.
 func (h *Header) Read(f io.ReaderAt, c *Chunk) error {
-	if c.buf == nil {
-		c.buf = buffers.Get().(*[ChunkSize]byte)
-	}
+	c.prepare()
 	buf := c.buf[:min(c.Bytes(), ChunkSize)]
 	n, err := f.ReadAt(buf, h.Offset(c.From))
 	if err != nil && !errors.Is(err, io.EOF) {

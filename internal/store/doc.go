@@ -39,8 +39,8 @@
 // The first tier, and its state, is in a directory that internal/memdir finds.
 //
 // In reading order: store.go (Put, evict, destinations), cursor.go and session.go (a
-// destination), held.go (lines without a name), log.go and segment.go (the log), run.go
-// (the disk), state.go and open.go (what the last process left; internal/predecessor, what
+// destination), held.go (lines without a name), log.go, segment.go and recent.go (the
+// log), run.go (the disk), state.go and open.go (what the last process left; internal/predecessor, what
 // an earlier version left), files.go.
 //
 // # Not promised

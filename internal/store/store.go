@@ -80,7 +80,9 @@ type Store struct {
 	held    heldLines
 	cursors []*Cursor
 	removed []Books
-	closed  bool // nothing more is put, but what gets a name
+
+	recent recent
+	closed bool // nothing more is put, but what gets a name
 
 	segmentSize int64
 	grain       int64 // of segments before the last change of the bounds
@@ -184,6 +186,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 			s.held.todo.Add(sp)
 			s.hold()
 		} else {
+			s.recent.put(sp, part, born)
 			for _, c := range s.cursors {
 				c.put(sp, late)
 			}

@@ -1,0 +1,37 @@
+package store
+
+import (
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
+)
+
+// recent is a copy of what was put last, for who is sent it soon: that costs less than
+// to read it from its file, and to check it. The store's mutex guards it.
+type recent struct {
+	chunks [16]records.Chunk
+	last   int
+	asked  bool // for the last: what is put next is apart from it
+}
+
+// put adds what was put.
+func (r *recent) put(s records.Span, lines []byte, born time.Time) {
+	if r.asked || !r.chunks[r.last].Append(s, lines, born) {
+		r.last = (r.last + 1) % len(r.chunks)
+		r.chunks[r.last].Free()
+		r.chunks[r.last].Append(s, lines, born)
+	}
+	r.asked = false
+}
+
+// copyTo copies the head of what c spans; false: it is not there.
+func (r *recent) copyTo(c *records.Chunk) bool {
+	for i := range r.chunks {
+		if r.chunks[i].Begins(c.Span) {
+			c.Copy(&r.chunks[i])
+			r.asked = r.asked || i == r.last
+			return true
+		}
+	}
+	return false
+}
