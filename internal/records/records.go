@@ -192,7 +192,7 @@ func (c *Chunk) Free() {
 // Append adds lines, which are s, to what c has; false: they do not follow it, or there
 // is no room.
 func (c *Chunk) Append(s Span, lines []byte, born time.Time) bool {
-	if c.buf == nil {
+	if len(c.Data) == 0 {
 		c.prepare()
 		c.Span, c.Data, c.Born = Between(s.From, s.From), c.buf[:0], born
 	}
@@ -202,6 +202,9 @@ func (c *Chunk) Append(s Span, lines []byte, born time.Time) bool {
 	c.To, c.Data = s.To, append(c.Data, lines...)
 	return true
 }
+
+// Clear empties c, and keeps its buffer.
+func (c *Chunk) Clear() { c.Span, c.Data = Span{}, nil }
 
 // Copy makes c a copy of other.
 func (c *Chunk) Copy(other *Chunk) {
@@ -216,7 +219,7 @@ func (c *Chunk) prepare() {
 }
 
 // Begins says whether c is the head of s. What is at a place never changes.
-func (c *Chunk) Begins(s Span) bool { return c.buf != nil && c.From == s.From && s.Holds(c.Span) }
+func (c *Chunk) Begins(s Span) bool { return len(c.Data) > 0 && c.From == s.From && s.Holds(c.Span) }
 
 // ErrDamaged is the error of reading what is not as it was written.
 var ErrDamaged = errors.New("not as it was written")

@@ -18,7 +18,7 @@ type recent struct {
 func (r *recent) put(s records.Span, lines []byte, born time.Time) {
 	if r.asked || !r.chunks[r.last].Append(s, lines, born) {
 		r.last = (r.last + 1) % len(r.chunks)
-		r.chunks[r.last].Free()
+		r.chunks[r.last].Clear()
 		r.chunks[r.last].Append(s, lines, born)
 	}
 	r.asked = false
