@@ -18,9 +18,6 @@ type heldLines struct {
 	asked bool          // somebody would name what is on disk
 }
 
-// heldApart is how far apart lines may have come that are named at once.
-const heldApart = 100 * time.Millisecond
-
 // A Held is some lines that wait for a name.
 type Held struct {
 	Data  []byte // whole lines, until FinishHeld
