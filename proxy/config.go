@@ -120,9 +120,10 @@ type CarbonForward struct {
 	Spool conf.Bytes `yaml:"spool"`
 
 	// Replay is how much of what the last peer's kernel had acknowledged is sent again
-	// on the next connection, in bytes; default 4MiB. It must cover what a killed peer
-	// had not read; more than that costs memory, and sends more lines twice. Use 0 for
-	// upstreams that count.
+	// on the next connection, in bytes, beyond what that kernel has offered to buffer;
+	// default 4MiB. It must cover what lies between that kernel and the program that
+	// stores lines; more costs memory, and sends more lines twice. Use 0, which sends
+	// none again, for upstreams that count.
 	Replay conf.Bytes `yaml:"replay"`
 }
 
