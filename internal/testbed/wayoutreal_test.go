@@ -21,6 +21,12 @@ var realScenarios = []scenario{
 	{"haproxy whose backend comes and goes", haproxyWithFlappingBackend},
 	{"haproxy without a backend, and a good one", haproxyAndAnother},
 	{"statsd 0.9 is stopped for 3 s", statsdIsStopped},
+	{"slow: statsd 0.9 is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 35*time.Second, "") }},
+	{"slow: statsd 0.9 with max_age is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 30*time.Second, ", max_age: 10s") }},
+	{"slow: statsd 0.9 is stopped for long, beside another", func(t *testing.T) {
+		statsdIsStoppedLong(t, 25*time.Second, "", StartReceiver(t, receiverSpec{}, Manner{}).URL)
+	}},
+	{"slow: statsd 0.9 is back, and the proxy stops", statsdIsBackAndWeStop},
 	{"statsd 0.9, and kill -9 of the proxy", statsdSurvivesUs},
 	{"statsd 0.9 is asked whether it lives", statsdHealth},
 	{"slow: carbon-cache with a full cache", carbonCacheIsFull},
@@ -137,6 +143,38 @@ func statsdIsStopped(t *testing.T) {
 	statsd.lives(t, flushes, "after.the.pause")
 	w.sendFor("statsd", 10_000, time.Second)
 	statsd.lives(t, flushes, "much.later")
+}
+
+// statsdIsStoppedLong: neither is one that pauses for long, nor does our kernel give its
+// connection up while its lines may leave.
+func statsdIsStoppedLong(t *testing.T, d time.Duration, settings string, others ...string) {
+	flushes := StartSink(t)
+	statsd := StartStatsD(t, flushes.Addr)
+	w := startWayOut(t, daemonPlan{statsd: to(append([]string{"tcp://" + statsd.Addr}, others...)...) + settings})
+	w.sendFor("statsd", 2000, 6*time.Second)
+	statsd.Signal(syscall.SIGSTOP)
+	w.sendFor("statsd", 2000, d)
+	statsd.Signal(syscall.SIGCONT)
+	w.sendFor("statsd", 2000, 3*time.Second)
+	statsd.lives(t, flushes, "after.the.pause")
+}
+
+// statsdIsBackAndWeStop: a connection that only looks whether it is back does not end it.
+func statsdIsBackAndWeStop(t *testing.T) {
+	flushes := StartSink(t)
+	statsd := StartStatsD(t, flushes.Addr)
+	statsd.Kill()
+	w := startWayOut(t, daemonPlan{statsd: to("tcp://"+statsd.Addr, StartReceiver(t, receiverSpec{}, Manner{}).URL)})
+	for i := range 3 {
+		w.sendFor("statsd", 100, 3*time.Second)
+		statsd.Restart(t)
+		w.sendFor("statsd", 100, time.Second+time.Duration(i)*500*time.Millisecond)
+		w.stop()
+		statsd.lives(t, flushes, fmt.Sprintf("after.stop.%d", i))
+		statsd.Kill()
+		w.start()
+		awaitListening(t, w.current().Process, w.at.statsd)
+	}
 }
 
 // statsdSurvivesUs: it lives on when we are killed under load.
