@@ -73,7 +73,7 @@ func (c *Claim) Revision() int64 { return c.revision }
 // not over: it may go on.
 func (c *Claim) Done() <-chan struct{} { return c.over }
 
-// Parting returns a channel that is closed half a second before the claim is released
+// Parting returns a channel that is closed one and a half seconds before the claim is released
 // because somebody has asked for the name: for the last words under it.
 func (c *Claim) Parting() <-chan struct{} { return c.parting }
 
@@ -105,6 +105,12 @@ func (c *Claim) anew() *Claim {
 	n := &Claim{name: c.name, key: c.key, owner: c.owner, lease: c.lease, revision: c.revision, now: c.now, over: make(chan struct{}), parting: make(chan struct{})}
 	n.horizon.Store(c.horizon.Load())
 	return n
+}
+
+// endBy moves the horizon back to t: the name will be released then. Its owner calls it,
+// who extends it no more.
+func (c *Claim) endBy(t time.Duration) {
+	c.horizon.Store(min(c.horizon.Load(), int64(t)))
 }
 
 // extendTo moves the horizon to t, unless it is later already. It says whether

@@ -106,14 +106,16 @@ func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 	return true
 }
 
-// lastWords is how long a claim may be used still once its name was asked for.
-const lastWords = 500 * time.Millisecond
+// lastWords is how long a claim may be used still once its name was asked for: longer than
+// who uses it may be busy with one write, so that what is under way has left by then.
+const lastWords = 1500 * time.Millisecond
 
 // yield lets go of a name that somebody has asked us for, and stays away from it
 // for one TTL.
 func (h *Holder) yield(ctx context.Context, held *tenancy) {
+	held.endBy(h.now() + lastWords)
 	close(held.parting)
-	h.sleep(ctx, min(lastWords, held.Left()))
+	h.sleep(ctx, held.Left())
 	h.letGo(Claiming)
 	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.name, "away_for", held.ttl)
 	h.avoid, h.avoidUntil = held.name, h.now()+held.ttl

@@ -59,6 +59,7 @@ var scenarios = []scenario{
 
 	{"a statsd pauses", statsdPauses},
 	{"a statsd pauses beyond the horizon", statsdPausesBeyondTheHorizon},
+	{"a statsd pauses, and the name goes", statsdPausesAndTheNameGoes},
 	{"a statsd pauses, and is killed", statsdPausesAndIsKilled},
 	{"slow: a graphite pauses", graphitePauses},
 	{"an idle connection is closed", idleIsClosed},
@@ -380,6 +381,37 @@ func statsdPausesBeyondTheHorizon(t *testing.T) {
 	}
 	if left == 0 || named > left {
 		t.Errorf("%d lines arrived under a name, %d had left before the horizon", named, left)
+	}
+}
+
+// statsdPausesAndTheNameGoes: nor does what our kernel has when the name is asked for leave,
+// though its horizon is far.
+func statsdPausesAndTheNameGoes(t *testing.T) {
+	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
+	d := w.current()
+	if out, err := Program(t, []string{"DIR=" + d.Dir}, "release", "--config", filepath.Join(d.Dir, "config.yaml"), nameArrived).CombinedOutput(); err != nil {
+		t.Fatalf("release: %v\n%s", err, out)
+	}
+	d.AwaitName(t, nameNext)
+	left := bytes.Count(server.unread(), []byte("\n"))
+	server.Behave(Manner{})
+	Eventually(t, "a line that needs no name", func() error {
+		send(t, "tcp", w.at.statsd, "free:1|c\n")
+		if !slices.Contains(server.Lines(), "free:1|c") {
+			return errors.New("none arrives")
+		}
+		return nil
+	})
+	named := 0
+	for _, line := range server.Lines() {
+		if strings.HasPrefix(line, nameArrived+".") {
+			named++
+		}
+	}
+	if left == 0 || named > left {
+		t.Errorf("%d lines arrived under the name, %d had left before it was released", named, left)
 	}
 }
 
