@@ -4,10 +4,12 @@
 package devetcd
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -32,22 +34,26 @@ func Start(dir string) (*Server, error) { return StartWith(dir, func(*embed.Conf
 
 // StartWith is Start of a server whose configuration change changes at each start.
 func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return nil, err
+	for tries := 10; ; tries-- {
+		addr, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		s := &Server{dir: dir, addr: addr, change: change}
+		if err = s.Restart(); err == nil {
+			return s, nil
+		}
+		if tries == 1 || !errors.Is(err, syscall.EADDRINUSE) { // somebody else was faster
+			return nil, err
+		}
 	}
-	s := &Server{dir: dir, addr: addr, change: change}
-	if err := s.Restart(); err != nil {
-		return nil, err
-	}
-	return s, nil
 }
 
 // freeAddr returns an address that nobody listens at. Its port is not among those
 // that the kernel gives to others while the server is down between two starts.
 func freeAddr() (addr string, err error) {
 	for range 100 {
-		addr = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		addr = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(10_000))
 		var l net.Listener
 		if l, err = net.Listen("tcp", addr); err == nil {
 			return addr, l.Close()

@@ -1,15 +1,41 @@
 package devetcd_test
 
 import (
+	"net"
+	"net/url"
 	"os/exec"
 	"strings"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
+
+// Somebody else may take the port that was free a moment ago.
+func TestPortIsTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	starts := 0
+	s, err := devetcd.StartWith(t.TempDir(), func(cfg *embed.Config) {
+		if starts++; starts == 1 {
+			cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: taken.Addr().String()}}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if starts != 2 {
+		t.Errorf("it took %d starts, want 2", starts)
+	}
+}
 
 func TestRestartKeepsDataAndPort(t *testing.T) {
 	s := devetcdtest.Start(t)

@@ -11,11 +11,12 @@ import (
 
 // FreePort returns a port on which nobody listens at 127.0.0.1, by TCP or UDP.
 // It is not one that the kernel would give to an outgoing connection before the
-// test's server takes it, and not one that another test of this process got.
+// test's server takes it, or an embedded etcd to itself (internal/devetcd), and not one
+// that another test of this process got.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 10_000 + rand.IntN(20_000)
+		port := 20_000 + rand.IntN(10_000)
 		if _, given := givenPorts.LoadOrStore(port, true); !given && isFree(port) {
 			return port
 		}
