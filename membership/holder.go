@@ -162,8 +162,10 @@ func (h *Holder) Pool() string { return h.cfg.Pool }
 // Owner returns the owner: the configuration's, or the host name.
 func (h *Holder) Owner() string { return h.cfg.Owner }
 
-// Pulse is that of Run: each piece of its work is a request that is bounded in time.
-func (h *Holder) Pulse() *pulse.Pulse { return &h.pulse }
+// Turns counts the turns of Run's loop; it is odd while that is at work. Each piece of its
+// work is a request that is bounded in time: a number that stays odd for half a minute is
+// that of a loop which stands still.
+func (h *Holder) Turns() uint64 { return h.pulse.Turns() }
 
 // sleep is sleep, at rest.
 func (h *Holder) sleep(ctx context.Context, d time.Duration) bool {

@@ -380,8 +380,8 @@ func (p *Proxy) Alive(ctx context.Context) error {
 	return nil
 }
 
-// Pulses are those of the loops that read datagrams and that send.
-func (p *Proxy) Pulses() (all []*pulse.Pulse) {
+// Loops are those that read datagrams and that send.
+func (p *Proxy) Loops() (all []pulse.Loop) {
 	for _, l := range p.listeners() {
 		all = append(all, l.Pulse())
 	}

@@ -64,7 +64,7 @@ func (h *health) Alive() bool {
 func (d *daemon) isAlive(ctx context.Context, limit time.Duration, loops *pulse.Watch) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return d.proxy.Alive(ctx) == nil && loops.Stuck(time.Now(), append(d.proxy.Pulses(), d.holder.Pulse())) == nil
+	return d.proxy.Alive(ctx) == nil && loops.Stuck(time.Now(), append(d.proxy.Loops(), d.holder)) == nil
 }
 
 // statusLine is what systemctl status shows: the name, the state, the upstreams.

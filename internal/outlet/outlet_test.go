@@ -56,7 +56,7 @@ func TestPulse(t *testing.T) {
 		watch := func(d time.Duration) (stuck int) {
 			for until := time.Now().Add(d); time.Now().Before(until); {
 				r.send(5 * time.Second)
-				if loop.Stuck(time.Now(), []*pulse.Pulse{r.Pulse()}) != nil {
+				if loop.Stuck(time.Now(), []pulse.Loop{r.Pulse()}) != nil {
 					stuck++
 				}
 			}
@@ -87,7 +87,7 @@ func TestPulse(t *testing.T) {
 		before := len(net.servers[atA].attempts())
 		for range 60 {
 			time.Sleep(5 * time.Second)
-			if loop.Stuck(time.Now(), []*pulse.Pulse{r.Pulse()}) != nil {
+			if loop.Stuck(time.Now(), []pulse.Loop{r.Pulse()}) != nil {
 				t.Fatal("the loop seemed stuck while it had nothing to do")
 			}
 		}

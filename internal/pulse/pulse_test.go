@@ -7,12 +7,12 @@ import (
 
 func TestStuck(t *testing.T) {
 	var waits, works, turns, stands Pulse
-	all := []*Pulse{&waits, &works, &turns, &stands}
+	all := []Loop{&waits, &works, &turns, &stands}
 	works.Work()
 	works.Rest()
 	w := Watch{Limit: time.Minute}
 	now := time.Unix(1000, 0)
-	look := func(after time.Duration) *Pulse {
+	look := func(after time.Duration) Loop {
 		now = now.Add(after)
 		turns.Work()
 		return w.Stuck(now, all)
