@@ -3,7 +3,6 @@ package outlet
 import (
 	"context"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -40,7 +39,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 			}
 		})
 	}
-	if _, err := netip.ParseAddr(a.Host); a.Network == "udp" && err != nil {
+	if a.Network == "udp" && a.isName() {
 		s.besides.Go(func() {
 			if o.isRenamed(ctx, s) {
 				s.ask(departure{why: errRenamed})

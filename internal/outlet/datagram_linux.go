@@ -14,8 +14,8 @@ const (
 	// sendBatch is how many datagrams one system call sends.
 	sendBatch = 64
 
-	// trialPause is how long a server that has failed has to refuse the first
-	// datagram, before it gets more.
+	// trialPause is how long a server that has yet to show that it works has to refuse
+	// the first datagram, before it gets more.
 	trialPause = 100 * time.Millisecond
 )
 

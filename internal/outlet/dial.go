@@ -39,11 +39,9 @@ func (a Address) at() string {
 	return a.HostPort()
 }
 
-// lookUp returns the addresses that a is, as package net takes them.
+// lookUp returns the addresses that a, which is a name, resolves to, as package net takes
+// them.
 func (o *Outlet) lookUp(ctx context.Context, a Address) ([]string, error) {
-	if !a.isName() {
-		return []string{a.at()}, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, maxResolve)
 	defer cancel()
 	ips, err := o.resolver.LookupNetIP(ctx, "ip", a.Host)
