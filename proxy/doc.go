@@ -7,7 +7,7 @@
 //	proxy.go      New, Bind, Run: what is started, and in which order it ends
 //	config.go     Config and its checks (internal/address: the notation of sockets)
 //	              (internal/inlet: sockets, and who reads them)
-//	handler.go    what a socket brought; mmsg_*.go: many datagrams a system call
+//	handler.go    what a socket brought
 //	ingest.go     cut, check and rewrite lines into a batch
 //	naming.go     which claim holds, and what waits until one does
 //	batch.go        whole lines of one protocol, with one owner at a time

@@ -92,7 +92,7 @@ func appendSpans(b []byte, ss records.Spans) []byte {
 	return b
 }
 
-// errNoState is the error of bytes that are no state of this records.Version.
+// errNoState is the error of bytes that are no state of this version.
 var errNoState = errors.New("no state of this version")
 
 // decodeState returns the state in b, behind which there may be more.
