@@ -243,6 +243,8 @@ func TestConfigProblems(t *testing.T) {
 		{"a: b: c", []string{`3:5: mapping values are not allowed in this context`}},
 		{"coalesce: *b", []string{`3:11: anchors, aliases and tags are not supported`}},
 		{"coalesce: \x01", []string{`3:11: the file holds a control character`}},
+		{"coalesce: \u009b", []string{`3:11: the file holds a control character`}},
+		{"coalesce: \uffff", []string{`3:11: the file holds what is no character`}},
 		{"admin: {listen: \"tcp://user:pw@a:1\"}", []string{`3:17: admin.listen: an address has no user and no password`}},
 		{"coalesce: 5ms \xff", []string{`3:15: the file is not UTF-8`}},
 	} {
@@ -302,7 +304,7 @@ func FuzzConfig(f *testing.F) {
 		"", complete, complete + "membership: {names: {prefix: web-, count: 2}, owner: \"${POOL}\"}\n",
 		"membership:\n  names:\n  - a\n  - b\ncoalesce: 0\nrewrite: {to: \"servers.{name}\"}\n" + complete,
 		"a: &x [1, *x]\n? b\n: |\n  c\n<<: {d: !!int 1}\n--- # e\n%YAML 1.2\n...\n",
-		"etcd: {endpoints: [stdout:, a:1, {b:2}, \"c\":3]}", "\ufeff{", "listen:\n\t- x", "coalesce: ${", "\r\n\xff", "\r0", "0\n---", "#\r\n 0", "a:\n}",
+		"etcd: {endpoints: [stdout:, a:1, {b:2}, \"c\":3]}", "\ufeff{", "listen:\n\t- x", "coalesce: ${", "\r\n\xff", "\r0", "0\n---", "#\r\n 0", "a:\n}", "\uffff", "a: \ufffe",
 	} {
 		f.Add([]byte(seed))
 	}

@@ -388,6 +388,9 @@ var (
 
 // hintForSyntax names the usual mistake in a file, which was noticed at a place.
 func hintForSyntax(lines []string, at place) string {
+	if at == (place{}) {
+		return ""
+	}
 	here := lines[at.line-1]
 	if indent := here[:len(here)-len(strings.TrimLeft(here, " \t"))]; strings.Contains(indent, "\t") {
 		return "YAML is indented by blanks: replace the tabs"

@@ -6,6 +6,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -52,7 +53,7 @@ func splitLines(text []byte) []string {
 }
 
 // unreadableByte returns the place of the first byte that no YAML file may hold:
-// what is not UTF-8, and control characters.
+// what is not UTF-8, control characters, and what Unicode says is no character.
 func unreadableByte(text []byte) (at place, what string) {
 	for i, line := range lineEnd.Split(string(text), -1) {
 		for column := 1; line != ""; column++ {
@@ -60,8 +61,10 @@ func unreadableByte(text []byte) (at place, what string) {
 			switch {
 			case r == utf8.RuneError && size == 1:
 				return place{i + 1, column}, "is not UTF-8"
-			case r < ' ' && r != '\t' || r == 0x7f:
+			case unicode.IsControl(r) && r != '\t':
 				return place{i + 1, column}, "holds a control character"
+			case r == '\ufffe' || r == '\uffff':
+				return place{i + 1, column}, "holds what is no character"
 			}
 			line = line[size:]
 		}
@@ -70,8 +73,11 @@ func unreadableByte(text []byte) (at place, what string) {
 }
 
 // syntaxPlace returns where a mistake was found: at the end of the file, where that
-// came too early.
+// came too early; nowhere, where the parser does not say.
 func syntaxPlace(text []byte, mark yaml.Mark) place {
+	if mark.Line == 0 {
+		return place{}
+	}
 	lines := splitLines(text)
 	for len(lines) > 1 && lines[len(lines)-1] == "" {
 		lines = lines[:len(lines)-1]
