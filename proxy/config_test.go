@@ -43,7 +43,7 @@ func TestParseAddress(t *testing.T) {
 }
 
 func FuzzParseAddress(f *testing.F) {
-	for _, s := range []string{"udp://localhost:8125", "unix:///a?mode=0660&group=g", "stdout:", "tcp://[::1]:1", "unix:///%41?group=%20"} {
+	for _, s := range []string{"udp://localhost:8125", "unix:///a?mode=0660&group=g", "stdout:", "tcp://[::1]:1", "unix:///%41?group=%20", "unix:///a?mode=006"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -37,7 +37,7 @@ func (a Address) String() string {
 	case "unix", "unixgram":
 		q := url.Values{}
 		if a.Mode != 0 {
-			q.Set("mode", fmt.Sprintf("%#o", a.Mode))
+			q.Set("mode", fmt.Sprintf("%04o", a.Mode))
 		}
 		if a.Group != "" {
 			q.Set("group", a.Group)
