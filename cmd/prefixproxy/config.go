@@ -151,6 +151,11 @@ func (c config) warnings() []string {
 	}
 	ws = append(ws, missingFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
 	for _, d := range c.Proxy.Forward.Carbon {
+		for _, a := range d.To {
+			if s := a.String(); strings.HasPrefix(s, "tcp://") && strings.HasSuffix(s, ":2004") {
+				ws = append(ws, s+": on 2004 a carbon takes pickles, and no lines; those go to 2003")
+			}
+		}
 		ws = append(ws, missingFiles("forward.carbon.tls", d.TLS)...)
 	}
 	return ws

@@ -70,7 +70,7 @@ func (c etcdConfig) Problems() conf.Problems {
 func (c etcdConfig) passwordHint(err error) string {
 	switch {
 	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && errors.Is(err, fs.ErrNotExist):
-		return "systemd puts it there while the service runs: LoadCredential= in the unit, and systemctl start prefixproxy"
+		return "systemd puts it there while the service runs, if the unit has a line LoadCredential for it: systemctl start prefixproxy"
 	case errors.Is(err, fs.ErrPermission):
 		return "ask as root or as the service's user: sudo " + strings.Join(os.Args, " ")
 	}

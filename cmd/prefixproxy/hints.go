@@ -47,7 +47,7 @@ func withRemedy(err error) (text, remedy string) {
 }
 
 // addressParts are a scheme, or what looks like one, and the rest.
-var addressParts = regexp.MustCompile(`(?s)^(?:([A-Za-z][A-Za-z0-9+.-]*)://?|(?i:(udp|tcp|tls|ssl|unix|unixgram|stdout|carbon)):)?(.*)$`)
+var addressParts = regexp.MustCompile(`(?s)^(?:([A-Za-z][A-Za-z0-9+.-]*)://?|(?i:(udp|tcp|tls|ssl|unix|unixgram|stdout|carbon))(?::|//))?(.*)$`)
 
 // addressHint is the address that text, at path, may have meant.
 func addressHint(path, text string) string {
@@ -247,6 +247,9 @@ func endpointHint(s string) string {
 
 // sectionHint shows how to write n where a section with the keys known stands.
 func sectionHint(path string, n *yaml.Node, known []string) string {
+	if n.Kind == yaml.ScalarNode && (assignment.MatchString(n.Value) || noBlankList.MatchString(n.Value)) {
+		return keyValue
+	}
 	if slices.Contains(known, "to") && path != "rewrite" {
 		if n.Kind == yaml.ScalarNode && !isNull(n) {
 			return "{to: [" + addressHint(path+".to", n.Value) + "]}"
@@ -254,9 +257,6 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 		if n.Kind == yaml.SequenceNode && len(n.Content) > 0 && n.Content[0].Kind == yaml.ScalarNode {
 			return "{to: [" + addressHint(path+".to", n.Content[0].Value) + "]}"
 		}
-	}
-	if n.Kind == yaml.ScalarNode && assignment.MatchString(n.Value) {
-		return keyValue
 	}
 	if len(known) == 1 || path == "admin" || path == "graphite" {
 		if n.Kind == yaml.ScalarNode && !isNull(n) {
@@ -380,10 +380,13 @@ const keyValue = "a key ends in a colon, with a blank behind it: key: value"
 // The usual mistakes in YAML, as they look in a line.
 var (
 	noBlank     = regexp.MustCompile(`^\s*(?:[\w]+:[\[{"'\w][^/]|.*[{,]\s*[\w]+:[\[{"'])`) // key:[value]
+	noBlankList = regexp.MustCompile(`^\w+:[\[{]`)
 	noDashBlank = regexp.MustCompile(`^\s*-[^\s-]`)
 	noColon     = regexp.MustCompile(`^\s*[a-z_]+\s*$`)
 	assignment  = regexp.MustCompile(`^\s*[\w.]+\s*=`)
 	bareName    = regexp.MustCompile(`to:\s*([\w.-]*\{name\}[\w.-]*)`)
+	bareBrace   = regexp.MustCompile(`[\[{,]\s*(?:\w+:\s+)?([^\s"'\[\]{},]*\$\{\w*\}[^\s"'\[\]{},]*)`) // in a list or section in one line
+	dashBehind  = regexp.MustCompile(`^\s*[\w]+:\s+-\s+(\S+)`)
 )
 
 // hintForSyntax names the usual mistake in a file, which was noticed at a place.
@@ -397,6 +400,12 @@ func hintForSyntax(lines []string, at place) string {
 	}
 	if m := bareName.FindStringSubmatch(here); m != nil {
 		return fmt.Sprintf("text with a brace needs quotes: to: %q", m[1])
+	}
+	if m := bareBrace.FindStringSubmatch(here); m != nil {
+		return fmt.Sprintf("a variable in a list or section in one line needs quotes: %q", m[1])
+	}
+	if m := dashBehind.FindStringSubmatch(here); m != nil {
+		return fmt.Sprintf("a list in one line stands in brackets: [%s]", m[1])
 	}
 	for i := at.line - 1; i >= max(at.line-3, 0); i-- {
 		ln, _, _ := strings.Cut(lines[i], " #")

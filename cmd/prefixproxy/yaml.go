@@ -321,7 +321,7 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 			ok = false
 		}
-		if value != "" && conf.MayBeSecret(name, value) {
+		if value != "" && name != credentialsVariable && conf.MayBeSecret(name, value) {
 			d.secrets = append(d.secrets, secret{value: value})
 		}
 		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {

@@ -13,7 +13,7 @@ import (
 // An Address names an upstream as the configuration writes it:
 //
 //	udp://statsd:8125    udp://statsd:8125?health=8126
-//	tcp://graphite:2003  tls://graphite.example.com:2004
+//	tcp://graphite:2003  tls://graphite.example.com:2003
 //	unix:///run/carbon.sock    unixgram:///run/statsd.sock    stdout:    carbon:
 type Address struct {
 	Network string // udp, tcp, tls, unix, unixgram, stdout or carbon (none: StatsD becomes points of Carbon)
