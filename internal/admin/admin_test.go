@@ -523,6 +523,17 @@ func TestBindInUse(t *testing.T) {
 	}
 }
 
+func TestIPv4Alone(t *testing.T) {
+	s := newServer(Config{Listen: "0.0.0.0:0"}, holding(), bothUp())
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := s.Addr().(*net.TCPAddr).IP; got.To4() == nil {
+		t.Errorf("0.0.0.0 listens on %v as well", got)
+	}
+}
+
 func TestOff(t *testing.T) {
 	s := newServer(Config{Listen: ""}, holding(), bothUp())
 	start(t, s)

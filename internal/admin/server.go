@@ -126,7 +126,11 @@ func listen(cfg Config) ([]net.Listener, error) {
 	if host == "localhost" {
 		return listenLocalhost(port)
 	}
-	ln, err := net.Listen("tcp", cfg.Listen)
+	network := "tcp"
+	if host == "0.0.0.0" {
+		network = "tcp4" // as of all listeners; "tcp" would listen on [::] as well
+	}
+	ln, err := net.Listen(network, cfg.Listen)
 	if err != nil {
 		return nil, err
 	}

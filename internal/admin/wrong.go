@@ -204,7 +204,7 @@ func wrongLines(protocol string, r Rate) (all []wrong) {
 		n := r.DroppedBy[why]
 		w := wrong{What: fmt.Sprintf("%s %s dropped in the last minute: %s", plural(n, protocol+" line"), was(n), why), Mild: true}
 		if w.Means = undelivered[why]; w.Means == "" {
-			w.Means = cmp.Or(refused[why], "The upstream would refuse them, or they would cost others.")
+			w.Means = cmp.Or(refused[why], "The server would refuse them, or lose others because of them.")
 			w.Do = "See who sends them: the last ones are at /badlines."
 		}
 		all = append(all, w)
