@@ -30,15 +30,22 @@ var isPlain = func() (t [256]bool) {
 	return t
 }()
 
-// canonical returns the name of a series, valid until the next call. tags are
-// DogStatsD's, without "#".
-func (a *Aggregator) canonical(raw, tags []byte) (name []byte) {
-	path, own, _ := bytes.Cut(raw, []byte(";"))
-	a.name = appendPath(a.name[:0], path)
-	if a.cfg.Tags == GraphiteTags {
-		a.name = a.appendTags(a.name, own, tags)
+// A canonicalizer makes the names of series.
+type canonicalizer struct {
+	dropTags         bool
+	name, tags, text []byte
+	spans            []span // of text
+}
+
+// of returns the name of a series, valid until the next call. dog are DogStatsD's tags,
+// without "#".
+func (c *canonicalizer) of(raw, dog []byte) []byte {
+	path, own, _ := bytes.Cut(raw, semicolon)
+	c.name = appendPath(c.name[:0], path)
+	if !c.dropTags {
+		c.addTags(own, dog)
 	}
-	return a.name
+	return c.name
 }
 
 // isCanonical says whether a name is as Graphite stores it, surely.
@@ -59,7 +66,7 @@ func isCanonical(name []byte) bool {
 
 // isStorable says whether carbon can have a file for what a layout makes of name.
 func isStorable(name []byte) bool {
-	path, _, tagged := bytes.Cut(name, []byte(";"))
+	path, _, tagged := bytes.Cut(name, semicolon)
 	if len(name) > maxName {
 		return false
 	}
@@ -67,7 +74,7 @@ func isStorable(name []byte) bool {
 		return true // it is stored under its hash
 	}
 	nodes := 0
-	for node := range bytes.SplitSeq(path, []byte(".")) {
+	for node := range bytes.SplitSeq(path, dot) {
 		if nodes++; len(node) > maxNode || nodes > maxNodes {
 			return false
 		}
@@ -113,48 +120,42 @@ func appendClean(dst, text []byte) []byte {
 	return dst
 }
 
-// appendTags appends the tags of a name and DogStatsD's, sorted. What has no value is
-// left away, since Carbon refuses it; of two with one key the last counts.
-func (a *Aggregator) appendTags(dst, own, dog []byte) []byte {
-	text, tags := a.tagText[:0], a.tags[:0]
-	add := func(tag []byte) {
-		begin := len(text)
-		text = appendClean(text, tag)
-		if key, value, ok := bytes.Cut(text[begin:], []byte("=")); ok && len(key) > 0 && len(value) > 0 {
-			tags = slices.DeleteFunc(tags, func(t tagSpan) bool { return string(text[t.from:t.eq]) == string(key) })
-			tags = append(tags, tagSpan{begin, begin + len(key), len(text)})
+// A span is where a tag stands in a text: key from..eq, value eq+1..to.
+type span struct{ from, eq, to int }
+
+// addTags adds the tags of a name and DogStatsD's, as Carbon takes what statsd makes of
+// them: sorted, and of two with one key the last. What has no value is left away, since
+// Carbon refuses it, and so is "name", which to Carbon is the path.
+func (c *canonicalizer) addTags(own, dog []byte) {
+	c.tags = append(c.tags[:0], own...)
+	for len(dog) > 0 {
+		var one []byte
+		one, dog, _ = bytes.Cut(dog, comma)
+		begin := len(c.tags) + 1
+		c.tags = append(append(c.tags, ';'), one...)
+		replaceFirst(c.tags[begin:], ';', '_')
+		replaceFirst(c.tags[begin:], ':', '=')
+	}
+	c.text, c.spans = appendClean(c.text[:0], c.tags), c.spans[:0]
+	for from := 0; from < len(c.text); {
+		one, _, _ := bytes.Cut(c.text[from:], semicolon)
+		to := from + len(one)
+		if eq := from + bytes.IndexByte(one, '='); from < eq && eq+1 < to && string(c.text[from:eq]) != "name" {
+			c.spans = append(c.spans, span{from, eq, to})
+		}
+		from = to + 1
+	}
+	key := func(s span) []byte { return c.text[s.from:s.eq] }
+	slices.SortStableFunc(c.spans, func(x, y span) int { return bytes.Compare(key(x), key(y)) })
+	for i, s := range c.spans {
+		if i+1 == len(c.spans) || !bytes.Equal(key(s), key(c.spans[i+1])) {
+			c.name = append(append(c.name, ';'), c.text[s.from:s.to]...)
 		}
 	}
-	for len(own) > 0 {
-		var tag []byte
-		tag, own, _ = bytes.Cut(own, []byte(";"))
-		add(tag)
-	}
-	for len(dog) > 0 && len(tags) < maxTags {
-		var tag []byte
-		tag, dog, _ = bytes.Cut(dog, []byte(","))
-		scratch := append(a.oneTag[:0], tag...)
-		for i, c := range scratch {
-			if c == ';' {
-				scratch[i] = '_'
-			}
-		}
-		if i := bytes.IndexByte(scratch, ':'); i >= 0 {
-			scratch[i] = '='
-		}
-		add(scratch)
-		a.oneTag = scratch
-	}
-	slices.SortFunc(tags, func(x, y tagSpan) int { return bytes.Compare(text[x.from:x.eq], text[y.from:y.eq]) })
-	for _, t := range tags {
-		dst = append(append(dst, ';'), text[t.from:t.to]...)
-	}
-	a.tagText, a.tags = text, tags
-	return dst
 }
 
-// maxTags bounds the tags of a line: the keys of all are compared with each other.
-const maxTags = 64
-
-// A tagSpan is where a tag stands in a text: key from..eq, value eq+1..to.
-type tagSpan struct{ from, eq, to int }
+func replaceFirst(b []byte, old, new byte) {
+	if i := bytes.IndexByte(b, old); i >= 0 {
+		b[i] = new
+	}
+}

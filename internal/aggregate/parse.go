@@ -46,10 +46,18 @@ func nextMetric(in []byte) (m metric, rest []byte) {
 	m.values = in[:bar]
 	m.typ, rest = cutField(in[bar+1:], false)
 	m.kind = kindOf(m.typ)
-	for len(rest) > 0 && rest[0] == '|' {
-		var field []byte
-		field, rest = cutField(rest[1:], true)
-		m.field(field)
+	rated := false
+	for i := 0; len(rest) > 0 && rest[0] == '|'; i++ {
+		var f []byte
+		f, rest = cutField(rest[1:], true)
+		switch {
+		case isDogStatsD(f):
+		case len(f) > 1 && f[0] == '@' && !rated:
+			rate, ok := number(f[1:])
+			m.weight, m.sound, rated = 1/rate, ok && rate > 0, true
+		case i == 0: // where statsd wants a rate; what stands behind one, it passes over
+			m.sound = false
+		}
 	}
 	if len(rest) > 0 {
 		rest = rest[1:] // the ':' before the next metric
@@ -102,25 +110,14 @@ func isCount(metrics []byte) bool {
 	return false
 }
 
-// field reads one field behind the type.
-func (m *metric) field(f []byte) {
-	switch {
-	case len(f) > 1 && f[0] == '@':
-		rate, ok := number(f[1:])
-		m.weight *= 1 / rate
-		m.sound = m.sound && ok && rate > 0
-	case !isDogStatsD(f):
-		m.sound = false
-	}
-}
-
-// read reads one of its values; why is Counted if that is sound. A set's is any text.
+// read reads one of its values; why is Counted if that is sound. A set's is any text,
+// unless there are blanks around its type.
 func (m *metric) read(text []byte) (v float64, why Reason) {
 	if m.kind == noKind {
 		return 0, NoPoint
 	}
 	ok := true
-	if m.kind != setKind {
+	if m.kind != setKind || string(m.typ) != "s" {
 		v, ok = number(text)
 	}
 	if !ok || !m.sound || v < 0 && string(m.typ) == "ms" || m.kind == counterKind && !isFinite(v*m.weight) || !isFinite(m.weight) {

@@ -136,7 +136,7 @@ func (a *Aggregator) add(p *pending) Reason {
 	}
 	if name == nil || len(tags) > 0 {
 		raw := p.line[1 : len(p.line)-len(p.metrics)-1]
-		if name = a.canonical(bytes.TrimPrefix(raw, dot), tags); !isStorable(name) {
+		if name = a.names.of(bytes.TrimPrefix(raw, dot), tags); !isStorable(name) {
 			return BadPath
 		}
 		hash = a.table.hash(name)
@@ -155,6 +155,8 @@ var (
 	dot       = []byte(".")
 	bar       = []byte("|")
 	colonByte = []byte(":")
+	semicolon = []byte(";")
+	comma     = []byte(",")
 	tagStart  = []byte("|#")
 	newline   = []byte("\n")
 )

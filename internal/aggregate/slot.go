@@ -27,12 +27,11 @@ type Aggregator struct {
 	journal                   journal
 
 	// Buffers.
-	name, tagText, oneTag []byte
-	tags                  []tagSpan
-	ahead                 [lookahead]pending
-	fetched               uint64
-	taken                 []taken
-	values                []stat
+	names   canonicalizer
+	ahead   [lookahead]pending
+	fetched uint64
+	taken   []taken
+	values  []stat
 }
 
 // A Slot is the time that a point stands for.
@@ -69,6 +68,7 @@ func newAggregator(cfg Config) *Aggregator {
 
 func (a *Aggregator) configure(cfg Config) {
 	a.cfg = cfg
+	a.names.dropTags = cfg.Tags == DropTags
 	memory := int64(cfg.Memory)
 	a.series.limit, a.samples.limit, a.sketches.limit = memory/2, memory/4, memory/8
 	a.percentiles = nil

@@ -126,16 +126,21 @@ func pointsOf(text string) map[string]string {
 	all := map[string]string{}
 	for ln := range strings.Lines(text) {
 		f := strings.Fields(ln)
-		path, tags, _ := strings.Cut(f[0], ";")
-		sorted := slices.DeleteFunc(strings.Split(tags, ";"), func(tag string) bool {
-			key, value, _ := strings.Cut(tag, "=")
-			return key == "" || value == "" // Carbon refuses the line
-		})
-		slices.Sort(sorted)
+		path, rest, _ := strings.Cut(f[0], ";")
 		for strings.Contains(path, "..") {
 			path = strings.ReplaceAll(path, "..", ".")
 		}
-		all[strings.Join(append([]string{path}, sorted...), ";")] = f[1]
+		tags := map[string]string{}
+		for tag := range strings.SplitSeq(rest, ";") {
+			if key, value, _ := strings.Cut(tag, "="); key != "" && value != "" { // Carbon refuses the line
+				tags[key] = value
+			}
+		}
+		delete(tags, "name") // which to Carbon is the path
+		for _, key := range slices.Sorted(maps.Keys(tags)) {
+			path += ";" + key + "=" + tags[key]
+		}
+		all[path] = f[1]
 	}
 	return all
 }
@@ -158,10 +163,15 @@ func randomMetric(r *rand.Rand) string {
 		metrics += ":" + randomValue(r) + "|" + types[kind]
 		if r.IntN(4) == 0 {
 			metrics += "|@" + pick("0.1", "0.5", "1", "0.333", ".25", "1.", "0.01", "2", "00.5", "1.0000001")
+			metrics += pick("", "", "", "", "|@0.5", "|x", "|")
+		} else if r.IntN(30) == 0 {
+			metrics += pick("|x", "|", "|1")
 		}
 	}
 	if r.IntN(6) == 0 {
-		metrics += "|#" + pick("x:1", "y:2,x:1", "z:a/b", "v:a b", "x:u:w")
+		tags := r.IntN(11)
+		metrics += "|#" + []string{"x:1", "y:2,x:1", "z:a/b", "v:a b", "x:u:w", "f:1;u;w:2", "x=1", ":1,x:2", "name:z,x:7", "x:1,x:3", "~k:~v"}[tags]
+		name += fmt.Sprintf("-%d", tags) // else Graphite stores some as one
 	}
 	return name + metrics
 }
