@@ -144,6 +144,7 @@ func endpointsOf(nodes ...*etcdNode) func() membership.ClientConfig {
 // nothing: those that were with it go on with another before their horizon, and what a
 // person asks is answered by another, too.
 func TestMemberCutOff(t *testing.T) {
+	t.Parallel()
 	t.Run("by bridges", func(t *testing.T) {
 		t.Parallel()
 		c := newCluster(t, newLoopbacks(t), 3)
@@ -278,6 +279,7 @@ var (
 //
 //	go test ./internal/testbed -run TestFleet -v -fleet.hosts 160
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	c := newClusterOf(t, newLoopbacks(t), 3, func(s *etcdNodeSpec) { s.BcryptCost = *fleetBcrypt })
 	c.enableUsers()
 	client := func() membership.ClientConfig {

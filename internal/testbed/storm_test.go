@@ -38,6 +38,7 @@ func newStormPlan(t *testing.T) stormPlan {
 
 // Two hosts never share a name, whatever befalls them and etcd.
 func TestStorm(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
