@@ -354,21 +354,14 @@ func checkConnections(path string, to []outlet.Address, t outlet.TLS, maxAge tim
 // reaches says, as far as the text tells, whether sending to a would arrive at the
 // listener own. What only a resolved name shows, the outlet finds later.
 func reaches(a Upstream, own Address) bool {
-	if own.IsUnix() {
-		return a.Network == own.Network && a.Path == own.Path
+	to := Address{Network: a.Network, Host: a.Host, Port: a.Port, Path: a.Path}
+	if a.Network == "tls" {
+		to.Network = "tcp"
 	}
-	if a.Network != own.Network && (a.Network != "tls" || own.Network != "tcp") || a.Port != own.Port {
-		return false
+	if isWildcard(a.Host) {
+		to.Host = "localhost" // that is where the kernel connects to
 	}
-	if strings.EqualFold(a.Host, own.Host) {
-		return true
-	}
-	return isLoopback(a.Host) && (isLoopback(own.Host) && (a.Host == "localhost" || own.Host == "localhost") || isWildcard(own.Host))
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+	return to.Network == own.Network && to.Takes(own)
 }
 
 func isWildcard(host string) bool {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,10 @@ func TestProblems(t *testing.T) {
 
 // An upstream that is one of our listeners is an error.
 func TestOwnListenerProblem(t *testing.T) {
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		listen, to string
 		own        bool
@@ -117,6 +122,14 @@ func TestOwnListenerProblem(t *testing.T) {
 		{"udp://0.0.0.0:8125", "udp://127.0.0.1:8125", true},
 		{"udp://[::]:8125", "udp://[::1]:8125", true},
 		{"udp://127.0.0.2:8125", "udp://127.0.0.1:8125", false},
+		{"udp://localhost:8125", "udp://0.0.0.0:8125", true},
+		{"udp://[::1]:8125", "udp://[::]:8125", true},
+		{"udp://127.0.0.1:8125", "udp://[::ffff:127.0.0.1]:8125", true},
+		{"unixgram:///run/a", "unixgram:///run/./a", true},
+		{"unixgram:///proc/self/cwd/a", "unixgram://" + wd + "/a", true},
+		{"unixgram:///run/a", "unixgram:///run/b", false},
+		{"unix:///run/a", "unixgram:///run/a", false},
+		{"udp://localhost:8125", "udp://127.0.0.2:8125", false},
 		{"udp://localhost:8125", "udp://localhost:8126", false},
 		{"tcp://localhost:8125", "udp://localhost:8125", false},
 		{"udp://localhost:8125", "udp://statsd.example.net:8125", false},
@@ -129,7 +142,7 @@ func TestOwnListenerProblem(t *testing.T) {
 			t.Errorf("%s reaches %s: %v", to, listen, got)
 		}
 		var ps conf.Problems
-		checkUpstreams("to", []Upstream{to}, []string{"udp"}, Listen{StatsD: []Address{listen}}, &ps)
+		checkUpstreams("to", []Upstream{to}, []string{"udp", "unixgram"}, Listen{StatsD: []Address{listen}}, &ps)
 		if (len(ps) > 0) != c.own {
 			t.Errorf("%s with %s: %v", to, listen, ps)
 		}

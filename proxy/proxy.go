@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -184,13 +183,11 @@ func (p *Proxy) listeners() []*inlet.Listener {
 	return nil
 }
 
-// IsOwn says whether a peer is one of our listeners.
-func (p *Proxy) IsOwn(network string, peer netip.AddrPort) bool {
-	if network == "tls" {
-		network = "tcp"
-	}
+// IsOwn says whether who dials at, in a network of package net, reaches one of our
+// listeners.
+func (p *Proxy) IsOwn(network, at string) bool {
 	in := p.inlet.Load()
-	return in != nil && in.Owns(network, peer)
+	return in != nil && in.Owns(network, at)
 }
 
 // Run reads and forwards until ctx ends, and then, in this order: takes what has

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -125,9 +123,10 @@ func (in *Inlet) Listeners() []*Listener {
 	return nil
 }
 
-// Owns says whether a peer is one of the bound sockets.
-func (in *Inlet) Owns(network string, peer netip.AddrPort) bool {
-	return slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return l.isAt(network, peer) })
+// Owns says whether who dials at, in a network of package net, reaches one of the
+// bound sockets.
+func (in *Inlet) Owns(network, at string) bool {
+	return slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return l.Address.Network == network && l.isAt(at) })
 }
 
 // A change asks Run to go on with other sockets and settings.
@@ -245,19 +244,4 @@ func newTask(ctx context.Context, do func(ctx context.Context)) *task {
 		do(ctx)
 	}()
 	return t
-}
-
-// isLocal says whether an address is this host's.
-func isLocal(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	if ip.IsLoopback() {
-		return true
-	}
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(ip.AsSlice())) {
-			return true
-		}
-	}
-	return false
 }

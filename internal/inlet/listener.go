@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -108,13 +109,35 @@ func (l *Listener) isPrivate() bool {
 	return err != nil || addr.Addr().IsLoopback()
 }
 
-// isAt says whether who sends to peer reaches the socket.
-func (l *Listener) isAt(network string, peer netip.AddrPort) bool {
-	if l.Address.Network != network || l.Address.Port != int(peer.Port()) {
+// isAt says whether who dials at reaches the socket.
+func (l *Listener) isAt(at string) bool {
+	if l.Address.IsUnix() {
+		ours, err := os.Stat(l.Address.Path)
+		theirs, theirErr := os.Stat(at)
+		return err == nil && theirErr == nil && os.SameFile(ours, theirs)
+	}
+	ours, err := netip.ParseAddrPort(l.at.String())
+	theirs, theirErr := netip.ParseAddrPort(at)
+	if err != nil || theirErr != nil || ours.Port() != theirs.Port() {
 		return false
 	}
-	at, err := netip.ParseAddrPort(l.at.String())
-	return err == nil && (at.Addr().Unmap() == peer.Addr().Unmap() || at.Addr().IsUnspecified() && isLocal(peer.Addr()))
+	from, to := ours.Addr().Unmap(), theirs.Addr().Unmap()
+	return from == to || to.IsUnspecified() && from.IsLoopback() || from.IsUnspecified() && isLocal(to)
+}
+
+// isLocal says whether an address is this host's. The unspecified one is, to who dials
+// it.
+func isLocal(ip netip.Addr) bool {
+	if ip.IsLoopback() || ip.IsUnspecified() {
+		return true
+	}
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(ip.AsSlice())) {
+			return true
+		}
+	}
+	return false
 }
 
 // Connections returns how many connections of the socket are open.

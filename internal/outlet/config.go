@@ -49,8 +49,9 @@ type Options struct {
 
 	// Own knows our listeners; nil: there are none.
 	Own interface {
-		// IsOwn says whether a server is one of our listeners.
-		IsOwn(network string, server netip.AddrPort) bool
+		// IsOwn says whether who dials at, in a network of package net, reaches one
+		// of our listeners.
+		IsOwn(network, at string) bool
 	}
 
 	Resolver Resolver // nil: net.DefaultResolver

@@ -83,17 +83,17 @@ func (d systemDialer) dial(ctx context.Context, cfg *Config, a Address, at strin
 	if a.Network == "stdout" {
 		return &stdout{w: d.options.Stdout}, nil
 	}
-	if err := d.refuseOwn(a.Network, at); err != nil {
-		return nil, err
+	network := a.Network
+	if network == "tls" {
+		network = "tcp"
+	}
+	if d.options.Own != nil && d.options.Own.IsOwn(network, at) {
+		return nil, errOwnListener
 	}
 	if a.Health != 0 {
 		if err := askHealth(ctx, a, at); err != nil {
 			return nil, err
 		}
-	}
-	network := a.Network
-	if network == "tls" {
-		network = "tcp"
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, network, at)
 	if err != nil {
@@ -117,12 +117,4 @@ func (d systemDialer) dial(ctx context.Context, cfg *Config, a Address, at strin
 		return nil, err
 	}
 	return startTLS(ctx, l, c)
-}
-
-func (d systemDialer) refuseOwn(network, at string) error {
-	peer, err := netip.ParseAddrPort(at)
-	if err == nil && d.options.Own != nil && d.options.Own.IsOwn(network, peer) {
-		return errOwnListener
-	}
-	return nil
 }
