@@ -57,7 +57,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 		return nil, err
 	}
 	changed = changedKeys(r.cfg, cfg)
-	if err := refuse(changed); err != nil || len(changed) == 0 {
+	if err := refuse(changed); err != nil {
 		return nil, err
 	}
 	page, err := r.preparePage(cfg.Admin)

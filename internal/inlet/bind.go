@@ -60,7 +60,9 @@ func (b *binder) bind(s Spec) ([]*Listener, error) {
 // bindOne returns the socket of an address: one that is bound already, or a new
 // one.
 func (b *binder) bindOne(s Spec) (l *Listener, err error) {
-	isBound := func(l *Listener) bool { return l.Protocol == s.Protocol && l.asked == s.Address }
+	isBound := func(l *Listener) bool {
+		return l.Protocol == s.Protocol && l.asked == s.Address && (l.path.name == "" || l.path.leads())
+	}
 	if i := slices.IndexFunc(b.have, isBound); i >= 0 {
 		l = b.have[i]
 		b.have = slices.Delete(b.have, i, i+1)

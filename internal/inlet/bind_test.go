@@ -1,10 +1,12 @@
 package inlet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
@@ -163,5 +165,32 @@ func TestUnixSocketMode(t *testing.T) {
 		if info, err := os.Stat(a.Path); err != nil || info.Mode().Perm() != os.FileMode(tt.want) {
 			t.Errorf("got %v, %v, want %o", info.Mode(), err, tt.want)
 		}
+	}
+}
+
+// A unix socket whose file is gone is bound anew by a reload, which leaves another's
+// alone.
+func TestRebindLostSocket(t *testing.T) {
+	a := address.Address{Network: "unix", Path: socketPath(t, "s")}
+	in := start(t, defaults, a)
+	if err := os.Remove(a.Path); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.Rebind([]Spec{statsdAt(a)}, defaults); err != nil {
+		t.Fatal(err)
+	}
+	write(t, in.dial(t, 0), "first\n")
+	in.came(t, "first")
+
+	if err := os.Remove(a.Path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", a.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := in.Rebind([]Spec{statsdAt(a)}, defaults); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v, want %v", err, syscall.EADDRINUSE)
 	}
 }

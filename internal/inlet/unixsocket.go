@@ -25,13 +25,16 @@ func newPath(name string) (path, error) {
 	return path{name, file}, err
 }
 
-// remove removes the socket's file, unless another has taken its place. While the
-// socket is open, no other file can have its inode.
+// leads says whether the path leads to the socket: its file may be gone, or another's
+// by now. While the socket is open, no other file can have its inode.
+func (p path) leads() bool {
+	now, err := os.Lstat(p.name)
+	return err == nil && os.SameFile(now, p.file)
+}
+
+// remove removes the socket's file.
 func (p path) remove() {
-	if p.name == "" {
-		return
-	}
-	if now, err := os.Lstat(p.name); err == nil && os.SameFile(now, p.file) {
+	if p.leads() {
 		os.Remove(p.name)
 	}
 }
