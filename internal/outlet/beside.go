@@ -77,6 +77,7 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 	}
 	err := c.probe(ctx, betterAge)
 	if err == nil && ctx.Err() == nil {
+		c.probed = true
 		return true
 	}
 	c.close()

@@ -16,6 +16,7 @@ type connection struct {
 	server *server
 	index  int       // of its address in the list
 	began  time.Time // when it was open
+	probed bool      // it stayed open while nothing was sent
 	config *Config   // that it was made by
 }
 

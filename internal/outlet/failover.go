@@ -19,7 +19,7 @@ const (
 	minUDPRest = time.Minute     // silence is no proof: this long, doubling to
 	maxUDPRest = 10 * time.Minute
 
-	minStallRest = 30 * time.Second
+	minDeceitRest = 30 * time.Second
 
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
@@ -62,7 +62,7 @@ type server struct {
 	entry   *entry
 	at      string
 	strikes int       // failures, one after the other
-	stalls  int       // of them, that it took nothing
+	deceits int       // of them, though it could be connected to
 	known   bool      // a session with it has lasted, and it has not failed since
 	trying  bool      // an attempt is under way
 	rest    time.Time // not used before, while there is another
@@ -260,16 +260,23 @@ func (f *failover) left(now time.Time, s *server) {
 	}
 }
 
-// stalled says that s took nothing. An open connection is no proof that it takes
-// lines again, so that it rests as long as a server that says nothing.
-func (f *failover) stalled(now time.Time, s *server, why error) {
+// deceived says that s, after a session of so long, took nothing, or hung up at the first
+// lines. That it accepts a connection proves nothing then, so that it rests as long as a
+// server that says nothing.
+func (f *failover) deceived(now time.Time, s *server, worked time.Duration, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.entry.server = nil
 	f.strike(now, s)
-	s.stalls++
-	s.rest = now.Add(doubled(minStallRest, maxUDPRest, s.stalls))
-	f.isDown(now, s.entry, why, "stalled")
+	if s.deceits++; worked >= maxUDPRest {
+		s.deceits = 1
+	}
+	s.rest = now.Add(doubled(minDeceitRest, maxUDPRest, s.deceits))
+	cause := "session"
+	if errors.Is(why, errStalled) {
+		cause = "stalled"
+	}
+	f.isDown(now, s.entry, why, cause)
 }
 
 // failed says that a session with s failed that had worked for so long. certain says that

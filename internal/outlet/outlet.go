@@ -118,8 +118,8 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 	switch {
 	case ctx.Err() != nil, isOurs(why):
 		o.failover.left(now, c.server)
-	case errors.Is(why, errStalled):
-		o.failover.stalled(now, c.server, why)
+	case errors.Is(why, errStalled), c.probed && lived < provenAge:
+		o.failover.deceived(now, c.server, lived, why)
 	default:
 		o.failover.failed(now, c.server, lived, c.server.entry.address.isDatagram(), why)
 	}

@@ -315,6 +315,24 @@ func TestRetries(t *testing.T) {
 	})
 }
 
+// A server that can be connected to, and hangs up at the first line, interrupts the second
+// less and less often.
+func TestFirstHangsUpAtData(t *testing.T) {
+	net := newNet(atA, atB)
+	net.servers[atA].picky = true
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(30 * time.Minute)
+		if n := len(net.servers[atA].attempts()); n < 4 || n > 9 {
+			t.Errorf("%d attempts in half an hour", n)
+		}
+		net.servers[atA].set(func(s *fakeServer) { s.picky = false })
+		r.send(maxUDPRest + 5*time.Second)
+		if s := r.Status(); !s[0].Up {
+			t.Errorf("it works, and is not taken back: %+v", s)
+		}
+	})
+}
+
 // A server that takes nothing is not left for one that cannot be connected to.
 func TestStalledBesideDead(t *testing.T) {
 	net := newNet(atA, atB)
