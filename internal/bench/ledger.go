@@ -19,6 +19,7 @@ type ledger struct {
 	counting  bool // lines are added up, whoever sent them
 
 	tally     Tally
+	timed     uint64   // lines sent from here on are timed, in µs: when the first was, and warmUp
 	latencies []uint32 // lines by µs; the last takes all that took longer
 }
 
@@ -145,9 +146,14 @@ func (l *ledger) resync(s *script, ln []byte) bool {
 	return true
 }
 
-// time notes how long a line took.
+// time notes how long a line took. Those of the warm-up have to wait until the server
+// has proven itself.
 func (l *ledger) time(stamp []byte, at time.Duration) {
-	if sent, ok := number(stamp); ok {
+	sent, ok := number(stamp)
+	if l.timed == 0 {
+		l.timed = sent + micros(warmUp)
+	}
+	if ok && sent >= l.timed {
 		l.latencies[min(micros(at)-sent, maxLatency)]++
 	}
 }
