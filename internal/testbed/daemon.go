@@ -99,7 +99,6 @@ func newDaemon(dir string, p *Process) *Daemon { return newDaemonAt(dir, "admin.
 // newDaemonAt is newDaemon with its page at another path below dir.
 func newDaemonAt(dir, page string, p *Process) *Daemon {
 	return &Daemon{Dir: dir, Process: p, http: &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, page))
 		},

@@ -267,7 +267,7 @@ func (r *daemonRelay) watch(ctx context.Context) {
 		if err == nil {
 			r.look(d, status)
 		}
-		pauseFor(ctx, 50*time.Millisecond)
+		pauseFor(ctx, 100*time.Millisecond)
 	}
 }
 
