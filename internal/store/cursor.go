@@ -43,31 +43,17 @@ const (
 )
 
 // A Cursor is the place of one destination in the log, and its books. It is the
-// outlet.Source of that destination. What it needs is in one of these, and goes from
-// each to those on its right:
-//
-//	backlog ──→ sent ──→ delivered ──→ nothing
-//	fresh ──────↗ │        │
-//	  ↑ put again ←────────┘ End
-//
-// The store's mutex guards it, but for the lines in hand.
+// outlet.Source of that destination. The store's mutex guards it, but for the lines in
+// hand.
 type Cursor struct {
 	Destination
-	store *Store
-	books Books
-	more  chan struct{} // cap 1: Next may have something to say
-
-	fresh   records.Spans // waits, and may live
-	backlog records.Spans // was overtaken
-	ahead   records.Chunk // of what is on disk: read before it is sent
-	again   []piece       // to be sent again, in this order
-	sent    []piece       // on this session, in this order
-	proven  int           // how many of these, at the head, are delivered
-
-	left   int   // lines that are not delivered
-	bytes  int64 // of these
-	excess int64 // bytes that were not delivered when the bounds were lowered
+	needs
 	session
+	store  *Store
+	books  Books
+	more   chan struct{} // cap 1: Next may have something to say
+	ahead  records.Chunk // of what is on disk: read before it is sent
+	excess int64         // bytes that were not delivered when the bounds were lowered
 
 	hand []byte        // lines that Next has returned, as far as they were not written; the caller's
 	cur  records.Chunk // that holds them; the caller's
@@ -93,26 +79,6 @@ type ack struct {
 	from, bytes uint64
 }
 
-// A piece is a part of the log that was sent, or is to be sent again.
-type piece struct {
-	records.Span
-	size      int    // bytes of lines
-	end       uint64 // where it ends in the session
-	sends     uint8  // on how many sessions it was sent
-	idle      uint8  // of them, how many its peer closed in order when it was idle
-	delivered bool
-	lost      bool   // it cannot be sent again, for why
-	why       Reason // it could not be kept
-}
-
-// kept returns how many bytes of a piece that is not delivered count against the bounds.
-func (p *piece) kept() int64 {
-	if p.lost {
-		return 0
-	}
-	return p.Bytes()
-}
-
 // A burst is a part of the backlog that is being sent.
 type burst struct {
 	began time.Time
@@ -128,131 +94,14 @@ func (s *Store) newCursor(d Destination) *Cursor {
 
 // put takes note of new lines.
 func (c *Cursor) put(sp records.Span, late bool) {
-	if late && c.linked {
-		c.backlog.Add(sp)
-	} else {
-		c.fresh.Add(sp)
-	}
-	c.left += sp.Lines()
-	c.bytes += sp.Bytes()
+	c.add(sp, late && c.linked)
 	notify(c.more)
 }
 
-// parts visits all that the destination needs: what was sent, and what waits.
-func (c *Cursor) parts(yield func(piece) bool) {
-	for i := range c.sent {
-		if !yield(c.sent[i]) {
-			return
-		}
-	}
-	for i := range c.again {
-		if !yield(c.again[i]) {
-			return
-		}
-	}
-	for _, list := range []records.Spans{c.fresh, c.backlog} {
-		for _, sp := range list {
-			if !yield(piece{Span: sp}) {
-				return
-			}
-		}
-	}
-}
-
-// undelivered is all that is not delivered, wherever it is, until the next call.
-func (c *Cursor) undelivered() records.Spans {
-	all := c.store.scratch[:0]
-	for p := range c.parts {
-		if !p.delivered {
-			all.Add(p.Span)
-		}
-	}
-	c.store.scratch = all
-	return all
-}
-
-// owes says whether anything of sp is not delivered, and still to be sent or to be
-// sent again.
-func (c *Cursor) owes(sp records.Span) bool {
-	for p := range c.parts {
-		if !p.delivered && !p.lost && !p.Within(sp).IsEmpty() {
-			return true
-		}
-	}
-	return false
-}
-
-// settle books that lines need no more delivery.
-func (c *Cursor) settle(lines int, bytes int64) {
-	c.left -= lines
-	c.bytes -= bytes
-}
-
-func (c *Cursor) drop(lines int, bytes int64, why Reason) {
-	c.books.Dropped[why] += uint64(lines)
-	c.settle(lines, bytes)
-}
-
-// lose drops what of the lines lies in sp, and cannot be read any more. Of those that
-// were sent, it is not known yet whether they were delivered.
+// lose drops what of the lines lies in sp, and cannot be read any more.
 func (c *Cursor) lose(sp records.Span, why Reason) {
-	for i := range c.sent {
-		if p := &c.sent[i]; !p.lost && !p.Within(sp).IsEmpty() {
-			if !p.delivered {
-				c.bytes -= p.Bytes()
-			}
-			p.lost, p.why = true, why
-		}
-	}
-	for _, list := range []*records.Spans{&c.fresh, &c.backlog} {
-		n, bytes := list.Remove(sp)
-		c.drop(n, bytes, why)
-	}
-	again := make([]piece, 0, len(c.again))
-	for _, p := range c.again {
-		again = append(again, c.loseOf(p, sp, why)...)
-	}
-	c.again = again
+	c.books.Dropped[why] += uint64(c.needs.lose(sp, why))
 	notify(c.more) // it may have been the last
-}
-
-// loseOf is lose for a piece that waits; it returns what is left of it.
-func (c *Cursor) loseOf(p piece, sp records.Span, why Reason) (left []piece) {
-	lost := p.Within(sp)
-	if lost.IsEmpty() {
-		return []piece{p}
-	}
-	if !p.delivered {
-		c.drop(lost.Lines(), lost.Bytes(), why)
-	}
-	before, behind := p.Minus(sp)
-	for _, part := range []records.Span{before, behind} {
-		if !part.IsEmpty() {
-			p.Span, p.size = part, int(part.Bytes())
-			left = append(left, p)
-		}
-	}
-	return left
-}
-
-// forget lets go of the oldest pieces that are delivered, of so many bytes. It returns
-// false where there are none.
-func (c *Cursor) forget(bytes int64) (changed bool) {
-	mayGo := func(p *piece) bool {
-		if bytes <= 0 || !p.delivered || p.lost {
-			return false
-		}
-		bytes -= p.Bytes()
-		changed = true
-		return true
-	}
-	c.again = slices.DeleteFunc(c.again, func(p piece) bool { return mayGo(&p) })
-	for i := range c.sent[:c.proven] {
-		if p := &c.sent[i]; mayGo(p) {
-			p.lost = true
-		}
-	}
-	return changed
 }
 
 // bound drops the oldest lines that are more than the destination may lag behind.
@@ -274,25 +123,20 @@ func (c *Cursor) bound() {
 	}
 }
 
-// eldest returns where the oldest line is that is kept and not delivered.
-func (c *Cursor) eldest() records.Place {
-	at := records.End
-	for p := range c.parts {
-		if !p.delivered && !p.lost && p.From.At < at.At {
-			at = p.From
-		}
-	}
-	return at
+// undelivered is all that is not delivered, until the next call.
+func (c *Cursor) undelivered() records.Spans {
+	c.store.scratch = c.needs.undelivered(c.store.scratch[:0])
+	return c.store.scratch
 }
 
 // retire ends the use of a cursor; its lines are dropped. s.mu is held.
 func (s *Store) retire(c *Cursor) {
-	left := c.left + s.held.left()
+	left := c.undelivered().Lines() + s.held.left()
 	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", left)
 	c.books.Dropped[Shutdown] += uint64(left)
 	c.books.Removed = true
 	c.ahead.Free()
-	c.fresh, c.backlog, c.again, c.sent, c.proven, c.left, c.bytes = nil, nil, nil, nil, 0, 0, 0
+	c.needs = needs{}
 	notify(c.more)
 	s.removed = append(s.removed, c.books)
 }
@@ -317,7 +161,7 @@ func (c *Cursor) snapshot() Books {
 		}
 	}
 	all := c.undelivered()
-	for _, p := range c.sent {
+	for _, p := range c.parts[:c.sent] {
 		if p.lost && !p.delivered { // only the kernels have it
 			lines, _ := all.Remove(p.Span)
 			b.Queued += lines
@@ -357,13 +201,6 @@ func (c *Cursor) HasBacklog() bool {
 
 // isLagging says whether lines wait that younger ones go before: some are on disk, or
 // were overtaken. While none are, lines keep their order.
-func (c *Cursor) isLagging() bool {
-	if len(c.backlog) > 0 {
-		return true
-	}
-	border := c.store.named.border().At
-	return len(c.fresh) > 0 && c.fresh[0].From.At < border ||
-		slices.ContainsFunc(c.again, func(p piece) bool { return p.From.At < border })
-}
+func (c *Cursor) isLagging() bool { return c.isLate(c.store.named.border()) }
 
 var _ outlet.Source = (*Cursor)(nil)

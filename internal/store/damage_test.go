@@ -248,8 +248,8 @@ func FuzzSegment(f *testing.F) {
 func FuzzState(f *testing.F) {
 	b := &Store{id: 7}
 	c := b.newCursor(Destination{Name: "main"})
-	c.fresh = records.Spans{{From: records.Place{At: 10, Line: 1}, To: records.Place{At: 90, Line: 5}}}
-	c.again = []piece{{Span: records.Span{To: records.Place{At: 10, Line: 1}}, sends: 2, delivered: true}}
+	c.parts = []part{{Span: records.Span{To: records.Place{At: 10, Line: 1}}, sends: 2, delivered: true},
+		{Span: records.Span{From: records.Place{At: 10, Line: 1}, To: records.Place{At: 90, Line: 5}}}}
 	b.cursors = []*Cursor{c}
 	f.Add(b.encodeState()[stateHeader:])
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -237,7 +237,7 @@ func (s *Store) sweep() {
 			s.held.needs(note)
 		} else {
 			for _, c := range s.cursors {
-				for p := range c.parts {
+				for _, p := range c.parts {
 					if !p.lost {
 						note(p.Span)
 					}

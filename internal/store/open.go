@@ -121,7 +121,7 @@ func (s *Store) recall(to []Destination) error {
 	s.hold()
 	s.save()
 	for _, c := range s.cursors {
-		if n := c.left + s.held.left(); n > 0 {
+		if n := c.undelivered().Lines() + s.held.left(); n > 0 {
 			s.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
 		}
 	}
@@ -289,18 +289,19 @@ func (s *Store) recallPlaces(st state, to []Destination) {
 // recallPlace gives c a place.
 func (s *Store) recallPlace(c *Cursor, p placeOf, tail records.Place, lostHeld int) {
 	lost := lostHeld + s.recallSpans(&s.named, &p.todo, tail)
-	c.fresh = p.todo
-	c.left, c.bytes = c.fresh.Within(records.Span{To: records.End})
-	c.excess = c.bytes
 	for _, again := range p.again {
 		rest := records.Spans{again.Span}
 		s.lostOf(&s.named, &rest)
 		for _, again.Span = range rest {
 			again.size = int(again.Bytes())
-			c.again = append(c.again, again)
+			c.parts = append(c.parts, again)
 		}
 	}
-	c.books.Adopted = uint64(c.left + s.held.left() + lost)
+	for _, sp := range p.todo {
+		c.add(sp, false)
+	}
+	c.excess = c.bytes
+	c.books.Adopted = uint64(p.todo.Lines() + s.held.left() + lost)
 	c.books.Dropped[SpoolFull] += uint64(lost)
 	if lost > 0 {
 		s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost)

@@ -198,11 +198,11 @@ func (s *Store) readAhead() error {
 // readFor reads what a cursor is to be sent next. It says whether to look again. s.mu is
 // held, but not while it reads.
 func (s *Store) readFor(c *Cursor) (again bool, err error) {
-	p := c.onDisk()
-	if !c.linked || s.closed || p.from == nowhere {
+	sp := c.late(s.named.disk())
+	if !c.linked || s.closed || sp.IsEmpty() {
 		return false, nil
 	}
-	return s.prefetch(&s.named, p.Span, &c.ahead, c.more)
+	return s.prefetch(&s.named, sp, &c.ahead, c.more)
 }
 
 // readForHeld reads some held lines, if somebody would name them and somebody be sent

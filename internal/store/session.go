@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -31,16 +30,69 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		if c.isDrained() {
 			return nil, 0, outlet.ErrDrained
 		}
-		p := c.pick(now)
-		if p.from == nowhere {
-			return nil, p.wait, nil
+		sp, wait := c.pick(now)
+		if sp.IsEmpty() {
+			return nil, wait, nil
 		}
-		if c.fetch(p.Span) && c.take(&p) {
-			c.hand = c.cur.Data
-			c.send(now, p)
+		if c.fetch(sp) && c.send(now) {
 			return c.hand, 0, nil
 		}
 	}
+}
+
+// pick returns what is to be sent now; where that is nothing, when to ask again.
+func (c *Cursor) pick(now time.Time) (sp records.Span, wait time.Duration) {
+	border := c.store.named.border()
+	if !c.isLate(border) {
+		for _, p := range c.waiting() {
+			if p.sends < 2 || sp.IsEmpty() {
+				sp = p.Span
+			}
+			if p.sends < 2 {
+				break
+			}
+		}
+		return sp, 0
+	}
+	c.giveWay(now)
+	for _, p := range c.waiting() {
+		if p.isFresh() && p.From.At >= border.At {
+			return p.Span, 0
+		}
+	}
+	sp = c.pickLate()
+	if wait = c.burst.pause(now); wait > 0 && !sp.IsEmpty() && !c.store.closed {
+		return records.Span{}, wait
+	}
+	return sp, 0
+}
+
+// giveWay moves what is on disk, and what has waited for long, out of the way of what has
+// not. Once it has, it takes a while until it does again.
+func (c *Cursor) giveWay(now time.Time) {
+	l := &c.store.named
+	live := l.border()
+	old := l.since(now.Add(-liveAge)).At
+	if !c.store.closed && slices.ContainsFunc(c.waiting(), func(p part) bool { return p.isFresh() && p.From.At < old }) {
+		if p := l.since(now.Add(-liveAge / 2)); p.At > live.At {
+			live = p
+		}
+	}
+	c.age(live)
+	notify(c.store.work)
+}
+
+// pickLate returns what is to be sent of what gave way: what is on disk, if it was read,
+// or else what is in memory.
+func (c *Cursor) pickLate() records.Span {
+	s := c.store
+	if sp := c.late(s.named.disk()); !sp.IsEmpty() && !s.closed {
+		if c.ahead.Begins(sp) {
+			return sp
+		}
+		notify(s.work)
+	}
+	return c.late(s.named.memory())
 }
 
 // fetch makes the head of sp what c.cur has. s.mu is held, but not while it reads.
@@ -57,138 +109,25 @@ func (c *Cursor) fetch(sp records.Span) bool {
 	return ok
 }
 
-// A pick is what is to be sent next.
-type pick struct {
-	piece
-	from origin
-	late bool          // it is of the backlog
-	wait time.Duration // from nowhere: when to ask again
-}
-
-// Where a pick comes from.
-type origin int
-
-const (
-	nowhere origin = iota
-	fromFresh
-	fromAgain
-	fromBacklog
-)
-
-// pick returns what is to be sent now. c's store is locked.
-func (c *Cursor) pick(now time.Time) pick {
-	if c.books.Removed {
-		return pick{}
+// send takes what was got in hand; false: it does not wait any more.
+func (c *Cursor) send(now time.Time) bool {
+	isLagging := c.isLagging()
+	p := c.take(c.cur.Span)
+	if p == nil {
+		return false
 	}
-	if !c.isLagging() {
-		if len(c.again) > 0 && (c.again[0].sends < 2 || len(c.fresh) == 0) {
-			return pick{piece: c.again[0], from: fromAgain}
-		}
-	} else {
-		c.age(now)
-	}
-	if len(c.fresh) > 0 && c.fresh[0].From.At >= c.store.named.border().At {
-		return pick{piece: piece{Span: c.fresh[0]}, from: fromFresh}
-	}
-	p := c.pickBacklog()
-	if wait := c.burst.pause(now); wait > 0 && p.from != nowhere && !c.store.closed {
-		return pick{wait: wait}
-	}
-	return p
-}
-
-// pickBacklog returns what of the backlog is to be sent next: the oldest, which was
-// read from disk, or else what is in memory.
-func (c *Cursor) pickBacklog() pick {
-	s := c.store
-	if p := c.onDisk(); p.from != nowhere && !s.closed {
-		if c.ahead.Begins(p.Span) {
-			return p
-		}
-		notify(s.work)
-	}
-	return c.oldestIn(s.named.memory())
-}
-
-// onDisk returns what of the cursor is to be read from disk next.
-func (c *Cursor) onDisk() pick { return c.oldestIn(c.store.named.disk()) }
-
-// oldestIn returns what of one tier is to be sent next, where it is late.
-func (c *Cursor) oldestIn(tier records.Span) pick {
-	for _, p := range c.again {
-		if tier.Holds(p.Span) {
-			return pick{piece: p, from: fromAgain, late: true}
-		}
-	}
-	if sp := c.backlog.First(tier); !sp.IsEmpty() {
-		return pick{piece: piece{Span: sp}, from: fromBacklog, late: true}
-	}
-	return pick{}
-}
-
-// age moves what is on disk, and what has waited for long, out of the way of what has
-// not. Once it has, it takes a while until it does again.
-func (c *Cursor) age(now time.Time) {
-	l := &c.store.named
-	if len(c.fresh) == 0 {
-		return
-	}
-	live := l.border()
-	if !c.store.closed && c.fresh[0].From.At < l.since(now.Add(-liveAge)).At {
-		if p := l.since(now.Add(-liveAge / 2)); p.At > live.At {
-			live = p
-		}
-	}
-	for len(c.fresh) > 0 && c.fresh[0].From.At < live.At {
-		old := c.fresh[0].Within(records.Span{To: live})
-		c.backlog.Add(old)
-		c.fresh.Remove(old)
-	}
-	notify(c.store.work)
-}
-
-// take takes what was got of p from where it was. It returns false where it is there
-// no more.
-func (c *Cursor) take(p *pick) bool {
-	got := c.cur.Span
-	switch p.from {
-	case fromFresh:
-		if !c.fresh.Holds(got) {
-			return false
-		}
-		c.fresh.Remove(got)
-	case fromBacklog:
-		if !c.backlog.Holds(got) {
-			return false
-		}
-		c.backlog.Remove(got)
-	case fromAgain:
-		i := slices.IndexFunc(c.again, func(q piece) bool { return q.From == got.From && q.Holds(got) })
-		if i < 0 {
-			return false
-		}
-		c.again[i].From = got.To
-		if c.again[i].IsEmpty() {
-			c.again = slices.Delete(c.again, i, i+1)
-		}
-	}
-	p.Span = got
-	return true
-}
-
-// send books that p is in hand.
-func (c *Cursor) send(now time.Time, p pick) {
+	c.hand = c.cur.Data
 	p.size = len(c.hand)
 	c.handed += uint64(p.size)
 	p.end = c.handed
+	if isLagging && !p.isFresh() {
+		c.burst.send(now, p)
+	}
 	if p.sends > 0 {
 		c.books.Resent += uint64(p.Lines())
 	}
 	p.sends = min(p.sends+1, 100)
-	c.sent = append(c.sent, p.piece)
-	if p.late {
-		c.burst.send(now, p.piece)
-	}
+	return true
 }
 
 // isDrained says whether nothing more is to be sent, and all that was is delivered.
@@ -198,11 +137,11 @@ func (c *Cursor) isDrained() bool {
 	if c.books.Removed {
 		return true
 	}
-	if !s.closed || s.IsHolding() || c.proven < len(c.sent) {
+	if !s.closed || s.IsHolding() || c.proven < c.sent {
 		return false
 	}
-	onDisk, _ := c.undelivered().Within(s.named.disk())
-	return c.left == onDisk
+	inMemory, _ := c.undelivered().Within(s.named.memory())
+	return inMemory == 0
 }
 
 // Expire implements outlet.Source: while there is no session, nothing becomes too old.
@@ -304,60 +243,20 @@ func (c *Cursor) replayed() int64 {
 	return c.Replay + min(c.window+c.window/4, c.Queue/2)
 }
 
-// deliver books that the peer has the first n bytes of the session.
-func (c *Cursor) deliver(n uint64) bool {
-	first := c.proven
-	i, kept := first, first
-	for ; i < len(c.sent) && c.sent[i].end <= n; i++ {
-		p := c.sent[i]
-		if !p.delivered {
-			p.delivered = true
-			c.forward(c.Upstream, p.Lines())
-			c.settle(p.Lines(), p.kept())
-		}
-		if kept > 0 && c.sent[kept-1].grow(p, records.MaxRecord*(1+kept/(manyPieces/16))) {
-			continue
-		}
-		c.sent[kept] = p
-		kept++
+// deliver books that the peer has what was sent up to an offset in the session.
+func (c *Cursor) deliver(to uint64) (changed bool) {
+	lines, changed := c.needs.deliver(to)
+	if lines > 0 {
+		c.forward(c.Upstream, lines)
 	}
-	c.sent = slices.Delete(c.sent, kept, i)
-	c.proven = kept
-	return i > first
+	return changed
 }
 
-// manyPieces is how many may be sent before what is delivered is known less well, for
-// the memory it takes.
-const manyPieces = 4096
-
-// grow appends what follows, if the two may be one of so many bytes.
-func (p *piece) grow(next piece, most int) bool {
-	if p.To != next.From || p.sends != next.sends || p.idle != next.idle || p.lost != next.lost || p.size+next.size > most {
-		return false
-	}
-	p.To, p.size, p.end = next.To, p.size+next.size, next.end
-	return true
-}
-
-// trim lets go of what was delivered before the replay window, whose last part is
-// what was acknowledged and is not delivered yet. On a session that is young all is
-// kept, as far as there is room: however much follows, its peer may lose it all.
+// trim lets go of what was delivered before the replay window. On a session that is young
+// all is kept, as far as there is room: however much follows, its peer may lose it all.
 func (c *Cursor) trim(now time.Time) {
-	if now.Sub(c.began) < young {
-		return
-	}
-	most := c.replayed()
-	window := int64(0)
-	for i := len(c.sent) - 1; i >= 0; i-- {
-		if c.sent[i].end > c.acked {
-			continue
-		}
-		if i < c.proven && window >= most {
-			c.sent = slices.Delete(c.sent, 0, i+1)
-			c.proven -= i + 1
-			return
-		}
-		window += int64(c.sent[i].size)
+	if now.Sub(c.began) >= young {
+		c.needs.trim(c.replayed(), c.acked)
 	}
 }
 
@@ -368,35 +267,15 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	defer s.mu.Unlock()
 	c.mature(now)
 	c.takeBack()
-	isAcked := c.acked == c.handed
-	isOrderly := isAcked && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
-	isOld := now.Sub(c.began) >= young
-	if c.Certain {
+	isIdle := c.acked == c.handed && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
+	if isOver := isIdle && now.Sub(c.began) >= young; isOver || c.Certain {
 		c.deliver(c.acked)
-		c.sent, c.proven = c.sent[c.proven:], 0
+		c.needs.trim(0, c.acked)
 	}
 	c.trim(now)
-	if isOrderly && isOld {
-		c.deliver(c.acked)
-		c.sent = nil
+	for why, lines := range c.rewind(isIdle) {
+		c.books.Dropped[why] += uint64(lines)
 	}
-	again := make([]piece, 0, len(c.sent)+len(c.again))
-	for _, p := range c.sent {
-		if isOrderly && p.delivered {
-			p.idle++
-		}
-		switch {
-		case p.lost && !p.delivered:
-			c.drop(p.Lines(), p.kept(), p.why)
-		case p.lost, p.idle > maxIdle:
-		default:
-			again = append(again, p)
-		}
-	}
-	c.again = append(again, c.again...)
-	// A server that breaks one session after the other is to get all in turn.
-	slices.SortStableFunc(c.again, func(a, b piece) int { return cmp.Compare(max(1, a.sends), max(1, b.sends)) })
-	c.sent, c.proven = nil, 0
 	c.ahead.Free()
 	c.hand = nil
 	c.session = session{}
@@ -406,24 +285,16 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 
 // takeBack undoes the sending of what is in hand, if nothing of it was written.
 func (c *Cursor) takeBack() {
-	last := len(c.sent) - 1
-	if last < 0 || c.handed-uint64(c.sent[last].size) < c.written || c.handed == c.written {
+	if c.sent == 0 {
 		return
 	}
-	p := c.sent[last]
-	c.sent = c.sent[:last]
-	c.handed -= uint64(p.size)
-	if p.lost {
-		if !p.delivered {
-			c.drop(p.Lines(), p.kept(), p.why)
+	p := &c.parts[c.sent-1]
+	if before := c.handed - uint64(p.size); before >= c.written && c.handed > c.written && !p.lost {
+		c.handed = before
+		c.sent--
+		if p.sends--; p.sends > 0 {
+			c.books.Resent -= uint64(p.Lines())
 		}
-		return
-	}
-	if p.sends--; p.sends > 0 {
-		c.books.Resent -= uint64(p.Lines())
-		c.again = slices.Insert(c.again, 0, p)
-	} else {
-		c.fresh.Add(p.Span)
 	}
 }
 
@@ -436,7 +307,7 @@ func (b *burst) pause(now time.Time) time.Duration {
 	return min(time.Millisecond<<min(b.looks, 10), longestLook)
 }
 
-func (b *burst) send(now time.Time, p piece) {
+func (b *burst) send(now time.Time, p *part) {
 	if b.bytes == 0 {
 		b.began = now
 	}

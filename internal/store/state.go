@@ -26,7 +26,7 @@ type state struct {
 type placeOf struct {
 	name  string
 	todo  records.Spans // not delivered
-	again []piece       // delivered, and to be sent again
+	again []part        // delivered, and to be sent again
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,13 +47,13 @@ func (s *Store) encodeState() []byte {
 		b = append(b, c.Name...)
 		b = appendSpans(b, c.undelivered())
 		again := 0
-		for p := range c.parts {
+		for _, p := range c.parts {
 			if p.delivered && !p.lost {
 				again++
 			}
 		}
 		b = binary.AppendUvarint(b, uint64(again))
-		for p := range c.parts {
+		for _, p := range c.parts {
 			if p.delivered && !p.lost {
 				b = append(appendSpan(b, p.Span), p.idle)
 			}
@@ -115,7 +115,7 @@ func decodeState(b []byte) (st state, err error) {
 		p.todo = d.spans()
 		for n := d.number(); n > 0 && !d.bad; n-- {
 			sp := d.span()
-			again := piece{Span: sp, size: int(sp.Bytes()), sends: 1, delivered: true}
+			again := part{Span: sp, size: int(sp.Bytes()), sends: 1, delivered: true}
 			if idle := d.bytes(1); len(idle) == 1 {
 				again.idle = idle[0]
 			}

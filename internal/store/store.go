@@ -145,8 +145,8 @@ func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.put(&s.named, lines, n, born, false)
 	s.bound()
 	for _, c := range s.cursors {
-		if last := len(c.fresh) - 1; last >= 0 && c.linked {
-			waiting = max(waiting, c.fresh[last].Bytes())
+		if last := len(c.parts) - 1; last >= c.sent && c.linked && c.parts[last].isFresh() {
+			waiting = max(waiting, c.parts[last].Bytes())
 		}
 	}
 	return waiting

@@ -1,0 +1,277 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
+)
+
+// needs are what a destination needs of the log, in parts that don't overlap: first what
+// it was sent on this session, in this order, and then what waits. A part goes this way:
+//
+//	add ──→ waits ──take──→ sent ──deliver──→ delivered ──trim──→ nothing
+//	          ↑              │                    │
+//	          └── rewind ────┴────────────────────┘
+type needs struct {
+	parts  []part
+	sent   int   // so many, at the head, were sent
+	proven int   // so many of these, at the head, are delivered by this session
+	bytes  int64 // of what is not delivered, and kept
+}
+
+// A part is a part of the log that was sent, or waits.
+type part struct {
+	records.Span
+	size      int    // bytes of lines, of what was sent
+	end       uint64 // where it ends in the session
+	sends     uint8  // on how many sessions it was sent
+	idle      uint8  // of them, how many its peer closed in order when it was idle
+	late      bool   // what was never sent: younger lines go before it
+	delivered bool
+	lost      bool   // it cannot be sent again, for why
+	why       Reason // it could not be kept
+}
+
+// owed returns how many bytes of a part count against the bounds.
+func (p *part) owed() int64 {
+	if p.lost || p.delivered {
+		return 0
+	}
+	return p.Bytes()
+}
+
+// isFresh says whether a part that waits may live.
+func (p *part) isFresh() bool { return p.sends == 0 && !p.late }
+
+// add adds new lines, which wait.
+func (n *needs) add(sp records.Span, late bool) {
+	n.bytes += sp.Bytes()
+	if last := len(n.parts) - 1; last >= n.sent {
+		if p := &n.parts[last]; p.To == sp.From && p.sends == 0 && p.late == late {
+			p.To = sp.To
+			return
+		}
+	}
+	n.parts = append(n.parts, part{Span: sp, late: late})
+}
+
+// waiting is what waits: what was sent least often goes first, and of that the oldest.
+func (n *needs) waiting() []part { return n.parts[n.sent:] }
+
+// undelivered appends what is not delivered, wherever it is, to dst.
+func (n *needs) undelivered(dst records.Spans) records.Spans {
+	for i := range n.parts {
+		if !n.parts[i].delivered {
+			dst.Add(n.parts[i].Span)
+		}
+	}
+	return dst
+}
+
+// owes says whether anything of sp is not delivered, and kept.
+func (n *needs) owes(sp records.Span) bool {
+	return slices.ContainsFunc(n.parts, func(p part) bool { return p.owed() > 0 && !p.Within(sp).IsEmpty() })
+}
+
+// eldest returns where the oldest line is that is not delivered, and kept.
+func (n *needs) eldest() records.Place {
+	at := records.End
+	for i := range n.parts {
+		if p := &n.parts[i]; p.owed() > 0 && p.From.At < at.At {
+			at = p.From
+		}
+	}
+	return at
+}
+
+// age makes late what is fresh, and before live.
+func (n *needs) age(live records.Place) {
+	for i := n.sent; i < len(n.parts); i++ {
+		p := n.parts[i]
+		if !p.isFresh() || p.From.At >= live.At {
+			continue
+		}
+		p.Span, p.late = p.Within(records.Span{To: live}), true
+		rest := n.cut(i, p.Span)
+		if i > n.sent && n.parts[i-1].late && n.parts[i-1].To == p.From {
+			n.parts[i-1].To = p.To
+			i += rest - 1
+		} else {
+			n.parts = slices.Insert(n.parts, i, p)
+		}
+	}
+}
+
+// isLate says whether lines wait that younger ones go before: some were overtaken, or
+// lie before live.
+func (n *needs) isLate(live records.Place) bool {
+	return slices.ContainsFunc(n.waiting(), func(p part) bool { return p.late || p.From.At < live.At })
+}
+
+// late returns what waits in a tier, and is not fresh; an empty span where nothing does.
+func (n *needs) late(tier records.Span) (sp records.Span) {
+	for _, p := range n.waiting() {
+		if sp = p.Within(tier); !p.isFresh() && !sp.IsEmpty() {
+			return sp
+		}
+	}
+	return records.Span{}
+}
+
+// cut takes sp out of the part at i, and returns how many parts are left of it.
+func (n *needs) cut(i int, sp records.Span) int {
+	left := make([]part, 0, 2)
+	before, behind := n.parts[i].Minus(sp)
+	for _, rest := range [...]records.Span{before, behind} {
+		if !rest.IsEmpty() {
+			p := n.parts[i]
+			p.Span, p.size = rest, int(rest.Bytes())
+			left = append(left, p)
+		}
+	}
+	n.parts = slices.Replace(n.parts, i, i+1, left...)
+	return len(left)
+}
+
+// take moves sp from what waits to what was sent; nil: it does not wait any more.
+func (n *needs) take(sp records.Span) *part {
+	i := slices.IndexFunc(n.waiting(), func(p part) bool { return p.Holds(sp) })
+	if i < 0 {
+		return nil
+	}
+	i += n.sent
+	p := n.parts[i]
+	p.Span = sp
+	n.cut(i, sp)
+	n.parts = slices.Insert(n.parts, n.sent, p)
+	n.sent++
+	return &n.parts[n.sent-1]
+}
+
+// deliver takes note that the peer has what was sent up to an offset in the session, and
+// returns how many lines it did not have before.
+func (n *needs) deliver(to uint64) (lines int, changed bool) {
+	first := n.proven
+	i, kept := first, first
+	for ; i < n.sent && n.parts[i].end <= to; i++ {
+		p := n.parts[i]
+		if !p.delivered {
+			lines += p.Lines()
+			n.bytes -= p.owed()
+			p.delivered = true
+		}
+		if kept > 0 && n.parts[kept-1].grow(p, records.MaxRecord*(1+kept/(manyParts/16))) {
+			continue
+		}
+		n.parts[kept] = p
+		kept++
+	}
+	n.parts = slices.Delete(n.parts, kept, i)
+	n.sent -= i - kept
+	n.proven = kept
+	return lines, i > first
+}
+
+// manyParts is how many may be sent before what is delivered is known less well, for the
+// memory it takes.
+const manyParts = 4096
+
+// grow appends what follows, if the two may be one of so many bytes.
+func (p *part) grow(next part, most int) bool {
+	if p.To != next.From || p.sends != next.sends || p.idle != next.idle || p.lost != next.lost || p.size+next.size > most {
+		return false
+	}
+	p.To, p.size, p.end = next.To, p.size+next.size, next.end
+	return true
+}
+
+// trim lets go of what is delivered before a window of so many bytes, whose last part is
+// what was acknowledged and is not delivered yet.
+func (n *needs) trim(window int64, acked uint64) {
+	for i := n.sent - 1; i >= 0; i-- {
+		switch p := &n.parts[i]; {
+		case p.end > acked:
+		case i < n.proven && window <= 0:
+			n.parts = slices.Delete(n.parts, 0, i+1)
+			n.sent -= i + 1
+			n.proven -= i + 1
+			return
+		default:
+			window -= int64(p.size)
+		}
+	}
+}
+
+// forget lets go of the oldest parts that are delivered, of so many bytes; false: there
+// are none.
+func (n *needs) forget(bytes int64) (changed bool) {
+	var sent, proven int
+	kept := n.parts[:0]
+	for i, p := range n.parts {
+		if bytes > 0 && p.delivered && !p.lost && (i < n.proven || i >= n.sent) {
+			bytes -= p.Bytes()
+			continue
+		}
+		kept = append(kept, p)
+		if i < n.sent {
+			sent++
+		}
+		if i < n.proven {
+			proven++
+		}
+	}
+	changed = len(kept) < len(n.parts)
+	n.parts, n.sent, n.proven = kept, sent, proven
+	return changed
+}
+
+// lose takes out what of sp waits, and returns how many lines of it are not delivered.
+// Of what was sent, it is not known yet.
+func (n *needs) lose(sp records.Span, why Reason) (lines int) {
+	for i := range n.parts[:n.sent] {
+		if p := &n.parts[i]; !p.lost && !p.Within(sp).IsEmpty() {
+			n.bytes -= p.owed()
+			p.lost, p.why = true, why
+		}
+	}
+	for i := n.sent; i < len(n.parts); {
+		p := n.parts[i]
+		gone := p.Within(sp)
+		if gone.IsEmpty() {
+			i++
+			continue
+		}
+		if !p.delivered {
+			lines += gone.Lines()
+			n.bytes -= gone.Bytes()
+		}
+		i += n.cut(i, gone)
+	}
+	return lines
+}
+
+// rewind makes what was sent, and is kept, wait again. isIdle says that the peer closed
+// in order, when all was acknowledged. What is lost and was not delivered is counted.
+func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
+	kept := make([]part, 0, len(n.parts))
+	for i, p := range n.parts {
+		if i < n.sent {
+			if isIdle && p.delivered {
+				p.idle++
+			}
+			if p.lost && !p.delivered {
+				dropped[p.why] += p.Lines()
+			}
+			if p.lost || p.idle > maxIdle {
+				continue
+			}
+			p.late = false
+		}
+		kept = append(kept, p)
+	}
+	// A server that breaks one session after the other is to get all in turn.
+	slices.SortStableFunc(kept, func(a, b part) int { return cmp.Compare(max(1, a.sends), max(1, b.sends)) })
+	n.parts, n.sent, n.proven = kept, 0, 0
+	return dropped
+}
