@@ -120,7 +120,7 @@ func ReadHeader(f io.ReaderAt) (h Header, err error) {
 		seed: seedOf(b[:]),
 	}
 	if string(b[:8]) != magic || le.Uint32(b[8:]) != Version || le.Uint32(b[48:]) != crc32.Checksum(b[:48], castagnoli) ||
-		h.Kind != Named && h.Kind != Held || h.Base.At > MaxPlace || h.Base.Line > h.Base.At {
+		h.Kind != Named && h.Kind != Held || !h.Base.IsSound() {
 		return h, errNoSegment
 	}
 	return h, nil

@@ -16,6 +16,9 @@ type Place struct {
 // MaxPlace is more than a log will ever have, of either.
 const MaxPlace = 1 << 62
 
+// IsSound says whether there can be such a place.
+func (p Place) IsSound() bool { return p.At <= MaxPlace && p.Line <= p.At }
+
 // End is behind all places.
 var End = Place{MaxPlace, MaxPlace}
 
@@ -62,6 +65,18 @@ func (s Span) Minus(o Span) (before, behind Span) {
 
 // Spans are apart from each other, in order.
 type Spans []Span
+
+// AreSound says whether they are spans that there can be, in order.
+func (ss Spans) AreSound() bool {
+	var last Place
+	for _, s := range ss {
+		if !s.From.IsSound() || !s.To.IsSound() || s.From.At < last.At || s.From.Line < last.Line || s.IsEmpty() || s.Lines() < 0 {
+			return false
+		}
+		last = s.To
+	}
+	return true
+}
 
 // index returns the index of the first that ends behind at.
 func (ss Spans) index(at uint64) int {

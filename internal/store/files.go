@@ -48,6 +48,23 @@ func (o *files) create(d *statedir.Dir, name string) (*os.File, error) {
 	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
+// replace puts a file that fill writes in the place of another, or of none.
+func (o *files) replace(d *statedir.Dir, name string, fill func(f *os.File) error) error {
+	if err := o.remove(d, name+newSuffix); err != nil {
+		return err
+	}
+	f, err := o.create(d, name+newSuffix)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := fill(f); err != nil {
+		o.remove(d, name+newSuffix)
+		return err
+	}
+	return o.rename(d, name+newSuffix, name)
+}
+
 func (o *files) rename(d *statedir.Dir, from, to string) error {
 	if _, err := o.ask("rename", d.Path()+"/"+to, 0); err != nil {
 		return err
@@ -80,7 +97,10 @@ func isDamage(err error) bool {
 	return errors.Is(err, records.ErrDamaged) || errors.Is(err, statedir.ErrNotAFile) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
 }
 
-const segmentSuffix = ".log"
+const (
+	segmentSuffix = ".log"
+	newSuffix     = ".new" // what is being written
+)
 
 // segmentName returns the name of a segment's file. What is in the file says where
 // it belongs.

@@ -57,6 +57,14 @@ func (l *log) border() records.Place {
 	return l.tail
 }
 
+// start returns where the oldest record begins.
+func (l *log) start() records.Place {
+	if len(l.segments) > 0 {
+		return l.segments[0].Base
+	}
+	return l.tail
+}
+
 // disk is what lies in the second tier, and memory what does in the first.
 func (l *log) disk() records.Span   { return records.Span{To: l.border()} }
 func (l *log) memory() records.Span { return records.Between(l.border(), l.tail) }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -49,7 +50,6 @@ func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, 
 	if s.disk, err = state.Sub("store"); err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w; remove it, or make it a directory of this user alone", err)
 	}
-	s.diskState.dir = s.disk
 	s.findMemory(at)
 	if err = s.recall(to); err == nil {
 		err = predecessor.Adopt(state, s.adopt, out)
@@ -69,7 +69,6 @@ func (s *Store) findMemory(at Places) {
 	}
 	switch {
 	case s.memory != nil:
-		s.memoryState.dir = s.memory.Dir
 		if state, _ := filepath.Abs(at.State); len(at.Memory) > 1 && filepath.Dir(s.memory.Path()) == state {
 			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory.Path())
 		}
@@ -96,30 +95,27 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 
 // recall finds what an earlier process left.
 func (s *Store) recall(to []Destination) error {
-	st, known, err := s.recallState()
+	st, err := s.recallState()
 	if err != nil {
 		return err
 	}
-	s.generation = st.generation
-	s.named.tail, s.held.tail = st.tails[0], st.tails[1]
-	if err := s.recallSegments(st.id); err != nil {
+	s.generation, s.named.tail, s.held.tail = st.Generation, st.Named, st.Held
+	if err := s.recallSegments(st.ID); err != nil {
 		return err
 	}
-	if !known { // all that is there is everybody's
-		for i, l := range s.logs() {
-			if len(l.segments) > 0 {
-				st.tails[i] = l.segments[0].Base
-			}
-		}
+	if st.Generation == 0 { // there was none: all that is there is everybody's
+		st.Named, st.Held = s.named.start(), s.held.start()
 		for _, d := range to {
-			st.places = append(st.places, placeOf{name: d.Name})
+			st.Places = append(st.Places, placeOf{Name: d.Name})
 		}
 	}
-	s.recallPlaces(st, to)
-	s.resize()
-	s.sweep()
+	s.held.todo = st.HeldTodo
+	lost := s.held.recall(&s.held.todo, st.Held)
+	for _, p := range st.Places {
+		s.recallPlace(p, st.Named, lost)
+	}
+	s.SetDestinations(to)
 	s.hold()
-	s.save()
 	for _, c := range s.cursors {
 		if n := c.undelivered().Lines() + s.held.left(); n > 0 {
 			s.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
@@ -129,33 +125,67 @@ func (s *Store) recall(to []Destination) error {
 }
 
 // recallState returns the newest state in memory or on disk.
-func (s *Store) recallState() (st state, known bool, err error) {
-	for _, f := range []*stateFile{&s.memoryState, &s.diskState} {
-		if f.dir == nil {
-			continue
-		}
-		other, ok, err := f.load()
-		if err != nil {
-			return st, known, err
-		}
-		if ok && (!known || other.generation > st.generation) {
-			st, known = other, true
+func (s *Store) recallState() (newest state, err error) {
+	for _, dir := range s.dirs() {
+		st, err := readState(dir)
+		switch {
+		case errors.Is(err, errNoState):
+			s.out.Error("what was sent already is not known, and may be sent again", "err", err)
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return newest, fmt.Errorf("read the store's state: %w", err)
+		case st.Generation > newest.Generation:
+			newest = st
 		}
 	}
-	return st, known, nil
+	return newest, nil
+}
+
+// recallPlace makes a cursor for an earlier process's destination. What it needs and is not
+// there is lost, and counted.
+func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
+	c := s.newCursor(Destination{Name: p.Name})
+	s.cursors = append(s.cursors, c)
+	lost += s.named.recall(&p.Todo, tail)
+	for _, g := range s.named.segments {
+		for idle, again := range p.Again {
+			for _, sp := range again {
+				if sp = sp.Within(g.span()); !sp.IsEmpty() {
+					c.parts = append(c.parts, part{Span: sp, size: int(sp.Bytes()), sends: 1, idle: uint8(idle), delivered: true})
+				}
+			}
+		}
+	}
+	for _, sp := range p.Todo {
+		c.add(sp, false)
+	}
+	c.books.Adopted = uint64(p.Todo.Lines() + s.held.left() + lost)
+	c.books.Dropped[SpoolFull] += uint64(lost)
+	if lost > 0 {
+		s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost)
+	}
+}
+
+// recall completes what was to be done when the state was saved with what was put later,
+// behind tail. It takes out what is in no segment, and returns how many lines that is.
+func (l *log) recall(todo *records.Spans, tail records.Place) (lost int) {
+	todo.Remove(records.Between(tail, records.End))
+	todo.Add(records.Between(tail, l.tail))
+	gone := slices.Clone(*todo)
+	for _, g := range l.segments {
+		gone.Remove(g.span())
+	}
+	for _, sp := range gone {
+		todo.Remove(sp)
+	}
+	return gone.Lines()
 }
 
 // recallSegments finds the segments in both tiers, and puts them into their logs. id is
 // that of the store; 0: the newest lines tell whose all are.
 func (s *Store) recallSegments(id uint64) error {
 	var found []*segment
-	if s.disk != nil {
-		if err := s.find(s.disk, &found); err != nil {
-			return err
-		}
-	}
-	if s.memory != nil {
-		if err := s.find(s.memory.Dir, &found); err != nil {
+	for _, dir := range s.dirs() {
+		if err := s.find(dir, &found); err != nil {
 			return err
 		}
 	}
@@ -196,7 +226,7 @@ func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case strings.HasSuffix(name, segmentSuffix+".new"):
+		case strings.HasSuffix(name, newSuffix):
 			s.files.remove(dir, name)
 		case strings.HasSuffix(name, segmentSuffix):
 			if g := s.recallSegment(dir, name); g != nil {
@@ -257,78 +287,6 @@ func (s *Store) place(g *segment, behind []*segment) {
 	}
 }
 
-// recallPlaces gives each destination its place. What it needs and is not there is
-// lost, and counted.
-func (s *Store) recallPlaces(st state, to []Destination) {
-	var names []string
-	for _, p := range st.places {
-		names = append(names, p.name)
-	}
-	if from, heir, ok := inherit(names, to); ok {
-		st.places[slices.Index(names, from)].name = heir
-	}
-	lostHeld := s.recallSpans(&s.held.log, &st.held, st.tails[1])
-	s.held.todo = st.held
-	for _, d := range to {
-		c := s.newCursor(d)
-		s.cursors = append(s.cursors, c)
-		if i := slices.IndexFunc(st.places, func(p placeOf) bool { return p.name == d.Name }); i >= 0 {
-			s.recallPlace(c, st.places[i], st.tails[0], lostHeld)
-			st.places = slices.Delete(st.places, i, i+1)
-		} else {
-			c.books.Adopted = uint64(s.held.left())
-		}
-	}
-	for _, p := range st.places {
-		c := s.newCursor(Destination{Name: p.name})
-		s.recallPlace(c, p, st.tails[0], lostHeld)
-		s.retire(c)
-	}
-}
-
-// recallPlace gives c a place.
-func (s *Store) recallPlace(c *Cursor, p placeOf, tail records.Place, lostHeld int) {
-	lost := lostHeld + s.recallSpans(&s.named, &p.todo, tail)
-	for _, again := range p.again {
-		rest := records.Spans{again.Span}
-		s.lostOf(&s.named, &rest)
-		for _, again.Span = range rest {
-			again.size = int(again.Bytes())
-			c.parts = append(c.parts, again)
-		}
-	}
-	for _, sp := range p.todo {
-		c.add(sp, false)
-	}
-	c.excess = c.bytes
-	c.books.Adopted = uint64(p.todo.Lines() + s.held.left() + lost)
-	c.books.Dropped[SpoolFull] += uint64(lost)
-	if lost > 0 {
-		s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost)
-	}
-}
-
-// recallSpans completes what was to be done when the state was saved with what was put
-// later, behind tail. It returns how many lines of it are lost, which it takes out.
-func (s *Store) recallSpans(l *log, todo *records.Spans, tail records.Place) (lost int) {
-	todo.Remove(records.Between(tail, records.End))
-	todo.Add(records.Between(tail, l.tail))
-	return s.lostOf(l, todo)
-}
-
-// lostOf takes out of some spans what is in no segment, and returns how many lines
-// that is.
-func (s *Store) lostOf(l *log, ss *records.Spans) int {
-	gone := slices.Clone(*ss)
-	for _, g := range l.segments {
-		gone.Remove(g.span())
-	}
-	for _, sp := range gone {
-		ss.Remove(sp)
-	}
-	return gone.Lines()
-}
-
 // leave ends the use of all files. The directory of the first tier goes when it is
 // empty.
 func (s *Store) leave(isEmpty bool) (err error) {
@@ -347,8 +305,6 @@ func (s *Store) abandon() {
 	for _, g := range slices.Concat(s.named.segments, s.held.segments, s.spare) {
 		g.file.Close()
 	}
-	s.memoryState.close()
-	s.diskState.close()
 	if s.memory != nil {
 		s.memory.Close()
 	}

@@ -106,8 +106,7 @@ func (s *Store) takePressed() *segment {
 // move moves a segment, which is sealed, to disk. Nobody waits for it.
 func (s *Store) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
-	if err := s.copyDown(g, name); err != nil {
-		s.files.remove(s.disk, name+".new")
+	if err := s.files.replace(s.disk, name, func(f *os.File) error { return s.copyTo(f, g) }); err != nil {
 		return fmt.Errorf("spool a segment: %w", err)
 	}
 	s.mu.Lock()
@@ -135,31 +134,23 @@ func (s *Store) move(g *segment) error {
 	return nil
 }
 
-// copyDown writes what is in a segment to a file.
-func (s *Store) copyDown(g *segment, name string) error {
-	if err := s.files.remove(s.disk, name+".new"); err != nil {
-		return err
-	}
-	f, err := s.files.create(s.disk, name+".new")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+// copyTo writes what is in a segment to a file.
+func (s *Store) copyTo(f *os.File, g *segment) error {
 	buf := make([]byte, 64<<10)
 	for at, size := int64(0), g.size(); at < size; {
 		n, err := g.file.ReadAt(buf[:min(size-at, int64(len(buf)))], at)
-		if n == 0 {
-			if errors.Is(err, io.EOF) {
-				break // it was cut; who reads it will say so
-			}
-			return err
+		if n == 0 && errors.Is(err, io.EOF) {
+			break // it was cut; who reads it will say so
 		}
-		if err := s.files.write(f, buf[:n], nil, at); err != nil {
+		if n > 0 {
+			err = s.files.write(f, buf[:n], nil, at)
+		}
+		if err != nil {
 			return err
 		}
 		at += int64(n)
 	}
-	return s.files.rename(s.disk, name+".new", name)
+	return nil
 }
 
 // takeOut removes the files that nobody needs any more.
@@ -300,7 +291,7 @@ func (s *Store) syncNow() (err error) {
 			}
 		}
 	}
-	state, used := slices.Clone(s.encodeState()), s.diskUsed > 0
+	state, used := s.state(), s.diskUsed > 0
 	s.dirty = false
 	s.mu.Unlock()
 	defer func() {
@@ -320,15 +311,11 @@ func (s *Store) syncNow() (err error) {
 			return fmt.Errorf("sync the spool: %w", err)
 		}
 	}
+	if err := s.writeState(s.disk, state, true); err != nil {
+		return fmt.Errorf("write the spool's state: %w", err)
+	}
 	if err := s.files.sync(s.disk.Path(), s.disk); err != nil {
 		return fmt.Errorf("sync the spool: %w", err)
-	}
-	f, err := s.diskState.write(&s.files, state)
-	if err == nil {
-		err = s.files.sync(f.Name(), f)
-	}
-	if err != nil {
-		return fmt.Errorf("write the spool's state: %w", err)
 	}
 	return nil
 }

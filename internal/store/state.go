@@ -1,12 +1,12 @@
 package store
 
 import (
-	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
@@ -15,223 +15,96 @@ import (
 // A state is what a store remembers beside the lines: which of them each destination
 // still needs.
 type state struct {
-	id         uint64
-	generation uint64
-	tails      [2]records.Place // of the named log and of the held one
-	held       records.Spans
-	places     []placeOf
+	ID         uint64        // of the store
+	Generation uint64        // counts up from 1
+	Named      records.Place // where the log ends
+	Held       records.Place
+	HeldTodo   records.Spans // wait for a name
+	Places     []placeOf
 }
 
 // placeOf is the place of one destination.
 type placeOf struct {
-	name  string
-	todo  records.Spans // not delivered
-	again []part        // delivered, and to be sent again
+	Name  string
+	Todo  records.Spans              // not delivered
+	Again [maxIdle + 1]records.Spans // delivered, and to be sent again; by part.idle
 }
+
+const (
+	stateName    = "state"
+	stateHeader  = "ppstate %d %08x\n" // version of the format, and CRC-32C of the rest, which is JSON
+	maxStateSize = 64 << 20
+)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-const (
-	stateMagic  = "ppstate\n"
-	stateHeader = 40 // bytes
-)
-
-// encodeState returns what is to be saved, until the next call. s.mu is held.
-func (s *Store) encodeState() []byte {
-	b := append(s.stateBuffer[:0], make([]byte, stateHeader)...)
-	b = appendPlace(appendPlace(b, s.named.tail), s.held.tail)
-	b = appendSpans(b, s.held.all())
-	b = binary.AppendUvarint(b, uint64(len(s.cursors)))
-	for _, c := range s.cursors {
-		b = binary.AppendUvarint(b, uint64(len(c.Name)))
-		b = append(b, c.Name...)
-		b = appendSpans(b, c.undelivered())
-		again := 0
-		for _, p := range c.parts {
-			if p.delivered && !p.lost {
-				again++
-			}
-		}
-		b = binary.AppendUvarint(b, uint64(again))
-		for _, p := range c.parts {
-			if p.delivered && !p.lost {
-				b = append(appendSpan(b, p.Span), p.idle)
-			}
-		}
+// encode returns the contents of st's file.
+func (st *state) encode() []byte {
+	body, err := json.Marshal(st)
+	if err != nil {
+		panic(err) // it has numbers and strings only
 	}
-	s.stateBuffer = b
-	return sealState(b, s.generation, s.id)
+	return append(fmt.Appendf(nil, stateHeader, records.Version, crc32.Checksum(body, castagnoli)), body...)
 }
 
-// sealState writes the header of the state in b.
-func sealState(b []byte, generation, id uint64) []byte {
-	le := binary.LittleEndian
-	copy(b, stateMagic)
-	le.PutUint32(b[8:], records.Version)
-	le.PutUint32(b[12:], uint32(len(b)))
-	le.PutUint64(b[16:], generation)
-	le.PutUint64(b[24:], id)
-	le.PutUint32(b[36:], crc32.Checksum(b[stateHeader:], castagnoli))
-	le.PutUint32(b[32:], crc32.Checksum(b[:32], castagnoli))
-	return b
-}
-
-func appendPlace(b []byte, p records.Place) []byte {
-	return binary.AppendUvarint(binary.AppendUvarint(b, p.At), p.Line)
-}
-
-func appendSpan(b []byte, s records.Span) []byte {
-	return binary.AppendUvarint(binary.AppendUvarint(appendPlace(b, s.From), uint64(s.Bytes())), uint64(s.Lines()))
-}
-
-func appendSpans(b []byte, ss records.Spans) []byte {
-	b = binary.AppendUvarint(b, uint64(len(ss)))
-	for _, s := range ss {
-		b = appendSpan(b, s)
-	}
-	return b
-}
-
-// errNoState is the error of bytes that are no state of this version.
 var errNoState = errors.New("no state of this version")
 
-// decodeState returns the state in b, behind which there may be more.
+// decodeState is the opposite of encode.
 func decodeState(b []byte) (st state, err error) {
-	le := binary.LittleEndian
-	if len(b) < stateHeader || string(b[:8]) != stateMagic || le.Uint32(b[8:]) != records.Version ||
-		le.Uint32(b[32:]) != crc32.Checksum(b[:32], castagnoli) {
+	var version, sum uint32
+	var body []byte
+	if i := slices.Index(b, '\n'); i >= 0 {
+		body = b[i+1:]
+	}
+	if _, err := fmt.Sscanf(string(b[:len(b)-len(body)]), stateHeader, &version, &sum); err != nil || version != records.Version || sum != crc32.Checksum(body, castagnoli) {
 		return st, errNoState
 	}
-	size := le.Uint32(b[12:])
-	if size < stateHeader || int64(size) > int64(len(b)) || le.Uint32(b[36:]) != crc32.Checksum(b[stateHeader:size], castagnoli) {
-		return st, errNoState
+	if err := json.Unmarshal(body, &st); err != nil {
+		return state{}, fmt.Errorf("%w: %w", errNoState, err)
 	}
-	st.generation, st.id = le.Uint64(b[16:]), le.Uint64(b[24:])
-	d := decoder{b: b[stateHeader:size]}
-	st.tails[0], st.tails[1] = d.place(), d.place()
-	st.held = d.spans()
-	for n := d.number(); n > 0 && !d.bad; n-- {
-		p := placeOf{name: string(d.bytes(d.number()))}
-		p.todo = d.spans()
-		for n := d.number(); n > 0 && !d.bad; n-- {
-			sp := d.span()
-			again := part{Span: sp, size: int(sp.Bytes()), sends: 1, delivered: true}
-			if idle := d.bytes(1); len(idle) == 1 {
-				again.idle = idle[0]
-			}
-			p.again = append(p.again, again)
-		}
-		st.places = append(st.places, p)
+	all := []records.Spans{st.HeldTodo}
+	for _, p := range st.Places {
+		all = append(append(all, p.Todo), p.Again[:]...)
 	}
-	if d.bad {
+	if !st.Named.IsSound() || !st.Held.IsSound() || slices.ContainsFunc(all, func(ss records.Spans) bool { return !ss.AreSound() }) {
 		return state{}, errNoState
 	}
 	return st, nil
 }
 
-// A decoder takes a state apart.
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (d *decoder) number() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 || v > records.MaxPlace {
-		d.bad, d.b = true, nil
-		return 0
+// readState returns the state in a directory.
+func readState(dir *statedir.Dir) (st state, err error) {
+	b, err := dir.ReadFile(stateName, maxStateSize)
+	if err != nil {
+		return st, err
 	}
-	d.b = d.b[n:]
-	return v
+	return decodeState(b)
 }
 
-func (d *decoder) bytes(n uint64) []byte {
-	if n > uint64(len(d.b)) {
-		d.bad, d.b = true, nil
-		return nil
+// state returns what is to be saved. s.mu is held.
+func (s *Store) state() state {
+	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.all()}
+	for _, c := range s.cursors {
+		p := placeOf{Name: c.Name, Todo: c.needs.undelivered(nil)}
+		for _, part := range c.parts {
+			if part.delivered && !part.lost {
+				p.Again[part.idle].Add(part.Span)
+			}
+		}
+		st.Places = append(st.Places, p)
 	}
-	b := d.b[:n]
-	d.b = d.b[n:]
-	return b
+	return st
 }
 
-func (d *decoder) place() records.Place {
-	p := records.Place{At: d.number(), Line: d.number()}
-	d.bad = d.bad || p.Line > p.At
-	return p
-}
-
-func (d *decoder) span() records.Span {
-	from, size := d.place(), d.place()
-	s := records.Between(from, records.Place{At: from.At + size.At, Line: from.Line + size.Line})
-	d.bad = d.bad || s.IsEmpty()
-	return s
-}
-
-func (d *decoder) spans() (ss records.Spans) {
-	for n := d.number(); n > 0 && !d.bad; n-- {
-		s := d.span()
-		if last := len(ss) - 1; last >= 0 && s.From.At < ss[last].To.At {
-			d.bad = true
+// writeState writes st's file.
+func (s *Store) writeState(dir *statedir.Dir, st state, sync bool) error {
+	return s.files.replace(dir, stateName, func(f *os.File) error {
+		err := s.files.write(f, st.encode(), nil, 0)
+		if err == nil && sync {
+			err = s.files.sync(f.Name(), f)
 		}
-		ss.Add(s)
-	}
-	return ss
-}
-
-// A stateFile is two files that are overwritten in turns: a process that is killed
-// while it writes one leaves the other.
-type stateFile struct {
-	dir   *statedir.Dir // nil: none
-	files [2]*os.File
-	turn  int
-}
-
-const maxStateSize = 64 << 20
-
-// load returns the newest sound state; false: there is none.
-func (f *stateFile) load() (newest state, ok bool, err error) {
-	for i := range f.files {
-		b, err := f.dir.ReadFile(stateName(i), maxStateSize)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return state{}, false, fmt.Errorf("read the store's state: %w", err)
-		}
-		if st, err := decodeState(b); err == nil && (!ok || st.generation > newest.generation) {
-			newest, ok, f.turn = st, true, 1-i
-		}
-	}
-	return newest, ok, nil
-}
-
-func stateName(i int) string { return fmt.Sprintf("state-%d", i) }
-
-// write writes a state, and returns the file; the one before stays.
-func (f *stateFile) write(o *files, b []byte) (file *os.File, err error) {
-	i := f.turn
-	if f.files[i] == nil {
-		if f.files[i], err = f.dir.OpenFile(stateName(i), os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
-			f.files[i], err = o.create(f.dir, stateName(i))
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if err := o.write(f.files[i], b, nil, 0); err != nil {
-		return nil, err
-	}
-	f.turn = 1 - i
-	return f.files[i], nil
-}
-
-func (f *stateFile) close() {
-	for _, file := range f.files {
-		if file != nil {
-			file.Close()
-		}
-	}
+		return err
+	})
 }
 
 // save makes the state outlive the process. s.mu is held.
@@ -239,7 +112,7 @@ func (s *Store) save() {
 	s.generation++
 	var err error
 	if s.memory != nil {
-		if _, err = s.memoryState.write(&s.files, s.encodeState()); err != nil {
+		if err = s.writeState(s.memory.Dir, s.state(), false); err != nil {
 			s.unkept(err)
 		}
 	}

@@ -73,8 +73,6 @@ type Store struct {
 	disk   *statedir.Dir // of the second tier; nil: there is none
 	memory *memdir.Dir   // of the first tier; nil: its files have no names
 
-	memoryState, diskState stateFile
-
 	mu      sync.Mutex
 	named   log
 	held    heldLines
@@ -100,9 +98,8 @@ type Store struct {
 	saidUnkept  bool
 
 	// Buffers.
-	stateBuffer []byte
-	scratch     records.Spans
-	need        []bool
+	scratch records.Spans
+	need    []bool
 
 	dirty   bool          // the disk is to be synced, and to know the state
 	wasUsed bool          // there were lines on disk when it was
@@ -276,6 +273,17 @@ func (s *Store) used(onDisk bool) int64 {
 		return s.diskUsed
 	}
 	return s.memoryUsed
+}
+
+// dirs are where files have names: on disk, then in memory.
+func (s *Store) dirs() (all []*statedir.Dir) {
+	if s.disk != nil {
+		all = append(all, s.disk)
+	}
+	if s.memory != nil {
+		all = append(all, s.memory.Dir)
+	}
+	return all
 }
 
 func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
