@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -50,6 +49,7 @@ func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, 
 	if s.disk, err = state.Sub("store"); err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w; remove it, or make it a directory of this user alone", err)
 	}
+	s.diskState.dir = s.disk
 	s.findMemory(at)
 	if err = s.recall(to); err == nil {
 		err = predecessor.Adopt(state, s.adopt, out)
@@ -69,6 +69,7 @@ func (s *Store) findMemory(at Places) {
 	}
 	switch {
 	case s.memory != nil:
+		s.memoryState.dir = s.memory.Dir
 		if state, _ := filepath.Abs(at.State); len(at.Memory) > 1 && filepath.Dir(s.memory.Path()) == state {
 			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory.Path())
 		}
@@ -126,13 +127,16 @@ func (s *Store) recall(to []Destination) error {
 
 // recallState returns the newest state in memory or on disk.
 func (s *Store) recallState() (newest state, err error) {
-	for _, dir := range s.dirs() {
-		st, err := readState(dir)
+	for _, f := range []*stateFile{&s.diskState, &s.memoryState} {
+		if f.dir == nil {
+			continue
+		}
+		st, err := f.load()
 		switch {
 		case errors.Is(err, errNoState):
-			s.out.Error("what was sent already is not known, and may be sent again", "err", err)
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return newest, fmt.Errorf("read the store's state: %w", err)
+			s.out.Error("what was sent already is not known, and may be sent again", "dir", f.dir.Path(), "err", err)
+		case err != nil:
+			return newest, err
 		case st.Generation > newest.Generation:
 			newest = st
 		}
@@ -305,6 +309,8 @@ func (s *Store) abandon() {
 	for _, g := range slices.Concat(s.named.segments, s.held.segments, s.spare) {
 		g.file.Close()
 	}
+	s.memoryState.close()
+	s.diskState.close()
 	if s.memory != nil {
 		s.memory.Close()
 	}

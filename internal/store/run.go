@@ -311,7 +311,7 @@ func (s *Store) syncNow() (err error) {
 			return fmt.Errorf("sync the spool: %w", err)
 		}
 	}
-	if err := s.writeState(s.disk, state, true); err != nil {
+	if err := s.diskState.write(&s.files, state, true); err != nil {
 		return fmt.Errorf("write the spool's state: %w", err)
 	}
 	if err := s.files.sync(s.disk.Path(), s.disk); err != nil {

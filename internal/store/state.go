@@ -1,10 +1,12 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -31,8 +33,7 @@ type placeOf struct {
 }
 
 const (
-	stateName    = "state"
-	stateHeader  = "ppstate %d %08x\n" // version of the format, and CRC-32C of the rest, which is JSON
+	stateHeader  = "ppstate %d %d %08x\n" // version of the format, size and CRC-32C of what follows, which is JSON
 	maxStateSize = 64 << 20
 )
 
@@ -44,19 +45,19 @@ func (st *state) encode() []byte {
 	if err != nil {
 		panic(err) // it has numbers and strings only
 	}
-	return append(fmt.Appendf(nil, stateHeader, records.Version, crc32.Checksum(body, castagnoli)), body...)
+	return append(fmt.Appendf(nil, stateHeader, records.Version, len(body), crc32.Checksum(body, castagnoli)), body...)
 }
 
 var errNoState = errors.New("no state of this version")
 
-// decodeState is the opposite of encode.
+// decodeState returns the state with which b begins.
 func decodeState(b []byte) (st state, err error) {
-	var version, sum uint32
-	var body []byte
-	if i := slices.Index(b, '\n'); i >= 0 {
-		body = b[i+1:]
+	var version, size, sum int
+	header, body, _ := bytes.Cut(b, []byte{'\n'})
+	if _, err := fmt.Sscanf(string(header)+"\n", stateHeader, &version, &size, &sum); err != nil || version != records.Version || size < 0 || size > len(body) {
+		return st, errNoState
 	}
-	if _, err := fmt.Sscanf(string(b[:len(b)-len(body)]), stateHeader, &version, &sum); err != nil || version != records.Version || sum != crc32.Checksum(body, castagnoli) {
+	if body = body[:size]; sum != int(crc32.Checksum(body, castagnoli)) {
 		return st, errNoState
 	}
 	if err := json.Unmarshal(body, &st); err != nil {
@@ -70,15 +71,6 @@ func decodeState(b []byte) (st state, err error) {
 		return state{}, errNoState
 	}
 	return st, nil
-}
-
-// readState returns the state in a directory.
-func readState(dir *statedir.Dir) (st state, err error) {
-	b, err := dir.ReadFile(stateName, maxStateSize)
-	if err != nil {
-		return st, err
-	}
-	return decodeState(b)
 }
 
 // state returns what is to be saved. s.mu is held.
@@ -96,15 +88,63 @@ func (s *Store) state() state {
 	return st
 }
 
-// writeState writes st's file.
-func (s *Store) writeState(dir *statedir.Dir, st state, sync bool) error {
-	return s.files.replace(dir, stateName, func(f *os.File) error {
-		err := s.files.write(f, st.encode(), nil, 0)
-		if err == nil && sync {
-			err = s.files.sync(f.Name(), f)
+// A stateFile is two files that are overwritten in turns: a process that is killed while
+// it writes one leaves the other. (To replace a file on tmpfs takes 50 µs and more.)
+type stateFile struct {
+	dir   *statedir.Dir // nil: none
+	files [2]*os.File   // nil: not open yet
+	turn  int
+}
+
+func stateName(i int) string { return fmt.Sprintf("state-%d", i) }
+
+// load returns the newest sound state; errNoState: there are files, and none is sound.
+func (f *stateFile) load() (newest state, err error) {
+	for i := range f.files {
+		b, readErr := f.dir.ReadFile(stateName(i), maxStateSize)
+		if errors.Is(readErr, fs.ErrNotExist) {
+			continue
 		}
-		return err
-	})
+		if readErr != nil {
+			return state{}, fmt.Errorf("read the store's state: %w", readErr)
+		}
+		st, decodeErr := decodeState(b)
+		if err = errors.Join(err, decodeErr); st.Generation > newest.Generation {
+			newest, f.turn = st, 1-i
+		}
+	}
+	if newest.Generation > 0 {
+		err = nil
+	}
+	return newest, err
+}
+
+// write writes a state; the one before stays.
+func (f *stateFile) write(o *files, st state, sync bool) (err error) {
+	file := &f.files[f.turn]
+	if *file == nil {
+		name := stateName(f.turn)
+		if *file, err = f.dir.OpenFile(name, os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
+			*file, err = o.create(f.dir, name)
+		}
+		if err != nil {
+			*file = nil
+			return err
+		}
+	}
+	if err = o.write(*file, st.encode(), nil, 0); err == nil && sync {
+		err = o.sync((*file).Name(), *file)
+	}
+	if err == nil {
+		f.turn = 1 - f.turn
+	}
+	return err
+}
+
+func (f *stateFile) close() {
+	for _, file := range f.files {
+		file.Close()
+	}
 }
 
 // save makes the state outlive the process. s.mu is held.
@@ -112,7 +152,7 @@ func (s *Store) save() {
 	s.generation++
 	var err error
 	if s.memory != nil {
-		if err = s.writeState(s.memory.Dir, s.state(), false); err != nil {
+		if err = s.memoryState.write(&s.files, s.state(), false); err != nil {
 			s.unkept(err)
 		}
 	}

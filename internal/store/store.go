@@ -73,6 +73,8 @@ type Store struct {
 	disk   *statedir.Dir // of the second tier; nil: there is none
 	memory *memdir.Dir   // of the first tier; nil: its files have no names
 
+	memoryState, diskState stateFile
+
 	mu      sync.Mutex
 	named   log
 	held    heldLines
