@@ -118,8 +118,7 @@ func (c *Cursor) bound() {
 			why = QueueFull
 		}
 		c.lose(g.span(), why)
-		s.sweep()
-		s.save()
+		s.settle()
 	}
 }
 
@@ -148,10 +147,10 @@ func (c *Cursor) snapshot() Books {
 	b.Forwarded = slices.Clone(b.Forwarded)
 	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
 	count := func(all records.Spans, l *log) {
-		lines, bytes := all.Within(l.memory())
+		lines, bytes := all.Within(l.inMemory())
 		b.Queued += lines
 		b.QueueBytes += bytes
-		if lines, bytes = all.Within(l.disk()); lines == 0 {
+		if lines, bytes = all.Within(l.onDisk()); lines == 0 {
 			return
 		}
 		b.Spooled += lines

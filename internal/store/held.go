@@ -25,14 +25,6 @@ type Held struct {
 	Born  time.Time
 }
 
-// needs notes what must be kept.
-func (h *heldLines) needs(note func(records.Span)) {
-	for _, sp := range h.todo {
-		note(sp)
-	}
-	note(h.taken.Span)
-}
-
 // all are the lines that wait, wherever they are.
 func (h *heldLines) all() records.Spans {
 	all := slices.Clone(h.todo)
@@ -54,7 +46,7 @@ func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
 // hold counts again what IsHolding tells. s.mu is held.
 func (s *Store) hold() {
 	h := &s.held
-	n, _ := h.todo.Within(h.memory())
+	n, _ := h.todo.Within(h.inMemory())
 	if !h.late {
 		n += h.taken.Lines()
 	}
@@ -73,7 +65,7 @@ func (s *Store) TakeHeld() (Held, bool) {
 	defer s.mu.Unlock()
 	h := &s.held
 	for {
-		next := records.Chunk{Span: h.todo.First(h.memory())}
+		next := records.Chunk{Span: h.todo.First(h.inMemory())}
 		if next.IsEmpty() {
 			return s.takeLate()
 		}
@@ -87,7 +79,7 @@ func (s *Store) TakeHeld() (Held, bool) {
 // takeLate is TakeHeld for what is on disk. s.mu is held.
 func (s *Store) takeLate() (Held, bool) {
 	h := &s.held
-	if !h.ahead.Begins(h.todo.First(h.disk())) {
+	if !h.ahead.Begins(h.todo.First(h.onDisk())) {
 		h.asked = len(h.todo) > 0
 		notify(s.work)
 		return Held{}, false
@@ -120,8 +112,7 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	if s.closed {
 		s.tellAll() // this may have been the last
 	}
-	s.sweep()
-	s.save()
+	s.settle()
 }
 
 // Expire drops held lines that came before a time.
@@ -134,8 +125,7 @@ func (s *Store) Expire(before time.Time) {
 		return
 	}
 	h.lose(s, old, NoName)
-	s.sweep()
-	s.save()
+	s.settle()
 }
 
 // lastEnd returns the length of the whole lines at the head of b; all of b where it

@@ -1,9 +1,9 @@
 package store
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -49,218 +49,109 @@ func (l *log) since(when time.Time) records.Place {
 	return l.marks[i].at
 }
 
+// tier returns the segments of one tier.
+func (l *log) tier(onDisk bool) []*segment {
+	border := sort.Search(len(l.segments), func(i int) bool { return !l.segments[i].onDisk })
+	if onDisk {
+		return l.segments[:border]
+	}
+	return l.segments[border:]
+}
+
+// start returns where some segments of the log begin; where there are none, its tail.
+func (l *log) start(of []*segment) records.Place {
+	if len(of) == 0 {
+		return l.tail
+	}
+	return of[0].Base
+}
+
 // border returns where the second tier ends and the first begins.
-func (l *log) border() records.Place {
-	if g := l.oldest(); g != nil {
-		return g.Base
-	}
-	return l.tail
-}
+func (l *log) border() records.Place { return l.start(l.tier(false)) }
 
-// start returns where the oldest record begins.
-func (l *log) start() records.Place {
-	if len(l.segments) > 0 {
-		return l.segments[0].Base
-	}
-	return l.tail
-}
+// onDisk is what lies in the second tier, and inMemory what does in the first.
+func (l *log) onDisk() records.Span   { return records.Span{To: l.border()} }
+func (l *log) inMemory() records.Span { return records.Between(l.border(), l.tail) }
 
-// disk is what lies in the second tier, and memory what does in the first.
-func (l *log) disk() records.Span   { return records.Span{To: l.border()} }
-func (l *log) memory() records.Span { return records.Between(l.border(), l.tail) }
-
-// oldest returns the oldest segment in memory, or nil.
-func (l *log) oldest() *segment {
-	i := l.onDisk()
-	if i == len(l.segments) {
-		return nil
-	}
-	return l.segments[i]
-}
-
-// onDisk returns how many segments are on disk.
-func (l *log) onDisk() int {
-	i, _ := slices.BinarySearchFunc(l.segments, true, func(g *segment, _ bool) int {
-		if g.onDisk {
-			return -1
-		}
-		return 0
-	})
-	return i
+// from returns the segments that end behind p.
+func (l *log) from(p records.Place) []*segment {
+	return l.segments[sort.Search(len(l.segments), func(i int) bool { return l.segments[i].end.At > p.At }):]
 }
 
 // at returns the segment that holds the record at p, or nil.
 func (l *log) at(p records.Place) *segment {
-	i, found := slices.BinarySearchFunc(l.segments, p, func(g *segment, p records.Place) int { return cmp.Compare(g.Base.At, p.At) })
-	if !found {
-		i--
-	}
-	if i < 0 || p.At >= l.segments[i].end.At {
-		return nil
-	}
-	return l.segments[i]
-}
-
-// open returns the segment that is appended to, or nil.
-func (l *log) open() *segment {
-	if n := len(l.segments); n > 0 && !l.segments[n-1].sealed {
-		return l.segments[n-1]
+	if behind := l.from(p); len(behind) > 0 && behind[0].Base.At <= p.At {
+		return behind[0]
 	}
 	return nil
 }
 
-// remove takes g out of the log.
-func (l *log) remove(g *segment) {
-	if i := slices.Index(l.segments, g); i >= 0 {
-		l.segments = slices.Delete(l.segments, i, i+1)
+// need says that what is in sp is still needed.
+func (l *log) need(sp records.Span) {
+	for _, g := range l.from(sp.From) {
+		if g.Base.At >= sp.To.At {
+			break
+		}
+		g.needed = g.Base != g.end
 	}
 }
 
-// append writes a record behind the log's last, and returns where it is. s.mu is
-// held.
-func (s *Store) append(l *log, lines []byte, n int, born time.Time) (records.Span, error) {
-	size := int64(records.RecordHeader + len(lines))
-	for {
-		g, err := s.room(l, size, born)
-		if err != nil {
-			return records.Span{}, err
+// remove takes out some segments, and frees them.
+func (l *log) remove(t *tiers, isGone func(*segment) bool) {
+	l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
+		gone := isGone(g)
+		if gone {
+			t.free(g)
 		}
-		g.PutRecord(s.head[:], l.tail, lines, n, born)
-		if err = s.files.write(g.file, s.head[:], lines, g.Offset(l.tail)); err == nil {
-			sp := records.Between(l.tail, records.Place{At: l.tail.At + uint64(size), Line: l.tail.Line + uint64(n)})
-			l.tail, g.end = sp.To, sp.To
-			s.memoryUsed += size
-			return sp, nil
-		}
-		g.sealed = true // what is behind its end is no record
-		if g.Base == g.end {
-			l.remove(g)
-			s.memoryUsed -= g.size()
-			s.discard(g)
-		}
-		if g.dir == nil {
-			return records.Span{}, err
-		}
-		s.unkept(err)
-	}
+		return gone
+	})
 }
 
-// room returns a segment that takes so many more bytes. s.mu is held.
-func (s *Store) room(l *log, size int64, born time.Time) (*segment, error) {
-	if g := l.open(); g != nil {
-		if g.size()+size <= s.segmentSize || g.Base == g.end {
+// append writes a record behind the log's last, and returns where it is. Where there is no
+// room for it in a file with a name, it goes to one without.
+func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.Span, err error) {
+	for _, hasName := range []bool{true, false} {
+		var g *segment
+		if g, err = l.room(t, len(lines), born, hasName); err == nil {
+			if sp, err = l.write(t, g, lines, n, born); err == nil {
+				return sp, nil
+			}
+		}
+		t.unkept(err)
+	}
+	return sp, err
+}
+
+// room returns the last segment, if it has room for so many bytes of lines, or a new one.
+func (l *log) room(t *tiers, size int, born time.Time, hasName bool) (*segment, error) {
+	if last := len(l.segments) - 1; last >= 0 && !l.segments[last].sealed {
+		g := l.segments[last]
+		if g.size()+records.RecordHeader+int64(size) <= t.segmentSize || g.Base == g.end {
 			return g, nil
 		}
 		g.sealed = true
 	}
-	g := &segment{Header: records.Header{ID: s.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
-	if err := s.begin(g); err != nil {
+	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
+	if err := t.begin(g, hasName); err != nil {
 		return nil, fmt.Errorf("begin a segment: %w", err)
 	}
 	l.segments = append(l.segments, g)
-	s.memoryUsed += records.HeaderSize
 	return g, nil
 }
 
-// begin makes the file of a new segment: an old one, a new one, or if that fails
-// one without a name. s.mu is held.
-func (s *Store) begin(g *segment) (err error) {
-	if last := len(s.spare) - 1; last >= 0 {
-		g.file, g.dir, g.name = s.spare[last].file, s.spare[last].dir, s.spare[last].name
-		s.spare = s.spare[:last]
-	} else if s.memory != nil {
-		name := segmentName(g.Kind, g.Base.At)
-		if g.file, err = s.files.create(s.memory.Dir, name); err == nil {
-			g.dir, g.name = s.memory.Dir, name
-		}
+// write writes a record to g, the last segment.
+func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (records.Span, error) {
+	g.PutRecord(t.recordHeader[:], l.tail, lines, n, born)
+	if err := t.files.write(g.file, t.recordHeader[:], lines, g.Offset(l.tail)); err != nil {
+		g.sealed = true // what is behind its end is no record
+		l.remove(t, func(h *segment) bool { return h == g && g.Base == g.end })
+		return records.Span{}, err
 	}
-	header := g.Append(s.segmentHead[:0])
-	if g.file != nil {
-		if err = s.files.write(g.file, header, nil, 0); err == nil {
-			return nil
-		}
-		s.discard(g)
-	}
-	if err != nil {
-		s.unkept(err)
-	}
-	g.dir = nil
-	if g.file, err = nameless(); err != nil {
-		return err
-	}
-	return s.files.write(g.file, header, nil, 0)
-}
-
-// maySpare says whether another file in memory may be kept for the next segments: to
-// write over what is there costs less than memory that is new. s.mu is held.
-func (s *Store) maySpare() bool {
-	return len(s.spare) < 2 || int64(len(s.spare)+1)*s.segmentSize <= s.memoryLimit/8
-}
-
-// free ends the use of a segment, which is out of its log. s.mu is held.
-func (s *Store) free(g *segment) {
-	g.gone = true
-	if g.onDisk {
-		s.diskUsed -= g.size()
-		s.trash = append(s.trash, g)
-		notify(s.work)
-		return
-	}
-	s.memoryUsed -= g.size()
-	if (g.dir != nil || s.memory == nil) && s.maySpare() && g.Base != g.end { // else the next one has its place
-		s.spare = append(s.spare, g)
-		return
-	}
-	s.discard(g)
-}
-
-// discard closes and removes the file of a segment in memory.
-func (s *Store) discard(g *segment) {
-	g.file.Close()
-	if g.dir != nil {
-		s.files.remove(g.dir, g.name)
-	}
-}
-
-// sweep frees the segments that nobody needs any more. s.mu is held.
-func (s *Store) sweep() {
-	for _, l := range s.logs() {
-		need := append(s.need[:0], make([]bool, len(l.segments))...)
-		s.need = need
-		hint := 0
-		note := func(sp records.Span) {
-			if hint < len(need) && need[hint] && l.segments[hint].span().Holds(sp) {
-				return // as it is nearly always
-			}
-			i, found := slices.BinarySearchFunc(l.segments, sp.From, func(g *segment, p records.Place) int { return cmp.Compare(g.Base.At, p.At) })
-			if !found && i > 0 {
-				i--
-			}
-			for ; i < len(need) && l.segments[i].Base.At < sp.To.At; i++ {
-				need[i] = need[i] || !sp.Within(l.segments[i].span()).IsEmpty()
-				hint = i
-			}
-		}
-		if l.kind == records.Held {
-			s.held.needs(note)
-		} else {
-			for _, c := range s.cursors {
-				for _, p := range c.parts {
-					if !p.lost {
-						note(p.Span)
-					}
-				}
-			}
-		}
-		kept := l.segments[:0]
-		for i, g := range l.segments {
-			if need[i] || !g.sealed {
-				kept = append(kept, g)
-			} else {
-				s.free(g)
-			}
-		}
-		clear(l.segments[len(kept):])
-		l.segments = kept
-	}
+	from := l.tail
+	l.tail.At += uint64(records.RecordHeader + len(lines))
+	l.tail.Line += uint64(n)
+	sp := records.Between(from, l.tail)
+	g.end = l.tail
+	t.memoryUsed += sp.Bytes()
+	return sp, nil
 }

@@ -36,7 +36,7 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 }
 
 func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, error) {
-	s := &Store{out: out, files: fs, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
+	s := &Store{tiers: tiers{out: out, files: fs}, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
 	s.named.kind, s.held.kind = records.Named, records.Held
 	if at.State == "" {
 		return s, s.recall(to)
@@ -105,7 +105,7 @@ func (s *Store) recall(to []Destination) error {
 		return err
 	}
 	if st.Generation == 0 { // there was none: all that is there is everybody's
-		st.Named, st.Held = s.named.start(), s.held.start()
+		st.Named, st.Held = s.named.start(s.named.segments), s.held.start(s.held.segments)
 		for _, d := range to {
 			st.Places = append(st.Places, placeOf{Name: d.Name})
 		}

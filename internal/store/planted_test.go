@@ -12,13 +12,13 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 	for name, edit := range map[string]planted.Edit{
 		"what is evicted is not counted": {
 			File: "internal/store/cursor.go",
-			Old:  "	c.books.Dropped[why] += uint64(lines)\n",
-			New:  "",
+			Old:  "	c.books.Dropped[why] += uint64(c.needs.lose(sp, why))\n",
+			New:  "	c.needs.lose(sp, why)\n",
 		},
 		"a cursor skips at the edge of the tiers": {
-			File: "internal/store/session.go",
-			Old:  "		c.backlog.Add(old)\n",
-			New:  "		c.drop(old.Lines(), old.Bytes(), Shutdown)\n",
+			File: "internal/store/needs.go",
+			Old:  "			n.parts = slices.Insert(n.parts, i, p)\n",
+			New:  "			i += rest - 1\n",
 		},
 		"an acknowledgement counts for another destination": {
 			File: "internal/store/session.go",
@@ -32,17 +32,17 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 		},
 		"a young session is believed": {
 			File: "internal/store/session.go",
-			Old:  "	if now.Sub(c.began) < young {\n",
-			New:  "	if false {\n",
+			Old:  "	if now.Sub(c.began) >= young {\n",
+			New:  "	if true {\n",
 		},
 		"what was delivered is not remembered": {
 			File: "internal/store/session.go",
-			Old:  "	if c.mature(now) {\n		s.sweep()\n		s.save()\n",
+			Old:  "	if c.mature(now) {\n		s.settle()\n",
 			New:  "	if c.mature(now) {\n		s.sweep()\n",
 		},
 		"a segment goes before it is on disk": {
-			File: "internal/store/run.go",
-			Old:  "	return s.files.rename(s.disk, name+\".new\", name)\n",
+			File: "internal/store/files.go",
+			Old:  "	return o.rename(d, name+newSuffix, name)\n",
 			New:  "	return nil\n",
 		},
 	} {

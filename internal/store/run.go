@@ -121,11 +121,7 @@ func (s *Store) move(g *segment) error {
 	s.memoryUsed -= g.size()
 	s.diskUsed += g.size()
 	g.file, g.dir, g.name, g.onDisk, g.dirty = nil, s.disk, name, true, true
-	if old.dir != nil && s.maySpare() {
-		s.spare = append(s.spare, &old)
-	} else {
-		s.discard(&old)
-	}
+	s.release(&old)
 	if g.Kind == records.Held {
 		s.hold()
 		notify(s.MoreHeld)
@@ -189,7 +185,7 @@ func (s *Store) readAhead() error {
 // readFor reads what a cursor is to be sent next. It says whether to look again. s.mu is
 // held, but not while it reads.
 func (s *Store) readFor(c *Cursor) (again bool, err error) {
-	sp := c.late(s.named.disk())
+	sp := c.late(s.named.onDisk())
 	if !c.linked || s.closed || sp.IsEmpty() {
 		return false, nil
 	}
@@ -200,7 +196,7 @@ func (s *Store) readFor(c *Cursor) (again bool, err error) {
 // them. It says whether to look again. s.mu is held, but not while it reads.
 func (s *Store) readForHeld() (again bool, err error) {
 	h := &s.held
-	sp := h.todo.First(h.disk())
+	sp := h.todo.First(h.onDisk())
 	if !h.asked || sp.IsEmpty() || !s.isThirsty() {
 		return false, nil
 	}
@@ -285,7 +281,7 @@ func (s *Store) syncNow() (err error) {
 	s.mu.Lock()
 	var dirty []*segment
 	for _, l := range s.logs() {
-		for _, g := range l.segments[:l.onDisk()] {
+		for _, g := range l.tier(true) {
 			if g.dirty {
 				dirty = append(dirty, g)
 			}
@@ -339,7 +335,7 @@ func (s *Store) syncSegment(name string) error {
 func (s *Store) Close() error {
 	s.mu.Lock()
 	for _, l := range s.logs() {
-		if g := l.open(); g != nil {
+		for _, g := range l.segments {
 			g.sealed = true
 		}
 	}
@@ -351,8 +347,7 @@ func (s *Store) Close() error {
 	for _, l := range s.logs() {
 		for _, g := range slices.Clone(l.segments) {
 			if g.dir == nil {
-				s.lose(g, g.Base, Shutdown)
-				s.remove(g)
+				s.drop(g, Shutdown)
 			}
 			isEmpty = isEmpty && (g.dir == nil || g.dir == s.disk)
 		}

@@ -18,6 +18,7 @@ type segment struct {
 	name   string
 	onDisk bool // in the second tier
 	sealed bool // no more is appended
+	needed bool // of sweep
 	gone   bool // nobody needs it, and others may be in its place
 	dirty  bool // not synced
 }
@@ -26,6 +27,14 @@ func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }
 
 // size returns the bytes of the file.
 func (g *segment) size() int64 { return records.HeaderSize + g.span().Bytes() }
+
+// full is the reason of lines that are dropped where the segment is.
+func (g *segment) full() Reason {
+	if g.onDisk {
+		return SpoolFull
+	}
+	return QueueFull
+}
 
 // path tells people where the file is.
 func (g *segment) path() string {

@@ -86,13 +86,13 @@ func (c *Cursor) giveWay(now time.Time) {
 // or else what is in memory.
 func (c *Cursor) pickLate() records.Span {
 	s := c.store
-	if sp := c.late(s.named.disk()); !sp.IsEmpty() && !s.closed {
+	if sp := c.late(s.named.onDisk()); !sp.IsEmpty() && !s.closed {
 		if c.ahead.Begins(sp) {
 			return sp
 		}
 		notify(s.work)
 	}
-	return c.late(s.named.memory())
+	return c.late(s.named.inMemory())
 }
 
 // fetch makes the head of sp what c.cur has. s.mu is held, but not while it reads.
@@ -140,7 +140,7 @@ func (c *Cursor) isDrained() bool {
 	if !s.closed || s.IsHolding() || c.proven < c.sent {
 		return false
 	}
-	inMemory, _ := c.undelivered().Within(s.named.memory())
+	inMemory, _ := c.undelivered().Within(s.named.inMemory())
 	return inMemory == 0
 }
 
@@ -183,8 +183,7 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 	c.window = max(c.window, peer.Window)
 	c.note(now, peer.Acked)
 	if c.mature(now) {
-		s.sweep()
-		s.save()
+		s.settle()
 	}
 	if len(c.acks) > 0 {
 		due.Again = c.acks[0].when.Add(maturity).Sub(now)
@@ -279,8 +278,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	c.ahead.Free()
 	c.hand = nil
 	c.session = session{}
-	s.sweep()
-	s.save()
+	s.settle()
 }
 
 // takeBack undoes the sending of what is in hand, if nothing of it was written.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
@@ -145,6 +146,17 @@ func (f *stateFile) close() {
 	for _, file := range f.files {
 		file.Close()
 	}
+}
+
+// saving is what is known of the state's files. The store's mutex guards it.
+type saving struct {
+	memoryState, diskState stateFile // used by one goroutine each
+
+	generation uint64    // of what was saved last
+	dirty      bool      // the disk is to be synced, and to know the state
+	wasUsed    bool      // there were lines on disk when it was
+	synced     time.Time // of Run
+	trouble    trouble   // of Run
 }
 
 // save makes the state outlive the process. s.mu is held.

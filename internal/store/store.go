@@ -1,16 +1,13 @@
 package store
 
 import (
-	"log/slog"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/internal/memdir"
 	"github.com/prefixproxy/prefixproxy/internal/records"
-	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // A Destination is who is to get every line.
@@ -67,52 +64,31 @@ type Forwarded struct {
 // A Store keeps lines until every destination has them. Any goroutine may call its
 // methods.
 type Store struct {
-	out    *slog.Logger
-	files  files
-	id     uint64        // of the store, in all of its files
-	disk   *statedir.Dir // of the second tier; nil: there is none
-	memory *memdir.Dir   // of the first tier; nil: its files have no names
-
-	memoryState, diskState stateFile
-
-	mu      sync.Mutex
-	named   log
-	held    heldLines
-	cursors []*Cursor
-	removed []Books
-
-	recent recent
-	closed bool // nothing more is put, but what gets a name
-
-	segmentSize int64
-	grain       int64 // of segments before the last change of the bounds
-	memoryLimit int64
-	pressure    int64 // bytes in memory from which the oldest go to disk
-	diskLimit   int64
-	excess      int64 // bytes in memory when the limit was lowered, as far as they are still there
-	memoryUsed  int64
-	diskUsed    int64
-	spare       []*segment // files in memory that are not in use
-	trash       []*segment // whose files are to be removed
-	head        [records.RecordHeader]byte
-	segmentHead [records.HeaderSize]byte
-	generation  uint64 // of what was saved last
-	saidUnkept  bool
-
-	// Buffers.
-	scratch records.Spans
-	need    []bool
-
-	dirty   bool          // the disk is to be synced, and to know the state
-	wasUsed bool          // there were lines on disk when it was
-	trouble trouble       // of Run
-	synced  time.Time     // of Run
-	work    chan struct{} // cap 1: there is something to do for Run
-
 	// MoreHeld receives when TakeHeld may have something.
 	MoreHeld chan struct{}
 
-	holding atomic.Int64
+	holding atomic.Int64  // lines, for IsHolding
+	work    chan struct{} // cap 1: there is something to do for Run
+
+	mu sync.Mutex
+	tiers
+	bounds
+	saving
+	named   log
+	held    heldLines
+	recent  recent
+	cursors []*Cursor
+	removed []Books
+	closed  bool          // nothing more is put, but what gets a name
+	scratch records.Spans // a buffer
+}
+
+// bounds are how much may be kept, in bytes.
+type bounds struct {
+	memoryLimit, diskLimit int64
+	pressure               int64 // in memory, from which the oldest go to disk
+	excess                 int64 // in memory when the limit was lowered, as far as they are still there
+	grain                  int64 // of segments before that
 }
 
 // resize sets the bounds after the destinations. s.mu is held.
@@ -132,6 +108,7 @@ func (s *Store) resize() {
 	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack
 	s.excess = s.memoryUsed + s.grain
+	s.maxSpare = s.memoryLimit / 8
 	notify(s.work)
 }
 
@@ -173,7 +150,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 			part = part[:lastEnd(part[:records.MaxRecord])]
 			count = countLines(part)
 		}
-		sp, err := s.append(l, part, count, born)
+		sp, err := l.append(&s.tiers, part, count, born)
 		if err != nil {
 			s.out.Error("lines dropped: no memory for them", "lines", n, "err", err)
 			for _, c := range s.cursors {
@@ -219,24 +196,14 @@ func (s *Store) evict(onDisk bool) bool {
 	if g == nil {
 		return false
 	}
-	why := QueueFull
-	if onDisk {
-		why = SpoolFull
-	}
 	g.sealed = true
-	if g.Kind == records.Named {
-		for _, c := range s.cursors {
-			if c.owes(g.span()) && s.forget(c, onDisk) {
-				s.save()
-				return true
-			}
+	defer s.save()
+	for _, c := range s.cursors {
+		if g.Kind == records.Named && c.owes(g.span()) && s.forget(c, onDisk) {
+			return true
 		}
 	}
-	s.lose(g, g.Base, why)
-	if !g.gone {
-		s.remove(g)
-	}
-	s.save()
+	s.drop(g, g.full())
 	return true
 }
 
@@ -248,6 +215,15 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 		}
 	}
 	return false
+}
+
+// drop drops a segment with its lines. s.mu is held.
+func (s *Store) drop(g *segment, why Reason) {
+	s.lose(g, g.Base, why)
+	for _, l := range s.logs() {
+		l.remove(&s.tiers, func(h *segment) bool { return h == g })
+	}
+	notify(s.work) // to remove its file
 }
 
 // lose drops what is in g, from p on. s.mu is held.
@@ -262,30 +238,36 @@ func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	}
 }
 
-// remove takes a segment out of its log. s.mu is held.
-func (s *Store) remove(g *segment) {
+// sweep frees the segments that nobody needs any more. s.mu is held.
+func (s *Store) sweep() {
 	for _, l := range s.logs() {
-		l.remove(g)
+		for _, g := range l.segments {
+			g.needed = !g.sealed
+		}
 	}
-	s.free(g)
+	for _, c := range s.cursors {
+		for i := range c.parts {
+			if p := &c.parts[i]; !p.lost {
+				s.named.need(p.Span)
+			}
+		}
+	}
+	for _, sp := range s.held.all() {
+		s.held.need(sp)
+	}
+	for _, l := range s.logs() {
+		l.remove(&s.tiers, func(g *segment) bool { return !g.needed })
+	}
+	if len(s.trash) > 0 {
+		notify(s.work)
+	}
 }
 
-func (s *Store) used(onDisk bool) int64 {
-	if onDisk {
-		return s.diskUsed
-	}
-	return s.memoryUsed
-}
-
-// dirs are where files have names: on disk, then in memory.
-func (s *Store) dirs() (all []*statedir.Dir) {
-	if s.disk != nil {
-		all = append(all, s.disk)
-	}
-	if s.memory != nil {
-		all = append(all, s.memory.Dir)
-	}
-	return all
+// settle frees what nobody needs any more, and makes the rest outlive the process. s.mu
+// is held.
+func (s *Store) settle() {
+	s.sweep()
+	s.save()
 }
 
 func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
@@ -293,15 +275,8 @@ func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
 // eldest returns the segment of a tier with the oldest lines, or nil. s.mu is held.
 func (s *Store) eldest(onDisk bool) (eldest *segment) {
 	for _, l := range s.logs() {
-		g := l.oldest()
-		if onDisk {
-			g = nil
-			if l.onDisk() > 0 {
-				g = l.segments[0]
-			}
-		}
-		if g != nil && g.Base != g.end && (eldest == nil || g.Born.Before(eldest.Born)) {
-			eldest = g
+		if all := l.tier(onDisk); len(all) > 0 && all[0].Base != all[0].end && (eldest == nil || all[0].Born.Before(eldest.Born)) {
+			eldest = all[0]
 		}
 	}
 	return eldest
@@ -309,23 +284,10 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 
 // damaged drops what of g, from p on, could not be read again. s.mu is held.
 func (s *Store) damaged(g *segment, p records.Place, err error) {
-	why := QueueFull
-	if g.onDisk {
-		why = SpoolFull
-	}
 	g.sealed = true // behind what is damaged nothing would be found
 	s.out.Error("lines that wait cannot be read again", "lines", records.Between(p, g.end).Lines(), "file", g.path(), "err", err)
-	s.lose(g, p, why)
-	s.sweep()
-	s.save()
-}
-
-// unkept says that lines would not outlive the process. s.mu is held.
-func (s *Store) unkept(err error) {
-	if !s.saidUnkept {
-		s.saidUnkept = true
-		s.out.Warn("the queue has no room for its files; some of what waits would be lost if the process were killed", "err", err)
-	}
+	s.lose(g, p, g.full())
+	s.settle()
 }
 
 // SetDestinations changes who is to get every line. One that was not there gets what
@@ -366,8 +328,7 @@ func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
 	}
 	s.cursors = kept
 	s.resize()
-	s.sweep()
-	s.save()
+	s.settle()
 	return from, heir, ok
 }
 
