@@ -160,14 +160,14 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/outlet/stream.go", Old: "info.acked = min(info.acked, l.written)", New: "info.acked = l.written"},
 		}},
 		{"no replay", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
-			{File: "internal/store/session.go", Old: "	most := c.Replay\n", New: "	most := int64(0)\n"},
+			{File: "internal/store/session.go", Old: "	return c.Replay + min(c.window+c.window/4, c.Queue/2)\n", New: "	return 0\n"},
 		}},
 		{"what a young session took is delivered", "receiver resets after 3 s", "lost", []planted.Edit{oldSession}},
 		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{
 			{File: "internal/outlet/stream.go", Old: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))", New: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(-1))"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
-			{File: "internal/store/open.go", Old: "c.fresh, c.left = p.todo, p.todo.lines()", New: "p.todo = nil"},
+			{File: "internal/store/open.go", Old: "	for _, sp := range p.Todo {\n		c.add(sp, false)\n	}\n", New: ""},
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
