@@ -24,7 +24,7 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
 		}
-		if len(name) > maxNode && isUnstorable(name, e.judge(len(line), cut)) {
+		if isSuspect(name) && isUnstorable(name, e.judge(len(line), cut)) {
 			return dst, BadPath
 		}
 		return e.append(dst, line, cut)
@@ -64,16 +64,22 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	if w.isEarlier(e, stamp) {
 		return dst, Earlier
 	}
-	if n := len(name) + 1 + len(value) + 1 + len(stamp); len(name) > maxNode && isUnstorable(name, e.judge(n, cut)) {
+	if n := len(name) + 1 + len(value) + 1 + len(stamp); isSuspect(name) && isUnstorable(name, e.judge(n, cut)) {
 		return dst, BadPath
 	}
 	return e.appendFields(dst, name, value, stamp, cut)
 }
 
+// isSuspect says whether a name is to be looked at closely: it is long, or may have tags.
+func isSuspect(name []byte) bool {
+	first, last := name[0], name[len(name)-1]
+	return len(name) > maxNode || first == '~' || last == '}' || first >= utf8.RuneSelf || last >= utf8.RuneSelf || bytes.IndexByte(name, ';') >= 0
+}
+
 // isUnstorable says whether carbon can have no file for the name of a line that
-// leaves.
+// leaves, or graphite-web no tags.
 func isUnstorable(name []byte, result Result) bool {
-	return result.Appended() && result != Held && !isStorable(name)
+	return result.Appended() && result != Held && (!isStorable(name) || !isTaggable(name))
 }
 
 // plainCarbon returns the length of the name of a line that is as nearly all

@@ -154,7 +154,7 @@ func twinCarbon(r Rules, name, line string) (string, Result) {
 		fields[2] = fmt.Sprint(now)
 	}
 	out, result := twinRewrite(r, Carbon, name, fields[0], strings.Join(fields, " "))
-	if result.Appended() && result != Held && !twinStorable(fields[0]) {
+	if result.Appended() && result != Held && (!twinStorable(fields[0]) || !serverpath.Taggable(fields[0])) {
 		return "", BadPath
 	}
 	return out, result

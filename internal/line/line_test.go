@@ -413,6 +413,25 @@ var carbonRows = []row{
 	same(strings.Repeat("a.", 949)+"b 1 2", Free),
 	same(strings.Repeat("a.", 950)+"b 1 2", BadPath),
 	same(strings.Repeat("a.......", 501)+" 1 2", BadPath),
+
+	// Tags that carbon and graphite-web cannot read.
+	same("x;a 1 2", BadPath),
+	same("x; 1 2", BadPath),
+	same("x;a= 1 2", BadPath),
+	same("x;=b 1 2", BadPath),
+	same("x;a=b; 1 2", BadPath),
+	same("x;a=~b 1 2", BadPath),
+	same("x;a!=b 1 2", BadPath),
+	same("~;a=b 1 2", BadPath),
+	same("~~ 1 2", BadPath),
+	same("x{a=b\"} 1 2", BadPath),
+	same("{a=\"b\"} 1 2", BadPath),
+	same("x{a=b\"}\u00a0 1 2", BadPath),
+	same("MtLogan.x;a 1 2", ForeignName),
+	same("x;a=b=c;d=! 1 2", Free),
+	same("x{a=\"b\"} 1 2", Free),
+	same("x{a=\"b\" 1 2", Free), // to Carbon it has no tags
+	same("x,a=b 1 2", Free),
 }
 
 func TestCarbon(t *testing.T) {

@@ -229,8 +229,7 @@ const (
 	maxNodes = 950
 )
 
-// isStorable says whether carbon can have a file for name. It is asked for long
-// names only.
+// isStorable says whether carbon can have a file for name.
 func isStorable(name []byte) bool {
 	path, tagged := untagged(bytes.TrimFunc(name, unicode.IsSpace))
 	if tagged {
@@ -250,6 +249,29 @@ func isStorable(name []byte) bool {
 		begin = i + 1
 	}
 	return len(path) <= maxPath && nodes <= maxNodes
+}
+
+// isTaggable says whether carbon's and graphite-web's TaggedSeries.parse take name. What
+// it throws at is not in the index of tags, and with it is not what carbon wanted to have
+// indexed in the same request: up to a hundred series, until a hundred points later.
+func isTaggable(name []byte) bool {
+	name = bytes.TrimFunc(name, unicode.IsSpace)
+	path, tags, more := bytes.Cut(name, []byte(";"))
+	if open := bytes.IndexByte(name, '{'); open >= 0 && bytes.HasSuffix(name, []byte(`"}`)) {
+		if _, ok := openMetrics(name[open+1 : len(name)-1]); !ok {
+			return false
+		}
+		path, more = name[:open], false
+	}
+	for more {
+		var tag []byte
+		tag, tags, more = bytes.Cut(tags, []byte(";"))
+		key, value, _ := bytes.Cut(tag, []byte("="))
+		if len(key) == 0 || bytes.ContainsAny(key, "!^") || len(value) == 0 || value[0] == '~' {
+			return false
+		}
+	}
+	return len(bytes.TrimLeft(path, "~")) > 0
 }
 
 // untagged returns the path that carbon stores name under, unless it takes it for

@@ -17,7 +17,7 @@ const (
 	TooLong      // longer than MaxLen as it leaves
 	Control      // a byte below 0x20 other than tab, or 0x7f
 	EmptyPath    // nothing before the ':', the blank or the tags
-	BadPath      // one that no file can have, that ends statsd, or of which cannot be told whose it is
+	BadPath      // one that no file can have, that ends statsd, with tags that Graphite cannot read, or of which cannot be told whose it is
 	NoValue      // StatsD: no value and type behind the name
 	BadRate      // StatsD: a sample rate that is no plain positive decimal
 	BadUTF8      // Carbon: invalid UTF-8

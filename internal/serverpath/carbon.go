@@ -28,11 +28,22 @@ func Carbon(line string) (metric string, ok bool) {
 			return "", false
 		}
 	}
-	return parse(fields[0]), true
+	metric, ok = parse(fields[0])
+	if !ok {
+		metric = fields[0]
+	}
+	return metric, true
 }
 
-// parse is TaggedSeries.parse(path).path, or path where that throws.
-func parse(path string) string {
+// Taggable says whether graphite-web can index the tags of a path; if not, none of those
+// that carbon sends it in the same request.
+func Taggable(path string) bool {
+	_, ok := parse(strings.TrimFunc(path, unicode.IsSpace))
+	return ok
+}
+
+// parse is TaggedSeries.parse(path).path; ok is false where that throws.
+func parse(path string) (string, bool) {
 	parse := parseCarbon
 	if strings.HasSuffix(path, `"}`) && strings.Contains(path, "{") {
 		parse = parseOpenMetrics
@@ -40,13 +51,13 @@ func parse(path string) string {
 	metric, tags, ok := parse(path)
 	name := strings.TrimLeft(metric, "~") // sanitize_name_as_tag_value
 	if !ok || name == "" {
-		return path
+		return "", false
 	}
 	delete(tags, "name") // tags['name'] = …
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		tags[key] = fmt.Sprintf(";%s=%s", key, tags[key])
 	}
-	return name + strings.Join(slices.Sorted(maps.Values(tags)), "") // format
+	return name + strings.Join(slices.Sorted(maps.Values(tags)), ""), true // format
 }
 
 var openMetricsTag = regexp.MustCompile(`^([^=]+)="((?:[\\]["\\]|[^"\\])+)"(:?,|$)`)

@@ -100,17 +100,16 @@ func (g *GraphiteWeb) Render(t testing.TB, target string, from, until int64) []R
 	return series
 }
 
-// tagSeries tells graphite-web of a series with tags, as carbon does where it is told to.
-func (g *GraphiteWeb) tagSeries(t testing.TB, path string) {
+// tagSeries tells graphite-web of series with tags, in one request, as carbon does where
+// it is told to, and returns the status of the answer.
+func (g *GraphiteWeb) tagSeries(t testing.TB, paths ...string) int {
 	t.Helper()
-	resp, err := http.PostForm(g.URL+"/tags/tagSeries", url.Values{"path": {path}})
+	resp, err := http.PostForm(g.URL+"/tags/tagMultiSeries", url.Values{"path": paths})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("tag %s: %s", path, resp.Status)
-	}
+	resp.Body.Close()
+	return resp.StatusCode
 }
 
 // get returns what graphite-web answers to a request for path.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,6 +130,28 @@ func TestModelOfCarbon(t *testing.T) {
 	}
 	send(t, "tcp", carbon.Addr, text.String())
 	awaitFiles(t, carbon, metrics)
+}
+
+// What a real graphite-web refuses to index is what the model says, and with it goes
+// what stands in the same request.
+func TestModelOfTags(t *testing.T) {
+	t.Parallel()
+	graphite := StartGraphiteWeb(t, NewCarbonCache(t))
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	paths := []string{"a;b", "a;b=", "a;=b", "a;b=~c", "a;b!=c", "a;b=c;", "~", "~;a=b", `a{b="c"`, `a{b=c"}`, `{b="c"}`, `a{b="c"}`, "a;b=c=d", "a;b=é"}
+	for i, path := range append(paths, spellings(rand.New(rand.NewPCG(seed, 1)), 50, "carbon", "host", "MtLogan")...) {
+		if _, ok := serverpath.Carbon(path + " 1 1"); !ok {
+			continue // carbon has no such series
+		}
+		status := graphite.tagSeries(t, path, fmt.Sprintf("good;number=%d", i))
+		if taken := status == http.StatusOK; taken != serverpath.Taggable(path) {
+			t.Errorf("%q: %d", path, status)
+		}
+	}
+	if found := string(graphite.get(t, "/tags/findSeries?expr=number=0")); found != "[]" {
+		t.Errorf("the neighbour of %q is indexed: %s", paths[0], found)
+	}
 }
 
 // What a real statsd flushes of odd names is what the model says, by UDP and by TCP.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,7 +60,9 @@ func TestTarget(t *testing.T) {
 	carbon.AwaitValue(t, start+400, float64(valueOf("web9", 0, 400)), "servers", "KingPeak", "cpu", "user")
 	for _, s := range stays {
 		for _, path := range series[3:] {
-			graphite.tagSeries(t, "servers."+s.name+"."+path)
+			if status := graphite.tagSeries(t, "servers."+s.name+"."+path); status != http.StatusOK {
+				t.Fatalf("it is not tagged: %d", status)
+			}
 		}
 	}
 
