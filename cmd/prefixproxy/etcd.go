@@ -49,6 +49,8 @@ func (c etcdConfig) Problems() conf.Problems {
 	var ps conf.Problems
 	c.checkEndpoints(&ps)
 	switch {
+	case strings.Contains(c.Username, ":"): // as etcdctl --user has it
+		ps.Addf("etcd.username", "username: root, and the password alone in a file: password_file: /etc/prefixproxy/etcd-password", "a user name has no colon")
 	case c.Username != "" && c.PasswordFile == "":
 		ps.Addf("etcd.password_file", "password_file: /etc/prefixproxy/etcd-password", "username %q has no password_file", c.Username)
 	case c.Username == "" && c.PasswordFile != "":

@@ -71,6 +71,7 @@ func TestEtcdProblems(t *testing.T) {
 // a reload.
 func TestSecretsAreNotTold(t *testing.T) {
 	t.Setenv("SECRET", "s3cret")
+	t.Setenv("LOGIN", "root:s3cret")
 	for text, key := range map[string]string{
 		`etcd: {endpoints: ["http://root:s3cret@etcd:2379"]}`:                        "etcd.endpoints[0]",
 		`etcd: {endpoints: ["http://root:${SECRET}@etcd:2379"]}`:                     "etcd.endpoints[0]",
@@ -98,7 +99,9 @@ func TestSecretsAreNotTold(t *testing.T) {
 		`etcd: {endpoints: "root:s3cret	@etcd"}`:                                     "etcd.endpoints",
 		`etcd: {password: *s3cret}`:                                                  "",
 		`etcd: {tls: {ca: "-----BEGIN CERTIFICATE-----\ns3cret"}}`:                   "etcd.tls.ca",
-		`etcd: {username: "root:s3cret@"}`:                                           "etcd.password_file",
+		`etcd: {username: "root:s3cret@"}`:                                           "etcd.username",
+		`etcd: {username: "root:s3cret"}`:                                            "etcd.username",
+		`etcd: {username: "${LOGIN}"}`:                                               "etcd.username",
 		`listen: {carbon: ["Basic s3cret"]}`:                                         "listen.carbon[0]",
 		`listen: {carbon: "x\n-s3cret:y@h"}`:                                         "listen.carbon",
 		`admin: {listen: "root:s3cret/a@h:1"}`:                                       "admin.listen",

@@ -22,7 +22,7 @@ var inValue = regexp.MustCompile(`(?is):.*(?:@|%40)|@.*:\d|^\s*(?:basic|bearer)\
 // MayBeSecret says whether the value of a key looks like one that holds a secret.
 func MayBeSecret(key, value string) bool {
 	pair := key + ": " + value
-	return inValue.MatchString(value) || Mask(pair) != pair
+	return inValue.MatchString(value) || key == "username" && strings.Contains(value, ":") || Mask(pair) != pair
 }
 
 // isSecret says whether value, next to key, is one: not the options of addresses, and
