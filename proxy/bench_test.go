@@ -76,7 +76,7 @@ func (p path) run(in *ingest, n *naming, q queue) {
 
 func (p path) parts() (*ingest, *naming, queue) {
 	n := newNaming(holding("Denali"), line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}})
-	return newIngest(p.proto, &badLines{}), n, newTestQueue(p.proto, 1<<20)
+	return newIngest(p.proto, allPass{}, &badLines{}), n, newTestQueue(p.proto, 1<<20)
 }
 
 func BenchmarkIngest(b *testing.B) {

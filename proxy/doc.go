@@ -12,7 +12,8 @@
 //	naming.go     which claim holds, and what waits until one does
 //	batch.go        whole lines of one protocol, with one owner at a time
 //	ledger.go       what a queue is, and the books of a protocol
-//	statsdqueue.go  StatsD: batches in memory, for some seconds
+//	statsd.go       what becomes of StatsD: one of two kinds
+//	statsdqueue.go  StatsD that is forwarded: batches in memory, for some seconds
 //	pointqueue.go   StatsD that becomes points here (internal/aggregate), for Carbon
 //	carbonqueue.go  Carbon: into the store (internal/store), until every destination has it
 //	outlets.go      where lines leave (internal/outlet)

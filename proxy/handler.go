@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
-	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // A handler takes what one socket brings, as the inlet's Handler: its lines go
@@ -21,8 +20,9 @@ type handler struct {
 
 // newHandler returns the handler of a socket.
 func (p *Proxy) newHandler(l *inlet.Listener, peer func() string) inlet.Handler {
-	h := &handler{ingest: newIngest(l.Protocol, p.bad), queue: p.queue(l.Protocol), naming: p.naming, owner: p.owner}
-	h.ingest.peer, h.ingest.count = peer, p.points != nil && l.Protocol == line.StatsD
+	q := p.queue(l.Protocol)
+	h := &handler{ingest: newIngest(l.Protocol, q, p.bad), queue: q, naming: p.naming, owner: p.owner}
+	h.ingest.peer = peer
 	return h
 }
 

@@ -115,7 +115,7 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 	}()
 	r := &running{p, func() { cancel(); <-ended }}
 	t.Cleanup(r.stop)
-	eventually(t, "it sends", func() bool { return len(p.outlets.all()) > len(cfg.Forward.Carbon) })
+	eventually(t, "it sends", func() bool { return len(p.outlets.all()) >= len(cfg.Forward.Carbon)+len(p.statsd.destinations()) })
 	return r
 }
 

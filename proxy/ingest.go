@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -20,7 +19,7 @@ type ingest struct {
 	proto line.Protocol
 	bad   *badLines
 	peer  func() string // who sent what is being read; asked for bad lines alone
-	count bool          // the lines are to become points
+	takes checker       // where the lines go
 
 	// From begin to end:
 	at    time.Time // arrival
@@ -34,9 +33,19 @@ type ingest struct {
 	full  []*batch
 }
 
-func newIngest(p line.Protocol, bad *badLines) *ingest {
-	return &ingest{proto: p, bad: bad, peer: func() string { return "" }}
+func newIngest(p line.Protocol, takes checker, bad *badLines) *ingest {
+	return &ingest{proto: p, takes: takes, bad: bad, peer: func() string { return "" }}
 }
+
+// A checker may refuse what leaves, where its sender is known still. All lines pass for
+// those who are sent what there is.
+type checker interface {
+	check(ln []byte) (why reason, ok bool)
+}
+
+type allPass struct{}
+
+func (allPass) check([]byte) (why reason, ok bool) { return why, true }
 
 // begin opens batches for lines that arrived at a moment, to be rewritten by
 // r. For the sake of Carbon lines that mean "now", r must have been asked for
@@ -82,17 +91,16 @@ func (in *ingest) line(ln []byte) {
 		in.drop(reason(res), ln)
 		return
 	}
-	if in.count {
-		if why := aggregate.Check(buf[len(in.ready.buf):]); why != aggregate.Counted {
-			in.drop(aggregateReasons[why], ln) // here, where the peer is known
-			return
-		}
-	}
-	in.tally.received++
 	if res == line.Held {
+		in.tally.received++
 		in.hold(buf[len(in.ready.buf):])
 		return
 	}
+	if why, ok := in.takes.check(buf[len(in.ready.buf):]); !ok {
+		in.drop(why, ln)
+		return
+	}
+	in.tally.received++
 	if res == line.Rewritten {
 		in.tally.rewritten++
 	}

@@ -63,12 +63,8 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	p.collectReceived(counter, line.StatsD, b)
 	p.collectBooks(counter, gauge, line.StatsD, "", b)
 	gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")
-	gauge(descQueueLimit, float64(p.statsdBound()), line.StatsD.String(), "")
-	if p.points != nil {
-		s := p.points.stats()
-		gauge(descSeries, float64(s.Series))
-		counter(descSketched, s.Sketched)
-	}
+	gauge(descQueueLimit, float64(p.statsd.bound()), line.StatsD.String(), "")
+	p.statsd.collect(counter, gauge)
 
 	seen, accounts := p.carbon.books()
 	p.collectReceived(counter, line.Carbon, seen)
@@ -98,14 +94,6 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	p.collectSockets(counter, gauge)
-}
-
-// statsdBound is how many bytes StatsD may take.
-func (p *Proxy) statsdBound() int64 {
-	if p.points != nil {
-		return p.points.limit()
-	}
-	return int64(p.statsd.bound())
 }
 
 // A collector takes the value of a metric.

@@ -166,7 +166,7 @@ type namer struct {
 func newNamer(n *naming, queues [2]queue, bad *badLines) *namer {
 	m := &namer{naming: n, queues: queues}
 	for p := range m.ingests {
-		m.ingests[p] = newIngest(line.Protocol(p), bad)
+		m.ingests[p] = newIngest(line.Protocol(p), queues[p], bad)
 	}
 	return m
 }

@@ -10,14 +10,14 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
-// outlets are where lines leave: one for StatsD, and one for each destination of
-// Carbon. Run's goroutine begins them; any may ask for them.
+// outlets are where lines leave: one for StatsD that is forwarded, and one for each
+// destination of Carbon. Run's goroutine begins them; any may ask for them.
 type outlets struct {
 	sending context.Context
 	running sync.WaitGroup
 
 	mu   sync.Mutex
-	list []*destination // StatsD's first
+	list []*destination // StatsD's first, if it has servers
 }
 
 // A destination is who is sent every line of a protocol.
@@ -35,35 +35,17 @@ func (o *outlets) all() []*destination {
 	return slices.Clone(o.list)
 }
 
-// init makes the outlet of StatsD.
-func (o *outlets) init(p *Proxy) {
-	s := p.cfg.Forward.StatsD
-	if s.Aggregates() {
-		s.To = nil // no server: the outlet has nothing to do
-	}
-	p.statsd.know(s.To)
-	o.list = []*destination{{protocol: line.StatsD, Outlet: outlet.New(s.outlet(), p.outletOptions(line.StatsD, "", p.source))}}
-}
-
 // begin begins to send what p's configuration wants to be sent, until ctx ends.
 func (o *outlets) begin(ctx context.Context, p *Proxy) {
 	o.sending = ctx
-	statsd := o.all()[0]
-	o.running.Go(func() {
-		statsd.Run(ctx)
-		p.source.abandon()
-	})
+	o.running.Go(func() { p.statsd.run(ctx) })
 	o.follow(p)
 }
 
 // follow makes the outlets of Carbon those of p's configuration. The sessions of those
 // that go end in order.
 func (o *outlets) follow(p *Proxy) {
-	statsd, had := o.all()[0], o.all()[1:]
-	if p.points == nil {
-		statsd.Configure(p.cfg.Forward.StatsD.outlet())
-	}
-	list := []*destination{statsd}
+	had, list := o.all(), p.statsd.destinations()
 	for _, f := range p.cfg.Forward.Carbon {
 		cursor := p.carbon.store.Cursor(f.Name)
 		for _, a := range f.To {

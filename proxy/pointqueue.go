@@ -1,10 +1,11 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,16 +16,15 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// A pointQueue takes the place of StatsD's queue and upstream where lines become points
-// here: it counts them, slot by slot, and puts the points into Carbon's queue. A line is
-// forwarded when the points of its slot are there.
+// A pointQueue counts StatsD's lines, slot by slot, and puts the points that they become
+// into Carbon's queue. A line is forwarded when the points of its slot are there.
 type pointQueue struct {
 	naming *naming
 	carbon *carbonQueue
-	bad    *badLines
+	log    *slog.Logger
 	more   chan struct{} // cap 1: run is to look again
 
-	memory atomic.Int64 // bytes that series may take
+	config atomic.Pointer[aggregate.Config]
 
 	flushing sync.Mutex // before mu: of who ends a slot, or makes points
 	ingest   *ingest    // of the points
@@ -34,7 +34,8 @@ type pointQueue struct {
 	closed   bool
 
 	mu    sync.Mutex            // readers wait for it: no points are made meanwhile
-	sums  *aggregate.Aggregator // nil before open
+	sums  *aggregate.Aggregator // with open, it goes on with what there was
+	state string                // a directory, for the next process; "": there is none
 	claim *membership.Claim     // the last that was good
 	books books
 }
@@ -42,30 +43,16 @@ type pointQueue struct {
 // flushStep is how many series are flushed at once: readers wait for no more.
 const flushStep = 256
 
-func newPointQueue(n *naming, carbon *carbonQueue, bad *badLines) *pointQueue {
-	q := &pointQueue{naming: n, carbon: carbon, bad: bad, ingest: newIngest(line.Carbon, bad), more: make(chan struct{}, 1)}
+func newPointQueue(p *Proxy) *pointQueue {
+	q := &pointQueue{naming: p.naming, carbon: p.carbon, log: p.log, ingest: newIngest(line.Carbon, allPass{}, p.bad), more: make(chan struct{}, 1)}
+	q.config.Store(&p.cfg.Aggregate)
+	q.sums = aggregate.New(p.cfg.Aggregate)
 	q.books.forwarded = []forwarded{{upstream: "carbon:"}}
 	return q
 }
 
-// open goes on with what the last process had counted, in state or in memory, the
-// directories of the store.
-func (q *pointQueue) open(cfg aggregate.Config, memory, state string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	sums, err := aggregate.Open(cfg, pointDirs(memory, state), time.Now())
-	if err != nil {
-		return err
-	}
-	q.sums = sums
-	q.memory.Store(int64(cfg.Memory))
-	q.books.queued = sums.Lines()
-	q.books.adopted = uint64(q.books.queued)
-	return nil
-}
-
-// pointDirs are those of what is counted, in the directories of the store.
-func pointDirs(memory, state string) (dirs []string) {
+// aggregateDirs are where what is counted survives, in the directories of the store.
+func aggregateDirs(memory, state string) (dirs []string) {
 	for _, dir := range []string{memory, state} {
 		if dir != "" {
 			dirs = append(dirs, filepath.Join(dir, "aggregate"))
@@ -74,15 +61,31 @@ func pointDirs(memory, state string) (dirs []string) {
 	return dirs
 }
 
-// run flushes slots until ctx ends.
-func (q *pointQueue) run(ctx context.Context, trouble func(error)) {
+func (q *pointQueue) open(cfg Config, dirs []string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	sums, err := aggregate.Open(cfg.Aggregate, dirs, time.Now())
+	if err != nil {
+		return err
+	}
+	q.sums = sums
+	if len(dirs) > 0 {
+		q.state = dirs[len(dirs)-1]
+	}
+	q.books.queued = sums.Lines()
+	q.books.adopted = uint64(q.books.queued)
+	return nil
+}
+
+// run flushes slots until ctx ends, or all has left.
+func (q *pointQueue) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		changed := q.naming.names.Changed()
-		wait, err := q.step(time.Now())
-		if err != nil {
-			trouble(err)
+		wait, closed := q.step(time.Now())
+		if closed {
+			return
 		}
 		timer.Reset(wait)
 		select {
@@ -96,26 +99,28 @@ func (q *pointQueue) run(ctx context.Context, trouble func(error)) {
 }
 
 // step flushes some of what is due, and returns when there is more to do.
-func (q *pointQueue) step(now time.Time) (wait time.Duration, err error) {
+func (q *pointQueue) step(now time.Time) (wait time.Duration, closed bool) {
 	q.flushing.Lock()
 	defer q.flushing.Unlock()
 	if q.closed {
-		return time.Hour, nil
+		return 0, true
 	}
 	q.turn(now)
 	q.mu.Lock()
-	err = q.sums.Trouble()
-	ends := q.sums.Ends()
+	err, ends := q.sums.Trouble(), q.sums.Ends()
 	q.mu.Unlock()
+	if err != nil {
+		q.log.Error("what is counted would not survive a kill", "err", err)
+	}
 	if !q.sums.IsFlushing() {
-		return max(ends.Sub(now), time.Millisecond), err
+		return max(ends.Sub(now), time.Millisecond), false
 	}
 	if wait = q.due.Sub(now); wait > 0 {
-		return wait, err
+		return wait, false
 	}
 	q.flush()
 	q.due = q.due.Add(q.pace)
-	return 0, err
+	return 0, false
 }
 
 // isTurned says whether turn has nothing to do. q.mu is held.
@@ -210,39 +215,39 @@ func (q *pointQueue) accept(t *tally, in ...*batch) {
 		case b.unnamed: // under a name of the list, which may be ours or not
 			q.books.dropped[noName] += uint64(b.lines)
 		case b.lines > 0:
-			q.sums.Log(b.buf)
-			q.count(b)
+			counted := q.sums.Add(b.buf)
+			q.books.queued += counted
+			q.books.dropped[seriesFull] += uint64(b.lines - counted)
 		}
 		b.free()
 	}
 }
 
-// count counts the lines of b. q.mu is held.
-func (q *pointQueue) count(b *batch) {
-	q.books.queued += q.sums.Add(b.buf, func(ln []byte, result aggregate.Reason) {
-		why := aggregateReasons[result]
-		q.books.dropped[why]++
-		if why == badPath {
-			from := []byte(q.naming.rules.Load().rules.From) // as most clients write it
-			q.bad.add(b.born, line.StatsD, why, "", bytes.Replace(ln, []byte(line.Mark), from, 1))
-		}
-	})
+// check refuses what makes no point.
+func (q *pointQueue) check(ln []byte) (why reason, ok bool) {
+	switch aggregate.Check(ln, q.config.Load().Tags) {
+	case aggregate.NoPoint:
+		return noPoint, false
+	case aggregate.BadValue:
+		return badValue, false
+	case aggregate.BadPath:
+		return badPath, false
+	}
+	return why, true
 }
 
-// aggregateReasons are the aggregator's, in our words.
-var aggregateReasons = [aggregate.NumReasons]reason{
-	aggregate.NoPoint: noPoint, aggregate.BadValue: badValue, aggregate.BadPath: badPath, aggregate.SeriesFull: seriesFull,
-}
-
-// reconfigure makes cfg hold from a new slot on.
-func (q *pointQueue) reconfigure(cfg aggregate.Config) {
+// configure makes cfg hold from a new slot on.
+func (q *pointQueue) configure(cfg Config) {
+	if reflect.DeepEqual(cfg.Aggregate, *q.config.Load()) {
+		return
+	}
 	q.flushing.Lock()
 	defer q.flushing.Unlock()
 	q.finish()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.sums.Reconfigure(cfg, time.Now())
-	q.memory.Store(int64(cfg.Memory))
+	q.sums.Reconfigure(cfg.Aggregate, time.Now())
+	q.config.Store(&cfg.Aggregate)
 	notify(q.more)
 }
 
@@ -252,6 +257,7 @@ func (q *pointQueue) close() {
 	defer q.flushing.Unlock()
 	q.finish()
 	q.closed = true
+	notify(q.more)
 }
 
 // finish ends the open slot, and puts its points, too, into Carbon's queue. q.flushing
@@ -266,39 +272,45 @@ func (q *pointQueue) finish() {
 	q.flushAll()
 }
 
-// leave keeps what the next process goes on with, in state, the directory of the store.
-// The queue is closed.
-func (q *pointQueue) leave(state string) error {
+// end keeps the gauges, and which slots there were, for the next process.
+func (q *pointQueue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if state == "" {
-		return nil
+	if err := q.sums.Close(q.state); err != nil {
+		q.log.Warn("gauges are not kept for the next start", "err", err)
 	}
-	return q.sums.Close(filepath.Join(state, "aggregate"))
 }
 
-// stats returns numbers for people.
-func (q *pointQueue) stats() aggregate.Stats {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.sums == nil {
-		return aggregate.Stats{}
-	}
-	return q.sums.Stats()
-}
-
-// limit returns how many bytes it may take.
-func (q *pointQueue) limit() int64 { return q.memory.Load() }
+func (q *pointQueue) bound() int64 { return int64(q.config.Load().Memory) }
 
 func (q *pointQueue) snapshot() (books, int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := q.books
 	b.forwarded = slices.Clone(b.forwarded)
-	if q.sums == nil {
-		return b, 0
-	}
 	return b, int(q.sums.Stats().Bytes)
+}
+
+func (q *pointQueue) collect(counter counter, gauge gauge) {
+	q.mu.Lock()
+	s := q.sums.Stats()
+	q.mu.Unlock()
+	gauge(descSeries, float64(s.Series))
+	counter(descSketched, s.Sketched)
+}
+
+func (q *pointQueue) destinations() []*destination { return nil }
+
+// upstreams is "carbon:", which is up while one of Carbon's is.
+func (q *pointQueue) upstreams(carbon []UpstreamStatus) []UpstreamStatus {
+	u := UpstreamStatus{Reason: "no Carbon upstream is up"}
+	for i, c := range carbon {
+		if i == 0 || c.Up && !u.Up {
+			u = c
+		}
+	}
+	u.Protocol, u.Destination, u.Address = line.StatsD.String(), "", "carbon:"
+	return []UpstreamStatus{u}
 }
 
 // Nothing waits here for a name: points do, in Carbon's queue.

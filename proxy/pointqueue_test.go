@@ -20,6 +20,7 @@ import (
 // points. Second 0 is when the test begins, and begins a slot.
 type counting struct {
 	t      *testing.T
+	points *pointQueue
 	names  *fakeNames
 	proxy  *Proxy
 	ingest *ingest
@@ -39,14 +40,15 @@ func count(t *testing.T, names *fakeNames) *counting {
 	if err := p.carbon.open(store.Places{}, cfg.Forward.Carbon, p.log); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.points.open(cfg.Aggregate, "", ""); err != nil {
+	points := p.statsd.(*pointQueue)
+	if err := points.open(cfg, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.carbon.store.Cursor("").Begin(time.Now(), outlet.Session{Upstream: "upstream", Certain: true})
 	h := p.newHandler(&inlet.Listener{Protocol: line.StatsD}, func() string { return "a client" }).(*handler)
 	return &counting{
-		t: t, names: names, proxy: p, ingest: h.ingest, begun: time.Now(),
-		namer: newNamer(p.naming, [2]queue{p.points, p.carbon}, p.bad),
+		t: t, points: points, names: names, proxy: p, ingest: h.ingest, begun: time.Now(),
+		namer: newNamer(p.naming, [2]queue{points, p.carbon}, p.bad),
 	}
 }
 
@@ -57,20 +59,17 @@ func (c *counting) after(seconds float64) {
 
 // take takes lines as a reader does.
 func (c *counting) take(lines ...string) {
-	c.ingest.begin(time.Now(), c.proxy.naming.current(c.proxy.points))
+	c.ingest.begin(time.Now(), c.proxy.naming.current(c.points))
 	c.ingest.datagram([]byte(strings.Join(lines, "\n")))
-	c.proxy.points.accept(&c.ingest.tally, c.ingest.end()...)
+	c.points.accept(&c.ingest.tally, c.ingest.end()...)
 }
 
-// points flushes what is due, names what is held, and returns what leaves: the counts
+// flush flushes what is due, names what is held, and returns what leaves: the counts
 // alone, as "name count @second".
-func (c *counting) points() (all []string) {
+func (c *counting) flush() (all []string) {
 	c.t.Helper()
 	for wait := time.Duration(0); wait == 0; {
-		var err error
-		if wait, err = c.proxy.points.step(time.Now()); err != nil {
-			c.t.Fatal(err)
-		}
+		wait, _ = c.points.step(time.Now())
 	}
 	for c.namer.nameHeld(c.proxy.carbon, c.namer.ingests[line.Carbon]) {
 	}
@@ -102,7 +101,7 @@ func (c *counting) leaving() (all []string) {
 
 func (c *counting) want(want ...string) {
 	c.t.Helper()
-	if got := c.points(); !slices.Equal(got, want) {
+	if got := c.flush(); !slices.Equal(got, want) {
 		c.t.Errorf("got %q, want %q", got, want)
 	}
 }
@@ -183,7 +182,7 @@ func TestPointsWhileSuspended(t *testing.T) {
 		claim := newClaim("Denali", -time.Second) // its clock is not the bubble's
 		names.set(claim, membership.Held)
 		c := count(t, names)
-		c.points()
+		c.flush()
 		c.after(12)
 		c.take("Denali.x:1|c", "host.x:1|c")
 		c.after(40)
@@ -198,7 +197,7 @@ func TestPointsOfOneThatForwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		c := count(t, holding("Denali"))
-		if err := c.proxy.points.open(c.proxy.cfg.Aggregate, "", dir); err != nil {
+		if err := c.points.open(c.proxy.cfg, aggregateDirs("", dir)); err != nil {
 			t.Fatal(err)
 		}
 		c.take("host.x:5|c")
@@ -210,7 +209,8 @@ func TestPointsOfOneThatForwards(t *testing.T) {
 				t.Fatal(err)
 			}
 			next.carbon = c.proxy.carbon
-			if err := next.openPoints(); err != nil {
+			next.statsd.(*statsdForwarder).left.carbon = next.carbon
+			if err := next.statsd.open(cfg, aggregateDirs("", dir)); err != nil {
 				t.Fatal(err)
 			}
 			if got := c.leaving(); !slices.Equal(got, want) {
@@ -227,13 +227,17 @@ func TestPointsOfOneThatForwards(t *testing.T) {
 func TestPointsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := count(t, holding("Denali"))
-		c.take("host.x:y|c", "host.x:1|y", "_e{1,1}:a|b", "app.x:1|c", "host.x:1|c:y|c")
-		bad := c.proxy.bad.list()
-		if len(bad) != 1 || string(bad[0].Line) != "host.x:y|c" || bad[0].Reason != "bad_value" || bad[0].Peer != "a client" {
-			t.Errorf("got %v", bad)
+		long := "host." + strings.Repeat("n", 251)
+		c.take("host.x:y|c", long+":1|c", "host.x:1|y", "_e{1,1}:a|b", "app.x:1|c", "host.x:1|c:y|c")
+		var bad []string
+		for _, b := range c.proxy.bad.list() {
+			bad = append(bad, fmt.Sprintf("%s %s %s", b.Peer, b.Reason, b.Line))
+		}
+		if want := []string{"a client bad_path " + long[:200], "a client bad_value host.x:y|c"}; !slices.Equal(bad, want) {
+			t.Errorf("got %q, want %q", bad, want)
 		}
 		b := balance(t, c.proxy)["statsd"]
-		if b.Received != 5 || b.Queued != 1 || b.Dropped["no_point"] != 2 || b.Dropped["unmatched"] != 1 {
+		if b.Received != 6 || b.Queued != 1 || b.Dropped["no_point"] != 2 || b.Dropped["unmatched"] != 1 {
 			t.Errorf("got %+v", b)
 		}
 	})
@@ -245,7 +249,7 @@ func TestManyPointsAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const series = 20_000
 		c := count(t, holding("Denali"))
-		c.points()
+		c.flush()
 		c.after(12)
 		for i := range series {
 			c.take(fmt.Sprintf("host.x%d:1|c", i))
@@ -253,10 +257,7 @@ func TestManyPointsAreSpread(t *testing.T) {
 		c.after(20)
 		begun, parts, left := time.Now(), 0, 0
 		for left < series {
-			wait, err := c.proxy.points.step(time.Now())
-			if err != nil {
-				t.Fatal(err)
-			}
+			wait, _ := c.points.step(time.Now())
 			if n := len(c.leaving()); n > flushStep {
 				t.Fatalf("%d series left at once", n)
 			} else if n > 0 {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -66,10 +65,8 @@ type Proxy struct {
 	log     *slog.Logger
 
 	naming    *naming
-	statsd    *statsdQueue
-	points    *pointQueue // in the place of statsd, where StatsD becomes points; or nil
+	statsd    statsdSink
 	carbon    *carbonQueue
-	source    *statsdSource // of statsd
 	outlets   outlets
 	bad       *badLines
 	owner     *ownName
@@ -95,7 +92,6 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		options:   opt,
 		log:       opt.Log,
 		naming:    newNaming(names, cfg.rules()),
-		statsd:    newStatsDQueue(int(cfg.Forward.StatsD.Queue)),
 		carbon:    newCarbonQueue(),
 		bad:       &badLines{},
 		drainTime: drainTime,
@@ -107,22 +103,19 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.owner = newOwnName(opt.Owner, p.log)
-	if cfg.Forward.StatsD.Aggregates() {
-		p.points = newPointQueue(p.naming, p.carbon, p.bad)
-	}
-	p.statsd.suspended = p.naming.suspended
-	p.source = &statsdSource{queue: p.statsd, gate: p.naming}
 	p.options.Stdout = &lockedWriter{w: opt.Stdout}
-	p.outlets.init(p)
+	if cfg.Forward.StatsD.Aggregates() {
+		p.statsd = newPointQueue(p)
+	} else {
+		p.statsd = newStatsDForwarder(p)
+	}
+	p.outlets.list = p.statsd.destinations()
 	return p, nil
 }
 
 // queue returns the queue of a protocol.
 func (p *Proxy) queue(proto line.Protocol) queue {
-	switch {
-	case proto == line.StatsD && p.points != nil:
-		return p.points
-	case proto == line.StatsD:
+	if proto == line.StatsD {
 		return p.statsd
 	}
 	return p.carbon
@@ -201,7 +194,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		p.poller.Close()
 		return err
 	}
-	if err := p.openPoints(); err != nil {
+	if err := p.statsd.open(p.cfg, aggregateDirs(p.carbon.store.Memory(), p.options.StateDir)); err != nil {
 		p.poller.Close()
 		return err
 	}
@@ -213,16 +206,12 @@ func (p *Proxy) Run(ctx context.Context) error {
 	defer p.poller.Close()
 	beside.Go(func() { newNamer(p.naming, [2]queue{p.queue(line.StatsD), p.carbon}, p.bad).run(sending, p.alive) })
 	beside.Go(func() { p.carbon.store.Run(sending) })
-	if p.points != nil {
-		beside.Go(func() { p.points.run(sending, p.noteTrouble) })
-	}
 	p.outlets.begin(sending, p)
 	p.running.Store(true)
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
 	p.statsd.close()
-	p.closePoints()
 	p.carbon.close()
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
@@ -230,47 +219,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.running.Store(false)
 	stopSending()
 	beside.Wait()
-	p.dropStatsD()
+	p.statsd.end()
 	p.keepCarbon()
 	return nil
-}
-
-// openPoints goes on with what the last process had counted. If nothing is counted here
-// any more, the points of what a kill has left leave at once.
-func (p *Proxy) openPoints() error {
-	memory, state := p.carbon.store.Memory(), p.options.StateDir
-	if p.points != nil {
-		return p.points.open(p.cfg.Aggregate, memory, state)
-	}
-	if !aggregate.IsLeft(pointDirs(memory, state)) {
-		return nil
-	}
-	left := newPointQueue(p.naming, p.carbon, p.bad)
-	if err := left.open(p.cfg.Aggregate, memory, state); err != nil {
-		return err
-	}
-	if left.books.adopted > 0 {
-		left.close()
-		p.statsd.takeOver(left.books)
-	}
-	return left.leave(state)
-}
-
-// noteTrouble says what went wrong with the files of what is counted.
-func (p *Proxy) noteTrouble(err error) {
-	p.log.Error("what is counted would not survive a kill", "err", err)
-}
-
-// closePoints puts the points of all StatsD into Carbon's queue, and keeps the gauges
-// for the next process.
-func (p *Proxy) closePoints() {
-	if p.points == nil {
-		return
-	}
-	p.points.close()
-	if err := p.points.leave(p.options.StateDir); err != nil {
-		p.log.Warn("gauges are not kept for the next start", "err", err)
-	}
 }
 
 // places are where Carbon's lines are kept.
@@ -279,13 +230,6 @@ func (p *Proxy) places() store.Places {
 		return store.Places{}
 	}
 	return store.Places{State: p.options.StateDir, Memory: p.options.QueueDirs}
-}
-
-// dropStatsD drops what is left of StatsD at the end.
-func (p *Proxy) dropStatsD() {
-	if n := p.statsd.abandon(); n > 0 {
-		p.log.Error("lines dropped at the end of the drain", "protocol", "statsd", "lines", n)
-	}
 }
 
 // keepCarbon keeps what is left of Carbon at the end, for the next process, and says
@@ -332,7 +276,7 @@ func (p *Proxy) Status() Status {
 		s.Lines[proto.String()] = books.report()
 	}
 	_, bytes := p.statsd.snapshot()
-	s.Bounds = []Bound{{Protocol: line.StatsD.String(), Queue: int64(bytes), QueueLimit: int64(p.statsd.bound())}}
+	s.Bounds = []Bound{{Protocol: line.StatsD.String(), Queue: int64(bytes), QueueLimit: p.statsd.bound()}}
 	for _, a := range p.carbon.accounts() {
 		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.name, Lines: a.report()})
 		if !a.kept.Removed {
@@ -350,9 +294,7 @@ func (p *Proxy) Status() Status {
 			})
 		}
 	}
-	if p.points != nil {
-		s.Upstreams = append([]UpstreamStatus{carbonAsUpstream(s.Upstreams)}, s.Upstreams...)
-	}
+	s.Upstreams = append(p.statsd.upstreams(s.Upstreams), s.Upstreams...)
 	return s
 }
 
@@ -386,19 +328,6 @@ func (p *Proxy) Loops() (all []pulse.Loop) {
 		all = append(all, o.Pulse())
 	}
 	return all
-}
-
-// carbonAsUpstream is StatsD's upstream, where that becomes points: it is up while one of
-// Carbon's is.
-func carbonAsUpstream(all []UpstreamStatus) UpstreamStatus {
-	u := UpstreamStatus{Reason: "no Carbon upstream is up"}
-	for i, c := range all {
-		if i == 0 || c.Up && !u.Up {
-			u = c
-		}
-	}
-	u.Protocol, u.Destination, u.Address = line.StatsD.String(), "", "carbon:"
-	return u
 }
 
 // BadLines returns the last refused lines, the newest first.

@@ -232,7 +232,7 @@ func TestStatsDSuspended(t *testing.T) {
 			statsd.open()
 			write(t, p.dial(t, "statsd", 1), "host.b:1|c\n")
 			statsd.expect("app.x:1|c") // needs no name
-			eventually(t, "the others wait", func() bool { return p.statsd.holding.Load() == 2 })
+			eventually(t, "the others wait", func() bool { return p.statsd.(*statsdForwarder).holding.Load() == 2 })
 			if renewed {
 				claimtest.Extend(claim, time.Hour)
 				names.set(claim, membership.Held)

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"reflect"
 	"slices"
 	"sync"
 )
@@ -72,15 +71,9 @@ func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
 	if err := p.inlet.Load().Rebind(cfg.Listen.specs(), cfg.settings()); err != nil {
 		return err
 	}
-	before := p.cfg
 	p.cfg = cfg
 	p.naming.setRules(cfg.rules())
-	p.statsd.resize(cfg.Forward.StatsD)
-	if p.points == nil {
-		p.statsd.know(cfg.Forward.StatsD.To)
-	} else if !reflect.DeepEqual(before.Aggregate, cfg.Aggregate) {
-		p.points.reconfigure(cfg.Aggregate)
-	}
+	p.statsd.configure(cfg)
 	p.carbon.redirect(cfg.Forward.Carbon)
 	t.end()
 	p.outlets.follow(p)

@@ -65,10 +65,10 @@ func (q *statsdQueue) resize(f StatsDForward) {
 }
 
 // bound returns how many bytes may wait.
-func (q *statsdQueue) bound() int {
+func (q *statsdQueue) bound() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.limit
+	return int64(q.limit)
 }
 
 // park takes back a taken batch whose claim is suspended: it waits, before all

@@ -53,7 +53,8 @@ func (p *Proxy) sendLastTelemetry(from string, last map[string]float64) {
 
 // sendNumbers sends all our numbers once, the gauges as value has them.
 func (p *Proxy) sendNumbers(from string, last map[string]float64, value func(*dto.Gauge) float64) {
-	sink := &ownLines{ingest: newIngest(line.StatsD, p.bad)}
+	q := p.queue(line.StatsD)
+	sink := &ownLines{ingest: newIngest(line.StatsD, q, p.bad)}
 	client, err := statsd.NewClientWithSender(sink, from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
 		p.log.Error("own telemetry is off", "err", err)
@@ -64,7 +65,6 @@ func (p *Proxy) sendNumbers(from string, last map[string]float64, value func(*dt
 	if err != nil {
 		p.log.Warn("own numbers are not complete", "err", err)
 	}
-	q := p.queue(line.StatsD)
 	sink.ingest.begin(time.Now(), p.naming.current(q))
 	for _, f := range families {
 		sendFamily(client, f, last, value)

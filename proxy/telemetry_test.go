@@ -81,7 +81,7 @@ func TestTelemetry(t *testing.T) {
 		if second := telemetryLines(t, p); !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
 			t.Errorf("no delta in %q", second)
 		}
-		b, _ := p.statsd.snapshot()
+		b, _ := p.statsd.(*statsdForwarder).snapshot()
 		if b.received == 0 || b.rewritten != b.received {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
 		}
@@ -94,8 +94,8 @@ func TestTelemetry(t *testing.T) {
 func telemetryLines(t *testing.T, p *Proxy) []string {
 	var b *batch
 	for b == nil {
-		<-p.statsd.more
-		b, _ = p.statsd.tryTake()
+		<-p.statsd.(*statsdForwarder).more
+		b, _ = p.statsd.(*statsdForwarder).tryTake()
 	}
 	return strings.Split(strings.TrimSuffix(string(b.buf), "\n"), "\n")
 }
@@ -116,13 +116,13 @@ func TestLastTelemetry(t *testing.T) {
 		sending := telemetry{sent: map[string]float64{}}
 		sending.begin(ctx, p)
 		sending.end() // as a reload does
-		if b, _ := p.statsd.tryTake(); b != nil {
+		if b, _ := p.statsd.(*statsdForwarder).tryTake(); b != nil {
 			t.Errorf("the end before a reload sent %q", b.buf)
 		}
 		sending.begin(ctx, p)
 		cancel()
 		sending.end()
-		b, _ := p.statsd.tryTake()
+		b, _ := p.statsd.(*statsdForwarder).tryTake()
 		if b == nil || string(b.buf) != "Denali.prefixproxy.claim_held:0|g\n" {
 			t.Errorf("the end sent %v, want claim_held:0", b)
 		}

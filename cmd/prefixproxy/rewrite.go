@@ -74,6 +74,7 @@ func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
 		out:      bufio.NewWriter(io.Discard),
 		refused:  ui.err,
 		sums:     sums,
+		tags:     cfg.Proxy.Aggregate.Tags,
 	}
 	if err := f.run(); err != nil {
 		return err
@@ -121,6 +122,7 @@ type filter struct {
 	refused  io.Writer
 	buf      []byte                // the line that leaves
 	sums     *aggregate.Aggregator // nil, or what lines are counted in
+	tags     aggregate.Tags        // of sums
 }
 
 // run rewrites until in ends. What was read is out before it waits for more, so
@@ -158,7 +160,7 @@ func (f *filter) line(number int, data []byte, readErr error) error {
 		f.buf = out
 		reason := result.Reason()
 		if f.sums != nil && result.Appended() {
-			f.sums.Add(out, func(_ []byte, why aggregate.Reason) { reason = why.String() })
+			reason = f.count(out)
 		}
 		if reason != "" {
 			f.refuse(number, reason, ln)
@@ -171,6 +173,17 @@ func (f *filter) line(number int, data []byte, readErr error) error {
 		f.refuse(number, "unterminated", rest)
 	}
 	return nil
+}
+
+// count counts a line in sums, and returns why it isn't.
+func (f *filter) count(ln []byte) string {
+	if why := aggregate.Check(ln, f.tags); why != aggregate.Counted {
+		return why.String()
+	}
+	if f.sums.Add(ln) == 0 {
+		return "series_full"
+	}
+	return ""
 }
 
 // refuse tells about a line that does not leave.

@@ -180,13 +180,14 @@ func wrongBounds(b proxy.Bound) (all []wrong) {
 
 // undelivered are the reasons of lines that were good, and what they mean.
 var undelivered = map[string]string{
-	"too_old":    "StatsD lines waited for more than 10 s.",
-	"no_name":    "No name came in time.",
-	"claim_lost": "The name was lost while they waited.",
-	"queue_full": "The queue is full: the upstream, or the disk, is too slow.",
-	"spool_full": "The spool is full: the upstream is away for too long.",
-	"send_error": "The connection broke, and StatsD is not sent twice.",
-	"shutdown":   "A destination was removed while they waited for it.",
+	"too_old":     "StatsD lines waited for more than 10 s.",
+	"no_name":     "No name came in time.",
+	"claim_lost":  "The name was lost while they waited.",
+	"series_full": "StatsD has more series than aggregate.memory holds.",
+	"queue_full":  "The queue is full: the upstream, or the disk, is too slow.",
+	"spool_full":  "The spool is full: the upstream is away for too long.",
+	"send_error":  "The connection broke, and StatsD is not sent twice.",
+	"shutdown":    "A destination was removed while they waited for it.",
 }
 
 // refused are reasons of lines that were not, and what they mean, beside those that the

@@ -34,15 +34,17 @@ func points(a *Aggregator) (all []string) {
 	return all
 }
 
-// put logs and counts lines, given without the mark.
-func put(a *Aggregator, lines ...string) (last Reason) {
+// put counts lines, given without the mark, and returns why the last is not counted.
+func put(a *Aggregator, lines ...string) (why string) {
 	for _, l := range lines {
 		b := []byte("\x01." + l + "\n")
-		a.Log(b)
-		last = Counted
-		a.Add(b, func(_ []byte, why Reason) { last = why })
+		if result := Check(b, a.cfg.Tags); result != Counted {
+			why = result.String()
+		} else if why = ""; a.Add(b) == 0 {
+			why = "series_full"
+		}
 	}
-	return last
+	return why
 }
 
 func open(t *testing.T, cfg Config, now time.Time, dirs ...string) *Aggregator {
@@ -104,14 +106,13 @@ func TestLines(t *testing.T) {
 		{strings.Repeat("n", 251) + ":1|c", "bad_path"},
 		{"constructor:1|c", "N.constructor.count=1 N.constructor.rate=0.1"},
 	} {
-		a := newAggregator(tenth())
-		a.open = Slot{Seq: 1, Start: at(0).Unix(), Interval: 10}
+		a := open(t, tenth(), at(0))
 		why := put(a, c.line)
 		if strings.HasSuffix(c.want, "?") {
 			continue
 		}
-		got := why.String()
-		if why == Counted {
+		got := why
+		if why == "" {
 			a.named = true
 			a.Seal(at(10))
 			var all []string
@@ -216,7 +217,11 @@ func TestPointsBesideLines(t *testing.T) {
 	for i := range 100 {
 		lines = fmt.Appendf(lines, "\x01.t%d:1:2:3|ms\n\x01.s%d:x|s\n\x01.c%d:1|c\n", i%50, i%50, i%50)
 	}
-	add := func() { a.Add(lines, func(ln []byte, why Reason) { t.Errorf("%q: %v", ln, why) }) }
+	add := func() {
+		if n := a.Add(lines); n != 300 {
+			t.Errorf("%d lines are counted", n)
+		}
+	}
 	sent, got := 1, 0.0
 	add()
 	for slot := range 4 {
@@ -324,11 +329,17 @@ func TestNumbers(t *testing.T) {
 // A known series costs no memory.
 func TestAllocations(t *testing.T) {
 	a := open(t, tenth(), at(0))
-	lines := []byte("\x01.api.requests:1|c|@0.5\n\x01.api.queue:12|g\n\x01.users:bob|s\n\x01.api..requests:1.5|c|#b:1,a:2\n\x01.a:x|c\n")
-	refused := 0
-	add := func() { a.Add(lines, func([]byte, Reason) { refused++ }) }
+	lines := []byte("\x01.api.requests:1|c|@0.5\n\x01.api.queue:12|g\n\x01.users:bob|s\n\x01.api..requests:1.5|c|#b:1,a:2\n")
+	add := func() {
+		for line := range bytes.Lines(lines) {
+			if why := Check(line, GraphiteTags); why != Counted {
+				t.Errorf("%q: %v", line, why)
+			}
+		}
+		a.Add(lines)
+	}
 	add()
-	if n := testing.AllocsPerRun(100, add); n > 0 || refused == 0 {
+	if n := testing.AllocsPerRun(100, add); n > 0 {
 		t.Errorf("%v allocations for lines of known series", n)
 	}
 }
@@ -342,7 +353,7 @@ func TestBounds(t *testing.T) {
 	put(a, "known:1|c", "t:1|ms")
 	full := 0
 	for i := range 100_000 {
-		if put(a, fmt.Sprintf("hostile.%d:1|c", i)) == SeriesFull {
+		if put(a, fmt.Sprintf("hostile.%d:1|c", i)) == "series_full" {
 			full++
 		}
 	}

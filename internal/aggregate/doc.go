@@ -2,7 +2,7 @@
 //
 //	a, err := aggregate.Open(cfg, dirs, now)        // goes on where the last process ended
 //	if a.IsOver(now) { a.Seal(now) }
-//	a.Log(lines); a.Add(lines, refused)             // what a read brought
+//	a.Add(lines)                                    // what a read brought, of which Check lets each line pass
 //	a.Take(n); dst = a.Points(dst); …; a.Flushed()  // the points of the slot that has ended
 //	a.Close(disk)                                   // behind the last flush
 //
@@ -12,7 +12,8 @@
 //
 // In reading order: parse.go (a line's metrics), name.go (what Graphite stores as one
 // series), series.go, table.go and timer.go (what is kept of each, and its bounds),
-// slot.go (when one ends), flush.go (its points), state.go (what survives).
+// slot.go (which is open), flush.go (its points), state.go (what survives), and
+// aggregate.go, which has them all.
 //
 // # Slots
 //

@@ -16,6 +16,28 @@ import (
 // without a type has that of the next one that has one (DogStatsD's packed values);
 // fields are a rate, and what DogStatsD writes.
 
+var (
+	dot       = []byte(".")
+	bar       = []byte("|")
+	colon     = []byte(":")
+	semicolon = []byte(";")
+	comma     = []byte(",")
+	newline   = []byte("\n")
+	tagStart  = []byte("|#")
+	zero      = []byte("0")
+)
+
+// ownPath returns the path behind the mark.
+func ownPath(path []byte) []byte { return bytes.TrimPrefix(path[1:], dot) }
+
+// tagsOf returns DogStatsD's tags of a line, without "#".
+func tagsOf(metrics []byte) (tags []byte) {
+	if i := bytes.Index(metrics, tagStart); i >= 0 {
+		tags, _, _ = bytes.Cut(metrics[i+2:], bar)
+	}
+	return tags
+}
+
 // A kind is a type, as far as its values are kept in one way.
 type kind uint8
 
@@ -79,15 +101,40 @@ func (w *walk) next() (text []byte, ok bool) {
 		}
 		w.m, w.rest = nextMetric(w.rest)
 	}
-	text, w.m.values, w.more = bytes.Cut(w.m.values, colonByte)
+	text, w.m.values, w.more = bytes.Cut(w.m.values, colon)
 	return text, true
 }
 
-// Check returns what Add would refuse a line for, with its end or without, as far as its
-// values tell.
-func Check(line []byte) Reason {
-	_, metrics, _ := bytes.Cut(bytes.TrimSuffix(line, newline), colonByte)
-	if isCount(metrics) {
+// A Reason says why a line is refused.
+type Reason uint8
+
+// Counted, or why not. A line of several metrics is counted if one of them is.
+const (
+	Counted  Reason = iota
+	NoPoint         // it makes no point: an event, a service check, a type that is none
+	BadValue        // no finite number, or a field behind it that statsd refuses
+	BadPath         // no file can have the name
+	NumReasons
+)
+
+// String returns the reason as people see it; "" if the line is counted.
+func (r Reason) String() string {
+	return [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path"}[r]
+}
+
+// Check returns what a line, with its end or without, is to be refused for.
+func Check(line []byte, tags Tags) Reason {
+	path, metrics, _ := bytes.Cut(bytes.TrimSuffix(line, newline), colon)
+	if len(line) > maxNode && path[0] == mark {
+		c := canonicalizer{dropTags: tags == DropTags}
+		if !isStorable(c.of(ownPath(path), tagsOf(metrics))) {
+			return BadPath
+		}
+	}
+	switch {
+	case len(path) == 0 || path[0] != mark:
+		return NoPoint
+	case isCount(metrics):
 		return Counted
 	}
 	result := NoPoint

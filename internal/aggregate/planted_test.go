@@ -11,29 +11,39 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 	planted.Patience(t)
 	for name, edit := range map[string]planted.Edit{
 		"a slot is flushed twice, with different values": {
-			File: "internal/aggregate/slot.go",
-			Old:  "	a.close(a.open.Start, a.open.end())\n	a.seal()",
-			New:  "	a.seal()",
+			File: "internal/aggregate/aggregate.go",
+			Old:  "	a.close(a.open.end())\n",
+			New:  "",
 		},
 		"the open slot is forgotten at a kill": {
 			File: "internal/aggregate/state.go",
-			Old:  "		a.Add(lines[:end], func([]byte, Reason) {})\n",
+			Old:  "		a.count(lines[:end])\n",
 			New:  "",
 		},
 		"the gauges of a slot are those of the next": {
-			File: "internal/aggregate/state.go",
-			Old:  "min(s.seq, seq), s.old, ",
-			New:  "min(s.seq, seq), s.cur, ",
+			File: "internal/aggregate/aggregate.go",
+			Old:  "min(s.seq, a.sealed.Seq), s.old, ",
+			New:  "min(s.seq, a.sealed.Seq), s.cur, ",
 		},
 		"a sealed slot is taken for the open one": {
 			File: "internal/aggregate/state.go",
 			Old:  "	if h.Slot.Seq != a.open.Seq {\n",
 			New:  "	if false {\n",
 		},
+		"what a base has in the middle of a slot counts again": {
+			File: "internal/aggregate/state.go",
+			Old:  "		s.ahead = h.Parts\n",
+			New:  "",
+		},
+		"what comes behind a part of a base is forgotten": {
+			File: "internal/aggregate/state.go",
+			Old:  "		s.ahead = false\n",
+			New:  "		_ = s\n",
+		},
 		"a tenure begins in the slot of the last holder": {
-			File: "internal/aggregate/slot.go",
-			Old:  "	case begun:\n",
-			New:  "	case false:\n",
+			File: "internal/aggregate/aggregate.go",
+			Old:  "		a.close((now.Unix()/a.interval + 1) * a.interval)\n",
+			New:  "",
 		},
 		"what is behind a gap in the table is not found": {
 			File: "internal/aggregate/table.go",
@@ -42,8 +52,8 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"a rate counts twice": {
 			File: "internal/aggregate/parse.go",
-			Old:  "		m.weight *= 1 / rate\n",
-			New:  "		m.weight *= 1 / rate / rate\n",
+			Old:  "rated = 1/rate, ",
+			New:  "rated = 1/rate/rate, ",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

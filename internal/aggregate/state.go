@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // What survives the process are two kinds of files, by generation:
@@ -25,6 +24,10 @@ import (
 // generations go. Lines are written before they are counted. A line that begins with a
 // note (0x02) says which slot those behind it are of: where it is another, the one before
 // was sealed.
+//
+// A base in the middle of a slot is written in parts, while lines are counted: a series is
+// as it was when the note was written that says how far the base had come. Until that
+// note it is ahead of the lines, which are counted in it already.
 //
 // docs/decisions/0014 says why nothing counts twice.
 //
@@ -38,43 +41,43 @@ const (
 	minLines = 8 << 20 // bytes of lines from which a base is worth more, if it is no longer
 )
 
+// baseStep is how many series of a base are written at once.
+var baseStep = 256
+
 // format tells these files from those of other versions.
-const format = 2
+const format = 3
 
 // A header says where the slots are.
 type header struct {
 	Format int
 	Slot   Slot
 	Closed []Span
+	Parts  bool `json:",omitempty"` // of a base: it was written in the middle of a slot
+	Based  int  `json:",omitempty"` // of a note: so many series of that base are written
 }
 
-func (a *Aggregator) header() header { return header{format, a.open, a.closed} }
+func (a *Aggregator) header() header { return header{Format: format, Slot: a.open, Closed: a.closed} }
 
 // A journal writes the files. Without a directory it does nothing. Its first error is
-// kept, and said by Trouble.
+// kept.
 type journal struct {
 	dir        string
 	generation uint64
 	lines      *os.File // lines-generation
-	size       int64    // of lines, and of those before it in this slot
+	size       int64    // of lines
 	err        error
 
-	base    *os.File // beside, while it is written
-	buf     []byte   // of it, not written
-	sum     uint32
-	written int64
-	last    int64 // length of the last base
+	base        *os.File // beside, while it is written
+	parts       bool     // it is one in the middle of a slot
+	based, last int      // of its series: so many are written, and will be
+	buf         []byte   // of it, not written
+	sum         uint32
+	written     int64 // bytes of the base
+	length      int64 // of the last base
 }
 
-// Trouble returns what went wrong with the files since it was asked last.
-func (a *Aggregator) Trouble() error {
-	err := a.journal.err
-	a.journal.err = nil
-	return err
-}
-
-func (j *journal) path(kind string, generation uint64) string {
-	return filepath.Join(j.dir, fmt.Sprintf("%s-%016x", kind, generation))
+func pathOf(dir, kind string, generation uint64) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%016x", kind, generation))
 }
 
 func (j *journal) fail(err error) {
@@ -83,18 +86,12 @@ func (j *journal) fail(err error) {
 	}
 }
 
-// Log keeps whole lines, of which each is then given to Add.
-func (a *Aggregator) Log(lines []byte) {
-	j := &a.journal
-	if j.lines == nil || len(lines) == 0 {
-		return
-	}
-	if limit := max(minLines, 2*j.last); j.size > limit && !a.flushing {
-		a.checkpoint()
-	}
-	j.write(lines)
+// isLong says whether a base is worth more than the lines.
+func (j *journal) isLong() bool {
+	return j.size > max(minLines, 2*j.length) && j.base == nil
 }
 
+// write appends whole lines.
 func (j *journal) write(b []byte) {
 	if j.lines == nil {
 		return
@@ -119,37 +116,44 @@ func (j *journal) turn(h header) {
 	if j.dir == "" {
 		return
 	}
-	if j.lines != nil {
-		j.lines.Close()
-	}
 	j.generation++
-	var err error
-	j.lines, err = os.OpenFile(j.path("lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	j.fail(err)
-	if err != nil {
-		j.lines = nil
-	}
-	j.size = 0
+	j.follow(os.OpenFile(pathOf(j.dir, "lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600))
 	j.note(h)
 	j.create(h)
 }
 
+// follow makes file that of the lines.
+func (j *journal) follow(file *os.File, err error) {
+	if j.lines != nil {
+		j.lines.Close()
+	}
+	j.lines, j.size = file, 0
+	if err != nil {
+		j.lines = nil
+		j.fail(err)
+	}
+}
+
 // create begins a base.
 func (j *journal) create(h header) {
-	if j.base != nil {
-		j.base.Close()
+	j.abandon()
+	text, err := json.Marshal(h)
+	j.buf, j.sum, j.written, j.parts = append(append(j.buf[:0], text...), '\n'), 0, 0, h.Parts
+	if err == nil {
+		j.base, err = os.OpenFile(filepath.Join(j.dir, "base.new"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	}
-	h.Slot.Lines = 0
-	var err error
-	j.base, err = os.OpenFile(filepath.Join(j.dir, "base.new"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	j.fail(err)
 	if err != nil {
 		j.base = nil
-		return
+		j.fail(err)
 	}
-	text, err := json.Marshal(h)
-	j.fail(err)
-	j.buf, j.sum, j.written = append(append(j.buf[:0], text...), '\n'), 0, 0
+}
+
+// abandon ends a base that is not whole: what was there before stays.
+func (j *journal) abandon() {
+	if j.base != nil {
+		j.base.Close()
+		j.base = nil
+	}
 }
 
 // commit ends the base, which takes the place of what is older.
@@ -160,166 +164,55 @@ func (j *journal) commit() {
 	j.buf = append(j.buf, 0)
 	j.spill(0)
 	j.buf = binary.LittleEndian.AppendUint32(j.buf, j.sum)
-	err := j.spill(0)
-	if err = errors.Join(err, j.base.Close()); err == nil {
-		err = os.Rename(j.base.Name(), j.path("base", j.generation))
+	j.spill(0)
+	if j.base == nil {
+		return
 	}
-	j.base, j.last = nil, j.written
-	if err != nil {
+	name := j.base.Name()
+	j.abandon()
+	if err := os.Rename(name, pathOf(j.dir, "base", j.generation)); err != nil {
 		j.fail(err)
 		return
 	}
-	j.removeBefore(j.generation)
+	j.length = j.written
+	removeBefore(j.dir, j.generation)
 }
 
 // removeBefore removes what an earlier generation needed: bases first, since lines
 // without theirs are never read.
-func (j *journal) removeBefore(generation uint64) {
+func removeBefore(dir string, generation uint64) {
 	for _, kind := range []string{"base", "lines"} {
-		for _, g := range generationsOf(j.dir, kind) {
+		for _, g := range generationsOf(dir, kind) {
 			if g < generation {
-				os.Remove(j.path(kind, g))
+				os.Remove(pathOf(dir, kind, g))
 			}
 		}
 	}
 }
 
 // spill writes what is in the buffer, if it is more than that.
-func (j *journal) spill(most int) error {
+func (j *journal) spill(most int) {
 	if j.base == nil || len(j.buf) <= most {
-		return nil
+		return
 	}
 	j.sum = crc32.Update(j.sum, crc32.IEEETable, j.buf)
 	n, err := j.base.Write(j.buf)
 	j.written += int64(n)
 	j.buf = j.buf[:0]
-	j.fail(err)
 	if err != nil {
-		j.base.Close()
-		j.base = nil
-	}
-	return err
-}
-
-// keep writes a series as it was when the slot of seq ended, behind take.
-func (j *journal) keep(s *series, seq int64) {
-	if j.base == nil {
-		return
-	}
-	j.record(s, min(s.seq, seq), s.old, &samples{}, nil)
-	j.spill(64 << 10)
-}
-
-// checkpoint writes a base in the middle of a slot, since its lines have become long.
-// Nothing is being flushed.
-func (a *Aggregator) checkpoint() {
-	j := &a.journal
-	h := a.header()
-	j.turn(h)
-	if j.base == nil {
-		return
-	}
-	text, _ := json.Marshal(h)
-	j.buf = append(append(j.buf[:0], text...), '\n')
-	for _, s := range a.order {
-		var values *samples
-		var members map[string]struct{}
-		if s.timer != nil {
-			values = &s.timer.cur
-		}
-		if s.set != nil {
-			members = s.set.cur
-		}
-		j.record(s, s.seq, s.cur, values, members)
-		j.spill(64 << 10)
-	}
-	j.commit()
-}
-
-// record appends a series with what it has.
-func (j *journal) record(s *series, seq int64, value float64, values *samples, members map[string]struct{}) {
-	j.buf = append(binary.AppendUvarint(j.buf, uint64(len(s.name))+1), s.name...)
-	j.buf = binary.AppendVarint(append(j.buf, byte(s.kind)), seq)
-	switch s.kind {
-	case timerKind:
-		j.buf = values.encode(j.buf)
-	case setKind:
-		j.buf = binary.AppendUvarint(j.buf, uint64(len(members)))
-		for m := range members {
-			j.buf = append(binary.AppendUvarint(j.buf, uint64(len(m))), m...)
-		}
-	default:
-		j.buf = appendFloat(j.buf, value)
+		j.fail(err)
+		j.abandon()
 	}
 }
 
-func appendFloat(dst []byte, v float64) []byte {
-	return binary.LittleEndian.AppendUint64(dst, math.Float64bits(v))
-}
-
-// encode appends samples.
-func (s *samples) encode(dst []byte) []byte {
-	dst = appendFloat(dst, s.weight)
-	if s.sketch == nil {
-		dst = binary.AppendUvarint(dst, uint64(len(s.values))<<1)
-		for _, v := range s.values {
-			dst = appendFloat(dst, v)
-		}
-		return dst
-	}
-	var b []byte
-	s.sketch.Encode(&b, false)
-	dst = binary.AppendUvarint(dst, uint64(len(b))<<1|1)
-	dst = append(dst, b...)
-	for _, v := range []float64{s.n, s.sum, s.squares, s.lower, s.upper} {
-		dst = appendFloat(dst, v)
-	}
-	return dst
-}
-
-// A reader reads what record wrote; all of it is there, since the sum is right.
-type reader struct{ b []byte }
-
-func (r *reader) uvarint() int {
-	v, n := binary.Uvarint(r.b)
-	r.b = r.b[max(n, 0):]
-	return int(v)
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	r.b = r.b[max(n, 0):]
-	return v
-}
-
-func (r *reader) bytes(n int) []byte {
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
-}
-
-func (r *reader) float() float64 { return math.Float64frombits(binary.LittleEndian.Uint64(r.bytes(8))) }
-
-// Close ends the use of the files: what there is, is for the next process, on disk if
-// there is one. Nothing is being flushed.
-func (a *Aggregator) Close(disk string) error {
-	j := &a.journal
-	if j.dir == "" {
-		return nil
-	}
-	was := j.dir
-	if disk != "" {
-		j.dir = disk
-		j.fail(os.MkdirAll(disk, 0o700))
-	}
-	a.checkpoint()
+// leave syncs what is there, and removes what was in another directory.
+func (j *journal) leave(was string) error {
 	if j.lines != nil {
 		j.lines.Close()
 	}
-	err := errors.Join(j.err, syncFile(j.path("base", j.generation)), syncFile(j.dir))
+	err := errors.Join(j.err, syncFile(pathOf(j.dir, "base", j.generation)), syncFile(j.dir))
 	if err == nil && was != j.dir {
-		old := journal{dir: was}
-		old.removeBefore(j.generation)
+		removeBefore(was, j.generation)
 	}
 	return err
 }
@@ -333,62 +226,99 @@ func syncFile(path string) error {
 	return f.Sync()
 }
 
-// Open returns an aggregator that goes on where the last process ended: in the newest
-// state that is in one of dirs. What it writes is in the first; "" are none.
-func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
-	a := newAggregator(cfg)
-	var found string
-	for _, dir := range dirs {
-		for _, g := range generationsOf(dir, "base") {
-			if g > a.journal.generation {
-				a.journal.generation, found = g, dir
-			}
-		}
-	}
-	run := ""
-	for _, dir := range dirs {
-		if dir != "" && run == "" {
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return nil, fmt.Errorf("aggregate: %w", err)
-			}
-			run = dir
-		}
-	}
-	fresh := true
-	if found != "" {
-		a.journal.dir = found
-		err := a.recall()
-		if fresh = err != nil; fresh {
-			g := a.journal.generation
-			a = newAggregator(cfg)
-			a.journal.generation = g
-			a.journal.err = fmt.Errorf("what the last process had counted is lost: %w", err)
-		}
-	}
-	if fresh {
-		a.open = Slot{Seq: 1, Start: a.next(now.Unix()), Interval: int64(cfg.Interval / time.Second)}
-	}
-	if fresh || !a.flushing {
-		a.journal.dir = run
-		if run != "" {
-			if a.journal.lines != nil {
-				a.journal.lines.Close()
-			}
-			a.checkpoint()
-			for _, dir := range dirs {
-				if dir != "" {
-					old := journal{dir: dir}
-					old.removeBefore(a.journal.generation)
-				}
-			}
-		}
-	}
-	return a, nil
+// beginBase begins a base in the middle of a slot. Nothing is being flushed.
+func (a *Aggregator) beginBase() {
+	h := a.header()
+	h.Parts = true
+	a.journal.turn(h)
+	a.journal.based, a.journal.last = 0, len(a.order)
 }
 
-// IsLeft says whether an earlier process has left anything in one of dirs.
-func IsLeft(dirs []string) bool {
-	return slices.ContainsFunc(dirs, func(dir string) bool { return len(generationsOf(dir, "base")) > 0 })
+// writeBase writes at most n series of it, if one is being written.
+func (a *Aggregator) writeBase(n int) {
+	j := &a.journal
+	if j.base == nil || !j.parts {
+		return
+	}
+	for ; n > 0 && j.based < j.last; n-- {
+		s := a.order[j.based]
+		var values *samples
+		var members map[string]struct{}
+		if s.timer != nil {
+			values = &s.timer.cur
+		}
+		if s.set != nil {
+			members = s.set.cur
+		}
+		j.record(s, s.seq, s.cur, values, members)
+		j.based++
+	}
+	h, size := a.header(), j.size
+	h.Based = j.based
+	j.note(h)
+	if j.size == size {
+		j.abandon() // there is no note
+	} else if j.based == j.last {
+		j.commit()
+	}
+}
+
+// checkpoint writes a whole base. Nothing is being flushed.
+func (a *Aggregator) checkpoint() {
+	a.beginBase()
+	a.writeBase(len(a.order))
+}
+
+// record appends a series with what it has to the base.
+func (j *journal) record(s *series, seq int64, value float64, values *samples, members map[string]struct{}) {
+	if j.base == nil {
+		return
+	}
+	j.buf = append(binary.AppendUvarint(j.buf, uint64(len(s.name))+1), s.name...)
+	j.buf = binary.AppendVarint(append(j.buf, byte(s.kind)), seq)
+	switch s.kind {
+	case timerKind:
+		j.buf = values.encode(j.buf)
+	case setKind:
+		j.buf = binary.AppendUvarint(j.buf, uint64(len(members)))
+		for m := range members {
+			j.buf = append(binary.AppendUvarint(j.buf, uint64(len(m))), m...)
+		}
+	default:
+		j.buf = appendFloats(j.buf, value)
+	}
+	j.spill(64 << 10)
+}
+
+func appendFloats(dst []byte, all ...float64) []byte {
+	for _, v := range all {
+		dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(v))
+	}
+	return dst
+}
+
+// encode appends samples.
+func (s *samples) encode(dst []byte) []byte {
+	dst = appendFloats(dst, s.weight)
+	if s.sketch == nil {
+		return appendFloats(binary.AppendUvarint(dst, uint64(len(s.values))<<1), s.values...)
+	}
+	var b []byte
+	s.sketch.Encode(&b, false)
+	dst = append(binary.AppendUvarint(dst, uint64(len(b))<<1|1), b...)
+	return appendFloats(dst, s.n, s.sum, s.squares, s.lower, s.upper)
+}
+
+// newest returns the newest base that is in one of dirs; dir is "" if there is none.
+func newest(dirs []string) (dir string, generation uint64) {
+	for _, d := range dirs {
+		for _, g := range generationsOf(d, "base") {
+			if g > generation {
+				dir, generation = d, g
+			}
+		}
+	}
+	return dir, generation
 }
 
 // generationsOf returns those of a kind of files.
@@ -400,48 +330,39 @@ func generationsOf(dir, kind string) (all []uint64) {
 			all = append(all, g)
 		}
 	}
+	slices.Sort(all)
 	return all
 }
 
-// recall reads the base, and the lines behind it.
-func (a *Aggregator) recall() error {
-	j := &a.journal
-	base, err := os.ReadFile(j.path("base", j.generation))
+// recall goes on from a base, and the lines behind it.
+func (a *Aggregator) recall(dir string, generation uint64) error {
+	base, err := os.ReadFile(pathOf(dir, "base", generation))
 	if err != nil {
 		return err
 	}
 	if err := a.load(base); err != nil {
-		return fmt.Errorf("%s: %w", j.path("base", j.generation), err)
+		return fmt.Errorf("%s: %w", pathOf(dir, "base", generation), err)
 	}
-	for {
-		f, err := os.OpenFile(j.path("lines", j.generation), os.O_RDWR, 0o600)
-		if errors.Is(err, os.ErrNotExist) {
+	j := &a.journal
+	j.dir, j.generation = dir, generation
+	for ; ; generation++ {
+		path := pathOf(dir, "lines", generation)
+		text, err := os.ReadFile(path)
+		whole := text[:bytes.LastIndexByte(text, '\n')+1]
+		if errors.Is(err, os.ErrNotExist) || err == nil && len(whole) == 0 { // it had just begun
 			break
 		}
 		if err != nil {
 			return err
 		}
-		text, err := os.ReadFile(f.Name())
-		if err != nil {
-			return err
-		}
-		whole := text[:bytes.LastIndexByte(text, '\n')+1]
-		if len(whole) == 0 {
-			f.Close()
-			break // it had just begun
-		}
 		a.replay(whole)
-		if j.lines != nil {
-			j.lines.Close()
+		j.generation = generation
+		if j.follow(os.OpenFile(path, os.O_RDWR, 0o600)); j.lines != nil {
+			j.size = int64(len(whole))
+			j.fail(j.lines.Truncate(j.size))
 		}
-		j.lines, j.size = f, int64(len(whole))
-		j.fail(f.Truncate(j.size))
-		j.generation++
 	}
-	if j.lines != nil {
-		j.generation--
-	}
-	if a.flushing {
+	if a.isFlushing {
 		j.create(a.header())
 	}
 	return nil
@@ -459,7 +380,7 @@ func (a *Aggregator) replay(lines []byte) {
 		if end < 0 {
 			end = len(lines)
 		}
-		a.Add(lines[:end], func([]byte, Reason) {})
+		a.count(lines[:end])
 		lines = lines[end:]
 	}
 }
@@ -470,27 +391,36 @@ func (a *Aggregator) heed(text []byte) {
 	if json.Unmarshal(text, &h) != nil {
 		return
 	}
+	for _, s := range a.order[:min(h.Based, len(a.order))] {
+		s.ahead = false
+	}
 	a.closed = h.Closed
 	if h.Slot.Seq != a.open.Seq {
-		a.seal()
+		if a.isFlushing {
+			a.Take(len(a.order)) // it had left, but a base could not be written
+		}
+		a.seal(a.open, len(a.order))
 	} else {
 		h.Slot.Lines = a.open.Lines
 	}
 	a.open = h.Slot
 }
 
+// errDamaged says that a base is not as it was written.
+var errDamaged = errors.New("it is damaged")
+
 // load reads a base.
 func (a *Aggregator) load(base []byte) (err error) {
 	defer func() {
 		if recover() != nil {
-			err = errors.New("it is damaged")
+			err = errDamaged
 		}
 	}()
 	n := len(base) - 4
 	if n < 0 || crc32.ChecksumIEEE(base[:n]) != binary.LittleEndian.Uint32(base[n:]) {
-		return errors.New("it is damaged")
+		return errDamaged
 	}
-	head, records, _ := bytes.Cut(base[:n], []byte{'\n'})
+	head, records, _ := bytes.Cut(base[:n], newline)
 	var h header
 	if err := json.Unmarshal(head, &h); err != nil {
 		return err
@@ -498,26 +428,23 @@ func (a *Aggregator) load(base []byte) (err error) {
 	if h.Format != format {
 		return errors.New("another version wrote it")
 	}
-	a.open, a.closed = h.Slot, h.Closed
-	a.named = h.Slot.Tenure != ""
-	a.series.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
+	a.open, a.closed, a.named = h.Slot, h.Closed, h.Slot.Tenure != ""
+	a.memory.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
 	defer a.configure(a.cfg)
 	r := reader{records}
-	for {
-		length := r.uvarint()
-		if length == 0 {
-			return nil
-		}
-		if err := a.loadSeries(&r, r.bytes(length-1)); err != nil {
+	for length := r.uvarint(); length > 0; length = r.uvarint() {
+		name := r.bytes(length - 1)
+		s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name), r.varint())
+		s.ahead = h.Parts
+		if err := a.loadValues(&r, s); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
-// loadSeries reads one.
-func (a *Aggregator) loadSeries(r *reader, name []byte) error {
-	s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name))
-	s.seq = r.varint()
+// loadValues reads what a series has.
+func (a *Aggregator) loadValues(r *reader, s *series) error {
 	switch s.kind {
 	case timerKind:
 		return a.loadSamples(r, &s.timer.cur)
@@ -548,3 +475,26 @@ func (a *Aggregator) loadSamples(r *reader, s *samples) (err error) {
 	s.weight = weight
 	return nil
 }
+
+// A reader reads what record wrote; all of it is there, since the sum is right.
+type reader struct{ b []byte }
+
+func (r *reader) uvarint() int {
+	v, n := binary.Uvarint(r.b)
+	r.b = r.b[max(n, 0):]
+	return int(v)
+}
+
+func (r *reader) varint() int64 {
+	v, n := binary.Varint(r.b)
+	r.b = r.b[max(n, 0):]
+	return v
+}
+
+func (r *reader) bytes(n int) []byte {
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *reader) float() float64 { return math.Float64frombits(binary.LittleEndian.Uint64(r.bytes(8))) }

@@ -48,6 +48,8 @@ func (g *graphite) sum(prefix string) (sum float64) {
 // come and go; the lines become so long that a base is written in between. Each line
 // counts once.
 func TestKilled(t *testing.T) {
+	defer func(step int) { baseStep = step }(baseStep)
+	baseStep = 2
 	for seed := range uint64(20) {
 		run(t, seed)
 	}
@@ -69,7 +71,7 @@ func run(t *testing.T, seed uint64) {
 	sent := map[string]int{}
 	gauge, tenure := 0, 0
 	flush := func(all bool) {
-		for a.flushing && (all || random.IntN(3) > 0) {
+		for a.isFlushing && (all || random.IntN(3) > 0) {
 			more := a.Take(1 + random.IntN(3))
 			g.take(a.Points(nil))
 			if !more && (all || random.IntN(3) > 0) {
@@ -98,9 +100,9 @@ func run(t *testing.T, seed uint64) {
 			a.Hold(now, fmt.Sprint(tenure))
 		case 6:
 			a.SetNamed(false)
-		case 7:
-			if !a.flushing {
-				a.checkpoint()
+		case 7, 8:
+			if !a.isFlushing {
+				a.beginBase()
 			}
 		}
 		if a.IsOver(now) {
@@ -155,7 +157,7 @@ func TestDamage(t *testing.T) {
 	a := open(t, tenth(), at(0), dir)
 	put(a, "a:1|c")
 	a.checkpoint()
-	path := a.journal.path("base", a.journal.generation)
+	path := pathOf(dir, "base", a.journal.generation)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +195,7 @@ func TestLessMemory(t *testing.T) {
 	if got := b.Stats().Series; got != 10_001 || valueOf(b, "g", gaugeKind) != -2 {
 		t.Errorf("%d series are there, and the gauge is %v", got, valueOf(b, "g", gaugeKind))
 	}
-	if why := put(b, "new:1|c"); why != SeriesFull {
+	if why := put(b, "new:1|c"); why != "series_full" {
 		t.Errorf("a new series is %v, want series_full", why)
 	}
 }

@@ -39,16 +39,16 @@ func (t *timer) shift() {
 	t.old, t.cur, t.spare = t.cur, samples{values: t.spare}, nil
 }
 
-// sample counts a sample.
-func (a *Aggregator) sample(s *samples, v, weight float64) Reason {
+// sample counts a sample, if there is room.
+func (x *sums) sample(s *samples, v, weight float64) bool {
 	if s.sketch == nil && len(s.values) >= smallTimer && len(s.values) == cap(s.values) {
 		// They grow by half: what is reserved is what they take.
 		more := int64(8 * max(smallTimer, cap(s.values)/2))
-		if a.samples.take(more) {
+		if x.samples.take(more) {
 			s.reserved += more
 			s.values = slices.Grow(s.values, int(more)/8)
-		} else if !a.toSketch(s) {
-			return SeriesFull
+		} else if !x.toSketch(s) {
+			return false
 		}
 	}
 	if s.sketch != nil {
@@ -57,12 +57,12 @@ func (a *Aggregator) sample(s *samples, v, weight float64) Reason {
 		s.values = append(s.values, v)
 	}
 	s.weight += weight
-	return Counted
+	return true
 }
 
 // toSketch makes a sketch of samples that have no room, if that has.
-func (a *Aggregator) toSketch(s *samples) bool {
-	if !a.sketches.take(sketchCost) {
+func (x *sums) toSketch(s *samples) bool {
+	if !x.sketches.take(sketchCost) {
 		return false
 	}
 	s.sketched += sketchCost
@@ -70,9 +70,9 @@ func (a *Aggregator) toSketch(s *samples) bool {
 	for _, v := range s.values {
 		s.addToSketch(v)
 	}
-	a.samples.give(s.reserved)
+	x.samples.give(s.reserved)
 	s.values, s.reserved = nil, 0
-	a.sketched++
+	x.sketched++
 	return true
 }
 
@@ -96,13 +96,13 @@ type stat struct {
 	value float64
 }
 
-// statsOf appends what statsd's process_metrics makes of samples in a slot of so many
+// stats appends what statsd's process_metrics makes of samples in a slot of so many
 // seconds. A percentile that is NaN there is left out.
 //
 // https://github.com/statsd/statsd/blob/v0.9.0/lib/process_metrics.js
-func (a *Aggregator) statsOf(dst []stat, s *samples, seconds float64) []stat {
+func (s *samples) stats(dst []stat, percentiles []percentile, seconds float64) []stat {
 	if s.sketch != nil {
-		return a.sketchStats(dst, s, seconds)
+		return s.sketchStats(dst, percentiles, seconds)
 	}
 	n := len(s.values)
 	if n == 0 {
@@ -111,7 +111,7 @@ func (a *Aggregator) statsOf(dst []stat, s *samples, seconds float64) []stat {
 	v := s.values
 	slices.Sort(v)
 	all, allSquares := sumsOf(v)
-	for _, p := range a.percentiles {
+	for _, p := range percentiles {
 		in, bound, sum, square := n, v[n-1], v[0], v[0]*v[0]
 		mean := v[0]
 		if n > 1 {
@@ -161,9 +161,9 @@ func (s *samples) append(dst []stat, seconds, std, upper, lower, sum, squares, m
 		stat{".sum", sum}, stat{".sum_squares", squares}, stat{".mean", mean}, stat{".median", median})
 }
 
-// sketchStats is statsOf for a sketch: it walks over its bins, the lowest first.
-func (a *Aggregator) sketchStats(dst []stat, s *samples, seconds float64) []stat {
-	for _, p := range a.percentiles {
+// sketchStats is stats for a sketch: it walks over its bins, the lowest first.
+func (s *samples) sketchStats(dst []stat, percentiles []percentile, seconds float64) []stat {
+	for _, p := range percentiles {
 		in := math.Floor(math.Abs(p.percent)/100*s.n + 0.5)
 		if in == 0 {
 			continue
