@@ -47,6 +47,7 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 		case err == nil: // a name was freed
 			retry.reset()
 		default:
+			h.enter(Claiming)
 			h.outage.failed(err, retry.failures)
 			h.sleep(ctx, retry.next())
 		}

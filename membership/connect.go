@@ -85,8 +85,8 @@ func ParseEndpoint(text string) (*url.URL, error) {
 	if u.User != nil {
 		return nil, errors.New("an endpoint is no more than scheme, host and port; a user goes to etcd.username and etcd.password_file")
 	}
-	_, portErr := strconv.ParseUint(u.Port(), 10, 16)
-	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || portErr != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+	port, _ := strconv.ParseUint(u.Port(), 10, 16)
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || port == 0 || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no endpoint", text)
 	}
 	u.Path = ""

@@ -311,9 +311,13 @@ func readPast(ctx context.Context, c *Client, pool, name string, since time.Time
 	now := time.Now()
 	var ofName []Tenure
 	take := func() { // all of a name are read
-		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !lasts(t, stand[t.Name]) })
+		slices.SortFunc(ofName, inOrderOfEtcd)
+		for i, t := range ofName {
+			ofName[i].Lasts = lasts(t, stand[t.Name])
+		}
+		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !t.Lasts })
 		for _, t := range closeByNext(dated) {
-			if t.Lasts = lasts(t, stand[t.Name]); t.inFuture(now) {
+			if t.inFuture(now) {
 				t.From = time.Time{}
 			}
 			if wanted(t) {

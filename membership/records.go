@@ -86,7 +86,7 @@ func (r *records) do(ctx context.Context, j *job) (over bool) {
 	}
 	if j.retry.failures == recordTries-1 {
 		if ctx.Err() == nil {
-			r.log.Warn("tenures not recorded; the name's next holder does it", "name", j.name, "err", err)
+			r.log.Warn("record not written", "name", j.name, "err", err)
 		}
 		return true
 	}

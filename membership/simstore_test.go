@@ -19,6 +19,7 @@ type simStore struct {
 	mu       sync.Mutex
 	down     bool          // requests are not answered before their time-out
 	stuck    bool          // renewals alone are not
+	full     bool          // claims alone are refused
 	delay    time.Duration // of every answer
 	renewals []time.Duration
 }
@@ -112,6 +113,12 @@ func (s *simStore) grant(ctx context.Context) (granted lease, err error) {
 }
 
 func (s *simStore) claim(ctx context.Context, under lease, ask asking) (c claimed, err error) {
+	s.mu.Lock()
+	full := s.full
+	s.mu.Unlock()
+	if full {
+		return claimed{}, errSimDown
+	}
 	lease, own := under.id, ask.own
 	err = s.request(ctx, func(e *simEtcd) error {
 		marked := e.now() < e.marked

@@ -475,11 +475,15 @@ func TestTenuresForPeople(t *testing.T) {
 	put("Denali", 300, 0, 2, "homer") // crashed
 	put("Denali", 400, 0, lease, "marge")
 	put("Denali2", 350, 0, 3, "homer")
+	put("Foraker", 900, 0, 4, "lisa") // her clock was ahead
+	put("Foraker", 500, 0, lease, "marge")
 	if _, err := c.Put(t.Context(), tenuresKey(cfg.Pool)+"Denali/junk", "{}"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge", clientv3.WithLease(lease)); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"Denali", "Foraker"} {
+		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, "marge", clientv3.WithLease(lease)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	show := func(ts []Tenure, err error) (lines []string) {
 		for _, r := range ts {
@@ -498,6 +502,11 @@ func TestTenuresForPeople(t *testing.T) {
 		"Denali marge 400-0  true", "Denali homer 300-400 expired false", "Denali marge 100-200 release false",
 	}; !slices.Equal(got, want) {
 		t.Errorf("of Denali: got %q, want %q", got, want)
+	}
+	if got, want := show(TenuresOf(t.Context(), c, cfg.Pool, "Foraker")), []string{
+		"Foraker marge 500-0  true", "Foraker lisa 900-900 expired false",
+	}; !slices.Equal(got, want) {
+		t.Errorf("of Foraker: got %q, want %q", got, want)
 	}
 	if got, want := show(TenuresBy(t.Context(), c, cfg.Pool, "homer")), []string{
 		"Denali2 homer 350-0  false", "Denali homer 300-400 expired false",

@@ -305,5 +305,18 @@ func TestWaitingInAnOutage(t *testing.T) {
 		if got := r.State(); got != Waiting {
 			t.Errorf("after it: state %s, want waiting", got)
 		}
+
+		// One is freed, and etcd takes no claim: its database is full.
+		way.mu.Lock()
+		way.full = true
+		way.mu.Unlock()
+		e.mu.Lock()
+		close(e.freed)
+		e.freed = make(chan struct{})
+		e.mu.Unlock()
+		pass(t, time.Second)
+		if got := r.State(); got != Claiming {
+			t.Errorf("a claim refused: state %s, want claiming", got)
+		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,9 +90,9 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 		switch {
 		case err != nil:
 			ps.Addf(path, endpointHint(endpoint), "%v", err)
-		case c.TLS != tlsConfig{} && u.Scheme != "https":
+		case c.TLS != tlsConfig{} && !isHTTPS(u):
 			ps.Addf(path, "https://"+u.Host+", or remove etcd.tls", "etcd.tls is given, and this endpoint is not https://")
-		case c.isHTTPS() != (u.Scheme == "https"):
+		case c.isHTTPS() != isHTTPS(u):
 			ps.Addf(path, "use https:// for all", "http:// and https:// endpoints are mixed")
 		}
 	}
@@ -99,8 +100,14 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 
 // isHTTPS says whether the first endpoint, and so all of them, asks for TLS.
 func (c etcdConfig) isHTTPS() bool {
-	return len(c.Endpoints) > 0 && strings.HasPrefix(c.Endpoints[0], "https://")
+	if len(c.Endpoints) == 0 {
+		return false
+	}
+	u, err := membership.ParseEndpoint(c.Endpoints[0])
+	return err == nil && isHTTPS(u)
 }
+
+func isHTTPS(u *url.URL) bool { return u.Scheme == "https" }
 
 // password reads the password file; "" if there is none.
 func (c etcdConfig) password() (string, error) {

@@ -49,7 +49,7 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
 	case errors.Is(err, membership.ErrNoLease):
 		return hinted{fmt.Errorf("%s (%s): %w", c.Name, owner, err), cfg.Etcd.etcdctl() + " del /prefixproxy/" + cfg.Membership.Pool + "/names/" + c.Name}
 	case err != nil && owner != "" && errors.Is(err, context.DeadlineExceeded):
-		return hinted{err, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out"}
+		return hinted{err, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/" + cfg.Membership.Pool + "/released/ is not told"}
 	case err != nil:
 		return cfg.Etcd.explain(ctx, err)
 	}

@@ -4,6 +4,8 @@ package testbed
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +36,7 @@ func newFaraway(t testing.TB) *faraway {
 	}
 	lookPath(t, "ip", "iproute2")
 	n := faraways.Add(1)
-	subnet := fmt.Sprintf("198.18.%d", (os.Getpid()+int(n))%256)
+	subnet := freeSubnet(t, "198.18")
 	f := &faraway{t: t, name: fmt.Sprintf("ppx%d-%d", os.Getpid(), n), host: subnet + ".2"}
 	if out, err := exec.Command("ip", "netns", "add", f.name).CombinedOutput(); err != nil {
 		t.Skipf("no network namespace can be made here: %v: %s", err, out)
@@ -46,6 +48,21 @@ func newFaraway(t testing.TB) *faraway {
 	f.ip("-n", f.name, "addr", "add", f.host+"/24", "dev", "far")
 	f.connect()
 	return f
+}
+
+// freeSubnet returns the first three numbers of a subnet that no other test on this
+// machine has, until the test ends: who has it listens at a socket of that name.
+func freeSubnet(t testing.TB, of string) string {
+	t.Helper()
+	for _, n := range rand.Perm(256) {
+		subnet := fmt.Sprintf("%s.%d", of, n)
+		if taken, err := net.Listen("unix", "@prefixproxy-"+subnet); err == nil {
+			t.Cleanup(func() { taken.Close() })
+			return subnet
+		}
+	}
+	t.Fatalf("no subnet of %s is free", of)
+	return ""
 }
 
 // near is our own address, as the machine sees it.

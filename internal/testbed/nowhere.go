@@ -36,8 +36,8 @@ func newNowhere(t testing.TB, delay time.Duration) *nowhere {
 	}
 	lookPath(t, "ip", "iproute2")
 	n := faraways.Add(1)
-	subnet := fmt.Sprintf("198.19.%d.", (os.Getpid()+int(n))%256)
-	w := &nowhere{here: subnet + "1", silent: subnet + "2", late: subnet + "3", delay: delay}
+	subnet := freeSubnet(t, "198.19")
+	w := &nowhere{here: subnet + ".1", silent: subnet + ".2", late: subnet + ".3", delay: delay}
 	name := fmt.Sprintf("ppxn%d-%d", os.Getpid()%100_000, n)
 	if err := w.open(name); err != nil {
 		t.Skipf("no tun device can be made here: %v", err)
