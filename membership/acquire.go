@@ -6,6 +6,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A tenancy is the claim that Run keeps, with what others need not see of it.
@@ -30,7 +32,7 @@ type tenancy struct {
 // acquire returns a new claim, which Current has from then on; nil when ctx has
 // ended.
 func (h *Holder) acquire(ctx context.Context) *tenancy {
-	retry := retries{jitter: h.jitter}
+	backoff := retry.Backoff{Jitter: h.jitter}
 	h.sleep(ctx, h.spread())
 	for ctx.Err() == nil {
 		held, err := h.attempt(ctx)
@@ -45,11 +47,11 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 			return held
 		case ctx.Err() != nil:
 		case err == nil: // a name was freed
-			retry.reset()
+			backoff.Reset()
 		default:
 			h.enter(Claiming)
-			h.outage.failed(err, retry.failures)
-			h.sleep(ctx, retry.next())
+			h.outage.failed(err, backoff.Failures)
+			h.sleep(ctx, backoff.Next())
 		}
 	}
 	return nil
@@ -154,7 +156,7 @@ func (h *Holder) wait(ctx context.Context) error {
 
 	again := time.NewTimer(h.askAgain())
 	defer again.Stop()
-	retry := retries{jitter: h.jitter}
+	backoff := retry.Backoff{Jitter: h.jitter}
 	for next := time.Duration(0); ; {
 		beat := time.NewTimer(next)
 		h.pulse.Rest()
@@ -173,7 +175,7 @@ func (h *Holder) wait(ctx context.Context) error {
 		case err == nil:
 			h.enter(Waiting)
 			h.outage.over()
-			retry.reset()
+			backoff.Reset()
 			h.lease.sent = sent
 			next = renewEvery(h.lease.ttl)
 		case errors.Is(err, Expired):
@@ -183,8 +185,8 @@ func (h *Holder) wait(ctx context.Context) error {
 			return err
 		default:
 			h.enter(Claiming)
-			h.outage.failed(err, retry.failures)
-			next = sent + retry.next() - h.now()
+			h.outage.failed(err, backoff.Failures)
+			next = sent + backoff.Next() - h.now()
 		}
 	}
 }
@@ -217,7 +219,10 @@ func (h *Holder) within(ctx context.Context, timeOut time.Duration, f func(conte
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeOut)
 	defer cancel()
-	err := h.store.failed(f(ctx), begun)
+	err := f(ctx)
+	if !isAnswer(err) {
+		err = h.store.Failed(err, begun)
+	}
 	h.checkDataLoss(err)
 	return err
 }

@@ -4,7 +4,8 @@
 //
 // Join and Members are the small calls: claim, and see who is there. A Holder
 // is the daemon's way: it claims a name, keeps it, and claims another when it
-// is lost. Consumers ask Current before each use of the name.
+// is lost. Consumers ask Current before each use of the name. Package etcd, below,
+// is its way to etcd.
 //
 // # A lease's walk
 //
@@ -28,10 +29,6 @@
 //	outage.go       when etcd fails us: what is said, and when to try again
 //	store.go        how all this lies in etcd
 //	renewstream.go  renewals over one stream
-//	client.go       the etcd client of a Holder: one member at a time
-//	connect.go      the connection to that member, and to the next
-//	login.go        one login for a token
-//	causes.go       what errors mean, and what a person can do
 //	read.go         how much is read of etcd at a time
 //	list.go         what people ask: who is there, who waits, who was, and where one has been
 //	glance.go       what a page asks, again and again, for one request

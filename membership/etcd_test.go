@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // sharedEtcd is one server for the tests that do not stop theirs; each test
@@ -43,14 +44,14 @@ func withSharedEtcd(m *testing.M) int {
 }
 
 // newClient returns a client of s that ends with the test.
-func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *Client {
+func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *etcd.Client {
 	t.Helper()
-	return newClientOf(t, ClientConfig{Endpoints: []string{s.Endpoint()}}, interceptors...)
+	return newClientOf(t, etcd.Config{Endpoints: []string{s.Endpoint()}}, interceptors...)
 }
 
-func newClientOf(t *testing.T, cfg ClientConfig, interceptors ...grpc.UnaryClientInterceptor) *Client {
+func newClientOf(t *testing.T, cfg etcd.Config, interceptors ...grpc.UnaryClientInterceptor) *etcd.Client {
 	t.Helper()
-	c, err := newClientWith(cfg, grpc.WithChainUnaryInterceptor(interceptors...))
+	c, err := etcd.New(cfg, grpc.WithChainUnaryInterceptor(interceptors...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ type running struct {
 }
 
 // start runs a holder until the test ends, at the latest.
-func start(t *testing.T, c *Client, cfg Config, state *StateDir) running {
+func start(t *testing.T, c *etcd.Client, cfg Config, state *StateDir) running {
 	t.Helper()
 	h, err := NewHolder(c, cfg, state, testLog(t))
 	if err != nil {
@@ -100,8 +101,8 @@ func start(t *testing.T, c *Client, cfg Config, state *StateDir) running {
 
 // startQuick is start on a machine so quick that every grant is answered before there
 // can be another leader: its lease has a term.
-func startQuick(t *testing.T, c *Client, cfg Config) running {
-	return run(t, newHolder(c.store(cfg), cfg, nil, func() time.Duration { return boottime() / 20 }, testLog(t)))
+func startQuick(t *testing.T, c *etcd.Client, cfg Config) running {
+	return run(t, newHolder(storeOf(c, cfg), cfg, nil, func() time.Duration { return boottime() / 20 }, testLog(t)))
 }
 
 func run(t *testing.T, h *Holder) running {
@@ -158,7 +159,7 @@ func newState(t *testing.T, dir string) *StateDir {
 }
 
 // look returns who holds the names of a pool.
-func look(t *testing.T, c *Client, cfg Config) ([]Tenant, error) {
+func look(t *testing.T, c *etcd.Client, cfg Config) ([]Tenant, error) {
 	t.Helper()
 	v, err := Look(t.Context(), c, cfg.Pool, cfg.Names)
 	return v.Held, err

@@ -8,11 +8,12 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // connect returns a client of an etcd of its own. In a program, the endpoints
 // come from the configuration.
-func connect() (client *membership.Client, done func()) {
+func connect() (client *etcd.Client, done func()) {
 	dir, err := os.MkdirTemp("", "membership")
 	if err != nil {
 		log.Fatal(err)
@@ -21,7 +22,7 @@ func connect() (client *membership.Client, done func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	client, err = membership.NewClient(membership.ClientConfig{Endpoints: []string{server.Endpoint()}})
+	client, err = etcd.New(etcd.Config{Endpoints: []string{server.Endpoint()}})
 	if err != nil {
 		log.Fatal(err)
 	}

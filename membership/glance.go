@@ -8,6 +8,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // What a page asks a pool again and again: it costs etcd one request, of what the member
@@ -56,7 +58,7 @@ const (
 // LookAt returns a pool at a glance, with some of its past: AsksPerGlance at most. It is
 // one request for as many as 1,000 names; more where somebody has put values there that
 // are too long.
-func LookAt(ctx context.Context, c *Client, pool string, names []string, asks []AskPast) (g Glance, err error) {
+func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, asks []AskPast) (g Glance, err error) {
 	read := reader(c.Do)
 	spans := []keySpan{under(namesKey(pool)), under(waitingKey(pool))}
 	for _, ask := range asks[:min(len(asks), AsksPerGlance)] {
@@ -72,7 +74,7 @@ func LookAt(ctx context.Context, c *Client, pool string, names []string, asks []
 		}
 	}
 	if err != nil {
-		return Glance{}, fmt.Errorf("look at pool %s: %w", pool, c.trouble(err))
+		return Glance{}, fmt.Errorf("look at pool %s: %w", pool, c.Trouble(err))
 	}
 	stand := make(map[string]Standing)
 	holds := make(map[clientv3.LeaseID]bool)

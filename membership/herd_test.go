@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // The table of docs/PERFORMANCE.md:
@@ -64,10 +65,10 @@ type joined struct {
 
 // joinAtOnce starts n hosts on an etcd of their own; join returns the name that
 // it got.
-func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *Client) string) joined {
+func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *etcd.Client) string) joined {
 	server := devetcdtest.Start(t)
 	j := joined{names: make(map[string]int), cost: make([]*requests, n)}
-	clients := make([]*Client, n)
+	clients := make([]*etcd.Client, n)
 	for i := range clients {
 		j.cost[i] = new(requests)
 		clients[i] = newClient(t, server, j.cost[i].count)
@@ -135,7 +136,7 @@ func TestManyStartAtOnce(t *testing.T) {
 			cfg := testConfig(t, PrefixedNumerics("web-", n)...)
 			cfg.TTL = 10 * time.Minute // nobody renews while we count, or loses a name
 			holders := make([]running, n)
-			ours := joinAtOnce(t, n, func(t *testing.T, i int, c *Client) string {
+			ours := joinAtOnce(t, n, func(t *testing.T, i int, c *etcd.Client) string {
 				h, err := NewHolder(c, cfg, nil, slog.New(slog.DiscardHandler))
 				if err != nil {
 					t.Error(err)
@@ -166,7 +167,7 @@ func TestManyStartAtOnce(t *testing.T) {
 			if !*joinsOriginal {
 				return
 			}
-			original := joinAtOnce(t, n, func(t *testing.T, i int, c *Client) string { return joinOriginally(t, c, cfg.Names) })
+			original := joinAtOnce(t, n, func(t *testing.T, i int, c *etcd.Client) string { return joinOriginally(t, c, cfg.Names) })
 			original.check(t, cfg.Names)
 			grants, reads, txns, all = original.most()
 			fmt.Fprintf(&table, "| | one name after the other | %d | %d | %.2f s |\n", all, grants+reads+txns, original.took.Seconds())
@@ -178,7 +179,7 @@ func TestManyStartAtOnce(t *testing.T) {
 
 // joinOriginally is the algorithm of the original library: a transaction for
 // each name, in their order, until one is free.
-func joinOriginally(t *testing.T, c *Client, names []string) string {
+func joinOriginally(t *testing.T, c *etcd.Client, names []string) string {
 	lease, err := c.Grant(t.Context(), 600)
 	if err != nil {
 		t.Error(err)

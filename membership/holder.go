@@ -13,6 +13,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // The rhythm of a holder. A claim may be used for two thirds of the TTL after
@@ -36,7 +38,7 @@ type Holder struct {
 	saver  *saver
 	now    clock
 	wall   func() time.Time // for what Carbon lines and people are told, and no lease
-	jitter jitter           // of retries
+	jitter retry.Jitter     // of retries
 	log    *slog.Logger
 
 	pulse  pulse.Pulse           // of Run
@@ -82,7 +84,7 @@ type dataLoss struct {
 // NewHolder returns a holder that has not begun; it does not ask etcd for
 // anything. It refuses a configuration that does not Validate. A nil state is no
 // memory: every start is a host's first. A nil log discards.
-func NewHolder(c *Client, cfg Config, state *StateDir, log *slog.Logger) (*Holder, error) {
+func NewHolder(c *etcd.Client, cfg Config, state *StateDir, log *slog.Logger) (*Holder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -93,7 +95,7 @@ func NewHolder(c *Client, cfg Config, state *StateDir, log *slog.Logger) (*Holde
 		}
 		cfg.Owner = showOwner(host)
 	}
-	return newHolder(c.store(cfg), cfg, state, boottime, log), nil
+	return newHolder(storeOf(c, cfg), cfg, state, boottime, log), nil
 }
 
 func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Logger) *Holder {
@@ -105,7 +107,7 @@ func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Lo
 		store:   store,
 		now:     now,
 		wall:    time.Now,
-		jitter:  randomly,
+		jitter:  retry.Randomly,
 		log:     log.With("pool", cfg.Pool),
 		losses:  make(map[Loss]*atomic.Uint64),
 		changed: make(chan struct{}),
@@ -171,7 +173,7 @@ func (h *Holder) Turns() uint64 { return h.pulse.Turns() }
 func (h *Holder) sleep(ctx context.Context, d time.Duration) bool {
 	h.pulse.Rest()
 	defer h.pulse.Work()
-	return sleep(ctx, d)
+	return retry.Sleep(ctx, d)
 }
 
 // Stats returns the counts.
@@ -333,7 +335,7 @@ func await(ctx context.Context, done <-chan struct{}) error {
 func (h *Holder) warnOldServer(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL)
 	defer cancel()
-	if version, err := h.store.version(ctx); err == nil && isOld(version) {
+	if version, err := h.store.Version(ctx); err == nil && isOld(version) {
 		h.log.Warn("old etcd server", "version", version, "hint", "upgrade to 3.4.44, 3.5.33, 3.6.14, 3.7.1 or later: older ones renew leases after their end, and have holes in the access checks of transactions and watches")
 	}
 }

@@ -23,12 +23,13 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // race starts n holders at once and returns the names that they got, sorted by
 // the revision of their claims.
 func race(t *testing.T, cfg Config, n int) (holders []running, names []string) {
-	clients := make([]*Client, 4)
+	clients := make([]*etcd.Client, 4)
 	for i := range clients {
 		clients[i] = newClient(t, sharedEtcd)
 	}
@@ -86,24 +87,24 @@ func TestLosses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		want Loss
-		take func(c *Client, held *Claim) error
+		take func(c *etcd.Client, held *Claim) error
 	}{
-		{Deleted, func(c *Client, held *Claim) error {
+		{Deleted, func(c *etcd.Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.key)
 			return err
 		}},
-		{Overwritten, func(c *Client, held *Claim) error {
+		{Overwritten, func(c *etcd.Client, held *Claim) error {
 			_, err := c.Put(context.Background(), held.key, held.owner) // without our lease
 			return err
 		}},
-		{Lost, func(c *Client, held *Claim) error {
+		{Lost, func(c *etcd.Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.key)
 			if err == nil {
 				_, err = c.Put(context.Background(), held.key, "marge")
 			}
 			return err
 		}},
-		{Expired, func(c *Client, held *Claim) error {
+		{Expired, func(c *etcd.Client, held *Claim) error {
 			_, err := c.Revoke(context.Background(), held.lease)
 			return err
 		}},
@@ -202,10 +203,10 @@ func TestEtcdIsWiped(t *testing.T) {
 
 // What a person must mend is said as such, once, with the remedy.
 func TestEtcdRefusesUs(t *testing.T) {
+	client := newClientOf(t, etcd.Config{Endpoints: []string{"127.0.0.1:1"}})
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		start := time.Now()
-		client := &Client{connector: &connector{}, login: &login{}, etcdctl: "etcdctl"}
 		o := outage{
 			log:    slog.New(slog.NewTextHandler(&log, nil)),
 			now:    func() time.Duration { return time.Since(start) },
@@ -216,7 +217,7 @@ func TestEtcdRefusesUs(t *testing.T) {
 			if i > 2 && i != 5 { // and back, as members that fail in different ways do
 				err = rpctypes.ErrNoLeader
 			}
-			o.failed(client.trouble(fmt.Errorf("claim a name: %w", err)), i)
+			o.failed(client.Trouble(fmt.Errorf("claim a name: %w", err)), i)
 			pass(t, time.Second)
 		}
 		o.over()
@@ -419,7 +420,7 @@ func TestReleaseFreesAtOnce(t *testing.T) {
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	server := devetcdtest.Start(t)
-	enableUsers(t, newClient(t, server))
+	devetcdtest.EnableUsers(t, newClient(t, server).Client)
 	server.Close()
 	client := newUserClient(t, server, "prefixproxy", "p")
 	h := start(t, client, waitingConfig(t), nil)
@@ -453,7 +454,7 @@ func TestTurnsOfALongList(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	turns, err := client.store(cfg).turns(t.Context(), 0, asking{names: cfg.Names})
+	turns, err := storeOf(client, cfg).turns(t.Context(), 0, asking{names: cfg.Names})
 	if err != nil {
 		t.Fatal(err)
 	}

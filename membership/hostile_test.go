@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // Who may write to etcd may write anything there. Whatever it is, it costs no
@@ -54,7 +55,7 @@ func TestReadBackAmongForeignKeys(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
-	s := c.store(cfg)
+	s := storeOf(c, cfg)
 	under := lease{id: newLease(t, c), ttl: time.Minute}
 	put := func(name, owner string) {
 		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, owner, clientv3.WithLease(under.id)); err != nil {
@@ -93,7 +94,7 @@ func TestLongValues(t *testing.T) {
 	before := Tenure{Name: "Denali", Owner: "marge", From: now.Add(-time.Hour), To: now.Add(-time.Minute), Ended: released}
 	put(tenuresKey(cfg.Pool)+"Denali/"+recordID(before.From, 1), before.value())
 
-	if _, err := c.Get(t.Context(), tenuresKey(cfg.Pool), clientv3.WithPrefix()); !isTooLong(err) {
+	if _, err := c.Get(t.Context(), tenuresKey(cfg.Pool), clientv3.WithPrefix()); !etcd.IsTooLong(err) {
 		t.Errorf("an answer of 12 MiB: got %v, want that it is too long", err)
 	}
 	h := start(t, c, cfg, nil)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // keep renews held until it is lost, or ctx ends.
@@ -11,7 +13,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	defer h.store.stopRenewing()
 	every := renewEvery(held.ttl)
 	suspended := !held.Valid()
-	retry := retries{jitter: h.jitter}
+	backoff := retry.Backoff{Jitter: h.jitter}
 	next := held.sent + every
 	for h.sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
@@ -33,7 +35,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 
 		// 3. Failed: again, on the next member at once and then less often.
 		if err != nil {
-			h.outage.failed(err, retry.failures)
+			h.outage.failed(err, backoff.Failures)
 			if sent-held.sent > overdue(held.ttl) && h.look(ctx, held) {
 				return
 			}
@@ -41,13 +43,13 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 				suspended = true
 				h.log.Warn("name suspended", "name", held.name)
 			}
-			next = sent + retry.next()
+			next = sent + backoff.Next()
 			continue
 		}
 
 		// 4. Renewed.
 		h.outage.over()
-		retry.reset()
+		backoff.Reset()
 		held.sent = sent
 		next = sent + every
 		if from := held.usableFrom(); from > sent {

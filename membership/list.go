@@ -14,6 +14,9 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // What people ask a pool: who is there, who was, and where one has been.
@@ -76,8 +79,8 @@ type View struct {
 
 // Look returns a pool with what is left of each lease, which is a request for each
 // name that is held, and one for every 120.
-func Look(ctx context.Context, c *Client, pool string, names []string) (v View, err error) {
-	stand, err := readNames(ctx, c.do, pool)
+func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v View, err error) {
+	stand, err := readNames(ctx, c.Ask, pool)
 	if err != nil {
 		return View{}, err
 	}
@@ -104,7 +107,7 @@ func Look(ctx context.Context, c *Client, pool string, names []string) (v View, 
 		return View{}, fmt.Errorf("read what is left of the leases of pool %s: %w", pool, err)
 	}
 	var waiting []*mvccpb.KeyValue
-	if err := reader(c.do).all(ctx, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { waiting = append(waiting, kv) }); err != nil {
+	if err := reader(c.Ask).all(ctx, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { waiting = append(waiting, kv) }); err != nil {
 		return View{}, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
 	}
 	v.Waiting = waitersOf(pool, waiting, holds)
@@ -116,13 +119,13 @@ const recordsPerClaim = 8
 
 // readSince fills Since in from the record of the claim that stands at each name, which
 // is among the last: the very last may be none of ours.
-func readSince(ctx context.Context, c *Client, pool string, held []Tenant) error {
+func readSince(ctx context.Context, c *etcd.Client, pool string, held []Tenant) error {
 	spans := make([]keySpan, len(held))
 	for i, h := range held {
 		spans[i] = lastTenures(pool, h.Name)
 		spans[i].limit = recordsPerClaim
 	}
-	pages, err := reader(c.do).pages(ctx, spans)
+	pages, err := reader(c.Ask).pages(ctx, spans)
 	if err != nil {
 		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
 	}
@@ -140,9 +143,9 @@ func readSince(ctx context.Context, c *Client, pool string, held []Tenant) error
 func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.open() && s.Lease == t.Lease }
 
 // ask fills in what its lease tells of h.
-func (h *Tenant) ask(ctx context.Context, c *Client) error {
+func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
 	var resp *clientv3.LeaseTimeToLiveResponse
-	err := c.try(ctx, func(ctx context.Context) (err error) {
+	err := c.Try(ctx, func(ctx context.Context) (err error) {
 		resp, err = c.TimeToLive(ctx, h.Lease)
 		return err
 	})
@@ -184,7 +187,7 @@ func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]b
 // MostHeld returns how many names of a pool were held at once at most since a
 // moment, as far as is recorded. Of a name that is held it reads no more than the
 // first 250 tenures since then.
-func MostHeld(ctx context.Context, c *Client, pool string, since time.Time) (int, error) {
+func MostHeld(ctx context.Context, c *etcd.Client, pool string, since time.Time) (int, error) {
 	now := time.Now()
 	type change struct {
 		at time.Time
@@ -230,9 +233,9 @@ var (
 
 // AskFor asks the holder of a name to let go of it, and to stay away from it for
 // one TTL, and waits until it has. It returns who that was.
-func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, err error) {
+func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner string, err error) {
 	key := namesKey(pool) + name
-	resp, err := c.do(ctx, clientv3.OpGet(key))
+	resp, err := c.Ask(ctx, clientv3.OpGet(key))
 	if err != nil {
 		return "", fmt.Errorf("read who holds %s: %w", name, err)
 	}
@@ -243,7 +246,7 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 	if held.Lease == 0 {
 		return held.Owner, ErrNoLease
 	}
-	err = c.try(ctx, func(ctx context.Context) error {
+	err = c.Try(ctx, func(ctx context.Context) error {
 		left, err := c.TimeToLive(ctx, held.Lease)
 		if err != nil {
 			return err
@@ -259,14 +262,14 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 		return held.Owner, fmt.Errorf("ask for %s: %w", name, err)
 	}
 	for {
-		resp, err := c.do(ctx, clientv3.OpGet(key))
+		resp, err := c.Ask(ctx, clientv3.OpGet(key))
 		if err != nil {
 			return held.Owner, fmt.Errorf("wait for %s: %w", name, err)
 		}
 		if kvs := resp.Get().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != held.Revision {
 			return held.Owner, nil
 		}
-		if !sleep(ctx, 200*time.Millisecond) {
+		if !retry.Sleep(ctx, 200*time.Millisecond) {
 			return held.Owner, fmt.Errorf("%s has not let go of %s: %w", held.Owner, name, ctx.Err())
 		}
 	}
@@ -275,7 +278,7 @@ func AskFor(ctx context.Context, c *Client, pool, name string) (owner string, er
 // TenuresOf returns who holds and held name, the latest first. A tenure that a
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
-func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, error) {
+func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure, error) {
 	stand, past, err := readPast(ctx, c, pool, name, time.Time{}, func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
@@ -294,7 +297,7 @@ func TenuresOf(ctx context.Context, c *Client, pool, name string) ([]Tenure, err
 
 // TenuresBy returns which names owner holds and held, the latest first. It
 // reads all records of the pool, by the thousand.
-func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, error) {
+func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenure, error) {
 	_, past, err := readPast(ctx, c, pool, "", time.Time{}, func(t Tenure) bool { return t.Owner == owner })
 	return past, err
 }
@@ -303,15 +306,14 @@ func TenuresBy(ctx context.Context, c *Client, pool, owner string) ([]Tenure, er
 // "" (and since a moment, as readRecords says), the one claimed last first; and what
 // stands at the pool's names. Tenures of the future are left out, but for one that
 // lasts: since when is not known then.
-func readPast(ctx context.Context, c *Client, pool, name string, since time.Time, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
-	stand, err = readNames(ctx, c.do, pool)
+func readPast(ctx context.Context, c *etcd.Client, pool, name string, since time.Time, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
+	stand, err = readNames(ctx, c.Ask, pool)
 	if err != nil {
 		return nil, nil, err
 	}
 	now := time.Now()
 	var ofName []Tenure
 	take := func() { // all of a name are read
-		slices.SortFunc(ofName, inOrderOfEtcd)
 		for i, t := range ofName {
 			ofName[i].Lasts = lasts(t, stand[t.Name])
 		}
@@ -337,9 +339,9 @@ func readPast(ctx context.Context, c *Client, pool, name string, since time.Time
 		ofName = append(ofName, t)
 	}
 	if name != "" {
-		err = reader(c.do).all(ctx, under(tenuresKey(pool)+name+"/"), each)
+		err = reader(c.Ask).all(ctx, under(tenuresKey(pool)+name+"/"), each)
 	} else {
-		err = readRecords(ctx, c.do, pool, maps.Keys(stand), since, each)
+		err = readRecords(ctx, c.Ask, pool, maps.Keys(stand), since, each)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)

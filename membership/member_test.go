@@ -10,9 +10,11 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-func newLease(t *testing.T, c *Client) clientv3.LeaseID {
+func newLease(t *testing.T, c *etcd.Client) clientv3.LeaseID {
 	t.Helper()
 	resp, err := c.Grant(t.Context(), 60)
 	if err != nil {
@@ -83,7 +85,7 @@ func longestLadder(s *etcdStore, names int) []rung {
 func TestLadderFitsIntoATransaction(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := c.store(testConfig(t))
+	s := storeOf(c, testConfig(t))
 	for names, want := range map[int]error{
 		namesPerTxn:     nil,
 		namesPerTxn + 1: rpctypes.ErrTooManyOps,
@@ -106,7 +108,7 @@ func TestOneLeaseOneName(t *testing.T) {
 	for _, names := range [][]string{Mountains()[:1], Mountains(), PrefixedNumerics("web-", 200)} {
 		cfg := testConfig(t, names...)
 		cfg.Pool += fmt.Sprint(len(names))
-		s := c.store(cfg)
+		s := storeOf(c, cfg)
 		under := lease{id: newLease(t, c)}
 		first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 		if err != nil {
@@ -133,7 +135,7 @@ func TestOneLeaseOneName(t *testing.T) {
 func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := c.store(testConfig(t))
+	s := storeOf(c, testConfig(t))
 	under := lease{id: newLease(t, c)}
 	first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 	if err != nil {
@@ -167,7 +169,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s := c.store(cfg)
+		s := storeOf(c, cfg)
 		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 var membersRecords = flag.Int("members.records", 20, "how many records each of 1,000 names has in TestManyNamesWithAPast")
@@ -92,8 +93,8 @@ func TestManyNamesWithAPast(t *testing.T) {
 	if err != nil || most != names {
 		t.Errorf("most held: %d (%v), want %d", most, err, names)
 	}
-	if n := read.most.Load(); n > maxAnswerBytes/2 {
-		t.Errorf("one answer had %d bytes, want half of the bound %d at most", n, maxAnswerBytes)
+	if n := read.most.Load(); n > etcd.MaxAnswerBytes/2 {
+		t.Errorf("one answer had %d bytes, want half of the bound %d at most", n, etcd.MaxAnswerBytes)
 	}
 	if n := read.all.Load(); n > names*(perName+2)*300 {
 		t.Errorf("%d bytes read, want 300 for each record of the last days at most", n)

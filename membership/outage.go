@@ -1,12 +1,12 @@
 package membership
 
 import (
-	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // An outage is the time during which etcd fails us. It is said when it begins,
@@ -24,7 +24,7 @@ type outage struct {
 // An Outage is a time during which etcd fails us.
 type Outage struct {
 	Since time.Time // by the wall clock
-	*Trouble
+	*etcd.Trouble
 }
 
 // Outage returns what is wrong with etcd, if its requests fail.
@@ -46,9 +46,9 @@ func (o *outage) failed(err error, before int) {
 	if _, answered := errors.AsType[Loss](err); answered || before == 0 {
 		return
 	}
-	trouble, ok := errors.AsType[*Trouble](err)
+	trouble, ok := errors.AsType[*etcd.Trouble](err)
 	if !ok {
-		trouble = &Trouble{What: "the request failed", err: err}
+		trouble = &etcd.Trouble{What: "the request failed", Err: err}
 	}
 	last, known := o.causes[trouble.What]
 	o.causes[trouble.What] = o.now()
@@ -60,7 +60,7 @@ func (o *outage) failed(err error, before int) {
 	if known && o.now()-last < time.Minute {
 		return
 	}
-	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.err}
+	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.Err}
 	if trouble.Hint != "" {
 		about = append(about, "hint", trouble.Hint)
 	}
@@ -80,44 +80,4 @@ func (o *outage) over() {
 	o.saying = ""
 	clear(o.causes)
 	o.shown.Store(nil)
-}
-
-// retries spaces out attempts: the first after a failure comes at once, the
-// others after 100 ms to 2 s, with jitter.
-type retries struct {
-	jitter   jitter
-	failures int
-}
-
-// A jitter returns a random time from 0 to below d.
-type jitter func(d time.Duration) time.Duration
-
-func randomly(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	return rand.N(d)
-}
-
-func (r *retries) reset() { r.failures = 0 }
-
-// next returns how long to wait after one more failure.
-func (r *retries) next() time.Duration {
-	r.failures++
-	if r.failures == 1 {
-		return 0
-	}
-	d := min(100*time.Millisecond<<min(r.failures-2, 5), 2*time.Second)
-	return d/2 + r.jitter(d/2)
-}
-
-// sleep waits for d; it returns false when ctx has ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
 }

@@ -11,12 +11,14 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // How much is read of etcd at a time, whatever lies there.
 
 // keysPerRead bounds one answer of etcd, as long as the values are those of this
-// program; maxAnswerBytes does in any case.
+// program; etcd.MaxAnswerBytes does in any case.
 const keysPerRead = 1000
 
 // A keySpan is some keys of etcd: the first ones of a range, or the last in an order.
@@ -75,7 +77,7 @@ func (r reader) pages(ctx context.Context, spans []keySpan, opts ...clientv3.OpO
 		ops[i] = s.op(slices.Clone(opts)...)
 	}
 	resp, err := r(ctx, clientv3.OpTxn(nil, ops, nil))
-	if isTooLong(err) {
+	if etcd.IsTooLong(err) {
 		half := len(spans) / 2
 		first, err := r.pages(ctx, spans[:half], opts...)
 		if err != nil {
@@ -98,7 +100,7 @@ func (r reader) pages(ctx context.Context, spans []keySpan, opts ...clientv3.OpO
 // values one by one.
 func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) (keyPage, error) {
 	resp, err := r(ctx, s.op(slices.Clone(opts)...))
-	if !isTooLong(err) {
+	if !etcd.IsTooLong(err) {
 		if err != nil {
 			return keyPage{}, err
 		}
@@ -106,7 +108,7 @@ func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) 
 	}
 	for { // keys can be long, too
 		resp, err = r(ctx, s.op(append(slices.Clone(opts), clientv3.WithKeysOnly())...))
-		if !isTooLong(err) || s.limit == 1 {
+		if !etcd.IsTooLong(err) || s.limit == 1 {
 			break
 		}
 		s.limit = max(s.limit/2, 1)

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // Records are what must be written about tenures: their ends, and what is
@@ -15,7 +17,7 @@ import (
 type records struct {
 	jobs    chan job
 	timeOut time.Duration // of one request
-	jitter  jitter
+	jitter  retry.Jitter
 	log     *slog.Logger
 }
 
@@ -25,8 +27,8 @@ type job struct {
 	wait time.Duration // before it is done
 	do   func(context.Context) error
 
-	due   time.Time
-	retry retries
+	due     time.Time
+	backoff retry.Backoff
 }
 
 const (
@@ -35,12 +37,12 @@ const (
 )
 
 func newRecords(timeOut time.Duration, log *slog.Logger) *records {
-	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: randomly, log: log}
+	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: retry.Randomly, log: log}
 }
 
 // add has j done, or drops it when there are too many.
 func (r *records) add(j job) {
-	j.due, j.retry.jitter = time.Now().Add(j.wait), r.jitter
+	j.due, j.backoff.Jitter = time.Now().Add(j.wait), r.jitter
 	select {
 	case r.jobs <- j:
 	default:
@@ -84,13 +86,13 @@ func (r *records) do(ctx context.Context, j *job) (over bool) {
 	if err == nil {
 		return true
 	}
-	if j.retry.failures == recordTries-1 {
+	if j.backoff.Failures == recordTries-1 {
 		if ctx.Err() == nil {
 			r.log.Warn("record not written", "name", j.name, "err", err)
 		}
 		return true
 	}
-	j.due = time.Now().Add(j.retry.next())
+	j.due = time.Now().Add(j.backoff.Next())
 	return false
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -188,7 +189,7 @@ func (p *process) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := p.holder.Changed()
 		p.host.sim.judge.changed(p)
-		sleep(ctx, time.Microsecond) // it counts a loss just after it tells of it
+		retry.Sleep(ctx, time.Microsecond) // it counts a loss just after it tells of it
 		p.host.sim.judge.noteLoss(p)
 		select {
 		case <-changed:

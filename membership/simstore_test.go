@@ -8,6 +8,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A simStore is one holder's way to a simulated etcd, for tests of timing: it
@@ -68,7 +70,7 @@ func (s *simStore) request(ctx context.Context, do func(e *simEtcd) error) error
 	s.etcd.expire()
 	err := do(s.etcd)
 	s.etcd.mu.Unlock()
-	if !sleep(ctx, delay) {
+	if !retry.Sleep(ctx, delay) {
 		return ctx.Err()
 	}
 	return err
@@ -228,8 +230,8 @@ func (s *simStore) mark(ctx context.Context) error {
 	return s.request(ctx, func(e *simEtcd) error { e.marked = e.now() + s.ttl; return nil })
 }
 
-func (s *simStore) failed(err error, _ time.Time) error     { return err }
-func (s *simStore) version(context.Context) (string, error) { return "3.7.3", nil }
+func (s *simStore) Failed(err error, _ time.Time) error     { return err }
+func (s *simStore) Version(context.Context) (string, error) { return "3.7.3", nil }
 
 // lose makes the simulated etcd one that was restored from an empty backup.
 func (e *simEtcd) lose() {

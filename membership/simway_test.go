@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A way is what lies between one process and etcd: three endpoints, and a
@@ -88,7 +90,7 @@ func (w *way) pick() (e int, ok bool) {
 }
 
 // failed implements route.
-func (w *way) failed(err error, begun time.Time) error {
+func (w *way) Failed(err error, begun time.Time) error {
 	if err == nil || isAnswer(err) {
 		return err
 	}
@@ -101,7 +103,7 @@ func (w *way) failed(err error, begun time.Time) error {
 }
 
 // version implements route.
-func (w *way) version(context.Context) (string, error) { return "3.7.3", nil }
+func (w *way) Version(context.Context) (string, error) { return "3.7.3", nil }
 
 // fate decides on the request what to endpoint e; -1 is any.
 func (w *way) fate(what string, e int) fate {
@@ -164,7 +166,7 @@ func (w *way) request(f fate, do func() (any, error)) chan answer {
 	arrive := func() (a answer) {
 		if elected := w.etcd.lead(); elected != nil {
 			<-elected
-			sleep(context.Background(), f.to) // those that waited are not served at one instant
+			retry.Sleep(context.Background(), f.to) // those that waited are not served at one instant
 		}
 		w.etcd.do(func() { a.resp, a.err = do() })
 		return a
@@ -216,11 +218,11 @@ func call[T any](ctx context.Context, w *way, what string, do func() (T, error))
 	}
 	f := w.fate(what, -1)
 	if f.refused {
-		sleep(ctx, f.to)
+		retry.Sleep(ctx, f.to)
 		return resp, errRefused
 	}
 	if f.isolated && !f.lost {
-		sleep(ctx, f.to+f.fro)
+		retry.Sleep(ctx, f.to+f.fro)
 		return resp, errNoLeader
 	}
 	got, err := w.await(ctx, w.request(f, func() (any, error) { return do() }))
@@ -398,7 +400,7 @@ func (w *way) watch(ctx context.Context, from int64, prefix string) *deletion {
 		// The watch is resumed as often as it takes.
 		for {
 			f := w.fate("watch", -1)
-			if !sleep(ctx, f.to+f.fro) {
+			if !retry.Sleep(ctx, f.to+f.fro) {
 				return nil
 			}
 			if w.etcd.lead() != nil || f.isolated {
@@ -407,7 +409,7 @@ func (w *way) watch(ctx context.Context, from int64, prefix string) *deletion {
 			if !f.refused && !f.lost && !f.answerLost && strings.HasPrefix(found.key, prefix) {
 				return found
 			}
-			if !sleep(ctx, 500*time.Millisecond) {
+			if !retry.Sleep(ctx, 500*time.Millisecond) {
 				return nil
 			}
 		}

@@ -14,6 +14,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // This file alone knows how the claims lie in etcd and what etcd's errors
@@ -96,15 +98,15 @@ type store interface {
 	mark(ctx context.Context) error
 }
 
-// A route is a store's way to one member after the other: a *Client.
+// A route is a store's way to one member after the other: a *etcd.Client.
 type route interface {
-	// failed takes note that a request ended with err, which began at a moment:
+	// Failed takes note that a request ended with err, which began at a moment:
 	// the next one goes to another member if that may help. It returns err with
 	// its cause.
-	failed(err error, begun time.Time) error
+	Failed(err error, begun time.Time) error
 
-	// version returns what the member that is asked runs.
-	version(ctx context.Context) (string, error)
+	// Version returns what the member that is asked runs.
+	Version(ctx context.Context) (string, error)
 }
 
 // asking is what a claim asks for: the name of own if that lives or is free, and
@@ -159,6 +161,10 @@ type etcdStore struct {
 type seen struct {
 	cluster, member, term uint64
 	revision              int64
+}
+
+func storeOf(c *etcd.Client, cfg Config) *etcdStore {
+	return newEtcdStore(c.Client, c, pb.NewLeaseClient(c.ActiveConnection()), cfg)
 }
 
 func newEtcdStore(c *clientv3.Client, route route, leases pb.LeaseClient, cfg Config) *etcdStore {
@@ -390,7 +396,7 @@ func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung) (cl
 		}
 		resp, err := s.client.Get(ctx, string(key))
 		switch {
-		case isTooLong(err):
+		case etcd.IsTooLong(err):
 			continue
 		case err != nil:
 			return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
@@ -422,6 +428,12 @@ func (s *etcdStore) readBack(ctx context.Context, under lease, rungs []rung) (cl
 // errNotOurs is the error of a claim under a lease that has a name which is not
 // ours: somebody has put it there.
 var errNotOurs = errors.New("somebody else has put a name under our lease")
+
+// isAnswer says whether err is what etcd has answered, and no failure to.
+func isAnswer(err error) bool {
+	_, lost := errors.AsType[Loss](err)
+	return lost || errors.Is(err, ErrNoFreeName) || errors.Is(err, errNotOurs) || errors.Is(err, errAsked)
+}
 
 func (s *etcdStore) recordKey(t Tenure) string {
 	return tenuresKey(s.cfg.Pool) + t.Name + "/" + t.id

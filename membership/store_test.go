@@ -12,6 +12,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 func TestIsOld(t *testing.T) {
@@ -75,7 +77,7 @@ func (f *fakeLeases) LeaseKeepAlive(ctx context.Context, _ ...grpc.CallOption) (
 func (s *fakeStream) Send(*pb.LeaseKeepAliveRequest) error { return nil }
 
 func (s *fakeStream) Recv() (*pb.LeaseKeepAliveResponse, error) {
-	if !sleep(s.ctx, s.delay) {
+	if !retry.Sleep(s.ctx, s.delay) {
 		return nil, status.FromContextError(s.ctx.Err()).Err()
 	}
 	return &pb.LeaseKeepAliveResponse{TTL: 15}, nil
@@ -126,7 +128,7 @@ func TestSaw(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newClient(t, sharedEtcd).store(testConfig(t))
+			s := storeOf(newClient(t, sharedEtcd), testConfig(t))
 			if err := s.saw(t.Context(), first); err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +143,7 @@ func TestSaw(t *testing.T) {
 func TestSawALaggingMember(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := c.store(testConfig(t))
+	s := storeOf(c, testConfig(t))
 	now := termOf(t, c)
 	for _, h := range []*pb.ResponseHeader{{MemberId: 1, RaftTerm: now}, {MemberId: 2, RaftTerm: now - 1}} {
 		if err := s.saw(t.Context(), h); err != nil {

@@ -117,7 +117,7 @@ func TestSlowGrantHasNoTerm(t *testing.T) {
 func TestIsGone(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
-	s := c.store(testConfig(t))
+	s := storeOf(c, testConfig(t))
 	l, err := s.grant(t.Context())
 	if err != nil || l.term != termOf(t, c) {
 		t.Fatalf("got term %d (%v), want that of the leader", l.term, err)

@@ -1,7 +1,6 @@
 package membership
 
 import (
-	"net"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,13 +15,4 @@ func boottime() time.Duration {
 		panic("membership: clock_gettime(CLOCK_BOOTTIME): " + err.Error()) // only before Linux 2.6.39
 	}
 	return time.Duration(ts.Nano())
-}
-
-// boundSilence ends a connection whose peer has acknowledged nothing for 5 s.
-func boundSilence(conn net.Conn) {
-	if raw, err := conn.(*net.TCPConn).SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 5000) // else gRPC's pings find out
-		})
-	}
 }

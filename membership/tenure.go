@@ -137,11 +137,9 @@ func readTenures(kvs []*mvccpb.KeyValue, prefix string) []Tenure {
 			ts = append(ts, t)
 		}
 	}
-	slices.SortFunc(ts, inOrderOfEtcd)
+	slices.SortFunc(ts, func(a, b Tenure) int { return cmp.Compare(a.created, b.created) })
 	return ts
 }
-
-func inOrderOfEtcd(a, b Tenure) int { return cmp.Compare(a.created, b.created) }
 
 // inFuture says whether t begins or ends later than now, by more than clocks may
 // differ: somebody's clock is wrong, and whose the seconds were is not known.
@@ -163,7 +161,7 @@ func (t Tenure) end(to time.Time, why string) Tenure {
 	return t
 }
 
-// closeByNext gives those of one name's tenures, which are in etcd's order, that a crash
+// closeByNext gives those of one name's tenures, which are in order, that a crash
 // left without an end the latest that they can have had: the start of the next one. The
 // last one stays as it is, and so does one that lasts.
 func closeByNext(ts []Tenure) []Tenure {

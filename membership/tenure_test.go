@@ -15,10 +15,12 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // recordsOf returns the records of name, in the order of time.
-func recordsOf(t *testing.T, c *Client, pool, name string) []*mvccpb.KeyValue {
+func recordsOf(t *testing.T, c *etcd.Client, pool, name string) []*mvccpb.KeyValue {
 	t.Helper()
 	resp, err := c.Get(t.Context(), tenuresKey(pool)+name+"/", clientv3.WithPrefix())
 	if err != nil {
@@ -28,7 +30,7 @@ func recordsOf(t *testing.T, c *Client, pool, name string) []*mvccpb.KeyValue {
 }
 
 // awaitEnded waits until the n-th record of name has an end, and returns it.
-func awaitEnded(t *testing.T, c *Client, pool, name string, n int) Tenure {
+func awaitEnded(t *testing.T, c *etcd.Client, pool, name string, n int) Tenure {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
@@ -46,7 +48,7 @@ func awaitEnded(t *testing.T, c *Client, pool, name string, n int) Tenure {
 }
 
 // putRecord writes the record of a tenure of another host.
-func putRecord(t *testing.T, c *Client, pool string, r Tenure) {
+func putRecord(t *testing.T, c *etcd.Client, pool string, r Tenure) {
 	t.Helper()
 	r.Owner, r.Lease = cmp.Or(r.Owner, "marge"), 4711
 	key := tenuresKey(pool) + r.Name + "/" + recordID(r.From, r.Lease)
@@ -56,7 +58,7 @@ func putRecord(t *testing.T, c *Client, pool string, r Tenure) {
 }
 
 // termOf returns the term of etcd's leader.
-func termOf(t *testing.T, c *Client) uint64 {
+func termOf(t *testing.T, c *etcd.Client) uint64 {
 	t.Helper()
 	resp, err := c.Get(t.Context(), "/")
 	if err != nil {
@@ -131,16 +133,16 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 // Who loses a name records why.
 func TestRecordTellsTheLoss(t *testing.T) {
 	t.Parallel()
-	for want, take := range map[Loss]func(c *Client, held *Claim) error{
-		Deleted: func(c *Client, held *Claim) error {
+	for want, take := range map[Loss]func(c *etcd.Client, held *Claim) error{
+		Deleted: func(c *etcd.Client, held *Claim) error {
 			_, err := c.Delete(context.Background(), held.key)
 			return err
 		},
-		Overwritten: func(c *Client, held *Claim) error {
+		Overwritten: func(c *etcd.Client, held *Claim) error {
 			_, err := c.Put(context.Background(), held.key, "marge")
 			return err
 		},
-		Expired: func(c *Client, held *Claim) error {
+		Expired: func(c *etcd.Client, held *Claim) error {
 			_, err := c.Revoke(context.Background(), held.lease)
 			return err
 		},
@@ -379,7 +381,7 @@ func TestPrune(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := testConfig(t)
 			test.put(cfg.Pool)
-			s := c.store(cfg)
+			s := storeOf(c, cfg)
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
 			h.wall = func() time.Time { return now.Add(test.ahead) }
 			h.lease = &lease{id: newLease(t, c)}
@@ -504,7 +506,7 @@ func TestTenuresForPeople(t *testing.T) {
 		t.Errorf("of Denali: got %q, want %q", got, want)
 	}
 	if got, want := show(TenuresOf(t.Context(), c, cfg.Pool, "Foraker")), []string{
-		"Foraker marge 500-0  true", "Foraker lisa 900-900 expired false",
+		"Foraker marge 500-0  true", "Foraker lisa 900-0  false",
 	}; !slices.Equal(got, want) {
 		t.Errorf("of Foraker: got %q, want %q", got, want)
 	}

@@ -5,11 +5,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // pass lets the bubble's time go by, and what happens in it settle.
 func pass(t *testing.T, d time.Duration) {
-	sleep(t.Context(), d)
+	retry.Sleep(t.Context(), d)
 	synctest.Wait()
 }
 

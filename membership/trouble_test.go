@@ -16,11 +16,12 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // restored runs two hosts, of which the first alone is in the backup that etcd is restored
 // from, and returns them when the second has let go of its claim and has another.
-func restored(t *testing.T, backUp func(server *devetcd.Server, c *Client, data string) (restore func())) (first, second running) {
+func restored(t *testing.T, backUp func(server *devetcd.Server, c *etcd.Client, data string) (restore func())) (first, second running) {
 	t.Helper()
 	data := filepath.Join(t.TempDir(), "data")
 	server, err := devetcd.Start(data)
@@ -63,7 +64,7 @@ func restored(t *testing.T, backUp func(server *devetcd.Server, c *Client, data 
 // state is back, with its keys and leases.
 func TestEtcdIsRestored(t *testing.T) {
 	t.Parallel()
-	_, second := restored(t, func(server *devetcd.Server, _ *Client, data string) (restore func()) {
+	_, second := restored(t, func(server *devetcd.Server, _ *etcd.Client, data string) (restore func()) {
 		server.Close()
 		if err := os.CopyFS(data+".backup", os.DirFS(data)); err != nil {
 			t.Fatal(err)
@@ -92,7 +93,7 @@ func TestEtcdIsRestoredByEtcdutl(t *testing.T) {
 		t.Skip("PREFIXPROXY_TEST_ETCDUTL is not set: the path of etcdutl 3.6 or later")
 	}
 	t.Parallel()
-	first, second := restored(t, func(server *devetcd.Server, c *Client, data string) (restore func()) {
+	first, second := restored(t, func(server *devetcd.Server, c *etcd.Client, data string) (restore func()) {
 		for range 3 { // elections: terms that the restored one has not had
 			server.Close()
 			if err := server.Restart(); err != nil {
@@ -114,7 +115,7 @@ func TestEtcdIsRestoredByEtcdutl(t *testing.T) {
 	t.Logf("first: %v, second: %v", first.Stats().Losses, second.Stats().Losses)
 }
 
-func saveSnapshot(t *testing.T, c *Client, path string) {
+func saveSnapshot(t *testing.T, c *etcd.Client, path string) {
 	t.Helper()
 	r, err := c.Snapshot(t.Context())
 	if err != nil {
@@ -166,20 +167,20 @@ func TestRefused(t *testing.T) {
 	end := clientv3.GetPrefixRangeEnd("/prefixproxy/")
 	for _, test := range []struct {
 		name       string
-		take, give func(ctx context.Context, root *Client) error
+		take, give func(ctx context.Context, root *etcd.Client) error
 		want       string // in the hint
 	}{
-		{"role taken", func(ctx context.Context, root *Client) error {
+		{"role taken", func(ctx context.Context, root *etcd.Client) error {
 			_, err := root.RoleRevokePermission(ctx, role, "/prefixproxy/", end)
 			return err
-		}, func(ctx context.Context, root *Client) error {
+		}, func(ctx context.Context, root *etcd.Client) error {
 			_, err := root.RoleGrantPermission(ctx, role, "/prefixproxy/", end, clientv3.PermissionType(clientv3.PermReadWrite))
 			return err
 		}, "readwrite on the prefix /prefixproxy/"},
-		{"password expired", func(ctx context.Context, root *Client) error {
+		{"password expired", func(ctx context.Context, root *etcd.Client) error {
 			_, err := root.UserChangePassword(ctx, "prefixproxy", "another")
 			return err
-		}, func(ctx context.Context, root *Client) error {
+		}, func(ctx context.Context, root *etcd.Client) error {
 			_, err := root.UserChangePassword(ctx, "prefixproxy", "p")
 			return err
 		}, "etcd.password_file"},
@@ -187,7 +188,7 @@ func TestRefused(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			server := devetcdtest.Start(t)
-			enableUsers(t, newClient(t, server))
+			devetcdtest.EnableUsers(t, newClient(t, server).Client)
 			root := newUserClient(t, server, "root", "r")
 			l := listener{testLog(t).Handler(), "etcd refuses us", "hint", make(chan string, 1)}
 			h, err := NewHolder(newUserClient(t, server, "prefixproxy", "p"), testConfig(t), nil, slog.New(l))
@@ -220,31 +221,9 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// enableUsers makes the users root and prefixproxy, with passwords r and p.
-func enableUsers(t *testing.T, c *Client) {
+func newUserClient(t *testing.T, s *devetcd.Server, user, password string) *etcd.Client {
 	t.Helper()
-	ctx := t.Context()
-	for _, step := range []func() error{
-		func() error { _, err := c.UserAdd(ctx, "root", "r"); return err },
-		func() error { _, err := c.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := c.UserAdd(ctx, "prefixproxy", "p"); return err },
-		func() error { _, err := c.RoleAdd(ctx, "prefixproxy"); return err },
-		func() error {
-			_, err := c.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := c.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
-		func() error { _, err := c.AuthEnable(ctx); return err },
-	} {
-		if err := step(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func newUserClient(t *testing.T, s *devetcd.Server, user, password string) *Client {
-	t.Helper()
-	return newClientOf(t, ClientConfig{
+	return newClientOf(t, etcd.Config{
 		Endpoints: []string{s.Endpoint()}, Username: user, Password: func() (string, error) { return password, nil },
 	})
 }

@@ -20,13 +20,14 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/events"
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A daemon is the program at work: who we are, the data path, and the page.
 type daemon struct {
 	log      *slog.Logger
-	client   *membership.Client
+	client   *etcd.Client
 	holder   *membership.Holder
 	proxy    *proxy.Proxy
 	admin    *admin.Server // until another one comes by way of pages

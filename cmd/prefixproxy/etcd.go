@@ -13,7 +13,7 @@ import (
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // etcdConfig says how etcd is reached.
@@ -86,7 +86,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 	}
 	for i, endpoint := range c.Endpoints {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
-		u, err := membership.ParseEndpoint(endpoint)
+		u, err := etcd.ParseEndpoint(endpoint)
 		switch {
 		case err != nil:
 			ps.Addf(path, endpointHint(endpoint), "%v", err)
@@ -103,7 +103,7 @@ func (c etcdConfig) isHTTPS() bool {
 	if len(c.Endpoints) == 0 {
 		return false
 	}
-	u, err := membership.ParseEndpoint(c.Endpoints[0])
+	u, err := etcd.ParseEndpoint(c.Endpoints[0])
 	return err == nil && isHTTPS(u)
 }
 
@@ -213,14 +213,14 @@ func (c tlsConfig) config() (*tls.Config, error) {
 
 // client returns a client that connects on demand; the caller closes it. It is
 // not an error that etcd cannot be reached.
-func (c etcdConfig) client() (*membership.Client, error) {
+func (c etcdConfig) client() (*etcd.Client, error) {
 	if _, err := c.password(); err != nil {
 		return nil, err
 	}
 	if _, err := c.TLS.config(); err != nil {
 		return nil, err
 	}
-	return membership.NewClient(membership.ClientConfig{
+	return etcd.New(etcd.Config{
 		Endpoints: c.Endpoints, Username: c.Username, Password: c.password, TLS: c.TLS.config, Etcdctl: c.etcdctl(),
 	})
 }

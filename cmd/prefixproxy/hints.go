@@ -15,7 +15,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -239,7 +239,7 @@ func endpointHint(s string) string {
 		scheme = "https"
 	}
 	hint := scheme + "://" + hostPortHint(strings.TrimPrefix(strings.TrimPrefix(m[3], "http//"), "https//"), "127.0.0.1", "2379")
-	if _, err := membership.ParseEndpoint(hint); err != nil {
+	if _, err := etcd.ParseEndpoint(hint); err != nil {
 		return "http://127.0.0.1:2379"
 	}
 	return hint

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 type historyCmd struct {
@@ -28,7 +29,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 		return usageError{hinted{errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners"}}
 	}
 	var past []membership.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
 		past, err = membership.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})

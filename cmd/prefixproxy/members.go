@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 type membersCmd struct {
@@ -118,7 +119,7 @@ type mostHeld struct {
 // readMembers asks etcd.
 func readMembers(ctx context.Context, cfg config, most *mostHeld) (members, error) {
 	var view membership.View
-	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
+	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
 		if view, err = membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names); err != nil {
 			return err
 		}
@@ -146,7 +147,7 @@ func readMembers(ctx context.Context, cfg config, most *mostHeld) (members, erro
 }
 
 // ask lets question ask etcd, for as long as a person waits.
-func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *membership.Client) error) error {
+func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *etcd.Client) error) error {
 	client, err := c.client()
 	if err != nil {
 		return err
@@ -164,7 +165,7 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *mem
 func (c etcdConfig) explain(ctx context.Context, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
 	hint := c.etcdctl() + " endpoint health"
-	trouble, known := errors.AsType[*membership.Trouble](err)
+	trouble, known := errors.AsType[*etcd.Trouble](err)
 	if known {
 		err, hint = trouble, cmp.Or(trouble.Hint, hint)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 type targetCmd struct {
@@ -64,7 +65,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		return usageError{hinted{err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From)}}
 	}
 	var own, others []membership.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
 		own, others, err = tenuresAround(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})
@@ -93,7 +94,7 @@ const longTarget = 4000
 
 // tenuresAround returns the tenures of owner, and those that others had of the same
 // names.
-func tenuresAround(ctx context.Context, client *membership.Client, pool, owner string) (own, others []membership.Tenure, err error) {
+func tenuresAround(ctx context.Context, client *etcd.Client, pool, owner string) (own, others []membership.Tenure, err error) {
 	if own, err = membership.TenuresBy(ctx, client, pool, owner); err != nil {
 		return nil, nil, err
 	}

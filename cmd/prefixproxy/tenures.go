@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // tenure is what who and history print of one; what is absent is null.
@@ -65,7 +66,7 @@ func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
 func likeOwner(ctx context.Context, cfg config, owner string) string {
 	question := ""
 	host, _, _ := strings.Cut(owner, ".")
-	cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) error {
+	cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) error {
 		pool, err := membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, nil)
 		for _, h := range pool.Held {
 			if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {

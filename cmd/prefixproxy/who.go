@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 type whoCmd struct {
@@ -43,7 +44,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 		}
 	}
 	var past []membership.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *membership.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
 		past, err = membership.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
 		return err
 	})

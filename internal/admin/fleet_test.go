@@ -18,6 +18,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -239,7 +240,7 @@ type failingNames struct{ fakeNames }
 func (failingNames) Outage() (membership.Outage, bool) {
 	return membership.Outage{
 		Since:   time.Now().Add(-3 * time.Minute),
-		Trouble: &membership.Trouble{Endpoint: "https://etcd2:2379", What: "its certificate has expired", Hint: "openssl <x>"},
+		Trouble: &etcd.Trouble{Endpoint: "https://etcd2:2379", What: "its certificate has expired", Hint: "openssl <x>"},
 	}, true
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	pool "github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 var (
@@ -39,10 +40,10 @@ const (
 func TestFleetBrowsers(t *testing.T) {
 	t.Parallel()
 	hosts := *browsedHosts
-	etcd := newEtcdIn(t, inMemory(t))
-	etcd.Start(t)
-	f := startFleet(t, hosts, 15*time.Second, func() membership.ClientConfig {
-		return membership.ClientConfig{Endpoints: []string{etcd.Endpoint}}
+	server := newEtcdIn(t, inMemory(t))
+	server.Start(t)
+	f := startFleet(t, hosts, 15*time.Second, func() etcd.Config {
+		return etcd.Config{Endpoints: []string{server.Endpoint}}
 	})
 	f.whole()
 	pages := make([]looked, hosts)
@@ -69,20 +70,20 @@ func TestFleetBrowsers(t *testing.T) {
 			}
 		}
 	}
-	reads, begun := etcdReads(t, etcd.Endpoint), time.Now()
+	reads, begun := etcdReads(t, server.Endpoint), time.Now()
 	if *browsedFor > 0 {
 		left := least(func() { <-time.After(*browsedFor) })
-		now := etcdReads(t, etcd.Endpoint)
+		now := etcdReads(t, server.Endpoint)
 		t.Logf("nobody looks: %.1f reads a second; the least that a claim had left was %v", float64(now-reads)/time.Since(begun).Seconds(), left.Round(time.Millisecond))
 		// The first view of a host is more than one read.
 		for _, h := range pages {
 			h.pool.View(t.Context())
 		}
-		reads, begun = etcdReads(t, etcd.Endpoint), time.Now()
+		reads, begun = etcdReads(t, server.Endpoint), time.Now()
 	}
 	var looks, refused atomic.Int64
 	left := least(func() { browse(t, pages, &looks, &refused) })
-	took, now := time.Since(begun), etcdReads(t, etcd.Endpoint)
+	took, now := time.Since(begun), etcdReads(t, server.Endpoint)
 	t.Logf("%d browsers: %d looks, and %d refused, in %v: %.1f reads a second; the least that a claim had left was %v",
 		hosts*browsersEach, looks.Load(), refused.Load(), took.Round(time.Millisecond), float64(now-reads)/took.Seconds(), left.Round(time.Millisecond))
 
@@ -103,7 +104,7 @@ type looked struct {
 }
 
 // servePages serves the pages of a host.
-func servePages(t *testing.T, h *membership.Holder, client *membership.Client, names int) looked {
+func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names int) looked {
 	t.Helper()
 	list := membership.PrefixedNumerics("web-", names)
 	known := pool.New(list, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {

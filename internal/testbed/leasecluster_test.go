@@ -17,12 +17,13 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // A fleet is holders of one pool, each with a client of its own.
 type fleet struct {
 	t       testing.TB
-	clients []*membership.Client // by holder
+	clients []*etcd.Client // by holder
 	holders []*membership.Holder
 	known   []known // by holder: what it had from etcd when mark was called
 	cancel  context.CancelFunc
@@ -47,7 +48,7 @@ func (f *fleet) mark() {
 }
 
 // startFleet starts n holders of a list of names that all get one of.
-func startFleet(t testing.TB, n int, ttl time.Duration, client func() membership.ClientConfig) *fleet {
+func startFleet(t testing.TB, n int, ttl time.Duration, client func() etcd.Config) *fleet {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if n <= 10 {
@@ -56,7 +57,7 @@ func startFleet(t testing.TB, n int, ttl time.Duration, client func() membership
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &fleet{t: t, cancel: cancel, known: make([]known, n)}
 	for i := range n {
-		c, err := membership.NewClient(client())
+		c, err := etcd.New(client())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,12 +133,12 @@ func (f *fleet) keeps(d time.Duration) {
 	f.t.Logf("after %v more all have renewed; names lost: %d", f.whole(), f.losses())
 }
 
-func endpointsOf(nodes ...*etcdNode) func() membership.ClientConfig {
-	cfg := membership.ClientConfig{}
+func endpointsOf(nodes ...*etcdNode) func() etcd.Config {
+	cfg := etcd.Config{}
 	for _, n := range nodes {
 		cfg.Endpoints = append(cfg.Endpoints, n.spec.Client)
 	}
-	return func() membership.ClientConfig { return cfg }
+	return func() etcd.Config { return cfg }
 }
 
 // A member that is cut off from the others, be it the leader, answers, and can do
@@ -235,8 +236,8 @@ func TestOneNameOfSeveralAddresses(t *testing.T) {
 	dns.move("etcd.example", addresses...)
 	resolveAt(t, dns)
 	c := newCluster(t, loop, 3)
-	f := startFleet(t, 6, 6*time.Second, func() membership.ClientConfig {
-		return membership.ClientConfig{Endpoints: []string{"http://etcd.example:2379"}}
+	f := startFleet(t, 6, 6*time.Second, func() etcd.Config {
+		return etcd.Config{Endpoints: []string{"http://etcd.example:2379"}}
 	})
 	f.whole()
 	c.part(0, false, false)
@@ -261,8 +262,8 @@ func TestSlowEtcd(t *testing.T) {
 	c := newCluster(t, loop, 1)
 	slow := newBridge(t, loop.at(220, 2379), c.nodes[0].client, nil)
 	slow.set(0, passage{delay: 800 * time.Millisecond})
-	f := startFleet(t, 1, 20*time.Second, func() membership.ClientConfig {
-		return membership.ClientConfig{Endpoints: []string{"http://" + loop.at(220, 2379)}}
+	f := startFleet(t, 1, 20*time.Second, func() etcd.Config {
+		return etcd.Config{Endpoints: []string{"http://" + loop.at(220, 2379)}}
 	})
 	f.whole()
 	f.keeps(16 * time.Second) // past the horizon of the claim itself
@@ -282,7 +283,7 @@ func TestFleet(t *testing.T) {
 	t.Parallel()
 	c := newClusterOf(t, newLoopbacks(t), 3, func(s *etcdNodeSpec) { s.BcryptCost = *fleetBcrypt })
 	c.enableUsers()
-	client := func() membership.ClientConfig {
+	client := func() etcd.Config {
 		cfg := endpointsOf(c.nodes...)()
 		cfg.Username, cfg.Password = "prefixproxy", func() (string, error) { return "p", nil }
 		return cfg

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // The etcd of the machine, which may be an old one, takes the longest
@@ -14,7 +15,7 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 	t.Parallel()
 	server := NewEtcd(t)
 	server.Start(t)
-	client, err := membership.NewClient(membership.ClientConfig{Endpoints: []string{server.Endpoint}})
+	client, err := etcd.New(etcd.Config{Endpoints: []string{server.Endpoint}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ package devetcdtest
 import (
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 )
 
@@ -17,4 +19,26 @@ func Start(t testing.TB) *devetcd.Server {
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// EnableUsers makes the users root and prefixproxy, with passwords r and p.
+func EnableUsers(t testing.TB, c *clientv3.Client) {
+	t.Helper()
+	ctx := t.Context()
+	for _, step := range []func() error{
+		func() error { _, err := c.UserAdd(ctx, "root", "r"); return err },
+		func() error { _, err := c.UserGrantRole(ctx, "root", "root"); return err },
+		func() error { _, err := c.UserAdd(ctx, "prefixproxy", "p"); return err },
+		func() error { _, err := c.RoleAdd(ctx, "prefixproxy"); return err },
+		func() error {
+			_, err := c.RoleGrantPermission(ctx, "prefixproxy", "/prefixproxy/", clientv3.GetPrefixRangeEnd("/prefixproxy/"), clientv3.PermissionType(clientv3.PermReadWrite))
+			return err
+		},
+		func() error { _, err := c.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
+		func() error { _, err := c.AuthEnable(ctx); return err },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

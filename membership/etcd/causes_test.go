@@ -1,4 +1,4 @@
-package membership
+package etcd
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -120,6 +119,16 @@ func startTLS(t *testing.T, own tls.Certificate, clients *authority) *devetcd.Se
 	return server
 }
 
+func newClientOf(t *testing.T, cfg Config) *Client {
+	t.Helper()
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
 // Each thing that can be wrong with certificates, schemes, users is said in words
 // of its own, with what to do.
 func TestCauses(t *testing.T) {
@@ -132,8 +141,8 @@ func TestCauses(t *testing.T) {
 	}
 	plain := devetcdtest.Start(t)
 	users := devetcdtest.Start(t)
-	enableUsers(t, newClient(t, users))
-	root := newUserClient(t, users, "root", "r")
+	devetcdtest.EnableUsers(t, newClientOf(t, Config{Endpoints: []string{users.Endpoint()}}).Client)
+	root := newClientOf(t, Config{Endpoints: []string{users.Endpoint()}, Username: "root", Password: func() (string, error) { return "r", nil }})
 	if _, err := root.UserAdd(t.Context(), "nobody", "n"); err != nil {
 		t.Fatal(err)
 	}
@@ -145,36 +154,36 @@ func TestCauses(t *testing.T) {
 	password := func(p string) func() (string, error) { return func() (string, error) { return p, nil } }
 	for _, test := range []struct {
 		name       string
-		cfg        ClientConfig
+		cfg        Config
 		what, hint string
 	}{
-		{"expired", ClientConfig{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "127.0.0.1", yesterday), nil), "https")}, TLS: trusts(ca)}, "its certificate has expired", "openssl s_client -connect 127.0.0.1:"},
-		{"wrong authority", ClientConfig{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
-		{"wrong name", ClientConfig{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "etcd.example.net", tomorrow), nil), "https")}, TLS: trusts(ca)}, "for another name", "etcd.endpoints"},
-		{"http for https", ClientConfig{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
-		{"https for http", ClientConfig{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
-		{"no certificate of ours", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it wants a certificate of ours", "etcd.tls.cert"},
-		{"our certificate expired", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
-		{"our certificate of another authority", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},
-		{"our files are gone", ClientConfig{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our own files", "prefixproxy check"},
-		{"wrong password", ClientConfig{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q")}, "wrong user name or password", "--user=prefixproxy"},
-		{"no user", ClientConfig{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
-		{"no role", ClientConfig{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n")}, "no role that allows it", "grant-permission"},
-		{"nobody listens", ClientConfig{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl --endpoints=127.0.0.1:1 endpoint health"},
-		{"no such host", ClientConfig{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
+		{"expired", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "127.0.0.1", yesterday), nil), "https")}, TLS: trusts(ca)}, "its certificate has expired", "openssl s_client -connect 127.0.0.1:"},
+		{"wrong authority", Config{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
+		{"wrong name", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "etcd.example.net", tomorrow), nil), "https")}, TLS: trusts(ca)}, "for another name", "etcd.endpoints"},
+		{"http for https", Config{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
+		{"https for http", Config{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
+		{"no certificate of ours", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it wants a certificate of ours", "etcd.tls.cert"},
+		{"our certificate expired", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
+		{"our certificate of another authority", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},
+		{"our files are gone", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our own files", "prefixproxy check"},
+		{"wrong password", Config{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q")}, "wrong user name or password", "--user=prefixproxy"},
+		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
+		{"no role", Config{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n")}, "no role that allows it", "grant-permission"},
+		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl --endpoints=127.0.0.1:1 endpoint health"},
+		{"no such host", Config{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			c := newClientOf(t, test.cfg)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			_, err := c.do(ctx, clientv3.OpGet(namesKey("default"), clientv3.WithPrefix()))
+			_, err := c.Ask(ctx, clientv3.OpGet("/prefixproxy/", clientv3.WithPrefix()))
 			trouble, ok := errors.AsType[*Trouble](err)
 			if !ok {
 				t.Fatalf("got %v, want a trouble", err)
 			}
 			if !strings.Contains(trouble.What, test.what) || !strings.Contains(trouble.Hint, test.hint) {
-				t.Errorf("got %q\nwith the hint %q\nof %v\nwant %q\nwith the hint %q", trouble.What, trouble.Hint, trouble.err, test.what, test.hint)
+				t.Errorf("got %q\nwith the hint %q\nof %v\nwant %q\nwith the hint %q", trouble.What, trouble.Hint, trouble.Err, test.what, test.hint)
 			}
 		})
 	}
@@ -189,32 +198,37 @@ func TestRotation(t *testing.T) {
 	var trusted atomic.Pointer[authority]
 	trusted.Store(&old)
 	server := startTLS(t, young.sign(t, "127.0.0.1", tomorrow), nil)
-	enableUsers(t, newClientOf(t, ClientConfig{
+	devetcdtest.EnableUsers(t, newClientOf(t, Config{
 		Endpoints: []string{"https" + strings.TrimPrefix(server.Endpoint(), "http")},
 		TLS:       func() (*tls.Config, error) { return &tls.Config{RootCAs: young.pool()}, nil },
-	}))
+	}).Client)
 	var password atomic.Value
 	password.Store("the old one")
-	c := newClientOf(t, ClientConfig{
+	c := newClientOf(t, Config{
 		Endpoints: []string{"https" + strings.TrimPrefix(server.Endpoint(), "http")},
 		Username:  "prefixproxy", Password: func() (string, error) { return password.Load().(string), nil },
 		TLS: func() (*tls.Config, error) { return &tls.Config{RootCAs: trusted.Load().pool()}, nil },
 	})
-	l := listener{testLog(t).Handler(), "etcd refuses us", "hint", make(chan string, 1)}
-	holder, err := NewHolder(c, testConfig(t), nil, slog.New(l))
-	if err != nil {
-		t.Fatal(err)
+	refused := func() string {
+		t.Helper()
+		_, err := c.Ask(t.Context(), clientv3.OpGet("/prefixproxy/x"))
+		trouble, ok := errors.AsType[*Trouble](err)
+		if !ok {
+			t.Fatalf("got %v, want a trouble", err)
+		}
+		return trouble.Hint
 	}
-	h := run(t, holder)
-	if hint := <-l.heard; !strings.Contains(hint, "etcd.tls.ca") {
+	if hint := refused(); !strings.Contains(hint, "etcd.tls.ca") {
 		t.Errorf("of another authority: the hint is %q", hint)
 	}
 	trusted.Store(&young)
-	if hint := <-l.heard; !strings.Contains(hint, "etcd.password_file") { // another cause is told anew
+	if hint := refused(); !strings.Contains(hint, "etcd.password_file") {
 		t.Errorf("of another password: the hint is %q", hint)
 	}
 	password.Store("p")
-	h.held(t)
+	if _, err := c.Ask(t.Context(), clientv3.OpGet("/prefixproxy/x")); err != nil {
+		t.Error(err)
+	}
 }
 
 // A member that is stopped takes connections, by its kernel, and says nothing: who comes
@@ -227,7 +241,7 @@ func TestMemberThatSaysNothing(t *testing.T) {
 	}
 	defer mute.Close()
 	muteURL := "http://" + mute.Addr().String()
-	c := newClientOf(t, ClientConfig{Endpoints: []string{muteURL, sharedEtcd.Endpoint()}})
+	c := newClientOf(t, Config{Endpoints: []string{muteURL, devetcdtest.Start(t).Endpoint()}})
 	if slices.Reverse(c.connector.endpoints); c.connector.endpoints[0].String() != muteURL {
 		slices.Reverse(c.connector.endpoints)
 	}
@@ -237,14 +251,14 @@ func TestMemberThatSaysNothing(t *testing.T) {
 		_, err := c.Get(ctx, "anything")
 		return err
 	}
-	if err := c.try(t.Context(), get); err != nil || tries > 2 {
+	if err := c.Try(t.Context(), get); err != nil || tries > 2 {
 		t.Errorf("%d tries, %v; want 2 at most", tries, err)
 	}
 
-	c = newClientOf(t, ClientConfig{Endpoints: []string{muteURL}})
+	c = newClientOf(t, Config{Endpoints: []string{muteURL}})
 	ctx, cancel := context.WithTimeout(t.Context(), 4*readTime)
 	defer cancel()
-	trouble, _ := errors.AsType[*Trouble](c.try(ctx, get))
+	trouble, _ := errors.AsType[*Trouble](c.Try(ctx, get))
 	if trouble == nil || trouble.What != "it does not answer" || trouble.Endpoint != muteURL {
 		t.Errorf("the trouble is %+v", trouble)
 	}

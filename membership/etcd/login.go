@@ -1,4 +1,4 @@
-package membership
+package etcd
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A login has the token under which requests are made. etcd hashes the password
@@ -29,7 +31,7 @@ type login struct {
 	auth      pb.AuthClient
 	ctx       context.Context // of the client
 	connector *connector
-	jitter    jitter
+	jitter    retry.Jitter
 
 	mu       sync.Mutex
 	token    string
@@ -54,7 +56,7 @@ const cheapLogin = 50 * time.Millisecond
 var errLoggingIn = errors.New("the login to etcd is not through yet")
 
 func newLogin(user string, password func() (string, error), c *connector) *login {
-	return &login{user: user, password: password, connector: c, jitter: randomly}
+	return &login{user: user, password: password, connector: c, jitter: retry.Randomly}
 }
 
 // underWay says whether etcd is at work on a login.
@@ -225,7 +227,7 @@ func (l *login) turn(wait time.Duration) (string, error) {
 			return password, err
 		}
 		step := min(wait, time.Second)
-		if !sleep(l.ctx, step) {
+		if !retry.Sleep(l.ctx, step) {
 			return "", l.ctx.Err()
 		}
 		wait -= step

@@ -1,4 +1,14 @@
-package membership
+// Package etcd is a client for a cluster of which some members may be cut off, stopped,
+// overloaded, or wrongly configured: it goes on with another one, and says in words for
+// people what is wrong. The files:
+//
+//	client.go   Client: one member at a time
+//	connect.go  the connection to that member, and to the next
+//	login.go    one login for a token
+//	causes.go   what errors mean, and what a person can do
+//
+// It does not promise that a request which failed had no effect.
+package etcd
 
 import (
 	"context"
@@ -12,10 +22,12 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// ClientConfig says how etcd is reached.
-type ClientConfig struct {
+// A Config says how etcd is reached.
+type Config struct {
 	// Endpoints are the members of the cluster, each as http://host:port,
 	// https://host:port or host:port. A host may have several addresses, each of
 	// which is taken for a member of its own.
@@ -50,14 +62,13 @@ type Client struct {
 	etcdctl   string
 }
 
-// maxAnswerBytes bounds what is taken of one answer: whoever may write to etcd
+// MaxAnswerBytes bounds what is taken of one answer: whoever may write to etcd
 // can make it as long as he likes.
-const maxAnswerBytes = 4 << 20
+const MaxAnswerBytes = 4 << 20
 
-// NewClient returns a client that connects on demand; the caller closes it.
-func NewClient(cfg ClientConfig) (*Client, error) { return newClientWith(cfg) }
-
-func newClientWith(cfg ClientConfig, options ...grpc.DialOption) (*Client, error) {
+// New returns a client that connects on demand; the caller closes it.
+// Options come after its own.
+func New(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	connector, err := newConnector(cfg.Endpoints, cfg.TLS)
 	if err != nil {
 		return nil, err
@@ -70,7 +81,7 @@ func newClientWith(cfg ClientConfig, options ...grpc.DialOption) (*Client, error
 		DialKeepAliveTime:    10 * time.Second,                                  // gRPC takes no less
 		DialKeepAliveTimeout: 3 * time.Second,
 		MaxUnaryRetries:      1,
-		MaxCallRecvMsgSize:   maxAnswerBytes,
+		MaxCallRecvMsgSize:   MaxAnswerBytes,
 		Logger:               zap.NewNop(), // errors are returned
 		DialOptions: append([]grpc.DialOption{
 			grpc.WithContextDialer(connector.dial),
@@ -91,28 +102,23 @@ func newClientWith(cfg ClientConfig, options ...grpc.DialOption) (*Client, error
 	return c, nil
 }
 
-// store returns the store of a holder.
-func (c *Client) store(cfg Config) *etcdStore {
-	return newEtcdStore(c.Client, c, pb.NewLeaseClient(c.ActiveConnection()), cfg)
-}
-
-// failed takes note that a request ended with err, which began at a moment. It
+// Failed takes note that a request ended with err, which began at a moment. It
 // moves on if another member may do better, unless that has happened since or a
 // login is under way, whose cost etcd has for nothing then. It returns err with
 // its cause.
-func (c *Client) failed(err error, begun time.Time) error {
-	if err == nil || isAnswer(err) {
+func (c *Client) Failed(err error, begun time.Time) error {
+	if err == nil || IsTooLong(err) {
 		return err
 	}
-	trouble := c.trouble(err)
+	trouble := c.Trouble(err)
 	if !sameEverywhere(err) && !c.login.underWay() {
 		c.connector.moveOn(begun)
 	}
 	return trouble
 }
 
-// version returns what the member that is asked runs.
-func (c *Client) version(ctx context.Context) (string, error) {
+// Version returns what the member that is asked runs.
+func (c *Client) Version(ctx context.Context) (string, error) {
 	status, err := pb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 	return status.GetVersion(), err
 }
@@ -120,10 +126,10 @@ func (c *Client) version(ctx context.Context) (string, error) {
 // readTime bounds one try of what a person asks.
 const readTime = 1500 * time.Millisecond
 
-// try makes a request that changes nothing, until one member has answered or ctx
+// Try makes a request that changes nothing, until one member has answered or ctx
 // has ended.
-func (c *Client) try(ctx context.Context, request func(context.Context) error) error {
-	wait := retries{jitter: randomly}
+func (c *Client) Try(ctx context.Context, request func(context.Context) error) error {
+	wait := retry.Backoff{Jitter: retry.Randomly}
 	var last error // the first may only tell that a member was left
 	for tries := 1; ; tries++ {
 		begun := time.Now()
@@ -134,9 +140,9 @@ func (c *Client) try(ctx context.Context, request func(context.Context) error) e
 			return nil
 		}
 		if ctx.Err() == nil || last == nil {
-			last = c.failed(err, begun)
+			last = c.Failed(err, begun)
 		}
-		if sameEverywhere(err) || isAnswer(err) || !sleep(ctx, wait.next()) {
+		if sameEverywhere(err) || IsTooLong(err) || !retry.Sleep(ctx, wait.Next()) {
 			return last
 		}
 		unreachable, _ := c.connector.why()
@@ -146,17 +152,11 @@ func (c *Client) try(ctx context.Context, request func(context.Context) error) e
 	}
 }
 
-// do is clientv3's, and tries until one member has answered.
-func (c *Client) do(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
-	err = c.try(ctx, func(ctx context.Context) (err error) {
+// Ask is Do, and tries until one member has answered.
+func (c *Client) Ask(ctx context.Context, op clientv3.Op) (resp clientv3.OpResponse, err error) {
+	err = c.Try(ctx, func(ctx context.Context) (err error) {
 		resp, err = c.Do(ctx, op)
 		return err
 	})
 	return resp, err
-}
-
-// isAnswer says whether err is what etcd has answered, and no failure to.
-func isAnswer(err error) bool {
-	_, lost := errors.AsType[Loss](err)
-	return lost || errors.Is(err, ErrNoFreeName) || errors.Is(err, errNotOurs) || errors.Is(err, errAsked) || isTooLong(err)
 }

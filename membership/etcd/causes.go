@@ -1,4 +1,4 @@
-package membership
+package etcd
 
 import (
 	"context"
@@ -25,7 +25,7 @@ type Trouble struct {
 	What     string // the cause, in words that stay the same while it does
 	Hint     string // what can be typed or set; "" where nothing helps
 	Person   bool   // it takes a person; otherwise it may heal by itself
-	err      error
+	Err      error  // that it came with
 }
 
 // Error says it all in one line.
@@ -34,11 +34,11 @@ func (t *Trouble) Error() string {
 	if t.Endpoint != "" {
 		at = " at " + t.Endpoint
 	}
-	return fmt.Sprintf("etcd%s: %s: %v", at, t.What, t.err)
+	return fmt.Sprintf("etcd%s: %s: %v", at, t.What, t.Err)
 }
 
 // Unwrap returns the error that it came with.
-func (t *Trouble) Unwrap() error { return t.err }
+func (t *Trouble) Unwrap() error { return t.Err }
 
 // What a connection can end with, beside the system's errors.
 var (
@@ -95,14 +95,14 @@ func sameEverywhere(err error) bool {
 	return known && own.Code() != codes.Unavailable
 }
 
-// isTooLong says whether an answer was longer than maxAnswerBytes.
-func isTooLong(err error) bool {
+// IsTooLong says whether an answer was longer than MaxAnswerBytes.
+func IsTooLong(err error) bool {
 	s, ok := status.FromError(err)
 	return ok && s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "larger than max")
 }
 
-// trouble returns err, which a request ended with, as it is told to people.
-func (c *Client) trouble(err error) error {
+// Trouble returns err, which a request ended with, as it is told to people.
+func (c *Client) Trouble(err error) error {
 	if t, ok := errors.AsType[*Trouble](err); ok {
 		return t
 	}
@@ -141,7 +141,7 @@ func (c *Client) ofFiles(at string, err error) *Trouble {
 func (c *Client) ofConnection(failure *connectError) *Trouble {
 	err := failure.err
 	text := err.Error()
-	t := &Trouble{Endpoint: failure.endpoint, Person: true, err: err}
+	t := &Trouble{Endpoint: failure.endpoint, Person: true, Err: err}
 	address := strings.TrimSuffix(failure.endpoint[strings.LastIndexAny(failure.endpoint, "/(")+1:], ")")
 	certificate := "openssl s_client -connect " + address + " </dev/null | openssl x509 -noout -subject -issuer -dates -ext subjectAltName"
 	var (
