@@ -289,8 +289,8 @@ func untagged(name []byte) (path []byte, tagged bool) {
 	}
 	path, tags, hasTags := bytes.Cut(path, []byte(";"))
 	path = bytes.TrimLeft(path, "~")
-	if hasTags && len(path) == 0 {
-		return nil, true // carbon finds no metric, and takes all of it for the name
+	if len(path) == 0 {
+		return name, hasTags // carbon finds no metric, and takes all of it for the name
 	}
 	for hasTags {
 		var tag []byte
