@@ -3,11 +3,9 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,17 +22,33 @@ import (
 
 // valueHint is the hint for text, which the value v at path cannot be.
 func valueHint(path, text string, v reflect.Value) string {
-	switch {
-	case v.Type() == reflect.TypeFor[proxy.Address](), v.Type() == reflect.TypeFor[proxy.Upstream]():
-		return addressHint(path, text)
-	case v.Type() == reflect.TypeFor[conf.Bytes]():
-		return sizeHint(text)
-	case v.Type() == reflect.TypeFor[time.Duration]():
-		return durationHint(path, text)
-	case v.Kind() == reflect.Bool:
-		return truthHint(text)
+	switch v.Type() {
+	case reflect.TypeFor[proxy.Address]():
+		return addressHint(path, text, parses(proxy.ParseAddress))
+	case reflect.TypeFor[proxy.Upstream]():
+		return addressHint(path, text, parses(outlet.ParseAddress))
+	case reflect.TypeFor[conf.Bytes]():
+		isSize := func(s string) bool { return new(conf.Bytes).UnmarshalText([]byte(s)) == nil }
+		return first(isSize, strings.ToUpper(text)+"iB", strings.ToUpper(text))
 	}
 	return ""
+}
+
+// first returns the first of what was meant, maybe, that is sound.
+func first(isSound func(string) bool, meant ...string) string {
+	i := slices.IndexFunc(meant, isSound)
+	if i < 0 {
+		return ""
+	}
+	return meant[i]
+}
+
+// parses says what parse takes.
+func parses[T any](parse func(string) (T, error)) func(string) bool {
+	return func(s string) bool {
+		_, err := parse(s)
+		return err == nil
+	}
 }
 
 // withRemedy takes an error of a value apart: "x is no port (use 1 to 65535)".
@@ -46,203 +60,50 @@ func withRemedy(err error) (text, remedy string) {
 	return text, ""
 }
 
-// addressParts are a scheme, or what looks like one, and the rest.
-var addressParts = regexp.MustCompile(`(?s)^(?:([A-Za-z][A-Za-z0-9+.-]*)://?|(?i:(udp|tcp|tls|ssl|unix|unixgram|stdout|carbon))(?::|//))?(.*)$`)
-
-// addressHint is the address that text, at path, may have meant.
-func addressHint(path, text string) string {
-	listens := strings.HasPrefix(path, "listen.")
-	text = unquoted(text)
-	if all := listed(text); len(all) > 1 {
-		for i, one := range all {
-			all[i] = addressHint(path, one)
-		}
-		return each + "[" + strings.Join(all, ", ") + "]"
+// addressHint is the address that text, at path, may have meant: without its scheme, or
+// its port, or a port alone.
+func addressHint(path, text string, isAddress func(string) bool) string {
+	scheme, port := "tcp://", ":2003"
+	if strings.Contains(path, "statsd") {
+		scheme, port = "udp://", ":8125"
 	}
-	m := addressParts.FindStringSubmatch(text)
-	scheme, rest := strings.ToLower(m[1]+m[2]), m[3]
-	if scheme == "stdout" && !listens || scheme == "carbon" && strings.HasPrefix(path, "forward.statsd") {
-		return scheme + ":"
-	}
-	options := ""
-	if i := strings.IndexByte(rest, '?'); i >= 0 {
-		rest, options = rest[:i], rest[i:]
-	}
-	usual, host, port := "udp", "statsd.example.net", "8125"
-	if !strings.Contains(path, "statsd") {
-		usual, host, port = "tcp", "graphite.example.net", "2003"
-	}
-	if listens {
-		host = "localhost"
-	}
-	switch scheme {
-	case "ssl", "https":
-		scheme = "tls"
-	case "pickle": // at a port of its own
-		rest, _, _ = strings.Cut(rest, ":")
-	}
-	if scheme == "unix" || scheme == "unixgram" || strings.HasPrefix(rest, "/") && scheme == "" {
-		if scheme == "" {
-			scheme = map[string]string{"udp": "unixgram", "tcp": "unix"}[usual]
-		}
-		rest = scheme + ":///" + strings.TrimLeft(rest, "/")
-	} else {
-		if !slices.Contains([]string{"udp", "tcp", "tls"}, scheme) || scheme == "tls" && listens {
-			scheme = usual
-		}
-		rest = scheme + "://" + hostPortHint(rest, host, port)
-	}
-	for _, s := range []string{rest + options, rest + withHealth(options), rest} {
-		if listens {
-			if _, err := proxy.ParseAddress(s); err == nil {
-				return s
-			}
-		} else if _, err := outlet.ParseAddress(s); err == nil {
-			return s
-		}
-	}
-	return ""
+	text = withoutScheme(text)
+	return first(isAddress, scheme+text, scheme+text+port, scheme+"localhost:"+text)
 }
 
-// withHealth is the option that was wanted, where it was misspelt.
-func withHealth(options string) string {
-	if strings.Contains(options, "health") {
-		return "?health=8126"
+// withoutScheme returns the host and port of a URL, or what has none.
+func withoutScheme(text string) string {
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		text = rest
 	}
-	return ""
+	return strings.TrimRight(text, "/")
 }
 
-// each says that text was a list.
-const each = "one address each: "
-
-// listed are the parts of a list that is written as one text.
-func listed(text string) []string {
-	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' || r == ';' })
-}
-
-// unquoted is text without what YAML would have cut, or takes for letters.
-func unquoted(text string) string { return strings.Trim(text, " \t\"'“”„[]") }
-
-// hostPortHint is the host and port that s may have meant: the given ones, where s lacks
-// them.
-func hostPortHint(s, host, port string) string {
-	s, _, _ = strings.Cut(s, "/")
-	h, p := s, ""
-	if i := strings.LastIndexByte(s, ':'); i >= 0 && (net.ParseIP(s) == nil || net.ParseIP(s[:i]) != nil && len(s)-i > len(":99")) {
-		h, p = s[:i], s[i+1:]
+// endpointHint is the endpoint that text may have meant.
+func endpointHint(text string) string {
+	scheme := "http://"
+	if strings.HasPrefix(text, "https:") {
+		scheme = "https://"
 	}
-	h = strings.Trim(h, "[] ")
-	if n, err := strconv.ParseUint(h, 10, 16); err == nil && n > 0 && p == "" {
-		h, p = "", h
-	}
-	if n, err := strconv.ParseUint(strings.TrimSpace(p), 10, 16); err != nil || n == 0 {
-		p = port
-	}
-	switch h {
-	case "":
-		h = host
-	case "*":
-		h = "0.0.0.0"
-	}
-	return net.JoinHostPort(h, strings.TrimSpace(p))
-}
-
-var (
-	looseSize     = regexp.MustCompile(`(?i)^\s*(\d+)\s*([kmgt]?)i?b?s?\s*$`)
-	looseDuration = regexp.MustCompile(`(?i)^\s*(\d+)\s*(ms|s|m|h|d|w)?[a-z]*\s*$`)
-)
-
-// sizeHint is the size that text may have meant.
-func sizeHint(text string) string {
-	m := looseSize.FindStringSubmatch(text)
-	if m == nil || m[2] == "" {
-		return ""
-	}
-	return m[1] + strings.ToUpper(m[2]) + "iB"
+	host, _, _ := strings.Cut(withoutScheme(text), "/")
+	return first(parses(etcd.ParseEndpoint), scheme+host, scheme+host+":2379", "http://127.0.0.1:2379")
 }
 
 // durationHint is the duration that text may have meant.
 func durationHint(path, text string) string {
-	if isOff(text) && path != "membership.ttl" && path != "aggregate.interval" {
-		return "0"
+	unit := "s"
+	if path == "coalesce" {
+		unit = "ms"
 	}
-	m := looseDuration.FindStringSubmatch(text)
-	if m == nil {
-		return "write a number with a unit, like 5ms, 15s or 10m"
-	}
-	n, err := strconv.Atoi(m[1])
-	switch unit := strings.ToLower(m[2]); {
-	case err != nil || n > 1e6:
-		return "write a number with a unit, like 5ms, 15s or 10m"
-	case unit == "d":
-		return fmt.Sprintf("%dh", 24*n)
-	case unit == "w":
-		return fmt.Sprintf("%dh", 7*24*n)
-	case unit == "" && path == "coalesce":
-		return m[1] + "ms"
-	case unit == "":
-		return m[1] + "s"
-	default:
-		return m[1] + unit
-	}
+	return cmp.Or(first(parses(time.ParseDuration), text+unit), "write a number with a unit, like 5ms, 15s or 10m")
 }
 
-// truthHint is what text says in the words of YAML.
-func truthHint(text string) string {
-	switch strings.ToLower(text) {
-	case "yes", "on", "y", "true", "1", "enabled":
-		return "true"
-	case "no", "off", "n", "false", "0", "disabled", "none":
-		return "false"
-	}
-	return ""
-}
-
-// isOff says whether text is a word for nothing.
-func isOff(text string) bool {
-	switch strings.ToLower(text) {
-	case "off", "none", "no", "false", "disabled", "never", "null":
-		return true
-	}
-	return false
-}
-
-// listHint shows how to write n, at path, as a list.
-func listHint(path string, n *yaml.Node) string {
-	if n.Kind != yaml.ScalarNode || isNull(n) || isOff(n.Value) {
+// listHint shows how to write n as a list.
+func listHint(n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode || isNull(n) {
 		return "write it in brackets: [first, second]; [] is none"
 	}
-	one, hint := unquoted(n.Value), ""
-	if path == "etcd.endpoints" {
-		hint = endpointHint(one)
-	} else if strings.HasPrefix(path, "listen.") || strings.HasSuffix(path, ".to") {
-		hint = addressHint(path, one)
-	}
-	if list, ok := strings.CutPrefix(hint, each); ok {
-		return "put it in brackets: " + list
-	}
-	return "put it in brackets: [" + cmp.Or(hint, one) + "]"
-}
-
-// endpointHint is the endpoint that s may have meant.
-func endpointHint(s string) string {
-	s = unquoted(s)
-	if all := listed(s); len(all) > 1 {
-		for i, one := range all {
-			all[i] = endpointHint(one)
-		}
-		return each + "[" + strings.Join(all, ", ") + "]"
-	}
-	m := addressParts.FindStringSubmatch(s)
-	scheme := "http"
-	if strings.EqualFold(m[1], "https") {
-		scheme = "https"
-	}
-	hint := scheme + "://" + hostPortHint(strings.TrimPrefix(strings.TrimPrefix(m[3], "http//"), "https//"), "127.0.0.1", "2379")
-	if _, err := etcd.ParseEndpoint(hint); err != nil {
-		return "http://127.0.0.1:2379"
-	}
-	return hint
+	return "put it in brackets: [" + n.Value + "]; [] is none"
 }
 
 // sectionHint shows how to write n where a section with the keys known stands.
@@ -252,10 +113,10 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 	}
 	if slices.Contains(known, "to") && path != "rewrite" {
 		if n.Kind == yaml.ScalarNode && !isNull(n) {
-			return "{to: [" + addressHint(path+".to", n.Value) + "]}"
+			return "{to: [" + n.Value + "]}"
 		}
 		if n.Kind == yaml.SequenceNode && len(n.Content) > 0 && n.Content[0].Kind == yaml.ScalarNode {
-			return "{to: [" + addressHint(path+".to", n.Content[0].Value) + "]}"
+			return "{to: [" + n.Content[0].Value + "]}"
 		}
 	}
 	if len(known) == 1 || path == "admin" || path == "graphite" {
@@ -269,8 +130,6 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 // quotesHint shows how to write a number or a truth where a string is wanted.
 func quotesHint(path, text string) string {
 	switch {
-	case path == "admin.listen" && isOff(text):
-		return `"" turns the page off`
 	case path == "admin.listen":
 		return "localhost:" + text
 	case strings.HasPrefix(path, "etcd.endpoints"):
@@ -280,7 +139,7 @@ func quotesHint(path, text string) string {
 }
 
 // scalarHint tells how to write one value where n stands.
-func scalarHint(path string, n *yaml.Node) string {
+func scalarHint(n *yaml.Node) string {
 	switch {
 	case isNull(n):
 		return "write a value, or remove the key for the default"
@@ -288,26 +147,8 @@ func scalarHint(path string, n *yaml.Node) string {
 		return "text that begins with a brace needs quotes: " + `"{` + n.Content[0].Value + `}"`
 	case n.Kind == yaml.SequenceNode && len(n.Content) == 1 && n.Content[0].Kind == yaml.ScalarNode:
 		return "without brackets: " + n.Content[0].Value
-	case n.Kind == yaml.MappingNode && strings.Contains(path, ".to["):
-		if hint := addressHint(path, mappedAddress(n)); hint != "" {
-			return hint
-		}
 	}
 	return "write one value"
-}
-
-// mappedAddress is host and port of {host: h, port: 1}.
-func mappedAddress(n *yaml.Node) string {
-	var host, port string
-	for entry := range slices.Chunk(n.Content, 2) {
-		switch entry[0].Value {
-		case "host", "address":
-			host = entry[1].Value
-		case "port":
-			port = entry[1].Value
-		}
-	}
-	return host + ":" + port
 }
 
 // unknownHint tells a key that is known instead of key, which stands below path, and

@@ -173,7 +173,7 @@ const maxList = 1000
 // list sets the slice v, whose former content goes, to no more than most values.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrongf(path, n, listHint(path, n), "want a list, got %s", describe(n))
+		d.wrongf(path, n, listHint(n), "want a list, got %s", describe(n))
 		return
 	}
 	if d.isLong(path, n, most) {
@@ -207,13 +207,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	case isText(v):
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
 			what, remedy := withRemedy(err)
-			hint := valueHint(path, text, v)
-			if hint == "" || remedy == "" || !strings.Contains(text, "?") {
-				hint = cmp.Or(hint, remedy)
-			} else {
-				hint += "; " + remedy // its options
-			}
-			d.wrongf(path, n, hint, "%s", what)
+			d.wrongf(path, n, cmp.Or(valueHint(path, text, v), remedy), "%s", what)
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
@@ -237,7 +231,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		v.SetFloat(number)
 	case v.Kind() == reflect.Bool:
 		if text != "true" && text != "false" || !bare {
-			d.wrongf(path, n, cmp.Or(truthHint(text), "write true or false, without quotes"), "want true or false, got %q", text)
+			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %q", text)
 		}
 		v.SetBool(text == "true")
 	default:
@@ -253,7 +247,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return text, true, true
 	}
 	if n.Kind != yaml.ScalarNode || isNull(n) {
-		d.wrongf(path, n, scalarHint(path, n), "want one value, got %s", describe(n))
+		d.wrongf(path, n, scalarHint(n), "want one value, got %s", describe(n))
 		return "", false, false
 	}
 	if isWord(n) {
