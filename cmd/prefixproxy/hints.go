@@ -86,7 +86,7 @@ func endpointHint(text string) string {
 		scheme = "https://"
 	}
 	host, _, _ := strings.Cut(withoutScheme(text), "/")
-	return first(parses(etcd.ParseEndpoint), scheme+host, scheme+host+":2379", "http://127.0.0.1:2379")
+	return cmp.Or(first(parses(etcd.ParseEndpoint), scheme+host, scheme+host+":2379"), "write each like http://127.0.0.1:2379")
 }
 
 // durationHint is the duration that text may have meant.
