@@ -26,12 +26,6 @@ func newBinder(t testing.TB) *binder {
 
 func statsdAt(a address.Address) Spec { return Spec{line.StatsD, a} }
 
-func closeAll(ls []*Listener) {
-	for _, l := range ls {
-		l.close()
-	}
-}
-
 func hasIPv6() bool {
 	l, err := net.Listen("tcp", "[::1]:0")
 	if err == nil {

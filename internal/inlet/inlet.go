@@ -102,13 +102,14 @@ func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, pee
 // inherited: descriptors of bound sockets, which somebody else holds too and will
 // pass to our successor.
 func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
-	open, err := openInherited(inherited)
-	b := binder{poller: in.poller, inherited: open}
-	if err != nil {
-		return b.undo(err)
+	open, err := openInherited(in.poller, inherited)
+	b := binder{poller: in.poller, have: open}
+	var bound []*Listener
+	if err == nil {
+		bound, err = b.bindAll(specs)
 	}
-	bound, err := b.bindAll(specs)
 	if err != nil {
+		closeAll(b.have)
 		return err
 	}
 	in.bound.Store(&bound)

@@ -5,8 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,8 +35,8 @@ type Listener struct {
 	ReceiveBuffer int             // bytes granted to a socket of datagrams; 0 for streams
 	Inherited     bool            // it lives on with whoever bound it
 
-	asked  address.Address // as configured, with one of the hosts that localhost stands for
-	at     net.Addr
+	asked  address.Address // as configured, with one of the hosts that localhost stands for; zero: by nobody yet
+	at     netip.AddrPort  // of an internet socket
 	socket *poll.Socket
 	path   path // of a unix socket that we have bound
 
@@ -48,8 +48,56 @@ type Listener struct {
 // Pulse is that of the loop that reads datagrams.
 func (l *Listener) Pulse() *pulse.Pulse { return &l.pulse }
 
+// newListener makes conn, which is bound at an address, a Listener that nobody has asked
+// for yet. It takes conn. One of datagrams gets a large receive buffer.
+func newListener(poller *poll.Poller, at net.Addr, conn syscall.Conn) (l *Listener, err error) {
+	l = &Listener{Address: address.Address{Network: at.Network()}}
+	if u, ok := at.(*net.UnixAddr); ok {
+		l.Address.Path = u.Name
+	} else if l.at, err = netip.ParseAddrPort(at.String()); err == nil {
+		l.Address.Host, l.Address.Port = l.at.Addr().String(), int(l.at.Port())
+	}
+	if l.socket, err = poller.Detach(conn); err != nil {
+		return nil, err
+	}
+	fd := l.socket.FD()
+	switch {
+	case !l.IsStream():
+		l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
+		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
+	case !l.Address.IsUnix():
+		err = keepAlive(fd)
+	}
+	if err != nil {
+		l.socket.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// serves says whether the socket is the one that is asked for: as before or, where it is
+// inherited, for the first time.
+func (l *Listener) serves(s Spec) bool {
+	if !l.isOurs() {
+		return l.isMeant(s.Address)
+	}
+	return l.Protocol == s.Protocol && l.asked == s.Address && (l.path.name == "" || l.path.leads())
+}
+
+// isOurs says whether the socket has been asked for.
+func (l *Listener) isOurs() bool { return l.asked.Network != "" }
+
+// take makes the socket that of s.
+func (l *Listener) take(s Spec) {
+	port := l.Address.Port
+	l.Protocol, l.asked, l.Address = s.Protocol, s.Address, s.Address
+	l.Address.Port = port
+}
+
 // IsStream says whether the socket brings connections.
-func (l *Listener) IsStream() bool { return l.Address.Network == "tcp" || l.Address.Network == "unix" }
+func (l *Listener) IsStream() bool { return isStream(l.Address.Network) }
+
+func isStream(network string) bool { return network == "tcp" || network == "unix" }
 
 // close closes our descriptor of the socket, and removes its path if it is ours.
 func (l *Listener) close() {
@@ -69,13 +117,6 @@ func (l *Listener) admitNoMore() {
 		unix.Listen(l.socket.FD(), 0)
 	case "unixgram":
 		unix.Shutdown(l.socket.FD(), unix.SHUT_RD) // senders are told: EPIPE
-	}
-}
-
-// takePort notes the port that the kernel gave.
-func (l *Listener) takePort() {
-	if _, port, err := net.SplitHostPort(l.at.String()); err == nil {
-		l.Address.Port, _ = strconv.Atoi(port)
 	}
 }
 
@@ -105,8 +146,7 @@ func (l *Listener) bears() time.Duration {
 
 // isPrivate says whether only this host can reach the socket.
 func (l *Listener) isPrivate() bool {
-	addr, err := netip.ParseAddrPort(l.at.String())
-	return err != nil || addr.Addr().IsLoopback()
+	return l.Address.IsUnix() || l.at.Addr().IsLoopback()
 }
 
 // isAt says whether who dials at reaches the socket.
@@ -116,12 +156,11 @@ func (l *Listener) isAt(at string) bool {
 		theirs, theirErr := os.Stat(at)
 		return err == nil && theirErr == nil && os.SameFile(ours, theirs)
 	}
-	ours, err := netip.ParseAddrPort(l.at.String())
-	theirs, theirErr := netip.ParseAddrPort(at)
-	if err != nil || theirErr != nil || ours.Port() != theirs.Port() {
+	theirs, err := netip.ParseAddrPort(at)
+	if err != nil || l.at.Port() != theirs.Port() {
 		return false
 	}
-	from, to := ours.Addr().Unmap(), theirs.Addr().Unmap()
+	from, to := l.at.Addr().Unmap(), theirs.Addr().Unmap()
 	return from == to || to.IsUnspecified() && from.IsLoopback() || from.IsUnspecified() && isLocal(to)
 }
 
