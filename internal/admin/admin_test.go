@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -501,6 +503,35 @@ func TestServeUnixInPlaceOfStaleSocket(t *testing.T) {
 	second := newServer(Config{Listen: "unix://" + path}, holding(), bothUp())
 	if err := second.Bind(); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("second server on one socket: %v, want address already in use", err)
+	}
+}
+
+// A server takes its socket's file along, but not one that another process has put there.
+func TestUnixSocketOfAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "admin.sock")
+	bind := func() *Server {
+		s := newServer(Config{Listen: "unix://" + path}, holding(), bothUp())
+		if err := s.Bind(); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	bind().Close()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file stays: %v", err)
+	}
+	s := bind()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	s.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("another's file is gone: %v", err)
 	}
 }
 

@@ -7,12 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/prefixproxy/prefixproxy/internal/unixsocket"
 )
 
 // A Server serves the pages. Whoever made it calls Bind once, then Run once;
@@ -169,28 +170,29 @@ func closeAll(listeners []net.Listener) {
 // listenUnix listens on the socket at path, in place of one that a killed
 // daemon left there and nobody listens on.
 func listenUnix(path string) ([]net.Listener, error) {
-	ln, err := net.Listen("unix", path)
-	if errors.Is(err, syscall.EADDRINUSE) && isStale(path) {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-		ln, err = net.Listen("unix", path)
+	if err := unixsocket.RemoveStale("unix", path); err != nil {
+		return nil, err
 	}
+	ln, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
 	}
-	return []net.Listener{ln}, nil
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	file, err := unixsocket.Bound(path)
+	if err != nil {
+		ln.Close()
+		return nil, err
+	}
+	return []net.Listener{unixListener{ln, file}}, nil
 }
 
-// isStale says whether path is a socket that nobody listens on.
-func isStale(path string) bool {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return false
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+// A unixListener removes its own file, and no other's.
+type unixListener struct {
+	net.Listener
+	file unixsocket.File
+}
+
+func (l unixListener) Close() error {
+	l.file.Remove()
+	return l.Listener.Close()
 }

@@ -1,15 +1,18 @@
 package inlet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/unixsocket"
 )
 
 // A binder finds or binds the sockets of a configuration. One goroutine uses it,
@@ -113,20 +116,23 @@ func (b *binder) giveBack(listeners []*Listener) {
 	}
 }
 
+// defaultMode lets a unix socket's user and group write to it.
+const defaultMode = 0o660
+
 // bindNew binds a new socket.
 func bindNew(poller *poll.Poller, a address.Address) (*Listener, error) {
 	if !a.IsUnix() {
 		return listen(poller, a, a.HostPort())
 	}
-	if err := removeStale(a); err != nil {
+	if err := unixsocket.RemoveStale(a.Network, a.Path); err != nil {
 		return nil, err
 	}
 	l, err := listen(poller, a, a.Path)
 	if err != nil {
 		return nil, err
 	}
-	if l.path, err = newPath(a.Path); err == nil {
-		err = setAccess(a)
+	if l.file, err = unixsocket.Bound(a.Path); err == nil {
+		err = unixsocket.SetAccess(a.Path, os.FileMode(cmp.Or(a.Mode, defaultMode)), a.Group)
 	}
 	if err != nil {
 		l.close()

@@ -5,7 +5,7 @@
 // The files, in the order in which a byte meets them:
 //
 //	inlet.go        Inlet, Handler: the door
-//	bind.go         which sockets; listener.go: a bound one; unixsocket.go: its path
+//	bind.go         which sockets; listener.go: a bound one
 //	inherited.go    sockets that a supervisor bound, and keeps
 //	datagram.go     the reader of a datagram socket; packets_*.go: many a system call
 //	accept.go       accepting connections; connections.go: which may be open

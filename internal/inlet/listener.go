@@ -16,6 +16,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+	"github.com/prefixproxy/prefixproxy/internal/unixsocket"
 )
 
 // receiveBuffer is what a datagram socket asks of the kernel, in bytes.
@@ -38,7 +39,7 @@ type Listener struct {
 	asked  address.Address // as configured, with one of the hosts that localhost stands for; zero: by nobody yet
 	at     netip.AddrPort  // of an internet socket
 	socket *poll.Socket
-	path   path // of a unix socket that we have bound
+	file   unixsocket.File // of one that we have bound
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections
@@ -81,7 +82,7 @@ func (l *Listener) serves(s Spec) bool {
 	if !l.isOurs() {
 		return l.isMeant(s.Address)
 	}
-	return l.Protocol == s.Protocol && l.asked == s.Address && (l.path.name == "" || l.path.leads())
+	return l.Protocol == s.Protocol && l.asked == s.Address && !l.file.IsLost()
 }
 
 // isOurs says whether the socket has been asked for.
@@ -101,7 +102,7 @@ func isStream(network string) bool { return network == "tcp" || network == "unix
 
 // close closes our descriptor of the socket, and removes its path if it is ours.
 func (l *Listener) close() {
-	l.path.remove()
+	l.file.Remove()
 	l.socket.Close()
 }
 
@@ -111,7 +112,7 @@ func (l *Listener) close() {
 // by then finds the port closed, or our successor. One may still slip in at the last
 // moment.
 func (l *Listener) admitNoMore() {
-	l.path.remove()
+	l.file.Remove()
 	switch l.Address.Network {
 	case "tcp":
 		unix.Listen(l.socket.FD(), 0)
