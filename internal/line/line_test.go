@@ -410,8 +410,7 @@ var carbonRows = []row{
 	same(strings.Repeat("x", 251)+"{name=\"b\"} 1 2", BadPath),
 	same(strings.Repeat("x", 251)+"{a=b\"} 1 2", BadPath),
 	same(strings.Repeat("~", 251)+"x 1 2", Free),
-	same(strings.Repeat("~", 250)+" 1 2", Free),
-	same(strings.Repeat("~", 251)+" 1 2", BadPath), // of nothing else, they are the name
+	same(strings.Repeat("~", 251)+" 1 2", BadPath),
 	same(strings.Repeat("a.", 949)+"b 1 2", Free),
 	same(strings.Repeat("a.", 950)+"b 1 2", BadPath),
 	same(strings.Repeat("a.......", 501)+" 1 2", BadPath),
