@@ -109,7 +109,7 @@ func (r *rig) newRelay() relay {
 		stateDir: "${DIR}/state", activated: r.plan.needs.sockets,
 	}
 	if r.plan.needs.disk {
-		r.disk = newSmallDisk(r.t, 64)
+		r.disk = newSmallDisk(r.t, 64*max(1, r.plan.stretch)) // room for an outage's backlog, and what is kept of it
 		plan.stateDir = r.disk.dir
 	}
 	if r.plan.needs.etcd {

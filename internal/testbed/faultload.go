@@ -223,14 +223,15 @@ func (c *sending) lookAtWindow() {
 	})
 }
 
-// bound returns how many bytes the two socket buffers hold at most.
+// bound returns how many bytes the two socket buffers hold at most. The window may have
+// grown since it was looked at: it doubles in a round trip.
 func (c *sending) bound() int {
 	n := 0
 	c.control(func(fd int) (err error) {
 		n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 		return err
 	})
-	return n + c.window
+	return n + 2*c.window
 }
 
 // finish says that nothing more comes, and waits until the relay closes, which
