@@ -126,7 +126,7 @@ func (q *pointQueue) step(now time.Time) (wait time.Duration, closed bool) {
 // isTurned says whether turn has nothing to do. q.mu is held.
 func (q *pointQueue) isTurned(now time.Time) bool {
 	claim, ok := q.naming.names.Current()
-	q.sums.SetNamed(claim != nil)
+	q.sums.SetNamed(claim != nil, now)
 	return (!ok || claim == q.claim) && !q.sums.IsOver(now)
 }
 
@@ -141,7 +141,7 @@ func (q *pointQueue) turn(now time.Time) {
 	q.flushAll()
 	q.mu.Lock()
 	claim, ok := q.naming.names.Current()
-	q.sums.SetNamed(claim != nil)
+	q.sums.SetNamed(claim != nil, now)
 	if ok && claim != q.claim {
 		q.claim = claim
 		if tenure := tenureOf(claim); !q.sums.Holds(tenure) {
@@ -243,7 +243,7 @@ func (q *pointQueue) configure(cfg Config) {
 	}
 	q.flushing.Lock()
 	defer q.flushing.Unlock()
-	q.finish()
+	q.finish(false)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.sums.Reconfigure(cfg.Aggregate, time.Now())
@@ -255,19 +255,22 @@ func (q *pointQueue) configure(cfg Config) {
 func (q *pointQueue) close() {
 	q.flushing.Lock()
 	defer q.flushing.Unlock()
-	q.finish()
+	q.finish(q.state == "") // else the rest is for the next process
 	q.closed = true
 	notify(q.more)
 }
 
-// finish ends the open slot, and puts its points, too, into Carbon's queue. q.flushing
-// is held.
-func (q *pointQueue) finish() {
+// finish ends the open slot, and puts its points, too, into Carbon's queue: if it has
+// begun, or come what may. One that has not may be another host's when it begins.
+// q.flushing is held.
+func (q *pointQueue) finish(anyhow bool) {
 	now := time.Now()
 	q.turn(now)
 	q.flushAll()
 	q.mu.Lock()
-	q.sums.Seal(now)
+	if anyhow || q.sums.HasBegun(now) {
+		q.sums.Seal(now)
+	}
 	q.mu.Unlock()
 	q.flushAll()
 }
@@ -278,6 +281,9 @@ func (q *pointQueue) end() {
 	defer q.mu.Unlock()
 	if err := q.sums.Close(q.state); err != nil {
 		q.log.Warn("gauges are not kept for the next start", "err", err)
+	}
+	if q.books.queued > 0 {
+		q.log.Info("what was counted before the first slot of this name is left for the next start", "lines", q.books.queued)
 	}
 }
 

@@ -192,6 +192,60 @@ func TestPointsWhileSuspended(t *testing.T) {
 	})
 }
 
+// A slot is of the tenure in which it begins. What is counted for one that has not begun
+// at a stop waits for the next process: the name may be another's by then.
+func TestStopBeforeSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		c := count(t, noNames())
+		if err := c.points.open(c.proxy.cfg, aggregateDirs("", dir)); err != nil {
+			t.Fatal(err)
+		}
+		c.after(2)
+		c.names.set(tenureFrom("MtLogan", nil, nil), membership.Held)
+		c.take("host.x:5|c")
+		c.points.close()
+		c.points.end()
+		if got := c.leaving(); got != nil {
+			t.Errorf("%q leave before their slot begins", got)
+		}
+		if b := balance(t, c.proxy)["statsd"]; b.Queued != 1 {
+			t.Errorf("got %+v", b)
+		}
+		c.after(35) // others had the name
+		c.names = noNames()
+		next := count(t, c.names)
+		next.begun = c.begun
+		if err := next.points.open(c.proxy.cfg, aggregateDirs("", dir)); err != nil {
+			t.Fatal(err)
+		}
+		next.want()
+		next.after(36)
+		next.names.set(tenureFrom("Denali", nil, []claimtest.Tenure{{Name: "Denali", From: c.begun, To: c.begun.Add(32 * time.Second)}}), membership.Held)
+		next.want()
+		next.after(60)
+		next.want("Denali.x.count 5 @40")
+	})
+}
+
+// A name that is lost before its first slot begins has no point there.
+func TestLostBeforeSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, noNames())
+		c.after(2)
+		c.names.set(tenureFrom("MtLogan", nil, nil), membership.Held)
+		c.take("host.x:1|c")
+		c.after(4)
+		c.names.set(nil, membership.Claiming)
+		c.take("host.x:10|c")
+		c.after(12)
+		c.names.set(tenureFrom("Denali", nil, []claimtest.Tenure{{Name: "Denali", From: c.begun, To: c.begun.Add(11 * time.Second)}}), membership.Held)
+		c.take("host.x:100|c")
+		c.after(40)
+		c.want("Denali.x.count 111 @20")
+	})
+}
+
 // What a killed process had counted leaves, too, when the next one forwards StatsD.
 func TestPointsOfOneThatForwards(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -67,7 +67,7 @@ func (f *statsdForwarder) open(cfg Config, dirs []string) error {
 		return err
 	}
 	if f.left.books.adopted > 0 {
-		f.left.close()
+		f.left.finish(true)
 		f.takeOver(f.left.books)
 	}
 	f.left.end()

@@ -79,7 +79,7 @@ func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
 	if err := f.run(); err != nil {
 		return err
 	}
-	sums.SetNamed(true)
+	sums.SetNamed(true, at)
 	sums.Seal(at)
 	own := strings.ReplaceAll(rules.To, "{name}", c.Name)
 	var series []string

@@ -46,6 +46,9 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	}
 	if fresh {
 		a.begin(now.Unix())
+	} else if a.open.Tenure == "" {
+		a.move(now.Unix())
+		a.journal.note(a.header())
 	}
 	if a.isFlushing || len(dirs) == 0 {
 		return a, nil // where it was found, until all points have left
@@ -102,7 +105,7 @@ func (a *Aggregator) Seal(now time.Time) {
 // began under no tenure of ours; else that is sealed. The last flush must have ended.
 func (a *Aggregator) Hold(now time.Time, tenure string) {
 	a.named = true
-	if begun := a.open.Start <= now.Unix(); begun {
+	if a.HasBegun(now) {
 		a.close((now.Unix()/a.interval + 1) * a.interval)
 		if a.open.Tenure != "" {
 			a.Seal(now)
@@ -112,6 +115,16 @@ func (a *Aggregator) Hold(now time.Time, tenure string) {
 	}
 	a.open.Tenure = tenure
 	a.journal.note(a.header())
+}
+
+// SetNamed says whether a name is held, be it suspended. A slot that begins under none has
+// no tenure.
+func (a *Aggregator) SetNamed(named bool, now time.Time) {
+	a.named = named
+	if !named && a.open.Tenure != "" && !a.HasBegun(now) {
+		a.open.Tenure = ""
+		a.journal.note(a.header())
+	}
 }
 
 // Take takes at most n series out of the sealed slot, for Points. more is false when
@@ -149,7 +162,8 @@ func (a *Aggregator) Flushed() (lines int) {
 }
 
 // Close ends the use of the files: what there is, is for the next process, on disk if
-// there is one. Nothing is being flushed.
+// there is one. What is in the open slot, which has not begun, goes on in the first that
+// begins in a tenure of that. Nothing is being flushed.
 func (a *Aggregator) Close(disk string) error {
 	was := a.journal.dir
 	if was == "" {
@@ -158,6 +172,9 @@ func (a *Aggregator) Close(disk string) error {
 	if disk != "" {
 		a.journal.dir = disk
 		a.journal.fail(os.MkdirAll(disk, 0o700))
+	}
+	if a.open.Lines > 0 {
+		a.open.Tenure = ""
 	}
 	a.checkpoint()
 	return a.journal.leave(was)

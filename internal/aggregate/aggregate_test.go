@@ -137,7 +137,7 @@ func TestLayouts(t *testing.T) {
 		cfg := tenth()
 		cfg.Layout = layout
 		a := open(t, cfg, at(0))
-		a.SetNamed(true)
+		a.SetNamed(true, at(0))
 		put(a, "c:1|c", "g:2|g|#k:v", "s:x|s")
 		a.Seal(at(10))
 		equal(t, points(a), want)
@@ -171,7 +171,7 @@ func TestIdleSeries(t *testing.T) {
 	cfg := tenth()
 	cfg.Expire = 20 * time.Second
 	a := open(t, cfg, at(0))
-	a.SetNamed(true)
+	a.SetNamed(true, at(0))
 	put(a, "c:5|c", "g:7|g", "t:1|ms", "s:x|s")
 	a.Seal(at(10))
 	points(a)
@@ -189,7 +189,7 @@ func TestIdleSeries(t *testing.T) {
 // What comes while a slot is flushed counts in the next.
 func TestFlushInParts(t *testing.T) {
 	a := open(t, tenth(), at(0))
-	a.SetNamed(true)
+	a.SetNamed(true, at(0))
 	put(a, "a:1|c", "b:1|g", "c:1|ms", "d:x|s")
 	a.Seal(at(10))
 	put(a, "a:10|c", "b:10|g", "c:10|ms", "d:y|s", "e:1|c")
@@ -212,7 +212,7 @@ func TestFlushInParts(t *testing.T) {
 // Points are made beside what comes, as the race detector sees.
 func TestPointsBesideLines(t *testing.T) {
 	a := open(t, tenth(), at(0))
-	a.SetNamed(true)
+	a.SetNamed(true, at(0))
 	var lines []byte
 	for i := range 100 {
 		lines = fmt.Appendf(lines, "\x01.t%d:1:2:3|ms\n\x01.s%d:x|s\n\x01.c%d:1|c\n", i%50, i%50, i%50)
@@ -252,7 +252,7 @@ func TestPointsBesideLines(t *testing.T) {
 // No slot is used twice, whatever the clock does.
 func TestClock(t *testing.T) {
 	a := open(t, tenth(), at(0))
-	a.SetNamed(true)
+	a.SetNamed(true, at(0))
 	starts := map[int64]bool{}
 	total := 0
 	for _, now := range []float64{1, 12, 5, 15, 25, 55, 26, 31, 42, 45, 56, 62, 71, 3600, 80, 91, 3601, 3611} {
@@ -349,7 +349,7 @@ func TestBounds(t *testing.T) {
 	cfg := tenth()
 	cfg.Memory = 1 << 20
 	a := open(t, cfg, at(0))
-	a.SetNamed(true)
+	a.SetNamed(true, at(0))
 	put(a, "known:1|c", "t:1|ms")
 	full := 0
 	for i := range 100_000 {

@@ -38,7 +38,7 @@ func BenchmarkFlush(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	a.SetNamed(true)
+	a.SetNamed(true, at(0))
 	for i := range 100_000 {
 		a.Add(fmt.Appendf(nil, "\x01.api.requests.%d.status:1|c\n", i))
 	}

@@ -30,6 +30,11 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 			Old:  "	if h.Slot.Seq != a.open.Seq {\n",
 			New:  "	if false {\n",
 		},
+		"a slot that moves at a start is where it was, behind the next kill": {
+			File: "internal/aggregate/aggregate.go",
+			Old:  "		a.move(now.Unix())\n		a.journal.note(a.header())\n",
+			New:  "		a.move(now.Unix())\n",
+		},
 		"what a base has in the middle of a slot counts again": {
 			File: "internal/aggregate/state.go",
 			Old:  "		s.ahead = h.Parts\n",

@@ -10,7 +10,7 @@ type Slot struct {
 	Seq      int64  // counts slots
 	Start    int64  // Unix seconds: the timestamp of its points
 	Interval int64  // seconds
-	Tenure   string // what the name was held under when it began; "": none was
+	Tenure   string // what the name is held under when it begins; "": none is
 	Lines    int    // that were counted
 }
 
@@ -96,5 +96,6 @@ func (s *slots) Ends() time.Time {
 // Holds says whether a tenure is that of the open slot.
 func (s *slots) Holds(tenure string) bool { return s.open.Tenure == tenure }
 
-// SetNamed says whether a name is held, be it suspended.
-func (s *slots) SetNamed(named bool) { s.named = named }
+// HasBegun says whether the open slot has begun at now. It has not where the time of now
+// has had its slot: in a tenure's first seconds, or if the clock was set back.
+func (s *slots) HasBegun(now time.Time) bool { return s.open.Start <= now.Unix() }

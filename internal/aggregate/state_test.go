@@ -2,6 +2,7 @@ package aggregate
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,7 +47,7 @@ func (g *graphite) sum(prefix string) (sum float64) {
 
 // A process is killed at any step, is stopped, and started again; the clock is set; names
 // come and go; the lines become so long that a base is written in between. Each line
-// counts once.
+// counts once, and all points are those of one that lives on.
 func TestKilled(t *testing.T) {
 	defer func(step int) { baseStep = step }(baseStep)
 	baseStep = 2
@@ -63,11 +64,11 @@ func run(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	dir := t.TempDir()
 	dirs := []string{filepath.Join(dir, "mem[o]ry"), filepath.Join(dir, "st[a]te")}
-	g := &graphite{t: t, stored: map[string]float64{}}
+	g, twins := &graphite{t: t, stored: map[string]float64{}}, &graphite{t: t, stored: map[string]float64{}}
 	cfg := DefaultConfig()
 	cfg.Expire = 0
 	now := at(0)
-	a := open(t, cfg, now, dirs...)
+	a, twin := open(t, cfg, now, dirs...), open(t, cfg, now)
 	sent := map[string]int{}
 	gauge, tenure := 0, 0
 	flush := func(all bool) {
@@ -79,27 +80,55 @@ func run(t *testing.T, seed uint64) {
 			}
 		}
 	}
+	flushTwin := func() {
+		for twin.isFlushing {
+			more := twin.Take(10)
+			if twins.take(twin.Points(nil)); !more {
+				twin.Flushed()
+			}
+		}
+	}
+	seal := func() {
+		a.Seal(now)
+		twin.Seal(now)
+		flushTwin()
+	}
+	start := func() {
+		a = open(t, cfg, now, dirs...)
+		a.SetNamed(twin.named, now)
+		twin.SetNamed(twin.named, now)
+		if twin.open.Tenure == "" {
+			twin.move(now.Unix())
+		}
+	}
 	for range 400 {
 		now = now.Add(time.Duration(random.IntN(1500)) * time.Millisecond)
 		switch random.IntN(40) {
 		case 0:
 			now = now.Add(time.Duration(random.IntN(60)-20) * time.Second)
 		case 1, 2, 3: // killed
-			a = open(t, cfg, now, dirs...)
+			start()
 		case 4: // stopped
 			flush(true)
-			a.Seal(now)
+			if a.HasBegun(now) {
+				seal()
+			} else if a.open.Lines > 0 {
+				twin.open.Tenure = ""
+			}
 			flush(true)
 			if err := a.Close(dirs[1]); err != nil {
 				t.Fatal(err)
 			}
-			a = open(t, cfg, now, dirs...)
+			start()
 		case 5:
 			flush(true)
 			tenure++
 			a.Hold(now, fmt.Sprint(tenure))
+			twin.Hold(now, fmt.Sprint(tenure))
+			flushTwin()
 		case 6:
-			a.SetNamed(false)
+			a.SetNamed(false, now)
+			twin.SetNamed(false, now)
 		case 7, 8:
 			if !a.isFlushing {
 				a.beginBase()
@@ -107,25 +136,29 @@ func run(t *testing.T, seed uint64) {
 		}
 		if a.IsOver(now) {
 			flush(true)
-			a.Seal(now)
+			seal()
 		}
 		flush(false)
 		for range random.IntN(4) {
 			name := fmt.Sprintf("c%d", random.IntN(5))
 			put(a, name+":1|c")
+			put(twin, name+":1|c")
 			sent[name]++
 		}
-		put(a, "t:1|ms", fmt.Sprintf("s:%d|s", random.IntN(9)))
-		sent["t"]++
-		put(a, "g:+1|g")
+		more := []string{fmt.Sprintf("t:%d|ms|@0.3", random.IntN(9)), fmt.Sprintf("s:%d|s", random.IntN(9)), fmt.Sprintf("h:%d|g", random.IntN(9)), "g:+1|g"}
+		put(a, more...)
+		put(twin, more...)
 		gauge++
 		if got := valueOf(a, "g", gaugeKind); got != float64(gauge) {
 			t.Fatalf("seed %d: the gauge is %v, want %d", seed, got, gauge)
 		}
 	}
 	flush(true)
-	a.Seal(now.Add(time.Hour))
+	seal()
 	flush(true)
+	if !maps.Equal(g.stored, twins.stored) {
+		t.Fatalf("seed %d: what one that lives on stores is not the same", seed)
+	}
 	for name, n := range sent {
 		if got := g.sum("\x01." + name + ".count@"); got != float64(n) {
 			t.Fatalf("seed %d: %s is %v, want %d", seed, name, got, n)
@@ -213,7 +246,7 @@ func TestCheckpoint(t *testing.T) {
 	a.checkpoint()
 	b := open(t, cfg, at(1), dir)
 	for _, x := range []*Aggregator{a, b} {
-		x.SetNamed(true)
+		x.SetNamed(true, at(0))
 		put(x, "c:1|c", "g:+1|g", "s:z|s", "small:2|ms", "big:1|ms")
 		x.journal = journal{} // both have one directory
 		x.Seal(at(10))

@@ -55,7 +55,7 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours.SetNamed(true)
+	ours.SetNamed(true, now)
 	rules := line.Rules{From: "host", To: "{name}", Unmatched: line.DropUnmatched, Points: true}
 	rewriter := rules.Rewriter(line.StatsD, "")
 	conn, err := net.Dial("tcp", statsd.addr)
