@@ -20,7 +20,7 @@ import (
 )
 
 type devCmd struct {
-	Config    string `placeholder:"FILE" help:"A configuration file, where the defaults are not enough. Its etcd and state_dir are not used."`
+	Config    string `short:"c" placeholder:"FILE" help:"A configuration file, where the defaults are not enough. Its etcd and state_dir are not used."`
 	Aggregate bool   `help:"Count StatsD here, and print the points that Graphite would get: forward.statsd.to is [carbon:]."`
 	DataDir   string `placeholder:"DIR" help:"Where etcd keeps its data; default: a temporary directory, removed at the end."`
 }

@@ -40,7 +40,7 @@ type commandLine struct {
 
 // configFlag names the configuration file of a command that needs one.
 type configFlag struct {
-	Config string `default:"/etc/prefixproxy/config.yaml" env:"PREFIXPROXY_CONFIG" placeholder:"FILE" help:"The configuration file; default: ${default}."`
+	Config string `short:"c" default:"/etc/prefixproxy/config.yaml" env:"PREFIXPROXY_CONFIG" placeholder:"FILE" help:"The configuration file; default: ${default}."`
 }
 
 // description heads the help.
