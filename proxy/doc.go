@@ -4,19 +4,19 @@
 //
 // A byte goes through the files in this order:
 //
-//	proxy.go      New, Bind, Run: what is started, and in which order it ends
+//	proxy.go      New, Bind, Run: what is started, and the order in which it ends
 //	config.go     Config and its checks (internal/address: the notation of sockets)
 //	              (internal/inlet: sockets, and who reads them)
 //	handler.go    what a socket brought
 //	ingest.go     cut, check and rewrite lines into a batch
-//	naming.go     which claim holds, and what waits until one does
+//	naming.go     which claim is valid, and what waits until one is
 //	batch.go        whole lines of one protocol, with one owner at a time
-//	ledger.go       what a queue is, and the books of a protocol
-//	statsd.go       what becomes of StatsD: one of two kinds
+//	ledger.go       what a queue is, and the accounts of a protocol
+//	statsd.go       the two ways of StatsD
 //	statsdqueue.go  StatsD that is forwarded: batches in memory, for some seconds
 //	pointqueue.go   StatsD that becomes points here (internal/aggregate), for Carbon
 //	carbonqueue.go  Carbon: into the store (internal/store), until every destination has it
-//	outlets.go      where lines leave (internal/outlet)
+//	outlets.go      where lines are sent (internal/outlet)
 //	statsdsource.go what StatsD gives an outlet (internal/outlet): now or never
 //
 // Beside it: reload.go (another configuration), reasons.go (why lines are
@@ -32,10 +32,10 @@
 //
 // A Carbon line counts as forwarded when the kernel of the peer's host has acknowledged
 // it and the connection has lived on for a second. What a peer had not read when it died
-// is sent again as far as the replay window reaches, or all of it if the connection is
-// young. So lines may arrive twice after a broken connection or a crash. Lines in memory
-// outlive the process, but not the machine. StatsD is sent at most once: what is in doubt
-// is not sent again, and a UDP datagram may get lost on its way. While no name is held,
-// lines that need none overtake those that do; while something is spooled, newer Carbon
-// lines overtake it.
+// is sent again as far as the replay window reaches, or, if the connection is young,
+// entirely. So lines may arrive twice after a broken connection or a crash. Lines in
+// memory outlive the process, but not the machine. StatsD is sent at most once: lines in
+// doubt are not sent again, and UDP datagrams may get lost. While no name is held, lines
+// that need none overtake those that do; while something is spooled, newer Carbon lines
+// overtake it.
 package proxy

@@ -50,8 +50,8 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. The lines of one protocol are of
-// one instant, so that their books balance in every scrape.
+// Collect implements prometheus.Collector. All counts of a protocol are from one instant,
+// so that they balance in every scrape.
 func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)

@@ -34,16 +34,16 @@ type Options struct {
 	Stdout io.Writer    // where upstream stdout: writes; one write at a time
 	Log    *slog.Logger // nil: no log
 
-	// Owner is what the host is called by others, which no metric should be: who
-	// writes it is told in the log. "": not known.
+	// Owner is the host name, which should not be in any metric: the log warns of an
+	// application that writes it. "": not known.
 	Owner string
 
 	// Telemetry is gathered every 10 s and sent as StatsD lines through the
 	// proxy's own path; nil: not.
 	Telemetry prometheus.Gatherer
 
-	// StateDir is the directory of the spool, which no other process may use; "":
-	// what waits is in memory alone.
+	// StateDir is the directory of the spool, which no other process may use; "": what
+	// waits is kept only in memory.
 	StateDir string
 
 	// QueueDirs are where Carbon's queue may have a directory of its own, the best
@@ -51,9 +51,9 @@ type Options struct {
 	// in memory is lost when the process is killed.
 	QueueDirs []string
 
-	// Sockets are descriptors of bound sockets, which somebody else holds too and
-	// will pass to our successor. Bind takes them: each is used where a listener
-	// is configured at its address, instead of a new one.
+	// Sockets are descriptors of bound sockets that somebody else also holds and will
+	// pass to the next process. Bind uses each for the listener configured at its
+	// address, instead of a new one.
 	Sockets []*os.File
 }
 
@@ -134,7 +134,7 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 }
 
 // Bind binds all listeners, or none. Its error names the address; it is an
-// ErrUnwantedSocket where a passed socket has no listener.
+// ErrUnwantedSocket if a passed socket has no listener.
 func (p *Proxy) Bind() (err error) {
 	if p.poller, err = poll.New(); err != nil {
 		return err
@@ -148,8 +148,8 @@ func (p *Proxy) Bind() (err error) {
 	return nil
 }
 
-// ErrUnwantedSocket says that a socket was passed to us at whose address nothing is
-// to listen.
+// ErrUnwantedSocket means that a socket was passed to us for an address at which no
+// listener is configured.
 var ErrUnwantedSocket = inlet.ErrUnwantedSocket
 
 // specs are the sockets that a configuration asks for.
@@ -176,19 +176,19 @@ func (p *Proxy) listeners() []*inlet.Listener {
 	return nil
 }
 
-// IsOwn says whether who dials at, in a network of package net, reaches one of our
+// IsOwn says whether dialling at, in a network of package net, reaches one of our
 // listeners.
 func (p *Proxy) IsOwn(network, at string) bool {
 	in := p.inlet.Load()
 	return in != nil && in.Owns(network, at)
 }
 
-// Run reads and forwards until ctx ends, and then, in this order: takes what has
-// reached the sockets (but for passed ones, which keep it for our successor),
-// closes them, lets the upstreams take what waits (5 s), and keeps the rest of
-// Carbon for the next process. Bind must have succeeded before. The name may be released when Run has returned.
+// Run reads and forwards until ctx ends, and then, in this order: takes what has reached
+// the sockets (except passed ones, which keep it for the next process), closes them, lets
+// the upstreams take what waits (5 s), and keeps the rest of Carbon for the next process.
+// Bind must have succeeded before. The name may be released when Run has returned.
 //
-// An error is one of the files of an earlier process, and nothing was started.
+// An error is about the files of an earlier process; then nothing was started.
 func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.carbon.open(p.places(), p.cfg.Forward.Carbon, p.log); err != nil {
 		p.poller.Close()
@@ -298,9 +298,8 @@ func (p *Proxy) Status() Status {
 	return s
 }
 
-// Alive returns nil when the loops of Run do what they are asked for, and the queues can
-// be looked at; ctx's error when that does not come before it ends. Before Run, and
-// after it, nothing is asked.
+// Alive returns nil if the loops of Run respond and the queues can be read; ctx's error
+// if that takes longer than ctx. Before and after Run it checks nothing.
 func (p *Proxy) Alive(ctx context.Context) error {
 	if !p.running.Load() {
 		return nil
@@ -319,7 +318,7 @@ func (p *Proxy) Alive(ctx context.Context) error {
 	return nil
 }
 
-// Loops are those that read datagrams and that send.
+// Loops returns the loops that read datagrams and that send.
 func (p *Proxy) Loops() (all []pulse.Loop) {
 	for _, l := range p.listeners() {
 		all = append(all, l.Pulse())

@@ -18,17 +18,17 @@ var errAggregates = errors.New("forward.statsd.to cannot change from servers to 
 
 var errEnded = errors.New("the proxy is ending")
 
-// Reload makes Run, which must be running, go on with cfg. A listener that stays is
-// not closed, its connections go on, and no line in a queue is lost. New listeners
-// are bound first; those that are configured no more end as at the end of Run.
+// Reload makes Run, which must be running, continue with cfg. A listener that stays is
+// not closed, its connections continue, and no line in a queue is lost. New listeners are
+// bound first; those no longer configured end as at the end of Run.
 //
-// Rewriting rules hold for lines that are named from now on, the idle time-out and
-// the limit of connections from the next wait and the next connection on. The
-// session with an upstream that is configured no more ends gracefully. A queue that
-// has become too small for what is in it keeps that.
+// Rewriting rules apply to lines that are named from now on, the idle time-out and the
+// connection limit from the next wait and the next connection on. The session with an
+// upstream that is no longer configured ends gracefully. A queue that has become too
+// small for what is in it keeps that.
 //
-// With an error, nothing has changed: a conf.Problems, or which address cannot be
-// bound; or ErrUnwantedSocket, where a passed socket would have no listener.
+// With an error, nothing has changed: it is a conf.Problems, names the address that
+// cannot be bound, or is ErrUnwantedSocket if a passed socket would have no listener.
 func (p *Proxy) Reload(cfg Config) error {
 	if err := cfg.Problems().Err(); err != nil {
 		return err

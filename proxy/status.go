@@ -18,7 +18,7 @@ type Status struct {
 	// Destinations are those of Carbon. One that a reload removed comes last.
 	Destinations []DestinationStatus `json:"destinations"`
 
-	// Bounds are what waits, for each queue, in bytes. The metrics have them, too.
+	// Bounds says how much waits in each queue, in bytes. The metrics have it, too.
 	Bounds []Bound `json:"-"`
 }
 
@@ -78,8 +78,8 @@ type BadLine struct {
 	Line     []byte // its first 200 bytes
 }
 
-// String gives the line quoted, after when, from whom and why. The peer is quoted, too:
-// a client chooses the path that it is bound to.
+// String gives the line quoted, after when, from whom and why. The peer is quoted, too,
+// since a client chooses the path to which it binds.
 func (b BadLine) String() string {
 	peer := "-"
 	if b.Peer != "" {

@@ -4,20 +4,20 @@
 //	config.go  where it listens
 //	server.go  the server: bind, serve, stop
 //	bounds.go  how many connections and requests at a time
-//	guard.go   what every answer carries, and who gets one
+//	guard.go   the headers of every answer, and who gets one
 //	status.go  what is shown, and where it comes from
 //	pages.go   the pages
 //	view.go    the status, arranged for people
 //	wrong.go   what is wrong, what it means and what to do
 //	rates.go   what came in the last minute and hour
 //	units.go   numbers as people read them
-//	fleetview.go  the pool: a row a name, a bar a tenure
+//	fleetview.go  the pool: one row per name, one bar per tenure
 //	ready.go   whether the daemon can do its job now
 //	claims.go  the claim as Prometheus metrics
 //
 // Every page is a read: nothing here changes the daemon, and nothing shows a
 // secret.
 //
-// Not promised: privacy. Who can open the address can read every page; on an
-// address that is not loopback that is the network.
+// Not promised: privacy. Whoever can reach the address can read every page; unless it is
+// loopback, that is the whole network.
 package admin

@@ -1,6 +1,6 @@
-// Package conf holds what the packages that own a part of the configuration
-// share with the command that reads the file: the form of a complaint about a
-// value, and the notation of sizes.
+// Package conf is shared by the packages that own parts of the configuration and the
+// command that reads the file: the form of a complaint about a value, and the notation of
+// sizes.
 //
 // A package validates its own part and returns Problems; each names its place
 // by the path of its key, so that the command can add file, line and column.

@@ -1,8 +1,8 @@
-// Package events leaves a note in Graphite's events whenever the name of this host
-// changes: "Denali is web17". Graphs show them: drawAsInfinite(events("prefixproxy")).
+// Package events posts an event to Graphite whenever the name of this host changes:
+// "Denali is web17". Graphs show them: drawAsInfinite(events("prefixproxy")).
 //
-// Not promised: that every note arrives. A Graphite that is down gets the last few when it
-// is back; nothing waits for it.
+// Not promised: that every event arrives. A Graphite that is down gets the last few when
+// it is back; nothing waits for it.
 package events
 
 import (

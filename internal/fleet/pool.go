@@ -1,13 +1,13 @@
 // Package fleet is a pool of names as pages show it: who holds what, who waits, and who
-// held what in the last days. Whoever asks, and however often, etcd is asked at most once
-// in some seconds, and only while somebody asks.
+// held what in the last days. However many ask, and however often, etcd is queried at
+// most once in some seconds, and only while somebody asks.
 //
 //	pool.go  Pool: when etcd is asked, and for what
 //	past.go  what is known of a name's past
 //	view.go  what pages show: a View
 //
 // Not promised: to be complete. A name that was held for less than a few seconds between
-// two requests may be seen minutes later, and what is beyond maxTenures is left out.
+// two requests may be seen minutes later, and anything beyond maxTenures is left out.
 package fleet
 
 import (

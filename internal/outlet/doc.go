@@ -1,22 +1,22 @@
 // Package outlet sends lines to servers: to the first address of a failover list
 // that works.
 //
-// That a connection could be opened proves nothing: a balancer without a backend
-// accepts and closes, a hung server accepts and never reads. So an address is
-// known by its sessions, and rests when they fail. What is sent, again or once,
-// and when it counts as delivered, is the Source's to say.
+// That a connection could be opened proves nothing: a balancer without a backend accepts
+// and closes, a hung server accepts and never reads. So an address is judged by its
+// sessions, and rests when they fail. The Source decides what is sent, whether it is sent
+// again, and when it counts as delivered.
 //
 // The files, in the order in which a line meets them:
 //
 //	source.go    what an outlet sends
-//	address.go   the notation of upstreams; config.go: what an outlet is told
+//	address.go   the notation of upstreams; config.go: its configuration
 //	outlet.go    Outlet: connect → session → failed → connect …
 //	failover.go  the list: what is known of each address, and which is next
-//	said.go      what the log says of it, once
+//	said.go      what is logged about it, once
 //	search.go    a server of the list that can be connected to
 //	dial.go      from an address to a link
 //	session.go   sending on one link until it ends, or something better is there
-//	beside.go    what happens beside the sending: an earlier address, a name that moves
+//	beside.go    what goes on while sending: an earlier address, a name that moves
 //	health.go    asking statsd how it is
 //	link.go      a connection, of whatever kind
 //	stream.go    TCP and unix; tls.go: TLS above it
@@ -25,7 +25,7 @@
 //
 // # Not promised
 //
-// An acknowledgement comes from the peer's kernel (or from whatever stands in
-// between), not from the program there. A UDP upstream that is silent, and whose
-// network reports no errors, is taken to work, unless its health can be asked.
+// An acknowledgement comes from the peer's kernel (or from whatever stands in between),
+// not from the program there. A silent UDP upstream whose network reports no errors is
+// assumed to work, unless it has a health check.
 package outlet

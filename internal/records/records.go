@@ -1,6 +1,6 @@
-// Package records is the format of the files in which a store keeps lines: records
-// behind a header, each of them sound at its place in its store, and nowhere else. What
-// is in such a file, or in parts of many, is counted in places and spans.
+// Package records is the format of the files in which a store keeps lines: a header and
+// then records, each of which is valid only at its own place in its own store. The
+// contents of such files are counted in places and spans.
 //
 // All integers are little endian, all sums are CRC-32C:
 //
@@ -18,7 +18,7 @@
 //
 // # Not promised
 //
-// That anything is found behind damage.
+// That anything is found after damage.
 package records
 
 import (
