@@ -32,6 +32,7 @@ type pointQueue struct {
 	due      time.Time     // when the next part of the sealed slot is to be flushed
 	pace     time.Duration // between two parts
 	closed   bool
+	troubled bool // with the files
 
 	mu    sync.Mutex            // readers wait for it: no points are made meanwhile
 	sums  *aggregate.Aggregator // with open, it goes on with what there was
@@ -109,9 +110,7 @@ func (q *pointQueue) step(now time.Time) (wait time.Duration, closed bool) {
 	q.mu.Lock()
 	err, ends := q.sums.Trouble(), q.sums.Ends()
 	q.mu.Unlock()
-	if err != nil {
-		q.log.Error("what is counted would not survive a kill", "err", err)
-	}
+	q.tell(err)
 	if !q.sums.IsFlushing() {
 		return max(ends.Sub(now), time.Millisecond), false
 	}
@@ -121,6 +120,17 @@ func (q *pointQueue) step(now time.Time) (wait time.Duration, closed bool) {
 	q.flush()
 	q.due = q.due.Add(q.pace)
 	return 0, false
+}
+
+// tell says when the files begin to fail, and when they work again. q.flushing is held.
+func (q *pointQueue) tell(trouble error) {
+	switch {
+	case trouble != nil && !q.troubled:
+		q.log.Error("what is counted would not survive a kill", "err", trouble)
+	case trouble == nil && q.troubled:
+		q.log.Info("what is counted would survive a kill again")
+	}
+	q.troubled = trouble != nil
 }
 
 // isTurned says whether turn has nothing to do. q.mu is held.

@@ -37,11 +37,12 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	a := New(cfg)
 	found, generation := newest(dirs)
 	fresh := found == ""
+	var lost error
 	if !fresh {
 		if err := a.recall(found, generation); err != nil {
 			fresh, a = true, New(cfg)
 			a.journal.generation = generation
-			a.journal.err = fmt.Errorf("what the last process had counted is lost: %w", err)
+			lost = fmt.Errorf("what the last process had counted is lost: %w", err)
 		}
 	}
 	if fresh {
@@ -61,6 +62,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	for _, dir := range dirs {
 		removeBefore(dir, a.journal.generation)
 	}
+	a.journal.fail(lost) // until the next base
 	return a, nil
 }
 
@@ -157,7 +159,11 @@ func (a *Aggregator) Flushed() (lines int) {
 	a.recycle()
 	lines = a.sealed.Lines
 	a.sealed, a.isFlushing = Slot{}, false
-	a.journal.commit()
+	if !a.journal.commit() && a.journal.dir != "" {
+		// Most likely the disk is full, maybe of what is older and has left.
+		removeBefore(a.journal.dir, a.journal.generation)
+		a.beginBase()
+	}
 	return lines
 }
 
@@ -180,12 +186,8 @@ func (a *Aggregator) Close(disk string) error {
 	return a.journal.leave(was)
 }
 
-// Trouble returns what went wrong with the files since it was asked last.
-func (a *Aggregator) Trouble() error {
-	err := a.journal.err
-	a.journal.err = nil
-	return err
-}
+// Trouble returns what is wrong with the files, so that a kill would cost what is counted.
+func (a *Aggregator) Trouble() error { return a.journal.err }
 
 // IsFlushing says whether points of the sealed slot are still to be taken out.
 func (a *Aggregator) IsFlushing() bool { return a.isFlushing }

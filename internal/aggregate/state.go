@@ -58,14 +58,13 @@ type header struct {
 
 func (a *Aggregator) header() header { return header{Format: format, Slot: a.open, Closed: a.closed} }
 
-// A journal writes the files. Without a directory it does nothing. Its first error is
-// kept.
+// A journal writes the files. Without a directory it does nothing.
 type journal struct {
 	dir        string
 	generation uint64
 	lines      *os.File // lines-generation
 	size       int64    // of lines
-	err        error
+	err        error    // the first since a base was written
 
 	base        *os.File // beside, while it is written
 	parts       bool     // it is one in the middle of a slot
@@ -156,26 +155,28 @@ func (j *journal) abandon() {
 	}
 }
 
-// commit ends the base, which takes the place of what is older.
-func (j *journal) commit() {
+// commit ends the base, which takes the place of what is older. It returns whether it is
+// there.
+func (j *journal) commit() bool {
 	if j.base == nil {
-		return
+		return false
 	}
 	j.buf = append(j.buf, 0)
 	j.spill(0)
 	j.buf = binary.LittleEndian.AppendUint32(j.buf, j.sum)
 	j.spill(0)
 	if j.base == nil {
-		return
+		return false
 	}
 	name := j.base.Name()
 	j.abandon()
 	if err := os.Rename(name, pathOf(j.dir, "base", j.generation)); err != nil {
 		j.fail(err)
-		return
+		return false
 	}
-	j.length = j.written
+	j.length, j.err = j.written, nil
 	removeBefore(j.dir, j.generation)
+	return true
 }
 
 // removeBefore removes what an earlier generation needed: bases first, since lines

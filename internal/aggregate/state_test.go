@@ -212,6 +212,36 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// Files that cannot be written cost nothing while the process lives; the next base that
+// can be written makes good for them.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	a.SetNamed(true, at(0))
+	put(a, "c:1|c", "g:5|g")
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	a.journal.follow(full, nil)
+	put(a, "c:2|c")
+	a.Seal(at(10))
+	a.journal.base.Close()
+	if a.Trouble() == nil {
+		t.Error("no trouble is told")
+	}
+	put(a, "c:10|c")
+	equal(t, points(a), []string{"N.c.count 3 @0", "N.c.rate 0.3 @0", "N.g 5 @0"})
+	put(a, "g:+1|g") // and some of the base
+	if err := a.Trouble(); err != nil {
+		t.Errorf("still in trouble: %v", err)
+	}
+	a = open(t, tenth(), at(12), dir)
+	a.SetNamed(true, at(12))
+	a.Seal(at(20))
+	equal(t, points(a), []string{"N.c.count 10 @10", "N.c.rate 1 @10", "N.g 6 @10"})
+}
+
 // What was counted is kept where less memory is allowed since; there is room for nothing
 // new.
 func TestLessMemory(t *testing.T) {
