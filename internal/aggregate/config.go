@@ -40,7 +40,10 @@ type Config struct {
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{Interval: 10 * time.Second, Percentiles: []float64{90}, Expire: 5 * time.Minute, Memory: 64 << 20}
+	return Config{
+		Interval: 10 * time.Second, Percentiles: []float64{90}, Layout: Plain, Tags: GraphiteTags,
+		Expire: 5 * time.Minute, Memory: 64 << 20,
+	}
 }
 
 // The bounds of memory, and of the interval.
@@ -65,6 +68,12 @@ func (c Config) Problems() (ps conf.Problems) {
 	if c.Expire < 0 {
 		ps.Addf("aggregate.expire", "0 or more; 0 forgets nothing", "expire %v is negative", c.Expire)
 	}
+	if !slices.Contains([]Layout{Plain, StatsD, Legacy}, c.Layout) {
+		ps.Addf("aggregate.layout", "plain, statsd or legacy", "%q is no layout", c.Layout)
+	}
+	if !slices.Contains([]Tags{GraphiteTags, DropTags}, c.Tags) {
+		ps.Addf("aggregate.tags", "graphite or drop", "%q is no way with tags", c.Tags)
+	}
 	if c.Memory < minMemory {
 		ps.Addf("aggregate.memory", "1MiB or more", "memory %v is too small", c.Memory)
 	}
@@ -72,53 +81,20 @@ func (c Config) Problems() (ps conf.Problems) {
 }
 
 // Layout is how points are called.
-type Layout uint8
+type Layout string
 
 // The layouts.
 const (
-	Plain Layout = iota
-	StatsD
-	Legacy
+	Plain  Layout = "plain"
+	StatsD Layout = "statsd"
+	Legacy Layout = "legacy"
 )
 
 // Tags is what becomes of tags.
-type Tags uint8
+type Tags string
 
 // The ways with tags.
 const (
-	GraphiteTags Tags = iota
-	DropTags
+	GraphiteTags Tags = "graphite"
+	DropTags     Tags = "drop"
 )
-
-var (
-	layoutWords = []string{"plain", "statsd", "legacy"}
-	tagsWords   = []string{"graphite", "drop"}
-)
-
-// MarshalText gives the word of the configuration.
-func (l Layout) MarshalText() ([]byte, error) { return []byte(layoutWords[l]), nil }
-
-// UnmarshalText reads it.
-func (l *Layout) UnmarshalText(text []byte) error {
-	i, err := wordOf(text, layoutWords, "layout (use plain, statsd or legacy)")
-	*l = Layout(i)
-	return err
-}
-
-// MarshalText gives the word of the configuration.
-func (t Tags) MarshalText() ([]byte, error) { return []byte(tagsWords[t]), nil }
-
-// UnmarshalText reads it.
-func (t *Tags) UnmarshalText(text []byte) error {
-	i, err := wordOf(text, tagsWords, "way with tags (use graphite or drop)")
-	*t = Tags(i)
-	return err
-}
-
-func wordOf(text []byte, words []string, what string) (int, error) {
-	i := slices.Index(words, string(text))
-	if i < 0 {
-		return 0, fmt.Errorf("%q is no %s", text, what)
-	}
-	return i, nil
-}

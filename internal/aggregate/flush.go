@@ -9,6 +9,7 @@ import (
 // A flush makes points of a slot that has ended.
 type flush struct {
 	layout      Layout
+	heads       [setKind + 1]string // of it
 	percentiles []percentile
 
 	isFlushing bool
@@ -21,7 +22,7 @@ type flush struct {
 }
 
 func (f *flush) configure(cfg Config) {
-	f.layout, f.percentiles = cfg.Layout, nil
+	f.layout, f.heads, f.percentiles = cfg.Layout, heads[cfg.Layout], nil
 	for _, p := range cfg.Percentiles {
 		f.percentiles = append(f.percentiles, newPercentile(p))
 	}
@@ -57,7 +58,7 @@ func (f *flush) Points(dst []byte) []byte {
 	seconds := float64(f.sealed.Interval)
 	for i := range f.taken {
 		t := &f.taken[i]
-		head := heads[f.layout][t.kind]
+		head := f.heads[t.kind]
 		switch {
 		case t.kind == timerKind:
 			f.values = t.samples.stats(f.values[:0], f.percentiles, seconds)
@@ -80,12 +81,11 @@ func (f *flush) Points(dst []byte) []byte {
 }
 
 // What stands before the name.
-var heads = func() (all [Legacy + 1][setKind + 1]string) {
-	all[StatsD] = [...]string{counterKind: "stats.counters.", gaugeKind: "stats.gauges.", timerKind: "stats.timers.", setKind: "stats.sets."}
-	all[Legacy] = all[StatsD]
-	all[Legacy][counterKind] = "stats."
-	return all
-}()
+var (
+	statsdHeads = [...]string{counterKind: "stats.counters.", gaugeKind: "stats.gauges.", timerKind: "stats.timers.", setKind: "stats.sets."}
+	legacyHeads = [...]string{counterKind: "stats.", gaugeKind: "stats.gauges.", timerKind: "stats.timers.", setKind: "stats.sets."}
+	heads       = map[Layout][setKind + 1]string{StatsD: statsdHeads, Legacy: legacyHeads}
+)
 
 // point appends a point of a series: its tags stand behind the whole name. A value that
 // is no number is left out.

@@ -34,9 +34,15 @@ var (
 	theUnkept = &contender{name: "prefixproxy, queue in no file", start: (*bench).forwardByUnkept, leaves: nameOut}
 	theLeast  = &contender{name: "least", start: (*bench).forwardByLeast, leaves: nameOut}
 	thePlain  = &contender{name: "plain loop", start: (*bench).forwardByPlain, leaves: nameOut, aside: true}
-	theRelay  = &contender{name: "carbon-c-relay", start: (*bench).forwardByRelay, leaves: nameOut, program: "carbon-c-relay", aside: true}
-	theNode   = &contender{name: "statsd proxy.js", start: (*bench).forwardByNode, leaves: nameIn, program: "node", needsStatsD: true, aside: true}
+	theRelay  = &contender{name: "carbon-c-relay", start: relayPeer.start, leaves: nameOut, program: "carbon-c-relay", aside: true}
+	theNode   = &contender{name: "statsd proxy.js", start: nodePeer.start, leaves: nameIn, program: "node", needsStatsD: true, aside: true}
 	theDirect = &contender{name: "no forwarder", start: (*bench).forwardDirectly, leaves: nameIn}
+
+	theCounter  = &contender{name: "prefixproxy, counting", start: (*bench).countByDaemon}
+	theStatsD   = &contender{name: "statsd", start: statsdPeer.start, program: "node", needsStatsD: true}
+	theGoStatsD = &contender{name: "gostatsd", start: gostatsdPeer.start, program: "gostatsd"}
+	theStatsite = &contender{name: "statsite", start: statsitePeer.start, program: "statsite"}
+	theBrubeck  = &contender{name: "brubeck", start: brubeckPeer.start, program: "brubeck"}
 )
 
 // missing says why a contender cannot take part; "" when it can.
@@ -83,6 +89,10 @@ func (b *bench) forwardByPart(ctx context.Context, part string, w work) (*forwar
 
 func (b *bench) forwardByDaemon(ctx context.Context, w work) (*forwarder, error) {
 	return b.forwardByBinary(ctx, b.binary, w)
+}
+
+func (b *bench) countByDaemon(ctx context.Context, w work) (*forwarder, error) {
+	return b.forwardTo(ctx, b.binary, w, "carbon:")
 }
 
 func (b *bench) forwardByUnkept(ctx context.Context, w work) (*forwarder, error) {

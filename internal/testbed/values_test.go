@@ -33,8 +33,7 @@ var (
 func TestValues(t *testing.T) {
 	t.Parallel()
 	for i, layout := range []aggregate.Layout{aggregate.Plain, aggregate.StatsD, aggregate.Legacy} {
-		word, _ := layout.MarshalText()
-		t.Run(string(word), func(t *testing.T) {
+		t.Run(string(layout), func(t *testing.T) {
 			t.Parallel()
 			compareValues(t, layout, *valuesSeed+uint64(i))
 		})
