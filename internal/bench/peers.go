@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A peer is a program that is not ours, with its configuration: in that stand its port (1),
@@ -18,7 +21,7 @@ import (
 // it says that it lives (5). It is run in the directory of statsd.
 type peer struct {
 	command []string // with configFile among its arguments
-	ready   int      // which of its ports accepts TCP; 0: none, it is given time
+	ready   int      // which of its ports accepts TCP; 0: none
 	config  string
 }
 
@@ -100,15 +103,12 @@ func (p peer) start(b *bench, ctx context.Context, _ work) (*forwarder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.ready > 0 {
-		err = await(ctx, args[0], func(ctx context.Context) error {
-			conn, err := new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", ports[p.ready-1]))
-			if err == nil {
-				conn.Close()
-			}
-			return err
-		})
-	}
+	err = await(ctx, args[0], func(context.Context) error {
+		if p.ready > 0 {
+			return answers("tcp", ports[p.ready-1])
+		}
+		return answers("udp", ports[0])
+	})
 	if err == nil {
 		err = pause(ctx, time.Second) // it has yet to find its upstream
 	}
@@ -117,6 +117,24 @@ func (p peer) start(b *bench, ctx context.Context, _ work) (*forwarder, error) {
 		return nil, err
 	}
 	return &forwarder{port: ports[0], pid: process.pid(), stop: process.stop}, nil
+}
+
+// answers returns an error if nobody listens at a port of 127.0.0.1: a datagram that
+// nobody takes comes back at once.
+func answers(network string, port int) error {
+	conn, err := net.Dial(network, fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if network == "udp" {
+		conn.Write([]byte("\n"))
+		conn.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, unix.ECONNREFUSED) {
+			return err
+		}
+	}
+	return nil
 }
 
 // freePort returns a port of 127.0.0.1 that was free just now, by TCP and UDP.
