@@ -201,45 +201,6 @@ func (h *Holder) askAgain() time.Duration {
 	return d
 }
 
-// enter makes p the state while there is no claim.
-func (h *Holder) enter(p State) {
-	if *h.idle.Load() != p {
-		h.letGo(p)
-	}
-}
-
-// request makes a request that belongs to a claim. It has a time-out of its
-// own, which leaves half of the claim's usable time.
-func (h *Holder) request(ctx context.Context, f func(context.Context) error) error {
-	return h.within(ctx, requestTime(h.cfg.TTL), f)
-}
-
-func (h *Holder) within(ctx context.Context, timeOut time.Duration, f func(context.Context) error) error {
-	h.pulse.Work()
-	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, timeOut)
-	defer cancel()
-	err := f(ctx)
-	if !isAnswer(err) {
-		err = h.store.Failed(err, begun)
-	}
-	h.checkDataLoss(err)
-	return err
-}
-
-func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Second) }
-
-// checkDataLoss takes note when err says that etcd lost data: others may hold
-// names that etcd knows nothing of any more, for one TTL at most. The marker,
-// which we leave before we claim again, tells all who claim in that time, us
-// among them.
-func (h *Holder) checkDataLoss(err error) {
-	if errors.Is(err, DataLoss) {
-		h.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts")
-		h.lostData = dataLoss{unmarked: true, until: h.now() + h.cfg.TTL}
-	}
-}
-
 // tenancyOf returns the tenancy of what was claimed under h.lease and answered
 // at that time.
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {

@@ -20,7 +20,10 @@
 //	tenure.go       who held a name from when to when: the record in etcd
 //	state.go        what a Holder is at; why a claim was lost
 //	statedir.go     what is remembered from one start to the next
-//	holder.go       Holder: the snapshots, and Run: claim → renew → lost → re-claim → release
+//	ownstate.go     what is remembered now, and saved beside the lease
+//	current.go      what all may see: the claim, or the state
+//	requests.go     how etcd is asked: bounded in time, and watched
+//	holder.go       Holder, and Run: claim → renew → lost → re-claim → release
 //	acquire.go      the way to a claim: grant, claim, wait
 //	succession.go   when a name that was claimed may be used
 //	keep.go         the way of a claim: renew, suspend, resume, lose, let go

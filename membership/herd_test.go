@@ -33,11 +33,11 @@ var (
 	joinsOriginal = flag.Bool("joins.original", false, "measure the original algorithm, too")
 )
 
-// requests counts what one host asks of etcd for its claim: renewals, which
+// costs counts what one host asks of etcd for its claim: renewals, which
 // begin when it has one, read a single key.
-type requests struct{ grants, reads, txns, failed, all atomic.Int64 }
+type costs struct{ grants, reads, txns, failed, all atomic.Int64 }
 
-func (r *requests) count(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (r *costs) count(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	r.all.Add(1)
 	switch method {
 	case pb.Lease_LeaseGrant_FullMethodName:
@@ -60,17 +60,17 @@ func (r *requests) count(ctx context.Context, method string, req, reply any, cc 
 type joined struct {
 	took  time.Duration
 	names map[string]int
-	cost  []*requests // of each host
+	cost  []*costs // of each host
 }
 
 // joinAtOnce starts n hosts on an etcd of their own; join returns the name that
 // it got.
 func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *etcd.Client) string) joined {
 	server := devetcdtest.Start(t)
-	j := joined{names: make(map[string]int), cost: make([]*requests, n)}
+	j := joined{names: make(map[string]int), cost: make([]*costs, n)}
 	clients := make([]*etcd.Client, n)
 	for i := range clients {
-		j.cost[i] = new(requests)
+		j.cost[i] = new(costs)
 		clients[i] = newClient(t, server, j.cost[i].count)
 		if _, err := clients[i].Get(t.Context(), "connect"); err != nil {
 			t.Fatal(err)
@@ -205,7 +205,7 @@ func joinOriginally(t *testing.T, c *etcd.Client, names []string) string {
 // on, and do not all ask for it.
 func TestManyWaitForOneName(t *testing.T) {
 	const waiters = 200
-	var cost requests
+	var cost costs
 	var log syncBuffer
 	c := newClient(t, sharedEtcd, cost.count)
 	cfg := testConfig(t, "Denali", "MtLogan")

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
@@ -30,40 +28,29 @@ func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
 
 // A Holder claims a name, keeps it, and claims another when it is lost.
 //
-// Run's goroutine owns the lease and all that is not atomic or under mu; what
-// others may call reads snapshots.
+// Run's goroutine owns it, and changes what all may see: current and counts.
 type Holder struct {
-	cfg    Config
-	store  store
-	saver  *saver
-	now    clock
-	wall   func() time.Time // for what Carbon lines and people are told, and no lease
-	jitter retry.Jitter     // of retries
-	log    *slog.Logger
+	*current
+	requests
+	ownState
+	counts
 
-	pulse  pulse.Pulse           // of Run
-	claim  atomic.Pointer[Claim] // nil: none
-	idle   atomic.Pointer[State] // the state while there is no claim
-	claims atomic.Uint64
-	losses map[Loss]*atomic.Uint64 // the map itself never changes
+	cfg     Config
+	wall    func() time.Time // for what Carbon lines and people are told, and no lease
+	records *records
 
-	mu        sync.Mutex
-	changed   chan struct{} // closed at the next change
-	atHorizon *time.Timer   // makes a suspension such a change
-
-	own        *memory    // what the last process held, until the first claim
-	memory     memory     // what was saved last
-	ownTenures ownTenures // our own tenures
-	held       *tenancy   // with the claim, while there is one
-	lease      *lease     // nil: none
-	lostData   dataLoss   // the last one that we saw
-	outage     outage
-	waited     bool // all names were taken, and we have said so
+	held   *tenancy // with the claim, while there is one
+	lease  *lease   // nil: none
+	waited bool     // all names were taken, and we have said so
 
 	avoid      string        // a name that we were asked to let go
 	avoidUntil time.Duration // by now
+}
 
-	records *records
+// counts are what a holder did since it was made.
+type counts struct {
+	claims atomic.Uint64
+	losses map[Loss]*atomic.Uint64 // the map itself never changes
 }
 
 // A lease is one that etcd granted to us.
@@ -73,12 +60,6 @@ type lease struct {
 	term  uint64        // of etcd in which it was granted; 0: not known
 	sent  time.Duration // by now: when the grant was sent
 	spent bool          // nothing is claimed under it any more: to be revoked
-}
-
-// A dataLoss is what a holder makes of one that it saw.
-type dataLoss struct {
-	unmarked bool          // the marker is not left yet
-	until    time.Duration // by now: a name that is claimed before is used one TTL later
 }
 
 // NewHolder returns a holder that has not begun; it does not ask etcd for
@@ -102,60 +83,23 @@ func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Lo
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	log = log.With("pool", cfg.Pool)
 	h := &Holder{
-		cfg:     cfg,
-		store:   store,
-		now:     now,
-		wall:    time.Now,
-		jitter:  retry.Randomly,
-		log:     log.With("pool", cfg.Pool),
-		losses:  make(map[Loss]*atomic.Uint64),
-		changed: make(chan struct{}),
+		current: newCurrent(),
+		requests: requests{
+			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, log: log,
+			outage: outage{log: log, now: now, causes: make(map[string]time.Duration)},
+		},
+		ownState: ownState{saver: newSaver(state, log)},
+		counts:   counts{losses: make(map[Loss]*atomic.Uint64)},
+		cfg:      cfg,
+		wall:     time.Now,
+		records:  newRecords(cfg.TTL/3, log),
 	}
 	for _, l := range Losses() {
 		h.losses[l] = new(atomic.Uint64)
 	}
-	h.saver = newSaver(state, h.log)
-	h.outage.log, h.outage.now, h.outage.causes = h.log, now, make(map[string]time.Duration)
-	h.records = newRecords(cfg.TTL/3, h.log)
-	h.idle.Store(new(Claiming))
-	h.atHorizon = time.AfterFunc(time.Hour, h.suspended)
-	h.atHorizon.Stop()
 	return h
-}
-
-// Current returns the claim. (nil, false): there is none. (claim, false): it is
-// suspended. (claim, true): it may be used now. It takes no lock, and is right
-// even when Run stalls.
-func (h *Holder) Current() (*Claim, bool) {
-	c := h.claim.Load()
-	if c == nil || !c.Valid() {
-		return c, false
-	}
-	// Who was stopped in here may find it valid and lost: once that is on record,
-	// others need not wait for the horizon.
-	now := h.claim.Load()
-	return now, now == c
-}
-
-// State returns what the holder is at; it is Held exactly while Current is
-// good.
-func (h *Holder) State() State {
-	switch c, ok := h.Current(); {
-	case ok:
-		return Held
-	case c != nil:
-		return Suspended
-	}
-	return *h.idle.Load()
-}
-
-// Changed returns a channel that is closed at the next change of Current or
-// State. A suspension is told by a timer, which may be late; Current is not.
-func (h *Holder) Changed() <-chan struct{} {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.changed
 }
 
 // Pool returns the pool of the configuration.
@@ -164,22 +108,10 @@ func (h *Holder) Pool() string { return h.cfg.Pool }
 // Owner returns the owner: the configuration's, or the host name.
 func (h *Holder) Owner() string { return h.cfg.Owner }
 
-// Turns counts the turns of Run's loop; it is odd while that is at work. Each piece of its
-// work is a request that is bounded in time: a number that stays odd for half a minute is
-// that of a loop which stands still.
-func (h *Holder) Turns() uint64 { return h.pulse.Turns() }
-
-// sleep is sleep, at rest.
-func (h *Holder) sleep(ctx context.Context, d time.Duration) bool {
-	h.pulse.Rest()
-	defer h.pulse.Work()
-	return retry.Sleep(ctx, d)
-}
-
 // Stats returns the counts.
-func (h *Holder) Stats() Stats {
-	s := Stats{Claims: h.claims.Load(), Losses: make(map[Loss]uint64, len(h.losses))}
-	for l, n := range h.losses {
+func (c *counts) Stats() Stats {
+	s := Stats{Claims: c.claims.Load(), Losses: make(map[Loss]uint64, len(c.losses))}
+	for l, n := range c.losses {
 		s.Losses[l] = n.Load()
 	}
 	return s
@@ -198,7 +130,7 @@ func (h *Holder) Run(ctx context.Context) error {
 	wg.Go(func() { h.saver.run(saving) })
 	wg.Go(func() { h.records.run(ctx) })
 
-	h.recall()
+	h.recall(h.cfg)
 	for ctx.Err() == nil {
 		held := h.acquire(ctx)
 		if held == nil {
@@ -213,45 +145,6 @@ func (h *Holder) Run(ctx context.Context) error {
 	return nil
 }
 
-// recall loads what the last process held.
-func (h *Holder) recall() {
-	if h.saver.state == nil {
-		return
-	}
-	m, own, err := h.saver.state.load(h.cfg.Pool)
-	if err != nil {
-		h.log.Warn("last claim not remembered", "err", err)
-	}
-	if m != nil {
-		h.memory = *m
-	}
-	if m != nil && m.Pool == h.cfg.Pool && slices.Contains(h.cfg.Names, m.Name) {
-		h.own = m
-	}
-	h.recallTenures(own)
-}
-
-// remember has m and our tenures saved, if there is a state; without it a restart
-// only has less to go by.
-func (h *Holder) remember(m memory) (saved <-chan struct{}) {
-	h.memory = m
-	return h.saver.save(m, h.ownTenures)
-}
-
-// letGo ends the claim for all who ask Current, and leaves the state p.
-func (h *Holder) letGo(p State) {
-	h.idle.Store(&p)
-	h.setClaim(nil)
-}
-
-// setClaim makes c the claim, and ends the one before.
-func (h *Holder) setClaim(c *Claim) {
-	if before := h.claim.Swap(c); before != nil {
-		close(before.over)
-	}
-	h.notify()
-}
-
 // extend moves the horizon of held as far as the last renewal reaches, if it may be used
 // at all by now. It says whether that ended a suspension.
 func (h *Holder) extend(held *tenancy) (resumed bool) {
@@ -260,25 +153,6 @@ func (h *Holder) extend(held *tenancy) (resumed bool) {
 		h.atHorizon.Reset(left)
 	}
 	return resumed
-}
-
-// suspended notifies, once the horizon has passed.
-func (h *Holder) suspended() {
-	switch c := h.claim.Load(); {
-	case c == nil:
-	case c.Valid(): // extended since, or the clock is late
-		h.atHorizon.Reset(c.Left())
-	default:
-		h.notify()
-	}
-}
-
-// notify tells those who wait on Changed.
-func (h *Holder) notify() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	close(h.changed)
-	h.changed = make(chan struct{})
 }
 
 // release gives the name back when Run ends, or leaves its lease to run out.
@@ -300,7 +174,7 @@ func (h *Holder) release(ctx context.Context) {
 	var err error
 	if c != nil {
 		until := h.usedUntil(c)
-		saved := h.endOwn(until)
+		saved := h.endOwn(h.held.tenure, until)
 		err = h.within(ctx, releaseTime/2, func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return fmt.Errorf("save the own tenures: %w", err)

@@ -111,11 +111,19 @@ func TestLosses(t *testing.T) {
 	} {
 		t.Run(string(test.want), func(t *testing.T) {
 			t.Parallel()
-			client := newClient(t, sharedEtcd)
+			var asking sync.RWMutex // the holder sees all of what is done, or nothing
+			client := newClient(t, sharedEtcd, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				asking.RLock()
+				defer asking.RUnlock()
+				return invoke(ctx, method, req, reply, cc, opts...)
+			})
 			h := start(t, client, testConfig(t, "Denali", "MtLogan"), nil)
 			old := h.held(t)
 			changed := h.Changed()
-			if err := test.take(client, old); err != nil {
+			asking.Lock()
+			err := test.take(newClient(t, sharedEtcd), old)
+			asking.Unlock()
+			if err != nil {
 				t.Fatal(err)
 			}
 			<-changed

@@ -77,7 +77,7 @@ func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Sec
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.recordEnd(held.tenure.end(until, string(loss)), h.endOwn(until))
+	h.recordEnd(held.tenure.end(until, string(loss)), h.endOwn(h.held.tenure, until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))

@@ -153,7 +153,7 @@ func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
 		return err
 	}
 	granted, left := time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second
-	h.State, h.Renewed = Held, granted-left
+	h.State, h.Renewed = Held, max(granted-left, 0) // a new leader gives it more
 	if left < granted-horizonShare(granted) {
 		h.State = Suspended
 	}

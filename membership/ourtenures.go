@@ -44,14 +44,6 @@ func (d ownTenures) end(t Tenure, to time.Time) {
 // before the start.
 func (own *ownTenure) endAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
-// endOwn ends the tenure of the claim, which is over. It must be saved before
-// etcd is told: a process that comes after must not take more for ours than others
-// can read there.
-func (h *Holder) endOwn(to time.Time) (saved <-chan struct{}) {
-	h.ownTenures.end(h.held.tenure, to)
-	return h.saver.save(h.memory, h.ownTenures)
-}
-
 // spans returns the tenures but t.
 func (d ownTenures) spans(t Tenure) []span {
 	var spans []span
@@ -66,14 +58,6 @@ func (d ownTenures) spans(t Tenure) []span {
 // others returns those of ts that are not ours.
 func (d ownTenures) others(ts []Tenure) []Tenure {
 	return slices.DeleteFunc(slices.Clone(ts), func(t Tenure) bool { return d.find(t) != nil })
-}
-
-// recallTenures takes over what the last process knew of our tenures.
-func (h *Holder) recallTenures(own []ownTenure) {
-	h.ownTenures = own
-	if m := h.own; m != nil && m.Record != "" && !m.copied && h.ownTenures.find(Tenure{Name: m.Name, id: m.Record}) == nil {
-		h.ownTenures = append(h.ownTenures, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here}) // killed before it was written
-	}
 }
 
 // closeCrashed finds out when those of our tenures ended that a crash left open,

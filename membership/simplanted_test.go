@@ -24,9 +24,9 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			New:  "held.sent = h.now()",
 		}, "two valid claims", ""},
 		{"the gate is off", planted.Edit{
-			File: "membership/holder.go",
-			Old:  "if c == nil || !c.Valid() {",
-			New:  "if c == nil {",
+			File: "membership/current.go",
+			Old:  "if claim == nil || !claim.Valid() {",
+			New:  "if claim == nil {",
 		}, "past the horizon", ""},
 		{"a name is taken back by overwriting", planted.Edit{
 			File: "membership/store.go",

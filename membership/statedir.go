@@ -1,12 +1,10 @@
 package membership
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -164,68 +162,4 @@ func (s *StateDir) save(f saved) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	return s.dir.WriteFile(memoryFile, append(data, '\n'))
-}
-
-// A saver saves in a goroutine of its own: a disk may take half a minute, and a
-// renewal must not wait for it. Of several things to be saved it takes the last.
-type saver struct {
-	state *StateDir // nil: nothing is saved
-	log   *slog.Logger
-	wake  chan struct{}
-
-	mu      sync.Mutex
-	waiting *saved
-	done    chan struct{} // closed when waiting is saved, or can't be
-}
-
-func newSaver(state *StateDir, log *slog.Logger) *saver {
-	return &saver{state: state, log: log, wake: make(chan struct{}, 1)}
-}
-
-// save has m and own saved. What it returns is closed then.
-func (s *saver) save(m memory, own ownTenures) <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.done == nil {
-		s.done = make(chan struct{})
-	}
-	done := s.done
-	if s.state == nil {
-		close(s.done)
-		s.done = nil
-		return done
-	}
-	s.waiting = &saved{m, slices.Clone(own)}
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-	return done
-}
-
-// run saves until ctx ends, and then what is left.
-func (s *saver) run(ctx context.Context) {
-	for {
-		select {
-		case <-s.wake:
-			s.write()
-		case <-ctx.Done():
-			s.write()
-			return
-		}
-	}
-}
-
-func (s *saver) write() {
-	s.mu.Lock()
-	f, done := s.waiting, s.done
-	s.waiting, s.done = nil, nil
-	s.mu.Unlock()
-	if f == nil {
-		return
-	}
-	if err := s.state.save(*f); err != nil {
-		s.log.Warn("claim not saved; a restart will not know it", "dir", s.state.Dir(), "err", err)
-	}
-	close(done)
 }

@@ -100,7 +100,7 @@ func TestStateOfNoUse(t *testing.T) {
 			}
 			var log bytes.Buffer
 			h := newHolder(nil, DefaultConfig(), s, boottime, slog.New(slog.NewTextHandler(&log, nil)))
-			h.recall()
+			h.recall(h.cfg)
 			if h.own != nil {
 				t.Errorf("recalled %+v, want nothing", h.own)
 			}
@@ -161,7 +161,7 @@ func FuzzStateDir(f *testing.F) {
 			t.Fatal(err)
 		}
 		h := newHolder(nil, DefaultConfig(), s, boottime, slog.New(slog.DiscardHandler))
-		h.recall()
+		h.recall(h.cfg)
 		if h.own != nil && !slices.Contains(h.cfg.Names, h.own.Name) {
 			t.Errorf("%q is taken for our name", h.own.Name)
 		}

@@ -69,7 +69,7 @@ func TestMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lease, err := client.Grant(t.Context(), 60)
+	lease, err := client.Grant(t.Context(), 600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	waits, err := client.Grant(t.Context(), 60)
+	waits, err := client.Grant(t.Context(), 600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := regexp.MustCompile(`[0-9]+s ago`).ReplaceAllString(members(), "some ago")
+	got := regexp.MustCompile(`[0-9ms]+s ago`).ReplaceAllString(members(), "some ago")
 	if want := `NAME      OWNER              SINCE                 STATE                 RENEWED
 Denali    foo-3le9           2026-11-22T22:26:57Z  -                     -
 MtLogan   foo-7k2p           -                     held                  some ago

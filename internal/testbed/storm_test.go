@@ -86,9 +86,9 @@ func TestStormSeesBugs(t *testing.T) {
 		edit  planted.Edit
 	}{
 		{"the gate is off", lasting(stormTTL*13/10, stormTTL*16/10, "proxy cut off in silence", "proxy stopped"), planted.Edit{
-			File: "membership/holder.go",
-			Old:  "if c == nil || !c.Valid() {",
-			New:  "if c == nil {",
+			File: "membership/current.go",
+			Old:  "if claim == nil || !claim.Valid() {",
+			New:  "if claim == nil {",
 		}},
 		{"a free name is taken for an unused one", lasting(0, 0, "key deleted by hand"), planted.Edit{
 			File: "membership/acquire.go",

@@ -1,0 +1,100 @@
+package membership
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// current is what all may see of a holder: its claim, or the state while there is none.
+// Run's goroutine changes it.
+type current struct {
+	claim atomic.Pointer[Claim] // nil: none
+	idle  atomic.Pointer[State] // the state while there is no claim
+
+	mu        sync.Mutex
+	changed   chan struct{} // closed at the next change
+	atHorizon *time.Timer   // makes a suspension such a change
+}
+
+func newCurrent() *current {
+	c := &current{changed: make(chan struct{})}
+	c.idle.Store(new(Claiming))
+	c.atHorizon = time.AfterFunc(time.Hour, c.suspended)
+	c.atHorizon.Stop()
+	return c
+}
+
+// Current returns the claim. (nil, false): there is none. (claim, false): it is
+// suspended. (claim, true): it may be used now. It takes no lock, and is right
+// even when Run stalls.
+func (c *current) Current() (*Claim, bool) {
+	claim := c.claim.Load()
+	if claim == nil || !claim.Valid() {
+		return claim, false
+	}
+	// Who was stopped in here may find it valid and lost: once that is on record,
+	// others need not wait for the horizon.
+	now := c.claim.Load()
+	return now, now == claim
+}
+
+// State returns what the holder is at; it is Held exactly while Current is
+// good.
+func (c *current) State() State {
+	switch claim, ok := c.Current(); {
+	case ok:
+		return Held
+	case claim != nil:
+		return Suspended
+	}
+	return *c.idle.Load()
+}
+
+// Changed returns a channel that is closed at the next change of Current or
+// State. A suspension is told by a timer, which may be late; Current is not.
+func (c *current) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
+}
+
+// letGo ends the claim for all who ask Current, and leaves the state p.
+func (c *current) letGo(p State) {
+	c.idle.Store(&p)
+	c.setClaim(nil)
+}
+
+// enter makes p the state while there is no claim.
+func (c *current) enter(p State) {
+	if *c.idle.Load() != p {
+		c.letGo(p)
+	}
+}
+
+// setClaim makes claim the claim, and ends the one before.
+func (c *current) setClaim(claim *Claim) {
+	if before := c.claim.Swap(claim); before != nil {
+		close(before.over)
+	}
+	c.notify()
+}
+
+// suspended notifies, once the horizon has passed.
+func (c *current) suspended() {
+	switch claim := c.claim.Load(); {
+	case claim == nil:
+	case claim.Valid(): // extended since, or the clock is late
+		c.atHorizon.Reset(claim.Left())
+	default:
+		c.notify()
+	}
+}
+
+// notify tells those who wait on Changed.
+func (c *current) notify() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}

@@ -1,0 +1,118 @@
+package membership
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ownState is what a holder remembers, and a restart will. Run's goroutine owns it.
+type ownState struct {
+	saver      *saver
+	own        *memory // the claim to be taken over: the last process's, until the first claim
+	memory     memory  // what was saved last
+	ownTenures ownTenures
+}
+
+// recall loads what the last process held, and its tenures.
+func (o *ownState) recall(cfg Config) {
+	if o.saver.state == nil {
+		return
+	}
+	m, tenures, err := o.saver.state.load(cfg.Pool)
+	if err != nil {
+		o.saver.log.Warn("last claim not remembered", "err", err)
+	}
+	o.ownTenures = tenures
+	if m == nil {
+		return
+	}
+	o.memory = *m
+	if m.Pool != cfg.Pool || !slices.Contains(cfg.Names, m.Name) {
+		return
+	}
+	o.own = m
+	if m.Record != "" && !m.copied && tenures.find(Tenure{Name: m.Name, id: m.Record}) == nil { // killed before it was written
+		o.ownTenures = append(tenures, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here})
+	}
+}
+
+// remember has m and our tenures saved, if there is a state; without it a restart
+// only has less to go by.
+func (o *ownState) remember(m memory) (saved <-chan struct{}) {
+	o.memory = m
+	return o.saver.save(m, o.ownTenures)
+}
+
+// endOwn ends our tenure t, which is over. It must be saved before etcd is told: a
+// process that comes after must not take more for ours than others can read there.
+func (o *ownState) endOwn(t Tenure, to time.Time) (saved <-chan struct{}) {
+	o.ownTenures.end(t, to)
+	return o.saver.save(o.memory, o.ownTenures)
+}
+
+// A saver saves in a goroutine of its own: a disk may take half a minute, and a
+// renewal must not wait for it. Of several things to be saved it takes the last.
+type saver struct {
+	state *StateDir // nil: nothing is saved
+	log   *slog.Logger
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	waiting *saved
+	done    chan struct{} // closed when waiting is saved, or can't be
+}
+
+func newSaver(state *StateDir, log *slog.Logger) *saver {
+	return &saver{state: state, log: log, wake: make(chan struct{}, 1)}
+}
+
+// save has m and own saved. What it returns is closed then.
+func (s *saver) save(m memory, own ownTenures) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+	}
+	done := s.done
+	if s.state == nil {
+		close(s.done)
+		s.done = nil
+		return done
+	}
+	s.waiting = &saved{m, slices.Clone(own)}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return done
+}
+
+// run saves until ctx ends, and then what is left.
+func (s *saver) run(ctx context.Context) {
+	for {
+		select {
+		case <-s.wake:
+			s.write()
+		case <-ctx.Done():
+			s.write()
+			return
+		}
+	}
+}
+
+func (s *saver) write() {
+	s.mu.Lock()
+	f, done := s.waiting, s.done
+	s.waiting, s.done = nil, nil
+	s.mu.Unlock()
+	if f == nil {
+		return
+	}
+	if err := s.state.save(*f); err != nil {
+		s.log.Warn("claim not saved; a restart will not know it", "dir", s.state.Dir(), "err", err)
+	}
+	close(done)
+}
