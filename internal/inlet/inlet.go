@@ -157,15 +157,14 @@ func (in *Inlet) Rebind(specs []Spec, s Settings) error {
 // waits at inherited ones is for our successor. It closes all.
 func (in *Inlet) Run(ctx context.Context, s Settings) {
 	defer close(in.ended)
-	tasks := map[*Listener]*task{}
-	in.follow(ctx, tasks, s, in.Listeners(), nil)
+	in.follow(ctx, s, in.Listeners(), nil)
 	for {
 		select {
 		case c := <-in.changes:
-			c.done <- in.change(ctx, tasks, c)
+			c.done <- in.change(ctx, c)
 		case <-ctx.Done():
-			for _, t := range tasks {
-				<-t.ended
+			for _, l := range in.Listeners() {
+				<-l.ended
 			}
 			return
 		}
@@ -173,37 +172,40 @@ func (in *Inlet) Run(ctx context.Context, s Settings) {
 }
 
 // change makes a change, or none.
-func (in *Inlet) change(ctx context.Context, tasks map[*Listener]*task, c change) error {
+func (in *Inlet) change(ctx context.Context, c change) error {
 	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
 	bound, err := b.bindAll(c.specs)
 	if err != nil {
 		return err
 	}
 	in.bound.Store(&bound)
-	in.follow(ctx, tasks, c.settings, b.added, b.have)
+	in.follow(ctx, c.settings, b.added, b.have)
 	return nil
 }
 
 // follow begins to read from some listeners, and ends to read from others.
-func (in *Inlet) follow(ctx context.Context, tasks map[*Listener]*task, s Settings, added, gone []*Listener) {
+func (in *Inlet) follow(ctx context.Context, s Settings, added, gone []*Listener) {
 	in.gathering.set(s, in.Listeners())
 	in.connections.set(s)
 	for _, l := range added {
 		in.announce(l)
-		tasks[l] = newTask(ctx, func(ctx context.Context) { in.read(ctx, l) })
+		ctx, stop := context.WithCancel(ctx)
+		l.stop, l.ended = stop, make(chan struct{})
+		go in.read(ctx, l)
 	}
 	for _, l := range gone {
-		tasks[l].stop()
+		l.stop()
 	}
 	for _, l := range gone {
-		<-tasks[l].ended
-		delete(tasks, l)
+		<-l.ended
 		in.log.Info("listening no more", "protocol", l.Protocol.String(), "listener", l.Address)
 	}
 }
 
 // read reads from a socket, and from the connections that it brings.
 func (in *Inlet) read(ctx context.Context, l *Listener) {
+	defer close(l.ended)
+	defer l.stop()
 	if l.IsStream() {
 		in.accept(ctx, l)
 	} else {
@@ -228,21 +230,4 @@ func (in *Inlet) announce(l *Listener) {
 	if !l.isPrivate() {
 		in.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.Address)
 	}
-}
-
-// A task is a goroutine that can be ended.
-type task struct {
-	stop  context.CancelFunc
-	ended chan struct{}
-}
-
-func newTask(ctx context.Context, do func(ctx context.Context)) *task {
-	ctx, stop := context.WithCancel(ctx)
-	t := &task{stop, make(chan struct{})}
-	go func() {
-		defer close(t.ended)
-		defer stop()
-		do(ctx)
-	}()
-	return t
 }

@@ -1,6 +1,7 @@
 package inlet
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -40,6 +41,9 @@ type Listener struct {
 	at     netip.AddrPort  // of an internet socket
 	socket *poll.Socket
 	file   unixsocket.File // of one that we have bound
+
+	stop  context.CancelFunc // ends its reader
+	ended chan struct{}      // closed by it
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections
