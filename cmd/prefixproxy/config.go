@@ -94,7 +94,7 @@ func readConfig(file string) ([]byte, error) {
 // parseConfig is loadConfig of text, with variables from lookupEnv.
 func parseConfig(file string, text []byte, defaults config, lookupEnv func(string) (string, bool)) (config, error) {
 	cfg := defaults
-	d := decoder{lookupEnv: lookupEnv, forms: forms}
+	d := decoder{lookupEnv: lookupEnv}
 	d.decode(text, reflect.ValueOf(&cfg).Elem())
 	cfg.share()
 	d.add(cfg.Problems())
@@ -103,9 +103,6 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	}
 	return cfg, nil
 }
-
-// forms are the values that may be written in more than one.
-var forms = map[string]form{namesPath: readNames, carbonPath: readDestinations}
 
 // share gives the proxy what other sections say.
 func (c *config) share() {
@@ -260,7 +257,7 @@ const nameBytes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 // maxCount bounds a numbered list: a claim may need a transaction per 120.
 const maxCount = 10000
 
-// readNames is the form of namesPath; v is a []string.
+// readNames reads namesPath; v is a []string.
 func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	switch n.Kind {
 	case yaml.SequenceNode:
@@ -310,7 +307,7 @@ func namesNode(names []string) *yaml.Node {
 // one that is alone.
 const carbonPath = "forward.carbon"
 
-// readDestinations is the form of carbonPath; v is a []proxy.CarbonForward, whose first
+// readDestinations reads carbonPath; v is a []proxy.CarbonForward, whose first
 // has the defaults of each.
 func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	var defaults proxy.CarbonForward

@@ -49,7 +49,7 @@ func readExample(t *testing.T) string {
 func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 	text := readExample(t)
 	var cfg config // no defaults: what the example lacks stays zero
-	d := decoder{lookupEnv: testEnv, forms: forms}
+	d := decoder{lookupEnv: testEnv}
 	d.decode([]byte(text), reflect.ValueOf(&cfg).Elem())
 	if len(d.problems) > 0 {
 		t.Fatal(newConfigError("config.example.yaml", []byte(text), nil, d.problems))

@@ -33,14 +33,10 @@ type secret struct {
 	unread bool // it is that of a key which is not known
 }
 
-// A form reads a value that may be written in more ways than its Go type shows.
-type form func(d *decoder, path string, n *yaml.Node, v reflect.Value)
-
 // A decoder sets the fields of a struct from a YAML document. It is strict, and
 // goes on after a problem, so that one run finds all of them.
 type decoder struct {
 	lookupEnv func(name string) (value string, ok bool)
-	forms     map[string]form // by the path of the value
 
 	sections map[string][]string // in which a key is known, by the key
 	places   map[string]place    // of each value in the file, by its path; of a section, its key's
@@ -116,11 +112,11 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		d.wrongf(path, n, "write the value itself", noAnchors)
 		return
 	}
-	if read, ok := d.forms[path]; ok {
-		read(d, path, n, v)
-		return
-	}
 	switch {
+	case path == namesPath: // in more ways than its type shows, as the next one
+		readNames(d, path, n, v)
+	case path == carbonPath:
+		readDestinations(d, path, n, v)
 	case isText(v) || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
 		d.scalar(path, n, v)
 	case v.Kind() == reflect.Struct:
