@@ -24,10 +24,8 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
 		}
-		if isSuspect(name) && isUnstorable(name, e.judge(len(line), cut)) {
-			return dst, BadPath
-		}
-		return e.append(dst, line, cut)
+		out, result := e.append(dst, line, cut)
+		return checkName(dst, out, name, result)
 	}
 	found := scan(line)
 	if found&control != 0 {
@@ -64,10 +62,8 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	if w.isEarlier(e, stamp) {
 		return dst, Earlier
 	}
-	if n := len(name) + 1 + len(value) + 1 + len(stamp); isSuspect(name) && isUnstorable(name, e.judge(n, cut)) {
-		return dst, BadPath
-	}
-	return e.appendFields(dst, name, value, stamp, cut)
+	out, result := e.appendFields(dst, name, value, stamp, cut)
+	return checkName(dst, out, name, result)
 }
 
 // isSuspect says whether a name is to be looked at closely: it is long, or may have tags.
@@ -76,10 +72,18 @@ func isSuspect(name []byte) bool {
 	return len(name) > maxNode || first == '~' || last == '}' || first >= utf8.RuneSelf || last >= utf8.RuneSelf || bytes.IndexByte(name, ';') >= 0
 }
 
-// isUnstorable says whether carbon can have no file for the name of a line that
-// leaves, or graphite-web no tags.
-func isUnstorable(name []byte, result Result) bool {
-	return result.Appended() && result != Held && (!isStorable(name) || !isTaggable(name))
+// checkName takes back what was appended to dst, if carbon can have no file for the name
+// that leaves, or graphite-web no tags. came is the one that came.
+func checkName(dst, out, came []byte, result Result) ([]byte, Result) {
+	if !result.Appended() || result == Held || !isSuspect(came) {
+		return out, result
+	}
+	name := out[len(dst):]
+	name = name[:bytes.IndexByte(name, ' ')]
+	if !isStorable(name) || !isTaggable(name) {
+		return dst, BadPath
+	}
+	return out, result
 }
 
 // plainCarbon returns the length of the name of a line that is as nearly all

@@ -154,7 +154,7 @@ func twinCarbon(r Rules, name, line string) (string, Result) {
 		fields[2] = fmt.Sprint(now)
 	}
 	out, result := twinRewrite(r, Carbon, name, fields[0], strings.Join(fields, " "))
-	if result.Appended() && result != Held && (!twinStorable(fields[0]) || !serverpath.Taggable(fields[0])) {
+	if leaves, _, _ := strings.Cut(out, " "); result.Appended() && result != Held && (!twinStorable(leaves) || !serverpath.Taggable(leaves)) {
 		return "", BadPath
 	}
 	return out, result
@@ -325,7 +325,7 @@ var fuzzRules = []Rules{
 // oddPaths are spellings of paths that matter, for seeds.
 var oddPaths = []string{
 	".MtLogan.x", "/MtLogan.x", "./MtLogan.x", "MtLogan/x", "\u00a0MtLogan.x", "\u2003host.x", "\u0085host.x", "\ufeffhost.x", "host.x\u00a0",
-	"~host.x", "~~.MtLogan.x", ".~host.x", "MtLogan{a=\"b\"}", "MtLogan{a=\"b\",c=\"d\"}\u00a0", "host.x{a=\"b\"}", "MtLogan;name=q", "{a=\"b\"}",
+	"~host.x", "\ufeff~", "~~.MtLogan.x", ".~host.x", "MtLogan{a=\"b\"}", "MtLogan{a=\"b\",c=\"d\"}\u00a0", "host.x{a=\"b\"}", "MtLogan;name=q", "{a=\"b\"}",
 	"servers..MtLogan.a", "servers/K2/a", "a..host.x", "a/host/x", "(MtLogan.a", "@host.f", "Mt(Log)an.x", "Pico/de Orizaba.x",
 	"ho,st.x", "Mt,Logan.x", "#host.x", "[MtLogan].x", "host..x", "host//x", "host/./x", "_tagged.a.b.c", "constructor", "(toString)", "__proto__",
 	"\xcdtLogan.x", "\xe8\xef\xf3\xf4.x", "x\x8ahost.y", "constructo\xf2", "Den/ali.x", "/Denali/x", "(Denali", "Denali{a=\"b\"}",
