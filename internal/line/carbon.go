@@ -24,8 +24,11 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
 		}
+		if !isSuspect(name) {
+			return e.append(dst, line, cut)
+		}
 		out, result := e.append(dst, line, cut)
-		return checkName(dst, out, name, result)
+		return checkName(dst, out, result)
 	}
 	found := scan(line)
 	if found&control != 0 {
@@ -63,24 +66,25 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 		return dst, Earlier
 	}
 	out, result := e.appendFields(dst, name, value, stamp, cut)
-	return checkName(dst, out, name, result)
+	return checkName(dst, out, result)
 }
 
 // isSuspect says whether a name is to be looked at closely: it is long, or may have tags.
+// For others checkName changes nothing.
 func isSuspect(name []byte) bool {
 	first, last := name[0], name[len(name)-1]
 	return len(name) > maxNode || first == '~' || last == '}' || first >= utf8.RuneSelf || last >= utf8.RuneSelf || bytes.IndexByte(name, ';') >= 0
 }
 
 // checkName takes back what was appended to dst, if carbon can have no file for the name
-// that leaves, or graphite-web no tags. came is the one that came.
-func checkName(dst, out, came []byte, result Result) ([]byte, Result) {
-	if !result.Appended() || result == Held || !isSuspect(came) {
+// that leaves, or graphite-web no tags.
+func checkName(dst, out []byte, result Result) ([]byte, Result) {
+	if !result.Appended() || result == Held {
 		return out, result
 	}
 	name := out[len(dst):]
 	name = name[:bytes.IndexByte(name, ' ')]
-	if !isStorable(name) || !isTaggable(name) {
+	if len(name) > maxNode && !isStorable(name) || !isTaggable(name) {
 		return dst, BadPath
 	}
 	return out, result

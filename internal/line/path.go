@@ -229,7 +229,7 @@ const (
 	maxNodes = 950
 )
 
-// isStorable says whether carbon can have a file for name.
+// isStorable says whether carbon can have a file for name, which is long.
 func isStorable(name []byte) bool {
 	path, tagged := untagged(bytes.TrimFunc(name, unicode.IsSpace))
 	if tagged {
@@ -266,8 +266,8 @@ func isTaggable(name []byte) bool {
 	for more {
 		var tag []byte
 		tag, tags, more = bytes.Cut(tags, []byte(";"))
-		key, value, _ := bytes.Cut(tag, []byte("="))
-		if len(key) == 0 || bytes.ContainsAny(key, "!^") || len(value) == 0 || value[0] == '~' {
+		sign := bytes.IndexByte(tag, '=')
+		if sign <= 0 || sign == len(tag)-1 || tag[sign+1] == '~' || bytes.IndexByte(tag[:sign], '!') >= 0 || bytes.IndexByte(tag[:sign], '^') >= 0 {
 			return false
 		}
 	}
