@@ -88,10 +88,6 @@ type burst struct {
 	rest  time.Time // no other one before then
 }
 
-func (s *Store) newCursor(d Destination) *Cursor {
-	return &Cursor{Destination: d, store: s, books: Books{Destination: d.Name}, more: make(chan struct{}, 1)}
-}
-
 // put takes note of new lines.
 func (c *Cursor) put(sp records.Span, late bool) {
 	c.add(sp, late && c.linked)
@@ -126,18 +122,6 @@ func (c *Cursor) bound() {
 func (c *Cursor) undelivered() records.Spans {
 	c.store.scratch = c.needs.undelivered(c.store.scratch[:0])
 	return c.store.scratch
-}
-
-// retire ends the use of a cursor; its lines are dropped. s.mu is held.
-func (s *Store) retire(c *Cursor) {
-	left := c.undelivered().Lines() + s.held.left()
-	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", left)
-	c.books.Dropped[Shutdown] += uint64(left)
-	c.books.Removed = true
-	c.ahead.Free()
-	c.needs = needs{}
-	notify(c.more)
-	s.removed = append(s.removed, c.books)
 }
 
 // snapshot returns the books.

@@ -26,22 +26,18 @@
 // # Files
 //
 // A segment is a file of records, whose format internal/records draws. The state is
-// written to two files in turns ("state-0", "state-1"), the newest of which counts;
-// behind its header are, as varints, the tails, the held spans, and for each destination
-// its name, the spans that it has not got, and those that it is to be sent again:
-//
-//	+-------------+------------+---------+---------------+-------+--------+---------+------
-//	| "ppstate\n" | version: 4 | size: 4 | generation: 8 | id: 8 | sum: 4 | sum: 4  | body
-//	+-------------+------------+---------+---------------+-------+--------+---------+------
-//	                                                              header's  body's
+// written to two files in turns ("state-0", "state-1"), the newest of which counts. Behind a
+// line that has the version of the format, the size and the CRC-32C of the rest, it is
+// JSON: where the logs end, and which spans of them each destination has not got, or is to
+// be sent again.
 //
 // In the state directory, store/ has the second tier (named-…, held-…), and its state.
 // The first tier, and its state, is in a directory that internal/memdir finds.
 //
-// In reading order: store.go (Put, evict, destinations), cursor.go and session.go (a
-// destination), held.go (lines without a name), log.go, segment.go and recent.go (the
-// log), run.go (the disk), state.go and open.go (what the last process left; internal/predecessor, what
-// an earlier version left), files.go.
+// In reading order: store.go (Put, evict), log.go, segment.go, tiers.go and recent.go (the
+// log), needs.go, cursor.go, session.go and destinations.go (a place in it for each
+// destination), held.go (lines without a name), run.go (the disk), state.go and open.go
+// (what the last process left; internal/predecessor, what an earlier version left), files.go.
 //
 // # Not promised
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -42,7 +43,7 @@ func (o *files) write(f *os.File, head, body []byte, offset int64) error {
 
 // create makes a file.
 func (o *files) create(d *statedir.Dir, name string) (*os.File, error) {
-	if _, err := o.ask("create", d.Path()+"/"+name, 0); err != nil {
+	if _, err := o.ask("create", filepath.Join(d.Path(), name), 0); err != nil {
 		return nil, err
 	}
 	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -66,29 +67,28 @@ func (o *files) replace(d *statedir.Dir, name string, fill func(f *os.File) erro
 }
 
 func (o *files) rename(d *statedir.Dir, from, to string) error {
-	if _, err := o.ask("rename", d.Path()+"/"+to, 0); err != nil {
-		return err
-	}
-	return d.Rename(from, to)
+	return o.do("rename", filepath.Join(d.Path(), to), func() error { return d.Rename(from, to) })
 }
 
 // remove removes a file, if it is there.
 func (o *files) remove(d *statedir.Dir, name string) error {
-	if _, err := o.ask("remove", d.Path()+"/"+name, 0); err != nil {
-		return err
+	err := o.do("remove", filepath.Join(d.Path(), name), func() error { return d.Remove(name) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	if err := d.Remove(name); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return err
 }
 
 // sync makes what was written to a file, or in a directory, outlive a power failure.
 func (o *files) sync(path string, f interface{ Sync() error }) error {
-	if _, err := o.ask("sync", path, 0); err != nil {
+	return o.do("sync", path, f.Sync)
+}
+
+func (o *files) do(op, path string, change func() error) error {
+	if _, err := o.ask(op, path, 0); err != nil {
 		return err
 	}
-	return f.Sync()
+	return change()
 }
 
 // isDamage says whether what could not be read is lost. Any other error may be gone at

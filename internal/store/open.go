@@ -91,7 +91,7 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 	s.put(l, lines.Data, lines.Count(), lines.Born, false)
 	s.excess = s.memoryUsed
 	s.mu.Unlock()
-	return s.moveDown(segmentsAtOnce)
+	return s.moveDown(segmentsAtOnce, s.pressed)
 }
 
 // recall finds what an earlier process left.

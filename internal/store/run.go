@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -56,7 +57,7 @@ func (s *Store) step(now time.Time) time.Duration {
 	if wait := s.trouble.until.Sub(now); wait > 0 {
 		return wait
 	}
-	err := s.moveDown(segmentsAtOnce)
+	err := s.moveDown(segmentsAtOnce, s.pressed)
 	next, syncErr := s.sync(now)
 	if err = errors.Join(readErr, err, syncErr); err != nil {
 		return s.trouble.note(s.out, now, err)
@@ -67,10 +68,12 @@ func (s *Store) step(now time.Time) time.Duration {
 	return next
 }
 
-// moveDown moves the oldest segments to disk, as long as there is pressure.
-func (s *Store) moveDown(most int) error {
+// moveDown moves to disk what next says, which is called under s.mu; nil: nothing more.
+func (s *Store) moveDown(most int, next func() *segment) error {
 	for range most {
-		g := s.takePressed()
+		s.mu.Lock()
+		g := next()
+		s.mu.Unlock()
 		if g == nil {
 			return nil
 		}
@@ -83,23 +86,25 @@ func (s *Store) moveDown(most int) error {
 	return nil
 }
 
-// takePressed returns the segment that is to be moved; nil: none. It makes room for it.
-func (s *Store) takePressed() *segment {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.isPressed() {
+// pressed returns the oldest segment in memory, if there is pressure; it makes room for
+// it. s.mu is held.
+func (s *Store) pressed() *segment {
+	g := s.eldest(false)
+	if g == nil || !s.isPressed() {
 		return nil
 	}
+	for s.diskUsed+g.size() > s.diskLimit && s.evict(true) {
+	}
+	return s.fitting()
+}
+
+// fitting returns the oldest segment in memory, if the disk has room for it. s.mu is held.
+func (s *Store) fitting() *segment {
 	g := s.eldest(false)
-	if g == nil {
+	if g == nil || s.disk == nil || s.diskUsed+g.size() > s.diskLimit {
 		return nil
 	}
 	g.sealed = true
-	for s.diskUsed+g.size() > s.diskLimit && s.evict(true) {
-	}
-	if g.gone || s.diskUsed+g.size() > s.diskLimit {
-		return nil
-	}
 	return g
 }
 
@@ -163,60 +168,41 @@ func (s *Store) takeOut() {
 }
 
 // readAhead reads what is to be sent, or named, from disk.
-func (s *Store) readAhead() error {
+func (s *Store) readAhead() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for more := true; more; {
-		var err error
-		if more, err = s.readForHeld(); err != nil {
+	if h := &s.held; h.asked && s.isThirsty() {
+		err = s.prefetch(&h.log, func() records.Span { return h.todo.First(h.onDisk()) }, &h.ahead, s.MoreHeld)
+	}
+	for _, c := range slices.Clone(s.cursors) {
+		if c.linked && !s.closed {
+			err = errors.Join(err, s.prefetch(&s.named, func() records.Span { return c.late(s.named.onDisk()) }, &c.ahead, c.more))
+		}
+	}
+	return err
+}
+
+// prefetch reads what is at the head of what next says, unless ahead has it. s.mu is held,
+// but not while it reads.
+func (s *Store) prefetch(l *log, next func() records.Span, ahead *records.Chunk, tell chan struct{}) error {
+	for {
+		sp := next()
+		if sp.IsEmpty() || ahead.Begins(sp) {
+			return nil
+		}
+		got := records.Chunk{Span: sp}
+		ok, err := s.load(l, &got)
+		if ok {
+			ahead.Free()
+			*ahead = got
+			notify(tell)
+			return nil
+		}
+		got.Free()
+		if err != nil {
 			return err
 		}
-		for _, c := range slices.Clone(s.cursors) {
-			is, err := s.readFor(c)
-			if err != nil {
-				return err
-			}
-			more = more || is
-		}
 	}
-	return nil
-}
-
-// readFor reads what a cursor is to be sent next. It says whether to look again. s.mu is
-// held, but not while it reads.
-func (s *Store) readFor(c *Cursor) (again bool, err error) {
-	sp := c.late(s.named.onDisk())
-	if !c.linked || s.closed || sp.IsEmpty() {
-		return false, nil
-	}
-	return s.prefetch(&s.named, sp, &c.ahead, c.more)
-}
-
-// readForHeld reads some held lines, if somebody would name them and somebody be sent
-// them. It says whether to look again. s.mu is held, but not while it reads.
-func (s *Store) readForHeld() (again bool, err error) {
-	h := &s.held
-	sp := h.todo.First(h.onDisk())
-	if !h.asked || sp.IsEmpty() || !s.isThirsty() {
-		return false, nil
-	}
-	return s.prefetch(&h.log, sp, &h.ahead, s.MoreHeld)
-}
-
-// prefetch reads what is at the head of sp, unless ahead has it.
-func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (again bool, err error) {
-	if ahead.Begins(sp) {
-		return false, nil
-	}
-	got := records.Chunk{Span: sp}
-	if ok, err := s.load(l, &got); !ok {
-		got.Free()
-		return err == nil, err
-	}
-	ahead.Free()
-	*ahead = got
-	notify(tell)
-	return false, nil
 }
 
 // isThirsty says whether somebody has little to be sent. s.mu is held.
@@ -341,15 +327,18 @@ func (s *Store) Close() error {
 	}
 	s.sweep()
 	s.mu.Unlock()
-	err := s.spoolRest()
+	err := s.moveDown(math.MaxInt, s.fitting)
 	s.mu.Lock()
-	isEmpty := true
+	isEmpty := true // the directory in memory
 	for _, l := range s.logs() {
 		for _, g := range slices.Clone(l.segments) {
-			if g.dir == nil {
+			switch g.dir {
+			case nil:
 				s.drop(g, Shutdown)
+			case s.disk:
+			default:
+				isEmpty = false
 			}
-			isEmpty = isEmpty && (g.dir == nil || g.dir == s.disk)
 		}
 	}
 	s.save()
@@ -359,23 +348,6 @@ func (s *Store) Close() error {
 	}
 	s.takeOut()
 	return errors.Join(err, s.leave(isEmpty))
-}
-
-// spoolRest moves what is left to disk, as far as it may be there.
-func (s *Store) spoolRest() error {
-	for s.disk != nil {
-		s.mu.Lock()
-		g := s.eldest(false)
-		fits := g != nil && s.diskUsed+g.size() <= s.diskLimit
-		s.mu.Unlock()
-		if !fits {
-			break
-		}
-		if err := s.move(g); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // trouble is a disk that does not work. It is told once.
