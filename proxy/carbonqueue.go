@@ -42,7 +42,11 @@ func (q *carbonQueue) open(at store.Places, to []CarbonForward, log *slog.Logger
 // destinations is what the store needs to know of them.
 func destinations(to []CarbonForward) (all []store.Destination) {
 	for _, f := range to {
-		all = append(all, store.Destination{Name: f.Name, Queue: int64(f.Queue), Spool: int64(f.Spool), Replay: int64(f.Replay)})
+		d := store.Destination{Name: f.Name, Queue: int64(f.Queue), Spool: int64(f.Spool), Replay: int64(f.Replay)}
+		for _, a := range f.To {
+			d.To = append(d.To, a.String())
+		}
+		all = append(all, d)
 	}
 	return all
 }
@@ -55,7 +59,7 @@ func (q *carbonQueue) redirect(to []CarbonForward) {
 	for _, b := range q.store.Books() {
 		had[b.Destination] = !b.Removed
 	}
-	if from, heir, ok := q.store.SetDestinations(destinations(to)); ok {
+	for heir, from := range q.store.SetDestinations(destinations(to)) {
 		q.since[heir] = q.since[from]
 		delete(q.since, from)
 		had[from], had[heir] = false, true

@@ -153,6 +153,13 @@ func fill(disk *statedir.Dir, path string) (*Dir, error) {
 	return d, nil
 }
 
+// IsFound says whether the next process will find the directory: its owner on disk may
+// have been removed meanwhile.
+func (d *Dir) IsFound() bool {
+	path, err := pointer(d.disk)
+	return err == nil && path == d.Path()
+}
+
 // Close ends the use of the directory; what is in it stays.
 func (d *Dir) Close() error { return errors.Join(d.lock.Close(), d.Dir.Close()) }
 

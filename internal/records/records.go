@@ -104,7 +104,10 @@ func seedOf(b []byte) uint32 {
 }
 
 // errNoSegment is the error of reading a file that is no segment.
-var errNoSegment = errors.New("no segment of this version")
+var errNoSegment = errors.New("no segment of a store")
+
+// ErrLater is the error of a file that a later version has written.
+var ErrLater = errors.New("written by a later version")
 
 // ReadHeader reads what a file begins with.
 func ReadHeader(f io.ReaderAt) (h Header, err error) {
@@ -118,6 +121,9 @@ func ReadHeader(f io.ReaderAt) (h Header, err error) {
 		Base: Place{le.Uint64(b[24:]), le.Uint64(b[32:])},
 		Born: time.UnixMilli(int64(le.Uint64(b[40:]))),
 		seed: seedOf(b[:]),
+	}
+	if string(b[:8]) == magic && le.Uint32(b[8:]) > Version && le.Uint32(b[48:]) == crc32.Checksum(b[:48], castagnoli) {
+		return h, ErrLater
 	}
 	if string(b[:8]) != magic || le.Uint32(b[8:]) != Version || le.Uint32(b[48:]) != crc32.Checksum(b[:48], castagnoli) ||
 		h.Kind != Named && h.Kind != Held || !h.Base.IsSound() {

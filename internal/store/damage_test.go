@@ -2,8 +2,11 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,6 +139,47 @@ func replace(path string, make func() error) error {
 	return make()
 }
 
+// What a later version has left is not touched: that is an error with what to do.
+func TestLaterVersion(t *testing.T) {
+	for _, name := range []string{"segment", "state"} {
+		b, _ := filled(t)
+		files := b.segmentFiles()
+		state := filepath.Join(b.memory.Path(), stateName(1-b.memoryState.turn))
+		b.abandon()
+		if name == "segment" {
+			header := make([]byte, records.HeaderSize)
+			h := b.named.segments[0].Header
+			h.Append(header[:0])
+			header[8]++
+			binary.LittleEndian.PutUint32(header[48:], crc32.Checksum(header[:48], castagnoli))
+			patch(files[0], 0, header)
+		} else {
+			patch(state, int64(len("ppstate ")), []byte("2"))
+		}
+		_, err := Open(b.places, b.to, slog.New(slog.DiscardHandler))
+		if !errors.Is(err, records.ErrLater) {
+			t.Errorf("%s: got %v, want that it is a later version's", name, err)
+		}
+		b.Store = &Store{}
+	}
+}
+
+// Where the state directory was removed under us, nobody finds what is in memory: it is
+// counted at the end, and goes.
+func TestStateDirectoryIsRemoved(t *testing.T) {
+	b, _ := filled(t)
+	os.RemoveAll(b.places.State)
+	b.CloseInput()
+	b.Close()
+	if got := b.books("main"); got.Dropped[Shutdown] != 7200 || got.Queued+got.Spooled != 0 {
+		t.Errorf("got %+v", got)
+	}
+	if left, _ := os.ReadDir(b.places.Memory[0]); len(left) > 0 {
+		t.Errorf("left in memory: %v", left)
+	}
+	b.open()
+}
+
 // A power failure takes memory, and what on disk was not synced: a second of what was
 // spooled at most, and it is counted.
 func TestPowerFailure(t *testing.T) {
@@ -262,4 +306,20 @@ func FuzzState(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Where tmpfs has room for a file's header, and for no record, what is put goes to a file
+// without a name, and that is said.
+func TestNoRoomForARecord(t *testing.T) {
+	b := newBench(t)
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if op == "write" && size > records.HeaderSize && strings.HasPrefix(path, b.places.Memory[0]) {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	b.putLines("a 1 1"+strings.Repeat(" ", 100), "b 1 1")
+	if got := b.begin("main").take(); strings.Count(got, "\n") != 2 || strings.Count(b.log.String(), "no room") != 1 {
+		t.Errorf("%q is sent; %s", got, &b.log)
+	}
 }

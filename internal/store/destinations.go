@@ -7,18 +7,11 @@ import "slices"
 // SetDestinations changes who is to get every line. One that was not there gets what
 // comes from now on. The lines of one that is there no more are dropped, and counted;
 // its cursor says that it is drained. What waits already stays, where less is allowed.
-// It returns who took over the place of whom: of one without a name.
-func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
+// It returns the former names of those that have another one now.
+func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var names []string
-	for _, c := range s.cursors {
-		names = append(names, c.Name)
-	}
-	if from, heir, ok = inherit(names, to); ok {
-		c := s.cursor(from)
-		c.Name, c.books.Destination = heir, heir
-	}
+	renamed = s.rename(to)
 	kept := make([]*Cursor, 0, len(to))
 	for _, d := range to {
 		c := s.cursor(d.Name)
@@ -43,31 +36,36 @@ func (s *Store) SetDestinations(to []Destination) (from, heir string, ok bool) {
 	s.cursors = kept
 	s.resize()
 	s.settle()
-	return from, heir, ok
+	return renamed
 }
 
-// inherit says who takes over the place of whom. Where a destination had no name, as
-// one that is alone, the first new one takes its place; and it that of the first that
-// is gone. Those that have names are strangers.
-func inherit(names []string, to []Destination) (from, heir string, ok bool) {
-	var gone, added []string
-	for _, name := range names {
-		if !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == name }) {
-			gone = append(gone, name)
+// rename gives the places of those that are gone to new ones: to one that has an address
+// of theirs, or, where either has no name, as one that is alone, to the first. All others
+// are strangers. s.mu is held.
+func (s *Store) rename(to []Destination) (renamed map[string]string) {
+	renamed = map[string]string{}
+	for _, isSame := range []func(a, b Destination) bool{
+		func(a, b Destination) bool {
+			return slices.ContainsFunc(a.To, func(address string) bool { return slices.Contains(b.To, address) })
+		},
+		func(a, b Destination) bool { return a.Name == "" || b.Name == "" },
+	} {
+		for _, d := range to {
+			wasThere := slices.ContainsFunc(s.removed, func(b Books) bool { return b.Destination == d.Name })
+			i := slices.IndexFunc(s.cursors, func(c *Cursor) bool {
+				isGone := !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == c.Name })
+				return isGone && isSame(c.Destination, d)
+			})
+			if i < 0 || wasThere || s.cursor(d.Name) != nil {
+				continue
+			}
+			c := s.cursors[i]
+			s.out.Info("destination renamed", "from", c.Name, "to", d.Name)
+			renamed[d.Name] = c.Name
+			c.Name, c.books.Destination = d.Name, d.Name
 		}
 	}
-	for _, d := range to {
-		if !slices.Contains(names, d.Name) {
-			added = append(added, d.Name)
-		}
-	}
-	if len(gone) == 0 || len(added) == 0 {
-		return "", "", false
-	}
-	if slices.Contains(gone, "") {
-		return "", added[0], true
-	}
-	return gone[0], "", slices.Contains(added, "")
+	return renamed
 }
 
 // cursor returns the cursor of a destination, or nil. s.mu is held.

@@ -147,7 +147,7 @@ func (s *Store) recallState() (newest state, err error) {
 // recallPlace makes a cursor for an earlier process's destination. What it needs and is not
 // there is lost, and counted.
 func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
-	c := s.newCursor(Destination{Name: p.Name})
+	c := s.newCursor(Destination{Name: p.Name, To: p.To})
 	s.cursors = append(s.cursors, c)
 	lost += s.named.recall(&p.Todo, tail)
 	for _, g := range s.named.segments {
@@ -233,7 +233,11 @@ func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
 		case strings.HasSuffix(name, newSuffix):
 			s.files.remove(dir, name)
 		case strings.HasSuffix(name, segmentSuffix):
-			if g := s.recallSegment(dir, name); g != nil {
+			g, err := s.recallSegment(dir, name)
+			if err != nil {
+				return err
+			}
+			if g != nil {
 				*found = append(*found, g)
 			}
 		}
@@ -242,19 +246,28 @@ func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
 }
 
 // recallSegment opens one file; nil: it is none of ours, and that was said.
-func (s *Store) recallSegment(dir *statedir.Dir, name string) *segment {
+func (s *Store) recallSegment(dir *statedir.Dir, name string) (*segment, error) {
 	f, err := dir.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
 		s.out.Warn("file in the store's directory left alone", "err", err)
-		return nil
+		return nil, nil
 	}
 	h, err := records.ReadHeader(f)
 	g := &segment{Header: h, end: h.Base, file: f, dir: dir, name: name, onDisk: dir == s.disk, sealed: true}
+	if errors.Is(err, records.ErrLater) {
+		f.Close()
+		return nil, later(g.path())
+	}
 	if err != nil {
 		s.setAside(g, err)
-		return nil
+		return nil, nil
 	}
-	return g
+	return g, nil
+}
+
+// later is the error of what a later version has left.
+func later(path string) error {
+	return fmt.Errorf("%s: %w; start that version and let it send what is there, or move the directory away", path, records.ErrLater)
 }
 
 // setAside renames a file that is no part of the store.

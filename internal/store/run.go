@@ -330,13 +330,12 @@ func (s *Store) Close() error {
 	err := s.moveDown(math.MaxInt, s.fitting)
 	s.mu.Lock()
 	isEmpty := true // the directory in memory
+	isFound := s.memory == nil || s.memory.IsFound()
 	for _, l := range s.logs() {
 		for _, g := range slices.Clone(l.segments) {
-			switch g.dir {
-			case nil:
+			if _, err := os.Lstat(g.path()); g.dir == nil || err != nil || g.dir != s.disk && !isFound {
 				s.drop(g, Shutdown)
-			case s.disk:
-			default:
+			} else if g.dir != s.disk {
 				isEmpty = false
 			}
 		}

@@ -29,6 +29,7 @@ type state struct {
 // placeOf is the place of one destination.
 type placeOf struct {
 	Name  string
+	To    []string
 	Todo  records.Spans              // not delivered
 	Again [maxIdle + 1]records.Spans // delivered, and to be sent again; by part.idle
 }
@@ -49,17 +50,20 @@ func (st *state) encode() []byte {
 	return append(fmt.Appendf(nil, stateHeader, records.Version, len(body), crc32.Checksum(body, castagnoli)), body...)
 }
 
-var errNoState = errors.New("no state of this version")
+var errNoState = errors.New("no state of a store")
 
 // decodeState returns the state with which b begins.
 func decodeState(b []byte) (st state, err error) {
 	var version, size, sum int
 	header, body, _ := bytes.Cut(b, []byte{'\n'})
-	if _, err := fmt.Sscanf(string(header)+"\n", stateHeader, &version, &size, &sum); err != nil || version != records.Version || size < 0 || size > len(body) {
+	if _, err := fmt.Sscanf(string(header)+"\n", stateHeader, &version, &size, &sum); err != nil || size < 0 || size > len(body) {
 		return st, errNoState
 	}
 	if body = body[:size]; sum != int(crc32.Checksum(body, castagnoli)) {
 		return st, errNoState
+	}
+	if version > records.Version {
+		return st, records.ErrLater
 	}
 	if err := json.Unmarshal(body, &st); err != nil {
 		return state{}, fmt.Errorf("%w: %w", errNoState, err)
@@ -78,7 +82,7 @@ func decodeState(b []byte) (st state, err error) {
 func (s *Store) state() state {
 	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.all()}
 	for _, c := range s.cursors {
-		p := placeOf{Name: c.Name, Todo: c.needs.undelivered(nil)}
+		p := placeOf{Name: c.Name, To: c.To, Todo: c.needs.undelivered(nil)}
 		for _, part := range c.parts {
 			if part.delivered && !part.lost {
 				p.Again[part.idle].Add(part.Span)
@@ -110,6 +114,9 @@ func (f *stateFile) load() (newest state, err error) {
 			return state{}, fmt.Errorf("read the store's state: %w", readErr)
 		}
 		st, decodeErr := decodeState(b)
+		if errors.Is(decodeErr, records.ErrLater) {
+			return state{}, later(f.dir.Path())
+		}
 		if err = errors.Join(err, decodeErr); st.Generation > newest.Generation {
 			newest, f.turn = st, 1-i
 		}

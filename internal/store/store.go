@@ -13,6 +13,9 @@ import (
 type Destination struct {
 	Name string
 
+	// To are its addresses: another name with one of them is still the same.
+	To []string
+
 	// Queue and Spool bound, in bytes, how far it may lag behind in memory and on
 	// disk.
 	Queue, Spool int64

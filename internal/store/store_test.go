@@ -585,6 +585,49 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
+// A destination is known again by its name, or by an address that it has still; and one
+// that has no name is the first that has one, or is one no more.
+func TestRenamed(t *testing.T) {
+	at := func(name string, to ...string) Destination {
+		return Destination{Name: name, To: to, Queue: roomy}
+	}
+	for _, tt := range []struct {
+		name         string
+		before, then []Destination
+		want         string // whose line is whose then
+	}{
+		{"one gets a name", []Destination{at("", "1")}, []Destination{at("a", "2"), at("b", "1")}, "b:1 "},
+		{"and another address", []Destination{at("", "1")}, []Destination{at("a", "2"), at("b", "3")}, "a:1 "},
+		{"one loses its name", []Destination{at("a", "1"), at("b", "2")}, []Destination{at("", "2")}, ":1 "},
+		{"another name", []Destination{at("a", "1"), at("b", "2")}, []Destination{at("b", "2"), at("c", "3", "1")}, "b:1 c:1 "},
+		{"a stranger", []Destination{at("a", "1")}, []Destination{at("c", "3")}, ""},
+		{"another address", []Destination{at("a", "1")}, []Destination{at("a", "2"), at("c", "1")}, "a:1 "},
+	} {
+		for _, restarts := range []bool{false, true} {
+			b := newBench(t, tt.before...)
+			b.putLines("x 1 1")
+			if b.to = tt.then; restarts {
+				b.kill()
+			} else {
+				b.SetDestinations(tt.then)
+			}
+			got, dropped := "", 0
+			for _, books := range b.Books() {
+				if books.Queued > 0 {
+					got += fmt.Sprintf("%s:%d ", books.Destination, books.Queued)
+				}
+				dropped += int(books.Dropped[Shutdown])
+			}
+			if got != tt.want || dropped+strings.Count(got, ":") != len(tt.before) {
+				t.Errorf("%s, by a restart %v: got %q, want %q; %d lines dropped", tt.name, restarts, got, tt.want, dropped)
+			}
+			if restarts { // before anything else was saved
+				b.kill()
+			}
+		}
+	}
+}
+
 // At the end what is left goes to disk, and nothing of it stays in memory.
 func TestStop(t *testing.T) {
 	b := newBench(t)
