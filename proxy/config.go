@@ -98,8 +98,9 @@ type StatsDForward struct {
 // CarbonForward steers one destination of Carbon.
 type CarbonForward struct {
 	// Name tells this destination from the others; default "", if it is the only one.
-	// A destination that is renamed begins anew, and what waited for it is dropped;
-	// but when one without a name becomes a list, the first takes its place.
+	// A destination is known again by it, or by an address that it has still; and
+	// where one of them has no name, the first takes the place of the first. A new one
+	// gets what comes from then on; what waited for one that is gone is dropped.
 	Name string `yaml:"name"`
 
 	// To is a failover list: the first address that works is used.
