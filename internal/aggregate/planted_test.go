@@ -62,7 +62,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|Lines|Table|Tenure|Checkpoint)$", "-test.failfast", "-test.timeout=2m"}, edit)
+			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|Lines|Table|Tenure|Checkpoint|Moved)$", "-test.failfast", "-test.timeout=2m"}, edit)
 		})
 	}
 }

@@ -169,6 +169,26 @@ func run(t *testing.T, seed uint64) {
 	}
 }
 
+// A slot without a tenure that goes on in a later one at a start stays there, even if that
+// process is killed, too, while an earlier slot was still being flushed at its start.
+func TestMoved(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	put(a, "c:1|c")
+	a.Seal(at(14))
+	put(a, "c:10|c")
+	a = open(t, tenth(), at(25), dir)
+	points(a)
+	a.Seal(at(34))
+	a.Take(10)
+	want := string(a.Points(nil))
+	a = open(t, tenth(), at(35), dir)
+	a.Take(10)
+	if got := string(a.Points(nil)); got != want {
+		t.Errorf("got %q, behind %q", got, want)
+	}
+}
+
 // A line that was cut by the end of the process does not count, and is no part of what
 // comes behind it.
 func TestTornLine(t *testing.T) {

@@ -89,7 +89,7 @@ func (p peer) start(b *bench, ctx context.Context, _ work) (*forwarder, error) {
 		}
 		ports[i] = port
 	}
-	file := filepath.Join(b.dir, fmt.Sprintf("peer-%d.conf", ports[0]))
+	file := filepath.Join(b.dir, fmt.Sprintf("peer-%d.toml", ports[0])) // gostatsd asks for that
 	to := b.sink.ports
 	text := fmt.Appendf(nil, p.config, ports[0], ports[1], to.Carbon, to.StatsD, to.Health)
 	if err := os.WriteFile(file, text, 0o600); err != nil {
