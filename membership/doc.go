@@ -2,39 +2,39 @@
 // first free one of a list, for as long as the host lives. It uses etcd: a name
 // is a key under a lease.
 //
-// Join and Members are the small calls: claim, and see who is there. A Holder
-// is the daemon's way: it claims a name, keeps it, and claims another when it
-// is lost. Consumers ask Current before each use of the name. Package etcd, below,
-// is its way to etcd.
+// Join and Members are the simple calls: claim a name, and see who holds which. The
+// daemon uses a Holder: it claims a name, keeps it, and claims another if it is lost.
+// Consumers ask Current before each use of the name. Package etcd, below, has the client
+// that a Holder uses.
 //
-// # A lease's walk
+// # The path of a lease
 //
 // The files, in the order in which a lease meets them:
 //
 //	member.go       Join and Members: the calls for those who keep their own lease
 //	ladder.go       the claim's transaction: the first free name, exactly
 //	names.go        the lists to claim from
-//	config.go       what a Holder is told
+//	config.go       the configuration of a Holder
 //	claim.go        a name under a lease, and its horizon
-//	history.go      whose the seconds before a claim were
+//	history.go      who owned the seconds before a claim
 //	tenure.go       who held a name from when to when: the record in etcd
-//	state.go        what a Holder is at; why a claim was lost
+//	state.go        the states of a Holder; why a claim was lost
 //	statedir.go     what is remembered from one start to the next
 //	ownstate.go     what is remembered now, and saved beside the lease
 //	current.go      what all may see: the claim, or the state
 //	requests.go     how etcd is asked: bounded in time, and watched
 //	holder.go       Holder, and Run: claim → renew → lost → re-claim → release
-//	acquire.go      the way to a claim: grant, claim, wait
+//	acquire.go      getting a claim: grant, claim, wait
 //	succession.go   when a name that was claimed may be used
-//	keep.go         the way of a claim: renew, suspend, resume, lose, let go
+//	keep.go         keeping a claim: renew, suspend, resume, lose, let go
 //	ourtenures.go   our own tenures
-//	records.go      what is written about tenures, beside the lease
-//	outage.go       when etcd fails us: what is said, and when to try again
-//	store.go        how all this lies in etcd
+//	records.go      writing about tenures, beside the lease
+//	outage.go       when etcd fails: what is logged, and when to try again
+//	store.go        how all this is stored in etcd
 //	renewstream.go  renewals over one stream
 //	read.go         how much is read of etcd at a time
-//	list.go         what people ask: who is there, who waits, who was, and where one has been
-//	glance.go       what a page asks, again and again, for one request
+//	list.go         what people ask: who holds which name, who waits, and who held it before
+//	glance.go       what a page asks again and again, in one request
 //
 // # States
 //
@@ -59,14 +59,14 @@
 //
 // A claim may be used until its horizon: two thirds of the granted TTL after the last
 // successful renewal (or the grant) was sent, by a clock that keeps running while the
-// machine sleeps. etcd ends the lease no earlier than one whole TTL after it received that
-// request, so nobody else can have the name before the horizon. Current checks this at
-// each call, and depends on no goroutine being awake.
+// machine sleeps. etcd ends the lease no earlier than one whole TTL after it received
+// that request, so nobody else can have the name before the horizon. Current checks this
+// at each call, and does not depend on any goroutine running.
 //
-// That a name is free does not prove that its lease ran out: a key can be deleted by hand,
-// and an etcd leader that stood still may revoke leases that are alive
+// A free name does not prove that its lease ran out: a key can be deleted by hand, and an
+// etcd leader that stalled may revoke living leases
 // (https://github.com/etcd-io/etcd/issues/15247). So a holder that claims a name looks at
-// the records of its tenures. If an earlier one has neither an end on record nor a lease
+// the records of its tenures. If an earlier one has neither a recorded end nor a lease
 // that ran out under one leader, the name is used one TTL later.
 //
 // # Not promised
@@ -78,12 +78,12 @@
 // A virtual machine that was cloned while it ran, a cluster that was wiped or restored, a
 // lease revoked by hand, and a name whose records were deleted with it can give two hosts
 // one name for up to one renewal period; and so can Join, which keeps no records. Hosts
-// that were there before notice a restore, but new ones can't: wait one TTL before the
-// restored etcd starts. Its raft terms begin anew, and no answer of etcd tells two terms of
-// one number apart: if it has several elections within a TTL of its start, one of the
-// leaders may revoke a lease that was granted before the backup, which then looks as if it
-// had run out. The same can happen with an etcd that elects in less than half a second
-// (--election-timeout) and whose leader then stands still for a TTL.
+// that were running before notice a restore, but new ones can't: wait one TTL before the
+// restored etcd starts. Its raft terms begin anew, and no answer of etcd tells two terms
+// of one number apart: if it has several elections within a TTL of its start, one of the
+// leaders may revoke a lease that was granted before the backup, which then looks as if
+// it had run out. The same can happen with an etcd that elects in less than half a second
+// (--election-timeout) and whose leader then stalls for a TTL.
 //
 // Lists longer than 120 names are searched forward only: a name that is freed after its
 // turn is not tried again. The times of tenures come from the hosts' own clocks: two hosts
