@@ -19,16 +19,12 @@ import (
 // appendCarbon is Append for Carbon.
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	end, first8 := plainCarbon(line)
-	if name := line[:end]; hasPath(name) && scan(name) == 0 {
+	if name := line[:end]; hasPath(name) && scan(name) == 0 && !isOdd(name) {
 		e, cut := w.edit(name)
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
 		}
-		if !isSuspect(name) {
-			return e.append(dst, line, cut)
-		}
-		out, result := e.append(dst, line, cut)
-		return checkName(dst, out, result)
+		return e.append(dst, line, cut)
 	}
 	found := scan(line)
 	if found&control != 0 {
@@ -69,11 +65,10 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	return checkName(dst, out, result)
 }
 
-// isSuspect says whether a name is to be looked at closely: it is long, or may have tags.
-// For others checkName changes nothing.
-func isSuspect(name []byte) bool {
-	first, last := name[0], name[len(name)-1]
-	return len(name) > maxNode || first == '~' || last == '}' || first >= utf8.RuneSelf || last >= utf8.RuneSelf || bytes.IndexByte(name, ';') >= 0
+// isOdd says whether a name without semicolons, control bytes and bytes above 0x7f is to be
+// looked at closely: it is long, or may have tags in braces, or no path.
+func isOdd(name []byte) bool {
+	return len(name) > maxNode || name[0] == '~' || name[len(name)-1] == '}'
 }
 
 // checkName takes back what was appended to dst, if carbon can have no file for the name

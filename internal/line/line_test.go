@@ -706,7 +706,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// Every control byte is seen wherever it stands, and no other byte is taken for
+// Every byte that matters is seen wherever it stands, and no other byte is taken for
 // one, whatever its neighbours are.
 func TestScan(t *testing.T) {
 	for n := range 20 {
@@ -724,6 +724,9 @@ func TestScan(t *testing.T) {
 					}
 					if c >= 0x80 || n > 1 && fill >= 0x80 {
 						want |= high
+					}
+					if c == ';' {
+						want |= mayTag
 					}
 					if got := scan(tight(b)); got != want {
 						t.Fatalf("scan(%q) = %b; want %b", b, got, want)

@@ -256,22 +256,35 @@ func isStorable(name []byte) bool {
 // indexed in the same request: up to a hundred series, until a hundred points later.
 func isTaggable(name []byte) bool {
 	name = bytes.TrimFunc(name, unicode.IsSpace)
-	path, tags, more := bytes.Cut(name, []byte(";"))
 	if open := bytes.IndexByte(name, '{'); open >= 0 && bytes.HasSuffix(name, []byte(`"}`)) {
-		if _, ok := openMetrics(name[open+1 : len(name)-1]); !ok {
+		_, ok := openMetrics(name[open+1 : len(name)-1])
+		return ok && len(bytes.TrimLeft(name[:open], "~")) > 0
+	}
+	begin := len(name) - len(bytes.TrimLeft(name, "~"))
+	end := begin
+	for end < len(name) && name[end] != ';' {
+		end++
+	}
+	return end > begin && areTags(name[end:])
+}
+
+// areTags says whether each of tags is ";key=value", as graphite-web wants them.
+func areTags(tags []byte) bool {
+	for i := 0; i < len(tags); {
+		key := i + 1
+		for i = key; i < len(tags) && tags[i] != '='; i++ {
+			if c := tags[i]; c == ';' || c == '!' || c == '^' {
+				return false
+			}
+		}
+		value := i + 1
+		if i == key || value >= len(tags) || tags[value] == ';' || tags[value] == '~' {
 			return false
 		}
-		path, more = name[:open], false
-	}
-	for more {
-		var tag []byte
-		tag, tags, more = bytes.Cut(tags, []byte(";"))
-		sign := bytes.IndexByte(tag, '=')
-		if sign <= 0 || sign == len(tag)-1 || tag[sign+1] == '~' || bytes.IndexByte(tag[:sign], '!') >= 0 || bytes.IndexByte(tag[:sign], '^') >= 0 {
-			return false
+		for i = value; i < len(tags) && tags[i] != ';'; i++ {
 		}
 	}
-	return len(bytes.TrimLeft(path, "~")) > 0
+	return true
 }
 
 // untagged returns the path that carbon stores name under, unless it takes it for

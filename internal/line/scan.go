@@ -13,28 +13,33 @@ const (
 )
 
 // scan looks for bytes that matter wherever they stand: tabs, control bytes
-// (those below 0x20 other than tab, and 0x7f), and bytes above 0x7f.
+// (those below 0x20 other than tab, and 0x7f), bytes above 0x7f, and semicolons.
 func scan(line []byte) (found content) {
 	if len(line) < 8 {
 		return scanBytes(line)
 	}
-	var suspect, all uint64
+	var suspect, semi, all uint64
 	last := len(line) - 8 // the last word may overlap the one before
 	for i := 0; i < last; i += 8 {
 		word := binary.LittleEndian.Uint64(line[i:])
 		suspect |= suspects(word)
+		semi |= semicolons(word)
 		all |= word
 	}
 	word := binary.LittleEndian.Uint64(line[last:])
 	suspect |= suspects(word)
+	semi |= semicolons(word)
 	all |= word
 	if suspect&tops != 0 {
 		return scanBytes(line)
 	}
-	if all&tops != 0 {
-		return high
+	if semi&tops != 0 {
+		found = mayTag
 	}
-	return 0
+	if all&tops != 0 {
+		found |= high
+	}
+	return found
 }
 
 // content tells what scan has found.
@@ -44,6 +49,7 @@ const (
 	tab     content = 1 << iota
 	control         // below 0x20 other than tab, or 0x7f
 	high            // above 0x7f
+	mayTag          // a semicolon
 )
 
 // scanBytes is scan, a byte at a time.
@@ -56,6 +62,8 @@ func scanBytes(line []byte) (found content) {
 			found |= control
 		case c > 0x7f:
 			found |= high
+		case c == ';':
+			found |= mayTag
 		}
 	}
 	return found
@@ -67,6 +75,12 @@ func scanBytes(line []byte) (found content) {
 // reaches.
 func suspects(word uint64) uint64 {
 	return ((word - 0x20*ones) | (word + ones)) &^ word
+}
+
+// semicolons marks, with its top bit, a byte of word that is one, where any is.
+func semicolons(word uint64) uint64 {
+	x := word ^ ';'*ones
+	return (x - ones) &^ x
 }
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
