@@ -72,11 +72,14 @@ func askOf(t *testing.T, dir, endpoint string) {
 		{[]string{"history", Wanderer}, 1 + 100, "MtLogan", ""},
 		{[]string{"target", Wanderer, "host.x", "--from", "-7d"}, 1, "timeSlice(", "''"},
 	} {
-		cmd := Program(t, []string{"ETCD=" + endpoint, "CARBON=127.0.0.1:1", "DIR=" + dir}, append(tt.args, "--config", filepath.Join(dir, "config.yaml"))...)
-		out, err := cmd.Output()
-		if err != nil || strings.Count(string(out), "\n") != tt.lines || !strings.Contains(string(out), tt.want) || tt.never != "" && strings.Contains(string(out), tt.never) {
-			t.Errorf("%q: %v, want %d lines with %q:\n%s", tt.args, err, tt.lines, tt.want, out)
-		}
+		Eventually(t, fmt.Sprint(tt.args), func() error { // a busy machine needs longer than a person waits
+			cmd := Program(t, []string{"ETCD=" + endpoint, "CARBON=127.0.0.1:1", "DIR=" + dir}, append(tt.args, "--config", filepath.Join(dir, "config.yaml"))...)
+			out, err := cmd.Output()
+			if err != nil || strings.Count(string(out), "\n") != tt.lines || !strings.Contains(string(out), tt.want) || tt.never != "" && strings.Contains(string(out), tt.never) {
+				return fmt.Errorf("%v, want %d lines with %q:\n%s", err, tt.lines, tt.want, out)
+			}
+			return nil
+		})
 	}
 }
 
