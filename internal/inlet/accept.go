@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // lastRead bounds how long a reader goes on when it is told to end: with what has
@@ -36,9 +37,9 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 			l.socket.Wait(ctx, 0)
 		case isShortage(err):
 			in.connections.ranOut(err)
-			pause(ctx, retryAccept)
+			retry.Sleep(ctx, retryAccept)
 		case err != nil && !errors.Is(err, syscall.ECONNABORTED):
-			pause(ctx, retryAccept)
+			retry.Sleep(ctx, retryAccept)
 		}
 	}
 	if !l.Inherited {
@@ -56,7 +57,7 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.Wait
 		case errors.Is(err, syscall.EAGAIN):
 			return
 		case isShortage(err):
-			pause(context.WithoutCancel(ctx), retryAccept) // those that are open end soon
+			retry.Sleep(context.WithoutCancel(ctx), retryAccept) // those that are open end soon
 		}
 	}
 }
@@ -109,12 +110,4 @@ func addressOf(from unix.Sockaddr) string {
 		return a.Name
 	}
 	return ""
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }

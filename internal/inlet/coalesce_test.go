@@ -9,6 +9,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // The ticks of all readers fall on the same instants.
@@ -20,7 +21,7 @@ func TestPacersShareTicks(t *testing.T) {
 		for offset := range 5 {
 			go func() {
 				p := pacer{gathering: &g, bears: MaxCoalesce}
-				pause(t.Context(), time.Duration(offset)*7*time.Millisecond)
+				retry.Sleep(t.Context(), time.Duration(offset)*7*time.Millisecond)
 				for range 3 {
 					p.wait(t.Context(), enough)
 					if off := time.Since(epoch) % every; off != 0 {
@@ -30,7 +31,7 @@ func TestPacersShareTicks(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		pause(t.Context(), time.Second)
+		retry.Sleep(t.Context(), time.Second)
 	})
 }
 
@@ -87,7 +88,7 @@ func TestGatheringMustPay(t *testing.T) {
 						gathered++
 						continue
 					}
-					pause(t.Context(), time.Until(last.Add(tt.every)))
+					retry.Sleep(t.Context(), time.Until(last.Add(tt.every)))
 				}
 				if got := gathered > 50; got != tt.want {
 					t.Errorf("it gathered %d times of 100", gathered)

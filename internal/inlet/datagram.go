@@ -6,6 +6,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A datagramReader reads one datagram socket. One goroutine runs it; it owns
@@ -76,7 +78,7 @@ func (d *datagramReader) run(ctx context.Context) {
 		n, all, err := d.step()
 		switch {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
-			pause(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
+			retry.Sleep(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
 		case all && !d.pacer.wait(ctx, n):
 			d.pulse.Rest()
 			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })

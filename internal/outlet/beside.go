@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 const (
@@ -61,7 +63,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 // seekBetter looks from time to time whether an address before the index-th is
 // back, and returns a connection to it; nil when ctx ends.
 func (o *Outlet) seekBetter(ctx context.Context, index int) *connection {
-	for pause(ctx, seekInterval/2+rand.N(seekInterval)) == nil {
+	for retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval)) {
 		if c := o.dialFirst(ctx, index); c != nil && o.lasts(ctx, c) {
 			return c
 		}
@@ -97,7 +99,7 @@ func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 			}
 			return
 		}
-		if pause(ctx, seekInterval/2+rand.N(seekInterval)) != nil {
+		if !retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval)) {
 			return
 		}
 	}
@@ -119,7 +121,7 @@ func (o *Outlet) park(ctx context.Context, s *session, left func() time.Duration
 				s.close()
 				return
 			}
-			pause(ctx, min(rest, parkLook))
+			retry.Sleep(ctx, min(rest, parkLook))
 		}
 	})
 }
@@ -127,7 +129,7 @@ func (o *Outlet) park(ctx context.Context, s *session, left func() time.Duration
 // isRenamed returns true when the name of a server no longer resolves to its
 // address; false when ctx ends.
 func (o *Outlet) isRenamed(ctx context.Context, s *session) bool {
-	for pause(ctx, renameInterval) == nil {
+	for retry.Sleep(ctx, renameInterval) {
 		if ats, err := o.lookUp(ctx, s.server.entry.address); err == nil && !slices.Contains(ats, s.server.at) {
 			return true
 		}
@@ -137,7 +139,7 @@ func (o *Outlet) isRenamed(ctx context.Context, s *session) bool {
 
 // falls returns an error when a server that can be asked is ill; nil when ctx ends.
 func (o *Outlet) falls(ctx context.Context, s *session) (err error) {
-	for ill := 0; pause(ctx, healthInterval) == nil; {
+	for ill := 0; retry.Sleep(ctx, healthInterval); {
 		if err = askHealth(ctx, s.server.entry.address, s.server.at); err == nil {
 			ill = 0
 		} else if ill++; ill == 2 {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A fakeNet has servers that do what a test says, by resolved address.
@@ -50,8 +52,8 @@ func newNet(ats ...string) *fakeNet {
 }
 
 func (n *fakeNet) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
-	if err := pause(ctx, n.needs); err != nil {
-		return nil, err
+	if !retry.Sleep(ctx, n.needs) {
+		return nil, context.Cause(ctx)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -90,7 +92,7 @@ func (n *fakeNet) dial(ctx context.Context, _ *Config, _ Address, at string, _ b
 		time.AfterFunc(s.hangUp, func() { l.end(err) })
 	}
 	s.mu.Unlock()
-	if pause(ctx, needs) != nil {
+	if !retry.Sleep(ctx, needs) {
 		return nil, errors.New("i/o timeout")
 	}
 	return l, dialErr

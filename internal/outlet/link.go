@@ -51,15 +51,3 @@ var (
 	errTooLong = errors.New("line longer than any datagram")
 	errGone    = errors.New("the server's host answers no more")
 )
-
-// pause returns after d, or when ctx ends, with its cause.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}

@@ -76,9 +76,6 @@ func isSpace(r rune) bool {
 	return r == '\ufeff' || r != '\u0085' && unicode.IsSpace(r)
 }
 
-// Name returns a packet's key without its tags.
-func (p Packet) Name() string { return Name(p.Key) }
-
 // Counts says whether any metric of the packet is taken; typ is the type of the
 // first that is: "ms", "g", "s", or a counter's.
 func (p Packet) Counts() (typ string, ok bool) {
