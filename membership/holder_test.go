@@ -245,6 +245,38 @@ func TestEtcdRefusesUs(t *testing.T) {
 	})
 }
 
+// Who starts us without etcd is told so within two seconds, once; who is used to it being
+// there is not told before a request has failed.
+func TestEtcdIsNotThere(t *testing.T) {
+	for heard, want := range map[bool]int{false: 1, true: 0} {
+		synctest.Test(t, func(t *testing.T) {
+			var log bytes.Buffer
+			start := time.Now()
+			now := func() time.Duration { return time.Since(start) }
+			r := requests{store: noEtcd{}, now: now, outage: outage{log: slog.New(slog.NewTextHandler(&log, nil)), now: now, causes: make(map[string]time.Duration), heard: heard}}
+			for range 3 {
+				err := r.within(t.Context(), 5*time.Second, func(ctx context.Context) error {
+					pass(t, 2*time.Second)
+					if got := strings.Count(log.String(), `msg="etcd unreachable" cause="nobody listens there" endpoint=http://etcd:2379`); got != want {
+						t.Errorf("etcd heard before: %v: after 2 s it is said %d times, want %d: %s", heard, got, want, log.String())
+					}
+					<-ctx.Done()
+					return ctx.Err()
+				})
+				r.outage.failed(err, 0)
+			}
+		})
+	}
+}
+
+// noEtcd is a store that cannot be reached.
+type noEtcd struct{ store }
+
+func (noEtcd) Failed(err error, _ time.Time) error { return err }
+func (noEtcd) Unreachable() error {
+	return &etcd.Trouble{What: "nobody listens there", Endpoint: "http://etcd:2379"}
+}
+
 // A start without etcd waits for it.
 func TestEtcdComesLate(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package membership
 import (
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ type outage struct {
 	since  time.Duration            // by now
 	saying string                   // the cause of now; "" while there is no outage
 	causes map[string]time.Duration // when each that it has had was there last
+	heard  bool                     // etcd has answered once
 
 	shown atomic.Pointer[Outage] // what is said now, for others; nil: nothing
 }
@@ -60,7 +62,7 @@ func (o *outage) failed(err error, before int) {
 	if known && o.now()-last < time.Minute {
 		return
 	}
-	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.Err}
+	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.Err, "meanwhile", "trying again and again"}
 	if trouble.Hint != "" {
 		about = append(about, "hint", trouble.Hint)
 	}
@@ -71,8 +73,42 @@ func (o *outage) failed(err error, before int) {
 	}
 }
 
+// patience is how long the first request may wait for a connection in silence.
+const patience = 1200 * time.Millisecond
+
+// watch says why there is no connection while the first request waits for one, which it
+// does for longer than a person who has just started us. The caller calls stop when the
+// request has ended, and nothing else of o until then.
+func (o *outage) watch(unreachable func() error) (stop func()) {
+	if o.heard {
+		return func() {}
+	}
+	ended := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		look := time.NewTicker(patience)
+		defer look.Stop()
+		for o.saying == "" {
+			select {
+			case <-look.C:
+				if err := unreachable(); err != nil {
+					o.since = o.now()
+					o.failed(err, 1)
+				}
+			case <-ended:
+				return
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		watching.Wait()
+	}
+}
+
 // over takes note that a request succeeded.
 func (o *outage) over() {
+	o.heard = true
 	if o.saying == "" {
 		return
 	}

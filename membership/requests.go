@@ -52,7 +52,9 @@ func (r *requests) within(ctx context.Context, timeOut time.Duration, f func(con
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeOut)
 	defer cancel()
+	stop := r.outage.watch(r.store.Unreachable)
 	err := f(ctx)
+	stop()
 	if !isAnswer(err) {
 		err = r.store.Failed(err, begun)
 	}

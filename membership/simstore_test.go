@@ -231,6 +231,7 @@ func (s *simStore) mark(ctx context.Context) error {
 }
 
 func (s *simStore) Failed(err error, _ time.Time) error     { return err }
+func (s *simStore) Unreachable() error                      { return nil }
 func (s *simStore) Version(context.Context) (string, error) { return "3.7.3", nil }
 
 // lose makes the simulated etcd one that was restored from an empty backup.

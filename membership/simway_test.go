@@ -89,7 +89,10 @@ func (w *way) pick() (e int, ok bool) {
 	return 0, false
 }
 
-// failed implements route.
+// Unreachable implements route.
+func (w *way) Unreachable() error { return nil }
+
+// Failed implements route.
 func (w *way) Failed(err error, begun time.Time) error {
 	if err == nil || isAnswer(err) {
 		return err

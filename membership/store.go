@@ -105,6 +105,10 @@ type route interface {
 	// its cause.
 	Failed(err error, begun time.Time) error
 
+	// Unreachable returns why there is no connection; nil while there is one, or while
+	// nobody knows yet.
+	Unreachable() error
+
 	// Version returns what the member that is asked runs.
 	Version(ctx context.Context) (string, error)
 }

@@ -117,6 +117,15 @@ func (c *Client) Failed(err error, begun time.Time) error {
 	return trouble
 }
 
+// Unreachable returns why there is no connection; nil while there is one, or while nobody
+// knows yet.
+func (c *Client) Unreachable() error {
+	if failure, _ := c.connector.why(); failure != nil {
+		return c.ofConnection(failure)
+	}
+	return nil
+}
+
 // Version returns what the member that is asked runs.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	status, err := pb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
