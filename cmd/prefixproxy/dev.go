@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -52,6 +53,9 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	defer state.Close()
 	etcd, err := devetcd.Start(filepath.Join(dir, "etcd"))
+	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) {
+		return hinted{err, "dev needs a loopback interface with 127.0.0.1 or ::1: ip link set lo up"}
+	}
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -49,11 +50,13 @@ func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
 	}
 }
 
-// freeAddr returns an address that nobody listens at. Its port is not among those
-// that the kernel gives to others while the server is down between two starts.
+// freeAddr returns an address that nobody listens at: of 127.0.0.1, or of ::1 on a host
+// that has no other loopback. Its port is not among those that the kernel gives to others
+// while the server is down between two starts.
 func freeAddr() (addr string, err error) {
-	for range 100 {
-		addr = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(10_000))
+	for tries := range 100 {
+		host := []string{"127.0.0.1", "::1"}[tries%2]
+		addr = net.JoinHostPort(host, strconv.Itoa(10_000+rand.IntN(10_000)))
 		var l net.Listener
 		if l, err = net.Listen("tcp", addr); err == nil {
 			return addr, l.Close()
@@ -62,7 +65,7 @@ func freeAddr() (addr string, err error) {
 	return "", fmt.Errorf("find a free port for the embedded etcd: %w", err)
 }
 
-// Endpoint returns the client URL: http://127.0.0.1:<port>.
+// Endpoint returns the client URL, like http://127.0.0.1:2379.
 func (s *Server) Endpoint() string { return "http://" + s.addr }
 
 // Close stops the server and waits until it has. The data stays.
@@ -104,7 +107,8 @@ func (s *Server) config() *embed.Config {
 	cfg := embed.NewConfig()
 	cfg.Dir = s.dir
 	client := url.URL{Scheme: "http", Host: s.addr}
-	peer := url.URL{Scheme: "http", Host: "127.0.0.1:0"} // nobody will call
+	host, _, _ := net.SplitHostPort(s.addr)
+	peer := url.URL{Scheme: "http", Host: net.JoinHostPort(host, "0")} // nobody will call
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)

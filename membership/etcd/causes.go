@@ -179,6 +179,9 @@ func (c *Client) ofConnection(failure *connectError) *Trouble {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		t.Person = false
 		t.What, t.Hint = "nobody listens there", c.etcdctl+" endpoint health"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		t.Person = false
+		t.What, t.Hint = "no way leads there", "ip route get "+strings.Trim(address[:strings.LastIndex(address, ":")], "[]")
 	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
 		t.Person = false
 		t.What, t.Hint = "it does not answer", c.etcdctl+" endpoint health"

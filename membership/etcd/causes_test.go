@@ -170,6 +170,7 @@ func TestCauses(t *testing.T) {
 		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
 		{"no role", Config{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n")}, "no role that allows it", "grant-permission"},
 		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl --endpoints=127.0.0.1:1 endpoint health"},
+		{"no way", Config{Endpoints: []string{"255.255.255.255:1"}}, "no way leads there", "ip route get 255.255.255.255"}, // the kernel knows none for a broadcast over TCP
 		{"no such host", Config{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
