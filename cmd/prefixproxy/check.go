@@ -1,8 +1,6 @@
 package main
 
 import (
-	"io"
-
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
@@ -23,6 +21,7 @@ func (c *checkCmd) Run(ui *ui) error {
 	if err != nil {
 		return err
 	}
+	cfg.Graphite.Events = conf.Mask(cfg.Graphite.Events)
 	text, err := cfg.YAML()
 	if err != nil {
 		return err
@@ -30,6 +29,6 @@ func (c *checkCmd) Run(ui *ui) error {
 	for _, warning := range cfg.warnings() {
 		ui.warnf("%s", warning)
 	}
-	_, err = io.WriteString(ui.out, conf.Mask(string(text)))
+	_, err = ui.out.Write(text)
 	return err
 }

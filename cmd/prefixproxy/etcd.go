@@ -53,7 +53,7 @@ func (c etcdConfig) Problems() conf.Problems {
 	case strings.Contains(c.Username, ":"): // as etcdctl --user has it
 		ps.Addf("etcd.username", "username: root, and the password alone in a file: password_file: /etc/prefixproxy/etcd-password", "a user name has no colon")
 	case c.Username != "" && c.PasswordFile == "":
-		ps.Addf("etcd.password_file", "password_file: /etc/prefixproxy/etcd-password", "username %q has no password_file", c.Username)
+		ps.Addf("etcd.password_file", "password_file: /etc/prefixproxy/etcd-password", "username is given, and no password_file")
 	case c.Username == "" && c.PasswordFile != "":
 		ps.Addf("etcd.username", "username: prefixproxy", "password_file is given, and no username")
 	}

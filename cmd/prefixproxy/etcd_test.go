@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,7 +54,7 @@ func TestEtcdProblems(t *testing.T) {
 		{"port 0", etcdConfig{Endpoints: []string{"http://etcd:0"}}, "etcd.endpoints[0]"},
 		{"another scheme", etcdConfig{Endpoints: []string{"unix:///etcd"}}, "etcd.endpoints[0]"},
 		{"mixed", etcdConfig{Endpoints: []string{"http://a:1", "https://b:1"}}, "etcd.endpoints[1]: http:// and https:// endpoints are mixed"},
-		{"user without a file", etcdConfig{Endpoints: one, Username: "u"}, `etcd.password_file: username "u" has no password_file`},
+		{"user without a file", etcdConfig{Endpoints: one, Username: "u"}, `etcd.password_file: username is given, and no password_file`},
 		{"file without a user", etcdConfig{Endpoints: one, PasswordFile: secret}, "etcd.username: password_file is given"},
 		{"no such file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: "/no/such"}, "etcd.password_file: no such file or directory, of /no/such"},
 		{"empty file", etcdConfig{Endpoints: one, Username: "u", PasswordFile: empty}, "etcd.password_file: " + empty + " is empty"},
@@ -123,6 +125,67 @@ func TestSecretsAreNotTold(t *testing.T) {
 		_, failed := loadConfig(file, defaultConfig())
 		if told := fmt.Sprint(failed); strings.Contains(told, "s3cret") {
 			t.Errorf("%s: got the error %s", text, told)
+		}
+	}
+}
+
+// A user and a password are not told under any key, whether it is known or not, however
+// they are written, and whether the file can be parsed or not.
+func TestSecretsUnderEveryKey(t *testing.T) {
+	env := func(string) (string, bool) { return "root:s3cret", true }
+	paths := []string{"password", "user", "auth", "etcd.pass", "etcd.user", "etcd.login", "forward.statsd.auth", "forward.carbon.token", "graphite.user", "admin.auth", "listen.x"}
+	var known []string
+	for path := range values("", reflect.ValueOf(defaultConfig())) {
+		known = append(known, path)
+	}
+	forms := []string{
+		"root:s3cret", "'root:s3cret'", "[root:s3cret]", "root:s3cret@h:1", "http://root:s3cret@h:1", "[http://root:s3cret@h]", "tcp://root:s3cret", "root%3As3cret",
+		"{user: root, pass: s3cret}", "{auth: {user: root, password: s3cret}}", "{login: [root, s3cret]}", "'Basic s3cret'", "password=s3cret", "--password s3cret", "-p s3cret", "${LOGIN}", ">\n      root:s3cret",
+	}
+	odd := []string{
+		"s3cret", "[root, s3cret]", "{root: s3cret}", "root s3cret", "root/s3cret", "|\n      root\n      s3cret", "root\n      s3cret", "\"root\\ts3cret\"",
+		"\"s3cret", "'s3cret' x", "s3cret: x", "@s3cret", "%s3cret", "`s3cret", "*s3cret", "&s3cret", "!s3cret x", "{s3cret", "[root, s3cret", "\"\\qs3cret\"", "- s3cret", "s3cret\n\tx",
+	}
+	check := func(path, form string) {
+		t.Helper()
+		text, indent := "", ""
+		for key := range strings.SplitSeq(path, ".") {
+			text += "\n" + indent + key + ":"
+			indent += "  "
+		}
+		_, err := parseConfig("f", []byte(text+" "+form+"\n"), defaultConfig(), env)
+		if err == nil {
+			return
+		}
+		var told strings.Builder
+		report(&told, err)
+		if strings.Contains(told.String()+err.Error(), "s3cret") {
+			t.Errorf("%s: %q is told:\n%s", path, form, told.String())
+		}
+	}
+	for _, path := range slices.Concat(paths, known) {
+		for _, form := range forms {
+			check(path, form)
+		}
+	}
+	for _, path := range paths {
+		for _, form := range odd {
+			check(path, form)
+		}
+	}
+}
+
+// What was typed may hold a secret, too.
+func TestSecretsOnTheCommandLine(t *testing.T) {
+	for _, args := range []string{
+		"members root:s3cret", "--password=s3cret members", "members --user root:s3cret", "run --config http://root:s3cret@h/x", "check http://root:s3cret@h", "check --config=root:s3cret", "check --password s3cret",
+	} {
+		var out, err bytes.Buffer
+		if code := run(strings.Fields(args), nil, &out, &err); code != exitUsage && code != exitConfig {
+			t.Errorf("%s: exit code %d", args, code)
+		}
+		if told := out.String() + err.String(); strings.Contains(told, "s3cret") {
+			t.Errorf("%s: got %s", args, told)
 		}
 	}
 }

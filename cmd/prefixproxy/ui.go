@@ -94,9 +94,13 @@ func report(w io.Writer, err error) {
 		bad.report(w)
 		return
 	}
-	fmt.Fprintln(w, "prefixproxy: error:", err)
+	mask := func(text string) string { return text }
+	if code := exitCode(err); code == exitUsage || code == exitConfig { // it tells what was typed
+		mask = conf.Mask
+	}
+	fmt.Fprintln(w, "prefixproxy: error:", mask(err.Error()))
 	if h, ok := errors.AsType[hinted](err); ok {
-		fmt.Fprintln(w, "prefixproxy: hint:", h.hint)
+		fmt.Fprintln(w, "prefixproxy: hint:", mask(h.hint))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -67,13 +68,11 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 		return
 	}
 	root, more, err := parse(text)
-	bad, isSyntax := errors.AsType[*yaml.LoadError](err)
+	if bad, ok := errors.AsType[*yaml.LoadError](err); ok {
+		d.syntax(text, bad, keys(v))
+		return
+	}
 	switch {
-	case isSyntax && strings.Contains(bad.Message, "anchor"): // which it names
-		d.failf(syntaxPlace(text, bad.Mark), "a value that begins with * or & needs quotes", noAnchors)
-	case isSyntax:
-		at := syntaxPlace(text, bad.Mark)
-		d.failf(at, hintForSyntax(splitLines(text), at), "%s", bad.Message)
 	case err != nil:
 		d.failf(place{}, "", "%v", err)
 	case more != place{}:
@@ -84,6 +83,17 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	}
 }
 
+// syntax complains about a file that cannot be parsed; top are the keys of its sections.
+func (d *decoder) syntax(text []byte, bad *yaml.LoadError, top []string) {
+	at, lines := syntaxPlace(text, bad.Mark), splitLines(text)
+	hint, what := hintForSyntax(lines, at), bad.Message
+	if strings.Contains(what, "anchor") { // which it names
+		hint, what = "a value that begins with * or & needs quotes", noAnchors
+	}
+	d.hideUnknown(lines, at.line, top)
+	d.failf(at, hint, "%s", what)
+}
+
 const noAnchors = "anchors, aliases and tags are not supported"
 
 // hide notes the values of n that may be secrets; key is that of n. All are, where the
@@ -91,7 +101,7 @@ const noAnchors = "anchors, aliases and tags are not supported"
 func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
 	switch n.Kind {
 	case yaml.ScalarNode, yaml.AliasNode:
-		if n.Value != "" && (unread || conf.MayBeSecret(key, n.Value)) {
+		if n.Anchor != "" && unread || n.Value != "" && (unread || conf.MayBeSecret(key, n.Value)) {
 			d.secrets = append(d.secrets, secret{placeOf(n), n.Value, unread})
 		}
 	case yaml.MappingNode:
@@ -102,6 +112,25 @@ func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
 	default:
 		for _, element := range n.Content {
 			d.hide(key, element, unread)
+		}
+	}
+}
+
+// keyInLine finds what looks like a key, in a line of a file that cannot be parsed.
+var keyInLine = regexp.MustCompile(`([\w.-]+)["']?\s*:\s+`)
+
+// hideUnknown notes what stands behind a key that is not known, in one of lines.
+func (d *decoder) hideUnknown(lines []string, line int, top []string) {
+	if line < 1 || line > len(lines) {
+		return
+	}
+	text := lines[line-1]
+	for _, m := range keyInLine.FindAllStringSubmatchIndex(text, -1) {
+		key, value := text[m[2]:m[3]], text[m[1]:]
+		if _, known := d.sections[key]; !known && !slices.Contains(top, key) && !slices.Contains(keys(reflect.ValueOf(numbered{})), key) && value != "" {
+			at := place{line, utf8.RuneCountInString(text[:m[1]]) + 1}
+			d.secrets = append(d.secrets, secret{at, value, true}, secret{value: value}) // hints are made of it
+			return
 		}
 	}
 }
@@ -336,11 +365,17 @@ func (d *decoder) failf(at place, hint, format string, args ...any) {
 	d.addf("", at, hint, format, args...)
 }
 
+// asksWho finds the keys that people who think of a user and a password think of.
+var asksWho = regexp.MustCompile(`^(?:etcd|admin|graphite)\b`)
+
 // wrongf appends a problem of the value n at path, which could not be read.
 func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ...any) {
 	at := placeOf(n)
 	if isMissing(n) {
 		at = d.places[path]
+	}
+	if len(n.Content) > 1 && asksWho.MatchString(path) {
+		d.hide("", n, true)
 	}
 	d.skip(path)
 	d.addf(path, at, hint, format, args...)

@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"net/netip"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -12,8 +13,14 @@ import (
 var (
 	userinfo = regexp.MustCompile(`//[^\s"']*@|[^\s/"'\[{(,:]+:[^\s/"'@][^\s"']*@`)
 	query    = regexp.MustCompile(`[?&]([\w.-]+)=([^&\s"'\]},]+)`)
-	named    = regexp.MustCompile(`(?i)\b([\w-]*(?:pass|pwd|pw\b|secret|token|credential|api[_-]?key)[\w-]*)["']?\s*[:=]\s*(\S.*)`)
+	pair     = regexp.MustCompile(`(?:^|//|[\s"'\[{(,])([^\s:/"'\[\]{}(),]+)(?::|%3[Aa])([^\s:/"',\]})][^\s"',\]}]*)`)
+	named    = regexp.MustCompile(`(?i)\b([\w-]*(?:pass|pwd|pw\b|secret|token|credential|auth|login|api[_-]?key)[\w-]*)["']?\s*[:=]\s*(\S.*)`)
+	option   = regexp.MustCompile(`(?i)(?:^|[\s"'])(-[pu]|--?(?:pass|pw|user|auth|token|secret)[\w-]*)[\s=]+(\S.*)`)
 )
+
+// notSecret finds what may stand behind a word and a colon: a port, the time of day, what we
+// call it ourselves.
+var notSecret = regexp.MustCompile(`^(?:\d+(?:[:/?&;].*)?|port\W*)$`)
 
 // inValue finds what else a value may be that holds a secret: an address in whose user
 // is what no address has, a header, a key.
@@ -48,14 +55,22 @@ func Mask(text string) string {
 		}
 		return head + Stars(s[len(head):len(s)-1]) + "@"
 	})
-	for _, form := range []*regexp.Regexp{query, named} {
-		text = maskValues(form, text)
+	text = maskValues(pair, text, isPassword)
+	for _, form := range []*regexp.Regexp{query, named, option} {
+		text = maskValues(form, text, isSecret)
 	}
 	return text
 }
 
-// maskValues masks the second group of form where the first tells of a secret.
-func maskValues(form *regexp.Regexp, text string) string {
+// isPassword says whether user:value may hold a password: not where that is a host with its
+// port, or an address.
+func isPassword(user, value string) bool {
+	_, err := netip.ParseAddr(user + ":" + strings.TrimRight(value, ".;"))
+	return err != nil && !notSecret.MatchString(value)
+}
+
+// maskValues masks the second group of form where it is a secret, next to the first.
+func maskValues(form *regexp.Regexp, text string, isSecret func(key, value string) bool) string {
 	var b strings.Builder
 	end := 0
 	for _, m := range form.FindAllStringSubmatchIndex(text, -1) {
