@@ -67,6 +67,12 @@ var works = []work{
 		contenders: []*contender{theDaemon, theLeast, theRelay},
 	},
 	{
+		name:  "carbon-trickle",
+		title: "Carbon, 4 connections, 1,000 lines/s in single writes", coalesce: defaultCoalesce, rounds: 3,
+		traffic:    Traffic{Protocol: carbon, Senders: 4, PerWrite: 1, Rate: 1_000, Stamped: true},
+		contenders: []*contender{theDaemon, theUnkept, theLeast},
+	},
+	{
 		name:  "latency",
 		title: "StatsD, 10,000 lines/s", coalesce: defaultCoalesce, rounds: 3,
 		traffic:    Traffic{Protocol: statsd, Senders: 1, PerWrite: 1, Rate: 10_000, Stamped: true},
