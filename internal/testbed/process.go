@@ -31,8 +31,8 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	}()
 	t.Cleanup(func() {
 		p.Kill()
-		if t.Failed() {
-			t.Logf("%v\nstdout:\n%s\nstderr:\n%s", cmd.Args, p.Stdout.tailText(), p.Stderr.tailText())
+		if out, err := p.Stdout.tailText(), p.Stderr.tailText(); t.Failed() && out+err != "" {
+			t.Logf("%v\nstdout:\n%s\nstderr:\n%s", cmd.Args, out, err)
 		}
 	})
 	return p
