@@ -18,6 +18,10 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	for h.sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
 		sent := h.now()
+		if !suspended && !held.Valid() { // perhaps because we were stopped
+			suspended = true
+			h.log.Warn("name suspended", "name", held.name)
+		}
 		err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
 
 		// 2. Lost, or asked for: let go at once, whatever the horizon.
@@ -38,10 +42,6 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			h.outage.failed(err, backoff.Failures)
 			if sent-held.sent > overdue(held.ttl) && h.look(ctx, held) {
 				return
-			}
-			if !suspended && !held.Valid() {
-				suspended = true
-				h.log.Warn("name suspended", "name", held.name)
 			}
 			next = sent + backoff.Next()
 			continue

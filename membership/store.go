@@ -559,11 +559,14 @@ func (s *etcdStore) look(ctx context.Context, c *Claim) error {
 	return s.stillOurs(ctx, c, resp, false)
 }
 
-// isAsked says whether somebody asks us to let go of c. It asks the member for
-// what it knows by itself, which costs the others nothing.
+// isAsked says whether somebody asks us to let go of c. The member compares, by what it
+// knows itself: that costs the others nothing, and us no more than the answer, whatever
+// stands there.
 func (s *etcdStore) isAsked(ctx context.Context, c *Claim) bool {
-	resp, err := s.client.Get(ctx, releasedKey(s.cfg.Pool)+c.name, clientv3.WithSerializable())
-	return err == nil && len(resp.Kvs) > 0 && string(resp.Kvs[0].Value) == leaseHex(c.lease)
+	resp, err := s.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value(releasedKey(s.cfg.Pool)+c.name), "=", leaseHex(c.lease))).
+		Commit()
+	return err == nil && resp.Succeeded
 }
 
 // stillOurs says what has become of c, by what stands at its key; expired says
