@@ -30,8 +30,11 @@
 //	ourtenures.go   our own tenures
 //	records.go      writing about tenures, beside the lease
 //	outage.go       when etcd fails: what is logged, and when to try again
-//	store.go        how all this is stored in etcd
-//	renewstream.go  renewals over one stream
+//	store.go        how a pool lies in etcd: leases, and lost data
+//	claiming.go     the claim in etcd: what is asked for, and what an earlier request got
+//	renewing.go     a renewal in etcd, over one stream
+//	waiting.go      waiting in etcd for a name that is freed
+//	recorded.go     the records of tenures in etcd
 //	read.go         how much is read of etcd at a time
 //	list.go         what people ask: who holds which name, who waits, and who held it before
 //	glance.go       what a page asks again and again, in one request

@@ -309,7 +309,7 @@ func (b *syncBuffer) String() string {
 
 // What waits for a free name is told of those that were freed and taken again.
 func TestNoteFree(t *testing.T) {
-	s := &etcdStore{cfg: DefaultConfig()}
+	s := &store{cfg: DefaultConfig()}
 	event := func(typ string, name string) *clientv3.Event {
 		ev := &clientv3.Event{Type: clientv3.EventTypePut}
 		if typ == "delete" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,7 +80,7 @@ func NewHolder(c *etcd.Client, cfg Config, state *StateDir, log *slog.Logger) (*
 	return newHolder(storeOf(c, cfg), cfg, state, boottime, log), nil
 }
 
-func newHolder(store store, cfg Config, state *StateDir, now clock, log *slog.Logger) *Holder {
+func newHolder(store *store, cfg Config, state *StateDir, now clock, log *slog.Logger) *Holder {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -212,4 +213,20 @@ func (h *Holder) warnOldServer(ctx context.Context) {
 	if version, err := h.store.Version(ctx); err == nil && isOld(version) {
 		h.log.Warn("old etcd server", "version", version, "hint", "upgrade to 3.4.44, 3.5.33, 3.6.14, 3.7.1 or later: older ones renew leases after their end, and have holes in the access checks of transactions and watches")
 	}
+}
+
+// isOld says whether an etcd of this version renews leases after their end, or
+// has holes in the access checks of transactions and watches. Both were mended in
+// these, and are not before 3.4.
+func isOld(version string) bool {
+	var v [3]int
+	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 3 {
+		return false
+	}
+	for _, mended := range [][3]int{{3, 4, 44}, {3, 5, 33}, {3, 6, 14}, {3, 7, 1}} {
+		if v[0] == mended[0] && v[1] == mended[1] {
+			return v[2] < mended[2]
+		}
+	}
+	return slices.Compare(v[:], []int{3, 4, 0}) < 0
 }

@@ -253,7 +253,7 @@ func TestEtcdIsNotThere(t *testing.T) {
 			var log bytes.Buffer
 			start := time.Now()
 			now := func() time.Duration { return time.Since(start) }
-			r := requests{store: noEtcd{}, now: now, outage: outage{log: slog.New(slog.NewTextHandler(&log, nil)), now: now, causes: make(map[string]time.Duration), heard: heard}}
+			r := requests{store: &store{route: noEtcd{}}, now: now, outage: outage{log: slog.New(slog.NewTextHandler(&log, nil)), now: now, causes: make(map[string]time.Duration), heard: heard}}
 			for range 3 {
 				err := r.within(t.Context(), 5*time.Second, func(ctx context.Context) error {
 					pass(t, 2*time.Second)
@@ -269,8 +269,8 @@ func TestEtcdIsNotThere(t *testing.T) {
 	}
 }
 
-// noEtcd is a store that cannot be reached.
-type noEtcd struct{ store }
+// noEtcd is a way to an etcd that cannot be reached.
+type noEtcd struct{ route }
 
 func (noEtcd) Failed(err error, _ time.Time) error { return err }
 func (noEtcd) Unreachable() error {

@@ -117,6 +117,28 @@ func TestLongValues(t *testing.T) {
 	}
 }
 
+// Nor is what is long read at each renewal, where a wish for our name would be.
+func TestLongWish(t *testing.T) {
+	t.Parallel()
+	var read bytesRead
+	c := newClient(t, devetcdtest.Start(t), read.count)
+	cfg := testConfig(t)
+	s := storeOf(c, cfg)
+	claim := &Claim{name: "Denali", lease: 1}
+	wish := func(value string) bool {
+		if _, err := c.Put(t.Context(), releasedKey(cfg.Pool)+"Denali", value); err != nil {
+			t.Fatal(err)
+		}
+		return s.isAsked(t.Context(), claim)
+	}
+	if wish(strings.Repeat("x", 1<<20)) || !wish("1") || wish("2") {
+		t.Error("asked by another's wish, or not by ours")
+	}
+	if n := read.most.Load(); n > 100 {
+		t.Errorf("an answer had %d bytes", n)
+	}
+}
+
 // A host whose clock is ahead has records of the future. They take no second from
 // anybody, and do not hide who came after it.
 func TestRecordsOfTheFuture(t *testing.T) {

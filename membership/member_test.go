@@ -76,7 +76,7 @@ func TestJoinErrors(t *testing.T) {
 }
 
 // longestLadder returns the rungs of a restart with a memory, and names more.
-func longestLadder(s *etcdStore, names int) []rung {
+func longestLadder(s *store, names int) []rung {
 	own := &memory{Name: "web-1", Lease: 4711, Revision: 1, Record: "1795386417123-1267"}
 	return append(s.rungsOf(own), ifAnyFree(PrefixedNumerics("web-", names), namesKey(s.cfg.Pool))...)
 }

@@ -64,7 +64,7 @@ func TestManyNamesWithAPast(t *testing.T) {
 		}
 	}
 	now := time.Now()
-	store := &etcdStore{cfg: cfg}
+	store := &store{cfg: cfg}
 	for i, name := range cfg.Names {
 		lease, err := c.Grant(t.Context(), 600)
 		if err != nil {

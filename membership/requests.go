@@ -13,7 +13,7 @@ import (
 // requests is how a holder asks etcd: each request bounded in time, what it tells of the
 // way and of lost data noted, and the pulse beating. Run's goroutine owns it.
 type requests struct {
-	store    store
+	store    *store
 	ttl      time.Duration // of the configuration
 	now      clock
 	jitter   retry.Jitter

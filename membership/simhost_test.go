@@ -163,7 +163,7 @@ func (h *host) start() {
 	p.way = &way{etcd: h.sim.etcd, process: p, seed: h.seed + uint64(h.runs)}
 	cfg := h.sim.cfg
 	cfg.Owner = h.name
-	etcd := newEtcdStore(p.way.client(ctx), p.way, wayLeases{w: p.way}, cfg)
+	etcd := newStore(p.way.client(ctx), p.way, wayLeases{w: p.way}, cfg)
 	dir, err := statedir.Open(h.dir)
 	if err != nil {
 		panic(err)

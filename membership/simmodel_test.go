@@ -16,7 +16,7 @@ import (
 // A model is an etcd cluster as its clients see it: one linearizable map with
 // revisions, leases that end by the leader's clock, and a log of what was
 // deleted. It runs in a synctest bubble and speaks etcd's own requests, so that
-// the real etcdStore stands above it.
+// the real store stands above it.
 //
 // It ends a lease at the very end of its TTL. etcd takes up to half a second
 // longer, which is only safer.

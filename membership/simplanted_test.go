@@ -29,7 +29,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			New:  "if claim == nil {",
 		}, "past the horizon", ""},
 		{"a name is taken back by overwriting", planted.Edit{
-			File: "membership/store.go",
+			File: "membership/renewing.go",
 			Old:  "\tcase resp.Kvs[0].CreateRevision != c.revision:\n\t\treturn Lost\n",
 			New:  "\tcase resp.Kvs[0].CreateRevision != c.revision:\n\t\t_, err := s.client.Put(ctx, c.key, s.cfg.Owner, clientv3.WithLease(c.lease))\n\t\treturn err\n",
 		}, "not its own", ""},
@@ -39,12 +39,12 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 			New:  "\tcase err != nil && !errors.Is(err, ErrNoFreeName):\n\t\th.lease = nil\n",
 		}, "2 names in etcd", ""},
 		{"a claim that is made again is not read back", planted.Edit{
-			File: "membership/store.go",
+			File: "membership/claiming.go",
 			Old:  "If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), \"!=\", under.id).WithPrefix()).",
 			New:  "If().",
 		}, "2 names in etcd", ""},
 		{"the own key is not read", planted.Edit{
-			File: "membership/store.go",
+			File: "membership/renewing.go",
 			Old:  "\tcase expired:\n\t\treturn Expired\n",
 			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}, "", ""},

@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -30,8 +31,9 @@ type way struct {
 	mu        sync.Mutex
 	weather   weather
 	endpoints [3]reachable
-	at        int       // the endpoint that all requests go to
-	moved     time.Time // when they went there
+	at        int             // the endpoint that all requests go to
+	moved     time.Time       // when they went there
+	renewals  []time.Duration // when each keep-alive was sent, in exact weather
 }
 
 // A weather is how requests fare, each on its own. The figures are
@@ -43,6 +45,9 @@ type weather struct {
 	lateRevoke float64       // the same for revokes alone
 	doubled    float64       // it arrives twice
 	slow       time.Duration // each direction takes up to this long
+
+	exact bool // nothing is left to chance: an answer takes just as long as slow
+	full  bool // transactions alone are refused
 }
 
 // An endpoint may be out of reach in three ways.
@@ -113,6 +118,12 @@ func (w *way) fate(what string, e int) fate {
 	r := w.dice(what)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.weather.exact {
+		if what == "keep-alive" {
+			w.renewals = append(w.renewals, w.etcd.now())
+		}
+		return fate{fro: w.weather.slow, lost: w.weather.lost > 0}
+	}
 	latency := func() time.Duration {
 		return 50*time.Microsecond + upTo(r, 3*time.Millisecond) + upTo(r, w.weather.slow)
 	}
@@ -254,6 +265,12 @@ func (kv wayKV) Range(ctx context.Context, in *pb.RangeRequest, _ ...grpc.CallOp
 }
 
 func (kv wayKV) Txn(ctx context.Context, in *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
+	kv.w.mu.Lock()
+	full := kv.w.weather.full
+	kv.w.mu.Unlock()
+	if full {
+		return nil, rpctypes.ErrGRPCNoSpace
+	}
 	return call(ctx, kv.w, about(in), func() (*pb.TxnResponse, error) { return kv.w.etcd.txn(in) })
 }
 

@@ -100,11 +100,11 @@ func TestSuccession(t *testing.T) {
 // If an election may have come between a grant and its answer, the answer's term
 // proves nothing.
 func TestSlowGrantHasNoTerm(t *testing.T) {
-	for delay, want := range map[time.Duration]uint64{0: 7, electionAtLeast: 7, electionAtLeast + time.Millisecond: 0} {
+	for delay, want := range map[time.Duration]uint64{0: 2, electionAtLeast: 2, electionAtLeast + time.Millisecond: 0} {
 		t.Run(delay.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, s := newSim(t, newSimEtcd(), nil)
-				s.set(false, delay)
+				h, s := newSim(t, newModel())
+				s.exactly(false, delay)
 				if err := h.grant(t.Context()); err != nil || h.lease.term != want {
 					t.Errorf("got term %d (%v), want %d", h.lease.term, err, want)
 				}

@@ -1,13 +1,36 @@
 package membership
 
 import (
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
+
+const simTTL = 15 * time.Second
+
+// newSim returns a holder on a model of etcd, which is not running yet, and its way there.
+func newSim(t *testing.T, e *model) (*Holder, *way) {
+	cfg := DefaultConfig()
+	cfg.Owner, cfg.Names, cfg.TTL = "homer", []string{"Denali", "MtLogan"}, simTTL
+	w := &way{etcd: e, process: &process{clock: e.now, dead: make(chan struct{})}}
+	w.exactly(false, 0)
+	return newHolder(newStore(w.client(t.Context()), w, wayLeases{w: w}, cfg), cfg, nil, w.process.now, testLog(t)), w
+}
+
+// exactly has each answer take so long, or each request get lost.
+func (w *way) exactly(lost bool, delay time.Duration) {
+	w.set(func(w *way) {
+		w.weather = weather{exact: true, slow: delay}
+		if lost {
+			w.weather.lost = 1
+		}
+	})
+}
 
 // pass lets the bubble's time go by, and what happens in it settle.
 func pass(t *testing.T, d time.Duration) {
@@ -17,9 +40,9 @@ func pass(t *testing.T, d time.Duration) {
 
 func TestHorizonCountsFromTheSend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, way := newSim(t, e, nil)
-		way.set(false, time.Second) // every answer comes 1 s late
+		e := newModel()
+		h, way := newSim(t, e)
+		way.exactly(false, time.Second) // every answer comes 1 s late
 		r := run(t, h)
 
 		// The grant was sent at 0; it took 1 s, and the claim another.
@@ -36,7 +59,7 @@ func TestHorizonCountsFromTheSend(t *testing.T) {
 		if got, want := e.now()+c.Left(), 10*time.Second; got != want {
 			t.Errorf("horizon while the renewal is under way: got %v, want %v", got, want)
 		}
-		pass(t, time.Second)
+		pass(t, 2*time.Second) // and it looks whether somebody asks for the name
 		if got, want := e.now()+c.Left(), 12500*time.Millisecond; got != want {
 			t.Errorf("horizon after the renewal: got %v, want %v", got, want)
 		}
@@ -45,11 +68,11 @@ func TestHorizonCountsFromTheSend(t *testing.T) {
 
 func TestRenewalsKeepTheirRhythm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, way := newSim(t, e, nil)
+		e := newModel()
+		h, way := newSim(t, e)
 		run(t, h).held(t)
 		pass(t, 5*time.Second)
-		way.set(true, 0) // from 5 s on, each attempt ends after its 2.5 s
+		way.exactly(true, 0) // from 5 s on, each attempt ends after its 2.5 s
 		pass(t, 5*time.Second)
 
 		way.mu.Lock()
@@ -63,12 +86,12 @@ func TestRenewalsKeepTheirRhythm(t *testing.T) {
 
 func TestSuspendedThenInUseAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, way := newSim(t, e, nil)
+		e := newModel()
+		h, way := newSim(t, e)
 		r := run(t, h)
 		c := r.held(t)
 
-		way.set(true, 0)
+		way.exactly(true, 0)
 		pass(t, 10*time.Second-time.Nanosecond)
 		if got, ok := r.Current(); got != c || !ok || r.State() != Held {
 			t.Errorf("just before the horizon: claim %p good %v state %s, want %p true held", got, ok, r.State(), c)
@@ -84,7 +107,7 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 
 		pass(t, 2*time.Second) // the lease lives until 15 s
 		changed := r.Changed()
-		way.set(false, 0)
+		way.exactly(false, 0)
 		<-changed
 		if got, ok := r.Current(); got != c || !ok || r.State() != Held {
 			t.Errorf("after a renewal: claim %p good %v state %s, want %p true held", got, ok, r.State(), c)
@@ -93,12 +116,30 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 			t.Errorf("claims: got %d, want 1", got)
 		}
 
-		way.set(true, 0) // and now the lease runs out
+		way.exactly(true, 0) // and now the lease runs out
 		pass(t, 20*time.Second)
-		way.set(false, 0)
+		way.exactly(false, 0)
 		<-c.Done()
 		if got, _ := r.Current(); got == c {
 			t.Error("a claim that is over is the current one")
+		}
+	})
+}
+
+// Whoever was stopped past the horizon says that the name was suspended, and then that it
+// is in use again.
+func TestStoppedPastTheHorizon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, way := newSim(t, newModel())
+		var log strings.Builder
+		h.log = slog.New(slog.NewTextHandler(&log, nil))
+		run(t, h).held(t)
+		pass(t, time.Second)
+		way.process.stop(12*time.Second, false) // the lease has 15
+		pass(t, 13*time.Second)
+		_, said, _ := strings.Cut(log.String(), "name claimed")
+		if _, after, ok := strings.Cut(said, "name suspended"); !ok || !strings.Contains(after, "name in use") {
+			t.Errorf("it says %s", said)
 		}
 	})
 }
@@ -114,13 +155,13 @@ func isClosed(c <-chan struct{}) bool {
 
 func TestLeaseRunsOutDuringAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, way := newSim(t, e, nil)
+		e := newModel()
+		h, way := newSim(t, e)
 		r := run(t, h)
 		old := r.held(t)
-		way.set(true, 0)
+		way.exactly(true, 0)
 		pass(t, 20*time.Second)
-		way.set(false, 0)
+		way.exactly(false, 0)
 		r.await(t, "another claim", func() bool { c, ok := r.Current(); return ok && c != old })
 		if got := r.Stats().Losses[Expired]; got != 1 {
 			t.Errorf("losses by expiry: got %d, want 1", got)
@@ -143,14 +184,14 @@ func TestTakeOver(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := newSimEtcd()
-				dead, _ := newSim(t, e, nil)
+				e := newModel()
+				dead, _ := newSim(t, e)
 				dead.cfg.OnStop = Keep // what etcd sees of a crash
 				r := run(t, dead)
 				c := r.held(t)
 				r.stop()
 
-				h, _ := newSim(t, e, nil)
+				h, _ := newSim(t, e)
 				h.own = &memory{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL, here: test.here}
 				begin := e.now()
 				got := run(t, h).held(t)
@@ -178,14 +219,14 @@ func TestOriginalAndCopy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				e := newSimEtcd()
-				h, way := newSim(t, e, nil)
+				e := newModel()
+				h, way := newSim(t, e)
 				original := run(t, h)
 				c := original.held(t)
 				pass(t, 2*time.Second)
-				way.set(test.cutOff, 0)
+				way.exactly(test.cutOff, 0)
 
-				h, _ = newSim(t, e, nil)
+				h, _ = newSim(t, e)
 				h.own = &memory{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL}
 				copied := run(t, h)
 				for range 40 {
@@ -199,7 +240,7 @@ func TestOriginalAndCopy(t *testing.T) {
 				if c, ok := copied.Current(); !ok || c.name != "Denali" {
 					t.Errorf("claim of the copy: got %v %v, want Denali", c, ok)
 				}
-				way.set(false, 0)
+				way.exactly(false, 0)
 				original.await(t, "a name of its own", func() bool { c, ok := original.Current(); return ok && c.name == "MtLogan" })
 				if got := original.Stats().Losses; got[test.want] != 1 {
 					t.Errorf("losses of the original: got %v, want 1 %s", got, test.want)
@@ -211,13 +252,13 @@ func TestOriginalAndCopy(t *testing.T) {
 
 func TestDataLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, _ := newSim(t, e, nil)
+		e := newModel()
+		h, _ := newSim(t, e)
 		witness := run(t, h)
 		witness.held(t)
 
 		changed := witness.Changed()
-		e.lose()
+		e.restore(backup{}, false)
 		<-changed
 		if c, ok := witness.Current(); ok {
 			t.Errorf("after the loss: claim on %s is good, want none", c.name)
@@ -225,7 +266,7 @@ func TestDataLoss(t *testing.T) {
 		lost := e.now()
 		synctest.Wait()
 
-		h, _ = newSim(t, e, nil)
+		h, _ = newSim(t, e)
 		newcomer := run(t, h) // knows of the loss by the marker alone
 		pass(t, simTTL-time.Second)
 		for who, r := range map[string]running{"witness": witness, "newcomer": newcomer} {
@@ -265,14 +306,12 @@ func TestExtendOnlyForward(t *testing.T) {
 // not stay suspended for ever: its lease is gone, and it claims again.
 func TestRenewalsNeverComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, way := newSim(t, e, nil)
+		e := newModel()
+		h, way := newSim(t, e)
 		r := run(t, h)
 		old := r.held(t)
-		way.mu.Lock()
-		way.stuck = true
-		way.mu.Unlock()
-		pass(t, overdue(simTTL)+5*time.Second)
+		way.exactly(false, 3*time.Second) // longer than a renewal waits
+		pass(t, overdue(simTTL)+15*time.Second)
 		if c, _ := r.Current(); c == old || c == nil {
 			t.Errorf("claim %p, want another than %p", c, old)
 		}
@@ -286,36 +325,33 @@ func TestRenewalsNeverComplete(t *testing.T) {
 // whether a name is free, and lines are held.
 func TestWaitingInAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		for range 2 {
-			h, _ := newSim(t, e, nil)
-			run(t, h).held(t)
+		e := newModel()
+		var holders [2]running
+		for i := range holders {
+			h, _ := newSim(t, e)
+			holders[i] = run(t, h)
+			holders[i].held(t)
 		}
-		h, way := newSim(t, e, nil)
+		h, w := newSim(t, e)
 		r := run(t, h)
 		pass(t, time.Second)
 		if got := r.State(); got != Waiting {
 			t.Fatalf("all taken: state %s, want waiting", got)
 		}
-		way.set(true, 0)
+		w.exactly(true, 0)
 		pass(t, 6*time.Second)
 		if got := r.State(); got != Claiming {
 			t.Errorf("6 s into an outage: state %s, want claiming", got)
 		}
-		way.set(false, 0)
+		w.exactly(false, 0)
 		pass(t, 5*time.Second)
 		if got := r.State(); got != Waiting {
 			t.Errorf("after it: state %s, want waiting", got)
 		}
 
 		// One is freed, and etcd takes no claim: its database is full.
-		way.mu.Lock()
-		way.full = true
-		way.mu.Unlock()
-		e.mu.Lock()
-		close(e.freed)
-		e.freed = make(chan struct{})
-		e.mu.Unlock()
+		w.set(func(w *way) { w.weather.full = true })
+		holders[0].stop()
 		pass(t, time.Second)
 		if got := r.State(); got != Claiming {
 			t.Errorf("a claim refused: state %s, want claiming", got)

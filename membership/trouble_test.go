@@ -232,8 +232,8 @@ func newUserClient(t *testing.T, s *devetcd.Server, user, password string) *etcd
 // the other clock.
 func TestWallClockJumps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := newSimEtcd()
-		h, way := newSim(t, e, nil)
+		e := newModel()
+		h, way := newSim(t, e)
 		jump := time.Duration(0)
 		h.wall = func() time.Time {
 			jump = -2*jump + time.Hour
@@ -245,7 +245,7 @@ func TestWallClockJumps(t *testing.T) {
 		if got, ok := r.Current(); got != c || !ok {
 			t.Errorf("after an hour: claim %p good %v, want %p true", got, ok, c)
 		}
-		way.set(true, 0)
+		way.exactly(true, 0)
 		pass(t, c.Left())
 		if got, ok := r.Current(); got != c || ok {
 			t.Errorf("past the horizon: claim %p good %v, want %p false", got, ok, c)

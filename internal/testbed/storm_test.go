@@ -96,7 +96,7 @@ func TestStormSeesBugs(t *testing.T) {
 			New:  "range h.unended(ctx, got)[:0] {",
 		}},
 		{"the own key is not read", lasting(0, 0, "key deleted by hand"), planted.Edit{
-			File: "membership/store.go",
+			File: "membership/renewing.go",
 			Old:  "\tcase expired:\n\t\treturn Expired\n",
 			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}},

@@ -1,0 +1,265 @@
+package membership
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
+)
+
+// asking is what a claim asks for: the name of own if that lives or is free, and
+// otherwise the first free one of names.
+type asking struct {
+	names []string
+	own   *memory   // nil: none
+	from  time.Time // when the tenure is recorded to begin; one that is taken over goes on
+	look  bool      // first whether any is free: most likely none is
+}
+
+// without returns a without a name.
+func (a asking) without(name string) asking {
+	a.names = slices.DeleteFunc(slices.Clone(a.names), func(n string) bool { return n == name })
+	if a.own != nil && a.own.Name == name {
+		a.own = nil
+	}
+	return a
+}
+
+// claimed is the outcome of a claim.
+type claimed struct {
+	name, key string
+	revision  int64  // at which the key was created
+	term      uint64 // of etcd then, or a later one
+	takenOver bool   // it was our own living claim
+	marked    bool   // the marker of data loss was there
+
+	tenure  Tenure   // without an id if its record is gone
+	earlier []Tenure // the name's last ones before it, in the order of time
+	cut     bool     // there were more before these
+}
+
+// claim claims a name under a lease. A lease has one name at most: if the outcome of a
+// claim is unknown, the same claim tells it. The error is ErrNoFreeName when all are taken,
+// Expired when the lease is gone, errNotOurs when it is no good.
+func (s *store) claim(ctx context.Context, under lease, ask asking) (claimed, error) {
+	s.looked = 0
+	turns, err := s.turns(ctx, under.id, ask)
+	if err != nil {
+		return claimed{}, err
+	}
+	ours := s.rungsOf(ask.own)
+	if len(turns) == 0 && len(ours) > 0 {
+		turns = [][]string{nil} // a restart asks for its own name even when all are taken
+	}
+	for _, names := range turns {
+		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), ask.from)
+		if !errors.Is(err, ErrNoFreeName) {
+			return c, err
+		}
+		ours = nil
+	}
+	return claimed{}, ErrNoFreeName
+}
+
+// turns returns what to ask for in one transaction after the other: all names
+// when there are no more than a transaction holds, since the free one is not known
+// before. Otherwise it reads what is taken, and asks for what is free. A name
+// under lease counts as free: an earlier request has claimed it, and climb finds
+// that out.
+func (s *store) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) ([][]string, error) {
+	if len(ask.names) == 0 {
+		return nil, nil
+	}
+	if len(ask.names) <= namesPerTxn && !ask.look {
+		return [][]string{ask.names}, nil
+	}
+	taken, err := s.taken(ctx, lease)
+	if err != nil {
+		return nil, fmt.Errorf("read which names are taken: %w", err)
+	}
+	free := slices.DeleteFunc(slices.Clone(ask.names), func(name string) bool { return taken[name] })
+	// What a transaction asks for costs etcd its square, be it refused or not: so
+	// the first asks for no more than those few that others may have taken since,
+	// or than the others leave.
+	most := (len(ask.names) + namesPerTxn - 1) / namesPerTxn
+	first := min(max(len(free)-namesPerTxn*(most-1), firstFew), len(free))
+	turns := slices.Collect(slices.Chunk(free[first:], namesPerTxn))
+	if first > 0 {
+		turns = slices.Insert(turns, 0, free[:first])
+	}
+	return turns, nil
+}
+
+// firstFew is how many free names of a long list are asked for at first.
+const firstFew = 16
+
+// taken returns which names are taken, but for those under lease.
+func (s *store) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
+	names := under(namesKey(s.cfg.Pool))
+	taken := make(map[string]bool)
+	names.limit *= 2
+	for more := true; more; {
+		page, err := reader(s.client.Do).page(ctx, names)
+		if err == nil {
+			err = s.saw(ctx, page.header)
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.looked = cmp.Or(s.looked, page.header.Revision)
+		for _, kv := range page.kvs {
+			taken[strings.TrimPrefix(string(kv.Key), namesKey(s.cfg.Pool))] = clientv3.LeaseID(kv.Lease) != lease
+		}
+		names, more = page.rest, page.more
+	}
+	return taken, nil
+}
+
+// rungsOf returns the rungs of a restart: take over the claim that lives, or
+// claim the name that we had.
+func (s *store) rungsOf(own *memory) []rung {
+	if own == nil {
+		return nil
+	}
+	key := namesKey(s.cfg.Pool) + own.Name
+	if own.Lease == 0 {
+		return []rung{ifFree(own.Name, key)}
+	}
+	return []rung{ifOurs(own, key), ifFree(own.Name, key)}
+}
+
+// tenureOf returns the tenure that begins, or goes on, when r is claimed under
+// a lease.
+func (s *store) tenureOf(r rung, under lease, from time.Time) Tenure {
+	t := Tenure{
+		Name: r.name, Owner: s.cfg.Owner, Lease: under.id, From: from,
+		ttl: under.ttl, term: under.term, id: recordID(from, under.id),
+	}
+	if r.takeOver != nil {
+		t.From, t.id = r.takeOver.goesOn(t)
+	}
+	return t
+}
+
+// climb asks for the first of rungs that holds. It is one transaction:
+//
+//	If(no name is under lease) Then(marker?, ladder) Else(marker?)
+//
+// and each rung of the ladder is If(it holds) Then(read the name's tenures, put
+// the name, put the record of its tenure).
+//
+// The condition is there because a request whose answer was lost is sent again,
+// by us and sometimes by the client. It reads the names of the pool, and costs
+// nothing of the ladder's depth.
+func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.Time) (claimed, error) {
+	marker := clientv3.OpGet(markerKey(s.cfg.Pool), clientv3.WithKeysOnly())
+	claim := func(r rung) clientv3.Op {
+		t := s.tenureOf(r, under, from)
+		return clientv3.OpTxn(nil, []clientv3.Op{
+			lastTenures(s.cfg.Pool, r.name).op(),
+			clientv3.OpPut(namesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(under.id)),
+			clientv3.OpPut(s.recordKey(t), t.value()),
+		}, nil)
+	}
+	resp, err := s.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", under.id).WithPrefix()).
+		Then(marker, ladder(rungs, claim)).
+		Else(marker).
+		Commit()
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return claimed{}, Expired
+	}
+	if err != nil {
+		return claimed{}, fmt.Errorf("claim a name: %w", err)
+	}
+	if err := s.saw(ctx, resp.Header); err != nil {
+		return claimed{}, err
+	}
+	s.looked = cmp.Or(s.looked, resp.Header.Revision)
+	if !resp.Succeeded {
+		c, err := s.readBack(ctx, under, rungs)
+		c.term = resp.Header.RaftTerm
+		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
+		return c, err
+	}
+	i, answer, ok := climbed(resp.Responses[1].GetResponseTxn())
+	if !ok {
+		return claimed{}, ErrNoFreeName
+	}
+	r := rungs[i]
+	c := claimed{
+		name: r.name, key: namesKey(s.cfg.Pool) + r.name,
+		revision: resp.Header.Revision, term: resp.Header.RaftTerm,
+		marked: len(resp.Responses[0].GetResponseRange().Kvs) > 0,
+		tenure: s.tenureOf(r, under, from),
+	}
+	if r.takeOver != nil {
+		c.revision, c.takenOver = r.takeOver.Revision, true
+	}
+	c.tenure.revision = resp.Header.Revision
+	earlier := answer.GetResponseTxn().Responses[0].GetResponseRange()
+	c.earlier, c.cut = readTenures(earlier.Kvs, tenuresKey(s.cfg.Pool)), earlier.More
+	c.earlier = slices.DeleteFunc(c.earlier, func(t Tenure) bool { return t.id == c.tenure.id })
+	return c, nil
+}
+
+// readBack returns what an earlier request for the same rungs claimed under a
+// lease. Anybody may have put something under it, too: ours is a name of the list
+// with our owner. The error is errNotOurs when there is none such.
+func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claimed, error) {
+	attached, err := s.client.TimeToLive(ctx, under.id, clientv3.WithAttachedKeys())
+	if errors.Is(err, rpctypes.ErrPermissionDenied) { // we may read all that we write
+		return claimed{}, errNotOurs
+	}
+	if err != nil {
+		return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+	}
+	var own *mvccpb.KeyValue
+	for _, key := range attached.Keys {
+		name, ok := strings.CutPrefix(string(key), namesKey(s.cfg.Pool))
+		if !ok || own != nil || !slices.Contains(s.cfg.Names, name) {
+			continue
+		}
+		resp, err := s.client.Get(ctx, string(key))
+		switch {
+		case etcd.IsTooLong(err):
+			continue
+		case err != nil:
+			return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+		}
+		if len(resp.Kvs) > 0 && s.isOurs(resp.Kvs[0], under.id) {
+			own = resp.Kvs[0]
+		}
+	}
+	if own == nil {
+		return claimed{}, errNotOurs
+	}
+	c := claimed{key: string(own.Key), revision: own.CreateRevision}
+	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
+	c.takenOver = own.Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
+		return r.takeOver != nil && r.name == c.name && r.takeOver.Revision == c.revision
+	})
+	ts, cut, err := s.tenures(ctx, c.name)
+	if err != nil {
+		return claimed{}, err
+	}
+	c.tenure, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
+	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); i >= 0 {
+		c.tenure = ts[i]
+	}
+	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > own.ModRevision })
+	return c, nil
+}
+
+// errNotOurs is the error of a claim under a lease that has a name which is not
+// ours: somebody has put it there.
+var errNotOurs = errors.New("somebody else has put a name under our lease")
