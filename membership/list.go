@@ -184,47 +184,6 @@ func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]b
 	return waiting
 }
 
-// MostHeld returns how many names of a pool were held at once at most since a
-// moment, as far as is recorded. Of a name that is held it reads no more than the
-// first 250 tenures since then.
-func MostHeld(ctx context.Context, c *etcd.Client, pool string, since time.Time) (int, error) {
-	now := time.Now()
-	type change struct {
-		at time.Time
-		by int
-	}
-	var changes []change
-	last := "" // name, of which the tenures come one after the other
-	_, _, err := readPast(ctx, c, pool, "", since, func(t Tenure) bool {
-		to := t.To
-		switch {
-		case t.Lasts:
-			to = now
-		case t.open(): // a crash left no end
-			to = t.From.Add(t.ttl)
-		}
-		if from := t.From; to.After(since) && !from.After(to) {
-			if n := len(changes); t.Name == last && changes[n-1].at.After(from) {
-				changes[n-1].at = from // who came after it had to wait
-			}
-			changes = append(changes, change{from, 1}, change{to, -1})
-			last = t.Name
-		}
-		return false
-	})
-	if err != nil {
-		return 0, err
-	}
-	slices.SortFunc(changes, func(a, b change) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.by, b.by)) })
-	held, most := 0, 0
-	for _, c := range changes {
-		if held += c.by; !c.at.Before(since) || c.by > 0 {
-			most = max(most, held)
-		}
-	}
-	return most, nil
-}
-
 // The errors of AskFor when nobody is there to be asked.
 var (
 	ErrNotHeld = errors.New("nobody holds it")
@@ -279,7 +238,7 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 // crash left without an end ends at the next one's start at the latest, and is
 // shown so. Who holds the name without a record comes first, without times.
 func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure, error) {
-	stand, past, err := readPast(ctx, c, pool, name, time.Time{}, func(Tenure) bool { return true })
+	stand, past, err := readPast(ctx, c, pool, name, func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -298,15 +257,14 @@ func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure
 // TenuresBy returns which names owner holds and held, the latest first. It
 // reads all records of the pool, by the thousand.
 func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenure, error) {
-	_, past, err := readPast(ctx, c, pool, "", time.Time{}, func(t Tenure) bool { return t.Owner == owner })
+	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
 	return past, err
 }
 
 // readPast returns the tenures that wanted says of a name, or of all names if that is
-// "" (and since a moment, as readRecords says), the one claimed last first; and what
-// stands at the pool's names. Tenures of the future are left out, but for one that
+// "", the one claimed last first; and what stands at the pool's names. Tenures of the future are left out, but for one that
 // lasts: since when is not known then.
-func readPast(ctx context.Context, c *etcd.Client, pool, name string, since time.Time, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
+func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
 	stand, err = readNames(ctx, c.Ask, pool)
 	if err != nil {
 		return nil, nil, err
@@ -341,7 +299,7 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, since time
 	if name != "" {
 		err = reader(c.Ask).all(ctx, under(tenuresKey(pool)+name+"/"), each)
 	} else {
-		err = readRecords(ctx, c.Ask, pool, maps.Keys(stand), since, each)
+		err = readRecords(ctx, c.Ask, pool, maps.Keys(stand), each)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)

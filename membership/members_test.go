@@ -89,9 +89,8 @@ func TestManyNamesWithAPast(t *testing.T) {
 		t.Fatalf("got %d held (%v), want %d with their times", len(view.Held), err, names)
 	}
 	t.Logf("look: %v, %d bytes in %d requests, at most %d", time.Since(begin).Round(time.Millisecond), read.all.Load(), read.requests.Load(), read.most.Load())
-	most, err := MostHeld(t.Context(), c, cfg.Pool, now.Add(-7*24*time.Hour))
-	if err != nil || most != names {
-		t.Errorf("most held: %d (%v), want %d", most, err, names)
+	if past, err := TenuresBy(t.Context(), c, cfg.Pool, "host"); err != nil || len(past) != names {
+		t.Errorf("%d tenures that last (%v), want %d", len(past), err, names)
 	}
 	if n := read.most.Load(); n > etcd.MaxAnswerBytes/2 {
 		t.Errorf("one answer had %d bytes, want half of the bound %d at most", n, etcd.MaxAnswerBytes)
@@ -103,33 +102,4 @@ func TestManyNamesWithAPast(t *testing.T) {
 		t.Errorf("%d requests, want one a name and one for each %d names, twice", n, namesPerRead)
 	}
 	t.Logf("all: %v, %d bytes in %d requests, at most %d", time.Since(begin).Round(time.Millisecond), read.all.Load(), read.requests.Load(), read.most.Load())
-}
-
-// Who held a name at the beginning of the time that is asked for counts, be the name held
-// by another now, free, or not in the list any more.
-func TestMostHeld(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t)
-	days := func(n float64) time.Time { return time.Now().Add(-time.Duration(n * 24 * float64(time.Hour))) }
-	for _, r := range []Tenure{
-		{Name: "Denali", From: days(10), To: days(1)},
-		{Name: "MtLogan", From: days(9), To: days(2)},
-		{Name: "MtLogan", From: days(2.1), To: days(1.4)}, // which waited for the one before
-		{Name: "KingPeak", From: days(20), To: days(1.5)},
-		{Name: "KingPeak", From: days(1)}, // lasts
-		{Name: "KingPeak", From: days(40), To: days(30)},
-		{Name: "Nowhere", From: days(8), To: days(3)},
-		{Name: "Earlier", From: days(10), To: days(8)},
-	} {
-		putRecord(t, c, cfg.Pool, r)
-	}
-	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"KingPeak", "marge"); err != nil {
-		t.Fatal(err)
-	}
-	for since, want := range map[float64]int{7: 4, 2.5: 3, 1.2: 1, 9.5: 4} {
-		if got, err := MostHeld(t.Context(), c, cfg.Pool, days(since)); err != nil || got != want {
-			t.Errorf("in the last %v days: got %d (%v), want %d", since, got, err, want)
-		}
-	}
 }

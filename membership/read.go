@@ -6,7 +6,6 @@ import (
 	"iter"
 	"slices"
 	"strings"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -27,7 +26,6 @@ type keySpan struct {
 	limit     int64
 	last      bool
 	by        clientv3.SortTarget // of the last
-	enough    bool                // nobody wants to know what is behind them
 }
 
 // under returns the span of the keys with a prefix.
@@ -171,33 +169,23 @@ func readNames(ctx context.Context, r reader, pool string) (map[string]Standing,
 // namesPerRead of how many.
 const (
 	perName      = 250
-	namesPerRead = namesPerTxn / 3
+	namesPerRead = 40
 )
 
-// readRecords calls each for the records of a pool, in the order of keys: all if
-// since is zero, and otherwise of each name that is held the last one before since
-// and the first perName from then on. etcd counts what is left of a range at each
-// read of some of it: one range for the many records of a big pool would cost it
-// their square. So they are read by the names that are held, each with those up to
-// the next one.
-func readRecords(ctx context.Context, r reader, pool string, held iter.Seq[string], since time.Time, each func(*mvccpb.KeyValue)) error {
-	var names, spans []keySpan
+// readRecords calls each for the records of a pool, in the order of keys. etcd counts what
+// is left of a range at each read of some of it: one range for the many records of a big
+// pool would cost it their square. So they are read by the names that are held, each with
+// those up to the next one.
+func readRecords(ctx context.Context, r reader, pool string, held iter.Seq[string], each func(*mvccpb.KeyValue)) error {
+	var spans []keySpan
 	all := under(tenuresKey(pool))
-	for name := range held {
-		names = append(names, under(all.from+name+"/"))
+	for _, name := range slices.SortedFunc(held, CompareNames) {
+		s := under(tenuresKey(pool) + name + "/")
+		s.limit = perName
+		spans = append(spans, keySpan{from: all.from, end: s.from, limit: perName}, s)
+		all.from = s.end
 	}
-	slices.SortFunc(names, func(a, b keySpan) int { return strings.Compare(a.from, b.from) })
-	for _, s := range names {
-		spans = append(spans, keySpan{from: all.from, end: s.from, limit: perName})
-		all.from, s.limit = s.end, perName
-		if !since.IsZero() {
-			moment := fmt.Sprintf("%s%013d", s.from, keyMilli(since))
-			spans = append(spans, keySpan{from: s.from, end: moment, limit: 1, last: true, enough: true})
-			s.from, s.enough = moment, true
-		}
-		spans = append(spans, s)
-	}
-	for turn := range slices.Chunk(append(spans, all), 3*namesPerRead) {
+	for turn := range slices.Chunk(append(spans, all), 2*namesPerRead) {
 		pages, err := r.pages(ctx, turn)
 		if err != nil {
 			return err
@@ -206,12 +194,11 @@ func readRecords(ctx context.Context, r reader, pool string, held iter.Seq[strin
 			for _, kv := range page.kvs {
 				each(kv)
 			}
-			if !page.more || page.rest.enough {
-				continue
-			}
-			page.rest.limit = keysPerRead
-			if err := r.all(ctx, page.rest, each); err != nil {
-				return err
+			if page.more {
+				page.rest.limit = keysPerRead
+				if err := r.all(ctx, page.rest, each); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
@@ -55,8 +57,7 @@ type waiter struct {
 }
 
 const (
-	mostHeldIn    = 7 * 24 * time.Hour
-	mostHeldLabel = "7d"
+	mostHeldLabel = "7d" // fleet.Kept
 	watchEvery    = 2 * time.Second
 )
 
@@ -66,9 +67,21 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	var most mostHeld
-	ms, err := readMembers(ctx, cfg, &most)
-	for last := ""; ; ms, err = readMembers(ctx, cfg, &most) {
+	client, err := cfg.Etcd.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	past := fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
+		return membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+	})
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	reading.Go(func() { past.Run(ctx) })
+	ms, err := readMembers(ctx, cfg, client, past)
+	for last := ""; ; ms, err = readMembers(ctx, cfg, client, past) {
 		now := ms.essence()
 		switch {
 		case err != nil && last == "":
@@ -109,33 +122,25 @@ func (ms members) essence() string {
 	return fmt.Sprintln(b.String(), ms.Free)
 }
 
-// mostHeld is how many names were held at once at most, which it takes all records to
-// know: --watch reads them once a minute.
-type mostHeld struct {
-	n    int
-	read time.Time
-}
-
-// readMembers asks etcd.
-func readMembers(ctx context.Context, cfg config, most *mostHeld) (members, error) {
-	var view membership.View
-	err := cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
-		if view, err = membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names); err != nil {
-			return err
+// readMembers asks etcd; past knows what there was before.
+func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fleet.Pool) (members, error) {
+	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
+	defer cancel()
+	view, err := membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
+	most := len(view.Held)
+	if err == nil {
+		if known := past.View(ctx); known == nil {
+			err = ctx.Err()
+		} else {
+			most, err = max(most, known.MostHeld), known.Err
 		}
-		if now := time.Now(); now.Sub(most.read) > time.Minute {
-			most.n, err = membership.MostHeld(ctx, client, cfg.Membership.Pool, now.Add(-mostHeldIn))
-			most.read = now
-		}
-		return err
-	})
-	if err != nil {
-		return members{}, err
 	}
-	most.n = max(most.n, len(view.Held))
+	if err != nil {
+		return members{}, cfg.Etcd.explain(ctx, err)
+	}
 	ms := members{
 		Pool: cfg.Membership.Pool, Members: make([]member, len(view.Held)), Waiting: make([]waiter, len(view.Waiting)),
-		Free: view.Free, MostHeld: map[string]int{mostHeldLabel: most.n},
+		Free: view.Free, MostHeld: map[string]int{mostHeldLabel: most},
 	}
 	for i, h := range view.Held {
 		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since), State: string(h.State), Listed: h.Listed, renewed: h.Renewed}
