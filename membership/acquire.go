@@ -205,16 +205,7 @@ func (h *Holder) askAgain() time.Duration {
 // at that time.
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
 	held := &tenancy{
-		Claim: &Claim{
-			name:     got.name,
-			key:      got.key,
-			owner:    h.cfg.Owner,
-			lease:    h.lease.id,
-			revision: got.revision,
-			now:      h.now,
-			over:     make(chan struct{}),
-			parting:  make(chan struct{}),
-		},
+		Claim:    newClaim(got.name, got.key, h.cfg.Owner, h.lease.id, got.revision, h.now),
 		ttl:      h.lease.ttl,
 		sent:     h.lease.sent,
 		claimed:  h.now(),

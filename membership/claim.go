@@ -27,10 +27,12 @@ type Claim struct {
 // A clock returns the time since a fixed moment, and never runs backwards.
 type clock func() time.Duration
 
-func newClaim(name string, valid time.Duration, h history) *Claim {
-	c := &Claim{name: name, history: h, now: boottime, over: make(chan struct{}), parting: make(chan struct{})}
-	c.extendTo(c.now() + valid)
-	return c
+// newClaim returns one whose horizon is in the past.
+func newClaim(name, key, owner string, lease clientv3.LeaseID, revision int64, now clock) *Claim {
+	return &Claim{
+		name: name, key: key, owner: owner, lease: lease, revision: revision,
+		now: now, over: make(chan struct{}), parting: make(chan struct{}),
+	}
 }
 
 func init() {
@@ -43,13 +45,13 @@ func init() {
 		for _, t := range c.Others {
 			others = append(others, Tenure{Name: t.Name, From: t.From, To: t.To})
 		}
-		claim := newClaim(c.Name, c.Valid, newHistory(firstSecond(c.Start), c.Name, ours, others, false))
-		claim.revision = c.Revision
+		claim := newClaim(c.Name, "", "", 0, c.Revision, boottime)
+		claim.history = newHistory(firstSecond(c.Start), c.Name, ours, others, false)
+		claim.extendTo(boottime() + c.Valid)
 		return claim
 	}
 	claimtest.Extend = func(claim any, valid time.Duration) {
-		c := claim.(*Claim)
-		c.extendTo(c.now() + valid)
+		claim.(*Claim).extendTo(boottime() + valid)
 	}
 }
 
@@ -102,7 +104,7 @@ func (c *Claim) Floor() int64 { return c.history.floor }
 
 // anew returns another claim for the same name under the same lease.
 func (c *Claim) anew() *Claim {
-	n := &Claim{name: c.name, key: c.key, owner: c.owner, lease: c.lease, revision: c.revision, now: c.now, over: make(chan struct{}), parting: make(chan struct{})}
+	n := newClaim(c.name, c.key, c.owner, c.lease, c.revision, c.now)
 	n.horizon.Store(c.horizon.Load())
 	return n
 }

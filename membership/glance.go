@@ -58,23 +58,30 @@ const (
 // LookAt returns a pool at a glance, with some of its past: AsksPerGlance at most. It is
 // one request for as many as 1,000 names; more where somebody has put values there that
 // are too long.
-func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, asks []AskPast) (g Glance, err error) {
-	read := reader(c.Do)
+func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, asks []AskPast) (Glance, error) {
+	g, err := lookAt(ctx, c.Do, pool, names, asks[:min(len(asks), AsksPerGlance)], clientv3.WithSerializable())
+	if err != nil {
+		return Glance{}, c.Trouble(err)
+	}
+	return g, nil
+}
+
+func lookAt(ctx context.Context, read reader, pool string, names []string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
 	spans := []keySpan{under(namesKey(pool)), under(waitingKey(pool))}
-	for _, ask := range asks[:min(len(asks), AsksPerGlance)] {
+	for _, ask := range asks {
 		spans = append(spans, ask.span(pool))
 	}
-	pages, err := read.pages(ctx, spans, clientv3.WithSerializable())
+	pages, err := read.pages(ctx, spans, opts...)
 	for i := 0; i < 2 && err == nil; i++ { // a long list
 		for n := 1; pages[i].more && n < pagesPerGlance && err == nil; n++ {
 			var next keyPage
-			next, err = read.page(ctx, pages[i].rest, clientv3.WithSerializable())
+			next, err = read.page(ctx, pages[i].rest, opts...)
 			next.kvs = append(pages[i].kvs, next.kvs...)
 			pages[i] = next
 		}
 	}
 	if err != nil {
-		return Glance{}, fmt.Errorf("look at pool %s: %w", pool, c.Trouble(err))
+		return Glance{}, fmt.Errorf("look at pool %s: %w", pool, err)
 	}
 	stand := make(map[string]Standing)
 	holds := make(map[clientv3.LeaseID]bool)

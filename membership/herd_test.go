@@ -34,7 +34,7 @@ var (
 )
 
 // costs counts what one host asks of etcd for its claim: renewals, which
-// begin when it has one, read a single key.
+// begin when it has one, read a single key and compare another.
 type costs struct{ grants, reads, txns, failed, all atomic.Int64 }
 
 func (r *costs) count(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -47,7 +47,9 @@ func (r *costs) count(ctx context.Context, method string, req, reply any, cc *gr
 			r.reads.Add(1)
 		}
 	case pb.KV_Txn_FullMethodName:
-		r.txns.Add(1)
+		if len(req.(*pb.TxnRequest).Success) > 0 {
+			r.txns.Add(1)
+		}
 	}
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if err != nil {

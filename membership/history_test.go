@@ -178,5 +178,5 @@ func claimAfter(name string, valid time.Duration, from time.Time, ours, others [
 	for i, t := range ours {
 		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
 	}
-	return newClaim(name, valid, newHistory(firstSecond(from), name, spans, others, false))
+	return testClaim(name, valid, newHistory(firstSecond(from), name, spans, others, false))
 }

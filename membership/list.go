@@ -80,16 +80,13 @@ type View struct {
 // Look returns a pool with what is left of each lease, which is a request for each
 // name that is held, and one for every 120.
 func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v View, err error) {
-	stand, err := readNames(ctx, c.Ask, pool)
+	now, err := lookAt(ctx, c.Ask, pool, names, nil)
 	if err != nil {
 		return View{}, err
 	}
-	held, free := inOrder(stand, names)
-	v.Held, v.Free = make([]Tenant, len(held)), free
-	holds := make(map[clientv3.LeaseID]bool, len(held))
-	for i, s := range held {
+	v = View{Held: make([]Tenant, len(now.Held)), Waiting: now.Waiting, Free: now.Free}
+	for i, s := range now.Held {
 		v.Held[i].Standing = s
-		holds[s.Lease] = true
 	}
 	for turn := range slices.Chunk(v.Held, namesPerTxn) {
 		if err := readSince(ctx, c, pool, turn); err != nil {
@@ -106,11 +103,6 @@ func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v V
 	if err := asks.Wait(); err != nil {
 		return View{}, fmt.Errorf("read what is left of the leases of pool %s: %w", pool, err)
 	}
-	var waiting []*mvccpb.KeyValue
-	if err := reader(c.Ask).all(ctx, under(waitingKey(pool)), func(kv *mvccpb.KeyValue) { waiting = append(waiting, kv) }); err != nil {
-		return View{}, fmt.Errorf("read who waits for a name of pool %s: %w", pool, err)
-	}
-	v.Waiting = waitersOf(pool, waiting, holds)
 	return v, nil
 }
 
@@ -262,12 +254,16 @@ func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenur
 }
 
 // readPast returns the tenures that wanted says of a name, or of all names if that is
-// "", the one claimed last first; and what stands at the pool's names. Tenures of the future are left out, but for one that
-// lasts: since when is not known then.
+// "", the one claimed last first; and what stands at the pool's names. Tenures of the
+// future are left out, but for one that lasts: since when is not known then.
 func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
-	stand, err = readNames(ctx, c.Ask, pool)
+	held, err := lookAt(ctx, c.Ask, pool, nil, nil)
 	if err != nil {
 		return nil, nil, err
+	}
+	stand = make(map[string]Standing)
+	for _, s := range held.Held {
+		stand[s.Name] = s
 	}
 	now := time.Now()
 	var ofName []Tenure

@@ -2,10 +2,8 @@ package membership
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"slices"
-	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -149,20 +147,6 @@ func (r reader) all(ctx context.Context, s keySpan, each func(*mvccpb.KeyValue))
 		s, more = page.rest, page.more
 	}
 	return nil
-}
-
-// readNames returns who holds the names of a pool, by name: keys that could be names.
-func readNames(ctx context.Context, r reader, pool string) (map[string]Standing, error) {
-	names := make(map[string]Standing)
-	err := r.all(ctx, under(namesKey(pool)), func(kv *mvccpb.KeyValue) {
-		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
-			names[name] = standingOf(name, kv)
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read who holds the names of pool %s: %w", pool, err)
-	}
-	return names, nil
 }
 
 // perName is how many records of a name are read together with those of others, and

@@ -4,7 +4,7 @@ package membership
 // the other.
 type State string
 
-// The states, in the specification's words.
+// The states.
 const (
 	Claiming  State = "claiming"  // asking etcd for a name
 	Waiting   State = "waiting"   // all names are taken
@@ -12,9 +12,6 @@ const (
 	Suspended State = "suspended" // there is a claim, and it may not be used now
 	Released  State = "released"  // Run has ended
 )
-
-// String returns the specification's word.
-func (p State) String() string { return string(p) }
 
 // A Loss is why a claim was lost.
 type Loss string

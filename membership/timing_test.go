@@ -286,13 +286,20 @@ func TestDataLoss(t *testing.T) {
 	})
 }
 
+func testClaim(name string, valid time.Duration, h history) *Claim {
+	c := newClaim(name, "", "", 0, 0, boottime)
+	c.history = h
+	c.extendTo(boottime() + valid)
+	return c
+}
+
 func TestExtendOnlyForward(t *testing.T) {
-	c := newClaim("Denali", time.Hour, history{})
+	c := testClaim("Denali", time.Hour, history{})
 	c.extendTo(c.now() + time.Minute)
 	if left := c.Left(); left < 59*time.Minute {
 		t.Errorf("left after a shorter extension: got %v, want an hour", left)
 	}
-	past := newClaim("Denali", -time.Second, history{})
+	past := testClaim("Denali", -time.Second, history{})
 	if past.Valid() {
 		t.Error("a claim past its horizon is good")
 	}

@@ -70,12 +70,12 @@ func (d *daemon) isAlive(ctx context.Context, limit time.Duration, loops *pulse.
 // statusLine is what systemctl status shows: the name, the state, the upstreams.
 func (d *daemon) statusLine() string {
 	claim, ok := d.holder.Current()
-	line := "no name: " + d.holder.State().String()
+	line := "no name: " + string(d.holder.State())
 	switch {
 	case ok:
 		line = claim.Name() + " held"
 	case claim != nil:
-		line = claim.Name() + " " + membership.Suspended.String()
+		line = claim.Name() + " " + string(membership.Suspended)
 	}
 	for _, u := range d.proxy.Status().Upstreams {
 		state := "down"
