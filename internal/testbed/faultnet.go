@@ -3,6 +3,7 @@
 package testbed
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -86,23 +87,36 @@ func (f *faraway) inside(do func() error) error {
 	return insideNetwork(filepath.Join("/run/netns", f.name), do)
 }
 
-// insideNetwork does something in a network namespace. Its thread may be the process's
-// first, whose network /proc/net shows ever after: /proc/thread-self/net is ours.
+// insideNetwork does something in a network namespace.
 func insideNetwork(path string, do func() error) error {
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		namespace, err := os.Open(path)
-		if err == nil {
-			defer namespace.Close()
-			err = unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
+	go func() { done <- visitNetwork(path, do) }()
 	return <-done
+}
+
+// visitNetwork is insideNetwork on the thread of its goroutine, which comes back: with a
+// thread that ends, the kernel ends the programs that it started, if they asked for that
+// (Pdeathsig).
+func visitNetwork(path string, do func() error) error {
+	away, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer away.Close()
+	runtime.LockOSThread()
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err == nil {
+		defer home.Close()
+		err = unix.Setns(int(away.Fd()), unix.CLONE_NEWNET)
+	}
+	if err == nil {
+		err = do()
+		if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
+			return errors.Join(err, back) // still locked: nobody else gets this thread
+		}
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 // A smallDisk is a file system of its own that can be full.
