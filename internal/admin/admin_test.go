@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -438,6 +439,44 @@ func TestProblems(t *testing.T) {
 }
 
 // start binds and runs s for the length of the test.
+// What no browser and no Prometheus sends is refused, and its body is not waited for.
+func TestOddRequests(t *testing.T) {
+	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	start(t, s)
+	for _, tt := range []struct {
+		request string
+		code    int
+		closes  bool
+	}{
+		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, false},
+		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.com\r\n\r\n", 400, true},
+		{"GET http://evil.com/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 403, false},
+		{"CONNECT evil.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 403, false},
+		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 403, true},
+		{"OPTIONS * HTTP/1.1\r\nHost: evil.com\r\n\r\n", 403, false},
+		{"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, false},
+		{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nx", 405, true},
+		{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", 405, true},
+		{"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n", 200, true},
+		{"GET /" + strings.Repeat("x", 32<<10) + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, true},
+	} {
+		conn, err := net.Dial("tcp", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, tt.request)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Errorf("%.60q: %v", tt.request, err)
+			continue
+		}
+		if resp.StatusCode != tt.code || resp.Close != tt.closes {
+			t.Errorf("%.60q: code %d, closes: %t; want %d, %t", tt.request, resp.StatusCode, resp.Close, tt.code, tt.closes)
+		}
+	}
+}
+
 func start(t *testing.T, s *Server) {
 	t.Helper()
 	if err := s.Bind(); err != nil {

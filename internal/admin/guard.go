@@ -26,6 +26,9 @@ func guard(next http.Handler, loopbackOnly bool) http.Handler {
 		for key, value := range headers {
 			w.Header().Set(key, value)
 		}
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close") // nobody waits for the body
+		}
 		if loopbackOnly && !isOurs(r) {
 			http.Error(w, fmt.Sprintf("this page answers to localhost and its own port, not to %q", r.Host), http.StatusForbidden)
 			return
