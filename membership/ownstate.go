@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -90,29 +91,51 @@ func (s *saver) save(m memory, own ownTenures) <-chan struct{} {
 	return done
 }
 
+// saveAgain is how long after a failure is tried again.
+const saveAgain = 10 * time.Second
+
 // run saves until ctx ends, and then what is left.
 func (s *saver) run(ctx context.Context) {
+	var unsaved *saved // at the last try
 	for {
+		var again <-chan time.Time
+		if unsaved != nil {
+			again = time.After(saveAgain)
+		}
 		select {
 		case <-s.wake:
-			s.write()
+			unsaved = s.write(unsaved)
+		case <-again:
+			unsaved = s.write(unsaved)
 		case <-ctx.Done():
-			s.write()
+			s.write(unsaved)
 			return
 		}
 	}
 }
 
-func (s *saver) write() {
+// write saves what waits, or what was not saved at the last try; it returns what is not
+// saved now.
+func (s *saver) write(unsaved *saved) *saved {
 	s.mu.Lock()
-	f, done := s.waiting, s.done
+	f, done := cmp.Or(s.waiting, unsaved), s.done
 	s.waiting, s.done = nil, nil
 	s.mu.Unlock()
 	if f == nil {
-		return
+		return nil
 	}
-	if err := s.state.save(*f); err != nil {
-		s.log.Warn("claim not saved; a restart will not know it", "dir", s.state.Dir(), "err", err)
+	err := s.state.save(*f)
+	switch {
+	case err != nil && unsaved == nil:
+		s.log.Warn("claim not saved; a restart would not know it", "dir", s.state.Dir(), "err", err)
+	case err == nil && unsaved != nil:
+		s.log.Info("claim saved", "dir", s.state.Dir())
 	}
-	close(done)
+	if done != nil {
+		close(done)
+	}
+	if err != nil {
+		return f
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -36,6 +39,38 @@ func TestStateRemembers(t *testing.T) {
 	want.Place, want.here = s.place, s.place.Boot != ""
 	if *got != want {
 		t.Errorf("remembered: got %+v, want %+v", *got, want)
+	}
+}
+
+// What could not be saved is tried again, and each is said once.
+func TestSavedLater(t *testing.T) {
+	s := newState(t, t.TempDir())
+	inTheWay := filepath.Join(s.Dir(), "claim.json.new")
+	if err := os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		saver := newSaver(s, slog.New(slog.NewTextHandler(&log, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); saver.run(ctx) }()
+		<-saver.save(memory{Pool: "default", Name: "Denali"}, nil)
+		time.Sleep(3*saveAgain + saveAgain/2)
+		if m, _, _ := s.load("default"); m != nil {
+			t.Errorf("saved: %+v", m)
+		}
+		os.RemoveAll(inTheWay)
+		time.Sleep(saveAgain)
+		if m, _, err := s.load("default"); err != nil || m == nil || m.Name != "Denali" {
+			t.Errorf("got %+v, %v; want Denali", m, err)
+		}
+		time.Sleep(3 * saveAgain)
+		cancel()
+		<-ended
+	})
+	if text := log.String(); strings.Count(text, "not saved") != 1 || strings.Count(text, "claim saved") != 1 {
+		t.Errorf("got %s", text)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/alecthomas/kong"
@@ -99,7 +100,9 @@ func report(w io.Writer, err error) {
 		mask = conf.Mask
 	}
 	fmt.Fprintln(w, "prefixproxy: error:", mask(err.Error()))
-	if h, ok := errors.AsType[hinted](err); ok {
+	if errors.Is(err, syscall.EMFILE) {
+		fmt.Fprintln(w, "prefixproxy: hint: LimitNOFILE=8192 in the unit, or ulimit -n 8192")
+	} else if h, ok := errors.AsType[hinted](err); ok {
 		fmt.Fprintln(w, "prefixproxy: hint:", mask(h.hint))
 	}
 }

@@ -214,6 +214,42 @@ func TestPowerFailure(t *testing.T) {
 	wholeLines(t, b.deliver())
 }
 
+// No file can be opened: what is open takes the lines, up to the bound of memory; what is
+// beyond that is dropped, which is said once.
+func TestNoDescriptors(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
+	b.Put(many("x", 1000), 1000, b.now)
+	short := true
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if short && op == "create" {
+			return 0, syscall.EMFILE
+		}
+		return size, nil
+	}
+	for range 29 {
+		b.Put(many("x", 1000), 1000, b.now)
+		b.step(b.now)
+	}
+	if got := b.books("main"); got.Queued != 30_000 {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+	for range 30 {
+		b.Put(many("x", 1000), 1000, b.now)
+	}
+	if got := b.books("main"); got.Dropped[QueueFull] == 0 || got.Queued+int(got.Dropped[QueueFull]) != 60_000 || strings.Count(b.log.String(), "lines dropped") != 1 {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+	short = false
+	l := b.begin("main")
+	for range 10 {
+		b.Put(many("late", 1000), 1000, b.now)
+		b.pass(time.Second)
+	}
+	if got, want := strings.Count(l.take(), "\n"), 70_000-int(b.books("main").Dropped[QueueFull]); got != want {
+		t.Errorf("%d lines are sent, want %d", got, want)
+	}
+}
+
 // The disk does not work: lines stay in memory up to its bound, it is said once, and
 // tried again every second.
 func TestDiskOutOfOrder(t *testing.T) {

@@ -108,11 +108,11 @@ func (l *log) remove(t *tiers, isGone func(*segment) bool) {
 }
 
 // append writes a record behind the log's last, and returns where it is. Where there is no
-// room for it in a file with a name, it goes to one without.
-func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.Span, err error) {
+// room for it in a file with a name, it goes to one without. most bounds what is in memory.
+func (l *log) append(t *tiers, lines []byte, n int, born time.Time, most int64) (sp records.Span, err error) {
 	for _, hasName := range []bool{true, false} {
 		var g *segment
-		if g, err = l.room(t, len(lines), born, hasName); err == nil {
+		if g, err = l.room(t, len(lines), born, hasName, most); err == nil {
 			if sp, err = l.write(t, g, lines, n, born); err == nil {
 				return sp, nil
 			}
@@ -123,17 +123,25 @@ func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.
 }
 
 // room returns the last segment, if it has room for so many bytes of lines, or a new one.
-func (l *log) room(t *tiers, size int, born time.Time, hasName bool) (*segment, error) {
+// Where none can be begun, for want of descriptors, the last one goes on, up to most bytes
+// in memory.
+func (l *log) room(t *tiers, size int, born time.Time, hasName bool, most int64) (*segment, error) {
+	var open *segment
 	if last := len(l.segments) - 1; last >= 0 && !l.segments[last].sealed {
-		g := l.segments[last]
-		if g.size()+records.RecordHeader+int64(size) <= t.segmentSize || g.Base == g.end {
-			return g, nil
-		}
-		g.sealed = true
+		open = l.segments[last]
+	}
+	if open != nil && (open.size()+records.RecordHeader+int64(size) <= t.segmentSize || open.Base == open.end) {
+		return open, nil
 	}
 	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
 	if err := t.begin(g, hasName); err != nil {
+		if !hasName && open != nil && t.memoryUsed+records.RecordHeader+int64(size) <= most {
+			return open, nil
+		}
 		return nil, fmt.Errorf("begin a segment: %w", err)
+	}
+	if open != nil {
+		open.sealed = true
 	}
 	l.segments = append(l.segments, g)
 	return g, nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/memdir"
 	"github.com/prefixproxy/prefixproxy/internal/predecessor"
@@ -46,7 +47,9 @@ func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, 
 		return nil, fmt.Errorf("directory of the spool: %w", err)
 	}
 	defer state.Close()
-	if s.disk, err = state.Sub("store"); err != nil {
+	if s.disk, err = state.Sub("store"); errors.Is(err, syscall.EMFILE) {
+		return nil, fmt.Errorf("directory of the spool: %w", err)
+	} else if err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w; remove it, or make it a directory of this user alone", err)
 	}
 	s.diskState.dir = s.disk

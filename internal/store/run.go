@@ -108,10 +108,22 @@ func (s *Store) fitting() *segment {
 	return g
 }
 
+// unseal lets a segment that is the last of its log take more, where no other can be begun.
+func (s *Store) unseal(g *segment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.logs() {
+		if last := len(l.segments) - 1; last >= 0 && l.segments[last] == g {
+			g.sealed = s.closed
+		}
+	}
+}
+
 // move moves a segment, which is sealed, to disk. Nobody waits for it.
 func (s *Store) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
 	if err := s.files.replace(s.disk, name, func(f *os.File) error { return s.copyTo(f, g) }); err != nil {
+		s.unseal(g)
 		return fmt.Errorf("spool a segment: %w", err)
 	}
 	s.mu.Lock()

@@ -152,9 +152,9 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 			part = part[:lastEnd(part[:records.MaxRecord])]
 			count = countLines(part)
 		}
-		sp, err := l.append(&s.tiers, part, count, born)
+		sp, err := l.append(&s.tiers, part, count, born, s.memoryLimit)
 		if err != nil {
-			s.out.Error("lines dropped: no memory for them", "lines", n, "err", err)
+			s.noRoom(n, err)
 			for _, c := range s.cursors {
 				c.books.Dropped[QueueFull] += uint64(n)
 			}

@@ -23,6 +23,7 @@ type tiers struct {
 	spare                []*segment // files in memory that are not in use
 	trash                []*segment // whose files on disk are to be removed
 	saidUnkept           bool
+	saidNoRoom           bool // and no segment has been begun since
 
 	header       [records.HeaderSize]byte // buffers
 	recordHeader [records.RecordHeader]byte
@@ -55,7 +56,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	} else if hasName && t.memory != nil {
 		g.dir, g.name = t.memory.Dir, segmentName(g.Kind, g.Base.At)
 		g.file, err = t.files.create(g.dir, g.name)
-	} else {
+	} else if _, err = t.files.ask("create", "memory", 0); err == nil {
 		g.file, err = nameless()
 	}
 	if err != nil {
@@ -66,6 +67,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 		return err
 	}
 	t.memoryUsed += records.HeaderSize
+	t.saidNoRoom = false
 	return nil
 }
 
@@ -105,5 +107,13 @@ func (t *tiers) unkept(err error) {
 	if !t.saidUnkept {
 		t.saidUnkept = true
 		t.out.Warn("the queue has no room for its files; some of what waits would be lost if the process were killed", "err", err)
+	}
+}
+
+// noRoom says that lines are dropped.
+func (t *tiers) noRoom(lines int, err error) {
+	if !t.saidNoRoom {
+		t.saidNoRoom = true
+		t.out.Error("lines dropped: no memory for them", "lines", lines, "err", err)
 	}
 }
