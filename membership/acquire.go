@@ -38,7 +38,10 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 		held, err := h.attempt(ctx)
 		if errors.Is(err, ErrNoFreeName) {
 			h.outage.over()
-			err = h.wait(ctx)
+			began := h.now()
+			if err = h.wait(ctx); h.now()-began > maxRenewEvery { // what ends a long wait is no failure after the last
+				backoff.Reset()
+			}
 		}
 		switch {
 		case held != nil:
@@ -151,7 +154,7 @@ func (h *Holder) wait(ctx context.Context) error {
 	defer watching.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	freed := make(chan error, 1)
+	freed, began := make(chan error, 1), time.Now()
 	watching.Go(func() { freed <- h.store.awaitFree(ctx) })
 
 	again := time.NewTimer(h.askAgain())
@@ -163,7 +166,7 @@ func (h *Holder) wait(ctx context.Context) error {
 		select {
 		case <-beat.C:
 		case err := <-freed:
-			return err
+			return h.store.Failed(err, began)
 		case <-again.C:
 			return nil
 		case <-ctx.Done():

@@ -260,6 +260,44 @@ func TestManyWaitForOneName(t *testing.T) {
 	}
 }
 
+// Who has no name to look for waits for what is freed from now on, and not for what etcd
+// has compacted.
+func TestWaitAfterACompaction(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, devetcdtest.Start(t))
+	cfg := testConfig(t, "Denali")
+	s := storeOf(c, cfg)
+	if _, err := s.claim(t.Context(), lease{}, asking{}); err != ErrNoFreeName {
+		t.Fatal(err)
+	}
+	free := func() *clientv3.DeleteResponse {
+		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "homer"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Delete(t.Context(), namesKey(cfg.Pool)+"Denali")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	if _, err := c.Compact(t.Context(), free().Header.Revision); err != nil {
+		t.Fatal(err)
+	}
+	freed := make(chan error)
+	go func() { freed <- s.awaitFree(t.Context()) }()
+	for {
+		select {
+		case err := <-freed:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+			free()
+		}
+	}
+}
+
 // awaitAny waits until one of rs holds a name.
 func awaitAny(t *testing.T, rs []running) running {
 	t.Helper()

@@ -63,7 +63,11 @@ const herdSpread = 250 * time.Millisecond
 func (s *store) awaitFree(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx)) // a member cut off from the others says so
 	defer cancel()
-	changes := s.client.Watch(ctx, namesKey(s.cfg.Pool), clientv3.WithPrefix(), clientv3.WithRev(s.looked+1))
+	from := []clientv3.OpOption{clientv3.WithPrefix()}
+	if s.looked > 0 { // otherwise there was nothing to look at, and what was is none of our business
+		from = append(from, clientv3.WithRev(s.looked+1))
+	}
+	changes := s.client.Watch(ctx, namesKey(s.cfg.Pool), from...)
 	free := make(map[string]bool)
 	var turn <-chan time.Time // nil: nothing was freed
 	for {

@@ -182,6 +182,9 @@ func (c *Client) ofConnection(failure *connectError) *Trouble {
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		t.Person = false
 		t.What, t.Hint = "no way leads there", "ip route get "+strings.Trim(address[:strings.LastIndex(address, ":")], "[]")
+	case errors.Is(err, errClosedUnheard):
+		t.Person = false
+		t.What, t.Hint = "it closes connections as they come", "if that is a balancer, no etcd is behind it; if it is the port of etcd's --listen-client-http-urls, write that of --listen-client-urls"
 	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
 		t.Person = false
 		t.What, t.Hint = "it does not answer", c.etcdctl+" endpoint health"

@@ -148,6 +148,16 @@ func TestCauses(t *testing.T) {
 	}
 	wantsTLS := startTLS(t, good, nil)
 	wantsOurs := startTLS(t, good, &ca)
+	closes, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closes.Close() })
+	go func() {
+		for conn, err := closes.Accept(); err == nil; conn, err = closes.Accept() {
+			conn.Close()
+		}
+	}()
 	endpoint := func(s *devetcd.Server, scheme string) string {
 		return scheme + strings.TrimPrefix(s.Endpoint(), "http")
 	}
@@ -169,6 +179,7 @@ func TestCauses(t *testing.T) {
 		{"wrong password", Config{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q")}, "wrong user name or password", "--user=prefixproxy"},
 		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
 		{"no role", Config{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n")}, "no role that allows it", "grant-permission"},
+		{"a balancer without etcd", Config{Endpoints: []string{closes.Addr().String()}}, "closes connections", "--listen-client-urls"},
 		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl --endpoints=127.0.0.1:1 endpoint health"},
 		{"no way", Config{Endpoints: []string{"255.255.255.255:1"}}, "no way leads there", "ip route get 255.255.255.255"}, // the kernel knows none for a broadcast over TCP
 		{"no such host", Config{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
