@@ -166,6 +166,9 @@ func (h *Holder) wait(ctx context.Context) error {
 		select {
 		case <-beat.C:
 		case err := <-freed:
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			return h.store.Failed(err, began)
 		case <-again.C:
 			return nil
