@@ -29,7 +29,7 @@ STATE is held; suspended, when the lease was not renewed for so long that its ho
 }
 
 // etcdPatience is how long a command waits for etcd.
-const etcdPatience = 5 * time.Second
+var etcdPatience = 5 * time.Second
 
 // members is what the command prints.
 type members struct {
@@ -37,7 +37,7 @@ type members struct {
 	Members  []member       `json:"members"`
 	Waiting  []waiter       `json:"waiting"`
 	Free     int            `json:"free"`      // names of the list that nobody holds
-	MostHeld map[string]int `json:"most_held"` // at once, in the last days
+	MostHeld map[string]int `json:"most_held"` // at once, in the last days; none where that is not known
 }
 
 // member is a name that is held.
@@ -72,13 +72,17 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	defer client.Close()
-	past := fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
-		return membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks)
-	})
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	past := fleet.New(cfg.Membership.Names, func(_ context.Context, asks []membership.AskPast) (g membership.Glance, err error) {
+		err = client.Try(ctx, func(ctx context.Context) (err error) { // for as long as we wait
+			g, err = membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+			return err
+		})
+		return g, err
+	})
 	reading.Go(func() { past.Run(ctx) })
 	ms, err := readMembers(ctx, cfg, client, past)
 	for last := ""; ; ms, err = readMembers(ctx, cfg, client, past) {
@@ -127,20 +131,15 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fle
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
 	view, err := membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
-	most := len(view.Held)
-	if err == nil {
-		if known := past.View(ctx); known == nil {
-			err = ctx.Err()
-		} else {
-			most, err = max(most, known.MostHeld), known.Err
-		}
-	}
 	if err != nil {
 		return members{}, cfg.Etcd.explain(ctx, err)
 	}
 	ms := members{
 		Pool: cfg.Membership.Pool, Members: make([]member, len(view.Held)), Waiting: make([]waiter, len(view.Waiting)),
-		Free: view.Free, MostHeld: map[string]int{mostHeldLabel: most},
+		Free: view.Free, MostHeld: make(map[string]int),
+	}
+	if known := past.View(ctx); known != nil && !known.Begun.IsZero() {
+		ms.MostHeld[mostHeldLabel] = max(known.MostHeld, len(view.Held))
 	}
 	for i, h := range view.Held {
 		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since), State: string(h.State), Listed: h.Listed, renewed: h.Renewed}
@@ -202,8 +201,11 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	if unlisted > 0 {
 		held += fmt.Sprintf(" (%d not in the list)", unlisted)
 	}
-	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s; at most %d held at once in the last %s\n",
-		held, ms.Free, len(ms.Waiting), ms.Pool, ms.MostHeld[mostHeldLabel], mostHeldLabel)
+	most := ""
+	if n, known := ms.MostHeld[mostHeldLabel]; known {
+		most = fmt.Sprintf("; at most %d held at once in the last %s", n, mostHeldLabel)
+	}
+	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s%s\n", held, ms.Free, len(ms.Waiting), ms.Pool, most)
 	return err
 }
 

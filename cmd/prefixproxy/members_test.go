@@ -19,6 +19,9 @@ import (
 // that, and the configuration file of a host.
 func bluePool(t *testing.T) (client *clientv3.Client, file string) {
 	t.Helper()
+	patience := etcdPatience
+	t.Cleanup(func() { etcdPatience = patience })
+	etcdPatience = time.Minute // on a busy machine, too
 	server := devetcdtest.Start(t)
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
 	if err != nil {
