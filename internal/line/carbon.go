@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 	"unicode/utf8"
 )
@@ -19,7 +20,7 @@ import (
 // appendCarbon is Append for Carbon.
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	end, first8 := plainCarbon(line)
-	if name := line[:end]; hasPath(name) && scan(name) == 0 && !isOdd(name) {
+	if name := line[:end]; hasPath(name) && isPlain(name) && !isOdd(name) {
 		e, cut := w.edit(name)
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
@@ -65,8 +66,7 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	return checkName(dst, out, result)
 }
 
-// isOdd says whether a name without semicolons, control bytes and bytes above 0x7f is to be
-// looked at closely: it is long, or may have tags in braces, or no path.
+// isOdd says whether a name of plain bytes is to be looked at closely: it is long, or may have tags in braces, or no path.
 func isOdd(name []byte) bool {
 	return len(name) > maxNode || name[0] == '~' || name[len(name)-1] == '}'
 }
@@ -85,34 +85,43 @@ func checkName(dst, out []byte, result Result) ([]byte, Result) {
 	return out, result
 }
 
-// plainCarbon returns the length of the name of a line that is as nearly all
-// are: a name, a value and a timestamp, in plain digits, with single blanks
-// between. It returns 0 for any other, which may be as sound. What it has not
-// looked at is the name. first8 are the first eight of the timestamp's ten
-// digits, as a number that begins with the first; 0 where it has not ten. One that
-// may be past the last second is not plain.
+// plainCarbon returns the length of the name of a line that is as nearly all are: a
+// name, a value and a timestamp of ten digits, with single blanks between. It returns 0
+// for any other, which may be as sound. It reads from the end, and has not looked at the
+// name, in which there may be more blanks. first8 are the first eight digits of the
+// timestamp, as a number that begins with the first. A time that may be past the last
+// second is not plain.
 func plainCarbon(line []byte) (name int, first8 uint64) {
-	name = bytes.IndexByte(line, ' ')
-	if name < 0 {
+	end := len(line) - len(" 1763848800")
+	if end < 0 {
 		return 0, 0
 	}
-	rest := line[name+1:]
-	value := plainNumber(rest)
-	if value == 0 || value == len(rest) || rest[value] != ' ' {
+	stamp := line[end+1:]
+	first8 = binary.BigEndian.Uint64(stamp)
+	if line[end] != ' ' || !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) || first8 >= lastDigits {
 		return 0, 0
 	}
-	stamp := rest[value+1:]
-	if len(stamp) == 10 {
-		first8 = binary.BigEndian.Uint64(stamp)
-		if !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) || first8 >= lastDigits {
-			return 0, 0
+	value := plainValue(line[:end])
+	if value == 0 {
+		return 0, 0
+	}
+	return end - value - 1, first8
+}
+
+// plainValue returns the length of the number that b ends with, behind a blank, if it is
+// one like 1, -1 or 1.5; otherwise 0.
+func plainValue(b []byte) int {
+	if len(b) >= 8 {
+		word := binary.LittleEndian.Uint64(b[len(b)-8:])
+		if blanks := marks(word, ' '); blanks != 0 {
+			return shortNumber(word, bits.LeadingZeros64(blanks)/8)
 		}
-		return name, first8
 	}
-	if len(stamp) == 0 || len(stamp) > 10 || digits(stamp) != len(stamp) {
-		return 0, 0
+	begin := bytes.LastIndexByte(b, ' ') + 1
+	if begin == 0 || plainNumber(b[begin:]) != len(b)-begin {
+		return 0
 	}
-	return name, 0
+	return len(b) - begin
 }
 
 // lastSecond is the last that whisper can store: a point behind it makes carbon's

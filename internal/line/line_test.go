@@ -725,11 +725,12 @@ func TestScan(t *testing.T) {
 					if c >= 0x80 || n > 1 && fill >= 0x80 {
 						want |= high
 					}
-					if c == ';' {
-						want |= mayTag
-					}
 					if got := scan(tight(b)); got != want {
 						t.Fatalf("scan(%q) = %b; want %b", b, got, want)
+					}
+					plain := !bytes.ContainsFunc(b, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == ';' })
+					if got := isPlain(tight(b)); got != plain {
+						t.Fatalf("isPlain(%q) = %v", b, got)
 					}
 				}
 			}
@@ -744,6 +745,41 @@ func TestAreDigits(t *testing.T) {
 			b[i] = byte(c)
 			if got, want := areDigits(binary.BigEndian.Uint64(b)), '0' <= c && c <= '9'; got != want {
 				t.Errorf("%q: got %v, want %v", b, got, want)
+			}
+		}
+	}
+}
+
+// Every number of up to four bytes that matter, and of up to twelve, with every byte at
+// every place; beside plainNumber, which looks at one byte after another.
+func TestPlainValue(t *testing.T) {
+	check := func(value []byte) {
+		if bytes.IndexByte(value, ' ') >= 0 {
+			return // the last blank is what is looked for
+		}
+		want := len(value)
+		if plainNumber(value) != want {
+			want = 0
+		}
+		for _, before := range []string{"x ", "host.cpu.user "} {
+			if got := plainValue(tight(append([]byte(before), value...))); got != want {
+				t.Fatalf("plainValue(%q) = %d; want %d", before+string(value), got, want)
+			}
+		}
+	}
+	const matter = "09.+-e/:;x"
+	for n := range 10_000 {
+		value := []byte{matter[n%10], matter[n/10%10], matter[n/100%10], matter[n/1000]}
+		for k := range 4 {
+			check(value[k:])
+		}
+	}
+	for n := 1; n <= 12; n++ {
+		for at := range n {
+			for c := range 256 {
+				value := []byte("123456789012")[:n]
+				value[at] = byte(c)
+				check(value)
 			}
 		}
 	}

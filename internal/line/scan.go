@@ -13,33 +13,50 @@ const (
 )
 
 // scan looks for bytes that matter wherever they stand: tabs, control bytes
-// (those below 0x20 other than tab, and 0x7f), bytes above 0x7f, and semicolons.
+// (those below 0x20 other than tab, and 0x7f), and bytes above 0x7f.
 func scan(line []byte) (found content) {
 	if len(line) < 8 {
 		return scanBytes(line)
 	}
-	var suspect, semi, all uint64
 	last := len(line) - 8 // the last word may overlap the one before
+	all := binary.LittleEndian.Uint64(line[last:])
+	suspect := suspects(all)
 	for i := 0; i < last; i += 8 {
 		word := binary.LittleEndian.Uint64(line[i:])
 		suspect |= suspects(word)
-		semi |= semicolons(word)
 		all |= word
 	}
-	word := binary.LittleEndian.Uint64(line[last:])
-	suspect |= suspects(word)
-	semi |= semicolons(word)
-	all |= word
 	if suspect&tops != 0 {
 		return scanBytes(line)
 	}
-	if semi&tops != 0 {
-		found = mayTag
-	}
 	if all&tops != 0 {
-		found |= high
+		return high
 	}
-	return found
+	return 0
+}
+
+// isPlain says whether name is nothing but printable ASCII, without blanks and semicolons.
+func isPlain(name []byte) bool {
+	if len(name) < 8 {
+		for _, c := range name {
+			if c <= ' ' || c >= 0x7f || c == ';' {
+				return false
+			}
+		}
+		return true
+	}
+	last := len(name) - 8 // the last word may overlap the one before
+	bad := unplain(binary.LittleEndian.Uint64(name[last:]))
+	for i := 0; i < last; i += 8 {
+		bad |= unplain(binary.LittleEndian.Uint64(name[i:]))
+	}
+	return bad&tops == 0
+}
+
+// unplain marks, with its top bit, a byte of word that is not plain, where any is: the
+// first difference sets it for a blank and what is below, the sum for 0x7f.
+func unplain(word uint64) uint64 {
+	return (word - 0x21*ones) | (word + ones) | word | semicolons(word)
 }
 
 // content tells what scan has found.
@@ -49,7 +66,6 @@ const (
 	tab     content = 1 << iota
 	control         // below 0x20 other than tab, or 0x7f
 	high            // above 0x7f
-	mayTag          // a semicolon
 )
 
 // scanBytes is scan, a byte at a time.
@@ -62,8 +78,6 @@ func scanBytes(line []byte) (found content) {
 			found |= control
 		case c > 0x7f:
 			found |= high
-		case c == ';':
-			found |= mayTag
 		}
 	}
 	return found
@@ -107,6 +121,29 @@ func digits(b []byte) int {
 func areDigits(v uint64) bool {
 	const upper, threes, sixes = 0xf0f0f0f0f0f0f0f0, 0x3030303030303030, 0x0606060606060606
 	return v&upper == threes && (v+sixes)&upper == threes
+}
+
+// marks marks, with its top bit, every byte of word that is c.
+func marks(word uint64, c byte) uint64 {
+	x := word ^ uint64(c)*ones
+	return ^((x&^tops + ^uint64(tops)) | x) & tops
+}
+
+// shortNumber returns n if the last n bytes of word, 7 at most, the first of which is the
+// lowest, are a number like 1, -1 or 1.5; otherwise 0.
+func shortNumber(word uint64, n int) int {
+	const zeros = '0' * ones
+	number := word>>(64-8*n) | zeros<<(8*n)
+	if c := byte(number); n > 1 && (c == '-' || c == '+') {
+		number = number>>8 | '0'<<56
+	}
+	values := number ^ zeros // of digits
+	others := (values&^tops + 0x76*ones | values) & tops
+	dots := marks(number, '.')
+	if others != dots || dots&(dots-1) != 0 || dots&0x80 != 0 {
+		return 0
+	}
+	return n
 }
 
 // plainNumber returns the length of the number that b starts with, if it is one
