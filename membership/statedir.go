@@ -108,7 +108,7 @@ func OpenStateDir(dir string) (*StateDir, error) {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
 	s := &StateDir{dir: d}
-	if s.lock, err = d.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if s.lock, err = openLock(d); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
@@ -117,6 +117,18 @@ func OpenStateDir(dir string) (*StateDir, error) {
 		return nil, fmt.Errorf("lock the state directory %s: %w", dir, err)
 	}
 	return s, nil
+}
+
+// openLock opens the file of the lock. What is no plain file holds none: it goes.
+func openLock(d *statedir.Dir) (*os.File, error) {
+	const flag = os.O_RDONLY | os.O_CREATE
+	file, err := d.OpenFile(lockFile, flag, 0o600)
+	if errors.Is(err, statedir.ErrNotAFile) {
+		if err = d.Remove(lockFile); err == nil {
+			return d.OpenFile(lockFile, flag, 0o600)
+		}
+	}
+	return file, err
 }
 
 // Dir returns the path of the directory.

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // What survives the process are two kinds of files, by generation:
@@ -116,7 +118,7 @@ func (j *journal) turn(h header) {
 		return
 	}
 	j.generation++
-	j.follow(os.OpenFile(pathOf(j.dir, "lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600))
+	j.follow(statedir.OpenFile(pathOf(j.dir, "lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600))
 	j.note(h)
 	j.create(h)
 }
@@ -139,7 +141,7 @@ func (j *journal) create(h header) {
 	text, err := json.Marshal(h)
 	j.buf, j.sum, j.written, j.parts = append(append(j.buf[:0], text...), '\n'), 0, 0, h.Parts
 	if err == nil {
-		j.base, err = os.OpenFile(filepath.Join(j.dir, "base.new"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		j.base, err = statedir.OpenFile(filepath.Join(j.dir, "base.new"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	}
 	if err != nil {
 		j.base = nil
@@ -335,9 +337,12 @@ func generationsOf(dir, kind string) (all []uint64) {
 	return all
 }
 
+// maxState bounds what is read of a file that somebody may have put there, in bytes.
+const maxState = 1 << 30
+
 // recall goes on from a base, and the lines behind it.
 func (a *Aggregator) recall(dir string, generation uint64) error {
-	base, err := os.ReadFile(pathOf(dir, "base", generation))
+	base, err := statedir.ReadFile(pathOf(dir, "base", generation), maxState)
 	if err != nil {
 		return err
 	}
@@ -348,7 +353,7 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 	j.dir, j.generation = dir, generation
 	for ; ; generation++ {
 		path := pathOf(dir, "lines", generation)
-		text, err := os.ReadFile(path)
+		text, err := statedir.ReadFile(path, maxState)
 		whole := text[:bytes.LastIndexByte(text, '\n')+1]
 		if errors.Is(err, os.ErrNotExist) || err == nil && len(whole) == 0 { // it had just begun
 			break
@@ -358,7 +363,7 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 		}
 		a.replay(whole)
 		j.generation = generation
-		if j.follow(os.OpenFile(path, os.O_RDWR, 0o600)); j.lines != nil {
+		if j.follow(statedir.OpenFile(path, os.O_RDWR, 0o600)); j.lines != nil {
 			j.size = int64(len(whole))
 			j.fail(j.lines.Truncate(j.size))
 		}

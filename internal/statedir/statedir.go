@@ -29,6 +29,12 @@ var (
 
 	// ErrNotAFile is the error for what is no plain file: a link, a FIFO, a device.
 	ErrNotAFile = errors.New("it is no plain file")
+
+	// ErrLinked is the error of what is to be written, and is a file elsewhere, too.
+	ErrLinked = errors.New("it has another name elsewhere")
+
+	// ErrTooLong is the error of ReadFile for a file that is longer than it may be.
+	ErrTooLong = errors.New("it is too long")
 )
 
 // A Dir is an open directory. Its methods take the name of a file in it, without a
@@ -77,15 +83,39 @@ func (d *Dir) Sync() error { return d.file.Sync() }
 // Close closes the directory; files that were opened stay open.
 func (d *Dir) Close() error { return d.file.Close() }
 
+// OpenFile is os.OpenFile for a plain file in the directory of path, which is opened as Sub
+// does.
+func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
+	parent := &Dir{path: filepath.Dir(path)}
+	d, err := open(parent.reopen())
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.OpenFile(filepath.Base(path), flag, perm)
+}
+
+// ReadFile is Dir.ReadFile likewise.
+func ReadFile(path string, most int64) ([]byte, error) {
+	file, err := OpenFile(path, os.O_RDONLY, 0)
+	return readAll(file, err, most)
+}
+
 // OpenFile is os.OpenFile for a plain file.
 func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
-	file, err := d.openAt(name, flag, perm)
+	file, err := d.openAt(name, flag&^os.O_TRUNC, perm)
 	if err != nil {
 		return nil, err
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
 		err = fmt.Errorf("%s: %w", file.Name(), ErrNotAFile)
+	case flag&(os.O_WRONLY|os.O_RDWR) != 0 && names(info) > 1:
+		err = fmt.Errorf("%s: %w", file.Name(), ErrLinked)
+	case flag&os.O_TRUNC != 0:
+		err = file.Truncate(0)
 	}
 	if err != nil {
 		file.Close()
@@ -98,13 +128,17 @@ func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 // error.
 func (d *Dir) ReadFile(name string, most int64) ([]byte, error) {
 	file, err := d.OpenFile(name, os.O_RDONLY, 0)
+	return readAll(file, err, most)
+}
+
+func readAll(file *os.File, err error, most int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s: it has more than %d bytes", file.Name(), most)
+		err = fmt.Errorf("%s: %w: more than %d bytes", file.Name(), ErrTooLong, most)
 	}
 	return data, err
 }

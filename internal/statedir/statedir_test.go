@@ -85,6 +85,7 @@ func TestPlanted(t *testing.T) {
 	for name, plant := range map[string]func(path, victim string) error{
 		"link":        func(path, victim string) error { return os.Symlink(victim, path) },
 		"broken link": func(path, victim string) error { return os.Symlink(victim+"-not-there", path) },
+		"hard link":   func(path, victim string) error { return os.Link(victim, path) },
 		"fifo":        func(path, _ string) error { return syscall.Mkfifo(path, 0o600) },
 		"directory":   func(path, _ string) error { return os.Mkdir(path, 0o700) },
 		"device":      func(path, _ string) error { return syscall.Mknod(path, syscall.S_IFCHR|0o600, 1<<8|5) }, // zero
@@ -103,12 +104,15 @@ func TestPlanted(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if data, err := d.ReadFile("a", 100); err == nil {
+			if data, err := d.ReadFile("a", 100); err == nil && name != "hard link" {
 				t.Errorf("read %q", data)
 			}
 			for _, flag := range []int{os.O_RDWR, os.O_WRONLY | os.O_CREATE, os.O_WRONLY | os.O_TRUNC} {
 				if _, err := d.OpenFile("a", flag, 0o600); err == nil {
 					t.Errorf("opened with %#x", flag)
+				}
+				if _, err := OpenFile(filepath.Join(dir, "a"), flag, 0o600); err == nil {
+					t.Errorf("opened by its path with %#x", flag)
 				}
 			}
 			for _, file := range []string{"a", "b"} {
@@ -147,6 +151,9 @@ func TestSub(t *testing.T) {
 	}
 	if _, err := d.Sub("link"); err == nil {
 		t.Error("a link to a directory was followed")
+	}
+	if _, err := OpenFile(filepath.Join(dir, "link", "a"), os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+		t.Error("a link to a directory was followed by a file's path")
 	}
 	os.Mkdir(filepath.Join(dir, "open"), 0o700)
 	os.Chmod(filepath.Join(dir, "open"), 0o777)

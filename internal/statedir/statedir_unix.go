@@ -49,6 +49,14 @@ func (d *Dir) Rename(from, to string) error {
 	return nil
 }
 
+// reopen opens the directory at d's path, which is no link.
+func (d *Dir) reopen() (*os.File, error) {
+	return os.OpenFile(d.path, directoryFlags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// names returns how many names a file has.
+func names(info fs.FileInfo) uint64 { return uint64(info.Sys().(*syscall.Stat_t).Nlink) }
+
 func checkDir(dir *os.File) error {
 	info, err := dir.Stat()
 	if err != nil {

@@ -251,6 +251,9 @@ func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
 // recallSegment opens one file; nil: it is none of ours, and that was said.
 func (s *Store) recallSegment(dir *statedir.Dir, name string) (*segment, error) {
 	f, err := dir.OpenFile(name, os.O_RDWR, 0)
+	if errors.Is(err, statedir.ErrLinked) { // a backup: what is there is read, and not written
+		f, err = dir.OpenFile(name, os.O_RDONLY, 0)
+	}
 	if err != nil {
 		s.out.Warn("file in the store's directory left alone", "err", err)
 		return nil, nil

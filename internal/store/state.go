@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,8 +111,15 @@ func (f *stateFile) load() (newest state, err error) {
 		if errors.Is(readErr, fs.ErrNotExist) {
 			continue
 		}
+		if isDamage(readErr) || errors.Is(readErr, statedir.ErrTooLong) {
+			err = errors.Join(err, fmt.Errorf("%w: %w", errNoState, readErr))
+			readErr = f.dir.Rename(stateName(i), stateName(i)+".bad")
+		}
 		if readErr != nil {
 			return state{}, fmt.Errorf("read the store's state: %w", readErr)
+		}
+		if b == nil {
+			continue
 		}
 		st, decodeErr := decodeState(b)
 		if errors.Is(decodeErr, records.ErrLater) {
@@ -132,7 +140,11 @@ func (f *stateFile) write(o *files, st state, sync bool) (err error) {
 	file := &f.files[f.turn]
 	if *file == nil {
 		name := stateName(f.turn)
-		if *file, err = f.dir.OpenFile(name, os.O_RDWR, 0); errors.Is(err, fs.ErrNotExist) {
+		*file, err = f.dir.OpenFile(name, os.O_RDWR, 0)
+		if errors.Is(err, statedir.ErrLinked) {
+			err = cmp.Or(o.remove(f.dir, name), error(fs.ErrNotExist))
+		}
+		if errors.Is(err, fs.ErrNotExist) {
 			*file, err = o.create(f.dir, name)
 		}
 		if err != nil {

@@ -24,7 +24,8 @@ func TestPlantedState(t *testing.T) {
 		t.Fatal(err)
 	}
 	etcd, sink := embeddedEtcd(t), StartSink(t)
-	start := func() *Daemon { return StartDaemonIn(t, dir, smallConfig, "ETCD="+etcd, "CARBON="+sink.Addr) }
+	config := strings.ReplaceAll(smallConfig, "stdout:", "carbon:") + "rewrite: {unmatched: drop}\n"
+	start := func() *Daemon { return StartDaemonIn(t, dir, config, "ETCD="+etcd, "CARBON="+sink.Addr) }
 	d := start()
 	if code := d.ExitCode(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
@@ -44,7 +45,18 @@ func TestPlantedState(t *testing.T) {
 		"state.json.new":   func(path string) error { return os.Symlink(victim, path) },
 		"tenures.json":     func(path string) error { return os.Symlink(victim, path) },
 		"tenures.json.new": func(path string) error { return os.Symlink(victim, path) },
+
+		"lock":                             func(path string) error { os.Remove(path); return os.Symlink(victim, path) },
+		"store/state-0":                    func(path string) error { return os.Link(victim, path) },
+		"store/state-1":                    func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"store/named-0000000000000000.log": func(path string) error { return os.Symlink(victim, path) },
+		"aggregate/base-0000000000000001":  func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"aggregate/lines-0000000000000002": func(path string) error { return os.Symlink(victim, path) },
+		"aggregate/base.new":               func(path string) error { return os.Symlink(victim, path) },
 	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(state, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		if err := plant(filepath.Join(state, name)); err != nil {
 			t.Fatal(err)
 		}
