@@ -107,7 +107,9 @@ func addressOf(from unix.Sockaddr) string {
 	case *unix.SockaddrInet6:
 		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
 	case *unix.SockaddrUnix:
-		return a.Name
+		if a.Name != "@" { // as one that is bound to nothing is told
+			return a.Name
+		}
 	}
 	return ""
 }

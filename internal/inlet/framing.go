@@ -61,7 +61,10 @@ func (f *framing) take(h Handler, data []byte) (rest []byte) {
 // How streams of other protocols begin, which hold line ends by accident.
 var (
 	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
-	foreign   = [][]byte{proxyHead, []byte("\x16\x03") /* TLS */, []byte("\x1f\x8b") /* gzip */, []byte("\x28\xb5\x2f\xfd") /* zstd */}
+	foreign   = [][]byte{
+		proxyHead, []byte("\x16\x03") /* TLS */, []byte("\x1f\x8b") /* gzip */, []byte("\x28\xb5\x2f\xfd"), /* zstd */
+		[]byte("\xff\xff\xff\xff"), // a length of -1
+	}
 )
 
 // kindOf tells how a stream is framed by its head.

@@ -111,6 +111,7 @@ func TestOtherFramings(t *testing.T) {
 		"PROXY protocol":           []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x04\xd2\x07\xd3"),
 		"TLS":                      []byte("\x16\x03\x01\x02\x01"),
 		"gzip":                     []byte("\x1f\x8b\x08\x08"),
+		"4 bytes, -1":              {0xff, 0xff, 0xff, 0xff},
 		"zstd":                     []byte("\x28\xb5\x2f\xfd"),
 	} {
 		stream := strings.Repeat(string(head)+packet, 2)
@@ -200,7 +201,7 @@ func obvious(s string) *book {
 	case len(s) < 4:
 		finish(s)
 		return b
-	case !isFramed(s) && (strings.HasPrefix(s, "\r\n\r\n\x00") || strings.HasPrefix(s, "\x28\xb5\x2f\xfd") || strings.HasPrefix(s, "\x1f\x8b")), !isFramed(s) && strings.ContainsAny(s[:4], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"):
+	case !isFramed(s) && (strings.HasPrefix(s, "\r\n\r\n\x00") || strings.HasPrefix(s, "\x28\xb5\x2f\xfd") || strings.HasPrefix(s, "\x1f\x8b") || strings.HasPrefix(s, "\xff\xff\xff\xff")), !isFramed(s) && strings.ContainsAny(s[:4], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"):
 		misframed(s)
 		return b
 	case !isFramed(s):
