@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -702,6 +703,51 @@ func TestBounds(t *testing.T) {
 	if answered.Load() == 0 || g.most.Load() > maxRequests {
 		t.Errorf("%d of %d were answered, %d at a time", answered.Load(), many, g.most.Load())
 	}
+}
+
+// Who comes while all connections are busy waits: until one has ended, or has been busy for
+// too long; but not for ever.
+func TestRoomForConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &connections{open: map[net.Conn]connection{}, freed: make(chan struct{}, 1)}
+		open := func() net.Conn {
+			conn, peer := net.Pipe()
+			t.Cleanup(func() { conn.Close(); peer.Close() })
+			return conn
+		}
+		var all []net.Conn
+		for range maxConnections {
+			conn := open()
+			if !c.admit(conn) {
+				t.Fatal("no room at the beginning")
+			}
+			c.note(conn, http.StateActive)
+			all = append(all, conn)
+		}
+		if c.admit(open()) {
+			t.Error("there is room, while all are busy")
+		}
+		go func() {
+			time.Sleep(roomWait / 2)
+			c.note(all[5], http.StateClosed)
+		}()
+		last := open()
+		if !c.admit(last) {
+			t.Error("no room where one has ended")
+		}
+		c.note(last, http.StateActive)
+		time.Sleep(busyGrace - roomWait)
+		if !c.admit(open()) {
+			t.Error("no room where others have been busy for long")
+		}
+		if _, err := all[0].Write(nil); err == nil && len(c.open) > maxConnections {
+			t.Errorf("%d are open", len(c.open))
+		}
+		time.Sleep(idleGrace)
+		if !c.admit(open()) {
+			t.Error("no room where one is idle")
+		}
+	})
 }
 
 // Of several destinations the page has a column for each, and says whose an upstream

@@ -18,13 +18,20 @@ const (
 	maxConnections = 32
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
-	idleGrace      = time.Second     // a connection that says nothing makes room after that
+
+	// Where there are too many connections, the one that has said nothing for longest makes
+	// room, or else one that has been at its request for long; a new one waits for that, and
+	// those behind it in the kernel's backlog.
+	idleGrace = 10 * time.Millisecond
+	busyGrace = 2 * time.Second
+	roomWait  = 250 * time.Millisecond
 )
 
 // connections are those that are open. Any goroutine may use them.
 type connections struct {
-	mu   sync.Mutex
-	open map[net.Conn]connection
+	mu    sync.Mutex
+	open  map[net.Conn]connection
+	freed chan struct{} // cap 1: there may be room
 }
 
 type connection struct {
@@ -32,22 +39,35 @@ type connection struct {
 	since time.Time
 }
 
-// admit says whether there is room for conn, for which the one goes that has been idle
-// longest.
-func (c *connections) admit(conn net.Conn, now time.Time) bool {
+// admit waits until there is room for conn, and says whether there is.
+func (c *connections) admit(conn net.Conn) bool {
+	for until := time.Now().Add(roomWait); !c.enter(conn, time.Now()); {
+		if time.Now().After(until) {
+			return false
+		}
+		select {
+		case <-c.freed:
+		case <-time.After(idleGrace):
+		}
+	}
+	return true
+}
+
+func (c *connections) enter(conn net.Conn, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.open) >= maxConnections && !c.makeRoom(now) {
+	if len(c.open) >= maxConnections && !c.makeRoom(now, true, idleGrace) && !c.makeRoom(now, false, busyGrace) {
 		return false
 	}
 	c.open[conn] = connection{true, now}
 	return true
 }
 
-func (c *connections) makeRoom(now time.Time) bool {
+// makeRoom ends the connection that has been idle, or busy, for longest.
+func (c *connections) makeRoom(now time.Time, idle bool, grace time.Duration) bool {
 	var longest net.Conn
 	for conn, state := range c.open {
-		if state.idle && now.Sub(state.since) >= idleGrace && (longest == nil || state.since.Before(c.open[longest].since)) {
+		if state.idle == idle && now.Sub(state.since) >= grace && (longest == nil || state.since.Before(c.open[longest].since)) {
 			longest = conn
 		}
 	}
@@ -68,16 +88,20 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 	}
 	switch state {
 	case http.StateActive:
-		c.open[conn] = connection{}
+		c.open[conn] = connection{false, time.Now()}
 	case http.StateIdle:
 		c.open[conn] = connection{true, time.Now()}
 	case http.StateClosed, http.StateHijacked:
 		delete(c.open, conn)
+		select {
+		case c.freed <- struct{}{}:
+		default:
+		}
 	}
 }
 
-// A boundedListener accepts all, and refuses at once what is too much: nobody can use
-// up the descriptors of the process.
+// A boundedListener refuses what is too much: nobody can use up the descriptors of the
+// process.
 type boundedListener struct {
 	net.Listener
 	connections *connections
@@ -87,7 +111,7 @@ type boundedListener struct {
 func (l boundedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
-		if err != nil || l.connections.admit(conn, time.Now()) {
+		if err != nil || l.connections.admit(conn) {
 			return conn, err
 		}
 		conn.Close() // a 503 that nobody has asked for would confuse some clients

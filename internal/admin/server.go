@@ -31,7 +31,7 @@ type Server struct {
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg, src: src, log: log, connections: connections{open: map[net.Conn]connection{}}}
+	s := &Server{cfg: cfg, src: src, log: log, connections: connections{open: map[net.Conn]connection{}, freed: make(chan struct{}, 1)}}
 	s.ServeBadLines(cfg.BadLines)
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
