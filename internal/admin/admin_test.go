@@ -740,7 +740,7 @@ func TestRoomForConnections(t *testing.T) {
 		if !c.admit(open()) {
 			t.Error("no room where others have been busy for long")
 		}
-		if _, err := all[0].Write(nil); err == nil && len(c.open) > maxConnections {
+		if len(c.open) > maxConnections {
 			t.Errorf("%d are open", len(c.open))
 		}
 		time.Sleep(idleGrace)
