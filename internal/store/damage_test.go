@@ -287,6 +287,39 @@ func TestDiskOutOfOrder(t *testing.T) {
 	}
 }
 
+// A disk that is full of what is kept only to be sent again has room for lines that wait.
+func TestDiskFullOfTheDelivered(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if op == "write" && strings.HasPrefix(path, b.places.State) && b.diskUsed+int64(size) > 8<<20 {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	put := func() {
+		b.Put(many("x", 1000), 1000, b.now)
+		b.step(b.now)
+	}
+	l := b.begin("main")
+	for range 95 { // 9.5 MB, which a young session may yet lose
+		put()
+		l.take()
+		l.ack()
+	}
+	b.pass(maturity)
+	l.ack()
+	if got := b.books("main"); got.Queued+got.Spooled > 0 || b.diskUsed < 4<<20 {
+		t.Fatalf("%d bytes on disk; %+v", b.diskUsed, got)
+	}
+	for range 80 { // 8 MB, which it does not take: twice the queue
+		put()
+		b.pass(10 * time.Millisecond)
+	}
+	if got := b.books("main"); got.Queued+got.Spooled != 80_000 {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+}
+
 // Whatever is in a file, no line comes of it that was not put, and what is missing is
 // counted.
 func FuzzSegment(f *testing.F) {

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -78,12 +79,23 @@ func (s *Store) moveDown(most int, next func() *segment) error {
 			return nil
 		}
 		s.takeOut()
-		if err := s.move(g); err != nil {
+		if err := s.move(g); errors.Is(err, syscall.ENOSPC) && s.makeRoom() {
+			continue
+		} else if err != nil {
 			return err
 		}
 	}
 	notify(s.work) // when the rest has had its turn
 	return nil
+}
+
+// makeRoom frees a segment on a full disk that is kept only to be sent again. It returns
+// whether there was one.
+func (s *Store) makeRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.save()
+	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
 }
 
 // pressed returns the oldest segment in memory, if there is pressure; it makes room for
