@@ -20,7 +20,8 @@ func TestPlantedBugIsFound(t *testing.T) {
 }
 
 // The binary is built with the edit, and the source is as it was.
-func TestBinary(t *testing.T) {
+func TestBinaryOfPlantedBugs(t *testing.T) {
+	Patience(t)
 	path := Binary(t, Edit{
 		File: "cmd/prefixproxy/main.go",
 		Old:  "func main() {",

@@ -64,14 +64,13 @@ type daemonRelay struct {
 	passed []*os.File // its listening sockets, where they are ours
 	within []string   // what starts it in a mount namespace of its own; nil: in ours
 
-	mu       sync.Mutex
-	daemon   *Daemon
-	killed   int // times
-	stopped  int // times
-	wrong    []string
-	peak     int // bytes resident, the most so far
-	scrapes  int
-	udpDrops int // datagrams of Carbon that the kernel dropped, as of the last scrape
+	mu      sync.Mutex
+	daemon  *Daemon
+	killed  int // times
+	stopped int // times
+	wrong   []string
+	peak    int // bytes resident, the most so far
+	scrapes int
 }
 
 // A daemonPlan says how a daemonRelay is made.
@@ -267,7 +266,7 @@ func (r *daemonRelay) watch(ctx context.Context) {
 		if err == nil {
 			r.look(d, status)
 		}
-		pauseFor(ctx, 100*time.Millisecond)
+		pauseFor(ctx, time.Second/4)
 	}
 }
 
@@ -280,11 +279,10 @@ func (r *daemonRelay) look(d *Daemon, status admin.Status) {
 	if err == nil && peak > faultMemory && !raceEnabled {
 		r.complain("%d MiB are resident, more than 48 MiB, the queues and replay: %d MiB", peak>>20, faultMemory>>20)
 	}
-	drops := kernelDrops(r.at.carbonUDP)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.scrapes++
-	r.peak, r.udpDrops = max(r.peak, peak), max(r.udpDrops, drops)
+	r.peak = max(r.peak, peak)
 }
 
 // waiting returns how many Carbon lines wait in the daemon, and whether its
@@ -302,14 +300,15 @@ func (r *daemonRelay) waiting() (lines int, up bool, err error) {
 }
 
 // forgiven returns how many Carbon lines by UDP may be missing: those of
-// datagrams that the kernel dropped, and any where the daemon was killed.
+// datagrams that the kernel dropped, and any where the daemon was killed. A daemon that
+// is stopped leaves us the sockets that it was passed.
 func (r *daemonRelay) forgiven() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.killed > 0 {
 		return math.MaxInt
 	}
-	return r.udpDrops * linesPerDatagram
+	return kernelDrops(r.at.carbonUDP) * linesPerDatagram
 }
 
 // problems returns what is wrong with the daemon so far.

@@ -226,6 +226,7 @@ func TestLearner(t *testing.T) {
 // One DNS name may stand for all members, of which one is cut off, and one is
 // not there.
 func TestOneNameOfSeveralAddresses(t *testing.T) {
+	t.Parallel()
 	loop := newLoopbacks(t)
 	var addresses []string
 	for i := range 4 {
@@ -234,7 +235,8 @@ func TestOneNameOfSeveralAddresses(t *testing.T) {
 	}
 	dns := newNameServer(t, "127.0.0.1:0")
 	dns.move("etcd.example", addresses...)
-	resolveAt(t, dns)
+	resolvesHere.Store(dns)
+	t.Cleanup(func() { resolvesHere.Store(nil) })
 	c := newCluster(t, loop, 3)
 	f := startFleet(t, 6, 6*time.Second, func() etcd.Config {
 		return etcd.Config{Endpoints: []string{"http://etcd.example:2379"}}
@@ -242,16 +244,6 @@ func TestOneNameOfSeveralAddresses(t *testing.T) {
 	f.whole()
 	c.part(0, false, false)
 	f.keeps(8 * time.Second)
-}
-
-// resolveAt makes this process resolve names by a server of its own. It is to be
-// called before what resolves names is started, as that ends before.
-func resolveAt(t *testing.T, server *nameServer) {
-	before := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "udp", server.addr)
-	}}
-	t.Cleanup(func() { net.DefaultResolver = before })
 }
 
 // An etcd that takes its time is no trouble for who has a long TTL: it comes to
@@ -271,7 +263,7 @@ func TestSlowEtcd(t *testing.T) {
 
 var (
 	fleetHosts  = flag.Int("fleet.hosts", 24, "how many hosts TestFleet has")
-	fleetBcrypt = flag.Int("fleet.bcrypt", 10, "what etcd's logins cost there")
+	fleetBcrypt = flag.Int("fleet.bcrypt", 4, "what etcd's logins cost there; its default is 10")
 )
 
 // A fleet whose etcd has users: when the leader is killed, when all of etcd

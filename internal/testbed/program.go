@@ -56,7 +56,7 @@ var build = sync.OnceValues(func() (path string, err error) {
 		return "", err
 	}
 	path = filepath.Join(programDir, "prefixproxy")
-	args := []string{"build", "-o", path}
+	args := []string{"build", "-ldflags=-s -w", "-o", path} // linked sooner
 	if raceEnabled {
 		args = append(args, "-race")
 	}
