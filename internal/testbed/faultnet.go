@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -52,11 +53,19 @@ func newFaraway(t testing.TB) *faraway {
 }
 
 // freeSubnet returns the first three numbers of a subnet that no other test on this
-// machine has, until the test ends: who has it listens at a socket of that name.
+// machine has, until the test ends: who has it listens at a socket of that name. One that
+// was killed leaves its devices behind.
 func freeSubnet(t testing.TB, of string) string {
 	t.Helper()
+	here, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range rand.Perm(256) {
 		subnet := fmt.Sprintf("%s.%d", of, n)
+		if slices.ContainsFunc(here, func(a net.Addr) bool { return strings.HasPrefix(a.String(), subnet+".") }) {
+			continue
+		}
 		if taken, err := net.Listen("unix", "@prefixproxy-"+subnet); err == nil {
 			t.Cleanup(func() { taken.Close() })
 			return subnet
