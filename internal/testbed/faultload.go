@@ -10,8 +10,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,46 +142,16 @@ func (c *sending) enlist(open bool) {
 	}
 }
 
-// noteRead notes of each connection how much of it the relay has read, which
-// stands still and is about to be killed: what has been sent, but for what
-// waits in the relay's socket.
+// noteRead notes of each connection with Carbon how much of it the relay has read, which
+// stands still and is about to be killed.
 func (l *load) noteRead(kill int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	sent := map[*sending]int{}
 	for c := range l.conns {
-		sent[c] = l.lines.bytesOf(c.stream)
-		c.control(func(fd int) error {
-			info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
-			if err == nil {
-				sent[c] -= int(info.Notsent_bytes)
-			}
-			return err
-		})
-	}
-	unread := unreadBytes(l.addrs.carbon)
-	for c, bytes := range sent {
-		if n, ok := unread[c.conn.LocalAddr().(*net.TCPAddr).Port]; ok {
-			l.lines.noteRead(c.stream, kill, bytes-n)
+		if relays, err := askOfSocket(c.conn.RemoteAddr(), c.conn.LocalAddr()); err == nil && c.stream.carbon {
+			l.lines.noteRead(c.stream, kill, relays.read)
 		}
 	}
-}
-
-// unreadBytes returns how many bytes wait in each TCP connection of the server
-// at addr, by the client's port: rx_queue of /proc/net/tcp.
-func unreadBytes(addr string) map[int]int {
-	_, port, _ := net.SplitHostPort(addr)
-	number, _ := strconv.Atoi(port)
-	text, _ := os.ReadFile("/proc/thread-self/net/tcp")
-	out := map[int]int{}
-	for line := range strings.Lines(string(text)) {
-		var slot, localIP, localPort, peerIP, peerPort, state, tx, rx int
-		n, _ := fmt.Sscanf(line, "%d: %x:%x %x:%x %x %x:%x", &slot, &localIP, &localPort, &peerIP, &peerPort, &state, &tx, &rx)
-		if n == 8 && localPort == number && peerPort != 0 {
-			out[peerPort] = rx
-		}
-	}
-	return out
 }
 
 // write writes the next n lines, and books what was taken.

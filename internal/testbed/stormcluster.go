@@ -204,7 +204,11 @@ func (c *cluster) part(i int, hears, says bool) {
 // whoConnects returns which member made the connection; -1: another process.
 // Their clients don't all tell, so that the kernel is asked whose the socket is.
 func (c *cluster) whoConnects(conn net.Conn) int {
-	socket := "socket:[" + inodeOf(conn.RemoteAddr().(*net.TCPAddr)) + "]"
+	theirs, err := askOfSocket(conn.RemoteAddr(), conn.LocalAddr())
+	if err != nil {
+		return -1 // it has closed it
+	}
+	socket := fmt.Sprintf("socket:[%d]", theirs.inode)
 	for i, n := range c.nodes {
 		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", n.pid.Load()))
 		for _, file := range files {
@@ -214,27 +218,6 @@ func (c *cluster) whoConnects(conn net.Conn) int {
 		}
 	}
 	return -1
-}
-
-// inodeOf returns the inode of the socket that is bound to addr: a column of
-// /proc/net/tcp.
-func inodeOf(addr *net.TCPAddr) string {
-	text, _ := os.ReadFile("/proc/thread-self/net/tcp")
-	port := fmt.Sprintf(":%04X", addr.Port)
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) > 9 && strings.HasSuffix(f[1], port) && f[3] == "01" && f[9] != "0" && hexIP(addr.IP) == strings.TrimSuffix(f[1], port) {
-			return f[9]
-		}
-	}
-	return "none"
-}
-
-// hexIP returns an IPv4 address as /proc/net/tcp writes it on little-endian
-// machines.
-func hexIP(ip net.IP) string {
-	b := ip.To4()
-	return fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
 }
 
 // A loopbacks is 127.a.b.*, a network on this machine that is a test's own, so
