@@ -180,6 +180,7 @@ func TestDestinations(t *testing.T) {
 	for i := range 100 {
 		write(t, conn, numbered("host.n%d 1 1700000000", i*1000, i*1000+1000))
 		up.next(1000)
+		eventually(t, "the disk keeps up", func() bool { return p.carbon.accounts()[1].kept.QueueBytes <= 1<<20 })
 	}
 	of := func(name string) Books {
 		for _, d := range p.Status().Destinations {
