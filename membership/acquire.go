@@ -244,6 +244,10 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 
 // hold makes held the current claim.
 func (h *Holder) hold(held *tenancy) {
+	if own := h.own; own != nil && own.here && own.Lease != 0 && own.Lease != held.lease {
+		// A request of its time may come late, and must claim nothing under it.
+		h.records.add(job{name: held.name, do: func(ctx context.Context) error { return h.store.revoke(ctx, own.Lease) }})
+	}
 	h.own = nil
 	if h.waited {
 		h.waited = false

@@ -325,6 +325,11 @@ func TestRenewalsNeverComplete(t *testing.T) {
 		if got := r.Stats().Claims; got != 2 {
 			t.Errorf("claims: got %d, want 2", got)
 		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.leases[int64(old.lease)] != nil {
+			t.Error("the lease of the claim before is there still: a late request may claim under it")
+		}
 	})
 }
 
