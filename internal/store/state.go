@@ -113,13 +113,12 @@ func (f *stateFile) load() (newest state, err error) {
 		}
 		if isDamage(readErr) || errors.Is(readErr, statedir.ErrTooLong) {
 			err = errors.Join(err, fmt.Errorf("%w: %w", errNoState, readErr))
-			readErr = f.dir.Rename(stateName(i), stateName(i)+".bad")
+			if readErr = f.dir.Rename(stateName(i), stateName(i)+".bad"); readErr == nil {
+				continue
+			}
 		}
 		if readErr != nil {
 			return state{}, fmt.Errorf("read the store's state: %w", readErr)
-		}
-		if b == nil {
-			continue
 		}
 		st, decodeErr := decodeState(b)
 		if errors.Is(decodeErr, records.ErrLater) {
