@@ -743,6 +743,14 @@ func TestRoomForConnections(t *testing.T) {
 		if len(c.open) > maxConnections {
 			t.Errorf("%d are open", len(c.open))
 		}
+		idle := http.StateIdle
+		for conn := range c.open {
+			c.note(conn, idle)
+			idle = http.StateActive // the others
+		}
+		if now := time.Now(); c.admit(open()) || time.Since(now) > 0 {
+			t.Error("one waits where another has only just come")
+		}
 		time.Sleep(idleGrace)
 		if !c.admit(open()) {
 			t.Error("no room where one is idle")

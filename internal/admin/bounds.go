@@ -20,8 +20,9 @@ const (
 	requestWait    = 2 * time.Second // for its turn
 
 	// Where there are too many connections, the one that has said nothing for longest makes
-	// room, or else one that has been at its request for long; a new one waits for that, and
-	// those behind it in the kernel's backlog.
+	// room, or else one that has been at its request for long. While all are at theirs, a new
+	// one waits for that, and those behind it in the kernel's backlog; a flood of connections
+	// that say nothing would fill that.
 	idleGrace = 10 * time.Millisecond
 	busyGrace = 2 * time.Second
 	roomWait  = 250 * time.Millisecond
@@ -39,10 +40,10 @@ type connection struct {
 	since time.Time
 }
 
-// admit waits until there is room for conn, and says whether there is.
+// admit says whether there is room for conn; while all are busy, it waits for that.
 func (c *connections) admit(conn net.Conn) bool {
 	for until := time.Now().Add(roomWait); !c.enter(conn, time.Now()); {
-		if time.Now().After(until) {
+		if !c.allBusy() || time.Now().After(until) {
 			return false
 		}
 		select {
@@ -60,6 +61,17 @@ func (c *connections) enter(conn net.Conn, now time.Time) bool {
 		return false
 	}
 	c.open[conn] = connection{true, now}
+	return true
+}
+
+func (c *connections) allBusy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, state := range c.open {
+		if state.idle {
+			return false
+		}
+	}
 	return true
 }
 
