@@ -150,7 +150,7 @@ func (a *Aggregator) Take(n int) (more bool) {
 // at all does not make it older.
 func (a *Aggregator) isExpired(s *series) bool {
 	expire := int64(a.cfg.Expire / time.Second)
-	return expire > 0 && (a.sealed.Seq-s.seq)*a.sealed.Interval >= expire
+	return expire > 0 && int64(a.sealed.Seq-s.seq)*a.sealed.Interval >= expire
 }
 
 // Flushed ends the flush: the slot's lines have left, and none of its points is made

@@ -102,7 +102,9 @@ func TestLines(t *testing.T) {
 		{"a:x|s:y|s:x|s", "N.a.count=2"},
 		{"a:1|x", "no_point"}, {"a:1|", "no_point"}, {"_e{1,1}:a|b", "N._e11=?"},
 		{"a:x|c", "bad_value"}, {"a:1e999|c", "bad_value"}, {"a:inf|g", "bad_value"}, {"a:-1|ms", "bad_value"},
-		{"a:1|c|x", "bad_value"}, {"a:1_0|c", "bad_value"},
+		{"a:1|c|x", "bad_value"}, {"a:1|c||@0.5", "bad_value"}, {"a:1|c|x|@0.5", "bad_value"}, {"a:1_0|c", "bad_value"}, {"a:0x1_0|c", "bad_value"},
+		{"a:0x200000000000011|g", "N.a=144115188075855900"},
+		{"a:0B11|g:+.5|g", "N.a=3.5"},
 		{strings.Repeat("n", 251) + ":1|c", "bad_path"},
 		{"constructor:1|c", "N.constructor.count=1 N.constructor.rate=0.1"},
 	} {

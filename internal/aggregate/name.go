@@ -38,7 +38,7 @@ type canonicalizer struct {
 }
 
 // of returns the name of a series, valid until the next call. dog are DogStatsD's tags,
-// without "#".
+// without "#". That of a name is the same.
 func (c *canonicalizer) of(raw, dog []byte) []byte {
 	path, own, _ := bytes.Cut(raw, semicolon)
 	c.name = appendPath(c.name[:0], path)
@@ -46,22 +46,6 @@ func (c *canonicalizer) of(raw, dog []byte) []byte {
 		c.addTags(own, dog)
 	}
 	return c.name
-}
-
-// isCanonical says whether a name is as Graphite stores it, surely.
-func isCanonical(name []byte) bool {
-	node := 0
-	for _, c := range name {
-		if isPlain[c] {
-			node++
-			continue
-		}
-		if c != '.' || node == 0 || node > maxNode {
-			return false
-		}
-		node = 0
-	}
-	return node > 0 && node <= maxNode && len(name) <= maxNodes
 }
 
 // isStorable says whether carbon can have a file for what a layout makes of name.

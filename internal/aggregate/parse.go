@@ -3,7 +3,9 @@ package aggregate
 import (
 	"bytes"
 	"math"
+	"math/big"
 	"strconv"
+	"strings"
 	"unicode"
 	"unsafe"
 )
@@ -76,7 +78,7 @@ func nextMetric(in []byte) (m metric, rest []byte) {
 		case isDogStatsD(f):
 		case len(f) > 1 && f[0] == '@' && !rated:
 			rate, ok := number(f[1:])
-			m.weight, m.sound, rated = 1/rate, ok && rate > 0, true
+			m.weight, m.sound, rated = 1/rate, m.sound && ok && rate > 0, true
 		case i == 0: // where statsd wants a rate; what stands behind one, it passes over
 			m.sound = false
 		}
@@ -131,10 +133,10 @@ func Check(line []byte, tags Tags) Reason {
 			return BadPath
 		}
 	}
-	switch {
-	case len(path) == 0 || path[0] != mark:
+	if len(path) == 0 || path[0] != mark {
 		return NoPoint
-	case isCount(metrics):
+	}
+	if _, k, n := plainMetric(metrics); k != noKind && n == len(metrics) {
 		return Counted
 	}
 	result := NoPoint
@@ -147,14 +149,27 @@ func Check(line []byte, tags Tags) Reason {
 	return result
 }
 
-// isCount says whether metrics are as most are: "12|c".
-func isCount(metrics []byte) bool {
-	for i, c := range metrics {
-		if c -= '0'; c > 9 {
-			return 0 < i && i < 16 && string(metrics[i:]) == "|c"
-		}
+// plainMetric reads a metric as most are, "12|c" or "0.5|ms", at the start of b: n is how
+// long it is. kind is noKind where it is none of them.
+func plainMetric(b []byte) (v float64, k kind, n int) {
+	v, n = decimal(b)
+	if n == 0 || n+1 >= len(b) || b[n] != '|' {
+		return 0, noKind, 0
 	}
-	return false
+	switch n += 2; b[n-1] {
+	case 'c':
+		return v, counterKind, n
+	case 'g':
+		return v, gaugeKind, n
+	case 'h', 'd':
+		return v, timerKind, n
+	case 'm':
+		if n < len(b) && b[n] == 's' {
+			return v, timerKind, n + 1
+		}
+		return v, counterKind, n
+	}
+	return 0, noKind, 0
 }
 
 // read reads one of its values; why is Counted if that is sound. A set's is any text,
@@ -228,18 +243,11 @@ func isScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || 
 // number reads b as JavaScript's Number does; ok is false where that is no finite
 // number, or b is empty.
 func number(b []byte) (v float64, ok bool) {
-	if n := len(b); n > 0 && n < 16 { // most are whole, and exact so
-		whole := 0.0
-		for i, c := range b {
-			if c -= '0'; c > 9 {
-				break
-			}
-			if whole = whole*10 + float64(c); i == n-1 {
-				return whole, true
-			}
-		}
-	} else if n == 0 {
+	if len(b) == 0 {
 		return 0, false
+	}
+	if v, n := decimal(b); n == len(b) {
+		return v, true
 	}
 	b = trim(b)
 	if len(b) == 0 {
@@ -258,21 +266,41 @@ func number(b []byte) (v float64, ok bool) {
 	return v, err == nil && !math.IsInf(v, 0)
 }
 
+// decimal reads the number that b begins with, where that is as most are: digits, maybe a
+// dot among them, 15 bytes in all. n is how long it is; 0 where it is another. What it
+// divides is exact twice, and so the result is rounded once, as all others.
+func decimal(b []byte) (v float64, n int) {
+	var digits, scale uint64
+	for ; n < len(b); n++ {
+		if c := b[n] - '0'; c <= 9 {
+			digits, scale = digits*10+uint64(c), scale*10
+		} else if b[n] == '.' && scale == 0 {
+			scale = 1
+		} else {
+			break
+		}
+	}
+	switch {
+	case n > 15 || scale == 1:
+		return 0, 0
+	case scale > 1:
+		return float64(digits) / float64(scale), n
+	}
+	return float64(digits), n
+}
+
 // radix reads 0x1f, 0o17 and 0b11.
 func radix(s string) (v float64, ok bool) {
-	base := map[byte]float64{'x': 16, 'o': 8, 'b': 2}[s[1]|0x20]
-	if base == 0 {
-		f, err := strconv.ParseFloat(s, 64) // 0e5
-		return f, err == nil && s[1]|0x20 == 'e'
+	if s[1]|0x20 == 'e' { // 0e5
+		v, err := strconv.ParseFloat(s, 64)
+		return v, err == nil
 	}
-	for _, c := range []byte(s[2:]) {
-		d, err := strconv.ParseUint(string(c), 16, 8)
-		if err != nil || float64(d) >= base {
-			return 0, false
-		}
-		v = v*base + float64(d)
+	whole, ok := new(big.Int).SetString(s, 0)
+	if !ok || strings.Contains(s, "_") {
+		return 0, false
 	}
-	return v, !math.IsInf(v, 0)
+	v, _ = whole.Float64()
+	return v, isFinite(v)
 }
 
 // appendNumber writes v as JavaScript's String does.

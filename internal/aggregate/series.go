@@ -5,11 +5,13 @@ import "bytes"
 // A series is what is kept of one name and kind. What came in the slot of seq, the last
 // in which anything came, is cur. Where that is the open one, old is that of the slot
 // before, until its points have left.
+//
+// It is as large as a cache line.
 type series struct {
 	name     string
 	kind     kind
 	ahead    bool // of the lines that are counted once more: see state.go
-	seq      int64
+	seq      int32
 	cur, old float64 // a counter's sum, a gauge's value
 	timer    *timer  // of a timer
 	set      *set    // of a set
@@ -19,7 +21,7 @@ type series struct {
 type set struct{ cur, old map[string]struct{} }
 
 // touch makes cur that of the open slot, in which something comes.
-func (s *series) touch(seq int64) {
+func (s *series) touch(seq int32) {
 	if s.seq != seq {
 		s.shift()
 		s.seq = seq
@@ -84,9 +86,11 @@ func (r *room) give(n int64) { r.used -= n }
 
 // A pending line is one whose series is being fetched from memory.
 type pending struct {
-	line, name, metrics []byte // name: nil where it is not as Graphite stores it
-	hash                uint64
-	s                   *series // that may be its
+	path, metrics []byte // path: behind the mark
+	hash          uint64 // of path
+	value         float64
+	kind          kind    // of the value, which is all that there is; else noKind
+	s             *series // that may be its
 }
 
 // lookahead is how many lines wait for memory at once.
@@ -94,13 +98,11 @@ const lookahead = 32
 
 // add counts lines, each with its end, in the slot of seq. It returns how many were
 // counted.
-func (x *sums) add(lines []byte, seq int64) (counted int) {
+func (x *sums) add(lines []byte, seq int32) (counted int) {
 	for len(lines) > 0 {
 		n := 0
 		for ; n < lookahead && len(lines) > 0; n++ {
-			var line []byte
-			line, lines, _ = bytes.Cut(lines, newline)
-			x.ahead[n] = x.read(line)
+			lines = x.read(lines, &x.ahead[n])
 		}
 		x.fetch(x.ahead[:n])
 		for i := range x.ahead[:n] {
@@ -112,14 +114,18 @@ func (x *sums) add(lines []byte, seq int64) (counted int) {
 	return counted
 }
 
-// read cuts a line.
-func (x *sums) read(line []byte) pending {
-	path, metrics, _ := bytes.Cut(line, colon)
-	p := pending{line: line, metrics: metrics}
-	if name := ownPath(path); isCanonical(name) {
-		p.name, p.hash = name, x.table.hash(name)
+// read cuts the first line off.
+func (x *sums) read(lines []byte, p *pending) (rest []byte) {
+	path, metrics, _ := bytes.Cut(lines, colon)
+	p.path = ownPath(path)
+	p.hash = x.table.hash(p.path)
+	var n int
+	if p.value, p.kind, n = plainMetric(metrics); n < len(metrics) && metrics[n] == '\n' && p.kind != noKind {
+		return metrics[n+1:]
 	}
-	return p
+	p.kind = noKind
+	p.metrics, rest, _ = bytes.Cut(metrics, newline)
+	return rest
 }
 
 // fetch has the processor fetch what addLine will look at, for all lines at once: no step
@@ -136,52 +142,67 @@ func (x *sums) fetch(lines []pending) {
 }
 
 // addLine counts one line: it is counted if one of its metrics is.
-func (x *sums) addLine(p *pending, seq int64) (counted bool) {
-	name, hash := p.name, p.hash
-	if tags := tagsOf(p.metrics); name == nil || len(tags) > 0 {
-		path, _, _ := bytes.Cut(p.line, colon)
-		name = x.names.of(ownPath(path), tags)
-		hash = x.table.hash(name)
+func (x *sums) addLine(p *pending, seq int32) (counted bool) {
+	if p.kind != noKind {
+		return x.addValue(p, p.kind, nil, p.value, 1, seq)
+	}
+	if tags := tagsOf(p.metrics); len(tags) > 0 {
+		p.path = x.names.of(p.path, tags)
+		p.hash = x.table.hash(p.path)
 	}
 	w := walk{rest: p.metrics}
 	for text, ok := w.next(); ok; text, ok = w.next() {
 		if v, why := w.m.read(text); why == Counted {
-			counted = x.addValue(name, hash, &w.m, text, v, seq) || counted
+			counted = x.addValue(p, w.m.kind, text, v, w.m.weight, seq) || counted
 		}
 	}
 	return counted
 }
 
 // addValue counts one value, if there is room.
-func (x *sums) addValue(name []byte, hash uint64, m *metric, text []byte, v float64, seq int64) bool {
-	s := x.table.find(name, m.kind, hash)
-	if s == nil {
-		if s = x.newSeries(name, m.kind, hash, seq); s == nil {
-			return false
-		}
-	}
-	if s.ahead {
+func (x *sums) addValue(p *pending, k kind, text []byte, v, weight float64, seq int32) bool {
+	s := x.seriesOf(p, k, seq)
+	switch {
+	case s == nil:
+		return false
+	case s.ahead:
 		return true
 	}
 	s.touch(seq)
-	switch m.kind {
+	switch k {
 	case counterKind:
-		s.cur += float64(v * m.weight) // rounded, on every machine
+		s.cur += float64(v * weight) // rounded, on every machine
 	case gaugeKind:
-		if text[0] == '+' || text[0] == '-' {
+		if len(text) > 0 && (text[0] == '+' || text[0] == '-') {
 			v += s.cur // to statsd, what is not there is 0
 		}
 		s.cur = v
 	case timerKind:
-		return x.sample(&s.timer.cur, v, m.weight)
+		return x.sample(&s.timer.cur, v, weight)
 	case setKind:
 		return x.member(s.set, text)
 	}
 	return true
 }
 
+// seriesOf returns the series of a path, nil where there is no room for it. Most are
+// spelled as Graphite stores them.
+func (x *sums) seriesOf(p *pending, k kind, seq int32) *series {
+	if !x.names.dropTags || bytes.IndexByte(p.path, ';') < 0 {
+		if s := x.table.find(p.path, k, p.hash); s != nil {
+			return s
+		}
+	}
+	name := x.names.of(p.path, nil)
+	hash := x.table.hash(name)
+	if s := x.table.find(name, k, hash); s != nil {
+		return s
+	}
+	return x.newSeries(name, k, hash, seq)
+}
+
 // newSeries returns a series that is put into the table, nil where there is no room.
-func (x *sums) newSeries(name []byte, k kind, hash uint64, seq int64) *series {
+func (x *sums) newSeries(name []byte, k kind, hash uint64, seq int32) *series {
 	if !x.memory.take(costOf(len(name), k)) {
 		return nil
 	}
@@ -232,7 +253,7 @@ func (x *sums) member(s *set, text []byte) bool {
 }
 
 // take takes what a series has in the slot before that of seq, which is open.
-func (x *sums) take(s *series, seq int64) taken {
+func (x *sums) take(s *series, seq int32) taken {
 	if s.seq != seq {
 		s.shift()
 	}

@@ -7,7 +7,7 @@ import (
 
 // A Slot is the time that a point stands for.
 type Slot struct {
-	Seq      int64  // counts slots
+	Seq      int32  // counts slots
 	Start    int64  // Unix seconds: the timestamp of its points
 	Interval int64  // seconds
 	Tenure   string // what the name is held under when it begins; "": none is

@@ -273,12 +273,12 @@ func (a *Aggregator) checkpoint() {
 }
 
 // record appends a series with what it has to the base.
-func (j *journal) record(s *series, seq int64, value float64, values *samples, members map[string]struct{}) {
+func (j *journal) record(s *series, seq int32, value float64, values *samples, members map[string]struct{}) {
 	if j.base == nil {
 		return
 	}
 	j.buf = append(binary.AppendUvarint(j.buf, uint64(len(s.name))+1), s.name...)
-	j.buf = binary.AppendVarint(append(j.buf, byte(s.kind)), seq)
+	j.buf = binary.AppendVarint(append(j.buf, byte(s.kind)), int64(seq))
 	switch s.kind {
 	case timerKind:
 		j.buf = values.encode(j.buf)
@@ -440,7 +440,7 @@ func (a *Aggregator) load(base []byte) (err error) {
 	r := reader{records}
 	for length := r.uvarint(); length > 0; length = r.uvarint() {
 		name := r.bytes(length - 1)
-		s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name), r.varint())
+		s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name), int32(r.varint()))
 		s.ahead = h.Parts
 		if err := a.loadValues(&r, s); err != nil {
 			return err

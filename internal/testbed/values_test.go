@@ -57,17 +57,17 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 	ours.SetNamed(true, now)
 	rules := line.Rules{From: "host", To: "{name}", Unmatched: line.DropUnmatched, Points: true}
 	rewriter := rules.Rewriter(line.StatsD, "")
-	conn, err := net.Dial("tcp", statsd.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	tcp, udp := statsd.dial(t, "tcp"), statsd.dial(t, "udp")
 	statsd.flush(t) // a slot begins
 	for round := range *valuesRounds {
 		var input []byte
 		sent := 0
-		for range 4000 {
-			text := randomMetric(r)
+		for i := range 4000 {
+			if i == 200 { // by TCP statsd reads ASCII
+				statsd.send(t, udp, input)
+				input = nil
+			}
+			text := randomMetric(r, i < 200)
 			out, result := rewriter.Append(nil, []byte(text), 0)
 			if result != line.Rewritten {
 				continue // statsd might end by it
@@ -78,9 +78,7 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 			input = append(append(input, text...), '\n')
 			sent++
 		}
-		if _, err := conn.Write(input); err != nil {
-			t.Fatal(err)
-		}
+		statsd.send(t, tcp, input)
 		theirs := statsd.flush(t)
 		if got := theirs[statsd.received]; got != fmt.Sprint(sent) {
 			t.Fatalf("statsd has counted %s lines of %d in one slot: the machine is too slow", got, sent)
@@ -146,12 +144,17 @@ func pointsOf(text string) map[string]string {
 	return all
 }
 
-// randomMetric returns a line of StatsD.
-func randomMetric(r *rand.Rand) string {
+// randomMetric returns a line of StatsD, of ASCII or of more than that.
+func randomMetric(r *rand.Rand, wide bool) string {
 	pick := func(from ...string) string { return from[r.IntN(len(from))] }
 	types := []string{"c", "g", "ms", "s", "m", "c", "ms", " c", "g ", "ms "}
+	names := []string{"a", "b", "c.d", "e f", "g/h", "i..j", "k!l", "m-n_o", "p;q=1", "r;t=2;s=1", "constructors", "A.B=", "u|v", "w\tx"}
+	if wide {
+		types = []string{"c", "g", "ms", "s", "c\ufeff", "\u3000ms", "g\u00a0"}
+		names = []string{"aa\u00e9", "bb\u00a0b", "\u3000cc", "dd\ufeffd", "ee\u0085e", "ff\xfff", "gg\u2028 g", "hh\u180eh", "ii\U0001f600i"}
+	}
 	kind := r.IntN(len(types))
-	name := "host." + pick("a", "b", "c.d", "e f", "g/h", "i..j", "k!l", "m-n_o", "p;q=1", "r;t=2;s=1", "constructors")
+	name := "host." + pick(names...)
 	name += fmt.Sprint(kind) // else a type may have points of another's name
 	if r.IntN(8) == 0 {
 		name += fmt.Sprint(r.IntN(40))
@@ -166,7 +169,7 @@ func randomMetric(r *rand.Rand) string {
 			metrics += "|@" + pick("0.1", "0.5", "1", "0.333", ".25", "1.", "0.01", "2", "00.5", "1.0000001")
 			metrics += pick("", "", "", "", "|@0.5", "|x", "|")
 		} else if r.IntN(30) == 0 {
-			metrics += pick("|x", "|", "|1")
+			metrics += pick("|x", "|", "|1", "||@0.5", "|x|@0.1")
 		}
 	}
 	if r.IntN(6) == 0 {
@@ -182,7 +185,7 @@ func randomValue(r *rand.Rand) string {
 	sign := []string{"", "", "", "+", "-"}[r.IntN(5)]
 	switch r.IntN(12) {
 	case 0:
-		return []string{"0x1f", "0b101", "0o17", "1e3", "1E-3", "5.", ".5", " 7", "8 ", "1e-7", "1e21", "1e300", "123456789012345678901234", "0", "-0", "00012", "9007199254740993", "abc", "", " ", "-", "+-1", "1_0", "0x", "0xg", "-0x10", "1,5", "Infinities"}[r.IntN(28)]
+		return []string{"0x1f", "0b101", "0o17", "1e3", "1E-3", "5.", ".5", " 7", "8 ", "1e-7", "1e21", "1e300", "123456789012345678901234", "0", "-0", "00012", "9007199254740993", "abc", "", " ", "-", "+-1", "1_0", "0x", "0xg", "-0x10", "1,5", "Infinities", "0x200000000000011", "0B11", "0O7", "+.5", "1.e2", ".", "1e-400", "0.1e1", "999999999999.99", "99999999999999.9", "0x1_0", "\t3"}[r.IntN(40)]
 	case 1, 2:
 		return sign + fmt.Sprint(r.NormFloat64())
 	case 3:
@@ -225,9 +228,9 @@ func startValuesStatsD(t *testing.T, layout aggregate.Layout, percentiles []floa
 	port, console := FreePort(t), FreePort(t)
 	config := filepath.Join(t.TempDir(), "config.js")
 	text := fmt.Sprintf(`{
-  server: "./servers/tcp", address: "127.0.0.1", port: %d, mgmt_address: "127.0.0.1", mgmt_port: %d,
-  backends: ["./backends/graphite"], graphiteHost: "127.0.0.1", graphitePort: %d,
-  graphite: {%s}, flushInterval: %d, percentThreshold: [%s],
+  servers: [{server: "./servers/tcp", address: "127.0.0.1", port: %[1]d}, {server: "./servers/udp", address: "127.0.0.1", port: %[1]d}], mgmt_address: "127.0.0.1", mgmt_port: %[2]d,
+  backends: ["./backends/graphite"], graphiteHost: "127.0.0.1", graphitePort: %[3]d,
+  graphite: {%[4]s}, flushInterval: %[5]d, percentThreshold: [%[6]s],
 }
 `, port, console, carbon.Addr().(*net.TCPAddr).Port, names, 1000*valuesInterval, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(percentiles)), ","), "[]"))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
@@ -238,6 +241,24 @@ func startValuesStatsD(t *testing.T, layout aggregate.Layout, percentiles []floa
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	awaitListening(t, Start(t, cmd), addr)
 	return &valuesStatsD{addr, received, carbon}
+}
+
+func (s *valuesStatsD) dial(t *testing.T, network string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial(network, s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// send sends lines in one piece.
+func (s *valuesStatsD) send(t *testing.T, conn net.Conn, lines []byte) {
+	t.Helper()
+	if _, err := conn.Write(lines); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // flush waits for the next flush.
