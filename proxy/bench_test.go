@@ -45,20 +45,22 @@ func newTestQueue(p line.Protocol, limit int) queue {
 	return q
 }
 
-// A path is one of the two ways through ingest and queue.
+// A path is one of the ways through ingest and queue.
 type path struct {
-	name   string
-	proto  line.Protocol
-	data   []byte
-	stream bool
+	name    string
+	proto   line.Protocol
+	data    []byte
+	stream  bool
+	counted bool
 }
 
 func paths() []path {
 	statsd := strings.TrimSuffix(numbered("host.api.requests.get.%d:1|c", 100, 128), "\n")
 	carbon := numbered("host.cpu.user.core%d 3.4 1700000000", 0, 1700)
 	return []path{
-		{"statsd-datagram", line.StatsD, []byte(statsd), false},
-		{"carbon-block", line.Carbon, []byte(carbon[:min(len(carbon), 64<<10)]), true},
+		{name: "statsd-datagram", proto: line.StatsD, data: []byte(statsd)},
+		{name: "statsd-counted", proto: line.StatsD, data: []byte(statsd), counted: true},
+		{name: "carbon-block", proto: line.Carbon, data: []byte(carbon[:min(len(carbon), 64<<10)]), stream: true},
 	}
 }
 
@@ -75,6 +77,20 @@ func (p path) run(in *ingest, n *naming, q queue) {
 }
 
 func (p path) parts() (*ingest, *naming, queue) {
+	if p.counted {
+		cfg := testConfig(Upstream{Network: "carbon"}, Upstream{Network: "stdout"})
+		cfg.Rewrite.Unmatched = line.DropUnmatched
+		proxy, err := New(cfg, holding("Denali"), Options{})
+		if err != nil {
+			panic(err)
+		}
+		proxy.carbon = newTestQueue(line.Carbon, 1<<20).(*carbonQueue)
+		q := newPointQueue(proxy)
+		if err := q.open(cfg, nil); err != nil {
+			panic(err)
+		}
+		return newIngest(p.proto, q, &badLines{}), proxy.naming, q
+	}
 	n := newNaming(holding("Denali"), line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}})
 	return newIngest(p.proto, allPass{}, &badLines{}), n, newTestQueue(p.proto, 1<<20)
 }

@@ -40,7 +40,7 @@ type canonicalizer struct {
 // of returns the name of a series, valid until the next call. dog are DogStatsD's tags,
 // without "#". That of a name is the same.
 func (c *canonicalizer) of(raw, dog []byte) []byte {
-	path, own, _ := bytes.Cut(raw, semicolon)
+	path, own := cut(raw, ';')
 	c.name = appendPath(c.name[:0], path)
 	if !c.dropTags {
 		c.addTags(own, dog)
@@ -114,7 +114,7 @@ func (c *canonicalizer) addTags(own, dog []byte) {
 	c.tags = append(c.tags[:0], own...)
 	for len(dog) > 0 {
 		var one []byte
-		one, dog, _ = bytes.Cut(dog, comma)
+		one, dog = cut(dog, ',')
 		begin := len(c.tags) + 1
 		c.tags = append(append(c.tags, ';'), one...)
 		replaceFirst(c.tags[begin:], ';', '_')
@@ -122,7 +122,7 @@ func (c *canonicalizer) addTags(own, dog []byte) {
 	}
 	c.text, c.spans = appendClean(c.text[:0], c.tags), c.spans[:0]
 	for from := 0; from < len(c.text); {
-		one, _, _ := bytes.Cut(c.text[from:], semicolon)
+		one, _ := cut(c.text[from:], ';')
 		to := from + len(one)
 		if eq := from + bytes.IndexByte(one, '='); from < eq && eq+1 < to && string(c.text[from:eq]) != "name" {
 			c.spans = append(c.spans, span{from, eq, to})

@@ -116,7 +116,7 @@ func (x *sums) add(lines []byte, seq int32) (counted int) {
 
 // read cuts the first line off.
 func (x *sums) read(lines []byte, p *pending) (rest []byte) {
-	path, metrics, _ := bytes.Cut(lines, colon)
+	path, metrics := cut(lines, ':')
 	p.path = ownPath(path)
 	p.hash = x.table.hash(p.path)
 	var n int
@@ -124,7 +124,7 @@ func (x *sums) read(lines []byte, p *pending) (rest []byte) {
 		return metrics[n+1:]
 	}
 	p.kind = noKind
-	p.metrics, rest, _ = bytes.Cut(metrics, newline)
+	p.metrics, rest = cut(metrics, '\n')
 	return rest
 }
 

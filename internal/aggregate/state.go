@@ -379,7 +379,7 @@ func (a *Aggregator) replay(lines []byte) {
 	for len(lines) > 0 {
 		if lines[0] == note {
 			var text []byte
-			text, lines, _ = bytes.Cut(lines, newline)
+			text, lines = cut(lines, '\n')
 			a.heed(text[1:])
 		}
 		end := bytes.IndexByte(lines, note)
@@ -426,7 +426,7 @@ func (a *Aggregator) load(base []byte) (err error) {
 	if n < 0 || crc32.ChecksumIEEE(base[:n]) != binary.LittleEndian.Uint32(base[n:]) {
 		return errDamaged
 	}
-	head, records, _ := bytes.Cut(base[:n], newline)
+	head, records := cut(base[:n], '\n')
 	var h header
 	if err := json.Unmarshal(head, &h); err != nil {
 		return err
