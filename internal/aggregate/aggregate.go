@@ -47,7 +47,8 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	}
 	if fresh {
 		a.begin(now.Unix())
-	} else if a.open.Tenure == "" {
+	} else if a.open.Tenure == "" || a.HasBegun(now) && !a.HasBegun(a.journal.found) {
+		a.open.Tenure = "" // when the slot began, the process was gone, and maybe the name
 		a.move(now.Unix())
 		a.journal.note(a.header())
 	}

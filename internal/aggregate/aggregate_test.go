@@ -349,7 +349,7 @@ func TestAllocations(t *testing.T) {
 // A hostile client costs others nothing: what was there goes on.
 func TestBounds(t *testing.T) {
 	cfg := tenth()
-	cfg.Memory = 1 << 20
+	cfg.Memory, cfg.Percentiles = 1<<20, []float64{90, 99.9, -10}
 	a := open(t, cfg, at(0))
 	a.SetNamed(true, at(0))
 	put(a, "known:1|c", "t:1|ms")
@@ -363,8 +363,9 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%d bytes are taken, %d lines were refused", s.Bytes, full)
 	}
 	put(a, "known:1|c")
-	for i := range 100_000 {
-		put(a, fmt.Sprintf("t:%d|ms", i+1))
+	const samples = 1_000_000
+	for i := range samples - 1 {
+		put(a, fmt.Sprintf("t:%d|ms", i+2))
 	}
 	a.Seal(at(10))
 	got := map[string]float64{}
@@ -372,11 +373,17 @@ func TestBounds(t *testing.T) {
 		f := strings.Fields(p)
 		got[f[0]], _ = strconv.ParseFloat(f[1], 64)
 	}
-	if got["N.known.count"] != 2 || got["N.t.count"] != 100_001 || got["N.t.upper"] != 100_000 || got["N.t.lower"] != 1 || got["N.t.sum"] != 5000050001 {
-		t.Errorf("what is exact is not: %v %v %v %v", got["N.known.count"], got["N.t.count"], got["N.t.upper"], got["N.t.sum"])
+	for name, want := range map[string]float64{"known.count": 2, "t.count": samples, "t.upper": samples, "t.lower": 1, "t.sum": samples * (samples + 1) / 2} {
+		if got["N."+name] != want {
+			t.Errorf("%s is %v, not %v exactly", name, got["N."+name], want)
+		}
 	}
-	if m := got["N.t.median"]; math.Abs(m-50_000) > 501 {
-		t.Errorf("median %v is not within 1 %%", m)
+	for name, want := range map[string]float64{
+		"median": 0.5, "upper_90": 0.9, "upper_99_9": 0.999, "lower_top10": 0.9, "mean": 0.5, "mean_90": 0.45, "mean_top10": 0.95, "std": 0.2887, "count_90": 0.9,
+	} {
+		if v := got["N.t."+name] / samples; math.Abs(v-want) > want/100 {
+			t.Errorf("%s is %v of the greatest, not within 1 %% of %v", name, v, want)
+		}
 	}
 	if s := a.Stats(); s.Sketched != 1 {
 		t.Errorf("%d timers went on in a sketch, want 1", s.Sketched)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -64,9 +65,10 @@ func (a *Aggregator) header() header { return header{Format: format, Slot: a.ope
 type journal struct {
 	dir        string
 	generation uint64
-	lines      *os.File // lines-generation
-	size       int64    // of lines
-	err        error    // the first since a base was written
+	lines      *os.File  // lines-generation
+	size       int64     // of lines
+	found      time.Time // when an earlier process wrote its last
+	err        error     // the first since a base was written
 
 	base        *os.File // beside, while it is written
 	parts       bool     // it is one in the middle of a slot
@@ -360,6 +362,9 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 		}
 		if err != nil {
 			return err
+		}
+		if info, err := os.Stat(path); err == nil {
+			j.found = info.ModTime()
 		}
 		a.replay(whole)
 		j.generation = generation

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -186,6 +187,30 @@ func TestMoved(t *testing.T) {
 	a.Take(10)
 	if got := string(a.Points(nil)); got != want {
 		t.Errorf("got %q, behind %q", got, want)
+	}
+}
+
+// What a killed process counted in the first seconds of its tenure is of no slot of it,
+// if none began before the end: the name may have been another's since. Else it is.
+func TestKilledBeforeSlot(t *testing.T) {
+	for killed, want := range map[float64]string{8: "N.c.count 1 @40", 11: "N.c.count 1 @10"} {
+		dir := t.TempDir()
+		a := open(t, tenth(), at(0), dir)
+		a.Hold(at(2), "first")
+		put(a, "c:1|c")
+		if err := os.Chtimes(pathOf(dir, "lines", a.journal.generation), at(killed), at(killed)); err != nil {
+			t.Fatal(err)
+		}
+		a = open(t, tenth(), at(32), dir)
+		a.Hold(at(35), "second")
+		got := []string{}
+		if a.IsFlushing() {
+			got = points(a)
+		}
+		a.Seal(at(50))
+		if got = append(got, points(a)...); !slices.Contains(got, want) {
+			t.Errorf("killed at %v: got %q, want %q", killed, got, want)
+		}
 	}
 }
 
