@@ -32,7 +32,7 @@ type pointQueue struct {
 	due      time.Time     // when the next part of the sealed slot is to be flushed
 	pace     time.Duration // between two parts
 	closed   bool
-	troubled bool // with the files
+	troubled time.Time // when the files last were in trouble; zero: not of late
 
 	mu    sync.Mutex            // readers wait for it: no points are made meanwhile
 	sums  *aggregate.Aggregator // with open, it goes on with what there was
@@ -43,6 +43,9 @@ type pointQueue struct {
 
 // flushStep is how many series are flushed at once: readers wait for no more.
 const flushStep = 256
+
+// untroubled is how long files must have worked until that is said.
+const untroubled = time.Minute
 
 func newPointQueue(p *Proxy) *pointQueue {
 	q := &pointQueue{naming: p.naming, carbon: p.carbon, log: p.log, ingest: newIngest(line.Carbon, allPass{}, p.bad), more: make(chan struct{}, 1)}
@@ -110,7 +113,7 @@ func (q *pointQueue) step(now time.Time) (wait time.Duration, closed bool) {
 	q.mu.Lock()
 	err, ends := q.sums.Trouble(), q.sums.Ends()
 	q.mu.Unlock()
-	q.tell(err)
+	q.tell(err, now)
 	if !q.sums.IsFlushing() {
 		return max(ends.Sub(now), time.Millisecond), false
 	}
@@ -122,15 +125,20 @@ func (q *pointQueue) step(now time.Time) (wait time.Duration, closed bool) {
 	return 0, false
 }
 
-// tell says when the files begin to fail, and when they work again. q.flushing is held.
-func (q *pointQueue) tell(trouble error) {
+// tell says when the files begin to fail, and when they have worked for a while again: on
+// a full disk they may fail in each slot anew. q.flushing is held.
+func (q *pointQueue) tell(trouble error, now time.Time) {
+	was := q.troubled
 	switch {
-	case trouble != nil && !q.troubled:
-		q.log.Error("what is counted would not survive a kill", "err", trouble)
-	case trouble == nil && q.troubled:
+	case trouble != nil:
+		q.troubled = now
+		if was.IsZero() {
+			q.log.Error("what is counted would not survive a kill", "err", trouble)
+		}
+	case !was.IsZero() && now.Sub(was) > untroubled:
+		q.troubled = time.Time{}
 		q.log.Info("what is counted would survive a kill again")
 	}
-	q.troubled = trouble != nil
 }
 
 // isTurned says whether turn has nothing to do. q.mu is held.

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -297,33 +299,23 @@ func TestPointsRefused(t *testing.T) {
 	})
 }
 
-// The flush of many series goes in parts, which are spread over a sixth of the interval:
-// readers never wait for more than one.
-func TestManyPointsAreSpread(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const series = 20_000
-		c := count(t, holding("Denali"))
-		c.flush()
-		c.after(12)
-		for i := range series {
-			c.take(fmt.Sprintf("host.x%d:1|c", i))
-		}
-		c.after(20)
-		begun, parts, left := time.Now(), 0, 0
-		for left < series {
-			wait, _ := c.points.step(time.Now())
-			if n := len(c.leaving()); n > flushStep {
-				t.Fatalf("%d series left at once", n)
-			} else if n > 0 {
-				left, parts = left+n, parts+1
-			}
-			time.Sleep(wait)
-		}
-		took := time.Since(begun)
-		if took < 3*time.Second/2 || took > 2*time.Second || parts < series/flushStep {
-			t.Errorf("%d series left in %d parts, in %v", left, parts, took)
-		}
-	})
+// Files that fail now and again are said to fail once, and to work when they have for a while.
+func TestTrouble(t *testing.T) {
+	var log strings.Builder
+	q := &pointQueue{log: slog.New(slog.NewTextHandler(&log, nil))}
+	now := time.Now()
+	for i, trouble := range []error{nil, io.EOF, nil, io.EOF, nil, nil, nil, nil, nil, nil, nil, nil, io.EOF} {
+		q.tell(trouble, now.Add(time.Duration(10*i)*time.Second))
+	}
+	var said []string
+	for ln := range strings.Lines(log.String()) {
+		_, rest, _ := strings.Cut(ln, "level=")
+		level, _, _ := strings.Cut(rest, " ")
+		said = append(said, level)
+	}
+	if want := []string{"ERROR", "INFO", "ERROR"}; !slices.Equal(said, want) {
+		t.Errorf("got %q, want %q", said, want)
+	}
 }
 
 // A flush is spread by the place of the name in the list.
