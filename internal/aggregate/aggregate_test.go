@@ -146,6 +146,37 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
+// The name of a series is that of itself, so that a line spelled like it needs no more
+// than to be found; nor does what was a series before tags were dropped get lines.
+func TestNames(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	const odd = "ab.;==,/: ~#\xc3\xa9\xa0"
+	text := func() (b []byte) {
+		for range random.IntN(12) {
+			b = append(b, odd[random.IntN(len(odd))])
+		}
+		return b
+	}
+	for range 20_000 {
+		raw, dog := text(), text()
+		var c canonicalizer
+		name := string(c.of(raw, dog))
+		if again := string(c.of([]byte(name), nil)); again != name {
+			t.Fatalf("%q with %q is %q, and that is %q", raw, dog, name, again)
+		}
+	}
+
+	cfg := tenth()
+	a := open(t, cfg, at(0))
+	a.SetNamed(true, at(0))
+	put(a, "a;b=1:1|c")
+	cfg.Tags = DropTags
+	a.Reconfigure(cfg, at(1))
+	put(a, "a;b=1:2|c")
+	a.Seal(at(10))
+	equal(t, points(a), []string{"N.a.count 2 @0", "N.a.count;b=1 1 @0", "N.a.rate 0.2 @0", "N.a.rate;b=1 0.1 @0"})
+}
+
 // What is in the table is found, and nothing else, whatever shares a hash.
 func TestTable(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
