@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.yaml.in/yaml/v4"
@@ -61,6 +63,10 @@ func loadConfig(file string, defaults config) (config, error) {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return config{}, unreadable{hinted{err, "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")}}
+	case strings.HasPrefix(file, "~"):
+		return config{}, unreadable{hinted{err, "a shell replaces ~ at the start of a word alone: --config \"$HOME\"" + quoteShell(file[1:])}}
+	case errors.Is(err, syscall.EISDIR):
+		return config{}, unreadable{hinted{err, "name the file in it: --config " + quoteShell(filepath.Join(file, "config.yaml"))}}
 	case err != nil:
 		return config{}, unreadable{hinted{err, "write that file (config.example.yaml explains every key), or name another one: --config FILE, or $PREFIXPROXY_CONFIG"}}
 	}
@@ -139,12 +145,18 @@ func (c config) sharedSockets() (ps conf.Problems) {
 func (c config) warnings() []string {
 	var ws []string
 	for _, a := range slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon) {
+		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
+			ws = append(ws, a.String()+": the service has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
+		}
 		if !isLocal(a) {
 			ws = append(ws, fmt.Sprintf("%s is not loopback: everybody who reaches it can write metrics under this host's name", a))
 		}
 	}
 	if !c.Admin.Local() {
 		ws = append(ws, fmt.Sprintf("admin.listen %s is not loopback: everybody who reaches it can read names, upstreams and bad lines", c.Admin.Listen))
+	}
+	if !c.Proxy.Forward.StatsD.Aggregates() && !reflect.DeepEqual(c.Proxy.Aggregate, defaultConfig().Proxy.Aggregate) {
+		ws = append(ws, "aggregate has no effect: StatsD is counted here where forward.statsd.to is [carbon:]")
 	}
 	ws = append(ws, missingFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
 	for _, d := range c.Proxy.Forward.Carbon {

@@ -153,7 +153,7 @@ func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file st
 	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name(), endpoint, filepath.Dir(file))
 	status := d.proxy.Status()
 	if to, ok := tryStatsD(status); ok {
-		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w0 %s\n", to)
+		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w1 %s\n", to)
 	}
 	fmt.Fprintf(ui.err, "prefixproxy: who is who: %s members --config %s\n", ourselves(), quoteShell(file))
 	if page := d.admin.Addr(); page != nil {

@@ -3,9 +3,11 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,14 +69,30 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 	if strings.Contains(path, "statsd") {
 		scheme, port = "udp://", ":8125"
 	}
+	if several := eachOf(text, isAddress); several != "" {
+		return several
+	}
+	if network, at, ok := strings.Cut(text, ":"); ok && strings.HasPrefix(network, "unix") {
+		return first(isAddress, network+":///"+strings.TrimLeft(at, "/"))
+	}
 	text = withoutScheme(text)
-	return first(isAddress, scheme+text, scheme+text+port, scheme+"localhost:"+text)
+	return first(isAddress, scheme+text, scheme+text+port, scheme+"localhost:"+text, scheme+strings.Replace(text, "*", "0.0.0.0", 1))
+}
+
+// eachOf shows the values that stand in text with commas between them as a list; "" if
+// they are not.
+func eachOf(text string, isSound func(string) bool) string {
+	values := strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
+	if len(values) < 2 || slices.ContainsFunc(values, func(v string) bool { return !isSound(v) }) {
+		return ""
+	}
+	return fmt.Sprintf(`each by itself: ["%s"]`, strings.Join(values, `", "`))
 }
 
 // withoutScheme returns the host and port of a URL, or what has none.
 func withoutScheme(text string) string {
-	if _, rest, ok := strings.Cut(text, "://"); ok {
-		text = rest
+	if _, rest, ok := strings.Cut(text, ":/"); ok {
+		text = strings.TrimLeft(rest, "/")
 	}
 	return strings.TrimRight(text, "/")
 }
@@ -85,8 +103,16 @@ func endpointHint(text string) string {
 	if strings.HasPrefix(text, "https:") {
 		scheme = "https://"
 	}
+	isEndpoint := parses(etcd.ParseEndpoint)
 	host, _, _ := strings.Cut(withoutScheme(text), "/")
-	return cmp.Or(first(parses(etcd.ParseEndpoint), scheme+host, scheme+host+":2379"), "write each like http://127.0.0.1:2379")
+	meant := []string{scheme + host, scheme + host + ":2379", scheme + "[" + host + "]:2379"}
+	if i := strings.LastIndexByte(host, ':'); strings.Count(host, ":") > 1 && i > 0 {
+		meant = []string{scheme + "[" + host[:i] + "]" + host[i:], scheme + "[" + host + "]:2379"}
+		if _, err := netip.ParseAddr(host[:i]); err != nil {
+			slices.Reverse(meant)
+		}
+	}
+	return cmp.Or(eachOf(text, isEndpoint), first(isEndpoint, meant...), "write each like http://127.0.0.1:2379")
 }
 
 // durationHint is the duration that text may have meant.
@@ -95,8 +121,26 @@ func durationHint(path, text string) string {
 	if path == "coalesce" {
 		unit = "ms"
 	}
+	if slices.Contains([]string{"never", "off", "none", "no", "false", "unlimited", "infinite"}, strings.ToLower(text)) {
+		return "0 is never, where that makes sense"
+	}
+	if m := inWords.FindStringSubmatch(strings.ToLower(text)); m != nil {
+		n, _ := strconv.Atoi(m[1])
+		switch m[2] {
+		case "mil":
+			return m[1] + "ms"
+		case "d":
+			return strconv.Itoa(24*n) + "h"
+		case "w":
+			return strconv.Itoa(7*24*n) + "h"
+		}
+		return m[1] + m[2]
+	}
 	return cmp.Or(first(parses(time.ParseDuration), text+unit), "write a number with a unit, like 5ms, 15s or 10m")
 }
+
+// inWords finds a duration as people write it: 15 sec, 2 minutes, 1d.
+var inWords = regexp.MustCompile(`^(\d{1,6})\s*(ms|mil|[smhdw])[a-z]*$`)
 
 // listHint shows how to write n as a list.
 func listHint(n *yaml.Node) string {
@@ -118,6 +162,19 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 		if n.Kind == yaml.SequenceNode && len(n.Content) > 0 && n.Content[0].Kind == yaml.ScalarNode {
 			return "{to: [" + n.Content[0].Value + "]}"
 		}
+	}
+	scalar := n.Kind == yaml.ScalarNode && !isNull(n)
+	switch isOff := slices.Contains([]string{"false", "off", "no", "none", "disabled"}, strings.ToLower(n.Value)); {
+	case scalar && isOff && (path == "admin" || path == "graphite"):
+		return fmt.Sprintf(`%s: {%s: ""}`, path, known[0])
+	case scalar && path == "telemetry":
+		return fmt.Sprintf("telemetry: {statsd: %v}", !isOff)
+	case scalar && path == "aggregate":
+		return "to count StatsD here: forward: {statsd: {to: [carbon:]}}; to leave that to a statsd, remove this"
+	case scalar && path == "etcd.tls":
+		return "https:// in etcd.endpoints is enough; below tls: go ca, cert and key, where it takes files of your own"
+	case scalar && strings.HasSuffix(path, ".tls"):
+		return "tls:// in to: is enough; below tls: go ca, cert and key, where it takes files of your own"
 	}
 	if len(known) == 1 || path == "admin" || path == "graphite" {
 		if n.Kind == yaml.ScalarNode && !isNull(n) {
@@ -170,6 +227,16 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 	case unlikeness(closest, key) <= max(1, len(closest)/3) || strings.HasPrefix(closest, key):
 		return "did you mean " + closest + "?", join(path, closest)
 	}
+	if top, _, dotted := strings.Cut(key, "."); dotted && slices.Contains(known, top) {
+		levels := strings.Split(key, ".")
+		return "each level is a key of its own: " + strings.Join(levels, ": {") + ": …" + strings.Repeat("}", len(levels)-1), join(path, key)
+	}
+	if here := calledHere(key, known); here != "" {
+		return "here it is called " + here + ":", join(path, here)
+	}
+	if len(d.sections[key]) == 0 {
+		key = strings.TrimSuffix(key, "_file")
+	}
 	elsewhere := d.sections[key]
 	if below := slices.DeleteFunc(slices.Clone(elsewhere), func(at string) bool { return !within(at, path) }); len(below) > 0 {
 		elsewhere = below
@@ -183,6 +250,36 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		return "the log is steered by flags: prefixproxy run --log-level debug --log-format json", ""
 	}
 	return "known here: " + strings.Join(known, ", "), ""
+}
+
+// alsoCalled is what others call our keys, without case, dashes and plural.
+var alsoCalled = map[string][]string{
+	"forward":     strings.Fields("upstream backend destination output relay target"),
+	"to":          strings.Fields("host server address addr url upstream backend destination endpoint target port"),
+	"endpoints":   strings.Fields("host server address addr url member"),
+	"listen":      strings.Fields("listener input bind address addr url host port"),
+	"carbon":      strings.Fields("graphite"),
+	"statsd":      strings.Fields("udp enabled enable"),
+	"owner":       strings.Fields("host hostname"),
+	"rewrite":     strings.Fields("prefix"),
+	"from":        strings.Fields("prefix match"),
+	"admin":       strings.Fields("http web metric statu ui prometheu"),
+	"interval":    strings.Fields("flush flushinterval"),
+	"percentiles": strings.Fields("percentthreshold"),
+	"expire":      strings.Fields("deleteidlestat"),
+}
+
+var noDashes = strings.NewReplacer("_", "", "-", "")
+
+// calledHere returns the one of the keys known that others call key; "" for none.
+func calledHere(key string, known []string) string {
+	key = strings.TrimSuffix(noDashes.Replace(strings.ToLower(key)), "s")
+	for _, k := range known {
+		if slices.Contains(alsoCalled[k], key) {
+			return k
+		}
+	}
+	return ""
 }
 
 // maxKey bounds what is compared with the keys that are known.
@@ -247,6 +344,12 @@ func hintForSyntax(lines []string, at place) string {
 	}
 	if m := dashBehind.FindStringSubmatch(here); m != nil {
 		return fmt.Sprintf("a list in one line stands in brackets: [%s]", m[1])
+	}
+	if closes := at.column <= len(here) && here[at.column-1] == '}'; closes && strings.Count(here, "[") > strings.Count(here, "]") {
+		return fmt.Sprintf("a bracket that opens in line %d is not closed", at.line)
+	}
+	if closes := at.column <= len(here) && here[at.column-1] == ']'; closes && strings.Count(here, "{") > strings.Count(here, "}") {
+		return fmt.Sprintf("a brace that opens in line %d is not closed", at.line)
 	}
 	for i := at.line - 1; i >= max(at.line-3, 0); i-- {
 		ln, _, _ := strings.Cut(lines[i], " #")

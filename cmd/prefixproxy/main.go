@@ -48,7 +48,7 @@ const description = `Claims a short recycled name for this host in etcd, and for
 Carbon lines under it: host.cpu becomes Denali.cpu.
 
   prefixproxy dev                                  try it
-  printf 'host.requests:1|c' | nc -u -w0 127.0.0.1 8125
+  printf 'host.requests:1|c' | nc -u -w1 127.0.0.1 8125
 
   prefixproxy check --config prefixproxy.yaml      then, for good
   prefixproxy run   --config prefixproxy.yaml`
@@ -87,7 +87,7 @@ func execute(args []string, ui *ui) error {
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return usageError{hinted{errors.New(noValue.ReplaceAllString(err.Error(), "its value is missing")), usageHint(err)}}
+		return usageError{hinted{errors.New(inOurWords.Replace(noValue.ReplaceAllString(err.Error(), "its value is missing"))), usageHint(err)}}
 	}
 	usual := slog.LevelInfo
 	if command.Selected().Name == "dev" {
@@ -127,6 +127,13 @@ func asMeant(args []string) []string {
 // noValue is how kong says that a flag is the last word, or that another flag follows.
 var noValue = regexp.MustCompile(`expected \w+ value but got ("EOL" .*|"-.*)`)
 
+// inOurWords says what kong says as the help does.
+var inOurWords = strings.NewReplacer(
+	`expected "<name>"`, "no NAME is given", `expected "<owner>"`, "no OWNER is given", `expected "<owner> <expr>"`, "no OWNER and no EXPR is given",
+	`expected "<expr>"`, "no EXPR is given", `expected "<pid>"`, "no PID is given", `expected "<kind>"`, "no KIND is given",
+	`expected duration but got`, "want a number with a unit, like 10s, not",
+)
+
 // isAgo finds a time like -2h.
 var isAgo = regexp.MustCompile(`^-[0-9]`)
 
@@ -142,6 +149,10 @@ func usageHint(err error) string {
 	switch {
 	case command == nil && isWord:
 		return commandHint(word, bad.Context.Model)
+	case command != nil && (isWord || strings.HasPrefix(err.Error(), "expected ")) && examples[command.Name] != "":
+		return "prefixproxy " + command.Name + " " + examples[command.Name]
+	case command != nil && command.Name == "members" && isWord:
+		return "prefixproxy who " + quoteShell(word)
 	case command == nil:
 		return "prefixproxy --help"
 	case command.Name == "reload":
@@ -152,20 +163,37 @@ func usageHint(err error) string {
 	return "prefixproxy " + command.Name + " --help"
 }
 
+// examples are the arguments of the commands that have some.
+var examples = map[string]string{"who": "Denali", "release": "Denali", "history": "web17", "target": "web17 'host.cpu.user' --from -7d"}
+
 // commandHint names the command that word may have meant.
 func commandHint(word string, model *kong.Application) string {
 	word, _, _ = strings.Cut(word, ",")
 	switch lower := strings.ToLower(word); lower {
 	case "start", "stop", "restart", "status":
 		return "systemctl " + lower + " prefixproxy"
-	case "list", "ls", "names":
+	case "list", "ls", "names", "show", "leases":
 		return "prefixproxy members"
+	case "daemon", "serve", "server", "up":
+		return "prefixproxy run --config FILE"
+	case "validate", "verify", "test", "lint", "config", "configtest":
+		return "prefixproxy check --config FILE"
+	case "whois", "owner", "lookup", "get", "name":
+		return "prefixproxy who Denali"
+	case "kill", "drop", "free", "delete", "remove", "revoke", "lease":
+		return "prefixproxy release Denali"
+	case "log", "logs":
+		return "journalctl --unit=prefixproxy"
+	case "fleet", "metrics":
+		return "curl http://localhost:8127/" + lower
+	case "completion", "completions":
+		return "prefixproxy generate bash|zsh|fish"
 	case "help":
 		return "prefixproxy --help"
 	default:
 		for _, c := range model.Children {
-			if lower == c.Name {
-				return "prefixproxy " + c.Name
+			if unlikeness(c.Name, lower) <= (len(c.Name)+1)/3 {
+				return "prefixproxy " + c.Name + " --help"
 			}
 		}
 	}

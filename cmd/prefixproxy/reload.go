@@ -114,7 +114,7 @@ func refuse(changed []string) error {
 		return nil
 	}
 	return hinted{
-		fmt.Errorf("%s cannot change while the name is held", strings.Join(fixed, ", ")),
+		fmt.Errorf("%s cannot change while the daemon runs", strings.Join(fixed, ", ")),
 		"restart to change what is under membership or etcd, or put it back as it was",
 	}
 }

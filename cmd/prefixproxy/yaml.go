@@ -285,6 +285,10 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 	if text, ok = d.expand(path, n, n.Value); !ok {
 		return "", false, false
 	}
+	if typographic := strings.IndexAny(text, "“”„‘’«»"); typographic == 0 {
+		d.wrongf(path, n, "quotes in YAML are \" and '", "a quote stands here that YAML takes for a letter: %q", text)
+		return "", false, false
+	}
 	if hasUser.MatchString(text) {
 		hint := "write scheme, host and port alone"
 		if strings.HasPrefix(path, "etcd.") {

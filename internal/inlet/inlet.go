@@ -220,7 +220,7 @@ func (in *Inlet) announce(l *Listener) {
 		attrs = append(attrs, "receive_buffer", l.ReceiveBuffer)
 	}
 	if l.Inherited {
-		attrs = append(attrs, "passed", true)
+		attrs = append(attrs, "inherited", true)
 	}
 	in.log.Info("listening", attrs...)
 	if l.isSmall() {
