@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -21,8 +22,11 @@ const reloadPatience = 30 * time.Second
 // Run sends SIGHUP to a daemon of our own unit and waits for what becomes of it.
 func (c *reloadCmd) Run(ui *ui) error {
 	dir, ok := ownRuntimeDir()
+	if !ok && os.Getenv("RUNTIME_DIRECTORY") != "" {
+		return hinted{errors.New("RUNTIME_DIRECTORY does not name two directories"), "the unit needs RuntimeDirectory=prefixproxy prefixproxy-queue, whatever a drop-in adds; until then: kill -HUP " + strconv.Itoa(c.PID)}
+	}
 	if !ok {
-		return hinted{errors.New("reload is for the unit: RUNTIME_DIRECTORY does not name two directories"), fmt.Sprintf("systemctl reload prefixproxy, or kill -HUP %d", c.PID)}
+		return hinted{errors.New("reload is for the unit"), fmt.Sprintf("systemctl reload prefixproxy, or kill -HUP %d", c.PID)}
 	}
 	path := filepath.Join(dir, reloadSocket)
 	os.Remove(path) // of one that was killed

@@ -61,6 +61,8 @@ func loadConfig(file string, defaults config) (config, error) {
 	}
 	text, err := readConfig(file)
 	switch {
+	case errors.Is(err, fs.ErrPermission) && underUnit():
+		return config{}, unreadable{hinted{err, letServiceRead(file)}}
 	case errors.Is(err, fs.ErrPermission):
 		return config{}, unreadable{hinted{err, "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")}}
 	case strings.HasPrefix(file, "~"):

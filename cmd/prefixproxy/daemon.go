@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	"github.com/prefixproxy/prefixproxy/internal/events"
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/proxy"
@@ -108,8 +110,10 @@ func bindHint(err error) error {
 		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: " + whoListens(err)}
+	case (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EROFS)) && strings.Contains(text, "unix"):
+		return hinted{err, "use a directory that this user may write; the service has /run/prefixproxy"}
 	case errors.Is(err, syscall.EACCES):
-		return hinted{err, "use a port from 1024 on, or a directory that this user may write"}
+		return hinted{err, "use a port from 1024 on"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return hinted{err, "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"}
 	case isDNS:
@@ -236,9 +240,23 @@ func openState(cfg config) (*membership.StateDir, error) {
 	case errors.Is(err, membership.ErrLocked):
 		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}
 	case err != nil:
-		return nil, hinted{err, fmt.Sprintf("set membership.state_dir to a directory that this user may write, or: sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(cfg.Membership.StateDir))}
+		return nil, hinted{err, stateHint(cfg.Membership.StateDir, err)}
 	}
 	return state, nil
+}
+
+// stateHint says how to come by a state directory, where dir can't be had.
+func stateHint(dir string, err error) string {
+	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(dir))
+	usual := defaultConfig().Membership.StateDir
+	_, absent := os.Stat(dir)
+	switch {
+	case underUnit() && dir != usual:
+		return "remove membership.state_dir, since the service has " + usual + "; or allow it another: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
+	case !underUnit() && absent == nil && (errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)):
+		return "another user's daemon keeps its state there: give this one a membership.state_dir of its own; the service is started by: systemctl start prefixproxy"
+	}
+	return "set membership.state_dir to a directory that this user may write, or: " + install
 }
 
 // queueDirs returns where Carbon's queue may be: the second runtime directory that

@@ -74,10 +74,32 @@ func (c etcdConfig) passwordHint(err error) string {
 	switch {
 	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && errors.Is(err, fs.ErrNotExist):
 		return "systemd puts it there while the service runs, if the unit has a line LoadCredential for it: systemctl start prefixproxy"
+	case errors.Is(err, fs.ErrPermission) && underUnit() && isHome(c.PasswordFile):
+		return "the service sees no /home and no /root: install -m 0640 -g prefixproxy " + quoteShell(c.PasswordFile) + " /etc/prefixproxy/etcd-password"
+	case errors.Is(err, fs.ErrPermission) && underUnit():
+		return letServiceRead(c.PasswordFile)
 	case errors.Is(err, fs.ErrPermission):
 		return "ask as root or as the service's user: sudo " + strings.Join(os.Args, " ")
+	case errors.Is(err, errOthersMayRead) && isRoots(c.PasswordFile):
+		return letServiceRead(c.PasswordFile)
+	case errors.Is(err, errOthersMayRead):
+		return "chmod 0600 " + quoteShell(c.PasswordFile)
 	}
-	return "a file that holds the password alone, and that only this user may read (chmod 600)"
+	return "a file that holds the password alone: install -m 0640 -g prefixproxy /dev/stdin /etc/prefixproxy/etcd-password"
+}
+
+// letServiceRead is how the service comes to read a file of root's that others may not.
+func letServiceRead(file string) string {
+	return "let the service alone read it: chgrp prefixproxy " + quoteShell(file) + " && chmod 0640 " + quoteShell(file)
+}
+
+func isHome(file string) bool {
+	return strings.HasPrefix(file, "/home/") || strings.HasPrefix(file, "/root/")
+}
+
+func isRoots(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && fromRoot(info)
 }
 
 func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
@@ -124,7 +146,7 @@ func (c etcdConfig) password() (string, error) {
 		return "", err
 	}
 	if othersMayRead(info) {
-		return "", fmt.Errorf("others may read %s (mode %04o)", c.PasswordFile, info.Mode().Perm())
+		return "", fmt.Errorf("%w %s (mode %04o)", errOthersMayRead, c.PasswordFile, info.Mode().Perm())
 	}
 	text, err := os.ReadFile(c.PasswordFile)
 	if err != nil {
@@ -134,16 +156,24 @@ func (c etcdConfig) password() (string, error) {
 	if password == "" {
 		return "", fmt.Errorf("%s is empty", c.PasswordFile)
 	}
+	if strings.ContainsAny(password, "\r\n") {
+		return "", fmt.Errorf("%s has more than one line", c.PasswordFile)
+	}
 	return password, nil
 }
+
+var errOthersMayRead = errors.New("others may read")
 
 // othersMayRead says whether somebody else than the owner may read the file. A
 // group may if the file is root's: this is how systemd (LoadCredential) and
 // Kubernetes (fsGroup) hand secrets to one service.
 func othersMayRead(info os.FileInfo) bool {
+	return info.Mode()&0o007 != 0 || info.Mode()&0o070 != 0 && !fromRoot(info)
+}
+
+func fromRoot(info os.FileInfo) bool {
 	owner, ok := info.Sys().(*syscall.Stat_t)
-	fromRoot := ok && owner.Uid == 0
-	return info.Mode()&0o007 != 0 || info.Mode()&0o070 != 0 && !fromRoot
+	return ok && owner.Uid == 0
 }
 
 func (c tlsConfig) check(ps *conf.Problems) {

@@ -72,6 +72,43 @@ func TestEtcdProblems(t *testing.T) {
 	}
 }
 
+// What is said of a password file ends with one that the service can read, and others
+// can't.
+func TestPasswordHint(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(file, []byte("secret\nand more\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := etcdConfig{Endpoints: []string{"http://etcd:2379"}, Username: "u", PasswordFile: file}
+	if _, err := c.password(); err == nil || !strings.Contains(err.Error(), "more than one line") {
+		t.Errorf("two lines: got %v, want more than one line", err)
+	}
+	own := "chmod 0600 "
+	if os.Getuid() == 0 {
+		own = "chgrp prefixproxy " + file + " && chmod 0640 "
+	}
+	for _, tt := range []struct {
+		name, file string
+		unit       bool
+		err        error
+		want       string
+	}{
+		{"others may read it", file, false, errOthersMayRead, own},
+		{"we may not", file, false, fs.ErrPermission, "sudo "},
+		{"the service may not", file, true, fs.ErrPermission, "chgrp prefixproxy " + file},
+		{"the service has no home", "/home/u/pw", true, fs.ErrPermission, "install -m 0640 -g prefixproxy /home/u/pw "},
+		{"it is not there", file + "x", false, fs.ErrNotExist, "install -m 0640"},
+	} {
+		if t.Setenv("RUNTIME_DIRECTORY", ""); tt.unit {
+			t.Setenv("RUNTIME_DIRECTORY", "/run/prefixproxy:/run/prefixproxy-queue")
+		}
+		c.PasswordFile = tt.file
+		if got := c.passwordHint(tt.err); !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %q, want %q in it", tt.name, got, tt.want)
+		}
+	}
+}
+
 // A secret in the wrong place is refused, and not told: not by check, nor in the log of
 // a reload.
 func TestSecretsAreNotTold(t *testing.T) {

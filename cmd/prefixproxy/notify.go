@@ -64,6 +64,12 @@ func ownRuntimeDir() (dir string, ok bool) {
 	return dirs[1], true
 }
 
+// underUnit says whether our unit started us.
+func underUnit() bool {
+	_, ok := ownRuntimeDir()
+	return ok
+}
+
 // reloading says that a reload has begun. It ends with ready.
 func (n notifier) reloading() { n.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec()) }
 

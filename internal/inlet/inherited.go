@@ -17,7 +17,7 @@ import (
 // ErrUnwantedSocket says that a socket was passed to us, or has been since the
 // start, at whose address nothing is to listen: who sends there would wait for
 // nobody.
-var ErrUnwantedSocket = errors.New("a socket was passed for it, and no listener is configured there")
+var ErrUnwantedSocket = errors.New("systemd keeps a socket for it, and no listener is configured there")
 
 // openInherited asks the kernel what the descriptors are: bound sockets that a supervisor
 // holds, too. They outlive us, and what reaches them meanwhile waits for our successor. It
