@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// An Aggregator sums StatsD's lines up, slot by slot. It has one owner.
+// An Aggregator adds up StatsD's lines, slot by slot. It has one owner.
 type Aggregator struct {
 	cfg Config
 	slots
@@ -16,7 +16,7 @@ type Aggregator struct {
 	journal journal
 }
 
-// New returns an aggregator that has nothing: no slot is open before Open.
+// New returns an empty aggregator. No slot is open before Open.
 func New(cfg Config) *Aggregator {
 	a := &Aggregator{sums: newSums()}
 	a.configure(cfg)
@@ -30,9 +30,9 @@ func (a *Aggregator) configure(cfg Config) {
 	a.flush.configure(cfg)
 }
 
-// Open returns an aggregator that goes on where the last process ended: in the newest
-// state that is in one of dirs. What it writes is in the first; without one nothing
-// survives the process.
+// Open returns an aggregator that continues where the last process ended: from the newest
+// state in any of dirs. It writes its own to the first; without one, nothing survives the
+// process.
 func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	a := New(cfg)
 	found, generation := newest(dirs)
@@ -67,16 +67,16 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	return a, nil
 }
 
-// Reconfigure makes cfg hold. What has been counted in the open slot goes on in that of
-// now. Nothing is being flushed.
+// Reconfigure puts cfg into effect. What was counted in the open slot moves to the one that
+// is open now. No flush may be under way.
 func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
 	a.configure(cfg)
 	a.move(now.Unix())
 	a.journal.note(a.header())
 }
 
-// Add counts whole lines in the open slot, and keeps them. It returns how many were
-// counted: for the others there was no room. Check lets them pass.
+// Add counts whole lines in the open slot, and keeps them. It returns how many it counted:
+// there was no room for the others. Each line must have passed Check.
 func (a *Aggregator) Add(lines []byte) (counted int) {
 	if a.journal.isLong() && !a.isFlushing {
 		a.beginBase()
@@ -86,14 +86,14 @@ func (a *Aggregator) Add(lines []byte) (counted int) {
 	return a.count(lines)
 }
 
-// count is Add for lines that are kept.
+// count is Add for lines that have been written to the journal.
 func (a *Aggregator) count(lines []byte) (counted int) {
 	counted = a.add(lines, a.open.Seq)
 	a.open.Lines += counted
 	return counted
 }
 
-// Seal ends the open slot, whose points are to be flushed, and opens the one of now. The
+// Seal ends the open slot, so that its points can be flushed, and opens the current one. The
 // last flush must have ended.
 func (a *Aggregator) Seal(now time.Time) {
 	a.close(a.open.end())
@@ -102,10 +102,11 @@ func (a *Aggregator) Seal(now time.Time) {
 	a.journal.turn(a.header())
 }
 
-// Hold says that the name is held under another tenure from now on. The points of the
-// slot in which that begins are the former holder's, who may have written them: what
-// comes in the rest of it is counted in the next. So is what came in it before, if it
-// began under no tenure of ours; else that is sealed. The last flush must have ended.
+// Hold says that the name is held under another tenure from now on. The points of the slot
+// in which the tenure begins belong to the former holder, who may have written them already,
+// so what arrives in the rest of that slot counts in the next one. So does what arrived in it
+// before, if the slot began outside any tenure of ours; otherwise that is sealed. The last
+// flush must have ended.
 func (a *Aggregator) Hold(now time.Time, tenure string) {
 	a.named = true
 	if a.HasBegun(now) {
@@ -120,7 +121,7 @@ func (a *Aggregator) Hold(now time.Time, tenure string) {
 	a.journal.note(a.header())
 }
 
-// SetNamed says whether a name is held, be it suspended. A slot that begins under none has
+// SetNamed says whether a name is held, suspended or not. A slot that begins without one has
 // no tenure.
 func (a *Aggregator) SetNamed(named bool, now time.Time) {
 	a.named = named
@@ -130,9 +131,9 @@ func (a *Aggregator) SetNamed(named bool, now time.Time) {
 	}
 }
 
-// Take takes at most n series out of the sealed slot, for Points. more is false when
-// there are no others: then, and when all points are where they survive this process,
-// Flushed is due. Series that have expired are forgotten.
+// Take takes at most n series out of the sealed slot, for Points. When there are no more,
+// more is false: once all points are where they survive this process, call Flushed. Series
+// that have expired are forgotten.
 func (a *Aggregator) Take(n int) (more bool) {
 	a.recycle()
 	for ; n > 0 && a.left > 0; n-- {
@@ -147,30 +148,30 @@ func (a *Aggregator) Take(n int) (more bool) {
 	return a.left > 0
 }
 
-// isExpired says whether a series is to be forgotten. Time in which nothing was counted
-// at all does not make it older.
+// isExpired says whether a series is to be forgotten. Time in which nothing at all was
+// counted does not age it.
 func (a *Aggregator) isExpired(s *series) bool {
 	expire := int64(a.cfg.Expire / time.Second)
 	return expire > 0 && int64(a.sealed.Seq-s.seq)*a.sealed.Interval >= expire
 }
 
-// Flushed ends the flush: the slot's lines have left, and none of its points is made
-// again. It returns how many lines that were.
+// Flushed ends the flush: the slot's points have left, and none is made again. It returns how
+// many lines were counted in the slot.
 func (a *Aggregator) Flushed() (lines int) {
 	a.recycle()
 	lines = a.sealed.Lines
 	a.sealed, a.isFlushing = Slot{}, false
 	if !a.journal.commit() && a.journal.dir != "" {
-		// Most likely the disk is full, maybe of what is older and has left.
+		// Most likely the disk is full, perhaps of old files that are no longer needed.
 		removeBefore(a.journal.dir, a.journal.generation)
 		a.beginBase()
 	}
 	return lines
 }
 
-// Close ends the use of the files: what there is, is for the next process, on disk if
-// there is one. What is in the open slot, which has not begun, goes on in the first that
-// begins in a tenure of that. Nothing is being flushed.
+// Close leaves everything to the next process: on disk, if there is a directory for it. What
+// is in the open slot, if that has not begun yet, counts in the first slot of the next
+// process's tenure. No flush may be under way.
 func (a *Aggregator) Close(disk string) error {
 	was := a.journal.dir
 	if was == "" {
@@ -187,16 +188,16 @@ func (a *Aggregator) Close(disk string) error {
 	return a.journal.leave(was)
 }
 
-// Trouble returns what is wrong with the files, so that a kill would cost what is counted.
+// Trouble returns what is wrong with the files: a kill would now lose what is counted.
 func (a *Aggregator) Trouble() error { return a.journal.err }
 
-// IsFlushing says whether points of the sealed slot are still to be taken out.
+// IsFlushing says whether the sealed slot still has points to take out.
 func (a *Aggregator) IsFlushing() bool { return a.isFlushing }
 
-// Sealed returns the slot that is being flushed, and how many series it has.
+// Sealed returns the slot that is being flushed, and its number of series.
 func (a *Aggregator) Sealed() (slot Slot, series int) { return a.sealed, a.series }
 
-// Lines returns how many lines are counted in slots that have not left.
+// Lines returns how many lines are counted in slots that have not been flushed.
 func (a *Aggregator) Lines() int { return a.open.Lines + a.sealed.Lines }
 
 // Stats are numbers for people.
@@ -211,7 +212,7 @@ func (a *Aggregator) Stats() Stats {
 	return Stats{len(a.order), a.memory.used + a.samples.used + a.sketches.used, a.sketched}
 }
 
-// IsLeft says whether an earlier process has left anything in one of dirs.
+// IsLeft says whether an earlier process left anything in one of dirs.
 func IsLeft(dirs []string) bool {
 	return slices.ContainsFunc(dirs, func(dir string) bool { return len(generationsOf(dir, "base")) > 0 })
 }

@@ -1,4 +1,4 @@
-// Package aggregate makes Graphite's points of StatsD's values, as statsd 0.9 does:
+// Package aggregate turns StatsD's values into Graphite's points, as statsd 0.9 does:
 //
 //	a, err := aggregate.Open(cfg, dirs, now)        // goes on where the last process ended
 //	if a.IsOver(now) { a.Seal(now) }
@@ -6,9 +6,9 @@
 //	a.Take(n); dst = a.Points(dst); …; a.Flushed()  // the points of the slot that has ended
 //	a.Close(disk)                                   // behind the last flush
 //
-// Lines come as line.Rules with Points write them: checked, and with line.Mark in
-// the place of the host's name. Points leave unnamed, too: "stats.counters.\x01.api.count 5 1700000000".
-// Who names them replaces the mark.
+// Lines come as line.Rules with Points writes them: checked, and with line.Mark in place of
+// the host's name. Points leave without a name, too: "stats.counters.\x01.api.count 5
+// 1700000000". Whoever names them replaces the mark.
 //
 // In reading order: parse.go (a line's metrics), name.go (what Graphite stores as one
 // series), series.go, table.go and timer.go (what is kept of each, and its bounds),
@@ -17,14 +17,13 @@
 //
 // # Slots
 //
-// Time is cut at whole multiples of the interval. The open slot takes what comes. When
-// it has ended it is sealed, and its series are taken out, in parts, while the
-// next one is open already. Each slot is sealed once, whatever the clock does: closed
-// remembers which were.
+// Time is cut at whole multiples of the interval. The open slot takes what arrives. When it
+// is over, it is sealed, and its series are taken out, in parts, while the next one is already
+// open. Each slot is sealed only once, whatever the clock does: closed remembers which were.
 //
 // # Not promised
 //
-// One owner: the caller locks; Points alone goes without. Two types under one name may make points of one name
-// (the plain layout writes x.count for a counter and a timer x). What was in memory that
-// survives a process ends with the machine.
+// An Aggregator has one owner: the caller locks. Only Points needs no lock. Two types under
+// one name may make points of one name (the plain layout writes x.count for a counter and for
+// a timer x). What survives the process in memory is lost with the machine.
 package aggregate

@@ -32,7 +32,7 @@ func (f *flush) seal(slot Slot, series int) {
 	f.isFlushing, f.sealed, f.series, f.left = true, slot, series, series
 }
 
-// A taken series is what its points are made of.
+// A taken series is what its points are made from.
 type taken struct {
 	name    string
 	kind    kind
@@ -41,7 +41,7 @@ type taken struct {
 	timer   *timer // whose samples they are
 }
 
-// recycle forgets what was taken.
+// recycle clears what was taken.
 func (f *flush) recycle() {
 	for _, t := range f.taken {
 		if t.timer != nil && cap(t.samples.values) <= smallTimer {
@@ -52,8 +52,8 @@ func (f *flush) recycle() {
 	f.taken = f.taken[:0]
 }
 
-// Points appends the points of what was taken last, as lines in which the mark stands
-// for the name. Beside it lines may be added.
+// Points appends the points of what was taken last, as lines with the mark in place of the
+// name. Lines may be added meanwhile.
 func (f *flush) Points(dst []byte) []byte {
 	seconds := float64(f.sealed.Interval)
 	for i := range f.taken {
@@ -80,15 +80,15 @@ func (f *flush) Points(dst []byte) []byte {
 	return dst
 }
 
-// What stands before the name.
+// What comes before the name.
 var (
 	statsdHeads = [...]string{counterKind: "stats.counters.", gaugeKind: "stats.gauges.", timerKind: "stats.timers.", setKind: "stats.sets."}
 	legacyHeads = [...]string{counterKind: "stats.", gaugeKind: "stats.gauges.", timerKind: "stats.timers.", setKind: "stats.sets."}
 	heads       = map[Layout][setKind + 1]string{StatsD: statsdHeads, Legacy: legacyHeads}
 )
 
-// point appends a point of a series: its tags stand behind the whole name. A value that
-// is no number is left out.
+// point appends one point of a series, with its tags after the whole name. It leaves out a
+// value that is not a number.
 func (f *flush) point(dst []byte, head, name, tail string, v float64) []byte {
 	if math.IsNaN(v) {
 		return dst

@@ -11,10 +11,10 @@ import (
 // mark stands for the name of the host in lines and points.
 var mark = line.Mark[0]
 
-// A series is what Graphite stores as one. Its name here begins behind the mark and a
-// dot: statsd's sanitizeKeyName, without empty nodes, its tags sorted. "x.y;a=1;b=2".
+// A series is what Graphite stores as one. Its name, here, begins after the mark and a dot:
+// statsd's sanitizeKeyName, without empty nodes, with sorted tags. "x.y;a=1;b=2".
 
-// The longest names that carbon can make files for, with what a layout adds.
+// The longest names for which carbon can create files, with what a layout adds.
 const (
 	maxNode  = 250
 	maxName  = 3500
@@ -66,7 +66,7 @@ func isStorable(name []byte) bool {
 	return true
 }
 
-// appendPath appends a path without what statsd cuts, and without empty nodes.
+// appendPath appends a path without what statsd removes, and without empty nodes.
 func appendPath(dst, path []byte) []byte {
 	begin := len(dst)
 	dst = appendClean(dst, path)
@@ -108,8 +108,8 @@ func appendClean(dst, text []byte) []byte {
 type span struct{ from, eq, to int }
 
 // addTags adds the tags of a name and DogStatsD's, as Carbon takes what statsd makes of
-// them: sorted, and of two with one key the last. What has no value is left away, since
-// Carbon refuses it, and so is "name", which to Carbon is the path.
+// them: sorted, and the last of several with one key. It leaves out those without a value,
+// which Carbon refuses, and "name", which Carbon uses for the path.
 func (c *canonicalizer) addTags(own, dog []byte) {
 	c.tags = append(c.tags[:0], own...)
 	for len(dog) > 0 {

@@ -10,13 +10,13 @@ import (
 	"unsafe"
 )
 
-// The measure is statsd 0.9's handlePacket and is_valid_packet:
+// The standard is statsd 0.9's handlePacket and is_valid_packet:
 //
 //	https://github.com/statsd/statsd/blob/v0.9.0/stats.js
 //
-// A line is a name and then, each behind a ':', metrics: values|type|fields. A value
-// without a type has that of the next one that has one (DogStatsD's packed values);
-// fields are a rate, and what DogStatsD writes.
+// A line is a name and then metrics, each after a ':': values|type|fields. A value without a
+// type has the type of the next one that has one (DogStatsD's packed values). Fields are a
+// rate, and what DogStatsD adds.
 
 var (
 	dot       = []byte(".")
@@ -51,7 +51,7 @@ func tagsOf(metrics []byte) (tags []byte) {
 	return tags
 }
 
-// A kind is a type, as far as its values are kept in one way.
+// A kind stands for all types whose values are kept in the same way.
 type kind uint8
 
 const (
@@ -71,7 +71,7 @@ type metric struct {
 	sound  bool    // its fields are as they should be
 }
 
-// nextMetric cuts the first metric off what stands behind a line's name.
+// nextMetric cuts the first metric off what follows a line's name.
 func nextMetric(in []byte) (m metric, rest []byte) {
 	m = metric{weight: 1, sound: true}
 	bar := bytes.IndexByte(in, '|')
@@ -100,7 +100,7 @@ func nextMetric(in []byte) (m metric, rest []byte) {
 	return m, rest
 }
 
-// A walk goes over all values that stand behind a line's name: of m, if next is true.
+// A walk visits all values that follow a line's name: those of m, if next is true.
 type walk struct {
 	rest []byte
 	m    metric
@@ -121,7 +121,7 @@ func (w *walk) next() (text []byte, ok bool) {
 // A Reason says why a line is refused.
 type Reason uint8
 
-// Counted, or why not. A line of several metrics is counted if one of them is.
+// Counted, or why not. A line of several metrics counts if one of them does.
 const (
 	Counted  Reason = iota
 	NoPoint         // it makes no point: an event, a service check, a type that is none
@@ -135,7 +135,7 @@ func (r Reason) String() string {
 	return [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path"}[r]
 }
 
-// Check returns what a line, with its end or without, is to be refused for.
+// Check returns the reason to refuse a line, with or without its newline.
 func Check(line []byte, tags Tags) Reason {
 	path, metrics := cut(bytes.TrimSuffix(line, newline), ':')
 	if len(line) > maxNode && path[0] == mark {
@@ -183,7 +183,7 @@ func plainMetric(b []byte) (v float64, k kind, n int) {
 	return 0, noKind, 0
 }
 
-// read reads one of its values; why is Counted if that is sound. A set's is any text,
+// read reads one of its values; why is Counted if the value is sound. A set takes any text,
 // unless there are blanks around its type.
 func (m *metric) read(text []byte) (v float64, why Reason) {
 	if m.kind == noKind {
@@ -201,8 +201,8 @@ func (m *metric) read(text []byte) (v float64, why Reason) {
 
 func isFinite(v float64) bool { return v-v == 0 }
 
-// cutField returns what stands before the next '|' or ':'; a field of DogStatsD may
-// hold a ':'.
+// cutField returns what comes before the next '|' or ':'. A field of DogStatsD's may contain
+// a ':'.
 func cutField(in []byte, dog bool) (field, rest []byte) {
 	ends := "|:"
 	if dog && isDogStatsD(in) && in[0] != 'T' {
@@ -225,7 +225,7 @@ func isDogStatsD(f []byte) bool {
 	return false
 }
 
-// kindOf reads a type, around which statsd allows blanks.
+// kindOf reads a type. statsd allows blanks around it.
 func kindOf(typ []byte) kind {
 	if len(typ) > 2 {
 		typ = trim(typ)
@@ -248,10 +248,10 @@ func kindOf(typ []byte) kind {
 
 func trim(b []byte) []byte { return bytes.TrimFunc(b, isScriptSpace) }
 
-// isScriptSpace says whether c is white space to JavaScript.
+// isScriptSpace says whether JavaScript takes c for white space.
 func isScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || c == '\ufeff' }
 
-// number reads b as JavaScript's Number does; ok is false where that is no finite
+// number reads b as JavaScript's Number does; ok is false where the result is not a finite
 // number, or b is empty.
 func number(b []byte) (v float64, ok bool) {
 	if len(b) == 0 {

@@ -2,8 +2,8 @@ package aggregate
 
 import "bytes"
 
-// A series is what is kept of one name and kind. What came in the slot of seq, the last
-// in which anything came, is cur. Where that is the open one, old is that of the slot
+// A series is what is kept of one name and kind. cur is what arrived in the slot seq, the last
+// one in which anything arrived. If that is the open slot, old is what arrived in the slot
 // before, until its points have left.
 //
 // It is as large as a cache line.
@@ -17,7 +17,7 @@ type series struct {
 	set      *set    // of a set
 }
 
-// A set is the members that came.
+// A set is the members that arrived.
 type set struct{ cur, old map[string]struct{} }
 
 // touch makes cur that of the open slot, in which something comes.
@@ -42,7 +42,7 @@ func (s *series) shift() {
 	}
 }
 
-// What things take in memory, with what the table, the heap and the collector take beside.
+// What things take in memory, including the table, the heap and the garbage collector.
 const (
 	seriesCost = 200
 	timerCost  = 128 + 2*8*smallTimer
@@ -50,7 +50,7 @@ const (
 	sketchCost = 6 << 10
 )
 
-// sums are the series, and what bounds them.
+// sums are the series, and their bounds.
 type sums struct {
 	table table
 	order []*series // the same
@@ -71,7 +71,7 @@ func (x *sums) configure(cfg Config) {
 	x.names.dropTags = cfg.Tags == DropTags
 }
 
-// A room is memory that is bounded.
+// A room is bounded memory.
 type room struct{ used, limit int64 }
 
 func (r *room) take(n int64) bool {
@@ -84,7 +84,7 @@ func (r *room) take(n int64) bool {
 
 func (r *room) give(n int64) { r.used -= n }
 
-// A pending line is one whose series is being fetched from memory.
+// A pending line is one whose series is on its way from memory to the processor.
 type pending struct {
 	path, metrics []byte // path: behind the mark
 	hash          uint64 // of path
@@ -93,10 +93,10 @@ type pending struct {
 	s             *series // that may be its
 }
 
-// lookahead is how many lines wait for memory at once.
+// lookahead is how many lines wait for memory at the same time.
 const lookahead = 32
 
-// add counts lines, each with its end, in the slot of seq. It returns how many were
+// add counts lines, each with its newline, in the slot seq. It returns how many were
 // counted.
 func (x *sums) add(lines []byte, seq int32) (counted int) {
 	for len(lines) > 0 {
@@ -128,8 +128,8 @@ func (x *sums) read(lines []byte, p *pending) (rest []byte) {
 	return rest
 }
 
-// fetch has the processor fetch what addLine will look at, for all lines at once: no step
-// of a line waits for the one of another.
+// fetch makes the processor fetch what addLine will look at, for all lines at once: no line
+// waits for another's memory.
 func (x *sums) fetch(lines []pending) {
 	for i := range lines {
 		lines[i].s = x.table.slots[x.table.at(lines[i].hash)].s
@@ -218,7 +218,7 @@ func (x *sums) newSeries(name []byte, k kind, hash uint64, seq int32) *series {
 	return s
 }
 
-// forget takes out the series that is the i-th. The last takes its place.
+// forget removes the i-th series. The last one takes its place.
 func (x *sums) forget(i int) {
 	s, last := x.order[i], len(x.order)-1
 	x.memory.give(costOf(len(s.name), s.kind))

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A Slot is the time that a point stands for.
+// A Slot is the time for which a point stands.
 type Slot struct {
 	Seq      int32  // counts slots
 	Start    int64  // Unix seconds: the timestamp of its points
@@ -16,14 +16,14 @@ type Slot struct {
 
 func (s Slot) end() int64 { return s.Start + s.Interval }
 
-// A Span is a time that no further slot may have: from its start, up to its end.
+// A Span is time in which no more slots may begin: from its start up to its end.
 type Span struct{ From, To int64 }
 
-// maxClosed is how many spans are remembered: there is one, and one more each time that
-// the clock is set forward.
+// maxClosed is how many spans are remembered: there is one, and one more each time the clock
+// is set forward.
 const maxClosed = 16
 
-// slots say which slot is open, and which may be.
+// slots knows which slot is open, and which may be.
 type slots struct {
 	interval int64 // seconds
 	open     Slot
@@ -31,7 +31,7 @@ type slots struct {
 	closed   []Span
 }
 
-// next returns the start of the first slot that is not over at now, and may be used.
+// next returns the start of the first slot that is not over at now and may be used.
 func (s *slots) next(now int64) int64 {
 	start := now - ((now%s.interval)+s.interval)%s.interval
 	for again := true; again; {
@@ -46,7 +46,7 @@ func (s *slots) next(now int64) int64 {
 	return start
 }
 
-// begin opens another slot, the first that may be used at now.
+// begin opens another slot: the first that may be used at now.
 func (s *slots) begin(now int64) {
 	s.open = Slot{Seq: s.open.Seq + 1, Tenure: s.open.Tenure}
 	if !s.named {
@@ -55,10 +55,10 @@ func (s *slots) begin(now int64) {
 	s.move(now)
 }
 
-// move makes the open slot the first that may be used at now.
+// move makes the open slot the first one that may be used at now.
 func (s *slots) move(now int64) { s.open.Start, s.open.Interval = s.next(now), s.interval }
 
-// close keeps the time of the open slot from being used again, and that up to to.
+// close keeps the time of the open slot, up to to, from being used again.
 func (s *slots) close(to int64) {
 	from := s.open.Start
 	to = max(to, s.open.end())
@@ -75,7 +75,7 @@ func (s *slots) close(to int64) {
 }
 
 // IsOver says whether the open slot has ended at now. Without a name it waits a little
-// longer, for one that comes: see Hold.
+// longer, in case one comes: see Hold.
 func (s *slots) IsOver(now time.Time) bool {
 	next := s.next(now.Unix())
 	if next > s.open.Start && !s.named {
@@ -84,7 +84,7 @@ func (s *slots) IsOver(now time.Time) bool {
 	return next != s.open.Start
 }
 
-// Ends returns when IsOver, if nobody sets the clock.
+// Ends returns when IsOver becomes true, unless the clock is set.
 func (s *slots) Ends() time.Time {
 	end := time.Unix(s.open.end(), 0)
 	if !s.named {
@@ -93,9 +93,9 @@ func (s *slots) Ends() time.Time {
 	return end
 }
 
-// Holds says whether a tenure is that of the open slot.
+// Holds says whether the open slot belongs to a tenure.
 func (s *slots) Holds(tenure string) bool { return s.open.Tenure == tenure }
 
-// HasBegun says whether the open slot has begun at now. It has not where the time of now
-// has had its slot: in a tenure's first seconds, or if the clock was set back.
+// HasBegun says whether the open slot has begun at now. It hasn't if the present already had
+// its slot: in the first seconds of a tenure, or if the clock was set back.
 func (s *slots) HasBegun(now time.Time) bool { return s.open.Start <= now.Unix() }

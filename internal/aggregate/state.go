@@ -18,19 +18,19 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// What survives the process are two kinds of files, by generation:
+// Two kinds of files survive the process. They are numbered by generation:
 //
 //	base-g   all series, as they were when lines-g began
 //	lines-g  the lines that were counted since, as Add takes them
 //
-// A base is written beside, and gets its name when it is whole; then the files of earlier
-// generations go. Lines are written before they are counted. A line that begins with a
-// note (0x02) says which slot those behind it are of: where it is another, the one before
-// was sealed.
+// A base is written to a temporary file and gets its name when it is complete; then the
+// files of earlier generations are removed. Lines are written before they are counted. A line
+// that begins with a note (0x02) names the slot of those after it: if that is another one,
+// the slot before it was sealed.
 //
-// A base in the middle of a slot is written in parts, while lines are counted: a series is
-// as it was when the note was written that says how far the base had come. Until that
-// note it is ahead of the lines, which are counted in it already.
+// In the middle of a slot, a base is written in parts while lines are being counted. Each part
+// ends with a note that says how far the base has come: a series in it is as it was then.
+// Until that note, the base is ahead of the lines: they are counted in it already.
 //
 // docs/decisions/0014 says why nothing counts twice.
 //
@@ -44,7 +44,7 @@ const (
 	minLines = 8 << 20 // bytes of lines from which a base is worth more, if it is no longer
 )
 
-// baseStep is how many series of a base are written at once.
+// baseStep is how many series of a base are written at a time.
 var baseStep = 256
 
 // format tells these files from those of other versions.
@@ -89,7 +89,7 @@ func (j *journal) fail(err error) {
 	}
 }
 
-// isLong says whether a base is worth more than the lines.
+// isLong says whether writing a base costs less than going on with the lines.
 func (j *journal) isLong() bool {
 	return j.size > max(minLines, 2*j.length) && j.base == nil
 }
@@ -107,14 +107,14 @@ func (j *journal) write(b []byte) {
 	j.size += int64(len(b))
 }
 
-// note says of which slot the lines behind it are.
+// note names the slot of the lines after it.
 func (j *journal) note(h header) {
 	text, err := json.Marshal(h)
 	j.fail(err)
 	j.write(append(append([]byte{note}, text...), '\n'))
 }
 
-// turn begins the lines of the next generation, and the base that they go on from.
+// turn begins the lines of the next generation, and the base that they follow.
 func (j *journal) turn(h header) {
 	if j.dir == "" {
 		return
@@ -151,7 +151,7 @@ func (j *journal) create(h header) {
 	}
 }
 
-// abandon ends a base that is not whole: what was there before stays.
+// abandon gives up a base that is not complete: what was there before stays.
 func (j *journal) abandon() {
 	if j.base != nil {
 		j.base.Close()
@@ -159,8 +159,8 @@ func (j *journal) abandon() {
 	}
 }
 
-// commit ends the base, which takes the place of what is older. It returns whether it is
-// there.
+// commit completes the base, which replaces what is older. It returns whether that
+// succeeded.
 func (j *journal) commit() bool {
 	if j.base == nil {
 		return false
@@ -183,8 +183,8 @@ func (j *journal) commit() bool {
 	return true
 }
 
-// removeBefore removes what an earlier generation needed: bases first, since lines
-// without theirs are never read.
+// removeBefore removes the files of earlier generations: bases first, since lines without
+// their base are never read.
 func removeBefore(dir string, generation uint64) {
 	for _, kind := range []string{"base", "lines"} {
 		for _, g := range generationsOf(dir, kind) {
@@ -195,7 +195,7 @@ func removeBefore(dir string, generation uint64) {
 	}
 }
 
-// spill writes what is in the buffer, if it is more than that.
+// spill writes the buffer out if it holds more than most.
 func (j *journal) spill(most int) {
 	if j.base == nil || len(j.buf) <= most {
 		return
@@ -210,7 +210,7 @@ func (j *journal) spill(most int) {
 	}
 }
 
-// leave syncs what is there, and removes what was in another directory.
+// leave syncs what there is, and removes what was in another directory.
 func (j *journal) leave(was string) error {
 	if j.lines != nil {
 		j.lines.Close()
@@ -239,7 +239,7 @@ func (a *Aggregator) beginBase() {
 	a.journal.based, a.journal.last = 0, len(a.order)
 }
 
-// writeBase writes at most n series of it, if one is being written.
+// writeBase writes at most n series of the base, if one is being written.
 func (a *Aggregator) writeBase(n int) {
 	j := &a.journal
 	if j.base == nil || !j.parts {
@@ -314,7 +314,7 @@ func (s *samples) encode(dst []byte) []byte {
 	return appendFloats(dst, s.n, s.sum, s.squares, s.lower, s.upper)
 }
 
-// newest returns the newest base that is in one of dirs; dir is "" if there is none.
+// newest returns the newest base in any of dirs; dir is "" if there is none.
 func newest(dirs []string) (dir string, generation uint64) {
 	for _, d := range dirs {
 		for _, g := range generationsOf(d, "base") {
@@ -326,7 +326,7 @@ func newest(dirs []string) (dir string, generation uint64) {
 	return dir, generation
 }
 
-// generationsOf returns those of a kind of files.
+// generationsOf returns the generations of one kind of files.
 func generationsOf(dir, kind string) (all []uint64) {
 	entries, _ := os.ReadDir(dir) // where there is none, there are none
 	for _, e := range entries {
@@ -342,7 +342,7 @@ func generationsOf(dir, kind string) (all []uint64) {
 // maxState bounds what is read of a file that somebody may have put there, in bytes.
 const maxState = 1 << 30
 
-// recall goes on from a base, and the lines behind it.
+// recall restores a base, and the lines after it.
 func (a *Aggregator) recall(dir string, generation uint64) error {
 	base, err := statedir.ReadFile(pathOf(dir, "base", generation), maxState)
 	if err != nil {
@@ -379,7 +379,7 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 	return nil
 }
 
-// replay counts lines once more, from note to note.
+// replay counts lines again, from note to note.
 func (a *Aggregator) replay(lines []byte) {
 	for len(lines) > 0 {
 		if lines[0] == note {
@@ -396,7 +396,7 @@ func (a *Aggregator) replay(lines []byte) {
 	}
 }
 
-// heed goes on in the slot that a note tells of.
+// heed switches to the slot that a note names.
 func (a *Aggregator) heed(text []byte) {
 	var h header
 	if json.Unmarshal(text, &h) != nil {
@@ -417,7 +417,7 @@ func (a *Aggregator) heed(text []byte) {
 	a.open = h.Slot
 }
 
-// errDamaged says that a base is not as it was written.
+// errDamaged says that a base is not what was written.
 var errDamaged = errors.New("it is damaged")
 
 // load reads a base.
@@ -487,7 +487,7 @@ func (a *Aggregator) loadSamples(r *reader, s *samples) (err error) {
 	return nil
 }
 
-// A reader reads what record wrote; all of it is there, since the sum is right.
+// A reader reads what record wrote. It is complete, since the checksum is right.
 type reader struct{ b []byte }
 
 func (r *reader) uvarint() int {

@@ -2,10 +2,10 @@ package aggregate
 
 import "hash/maphash"
 
-// A table finds series by name and kind. It is open to who looks ahead (Aggregator.Add):
-// of 50,000 series, most of the time of a line is spent waiting for memory, five times
-// one after the other in a Go map of names to what holds four kinds; here the waits of
-// many lines go on at once. Those of one name, of whatever kind, stand side by side.
+// A table finds series by name and kind. It lets callers look ahead (Aggregator.Add): with
+// 50,000 series, most of the time of a line is spent waiting for memory, five times in a row
+// with a Go map from names to the four kinds; here many lines wait at the same time. Series
+// of one name, of whatever kind, stand side by side.
 type table struct {
 	seed  maphash.Seed
 	slots []tableSlot // a power of two of them, of which a quarter at least is free
@@ -21,7 +21,7 @@ func newTable() table { return table{seed: maphash.MakeSeed(), slots: make([]tab
 
 func (t *table) hash(name []byte) uint64 { return maphash.Bytes(t.seed, name) }
 
-// at returns the place where the search for a hash begins.
+// at returns where the search for a hash begins.
 func (t *table) at(hash uint64) int { return int(hash) & (len(t.slots) - 1) }
 
 // find returns a series; nil if there is none.
@@ -36,7 +36,7 @@ func (t *table) find(name []byte, k kind, hash uint64) *series {
 	}
 }
 
-// put puts a series in, which is not there.
+// put adds a series that is not there yet.
 func (t *table) put(s *series, hash uint64) {
 	if 4*(t.used+1) > 3*len(t.slots) {
 		was := t.slots
@@ -59,8 +59,8 @@ func (t *table) place(slot tableSlot) {
 	t.slots[i] = slot
 }
 
-// remove takes a series out, which is there. What stands behind it moves up, as far as
-// a search would else end at the gap.
+// remove removes a series that is there. What follows it moves up, as far as a search would
+// otherwise end at the gap.
 func (t *table) remove(s *series, hash uint64) {
 	mask := len(t.slots) - 1
 	gap := t.at(hash)

@@ -8,8 +8,8 @@ import (
 	"github.com/DataDog/sketches-go/ddsketch/store"
 )
 
-// A timer is the samples of a slot, all of them while they fit. A sketch takes their
-// place where they don't: what it says of a value is within 1 % of it.
+// A timer is the samples of a slot, all of them while they fit. When they don't, a sketch
+// takes their place: its values are accurate to 1 %.
 type timer struct {
 	cur, old samples
 	spare    []float64 // for the next
@@ -29,7 +29,7 @@ type samples struct {
 // smallTimer is how many samples each timer has room for, whatever the others take.
 const smallTimer = 64
 
-// The sketch: 1 %, and at most so many bins, of which the lowest are merged.
+// The sketch: 1 %, and at most so many bins. When there are more, the lowest are merged.
 const (
 	accuracy = 0.01
 	maxBins  = 2048
@@ -39,7 +39,7 @@ func (t *timer) shift() {
 	t.old, t.cur, t.spare = t.cur, samples{values: t.spare}, nil
 }
 
-// sample counts a sample, if there is room.
+// sample counts a sample if there is room.
 func (x *sums) sample(s *samples, v, weight float64) bool {
 	if s.sketch == nil && len(s.values) >= smallTimer && len(s.values) == cap(s.values) {
 		// They grow by half: what is reserved is what they take.
@@ -60,7 +60,8 @@ func (x *sums) sample(s *samples, v, weight float64) bool {
 	return true
 }
 
-// toSketch makes a sketch of samples that have no room, if that has.
+// toSketch replaces samples for which there is no room with a sketch, if there is room for
+// that.
 func (x *sums) toSketch(s *samples) bool {
 	if !x.sketches.take(sketchCost) {
 		return false
@@ -96,7 +97,7 @@ type stat struct {
 	value float64
 }
 
-// stats appends what statsd's process_metrics makes of samples in a slot of so many
+// stats appends what statsd's process_metrics makes of samples, in a slot of so many
 // seconds. A percentile that is NaN there is left out.
 //
 // https://github.com/statsd/statsd/blob/v0.9.0/lib/process_metrics.js
@@ -144,7 +145,7 @@ func (s *samples) stats(dst []stat, percentiles []percentile, seconds float64) [
 	return s.append(dst, seconds, math.Sqrt(diffs/float64(n)), v[n-1], v[0], all, allSquares, mean, median)
 }
 
-// sumsOf adds values and their squares up, the first first.
+// sumsOf adds up values and their squares, from first to last.
 func sumsOf(v []float64) (sum, squares float64) {
 	sum, squares = v[0], v[0]*v[0]
 	for _, x := range v[1:] {
@@ -153,7 +154,7 @@ func sumsOf(v []float64) (sum, squares float64) {
 	return sum, squares
 }
 
-// append appends what there is beside the percentiles.
+// append appends everything but the percentiles.
 func (s *samples) append(dst []stat, seconds, std, upper, lower, sum, squares, mean, median float64) []stat {
 	return append(dst,
 		stat{".std", std}, stat{".upper", upper}, stat{".lower", lower},
@@ -161,7 +162,7 @@ func (s *samples) append(dst []stat, seconds, std, upper, lower, sum, squares, m
 		stat{".sum", sum}, stat{".sum_squares", squares}, stat{".mean", mean}, stat{".median", median})
 }
 
-// sketchStats is stats for a sketch: it walks over its bins, the lowest first.
+// sketchStats is stats for a sketch. It walks over the bins, lowest first.
 func (s *samples) sketchStats(dst []stat, percentiles []percentile, seconds float64) []stat {
 	for _, p := range percentiles {
 		in := math.Floor(math.Abs(p.percent)/100*s.n + 0.5)
@@ -189,7 +190,7 @@ func (s *samples) sketchStats(dst []stat, percentiles []percentile, seconds floa
 	return s.append(dst, seconds, std, s.upper, s.lower, s.sum, s.squares, mean, min(max(median, s.lower), s.upper))
 }
 
-// ascend calls yield with the values of the sketch, in order, until that is false.
+// ascend calls yield with the values of the sketch, in order, until that returns false.
 func (s *samples) ascend(yield func(v, n float64) bool) {
 	type bin struct{ v, n float64 }
 	var bins []bin
