@@ -14,13 +14,13 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// lastRead bounds how long a reader goes on when it is told to end: with what has
-// reached its socket, and on a connection with what its sender had in hand.
+// lastRead bounds how long a reader goes on once it is told to end: with what has reached its
+// socket and, on a connection, with what its sender was just sending.
 const lastRead = 250 * time.Millisecond
 
-// accept accepts connections on l, as there is room for them, until ctx ends; and
-// then what waits to be accepted, unless that is for our successor. It closes l, and
-// returns when its connections are done.
+// accept accepts connections on l, while there is room for them, until ctx ends; then it
+// accepts those that already wait, unless they are for our successor. It closes l, and returns
+// when its connections are done.
 func (in *Inlet) accept(ctx context.Context, l *Listener) {
 	var readers sync.WaitGroup
 	defer readers.Wait()
@@ -47,8 +47,7 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 	}
 }
 
-// acceptRest accepts what waits to be accepted, whatever the limit: all of it ends
-// soon.
+// acceptRest accepts all connections that wait, whatever the limit: they will end soon.
 func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.WaitGroup) {
 	l.admitNoMore()
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
@@ -62,18 +61,18 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.Wait
 	}
 }
 
-// retryAccept is how long what accept(2) lacks is waited for.
+// retryAccept is how long to wait when accept(2) lacks a resource.
 const retryAccept = 10 * time.Millisecond
 
-// isShortage says whether accept has failed for want of descriptors or memory. By
-// any other error that one connection is lost.
+// isShortage says whether accept failed for lack of descriptors or memory. Any other error
+// concerns only the one connection.
 func isShortage(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) ||
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
-// acceptOne accepts a connection, without waiting, and has it read. The caller has
-// entered it, and it leaves at its end, or at once with an error.
+// acceptOne accepts a connection, without waiting, and starts its reader. The caller has
+// entered it; it leaves when it ends, or at once on an error.
 func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitGroup) error {
 	fd, from, err := acceptFD(l.socket.FD())
 	if err != nil {
@@ -99,7 +98,7 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitG
 	return nil
 }
 
-// addressOf writes the address of a peer; "" where it has none.
+// addressOf writes the address of a peer; "" if it has none.
 func addressOf(from unix.Sockaddr) string {
 	switch a := from.(type) {
 	case *unix.SockaddrInet4:

@@ -15,15 +15,14 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/unixsocket"
 )
 
-// A binder finds or binds the sockets of a configuration. One goroutine uses it,
-// once.
+// A binder finds or binds the sockets of a configuration. One goroutine uses it, once.
 type binder struct {
 	poller *poll.Poller
 	have   []*Listener // bound by an earlier configuration, or by somebody else, and not asked for yet
 	added  []*Listener // those that have only just become ours
 }
 
-// bindAll returns the sockets of specs. With an error, nothing has changed: but the
+// bindAll returns the sockets of specs. After an error nothing has changed, except that the
 // inherited sockets that were asked for are closed.
 func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 	for _, s := range specs {
@@ -41,7 +40,7 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 	return bound, nil
 }
 
-// bind returns the sockets of one address: localhost has one a family.
+// bind returns the sockets of one address: localhost has one per family.
 func (b *binder) bind(s Spec) ([]*Listener, error) {
 	if strings.EqualFold(s.Address.Host, "localhost") {
 		return b.bindLocalhost(s)
@@ -50,8 +49,7 @@ func (b *binder) bind(s Spec) ([]*Listener, error) {
 	return []*Listener{l}, err
 }
 
-// bindOne returns the socket of an address: one that is bound already, or a new
-// one.
+// bindOne returns the socket of an address: one that is already bound, or a new one.
 func (b *binder) bindOne(s Spec) (l *Listener, err error) {
 	if i := slices.IndexFunc(b.have, func(l *Listener) bool { return l.serves(s) }); i >= 0 {
 		l = b.have[i]
@@ -67,8 +65,8 @@ func (b *binder) bindOne(s Spec) (l *Listener, err error) {
 	return l, nil
 }
 
-// bindLocalhost binds 127.0.0.1 and ::1 to one port. A family that the host
-// lacks is passed over.
+// bindLocalhost binds 127.0.0.1 and ::1 to the same port. It skips a family that the host
+// lacks.
 func (b *binder) bindLocalhost(s Spec) (both []*Listener, err error) {
 	for range 10 {
 		both, err = b.bindBoth(s)
@@ -141,7 +139,7 @@ func bindNew(poller *poll.Poller, a address.Address) (*Listener, error) {
 	return l, nil
 }
 
-// listen binds a socket at, which is a as package net takes it.
+// listen binds a socket at the address at, which is a in the form of package net.
 func listen(poller *poll.Poller, a address.Address, at string) (*Listener, error) {
 	if isStream(a.Network) {
 		stream, err := net.Listen(a.Family(), at)
@@ -160,8 +158,8 @@ func listen(poller *poll.Poller, a address.Address, at string) (*Listener, error
 	return newListener(poller, packets.LocalAddr(), packets.(syscall.Conn))
 }
 
-// unwanted returns an error that names the inherited sockets which nothing of the
-// configuration wants.
+// unwanted returns an error that names the inherited sockets which the configuration doesn't
+// use.
 func (b *binder) unwanted() (err error) {
 	for _, l := range b.have {
 		if l.Inherited {

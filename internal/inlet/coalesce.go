@@ -9,7 +9,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// gathering says how long readers wait. All of them share it; a reload changes it.
+// gathering says how long readers wait. They all share it; a reload changes it.
 type gathering struct {
 	coalesce atomic.Int64 // from tick to tick, in ns; 0: no waiting
 	nap      atomic.Int64 // the longest nap that all sockets can bear, in ns; 0: none
@@ -17,8 +17,8 @@ type gathering struct {
 	busy     busy
 }
 
-// set makes it that of a configuration. While one reader naps, no other is
-// served, so no nap is longer than what the most delicate socket can bear.
+// set applies the settings of a configuration. While one reader naps, no other is served, so
+// no nap is longer than the most sensitive socket can stand.
 func (g *gathering) set(s Settings, listeners []*Listener) {
 	nap := s.Coalesce
 	if nap > maxNap {
@@ -34,11 +34,10 @@ func (g *gathering) set(s Settings, listeners []*Listener) {
 	g.timeout.Store(int64(s.IdleTimeout))
 }
 
-// A pacer lets input gather: a reader that found little waits for the next
-// tick. Ticks are at the same instants for all readers, so that one wake-up
-// serves them all: a wake-up costs ten times what a datagram costs. Where little
-// comes, there is nothing to gather, and a tick would be one more wake-up. Each
-// reader has its own pacer.
+// A pacer lets input gather: a reader that found little waits for the next tick. Ticks are at
+// the same instants for all readers, so that one wake-up serves them all: a wake-up costs ten
+// times what a datagram costs. Where little arrives, there is nothing to gather, and a tick
+// would only be one more wake-up. Each reader has its own pacer.
 type pacer struct {
 	*gathering
 	bears  time.Duration // how long input may gather in the socket, at the most
@@ -55,35 +54,35 @@ func (in *Inlet) pacer(l *Listener) pacer {
 	return pacer{gathering: &in.gathering, bears: l.bears(), poller: in.poller}
 }
 
-// every is the time from tick to tick; 0: no waiting.
+// every is the time between ticks; 0: no waiting.
 func (p *pacer) every() time.Duration {
 	return min(time.Duration(p.coalesce.Load()), p.bears)
 }
 
-// idleTimeout is how long a connection may bring nothing; 0: for ever.
+// idleTimeout is how long a connection may be silent; 0: forever.
 func (p *pacer) idleTimeout() time.Duration { return time.Duration(p.timeout.Load()) }
 
 // busy counts the readers that have something to do now.
 type busy struct{ atomic.Int32 }
 
-// idle runs f, in which the caller has nothing to do.
+// idle runs f, during which the caller has nothing to do.
 func (b *busy) idle(f func()) {
 	b.Add(-1)
 	f()
 	b.Add(1)
 }
 
-// maxNap is how long the whole process may stand still, at the most.
+// maxNap is how long the whole process may stand still at most.
 const maxNap = 10 * time.Millisecond
 
-// epoch is the instant that ticks are counted from.
+// epoch is the instant from which ticks are counted.
 var epoch = time.Now()
 
-// enough is how many packets must come from tick to tick for gathering to pay.
+// enough is how many packets must arrive between ticks for gathering to pay.
 const enough = 3
 
-// wait returns at the next tick, or when ctx ends, and says whether to look at the
-// socket again: not at once where too little comes. n is how many packets the reader
+// wait returns at the next tick, or when ctx ends. again says whether to look at the socket
+// right away, which is not worth it where too little arrives. n is how many packets the reader
 // has just found.
 func (p *pacer) wait(ctx context.Context, n int) (again bool) {
 	every := p.every()
@@ -97,8 +96,8 @@ func (p *pacer) wait(ctx context.Context, n int) (again bool) {
 	return true
 }
 
-// pays says whether gathering pays: from when enough comes in a tick's time, to when
-// nothing has come in one.
+// pays says whether gathering pays: from the time enough arrives within one tick until nothing
+// arrives within one.
 func (p *pacer) pays(n int, every time.Duration) bool {
 	if n == 0 {
 		p.gathers, p.count = false, 0
@@ -112,10 +111,10 @@ func (p *pacer) pays(n int, every time.Duration) bool {
 	return p.gathers
 }
 
-// gather waits for the tick. Where nobody else has anything to do, it sleeps
-// without telling the Go scheduler: to put the thread aside, look for other work,
-// and wake the thread and the runtime's monitor again takes more than what
-// arrives in a tick. Timers and the network wait that long for their turn.
+// gather waits for the tick. Where nobody else has anything to do, it sleeps without telling
+// the Go scheduler: putting the thread aside, looking for other work, and waking the thread
+// and the runtime's monitor again takes longer than what arrives in a tick. Timers and the
+// network have to wait that long.
 func (p *pacer) gather(ctx context.Context, every time.Duration) {
 	now, most := time.Now(), time.Duration(p.nap.Load())
 	tick := now.Add(every - now.Sub(epoch)%every)

@@ -12,26 +12,25 @@ import (
 )
 
 const (
-	// idleEnough is how long a connection must have brought nothing to make room.
+	// idleEnough is how long a connection must have been silent to be ended for another.
 	idleEnough = time.Second
 
-	// leastLeaving is how many connections that we have ended at our side may wait
-	// for their peers to end them, too, at the least.
+	// leastLeaving is how many connections that we have ended may always wait for their peers
+	// to end them, too.
 	leastLeaving = 64
 
-	// shortage is how long no more connections are taken than there were when the
-	// descriptors ran out, less spare ones: the rest of the process needs some.
+	// shortage is for how long we take fewer connections than there were when the descriptors ran
+	// out: the rest of the process needs some.
 	shortage = 10 * time.Second
 	spare    = 8
 
-	// calm is how long nobody must have waited or made room for that to be news
-	// again.
+	// calm is how long no connection must have waited or made room before that is logged again.
 	calm = time.Minute
 )
 
-// connections are those that are open, over all listeners. Where there may be no
-// more of them, the one that was idle longest makes room; where none is idle, new
-// ones wait in the kernel's backlog. Any goroutine may use it.
+// connections are the open ones of all listeners. At the limit, the one that was idle longest
+// makes room; if none is idle, new ones wait in the kernel's backlog. Any goroutine may use
+// it.
 type connections struct {
 	log *slog.Logger
 
@@ -48,17 +47,17 @@ type connections struct {
 	stats   ConnectionStats
 }
 
-// A trouble is when something was last wrong; zero: long ago.
+// A trouble is when something was last wrong; zero: not lately.
 type trouble struct{ time.Time }
 
-// isNews says whether it is news that something is wrong now.
+// isNews says whether a problem is worth a line in the log now.
 func (t *trouble) isNews() bool {
 	is := t.IsZero()
 	t.Time = time.Now()
 	return is
 }
 
-// isOver says, once, that it has been well for a while.
+// isOver says, once, that all has been well for a while.
 func (t *trouble) isOver() bool {
 	is := !t.IsZero() && time.Since(t.Time) > calm
 	if is {
@@ -76,7 +75,7 @@ type ConnectionStats struct {
 	IdleTimeout uint64 // ended by us, because of Settings.IdleTimeout
 }
 
-// Connections returns what is to be known about connections.
+// Connections returns the counts of connections.
 func (in *Inlet) Connections() ConnectionStats {
 	c := &in.connections
 	c.mu.Lock()
@@ -86,8 +85,8 @@ func (in *Inlet) Connections() ConnectionStats {
 	return stats
 }
 
-// set changes how many may be open: no more than there are descriptors for. Those
-// that are stay.
+// set changes how many may be open: no more than there are descriptors for. Those that are
+// open stay.
 func (c *connections) set(s Settings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,8 +102,8 @@ func (c *connections) set(s Settings) {
 	c.wake()
 }
 
-// descriptorsFor returns how many connections the process has descriptors for, of
-// all that it has.
+// descriptorsFor returns how many connections the process has descriptors for, and how many
+// descriptors it has in all.
 func descriptorsFor() (most, all int) {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil || limit.Cur > 1<<30 {
@@ -122,8 +121,7 @@ func (c *connections) most() int {
 	return c.limit
 }
 
-// tryEnter takes one of the connections that may be open, and says whether there
-// was one.
+// tryEnter takes one of the places for connections, if there is one.
 func (c *connections) tryEnter() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,15 +138,14 @@ func (c *connections) tryEnter() bool {
 	return true
 }
 
-// enterAnyway takes one more than may be open, if need be.
+// enterAnyway takes a place, beyond the limit if need be.
 func (c *connections) enterAnyway() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.open++
 }
 
-// enter is tryEnter, and waits until there is one: the connection that was idle
-// longest makes room.
+// enter is tryEnter, but waits for a place: the connection that was idle longest makes room.
 func (c *connections) enter(ctx context.Context) error {
 	for first := true; ; first = false {
 		if ctx.Err() != nil {
@@ -168,8 +165,8 @@ func (c *connections) enter(ctx context.Context) error {
 	}
 }
 
-// makeRoom ends the connection that was idle longest, or returns how long to wait
-// until one may have been idle long enough, and what tells before.
+// makeRoom ends the connection that was idle longest. If none has been idle long enough, it
+// returns how long to wait for one, and what tells of a free place before that.
 func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -206,8 +203,8 @@ func (c *connections) idlest() (s *streamReader, idle time.Duration) {
 	return s, idle
 }
 
-// ranOut is told that accept has failed for want of descriptors. Some connections
-// make room, and none comes in their place for a while.
+// ranOut is called when accept has failed for lack of descriptors. Some connections make
+// room, and for a while none takes their place.
 func (c *connections) ranOut(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,9 +220,9 @@ func (c *connections) ranOut(err error) {
 	}
 }
 
-// retire ends a connection at our side. What its peer has sent is read. From then on
-// a unix socket refuses what it sends; by TCP it can't be told so at once, and what it
-// still sends is read, until it closes. c.mu is held.
+// retire ends our side of a connection. What its peer has sent is read. From then on, a unix
+// socket refuses what it sends; over TCP it can't be told at once, so what it still sends is
+// read until it closes. c.mu is held.
 func (c *connections) retire(s *streamReader) {
 	delete(c.readers, s)
 	c.open--
@@ -241,8 +238,8 @@ func (c *connections) retire(s *streamReader) {
 	c.wake()
 }
 
-// hangUp makes the reader that has been leaving longest read what is there, and no
-// more. c.mu is held.
+// hangUp makes the reader that has been leaving longest read what is there, and then stop.
+// c.mu is held.
 func (c *connections) hangUp() {
 	c.leaving[0].shut(unix.SHUT_RD)
 	c.leaving = c.leaving[1:]
@@ -254,7 +251,7 @@ func (c *connections) wake() {
 	c.freed = make(chan struct{})
 }
 
-// add has a connection that has entered.
+// add registers a connection that has entered.
 func (c *connections) add(s *streamReader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -273,8 +270,7 @@ func (c *connections) timedOut(s *streamReader) {
 	}
 }
 
-// leave ends the part of a connection that has entered; nil: of one that none came
-// for.
+// leave removes a connection that has entered; nil: a place for which no connection came.
 func (c *connections) leave(s *streamReader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,8 +10,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// A datagramReader reads one datagram socket. One goroutine runs it; it owns
-// the socket.
+// A datagramReader reads one datagram socket. The goroutine that runs it owns the socket.
 type datagramReader struct {
 	*Listener
 	handler Handler
@@ -24,15 +23,15 @@ type datagramReader struct {
 	current int      // index in packets of the datagram that is being handled
 }
 
-// How much is received at once.
+// How much is received at a time.
 const (
 	fewPackets  = 16      // datagrams, where they are large
 	largePacket = 4 << 10 // on average, in bytes
 	keptRoom    = 1 << 20 // what they may leave filled, in bytes
 )
 
-// A lender lends buffers to the readers of datagrams, each for one read: there
-// are as many as have been in use at one moment.
+// A lender lends buffers to the readers of datagrams, each for one read. There are as many as
+// were ever in use at the same time.
 type lender struct {
 	mu   sync.Mutex
 	free []*packets
@@ -56,8 +55,8 @@ func (l *lender) giveBack(p *packets) {
 	l.free = append(l.free, p)
 }
 
-// receive reads datagrams from l until ctx ends, and then what has arrived by then,
-// unless that is for our successor.
+// receive reads datagrams from l until ctx ends, and then those that have arrived by then,
+// unless they are for our successor.
 func (in *Inlet) receive(ctx context.Context, l *Listener) {
 	defer l.close()
 	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, shape: udpShape}
@@ -94,8 +93,8 @@ func (d *datagramReader) run(ctx context.Context) {
 	}
 }
 
-// step receives datagrams, without waiting, and hands them over. It returns how
-// many, or EAGAIN, and whether that was all there was.
+// step receives datagrams, without waiting, and hands them over. It returns how many, or
+// EAGAIN, and whether those were all.
 func (d *datagramReader) step() (n int, all bool, err error) {
 	if d.packets, err = d.lender.borrow(); err != nil {
 		return 0, true, err
@@ -127,8 +126,8 @@ func (d *datagramReader) receive() (n int, err error) {
 	return n, nil
 }
 
-// adapt receives fewer datagrams at once where they are large: else a few of them
-// would keep all the room filled.
+// adapt receives fewer datagrams at a time where they are large: otherwise a few of them
+// would keep the whole buffer filled.
 func (d *datagramReader) adapt(n, bytes int) {
 	switch {
 	case bytes > n*largePacket:

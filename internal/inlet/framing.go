@@ -6,22 +6,22 @@ import (
 	"slices"
 )
 
-// maxFrame bounds the packets of a framed stream, in bytes. Text never begins like
-// the length of one: it would need a NUL.
+// maxFrame bounds the packets of a framed stream, in bytes. Text never begins like the length
+// of one: it would need a NUL.
 const maxFrame = 1 << 20
 
-// headLen is how much of a stream tells how it is framed, and the length of a
-// packet's head.
+// headLen is how many bytes of a stream show how it is framed, and the length of a packet's
+// head.
 const headLen = 4
 
-// A framing cuts a stream into packets. How, the first four bytes tell:
+// A framing cuts a stream into packets. The first four bytes show how:
 //
 //	host          lines, one after the other
 //	┌─────────┬────────────┬─────────┬─
 //	│ n (LE)  │ n bytes    │ n (LE)  │     DogStatsD's, as datadog-go writes it
 //	└─────────┴────────────┴─────────┴─
 //	anything else with bytes that no line has, and what begins like another
-//	protocol: refused, all of it
+//	protocol: refused as a whole
 type framing struct {
 	understands bool // framed streams; else they are refused, too
 	kind        framingKind
@@ -40,7 +40,7 @@ const (
 	refused
 )
 
-// take hands data over to h, and returns what it needs to see again.
+// take hands data over to h, and returns the end that it needs to see again.
 func (f *framing) take(h Handler, data []byte) (rest []byte) {
 	if f.kind == unknown {
 		if len(data) < headLen || bytes.HasPrefix(proxyHead, data) && len(data) < len(proxyHead) {
@@ -58,7 +58,7 @@ func (f *framing) take(h Handler, data []byte) (rest []byte) {
 	return nil
 }
 
-// How streams of other protocols begin, which hold line ends by accident.
+// How streams of other protocols begin that contain line ends by accident.
 var (
 	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
 	foreign   = [][]byte{
@@ -67,7 +67,7 @@ var (
 	}
 )
 
-// kindOf tells how a stream is framed by its head.
+// kindOf recognizes a stream's framing by its head.
 func (f *framing) kindOf(data []byte) framingKind {
 	head := data[:headLen]
 	isOther := func(other []byte) bool { return bytes.HasPrefix(data, other) }
@@ -80,10 +80,10 @@ func (f *framing) kindOf(data []byte) framingKind {
 	return lines
 }
 
-// isLength says whether head is the length of a packet, which may be empty.
+// isLength says whether head is a packet's length, which may be 0.
 func isLength(head []byte) bool { return binary.LittleEndian.Uint32(head) <= maxFrame }
 
-// isForeign says whether no line has r.
+// isForeign says whether r never occurs in a line.
 func isForeign(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' }
 
 // takePackets is take of a framed stream.
@@ -114,21 +114,21 @@ func (f *framing) takePackets(h Handler, data []byte) (rest []byte) {
 	return nil
 }
 
-// refuse gives a stream up from data on.
+// refuse gives up on a stream, from data on.
 func (f *framing) refuse(h Handler, data []byte) (rest []byte) {
 	f.kind = refused
 	h.Drop(Misframed, data)
 	return nil
 }
 
-// forget is told that n bytes which take has returned are not seen again.
+// forget is called when n bytes that take returned will not come again.
 func (f *framing) forget(n int) {
 	if f.kind == framed {
 		f.left -= n
 	}
 }
 
-// end hands over what is left at the end of the stream.
+// end hands over what is left when the stream ends.
 func (f *framing) end(h Handler, rest []byte) {
 	switch {
 	case f.kind == unknown: // too short to tell

@@ -14,14 +14,13 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// ErrUnwantedSocket says that a socket was passed to us, or has been since the
-// start, at whose address nothing is to listen: who sends there would wait for
-// nobody.
+// ErrUnwantedSocket says that a socket was handed to us, at the start or later, for an address
+// at which nothing is to listen: whoever sends there would wait for nobody.
 var ErrUnwantedSocket = errors.New("systemd keeps a socket for it, and no listener is configured there")
 
 // openInherited asks the kernel what the descriptors are: bound sockets that a supervisor
-// holds, too. They outlive us, and what reaches them meanwhile waits for our successor. It
-// takes the descriptors, and the listeners wait to be asked for.
+// holds as well. They outlive us, and what reaches them meanwhile waits for our successor. It
+// takes the descriptors; the listeners wait to be asked for.
 func openInherited(poller *poll.Poller, files []*os.File) (open []*Listener, err error) {
 	for _, f := range files {
 		l, oneErr := inherit(poller, f)
@@ -60,7 +59,7 @@ func inherit(poller *poll.Poller, f *os.File) (*Listener, error) {
 	return newListener(poller, stream.Addr(), stream.(syscall.Conn))
 }
 
-// isMeant says whether the socket is the one that binding a would make.
+// isMeant says whether the socket is the one that binding a would create.
 func (l *Listener) isMeant(a address.Address) bool {
 	if l.Address.Network != a.Network || l.Address.Port != a.Port || l.Address.Path != a.Path {
 		return false
@@ -68,8 +67,8 @@ func (l *Listener) isMeant(a address.Address) bool {
 	return a.IsUnix() || names(a, l.at.Addr())
 }
 
-// names says whether a, of an internet socket, means the address at. No host is
-// any of this machine's, by IPv6 or IPv4.
+// names says whether a, of an internet socket, means the address at. An empty host means any
+// address of this machine, IPv6 or IPv4.
 func names(a address.Address, at netip.Addr) bool {
 	if a.Host == "" {
 		return at.IsUnspecified()

@@ -14,36 +14,35 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// A Handler takes what one socket brings. The socket's reader alone calls it, once
-// a read:
+// A Handler takes what one socket brings. Only the socket's reader calls it, once per read:
 //
 //	Begin (Stream | Datagram | Drop)* End
 //
-// It reads the slices that it is given, and keeps none of them.
+// It only reads the slices that it is given, and keeps none.
 type Handler interface {
-	// Begin says that what follows arrived at that moment.
+	// Begin says that what follows arrived at this time.
 	Begin(at time.Time)
 
-	// Stream takes what a stream brought, and returns the end of it, for which it
-	// needs to see more: that comes again, in front of what the stream brings
-	// next. It is no longer than MaxRest.
+	// Stream takes what a stream brought. It returns the end of data if it needs to see more
+	// first: that comes again, in front of what the stream brings next. It is no longer than
+	// MaxRest.
 	Stream(data []byte) (rest []byte)
 
-	// Datagram takes a datagram, or what is left of a packet in a framed stream. lost
-	// is how many bytes of its end were cut off.
+	// Datagram takes a datagram, or what is left of a packet in a framed stream. lost is how
+	// many bytes were cut off its end.
 	Datagram(data []byte, lost int)
 
-	// Drop takes bytes of a stream that it is not given again.
+	// Drop takes bytes of a stream that will not come again.
 	Drop(why Reason, data []byte)
 
 	// End says that the read is over. It never blocks.
 	End()
 }
 
-// MaxRest bounds what a Handler may leave of a stream, in bytes.
+// MaxRest bounds, in bytes, what a Handler may leave of a stream.
 const MaxRest = line.MaxLen + 1<<10
 
-// A Reason says why a Handler is given bytes to drop.
+// A Reason says why a Handler is to drop bytes.
 type Reason uint8
 
 // Why bytes are dropped.
@@ -63,14 +62,14 @@ type Settings struct {
 // MaxCoalesce bounds Settings.Coalesce.
 const MaxCoalesce = time.Second
 
-// A Spec asks for the sockets of an address.
+// A Spec asks for the sockets of one address.
 type Spec struct {
 	Protocol line.Protocol
 	Address  address.Address
 }
 
-// An Inlet reads from sockets. Bind comes before Run; any goroutine may ask which
-// Listeners there are.
+// An Inlet reads from sockets. Bind comes before Run; any goroutine may ask for the
+// Listeners.
 type Inlet struct {
 	poller     *poll.Poller
 	log        *slog.Logger
@@ -86,8 +85,8 @@ type Inlet struct {
 	ended   chan struct{} // closed when Run reads no more
 }
 
-// New returns an Inlet whose sockets poller watches. newHandler makes the Handler of
-// a socket, or of a connection; peer names who sent what that is being given.
+// New returns an Inlet whose sockets poller watches. newHandler makes the Handler of a socket
+// or a connection; peer names the sender of what the Handler is being given.
 func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
 	in := &Inlet{
 		poller: poller, log: log, newHandler: newHandler,
@@ -97,10 +96,9 @@ func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, pee
 	return in
 }
 
-// Bind binds the sockets that are asked for, or none. Its error names the address;
-// it is an ErrUnwantedSocket where an inherited socket is not asked for. It takes
-// inherited: descriptors of bound sockets, which somebody else holds too and will
-// pass to our successor.
+// Bind binds all sockets that are asked for, or none. Its error names the address; it is an
+// ErrUnwantedSocket if an inherited socket is not asked for. It takes inherited: descriptors of
+// bound sockets, which somebody else holds too and will hand to our successor.
 func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
 	open, err := openInherited(in.poller, inherited)
 	b := binder{poller: in.poller, have: open}
@@ -116,7 +114,7 @@ func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
 	return nil
 }
 
-// Listeners returns the bound sockets. They may be closed.
+// Listeners returns the bound sockets. They may have been closed.
 func (in *Inlet) Listeners() []*Listener {
 	if bound := in.bound.Load(); bound != nil {
 		return *bound
@@ -124,13 +122,13 @@ func (in *Inlet) Listeners() []*Listener {
 	return nil
 }
 
-// Owns says whether who dials at, in a network of package net, reaches one of the
-// bound sockets.
+// Owns says whether dialing at, in a network as package net calls it, reaches one of the bound
+// sockets.
 func (in *Inlet) Owns(network, at string) bool {
 	return slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return l.Address.Network == network && l.isAt(at) })
 }
 
-// A change asks Run to go on with other sockets and settings.
+// A change asks Run to continue with other sockets and settings.
 type change struct {
 	specs    []Spec
 	settings Settings
@@ -139,10 +137,10 @@ type change struct {
 
 var errEnded = errors.New("nothing is read any more")
 
-// Rebind makes Run, which must be running, go on with the sockets of specs. Those
-// that are bound already are not closed, and their connections go on; new ones are
-// bound first, and with an error nothing has changed. Rebind returns when those that
-// are not asked for are emptied and closed.
+// Rebind makes Run, which must be running, continue with the sockets of specs. Those that are
+// already bound stay open, with their connections. New ones are bound first; after an error,
+// nothing has changed. Rebind returns when the sockets that are no longer asked for are drained
+// and closed.
 func (in *Inlet) Rebind(specs []Spec, s Settings) error {
 	c := change{specs, s, make(chan error, 1)}
 	select {
@@ -153,8 +151,8 @@ func (in *Inlet) Rebind(specs []Spec, s Settings) error {
 	}
 }
 
-// Run reads until ctx ends, and then what has reached the sockets by then; but what
-// waits at inherited ones is for our successor. It closes all.
+// Run reads until ctx ends, and then what has reached the sockets by then; but what waits at
+// inherited ones is left to our successor. It closes them all.
 func (in *Inlet) Run(ctx context.Context, s Settings) {
 	defer close(in.ended)
 	in.follow(ctx, s, in.Listeners(), nil)
@@ -183,7 +181,7 @@ func (in *Inlet) change(ctx context.Context, c change) error {
 	return nil
 }
 
-// follow begins to read from some listeners, and ends to read from others.
+// follow starts reading from some listeners, and stops reading from others.
 func (in *Inlet) follow(ctx context.Context, s Settings, added, gone []*Listener) {
 	in.gathering.set(s, in.Listeners())
 	in.connections.set(s)
@@ -213,7 +211,7 @@ func (in *Inlet) read(ctx context.Context, l *Listener) {
 	}
 }
 
-// announce says that we listen, and what is to be known about that.
+// announce logs that we listen, and what there is to know about it.
 func (in *Inlet) announce(l *Listener) {
 	attrs := []any{"protocol", l.Protocol.String(), "listener", l.Address}
 	if !l.IsStream() {

@@ -23,7 +23,7 @@ import (
 // receiveBuffer is what a datagram socket asks of the kernel, in bytes.
 const receiveBuffer = 8 << 20
 
-// smallBuffer is the receive buffer below which input must not gather for longer
+// smallBuffer is the size of a receive buffer below which input must not gather for longer
 // than smallGather: an ordinary burst would overrun it.
 const (
 	smallBuffer = 1 << 20
@@ -50,11 +50,11 @@ type Listener struct {
 	pulse        pulse.Pulse  // of the reader of datagrams
 }
 
-// Pulse is that of the loop that reads datagrams.
+// Pulse is the pulse of the loop that reads datagrams.
 func (l *Listener) Pulse() *pulse.Pulse { return &l.pulse }
 
-// newListener makes conn, which is bound at an address, a Listener that nobody has asked
-// for yet. It takes conn. One of datagrams gets a large receive buffer.
+// newListener makes a Listener of conn, which is bound to an address. Nobody has asked for it
+// yet. It takes conn. A datagram socket gets a large receive buffer.
 func newListener(poller *poll.Poller, at net.Addr, conn syscall.Conn) (l *Listener, err error) {
 	l = &Listener{Address: address.Address{Network: at.Network()}}
 	if u, ok := at.(*net.UnixAddr); ok {
@@ -80,8 +80,8 @@ func newListener(poller *poll.Poller, at net.Addr, conn syscall.Conn) (l *Listen
 	return l, nil
 }
 
-// serves says whether the socket is the one that is asked for: as before or, where it is
-// inherited, for the first time.
+// serves says whether the socket is the one asked for: as before or, if it is inherited, for
+// the first time.
 func (l *Listener) serves(s Spec) bool {
 	if !l.isOurs() {
 		return l.isMeant(s.Address)
@@ -92,7 +92,7 @@ func (l *Listener) serves(s Spec) bool {
 // isOurs says whether the socket has been asked for.
 func (l *Listener) isOurs() bool { return l.asked.Network != "" }
 
-// take makes the socket that of s.
+// take assigns the socket to s.
 func (l *Listener) take(s Spec) {
 	port := l.Address.Port
 	l.Protocol, l.asked, l.Address = s.Protocol, s.Address, s.Address
@@ -110,11 +110,10 @@ func (l *Listener) close() {
 	l.socket.Close()
 }
 
-// admitNoMore lets nobody connect any more, or send to a unix socket, so that what has
-// come can be read and nothing is lost between that and close. By TCP, nobody comes
-// while somebody waits to be accepted: who tries to, tries again a second later, and
-// by then finds the port closed, or our successor. One may still slip in at the last
-// moment.
+// admitNoMore stops new connections, and sending to a unix socket, so that what has arrived can
+// be read and nothing is lost between that and close. Over TCP, nobody gets in while somebody
+// waits to be accepted: whoever tries will try again a second later, and then finds the port
+// closed, or our successor. At the last moment one may still slip in.
 func (l *Listener) admitNoMore() {
 	l.file.Remove()
 	switch l.Address.Network {
@@ -125,12 +124,12 @@ func (l *Listener) admitNoMore() {
 	}
 }
 
-// isSmall says whether the kernel granted too little for input to gather.
+// isSmall says whether the kernel granted too small a buffer for input to gather.
 func (l *Listener) isSmall() bool {
 	return l.Address.Network == "udp" && l.ReceiveBuffer < smallBuffer
 }
 
-// bufferRemedy is what to type where the receive buffer is small.
+// bufferRemedy is what to type if the receive buffer is small.
 func (l *Listener) bufferRemedy() string {
 	if l.Inherited {
 		return "ReceiveBuffer=8M in the socket unit"
@@ -138,7 +137,7 @@ func (l *Listener) bufferRemedy() string {
 	return "sysctl -w net.core.rmem_max=8388608"
 }
 
-// bears returns how long input may gather in the socket, at the most.
+// bears returns how long input may gather in the socket at most.
 func (l *Listener) bears() time.Duration {
 	switch {
 	case l.Address.Network == "unixgram":
@@ -154,7 +153,7 @@ func (l *Listener) isPrivate() bool {
 	return l.Address.IsUnix() || l.at.Addr().IsLoopback()
 }
 
-// isAt says whether who dials at reaches the socket.
+// isAt says whether dialing at reaches the socket.
 func (l *Listener) isAt(at string) bool {
 	if l.Address.IsUnix() {
 		ours, err := os.Stat(l.Address.Path)
@@ -169,8 +168,7 @@ func (l *Listener) isAt(at string) bool {
 	return from == to || to.IsUnspecified() && from.IsLoopback() || from.IsUnspecified() && isLocal(to)
 }
 
-// isLocal says whether an address is this host's. The unspecified one is, to who dials
-// it.
+// isLocal says whether an address is this host's. So is the unspecified one, when dialed.
 func isLocal(ip netip.Addr) bool {
 	if ip.IsLoopback() || ip.IsUnspecified() {
 		return true
@@ -187,8 +185,8 @@ func isLocal(ip netip.Addr) bool {
 // Connections returns how many connections of the socket are open.
 func (l *Listener) Connections() int { return int(l.open.Load()) }
 
-// KernelDrops returns how many datagrams the kernel has dropped at the socket,
-// since it is ours. Where it counts none, that is an error.
+// KernelDrops returns how many datagrams the kernel has dropped at the socket since it is
+// ours. It is an error if the kernel doesn't count them.
 func (l *Listener) KernelDrops() (n uint64, err error) {
 	if l.Address.Network != "udp" {
 		return 0, errors.ErrUnsupported

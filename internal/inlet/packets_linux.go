@@ -8,23 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A shape is how the room for datagrams is divided.
+// A shape is how the buffer for datagrams is divided.
 type shape struct {
 	slots int // how many datagrams one system call moves
 	size  int // how much of each is read
 }
 
-// The shapes: UDP has no datagram over 64 KiB. A unix socket takes one as long as the
-// buffer of its sender, which has this much without privileges, and queues ten.
+// The shapes: a UDP datagram has at most 64 KiB. One of a unix socket may be as long as its
+// sender's buffer, which has this size without privileges; the socket queues ten.
 var (
 	udpShape  = shape{packetBatch, 64 << 10}
 	unixShape = shape{16, 512 << 10}
 )
 
-// packetBatch is how many datagrams one system call moves at most.
+// packetBatch is how many datagrams one system call receives at most.
 const packetBatch = 128
 
-// roomForPackets is what any shape takes, in bytes.
+// roomForPackets is how much any shape takes, in bytes.
 const roomForPackets = 8 << 20
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -33,9 +33,8 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// packets receives datagrams, many in one system call. Its buffer is not of
-// the Go heap, and takes memory only as far as datagrams have filled it: a page
-// for each of the small ones.
+// packets receives datagrams, many per system call. Its buffer is not on the Go heap, and
+// takes memory only as far as datagrams have filled it: a page for each small one.
 type packets struct {
 	msgs  [packetBatch]mmsghdr
 	iovs  [packetBatch]unix.Iovec
@@ -52,7 +51,7 @@ func newPackets() (*packets, error) {
 	return &packets{buf: buf}, nil
 }
 
-// divide divides the room.
+// divide divides the buffer.
 func (p *packets) divide(s shape) {
 	if p.shape == s {
 		return
@@ -81,15 +80,15 @@ func (p *packets) recv(fd, most int) (int, error) {
 	return int(n), nil
 }
 
-// packet returns the i-th datagram of the last recv, valid until the next, and
-// how many bytes of its end were cut off.
+// packet returns the i-th datagram of the last recv, valid until the next one, and how many
+// bytes were cut off its end.
 func (p *packets) packet(i int) (data []byte, lost int) {
 	n := int(p.msgs[i].n) // as it was sent: MSG_TRUNC
 	read := min(n, p.shape.size)
 	return p.buf[i*p.shape.size:][:read], n - read
 }
 
-// forget gives the memory back that large datagrams have filled.
+// forget gives back the memory that large datagrams have filled.
 func (p *packets) forget() { unix.Madvise(p.buf, unix.MADV_DONTNEED) }
 
 // peer returns the sender of the i-th datagram; "" where it has no address.

@@ -4,7 +4,7 @@ package inlet
 
 import "golang.org/x/sys/unix"
 
-// A shape is how the room for datagrams is divided.
+// A shape is how the buffer for datagrams is divided.
 type shape struct {
 	slots int // how many datagrams one system call moves
 	size  int // how much of each is read
@@ -48,8 +48,8 @@ func (p *packets) recv(fd, _ int) (int, error) {
 // forget would give memory back.
 func (p *packets) forget() {}
 
-// packet returns the i-th datagram of the last recv, valid until the next, and
-// how many bytes of its end were cut off: 1 where it isn't known.
+// packet returns the i-th datagram of the last recv, valid until the next one, and how many
+// bytes were cut off its end: 1 where that isn't known.
 func (p *packets) packet(int) (data []byte, lost int) {
 	if p.cut {
 		lost = 1

@@ -2,13 +2,13 @@ package inlet
 
 import "golang.org/x/sys/unix"
 
-// acceptFD accepts a connection, without waiting; EAGAIN: there is none.
+// acceptFD accepts a connection, without waiting; EAGAIN if there is none.
 func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
 	return unix.Accept4(listening, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 }
 
-// keepAlive makes the connections of a listening socket, which have its options,
-// find out within three minutes that their peers are gone: tcp(7).
+// keepAlive makes the connections of a listening socket, which inherit its options, find out
+// within three minutes that their peers are gone: tcp(7).
 func keepAlive(listening int) error {
 	for _, o := range []struct{ level, option, value int }{
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},

@@ -15,22 +15,20 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// streamBlock is how much is read at once from a stream, in bytes.
+// streamBlock is how much is read from a stream at a time, in bytes.
 const streamBlock = 64 << 10
 
-// busyBytes is what must come between two waits for input not to gather in the
-// next one: the sender is as fast as we are, and may be waiting for us to make
-// room.
+// busyBytes is how much must arrive between two waits for the next one to be skipped: the
+// sender is as fast as we are, and may be waiting for us to make room.
 const busyBytes = streamBlock / 2
 
-// packetSize is what a stream brings at once, we suppose, in bytes: its packets are
-// not to be seen.
+// packetSize is what we suppose a stream brings at a time, in bytes: its packets can't be
+// seen.
 const packetSize = 128
 
 var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
 
-// A streamReader reads one connection. One goroutine runs it; it owns the
-// socket.
+// A streamReader reads one connection. The goroutine that runs it owns the socket.
 type streamReader struct {
 	socket      *poll.Socket
 	isUnix      bool
@@ -75,8 +73,8 @@ func (s *streamReader) run(ctx context.Context) {
 	s.readRest(context.WithoutCancel(ctx))
 }
 
-// await waits until something comes. A connection that has been idle for too long
-// is ended at our side; what its sender had in hand is read.
+// await waits until something arrives. We end our side of a connection that has been idle for
+// too long; what its sender was just sending is read.
 func (s *streamReader) await(ctx context.Context) (err error) {
 	limit := s.pacer.idleTimeout()
 	s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, limit) })
@@ -89,8 +87,8 @@ func (s *streamReader) await(ctx context.Context) (err error) {
 	return err
 }
 
-// readRest reads until the sender ends the connection, for lastRead at the most: one
-// that has only just connected may not have sent its lines yet.
+// readRest reads until the sender ends the connection, for lastRead at most: one that has only
+// just connected may not have sent its lines yet.
 func (s *streamReader) readRest(ctx context.Context) {
 	s.shut(unix.SHUT_WR)
 	until := time.Now().Add(lastRead)
@@ -114,13 +112,13 @@ func (s *streamReader) readRest(ctx context.Context) {
 	}
 }
 
-// shut ends a direction of the connection: by SHUT_WR its sender is told, by SHUT_RD
-// the reader finds the end behind what has come. Any goroutine may call it.
+// shut ends one direction of the connection: SHUT_WR tells the sender; after SHUT_RD the
+// reader finds the end behind what has arrived. Any goroutine may call it.
 func (s *streamReader) shut(how int) {
 	s.socket.Use(func(fd int) error { return unix.Shutdown(fd, how) }) // an error: it has ended
 }
 
-// hasInput says whether something has come that is not read yet. Any goroutine may call it.
+// hasInput says whether something has arrived that is still unread. Any goroutine may call it.
 func (s *streamReader) hasInput() (has bool) {
 	s.socket.Use(func(fd int) error {
 		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
@@ -133,8 +131,8 @@ func (s *streamReader) hasInput() (has bool) {
 // touch notes that something came.
 func (s *streamReader) touch() { s.lastRead.Store(int64(time.Since(epoch))) }
 
-// awaitMore waits for a sender that was fast a moment ago, and counts as busy
-// meanwhile; but not for long.
+// awaitMore waits for a sender that was fast a moment ago, and counts as busy meanwhile, but
+// not for long.
 func (s *streamReader) awaitMore(ctx context.Context) error {
 	err := s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -157,8 +155,8 @@ func (s *streamReader) end() {
 	}
 }
 
-// step reads a block, without waiting, and hands it over. It returns how much it
-// read, EAGAIN when there is nothing, and io.EOF at the end of the connection.
+// step reads a block, without waiting, and hands it over. It returns how much it read, EAGAIN
+// if there is nothing, and io.EOF at the end of the connection.
 func (s *streamReader) step() (int, error) {
 	block := blocks.Get().(*[streamBlock]byte)
 	defer blocks.Put(block) // an idle connection holds no memory
@@ -182,8 +180,7 @@ func (s *streamReader) step() (int, error) {
 	return n, nil
 }
 
-// dropLost takes what was kept, which data begins with, for dropped where a part of it
-// was given up.
+// dropLost drops what was kept, with which data begins, if a part of it was given up.
 func (s *streamReader) dropLost(data []byte, kept, lost int) []byte {
 	if lost == 0 {
 		return data
@@ -193,8 +190,7 @@ func (s *streamReader) dropLost(data []byte, kept, lost int) []byte {
 	return data[kept:]
 }
 
-// refuse tells the sender that what it sends is not understood. What it has sent is
-// read.
+// refuse tells the sender that we don't understand what it sends. What it has sent is read.
 func (s *streamReader) refuse() {
 	if s.isUnix {
 		s.shut(unix.SHUT_RDWR)

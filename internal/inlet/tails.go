@@ -2,23 +2,22 @@ package inlet
 
 import "sync"
 
-// maxTails is how many bytes of unfinished input all connections may keep together.
+// maxTails is how many bytes of unfinished input all connections together may keep.
 const maxTails = 4 << 20
 
-// shown is how much is kept of a tail that was given up, for people to look at.
+// shown is how much of a tail that was given up is kept to be shown.
 const shown = 200
 
-// tails bounds what connections keep until more comes. When it is too much, the
-// largest is given up, again and again: that of a line which is nearly too long
-// anyway. Any goroutine may use it.
+// tails bounds what connections keep until more arrives. When it is too much, the largest is
+// given up, again and again: it belongs to a line that is nearly too long anyway. Any
+// goroutine may use it.
 type tails struct {
 	mu    sync.Mutex
 	bytes int
 	kept  map[*tail]struct{}
 }
 
-// A tail is what a connection keeps. Its reader owns it; all is held for data and
-// lost.
+// A tail is what a connection keeps. Its reader owns it; all's mutex guards data and lost.
 type tail struct {
 	all  *tails
 	used bool   // there may be something
@@ -26,8 +25,8 @@ type tail struct {
 	lost int    // bytes that were given up; 0: none
 }
 
-// copy copies what is kept to dst, and returns how much. Of what was given up it is the
-// beginning, with the size of all as lost.
+// copy copies what is kept to dst, and returns how much. If the tail was given up, that is its
+// beginning, with the size of all of it as lost.
 func (t *tail) copy(dst []byte) (n, lost int) {
 	if !t.used {
 		return 0, 0
@@ -37,7 +36,7 @@ func (t *tail) copy(dst []byte) (n, lost int) {
 	return copy(dst, t.data), t.lost
 }
 
-// keep keeps data, in place of what was kept.
+// keep keeps data, instead of what was kept.
 func (t *tail) keep(data []byte) {
 	if !t.used && len(data) == 0 {
 		return
@@ -54,7 +53,7 @@ func (t *tail) keep(data []byte) {
 	t.all.add(t)
 }
 
-// add has a tail. mu is held.
+// add registers a tail. mu is held.
 func (a *tails) add(t *tail) {
 	if a.kept == nil {
 		a.kept = map[*tail]struct{}{}
@@ -66,7 +65,7 @@ func (a *tails) add(t *tail) {
 	}
 }
 
-// remove has a tail no more. mu is held.
+// remove unregisters a tail. mu is held.
 func (a *tails) remove(t *tail) {
 	if _, ok := a.kept[t]; ok {
 		delete(a.kept, t)
@@ -74,7 +73,7 @@ func (a *tails) remove(t *tail) {
 	}
 }
 
-// giveUp gives a tail up, as its reader will find. mu is held.
+// giveUp gives a tail up; its reader will notice. mu is held.
 func (a *tails) giveUp(t *tail) {
 	a.remove(t)
 	t.lost = len(t.data)
