@@ -8,42 +8,41 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// When lines are delivered, and sent again.
+// When a line counts as delivered, and when it is sent again.
 const (
 	// maturity is how long a session must live on after the peer's kernel has
 	// acknowledged a line: a balancer without a backend accepts and closes.
 	maturity = time.Second
 
-	// young is how long a session must last for what it took to be believed.
+	// young is how long a session must last before we believe that it delivered anything.
 	young = 20 * time.Second
 
-	// maxIdle is how many times a line is sent again because a young session that had
-	// taken it was idle, and its peer closed in order.
+	// maxIdle is how many times a line is sent again because it went to a young session that was
+	// then idle, and whose peer closed in order.
 	maxIdle = 3
 
-	// longestLook is how long a burst waits to be acknowledged before it is looked
-	// again: a peer may put that off by 40 ms.
+	// longestLook is how long to wait for the acknowledgement of a burst before looking again: a
+	// peer may delay it by 40 ms.
 	longestLook = 50 * time.Millisecond
 )
 
-// How what waits is sent.
+// How waiting lines are sent.
 const (
-	// liveAge is how long a line may wait before it gives way to younger ones,
-	// where there is a backlog.
+	// liveAge is how long a line may wait before it gives way to younger ones, while there is a
+	// backlog.
 	liveAge = time.Second
 
-	// A backlog is sent in bursts of so many bytes, with pauses that are a third
-	// as long between them, so that a server that has just come back has time
-	// for what is new.
+	// A backlog is sent in bursts of this size, with pauses a third as long between them, so that
+	// a server that has just come back has time for new lines.
 	burstBytes = 1 << 20
 	burstRest  = 3
 
-	// thirst is how little must wait for somebody before held lines on disk are named.
+	// thirst is how little a destination must have to send before held lines on disk are named.
 	thirst = 2 * burstBytes
 )
 
 // A Cursor is the place of one destination in the log, and its books. It is the
-// outlet.Source of that destination. The store's mutex guards it, but for the lines in
+// outlet.Source of that destination. The store's mutex guards it, except for the lines in
 // hand.
 type Cursor struct {
 	Destination
@@ -59,7 +58,7 @@ type Cursor struct {
 	cur  records.Chunk // that holds them; the caller's
 }
 
-// A session is what is known of one.
+// A session is what is known about one.
 type session struct {
 	outlet.Session
 	linked  bool
@@ -72,14 +71,14 @@ type session struct {
 	burst   burst
 }
 
-// An ack says that so many bytes were acknowledged at a time. It is made of those that
-// came together: the first at first, for from bytes.
+// An ack says that so many bytes were acknowledged at some time. It combines those that came
+// together: the first at first, for from bytes.
 type ack struct {
 	first, when time.Time
 	from, bytes uint64
 }
 
-// A burst is a part of the backlog that is being sent.
+// A burst is a part of the backlog while it is being sent.
 type burst struct {
 	began time.Time
 	bytes int       // sent
@@ -88,19 +87,19 @@ type burst struct {
 	rest  time.Time // no other one before then
 }
 
-// put takes note of new lines.
+// put registers new lines.
 func (c *Cursor) put(sp records.Span, late bool) {
 	c.add(sp, late && c.linked)
 	notify(c.more)
 }
 
-// lose drops what of the lines lies in sp, and cannot be read any more.
+// lose drops the lines in sp, which can no longer be read.
 func (c *Cursor) lose(sp records.Span, why Reason) {
 	c.books.Dropped[why] += uint64(c.needs.lose(sp, why))
 	notify(c.more) // it may have been the last
 }
 
-// bound drops the oldest lines that are more than the destination may lag behind.
+// bound drops the oldest lines beyond what the destination may lag behind.
 func (c *Cursor) bound() {
 	s := c.store
 	c.excess = min(c.excess, c.bytes+s.grain)
@@ -118,7 +117,7 @@ func (c *Cursor) bound() {
 	}
 }
 
-// undelivered is all that is not delivered, until the next call.
+// undelivered is everything that is not delivered, valid until the next call.
 func (c *Cursor) undelivered() records.Spans {
 	c.store.scratch = c.needs.undelivered(c.store.scratch[:0])
 	return c.store.scratch
@@ -155,7 +154,7 @@ func (c *Cursor) snapshot() Books {
 	return b
 }
 
-// Know makes the books show an upstream.
+// Know makes an upstream appear in the books.
 func (c *Cursor) Know(upstream string) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
@@ -182,8 +181,8 @@ func (c *Cursor) HasBacklog() bool {
 	return c.isLagging()
 }
 
-// isLagging says whether lines wait that younger ones go before: some are on disk, or
-// were overtaken. While none are, lines keep their order.
+// isLagging says whether lines wait that younger ones overtake: some are on disk, or have been
+// overtaken before. While there are none, lines keep their order.
 func (c *Cursor) isLagging() bool { return c.isLate(c.store.named.border()) }
 
 var _ outlet.Source = (*Cursor)(nil)

@@ -2,12 +2,12 @@ package store
 
 import "slices"
 
-// This file is who gets every line.
+// This file is about who gets every line.
 
-// SetDestinations changes who is to get every line. One that was not there gets what
-// comes from now on. The lines of one that is there no more are dropped, and counted;
-// its cursor says that it is drained. What waits already stays, where less is allowed.
-// It returns the former names of those that have another one now.
+// SetDestinations changes who gets every line. A new destination gets what arrives from now on.
+// The lines of one that is gone are dropped and counted; its cursor says that it is drained.
+// What already waits stays, even if less is allowed now. It returns the former names of those
+// that have been renamed.
 func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,9 +39,9 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	return renamed
 }
 
-// rename gives the places of those that are gone to new ones: to one that has an address
-// of theirs, or, where either has no name, as one that is alone, to the first. All others
-// are strangers. s.mu is held.
+// rename gives the places of destinations that are gone to new ones: to one that has an address
+// of theirs or, if either has no name, since it was alone, to the first. The others are
+// strangers. s.mu is held.
 func (s *Store) rename(to []Destination) (renamed map[string]string) {
 	renamed = map[string]string{}
 	for _, isSame := range []func(a, b Destination) bool{
@@ -78,7 +78,7 @@ func (s *Store) cursor(name string) *Cursor {
 	return nil
 }
 
-// Cursor returns the place of a destination; nil: there is no such.
+// Cursor returns the place of a destination, or nil if there is none of that name.
 func (s *Store) Cursor(name string) *Cursor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *Store) newCursor(d Destination) *Cursor {
 	return &Cursor{Destination: d, store: s, books: Books{Destination: d.Name}, more: make(chan struct{}, 1)}
 }
 
-// retire ends the use of a cursor; its lines are dropped. s.mu is held.
+// retire ends the use of a cursor, whose lines are dropped. s.mu is held.
 func (s *Store) retire(c *Cursor) {
 	left := c.undelivered().Lines() + s.held.left()
 	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", left)

@@ -8,7 +8,7 @@
 //	s.CloseInput(); …; s.Close()      // what is left is there at the next start
 //
 // Lines that wait for a name have a log of their own (PutHeld, TakeHeld, FinishHeld), and
-// keep no others waiting.
+// keep no other lines waiting.
 //
 // # The log
 //
@@ -18,18 +18,17 @@
 //	└─────────┴─────────┴─────────┘        └─────────┴─────────┴─────────┘
 //	  ↑ evict                        ← Run     needed by a cursor, or gone
 //
-// A place in the log is how many bytes of records, and how many lines, came before it.
-// Under pressure the oldest segment moves to disk, as it is. At the bound of a tier what
-// is kept only to be sent again goes; and then the oldest segment, whose lines are counted
+// A place in the log is the number of bytes of records, and of lines, before it. Under pressure,
+// the oldest segment moves to disk as it is. When a tier is full, what is kept only in case it
+// must be sent again goes first, and then the oldest segment, whose lines are counted as dropped
 // for each destination that has not got them.
 //
 // # Files
 //
-// A segment is a file of records, whose format internal/records draws. The state is
-// written to two files in turns ("state-0", "state-1"), the newest of which counts. Behind a
-// line that has the version of the format, the size and the CRC-32C of the rest, it is
-// JSON: where the logs end, and which spans of them each destination has not got, or is to
-// be sent again.
+// A segment is a file of records; internal/records draws their format. The state is written
+// alternately to two files ("state-0", "state-1"), of which the newest counts. After a line
+// with the version of the format, and the size and CRC-32C of the rest, it is JSON: where the
+// logs end, and which spans of them each destination has not got, or is to be sent again.
 //
 // In the state directory, store/ has the second tier (named-…, held-…), and its state.
 // The first tier, and its state, is in a directory that internal/memdir finds.
@@ -41,10 +40,9 @@
 //
 // # Not promised
 //
-// What is in memory ends with the machine, and what went to disk in the second before it,
-// too. Where there is no room on tmpfs, lines that wait end with the process, and that is
-// said. Behind damage, the rest of a segment is lost. What was put while the process was
-// being killed may be there or not. A state that is older than the segments, by a power
-// failure or a full disk, makes lines come again. Two processes must not have one state
-// directory: the caller locks.
+// What is in memory is lost with the machine, as is what went to disk in the second before.
+// Where tmpfs has no room, waiting lines are lost with the process, which is logged. After
+// damage, the rest of a segment is lost. What was put while the process was being killed may or
+// may not be there. If a power failure or a full disk leaves the state older than the segments,
+// lines are sent again. Two processes must not share a state directory: the caller locks.
 package store

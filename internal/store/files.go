@@ -12,10 +12,10 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// files changes files. Tests put faults between.
+// files changes files. Tests put faults in between.
 type files struct {
-	// fault is asked before each change, with the number of bytes of a write; it
-	// returns how many of them are written, and an error.
+	// fault is called before each change, with the size of a write; it returns how many bytes are
+	// written, and an error.
 	fault func(op, path string, size int) (int, error)
 }
 
@@ -26,7 +26,7 @@ func (o *files) ask(op, path string, size int) (int, error) {
 	return o.fault(op, path, size)
 }
 
-// write writes two pieces behind each other.
+// write writes two pieces, one after the other.
 func (o *files) write(f *os.File, head, body []byte, offset int64) error {
 	if n, err := o.ask("write", f.Name(), len(head)+len(body)); err != nil {
 		f.WriteAt(append(append([]byte(nil), head...), body...)[:n], offset)
@@ -49,7 +49,7 @@ func (o *files) create(d *statedir.Dir, name string) (*os.File, error) {
 	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// replace puts a file that fill writes in the place of another, or of none.
+// replace puts a file that fill writes in the place of another one, if there is one.
 func (o *files) replace(d *statedir.Dir, name string, fill func(f *os.File) error) error {
 	if err := o.remove(d, name+newSuffix); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (o *files) rename(d *statedir.Dir, from, to string) error {
 	return o.do("rename", filepath.Join(d.Path(), to), func() error { return d.Rename(from, to) })
 }
 
-// remove removes a file, if it is there.
+// remove removes a file if it is there.
 func (o *files) remove(d *statedir.Dir, name string) error {
 	err := o.do("remove", filepath.Join(d.Path(), name), func() error { return d.Remove(name) })
 	if errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +79,7 @@ func (o *files) remove(d *statedir.Dir, name string) error {
 	return err
 }
 
-// sync makes what was written to a file, or in a directory, outlive a power failure.
+// sync makes what was written to a file, or in a directory, survive a power failure.
 func (o *files) sync(path string, f interface{ Sync() error }) error {
 	return o.do("sync", path, f.Sync)
 }
@@ -91,8 +91,8 @@ func (o *files) do(op, path string, change func() error) error {
 	return change()
 }
 
-// isDamage says whether what could not be read is lost. Any other error may be gone at
-// the next attempt.
+// isDamage says whether what could not be read is lost. Any other error may go away by the next
+// attempt.
 func isDamage(err error) bool {
 	return errors.Is(err, records.ErrDamaged) || errors.Is(err, statedir.ErrNotAFile) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO)
 }
@@ -102,8 +102,7 @@ const (
 	newSuffix     = ".new" // what is being written
 )
 
-// segmentName returns the name of a segment's file. What is in the file says where
-// it belongs.
+// segmentName returns the name of a segment's file. Its contents say where it belongs.
 func segmentName(k records.Kind, number uint64) string {
 	return fmt.Sprintf("%s-%016x%s", k, number, segmentSuffix)
 }

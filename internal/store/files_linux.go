@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nameless returns a file in memory that ends with the process.
+// nameless returns a file in memory that disappears with the process.
 func nameless() (*os.File, error) {
 	fd, err := unix.MemfdCreate("prefixproxy", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -16,7 +16,7 @@ func nameless() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "memory"), nil
 }
 
-// writeAt writes two pieces behind each other.
+// writeAt writes two pieces, one after the other.
 func writeAt(f *os.File, head, body []byte, offset int64) (int, error) {
 	for {
 		n, err := unix.Pwritev(int(f.Fd()), [][]byte{head, body}, offset)

@@ -4,7 +4,7 @@ package store
 
 import "os"
 
-// nameless returns a file that ends with the process.
+// nameless returns a file that disappears with the process.
 func nameless() (*os.File, error) {
 	f, err := os.CreateTemp("", "prefixproxy-")
 	if err != nil {
@@ -13,7 +13,7 @@ func nameless() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// writeAt writes two pieces behind each other.
+// writeAt writes two pieces, one after the other.
 func writeAt(f *os.File, head, body []byte, offset int64) (int, error) {
 	return f.WriteAt(append(head[:len(head):len(head)], body...), offset)
 }

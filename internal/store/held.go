@@ -8,7 +8,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// heldLines are the lines that wait for a name. The store's mutex guards them.
+// heldLines are the lines without a name. The store's mutex guards them.
 type heldLines struct {
 	log
 	todo  records.Spans // wait
@@ -25,7 +25,7 @@ type Held struct {
 	Born  time.Time
 }
 
-// all are the lines that wait, wherever they are.
+// all are the waiting lines, wherever they are.
 func (h *heldLines) all() records.Spans {
 	all := slices.Clone(h.todo)
 	all.Add(h.taken.Span)
@@ -34,7 +34,7 @@ func (h *heldLines) all() records.Spans {
 
 func (h *heldLines) left() int { return h.todo.Lines() + h.taken.Lines() }
 
-// lose drops what of the lines lies in sp.
+// lose drops the waiting lines in sp.
 func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
 	n, _ := h.todo.Remove(sp)
 	for _, c := range s.cursors {
@@ -43,7 +43,7 @@ func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
 	s.hold()
 }
 
-// hold counts again what IsHolding tells. s.mu is held.
+// hold updates what IsHolding returns. s.mu is held.
 func (s *Store) hold() {
 	h := &s.held
 	n, _ := h.todo.Within(h.inMemory())
@@ -53,13 +53,13 @@ func (s *Store) hold() {
 	s.holding.Store(int64(n))
 }
 
-// IsHolding says whether lines in memory wait for a name: later ones must queue up
-// behind them, so that they keep their order.
+// IsHolding says whether lines in memory wait for a name: later ones must queue up behind them
+// to keep their order.
 func (s *Store) IsHolding() bool { return s.holding.Load() > 0 }
 
-// TakeHeld hands over some lines that wait for a name: the oldest in memory; or, when
-// there are none, and some destination has little else to be sent, of those on disk.
-// They count as held until FinishHeld. One goroutine calls the two, in turns.
+// TakeHeld hands over some lines that wait for a name: the oldest in memory or, if there are
+// none and some destination has little else to send, the oldest on disk. They count as held
+// until FinishHeld. One goroutine calls the two in turn.
 func (s *Store) TakeHeld() (Held, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +76,7 @@ func (s *Store) TakeHeld() (Held, bool) {
 	}
 }
 
-// takeLate is TakeHeld for what is on disk. s.mu is held.
+// takeLate is TakeHeld for those on disk. s.mu is held.
 func (s *Store) takeLate() (Held, bool) {
 	h := &s.held
 	if !h.ahead.Begins(h.todo.First(h.onDisk())) {
@@ -96,8 +96,8 @@ func (h *heldLines) take(c records.Chunk, late bool) Held {
 	return Held{c.Data, c.Lines(), c.Born}
 }
 
-// FinishHeld ends the waiting of what TakeHeld handed over. put is called to put what
-// became of the lines, in the same instant.
+// FinishHeld ends the waiting of what TakeHeld handed over. named calls put, in the same
+// instant, for what became of the lines.
 func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Time))) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +115,7 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	s.settle()
 }
 
-// Expire drops held lines that came before a time.
+// Expire drops held lines that arrived before a time.
 func (s *Store) Expire(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,8 +128,8 @@ func (s *Store) Expire(before time.Time) {
 	s.settle()
 }
 
-// lastEnd returns the length of the whole lines at the head of b; all of b where it
-// has none.
+// lastEnd returns the length of the whole lines at the beginning of b; all of b if it has
+// none.
 func lastEnd(b []byte) int {
 	if n := bytes.LastIndexByte(b, '\n') + 1; n > 0 {
 		return n

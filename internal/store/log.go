@@ -9,8 +9,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// A log is a row of segments: those on disk, then those in memory, to the last of
-// which is appended. The store's mutex guards it.
+// A log is a sequence of segments: those on disk, then those in memory. Lines are appended to
+// the last. The store's mutex guards it.
 type log struct {
 	kind     records.Kind
 	segments []*segment
@@ -18,7 +18,7 @@ type log struct {
 	marks    []mark        // of the last seconds
 }
 
-// A mark says that all behind a place came at a time or later.
+// A mark says that everything after a place arrived at a certain time or later.
 type mark struct {
 	when time.Time
 	at   records.Place
@@ -29,7 +29,7 @@ const (
 	maxMarks  = 150 // a name is waited for for 10 s
 )
 
-// mark takes note of when the next record comes.
+// mark notes when the next record arrives.
 func (l *log) mark(now time.Time) {
 	if last := len(l.marks) - 1; last >= 0 && now.Sub(l.marks[last].when) < markEvery {
 		return
@@ -40,7 +40,7 @@ func (l *log) mark(now time.Time) {
 	l.marks = append(l.marks, mark{now, l.tail})
 }
 
-// since returns a place behind which all has come at when or later.
+// since returns a place after which everything arrived at when or later.
 func (l *log) since(when time.Time) records.Place {
 	i, _ := slices.BinarySearchFunc(l.marks, when, func(m mark, t time.Time) int { return m.when.Compare(t) })
 	if i == len(l.marks) {
@@ -58,7 +58,7 @@ func (l *log) tier(onDisk bool) []*segment {
 	return l.segments[border:]
 }
 
-// start returns where some segments of the log begin; where there are none, its tail.
+// start returns where some segments of the log begin; without segments, the log's tail.
 func (l *log) start(of []*segment) records.Place {
 	if len(of) == 0 {
 		return l.tail
@@ -69,11 +69,11 @@ func (l *log) start(of []*segment) records.Place {
 // border returns where the second tier ends and the first begins.
 func (l *log) border() records.Place { return l.start(l.tier(false)) }
 
-// onDisk is what lies in the second tier, and inMemory what does in the first.
+// onDisk is what lies in the second tier; inMemory, what lies in the first.
 func (l *log) onDisk() records.Span   { return records.Span{To: l.border()} }
 func (l *log) inMemory() records.Span { return records.Between(l.border(), l.tail) }
 
-// from returns the segments that end behind p.
+// from returns the segments that end after p.
 func (l *log) from(p records.Place) []*segment {
 	return l.segments[sort.Search(len(l.segments), func(i int) bool { return l.segments[i].end.At > p.At }):]
 }
@@ -86,7 +86,7 @@ func (l *log) at(p records.Place) *segment {
 	return nil
 }
 
-// need says that what is in sp is still needed.
+// need marks what is in sp as still needed.
 func (l *log) need(sp records.Span) {
 	for _, g := range l.from(sp.From) {
 		if g.Base.At >= sp.To.At {
@@ -96,7 +96,7 @@ func (l *log) need(sp records.Span) {
 	}
 }
 
-// remove takes out some segments, and frees them.
+// remove takes out some segments and frees them.
 func (l *log) remove(t *tiers, isGone func(*segment) bool) {
 	l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
 		gone := isGone(g)
@@ -107,8 +107,8 @@ func (l *log) remove(t *tiers, isGone func(*segment) bool) {
 	})
 }
 
-// append writes a record behind the log's last, and returns where it is. Where there is no
-// room for it in a file with a name, it goes to one without. most bounds what is in memory.
+// append writes a record at the end of the log, and returns where it is. If no file with a name
+// has room, it goes to one without. most bounds what is in memory.
 func (l *log) append(t *tiers, lines []byte, n int, born time.Time, most int64) (sp records.Span, err error) {
 	for _, hasName := range []bool{true, false} {
 		var g *segment
@@ -122,9 +122,9 @@ func (l *log) append(t *tiers, lines []byte, n int, born time.Time, most int64) 
 	return sp, err
 }
 
-// room returns the last segment, if it has room for so many bytes of lines, or a new one.
-// Where none can be begun, for want of descriptors, the last one goes on, up to most bytes
-// in memory.
+// room returns the last segment if it has room for so many bytes of lines, or else a new one. If
+// none can be created, for lack of descriptors, the last one goes on, up to most bytes in
+// memory.
 func (l *log) room(t *tiers, size int, born time.Time, hasName bool, most int64) (*segment, error) {
 	var open *segment
 	if last := len(l.segments) - 1; last >= 0 && !l.segments[last].sealed {

@@ -7,8 +7,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// needs are what a destination needs of the log, in parts that don't overlap: first what
-// it was sent on this session, in this order, and then what waits. A part goes this way:
+// needs is what a destination needs of the log, in parts that don't overlap: first what was
+// sent to it on this session, in that order, and then what waits. The way of a part:
 //
 //	add ──→ waits ──take──→ sent ──deliver──→ delivered ──trim──→ nothing
 //	          ↑              │                    │
@@ -41,10 +41,10 @@ func (p *part) owed() int64 {
 	return p.Bytes()
 }
 
-// isFresh says whether a part that waits may live.
+// isFresh says whether a waiting part counts as live.
 func (p *part) isFresh() bool { return p.sends == 0 && !p.late }
 
-// add adds new lines, which wait.
+// add adds new lines, which will wait.
 func (n *needs) add(sp records.Span, late bool) {
 	n.bytes += sp.Bytes()
 	if last := len(n.parts) - 1; last >= n.sent {
@@ -56,10 +56,10 @@ func (n *needs) add(sp records.Span, late bool) {
 	n.parts = append(n.parts, part{Span: sp, late: late})
 }
 
-// waiting is what waits: what was sent least often goes first, and of that the oldest.
+// waiting is what waits: what was sent least often first, and of that the oldest.
 func (n *needs) waiting() []part { return n.parts[n.sent:] }
 
-// undelivered appends what is not delivered, wherever it is, to dst.
+// undelivered appends to dst all that is not delivered, wherever it is.
 func (n *needs) undelivered(dst records.Spans) records.Spans {
 	for i := range n.parts {
 		if !n.parts[i].delivered {
@@ -69,12 +69,12 @@ func (n *needs) undelivered(dst records.Spans) records.Spans {
 	return dst
 }
 
-// owes says whether anything of sp is not delivered, and kept.
+// owes says whether anything in sp is kept and not delivered.
 func (n *needs) owes(sp records.Span) bool {
 	return slices.ContainsFunc(n.parts, func(p part) bool { return p.owed() > 0 && !p.Within(sp).IsEmpty() })
 }
 
-// eldest returns where the oldest line is that is not delivered, and kept.
+// eldest returns the place of the oldest line that is kept and not delivered.
 func (n *needs) eldest() records.Place {
 	at := records.End
 	for i := range n.parts {
@@ -85,7 +85,7 @@ func (n *needs) eldest() records.Place {
 	return at
 }
 
-// age makes late what is fresh, and before live.
+// age makes fresh parts before live late.
 func (n *needs) age(live records.Place) {
 	for i := n.sent; i < len(n.parts); i++ {
 		p := n.parts[i]
@@ -103,13 +103,13 @@ func (n *needs) age(live records.Place) {
 	}
 }
 
-// isLate says whether lines wait that younger ones go before: some were overtaken, or
-// lie before live.
+// isLate says whether lines wait that younger ones overtake: some have been overtaken, or lie
+// before live.
 func (n *needs) isLate(live records.Place) bool {
 	return slices.ContainsFunc(n.waiting(), func(p part) bool { return p.late || p.From.At < live.At })
 }
 
-// late returns what waits in a tier, and is not fresh; an empty span where nothing does.
+// late returns what waits in a tier and is not fresh; an empty span if there is nothing.
 func (n *needs) late(tier records.Span) (sp records.Span) {
 	for _, p := range n.waiting() {
 		if sp = p.Within(tier); !p.isFresh() && !sp.IsEmpty() {
@@ -119,7 +119,7 @@ func (n *needs) late(tier records.Span) (sp records.Span) {
 	return records.Span{}
 }
 
-// cut takes sp out of the part at i, and returns how many parts are left of it.
+// cut takes sp out of part i, and returns how many parts are left of it.
 func (n *needs) cut(i int, sp records.Span) int {
 	left := make([]part, 0, 2)
 	before, behind := n.parts[i].Minus(sp)
@@ -134,7 +134,7 @@ func (n *needs) cut(i int, sp records.Span) int {
 	return len(left)
 }
 
-// take moves sp from what waits to what was sent; nil: it does not wait any more.
+// take moves sp from what waits to what was sent; nil: it no longer waits.
 func (n *needs) take(sp records.Span) *part {
 	i := slices.IndexFunc(n.waiting(), func(p part) bool { return p.Holds(sp) })
 	if i < 0 {
@@ -149,8 +149,8 @@ func (n *needs) take(sp records.Span) *part {
 	return &n.parts[n.sent-1]
 }
 
-// deliver takes note that the peer has what was sent up to an offset in the session, and
-// returns how many lines it did not have before.
+// deliver notes that the peer has what was sent up to an offset in the session, and returns how
+// many lines it did not have before.
 func (n *needs) deliver(to uint64) (lines int, changed bool) {
 	first := n.proven
 	i, kept := first, first
@@ -173,11 +173,11 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 	return lines, i > first
 }
 
-// manyParts is how many may be sent before what is delivered is known less well, for the
-// memory it takes.
+// manyParts is how many parts may be sent before we keep a coarser account of what is
+// delivered, to save memory.
 const manyParts = 4096
 
-// grow appends what follows, if the two may be one of so many bytes.
+// grow appends next, if the two together fit into one part of most bytes.
 func (p *part) grow(next part, most int) bool {
 	if p.To != next.From || p.sends != next.sends || p.idle != next.idle || p.lost != next.lost || p.size+next.size > most {
 		return false
@@ -186,8 +186,8 @@ func (p *part) grow(next part, most int) bool {
 	return true
 }
 
-// trim lets go of what is delivered before a window of so many bytes, whose last part is
-// what was acknowledged and is not delivered yet.
+// trim lets go of what is delivered and lies before a window of so many bytes. The window ends
+// with what is acknowledged but not delivered yet.
 func (n *needs) trim(window int64, acked uint64) {
 	for i := n.sent - 1; i >= 0; i-- {
 		switch p := &n.parts[i]; {
@@ -203,8 +203,8 @@ func (n *needs) trim(window int64, acked uint64) {
 	}
 }
 
-// forget lets go of the oldest parts that are delivered, of so many bytes; false: there
-// are none.
+// forget lets go of the oldest delivered parts, as many as hold so many bytes; false: there are
+// none.
 func (n *needs) forget(bytes int64) (changed bool) {
 	var sent, proven int
 	kept := n.parts[:0]
@@ -226,8 +226,8 @@ func (n *needs) forget(bytes int64) (changed bool) {
 	return changed
 }
 
-// lose takes out what of sp waits, and returns how many lines of it are not delivered.
-// Of what was sent, it is not known yet.
+// lose takes out what waits of sp, and returns how many of its lines are not delivered. Of what
+// was sent, that isn't known yet.
 func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 	for i := range n.parts[:n.sent] {
 		if p := &n.parts[i]; !p.lost && !p.Within(sp).IsEmpty() {
@@ -251,8 +251,8 @@ func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 	return lines
 }
 
-// rewind makes what was sent, and is kept, wait again. isIdle says that the peer closed
-// in order, when all was acknowledged. What is lost and was not delivered is counted.
+// rewind makes what was sent, and is still kept, wait again. isIdle says that the peer closed
+// in order when all was acknowledged. What is lost without having been delivered is counted.
 func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
 	kept := make([]part, 0, len(n.parts))
 	for i, p := range n.parts {
@@ -270,7 +270,7 @@ func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
 		}
 		kept = append(kept, p)
 	}
-	// A server that breaks one session after the other is to get all in turn.
+	// A server that breaks one session after another is to get everything in turn.
 	slices.SortStableFunc(kept, func(a, b part) int { return cmp.Compare(max(1, a.sends), max(1, b.sends)) })
 	n.parts, n.sent, n.proven = kept, 0, 0
 	return dropped

@@ -20,18 +20,18 @@ import (
 
 // Places are where a store keeps its files.
 type Places struct {
-	// State is a directory on disk that no other process uses. "": what waits ends
-	// with the process.
+	// State is a directory on disk that no other process uses. "": what waits is lost with the
+	// process.
 	State string
 
-	// Memory are directories on tmpfs, the best first, in one of which the first
-	// tier gets a directory of its own. State may be the last of them: that costs
-	// writes. None: what waits in memory ends with the process.
+	// Memory are directories on tmpfs, the best first. The first tier gets a directory of its own
+	// in one of them. State may be the last of them, at the price of writes. None: what waits in
+	// memory is lost with the process.
 	Memory []string
 }
 
-// Open opens the store at some places, with what an earlier one left there. An error
-// is one of a directory or a file that is not as it must be.
+// Open opens the store at some places, with what an earlier one left there. An error is about a
+// directory or file that is not as it must be.
 func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	return openWith(at, to, out, files{})
 }
@@ -63,8 +63,8 @@ func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, 
 	return s, nil
 }
 
-// findMemory finds the directory of the first tier. Without one, what waits there ends
-// with the process.
+// findMemory finds the directory of the first tier. Without one, what waits there is lost with
+// the process.
 func (s *Store) findMemory(at Places) {
 	s.memory = memdir.Find(s.disk, at.Memory, s.out)
 	for _, dir := range at.Memory {
@@ -81,7 +81,7 @@ func (s *Store) findMemory(at Places) {
 	}
 }
 
-// adopt puts lines of an earlier version. What memory cannot hold goes to disk at once.
+// adopt puts the lines of an earlier version. What doesn't fit into memory goes to disk at once.
 func (s *Store) adopt(lines predecessor.Lines) error {
 	s.mu.Lock()
 	l := &s.named
@@ -147,8 +147,8 @@ func (s *Store) recallState() (newest state, err error) {
 	return newest, nil
 }
 
-// recallPlace makes a cursor for an earlier process's destination. What it needs and is not
-// there is lost, and counted.
+// recallPlace makes a cursor for a destination of an earlier process. What it needs and is not
+// there is lost and counted.
 func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 	c := s.newCursor(Destination{Name: p.Name, To: p.To})
 	s.cursors = append(s.cursors, c)
@@ -172,8 +172,8 @@ func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 	}
 }
 
-// recall completes what was to be done when the state was saved with what was put later,
-// behind tail. It takes out what is in no segment, and returns how many lines that is.
+// recall adds to what was to be done when the state was saved what was put later, after tail.
+// It takes out what is in no segment, and returns how many lines those are.
 func (l *log) recall(todo *records.Spans, tail records.Place) (lost int) {
 	todo.Remove(records.Between(tail, records.End))
 	todo.Add(records.Between(tail, l.tail))
@@ -187,8 +187,8 @@ func (l *log) recall(todo *records.Spans, tail records.Place) (lost int) {
 	return gone.Lines()
 }
 
-// recallSegments finds the segments in both tiers, and puts them into their logs. id is
-// that of the store; 0: the newest lines tell whose all are.
+// recallSegments finds the segments in both tiers, and puts them into their logs. id is the
+// store's; 0: the newest lines decide whose segments count.
 func (s *Store) recallSegments(id uint64) error {
 	var found []*segment
 	for _, dir := range s.dirs() {
@@ -248,7 +248,7 @@ func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
 	return nil
 }
 
-// recallSegment opens one file; nil: it is none of ours, and that was said.
+// recallSegment opens one file; nil: it is not one of ours, which has been logged.
 func (s *Store) recallSegment(dir *statedir.Dir, name string) (*segment, error) {
 	f, err := dir.OpenFile(name, os.O_RDWR, 0)
 	if errors.Is(err, statedir.ErrLinked) { // a backup: what is there is read, and not written
@@ -271,20 +271,20 @@ func (s *Store) recallSegment(dir *statedir.Dir, name string) (*segment, error) 
 	return g, nil
 }
 
-// later is the error of what a later version has left.
+// later is the error for what a later version left.
 func later(path string) error {
 	return fmt.Errorf("%s: %w; start that version and let it send what is there, or move the directory away", path, records.ErrLater)
 }
 
-// setAside renames a file that is no part of the store.
+// setAside renames a file that is not part of the store.
 func (s *Store) setAside(g *segment, err error) {
 	s.out.Warn("file in the store's directory set aside", "file", g.path()+".bad", "err", err)
 	g.file.Close()
 	s.files.rename(g.dir, g.name, g.name+".bad")
 }
 
-// place puts a segment into its log, behind those before it. Where it ends is where
-// the next begins, if the file has as much; or else what a look at all of it says.
+// place puts a segment into its log, after those before it. It ends where the next one begins,
+// if the file is that long; otherwise the whole file is read to find out.
 func (s *Store) place(g *segment, behind []*segment) {
 	l := s.logs()[g.Kind-records.Named]
 	last := g.Born
@@ -294,7 +294,7 @@ func (s *Store) place(g *segment, behind []*segment) {
 	} else if g.end, last, err = g.Scan(g.file); err != nil {
 		s.out.Error("segment cannot be read", "file", g.path(), "err", err)
 	}
-	// In the order of the log it may be on disk, where its file is not.
+	// By its place in the log it may belong to the disk, even if its file is elsewhere.
 	g.onDisk = g.onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.Kind == g.Kind && h.onDisk })
 	if g.onDisk {
 		g.file.Close()
@@ -310,8 +310,7 @@ func (s *Store) place(g *segment, behind []*segment) {
 	}
 }
 
-// leave ends the use of all files. The directory of the first tier goes when it is
-// empty.
+// leave ends the use of all files. The directory of the first tier is removed if it is empty.
 func (s *Store) leave(isEmpty bool) (err error) {
 	defer s.abandon()
 	for _, g := range s.spare {
@@ -323,7 +322,7 @@ func (s *Store) leave(isEmpty bool) (err error) {
 	return nil
 }
 
-// abandon closes all files and directories, as the end of the process does.
+// abandon closes all files and directories, as the end of the process would.
 func (s *Store) abandon() {
 	for _, g := range slices.Concat(s.named.segments, s.held.segments, s.spare) {
 		g.file.Close()

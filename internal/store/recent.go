@@ -6,8 +6,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// recent is a copy of what was put last, for who is sent it soon: that costs less than
-// to read it from its file, and to check it. The store's mutex guards it.
+// recent is a copy of what was put last, for destinations that are sent it soon: that is
+// cheaper than reading and checking its file. The store's mutex guards it.
 type recent struct {
 	chunks [16]records.Chunk
 	last   int
@@ -24,7 +24,7 @@ func (r *recent) put(s records.Span, lines []byte, born time.Time) {
 	r.asked = false
 }
 
-// copyTo copies the head of what c spans; false: it is not there.
+// copyTo copies the beginning of what c spans; false: it is not there.
 func (r *recent) copyTo(c *records.Chunk) bool {
 	for i := range r.chunks {
 		if r.chunks[i].Begins(c.Span) {

@@ -16,15 +16,14 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// This file is what Run does: all that may wait for the disk.
+// This file is about what Run does: everything that may wait for the disk.
 
-// How often the disk is made to write, and what failed is tried again.
+// How often the disk is made to write, and when to try again what failed.
 const (
 	syncInterval = time.Second
 	retry        = time.Second // not longer, however long it has failed: memory fills
 
-	// segmentsAtOnce is how many segments are moved before Run looks at what else
-	// there is to do.
+	// segmentsAtOnce is how many segments are moved before Run looks for other work.
 	segmentsAtOnce = 16
 )
 
@@ -47,8 +46,8 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// step does what there is to do, and returns after which time there will be more; 0:
-// when something happens.
+// step does what there is to do, and returns when there will be more; 0: when something
+// happens.
 func (s *Store) step(now time.Time) time.Duration {
 	if s.disk == nil {
 		return 0
@@ -69,7 +68,7 @@ func (s *Store) step(now time.Time) time.Duration {
 	return next
 }
 
-// moveDown moves to disk what next says, which is called under s.mu; nil: nothing more.
+// moveDown moves to disk what next returns, which is called under s.mu; nil: nothing more.
 func (s *Store) moveDown(most int, next func() *segment) error {
 	for range most {
 		s.mu.Lock()
@@ -98,8 +97,8 @@ func (s *Store) makeRoom() bool {
 	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
 }
 
-// pressed returns the oldest segment in memory, if there is pressure; it makes room for
-// it. s.mu is held.
+// pressed returns the oldest segment in memory if there is pressure, and makes room for it.
+// s.mu is held.
 func (s *Store) pressed() *segment {
 	g := s.eldest(false)
 	if g == nil || !s.isPressed() {
@@ -120,7 +119,7 @@ func (s *Store) fitting() *segment {
 	return g
 }
 
-// unseal lets a segment that is the last of its log take more, where no other can be begun.
+// unseal lets the last segment of a log take more lines if no other can be created.
 func (s *Store) unseal(g *segment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -131,7 +130,7 @@ func (s *Store) unseal(g *segment) {
 	}
 }
 
-// move moves a segment, which is sealed, to disk. Nobody waits for it.
+// move moves a sealed segment to disk. Nobody waits for it.
 func (s *Store) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
 	if err := s.files.replace(s.disk, name, func(f *os.File) error { return s.copyTo(f, g) }); err != nil {
@@ -191,7 +190,7 @@ func (s *Store) takeOut() {
 	}
 }
 
-// readAhead reads what is to be sent, or named, from disk.
+// readAhead reads from disk what is to be sent or named next.
 func (s *Store) readAhead() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,8 +205,8 @@ func (s *Store) readAhead() (err error) {
 	return err
 }
 
-// prefetch reads what is at the head of what next says, unless ahead has it. s.mu is held,
-// but not while it reads.
+// prefetch reads the beginning of what next returns, unless ahead has it. s.mu is held, but not
+// while it reads.
 func (s *Store) prefetch(l *log, next func() records.Span, ahead *records.Chunk, tell chan struct{}) error {
 	for {
 		sp := next()
@@ -229,13 +228,13 @@ func (s *Store) prefetch(l *log, next func() records.Span, ahead *records.Chunk,
 	}
 }
 
-// isThirsty says whether somebody has little to be sent. s.mu is held.
+// isThirsty says whether some destination has little to send. s.mu is held.
 func (s *Store) isThirsty() bool {
 	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.bytes < thirst })
 }
 
-// load reads what is at c.From, in either tier. It returns false where that has changed,
-// is lost, or cannot be read now, which is an error. s.mu is held, but not while it reads.
+// load reads what is at c.From, in either tier. ok is false if that has changed, is lost, or
+// cannot be read now, which is an error. s.mu is held, but not while it reads.
 func (s *Store) load(l *log, c *records.Chunk) (ok bool, err error) {
 	if l == &s.named && s.recent.copyTo(c) {
 		return true, nil
@@ -270,8 +269,8 @@ func (s *Store) load(l *log, c *records.Chunk) (ok bool, err error) {
 	return false, nil
 }
 
-// sync makes the disk write what was written, once a second, and returns after which
-// time to do so again; 0: nothing was written.
+// sync makes the disk write, once a second, what was written, and returns when to do so again;
+// 0: nothing was written.
 func (s *Store) sync(now time.Time) (next time.Duration, err error) {
 	s.mu.Lock()
 	dirty := s.dirty
@@ -338,10 +337,9 @@ func (s *Store) syncSegment(name string) error {
 	return s.files.sync(f.Name(), f)
 }
 
-// Close ends the use of the store, when Run and all sessions have ended. What is left
-// goes to disk, up to its bound; or else stays in memory for the next start; what the
-// end of the process would take is dropped, and counted. An error says that the disk
-// did not take what it had to.
+// Close ends the use of the store, once Run and all sessions have ended. What is left goes to
+// disk, up to its bound, or stays in memory for the next start; what would be lost with the
+// process is dropped and counted. An error says that the disk did not take what it had to.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	for _, l := range s.logs() {
@@ -373,12 +371,12 @@ func (s *Store) Close() error {
 	return errors.Join(err, s.leave(isEmpty))
 }
 
-// trouble is a disk that does not work. It is told once.
+// trouble is a disk that doesn't work. It is logged once.
 type trouble struct {
 	until time.Time // no attempt before; zero: the disk works
 }
 
-// note takes note of an error, and returns when to try again.
+// note notes an error, and returns when to try again.
 func (t *trouble) note(log *slog.Logger, now time.Time, err error) time.Duration {
 	if t.until.IsZero() {
 		log.Error("spool out of order; lines stay in memory, up to its bound", "err", err,

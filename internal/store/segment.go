@@ -28,7 +28,7 @@ func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }
 // size returns the bytes of the file.
 func (g *segment) size() int64 { return records.HeaderSize + g.span().Bytes() }
 
-// full is the reason of lines that are dropped where the segment is.
+// full is the reason for dropping lines where the segment is.
 func (g *segment) full() Reason {
 	if g.onDisk {
 		return SpoolFull
@@ -36,7 +36,7 @@ func (g *segment) full() Reason {
 	return QueueFull
 }
 
-// path tells people where the file is.
+// path shows people where the file is.
 func (g *segment) path() string {
 	if g.dir == nil {
 		return "memory"

@@ -40,7 +40,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 	}
 }
 
-// pick returns what is to be sent now; where that is nothing, when to ask again.
+// pick returns what to send now; if that is nothing, when to ask again.
 func (c *Cursor) pick(now time.Time) (sp records.Span, wait time.Duration) {
 	border := c.store.named.border()
 	if !c.isLate(border) {
@@ -67,8 +67,8 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, wait time.Duration) {
 	return sp, 0
 }
 
-// giveWay moves what is on disk, and what has waited for long, out of the way of what has
-// not. Once it has, it takes a while until it does again.
+// giveWay moves what is on disk, and what has waited long, out of the way of what has not.
+// Once it has done so, it waits a while before it does it again.
 func (c *Cursor) giveWay(now time.Time) {
 	l := &c.store.named
 	live := l.border()
@@ -82,8 +82,8 @@ func (c *Cursor) giveWay(now time.Time) {
 	notify(c.store.work)
 }
 
-// pickLate returns what is to be sent of what gave way: what is on disk, if it was read,
-// or else what is in memory.
+// pickLate returns what to send of what gave way: what is on disk, if it has been read, or else
+// what is in memory.
 func (c *Cursor) pickLate() records.Span {
 	s := c.store
 	if sp := c.late(s.named.onDisk()); !sp.IsEmpty() && !s.closed {
@@ -95,7 +95,7 @@ func (c *Cursor) pickLate() records.Span {
 	return c.late(s.named.inMemory())
 }
 
-// fetch makes the head of sp what c.cur has. s.mu is held, but not while it reads.
+// fetch loads the beginning of sp into c.cur. s.mu is held, but not while it reads.
 func (c *Cursor) fetch(sp records.Span) bool {
 	s := c.store
 	if c.ahead.Begins(sp) {
@@ -109,7 +109,7 @@ func (c *Cursor) fetch(sp records.Span) bool {
 	return ok
 }
 
-// send takes what was got in hand; false: it does not wait any more.
+// send takes in hand what was loaded; false: it no longer waits.
 func (c *Cursor) send(now time.Time) bool {
 	isLagging := c.isLagging()
 	p := c.take(c.cur.Span)
@@ -130,8 +130,8 @@ func (c *Cursor) send(now time.Time) bool {
 	return true
 }
 
-// isDrained says whether nothing more is to be sent, and all that was is delivered.
-// What is on disk waits for the next process. c's store is locked.
+// isDrained says whether there is nothing more to send, and everything sent is delivered. What
+// is on disk waits for the next process. c's store is locked.
 func (c *Cursor) isDrained() bool {
 	s := c.store
 	if c.books.Removed {
@@ -144,7 +144,7 @@ func (c *Cursor) isDrained() bool {
 	return inMemory == 0
 }
 
-// Expire implements outlet.Source: while there is no session, nothing becomes too old.
+// Expire implements outlet.Source: without a session, nothing becomes too old.
 func (c *Cursor) Expire(time.Time) (again time.Duration, err error) {
 	s := c.store
 	s.mu.Lock()
@@ -155,8 +155,7 @@ func (c *Cursor) Expire(time.Time) (again time.Duration, err error) {
 	return 0, nil
 }
 
-// Refuse implements outlet.Source. It is never called: no line is too long for a
-// stream.
+// Refuse implements outlet.Source. It is never called: no line is too long for a stream.
 func (c *Cursor) Refuse(int) {}
 
 // Lost implements outlet.Source.
@@ -194,7 +193,7 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 // Leaving implements outlet.Source: what is in doubt is sent again.
 func (c *Cursor) Leaving() func() time.Duration { return nil }
 
-// note takes note of what the peer's kernel has.
+// note notes how much the peer's kernel has.
 func (c *Cursor) note(now time.Time, n uint64) {
 	n = min(n, c.written)
 	if n <= c.acked {
@@ -209,8 +208,8 @@ func (c *Cursor) note(now time.Time, n uint64) {
 	c.acks = append(c.acks, ack{now, now, n, n})
 }
 
-// mature books what was delivered by now. It returns whether anything changed. A peer
-// that has acknowledged so much more that no kernel could hold it has read it.
+// mature books what counts as delivered by now, and returns whether anything changed. A peer
+// that has since acknowledged more than any kernel could hold has read what came before.
 func (c *Cursor) mature(now time.Time) (changed bool) {
 	for len(c.acks) > 0 && (c.Certain || now.Sub(c.acks[0].when) >= maturity || int64(c.acked-c.acks[0].bytes) > c.mostInDoubt()) {
 		changed = c.deliver(c.acks[0].bytes) || changed
@@ -222,19 +221,19 @@ func (c *Cursor) mature(now time.Time) (changed bool) {
 	return changed
 }
 
-// kernelHolds is more than the kernels between us and a program that does not read will
-// acknowledge, where they don't tell (net.ipv4.tcp_rmem allows 6 MiB, and 32 since Linux
-// 6.16, where nobody has changed it).
+// kernelHolds is more than the kernels between us and a program that doesn't read acknowledge,
+// where they don't tell (net.ipv4.tcp_rmem allows 6 MiB, and 32 since Linux 6.16, unless
+// changed).
 const kernelHolds = 8 << 20
 
-// mostInDoubt is how many bytes a peer may have acknowledged and not read.
+// mostInDoubt is how many bytes a peer may have acknowledged but not read.
 func (c *Cursor) mostInDoubt() int64 {
 	return max(c.Queue/4, c.Replay, kernelHolds, 2*c.window)
 }
 
-// replayed is how many of them are sent again on the next session: what its kernel holds
-// may be lost with it, which was seen to be an eighth more than it ever offered to take at
-// once. It is not to fill the queue.
+// replayed is how many of them are sent again on the next session: what its kernel holds may be
+// lost with it, and was seen to be an eighth more than it ever offered to take at once. They
+// must not fill the queue.
 func (c *Cursor) replayed() int64 {
 	if c.Replay == 0 {
 		return 0
@@ -251,8 +250,8 @@ func (c *Cursor) deliver(to uint64) (changed bool) {
 	return changed
 }
 
-// trim lets go of what was delivered before the replay window. On a session that is young
-// all is kept, as far as there is room: however much follows, its peer may lose it all.
+// trim lets go of what was delivered and lies before the replay window. On a young session
+// everything is kept, as far as there is room: however much follows, its peer may lose it all.
 func (c *Cursor) trim(now time.Time) {
 	if now.Sub(c.began) >= young {
 		c.needs.trim(c.replayed(), c.acked)
@@ -281,7 +280,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	s.settle()
 }
 
-// takeBack undoes the sending of what is in hand, if nothing of it was written.
+// takeBack undoes the sending of what is in hand if none of it was written.
 func (c *Cursor) takeBack() {
 	if c.sent == 0 {
 		return
@@ -296,7 +295,7 @@ func (c *Cursor) takeBack() {
 	}
 }
 
-// pause returns how long no more of the backlog is to be sent.
+// pause returns for how long not to send any more of the backlog.
 func (b *burst) pause(now time.Time) time.Duration {
 	if b.bytes < burstBytes {
 		return b.rest.Sub(now)

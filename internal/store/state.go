@@ -16,8 +16,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// A state is what a store remembers beside the lines: which of them each destination
-// still needs.
+// A state is what a store remembers besides the lines: which of them each destination still
+// needs.
 type state struct {
 	ID         uint64        // of the store
 	Generation uint64        // counts up from 1
@@ -79,7 +79,7 @@ func decodeState(b []byte) (st state, err error) {
 	return st, nil
 }
 
-// state returns what is to be saved. s.mu is held.
+// state returns what to save. s.mu is held.
 func (s *Store) state() state {
 	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.all()}
 	for _, c := range s.cursors {
@@ -94,8 +94,8 @@ func (s *Store) state() state {
 	return st
 }
 
-// A stateFile is two files that are overwritten in turns: a process that is killed while
-// it writes one leaves the other. (To replace a file on tmpfs takes 50 µs and more.)
+// A stateFile is two files that are overwritten in turn: a process that is killed while it
+// writes one leaves the other. (Replacing a file on tmpfs takes 50 µs or more.)
 type stateFile struct {
 	dir   *statedir.Dir // nil: none
 	files [2]*os.File   // nil: not open yet
@@ -104,7 +104,7 @@ type stateFile struct {
 
 func stateName(i int) string { return fmt.Sprintf("state-%d", i) }
 
-// load returns the newest sound state; errNoState: there are files, and none is sound.
+// load returns the newest sound state; errNoState: there are files, but none is sound.
 func (f *stateFile) load() (newest state, err error) {
 	for i := range f.files {
 		b, readErr := f.dir.ReadFile(stateName(i), maxStateSize)
@@ -134,7 +134,7 @@ func (f *stateFile) load() (newest state, err error) {
 	return newest, err
 }
 
-// write writes a state; the one before stays.
+// write writes a state; the one before it stays.
 func (f *stateFile) write(o *files, st state, sync bool) (err error) {
 	file := &f.files[f.turn]
 	if *file == nil {
@@ -166,7 +166,7 @@ func (f *stateFile) close() {
 	}
 }
 
-// saving is what is known of the state's files. The store's mutex guards it.
+// saving is what is known about the state's files. The store's mutex guards it.
 type saving struct {
 	memoryState, diskState stateFile // used by one goroutine each
 
@@ -177,7 +177,7 @@ type saving struct {
 	trouble    trouble   // of Run
 }
 
-// save makes the state outlive the process. s.mu is held.
+// save makes the state survive the process. s.mu is held.
 func (s *Store) save() {
 	s.generation++
 	var err error

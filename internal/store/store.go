@@ -9,19 +9,19 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// A Destination is who is to get every line.
+// A Destination gets every line.
 type Destination struct {
 	Name string
 
-	// To are its addresses: another name with one of them is still the same.
+	// To are its addresses: a destination that is renamed and keeps one of them is the same.
 	To []string
 
 	// Queue and Spool bound, in bytes, how far it may lag behind in memory and on
 	// disk.
 	Queue, Spool int64
 
-	// Replay is how much, in bytes, it is sent again on the next session of what
-	// was delivered on the last.
+	// Replay is how many bytes of what was delivered on the last session it is sent again on the
+	// next.
 	Replay int64
 }
 
@@ -57,7 +57,7 @@ type Books struct {
 	Oldest                 time.Time // arrival of the oldest of those on disk, or a little earlier
 }
 
-// Forwarded counts the lines that one upstream was delivered.
+// Forwarded counts the lines that were delivered to one upstream.
 type Forwarded struct {
 	Upstream string
 	Lines    uint64
@@ -85,7 +85,7 @@ type Store struct {
 	scratch records.Spans // a buffer
 }
 
-// bounds are how much may be kept, in bytes.
+// bounds are how many bytes may be kept.
 type bounds struct {
 	memoryLimit, diskLimit int64
 	pressure               int64 // in memory, from which the oldest go to disk
@@ -93,7 +93,7 @@ type bounds struct {
 	grain                  int64 // of segments before that
 }
 
-// resize sets the bounds after the destinations. s.mu is held.
+// resize sets the bounds to what the destinations ask for. s.mu is held.
 func (s *Store) resize() {
 	var queue, replay, spool int64
 	least := int64(math.MaxInt64)
@@ -114,9 +114,9 @@ func (s *Store) resize() {
 	notify(s.work)
 }
 
-// Put copies n whole lines, each ended by '\n' and none longer than records.MaxRecord, which
-// came at born. It waits for no disk; to make room, the oldest go. It returns how many
-// bytes wait to be sent to who is being sent some.
+// Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
+// records.MaxRecord. It never waits for the disk; to make room, the oldest lines go. It returns
+// how many bytes wait to be sent to destinations that are being sent some.
 func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,8 +139,8 @@ func (s *Store) PutHeld(lines []byte, n int, born time.Time) {
 	notify(s.MoreHeld)
 }
 
-// put appends to a log. Lines that are late go behind those that live, where
-// somebody is being sent these. s.mu is held.
+// put appends to a log. Late lines go after live ones, where those are being sent. s.mu is
+// held.
 func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 	s.excess = min(s.excess, s.memoryUsed+s.grain)
 	if !late {
@@ -173,7 +173,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 	}
 }
 
-// bound sees to it that all is within its bounds. s.mu is held.
+// bound keeps everything within its bounds. s.mu is held.
 func (s *Store) bound() {
 	for _, c := range s.cursors {
 		c.bound()
@@ -190,9 +190,9 @@ func (s *Store) isPressed() bool {
 	return s.disk != nil && s.diskLimit > 0 && s.memoryUsed > s.pressure
 }
 
-// evict frees a segment of one tier: the oldest that is kept only to be sent again,
-// by who would lose lines otherwise; or else the oldest, whose lines are dropped, of
-// all that have not got them. It returns whether there was one. s.mu is held.
+// evict frees a segment of one tier: the oldest that is kept only in case a destination that
+// would otherwise lose lines must be sent it again; or else the oldest, whose lines are dropped
+// for all that have not got them. It returns whether there was one. s.mu is held.
 func (s *Store) evict(onDisk bool) bool {
 	g := s.eldest(onDisk)
 	if g == nil {
@@ -209,7 +209,7 @@ func (s *Store) evict(onDisk bool) bool {
 	return true
 }
 
-// forget lets go of what a destination was delivered, until that makes room. s.mu is held.
+// forget lets go of lines already delivered to a destination, until that makes room. s.mu is held.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	for used := s.used(onDisk); c.forget(s.segmentSize); {
 		if s.sweep(); s.used(onDisk) < used {
@@ -219,7 +219,7 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	return false
 }
 
-// drop drops a segment with its lines. s.mu is held.
+// drop drops a segment and its lines. s.mu is held.
 func (s *Store) drop(g *segment, why Reason) {
 	s.lose(g, g.Base, why)
 	for _, l := range s.logs() {
@@ -228,7 +228,7 @@ func (s *Store) drop(g *segment, why Reason) {
 	notify(s.work) // to remove its file
 }
 
-// lose drops what is in g, from p on. s.mu is held.
+// lose drops what is in g from p on. s.mu is held.
 func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	sp := records.Between(p, g.end)
 	if g.Kind == records.Held {
@@ -265,8 +265,8 @@ func (s *Store) sweep() {
 	}
 }
 
-// settle frees what nobody needs any more, and makes the rest outlive the process. s.mu
-// is held.
+// settle frees what nobody needs any more, and makes the rest survive the process. s.mu is
+// held.
 func (s *Store) settle() {
 	s.sweep()
 	s.save()
@@ -284,7 +284,7 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 	return eldest
 }
 
-// damaged drops what of g, from p on, could not be read again. s.mu is held.
+// damaged drops what could not be read back of g, from p on. s.mu is held.
 func (s *Store) damaged(g *segment, p records.Place, err error) {
 	g.sealed = true // behind what is damaged nothing would be found
 	s.out.Error("lines that wait cannot be read again", "lines", records.Between(p, g.end).Lines(), "file", g.path(), "err", err)
@@ -292,8 +292,8 @@ func (s *Store) damaged(g *segment, p records.Place, err error) {
 	s.settle()
 }
 
-// CloseInput says that nothing more will be put, but for held lines that get their
-// name. What is in memory is to be sent; what is on disk waits for the next process.
+// CloseInput says that nothing more will be put, except held lines that get their name. What is
+// in memory is still sent; what is on disk waits for the next process.
 func (s *Store) CloseInput() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -308,7 +308,7 @@ func (s *Store) tellAll() {
 	}
 }
 
-// Books returns the books of all destinations, those that are gone behind the others.
+// Books returns the books of all destinations; those that are gone come last.
 func (s *Store) Books() []Books {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,8 +319,8 @@ func (s *Store) Books() []Books {
 	return append(all, s.removed...)
 }
 
-// Memory returns the directory of the first tier, where other files may lie beside its
-// own; "" where there is none. It goes at Close, if nothing is left.
+// Memory returns the directory of the first tier, where other files may lie beside its own; ""
+// if there is none. Close removes it if nothing is left in it.
 func (s *Store) Memory() string {
 	if s.memory == nil {
 		return ""

@@ -8,8 +8,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// tiers are where the files of segments are, and how much they take. The store's mutex
-// guards them.
+// tiers are where the files of segments are, and how much they take. The store's mutex guards
+// them.
 type tiers struct {
 	out    *slog.Logger
 	files  files
@@ -29,7 +29,7 @@ type tiers struct {
 	recordHeader [records.RecordHeader]byte
 }
 
-// dirs are those where files have names: on disk, then in memory.
+// dirs are the directories in which files have names: on disk, then in memory.
 func (t *tiers) dirs() (all []*statedir.Dir) {
 	if t.disk != nil {
 		all = append(all, t.disk)
@@ -47,8 +47,8 @@ func (t *tiers) used(onDisk bool) int64 {
 	return t.memoryUsed
 }
 
-// begin makes the file of a new segment in memory: one that was used before, since to
-// write over what is there costs less than memory that is new, or a new one.
+// begin makes the file of a new segment in memory: one that was used before, since overwriting
+// is cheaper than new memory, or a new one.
 func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	if last := len(t.spare) - 1; hasName && last >= 0 {
 		g.file, g.dir, g.name = t.spare[last].file, t.spare[last].dir, t.spare[last].name
@@ -71,7 +71,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	return nil
 }
 
-// free ends the use of a segment, which is out of its log.
+// free ends the use of a segment that is no longer in its log.
 func (t *tiers) free(g *segment) {
 	g.gone = true
 	if g.onDisk {
@@ -102,7 +102,7 @@ func (t *tiers) discard(g *segment) {
 	}
 }
 
-// unkept says that lines would not outlive the process.
+// unkept logs that lines would not survive the process.
 func (t *tiers) unkept(err error) {
 	if !t.saidUnkept {
 		t.saidUnkept = true
@@ -110,7 +110,7 @@ func (t *tiers) unkept(err error) {
 	}
 }
 
-// noRoom says that lines are dropped.
+// noRoom logs that lines are dropped.
 func (t *tiers) noRoom(lines int, err error) {
 	if !t.saidNoRoom {
 		t.saidNoRoom = true
