@@ -29,8 +29,7 @@ type tenancy struct {
 	cut     bool     // there were more before these
 }
 
-// acquire returns a new claim, which Current has from then on; nil when ctx has
-// ended.
+// acquire returns a new claim, which Current returns from then on; nil when ctx has ended.
 func (h *Holder) acquire(ctx context.Context) *tenancy {
 	backoff := retry.Backoff{Jitter: h.jitter}
 	h.sleep(ctx, h.spread())
@@ -60,8 +59,8 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 	return nil
 }
 
-// spread returns how long to wait before the first claim. A pool whose list is
-// long may start all at once, and those who come later ask for less.
+// spread returns how long to wait before the first claim. In a pool with a long list all hosts
+// may start at once, and those that come later ask for less.
 func (h *Holder) spread() time.Duration {
 	if len(h.cfg.Names) <= namesPerTxn || h.own != nil {
 		return 0
@@ -78,7 +77,7 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 		}
 		h.lostData.unmarked = false
 	}
-	// 2. Get rid of the lease that is no good any more.
+	// 2. Get rid of a lease that is no longer any good.
 	if h.lease != nil && h.lease.spent {
 		if err := h.request(ctx, h.revoke); err != nil {
 			return nil, err
@@ -111,7 +110,7 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	if err != nil {
 		return nil, err
 	}
-	// 5. Know our own past before anybody asks the claim whose a second was.
+	// 5. Know our own past before anybody asks the claim which name a second belongs to.
 	if err := h.closeCrashed(ctx, got, answered); err != nil {
 		return nil, err
 	}
@@ -140,9 +139,9 @@ func (h *Holder) revoke(ctx context.Context) error {
 	return err
 }
 
-// wait returns when a name was freed, or after a while. Until then it keeps the
-// lease, which shows that we wait, and finds out when etcd can't be reached: we
-// are at claiming then, since nobody knows whether a name is free.
+// wait returns when a name was freed, or after a while. Meanwhile it keeps the lease, which
+// shows that we wait, and notices when etcd can't be reached: then we are claiming, since nobody
+// knows whether a name is free.
 func (h *Holder) wait(ctx context.Context) error {
 	h.enter(Waiting)
 	if !h.waited {
@@ -197,8 +196,8 @@ func (h *Holder) wait(ctx context.Context) error {
 	}
 }
 
-// askAgain returns for how long to wait without having been told of a free name.
-// Those who wait ask at their own times.
+// askAgain returns how long to wait without news of a free name. Each host that waits asks at
+// its own time.
 func (h *Holder) askAgain() time.Duration {
 	d := waitAtMost + h.jitter(waitAtMost)
 	if avoided := h.avoidUntil - h.now(); avoided > 0 {
@@ -207,8 +206,7 @@ func (h *Holder) askAgain() time.Duration {
 	return d
 }
 
-// tenancyOf returns the tenancy of what was claimed under h.lease and answered
-// at that time.
+// tenancyOf returns the tenancy of what was claimed under h.lease and answered at that time.
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
 	held := &tenancy{
 		Claim:    newClaim(got.name, got.key, h.cfg.Owner, h.lease.id, got.revision, h.now),
@@ -268,7 +266,7 @@ func (h *Holder) hold(held *tenancy) {
 	}
 }
 
-// note puts the claim among our own tenures, and into the state directory.
+// note adds the claim to our own tenures, and to the state directory.
 func (h *Holder) note(held *tenancy) {
 	h.ownTenures.begin(held.tenure, held.start, h.wall())
 	h.remember(memory{

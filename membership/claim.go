@@ -9,9 +9,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 )
 
-// A Claim is a name held under a lease. It is a value: losing a name and
-// claiming it again yields another *Claim, so that the pointer is the epoch.
-// Only the horizon moves, and only forward; all may read it.
+// A Claim is a name held under a lease. It is a value: losing a name and claiming it again gives
+// another *Claim, so the pointer identifies the tenure. Only the horizon moves, and only forward;
+// anybody may read it.
 type Claim struct {
 	name, key, owner string
 	lease            clientv3.LeaseID
@@ -24,10 +24,10 @@ type Claim struct {
 	parting chan struct{} // closed when it is about to be, by choice
 }
 
-// A clock returns the time since a fixed moment, and never runs backwards.
+// A clock returns the time since a fixed moment. It never runs backwards.
 type clock func() time.Duration
 
-// newClaim returns one whose horizon is in the past.
+// newClaim returns a claim whose horizon is in the past.
 func newClaim(name, key, owner string, lease clientv3.LeaseID, revision int64, now clock) *Claim {
 	return &Claim{
 		name: name, key: key, owner: owner, lease: lease, revision: revision,
@@ -61,34 +61,33 @@ func (c *Claim) Name() string { return c.name }
 // Key returns the name's key in etcd: /prefixproxy/default/names/Denali.
 func (c *Claim) Key() string { return c.key }
 
-// Owner returns what stands there.
+// Owner returns the value of that key.
 func (c *Claim) Owner() string { return c.owner }
 
-// LeaseID returns the lease under which it stands there.
+// LeaseID returns the lease of that key.
 func (c *Claim) LeaseID() clientv3.LeaseID { return c.lease }
 
-// Revision returns the one at which the key was created: the fencing token.
+// Revision returns the revision at which the key was created: the fencing token.
 func (c *Claim) Revision() int64 { return c.revision }
 
-// Done returns a channel that is closed when the claim is over: lost, or released,
-// or replaced by another on the same name before it was used. A suspended claim is
-// not over: it may go on.
+// Done returns a channel that is closed when the claim is over: lost, or released, or replaced
+// by another one on the same name before it was used. A suspended claim is not over: it may
+// continue.
 func (c *Claim) Done() <-chan struct{} { return c.over }
 
 // Parting returns a channel that is closed one and a half seconds before the claim is released
-// because somebody has asked for the name: for the last words under it.
+// because somebody asked for the name: time for the last lines under it.
 func (c *Claim) Parting() <-chan struct{} { return c.parting }
 
-// NameAt returns the name of a Carbon line that carries t, in whole Unix
-// seconds: that of the tenure which t falls into. ok is false when that is the
-// recorded tenure of another host under our name: the line has no name then.
+// NameAt returns the name for a Carbon line that carries t, in whole Unix seconds: that of the
+// tenure to which t belongs. ok is false if t belongs to another host under our name; then the
+// line has no name.
 //
 //   - From the start of this tenure on, it is the claim's name.
-//   - Within an earlier tenure of our own, it is that one's name.
-//   - Within a tenure of another host under the claim's name, and for 5 s after
-//     it if nobody had claimed the name by then, there is none; and neither while
-//     the name was free between two tenures of which the later one was another's,
-//     because that one has these seconds.
+//   - Within an earlier tenure of our own, it is the name of that one.
+//   - Within a tenure of another host under the claim's name there is none, nor for 5 s after
+//     it if nobody had claimed the name by then, nor while the name was free before another
+//     host's tenure, to which those seconds belong.
 //   - At any other time it is the claim's name.
 func (c *Claim) NameAt(t int64) (name string, ok bool) {
 	if t >= c.history.floor {
@@ -97,9 +96,9 @@ func (c *Claim) NameAt(t int64) (name string, ok bool) {
 	return c.history.before(t, c.name)
 }
 
-// Floor returns the second from which on NameAt returns the claim's name: the
-// one comparison that a line costs in the usual case. Where nothing is known of
-// earlier tenures it is the lowest int64.
+// Floor returns the second from which on NameAt returns the claim's name: usually, this
+// comparison is all that a line costs. If nothing is known of earlier tenures, it is the lowest
+// int64.
 func (c *Claim) Floor() int64 { return c.history.floor }
 
 // anew returns another claim for the same name under the same lease.
@@ -109,15 +108,14 @@ func (c *Claim) anew() *Claim {
 	return n
 }
 
-// endBy moves the horizon back to t: the name will be released then. Its owner calls it,
-// who extends it no more.
+// endBy moves the horizon back to t, when the name will be released. The claim's owner calls it,
+// and does not extend the claim after that.
 func (c *Claim) endBy(t time.Duration) {
 	c.horizon.Store(min(c.horizon.Load(), int64(t)))
 }
 
-// extendTo moves the horizon to t, unless it is later already. It says whether
-// that ended a suspension: the claim is good, and somebody may have seen it not
-// being so.
+// extendTo moves the horizon to t, unless it is already later. It returns whether that ended a
+// suspension: the claim is good, and somebody may have seen that it wasn't.
 func (c *Claim) extendTo(t time.Duration) (resumed bool) {
 	for {
 		old := c.horizon.Load()

@@ -34,7 +34,7 @@ func (a asking) without(name string) asking {
 	return a
 }
 
-// claimed is the outcome of a claim.
+// claimed is the result of a claim.
 type claimed struct {
 	name, key string
 	revision  int64  // at which the key was created
@@ -70,11 +70,10 @@ func (s *store) claim(ctx context.Context, under lease, ask asking) (claimed, er
 	return claimed{}, ErrNoFreeName
 }
 
-// turns returns what to ask for in one transaction after the other: all names
-// when there are no more than a transaction holds, since the free one is not known
-// before. Otherwise it reads what is taken, and asks for what is free. A name
-// under lease counts as free: an earlier request has claimed it, and climb finds
-// that out.
+// turns returns what to ask for in successive transactions: all names, if one transaction can
+// hold them, since nobody knows beforehand which is free. Otherwise it reads which are taken, and
+// asks for those that are free. A name under lease counts as free: an earlier request claimed it,
+// and climb will find that out.
 func (s *store) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) ([][]string, error) {
 	if len(ask.names) == 0 {
 		return nil, nil
@@ -102,7 +101,7 @@ func (s *store) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) (
 // firstFew is how many free names of a long list are asked for at first.
 const firstFew = 16
 
-// taken returns which names are taken, but for those under lease.
+// taken returns which names are taken, except those under lease.
 func (s *store) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
 	names := under(namesKey(s.cfg.Pool))
 	taken := make(map[string]bool)
@@ -260,6 +259,6 @@ func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claime
 	return c, nil
 }
 
-// errNotOurs is the error of a claim under a lease that has a name which is not
-// ours: somebody has put it there.
+// errNotOurs is the error of a claim under a lease that already has a name which isn't ours:
+// somebody else put it there.
 var errNotOurs = errors.New("somebody else has put a name under our lease")

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// current is what all may see of a holder: its claim, or the state while there is none.
+// current is what anybody may see of a holder: its claim, or its state while there is none. Only
 // Run's goroutine changes it.
 type current struct {
 	claim atomic.Pointer[Claim] // nil: none
@@ -25,22 +25,20 @@ func newCurrent() *current {
 	return c
 }
 
-// Current returns the claim. (nil, false): there is none. (claim, false): it is
-// suspended. (claim, true): it may be used now. It takes no lock, and is right
-// even when Run stalls.
+// Current returns the claim. (nil, false): there is none. (claim, false): it is suspended.
+// (claim, true): it may be used now. It takes no lock, and is right even if Run stalls.
 func (c *current) Current() (*Claim, bool) {
 	claim := c.claim.Load()
 	if claim == nil || !claim.Valid() {
 		return claim, false
 	}
-	// Who was stopped in here may find it valid and lost: once that is on record,
-	// others need not wait for the horizon.
+	// Somebody who was stopped right here may find it valid and then lost: once that is on
+	// record, others need not wait for the horizon.
 	now := c.claim.Load()
 	return now, now == claim
 }
 
-// State returns what the holder is at; it is Held exactly while Current is
-// good.
+// State returns the state of the holder; it is Held exactly while Current is good.
 func (c *current) State() State {
 	switch claim, ok := c.Current(); {
 	case ok:
@@ -51,15 +49,15 @@ func (c *current) State() State {
 	return *c.idle.Load()
 }
 
-// Changed returns a channel that is closed at the next change of Current or
-// State. A suspension is told by a timer, which may be late; Current is not.
+// Changed returns a channel that is closed at the next change of Current or State. A timer
+// announces a suspension, and may be late; Current is not.
 func (c *current) Changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.changed
 }
 
-// letGo ends the claim for all who ask Current, and leaves the state p.
+// letGo ends the claim for everybody who asks Current, and leaves the state p.
 func (c *current) letGo(p State) {
 	c.idle.Store(&p)
 	c.setClaim(nil)
@@ -72,7 +70,7 @@ func (c *current) enter(p State) {
 	}
 }
 
-// setClaim makes claim the claim, and ends the one before.
+// setClaim makes claim the current one, and ends the one before.
 func (c *current) setClaim(claim *Claim) {
 	if before := c.claim.Swap(claim); before != nil {
 		close(before.over)

@@ -2,10 +2,9 @@
 // first free one of a list, for as long as the host lives. It uses etcd: a name
 // is a key under a lease.
 //
-// Join and Members are the simple calls: claim a name, and see who holds which. The
-// daemon uses a Holder: it claims a name, keeps it, and claims another if it is lost.
-// Consumers ask Current before each use of the name. Package etcd, below, has the client
-// that a Holder uses.
+// Join and Members are the simple calls: claim a name, and see who holds which. The daemon uses a
+// Holder, which claims a name, keeps it, and claims another if it is lost. Users of a name ask
+// Current before each use. Package etcd, below, has the client that a Holder uses.
 //
 // # The path of a lease
 //

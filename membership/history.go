@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A history says whose the seconds before a tenure were: by it a Carbon line, which
-// carries its own time, gets its name. It never changes.
+// A history knows to whom the seconds before a tenure belong, and so which name a Carbon line
+// gets, since that carries its own time. It never changes.
 //
 //	       floor                      start
 //	─┬───────┬──────────┬───────┬───────┬──────────► seconds
@@ -16,8 +16,8 @@ import (
 //	 └ the name that we had then        │
 //	         └ no name: the other one has written here
 //
-// All seconds are whole, as Carbon's are. The second in which a name changes
-// hands is its former holder's.
+// All seconds are whole, as Carbon's are. The second in which a name changes hands belongs to its
+// former holder.
 type history struct {
 	floor  int64  // from here on, each second is the current name's
 	ours   []span // our own earlier tenures, in the order of their starts
@@ -30,16 +30,16 @@ type span struct {
 	name     string // that was ours then; "" where it was another's
 }
 
-// clocksApart is by how much hosts' clocks may differ without two of them
-// writing one name for one moment.
+// clocksApart is how far the clocks of two hosts may differ before both may write one name for
+// one moment.
 const clocksApart = 5 * time.Second
 
 // newHistory returns the history of a tenure of name whose first second is start.
 // others are the recorded tenures of other hosts under its name, in the order of
 // time; cut says that there were more before them, which are not known.
 //
-// A tenure that had another before it begins with that one's end, for this rule:
-// the seconds in which a name was free are its next holder's.
+// For this rule, a tenure that follows another one begins at that one's end: the seconds in which
+// a name was free belong to its next holder.
 func newHistory(start int64, name string, ours []span, others []Tenure, cut bool) history {
 	h := history{floor: math.MinInt64}
 	for _, s := range ours {
@@ -135,6 +135,5 @@ func (h history) before(t int64, current string) (name string, ok bool) {
 	return current, true
 }
 
-// firstSecond returns the first whole second that a tenure has which begins at
-// t.
+// firstSecond returns the first whole second of a tenure that begins at t.
 func firstSecond(t time.Time) int64 { return t.Add(time.Second - time.Nanosecond).Unix() }

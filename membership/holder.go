@@ -16,9 +16,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// The rhythm of a holder. A claim may be used for two thirds of the TTL after
-// the request that made or renewed it was sent; what is left is for the clocks
-// to disagree in, and for a successor not to meet us.
+// The rhythm of a holder. A claim may be used for two thirds of the TTL after the request that
+// made or renewed it was sent; the rest is left for clocks that disagree, and for keeping clear
+// of a successor.
 const (
 	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
 	releaseTime   = 2 * time.Second         // for two requests
@@ -29,7 +29,7 @@ func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
 
 // A Holder claims a name, keeps it, and claims another when it is lost.
 //
-// Run's goroutine owns it, and changes what all may see: current and counts.
+// Run's goroutine owns it, and changes what anybody may see: current and counts.
 type Holder struct {
 	*current
 	requests
@@ -48,7 +48,7 @@ type Holder struct {
 	avoidUntil time.Duration // by now
 }
 
-// counts are what a holder did since it was made.
+// counts are what a holder has done since it was created.
 type counts struct {
 	claims atomic.Uint64
 	losses map[Loss]*atomic.Uint64 // the map itself never changes
@@ -63,9 +63,9 @@ type lease struct {
 	spent bool          // nothing is claimed under it any more: to be revoked
 }
 
-// NewHolder returns a holder that has not begun; it does not ask etcd for
-// anything. It refuses a configuration that does not Validate. A nil state is no
-// memory: every start is a host's first. A nil log discards.
+// NewHolder returns a holder that has not started and asks etcd for nothing yet. It refuses a
+// configuration that does not Validate. Without a state (nil) every start is a host's first. A
+// nil log discards.
 func NewHolder(c *etcd.Client, cfg Config, state *StateDir, log *slog.Logger) (*Holder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -118,10 +118,9 @@ func (c *counts) Stats() Stats {
 	return s
 }
 
-// Run claims a name and keeps it, and claims another when it is lost, until
-// ctx ends; then it releases the name (or keeps it: Config.OnStop) and returns
-// nil. End ctx only when nothing is sent under the name any more. Run is called
-// once.
+// Run claims a name and keeps it, and claims another if it is lost, until ctx ends; then it
+// releases the name (or keeps it: Config.OnStop) and returns nil. End ctx only when nothing is
+// sent under the name any more. Call Run only once.
 func (h *Holder) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -146,8 +145,8 @@ func (h *Holder) Run(ctx context.Context) error {
 	return nil
 }
 
-// extend moves the horizon of held as far as the last renewal reaches, if it may be used
-// at all by now. It says whether that ended a suspension.
+// extend moves the horizon of held as far as the last renewal allows, if the claim may be used at
+// all by now. It returns whether that ended a suspension.
 func (h *Holder) extend(held *tenancy) (resumed bool) {
 	resumed = h.now() >= held.usableFrom() && held.extendTo(held.sent+horizonShare(held.ttl))
 	if left := held.Left(); left > 0 {
@@ -156,8 +155,7 @@ func (h *Holder) extend(held *tenancy) (resumed bool) {
 	return resumed
 }
 
-// release gives the name back when Run ends, or leaves its lease to run out.
-// ctx has not ended.
+// release gives the name back when Run ends, or lets its lease run out. ctx has not ended.
 func (h *Holder) release(ctx context.Context) {
 	c := h.claim.Load()
 	h.letGo(Released)
@@ -215,9 +213,8 @@ func (h *Holder) warnOldServer(ctx context.Context) {
 	}
 }
 
-// isOld says whether an etcd of this version renews leases after their end, or
-// has holes in the access checks of transactions and watches. Both were mended in
-// these, and are not before 3.4.
+// isOld says whether an etcd of this version renews leases after their end, or has holes in the
+// access checks of transactions and watches. These versions fixed both; none before 3.4 does.
 func isOld(version string) bool {
 	var v [3]int
 	if n, _ := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); n < 3 {

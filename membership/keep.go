@@ -69,11 +69,10 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 
 func renewEvery(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewEvery) }
 
-// renewTime bounds one request of those that are made at each renewal.
+// renewTime bounds each of the requests that are made at a renewal.
 func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
-// lose ends a claim that is not ours any more. Its lease is revoked before the
-// next claim.
+// lose ends a claim that is no longer ours. Its lease is revoked before the next claim.
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
@@ -83,13 +82,13 @@ func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
 }
 
-// overdue is how long after the last renewal its lease must be gone, though a
-// leader of etcd may have given it another TTL.
+// overdue is how long after the last renewal its lease must be gone, even if a leader of etcd
+// gave it another TTL.
 func overdue(ttl time.Duration) time.Duration { return 2*ttl + 5*time.Second }
 
-// look looks what has become of a claim that has not been renewed for so long,
-// with more time than a renewal has. If etcd answers, the claim is lost; should it
-// stand all the same, it is taken over by the next.
+// look finds out, with more time than a renewal has, what became of a claim that has not been
+// renewed for so long. If etcd answers, the claim is lost; if it still stands, the next claim
+// takes it over.
 func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 	err := h.request(ctx, func(ctx context.Context) error { return h.store.look(ctx, held.Claim) })
 	loss, known := errors.AsType[Loss](err)
@@ -108,12 +107,11 @@ func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 	return true
 }
 
-// lastWords is how long a claim may be used still once its name was asked for: longer than
-// who uses it may be busy with one write, so that what is under way has left by then.
+// lastWords is how long a claim may still be used after its name was asked for: longer than a
+// user of the name may be busy with one write, so that what is under way has left by then.
 const lastWords = 1500 * time.Millisecond
 
-// yield lets go of a name that somebody has asked us for, and stays away from it
-// for one TTL.
+// yield lets go of a name that somebody asked us for, and stays away from it for one TTL.
 func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	held.endBy(h.now() + lastWords)
 	close(held.parting)
@@ -137,6 +135,5 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	}
 }
 
-// usedUntil returns the wall clock's time up to which c was used, now that it
-// ends.
+// usedUntil returns the wall-clock time until which c was used, now that it ends.
 func (h *Holder) usedUntil(c *Claim) time.Time { return h.wall().Add(min(c.Left(), 0)) }

@@ -25,12 +25,12 @@ func ifFree(name, key string) rung {
 	return rung{name: name, when: []clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(key), "=", 0)}}
 }
 
-// ifOurs is the rung that takes over the living claim of own, whose key this is.
+// ifOurs is the rung that takes over the living claim of own, to which this key belongs.
 func ifOurs(own *memory, key string) rung {
 	return rung{name: own.Name, takeOver: own, when: stands(key, own.Revision, own.Lease)}
 }
 
-// stands are the conditions under which a claim is at key as ever.
+// stands are the conditions under which the claim at key is unchanged.
 func stands(key string, revision int64, lease clientv3.LeaseID) []clientv3.Cmp {
 	return []clientv3.Cmp{
 		clientv3.Compare(clientv3.CreateRevision(key), "=", revision),
@@ -47,13 +47,12 @@ func ifAnyFree(names []string, prefix string) []rung {
 	return rungs
 }
 
-// ladder returns the operation that does at the first rung that holds what then
-// says:
+// ladder returns the operation that executes then for the first rung that holds:
 //
 //	If(rung 1) Then(claim 1) Else(If(rung 2) Then(claim 2) Else(If(rung 3) …
 //
-// etcd runs it as one, so that however many climb at once, each gets the first
-// rung that is free at its own moment. There must be a rung.
+// etcd runs it as one, so that however many hosts climb at once, each gets the first rung that is
+// free at its own moment. There must be a rung.
 func ladder(rungs []rung, then func(rung) clientv3.Op) clientv3.Op {
 	last := len(rungs) - 1
 	op := clientv3.OpTxn(rungs[last].when, []clientv3.Op{then(rungs[last])}, nil)

@@ -19,7 +19,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// What people ask a pool: who is there, who was, and where one has been.
+// What people ask about a pool: who is there, who was there, and where a host has been.
 
 // A Standing is a name that somebody holds.
 type Standing struct {
@@ -34,8 +34,8 @@ func standingOf(name string, kv *mvccpb.KeyValue) Standing {
 	return Standing{Name: name, Owner: showOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
 }
 
-// inOrder returns what stands at a pool's names: those of the list in its order, and then
-// others, which a longer list had; and how many of the list nobody holds.
+// inOrder returns what stands at a pool's names: first those of the list, in its order, then
+// others, from a longer list; and how many names of the list nobody holds.
 func inOrder(stand map[string]Standing, list []string) (held []Standing, free int) {
 	for _, name := range list {
 		if s, taken := stand[name]; taken {
@@ -53,7 +53,7 @@ func inOrder(stand map[string]Standing, list []string) (held []Standing, free in
 	return held, free
 }
 
-// A Tenant is a Standing with what its record and its lease tell.
+// A Tenant is a Standing with what its record and its lease say.
 type Tenant struct {
 	Standing
 	Since time.Time // when it was claimed; zero if no record tells
@@ -77,8 +77,8 @@ type View struct {
 	Free    int      // names of the list that nobody holds
 }
 
-// Look returns a pool with what is left of each lease, which is a request for each
-// name that is held, and one for every 120.
+// Look returns a pool with what is left of each lease. That takes one request for each name that
+// is held, and one per 120 names.
 func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v View, err error) {
 	now, err := lookAt(ctx, c.Ask, pool, names, nil)
 	if err != nil {
@@ -109,8 +109,8 @@ func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v V
 // recordsPerClaim bounds what is read to find the one of a claim.
 const recordsPerClaim = 8
 
-// readSince fills Since in from the record of the claim that stands at each name, which
-// is among the last: the very last may be none of ours.
+// readSince fills in Since from the record of each name's claim, which is among the last ones:
+// the very last may be somebody else's.
 func readSince(ctx context.Context, c *etcd.Client, pool string, held []Tenant) error {
 	spans := make([]keySpan, len(held))
 	for i, h := range held {
@@ -131,10 +131,10 @@ func readSince(ctx context.Context, c *etcd.Client, pool string, held []Tenant) 
 	return nil
 }
 
-// lasts says whether t is the tenure of what stands at its name: nothing when that is free.
+// lasts says whether t is the tenure of what stands at its name; if nothing does, it isn't.
 func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.open() && s.Lease == t.Lease }
 
-// ask fills in what its lease tells of h.
+// ask fills in what h's lease says.
 func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
 	var resp *clientv3.LeaseTimeToLiveResponse
 	err := c.Try(ctx, func(ctx context.Context) (err error) {
@@ -176,14 +176,14 @@ func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]b
 	return waiting
 }
 
-// The errors of AskFor when nobody is there to be asked.
+// The errors of AskFor when there is nobody to ask.
 var (
 	ErrNotHeld = errors.New("nobody holds it")
 	ErrNoLease = errors.New("its key has no lease: no host holds it, somebody has put it there")
 )
 
-// AskFor asks the holder of a name to let go of it, and to stay away from it for
-// one TTL, and waits until it has. It returns who that was.
+// AskFor asks the holder of a name to let go of it, and to stay away from it for one TTL, and
+// waits until it has. It returns the holder's owner.
 func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner string, err error) {
 	key := namesKey(pool) + name
 	resp, err := c.Ask(ctx, clientv3.OpGet(key))
@@ -226,9 +226,9 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 	}
 }
 
-// TenuresOf returns who holds and held name, the latest first. A tenure that a
-// crash left without an end ends at the next one's start at the latest, and is
-// shown so. Who holds the name without a record comes first, without times.
+// TenuresOf returns who holds and held name, the latest first. A tenure that a crash left without
+// an end is shown to end at the next one's start, the latest it can have been. A holder without a
+// record comes first, without times.
 func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure, error) {
 	stand, past, err := readPast(ctx, c, pool, name, func(Tenure) bool { return true })
 	if err != nil {

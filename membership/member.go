@@ -22,9 +22,9 @@ type Member struct {
 // owns it, at the key in etcd that is the ID as given, under the lease id. The
 // caller keeps the lease alive, and revokes it to give the ID back.
 //
-// Up to 120 IDs are one transaction, and the ID is the first free one at the
-// moment of the claim. More are gone through by 120, forward: an ID that is
-// freed after its turn is not come back to.
+// Up to 120 IDs are one transaction, and the ID is the first one that is free at the moment of
+// the claim. Longer lists are tried 120 at a time, going forward: an ID that is freed after its
+// turn is not tried again.
 //
 // If all IDs are claimed, the error is ErrNoFreeName. After any other error an ID may
 // or may not have been claimed: revoke the lease before trying again.
@@ -42,9 +42,8 @@ func Join(etcdclient *clientv3.Client, ctx context.Context, id clientv3.LeaseID,
 	return nil, ErrNoFreeName
 }
 
-// Members returns the claimed ones among ids with their owners, in the order
-// of ids and as of one moment. It waits for etcd until the client is closed or
-// its context ends.
+// Members returns the claimed ones among ids with their owners, in the order of ids and as of one
+// moment. It waits for etcd until the client is closed or its context ends.
 func Members(etcdclient *clientv3.Client, ids []string) ([]*Member, error) {
 	var members []*Member
 	var revision int64 // of the first read; the others read the same moment

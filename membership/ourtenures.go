@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// ownTenures are what a holder knows of its own tenures, the latest last. Run's
-// goroutine owns them.
+// ownTenures is what a holder knows of its own tenures, the latest last. Run's goroutine owns
+// them.
 type ownTenures []ownTenure
 
 const ownTenuresKept = 256
@@ -21,7 +21,7 @@ func (d ownTenures) find(t Tenure) *ownTenure {
 	return &d[i]
 }
 
-// begin adds the tenure t, or goes on with it. What is too old to matter goes.
+// begin adds the tenure t, or continues it. It removes what is too old to matter.
 func (d *ownTenures) begin(t Tenure, start int64, now time.Time) {
 	if own := d.find(t); own != nil {
 		own.Start, own.End = start, 0
@@ -40,11 +40,10 @@ func (d ownTenures) end(t Tenure, to time.Time) {
 	}
 }
 
-// endAt sets the last second, which a clock that was set back does not make one
-// before the start.
+// endAt sets the last second. Even if the clock was set back, that is not before the start.
 func (own *ownTenure) endAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
-// spans returns the tenures but t.
+// spans returns all tenures but t.
 func (d ownTenures) spans(t Tenure) []span {
 	var spans []span
 	for _, own := range d {
@@ -60,9 +59,9 @@ func (d ownTenures) others(ts []Tenure) []Tenure {
 	return slices.DeleteFunc(slices.Clone(ts), func(t Tenure) bool { return d.find(t) != nil })
 }
 
-// closeCrashed finds out when those of our tenures ended that a crash left open,
-// now that got has been claimed: when somebody else claimed the name, or else
-// not before now. It asks etcd only if we got another name than before.
+// closeCrashed finds out when those of our tenures ended that a crash left open, now that got has
+// been claimed: when somebody else claimed the name, or else no earlier than now. It asks etcd
+// only if we got another name than before.
 func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) error {
 	for i := range h.ownTenures {
 		own := &h.ownTenures[i]
@@ -84,8 +83,8 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 	return nil
 }
 
-// crashedAt returns until when the tenure's seconds are surely ours, by the
-// tenures of its name: others may have recorded a later end than it had.
+// crashedAt returns until when the tenure's seconds are certainly ours, by the tenures of its
+// name: others may have recorded a later end than it had.
 func (own *ownTenure) crashedAt(ts []Tenure, now time.Time) time.Time {
 	to := now
 	at := slices.IndexFunc(ts, func(t Tenure) bool { return t.id == own.Record })

@@ -10,8 +10,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// An outage is the time during which etcd fails us. It is said when it begins,
-// when its cause changes, and when it is over.
+// An outage is a time during which etcd fails us. It is logged when it begins, when its cause
+// changes, and when it is over.
 type outage struct {
 	log    *slog.Logger
 	now    clock
@@ -37,10 +37,10 @@ func (h *Holder) Outage() (Outage, bool) {
 	return Outage{}, false
 }
 
-// failed takes note that a request failed, after so many failures before it.
-// The first one says nothing: it may be a broken stream, and another member is
-// asked at once. The members may fail us each in its own way, again and again: a cause
-// is said anew when it has not been there for a minute.
+// failed notes that a request failed, after that many failures before it. The first one is not
+// logged: it may be a broken stream, and another member is asked at once. The members may each
+// fail in their own way, again and again: a cause is logged again when it was absent for a
+// minute.
 func (o *outage) failed(err error, before int) {
 	if o.saying == "" && before == 0 {
 		o.since = o.now()
@@ -106,7 +106,7 @@ func (o *outage) watch(unreachable func() error) (stop func()) {
 	}
 }
 
-// over takes note that a request succeeded.
+// over notes that a request succeeded.
 func (o *outage) over() {
 	o.heard = true
 	if o.saying == "" {

@@ -11,9 +11,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// Records are what must be written about tenures: their ends, and what is
-// pruned. One worker does it, beside the goroutine that renews. What it cannot do
-// it leaves: the name's next holder does it then.
+// Records are what must be written about tenures: their ends, and what is pruned. One worker does
+// it, beside the goroutine that renews. What it can't do is left to the name's next holder.
 type records struct {
 	jobs    chan job
 	timeOut time.Duration // of one request
@@ -40,7 +39,7 @@ func newRecords(timeOut time.Duration, log *slog.Logger) *records {
 	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: retry.Randomly, log: log}
 }
 
-// add has j done, or drops it when there are too many.
+// add queues j, or drops it if there are too many.
 func (r *records) add(j job) {
 	j.due, j.backoff.Jitter = time.Now().Add(j.wait), r.jitter
 	select {
@@ -49,8 +48,8 @@ func (r *records) add(j job) {
 	}
 }
 
-// run does the jobs until ctx ends, in the order in which they are due: one that
-// fails comes again later, and holds up no other for longer than a request.
+// run does the jobs until ctx ends, in the order in which they are due. One that fails is tried
+// again later, and delays no other for longer than a request.
 func (r *records) run(ctx context.Context) {
 	var open []job
 	timer := time.NewTimer(time.Hour)
@@ -78,7 +77,7 @@ func (r *records) run(ctx context.Context) {
 	}
 }
 
-// do tries a job once. It is over when it was done, or is given up.
+// do tries a job once. It is over when it has been done, or is given up.
 func (r *records) do(ctx context.Context, j *job) (over bool) {
 	trying, cancel := context.WithTimeout(ctx, r.timeOut)
 	defer cancel()
@@ -96,11 +95,11 @@ func (r *records) do(ctx context.Context, j *job) (over bool) {
 	return false
 }
 
-// firstWord is how long the holder of a name leaves it to the one before to say
-// how its tenure ended: that one finds out at its next renewal, and knows why.
+// firstWord is how long the holder of a name leaves it to the one before to record how its tenure
+// ended: that one finds out at its next renewal, and knows why.
 const firstWord = 2 * maxRenewEvery
 
-// recordEnd has the end of one of our own tenures written, when it is saved.
+// recordEnd arranges for the end of one of our own tenures to be written, once it is saved.
 func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 	if t.id != "" {
 		h.records.add(job{name: t.Name, do: func(ctx context.Context) error {
@@ -112,9 +111,9 @@ func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
 	}
 }
 
-// tidy has the ends written that crashes before our tenure left out, now that
-// we use the name and nobody else does, and has pruned what is too old or too
-// much. Mostly there is neither.
+// tidy arranges for the missing ends of tenures before ours to be written, now that we use the
+// name and nobody else does, and for what is too old or too much to be pruned. Mostly there is
+// neither.
 func (h *Holder) tidy(held *tenancy) {
 	name, claim := held.name, held.Claim
 	if ends := held.ends(); len(ends) > 0 {
@@ -134,9 +133,9 @@ func (h *Holder) tidy(held *tenancy) {
 	held.earlier, held.cut, held.doubts = nil, false, nil // once is enough
 }
 
-// keptSince returns the time before which a name's tenures are too old to be
-// kept. Our clock alone does not tell: two other hosts must have claimed the name
-// so much later. The zero time is before all.
+// keptSince returns the time before which a name's tenures are too old to keep. Our clock alone
+// does not decide: two other hosts must have claimed the name that much later. The zero time is
+// before everything.
 func keptSince(earlier []Tenure, owner string, now time.Time) time.Time {
 	latest := make(map[string]time.Time)
 	for _, t := range earlier {

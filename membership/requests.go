@@ -10,8 +10,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// requests is how a holder asks etcd: each request bounded in time, what it tells of the
-// way and of lost data noted, and the pulse beating. Run's goroutine owns it.
+// requests is how a holder asks etcd: each request has a time-out, what it shows of the
+// connection and of lost data is noted, and the pulse beats. Run's goroutine owns it.
 type requests struct {
 	store    *store
 	ttl      time.Duration // of the configuration
@@ -23,15 +23,14 @@ type requests struct {
 	lostData dataLoss // the last one that we saw
 }
 
-// A dataLoss is what a holder makes of one that it saw.
+// A dataLoss is what a holder remembers of one that it saw.
 type dataLoss struct {
 	unmarked bool          // the marker is not left yet
 	until    time.Duration // by now: a name that is claimed before is used one TTL later
 }
 
-// Turns counts the turns of Run's loop; it is odd while that is at work. Each piece of its
-// work is a request that is bounded in time: a number that stays odd for half a minute is
-// that of a loop which stands still.
+// Turns counts the turns of Run's loop; it is odd while the loop is at work. Each piece of work is
+// a request with a time-out, so if the number stays odd for half a minute, the loop is stuck.
 func (r *requests) Turns() uint64 { return r.pulse.Turns() }
 
 // sleep is sleep, at rest.
@@ -41,8 +40,8 @@ func (r *requests) sleep(ctx context.Context, d time.Duration) bool {
 	return retry.Sleep(ctx, d)
 }
 
-// request makes a request that belongs to a claim. It has a time-out of its
-// own, which leaves half of the claim's usable time.
+// request makes a request that belongs to a claim. Its time-out leaves half of the claim's usable
+// time.
 func (r *requests) request(ctx context.Context, f func(context.Context) error) error {
 	return r.within(ctx, requestTime(r.ttl), f)
 }
@@ -64,10 +63,9 @@ func (r *requests) within(ctx context.Context, timeOut time.Duration, f func(con
 
 func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Second) }
 
-// checkDataLoss takes note when err says that etcd lost data: others may hold
-// names that etcd knows nothing of any more, for one TTL at most. The marker,
-// which we leave before we claim again, tells all who claim in that time, us
-// among them.
+// checkDataLoss notes when err says that etcd lost data: for up to one TTL, others may hold names
+// of which etcd no longer knows. The marker, which we leave before we claim again, tells everybody
+// who claims in that time, including us.
 func (r *requests) checkDataLoss(err error) {
 	if errors.Is(err, DataLoss) {
 		r.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts")

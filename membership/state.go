@@ -1,7 +1,6 @@
 package membership
 
-// A State is what a holder is at. The package comment draws how one follows
-// the other.
+// A State is the state of a holder. The package comment draws how they follow one another.
 type State string
 
 // The states.
@@ -31,7 +30,7 @@ func Losses() []Loss { return []Loss{Deleted, Overwritten, Lost, Expired, DataLo
 // Error makes a Loss the error of the request that found it.
 func (l Loss) Error() string { return "claim lost: " + string(l) }
 
-// Stats counts what a holder did since it was made.
+// Stats counts what a holder has done since it was created.
 type Stats struct {
 	Claims uint64          // names claimed or taken over
 	Losses map[Loss]uint64 // every Loss has its entry

@@ -20,9 +20,8 @@ import (
 // ErrLocked is the error of OpenStateDir when another process uses the directory.
 var ErrLocked = errors.New("another prefixproxy uses it")
 
-// A StateDir is the directory in which a holder remembers its claim from one start
-// to the next. It is locked from OpenStateDir to Close, by a lock that ends with
-// the process at the latest.
+// A StateDir is the directory in which a holder remembers its claim from one start to the next. It
+// is locked from OpenStateDir to Close, at the latest until the process ends.
 type StateDir struct {
 	dir   *statedir.Dir
 	lock  *os.File
@@ -31,9 +30,8 @@ type StateDir struct {
 	writing sync.Mutex // held while a file is written
 }
 
-// A place is this boot of this host, and this directory and no copy of it: who
-// finds its own place in a memory under the lock knows that the process which
-// wrote it has ended.
+// A place is this boot of this host, and this directory and no copy of it: whoever holds the lock
+// and finds its own place in a memory knows that the process which wrote it has ended.
 type place struct {
 	Boot   string `json:"boot"`   // random, new at each boot; "" where the system has none
 	Device uint64 `json:"device"` // of the lock file
@@ -51,17 +49,17 @@ type memory struct {
 	Start    int64            `json:"start,omitempty"`    // the tenure's first whole second
 	Place    place            `json:"place"`
 
-	// UsableFrom is when the claim may be used, by this boot's clock; 0: at
-	// once. A copy that starts again goes on waiting for its original.
+	// UsableFrom is when the claim may be used, by this boot's clock; 0: at once. A copy that
+	// is started keeps waiting for its original.
 	UsableFrom time.Duration `json:"usable_from_ns,omitempty"`
 
 	here   bool // Place is the place that reads it
 	copied bool // it was written elsewhere than in this directory
 }
 
-// goesOn returns the start and the record of the tenure t, which begins by
-// taking over m: those that there were before, if m was written at this boot.
-// At another one it may have been another machine's.
+// goesOn returns the start and the record of the tenure t, which begins by taking over m: those
+// from before if m was written during this boot. During another boot, it may have been another
+// machine's.
 func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
 	part := recordKeyForm.FindStringSubmatch(m.Name + "/" + m.Record)
 	if !m.here || part == nil {
@@ -75,8 +73,8 @@ func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
 type saved struct {
 	memory
 
-	// Tenures are the names that we have held, the latest last: Carbon lines of
-	// their time are theirs.
+	// Tenures are the names that we have held, the latest last: Carbon lines with times in them
+	// get those names.
 	Tenures ownTenures `json:"tenures"`
 }
 
@@ -87,8 +85,8 @@ type ownTenure struct {
 	Start  int64  `json:"start"`
 	End    int64  `json:"end,omitempty"` // 0: it lasts, or a crash left no end
 
-	// Elsewhere says that it had no end at another boot, which may have been
-	// another machine's: of a clone.
+	// Elsewhere says that it had no end during another boot, which may have been another
+	// machine's: a clone's.
 	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
@@ -98,10 +96,9 @@ const (
 	maxStateFile = 16 << 20 // bounds what is read of one, in bytes
 )
 
-// OpenStateDir opens the directory dir, which it makes (0700) when it is not
-// there, and locks it. The error is ErrLocked when another process has. One that is
-// another user's, or that others may write, is refused: a name or a tenure planted
-// there would be taken for ours.
+// OpenStateDir opens and locks the directory dir, and creates it (0700) if it is not there. The
+// error is ErrLocked if another process has it. A directory that is another user's, or that others
+// may write to, is refused: we would take a name or a tenure planted there for ours.
 func OpenStateDir(dir string) (*StateDir, error) {
 	d, err := statedir.Open(dir)
 	if err != nil {
@@ -137,9 +134,8 @@ func (s *StateDir) Dir() string { return s.dir.Path() }
 // Close unlocks the directory.
 func (s *StateDir) Close() error { return errors.Join(s.lock.Close(), s.dir.Close()) }
 
-// load returns what was saved last: nil when there is nothing, and the own
-// tenures in pool. Those of another pool, and of a directory that was copied, are
-// not ours.
+// load returns what was saved last, nil if there is nothing, and the own tenures in pool. Those of
+// another pool, or of a directory that was copied, are not ours.
 func (s *StateDir) load(pool string) (*memory, ownTenures, error) {
 	data, err := s.dir.ReadFile(memoryFile, maxStateFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -164,7 +160,7 @@ func (s *StateDir) load(pool string) (*memory, ownTenures, error) {
 	return &f.memory, own, nil
 }
 
-// save replaces what was saved last, whole or not at all.
+// save replaces what was saved last, completely or not at all.
 func (s *StateDir) save(f saved) error {
 	f.Place = s.place
 	data, err := json.Marshal(f)

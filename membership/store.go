@@ -44,9 +44,9 @@ type route interface {
 	Version(ctx context.Context) (string, error)
 }
 
-// A store is what a Holder asks of etcd. Each call's error may be a Loss: what the call
-// found out about the claim, or DataLoss, which any may find. Run's goroutine owns it; what
-// others may call says so.
+// A store is what a Holder asks of etcd. The error of each call may be a Loss: what the call found
+// out about the claim, or DataLoss, which any call may find. Run's goroutine owns it; the methods
+// that others may call say so.
 type store struct {
 	route
 	client *clientv3.Client
@@ -56,7 +56,7 @@ type store struct {
 	looked int64 // the revision as of which the last claim began to look
 }
 
-// What was seen of etcd.
+// What we have seen of etcd.
 type seen struct {
 	cluster, member, term uint64
 	revision              int64
@@ -70,9 +70,8 @@ func newStore(c *clientv3.Client, route route, leases pb.LeaseClient, cfg Config
 	return &store{client: c, route: route, stream: renewStream{client: leases}, cfg: cfg}
 }
 
-// saw takes note of the header of a linearizable answer. Etcd has lost data, or
-// is another one, when its revision or its raft term runs backwards or its id
-// changes.
+// saw checks the header of a linearizable answer. If the revision or the raft term runs backwards
+// or the id changes, etcd has lost data, or is another one.
 func (s *store) saw(ctx context.Context, h *pb.ResponseHeader) error {
 	before := s.last
 	s.last = seen{h.ClusterId, h.MemberId, h.RaftTerm, h.Revision}
@@ -141,7 +140,7 @@ func (s *store) mark(ctx context.Context) error {
 	return s.saw(ctx, resp.Header)
 }
 
-// isAnswer says whether err is what etcd has answered, and no failure to.
+// isAnswer says whether err is an answer of etcd, rather than a failure to get one.
 func isAnswer(err error) bool {
 	_, lost := errors.AsType[Loss](err)
 	return lost || errors.Is(err, ErrNoFreeName) || errors.Is(err, errNotOurs) || errors.Is(err, errAsked)

@@ -7,19 +7,18 @@ import (
 	"time"
 )
 
-// A name is free when its key is gone, and that its last holder uses it no more
-// is another question: somebody may have deleted the key, and a leader of etcd
-// that stood still for long and goes on may revoke a lease that the next leader
-// has renewed (https://github.com/etcd-io/etcd/issues/15247). So a name that was
-// claimed is used at once only if those before
+// A name is free when its key is gone. Whether its last holder has stopped using it is another
+// question: somebody may have deleted the key, and a leader of etcd that stood still for long and
+// then goes on may revoke a lease that the next leader has renewed
+// (https://github.com/etcd-io/etcd/issues/15247). So a name that was claimed is used at once only
+// if its earlier tenures
 //
 //   - were our own, of this boot: one process at a time has the state; or
 //   - have put their ends on record: they let go before they write it; or
 //   - ran out: their lease is gone, and one leader counted all of its time.
 //
-// Otherwise that is a doubt: the name is used one TTL after the claim, when
-// nobody can have renewed in time any more, or as soon as the missing ends are on
-// record.
+// Otherwise there is a doubt: the name is used one TTL after the claim, when nobody can have
+// renewed in time any more, or as soon as the missing ends are on record.
 
 // A doubt is a reason why a claim is not used yet: somebody else may use the name
 // until then.
@@ -44,7 +43,7 @@ func (t *tenancy) doubt(d time.Duration, why, record string) {
 	}
 }
 
-// usable returns from when on the claim may be used, and because of what so late.
+// usable returns from when on the claim may be used, and what delays it until then.
 func (t *tenancy) usable() (from time.Duration, because string) {
 	from = t.claimed
 	for _, d := range t.doubts {
@@ -60,22 +59,22 @@ func (t *tenancy) usableFrom() time.Duration {
 	return from
 }
 
-// unused returns for how long from the claim on it is not used.
+// unused returns for how long after the claim it is not used.
 func (t *tenancy) unused() time.Duration { return t.usableFrom() - t.claimed }
 
-// isShared says whether who may use the name may do so under this very claim, or
-// has lost it with etcd's data: its end must not free the name then.
+// isShared says whether the former holder uses the name under this very claim, or has lost it
+// with etcd's data: then its end must not free the name.
 func (t *tenancy) isShared(now time.Duration) bool {
 	return slices.ContainsFunc(t.doubts, func(d doubt) bool { return d.record == "" && now < d.until })
 }
 
-// electionAtLeast is less than an election takes. An answer names the term of the
-// last entry that its member of etcd has applied: if a grant was answered in this
-// time, that is the term of the leader which granted it. (A leader that hands its
-// office over takes less; it does not stand still then.)
+// electionAtLeast is less than an election takes. An answer contains the term of the last entry
+// that the member has applied: if a grant was answered in this time, that is the term of the
+// leader which granted it. (A leader that hands over its office takes less time; but it does not
+// stand still.)
 const electionAtLeast = 500 * time.Millisecond
 
-// unended returns which of the tenures before got may be in use still.
+// unended returns which of the tenures before got may still be in use.
 func (h *Holder) unended(ctx context.Context, got claimed) []Tenure {
 	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
 		own := h.ownTenures.find(t)
@@ -86,8 +85,8 @@ func (h *Holder) unended(ctx context.Context, got claimed) []Tenure {
 	}
 	err := h.request(ctx, func(ctx context.Context) (err error) {
 		open = slices.DeleteFunc(open, func(t Tenure) (out bool) {
-			// Whatever freed the name came before the claim, and so in its term at
-			// the latest.
+			// Whatever freed the name came before the claim, and so at the latest in its
+			// term.
 			if err == nil && t.term != 0 && t.term == got.term {
 				out, err = h.store.isGone(ctx, t.Lease)
 			}
@@ -101,8 +100,8 @@ func (h *Holder) unended(ctx context.Context, got claimed) []Tenure {
 	return open
 }
 
-// date sets from which second on the tenure has the name, and whose those before
-// were.
+// date sets from which second on the name belongs to the tenure, and to whom the earlier seconds
+// belong.
 func (h *Holder) date(held *tenancy) {
 	from, now := held.answered.Add(held.unused()), h.wall()
 	others := slices.DeleteFunc(h.ownTenures.others(held.earlier), func(t Tenure) bool { return t.inFuture(now) })
@@ -120,9 +119,8 @@ func (h *Holder) date(held *tenancy) {
 	held.history = newHistory(held.start, held.name, h.ownTenures.spans(held.tenure), others, held.cut)
 }
 
-// lookBack finds out whether the tenures before held that are doubted have their
-// ends on record by now. What it learns makes held another *Claim: nobody has used the
-// one before.
+// lookBack finds out whether the doubted tenures before held have their ends on record by now.
+// What it learns makes held another *Claim: nobody has used the one before.
 func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	if !slices.ContainsFunc(held.doubts, func(d doubt) bool { return d.record != "" }) {
 		return

@@ -14,8 +14,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// A Tenure is one claim of a name, from its start to its end, as its record in
-// etcd tells it. The times are its holder's wall clock.
+// A Tenure is one claim of a name, from its start to its end, as its record in etcd says. The times
+// are by its holder's wall clock.
 type Tenure struct {
 	Name  string
 	Owner string
@@ -50,9 +50,9 @@ const (
 //	{"owner":"foo-ns31","lease":"694d8a1c5e0f3a2b","ttl":15,"term":7,
 //	 "from":"2026-11-23T00:26:57.123Z","to":"2026-11-23T07:00:01.000Z","ended":"release"}
 //
-// The lease is the one of the key until a restart takes the claim over; its TTL
-// is in seconds, and its term that in which etcd granted it. An end on record says
-// that the tenure's holder uses the name no more.
+// The lease is the one of the key until a restart takes the claim over; its TTL is in seconds, and
+// its term is the one in which etcd granted it. A recorded end says that the tenure's holder no
+// longer uses the name.
 type record struct {
 	Owner string `json:"owner"`
 	Lease string `json:"lease"`
@@ -66,13 +66,12 @@ type record struct {
 // recordTime is RFC 3339 in UTC with milliseconds.
 const recordTime = "2006-01-02T15:04:05.000Z"
 
-// recordID returns the last part of the key of a record. Its order is that of
-// time.
+// recordID returns the last part of a record's key. Its order is the order of time.
 func recordID(from time.Time, lease clientv3.LeaseID) string {
 	return fmt.Sprintf("%013d-%s", keyMilli(from), leaseHex(lease))
 }
 
-// keyMilli returns t in Unix milliseconds, as far as 13 digits hold them.
+// keyMilli returns t in Unix milliseconds, within 13 digits.
 func keyMilli(t time.Time) int64 { return min(max(t.UnixMilli(), 0), maxMilli) }
 
 func leaseHex(lease clientv3.LeaseID) string { return strconv.FormatUint(uint64(lease), 16) }
@@ -98,9 +97,8 @@ var (
 	endedForm     = regexp.MustCompile(`^[a-z_]{0,32}$`)
 )
 
-// readTenure reads a record whose key in etcd is prefix and name/id. Anybody
-// may write there: what is no record that this program could have written is
-// none.
+// readTenure reads a record whose key in etcd is prefix and name/id. Anybody may write there: what
+// this program could not have written is not a record.
 func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
 	part := recordKeyForm.FindStringSubmatch(strings.TrimPrefix(string(kv.Key), prefix))
 	if part == nil || len(kv.Value) > maxRecordBytes {
@@ -128,8 +126,8 @@ func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
 	return t, err == nil && !to.Before(from)
 }
 
-// readTenures reads the records of kvs, in the order in which etcd got them: the
-// clocks of those who wrote them may tell another.
+// readTenures reads the records of kvs, in the order in which etcd got them: the clocks of their
+// writers may suggest another one.
 func readTenures(kvs []*mvccpb.KeyValue, prefix string) []Tenure {
 	ts := make([]Tenure, 0, len(kvs))
 	for _, kv := range kvs {
@@ -141,8 +139,8 @@ func readTenures(kvs []*mvccpb.KeyValue, prefix string) []Tenure {
 	return ts
 }
 
-// inFuture says whether t begins or ends later than now, by more than clocks may
-// differ: somebody's clock is wrong, and whose the seconds were is not known.
+// inFuture says whether t begins or ends later than now, by more than clocks may differ: somebody's
+// clock is wrong, and nobody knows to whom the seconds belong.
 func (t Tenure) inFuture(now time.Time) bool {
 	latest := now.Add(clocksApart)
 	return t.From.After(latest) || t.To.After(latest)
@@ -151,8 +149,7 @@ func (t Tenure) inFuture(now time.Time) bool {
 // open says whether the record has no end.
 func (t Tenure) open() bool { return t.To.IsZero() }
 
-// end returns t with its end. A clock that was set back makes no tenure end
-// before its start.
+// end returns t with its end. Even if the clock was set back, no tenure ends before its start.
 func (t Tenure) end(to time.Time, why string) Tenure {
 	t.To, t.Ended = to, why
 	if to.Before(t.From) {
@@ -161,9 +158,9 @@ func (t Tenure) end(to time.Time, why string) Tenure {
 	return t
 }
 
-// closeByNext gives those of one name's tenures, which are in order, that a crash
-// left without an end the latest that they can have had: the start of the next one. The
-// last one stays as it is, and so does one that lasts.
+// closeByNext gives an end to those of one name's tenures, which are in order, that a crash left
+// without one: the latest possible, the start of the next tenure. The last one stays as it is, and
+// so does one that lasts.
 func closeByNext(ts []Tenure) []Tenure {
 	closed := slices.Clone(ts)
 	for i := range closed[:max(len(closed)-1, 0)] {

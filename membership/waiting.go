@@ -14,8 +14,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// stay renews a lease under which no name was free, and shows that its holder waits for
-// one. The error is Expired when the lease is gone.
+// stay renews a lease under which no name was free, and shows that its holder waits for one. The
+// error is Expired if the lease is gone.
 func (s *store) stay(ctx context.Context, lease clientv3.LeaseID) error {
 	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
 	var resp *clientv3.GetResponse
@@ -55,8 +55,8 @@ func (s *store) leave(ctx context.Context, lease clientv3.LeaseID) error {
 	return nil
 }
 
-// herdSpread is over how long those who wait for a name try for one that was
-// freed: the first takes it, and most others see that before they have asked.
+// herdSpread is the time over which the hosts that wait for a name try to get one that was freed:
+// the first takes it, and most others notice before they have asked.
 const herdSpread = 250 * time.Millisecond
 
 // awaitFree returns when a name was freed since the last claim. It may run beside stay.
@@ -94,7 +94,7 @@ func (s *store) awaitFree(ctx context.Context) error {
 	}
 }
 
-// noteFree brings up to date which names of our list are free.
+// noteFree keeps track of which names of our list are free.
 func (s *store) noteFree(free map[string]bool, events []*clientv3.Event) {
 	for _, ev := range events {
 		name := strings.TrimPrefix(string(ev.Kv.Key), namesKey(s.cfg.Pool))

@@ -19,7 +19,7 @@ import (
 // This file alone knows what the errors of etcd, of gRPC and of TLS mean, and
 // what a person can do about them.
 
-// A Trouble is what is wrong between us and etcd, as it is told to people.
+// A Trouble is what is wrong between us and etcd, as people are told.
 type Trouble struct {
 	Endpoint string // that was asked; "" where none was
 	What     string // the cause, in words that stay the same while it does
@@ -37,10 +37,10 @@ func (t *Trouble) Error() string {
 	return fmt.Sprintf("etcd%s: %s: %v", at, t.What, t.Err)
 }
 
-// Unwrap returns the error that it came with.
+// Unwrap returns the underlying error.
 func (t *Trouble) Unwrap() error { return t.Err }
 
-// What a connection can end with, beside the system's errors.
+// How a connection can end, apart from the system's errors.
 var (
 	errWantsTLS        = errors.New("the server answered in TLS")
 	errNoEtcd          = errors.New("the server answered in something else than HTTP/2")
@@ -49,7 +49,7 @@ var (
 	errClosedHandshake = errors.New("the server closed the connection during the TLS handshake")
 )
 
-// A filesError is that of our own files.
+// A filesError is an error with our own files.
 type filesError struct{ error }
 
 func (e *filesError) Unwrap() error { return e.error }
@@ -58,7 +58,7 @@ func etcdctl(endpoints []string) string {
 	return "ETCDCTL_API=3 etcdctl --endpoints=" + strings.Join(endpoints, ",")
 }
 
-// etcdErrors are those that etcd answers with.
+// etcdErrors are errors that etcd answers with.
 var etcdErrors = []struct {
 	err    error
 	what   string
@@ -101,7 +101,7 @@ func IsTooLong(err error) bool {
 	return ok && s.Code() == codes.ResourceExhausted && strings.Contains(s.Message(), "larger than max")
 }
 
-// Trouble returns err, which a request ended with, as it is told to people.
+// Trouble returns err, with which a request ended, as people are told.
 func (c *Client) Trouble(err error) error {
 	if t, ok := errors.AsType[*Trouble](err); ok {
 		return t
@@ -137,7 +137,7 @@ func (c *Client) ofFiles(at string, err error) *Trouble {
 	return &Trouble{at, "our own files for it cannot be used", "prefixproxy check names the file", true, err}
 }
 
-// ofConnection is the trouble of a connection that did not come about.
+// ofConnection returns the trouble with a connection that could not be made.
 func (c *Client) ofConnection(failure *connectError) *Trouble {
 	err := failure.err
 	text := err.Error()
@@ -210,7 +210,7 @@ func (c *connector) refusedCertificate(alert string) (what, hint string) {
 	return "it refuses our certificate", "openssl x509 -noout -text -in FILE, the one of etcd.tls.cert: its issuer must be in etcd's --trusted-ca-file, and it must be for clients"
 }
 
-// ownCertificate returns the certificate that we show; nil if there is none.
+// ownCertificate returns the certificate that we present; nil if there is none.
 func (c *connector) ownCertificate() *x509.Certificate {
 	if c.tls == nil {
 		return nil

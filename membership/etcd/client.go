@@ -1,6 +1,6 @@
-// Package etcd is a client for a cluster of which some members may be cut off, stopped,
-// overloaded, or wrongly configured: it goes on with another one, and says in words for
-// people what is wrong. The files:
+// Package etcd is a client for a cluster of which some members may be cut off, stopped, overloaded,
+// or misconfigured: it goes on with another one, and tells people in words what is wrong. The
+// files:
 //
 //	client.go   Client: one member at a time
 //	connect.go  the connection to that member, and to the next
@@ -28,9 +28,8 @@ import (
 
 // A Config says how etcd is reached.
 type Config struct {
-	// Endpoints are the members of the cluster, each as http://host:port,
-	// https://host:port or host:port. A host may have several addresses, each of
-	// which is taken for a member of its own.
+	// Endpoints are the members of the cluster, each as http://host:port, https://host:port
+	// or host:port. Each address of a host with several is treated as a member of its own.
 	Endpoints []string
 
 	// Username is the etcd user; "" is none. Password is asked for at each login.
@@ -46,15 +45,13 @@ type Config struct {
 	Etcdctl string
 }
 
-// A Client is an etcd client that talks to one member at a time. Whatever is
-// asked of it goes over one connection; when that fails, or the member can't
-// answer, all of it moves on to the next address, the one tried longest ago.
-// (clientv3 of itself picks a member for each request, so that a renewal and
-// the read that belongs to it meet a broken one now and again for ever.)
+// A Client is an etcd client that talks to one member at a time. Everything goes over one
+// connection; when that fails, or the member can't answer, all of it moves on to the next address,
+// the one tried longest ago. (clientv3 by itself picks a member for each request, so that a
+// renewal and the read that belongs to it would meet a broken one now and again forever.)
 //
-// It logs in once for a token, and reads password and certificates anew whenever
-// they are needed. A request is tried once: who asks says whether it may be
-// asked again.
+// It logs in once for a token, and rereads password and certificates whenever they are needed. A
+// request is tried once: the caller decides whether to try it again.
 type Client struct {
 	*clientv3.Client
 	connector *connector
@@ -62,8 +59,8 @@ type Client struct {
 	etcdctl   string
 }
 
-// MaxAnswerBytes bounds what is taken of one answer: whoever may write to etcd
-// can make it as long as he likes.
+// MaxAnswerBytes bounds what is taken of one answer: anybody who may write to etcd can make it as
+// long as they like.
 const MaxAnswerBytes = 4 << 20
 
 // New returns a client that connects on demand; the caller closes it.
@@ -102,10 +99,9 @@ func New(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	return c, nil
 }
 
-// Failed takes note that a request ended with err, which began at a moment. It
-// moves on if another member may do better, unless that has happened since or a
-// login is under way, whose cost etcd has for nothing then. It returns err with
-// its cause.
+// Failed notes that a request that began at some moment ended with err. It moves on if another
+// member may do better, unless that has happened since, or a login is under way, which etcd would
+// then have worked on for nothing. It returns err with its cause.
 func (c *Client) Failed(err error, begun time.Time) error {
 	if err == nil || IsTooLong(err) {
 		return err
@@ -132,7 +128,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return status.GetVersion(), err
 }
 
-// readTime bounds one try of what a person asks.
+// readTime bounds one attempt at what a person asks.
 const readTime = 1500 * time.Millisecond
 
 // Try makes a request that changes nothing, until one member has answered or ctx

@@ -23,16 +23,16 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// The time that a connection has to come about.
+// How long making a connection may take.
 const (
 	connectTime   = 2 * time.Second
 	handshakeTime = 5 * time.Second
 	resolveTime   = 2 * time.Second
 )
 
-// A connector makes the connection to etcd: one at a time, to the address that
-// was tried longest ago, over all endpoints and all addresses of each. gRPC asks
-// it for the next when one has ended. Any goroutine may use it.
+// A connector makes the connection to etcd: one at a time, to the address that was tried longest
+// ago, over all addresses of all endpoints. gRPC asks it for the next one when a connection has
+// ended. Any goroutine may use it.
 type connector struct {
 	endpoints []*url.URL
 	tls       func() (*tls.Config, error)
@@ -44,7 +44,7 @@ type connector struct {
 	failure *connectError  // why there is no connection; nil while there is one
 }
 
-// A connectError is why a connection did not come about, or why it ended.
+// A connectError is why a connection could not be made, or why it ended.
 type connectError struct {
 	endpoint string // as configured, and the address where that differs
 	err      error
@@ -93,7 +93,7 @@ func ParseEndpoint(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// dial is gRPC's way to a connection: the first of all addresses that takes one.
+// dial is how gRPC gets a connection: to the first address that accepts one.
 func (c *connector) dial(ctx context.Context, _ string) (net.Conn, error) {
 	var err error
 	for _, e := range c.inTurn() {
@@ -227,8 +227,8 @@ func speaksTLS(ctx context.Context, address string) bool {
 	return err == nil
 }
 
-// failed takes note of why a connection did not come about, or ended: l is nil
-// if there was none, and no news if there is a newer one.
+// failed notes why a connection could not be made, or ended. l is nil if there was none; if there
+// is a newer one, that is no news.
 func (c *connector) failed(l *link, endpoint string, err error) error {
 	failure := &connectError{endpoint, err}
 	c.mu.Lock()
@@ -242,7 +242,7 @@ func (c *connector) failed(l *link, endpoint string, err error) error {
 	return failure
 }
 
-// works takes note that the member at the end of l has spoken.
+// works notes that the member at the end of l has said something.
 func (c *connector) works(l *link) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,10 +263,9 @@ func (c *connector) why() (failure *connectError, at string) {
 	return c.failure, at
 }
 
-// moveOn ends the connection on which a request has failed that began at a
-// moment; gRPC comes for the next one at once. One that was made since has
-// nothing to do with it, unless its member has had a second to say a word. Where
-// there is one address in all, it is the second failure in a row that ends it.
+// moveOn ends the connection on which a request that began at some moment has failed; gRPC then
+// asks for the next one at once. A connection made since then is not to blame, unless its member has
+// been silent for a second. With only one address in all, it takes two failures in a row.
 func (c *connector) moveOn(begun time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -284,7 +283,7 @@ func (c *connector) moveOn(begun time.Time) {
 	}
 }
 
-// unary is the interceptor that takes note of answers.
+// unary is the interceptor that notes answers.
 func (c *connector) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if err == nil {
@@ -310,7 +309,7 @@ type link struct {
 	heard    bool // the member has said something; gRPC's reader alone writes it
 }
 
-// Read implements net.Conn: it listens to what the first word is.
+// Read implements net.Conn, and looks at what the first bytes are.
 func (l *link) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	switch {

@@ -15,16 +15,15 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// A login has the token under which requests are made. etcd hashes the password
-// at each login, which costs it 0.08 CPU-seconds (bcrypt-cost 10), and a fleet
-// that logs in at once keeps it busy for longer than a request lasts: a login
-// that is given up is paid for by etcd all the same, and made again. So one is
-// made for a token, by whichever request wants it first; it has a time of its
-// own, and all requests wait for it as long as theirs lasts. When it fails, the
-// next comes later and later.
+// A login has the token under which requests are made. etcd hashes the password at each login,
+// which costs it 0.08 CPU-seconds (bcrypt-cost 10), and a fleet that logs in all at once keeps it
+// busy for longer than a request lasts. A login that we give up costs etcd just as much, and has to
+// be made again. So there is one login per token, made by whichever request wants it first; it has
+// a time-out of its own, and each request waits for it as long as the request's own time lasts.
+// After a failure, the next login comes later and later.
 //
-// Every request asks for a member that has a leader: one that is cut off from the
-// others says so at once, instead of letting us wait.
+// Every request asks for a member that has a leader: one that is cut off from the others says so
+// at once, instead of keeping us waiting.
 type login struct {
 	user      string
 	password  func() (string, error)
@@ -43,16 +42,15 @@ type login struct {
 	refused  string        // the password that was
 }
 
-// loginTime bounds a login. gRPC's pings find out in 13 s that a member is gone;
-// one that is busy with the logins of a fleet needs its time.
+// loginTime bounds a login. gRPC's pings find out within 13 s that a member is gone; one that is
+// busy with the logins of a fleet needs its time.
 const loginTime = time.Minute
 
-// cheapLogin is how soon a login must have failed for etcd not to have hashed
-// anything for it: nobody listens, or a member is cut off.
+// cheapLogin is how soon a login must have failed for etcd not to have hashed anything: nobody
+// listens, or a member is cut off.
 const cheapLogin = 50 * time.Millisecond
 
-// errLoggingIn is the error of a request whose time ended before there was a
-// token.
+// errLoggingIn is the error of a request whose time ran out before there was a token.
 var errLoggingIn = errors.New("the login to etcd is not through yet")
 
 func newLogin(user string, password func() (string, error), c *connector) *login {
@@ -105,7 +103,7 @@ func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 	return &loggedIn{ClientStream: s, login: l, token: token}, nil
 }
 
-// A loggedIn is a stream that tells when its token is refused.
+// A loggedIn is a stream that notices when its token is refused.
 type loggedIn struct {
 	grpc.ClientStream
 	login *login
@@ -128,13 +126,13 @@ func withToken(ctx context.Context, token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, token)
 }
 
-// refusesToken says whether a request failed for want of a good token.
+// refusesToken says whether a request failed for lack of a good token.
 func refusesToken(err error) bool {
 	err = rpctypes.Error(err)
 	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
 }
 
-// forget forgets a token that was refused, if it is the one of now.
+// forget forgets a token that was refused, if it is still the current one.
 func (l *login) forget(token string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -183,7 +181,7 @@ func (l *login) wait() time.Duration {
 	return d/4 + l.jitter(d)
 }
 
-// run logs in, after a while.
+// run logs in, after a delay.
 func (l *login) run(wait time.Duration) {
 	password, err := l.turn(wait)
 	var token string
@@ -215,8 +213,8 @@ func (l *login) run(wait time.Duration) {
 	l.running = nil
 }
 
-// turn waits for the turn of a login and returns the password. One that differs
-// from what was refused is tried at once.
+// turn waits for its turn to log in, and returns the password. One that differs from what was
+// refused is tried at once.
 func (l *login) turn(wait time.Duration) (string, error) {
 	for {
 		password, err := l.password()
