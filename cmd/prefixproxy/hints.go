@@ -103,6 +103,9 @@ func endpointHint(text string) string {
 	if strings.HasPrefix(text, "https:") {
 		scheme = "https://"
 	}
+	if strings.HasPrefix(text, "unix") || strings.HasPrefix(text, "/") {
+		return "etcd is reached over the network, like http://127.0.0.1:2379"
+	}
 	isEndpoint := parses(etcd.ParseEndpoint)
 	host, _, _ := strings.Cut(withoutScheme(text), "/")
 	meant := []string{scheme + host, scheme + host + ":2379", scheme + "[" + host + "]:2379"}
