@@ -34,15 +34,20 @@ func check(dir string) error {
 	if err != nil {
 		return err
 	}
+	there := map[string]any{}
 	for _, r := range resources.Resources() {
 		text, err := r.AsYAML()
 		if err != nil {
 			return err
 		}
-		if err := decode(r.GetKind(), text); err != nil {
-			return fmt.Errorf("%s %s: %w", r.GetKind(), r.GetName(), err)
+		name := r.GetKind() + " " + r.GetName()
+		if there[name], err = decode(r.GetKind(), text); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		fmt.Println(r.GetKind(), r.GetName())
+		fmt.Println(name)
+	}
+	if err := complete(there); err != nil {
+		return err
 	}
 	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(dir, "../docs/config.schema.json"))
 	if err != nil {
@@ -61,7 +66,7 @@ func check(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := decode("Pod", text); err != nil {
+	if _, err := decode("Pod", text); err != nil {
 		return fmt.Errorf("application.yaml: %w", err)
 	}
 	options, err := cli.NewProjectOptions([]string{filepath.Join(dir, "compose.yaml")}, cli.WithName("prefixproxy"))
@@ -89,15 +94,69 @@ func validate(schema *jsonschema.Schema, name string, text []byte) error {
 	return nil
 }
 
+// complete checks that what the DaemonSet names is there, by the names that kustomize makes:
+// a change of the configuration makes another one, and so rolls the pods. It also checks that
+// Carbon's queue outlives a pod, and that the namespace admits pods on the node's network.
+func complete(there map[string]any) error {
+	set, ok := there["DaemonSet prefixproxy"].(*appsv1.DaemonSet)
+	if !ok {
+		return fmt.Errorf("no DaemonSet prefixproxy")
+	}
+	pod := set.Spec.Template.Spec
+	wanted := []string{"PriorityClass " + pod.PriorityClassName}
+	onNode := map[string]bool{}
+	for _, v := range pod.Volumes {
+		switch {
+		case v.ConfigMap != nil:
+			wanted = append(wanted, "ConfigMap "+v.ConfigMap.Name)
+		case v.Secret != nil:
+			wanted = append(wanted, "Secret "+v.Secret.SecretName)
+		case v.HostPath != nil:
+			onNode[v.Name] = true
+		}
+	}
+	if len(wanted) != 3 {
+		return fmt.Errorf("the DaemonSet names %q, want a PriorityClass, a ConfigMap and a Secret", wanted)
+	}
+	for _, name := range wanted {
+		if there[name] == nil {
+			return fmt.Errorf("no %s, which the DaemonSet names", name)
+		}
+	}
+	outlives := map[string]bool{}
+	for _, m := range pod.Containers[0].VolumeMounts {
+		outlives[m.MountPath] = onNode[m.Name]
+	}
+	for _, path := range []string{"/var/lib/prefixproxy", "/run/prefixproxy", "/run/prefixproxy-queue"} {
+		if !outlives[path] {
+			return fmt.Errorf("%s does not outlive the pod", path)
+		}
+	}
+	ports := map[string]bool{}
+	for _, p := range pod.Containers[0].Ports {
+		ports[fmt.Sprint(p.ContainerPort, p.Protocol)] = true
+	}
+	for _, port := range []string{"8125UDP", "8125TCP", "2003TCP", "2003UDP", "8127TCP"} {
+		if !ports[port] {
+			return fmt.Errorf("the DaemonSet has no port %s", port)
+		}
+	}
+	space, ok := there["Namespace prefixproxy"].(*corev1.Namespace)
+	if !ok || space.Labels["pod-security.kubernetes.io/enforce"] != "privileged" {
+		return fmt.Errorf("the namespace does not admit pods on the node's network")
+	}
+	return nil
+}
+
 // decode reads text into the type of kind; a field that it lacks is an error.
-func decode(kind string, text []byte) error {
+func decode(kind string, text []byte) (any, error) {
 	types := map[string]any{
 		"Namespace": &corev1.Namespace{}, "ConfigMap": &corev1.ConfigMap{}, "Secret": &corev1.Secret{}, "Pod": &corev1.Pod{},
 		"DaemonSet": &appsv1.DaemonSet{}, "PriorityClass": &schedulingv1.PriorityClass{},
 	}
 	object, ok := types[kind]
 	if !ok {
-		return fmt.Errorf("no type for it")
+		return nil, fmt.Errorf("no type for it")
 	}
-	return yaml.UnmarshalStrict(text, object)
+	return object, yaml.UnmarshalStrict(text, object)
 }
