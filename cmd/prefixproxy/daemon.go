@@ -110,6 +110,10 @@ func bindHint(err error) error {
 		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: " + whoListens(err)}
+	case strings.Contains(text, "/run/prefixproxy-sockets/") && !errors.Is(err, syscall.EADDRINUSE):
+		return hinted{err, "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"}
+	case errors.Is(err, syscall.EPERM):
+		return hinted{err, "only a member of a group may give a socket to it: systemctl edit prefixproxy: [Service] SupplementaryGroups= with that group"}
 	case (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EROFS)) && strings.Contains(text, "unix"):
 		return hinted{err, "use a directory that this user may write; the service has /run/prefixproxy"}
 	case errors.Is(err, syscall.EACCES):
@@ -131,7 +135,10 @@ func bindHint(err error) error {
 // whoListens is the command that shows who has the port of err.
 func whoListens(err error) string {
 	bind, ok := errors.AsType[*net.OpError](err)
-	if !ok || bind.Addr == nil {
+	switch {
+	case !ok && strings.Contains(err.Error(), "unix"):
+		return "sudo ss -lxp"
+	case !ok || bind.Addr == nil:
 		return "ss -lntup"
 	}
 	if _, port, err := net.SplitHostPort(bind.Addr.String()); err == nil {

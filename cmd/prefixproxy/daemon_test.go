@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
@@ -28,10 +31,32 @@ func TestStateHint(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			if t.Setenv("RUNTIME_DIRECTORY", ""); tt.unit {
 				t.Setenv("RUNTIME_DIRECTORY", "/run/prefixproxy:/run/prefixproxy-queue")
+				t.Setenv("INVOCATION_ID", "8a3e")
 			}
 			if got := stateHint(tt.dir, tt.err); !strings.Contains(got, tt.want) {
 				t.Errorf("got %q, want %q in it", got, tt.want)
 			}
 		})
+	}
+}
+
+// The hint for a socket that can't be had is for its kind, and for its path.
+func TestBindHint(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("listen for carbon on tcp://localhost:80: %w", syscall.EACCES), "a port from 1024 on"},
+		{fmt.Errorf("listen for statsd on unixgram:///run/s.sock: %w", syscall.EACCES), "the service has /run/prefixproxy"},
+		{fmt.Errorf("listen for statsd on unixgram:///srv/s.sock: %w", syscall.EROFS), "the service has /run/prefixproxy"},
+		{fmt.Errorf("listen for statsd on unixgram:///run/prefixproxy-sockets/s.sock: %w", syscall.EACCES), "enable --now prefixproxy-unix.socket"},
+		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock: %w", syscall.EADDRINUSE), "sudo ss -lxp"},
+		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntup"},
+		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=adm: %w", syscall.EPERM), "SupplementaryGroups="},
+	} {
+		hint, ok := errors.AsType[hinted](bindHint(tt.err))
+		if !ok || !strings.Contains(hint.hint, tt.want) {
+			t.Errorf("%v: got the hint %q, want %q in it", tt.err, hint.hint, tt.want)
+		}
 	}
 }

@@ -101,6 +101,7 @@ func TestPasswordHint(t *testing.T) {
 	} {
 		if t.Setenv("RUNTIME_DIRECTORY", ""); tt.unit {
 			t.Setenv("RUNTIME_DIRECTORY", "/run/prefixproxy:/run/prefixproxy-queue")
+			t.Setenv("INVOCATION_ID", "8a3e")
 		}
 		c.PasswordFile = tt.file
 		if got := c.passwordHint(tt.err); !strings.Contains(got, tt.want) {

@@ -64,10 +64,10 @@ func ownRuntimeDir() (dir string, ok bool) {
 	return dirs[1], true
 }
 
-// underUnit says whether our unit started us.
+// underUnit says whether our unit started us, and not a container, which has no INVOCATION_ID.
 func underUnit() bool {
 	_, ok := ownRuntimeDir()
-	return ok
+	return ok && os.Getenv("INVOCATION_ID") != ""
 }
 
 // reloading says that a reload has begun. It ends with ready.
