@@ -139,9 +139,9 @@ func isOwner(s string) bool {
 }
 
 // showOwner returns an owner as it may be shown to people: as it is when it is
-// one, and otherwise cut and quoted, because anybody can write to etcd.
+// one that can be seen, and otherwise cut and quoted, because anybody can write to etcd.
 func showOwner(s string) string {
-	if isOwner(s) {
+	if isOwner(s) && strings.TrimSpace(s) != "" {
 		return s
 	}
 	return fmt.Sprintf("%+q", s[:min(len(s), maxOwnerBytes)])

@@ -74,6 +74,8 @@ func TestShowOwner(t *testing.T) {
 		"homer, sector 7G": "homer, sector 7G",
 		"a\x1b[31m":        `"a\x1b[31m"`,
 		"Hömer":            `"H\u00f6mer"`,
+		"":                 `""`,
+		"  ":               `"  "`,
 	} {
 		if got := showOwner(owner); got != want {
 			t.Errorf("%q: got %s, want %s", owner, got, want)

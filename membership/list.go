@@ -230,6 +230,9 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 // an end is shown to end at the next one's start, the latest it can have been. A holder without a
 // record comes first, without times.
 func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure, error) {
+	if !isName(name) {
+		return nil, nil
+	}
 	stand, past, err := readPast(ctx, c, pool, name, func(Tenure) bool { return true })
 	if err != nil {
 		return nil, err

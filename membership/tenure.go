@@ -114,7 +114,7 @@ func readTenure(kv *mvccpb.KeyValue, prefix string) (t Tenure, ok bool) {
 		return Tenure{}, false
 	}
 	t = Tenure{
-		Name: part[1], Owner: r.Owner, Lease: clientv3.LeaseID(lease), From: from,
+		Name: part[1], Owner: showOwner(r.Owner), Lease: clientv3.LeaseID(lease), From: from,
 		ttl: time.Duration(min(max(r.TTL, 0), int64(maxTTL/time.Second))) * time.Second, term: r.Term,
 		id: part[2], created: kv.CreateRevision, revision: kv.ModRevision,
 	}

@@ -219,13 +219,13 @@ func (ms members) table() table {
 		if !m.Listed {
 			state += ", not in the list"
 		}
-		rows = append(rows, []string{m.Name, cmp.Or(m.Owner, "-"), tableTime(m.Since), state, renewed})
+		rows = append(rows, []string{m.Name, m.Owner, tableTime(m.Since), state, renewed})
 	}
 	if len(ms.Waiting) > 0 {
 		rows = append(rows, make([]string, 5))
 	}
 	for _, h := range ms.Waiting {
-		rows = append(rows, []string{"-", cmp.Or(h.Owner, "-"), tableTime(h.Since), "waiting", "-"})
+		rows = append(rows, []string{"-", h.Owner, tableTime(h.Since), "waiting", "-"})
 	}
 	return table{rows: rows, owner: 1, spare: []int{4, 2}}
 }

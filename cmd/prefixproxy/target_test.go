@@ -24,6 +24,7 @@ func TestTarget(t *testing.T) {
 		"a),b(/1795386417123-4":     `{"owner":"web17","lease":"4","from":"2026-11-22T22:26:57.123Z"}`,
 		"a'b/1795386417123-4":       `{"owner":"web17","lease":"4","from":"2026-11-22T22:26:57.123Z"}`,
 		"MtBona/1795386417123-5":    `{"owner":"'),secret.*,(\\g<9>}{<b>","lease":"5","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.000Z","ended":"release"}`,
+		"MtFoo/0000000000000-8":     `{"owner":"of1970","lease":"8","from":"1970-01-01T00:00:00.000Z","to":"1970-01-01T00:00:01.000Z","ended":"release"}`,
 		"KingPeak/1795386417123-6":  `{"owner":"3le9.example.net","lease":"6","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.000Z","ended":"release"}`,
 		"KingPeak/1795386418123-77": `{"owner":"3le9.example.net","lease":"x","from":"'),secret"}`,
 	} {
@@ -42,6 +43,9 @@ func TestTarget(t *testing.T) {
 		{"3le9.example.net", "stats.timers.host.x", "aliasSub(groupByNodes(group(timeSlice(stats.timers.KingPeak.x,'1795386416','1795388399')),'last',0,1,3),'^(([^.]*[.]){2})','\\g<1>3le9_example_net.')\n"},
 		{"3le9.example.net", "sumSeries(host.{a,b}.x, 'host.y',stats.host)", "sumSeries(aliasSub(groupByNodes(group(timeSlice(KingPeak.{a,b}.x,'1795386416','1795388399')),'last',1,2),'^','3le9_example_net.'), 'host.y',stats.host)\n"},
 		{"3le9.example.net", "alias( host.x , \"°C \\\"a\\\"),host.y\") | scale(-1e-3)|\nkeepLastValue()", "alias( aliasSub(groupByNodes(group(timeSlice(KingPeak.x,'1795386416','1795388399')),'last',1),'^','3le9_example_net.') , \"°C \\\"a\\\"),host.y\") | scale(-1e-3)| keepLastValue()\n"},
+		{"3le9.example.net", "alias(host.**.x,'it''s')", "alias(aliasSub(aliasSub(groupByNodes(aliasSub(aliasSub(aliasSub(group(timeSlice(KingPeak.**.x,'1795386416','1795388399'))" +
+			`,'^timeSlice[(](([^.;]*[.]){0})[^.;]*(.*), [0-9]+, [0-9]+[)]$','\g<1>3le9_example_net\g<3>'),'[.]','~d~'),';','~s~'),'last',0),'~d~','.'),'~s~',';'),'it''s')` + "\n"},
+		{"of1970", "host.x", "aliasSub(groupByNodes(group(timeSlice(MtFoo.x,'0','0')),'last',1),'^','of1970.')\n"},
 		{"3le9.example.net", "f(total=host.x)", "f(total=aliasSub(groupByNodes(group(timeSlice(KingPeak.x,'1795386416','1795388399')),'last',1),'^','3le9_example_net.'))\n"},
 		{"3le9.example.net", "f(\nseriesByTag('dc=~a.*',\n'name=~^host\\.(a|b)'))", `f( aliasSub(aliasSub(groupByNodes(aliasSub(aliasSub(aliasSub(group(timeSlice(seriesByTag('dc=~a.*', 'name=~^KingPeak\.(a|b)'),'1795386416','1795388399'))` +
 			`,'^timeSlice[(](([^.;]*[.]){0})[^.;]*(.*), [0-9]+, [0-9]+[)]$','\g<1>3le9_example_net\g<3>'),'[.]','~d~'),';','~s~'),'last',0),'~d~','.'),'~s~',';'))` + "\n"},
@@ -54,7 +58,7 @@ func TestTarget(t *testing.T) {
 	for _, expr := range []string{
 		"", " ", "cpu.user", "host", "host.", "hostess.cpu", "host..x", "host.x),secret(y", "host.x,secret.y", "host.x'", "host.{a,b", "host.a}b", "host.{a.b}", "host.{{a}}",
 		"sum(host.x", "host(x)", "'host.x'", "host.x \" y", "host.x secret.y", "sum(host.x) secret.y", "host.x|", "host.x|secret.y", "host.x|sum(", "sum(host.x,)", "sum(,host.x)", "(host.x)", "host.x\x00", "host.\x1b[2J",
-		"alias(host.x,'a\nb')", "host.x\\", "sum(host.x))", "host.a..b", ".host.x", "{host,b}.x", "seriesByTag('dc=x')", "seriesByTag('name!=host.x')", "seriesByTag('name=hostess.x')", "seriesByTag('name=host')",
+		"alias(host.x,'a\nb')", "host.x\\", "sum(host.x))", "host.a..b", ".host.x", "**.host.x", "{host,b}.x", "seriesByTag('dc=x')", "seriesByTag('name!=host.x')", "seriesByTag('name=hostess.x')", "seriesByTag('name=host')",
 	} {
 		if out, err, code := target("web17", expr); code != exitUsage || out != "" {
 			t.Errorf("%q: got %d %q %s, want a mistake of usage", expr, code, out, err)

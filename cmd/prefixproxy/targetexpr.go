@@ -20,7 +20,7 @@ type targetPart struct {
 	after    string // and behind them
 	at       int    // how many nodes stand before them
 	below    int    // and behind them
-	tagged   bool   // there are tags, which tell series apart beside their nodes
+	whole    bool   // their whole names tell its series apart: there are tags, or any number of nodes (**)
 	pattern  bool   // it is a regular expression
 }
 
@@ -161,7 +161,10 @@ func quotedLen(s string) int {
 	for i := 1; i < len(s); i++ {
 		switch s[i] {
 		case s[0]:
-			return i + 1
+			if i+1 == len(s) || s[i+1] != s[0] {
+				return i + 1
+			}
+			i++ // doubled, it is one of the text
 		case '\\':
 			i++
 		case '\n', '\r':
@@ -216,12 +219,12 @@ func (p *exprParser) path(word string) (part targetPart, ok bool) {
 	if slices.Contains(nodes, "") {
 		return targetPart{}, false
 	}
-	for i := 0; i+len(p.from) < len(nodes); i++ {
+	for i := 0; i+len(p.from) < len(nodes) && (i == 0 || nodes[i-1] != "**"); i++ {
 		if slices.Equal(nodes[i:i+len(p.from)], p.from) {
 			before := strings.Join(append(slices.Clone(nodes[:i]), ""), ".")
 			return targetPart{
 				isSeries: true, before: before, after: word[len(before)+len(strings.Join(p.from, ".")):],
-				at: i, below: len(nodes) - i - len(p.from), tagged: tagged,
+				at: i, below: len(nodes) - i - len(p.from), whole: tagged || slices.Contains(nodes, "**"),
 			}, true
 		}
 	}
@@ -245,7 +248,7 @@ func (p *exprParser) byTag(start, begin, end int) (part targetPart, ok bool) {
 	if key != "name" || m == nil {
 		return targetPart{}, false
 	}
-	part.isSeries, part.tagged = true, true
+	part.isSeries, part.whole = true, true
 	part.before, part.after = oneLine(p.expr[start:begin])+"name="+m[1], m[2]+oneLine(p.expr[end:p.at])
 	part.at = len(regexp.MustCompile(dot).FindAllString(m[1], -1))
 	return part, true
@@ -259,8 +262,8 @@ func (ps targetParts) render(spans []nameSpan, to, owner string, step int64) str
 		switch {
 		case !p.isSeries:
 			b.WriteString(p.text)
-		case p.tagged:
-			p.followTagged(&b, spans, to, owner, step)
+		case p.whole:
+			p.followWhole(&b, spans, to, owner, step)
 		default:
 			p.follow(&b, spans, to, owner, step)
 		}
@@ -289,9 +292,9 @@ func (p targetPart) follow(b *strings.Builder, spans []nameSpan, to, owner strin
 	}
 }
 
-// followTagged writes the series of all spans as one for each set of tags. groupByNodes
-// knows no tags that it is not told: so their names are made one node each, and unmade.
-func (p targetPart) followTagged(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
+// followWhole writes the series of all spans as one for each of their names. groupByNodes
+// knows no tags and no nodes that it is not told: so names are made one node each, and unmade.
+func (p targetPart) followWhole(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
 	_, place := nodesOf(to)
 	b.WriteString(strings.Repeat("aliasSub(", 2) + "groupByNodes(" + strings.Repeat("aliasSub(", 3))
 	p.group(b, spans, to, step)
@@ -311,9 +314,9 @@ func (p targetPart) group(b *strings.Builder, spans []nameSpan, to string, step 
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(b, "timeSlice(%s%s%s,'%d'", p.before, strings.ReplaceAll(to, "{name}", s.name), p.after, s.from-step)
+		fmt.Fprintf(b, "timeSlice(%s%s%s,'%d'", p.before, strings.ReplaceAll(to, "{name}", s.name), p.after, max(s.from-step, 0))
 		if s.to != math.MaxInt64 {
-			fmt.Fprintf(b, ",'%d'", s.to-1)
+			fmt.Fprintf(b, ",'%d'", max(s.to-1, 0))
 		}
 		b.WriteByte(')')
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -56,7 +55,7 @@ func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
 		if t.Ended != nil && to != "?" {
 			ended = *t.Ended
 		}
-		rows = append(rows, []string{t.Name, cmp.Or(t.Owner, "-"), tableTime(t.From), to, ended})
+		rows = append(rows, []string{t.Name, t.Owner, tableTime(t.From), to, ended})
 	}
 	return table{rows: rows, owner: 1}.write(w)
 }

@@ -84,7 +84,7 @@ func heldAt(past []membership.Tenure, t time.Time) []membership.Tenure {
 // notListed is the error of a name that the list in file lacks.
 func notListed(name string, cfg config, file string) error {
 	return usageError{hinted{
-		fmt.Errorf("%s is not a name of the list membership.names in %s", name, file),
+		fmt.Errorf("%q is not a name of the list membership.names in %s", name, file),
 		"did you mean " + closestName(name, cfg.Membership.Names) + "?",
 	}}
 }

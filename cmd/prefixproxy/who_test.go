@@ -125,6 +125,14 @@ func TestParseTime(t *testing.T) {
 		"20260102":             "2026-01-02T00:00:00+01:00",
 		"1/2/2026":             "2026-01-02T00:00:00+01:00",
 		"14:06_today":          "2026-01-31T14:06:00+01:00",
+		"tomorrow":             "2026-02-01T00:00:00+01:00",
+		"6pm_20260102":         "2026-01-02T18:00:00+01:00",
+		"9:30am yesterday":     "2026-01-30T09:30:00+01:00",
+		"teatime 1/2/26":       "2026-01-02T16:00:00+01:00",
+		"jan 2":                "2026-01-02T00:00:00+01:00",
+		"noon february_2+1h":   "2026-02-02T13:00:00+01:00",
+		"saturday":             "2026-01-31T00:00:00+01:00",
+		"6pm sun - 1 d":        "2026-01-24T18:00:00+01:00",
 		"14:05":                "2026-01-31T14:05:00+01:00",
 		"14:05:30":             "2026-01-31T14:05:30+01:00",
 		"14:06":                "2026-01-30T14:06:00+01:00", // is still to come today
@@ -142,7 +150,7 @@ func TestParseTime(t *testing.T) {
 			t.Errorf("%q: got %v, %v; want %s", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", " ", "2h", "-2", "--json", "25:00", "tomorrow", "-1", "2026-13-01", "-", "-7x", "-999999y", "-0s", "now now", "noon noon", "today yesterday", "0", "99999999999", "17673194450000", "-7d)", "-1d-1d"} {
+	for _, s := range []string{"", " ", "2h", "-2", "--json", "25:00", "12pm", "12:30am", "13pm", "someday", "feb 30", "january", "2/30/2026", "m", "noon teatime", "-1", "2026-13-01", "-", "-7x", "-999999y", "-0s", "now now", "noon noon", "today yesterday", "0", "99999999999", "17673194450000", "-7d)", "-1d-1d"} {
 		if got, err := parseTime("--at", s, now); exitCode(err) != exitUsage {
 			t.Errorf("%q: got %v, %v; want an error of usage", s, got, err)
 		}

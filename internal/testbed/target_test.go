@@ -87,6 +87,8 @@ func TestTarget(t *testing.T) {
 		{"host.cpu.user", 1, map[string]float64{"servers.web17.cpu.user": 0}},
 		{"host.cpu.*", 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
 		{"host.cpu.{user,system}", 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
+		{"host.**.user", 1, map[string]float64{"servers.web17.cpu.user": 0}},
+		{"host.cpu.**", 1, map[string]float64{"servers.web17.cpu.user": 0, "servers.web17.cpu.system": 1000}},
 		{"host.[a-d]p?.us*r", 1, map[string]float64{"servers.web17.cpu.user": 0}},
 		{"alias(offset(host.cpu.user, 7), \"a, b (c \\\"°C\")", 1, map[string]float64{"a, b (c \\\"°C": 7}},
 		{"aliasByNode(host.cpu.user,1,3)", 1, map[string]float64{"web17.user": 0}},
