@@ -191,9 +191,11 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	if err := ms.table().write(w); err != nil {
 		return err
 	}
-	unlisted := 0
+	list, unlisted := ms.Free, 0
 	for _, m := range ms.Members {
-		if !m.Listed {
+		if m.Listed {
+			list++
+		} else {
 			unlisted++
 		}
 	}
@@ -203,9 +205,12 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	}
 	most := ""
 	if n, known := ms.MostHeld[mostHeldLabel]; known {
-		most = fmt.Sprintf("; at most %d held at once in the last %s", n, mostHeldLabel)
+		if most = fmt.Sprintf("; at most %d held at once in the last %s", n, mostHeldLabel); n > list {
+			most = fmt.Sprintf("; at most %d (the list has %d) held at once in the last %s", n, list, mostHeldLabel)
+		}
 	}
-	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s%s\n", held, ms.Free, len(ms.Waiting), ms.Pool, most)
+	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s%s
+", held, ms.Free, len(ms.Waiting), ms.Pool, most)
 	return err
 }
 

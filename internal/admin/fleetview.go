@@ -58,7 +58,7 @@ type fleetRow struct {
 	fleet.Row
 	State, Age string
 	Even, Odd  string // tenures by turns, as paths
-	Unknown    string // tenures whose end nobody knows
+	Unknown    string // tenures of which nobody knows the beginning, or the end
 	Unclean    string // ends that were no release
 	Labels     []label
 	Own        bool // it is this host's
@@ -66,7 +66,10 @@ type fleetRow struct {
 
 // A label is the owner of a bar that has room for it. At and Width are parts of the
 // picture.
-type label struct{ At, Width, Owner, Title string }
+type label struct {
+	At, Width, Owner, Title string
+	Unknown                 bool // it lies on such a tenure
+}
 
 // The picture is so many units wide; its paths are drawn with a stroke as high as a row.
 const (
@@ -128,15 +131,12 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	case row.Held && f.isOld():
 		r.State = "was held"
 	case row.Held && !row.Leased:
-		r.State = "held, no lease"
+		r.State = "no lease"
 	case row.Held:
 		r.State = "held"
 	}
-	switch {
-	case row.Held && !row.Since.IsZero():
+	if row.Held && !row.Since.IsZero() {
 		r.Age = age(f.now.Sub(row.Since))
-	case row.Held && !f.Begun.IsZero():
-		r.Age = "> " + age(f.now.Sub(f.Begun))
 	}
 	begin, last := f.now.Add(-f.Span.Last).UnixMilli(), f.Span.Last.Milliseconds()
 	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
@@ -154,7 +154,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		from := min(at(b.From), f.Units-1)
 		end := max(at(to), from+1)
 		switch {
-		case b.To == 0 && !b.Lasts:
+		case isUnknown(b):
 			unknown.draw(from, end)
 		case inDetail:
 			tones[i%2].draw(from, end)
@@ -167,19 +167,29 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		if b.To != 0 && isUnclean(b) && inDetail {
 			unclean.draw(max(end-f.Units/150, 0), end)
 		}
-		if (end-from)*labelParts >= f.Units && !f.Narrow {
-			r.Labels = append(r.Labels, f.label(b, from, end))
+	}
+	if !f.Narrow {
+		room := f.Units // by clocks that differ, one may begin before another that came earlier
+		for _, b := range slices.Backward(row.Bars) {
+			from, end := at(b.From), min(at(cmp.Or(b.To, f.now.UnixMilli())), room)
+			if (end-from)*labelParts >= f.Units {
+				r.Labels = append(r.Labels, f.label(b, from, end))
+			}
+			room = min(room, from)
 		}
 	}
 	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
 	return r
 }
 
+// isUnknown says whether nobody knows when it began, or when it ended.
+func isUnknown(b fleet.Bar) bool { return b.From == 0 || b.To == 0 && !b.Lasts }
+
 // isUnclean says whether the holder did not let go of the name by choice.
 func isUnclean(b fleet.Bar) bool { return !b.Lasts && b.Ended != "release" }
 
 func (f *fleetView) label(b fleet.Bar, from, end int64) label {
-	l := label{At: f.percent(from), Width: f.percent(end - from), Owner: cut(b.Owner, int(200*(end-from)/f.Units))}
+	l := label{At: f.percent(from), Width: f.percent(end - from), Unknown: isUnknown(b), Owner: cut(b.Owner, int(200*(end-from)/f.Units))}
 	l.Title = b.Owner + ", "
 	if b.From == 0 {
 		l.Title += "…"
