@@ -188,9 +188,12 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return writeJSON(w, ms)
 	}
-	if err := ms.table().write(w); err != nil {
-		return err
-	}
+	_, err := fmt.Fprint(w, ms.text(columnsOf(w)))
+	return err
+}
+
+// text returns the table, and a summary below it; columns is 0 where it goes to no terminal.
+func (ms members) text(columns int) string {
 	list, unlisted := ms.Free, 0
 	for _, m := range ms.Members {
 		if m.Listed {
@@ -209,9 +212,11 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 			most = fmt.Sprintf("; at most %d (the list has %d) held at once in the last %s", n, list, mostHeldLabel)
 		}
 	}
-	_, err := fmt.Fprintf(w, "%s, %d free, %d waiting in pool %s%s
-", held, ms.Free, len(ms.Waiting), ms.Pool, most)
-	return err
+	summary := fmt.Sprintf("%s, %d free, %d waiting in pool %s%s", held, ms.Free, len(ms.Waiting), ms.Pool, most)
+	if 0 < columns && columns < len(summary) {
+		summary = strings.Replace(summary, "; ", "\n", 1)
+	}
+	return ms.table().text(columns) + summary + "\n"
 }
 
 func (ms members) table() table {
