@@ -170,7 +170,7 @@ func TestFleetWithoutEtcd(t *testing.T) {
 		page string
 		code int // of names.json
 	}{
-		{"nothing is known", nil, "etcd has not answered yet", 503},
+		{"nothing is known", nil, "Nothing is known yet", 503},
 		{"it never answered", &fleet.View{Err: errors.New("no route")}, "no route", 503},
 		{"it did just now", &fleet.View{At: time.Now(), Err: errors.New("no route")}, "What is below is 1 s old", 200},
 		{"it did, and is asked", &fleet.View{At: time.Now().Add(-15 * time.Second)}, "What is below is 15 s old", 200},
@@ -281,7 +281,7 @@ func TestWrong(t *testing.T) {
 		want  []string
 	}{
 		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "Bring etcd back", "openssl &lt;x&gt;"}},
-		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "etcd does not answer <small>since", "3 min", "The name is good for another 3600 s"}},
+		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "the name can&#39;t be renewed <small>since", "3 min", "The name is good for another 3600 s"}},
 		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
 		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1 GiB", "1 B of 64 MiB"}},
 	} {
@@ -293,6 +293,20 @@ func TestWrong(t *testing.T) {
 		}
 		if err := wellFormed(page); err != nil {
 			t.Errorf("%s: %v", tt.what, err)
+		}
+	}
+}
+
+// What is prose in a hint is said, and only what is a command can be typed.
+func TestAdvice(t *testing.T) {
+	for hint, want := range map[string][2]string{
+		"": {}, "set etcd.tls.cert and etcd.tls.key": {"Set etcd.tls.cert and etcd.tls.key."},
+		"ETCDCTL_API=3 etcdctl endpoint health":                              {"", "ETCDCTL_API=3 etcdctl endpoint health"},
+		"grant its role readwrite on /prefixproxy/: ETCDCTL_API=3 etcdctl x": {"Grant its role readwrite on /prefixproxy/.", "ETCDCTL_API=3 etcdctl x"},
+		"look at both clocks (date); openssl s_client -connect a:1":          {"Look at both clocks (date).", "openssl s_client -connect a:1"},
+	} {
+		if words, command := advice(hint); [2]string{words, command} != want {
+			t.Errorf("%q: got %q and %q, want %q", hint, words, command, want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -57,10 +58,11 @@ const heldLines = "Lines that need the name wait: Carbon in memory and then on d
 // wrongName returns what keeps us from the name, and from etcd.
 func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
 	out, failing := src.Names.Outage()
-	w := wrong{Since: src.since(s, now)}
+	w, mend := wrong{Since: src.since(s, now)}, "Bring etcd back."
 	if failing {
 		w.Cause = out.Error()
-		w.Type = out.Hint
+		words, command := advice(out.Hint)
+		mend, w.Type = cmp.Or(words, mend), command
 	}
 	switch s.State {
 	case membership.Held:
@@ -68,20 +70,20 @@ func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
 			return nil
 		}
 		return []wrong{{
-			What: "etcd does not answer", Since: out.Since, Cause: w.Cause, Type: w.Type, Mild: true,
-			Means: fmt.Sprintf("The name is good for another %.0f s without it; then it is suspended, and lines wait.", s.HorizonSeconds),
-			Do:    "Bring etcd back.",
+			What: "the name can't be renewed", Since: out.Since, Cause: w.Cause, Type: w.Type, Mild: true,
+			Means: fmt.Sprintf("The name is good for another %.0f s without etcd; then it is suspended, and lines wait.", s.HorizonSeconds),
+			Do:    mend,
 		}}
 	case membership.Suspended:
 		w.What, w.Means = "the name may not be used", heldLines
 		w.Do = "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most."
 		if failing {
-			w.Do = "Bring etcd back: the name goes on if its lease is still there."
+			w.Do = mend + " The name goes on then, if its lease is still there."
 		}
 	case membership.Claiming:
 		w.What, w.Means = "no name yet", heldLines
 		if w.Do = "Nothing: it takes a moment."; failing {
-			w.Do = "Bring etcd back."
+			w.Do = mend
 		}
 	case membership.Waiting:
 		w.What = "every name is taken"
@@ -91,6 +93,21 @@ func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
 		w.What, w.Means, w.Mild = "stopping", "What waits is sent or kept, and the name is released.", true
 	}
 	return []wrong{w}
+}
+
+// commandForm is a hint that ends in a command.
+var commandForm = regexp.MustCompile(`^(?:(.*)[:;] )?((?:ETCDCTL_API=3|getent|ip|openssl) .*)$`)
+
+// advice splits what a person is told of a trouble into words, and what can be typed.
+func advice(hint string) (words, command string) {
+	if words = hint; commandForm.MatchString(hint) {
+		m := commandForm.FindStringSubmatch(hint)
+		words, command = m[1], m[2]
+	}
+	if words != "" {
+		words = strings.ToUpper(words[:1]) + words[1:] + "."
+	}
+	return words, command
 }
 
 // since returns since when the state is what it is.
