@@ -26,11 +26,11 @@ func (targetCmd) Help() string {
 
     prefixproxy target --config prefixproxy.yaml web17 'host.cpu.*' --from -7d --step 10s
 
-EXPR may be any Graphite expression, with wildcards, functions and tags: host.cpu.{user,system}, sumSeries(host.disk.*.free), seriesByTag('name=host.requests','dc=eu'). Each path in it that has the node host (rewrite.from) is replaced; StatsD's own prefixes may stand before it: stats.timers.host.api.mean. Series are named after the host: web17.cpu.user. Functions that ask Graphite again for a series by its name (applyByNode, aliasQuery) find none.
+EXPR may be any Graphite expression, with wildcards, functions and tags: host.cpu.{user,system}, sumSeries(host.disk.*.free), seriesByTag('name=host.requests','dc=eu'). Each path in it that has the node host (rewrite.from) is replaced; StatsD's own prefixes may stand before it: stats.timers.host.api.mean. Series are named after the host: web17.cpu.user. Functions that ask Graphite again for a series by its name (applyByNode, aliasQuery) find none; the tag name is that of a function, so alias by nodes: aliasByTags(…,0).
 
 --step is the time between two points of the graph: the retention in storage-schemas.conf, and for a graph that reaches further back than its first one, the one that is drawn. Then each point is in its place, wherever the graph begins; the step in which a name changes hands is its former holder's. With another step, points are taken for the wrong host's for up to the longer of both at each change. A name that the host holds still is drawn until now: when the host has changed its name, ask again.
 
-Times are RFC 3339, "14:05", Unix seconds, or as graphite-web takes them: -7d, now-90min, noon yesterday, 20260131.`
+Times are RFC 3339, "14:05", Unix seconds, or as graphite-web takes them: -7d, now-90min, noon yesterday, 6pm monday, 04:00_20260131.`
 }
 
 // Run prints the target.
