@@ -169,17 +169,23 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		}
 	}
 	if !f.Narrow {
-		room := f.Units // by clocks that differ, one may begin before another that came earlier
-		for _, b := range slices.Backward(row.Bars) {
+		room := f.Units // none lies on the next one
+		for _, b := range slices.Backward(byBegin(row.Bars)) {
 			from, end := at(b.From), min(at(cmp.Or(b.To, f.now.UnixMilli())), room)
 			if (end-from)*labelParts >= f.Units {
 				r.Labels = append(r.Labels, f.label(b, from, end))
 			}
-			room = min(room, from)
+			room = from
 		}
 	}
 	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
 	return r
+}
+
+// byBegin returns bars from left to right: by clocks that differ, that is not the order in
+// which they came.
+func byBegin(bars []fleet.Bar) []fleet.Bar {
+	return slices.SortedFunc(slices.Values(bars), func(a, b fleet.Bar) int { return cmp.Compare(a.From, b.From) })
 }
 
 // isUnknown says whether nobody knows when it began, or when it ended.
@@ -219,8 +225,8 @@ func cut(owner string, n int) string {
 	return owner[:max(n-1, 1)] + "…"
 }
 
-// A pen draws segments of a line from left to right, as the path of an SVG. Those that
-// touch are one.
+// A pen draws segments of a line, as the path of an SVG. One that touches the last is one
+// with it.
 type pen struct {
 	path     []byte
 	start    int // of the last segment's text
@@ -228,7 +234,7 @@ type pen struct {
 }
 
 func (p *pen) draw(from, to int64) {
-	if len(p.path) > 0 && from <= p.to {
+	if len(p.path) > 0 && from <= p.to && p.from <= to {
 		from, to, p.path = min(from, p.from), max(to, p.to), p.path[:p.start]
 	} else {
 		p.start = len(p.path)
