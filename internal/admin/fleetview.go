@@ -170,7 +170,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	}
 	if !f.Narrow {
 		room := f.Units // none lies on the next one
-		for _, b := range slices.Backward(byBegin(row.Bars)) {
+		for _, b := range slices.Backward(row.ByBegin()) {
 			from, end := at(b.From), min(at(cmp.Or(b.To, f.now.UnixMilli())), room)
 			if (end-from)*labelParts >= f.Units {
 				r.Labels = append(r.Labels, f.label(b, from, end))
@@ -180,12 +180,6 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	}
 	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
 	return r
-}
-
-// byBegin returns bars from left to right: by clocks that differ, that is not the order in
-// which they came.
-func byBegin(bars []fleet.Bar) []fleet.Bar {
-	return slices.SortedFunc(slices.Values(bars), func(a, b fleet.Bar) int { return cmp.Compare(a.From, b.From) })
 }
 
 // isUnknown says whether nobody knows when it began, or when it ended.

@@ -300,7 +300,7 @@ func TestMostHeldAtOnce(t *testing.T) {
 	ago := func(d time.Duration) int64 { return now.Add(-d).UnixMilli() }
 	rows := []Row{
 		{Bars: []Bar{{From: ago(time.Hour), To: ago(time.Minute)}, {From: ago(2 * time.Minute), Lasts: true}}},
-		{Bars: []Bar{{To: ago(time.Minute)}}},
+		{Bars: []Bar{{To: ago(time.Minute)}, {From: ago(3 * time.Minute), To: ago(2 * time.Minute)}, {From: ago(2 * time.Hour), To: ago(time.Minute)}}},
 	}
 	if got := mostHeld(rows, now.Add(-24*time.Hour), now); got != 2 {
 		t.Errorf("got %d, want 2", got)

@@ -35,6 +35,12 @@ type Row struct {
 	Bars   []Bar     // its tenures, in the order in which etcd got them
 }
 
+// ByBegin returns the tenures from left to right: by clocks that differ, that is not the
+// order in which they came.
+func (r Row) ByBegin() []Bar {
+	return slices.SortedFunc(slices.Values(r.Bars), func(a, b Bar) int { return cmp.Compare(a.From, b.From) })
+}
+
 // A Bar is a tenure. Its times are in Unix milliseconds.
 type Bar struct {
 	Owner string
@@ -71,16 +77,15 @@ func mostHeld(rows []Row, since, now time.Time) int {
 	}
 	var changes []change
 	for _, row := range rows {
-		for i, b := range row.Bars {
+		counted := since.UnixMilli() // a name is held once, whatever the clocks say
+		for _, b := range row.ByBegin() {
 			to := b.To
 			if to == 0 && b.Lasts {
 				to = now.UnixMilli()
 			}
-			if i+1 < len(row.Bars) { // who came after it had to wait
-				to = min(to, max(row.Bars[i+1].From, b.From))
-			}
-			if to > since.UnixMilli() && b.From < to {
-				changes = append(changes, change{max(b.From, since.UnixMilli()), 1}, change{to, -1})
+			if from := max(b.From, counted); from < to {
+				changes = append(changes, change{from, 1}, change{to, -1})
+				counted = to
 			}
 		}
 	}
