@@ -200,6 +200,20 @@ func TestArchitectureNames(t *testing.T) {
 	}
 }
 
+// ARCHITECTURE.md has every room.
+func TestArchitectureRooms(t *testing.T) {
+	text := document(t, "docs/ARCHITECTURE.md")
+	rooms, err := os.ReadDir(filepath.Join(root, "internal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range rooms {
+		if !strings.Contains(text, "`internal/"+room.Name()+"`") {
+			t.Errorf("docs/ARCHITECTURE.md lacks internal/%s", room.Name())
+		}
+	}
+}
+
 // identifiers returns all that Go files declare or use, and the names of files,
 // folders and configuration keys.
 func identifiers(t *testing.T) map[string]bool {
