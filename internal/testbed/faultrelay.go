@@ -41,7 +41,7 @@ const (
 )
 
 const faultConfig = `
-membership: {pool: %[1]s, names: [%[8]s, %[9]s], ttl: 5s, state_dir: "%[2]s"}
+membership: {pool: %[1]s, names: [%[8]s, %[9]s], ttl: %[11]s, state_dir: "%[2]s"}
 etcd: {endpoints: ["%[3]s"]}
 listen:
   statsd: ["udp://%[4]s", "tcp://%[4]s"]
@@ -79,6 +79,7 @@ type daemonPlan struct {
 	etcd           string // client URL
 	statsd, carbon string // upstreams, as in the configuration: see to
 	replay         string // "" is faultReplay
+	ttl            string // "" is 5s
 	stateDir       string
 	activated      bool   // its sockets are passed to it, as systemd does
 	resolver       string // addresses of its DNS servers; "": the machine's
@@ -98,7 +99,7 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 		r.resolve(strings.Fields(plan.resolver)...)
 	}
 	pool := "faults-" + strconv.Itoa(FreePort(t)) // as unique as a port
-	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext, cmp.Or(plan.replay, "256KiB"))
+	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext, cmp.Or(plan.replay, "256KiB"), cmp.Or(plan.ttl, "5s"))
 	if err := os.WriteFile(filepath.Join(r.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -110,10 +110,10 @@ func haproxyAndAnother(t *testing.T) {
 
 // startStatsDWay starts a statsd in front of a receiver of its flushes, and a
 // daemon in front of it, by TCP.
-func startStatsDWay(t *testing.T) (statsd *StatsD, flushes *Receiver, w *wayOut) {
+func startStatsDWay(t *testing.T, ttl string) (statsd *StatsD, flushes *Receiver, w *wayOut) {
 	flushes = StartSink(t)
 	statsd = StartStatsD(t, flushes.Addr)
-	return statsd, flushes, startWayOut(t, daemonPlan{statsd: to("tcp://" + statsd.Addr)})
+	return statsd, flushes, startWayOut(t, daemonPlan{statsd: to("tcp://" + statsd.Addr), ttl: ttl})
 }
 
 // lives checks that a statsd counts what it is sent.
@@ -133,9 +133,10 @@ func (s *StatsD) lives(t *testing.T, flushes *Receiver, name string) {
 	})
 }
 
-// statsdIsStopped: a statsd that pauses is not reset, which would end it.
+// statsdIsStopped: a statsd that pauses is not reset, which would end it. A claim that a
+// busy machine renews late would end the session: its lines may not leave any more.
 func statsdIsStopped(t *testing.T) {
-	statsd, flushes, w := startStatsDWay(t)
+	statsd, flushes, w := startStatsDWay(t, "1m")
 	w.sendFor("statsd", 10_000, time.Second)
 	statsd.Signal(syscall.SIGSTOP)
 	w.sendFor("statsd", 10_000, 3*time.Second)
@@ -179,7 +180,7 @@ func statsdIsBackAndWeStop(t *testing.T) {
 
 // statsdSurvivesUs: it lives on when we are killed under load.
 func statsdSurvivesUs(t *testing.T) {
-	statsd, flushes, w := startStatsDWay(t)
+	statsd, flushes, w := startStatsDWay(t, "")
 	for i := range 3 {
 		before := w.lines.written()
 		sent := make(chan struct{})
