@@ -139,7 +139,11 @@ func TestLosses(t *testing.T) {
 				t.Errorf("next claim: got %s at %d, want %s after %d", got.name, got.revision, want, old.revision)
 			}
 			stats := h.Stats()
-			if stats.Claims != 2 || stats.Losses[test.want] != 1 {
+			losses := stats.Losses[test.want]
+			if test.want == Expired {
+				losses += stats.Losses[Deleted] // by a stream it was renewed just before, and then the key is read
+			}
+			if stats.Claims != 2 || losses != 1 {
 				t.Errorf("stats: got %+v, want 2 claims and 1 loss %s", stats, test.want)
 			}
 		})
