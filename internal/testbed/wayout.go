@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -313,8 +314,19 @@ func (l *tallier) written() (n int) {
 // again and again.
 func (w *wayOut) saidOnce(address string) {
 	w.t.Helper()
-	if said := w.said(address); len(said) == 0 || len(said) > 4 {
-		w.t.Errorf("the log has %d lines on %s, like\n%s\nwant no more than of down and up", len(said), address, strings.Join(said[:min(len(said), 4)], "\n"))
+	w.awaitSaid(address, "")
+	if said := w.said(address); len(said) > 4 {
+		w.t.Errorf("the log has %d lines on %s, like\n%s\nwant no more than of down and up", len(said), address, strings.Join(said[:4], "\n"))
+	}
+}
+
+// awaitSaid waits until the daemon's log, which comes by a pipe, mentions an address and
+// text in one line.
+func (w *wayOut) awaitSaid(address, text string) {
+	w.t.Helper()
+	has := func(line string) bool { return strings.Contains(line, text) }
+	if !w.within(Patience, func() bool { return slices.ContainsFunc(w.said(address), has) }) {
+		w.t.Errorf("the log says of %s\n%s\nwant %q", address, strings.Join(w.said(address), "\n"), text)
 	}
 }
 
