@@ -155,8 +155,10 @@ func TestRecordTellsTheLoss(t *testing.T) {
 			if err := take(c, h.held(t)); err != nil {
 				t.Fatal(err)
 			}
-			if got := awaitEnded(t, c, cfg.Pool, "Denali", 0); got.Ended != string(want) {
-				t.Errorf("ended: got %s, want %s", got.Ended, want)
+			got := awaitEnded(t, c, cfg.Pool, "Denali", 0).Ended
+			isBetween := want == Expired && got == string(Deleted) // the lease went behind its renewal, before the read of the key
+			if got != string(want) && !isBetween {
+				t.Errorf("ended: got %s, want %s", got, want)
 			}
 		})
 	}
