@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
@@ -57,6 +58,28 @@ func newClientOf(t *testing.T, cfg etcd.Config, interceptors ...grpc.UnaryClient
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// betweenRenewals returns a client for a holder, and what does something at the end of its
+// next renewal, which waits for that: the one after it sees all that was done.
+func betweenRenewals(t *testing.T, s *devetcd.Server) (c *etcd.Client, do func(what func() error) error) {
+	t.Helper()
+	wanted, done := make(chan func() error), make(chan error, 1)
+	c = newClient(t, s, func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		if txn, ok := req.(*pb.TxnRequest); ok && len(txn.Compare) == 1 && strings.Contains(string(txn.Compare[0].Key), "/released/") { // isAsked's: its last
+			select {
+			case what := <-wanted:
+				done <- what()
+			default:
+			}
+		}
+		return err
+	})
+	return c, func(what func() error) error {
+		wanted <- what
+		return <-done
+	}
 }
 
 // waitingConfig is testConfig for tests that wait for a lease to run out: one that is
