@@ -17,18 +17,24 @@ type datagramReader struct {
 	pacer   pacer
 	lender  *lender
 
-	shape   shape
+	size    int      // how much of a datagram is read, in bytes
 	most    int      // datagrams at once: few while they are large
 	packets *packets // borrowed for a step
 	current int      // index in packets of the datagram that is being handled
 }
 
-// How much is received at a time.
+// How much is received at a time. A UDP datagram has at most 64 KiB. One of a unix socket may be
+// as long as its sender's buffer, which has this size without privileges; the socket queues ten.
 const (
+	udpSize     = 64 << 10
+	unixSize    = 512 << 10
 	fewPackets  = 16      // datagrams, where they are large
 	largePacket = 4 << 10 // on average, in bytes
 	keptRoom    = 1 << 20 // what they may leave filled, in bytes
 )
+
+// slots returns how many datagrams of so many bytes one system call receives.
+func slots(size int) int { return min(packetBatch, packetRoom/size) }
 
 // A lender lends buffers to the readers of datagrams, each for one read. There are as many as
 // were ever in use at the same time.
@@ -59,11 +65,11 @@ func (l *lender) giveBack(p *packets) {
 // unless they are for our successor.
 func (in *Inlet) receive(ctx context.Context, l *Listener) {
 	defer l.close()
-	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, shape: udpShape}
+	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, size: udpSize}
 	if l.Address.IsUnix() {
-		d.shape = unixShape
+		d.size = unixSize
 	}
-	d.most = min(fewPackets, d.shape.slots)
+	d.most = min(fewPackets, slots(d.size))
 	d.handler = in.newHandler(l, d.peer)
 	d.run(ctx)
 }
@@ -111,7 +117,7 @@ func (d *datagramReader) step() (n int, all bool, err error) {
 
 // receive receives datagrams.
 func (d *datagramReader) receive() (n int, err error) {
-	d.packets.divide(d.shape)
+	d.packets.divide(d.size)
 	if n, err = d.packets.recv(d.socket.FD(), d.most); err != nil {
 		return 0, err
 	}
@@ -134,9 +140,9 @@ func (d *datagramReader) adapt(n, bytes int) {
 		if bytes > keptRoom {
 			d.packets.forget()
 		}
-		d.most = min(fewPackets, d.shape.slots)
+		d.most = min(fewPackets, slots(d.size))
 	case n == d.most:
-		d.most = d.shape.slots
+		d.most = slots(d.size)
 	}
 }
 

@@ -8,24 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A shape is how the buffer for datagrams is divided.
-type shape struct {
-	slots int // how many datagrams one system call moves
-	size  int // how much of each is read
-}
-
-// The shapes: a UDP datagram has at most 64 KiB. One of a unix socket may be as long as its
-// sender's buffer, which has this size without privileges; the socket queues ten.
-var (
-	udpShape  = shape{packetBatch, 64 << 10}
-	unixShape = shape{16, 512 << 10}
+// packetBatch is how many datagrams one system call receives at most, and packetRoom how much
+// it has for them, in bytes.
+const (
+	packetBatch = 128
+	packetRoom  = 8 << 20
 )
-
-// packetBatch is how many datagrams one system call receives at most.
-const packetBatch = 128
-
-// roomForPackets is how much any shape takes, in bytes.
-const roomForPackets = 8 << 20
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
 type mmsghdr struct {
@@ -40,26 +28,26 @@ type packets struct {
 	iovs  [packetBatch]unix.Iovec
 	peers [packetBatch]unix.RawSockaddrAny
 	buf   []byte
-	shape shape
+	size  int // of the part for each
 }
 
 func newPackets() (*packets, error) {
-	buf, err := unix.Mmap(-1, 0, roomForPackets, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	buf, err := unix.Mmap(-1, 0, packetRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("map memory to receive datagrams: %w", err)
 	}
 	return &packets{buf: buf}, nil
 }
 
-// divide divides the buffer.
-func (p *packets) divide(s shape) {
-	if p.shape == s {
+// divide makes room for datagrams of so many bytes, as many as fit.
+func (p *packets) divide(size int) {
+	if p.size == size {
 		return
 	}
-	p.shape = s
-	for i := range s.slots {
-		p.iovs[i].Base = &p.buf[i*s.size]
-		p.iovs[i].SetLen(s.size)
+	p.size = size
+	for i := range slots(size) {
+		p.iovs[i].Base = &p.buf[i*size]
+		p.iovs[i].SetLen(size)
 		h := &p.msgs[i].hdr
 		h.Iov, h.Name = &p.iovs[i], (*byte)(unsafe.Pointer(&p.peers[i]))
 		h.SetIovlen(1)
@@ -84,8 +72,8 @@ func (p *packets) recv(fd, most int) (int, error) {
 // bytes were cut off its end.
 func (p *packets) packet(i int) (data []byte, lost int) {
 	n := int(p.msgs[i].n) // as it was sent: MSG_TRUNC
-	read := min(n, p.shape.size)
-	return p.buf[i*p.shape.size:][:read], n - read
+	read := min(n, p.size)
+	return p.buf[i*p.size:][:read], n - read
 }
 
 // forget gives back the memory that large datagrams have filled.

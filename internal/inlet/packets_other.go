@@ -4,20 +4,11 @@ package inlet
 
 import "golang.org/x/sys/unix"
 
-// A shape is how the buffer for datagrams is divided.
-type shape struct {
-	slots int // how many datagrams one system call moves
-	size  int // how much of each is read
-}
-
-// The shapes.
-var (
-	udpShape  = shape{1, 64 << 10}
-	unixShape = shape{1, 512 << 10}
+// One system call receives one datagram.
+const (
+	packetBatch = 1
+	packetRoom  = 512 << 10
 )
-
-// packetBatch is how many datagrams one system call moves at most.
-const packetBatch = 1
 
 // packets receives datagrams.
 type packets struct {
@@ -28,10 +19,10 @@ type packets struct {
 
 func newPackets() (*packets, error) { return &packets{}, nil }
 
-// divide makes room.
-func (p *packets) divide(s shape) {
-	if len(p.buf) < s.size {
-		p.buf = make([]byte, s.size)
+// divide makes room for datagrams of so many bytes.
+func (p *packets) divide(size int) {
+	if len(p.buf) < size {
+		p.buf = make([]byte, size)
 	}
 }
 
