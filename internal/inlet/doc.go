@@ -12,6 +12,7 @@
 //	stream.go       the reader of a connection; tails.go: what it keeps until more comes
 //	framing.go      streams that are cut into packets
 //	coalesce.go     letting input gather
+//	kernel_*.go     what the kernel does otherwise elsewhere
 //
 // # What is not promised
 //

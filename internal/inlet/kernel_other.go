@@ -2,7 +2,11 @@
 
 package inlet
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // acceptFD accepts a connection, without waiting; EAGAIN: there is none.
 func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
@@ -18,3 +22,7 @@ func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
 func keepAlive(listening int) error {
 	return unix.SetsockoptInt(listening, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 }
+
+// nap would sleep without giving the processor to another goroutine; here it
+// does nothing.
+func nap(time.Duration) bool { return false }

@@ -1,6 +1,11 @@
 package inlet
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
 
 // acceptFD accepts a connection, without waiting; EAGAIN if there is none.
 func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
@@ -21,4 +26,12 @@ func keepAlive(listening int) error {
 		}
 	}
 	return nil
+}
+
+// nap sleeps for d, or until a signal arrives, without giving the processor to another
+// goroutine. It returns whether it can.
+func nap(d time.Duration) bool {
+	t := unix.NsecToTimespec(int64(d))
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
+	return true
 }
