@@ -321,7 +321,7 @@ func (p *Proxy) Alive(ctx context.Context) error {
 // Loops returns the loops that read datagrams and that send.
 func (p *Proxy) Loops() (all []pulse.Loop) {
 	for _, l := range p.listeners() {
-		all = append(all, l.Pulse())
+		all = append(all, &l.Pulse)
 	}
 	for _, o := range p.outlets.all() {
 		all = append(all, o.Pulse())

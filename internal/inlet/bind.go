@@ -25,19 +25,19 @@ type binder struct {
 // bindAll returns the sockets of specs. After an error nothing has changed, except that the
 // inherited sockets that were asked for are closed.
 func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(b.added)
+		}
+	}()
 	for _, s := range specs {
 		ls, err := b.bind(s)
 		if err != nil {
-			closeAll(b.added)
 			return nil, fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err)
 		}
 		bound = append(bound, ls...)
 	}
-	if err := b.unwanted(); err != nil {
-		closeAll(b.added)
-		return nil, err
-	}
-	return bound, nil
+	return bound, b.unwanted()
 }
 
 // bind returns the sockets of one address: localhost has one per family.
@@ -69,10 +69,13 @@ func (b *binder) bindOne(s Spec) (l *Listener, err error) {
 // lacks.
 func (b *binder) bindLocalhost(s Spec) (both []*Listener, err error) {
 	for range 10 {
+		have, added := slices.Clone(b.have), len(b.added)
 		both, err = b.bindBoth(s)
 		if s.Address.Port != 0 || !errors.Is(err, syscall.EADDRINUSE) {
-			break // else the port that was free for IPv4 is taken for IPv6: another
+			break
 		}
+		closeAll(b.added[added:]) // the port that was free for IPv4 is taken for IPv6: another
+		b.have, b.added = have, b.added[:added]
 	}
 	return both, err
 }
@@ -88,7 +91,6 @@ func (b *binder) bindBoth(s Spec) (both []*Listener, err error) {
 		case isMissingFamily(oneErr):
 			err = oneErr
 		default:
-			b.giveBack(both)
 			return nil, oneErr
 		}
 	}
@@ -100,18 +102,6 @@ func (b *binder) bindBoth(s Spec) (both []*Listener, err error) {
 
 func isMissingFamily(err error) bool {
 	return errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)
-}
-
-// giveBack undoes bindOne.
-func (b *binder) giveBack(listeners []*Listener) {
-	for _, l := range listeners {
-		if i := slices.Index(b.added, l); i >= 0 {
-			b.added = slices.Delete(b.added, i, i+1)
-			l.close()
-		} else {
-			b.have = append(b.have, l)
-		}
-	}
 }
 
 // defaultMode lets a unix socket's user and group write to it.

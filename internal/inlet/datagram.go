@@ -77,15 +77,15 @@ func (in *Inlet) receive(ctx context.Context, l *Listener) {
 func (d *datagramReader) run(ctx context.Context) {
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
-	defer d.pulse.Rest()
+	defer d.Pulse.Rest()
 	for ctx.Err() == nil {
-		d.pulse.Work()
+		d.Pulse.Work()
 		n, all, err := d.step()
 		switch {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			retry.Sleep(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
 		case all && !d.pacer.wait(ctx, n):
-			d.pulse.Rest()
+			d.Pulse.Rest()
 			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		}
 	}

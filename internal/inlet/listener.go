@@ -47,11 +47,9 @@ type Listener struct {
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections
-	pulse        pulse.Pulse  // of the reader of datagrams
-}
 
-// Pulse is the pulse of the loop that reads datagrams.
-func (l *Listener) Pulse() *pulse.Pulse { return &l.pulse }
+	Pulse pulse.Pulse // of the loop that reads datagrams
+}
 
 // newListener makes a Listener of conn, which is bound to an address. Nobody has asked for it
 // yet. It takes conn. A datagram socket gets a large receive buffer.
