@@ -26,15 +26,12 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 	defer readers.Wait()
 	defer l.close()
 	for ctx.Err() == nil {
-		if !in.connections.tryEnter() {
-			l.socket.Wait(ctx, 0) // nobody has to make room before somebody comes
-			if in.connections.enter(ctx) != nil {
-				break
-			}
-		}
-		switch err := in.acceptOne(ctx, l, &readers); {
+		switch err := in.acceptOne(ctx, l, &readers, true); {
 		case errors.Is(err, syscall.EAGAIN):
 			l.socket.Wait(ctx, 0)
+		case errors.Is(err, errFull):
+			l.socket.Wait(ctx, 0) // nobody has to make room before somebody comes
+			in.connections.awaitRoom(ctx)
 		case isShortage(err):
 			in.connections.ranOut(err)
 			retry.Sleep(ctx, retryAccept)
@@ -51,8 +48,7 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.WaitGroup) {
 	l.admitNoMore()
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		in.connections.enterAnyway()
-		switch err := in.acceptOne(ctx, l, readers); {
+		switch err := in.acceptOne(ctx, l, readers, false); {
 		case errors.Is(err, syscall.EAGAIN):
 			return
 		case isShortage(err):
@@ -71,20 +67,23 @@ func isShortage(err error) bool {
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
-// acceptOne accepts a connection, without waiting, and starts its reader. The caller has
-// entered it; it leaves when it ends, or at once on an error.
-func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitGroup) error {
+// acceptOne accepts a connection, without waiting, and starts its reader. If there is to be
+// room for it, and is none, the error is errFull.
+func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitGroup, ifRoom bool) error {
+	in.connections.mu.Lock()
+	defer in.connections.mu.Unlock()
+	if ifRoom && !in.connections.hasRoom() {
+		return errFull
+	}
 	fd, from, err := acceptFD(l.socket.FD())
 	if err != nil {
-		in.connections.leave(nil)
 		return err
 	}
 	socket, err := in.poller.Own(fd)
 	if err != nil {
-		in.connections.leave(nil)
 		return err
 	}
-	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: &in.connections, isUnix: l.Address.IsUnix()}
+	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: in.connections, isUnix: l.Address.IsUnix()}
 	s.tail.all = &in.tails
 	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })

@@ -2,6 +2,7 @@ package inlet
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -28,6 +29,9 @@ const (
 	calm = time.Minute
 )
 
+// errFull says that there is no room for another connection.
+var errFull = errors.New("connections at their limit")
+
 // connections are the open ones of all listeners. At the limit, the one that was idle longest
 // makes room; if none is idle, new ones wait in the kernel's backlog. Any goroutine may use
 // it.
@@ -35,16 +39,19 @@ type connections struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	limit   int                        // of open
+	limit   int                        // of readers
 	least   int                        // limit while descriptors are short
 	until   time.Time                  // they are, until then
-	open    int                        // entered, and not left or leaving
-	readers map[*streamReader]struct{} // of these, those that are read
+	readers map[*streamReader]struct{} // of those that are open at our side
 	leaving []*streamReader            // ended at our side, the first one first
 	freed   chan struct{}              // closed when there may be room
 	full    trouble                    // the limit was reached
 	short   trouble                    // descriptors ran out
 	stats   ConnectionStats
+}
+
+func newConnections(log *slog.Logger) *connections {
+	return &connections{log: log, readers: map[*streamReader]struct{}{}, freed: make(chan struct{})}
 }
 
 // A trouble is when something was last wrong; zero: not lately.
@@ -77,7 +84,7 @@ type ConnectionStats struct {
 
 // Connections returns the counts of connections.
 func (in *Inlet) Connections() ConnectionStats {
-	c := &in.connections
+	c := in.connections
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stats := c.stats
@@ -90,9 +97,6 @@ func (in *Inlet) Connections() ConnectionStats {
 func (c *connections) set(s Settings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.readers == nil {
-		c.readers, c.freed = map[*streamReader]struct{}{}, make(chan struct{})
-	}
 	c.limit = s.MaxConnections
 	if most, all := descriptorsFor(); most < c.limit {
 		c.limit = most
@@ -115,52 +119,39 @@ func descriptorsFor() (most, all int) {
 
 // most is how many may be open now. c.mu is held.
 func (c *connections) most() int {
-	if !c.until.IsZero() && time.Now().Before(c.until) {
+	if time.Now().Before(c.until) {
 		return min(c.least, c.limit)
 	}
 	return c.limit
 }
 
-// tryEnter takes one of the places for connections, if there is one.
-func (c *connections) tryEnter() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.open >= c.most() {
-		return false
-	}
-	c.open++
+// hasRoom says whether one more may be open. c.mu is held.
+func (c *connections) hasRoom() bool { return len(c.readers) < c.most() }
+
+// add registers a connection. c.mu is held.
+func (c *connections) add(s *streamReader) {
+	s.touch()
+	c.readers[s] = struct{}{}
+	s.hurry = len(c.readers) > c.limit
 	if c.full.isOver() {
 		c.log.Info("room for new connections again", "waited", c.stats.Waited, "made_room", c.stats.MadeRoom)
 	}
 	if c.short.isOver() {
 		c.log.Info("descriptors for new connections again")
 	}
-	return true
 }
 
-// enterAnyway takes a place, beyond the limit if need be.
-func (c *connections) enterAnyway() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.open++
-}
-
-// enter is tryEnter, but waits for a place: the connection that was idle longest makes room.
-func (c *connections) enter(ctx context.Context) error {
-	for first := true; ; first = false {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if c.tryEnter() {
-			return nil
-		}
+// awaitRoom returns when there is room, or ctx ends.
+func (c *connections) awaitRoom(ctx context.Context) {
+	for first := true; ctx.Err() == nil; first = false {
 		freed, wait := c.makeRoom(first)
-		if wait > 0 {
-			select {
-			case <-freed:
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
+		if wait <= 0 {
+			return
+		}
+		select {
+		case <-freed:
+		case <-time.After(wait):
+		case <-ctx.Done():
 		}
 	}
 }
@@ -170,7 +161,7 @@ func (c *connections) enter(ctx context.Context) error {
 func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.open < c.most() {
+	if c.hasRoom() {
 		return nil, 0
 	}
 	if c.full.isNews() {
@@ -213,23 +204,19 @@ func (c *connections) ranOut(err error) {
 	}
 	c.stats.ShortOf++
 	if now := time.Now(); now.After(c.until) {
-		c.least, c.until = max(1, c.open-spare), now.Add(shortage)
+		c.least, c.until = max(1, len(c.readers)-spare), now.Add(shortage)
 	}
 	for len(c.leaving) > 0 {
 		c.hangUp()
 	}
 }
 
-// retire ends our side of a connection. What its peer has sent is read. From then on, a unix
-// socket refuses what it sends; over TCP it can't be told at once, so what it still sends is
-// read until it closes. c.mu is held.
+// retire ends our side of a connection. What its peer sends by TCP is read until it closes, too.
+// c.mu is held.
 func (c *connections) retire(s *streamReader) {
 	delete(c.readers, s)
-	c.open--
-	if s.isUnix {
-		s.shut(unix.SHUT_RDWR)
-	} else {
-		s.shut(unix.SHUT_WR)
+	s.finish()
+	if !s.isUnix {
 		c.leaving = append(c.leaving, s)
 	}
 	for len(c.leaving) > max(leastLeaving, c.limit/4) || len(c.leaving) > 0 && time.Now().Before(c.until) {
@@ -251,15 +238,6 @@ func (c *connections) wake() {
 	c.freed = make(chan struct{})
 }
 
-// add registers a connection that has entered.
-func (c *connections) add(s *streamReader) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s.touch()
-	s.hurry = c.open > c.limit
-	c.readers[s] = struct{}{}
-}
-
 // timedOut ends a connection because it was idle for too long.
 func (c *connections) timedOut(s *streamReader) {
 	c.mu.Lock()
@@ -270,17 +248,14 @@ func (c *connections) timedOut(s *streamReader) {
 	}
 }
 
-// leave removes a connection that has entered; nil: a place for which no connection came.
+// leave removes a connection.
 func (c *connections) leave(s *streamReader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.readers[s]; ok || s == nil {
+	if _, ok := c.readers[s]; ok {
 		delete(c.readers, s)
-		c.open--
 		c.wake()
-		return
-	}
-	if i := slices.Index(c.leaving, s); i >= 0 {
+	} else if i := slices.Index(c.leaving, s); i >= 0 {
 		c.leaving = slices.Delete(c.leaving, i, i+1)
 	}
 }

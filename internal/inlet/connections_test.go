@@ -74,10 +74,9 @@ func TestUnreadIsNotIdle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	c := connections{log: slog.New(slog.DiscardHandler)}
+	c := newConnections(slog.New(slog.DiscardHandler))
 	c.set(limited(1))
 	s := &streamReader{socket: socket, isUnix: true}
-	c.enterAnyway()
 	c.add(s)
 	longAgo := func() { s.lastRead.Add(-int64(2 * idleEnough)) }
 

@@ -77,7 +77,7 @@ type Inlet struct {
 
 	lender      lender
 	gathering   gathering
-	connections connections
+	connections *connections
 	tails       tails
 
 	bound   atomic.Pointer[[]*Listener]
@@ -88,12 +88,10 @@ type Inlet struct {
 // New returns an Inlet whose sockets poller watches. newHandler makes the Handler of a socket
 // or a connection; peer names the sender of what the Handler is being given.
 func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
-	in := &Inlet{
-		poller: poller, log: log, newHandler: newHandler,
+	return &Inlet{
+		poller: poller, log: log, newHandler: newHandler, connections: newConnections(log),
 		changes: make(chan change), ended: make(chan struct{}),
 	}
-	in.connections.log = log
-	return in
 }
 
 // Bind binds all sockets that are asked for, or none. Its error names the address; it is an

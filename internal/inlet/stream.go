@@ -175,7 +175,7 @@ func (s *streamReader) step() (int, error) {
 	s.handler.End()
 	s.tail.keep(rest)
 	if s.framing.kind == refused {
-		s.refuse()
+		s.finish() // its sender is told
 	}
 	return n, nil
 }
@@ -190,8 +190,9 @@ func (s *streamReader) dropLost(data []byte, kept, lost int) []byte {
 	return data[kept:]
 }
 
-// refuse tells the sender that we don't understand what it sends. What it has sent is read.
-func (s *streamReader) refuse() {
+// finish ends our side of the connection; what has come is read. From then on, a unix socket
+// refuses what its sender writes; by TCP it can't be told at once. Any goroutine may call it.
+func (s *streamReader) finish() {
 	if s.isUnix {
 		s.shut(unix.SHUT_RDWR)
 	} else {
