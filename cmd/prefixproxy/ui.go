@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"unicode"
@@ -128,36 +127,6 @@ func newConfigError(file string, text []byte, secrets []secret, problems []probl
 	told := min(len(problems), maxProblems)
 	return &configError{file, splitLines(text), secrets, hider(secrets), problems[:told], len(problems) - told}
 }
-
-// hider returns what puts asterisks in the place of secrets, and of their parts: a hint
-// may be made of them.
-func hider(secrets []secret) *strings.Replacer {
-	var pairs []string
-	for _, s := range secrets {
-		if s.unread {
-			continue // nothing is said of it
-		}
-		quoted := strconv.Quote(s.value)
-		for _, form := range append([]string{s.value, quoted[1 : len(quoted)-1]}, s.parts()...) {
-			if len(form) >= 4 && !harmless[strings.ToLower(form)] { // a short one would be found everywhere
-				pairs = append(pairs, form, conf.Stars(form))
-			}
-		}
-	}
-	return strings.NewReplacer(pairs...)
-}
-
-// parts returns the words of a secret, less those of the host that it is for.
-func (s secret) parts() []string {
-	value := s.value
-	if i := strings.LastIndex(value, "@"); i >= 0 {
-		value = value[:i]
-	}
-	return strings.FieldsFunc(value, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
-}
-
-// harmless are the words of a secret that may be told.
-var harmless = map[string]bool{"http": true, "https": true, "unix": true, "unixgram": true, "password": true, "username": true, "user": true, "root": true, "localhost": true}
 
 // Error gives one problem a line.
 func (e *configError) Error() string {

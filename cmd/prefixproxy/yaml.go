@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -25,13 +24,6 @@ import (
 type problem struct {
 	conf.Problem
 	at place
-}
-
-// A secret is what may be one, and is not to be shown.
-type secret struct {
-	at     place // zero: it is not in the file
-	value  string
-	unread bool // it is that of a key which is not known
 }
 
 // A decoder sets the fields of a struct from a YAML document. It is strict, and
@@ -95,45 +87,6 @@ func (d *decoder) syntax(text []byte, bad *yaml.LoadError, top []string) {
 }
 
 const noAnchors = "anchors, aliases and tags are not supported"
-
-// hide notes the values of n that may be secrets; key is that of n. All are, where the
-// key is not known.
-func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
-	switch n.Kind {
-	case yaml.ScalarNode, yaml.AliasNode:
-		if n.Anchor != "" && unread || n.Value != "" && (unread || conf.MayBeSecret(key, n.Value)) {
-			d.secrets = append(d.secrets, secret{placeOf(n), n.Value, unread})
-		}
-	case yaml.MappingNode:
-		for entry := range slices.Chunk(n.Content, 2) {
-			d.hide(key, entry[0], unread)
-			d.hide(entry[0].Value, entry[1], unread)
-		}
-	default:
-		for _, element := range n.Content {
-			d.hide(key, element, unread)
-		}
-	}
-}
-
-// keyInLine finds what looks like a key, in a line of a file that cannot be parsed.
-var keyInLine = regexp.MustCompile(`([\w.-]+)["']?\s*:\s+`)
-
-// hideUnknown notes what stands behind a key that is not known, in one of lines.
-func (d *decoder) hideUnknown(lines []string, line int, top []string) {
-	if line < 1 || line > len(lines) {
-		return
-	}
-	text := lines[line-1]
-	for _, m := range keyInLine.FindAllStringSubmatchIndex(text, -1) {
-		key, value := text[m[2]:m[3]], text[m[1]:]
-		if _, known := d.sections[key]; !known && !slices.Contains(top, key) && !slices.Contains(keys(reflect.ValueOf(numbered{})), key) && value != "" {
-			at := place{line, utf8.RuneCountInString(text[:m[1]]) + 1}
-			d.secrets = append(d.secrets, secret{at, value, true}, secret{value: value}) // hints are made of it
-			return
-		}
-	}
-}
 
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
