@@ -1,7 +1,7 @@
 package main
 
 import (
-	"reflect"
+	"iter"
 	"regexp"
 	"slices"
 	"strconv"
@@ -18,7 +18,8 @@ import (
 type secret struct {
 	at     place // zero: it is not in the file
 	value  string
-	unread bool // it is that of a key which is not known
+	unread bool // nothing is said of it, or of what is behind it in its line
+	alone  bool // but what is behind it may be shown
 }
 
 // hide notes the values of n that may be secrets; key is that of n. All are, where the
@@ -27,7 +28,7 @@ func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
 	switch n.Kind {
 	case yaml.ScalarNode, yaml.AliasNode:
 		if n.Anchor != "" && unread || n.Value != "" && (unread || conf.MayBeSecret(key, n.Value)) {
-			d.secrets = append(d.secrets, secret{placeOf(n), n.Value, unread})
+			d.secrets = append(d.secrets, secret{at: placeOf(n), value: n.Value, unread: unread})
 		}
 	case yaml.MappingNode:
 		for entry := range slices.Chunk(n.Content, 2) {
@@ -45,20 +46,129 @@ func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
 var keyInLine = regexp.MustCompile(`([\w.-]+)["']?\s*:\s+`)
 
 // hideUnknown notes what stands behind a key that is not known, in one of lines.
-func (d *decoder) hideUnknown(lines []string, line int, top []string) {
+func (d *decoder) hideUnknown(lines []string, line int) {
 	if line < 1 || line > len(lines) {
 		return
 	}
 	text := lines[line-1]
 	for _, m := range keyInLine.FindAllStringSubmatchIndex(text, -1) {
 		key, value := text[m[2]:m[3]], text[m[1]:]
-		if _, known := d.sections[key]; !known && !slices.Contains(top, key) && !slices.Contains(keys(reflect.ValueOf(numbered{})), key) && value != "" {
+		if !d.isKey(key) && value != "" {
 			at := place{line, utf8.RuneCountInString(text[:m[1]]) + 1}
-			d.secrets = append(d.secrets, secret{at, value, true}, secret{value: value}) // hints are made of it
+			d.secrets = append(d.secrets, secret{at: at, value: value, unread: true}, secret{value: value}) // hints are made of it
 			return
 		}
 	}
 }
+
+// misplaced notes what stands where it can't be meant, as far as it may be a password that
+// was typed into the wrong line. It returns what hides that in what is said of it.
+func (d *decoder) misplaced(n *yaml.Node) *strings.Replacer {
+	var all []secret
+	for leaf := range leaves(n) {
+		if len(all) == maxList {
+			d.secrets = append(d.secrets, secret{at: placeOf(leaf), unread: true})
+			break
+		}
+		if !d.isHarmless(leaf.Value) {
+			all = append(all, secret{at: placeOf(leaf), value: leaf.Value})
+		}
+	}
+	return d.conceal(all)
+}
+
+// leaves yields the values, and the keys, in n.
+func leaves(n *yaml.Node) iter.Seq[*yaml.Node] {
+	return func(yield func(*yaml.Node) bool) { eachLeaf(n, yield) }
+}
+
+func eachLeaf(n *yaml.Node, yield func(*yaml.Node) bool) bool {
+	if n.Kind == yaml.ScalarNode {
+		return yield(n)
+	}
+	return !slices.ContainsFunc(n.Content, func(element *yaml.Node) bool { return !eachLeaf(element, yield) })
+}
+
+// wordInLine finds the words of a line that cannot be parsed.
+var wordInLine = regexp.MustCompile(`[^\s,\[\]{}"']+`)
+
+// misplacedWords is misplaced for a file that cannot be parsed: of a line of it, and of
+// those before it, of which hints are made.
+func (d *decoder) misplacedWords(lines []string, line int) *strings.Replacer {
+	var all []secret
+	for i := max(line-4, 0); i < min(line, len(lines)); i++ {
+		text, _, _ := strings.Cut(lines[i], " #")
+		if len(text) > maxLine {
+			d.secrets = append(d.secrets, secret{at: place{i + 1, 1}, unread: true})
+			continue
+		}
+		for _, at := range wordInLine.FindAllStringIndex(text, -1) {
+			key, value, isKey := strings.Cut(text[at[0]:at[1]], ":")
+			if !isKey || value != "" && !d.isKey(key) {
+				key, value = "", text[at[0]:at[1]]
+			} else {
+				key += ":"
+			}
+			if !d.isHarmless(value) {
+				column := utf8.RuneCountInString(text[:at[0]]+key) + 1
+				all = append(all, secret{at: place{i + 1, column}, value: value})
+			}
+		}
+	}
+	return d.conceal(all)
+}
+
+// maxLine bounds a line that is looked at word by word, in bytes.
+const maxLine = 2000
+
+// conceal hides secrets in the lines that they are in, and returns what hides them elsewhere.
+func (d *decoder) conceal(all []secret) *strings.Replacer {
+	for _, s := range all {
+		s.unread, s.alone = true, true
+		d.secrets = append(d.secrets, s)
+	}
+	return hider(all)
+}
+
+// isKey says whether a word is a key somewhere.
+func (d *decoder) isKey(word string) bool {
+	_, below := d.sections[word]
+	return below || slices.Contains(d.top, word) || word == "prefix" || word == "count"
+}
+
+// isHarmless says whether a value that can't be meant may be told: it is made of numbers,
+// units, addresses, variables, and words that people write where they want one of ours.
+func (d *decoder) isHarmless(value string) bool {
+	value = someVariable.ReplaceAllString(value, "")
+	if someNumber.MatchString(value) {
+		return true
+	}
+	return !slices.ContainsFunc(strings.FieldsFunc(value, isBetweenWords), func(word string) bool {
+		return len(word) > 3 && !d.isWord(word) && !(someAddress.MatchString(word) && conf.Mask(word) == word)
+	})
+}
+
+func isBetweenWords(r rune) bool { return unicode.IsSpace(r) || r == ',' }
+
+// isWord says whether a word is one of ours, or nearly.
+func (d *decoder) isWord(word string) bool {
+	word = strings.ToLower(strings.TrimRight(word, ":"))
+	return d.isKey(word) || someNumber.MatchString(word) || slices.ContainsFunc(words, func(w string) bool {
+		return w == word || len(word) < maxKey && distance(w, word) <= len(w)/4
+	})
+}
+
+// words are those of our values, and those that people write for them.
+var words = strings.Fields(`true false none null never always forever unlimited infinite infinity auto default enabled
+	disabled enable disable release keep forward prefix drop plain legacy graphite statsd carbon stdout localhost hostname
+	mountains`)
+
+// What may be told of a value.
+var (
+	someVariable = regexp.MustCompile(`\$\{\w*\}|\$\{?[A-Z_][A-Z0-9_-]*\}?`)
+	someNumber   = regexp.MustCompile(`(?i)^(?:[-+]?\d[\d.,_]{0,15}\s*(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|[kmgt]i?b?|b|bytes?|x[0-9a-f]{1,8}|e[-+]?\d{1,3}|%)?\s*){1,4}$`)
+	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:)?/.*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
+)
 
 // hider returns what puts asterisks in the place of secrets, and of their parts: a hint
 // may be made of them.
@@ -80,7 +190,7 @@ func hider(secrets []secret) *strings.Replacer {
 
 // parts returns the words of a secret, less those of the host that it is for.
 func (s secret) parts() []string {
-	value := s.value
+	value := someVariable.ReplaceAllString(s.value, " ")
 	if i := strings.LastIndex(value, "@"); i >= 0 {
 		value = value[:i]
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
@@ -193,15 +194,18 @@ const maxExcerpt = 200
 func (e *configError) maskLine(line int) []rune {
 	text := e.lines[line-1]
 	shown := []rune(e.mask(text))
-	begin := len(shown)
 	for _, s := range e.secrets {
-		if s.at.line == line && s.at.column <= begin && (s.unread || conf.Mask(s.value) == s.value || !strings.Contains(text, s.value)) {
-			begin = s.at.column - 1
+		if s.at.line != line || s.at.column > len(shown) || !s.unread && conf.Mask(s.value) != s.value && strings.Contains(text, s.value) {
+			continue
 		}
-	}
-	for i, r := range shown[begin:] {
-		if !unicode.IsSpace(r) {
-			shown[begin+i] = '*'
+		hidden := shown[s.at.column-1:]
+		if behind := string([]rune(text)[s.at.column-1:]); s.alone && strings.HasPrefix(strings.TrimLeft(behind, `"'`), s.value) {
+			hidden = hidden[:len(hidden)-utf8.RuneCountInString(strings.TrimLeft(behind, `"'`)[len(s.value):])]
+		}
+		for i, r := range hidden {
+			if !unicode.IsSpace(r) {
+				hidden[i] = '*'
+			}
 		}
 	}
 	return shown

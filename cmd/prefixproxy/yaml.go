@@ -31,9 +31,11 @@ type problem struct {
 type decoder struct {
 	lookupEnv func(name string) (value string, ok bool)
 
-	sections map[string][]string // in which a key is known, by the key
-	places   map[string]place    // of each value in the file, by its path; of a section, its key's
-	unread   map[string]bool     // the paths of values that could not be read: true; of what they are in: false
+	top      []string              // the keys of the file
+	sections map[string][]string   // in which another key is known, by the key
+	texts    map[string]*yaml.Node // the values that were read, by their paths
+	places   map[string]place      // of each value in the file, by its path; of a section, its key's
+	unread   map[string]bool       // the paths of values that could not be read: true; of what they are in: false
 	secrets  []secret
 	problems []problem
 }
@@ -42,7 +44,7 @@ type decoder struct {
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places, d.unread = map[string]place{}, map[string]bool{}
-	d.sections = map[string][]string{}
+	d.top, d.sections, d.texts = keys(v), map[string][]string{}, map[string]*yaml.Node{}
 	for path := range values("", v) {
 		for i := strings.LastIndexByte(path, '.'); i >= 0; i = strings.LastIndexByte(path, '.') {
 			if key := path[i+1:]; !slices.Contains(d.sections[key], path[:i]) {
@@ -61,7 +63,7 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	}
 	root, more, err := parse(text)
 	if bad, ok := errors.AsType[*yaml.LoadError](err); ok {
-		d.syntax(text, bad, keys(v))
+		d.syntax(text, bad)
 		return
 	}
 	switch {
@@ -75,15 +77,15 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	}
 }
 
-// syntax complains about a file that cannot be parsed; top are the keys of its sections.
-func (d *decoder) syntax(text []byte, bad *yaml.LoadError, top []string) {
+// syntax complains about a file that cannot be parsed.
+func (d *decoder) syntax(text []byte, bad *yaml.LoadError) {
 	at, lines := syntaxPlace(text, bad.Mark), splitLines(text)
 	hint, what := hintForSyntax(lines, at), bad.Message
 	if strings.Contains(what, "anchor") { // which it names
 		hint, what = "a value that begins with * or & needs quotes", noAnchors
 	}
-	d.hideUnknown(lines, at.line, top)
-	d.failf(at, hint, "%s", what)
+	d.hideUnknown(lines, at.line)
+	d.failf(at, d.misplacedWords(lines, at.line).Replace(hint), "%s", what)
 }
 
 const noAnchors = "anchors, aliases and tags are not supported"
@@ -235,9 +237,11 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		}
 		return n.Value, true, true
 	}
-	if text, ok = d.expand(path, n, n.Value); !ok {
+	written := n.Value
+	if text, ok = d.expand(path, n, written); !ok {
 		return "", false, false
 	}
+	n.Value, d.texts[path] = text, n
 	if typographic := strings.IndexAny(text, "“”„‘’«»"); typographic == 0 {
 		d.wrongf(path, n, "quotes in YAML are \" and '", "a quote stands here that YAML takes for a letter: %q", text)
 		return "", false, false
@@ -254,7 +258,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		d.wrongf(path, n, "write the name of the file that holds it", "a key or a certificate stands here, and not a file's name")
 		return "", false, false
 	}
-	return text, isPlain(n) || text != n.Value, true
+	return text, isPlain(n) || text != written, true
 }
 
 // hasUser finds an address with a user in it.
@@ -335,16 +339,25 @@ func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ..
 		d.hide("", n, true)
 	}
 	d.skip(path)
-	d.addf(path, at, hint, format, args...)
+	conceal := d.misplaced(n)
+	d.addf(path, at, conceal.Replace(hint), "%s", conceal.Replace(fmt.Sprintf(format, args...)))
 }
+
+// isFree finds the keys whose values are names: what is wrong with one is told.
+var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names)|rewrite\.(?:from|to)\b|.*\.name$)`)
 
 // add appends what a package found wrong with the values it was given, but for
 // what only follows from a value that could not be read.
 func (d *decoder) add(ps conf.Problems) {
 	for _, p := range ps {
-		if !d.follows(p.Path) {
-			d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path)})
+		if d.follows(p.Path) {
+			continue
 		}
+		if n := d.texts[p.Path]; n != nil && !isFree.MatchString(p.Path) {
+			conceal := d.misplaced(n)
+			p.Text, p.Hint = conceal.Replace(p.Text), conceal.Replace(p.Hint)
+		}
+		d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path)})
 	}
 }
 
