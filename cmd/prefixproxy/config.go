@@ -324,29 +324,17 @@ const carbonPath = "forward.carbon"
 // readDestinations reads carbonPath; v is a []proxy.CarbonForward, whose first
 // has the defaults of each.
 func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
-	var defaults proxy.CarbonForward
-	if v.Len() > 0 {
-		defaults = v.Index(0).Interface().(proxy.CarbonForward)
-	}
-	if n.Kind != yaml.SequenceNode {
-		one := []proxy.CarbonForward{defaults}
-		d.section(path, n, reflect.ValueOf(one).Index(0))
-		v.Set(reflect.ValueOf(one))
-		return
-	}
-	if d.isLong(path, n, maxList) {
-		return
-	}
-	all := slices.Repeat([]proxy.CarbonForward{defaults}, len(n.Content))
-	for i, element := range n.Content {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		d.places[at] = placeOf(element)
-		d.section(at, element, reflect.ValueOf(all).Index(i))
-		if element.Kind != yaml.MappingNode {
+	if n.Kind == yaml.SequenceNode {
+		d.list(path, n, v, maxList)
+		if slices.ContainsFunc(n.Content, func(element *yaml.Node) bool { return element.Kind != yaml.MappingNode }) {
 			d.skip(path) // that it has no upstream need not be said
 		}
+		return
 	}
-	v.Set(reflect.ValueOf(all))
+	one := make([]proxy.CarbonForward, 1)
+	copy(one, v.Interface().([]proxy.CarbonForward))
+	d.section(path, n, reflect.ValueOf(one).Index(0))
+	v.Set(reflect.ValueOf(one))
 }
 
 // isAlone says whether v, the destinations of Carbon, is one without a name.

@@ -150,30 +150,27 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 // maxList bounds a list: of addresses, each is compared with each.
 const maxList = 1000
 
-// list sets the slice v, whose former content goes, to no more than most values.
+// list sets the slice v to no more than most values. Its former first has the defaults of
+// each, if those are sections; otherwise its content goes.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	if n.Kind != yaml.SequenceNode {
 		d.wrongf(path, n, listHint(n), "want a list, got %s", describe(n))
 		return
 	}
-	if d.isLong(path, n, most) {
+	if len(n.Content) > most {
+		d.wrongf(path, n, fmt.Sprintf("%d at most", most), "a list of %d is too long", len(n.Content))
 		return
 	}
-	v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
+	all := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, element := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.places[at] = placeOf(element)
-		d.value(at, element, v.Index(i))
+		if v.Type().Elem().Kind() == reflect.Struct && !isText(all.Index(i)) && v.Len() > 0 {
+			all.Index(i).Set(v.Index(0))
+		}
+		d.value(at, element, all.Index(i))
 	}
-}
-
-// isLong complains about a list of more than most values.
-func (d *decoder) isLong(path string, n *yaml.Node, most int) bool {
-	if len(n.Content) <= most {
-		return false
-	}
-	d.wrongf(path, n, fmt.Sprintf("%d at most", most), "a list of %d is too long", len(n.Content))
-	return true
+	v.Set(all)
 }
 
 // scalar sets v, which holds one value: what reads itself from text, or a
