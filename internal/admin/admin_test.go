@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -703,6 +704,41 @@ func TestBounds(t *testing.T) {
 	if answered.Load() == 0 || g.most.Load() > maxRequests {
 		t.Errorf("%d of %d were answered, %d at a time", answered.Load(), many, g.most.Load())
 	}
+}
+
+// Who asks for what others wait for shares their answer; who comes when that is being made
+// gets the next one.
+func TestSharedAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var made atomic.Int32
+		busy := make(chan struct{})
+		page := bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n := made.Add(1)
+			<-busy
+			fmt.Fprint(w, r.URL.Path, n)
+		}))
+		var asking sync.WaitGroup
+		ask := func(path, want string) {
+			asking.Go(func() {
+				w := httptest.NewRecorder()
+				page.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+				if got := w.Body.String(); got != want {
+					t.Errorf("%s: got %q, want %q", path, got, want)
+				}
+			})
+			synctest.Wait()
+		}
+		ask("/a", "/a1")
+		ask("/a", "/a2") // the first is being made already
+		for range 20 {
+			ask("/a", "/a3")
+		}
+		ask("/b", "/b4")
+		busy <- struct{}{}
+		synctest.Wait()
+		close(busy)
+		asking.Wait()
+	})
 }
 
 // Who comes while all connections are busy waits: until one has ended, or has been busy for

@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -130,13 +131,13 @@ func (l boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// bounded answers maxRequests at a time, and writes what next answers when it has
-// answered: who reads slowly keeps no other waiting.
+// bounded answers maxRequests at a time, and writes what next answers when it has answered: who
+// reads slowly keeps no other waiting.
 func bounded(next http.Handler) http.Handler {
-	turns := make(chan struct{}, maxRequests)
+	t := turns{next: next, free: make(chan struct{}, maxRequests), waiting: map[string]*answer{}}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := answer{header: http.Header{}, code: http.StatusOK}
-		if !a.take(turns, next, r) {
+		a := t.answer(r)
+		if !a.isWhole {
 			w.Header().Set("Retry-After", "1")
 			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
 			return
@@ -147,25 +148,63 @@ func bounded(next http.Handler) http.Handler {
 	})
 }
 
+// turns are those of requests. Who asks for the same as one that still waits for its turn
+// shares its answer: however many ask for it, they cost no more than one.
+type turns struct {
+	next http.Handler
+	free chan struct{}
+
+	mu      sync.Mutex
+	waiting map[string]*answer // by request
+}
+
 // An answer is kept until it is whole.
 type answer struct {
+	done    chan struct{} // closed when it is whole, or will never be
+	isWhole bool
+
 	header http.Header
 	code   int
 	body   bytes.Buffer
 }
 
-// take lets next answer r when it is its turn; false when that takes too long.
-func (a *answer) take(turns chan struct{}, next http.Handler, r *http.Request) bool {
-	ctx, cancel := context.WithTimeout(r.Context(), requestWait)
-	defer cancel()
-	select {
-	case turns <- struct{}{}:
-	case <-ctx.Done():
-		return false
+// answer returns the answer of r; not a whole one when it takes too long.
+func (t *turns) answer(r *http.Request) *answer {
+	request := fmt.Sprint(r.Method, r.URL, r.Header)
+	t.mu.Lock()
+	a, isShared := t.waiting[request]
+	if !isShared {
+		a = &answer{done: make(chan struct{}), header: http.Header{}, code: http.StatusOK}
+		t.waiting[request] = a
 	}
-	defer func() { <-turns }()
-	next.ServeHTTP(a, r)
-	return true
+	t.mu.Unlock()
+	if !isShared {
+		t.make(a, request, r)
+	}
+	<-a.done
+	return a
+}
+
+// make makes an answer when it is its turn. Others may wait for it, even if who asked for it
+// is gone.
+func (t *turns) make(a *answer, request string, r *http.Request) {
+	defer close(a.done)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestWait)
+	defer cancel()
+	var isTurn bool
+	select {
+	case t.free <- struct{}{}:
+		defer func() { <-t.free }()
+		isTurn = true
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	delete(t.waiting, request) // what it says is too old for who comes from now on
+	t.mu.Unlock()
+	if isTurn {
+		t.next.ServeHTTP(a, r)
+		a.isWhole = true
+	}
 }
 
 // Header, WriteHeader and Write make an answer of an http.ResponseWriter.
