@@ -328,6 +328,9 @@ func newest(dirs []string) (dir string, generation uint64) {
 
 // generationsOf returns the generations of one kind of files.
 func generationsOf(dir, kind string) (all []uint64) {
+	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
+		return nil // what a link leads to is not ours
+	}
 	entries, _ := os.ReadDir(dir) // where there is none, there are none
 	for _, e := range entries {
 		digits, ok := strings.CutPrefix(e.Name(), kind+"-")

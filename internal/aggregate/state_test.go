@@ -257,6 +257,32 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// What a link in the place of the directory leads to is neither read nor removed.
+func TestLinkedDirectory(t *testing.T) {
+	dir, elsewhere := filepath.Join(t.TempDir(), "aggregate"), t.TempDir()
+	if err := os.Symlink(elsewhere, dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"base", "lines"} {
+		if err := os.WriteFile(pathOf(elsewhere, kind, 1), []byte("another's"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dirs := range [][]string{{dir}, {filepath.Join(t.TempDir(), "aggregate"), dir}} {
+		a, err := Open(DefaultConfig(), dirs, at(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dirs[0] == dir && a.Trouble() == nil {
+			t.Error("nothing is said of it")
+		}
+		a.Close("")
+	}
+	if entries, err := os.ReadDir(elsewhere); len(entries) != 2 || err != nil {
+		t.Errorf("%d files are left of 2, %v", len(entries), err)
+	}
+}
+
 // Files that cannot be written cost nothing while the process lives; the next base that
 // can be written makes good for them.
 func TestFullDisk(t *testing.T) {
