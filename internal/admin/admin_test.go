@@ -751,13 +751,17 @@ func TestRoomForConnections(t *testing.T) {
 			t.Cleanup(func() { conn.Close(); peer.Close() })
 			return conn
 		}
+		ask := func(conn net.Conn) {
+			c.note(conn, http.StateActive)
+			c.asked(httptest.NewRequest("GET", "/", nil).WithContext(withConn(t.Context(), conn)))
+		}
 		var all []net.Conn
 		for range maxConnections {
 			conn := open()
 			if !c.admit(conn) {
 				t.Fatal("no room at the beginning")
 			}
-			c.note(conn, http.StateActive)
+			ask(conn)
 			all = append(all, conn)
 		}
 		if c.admit(open()) {
@@ -771,25 +775,31 @@ func TestRoomForConnections(t *testing.T) {
 		if !c.admit(last) {
 			t.Error("no room where one has ended")
 		}
-		c.note(last, http.StateActive)
-		time.Sleep(busyGrace - roomWait)
+		ask(last)
+		time.Sleep(graces[asked] - roomWait)
 		if !c.admit(open()) {
 			t.Error("no room where others have been busy for long")
 		}
 		if len(c.open) > maxConnections {
 			t.Errorf("%d are open", len(c.open))
 		}
-		idle := http.StateIdle
+		state := http.StateIdle
 		for conn := range c.open {
-			c.note(conn, idle)
-			idle = http.StateActive // the others
+			c.note(conn, state)
+			state = http.StateActive // the others
 		}
 		if now := time.Now(); c.admit(open()) || time.Since(now) > 0 {
 			t.Error("one waits where another has only just come")
 		}
-		time.Sleep(idleGrace)
+		time.Sleep(graces[idle])
 		if !c.admit(open()) {
 			t.Error("no room where one is idle")
+		}
+		for conn := range c.open {
+			c.note(conn, http.StateActive)
+		}
+		if now := time.Now(); !c.admit(open()) || time.Since(now) < graces[asking] {
+			t.Error("no room where one takes long to ask")
 		}
 	})
 }

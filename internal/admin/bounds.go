@@ -20,14 +20,23 @@ const (
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
 
-	// Where there are too many connections, the one that has said nothing for longest makes
-	// room, or else one that has been at its request for long. While all are at theirs, a new
-	// one waits for that, and those behind it in the kernel's backlog; a flood of connections
-	// that say nothing would fill that.
-	idleGrace = 10 * time.Millisecond
-	busyGrace = 2 * time.Second
-	roomWait  = 250 * time.Millisecond
+	// Where there are too many connections, and none can make room, a new one waits for that, and
+	// those behind it in the kernel's backlog: but not while one of them is idle, since a flood
+	// of connections that say nothing would fill that.
+	roomWait = 250 * time.Millisecond
 )
+
+// What a connection does, in the order in which they make room for another one.
+type stage int
+
+const (
+	idle stage = iota
+	asking
+	asked
+)
+
+// graces are for how long a connection has been at a stage, at least, when it makes room.
+var graces = [...]time.Duration{idle: 10 * time.Millisecond, asking: 100 * time.Millisecond, asked: 2 * time.Second}
 
 // connections are those that are open. Any goroutine may use them.
 type connections struct {
@@ -37,7 +46,7 @@ type connections struct {
 }
 
 type connection struct {
-	idle  bool
+	stage stage
 	since time.Time
 }
 
@@ -49,7 +58,7 @@ func (c *connections) admit(conn net.Conn) bool {
 		}
 		select {
 		case <-c.freed:
-		case <-time.After(idleGrace):
+		case <-time.After(graces[idle]):
 		}
 	}
 	return true
@@ -58,10 +67,10 @@ func (c *connections) admit(conn net.Conn) bool {
 func (c *connections) enter(conn net.Conn, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.open) >= maxConnections && !c.makeRoom(now, true, idleGrace) && !c.makeRoom(now, false, busyGrace) {
+	if len(c.open) >= maxConnections && !c.makeRoom(now) {
 		return false
 	}
-	c.open[conn] = connection{true, now}
+	c.open[conn] = connection{idle, now}
 	return true
 }
 
@@ -69,27 +78,30 @@ func (c *connections) allBusy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, state := range c.open {
-		if state.idle {
+		if state.stage == idle {
 			return false
 		}
 	}
 	return true
 }
 
-// makeRoom ends the connection that has been idle, or busy, for longest.
-func (c *connections) makeRoom(now time.Time, idle bool, grace time.Duration) bool {
-	var longest net.Conn
-	for conn, state := range c.open {
-		if state.idle == idle && now.Sub(state.since) >= grace && (longest == nil || state.since.Before(c.open[longest].since)) {
-			longest = conn
+// makeRoom ends a connection of the earliest stage at which one has been for long: of these,
+// the one that has been there longest.
+func (c *connections) makeRoom(now time.Time) bool {
+	for at, grace := range graces {
+		var longest net.Conn
+		for conn, state := range c.open {
+			if state.stage == stage(at) && now.Sub(state.since) >= grace && (longest == nil || state.since.Before(c.open[longest].since)) {
+				longest = conn
+			}
+		}
+		if longest != nil {
+			delete(c.open, longest)
+			longest.Close()
+			return true
 		}
 	}
-	if longest == nil {
-		return false
-	}
-	delete(c.open, longest)
-	longest.Close()
-	return true
+	return false
 }
 
 // note is told by the server what a connection does.
@@ -101,15 +113,31 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 	}
 	switch state {
 	case http.StateActive:
-		c.open[conn] = connection{false, time.Now()}
+		c.open[conn] = connection{asking, time.Now()}
 	case http.StateIdle:
-		c.open[conn] = connection{true, time.Now()}
+		c.open[conn] = connection{idle, time.Now()}
 	case http.StateClosed, http.StateHijacked:
 		delete(c.open, conn)
 		select {
 		case c.freed <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// connKey is where a request's context has its connection.
+type connKey struct{}
+
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, conn)
+}
+
+// asked notes that the whole header of r has come.
+func (c *connections) asked(r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok && c.open[conn].stage == asking {
+		c.open[conn] = connection{asked, time.Now()}
 	}
 }
 
