@@ -2,6 +2,7 @@ package main
 
 import (
 	"iter"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -90,7 +91,7 @@ func eachLeaf(n *yaml.Node, yield func(*yaml.Node) bool) bool {
 }
 
 // wordInLine finds the words of a line that cannot be parsed.
-var wordInLine = regexp.MustCompile(`[^\s,\[\]{}"']+`)
+var wordInLine = regexp.MustCompile(`(?:[^\s,\[\]{}"']|\{name\})+`)
 
 // misplacedWords is misplaced for a file that cannot be parsed: of a line of it, and of
 // those before it, of which hints are made.
@@ -104,10 +105,11 @@ func (d *decoder) misplacedWords(lines []string, line int) *strings.Replacer {
 		}
 		for _, at := range wordInLine.FindAllStringIndex(text, -1) {
 			key, value, isKey := strings.Cut(text[at[0]:at[1]], ":")
-			if !isKey || value != "" && !d.isKey(key) {
-				key, value = "", text[at[0]:at[1]]
-			} else {
+			isFirst := value == "" && strings.Trim(text[:at[0]], " \t-") == ""
+			if isKey && (isFirst || d.isKey(key)) {
 				key += ":"
+			} else {
+				key, value = "", text[at[0]:at[1]]
 			}
 			if !d.isHarmless(value) {
 				column := utf8.RuneCountInString(text[:at[0]]+key) + 1
@@ -155,19 +157,19 @@ func (d *decoder) isWord(word string) bool {
 	word = strings.ToLower(strings.TrimRight(word, ":"))
 	return d.isKey(word) || someNumber.MatchString(word) || slices.ContainsFunc(words, func(w string) bool {
 		return w == word || len(word) < maxKey && distance(w, word) <= len(w)/4
-	})
+	}) || slices.ContainsFunc(slices.Collect(maps.Values(alsoCalled)), func(keys []string) bool { return slices.Contains(keys, word) })
 }
 
 // words are those of our values, and those that people write for them.
 var words = strings.Fields(`true false none null never always forever unlimited infinite infinity auto default enabled
-	disabled enable disable release keep forward prefix drop plain legacy graphite statsd carbon stdout localhost hostname
+	disabled enable disable release keep forward prefix drop plain legacy etcd graphite statsd carbon stdout localhost hostname
 	mountains`)
 
 // What may be told of a value.
 var (
-	someVariable = regexp.MustCompile(`\$\{\w*\}|\$\{?[A-Z_][A-Z0-9_-]*\}?`)
+	someVariable = regexp.MustCompile(`[a-z.]*\{name\}[a-z.]*|\$\{\w*\}|\$\{?[A-Z_][A-Z0-9_-]*\}?`)
 	someNumber   = regexp.MustCompile(`(?i)^(?:[-+]?\d[\d.,_]{0,15}\s*(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|[kmgt]i?b?|b|bytes?|x[0-9a-f]{1,8}|e[-+]?\d{1,3}|%)?\s*){1,4}$`)
-	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:)?/.*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
+	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:|~)?/.*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
 )
 
 // hider returns what puts asterisks in the place of secrets, and of their parts: a hint
@@ -186,6 +188,19 @@ func hider(secrets []secret) *strings.Replacer {
 		}
 	}
 	return strings.NewReplacer(pairs...)
+}
+
+// length returns how much of text, which begins where the secret does, it takes: all, if it
+// is written in another way than it is meant.
+func (s secret) length(text []rune) int {
+	quote := 0
+	if text[0] == '"' || text[0] == '\'' {
+		quote = 1
+	}
+	if rest, ok := strings.CutPrefix(string(text[quote:]), s.value); ok {
+		return len(text) - utf8.RuneCountInString(rest)
+	}
+	return len(text)
 }
 
 // parts returns the words of a secret, less those of the host that it is for.

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
@@ -193,14 +192,14 @@ const maxExcerpt = 200
 // secret, what stands before it.
 func (e *configError) maskLine(line int) []rune {
 	text := e.lines[line-1]
-	shown := []rune(e.mask(text))
+	written, shown := []rune(text), []rune(e.mask(text))
 	for _, s := range e.secrets {
-		if s.at.line != line || s.at.column > len(shown) || !s.unread && conf.Mask(s.value) != s.value && strings.Contains(text, s.value) {
+		if s.at.line != line || s.at.column > min(len(shown), maxExcerpt) || (s.alone || !s.unread) && conf.Mask(s.value) != s.value && strings.Contains(text, s.value) {
 			continue
 		}
 		hidden := shown[s.at.column-1:]
-		if behind := string([]rune(text)[s.at.column-1:]); s.alone && strings.HasPrefix(strings.TrimLeft(behind, `"'`), s.value) {
-			hidden = hidden[:len(hidden)-utf8.RuneCountInString(strings.TrimLeft(behind, `"'`)[len(s.value):])]
+		if s.alone {
+			hidden = hidden[:s.length(written[s.at.column-1:])]
 		}
 		for i, r := range hidden {
 			if !unicode.IsSpace(r) {

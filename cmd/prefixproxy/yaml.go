@@ -93,6 +93,7 @@ const noAnchors = "anchors, aliases and tags are not supported"
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
+		d.secrets = append(d.secrets, secret{at: placeOf(n), unread: true})
 		d.wrongf(path, n, "write the value itself", noAnchors)
 		return
 	}
@@ -336,12 +337,16 @@ func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ..
 		d.hide("", n, true)
 	}
 	d.skip(path)
+	if n.Kind == yaml.ScalarNode && isFree.MatchString(path) {
+		d.addf(path, at, hint, format, args...)
+		return
+	}
 	conceal := d.misplaced(n)
 	d.addf(path, at, conceal.Replace(hint), "%s", conceal.Replace(fmt.Sprintf(format, args...)))
 }
 
 // isFree finds the keys whose values are names: what is wrong with one is told.
-var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names)|rewrite\.(?:from|to)\b|.*\.name$)`)
+var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names(?:\[\d+\]|\.prefix)?)$|rewrite\.(?:from|to)$|.*\.name$)`)
 
 // add appends what a package found wrong with the values it was given, but for
 // what only follows from a value that could not be read.

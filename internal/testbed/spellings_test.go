@@ -25,9 +25,12 @@ var (
 	oddities = []string{
 		".", "..", "/", "./", "//", "\u00a0", "\u2003", "\u0085", "\ufeff", "\u2028", "\u3000", "\u200b", "é", "日",
 		"'", `"`, "{", "}", "(", ")", "@", "~", "~~", "%", "$", "!", "*", "^", "=", "&", "\\", ",", "#", "[", "]", "-", "_",
-		"\xff", "\xc3", "\xe2\x80", "\x8a", "\xba", "\xfc",
+		"\xff", "\xc3", "\xe2\x80", "\x8a", "\xba", "\xfc", "\x85", "\xa0", "\xc0\xae", "\xe0\x80\xaf", // the last two: too long a '.' and '/'
+		"\u1680", "\u180e", "\u202f", "\u205f", "\u2060", "\u200e", "\u00ad", "\u0307", "．", "／", "%2e", "\\.", "..../", "|", "`", "+", ">",
 	}
-	tails = []string{`{a="b"}`, `{a="b",c="d"}`, `{a="b"`, `{name="q"}`, ";a=b", ";c=d;a=b", ";name=q", ";bad", ",a=b", "[a]", "#a", "\u00a0", ""}
+	tails = []string{
+		`{}`, `{"}`, `{a="b",}`, `{a="b"}{c="d"}`, `{{a="b"}`, `{a="\"}`, `{a="b":}`, `{a="é"}`, `{host="MtLogan.x"}`, ";a=b;", ";a=b/c.d", `;a="b"`, ";MtLogan=x", ";a=MtLogan.x",
+		";__proto__=x", ";a=~", ";a!=b", ";é=b", ";a=b=c", ";", "~", "..", "/.", `{a="b"}`, `{a="b",c="d"}`, `{a="b"`, `{name="q"}`, ";a=b", ";c=d;a=b", ";name=q", ";bad", ",a=b", "[a]", "#a", "\u00a0", ""}
 )
 
 // spell returns path in a spelling that may be odd. Blanks are those of StatsD alone.
