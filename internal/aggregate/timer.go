@@ -1,8 +1,10 @@
 package aggregate
 
 import (
+	"cmp"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/DataDog/sketches-go/ddsketch"
 	"github.com/DataDog/sketches-go/ddsketch/store"
@@ -20,11 +22,15 @@ type samples struct {
 	weight float64 // Σ 1/rate: the count
 
 	sketch             *ddsketch.DDSketch // nil while values has them all
-	n                  float64            // of sketch
+	bins               []bin              // of sketch; the lowest first, once it is in order
+	n                  float64            // how many there are: this, and the next four, of sketch, or once values is in order
 	sum, squares       float64
 	lower, upper       float64
 	reserved, sketched int64 // what is taken of the rooms
 }
+
+// A bin is n samples of which each is taken for v.
+type bin struct{ v, n float64 }
 
 // smallTimer is how many samples each timer has room for, whatever the others take.
 const smallTimer = 64
@@ -102,113 +108,98 @@ type stat struct {
 //
 // https://github.com/statsd/statsd/blob/v0.9.0/lib/process_metrics.js
 func (s *samples) stats(dst []stat, percentiles []percentile, seconds float64) []stat {
-	if s.sketch != nil {
-		return s.sketchStats(dst, percentiles, seconds)
-	}
-	n := len(s.values)
-	if n == 0 {
+	s.order()
+	if s.n == 0 {
 		return append(dst, stat{".count", 0}, stat{".count_ps", 0})
 	}
-	v := s.values
-	slices.Sort(v)
-	all, allSquares := sumsOf(v)
+	n := int(s.n)
 	for _, p := range percentiles {
-		in, bound, sum, square := n, v[n-1], v[0], v[0]*v[0]
-		mean := v[0]
+		in, bound, sum, squares, mean := n, s.upper, s.lower, s.lower*s.lower, s.lower
 		if n > 1 {
-			in = int(math.Floor(math.Abs(p.percent)/100*float64(n) + 0.5))
+			in = int(math.Round(math.Abs(p.percent) / 100 * s.n))
 			switch {
 			case in == 0:
 				continue
 			case p.percent > 0:
-				bound = v[in-1]
-				sum, square = sumsOf(v[:in])
-			case in == n:
-				bound, sum, square = v[0], math.NaN(), math.NaN()
+				bound = s.at(in - 1)
+				sum, squares = s.lowest(in)
 			default:
-				below, squareBelow := sumsOf(v[:n-in])
-				bound, sum, square = v[n-in], all-below, allSquares-squareBelow
+				bound = s.at(n - in)
+				sum, squares = s.lowest(n - in)
+				sum, squares = s.sum-sum, s.squares-squares
 			}
 			mean = sum / float64(in)
 		}
-		dst = p.append(dst, float64(in), mean, bound, sum, square)
+		dst = append(dst, stat{p.count, float64(in)}, stat{p.mean, mean}, stat{p.bound, bound}, stat{p.sum, sum}, stat{p.squares, squares})
 	}
-	mean := all / float64(n)
-	diffs := 0.0
-	for _, x := range v {
-		diffs += float64((x - mean) * (x - mean))
-	}
-	median := v[n/2]
+	mean, median := s.sum/s.n, s.at(n/2)
 	if n%2 == 0 {
-		median = (v[n/2-1] + v[n/2]) / 2
+		median = (s.at(n/2-1) + median) / 2
 	}
-	return s.append(dst, seconds, math.Sqrt(diffs/float64(n)), v[n-1], v[0], all, allSquares, mean, median)
+	return append(dst,
+		stat{".std", s.deviation(mean)}, stat{".upper", s.upper}, stat{".lower", s.lower},
+		stat{".count", s.weight}, stat{".count_ps", s.weight / seconds},
+		stat{".sum", s.sum}, stat{".sum_squares", s.squares}, stat{".mean", mean}, stat{".median", median})
 }
 
-// sumsOf adds up values and their squares, from first to last.
-func sumsOf(v []float64) (sum, squares float64) {
-	sum, squares = v[0], v[0]*v[0]
-	for _, x := range v[1:] {
-		sum, squares = x+sum, float64(x*x)+squares
+// order makes s ready for the methods below.
+func (s *samples) order() {
+	if s.sketch != nil {
+		s.sketch.ForEach(func(v, n float64) bool {
+			s.bins = append(s.bins, bin{min(max(v, s.lower), s.upper), n})
+			return false
+		})
+		slices.SortFunc(s.bins, func(x, y bin) int { return cmp.Compare(x.v, y.v) })
+	} else if n := len(s.values); n > 0 {
+		slices.Sort(s.values)
+		s.n, s.lower, s.upper = float64(n), s.values[0], s.values[n-1]
+		s.sum, s.squares = s.lowest(n)
+	}
+}
+
+// lowest adds up the k lowest samples, and their squares, from first to last. Of none the
+// sums are NaN, as with statsd.
+func (s *samples) lowest(k int) (sum, squares float64) {
+	if k == 0 {
+		return math.NaN(), math.NaN()
+	}
+	if s.sketch == nil {
+		for _, v := range s.values[:k] {
+			sum, squares = v+sum, float64(v*v)+squares
+		}
+		return sum, squares
+	}
+	left := float64(k)
+	for _, b := range s.bins {
+		n := min(b.n, left)
+		sum, squares, left = sum+b.v*n, squares+b.v*b.v*n, left-n
 	}
 	return sum, squares
 }
 
-// append appends everything but the percentiles.
-func (s *samples) append(dst []stat, seconds, std, upper, lower, sum, squares, mean, median float64) []stat {
-	return append(dst,
-		stat{".std", std}, stat{".upper", upper}, stat{".lower", lower},
-		stat{".count", s.weight}, stat{".count_ps", s.weight / seconds},
-		stat{".sum", sum}, stat{".sum_squares", squares}, stat{".mean", mean}, stat{".median", median})
-}
-
-// sketchStats is stats for a sketch. It walks over the bins, lowest first.
-func (s *samples) sketchStats(dst []stat, percentiles []percentile, seconds float64) []stat {
-	for _, p := range percentiles {
-		in := math.Floor(math.Abs(p.percent)/100*s.n + 0.5)
-		if in == 0 {
-			continue
-		}
-		left, sum, squares, bound := in, 0.0, 0.0, s.lower
-		if p.percent < 0 {
-			left = s.n - in // what lies below, and is taken off
-		}
-		s.ascend(func(v, n float64) bool {
-			n = min(n, left)
-			bound, sum, squares, left = v, sum+v*n, squares+v*v*n, left-n
-			return left > 0
-		})
-		if p.percent < 0 {
-			bound, _ = s.sketch.GetValueAtQuantile((s.n - in) / max(s.n-1, 1))
-			sum, squares = s.sum-sum, s.squares-squares
-		}
-		dst = p.append(dst, in, sum/in, min(max(bound, s.lower), s.upper), sum, squares)
+// at returns the i-th lowest sample.
+func (s *samples) at(i int) float64 {
+	if s.sketch == nil {
+		return s.values[i]
 	}
-	mean := s.sum / s.n
-	median, _ := s.sketch.GetValueAtQuantile(0.5)
-	std := math.Sqrt(max(0, s.squares/s.n-mean*mean))
-	return s.append(dst, seconds, std, s.upper, s.lower, s.sum, s.squares, mean, min(max(median, s.lower), s.upper))
-}
-
-// ascend calls yield with the values of the sketch, in order, until that returns false.
-func (s *samples) ascend(yield func(v, n float64) bool) {
-	type bin struct{ v, n float64 }
-	var bins []bin
-	s.sketch.ForEach(func(v, n float64) bool {
-		bins = append(bins, bin{v, n})
-		return false
-	})
-	slices.SortFunc(bins, func(x, y bin) int {
-		if x.v < y.v {
-			return -1
-		}
-		return 1
-	})
-	for _, b := range bins {
-		if !yield(b.v, b.n) {
-			return
+	for _, b := range s.bins {
+		if i -= int(b.n); i < 0 {
+			return b.v
 		}
 	}
+	return s.upper
+}
+
+// deviation returns the standard deviation of all samples.
+func (s *samples) deviation(mean float64) float64 {
+	if s.sketch != nil {
+		return math.Sqrt(max(0, s.squares/s.n-mean*mean))
+	}
+	diffs := 0.0
+	for _, v := range s.values {
+		diffs += float64((v - mean) * (v - mean))
+	}
+	return math.Sqrt(diffs / s.n)
 }
 
 // A percentile is one of the configuration, with the names of its values.
@@ -218,28 +209,12 @@ type percentile struct {
 }
 
 func newPercentile(p float64) percentile {
-	text := string(appendNumber(nil, p))
-	clean := ""
-	dotted := false
-	for _, c := range text {
-		switch {
-		case c == '.' && !dotted:
-			clean, dotted = clean+"_", true
-		case c == '-':
-			clean += "top"
-		default:
-			clean += string(c)
-		}
-	}
+	name := strings.Replace(strings.Replace(string(appendNumber(nil, p)), ".", "_", 1), "-", "top", 1)
 	bound := ".upper_"
 	if p <= 0 {
 		bound = ".lower_"
 	}
-	return percentile{p, ".count_" + clean, ".mean_" + clean, bound + clean, ".sum_" + clean, ".sum_squares_" + clean}
-}
-
-func (p percentile) append(dst []stat, in, mean, bound, sum, squares float64) []stat {
-	return append(dst, stat{p.count, in}, stat{p.mean, mean}, stat{p.bound, bound}, stat{p.sum, sum}, stat{p.squares, squares})
+	return percentile{p, ".count_" + name, ".mean_" + name, bound + name, ".sum_" + name, ".sum_squares_" + name}
 }
 
 // decodeSketch reads what Encode wrote.
