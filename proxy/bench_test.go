@@ -56,10 +56,13 @@ type path struct {
 
 func paths() []path {
 	statsd := strings.TrimSuffix(numbered("host.api.requests.get.%d:1|c", 100, 128), "\n")
+	mixed := numbered("host.api.requests.%d:1|c|#env:prod,az:eu-west-1b,path:checkout\nhost.api.took:12.5|ms|@0.1\nhost.jobs:-1|g\nhost.users:8412c1ff|s", 100, 132)
 	carbon := numbered("host.cpu.user.core%d 3.4 1700000000", 0, 1700)
 	return []path{
 		{name: "statsd-datagram", proto: line.StatsD, data: []byte(statsd)},
 		{name: "statsd-counted", proto: line.StatsD, data: []byte(statsd), counted: true},
+		{name: "statsd-mixed", proto: line.StatsD, data: []byte(mixed)},
+		{name: "statsd-mixed-counted", proto: line.StatsD, data: []byte(mixed), counted: true},
 		{name: "carbon-block", proto: line.Carbon, data: []byte(carbon[:min(len(carbon), 64<<10)]), stream: true},
 	}
 }
@@ -92,7 +95,7 @@ func (p path) parts() (*ingest, *naming, queue) {
 		return newIngest(p.proto, q, &badLines{}), proxy.naming, q
 	}
 	n := newNaming(holding("Denali"), line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}})
-	return newIngest(p.proto, allPass{}, &badLines{}), n, newTestQueue(p.proto, 1<<20)
+	return newIngest(p.proto, nil, &badLines{}), n, newTestQueue(p.proto, 1<<20)
 }
 
 func BenchmarkIngest(b *testing.B) {

@@ -13,7 +13,6 @@ import (
 // destination has them, and keeps the books of what is decided before: what was
 // received, and what of it was dropped at once.
 type carbonQueue struct {
-	allPass
 	mu    sync.Mutex
 	store *store.Store
 	seen  books // received, rewritten, and dropped before they were put

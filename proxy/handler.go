@@ -71,9 +71,8 @@ func (h *handler) Datagram(data []byte, lost int) {
 		h.ingest.datagram(data)
 		return
 	}
-	before := h.ingest.tally.received
 	rest := h.ingest.stream(data)
-	read := h.ingest.tally.received - before
+	read := bytes.Count(data, newline)
 	h.ingest.drop(truncated, rest)
 	h.ingest.dropUnseen(truncated, read*lost/max(1, len(data)-len(rest)))
 }

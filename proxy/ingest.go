@@ -3,8 +3,10 @@ package proxy
 import (
 	"bytes"
 	"strconv"
+	"sync"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -15,11 +17,13 @@ import (
 //	in.begin(time.Now(), naming.current())
 //	rest := in.stream(data)                // or in.datagram(data), many times
 //	queue.accept(&in.tally, in.end()...)
+//
+// Lines that are counted here leave in no batch.
 type ingest struct {
-	proto line.Protocol
-	bad   *badLines
-	peer  func() string // who sent what is being read; asked for bad lines alone
-	takes checker       // where the lines go
+	proto  line.Protocol
+	bad    *badLines
+	peer   func() string // who sent what is being read; asked for bad lines alone
+	counts *pointQueue   // where lines are counted; nil: they leave
 
 	// From begin to end:
 	at    time.Time // arrival
@@ -28,24 +32,20 @@ type ingest struct {
 	rw    *line.Rewriter // of names, for our protocol
 	tally tally
 
-	ready *batch // lines that leave
-	held  *batch // lines that need a name first; nil until there is one
-	full  []*batch
+	reading *aggregate.Reading // lines to be counted; nil: there are none
+	ready   *batch             // lines that leave, or those of reading
+	held    *batch             // lines that need a name first; nil until there is one
+	full    []*batch
 }
 
-func newIngest(p line.Protocol, takes checker, bad *badLines) *ingest {
-	return &ingest{proto: p, takes: takes, bad: bad, peer: func() string { return "" }}
+// newIngest returns an ingest of lines that go to a queue.
+func newIngest(p line.Protocol, to queue, bad *badLines) *ingest {
+	in := &ingest{proto: p, bad: bad, peer: func() string { return "" }}
+	in.counts, _ = to.(*pointQueue)
+	return in
 }
 
-// A checker may refuse what leaves, where its sender is known still. All lines pass for
-// those who are sent what there is.
-type checker interface {
-	check(ln []byte) (why reason, ok bool)
-}
-
-type allPass struct{}
-
-func (allPass) check([]byte) (why reason, ok bool) { return why, true }
+var readings = sync.Pool{New: func() any { return new(aggregate.Reading) }}
 
 // begin opens batches for lines that arrived at a moment, to be rewritten by
 // r. For the sake of Carbon lines that mean "now", r must have been asked for
@@ -57,6 +57,9 @@ func (in *ingest) begin(at time.Time, r *rewriters) {
 		claim = nil // a Carbon line keeps its name, whoever holds it when it leaves
 	}
 	in.ready = newBatch(at, claim, false)
+	if in.counts != nil {
+		in.reading = readings.Get().(*aggregate.Reading)
+	}
 }
 
 // stream takes the whole lines of data and returns what is behind the last.
@@ -80,6 +83,9 @@ func (in *ingest) datagram(data []byte) {
 
 // line takes one line, without its end.
 func (in *ingest) line(ln []byte) {
+	if in.reading != nil && in.plain(ln) {
+		return
+	}
 	buf, res := in.rw.Append(in.ready.buf, ln, in.now)
 	switch {
 	case res == line.Empty:
@@ -96,8 +102,8 @@ func (in *ingest) line(ln []byte) {
 		in.hold(buf[len(in.ready.buf):])
 		return
 	}
-	if why, ok := in.takes.check(buf[len(in.ready.buf):]); !ok {
-		in.drop(why, ln)
+	if in.reading != nil {
+		in.counted(buf, ln)
 		return
 	}
 	in.tally.received++
@@ -109,6 +115,41 @@ func (in *ingest) line(ln []byte) {
 	if len(buf) > batchFull {
 		in.full = append(in.full, in.ready)
 		in.ready = newBatch(in.at, in.ready.claim, false)
+	}
+}
+
+// plain takes a line that is to be counted and is as most are, if it is one. But the first in
+// the batch is rewritten like those that leave: ownName looks at it.
+func (in *ingest) plain(ln []byte) bool {
+	begin := len(in.ready.buf)
+	if begin == 0 {
+		return false
+	}
+	buf := append(in.ready.buf, ln...) // which is the sender's
+	path, metrics, ok := in.rw.CutOwn(buf[begin:])
+	if !ok || !in.reading.Plain(path, metrics) {
+		return false
+	}
+	in.ready.buf = buf
+	in.countFull()
+	return true
+}
+
+// counted takes a line that is to be counted, with which buf ends, and came as ln.
+func (in *ingest) counted(buf, ln []byte) {
+	if why := in.reading.Line(buf[len(in.ready.buf):], in.counts.config.Load().Tags); why != aggregate.Counted {
+		in.drop(uncounted[why], ln)
+		return
+	}
+	in.ready.buf = buf
+	in.countFull()
+}
+
+// countFull counts what was read if there is no room for another line.
+func (in *ingest) countFull() {
+	if in.reading.IsFull() || len(in.ready.buf) > batchFull {
+		in.counts.count(in.reading, in.at)
+		in.ready.buf = in.ready.buf[:0]
 	}
 }
 
@@ -202,6 +243,11 @@ func (in *ingest) dropUnseen(why reason, lines int) {
 // end closes the batches and returns them; they are the caller's. The slice is
 // valid until the next begin.
 func (in *ingest) end() []*batch {
+	if in.reading != nil {
+		in.counts.count(in.reading, in.at)
+		readings.Put(in.reading)
+		in.reading = nil
+	}
 	out := append(in.full, in.ready)
 	if in.held != nil {
 		out = append(out, in.held)

@@ -35,8 +35,6 @@ type forwarded struct {
 // A queue holds one protocol's lines between the readers and the upstream, and
 // keeps that protocol's books. Any goroutine may call any method.
 type queue interface {
-	checker
-
 	// accept books what a read brought and puts its batches, which it takes.
 	// It never blocks: to make room, the oldest lines go.
 	accept(t *tally, in ...*batch)
@@ -78,7 +76,6 @@ type queue interface {
 // books happens in the same critical section as the change of the lists that it
 // speaks of, so that they balance whenever they are read.
 type ledger struct {
-	allPass
 	put  func(b *batch) // puts a batch into the queue, which takes it; mu is held
 	size func() int     // bytes in memory; mu is held
 

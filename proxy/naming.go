@@ -149,10 +149,10 @@ func (n *naming) suspended(claim *membership.Claim) bool {
 	return current == claim && !ok
 }
 
-// owns says whether ln, a StatsD line that leaves, carries the name of r, in any
-// spelling.
+// owns says whether ln, a StatsD line that leaves or is counted, carries the name of r, in
+// any spelling.
 func (r *rewriters) owns(ln []byte) bool {
-	return slices.ContainsFunc(r.prefixes, func(x line.Prefix) bool { return x.Starts(ln) })
+	return ln[0] == line.Mark[0] || slices.ContainsFunc(r.prefixes, func(x line.Prefix) bool { return x.Starts(ln) })
 }
 
 // A namer gives the held lines their name when one comes, or drops them when

@@ -47,6 +47,6 @@ func (o *ownName) look(lines []byte, r *rewriters) {
 	}
 	if !o.said.Swap(true) {
 		o.log.Warn("an application writes this host's own name below the recycled one: its series die with the host",
-			"path", string(path), "hint", "leave the host name out in the application; docs/RECIPES.md says how for collectd, Telegraf and others")
+			"path", strings.TrimPrefix(string(path), line.Mark+"."), "hint", "leave the host name out in the application; docs/RECIPES.md says how for collectd, Telegraf and others")
 	}
 }

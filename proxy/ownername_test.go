@@ -18,6 +18,7 @@ func TestOwnName(t *testing.T) {
 		"servers.Denali.foo-ns31.load.shortterm 1 1\n":     true,
 		"servers.Denali.foo-ns31_example_com.load:1|g\n":   true,
 		"servers.Denali.api.foo-ns31:1|c\n":                true,
+		line.Mark + ".foo-ns31.load:1|g\n":                 true, // becomes a point
 		"servers.Denali.api.requests:1|c|#host:foo-ns31\n": false,
 		"servers.Denali.foo-ns310.load 1 1\n":              false,
 		"servers.foo-ns31.load 1 1\n":                      false, // not under our name

@@ -48,7 +48,7 @@ const flushStep = 256
 const untroubled = time.Minute
 
 func newPointQueue(p *Proxy) *pointQueue {
-	q := &pointQueue{naming: p.naming, carbon: p.carbon, log: p.log, ingest: newIngest(line.Carbon, allPass{}, p.bad), more: make(chan struct{}, 1)}
+	q := &pointQueue{naming: p.naming, carbon: p.carbon, log: p.log, ingest: newIngest(line.Carbon, p.carbon, p.bad), more: make(chan struct{}, 1)}
 	q.config.Store(&p.cfg.Aggregate)
 	q.sums = aggregate.New(p.cfg.Aggregate)
 	q.books.forwarded = []forwarded{{upstream: "carbon:"}}
@@ -216,43 +216,41 @@ func (q *pointQueue) flush() {
 	q.books.queued -= lines
 }
 
-func (q *pointQueue) accept(t *tally, in ...*batch) {
+// count counts what was read at a moment in the slot that is open.
+func (q *pointQueue) count(r *aggregate.Reading, at time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.isTurned(in[0].born) {
+	for !q.isTurned(at) {
 		q.mu.Unlock()
 		q.flushing.Lock()
-		q.turn(in[0].born)
+		q.turn(at)
 		q.flushing.Unlock()
 		q.mu.Lock()
 	}
+	lines := r.Len()
+	counted := q.sums.Add(r)
+	q.books.received += uint64(lines)
+	q.books.rewritten += uint64(lines)
+	q.books.queued += counted
+	q.books.dropped[seriesFull] += uint64(lines - counted)
+}
+
+// accept books what a read brought beside what was counted.
+func (q *pointQueue) accept(t *tally, in ...*batch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.books.received += uint64(t.received)
 	q.books.book(t)
 	for _, b := range in {
-		switch {
-		case b.unnamed: // under a name of the list, which may be ours or not
+		if b.unnamed { // under a name of the list, which may be ours or not
 			q.books.dropped[noName] += uint64(b.lines)
-		case b.lines > 0:
-			counted := q.sums.Add(b.buf)
-			q.books.queued += counted
-			q.books.dropped[seriesFull] += uint64(b.lines - counted)
 		}
 		b.free()
 	}
 }
 
-// check refuses what makes no point.
-func (q *pointQueue) check(ln []byte) (why reason, ok bool) {
-	switch aggregate.Check(ln, q.config.Load().Tags) {
-	case aggregate.NoPoint:
-		return noPoint, false
-	case aggregate.BadValue:
-		return badValue, false
-	case aggregate.BadPath:
-		return badPath, false
-	}
-	return why, true
-}
+// uncounted are the reasons for which lines are not counted.
+var uncounted = [aggregate.NumReasons]reason{aggregate.NoPoint: noPoint, aggregate.BadValue: badValue, aggregate.BadPath: badPath}
 
 // configure makes cfg hold from a new slot on.
 func (q *pointQueue) configure(cfg Config) {

@@ -123,6 +123,7 @@ type filter struct {
 	buf      []byte                // the line that leaves
 	sums     *aggregate.Aggregator // nil, or what lines are counted in
 	tags     aggregate.Tags        // of sums
+	reading  aggregate.Reading     // for sums
 }
 
 // run rewrites until in ends. What was read is out before it waits for more, so
@@ -177,10 +178,10 @@ func (f *filter) line(number int, data []byte, readErr error) error {
 
 // count counts a line in sums, and returns why it isn't.
 func (f *filter) count(ln []byte) string {
-	if why := aggregate.Check(ln, f.tags); why != aggregate.Counted {
+	if why := f.reading.Line(ln, f.tags); why != aggregate.Counted {
 		return why.String()
 	}
-	if f.sums.Add(ln) == 0 {
+	if f.sums.Add(&f.reading) == 0 {
 		return "series_full"
 	}
 	return ""

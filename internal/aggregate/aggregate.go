@@ -75,21 +75,25 @@ func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
 	a.journal.note(a.header())
 }
 
-// Add counts whole lines in the open slot, and keeps them. It returns how many it counted:
-// there was no room for the others. Each line must have passed Check.
-func (a *Aggregator) Add(lines []byte) (counted int) {
+// Add counts the lines of r in the open slot, keeps them, and empties r. It returns how many
+// it counted: there was no room for the others.
+func (a *Aggregator) Add(r *Reading) (counted int) {
 	if a.journal.isLong() && !a.isFlushing {
 		a.beginBase()
 	}
 	a.writeBase(baseStep)
-	a.journal.write(lines)
-	return a.count(lines)
-}
-
-// count is Add for lines that have been written to the journal.
-func (a *Aggregator) count(lines []byte) (counted int) {
-	counted = a.add(lines, a.open.Seq)
+	for part := range slices.Chunk(r.lines[:r.n], lookahead) {
+		a.fetch(part)
+		for i := range part {
+			if p := &part[i]; a.addLine(p, a.open.Seq) {
+				a.journal.count(p)
+				counted++
+			}
+		}
+	}
+	a.journal.flush()
 	a.open.Lines += counted
+	r.n = 0
 	return counted
 }
 
@@ -161,7 +165,7 @@ func (a *Aggregator) Flushed() (lines int) {
 	a.recycle()
 	lines = a.sealed.Lines
 	a.sealed, a.isFlushing = Slot{}, false
-	if !a.journal.commit() && a.journal.dir != "" {
+	if !(a.journal.commit() && a.journal.lines != nil) && a.journal.dir != "" {
 		// Most likely the disk is full, perhaps of old files that are no longer needed.
 		removeBefore(a.journal.dir, a.journal.generation)
 		a.beginBase()
@@ -209,7 +213,7 @@ type Stats struct {
 
 // Stats returns some numbers.
 func (a *Aggregator) Stats() Stats {
-	return Stats{len(a.order), a.memory.used + a.samples.used + a.sketches.used, a.sketched}
+	return Stats{len(a.order), a.memory.used + a.samples.used + a.sketches.used + a.spelling.used, a.sketched}
 }
 
 // IsLeft says whether an earlier process left anything in one of dirs.

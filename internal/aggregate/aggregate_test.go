@@ -8,8 +8,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // at is a time of the tests: second 0 begins a slot.
@@ -36,15 +39,29 @@ func points(a *Aggregator) (all []string) {
 
 // put counts lines, given without the mark, and returns why the last is not counted.
 func put(a *Aggregator, lines ...string) (why string) {
+	r := readings.Get().(*Reading)
+	defer readings.Put(r)
 	for _, l := range lines {
-		b := []byte("\x01." + l + "\n")
-		if result := Check(b, a.cfg.Tags); result != Counted {
-			why = result.String()
-		} else if why = ""; a.Add(b) == 0 {
+		why = r.Line([]byte("\x01."+l+"\n"), a.cfg.Tags).String()
+		if why == "" && a.Add(r) == 0 {
 			why = "series_full"
 		}
 	}
 	return why
+}
+
+var readings = sync.Pool{New: func() any { return new(Reading) }} // they are large
+
+// putAll counts lines, with the mark, and returns how many.
+func putAll(a *Aggregator, lines []byte) (counted int) {
+	r := readings.Get().(*Reading)
+	defer readings.Put(r)
+	for line := range bytes.Lines(lines) {
+		if r.Line(line, a.cfg.Tags); r.IsFull() {
+			counted += a.Add(r)
+		}
+	}
+	return counted + a.Add(r)
 }
 
 func open(t *testing.T, cfg Config, now time.Time, dirs ...string) *Aggregator {
@@ -177,6 +194,48 @@ func TestNames(t *testing.T) {
 	equal(t, points(a), []string{"N.a.count 2 @0", "N.a.count;b=1 1 @0", "N.a.rate 0.2 @0", "N.a.rate;b=1 0.1 @0"})
 }
 
+// A line that is taken as it came counts as it does if it is rewritten and checked first.
+func TestPlain(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	metrics := []string{
+		":1|c", ":2.5|ms", ":3|g", ":+1|g", ":4|h", ":1|c|@0.5", ":1|s", ":12|", ":\x011|s", ":-1|c", ":-2|g", ":+|g", ":|s", ":a:b|s", ":1|ms|@0", ":1|c|@.25|#b:1,a", ":1|c|#a:2,b:1|c:x", ":1|c|#b:1,a:2", ":1|c|#a:1|@0.5", ":1|g|c:x|#y:1", ":1|c|@1|x", ":1|h:2|c", ":2|d|#",
+	}
+	const odd = "aaabbb..;=,/:|# \xc3\xa9\xa0\x7f\x01{[@~-+z"
+	for _, rules := range []line.Rules{{From: "host", To: "{name}"}, {From: "x", To: "x.{name}"}, {From: "x.y", To: "s.{name}"}} {
+		rules.Unmatched, rules.Points, rules.Names = line.PrefixUnmatched, true, []string{"Denali", "MtLogan"}
+		rw := rules.Rewriter(line.StatsD, "Denali")
+		short, long := open(t, tenth(), at(0)), open(t, tenth(), at(0))
+		plain := 0
+		for range 20_000 {
+			ln := []byte(rules.From + ".")
+			for range random.IntN(20) {
+				ln = append(ln, odd[random.IntN(len(odd))])
+			}
+			ln = append(ln, []string{"", ".host", ".Denali", "x.y.z"}[random.IntN(4)]...)
+			ln = append(ln, metrics[random.IntN(len(metrics))]...)
+			var r Reading
+			path, rest, ok := rw.CutOwn(ln)
+			if !ok || !r.Plain(path, rest) {
+				continue
+			}
+			short.Add(&r)
+			plain++
+			out, result := rw.Append(nil, ln, 0)
+			path, rest = cut(bytes.TrimSuffix(out, newline), ':')
+			if !result.Appended() || check(ownPath(path), rest, GraphiteTags) != Counted {
+				t.Fatalf("%q is refused: %v", ln, result)
+			}
+			r.put(ownPath(path), rest)
+			long.Add(&r)
+		}
+		short.Seal(at(10))
+		long.Seal(at(10))
+		if equal(t, points(short), points(long)); plain < 500 && !strings.HasPrefix(rules.To, rules.From) {
+			t.Errorf("%v: only %d lines were plain", rules, plain)
+		}
+	}
+}
+
 // What is in the table is found, and nothing else, whatever shares a hash.
 func TestTable(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
@@ -251,7 +310,7 @@ func TestPointsBesideLines(t *testing.T) {
 		lines = fmt.Appendf(lines, "\x01.t%d:1:2:3|ms\n\x01.s%d:x|s\n\x01.c%d:1|c\n", i%50, i%50, i%50)
 	}
 	add := func() {
-		if n := a.Add(lines); n != 300 {
+		if n := putAll(a, lines); n != 300 {
 			t.Errorf("%d lines are counted", n)
 		}
 	}
@@ -364,12 +423,9 @@ func TestAllocations(t *testing.T) {
 	a := open(t, tenth(), at(0))
 	lines := []byte("\x01.api.requests:1|c|@0.5\n\x01.api.queue:12|g\n\x01.users:bob|s\n\x01.api..requests:1.5|c|#b:1,a:2\n")
 	add := func() {
-		for line := range bytes.Lines(lines) {
-			if why := Check(line, GraphiteTags); why != Counted {
-				t.Errorf("%q: %v", line, why)
-			}
+		if n := putAll(a, lines); n != 4 {
+			t.Errorf("%d lines are counted", n)
 		}
-		a.Add(lines)
 	}
 	add()
 	if n := testing.AllocsPerRun(100, add); n > 0 {

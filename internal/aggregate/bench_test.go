@@ -21,7 +21,7 @@ func BenchmarkAdd(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
-				a.Add(blocks[i%len(blocks)])
+				putAll(a, blocks[i%len(blocks)])
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*block), "ns/line")
 		})
@@ -40,7 +40,7 @@ func BenchmarkFlush(b *testing.B) {
 	}
 	a.SetNamed(true, at(0))
 	for i := range 100_000 {
-		a.Add(fmt.Appendf(nil, "\x01.api.requests.%d.status:1|c\n", i))
+		putAll(a, fmt.Appendf(nil, "\x01.api.requests.%d.status:1|c\n", i))
 	}
 	var out []byte
 	slot := 0.0

@@ -2,15 +2,15 @@
 //
 //	a, err := aggregate.Open(cfg, dirs, now)        // goes on where the last process ended
 //	if a.IsOver(now) { a.Seal(now) }
-//	a.Add(lines)                                    // what a read brought, of which Check lets each line pass
+//	r.Line(line, tags); …; a.Add(&r)                // what a read brought: r is a Reading
 //	a.Take(n); dst = a.Points(dst); …; a.Flushed()  // the points of the slot that has ended
 //	a.Close(disk)                                   // behind the last flush
 //
 // Lines come as line.Rules with Points writes them: checked, and with line.Mark in place of
-// the host's name. Points leave without a name, too: "stats.counters.\x01.api.count 5
+// the host's name; or what line.Rewriter.CutOwn makes of them. Points leave without a name, too: "stats.counters.\x01.api.count 5
 // 1700000000". Whoever names them replaces the mark.
 //
-// In reading order: parse.go (a line's metrics), name.go (what Graphite stores as one
+// In reading order: parse.go (a line's metrics), read.go (a reader's lines), name.go (what Graphite stores as one
 // series), series.go, table.go and timer.go (what is kept of each, and its bounds),
 // slot.go (which is open), flush.go (its points), state.go (what survives), and
 // aggregate.go, which has them all.

@@ -24,6 +24,7 @@ var (
 	semicolon = []byte(";")
 	newline   = []byte("\n")
 	tagStart  = []byte("|#")
+	container = []byte("|c:")
 	zero      = []byte("0")
 )
 
@@ -118,69 +119,83 @@ func (w *walk) next() (text []byte, ok bool) {
 	return text, true
 }
 
-// A Reason says why a line is refused.
-type Reason uint8
-
-// Counted, or why not. A line of several metrics counts if one of them does.
-const (
-	Counted  Reason = iota
-	NoPoint         // it makes no point: an event, a service check, a type that is none
-	BadValue        // no finite number, or a field behind it that statsd refuses
-	BadPath         // no file can have the name
-	NumReasons
-)
-
-// String returns the reason as people see it; "" if the line is counted.
-func (r Reason) String() string {
-	return [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path"}[r]
+// A plain metric is one as most are: "12|c", "0.5|ms|@0.1", "+1|g", "bob|s".
+type plain struct {
+	value, weight float64 // weight: 1/rate
+	kind          kind
+	text, length  int32 // how long the text of the value is, and all of it
 }
 
-// Check returns the reason to refuse a line, with or without its newline.
-func Check(line []byte, tags Tags) Reason {
-	path, metrics := cut(bytes.TrimSuffix(line, newline), ':')
-	if len(line) > maxNode && path[0] == mark {
-		c := canonicalizer{dropTags: tags == DropTags}
-		if !isStorable(c.of(ownPath(path), tagsOf(metrics))) {
-			return BadPath
+// read reads the plain metric that b begins with. ok is false, and the kind noKind, if there is
+// none.
+func (m *plain) read(b []byte) (ok bool) {
+	m.kind = noKind
+	n := 0
+	signed := len(b) > 0 && (b[0] == '+' || b[0] == '-')
+	if signed {
+		n = 1
+	}
+	v, digits := decimal(b[n:])
+	if n += digits; digits == 0 {
+		n = bytes.IndexByte(b, '|')
+		if n < 0 || n+1 == len(b) || b[n+1] != 's' || bytes.IndexByte(b[:n], ':') >= 0 {
+			return false
 		}
 	}
-	if len(path) == 0 || path[0] != mark {
-		return NoPoint
+	if n+1 >= len(b) || b[n] != '|' {
+		return false
 	}
-	if _, k, n := plainMetric(metrics); k != noKind && n == len(metrics) {
-		return Counted
-	}
-	result := NoPoint
-	w := walk{rest: metrics}
-	for text, ok := w.next(); ok; text, ok = w.next() {
-		if _, why := w.m.read(text); why == Counted || result == NoPoint {
-			result = why
-		}
-	}
-	return result
-}
-
-// plainMetric reads a metric as most are, "12|c" or "0.5|ms", at the start of b: n is how
-// long it is. kind is noKind where it is none of them.
-func plainMetric(b []byte) (v float64, k kind, n int) {
-	v, n = decimal(b)
-	if n == 0 || n+1 >= len(b) || b[n] != '|' {
-		return 0, noKind, 0
-	}
-	switch n += 2; b[n-1] {
+	k := noKind
+	m.value, m.weight, m.text = v, 1, int32(n)
+	n += 2
+	switch b[n-1] {
 	case 'c':
-		return v, counterKind, n
+		k = counterKind
 	case 'g':
-		return v, gaugeKind, n
+		k = gaugeKind
 	case 'h', 'd':
-		return v, timerKind, n
+		k = timerKind
+	case 's':
+		k = setKind
 	case 'm':
+		k = counterKind
 		if n < len(b) && b[n] == 's' {
-			return v, timerKind, n + 1
+			k = timerKind
+			n++
 		}
-		return v, counterKind, n
 	}
-	return 0, noKind, 0
+	if signed {
+		if k != gaugeKind && k != setKind {
+			return false
+		}
+		if b[0] == '-' {
+			m.value = -v
+		}
+	}
+	if n+1 < len(b) && b[n] == '|' && b[n+1] == '@' {
+		rate, digits := decimal(b[n+2:])
+		if rate == 0 {
+			return false
+		}
+		m.weight = 1 / rate
+		n += 2 + digits
+	}
+	m.kind, m.length = k, int32(n)
+	return k != noKind
+}
+
+// plainTags returns the tags, with "|#", that are all of what follows a plain metric, but for
+// the id of a container. ok is false if there is more.
+func plainTags(b []byte) (tags []byte, ok bool) {
+	rest := b
+	if bytes.HasPrefix(b, tagStart) {
+		end := bytes.IndexByte(b[1:], '|') + 1
+		if end == 0 {
+			return b, true
+		}
+		tags, rest = b[:end], b[end:]
+	}
+	return tags, len(rest) == 0 || bytes.HasPrefix(rest, container) && bytes.IndexByte(rest[1:], '|') < 0
 }
 
 // read reads one of its values; why is Counted if the value is sound. A set takes any text,

@@ -17,8 +17,8 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"the open slot is forgotten at a kill": {
 			File: "internal/aggregate/state.go",
-			Old:  "		a.count(lines[:end])\n",
-			New:  "",
+			Old:  "			if a.addLine(p, a.open.Seq) {\n",
+			New:  "			if false {\n",
 		},
 		"the gauges of a slot are those of the next": {
 			File: "internal/aggregate/aggregate.go",
@@ -38,6 +38,11 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		"what a base has in the middle of a slot counts again": {
 			File: "internal/aggregate/state.go",
 			Old:  "		s.ahead = h.Parts\n",
+			New:  "",
+		},
+		"the numbers of one file go on in the next": {
+			File: "internal/aggregate/state.go",
+			Old:  "	j.before = j.numbers\n",
 			New:  "",
 		},
 		"what comes behind a part of a base is forgotten": {

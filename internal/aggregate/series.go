@@ -12,6 +12,7 @@ type series struct {
 	kind     kind
 	ahead    bool // of the lines that are counted once more: see state.go
 	seq      int32
+	number   uint64  // in the journal
 	cur, old float64 // a counter's sum, a gauge's value
 	timer    *timer  // of a timer
 	set      *set    // of a set
@@ -48,6 +49,8 @@ const (
 	timerCost  = 128 + 2*8*smallTimer
 	memberCost = 96
 	sketchCost = 6 << 10
+
+	spellingCost = 96
 )
 
 // sums are the series, and their bounds.
@@ -56,19 +59,21 @@ type sums struct {
 	order []*series // the same
 	names canonicalizer
 
-	memory, samples, sketches room
-	sketched                  uint64
+	spellings map[uint64]spelling // by hash
 
-	ahead   [lookahead]pending
-	fetched uint64
+	memory, samples, sketches, spelling room
+	sketched                            uint64
+	fetched                             uint64
 }
 
-func newSums() sums { return sums{table: newTable()} }
+func newSums() sums { return sums{table: newTable(), spellings: map[uint64]spelling{}} }
 
 func (x *sums) configure(cfg Config) {
 	memory := int64(cfg.Memory)
 	x.memory.limit, x.samples.limit, x.sketches.limit = memory/2, memory/4, memory/8
+	x.spelling.limit = memory / 8
 	x.names.dropTags = cfg.Tags == DropTags
+	x.forgetSpellings()
 }
 
 // A room is bounded memory.
@@ -84,49 +89,8 @@ func (r *room) take(n int64) bool {
 
 func (r *room) give(n int64) { r.used -= n }
 
-// A pending line is one whose series is on its way from memory to the processor.
-type pending struct {
-	path, metrics []byte // path: behind the mark
-	hash          uint64 // of path
-	value         float64
-	kind          kind    // of the value, which is all that there is; else noKind
-	s             *series // that may be its
-}
-
 // lookahead is how many lines wait for memory at the same time.
 const lookahead = 32
-
-// add counts lines, each with its newline, in the slot seq. It returns how many were
-// counted.
-func (x *sums) add(lines []byte, seq int32) (counted int) {
-	for len(lines) > 0 {
-		n := 0
-		for ; n < lookahead && len(lines) > 0; n++ {
-			lines = x.read(lines, &x.ahead[n])
-		}
-		x.fetch(x.ahead[:n])
-		for i := range x.ahead[:n] {
-			if x.addLine(&x.ahead[i], seq) {
-				counted++
-			}
-		}
-	}
-	return counted
-}
-
-// read cuts the first line off.
-func (x *sums) read(lines []byte, p *pending) (rest []byte) {
-	path, metrics := cut(lines, ':')
-	p.path = ownPath(path)
-	p.hash = x.table.hash(p.path)
-	var n int
-	if p.value, p.kind, n = plainMetric(metrics); n < len(metrics) && metrics[n] == '\n' && p.kind != noKind {
-		return metrics[n+1:]
-	}
-	p.kind = noKind
-	p.metrics, rest = cut(metrics, '\n')
-	return rest
-}
 
 // fetch makes the processor fetch what addLine will look at, for all lines at once: no line
 // waits for another's memory.
@@ -144,24 +108,24 @@ func (x *sums) fetch(lines []pending) {
 // addLine counts one line: it is counted if one of its metrics is.
 func (x *sums) addLine(p *pending, seq int32) (counted bool) {
 	if p.kind != noKind {
-		return x.addValue(p, p.kind, nil, p.value, 1, seq)
+		p.s = x.spelled(p, seq)
+		return x.addValue(p.s, p.metrics[:p.text], p.value, p.weight, seq)
 	}
+	path := p.path
 	if tags := tagsOf(p.metrics); len(tags) > 0 {
-		p.path = x.names.of(p.path, tags)
-		p.hash = x.table.hash(p.path)
+		path = x.names.of(path, tags)
 	}
 	w := walk{rest: p.metrics}
 	for text, ok := w.next(); ok; text, ok = w.next() {
 		if v, why := w.m.read(text); why == Counted {
-			counted = x.addValue(p, w.m.kind, text, v, w.m.weight, seq) || counted
+			counted = x.addValue(x.seriesOf(path, hashOf(path), w.m.kind, seq), text, v, w.m.weight, seq) || counted
 		}
 	}
 	return counted
 }
 
-// addValue counts one value, if there is room.
-func (x *sums) addValue(p *pending, k kind, text []byte, v, weight float64, seq int32) bool {
-	s := x.seriesOf(p, k, seq)
+// addValue counts one value, if there is room: s is nil where there is none.
+func (x *sums) addValue(s *series, text []byte, v, weight float64, seq int32) bool {
 	switch {
 	case s == nil:
 		return false
@@ -169,7 +133,7 @@ func (x *sums) addValue(p *pending, k kind, text []byte, v, weight float64, seq 
 		return true
 	}
 	s.touch(seq)
-	switch k {
+	switch s.kind {
 	case counterKind:
 		s.cur += float64(v * weight) // rounded, on every machine
 	case gaugeKind:
@@ -187,18 +151,64 @@ func (x *sums) addValue(p *pending, k kind, text []byte, v, weight float64, seq 
 
 // seriesOf returns the series of a path, nil where there is no room for it. Most are
 // spelled as Graphite stores them.
-func (x *sums) seriesOf(p *pending, k kind, seq int32) *series {
-	if !x.names.dropTags || bytes.IndexByte(p.path, ';') < 0 {
-		if s := x.table.find(p.path, k, p.hash); s != nil {
+func (x *sums) seriesOf(path []byte, hash uint64, k kind, seq int32) *series {
+	if !x.names.dropTags || bytes.IndexByte(path, ';') < 0 {
+		if s := x.table.find(path, k, hash); s != nil {
 			return s
 		}
 	}
-	name := x.names.of(p.path, nil)
-	hash := x.table.hash(name)
+	name := x.names.of(path, nil)
+	hash = hashOf(name)
 	if s := x.table.find(name, k, hash); s != nil {
 		return s
 	}
 	return x.newSeries(name, k, hash, seq)
+}
+
+// spelled returns the series of a line with a plain metric, nil where there is no room for it.
+// To sort tags costs more than to count: spellings with tags are remembered.
+func (x *sums) spelled(p *pending, seq int32) *series {
+	if p.tags == 0 {
+		return x.seriesOf(p.path, p.hash, p.kind, seq)
+	}
+	if known := x.spellings[p.hash]; known.is(p) {
+		return known.s
+	}
+	name := x.names.of(p.path, p.dog()[len(tagStart):])
+	s := x.seriesOf(name, hashOf(name), p.kind, seq)
+	if s != nil {
+		x.remember(p, s)
+	}
+	return s
+}
+
+// A spelling is how lines write a name with tags: "a|#c:2,b:1" for a;b=1;c=2.
+type spelling struct {
+	text string
+	s    *series
+}
+
+func (k spelling) is(p *pending) bool {
+	path, tags := len(p.path), p.dog()
+	return k.s != nil && k.s.kind == p.kind && len(k.text) == path+len(tags) && k.text[:path] == string(p.path) && k.text[path:] == string(tags)
+}
+
+// remember remembers a spelling. Where there is no room, all others are forgotten.
+func (x *sums) remember(p *pending, s *series) {
+	text := string(p.path) + string(p.dog())
+	cost := int64(spellingCost + len(text))
+	if !x.spelling.take(cost) {
+		x.forgetSpellings()
+		x.spelling.take(cost)
+	}
+	x.spellings[p.hash] = spelling{text, s}
+}
+
+func (x *sums) forgetSpellings() {
+	if len(x.spellings) > 0 {
+		clear(x.spellings)
+	}
+	x.spelling.used = 0
 }
 
 // newSeries returns a series that is put into the table, nil where there is no room.
@@ -222,9 +232,10 @@ func (x *sums) newSeries(name []byte, k kind, hash uint64, seq int32) *series {
 func (x *sums) forget(i int) {
 	s, last := x.order[i], len(x.order)-1
 	x.memory.give(costOf(len(s.name), s.kind))
-	x.table.remove(s, x.table.hash([]byte(s.name)))
+	x.table.remove(s, hashOf([]byte(s.name)))
 	x.order[i], x.order[last] = x.order[last], nil
 	x.order = x.order[:last]
+	x.forgetSpellings()
 }
 
 func costOf(name int, k kind) int64 {

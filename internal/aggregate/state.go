@@ -21,12 +21,11 @@ import (
 // Two kinds of files survive the process. They are numbered by generation:
 //
 //	base-g   all series, as they were when lines-g began
-//	lines-g  the lines that were counted since, as Add takes them
+//	lines-g  the lines that were counted since
 //
 // A base is written to a temporary file and gets its name when it is complete; then the
-// files of earlier generations are removed. Lines are written before they are counted. A line
-// that begins with a note (0x02) names the slot of those after it: if that is another one,
-// the slot before it was sealed.
+// files of earlier generations are removed. Lines are written once a read. A note among them
+// names the slot of those after it: if that is another one, the slot before it was sealed.
 //
 // In the middle of a slot, a base is written in parts while lines are being counted. Each part
 // ends with a note that says how far the base has come: a series in it is as it was then.
@@ -37,10 +36,19 @@ import (
 //	base:   header (JSON) \n | record … | 0 | CRC-32 of all before: 4
 //	record: length + 1, name | kind: 1 | seq | a counter's or gauge's value, a timer's samples, or a set's members
 //
-// Integers are varints, values float64 (little endian).
+//	lines:  whole | path | ':' | metrics | \n; numbered | number | metrics | \n; note | header (JSON) | \n
+//
+// Integers are varints, values float64 (little endian). A series whose only metric is written
+// whole has a number from then on, in that file: 0, 1, ….
+
+// What a record of lines is, in its first byte.
+const (
+	whole byte = 1 + iota
+	note
+	numbered
+)
 
 const (
-	note     = 0x02
 	minLines = 8 << 20 // bytes of lines from which a base is worth more, if it is no longer
 )
 
@@ -48,7 +56,7 @@ const (
 var baseStep = 256
 
 // format tells these files from those of other versions.
-const format = 3
+const format = 4
 
 // A header says where the slots are.
 type header struct {
@@ -65,8 +73,11 @@ func (a *Aggregator) header() header { return header{Format: format, Slot: a.ope
 type journal struct {
 	dir        string
 	generation uint64
-	lines      *os.File  // lines-generation
+	lines      *os.File  // lines-generation; nil: they cannot be written
 	size       int64     // of lines
+	pending    []byte    // of lines, not written
+	numbers    uint64    // how many series have got one
+	before     uint64    // of these in earlier files
 	found      time.Time // when an earlier process wrote its last
 	err        error     // the first since a base was written
 
@@ -94,24 +105,53 @@ func (j *journal) isLong() bool {
 	return j.size > max(minLines, 2*j.length) && j.base == nil
 }
 
-// write appends whole lines.
-func (j *journal) write(b []byte) {
+// count appends a line that was counted.
+func (j *journal) count(p *pending) {
 	if j.lines == nil {
 		return
 	}
-	if _, err := j.lines.WriteAt(b, j.size); err != nil {
-		j.fail(err)
-		j.fail(j.lines.Truncate(j.size)) // no line goes on in the next
-		return
+	metrics := p.metrics
+	if p.kind != noKind && p.s.number > j.before {
+		j.pending = binary.AppendUvarint(append(j.pending, numbered), p.s.number-j.before-1)
+		metrics = metrics[:p.length]
+	} else {
+		j.pending = append(append(append(j.pending, whole), p.path...), ':')
+		if p.kind != noKind {
+			j.number(p.s)
+		}
 	}
-	j.size += int64(len(b))
+	j.pending = append(append(j.pending, metrics...), '\n')
 }
 
-// note names the slot of the lines after it.
-func (j *journal) note(h header) {
+// number gives the next number to s, or to nobody.
+func (j *journal) number(s *series) {
+	j.numbers++
+	if s != nil {
+		s.number = j.numbers
+	}
+}
+
+// flush writes what waits, and returns whether the file has all lines. If not, it gets no
+// more: numbers would be missing.
+func (j *journal) flush() bool {
+	if j.lines == nil {
+		return false
+	}
+	_, err := j.lines.WriteAt(j.pending, j.size)
+	j.size += int64(len(j.pending))
+	j.pending = j.pending[:0]
+	if err != nil {
+		j.follow(nil, err)
+	}
+	return err == nil
+}
+
+// note names the slot of the lines after it, and returns whether it is in the file.
+func (j *journal) note(h header) bool {
 	text, err := json.Marshal(h)
 	j.fail(err)
-	j.write(append(append([]byte{note}, text...), '\n'))
+	j.pending = append(append(append(j.pending, note), text...), '\n')
+	return j.flush()
 }
 
 // turn begins the lines of the next generation, and the base that they follow.
@@ -119,7 +159,9 @@ func (j *journal) turn(h header) {
 	if j.dir == "" {
 		return
 	}
+	j.flush()
 	j.generation++
+	j.before = j.numbers
 	j.follow(statedir.OpenFile(pathOf(j.dir, "lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600))
 	j.note(h)
 	j.create(h)
@@ -130,7 +172,7 @@ func (j *journal) follow(file *os.File, err error) {
 	if j.lines != nil {
 		j.lines.Close()
 	}
-	j.lines, j.size = file, 0
+	j.lines, j.size, j.pending = file, 0, j.pending[:0]
 	if err != nil {
 		j.lines = nil
 		j.fail(err)
@@ -258,11 +300,10 @@ func (a *Aggregator) writeBase(n int) {
 		j.record(s, s.seq, s.cur, values, members)
 		j.based++
 	}
-	h, size := a.header(), j.size
+	h := a.header()
 	h.Based = j.based
-	j.note(h)
-	if j.size == size {
-		j.abandon() // there is no note
+	if !j.note(h) {
+		j.abandon()
 	} else if j.based == j.last {
 		j.commit()
 	}
@@ -359,8 +400,7 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 	for ; ; generation++ {
 		path := pathOf(dir, "lines", generation)
 		text, err := statedir.ReadFile(path, maxState)
-		whole := text[:bytes.LastIndexByte(text, '\n')+1]
-		if errors.Is(err, os.ErrNotExist) || err == nil && len(whole) == 0 { // it had just begun
+		if errors.Is(err, os.ErrNotExist) || err == nil && bytes.IndexByte(text, '\n') < 0 { // it had just begun
 			break
 		}
 		if err != nil {
@@ -369,10 +409,10 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 		if info, err := os.Stat(path); err == nil {
 			j.found = info.ModTime()
 		}
-		a.replay(whole)
+		size := a.replay(text)
 		j.generation = generation
 		if j.follow(statedir.OpenFile(path, os.O_RDWR, 0o600)); j.lines != nil {
-			j.size = int64(len(whole))
+			j.size = int64(size)
 			j.fail(j.lines.Truncate(j.size))
 		}
 	}
@@ -382,21 +422,63 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 	return nil
 }
 
-// replay counts lines again, from note to note.
-func (a *Aggregator) replay(lines []byte) {
-	for len(lines) > 0 {
-		if lines[0] == note {
-			var text []byte
-			text, lines = cut(lines, '\n')
-			a.heed(text[1:])
+// replay counts the lines of a file again. It returns how long they are, without one that was
+// cut at the end.
+func (a *Aggregator) replay(text []byte) (size int) {
+	a.journal.before = a.journal.numbers
+	var series []*series // by number; nil: there was no room for it
+	var r Reading
+	for {
+		kind, number, record, n := cutRecord(text[size:])
+		size += n
+		switch {
+		case n == 0:
+			return size
+		case kind == note:
+			a.heed(record)
+		case kind == numbered && number < uint64(len(series)):
+			a.recount(series[number], record)
+		case kind == whole:
+			r.again(cut(record, ':'))
+			p := &r.lines[0]
+			if a.addLine(p, a.open.Seq) {
+				a.open.Lines++
+			}
+			if p.kind != noKind {
+				series = append(series, p.s)
+				a.journal.number(p.s)
+			}
 		}
-		end := bytes.IndexByte(lines, note)
-		if end < 0 {
-			end = len(lines)
-		}
-		a.count(lines[:end])
-		lines = lines[end:]
 	}
+}
+
+// recount counts a plain metric again.
+func (a *Aggregator) recount(s *series, metric []byte) {
+	var m plain
+	if m.read(metric) && s != nil && s.kind == m.kind && a.addValue(s, metric[:m.text], m.value, m.weight, a.open.Seq) {
+		a.open.Lines++
+	}
+}
+
+// cutRecord cuts the first record off what is in a file of lines; n is how long it is, 0 if it
+// is not whole.
+func cutRecord(b []byte) (kind byte, number uint64, record []byte, n int) {
+	if len(b) == 0 {
+		return 0, 0, nil, 0
+	}
+	kind, n = b[0], 1
+	if kind == numbered {
+		var size int
+		if number, size = binary.Uvarint(b[1:]); size <= 0 {
+			return 0, 0, nil, 0
+		}
+		n += size
+	}
+	end := bytes.IndexByte(b[n:], '\n')
+	if end < 0 {
+		return 0, 0, nil, 0
+	}
+	return kind, number, b[n:][:end], n + end + 1
 }
 
 // heed switches to the slot that a note names.
@@ -448,7 +530,7 @@ func (a *Aggregator) load(base []byte) (err error) {
 	r := reader{records}
 	for length := r.uvarint(); length > 0; length = r.uvarint() {
 		name := r.bytes(length - 1)
-		s := a.newSeries(name, kind(r.bytes(1)[0]), a.table.hash(name), int32(r.varint()))
+		s := a.newSeries(name, kind(r.bytes(1)[0]), hashOf(name), int32(r.varint()))
 		s.ahead = h.Parts
 		if err := a.loadValues(&r, s); err != nil {
 			return err

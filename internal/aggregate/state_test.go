@@ -58,7 +58,7 @@ func TestKilled(t *testing.T) {
 }
 
 func valueOf(a *Aggregator, name string, k kind) float64 {
-	return a.table.find([]byte(name), k, a.table.hash([]byte(name))).cur
+	return a.table.find([]byte(name), k, hashOf([]byte(name))).cur
 }
 
 func run(t *testing.T, seed uint64) {
@@ -146,7 +146,7 @@ func run(t *testing.T, seed uint64) {
 			put(twin, name+":1|c")
 			sent[name]++
 		}
-		more := []string{fmt.Sprintf("t:%d|ms|@0.3", random.IntN(9)), fmt.Sprintf("s:%d|s", random.IntN(9)), fmt.Sprintf("h:%d|g", random.IntN(9)), "g:+1|g"}
+		more := []string{fmt.Sprintf("t:%d|ms|@0.3", random.IntN(9)), fmt.Sprintf("s:%d|s", random.IntN(9)), fmt.Sprintf("h:%d|g", random.IntN(9)), "g:+1|g", "k:1|c|#b:1,a:2"}
 		put(a, more...)
 		put(twin, more...)
 		gauge++
@@ -220,7 +220,8 @@ func TestTornLine(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, tenth(), at(0), dir)
 	put(a, "a:1|c")
-	a.journal.write([]byte("\x01.a:12"))
+	a.journal.pending = append(a.journal.pending, "\x03\x00\n\x03\n"...) // the number is cut, or its end
+	a.journal.flush()
 	a = open(t, tenth(), at(1), dir)
 	put(a, "a:3|c")
 	a = open(t, tenth(), at(2), dir)

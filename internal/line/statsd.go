@@ -50,6 +50,24 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	return out, result
 }
 
+// CutOwn cuts a line that is to become points (Rules.Points) into what stands between from and
+// the first colon, and what follows that. ok is false unless Append would do no more than put
+// Mark in the place of from, if all that follows is sound.
+func (w *Rewriter) CutOwn(line []byte) (path, metrics []byte, ok bool) {
+	if !w.points || w.early || !hasPrefix(line, w.from) || len(line) > MaxLen/2 {
+		return nil, nil, false
+	}
+	rest := line[len(w.from):]
+	colon := bytes.IndexByte(rest, ':')
+	if colon < 0 || !isSimple(rest[:colon]) {
+		return nil, nil, false
+	}
+	return rest[:colon], rest[colon+1:], true
+}
+
+// HasControl says whether there is a byte in text for which lines are refused, wherever it stands.
+func HasControl(text []byte) bool { return scan(text)&control != 0 }
+
 // appendEvent is appendStatsD for an event or a service check. It has no path, but
 // may have one for statsd, which takes it for a metric.
 func (w *Rewriter) appendEvent(dst, line []byte, found content) ([]byte, Result) {

@@ -60,6 +60,7 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 	rules := line.Rules{From: "host", To: "{name}", Unmatched: line.DropUnmatched, Points: true}
 	rewriter := rules.Rewriter(line.StatsD, "")
 	tcp, udp := statsd.dial(t, "tcp"), statsd.dial(t, "udp")
+	var reading aggregate.Reading
 	for round := range *valuesRounds {
 		var input []byte
 		sent := 0
@@ -73,9 +74,8 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 			if result != line.Rewritten {
 				continue // statsd might end by it
 			}
-			if aggregate.Check(out, cfg.Tags) == aggregate.Counted {
-				ours.Add(out)
-			}
+			reading.Line(out, cfg.Tags)
+			ours.Add(&reading)
 			input = append(append(input, text...), '\n')
 			sent++
 		}
