@@ -54,12 +54,16 @@ func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
 // that has no other loopback. Its port is not among those that the kernel gives to others
 // while the server is down between two starts.
 func freeAddr() (addr string, err error) {
-	for tries := range 100 {
-		host := []string{"127.0.0.1", "::1"}[tries%2]
-		addr = net.JoinHostPort(host, strconv.Itoa(10_000+rand.IntN(10_000)))
-		var l net.Listener
-		if l, err = net.Listen("tcp", addr); err == nil {
-			return addr, l.Close()
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		for range 100 {
+			addr = net.JoinHostPort(host, strconv.Itoa(10_000+rand.IntN(10_000)))
+			var l net.Listener
+			if l, err = net.Listen("tcp", addr); err == nil {
+				return addr, l.Close()
+			}
+			if !errors.Is(err, syscall.EADDRINUSE) {
+				break
+			}
 		}
 	}
 	return "", fmt.Errorf("find a free port for the embedded etcd: %w", err)
