@@ -2,7 +2,6 @@ package membership
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
@@ -26,10 +26,6 @@ var sharedEtcd *devetcd.Server
 func TestMain(m *testing.M) { os.Exit(withSharedEtcd(m)) }
 
 func withSharedEtcd(m *testing.M) int {
-	flag.Parse()
-	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue {
-		p.Value.Set("32") // most tests wait for leases, and use no processor
-	}
 	dir, err := os.MkdirTemp("", "membership")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -41,7 +37,7 @@ func withSharedEtcd(m *testing.M) int {
 		return 1
 	}
 	defer sharedEtcd.Close()
-	return m.Run()
+	return sidebyside.M{M: m, Most: 32}.Run() // most wait for leases, and use no processor
 }
 
 // newClient returns a client of s that ends with the test.

@@ -35,6 +35,7 @@ func writeSpooling(t *testing.T, p *running, conn io.Writer, format string, line
 // What a peer may not have read is sent again on the next connection, from a
 // line's start, and counts as forwarded once.
 func TestReplay(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	cfg.Forward.Carbon[0].Replay = 10 << 10
@@ -70,6 +71,7 @@ func TestReplay(t *testing.T) {
 // What memory can't hold goes to disk, and comes from there when the upstream is
 // back; but what is new comes first.
 func TestSpool(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	cfg, opt := keptConfig(t, carbon.address)
@@ -98,6 +100,7 @@ func TestSpool(t *testing.T) {
 
 // What waits without a name is spooled without one, and gets it when it comes.
 func TestSpoolUnnamed(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	cfg, opt := keptConfig(t, carbon.address)
 	names := noNames()
@@ -120,6 +123,7 @@ func TestSpoolUnnamed(t *testing.T) {
 // What is left at the end is there at the next start: named or not, whether the
 // disk takes it or not.
 func TestStopKeeps(t *testing.T) {
+	t.Parallel()
 	for _, spool := range []conf.Bytes{0, 1 << 30} {
 		t.Run(spool.String(), func(t *testing.T) {
 			carbon := newSink(t, "tcp")
@@ -169,6 +173,7 @@ func TestStopKeeps(t *testing.T) {
 // Each destination gets every line; one that is down keeps no other waiting, in the books
 // of each its lines balance, and what a reload adds and removes is counted.
 func TestDestinations(t *testing.T) {
+	t.Parallel()
 	up, down := newSink(t, "tcp"), newSink(t, "tcp")
 	down.close()
 	cfg, opt := keptConfig(t, up.address)

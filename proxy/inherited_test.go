@@ -84,6 +84,7 @@ func (s *supervisor) pass() (passed []*os.File) {
 // whatever their order. They outlive the proxy: what is sent while there is none
 // is found by the next one.
 func TestPassedSockets(t *testing.T) {
+	t.Parallel()
 	s := &supervisor{t: t}
 	var cfg Config
 	{
@@ -220,6 +221,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 
 // What waits to be accepted at the end is taken.
 func TestBacklogAtTheEnd(t *testing.T) {
+	t.Parallel()
 	out := &syncBuffer{}
 	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "unix", Path: socketPath(t, "s")})
@@ -251,6 +253,7 @@ func TestBacklogAtTheEnd(t *testing.T) {
 // More connections may have waited for a restart than may be open at once. What
 // they have brought is taken all the same, as the first ones are idle.
 func TestBacklogOverTheLimit(t *testing.T) {
+	t.Parallel()
 	s := &supervisor{t: t}
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)

@@ -23,6 +23,7 @@ import (
 
 // Every kind of listener takes lines of both protocols.
 func TestListeners(t *testing.T) {
+	t.Parallel()
 	statsd, carbon := newSink(t, "tcp"), newSink(t, "tcp")
 	cfg := testConfig(statsd.address, carbon.address)
 	all := func(tag string) []Address {
@@ -69,6 +70,7 @@ func hasIPv6() bool {
 // A stream is cut into lines wherever reads end; a tail without end is dropped
 // and counted; a bad line costs no neighbour.
 func TestStream(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	p := start(t, testConfig(carbon.address, carbon.address), holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
@@ -91,6 +93,7 @@ func TestStream(t *testing.T) {
 
 // A line longer than a block is dropped once, and the next line is whole.
 func TestStreamLineTooLong(t *testing.T) {
+	t.Parallel()
 	sink := newSink(t, "tcp")
 	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
@@ -105,6 +108,7 @@ func TestStreamLineTooLong(t *testing.T) {
 // A line that grows over the limit by rewriting is dropped; one that just fits
 // passes.
 func TestLineGrowsTooLong(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	p := start(t, testConfig(carbon.address, carbon.address), holding("Denali"))
 	grow := func(n int) string {
@@ -125,6 +129,7 @@ func TestLineGrowsTooLong(t *testing.T) {
 // Datagrams are packed anew: none over the limit but a single line, no line
 // split, nothing lost, in order.
 func TestRepacking(t *testing.T) {
+	t.Parallel()
 	statsd := newSink(t, "udp")
 	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
 	cfg.Forward.StatsD.MaxDatagram = minMaxDatagram
@@ -154,6 +159,7 @@ func TestRepacking(t *testing.T) {
 
 // Without a name, lines that need one wait, in order; the others don't.
 func TestHeldUntilNamed(t *testing.T) {
+	t.Parallel()
 	statsd, carbon := newSink(t, "tcp"), newSink(t, "tcp")
 	names := noNames()
 	p := start(t, testConfig(statsd.address, carbon.address), names)
@@ -201,6 +207,7 @@ func TestOrderAcrossNaming(t *testing.T) {
 
 // StatsD that was named under a claim leaves under it or not at all.
 func TestStatsDGate(t *testing.T) {
+	t.Parallel()
 	statsd := newSink(t, "tcp")
 	statsd.close() // so that lines wait in the queue, named
 	names := holding("Denali")
@@ -218,6 +225,7 @@ func TestStatsDGate(t *testing.T) {
 
 // A claim that is suspended holds its lines back; once renewed, they go on.
 func TestStatsDSuspended(t *testing.T) {
+	t.Parallel()
 	for _, renewed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("renewed=%v", renewed), func(t *testing.T) {
 			statsd := newSink(t, "tcp")
@@ -249,6 +257,7 @@ func TestStatsDSuspended(t *testing.T) {
 
 // Carbon waits for an upstream that is down, and goes on after a reset.
 func TestCarbonOutage(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
@@ -270,6 +279,7 @@ func TestCarbonOutage(t *testing.T) {
 
 // A Carbon write that fails half way is sent again, whole.
 func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	l, err := net.Listen("tcp", carbon.address.HostPort())
@@ -304,6 +314,7 @@ func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 
 // When the queue is full, the oldest lines go and are counted.
 func TestQueueFull(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
@@ -325,6 +336,7 @@ func TestQueueFull(t *testing.T) {
 
 // A UDP upstream that refuses is down; what it refuses is not forwarded.
 func TestRefusedUDP(t *testing.T) {
+	t.Parallel()
 	statsd := newSink(t, "udp")
 	statsd.close()
 	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), holding("Denali"))
@@ -357,6 +369,7 @@ func TestOwnListenerAsUpstream(t *testing.T) {
 
 // What has reached our sockets when the end comes is still forwarded.
 func TestStopDrains(t *testing.T) {
+	t.Parallel()
 	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
 	cfg := testConfig(statsd.address, carbon.address)
 	cfg.Coalesce = time.Second // input would gather for long
@@ -380,6 +393,7 @@ func TestStopDrains(t *testing.T) {
 
 // What no upstream takes by the end of the drain is counted.
 func TestStopDropsTheRest(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), noNames())
@@ -488,6 +502,7 @@ func TestStdout(t *testing.T) {
 
 // A peer that takes all and does not close its side does not hold up the end.
 func TestStopWithPeerThatStaysOpen(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -518,6 +533,7 @@ func TestStopWithPeerThatStaysOpen(t *testing.T) {
 // A Graphite that is alive but slower than the drain has got all that counts as
 // forwarded, when the connection is reset.
 func TestStopLeavesSlowPeerItsLines(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -551,6 +567,7 @@ func (s stuckWriter) Write(b []byte) (int, error) {
 
 // A stdout that nobody reads does not hold up the end.
 func TestStopWithStuckStdout(t *testing.T) {
+	t.Parallel()
 	out := stuckWriter{make(chan struct{})}
 	defer close(out.read)
 	p := startWith(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
@@ -562,6 +579,7 @@ func TestStopWithStuckStdout(t *testing.T) {
 
 // A Carbon line is named by the tenure that its timestamp falls into.
 func TestCarbonNamedByItsTime(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	names := noNames()
 	names.set(claimtest.Make(claimtest.Claim{

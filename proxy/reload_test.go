@@ -36,6 +36,7 @@ func isOpen(a Address) bool {
 // A listener that stays keeps its socket and its connections while others come
 // and go.
 func TestReloadListeners(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	p := start(t, cfg, holding("Denali"))
@@ -76,6 +77,7 @@ func TestReloadListeners(t *testing.T) {
 
 // What has reached a listener that goes is taken.
 func TestReloadTakesWhatHasArrived(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "tcp", Host: "127.0.0.1", Port: 0})
@@ -98,6 +100,7 @@ func TestReloadTakesWhatHasArrived(t *testing.T) {
 // Lines that wait go to the upstream that is configured now. The books of the
 // earlier one stay.
 func TestReloadUpstreams(t *testing.T) {
+	t.Parallel()
 	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
 	cfg := testConfig(statsd.address, carbon.address)
 	p := start(t, cfg, holding("Denali"))
@@ -140,6 +143,7 @@ func TestReloadUpstreams(t *testing.T) {
 // One destination that had no name, and gets one in a list, keeps its place and its
 // session: two would send the same lines, and count each other's.
 func TestReloadToSeveralDestinations(t *testing.T) {
+	t.Parallel()
 	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	p := start(t, cfg, holding("Denali"))
@@ -163,6 +167,7 @@ func TestReloadToSeveralDestinations(t *testing.T) {
 
 // The session with an upstream that works ends in order: nothing is lost.
 func TestReloadFromAnUpstreamThatWorks(t *testing.T) {
+	t.Parallel()
 	first, second := newSink(t, "tcp"), newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, first.address)
 	p := start(t, cfg, holding("Denali"))
@@ -190,6 +195,7 @@ func TestReloadFromAnUpstreamThatWorks(t *testing.T) {
 
 // An upstream that has not read what its kernel has taken may read it to the end.
 func TestReloadEndsTheSessionGracefully(t *testing.T) {
+	t.Parallel()
 	slow, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -219,6 +225,7 @@ func TestReloadEndsTheSessionGracefully(t *testing.T) {
 
 // A protocol may get its first upstream by a reload, and lose its last.
 func TestReloadFirstAndLastUpstream(t *testing.T) {
+	t.Parallel()
 	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
 	cfg := testConfig(statsd.address, carbon.address)
 	alone := cfg
@@ -237,6 +244,7 @@ func TestReloadFirstAndLastUpstream(t *testing.T) {
 
 // Rules hold for lines that are named from now on. What was held is among them.
 func TestReloadRules(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	names := holding("Denali")
@@ -277,6 +285,7 @@ func TestReloadKnowsEarlierPrefixes(t *testing.T) {
 
 // A reload that cannot be done whole changes nothing.
 func TestReloadRefused(t *testing.T) {
+	t.Parallel()
 	taken := newSink(t, "tcp")
 	carbon := newSink(t, "tcp")
 	s := &supervisor{t: t}
@@ -320,6 +329,7 @@ func TestReloadRefused(t *testing.T) {
 
 // What waits in a queue that becomes too small for it is not dropped for that.
 func TestReloadSmallerQueue(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
@@ -344,6 +354,7 @@ func TestReloadSmallerQueue(t *testing.T) {
 
 // The limit of connections holds from the next one on.
 func TestReloadConnectionLimit(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
 	cfg.Listen.MaxConnections = 1

@@ -6,13 +6,15 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 var update = flag.Bool("update", false, "write what the commands print into the scripts of testdata")
 
 func TestMain(m *testing.M) {
 	time.Local = time.UTC // times are shown so; set before anything asks for the time
-	testscript.Main(m, map[string]func(){"prefixproxy": main})
+	testscript.Main(sidebyside.M{M: m, Most: 8}, map[string]func(){"prefixproxy": main})
 }
 
 // The scripts are the manual of the command line, too.

@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // programDir is where the program is built; Main makes it.
@@ -34,19 +35,7 @@ func Main(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	programDir = dir
-	runSideBySide()
-	return m.Run()
-}
-
-// runSideBySide lets more tests run at once than there are processors, unless
-// -parallel says how many: they mostly wait.
-func runSideBySide() {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		flag.Set("test.parallel", "18")
-	}
+	return sidebyside.M{M: m, Most: 18}.Run() // they mostly wait
 }
 
 // build builds the program once, with the race detector where the test has it:
