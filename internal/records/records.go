@@ -28,6 +28,7 @@ import (
 	"hash/crc32"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -181,15 +182,22 @@ func (h *Header) parse(b []byte, p Place) (r record, ok bool) {
 type Chunk struct {
 	Span
 	Data []byte
-	Born time.Time        // arrival of the first line
-	buf  *[ChunkSize]byte // in which Data is; nil: nothing was read
+	Born time.Time // arrival of the first line
+	buf  *buffer   // in which Data is; nil: nothing was read
 }
 
-var buffers = sync.Pool{New: func() any { return new([ChunkSize]byte) }}
+// A buffer is what one or more chunks hold their data in.
+type buffer struct {
+	sharers atomic.Int32 // chunks, but one
+	bytes   [ChunkSize]byte
+}
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // Free ends the use of c's data; c is empty then.
 func (c *Chunk) Free() {
-	if c.buf != nil {
+	if c.buf != nil && c.buf.sharers.Add(-1) < 0 {
+		c.buf.sharers.Store(0)
 		buffers.Put(c.buf)
 	}
 	*c = Chunk{}
@@ -200,7 +208,7 @@ func (c *Chunk) Free() {
 func (c *Chunk) Append(s Span, lines []byte, born time.Time) bool {
 	if len(c.Data) == 0 {
 		c.prepare()
-		c.Span, c.Data, c.Born = Between(s.From, s.From), c.buf[:0], born
+		c.Span, c.Data, c.Born = Between(s.From, s.From), c.buf.bytes[:0], born
 	}
 	if c.To != s.From || len(c.Data)+len(lines) > MaxRecord {
 		return false
@@ -209,18 +217,16 @@ func (c *Chunk) Append(s Span, lines []byte, born time.Time) bool {
 	return true
 }
 
-// Clear empties c, and keeps its buffer.
-func (c *Chunk) Clear() { c.Span, c.Data = Span{}, nil }
-
-// Copy makes c a copy of other.
-func (c *Chunk) Copy(other *Chunk) {
-	c.prepare()
-	c.Span, c.Data, c.Born = other.Span, append(c.buf[:0], other.Data...), other.Born
+// Share makes c the same as other, in one buffer: nothing more may be added to either.
+func (c *Chunk) Share(other *Chunk) {
+	c.Free()
+	other.buf.sharers.Add(1)
+	*c = *other
 }
 
 func (c *Chunk) prepare() {
 	if c.buf == nil {
-		c.buf = buffers.Get().(*[ChunkSize]byte)
+		c.buf = buffers.Get().(*buffer)
 	}
 }
 
@@ -234,7 +240,7 @@ var ErrDamaged = errors.New("not as it was written")
 // Held lines that came much later than the first are left. It sets the rest of c.
 func (h *Header) Read(f io.ReaderAt, c *Chunk) error {
 	c.prepare()
-	buf := c.buf[:min(c.Bytes(), ChunkSize)]
+	buf := c.buf.bytes[:min(c.Bytes(), ChunkSize)]
 	n, err := f.ReadAt(buf, h.Offset(c.From))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -266,14 +272,14 @@ func (h *Header) Read(f io.ReaderAt, c *Chunk) error {
 // of the last line, too.
 func (h *Header) Scan(f io.ReaderAt) (end Place, last time.Time, err error) {
 	end, last = h.Base, h.Born
-	buf := buffers.Get().(*[ChunkSize]byte)
+	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
 	for {
-		n, err := f.ReadAt(buf[:], h.Offset(end))
+		n, err := f.ReadAt(buf.bytes[:], h.Offset(end))
 		if err != nil && !errors.Is(err, io.EOF) {
 			return end, last, err
 		}
-		rest := buf[:n]
+		rest := buf.bytes[:n]
 		for {
 			r, ok := h.parse(rest, end)
 			if !ok {

@@ -11,24 +11,24 @@ import (
 type recent struct {
 	chunks [16]records.Chunk
 	last   int
-	asked  bool // for the last: what is put next is apart from it
+	asked  bool // for the last: it is shared, and what is put next is apart from it
 }
 
 // put adds what was put.
 func (r *recent) put(s records.Span, lines []byte, born time.Time) {
 	if r.asked || !r.chunks[r.last].Append(s, lines, born) {
 		r.last = (r.last + 1) % len(r.chunks)
-		r.chunks[r.last].Clear()
+		r.chunks[r.last].Free()
 		r.chunks[r.last].Append(s, lines, born)
 	}
 	r.asked = false
 }
 
-// copyTo copies the beginning of what c spans; false: it is not there.
-func (r *recent) copyTo(c *records.Chunk) bool {
+// share gives c the beginning of what it spans; false: it is not there.
+func (r *recent) share(c *records.Chunk) bool {
 	for i := range r.chunks {
 		if r.chunks[i].Begins(c.Span) {
-			c.Copy(&r.chunks[i])
+			c.Share(&r.chunks[i])
 			r.asked = r.asked || i == r.last
 			return true
 		}

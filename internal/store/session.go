@@ -98,8 +98,8 @@ func (c *Cursor) pickLate() records.Span {
 // fetch loads the beginning of sp into c.cur. s.mu is held, but not while it reads.
 func (c *Cursor) fetch(sp records.Span) bool {
 	s := c.store
+	c.cur.Free()
 	if c.ahead.Begins(sp) {
-		c.cur.Free()
 		c.cur, c.ahead = c.ahead, records.Chunk{}
 		notify(s.work)
 		return true
