@@ -24,12 +24,19 @@ func (r *recent) put(s records.Span, lines []byte, born time.Time) {
 	r.asked = false
 }
 
-// share gives c the beginning of what it spans; false: it is not there.
-func (r *recent) share(c *records.Chunk) bool {
+// take gives c the beginning of what it spans; false: it is not there. It stays there for
+// others, unless there are none: a buffer that is soon used again is still in the cache.
+func (r *recent) take(c *records.Chunk, others bool) bool {
 	for i := range r.chunks {
-		if r.chunks[i].Begins(c.Span) {
-			c.Share(&r.chunks[i])
+		switch from := &r.chunks[i]; {
+		case !from.Begins(c.Span):
+		case others:
+			c.Share(from)
 			r.asked = r.asked || i == r.last
+			return true
+		default:
+			c.Free()
+			*c, *from = *from, records.Chunk{}
 			return true
 		}
 	}

@@ -236,7 +236,7 @@ func (s *Store) isThirsty() bool {
 // load reads what is at c.From, in either tier. ok is false if that has changed, is lost, or
 // cannot be read now, which is an error. s.mu is held, but not while it reads.
 func (s *Store) load(l *log, c *records.Chunk) (ok bool, err error) {
-	if l == &s.named && s.recent.share(c) {
+	if l == &s.named && s.recent.take(c, len(s.cursors) > 1) {
 		return true, nil
 	}
 	g := l.at(c.From)
