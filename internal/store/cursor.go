@@ -150,7 +150,9 @@ func (c *Cursor) snapshot() Books {
 		}
 	}
 	count(all, &s.named)
-	count(s.held.all(), &s.held.log)
+	if !b.Removed {
+		count(s.held.all(), &s.held.log)
+	}
 	return b
 }
 

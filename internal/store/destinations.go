@@ -1,12 +1,16 @@
 package store
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
+)
 
 // This file is about who gets every line.
 
 // SetDestinations changes who gets every line. A new destination gets what arrives from now on.
-// The lines of one that is gone are dropped and counted; its cursor says that it is drained.
-// What already waits stays, even if less is allowed now. It returns the former names of those
+// The lines of one that is gone are dropped and counted, but for those that its session ends
+// with; its cursor says that it is drained. What already waits stays, even if less is allowed now. It returns the former names of those
 // that have been renamed.
 func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	s.mu.Lock()
@@ -17,8 +21,9 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 		c := s.cursor(d.Name)
 		if c == nil {
 			c = s.newCursor(d)
-			if i := slices.IndexFunc(s.removed, func(b Books) bool { return b.Destination == d.Name }); i >= 0 {
-				c.books = s.removed[i] // it counts on
+			if i := indexOf(s.removed, d.Name); i >= 0 { // it counts on
+				s.removed[i].giveUp(false)
+				c.books = s.removed[i].books
 				c.books.Removed = false
 				s.removed = slices.Delete(s.removed, i, i+1)
 			}
@@ -51,7 +56,7 @@ func (s *Store) rename(to []Destination) (renamed map[string]string) {
 		func(a, b Destination) bool { return a.Name == "" || b.Name == "" },
 	} {
 		for _, d := range to {
-			wasThere := slices.ContainsFunc(s.removed, func(b Books) bool { return b.Destination == d.Name })
+			wasThere := indexOf(s.removed, d.Name) >= 0
 			i := slices.IndexFunc(s.cursors, func(c *Cursor) bool {
 				isGone := !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == c.Name })
 				return isGone && isSame(c.Destination, d)
@@ -70,12 +75,14 @@ func (s *Store) rename(to []Destination) (renamed map[string]string) {
 
 // cursor returns the cursor of a destination, or nil. s.mu is held.
 func (s *Store) cursor(name string) *Cursor {
-	for _, c := range s.cursors {
-		if c.Name == name {
-			return c
-		}
+	if i := indexOf(s.cursors, name); i >= 0 {
+		return s.cursors[i]
 	}
 	return nil
+}
+
+func indexOf(all []*Cursor, name string) int {
+	return slices.IndexFunc(all, func(c *Cursor) bool { return c.Name == name })
 }
 
 // Cursor returns the place of a destination, or nil if there is none of that name.
@@ -89,14 +96,14 @@ func (s *Store) newCursor(d Destination) *Cursor {
 	return &Cursor{Destination: d, store: s, books: Books{Destination: d.Name}, more: make(chan struct{}, 1)}
 }
 
-// retire ends the use of a cursor, whose lines are dropped. s.mu is held.
+// retire ends the use of a cursor. What its session has sent is dropped at its end, if the
+// destination doesn't have it by then; all else at once. s.mu is held.
 func (s *Store) retire(c *Cursor) {
-	left := c.undelivered().Lines() + s.held.left()
-	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", left)
-	c.books.Dropped[Shutdown] += uint64(left)
+	before := c.books.Dropped[Shutdown]
+	c.lose(records.Span{To: records.End}, Shutdown)
+	c.books.Dropped[Shutdown] += uint64(s.held.left())
 	c.books.Removed = true
 	c.ahead.Free()
-	c.needs = needs{}
-	notify(c.more)
-	s.removed = append(s.removed, c.books)
+	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", c.books.Dropped[Shutdown]-before)
+	s.removed = append(s.removed, c)
 }

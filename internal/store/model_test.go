@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -480,11 +481,10 @@ func (m *model) tally(all []Books) {
 func (m *model) restart(torn bool) {
 	if torn {
 		m.former, m.torn = nil, true
-		for _, c := range m.store.cursors {
+		for _, c := range slices.Concat(m.store.cursors, m.store.removed) {
 			c.store = m.store
 			m.tally([]Books{c.books})
 		}
-		m.tally(m.store.removed)
 		m.loseNameless()
 	}
 	m.killAt = 0

@@ -266,18 +266,24 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	c.mature(now)
 	c.takeBack()
 	isIdle := c.acked == c.handed && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
-	if isOver := isIdle && now.Sub(c.began) >= young; isOver || c.Certain {
+	isLast := c.books.Removed && how == outlet.Finished
+	if isOver := isIdle && (isLast || now.Sub(c.began) >= young); isOver || c.Certain {
 		c.deliver(c.acked)
 		c.needs.trim(0, c.acked)
 	}
 	c.trim(now)
-	for why, lines := range c.rewind(isIdle) {
-		c.books.Dropped[why] += uint64(lines)
-	}
+	c.giveUp(isIdle)
 	c.ahead.Free()
 	c.hand = nil
 	c.session = session{}
 	s.settle()
+}
+
+// giveUp makes what was sent wait again, and counts what can't.
+func (c *Cursor) giveUp(isIdle bool) {
+	for why, lines := range c.rewind(isIdle) {
+		c.books.Dropped[why] += uint64(lines)
+	}
 }
 
 // takeBack undoes the sending of what is in hand if none of it was written.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,7 +81,7 @@ type Store struct {
 	held    heldLines
 	recent  recent
 	cursors []*Cursor
-	removed []Books
+	removed []*Cursor
 	closed  bool          // nothing more is put, but what gets a name
 	scratch records.Spans // a buffer
 }
@@ -313,10 +314,10 @@ func (s *Store) Books() []Books {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make([]Books, 0, len(s.cursors)+len(s.removed))
-	for _, c := range s.cursors {
+	for _, c := range slices.Concat(s.cursors, s.removed) {
 		all = append(all, c.snapshot())
 	}
-	return append(all, s.removed...)
+	return all
 }
 
 // Memory returns the directory of the first tier, where other files may lie beside its own; ""

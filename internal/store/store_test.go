@@ -585,6 +585,47 @@ func TestDestinations(t *testing.T) {
 	}
 }
 
+// Who is removed in the middle of a session has what the session ends with in order; nothing
+// that it does not end so, or that was not sent. Who is back meanwhile counts on.
+func TestRemovedInASession(t *testing.T) {
+	a, c := Destination{Name: "a", Queue: roomy}, Destination{Name: "c", Queue: roomy}
+	for _, tt := range []struct {
+		name                       string
+		how                        outlet.Ending
+		acked                      bool
+		back                       bool
+		forwarded, dropped, queued int
+	}{
+		{"in order", outlet.Finished, true, false, 2, 1, 0},
+		{"not read", outlet.Broken, true, false, 0, 3, 0},
+		{"closed by the peer", outlet.Closed, true, false, 0, 3, 0},
+		{"not acknowledged", outlet.Broken, false, false, 0, 3, 0},
+		{"back meanwhile", outlet.Finished, true, true, 0, 3, 0},
+	} {
+		b := newBench(t, a, c)
+		b.putLines("1 1 1", "2 1 1")
+		l := b.begin("a")
+		if sent := l.take(); strings.Count(sent, "\n") != 2 {
+			t.Fatalf("sent %q", sent)
+		}
+		b.putLines("3 1 1")
+		b.SetDestinations([]Destination{c})
+		if got := b.books("a"); got.Queued != 2 || got.Dropped[Shutdown] != 1 {
+			t.Errorf("%s: removed: %+v", tt.name, got)
+		}
+		if tt.back {
+			b.SetDestinations([]Destination{a, c})
+		}
+		if tt.acked {
+			l.Ack(b.now, outlet.Peer{Acked: l.wrote})
+		}
+		l.End(b.now, tt.how)
+		if got := b.books("a"); got.Removed == tt.back || int(got.forwarded()) != tt.forwarded || int(got.Dropped[Shutdown]) != tt.dropped || got.Queued != tt.queued {
+			t.Errorf("%s: got %+v", tt.name, got)
+		}
+	}
+}
+
 // A destination is known again by its name, or by an address that it has still; and one
 // that has no name is the first that has one, or is one no more.
 func TestRenamed(t *testing.T) {
