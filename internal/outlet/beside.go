@@ -51,10 +51,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 	if a.Health != 0 {
 		s.besides.Go(func() {
 			if err := o.falls(ctx, s); err != nil {
-				select {
-				case s.peer.heard <- err:
-				default:
-				}
+				s.hear(err)
 			}
 		})
 	}
@@ -64,7 +61,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 // back, and returns a connection to it; nil when ctx ends.
 func (o *Outlet) seekBetter(ctx context.Context, index int) *connection {
 	for retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval)) {
-		if c := o.dialFirst(ctx, index); c != nil && o.lasts(ctx, c) {
+		if c := o.seek(ctx, index, nil); c != nil && o.lasts(ctx, c) {
 			return c
 		}
 	}
@@ -77,15 +74,17 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 	if c.server.entry.address.isDatagram() {
 		return true // it has rested for long, or says that it is well
 	}
-	err := c.probe(ctx, betterAge)
-	if err == nil && ctx.Err() == nil {
+	late := time.NewTimer(betterAge)
+	defer late.Stop()
+	select {
+	case <-late.C:
 		c.probed = true
 		return true
+	case err := <-c.heard:
+		o.failover.failed(time.Now(), c.server, 0, false, err)
+	case <-ctx.Done():
 	}
 	c.close()
-	if ctx.Err() == nil {
-		o.failover.failed(time.Now(), c.server, 0, true, err)
-	}
 	return false
 }
 
@@ -93,7 +92,7 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 // one could be connected to.
 func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 	for s.paused.Load() {
-		if c := o.seekOther(ctx, s.server); c != nil {
+		if c := o.seek(ctx, wholeList, s.server); c != nil {
 			if !s.paused.Load() || !s.ask(departure{errStalled, c}) {
 				c.close()
 			}

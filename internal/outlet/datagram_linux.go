@@ -1,8 +1,8 @@
 package outlet
 
 import (
-	"context"
 	"errors"
+	"net"
 	"syscall"
 	"time"
 	"unsafe"
@@ -22,6 +22,7 @@ const (
 // A datagram is a connected UDP or unixgram socket, which the runtime does not
 // poll: it would wake a thread for every datagram that has left.
 type datagram struct {
+	oneWay
 	fd    int
 	max   int  // bytes of payload
 	trial bool // the server has yet to show that it does not refuse
@@ -40,8 +41,9 @@ type mmsghdr struct {
 
 // newDatagram takes a connection. It asks the kernel for the errors that the network
 // reports, a host that can't be reached among them (ip(7), IP_RECVERR).
-func newDatagram(conn syscall.Conn, network string, size int, trial bool) (*datagram, error) {
-	raw, err := conn.SyscallConn()
+func newDatagram(conn net.Conn, network string, size int, trial bool) (*datagram, error) {
+	defer conn.Close() // we have a copy
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil, err
 	}
@@ -167,10 +169,5 @@ func (l *datagram) look(time.Time, time.Duration) (Peer, error) {
 	return Peer{Acked: l.sent}, l.error()
 }
 
-func (l *datagram) watch() error                               { return nil }
-func (l *datagram) probe(context.Context, time.Duration) error { return nil }
-func (l *datagram) interrupt()                                 {} // nothing waits for long
-func (l *datagram) narrow(bool)                                {}
-func (l *datagram) closeWrite() (bool, error)                  { return false, nil }
-func (l *datagram) close()                                     { unix.Close(l.fd) }
-func (l *datagram) reset()                                     { l.close() }
+func (l *datagram) close() { unix.Close(l.fd) }
+func (l *datagram) reset() { l.close() }

@@ -6,18 +6,45 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 )
 
-// A connection is a link to a server of the list.
+// A connection is a link to a server of the list, and what is heard from there.
 type connection struct {
 	link
-	server *server
-	index  int       // of its address in the list
-	began  time.Time // when it was open
-	probed bool      // it stayed open while nothing was sent
-	config *Config   // that it was made by
+	server  *server
+	index   int           // of its address in the list
+	began   time.Time     // when it was open
+	probed  bool          // it stayed open while nothing was sent
+	config  *Config       // that it was made by
+	heard   chan error    // cap 1: why it ends
+	watched chan struct{} // closed when nothing more will be heard
+}
+
+// watch listens until the peer ends the connection, or we do.
+func (c *connection) watch() {
+	if err := c.link.watch(); err != nil {
+		c.hear(err)
+	}
+	close(c.watched)
+}
+
+// hear takes note of why the connection ends, unless another reason is known.
+func (c *connection) hear(err error) {
+	select {
+	case c.heard <- err:
+	default:
+	}
+}
+
+func (c *connection) close() {
+	c.link.close()
+	<-c.watched
+}
+
+func (c *connection) reset() {
+	c.link.reset()
+	<-c.watched
 }
 
 // errOwnListener says that an upstream turned out to be one of our listeners.
@@ -68,7 +95,9 @@ func (o *Outlet) dialServer(ctx context.Context, s *server, index int, limit tim
 	if err != nil {
 		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)
 	}
-	return &connection{link: l, server: s, index: index, began: time.Now(), config: cfg}, nil
+	c := &connection{link: l, server: s, index: index, began: time.Now(), config: cfg, heard: make(chan error, 1), watched: make(chan struct{})}
+	go c.watch() // close and reset wait for it
+	return c, nil
 }
 
 // A dialer makes links. known says that the server at an address has worked, and has
@@ -101,8 +130,7 @@ func (d systemDialer) dial(ctx context.Context, cfg *Config, a Address, at strin
 		return nil, err
 	}
 	if a.isDatagram() {
-		defer conn.Close()
-		return newDatagram(conn.(syscall.Conn), network, cfg.MaxDatagram, !known)
+		return newDatagram(conn, network, cfg.MaxDatagram, !known)
 	}
 	l, err := newStream(conn.(streamConn), d.options.Resets)
 	if err != nil {

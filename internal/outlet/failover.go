@@ -70,6 +70,9 @@ type server struct {
 	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
 }
 
+// isName says whether s stands for the name of its entry.
+func (s *server) isName() bool { return s == &s.entry.name }
+
 // reset makes the list that of cfg. What is known of addresses that stay, stays; unless
 // they are to be spoken with in another way.
 func (f *failover) reset(now time.Time, cfg *Config) {
@@ -150,8 +153,8 @@ func (f *failover) resolved(e *entry, ats []string) []*server {
 	return e.answer
 }
 
-// next returns after which time a server is to be tried although all rest, and makes it
-// the one that is. Negative: all are being tried, or there is none.
+// next returns after which time a server is to be tried although all rest; 0: now, and it
+// rests no more. Negative: all are being tried, or there is none.
 func (f *failover) next(now time.Time) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -178,8 +181,11 @@ func (f *failover) next(now time.Time) time.Duration {
 	if first == nil {
 		return -1
 	}
+	if wait := at.Sub(now); wait > 0 {
+		return wait
+	}
 	first.rest, first.entry.name.rest = time.Time{}, time.Time{}
-	return max(0, at.Sub(now))
+	return 0
 }
 
 // isKnown says whether s has worked, and has not failed since.
@@ -260,60 +266,48 @@ func (f *failover) left(now time.Time, s *server) {
 	}
 }
 
-// deceived says that s, after a session of so long, took nothing, or hung up at the first
-// lines. That it accepts a connection proves nothing then, so that it rests as long as a
-// server that says nothing.
-func (f *failover) deceived(now time.Time, s *server, worked time.Duration, why error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s.entry.server = nil
-	f.strike(now, s)
-	if s.deceits++; worked >= maxUDPRest {
-		s.deceits = 1
-	}
-	s.rest = now.Add(doubled(minDeceitRest, maxUDPRest, s.deceits))
-	cause := "session"
-	if errors.Is(why, errStalled) {
-		cause = "stalled"
-	}
-	f.isDown(now, s.entry, why, cause)
-}
-
-// failed says that a session with s failed that had worked for so long. certain says that
-// s is worth no other attempt at once, however long it worked.
-func (f *failover) failed(now time.Time, s *server, worked time.Duration, certain bool, why error) {
+// failed says that a session with s failed that had worked for so long. One that stalled,
+// or that failed soon though its connection had been idle for a while (probed), shows that
+// to accept a connection proves nothing here: s rests as long as one that says nothing.
+func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed bool, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := s.entry
 	if e.server == s {
 		e.server = nil
 	}
-	if worked >= provenAge {
+	isStalled := errors.Is(why, errStalled)
+	if worked >= provenAge && !isStalled {
 		s.strikes, e.name.strikes = 0, 0
-	}
-	if worked >= provenAge && !certain {
-		f.broke(now, s, why)
-		return
+		if !e.address.isDatagram() {
+			f.broke(now, s, why)
+			return
+		}
 	}
 	f.strike(now, s)
-	f.isDown(now, e, why, "session")
+	cause := "session"
+	if isStalled {
+		cause = "stalled"
+	}
+	if isStalled || probed {
+		if s.deceits++; worked >= maxUDPRest {
+			s.deceits = 1
+		}
+		s.rest = now.Add(doubled(minDeceitRest, maxUDPRest, s.deceits))
+	}
+	f.isDown(now, e, why, cause)
 }
 
-// unreachable says that no connection to s could be made.
+// unreachable says that no connection to s could be made; or that s, which is a name, does
+// not resolve.
 func (f *failover) unreachable(now time.Time, s *server, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s.isName() {
+		s.entry.answer = nil
+	}
 	f.strike(now, s)
 	f.isDown(now, s.entry, why, cause(why))
-}
-
-// unresolved says that the name of e does not resolve.
-func (f *failover) unresolved(now time.Time, e *entry, why error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	e.answer = nil
-	e.name.strike(now)
-	f.isDown(now, e, why, cause(why))
 }
 
 // late says that the name of e is being looked up still.
@@ -328,7 +322,7 @@ func (f *failover) late(now time.Time, e *entry, why error) {
 func (f *failover) strike(now time.Time, s *server) {
 	s.strike(now)
 	e := s.entry
-	if !slices.ContainsFunc(e.answer, func(s *server) bool { return !s.rests(now) }) {
+	if !s.isName() && !slices.ContainsFunc(e.answer, func(s *server) bool { return !s.rests(now) }) {
 		e.name.strike(now)
 	}
 }
@@ -339,7 +333,7 @@ func (s *server) strike(now time.Time) {
 	retry := doubled(minRest, maxRetry, s.strikes)
 	s.retry = now.Add(retry/2 + rand.N(retry/2+1)) // so that a fleet does not return as one
 	switch a := s.entry.address; {
-	case s == &s.entry.name:
+	case s.isName():
 		s.rest = s.retry
 	case a.Network == "udp" && a.Health == 0:
 		s.rest = now.Add(doubled(minUDPRest, maxUDPRest, s.strikes))

@@ -190,16 +190,6 @@ func (l *fakeLink) watch() error {
 
 var errInterrupted = errors.New("interrupted")
 
-func (l *fakeLink) probe(ctx context.Context, d time.Duration) error {
-	select {
-	case err := <-l.ended:
-		return err
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
-	return nil
-}
-
 func (l *fakeLink) interrupt() {
 	select {
 	case l.ended <- errInterrupted:
@@ -221,6 +211,7 @@ func (l *fakeLink) part(how string) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	l.gone = how
+	l.interrupt()
 }
 
 // parted says how we ended the i-th connection; "": we have not.

@@ -1,7 +1,6 @@
 package outlet
 
 import (
-	"context"
 	"errors"
 	"time"
 )
@@ -23,10 +22,6 @@ type link interface {
 	// may return nil at once, where look tells.
 	watch() error
 
-	// probe returns nil if the peer has not ended the connection within d, or before
-	// ctx ends; otherwise why.
-	probe(ctx context.Context, d time.Duration) error
-
 	// interrupt ends a blocked write and watch, for good.
 	interrupt()
 
@@ -43,6 +38,14 @@ type link interface {
 	// reset ends the connection; what the kernel has not sent is lost.
 	reset()
 }
+
+// oneWay is the part of a link to a server that says nothing, not even that it ends.
+type oneWay struct{}
+
+func (oneWay) watch() error              { return nil }
+func (oneWay) interrupt()                {} // nothing waits for long
+func (oneWay) narrow(bool)               {}
+func (oneWay) closeWrite() (bool, error) { return false, nil }
 
 var (
 	// errClosed says that the peer will send no more. It may still read.

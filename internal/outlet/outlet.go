@@ -114,14 +114,10 @@ func (o *Outlet) Run(ctx context.Context) {
 // run runs the session on c, which it takes, and takes note of how it ended.
 func (o *Outlet) run(ctx context.Context, c *connection) {
 	lived, why := o.session(ctx, c)
-	now := time.Now()
-	switch {
-	case ctx.Err() != nil, isOurs(why):
-		o.failover.left(now, c.server)
-	case errors.Is(why, errStalled), c.probed && lived < provenAge:
-		o.failover.deceived(now, c.server, lived, why)
-	default:
-		o.failover.failed(now, c.server, lived, c.server.entry.address.isDatagram(), why)
+	if ctx.Err() != nil || isOurs(why) {
+		o.failover.left(time.Now(), c.server)
+	} else {
+		o.failover.failed(time.Now(), c.server, lived, c.probed, why)
 	}
 }
 
@@ -131,55 +127,43 @@ func (o *Outlet) connect(ctx context.Context) (*connection, error) {
 	if c := o.takeBetter(); c != nil {
 		return c, nil
 	}
-	r := o.search(ctx)
+	r := o.search(ctx, wholeList, nil)
 	defer r.stop()
-	for {
-		expire, err := o.source.Expire(time.Now())
+	late := newTimer(0, false)
+	defer late.Stop()
+	for r.found == nil && ctx.Err() == nil {
+		now := time.Now()
+		expire, err := o.source.Expire(now)
 		if err != nil {
 			return nil, err
 		}
-		if r.sweep(len(o.failover.list()), nil); r.found == nil {
-			err = o.await(ctx, r, o.failover.next(time.Now()), expire)
+		wait := r.step(now)
+		if wait == 0 {
+			wait = o.failover.next(now)
 		}
-		if r.found != nil || err != nil {
-			return r.found, err
+		if wait == 0 {
+			r.again()
+			continue
 		}
-	}
-}
-
-// await returns after wait, unless that is negative, when an attempt has ended, or when
-// there is another configuration. Meanwhile it drops what becomes too old.
-func (o *Outlet) await(ctx context.Context, r *search, wait, expire time.Duration) (err error) {
-	retry := newTimer(wait, wait >= 0)
-	defer retry.Stop()
-	for over := false; !over; {
-		look := newTimer(expire, expire > 0)
+		if wait = soonest(max(wait, 0), expire); wait > 0 {
+			late.Reset(wait)
+		}
 		o.pulse.Rest()
 		select {
-		case <-retry.C:
-			over = true
-		case <-o.changed:
-			over = true
 		case a := <-r.ended:
 			r.take(a)
-			over = true
-		case <-look.C:
+		case <-late.C:
+		case <-o.changed:
+			r.again()
 		case <-o.source.More():
 		case <-ctx.Done():
 		}
 		o.pulse.Work()
-		look.Stop()
-		switch {
-		case r.found != nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		}
-		if expire, err = o.source.Expire(time.Now()); err != nil {
-			return err
-		}
 	}
-	return nil
+	if r.found == nil {
+		return nil, ctx.Err()
+	}
+	return r.found, nil
 }
 
 // newTimer returns a timer that fires after d, if it is to run.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -20,163 +21,153 @@ const (
 	resolveTime = 2 * time.Second
 )
 
+// wholeList is as many addresses as a list may have.
+const wholeList = math.MaxInt
+
 // A search is for a server to connect to. What takes long, to look up a name or to
 // connect, goes on beside what is tried next. It belongs to one goroutine.
 type search struct {
-	outlet   *Outlet
-	ctx      context.Context
-	cancel   context.CancelFunc
-	underWay int
-	ended    chan attempt        // all that are under way end here
-	answers  map[*entry]*attempt // of names; nil: it is under way
+	outlet *Outlet
+	ctx    context.Context
+	cancel context.CancelFunc
+	n      int     // so many addresses of the list are tried
+	than   *server // is not
+
+	todo     []candidate  // the next first
+	first    *server      // that is waited for, before the next is tried; nil: none is
+	until    time.Time    // at the latest
+	underWay int          // attempts
+	ended    chan attempt // where they end
 	found    *connection
 }
 
-// An attempt is to look up a name or to connect to a server, and what came of it.
+// A candidate is a server, or the name of an entry, to be tried: the index-th address.
+type candidate struct {
+	*server
+	index int
+}
+
+// An attempt is what came of a candidate: of a name, addresses, of a server, a connection.
 type attempt struct {
-	server *server // of a name: its entry's
-	began  time.Time
-	ats    []string
-	conn   *connection
-	err    error
+	candidate
+	began time.Time
+	ats   []string
+	conn  *connection
+	err   error
 }
 
-// search begins one. Who does calls stop.
-func (o *Outlet) search(ctx context.Context) *search {
+// search begins one among the first n addresses, in which than is passed over. Who does
+// calls stop.
+func (o *Outlet) search(ctx context.Context, n int, than *server) *search {
 	ctx, cancel := context.WithCancel(ctx)
-	return &search{outlet: o, ctx: ctx, cancel: cancel, ended: make(chan attempt), answers: map[*entry]*attempt{}}
+	r := &search{outlet: o, ctx: ctx, cancel: cancel, n: n, than: than, ended: make(chan attempt)}
+	r.again()
+	return r
 }
 
-// dialFirst connects to the first server of the first n addresses that does not
-// rest and takes the connection; nil: none does.
-func (o *Outlet) dialFirst(ctx context.Context, n int) *connection {
-	return o.dialExcept(ctx, n, nil)
-}
-
-// seekOther connects to the first server of the list other than one that does not rest;
-// nil: none could be, or ctx ended.
-func (o *Outlet) seekOther(ctx context.Context, than *server) *connection {
-	return o.dialExcept(ctx, len(o.failover.list()), than)
-}
-
-// dialExcept is dialFirst, but for one server, which is passed over; nil: none is.
-func (o *Outlet) dialExcept(ctx context.Context, n int, than *server) *connection {
-	r := o.search(ctx)
-	defer r.stop()
-	for {
-		r.sweep(n, than)
-		if r.found != nil || r.underWay == 0 || ctx.Err() != nil {
-			return r.found
-		}
-		select {
-		case a := <-r.ended:
-			r.take(a)
-		case <-ctx.Done():
-		}
-	}
-}
-
-// sweep tries the servers of the first n addresses that don't rest, until one is found.
-func (r *search) sweep(n int, than *server) {
-	list := r.outlet.failover.list()
-	for i, e := range list[:min(n, len(list))] {
-		for _, s := range r.resolve(e) {
-			if r.found != nil || r.ctx.Err() != nil {
-				return
-			}
-			if s != than {
-				r.dial(s, i)
-			}
-		}
-	}
-}
-
-// resolve returns the servers of an address; none if it does not resolve, or not yet.
-func (r *search) resolve(e *entry) []*server {
+// again begins with the first address, as they are configured now.
+func (r *search) again() {
 	f := r.outlet.failover
-	if !e.address.isName() {
-		return f.resolved(e, []string{e.address.at()})
-	}
-	if _, asked := r.answers[e]; !asked && r.found == nil {
-		if _, ok := f.try(time.Now(), &e.name); !ok {
-			return nil
+	list := f.list()
+	r.todo, r.first = nil, nil
+	for i, e := range list[:min(r.n, len(list))] {
+		s := &e.name
+		if !e.address.isName() {
+			s = f.resolved(e, []string{e.address.at()})[0]
 		}
-		r.answers[e] = nil
-		r.start(&e.name, func(a *attempt) { a.ats, a.err = r.outlet.lookUp(r.ctx, e.address) })
-		if r.await(&e.name, resolveTime); r.answers[e] == nil && r.ctx.Err() == nil {
-			f.late(time.Now(), e, fmt.Errorf("look up upstream %s: no answer within %v", e.address, resolveTime))
-		}
+		r.todo = append(r.todo, candidate{s, i})
 	}
-	a := r.answers[e]
-	if a == nil {
-		return nil
-	}
-	delete(r.answers, e)
-	if a.err != nil {
-		return nil
-	}
-	return f.resolved(e, a.ats)
 }
 
-// dial tries to connect to s, unless that rests.
-func (r *search) dial(s *server, index int) {
-	limit, ok := r.outlet.failover.try(time.Now(), s)
-	if !ok {
-		return
+// step tries the next candidate that does not rest, unless one is waited for. It returns
+// for how long one is; 0: none is left.
+func (r *search) step(now time.Time) time.Duration {
+	f := r.outlet.failover
+	if s := r.first; s != nil {
+		if wait := r.until.Sub(now); wait > 0 {
+			return wait
+		}
+		if r.first = nil; s.isName() {
+			f.late(now, s.entry, fmt.Errorf("look up upstream %s: no answer within %v", s.entry.address, resolveTime))
+		}
 	}
-	r.start(s, func(a *attempt) { a.conn, a.err = r.outlet.dialServer(r.ctx, s, index, limit) })
-	r.await(s, nextAfter)
+	for len(r.todo) > 0 {
+		c := r.todo[0]
+		r.todo = r.todo[1:]
+		if c.server == r.than {
+			continue
+		}
+		if limit, ok := f.try(now, c.server); ok {
+			return r.begin(now, c, limit)
+		}
+	}
+	return 0
 }
 
-func (r *search) start(s *server, do func(a *attempt)) {
+// begin begins an attempt, and returns for how long to wait for it.
+func (r *search) begin(now time.Time, c candidate, limit time.Duration) time.Duration {
+	wait := nextAfter
+	if c.isName() {
+		wait = resolveTime
+	}
+	r.first, r.until = c.server, now.Add(wait)
 	r.underWay++
 	go func() {
-		a := attempt{server: s, began: time.Now()}
-		do(&a)
+		a := attempt{candidate: c, began: now}
+		if c.isName() {
+			a.ats, a.err = r.outlet.lookUp(r.ctx, c.entry.address)
+		} else {
+			a.conn, a.err = r.outlet.dialServer(r.ctx, c.server, c.index, limit)
+		}
 		r.ended <- a
 	}()
-}
-
-// await returns when the attempt at s has ended, or one has found a server, but after d
-// at the latest.
-func (r *search) await(s *server, d time.Duration) {
-	late := time.NewTimer(d)
-	defer late.Stop()
-	for r.found == nil {
-		select {
-		case a := <-r.ended:
-			if r.take(a); a.server == s {
-				return
-			}
-		case <-late.C:
-			return
-		case <-r.ctx.Done():
-			return
-		}
-	}
+	return wait
 }
 
 // take takes note of an attempt that has ended.
 func (r *search) take(a attempt) {
-	r.underWay--
 	f := r.outlet.failover
 	f.tried(a.server)
-	e := a.server.entry
-	isName := a.server == &e.name
-	if isName {
-		r.answers[e] = &a
+	if r.underWay--; a.server == r.first {
+		r.first = nil
 	}
 	switch {
-	case a.conn != nil && r.found == nil && r.ctx.Err() == nil:
-		r.found = a.conn
-	case a.conn != nil:
-		a.conn.close()
-	case a.err == nil || r.ctx.Err() != nil:
-	case isName:
-		f.unresolved(time.Now(), e, a.err)
-	default:
+	case a.err != nil && r.ctx.Err() == nil:
 		f.unreachable(time.Now(), a.server, a.err)
+	case a.err != nil:
+	case a.isName():
+		var next []candidate
+		for _, s := range f.resolved(a.entry, a.ats) {
+			next = append(next, candidate{s, a.index})
+		}
+		r.todo = append(next, r.todo...)
+	case r.found == nil && r.ctx.Err() == nil:
+		r.found = a.conn
+	default:
+		a.conn.close()
 	}
+}
+
+// seek connects to the first server of the first n addresses that does not rest, and
+// takes the connection; than is passed over. nil: none does, or ctx ended.
+func (o *Outlet) seek(ctx context.Context, n int, than *server) *connection {
+	r := o.search(ctx, n, than)
+	defer r.stop()
+	for r.found == nil && ctx.Err() == nil {
+		wait := r.step(time.Now())
+		if wait == 0 && r.underWay == 0 {
+			break
+		}
+		late := newTimer(wait, wait > 0)
+		select {
+		case a := <-r.ended:
+			r.take(a)
+		case <-late.C:
+		case <-ctx.Done():
+		}
+		late.Stop()
+	}
+	return r.found
 }
 
 // errSlow says that a server needed too long.
@@ -187,8 +178,8 @@ func (r *search) stop() {
 	now, over := time.Now(), r.found != nil && r.ctx.Err() == nil
 	for r.cancel(); r.underWay > 0; {
 		a := <-r.ended
-		if r.take(a); over && a.conn == nil && a.server.at != "" && now.Sub(a.began) >= nextAfter {
-			r.outlet.failover.unreachable(now, a.server, fmt.Errorf("dial upstream %s: %w", a.server.entry.address, errSlow))
+		if r.take(a); over && a.conn == nil && !a.isName() && now.Sub(a.began) >= nextAfter {
+			r.outlet.failover.unreachable(now, a.server, fmt.Errorf("dial upstream %s: %w", a.entry.address, errSlow))
 		}
 	}
 }

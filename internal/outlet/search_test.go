@@ -13,19 +13,22 @@ import (
 
 // Another server than the one in use: of the same name or of another address, in the
 // order of the list, and only one that takes a connection.
-func TestSeekOther(t *testing.T) {
+func TestSeek(t *testing.T) {
 	const atC = "10.0.0.3:2003"
 	net := newNet(atA, atB, atC)
 	net.name("graphite", "10.0.0.1", "10.0.0.2")
 	synctest.Test(t, func(t *testing.T) {
 		o := New(Config{To: addresses(t, "tcp://graphite:2003", "tcp://"+atC)}, Options{Source: newSource(), Log: discard, Resolver: net})
 		o.dialer = net
-		than := o.dialFirst(t.Context(), 1).server
+		first := o.seek(t.Context(), 1, nil)
+		defer first.close()
+		than := first.server
 		seek := func(want string) {
 			t.Helper()
 			got := ""
-			if c := o.seekOther(t.Context(), than); c != nil {
+			if c := o.seek(t.Context(), wholeList, than); c != nil {
 				got = c.server.at
+				c.close()
 			}
 			if got != want {
 				t.Errorf("got %q, want %q", got, want)
@@ -45,7 +48,7 @@ func TestSeekOther(t *testing.T) {
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if o.seekOther(ended, than) != nil {
+		if o.seek(ended, wholeList, than) != nil {
 			t.Error("a connection though ctx has ended")
 		}
 	})

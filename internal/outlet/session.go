@@ -70,7 +70,6 @@ type session struct {
 
 // A hangup is how the peer ended its side of a connection.
 type hangup struct {
-	heard   chan error // cap 1: from who watches
 	err     error
 	at      time.Time // when it did; zero: it has not
 	half    bool      // it may be reading still
@@ -96,18 +95,13 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.source, within: answerTime,
-		peer: hangup{heard: make(chan error, 1)}, leave: leave{asked: make(chan departure, 1)}, timer: newTimer(0, false),
+		leave: leave{asked: make(chan departure, 1)}, timer: newTimer(0, false),
 	}
 	trial := o.failover.begin(now, c.server)
 	a := c.server.entry.address
 	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
 	ctx, cancel := context.WithCancel(parent)
-	s.besides.Go(func() {
-		if err := c.watch(); err != nil {
-			s.peer.heard <- err
-		}
-	})
 	o.beside(ctx, s)
 	interrupted := context.AfterFunc(ctx, c.interrupt)
 
@@ -238,7 +232,7 @@ func (s *session) isDoubtful() bool { return s.peer.half && s.Acked <= s.peer.wr
 func (s *session) peerEnded(now time.Time) error {
 	if s.peer.err == nil {
 		select {
-		case s.peer.err = <-s.peer.heard:
+		case s.peer.err = <-s.heard:
 		default:
 		}
 	}
@@ -385,8 +379,7 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 	select {
 	case <-s.source.More():
 	case <-late:
-	case err := <-s.peer.heard:
-		s.peer.err = err
+	case s.peer.err = <-s.heard:
 	case d := <-s.leave.asked:
 		s.depart(time.Now(), d)
 	case <-s.outlet.changed:
@@ -478,8 +471,7 @@ func (s *session) settle(ctx context.Context, d time.Duration) {
 	s.outlet.pulse.Rest()
 	defer s.outlet.pulse.Work()
 	select {
-	case err := <-s.peer.heard:
-		s.peer.err = err
+	case s.peer.err = <-s.heard:
 	case <-s.timer.C:
 	case <-ctx.Done():
 	}

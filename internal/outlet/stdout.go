@@ -1,13 +1,13 @@
 package outlet
 
 import (
-	"context"
 	"io"
 	"time"
 )
 
 // stdout is no server: it takes all, and what it took is delivered.
 type stdout struct {
+	oneWay
 	w       io.Writer
 	written uint64
 }
@@ -19,11 +19,5 @@ func (l *stdout) write(lines []byte, _ time.Duration) (int, error) {
 }
 
 func (l *stdout) look(time.Time, time.Duration) (Peer, error) { return Peer{Acked: l.written}, nil }
-
-func (l *stdout) watch() error                               { return nil }
-func (l *stdout) probe(context.Context, time.Duration) error { return nil }
-func (l *stdout) interrupt()                                 {}
-func (l *stdout) narrow(bool)                                {}
-func (l *stdout) closeWrite() (bool, error)                  { return false, nil }
-func (l *stdout) close()                                     {}
-func (l *stdout) reset()                                     {}
+func (l *stdout) close()                                      {}
+func (l *stdout) reset()                                      {}

@@ -1,7 +1,6 @@
 package outlet
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -193,22 +192,6 @@ func readToEnd(r io.Reader) error {
 			return err
 		}
 	}
-}
-
-func (l *stream) probe(ctx context.Context, d time.Duration) error { return probe(ctx, l.conn, d) }
-
-// probe is the probe of a link.
-func probe(ctx context.Context, conn net.Conn, d time.Duration) error {
-	conn.SetReadDeadline(time.Now().Add(d))
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	err := readToEnd(conn)
-	if stop() {
-		conn.SetReadDeadline(time.Time{})
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
-	}
-	return err
 }
 
 func (l *stream) interrupt() {

@@ -59,8 +59,7 @@ func startTLS(ctx context.Context, s *stream, c *tls.Config) (*tlsLink, error) {
 		s.close()
 		return nil, fmt.Errorf("TLS with %s: %w", c.ServerName, err)
 	}
-	r.hold()
-	s.written = r.made
+	r.through, s.written = false, r.made
 	return l, nil
 }
 
@@ -85,12 +84,6 @@ func (r *records) Write(b []byte) (int, error) {
 	}
 	r.held = append(r.held, b...)
 	return len(b), nil
-}
-
-func (r *records) hold() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.through = false
 }
 
 // SetWriteDeadline does nothing: no write waits.
@@ -157,8 +150,6 @@ func (l *tlsLink) look(now time.Time, within time.Duration) (Peer, error) {
 }
 
 func (l *tlsLink) watch() error { return readToEnd(l.conn) }
-
-func (l *tlsLink) probe(ctx context.Context, d time.Duration) error { return probe(ctx, l.conn, d) }
 
 func (l *tlsLink) closeWrite() (bool, error) {
 	if err := l.conn.CloseWrite(); err != nil {
