@@ -24,6 +24,10 @@ const (
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
 
+	// balancerAge is how long a balancer may need to find that it has no backend: a session
+	// that broke before proves little.
+	balancerAge = 20 * time.Second
+
 	// maxKnown is how many servers of a name are remembered.
 	maxKnown = 64
 )
@@ -276,20 +280,26 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 	if e.server == s {
 		e.server = nil
 	}
-	isStalled := errors.Is(why, errStalled)
-	if worked >= provenAge && !isStalled {
+	isStalled, isIdle := errors.Is(why, errStalled), errors.Is(why, errClosed)
+	works := worked >= provenAge && !isStalled
+	if works {
 		s.strikes, e.name.strikes = 0, 0
-		if !e.address.isDatagram() {
-			f.broke(now, s, why)
-			return
+	}
+	isYoung := worked < balancerAge && !(works && isIdle)
+	deceives := isStalled || probed && isYoung
+	if works && !deceives && !e.address.isDatagram() {
+		if isYoung {
+			s.rest = now.Add(minRest) // another may have a backend
 		}
+		f.broke(now, s, why)
+		return
 	}
 	f.strike(now, s)
 	cause := "session"
 	if isStalled {
 		cause = "stalled"
 	}
-	if isStalled || probed {
+	if deceives {
 		if s.deceits++; worked >= maxUDPRest {
 			s.deceits = 1
 		}

@@ -48,6 +48,26 @@ func TestFirstHangsUp(t *testing.T) {
 	}
 }
 
+// A balancer may need long to find that it has no backend: a server that ends each session
+// after some seconds is left for a second that doesn't.
+func TestFirstHangsUpLate(t *testing.T) {
+	for _, after := range []time.Duration{6 * time.Second, 19 * time.Second} {
+		for _, how := range []error{errClosed, errors.New("connection reset by peer")} {
+			net := newNet(atA, atB)
+			net.servers[atA].hangUp, net.servers[atA].endErr = after, how
+			run(t, net, toBoth, func(t *testing.T, r *rig) {
+				r.send(20 * time.Minute)
+				if n := len(net.servers[atB].lines()); n < r.sent*3/4 {
+					t.Errorf("%v %v: %d of %d lines at the second", after, how, n, r.sent)
+				}
+				if n := r.logged("upstream down", atA); n == 0 || n > 3 {
+					t.Errorf("%v %v: said %d times:\n%s", after, how, n, r.log)
+				}
+			})
+		}
+	}
+}
+
 // Whatever servers do, the loop goes on; a write that does not return in its time is seen.
 func TestPulse(t *testing.T) {
 	net := newNet(atA, atB)
