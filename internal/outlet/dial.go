@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 )
 
@@ -70,9 +71,7 @@ func (a Address) at() string {
 // lookUp returns the addresses that a, which is a name, resolves to, as package net takes
 // them.
 func (o *Outlet) lookUp(ctx context.Context, a Address) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, maxResolve)
-	defer cancel()
-	ips, err := o.resolver.LookupNetIP(ctx, "ip", a.Host)
+	ips, err := o.addresses(ctx, a.Host)
 	if err == nil && len(ips) == 0 {
 		err = errors.New("it has no address")
 	}
@@ -86,11 +85,42 @@ func (o *Outlet) lookUp(ctx context.Context, a Address) ([]string, error) {
 	return ats, nil
 }
 
+// addresses resolves a host. Some name servers never answer a question for IPv6 addresses:
+// where it takes long, it is asked for those of IPv4 alone, too.
+func (o *Outlet) addresses(ctx context.Context, host string) (ips []netip.Addr, err error) {
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, cancel := context.WithTimeout(ctx, maxResolve)
+	defer cancel()
+	answers := make(chan func() ([]netip.Addr, error), 2)
+	ask := func(network string) {
+		asking.Go(func() {
+			ips, err := o.resolver.LookupNetIP(ctx, network, host)
+			answers <- func() ([]netip.Addr, error) { return ips, err }
+		})
+	}
+	ask("ip")
+	late := time.NewTimer(nextAfter)
+	defer late.Stop()
+	for open := 1; open > 0; {
+		select {
+		case answer := <-answers:
+			open--
+			if ips, err = answer(); err == nil {
+				return ips, nil
+			}
+		case <-late.C:
+			open++
+			ask("ip4")
+		}
+	}
+	return nil, err
+}
+
 // dialServer connects to s, the address of which is the index-th of the list.
-func (o *Outlet) dialServer(ctx context.Context, s *server, index int, limit time.Duration) (*connection, error) {
+func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, index int, limit time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cfg := o.config.Load()
 	l, err := o.dialer.dial(ctx, cfg, s.entry.address, s.at, o.failover.isKnown(s))
 	if err != nil {
 		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)

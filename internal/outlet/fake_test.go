@@ -24,6 +24,7 @@ type fakeNet struct {
 	names   map[string][]netip.Addr
 	rotates bool          // a name has one of its addresses at a time
 	needs   time.Duration // to look up a name
+	only4   bool          // nobody answers a question for IPv6 addresses
 }
 
 // A fakeServer is one of them. Fields may be changed while it runs.
@@ -51,8 +52,12 @@ func newNet(ats ...string) *fakeNet {
 	return n
 }
 
-func (n *fakeNet) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
-	if !retry.Sleep(ctx, n.needs) {
+func (n *fakeNet) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	needs := n.needs
+	if n.only4 && network != "ip4" {
+		needs = never
+	}
+	if !retry.Sleep(ctx, needs) {
 		return nil, context.Cause(ctx)
 	}
 	n.mu.Lock()

@@ -58,8 +58,8 @@ func (o *Outlet) Configure(cfg Config) {
 	if cfg.equal(o.config.Load()) {
 		return
 	}
-	o.config.Store(&cfg)
 	o.failover.reset(time.Now(), &cfg)
+	o.config.Store(&cfg) // last: who has it finds its list, see search.again
 	select {
 	case o.changed <- struct{}{}:
 	default:

@@ -510,6 +510,22 @@ func TestConfigure(t *testing.T) {
 	})
 }
 
+// A list that comes while the one before is searched is followed at once: no line goes to a
+// server that is not in it.
+func TestConfigureWhileSearching(t *testing.T) {
+	const atC = "10.0.0.3:2003"
+	net := newNet(atA, atB, atC)
+	net.servers[atA].needs = never
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(nextAfter / 2)
+		r.Configure(Config{To: addresses(t, "tcp://"+atC)})
+		r.send(time.Second)
+		if b, c := len(net.servers[atB].lines()), len(net.servers[atC].lines()); b > 0 || c != r.sent {
+			t.Errorf("%d of %d lines came to a server that was configured before, %d to the one that is", b, r.sent, c)
+		}
+	})
+}
+
 // What was known of a server that is to be spoken with in another way is forgotten.
 func TestConfigureTLS(t *testing.T) {
 	net := newNet(atA, atB)

@@ -30,6 +30,7 @@ type search struct {
 	outlet *Outlet
 	ctx    context.Context
 	cancel context.CancelFunc
+	config *Config // that todo is of
 	n      int     // so many addresses of the list are tried
 	than   *server // is not
 
@@ -67,6 +68,7 @@ func (o *Outlet) search(ctx context.Context, n int, than *server) *search {
 
 // again begins with the first address, as they are configured now.
 func (r *search) again() {
+	r.config = r.outlet.config.Load()
 	f := r.outlet.failover
 	list := f.list()
 	r.todo, r.first = nil, nil
@@ -112,12 +114,13 @@ func (r *search) begin(now time.Time, c candidate, limit time.Duration) time.Dur
 	}
 	r.first, r.until = c.server, now.Add(wait)
 	r.underWay++
+	cfg := r.config
 	go func() {
 		a := attempt{candidate: c, began: now}
 		if c.isName() {
 			a.ats, a.err = r.outlet.lookUp(r.ctx, c.entry.address)
 		} else {
-			a.conn, a.err = r.outlet.dialServer(r.ctx, c.server, c.index, limit)
+			a.conn, a.err = r.outlet.dialServer(r.ctx, cfg, c.server, c.index, limit)
 		}
 		r.ended <- a
 	}()
@@ -141,7 +144,7 @@ func (r *search) take(a attempt) {
 			next = append(next, candidate{s, a.index})
 		}
 		r.todo = append(next, r.todo...)
-	case r.found == nil && r.ctx.Err() == nil:
+	case r.found == nil && r.ctx.Err() == nil && a.conn.config == r.config:
 		r.found = a.conn
 	default:
 		a.conn.close()

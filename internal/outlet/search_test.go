@@ -84,6 +84,20 @@ func TestSlowName(t *testing.T) {
 	})
 }
 
+// A name server that never answers a question for IPv6 addresses delays a name, and no more;
+// and a second in the list is not used because of it.
+func TestOnlyIPv4(t *testing.T) {
+	net := newNet(atA, atB)
+	net.name("graphite", "10.0.0.1")
+	net.only4 = true
+	run(t, net, []string{"tcp://graphite:2003", "tcp://" + atB}, func(t *testing.T, r *rig) {
+		r.send(resolveTime)
+		if n := len(net.servers[atA].lines()); n != r.sent {
+			t.Errorf("%d of %d lines came within %v", n, r.sent, resolveTime)
+		}
+	})
+}
+
 // A name that has another address each time, none of which works, is tried less and less
 // often, and what is wrong is said once.
 func TestNameRotates(t *testing.T) {

@@ -300,12 +300,7 @@ func (s *session) ask(d departure) bool {
 func (s *session) next() *connection {
 	select {
 	case d := <-s.leave.asked: // too late
-		if s.leave.to == nil {
-			return d.to
-		}
-		if d.to != nil {
-			d.to.close()
-		}
+		s.depart(time.Now(), d)
 	default:
 	}
 	return s.leave.to
@@ -313,6 +308,9 @@ func (s *session) next() *connection {
 
 // depart makes the session end when it can.
 func (s *session) depart(now time.Time, d departure) {
+	if s.leave.to != nil {
+		s.leave.to.close()
+	}
 	s.leave.departure, s.leave.by = d, now.Add(partTime)
 }
 
