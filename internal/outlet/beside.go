@@ -81,10 +81,11 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 		c.probed = true
 		return true
 	case err := <-c.heard:
-		o.failover.failed(time.Now(), c.server, 0, false, err)
+		c.close()
+		o.failover.failed(time.Now(), c.server, 0, false, c.explain(err))
 	case <-ctx.Done():
+		c.close()
 	}
-	c.close()
 	return false
 }
 

@@ -1,6 +1,7 @@
 package outlet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,14 +21,28 @@ type connection struct {
 	config  *Config       // that it was made by
 	heard   chan error    // cap 1: why it ends
 	watched chan struct{} // closed when nothing more will be heard
+	said    []byte        // by the peer, when that is closed
 }
 
 // watch listens until the peer ends the connection, or we do.
 func (c *connection) watch() {
-	if err := c.link.watch(); err != nil {
+	said, err := c.link.watch()
+	if c.said = said; err != nil {
 		c.hear(err)
 	}
 	close(c.watched)
+}
+
+// explain adds what the peer has said to why the connection, which is watched no more,
+// ended.
+func (c *connection) explain(why error) error {
+	switch {
+	case len(c.said) == 0:
+		return why
+	case bytes.HasPrefix(c.said, []byte{21, 3}): // an alert: RFC 8446, 5.1
+		return fmt.Errorf("%w (it speaks TLS: is tls:// meant?)", why)
+	}
+	return fmt.Errorf("%w (it said %q)", why, c.said)
 }
 
 // hear takes note of why the connection ends, unless another reason is known.

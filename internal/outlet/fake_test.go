@@ -186,11 +186,11 @@ func (l *fakeLink) look(time.Time, time.Duration) (Peer, error) {
 	return Peer{Acked: l.acked}, nil
 }
 
-func (l *fakeLink) watch() error {
+func (l *fakeLink) watch() ([]byte, error) {
 	if err := <-l.ended; err != errInterrupted {
-		return err
+		return nil, err
 	}
-	return nil
+	return nil, nil
 }
 
 var errInterrupted = errors.New("interrupted")

@@ -18,9 +18,10 @@ type link interface {
 	// error if it is gone. It says within what time what write took must have left.
 	look(now time.Time, within time.Duration) (Peer, error)
 
-	// watch returns when the peer ends the connection: errClosed, if in order. It
-	// may return nil at once, where look tells.
-	watch() error
+	// watch returns when the peer ends the connection: errClosed, if in order; and the
+	// beginning of what it said, though it has nothing to say. It may return nil at once,
+	// where look tells.
+	watch() (said []byte, err error)
 
 	// interrupt ends a blocked write and watch, for good.
 	interrupt()
@@ -42,7 +43,7 @@ type link interface {
 // oneWay is the part of a link to a server that says nothing, not even that it ends.
 type oneWay struct{}
 
-func (oneWay) watch() error              { return nil }
+func (oneWay) watch() ([]byte, error)    { return nil, nil }
 func (oneWay) interrupt()                {} // nothing waits for long
 func (oneWay) narrow(bool)               {}
 func (oneWay) closeWrite() (bool, error) { return false, nil }

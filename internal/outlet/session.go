@@ -115,11 +115,12 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	cancel()
 	c.interrupt()
 	s.besides.Wait()
+	<-c.watched
 	o.better = s.next()
 	if s.peer.at.IsZero() {
 		s.peer.at = time.Now()
 	}
-	return s.peer.at.Sub(c.began), why
+	return s.peer.at.Sub(c.began), c.explain(why)
 }
 
 // isDatagram says whether lines go in datagrams.

@@ -1,6 +1,7 @@
 package outlet
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -178,20 +179,22 @@ type tcpInfo struct {
 	closed   bool          // both sides are closed, or the connection was reset
 }
 
-func (l *stream) watch() error { return readToEnd(l.conn) }
+func (l *stream) watch() ([]byte, error) { return readToEnd(l.conn) }
 
-// readToEnd reads until the peer ends the connection. It has nothing to say: what it
-// says is passed over.
-func readToEnd(r io.Reader) error {
+// readToEnd is the watch of a link.
+func readToEnd(r io.Reader) (said []byte, err error) {
 	var b [512]byte
-	for {
-		switch _, err := r.Read(b[:]); {
-		case errors.Is(err, io.EOF):
-			return errClosed
-		case err != nil:
-			return err
+	for err == nil {
+		var n int
+		n, err = r.Read(b[:])
+		if len(said) == 0 {
+			said = bytes.Clone(b[:min(n, 64)])
 		}
 	}
+	if errors.Is(err, io.EOF) {
+		err = errClosed
+	}
+	return said, err
 }
 
 func (l *stream) interrupt() {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -55,12 +56,27 @@ type mark struct{ cipher, plain uint64 }
 func startTLS(ctx context.Context, s *stream, c *tls.Config) (*tlsLink, error) {
 	r := &records{streamConn: s.conn, through: true}
 	l := &tlsLink{stream: s, records: r, conn: tls.Client(r, c)}
+	began := time.Now()
 	if err := l.conn.HandshakeContext(ctx); err != nil {
 		s.close()
-		return nil, fmt.Errorf("TLS with %s: %w", c.ServerName, err)
+		return nil, fmt.Errorf("TLS with %s: %w", c.ServerName, handshakeError(err, time.Since(began)))
 	}
 	r.through, s.written = false, r.made
 	return l, nil
+}
+
+// handshakeError says in words what is wrong with a server that does not shake hands.
+func handshakeError(err error, after time.Duration) error {
+	const hint = "a server without TLS, or another port?"
+	switch _, isPlain := errors.AsType[tls.RecordHeaderError](err); {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("the handshake was not answered within %v (%s)", after.Round(100*time.Millisecond), hint)
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("%w in the handshake (%s)", errClosed, hint)
+	case isPlain:
+		return fmt.Errorf("the answer is not TLS (%s)", hint)
+	}
+	return err
 }
 
 // records is the connection as crypto/tls sees it. After the handshake it holds
@@ -149,7 +165,7 @@ func (l *tlsLink) look(now time.Time, within time.Duration) (Peer, error) {
 	return peer, err
 }
 
-func (l *tlsLink) watch() error { return readToEnd(l.conn) }
+func (l *tlsLink) watch() ([]byte, error) { return readToEnd(l.conn) }
 
 func (l *tlsLink) closeWrite() (bool, error) {
 	if err := l.conn.CloseWrite(); err != nil {

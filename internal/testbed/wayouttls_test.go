@@ -233,6 +233,7 @@ func tlsNeverShakesHands(t *testing.T) {
 	w.awaitUp(second.URL)
 	w.isUnused(first)
 	w.awaitDelivered("carbon")
+	w.awaitSaid(first.Addr, "handshake was not answered within")
 	w.saidOnce(first.Addr)
 }
 
