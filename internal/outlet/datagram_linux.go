@@ -17,6 +17,9 @@ const (
 	// trialPause is how long a server that has yet to show that it works has to refuse
 	// the first datagram, before it gets more.
 	trialPause = 100 * time.Millisecond
+
+	// fullPause is how long to wait for a network device that is too busy.
+	fullPause = 10 * time.Millisecond
 )
 
 // A datagram is a connected UDP or unixgram socket, which the runtime does not
@@ -89,8 +92,14 @@ func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 		rest = rest[n:]
 	}
 	count, err := l.send(l.cut)
-	if errors.Is(err, syscall.EAGAIN) {
+	if errors.Is(err, syscall.EMSGSIZE) {
+		count, err = l.send(l.cut) // it may have been said of the path, about an earlier one
+	}
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
 		return 0, l.poll(unix.POLLOUT, limit)
+	case errors.Is(err, syscall.ENOBUFS): // our own device's queue is full (IP_RECVERR tells)
+		return 0, l.poll(0, min(limit, fullPause))
 	}
 	n := 0
 	for _, d := range l.cut[:count] {

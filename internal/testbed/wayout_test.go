@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,6 +57,7 @@ var scenarios = []scenario{
 	{"a udp server ends, and then its host vanishes", udpServerEndsHostVanishes},
 	{"a udp host refuses late", udpRefusesLate},
 	{"a udp server ends at an empty datagram", udpServerEndsAtEmpty},
+	{"our own device is too slow, by udp", deviceIsFull},
 
 	{"a statsd pauses", statsdPauses},
 	{"a statsd pauses beyond the horizon", statsdPausesBeyondTheHorizon},
@@ -333,6 +335,25 @@ func udpServerEndsAtEmpty(t *testing.T) {
 	server := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{EndAtEmpty: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.sendUntilArrives("statsd", server)
+}
+
+// deviceIsFull: that our own network device takes no more is not the server's fault.
+func deviceIsFull(t *testing.T) {
+	far := newFaraway(t)
+	lookPath(t, "tc", "iproute2")
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
+	w.sendUntilArrives("statsd", first)
+	slow := strings.Fields("qdisc add dev " + far.name + " root tbf rate 64kbit burst 1600 limit 3000")
+	if out, err := exec.Command("tc", slow...).CombinedOutput(); err != nil {
+		t.Skipf("tc %v: %v: %s", slow, err, out)
+	}
+	w.sendFor("statsd", 2000, 3*time.Second)
+	w.awaitUp(first.URL)
+	if n := len(second.Lines()); n > 0 {
+		t.Errorf("%d lines went to the second", n)
+	}
 }
 
 // statsdPauses: a reset would end it.
