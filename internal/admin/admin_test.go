@@ -484,6 +484,12 @@ func start(t *testing.T, s *Server) {
 	if err := s.Bind(); err != nil {
 		t.Fatal(err)
 	}
+	run(t, s)
+}
+
+// run runs s for the length of the test.
+func run(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx) }()
@@ -706,6 +712,34 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// Who has asked while the host had no time is not taken for silent: each gets an answer, among
+// many who say nothing.
+func TestEachGetsAnAnswer(t *testing.T) {
+	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	var conns []net.Conn
+	for i := range 3 * maxConnections { // they wait in the backlog
+		conn, err := net.Dial("tcp", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i%3 > 0 {
+			io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+			conns = append(conns, conn)
+		}
+	}
+	run(t, s)
+	for i, conn := range conns {
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if text, err := io.ReadAll(conn); !strings.HasPrefix(string(text), "HTTP/1.1 200 ") {
+			t.Errorf("%d of %d got %q, %v", i, len(conns), text, err)
+		}
+	}
+}
+
 // Who asks for what others wait for shares their answer; who comes when that is being made
 // gets the next one.
 func TestSharedAnswer(t *testing.T) {
@@ -745,61 +779,47 @@ func TestSharedAnswer(t *testing.T) {
 // too long; but not for ever.
 func TestRoomForConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &connections{open: map[net.Conn]connection{}, freed: make(chan struct{}, 1)}
-		open := func() net.Conn {
+		c := &connections{open: map[*client]struct{}{}, freed: make(chan struct{}, 1)}
+		admit := func() *client {
 			conn, peer := net.Pipe()
 			t.Cleanup(func() { conn.Close(); peer.Close() })
-			return conn
+			return c.admit(conn)
 		}
-		ask := func(conn net.Conn) {
-			c.note(conn, http.StateActive)
-			c.asked(httptest.NewRequest("GET", "/", nil).WithContext(withConn(t.Context(), conn)))
-		}
-		var all []net.Conn
+		var all []*client
 		for range maxConnections {
-			conn := open()
-			if !c.admit(conn) {
-				t.Fatal("no room at the beginning")
-			}
-			ask(conn)
-			all = append(all, conn)
+			all = append(all, admit())
+			c.note(all[len(all)-1], http.StateActive)
 		}
-		if c.admit(open()) {
+		if admit() != nil {
 			t.Error("there is room, while all are busy")
 		}
 		go func() {
 			time.Sleep(roomWait / 2)
 			c.note(all[5], http.StateClosed)
 		}()
-		last := open()
-		if !c.admit(last) {
-			t.Error("no room where one has ended")
+		last := admit()
+		if last == nil {
+			t.Fatal("no room where one has ended")
 		}
-		ask(last)
+		c.note(last, http.StateActive)
 		time.Sleep(graces[asked] - roomWait)
-		if !c.admit(open()) {
+		if admit() == nil {
 			t.Error("no room where others have been busy for long")
 		}
 		if len(c.open) > maxConnections {
 			t.Errorf("%d are open", len(c.open))
 		}
-		state := http.StateIdle
-		for conn := range c.open {
-			c.note(conn, state)
-			state = http.StateActive // the others
-		}
-		if now := time.Now(); c.admit(open()) || time.Since(now) > 0 {
-			t.Error("one waits where another has only just come")
-		}
-		time.Sleep(graces[idle])
-		if !c.admit(open()) {
-			t.Error("no room where one is idle")
-		}
-		for conn := range c.open {
-			c.note(conn, http.StateActive)
-		}
-		if now := time.Now(); !c.admit(open()) || time.Since(now) < graces[asking] {
-			t.Error("no room where one takes long to ask")
+		for at, grace := range graces {
+			for other := range c.open {
+				other.stage, other.since = asked, time.Now()
+			}
+			for other := range c.open { // one
+				other.stage = stage(at)
+				break
+			}
+			if now := time.Now(); grace < roomWait && (admit() == nil || time.Since(now).Round(graces[idle]) != grace) {
+				t.Errorf("no room where one has been at stage %d for %v", at, grace)
+			}
 		}
 	})
 }

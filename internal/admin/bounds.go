@@ -8,7 +8,10 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What the pages may cost, however many ask for them: the rest is closed, or gets
@@ -20,124 +23,150 @@ const (
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
 
-	// Where there are too many connections, and none can make room, a new one waits for that, and
-	// those behind it in the kernel's backlog: but not while one of them is idle, since a flood
-	// of connections that say nothing would fill that.
-	roomWait = 250 * time.Millisecond
+	// Where there are too many connections, a new one waits so long for room, and those behind it
+	// in the kernel's backlog.
+	roomWait = time.Second
 )
 
-// What a connection does, in the order in which they make room for another one.
+// What a client does, in the order in which they make room for another one.
 type stage int
 
 const (
-	idle stage = iota
-	asking
+	idle   stage = iota
+	asking       // a part of its request has come
 	asked
 )
 
-// graces are for how long a connection has been at a stage, at least, when it makes room.
-var graces = [...]time.Duration{idle: 10 * time.Millisecond, asking: 100 * time.Millisecond, asked: 2 * time.Second}
+// graces are for how long a client has been at a stage, at least, when it makes room. What has
+// come and is not read, since the host had no time for it, was sent at once.
+var graces = [...]time.Duration{idle: time.Millisecond, asking: 5 * time.Millisecond, asked: 2 * time.Second}
 
 // connections are those that are open. Any goroutine may use them.
 type connections struct {
 	mu    sync.Mutex
-	open  map[net.Conn]connection
+	open  map[*client]struct{}
 	freed chan struct{} // cap 1: there may be room
 }
 
-type connection struct {
-	stage stage
+// A client is an open connection.
+type client struct {
+	net.Conn
+	all *connections
+
+	stage stage // all.mu is held to use it
 	since time.Time
 }
 
-// admit says whether there is room for conn; while all are busy, it waits for that.
-func (c *connections) admit(conn net.Conn) bool {
-	for until := time.Now().Add(roomWait); !c.enter(conn, time.Now()); {
-		if !c.allBusy() || time.Now().After(until) {
-			return false
+// Read implements net.Conn.
+func (c *client) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.all.mu.Lock()
+		defer c.all.mu.Unlock()
+		if c.stage == idle {
+			c.stage, c.since = asking, time.Now()
+		}
+	}
+	return n, err
+}
+
+// end ends the connection. Where a request may have been read just now, it is answered first.
+func (c *client) end() {
+	if half, ok := c.Conn.(interface{ CloseRead() error }); ok && c.stage != asked {
+		half.CloseRead()
+	} else {
+		c.Close()
+	}
+}
+
+// hasInput says whether something has come that is not read yet.
+func (c *client) hasInput() (has bool) {
+	socket, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) {
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		has = n > 0
+	})
+	return has
+}
+
+// admit returns conn as a client when there is room for it; nil if there is none for so long.
+func (c *connections) admit(conn net.Conn) *client {
+	for until := time.Now().Add(roomWait); time.Now().Before(until); {
+		if admitted := c.enter(conn, time.Now()); admitted != nil {
+			return admitted
 		}
 		select {
 		case <-c.freed:
 		case <-time.After(graces[idle]):
 		}
 	}
-	return true
+	return nil
 }
 
-func (c *connections) enter(conn net.Conn, now time.Time) bool {
+func (c *connections) enter(conn net.Conn, now time.Time) *client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.open) >= maxConnections && !c.makeRoom(now) {
-		return false
+		return nil
 	}
-	c.open[conn] = connection{idle, now}
-	return true
+	admitted := &client{conn, c, idle, now}
+	c.open[admitted] = struct{}{}
+	return admitted
 }
 
-func (c *connections) allBusy() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, state := range c.open {
-		if state.stage == idle {
-			return false
-		}
-	}
-	return true
-}
-
-// makeRoom ends a connection of the earliest stage at which one has been for long: of these,
-// the one that has been there longest.
+// makeRoom ends the client that has been at the earliest stage for longest, if that is long
+// enough; or else one at a later stage. mu is held.
 func (c *connections) makeRoom(now time.Time) bool {
 	for at, grace := range graces {
-		var longest net.Conn
-		for conn, state := range c.open {
-			if state.stage == stage(at) && now.Sub(state.since) >= grace && (longest == nil || state.since.Before(c.open[longest].since)) {
-				longest = conn
+		for {
+			longest := c.longest(stage(at))
+			if longest == nil || now.Sub(longest.since) < grace {
+				break
 			}
-		}
-		if longest != nil {
-			delete(c.open, longest)
-			longest.Close()
-			return true
+			if stage(at) == asked || !longest.hasInput() {
+				delete(c.open, longest)
+				longest.end()
+				return true
+			}
+			longest.since = now // it is we who have not looked
 		}
 	}
 	return false
+}
+
+// longest returns the client that has been at a stage for longest; nil if none is. mu is held.
+func (c *connections) longest(at stage) (longest *client) {
+	for other := range c.open {
+		if other.stage == at && (longest == nil || other.since.Before(longest.since)) {
+			longest = other
+		}
+	}
+	return longest
 }
 
 // note is told by the server what a connection does.
 func (c *connections) note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, open := c.open[conn]; !open {
-		return
-	}
+	client := conn.(*client)
 	switch state {
-	case http.StateActive:
-		c.open[conn] = connection{asking, time.Now()}
+	case http.StateActive: // its request is read
+		client.stage, client.since = asked, time.Now()
 	case http.StateIdle:
-		c.open[conn] = connection{idle, time.Now()}
+		client.stage, client.since = idle, time.Now()
 	case http.StateClosed, http.StateHijacked:
-		delete(c.open, conn)
+		delete(c.open, client)
 		select {
 		case c.freed <- struct{}{}:
 		default:
 		}
-	}
-}
-
-// connKey is where a request's context has its connection.
-type connKey struct{}
-
-func withConn(ctx context.Context, conn net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, conn)
-}
-
-// asked notes that the whole header of r has come.
-func (c *connections) asked(r *http.Request) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok && c.open[conn].stage == asking {
-		c.open[conn] = connection{asked, time.Now()}
 	}
 }
 
@@ -152,8 +181,11 @@ type boundedListener struct {
 func (l boundedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
-		if err != nil || l.connections.admit(conn) {
-			return conn, err
+		if err != nil {
+			return nil, err
+		}
+		if admitted := l.connections.admit(conn); admitted != nil {
+			return admitted, nil
 		}
 		conn.Close() // a 503 that nobody has asked for would confuse some clients
 	}

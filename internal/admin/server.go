@@ -31,12 +31,11 @@ type Server struct {
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg, src: src, log: log, connections: connections{open: map[net.Conn]connection{}, freed: make(chan struct{}, 1)}}
+	s := &Server{cfg: cfg, src: src, log: log, connections: connections{open: map[*client]struct{}{}, freed: make(chan struct{}, 1)}}
 	s.ServeBadLines(cfg.BadLines)
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		ConnState:         s.connections.note,
-		ConnContext:       withConn,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      10 * time.Second,
@@ -57,10 +56,7 @@ func (s *Server) ServeBadLines(yes bool) {
 	s.handler.Store(&handler)
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	s.connections.asked(r)
-	(*s.handler.Load()).ServeHTTP(w, r)
-}
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }
 
 // Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
 // has them. The error holds the address.
