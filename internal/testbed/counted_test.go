@@ -39,7 +39,7 @@ rewrite: {unmatched: drop}
 forward:
   statsd: {to: [carbon:]}
   carbon: {to: ["tcp://${CARBON}"]}
-aggregate: {interval: 1s, percentiles: [%d], expire: 0s}
+aggregate: %s
 telemetry:
   statsd: false
 `
@@ -54,7 +54,7 @@ func TestCounted(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-counted.seed %d", seed)
-	c := &counted{t: t, kinds: countedKinds, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
+	c := &counted{t: t, kinds: countedKinds, layout: "plain", random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
 	c.etcd.Start(t)
 	if *countedClock {
 		c.kinds = append(c.kinds, "clock", "clock")
@@ -103,6 +103,7 @@ type counted struct {
 	senders []*countedSender
 	kinds   []string // of faults, to pick from
 	faults  map[string]int
+	layout  string // of the points
 	binary  string // of a daemon whose clock can be set; "": the usual one
 	ahead   int8   // seconds by which its clock is
 
@@ -117,7 +118,7 @@ type countedSender struct {
 }
 
 func (c *counted) start() {
-	cmd := commandIn(c.t, c.dir, "run", fmt.Sprintf(countedConfig, 90), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr, "CLOCK="+c.clock())
+	cmd := commandIn(c.t, c.dir, "run", fmt.Sprintf(countedConfig, c.aggregate()), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr, "CLOCK="+c.clock())
 	if c.binary != "" {
 		cmd.Path = c.binary
 	}
@@ -130,6 +131,14 @@ func (c *counted) start() {
 			s.conn = nil
 		}
 	}
+}
+
+// aggregate returns settings, which another process may find otherwise. A slot that is flushed
+// once more after a kill must have the layout that it had.
+func (c *counted) aggregate() string {
+	pick := func(from ...string) string { return from[c.random.IntN(len(from))] }
+	return fmt.Sprintf("{interval: %s, percentiles: [%d], layout: %s, tags: %s, memory: %s, expire: %s}",
+		pick("1s", "1s", "2s", "3s"), 10+c.random.IntN(80), c.layout, pick("graphite", "drop"), pick("1MiB", "64MiB"), pick("0s", "1s", "1m"))
 }
 
 func (c *counted) stop() {
@@ -224,7 +233,7 @@ func (c *counted) fault() {
 	case "restart":
 		c.restart(func() { c.stop() })
 	case "reload":
-		c.reload(10 + c.random.IntN(80))
+		c.reload()
 	case "graphite":
 		c.sink.Behave([]Manner{{Refuse: true}, {Stall: true}, {}}[c.random.IntN(3)])
 	case "etcd":
@@ -299,16 +308,17 @@ func ahead() int64 {
 `+read))
 }
 
-// reload changes the percentiles, and waits for that.
-func (c *counted) reload(percentile int) {
+// reload changes what can be changed while the daemon runs, and waits for that.
+func (c *counted) reload() {
 	file := filepath.Join(c.dir, "config.yaml")
 	text, err := os.ReadFile(file)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	before, rest, _ := strings.Cut(string(text), "percentiles: [")
-	_, after, _ := strings.Cut(rest, "]")
-	if err := os.WriteFile(file, []byte(before+"percentiles: ["+strconv.Itoa(percentile)+"]"+after), 0o600); err != nil {
+	c.layout = []string{"plain", "statsd"}[c.random.IntN(2)]
+	before, rest, _ := strings.Cut(string(text), "aggregate: ")
+	_, after, _ := strings.Cut(rest, "\n")
+	if err := os.WriteFile(file, []byte(before+"aggregate: "+c.aggregate()+"\n"+after), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
 	said := strings.Count(c.daemon.Stderr.Text(), "configuration reloaded")
