@@ -33,7 +33,7 @@ type samples struct {
 type bin struct{ v, n float64 }
 
 // smallTimer is how many samples each timer has room for, whatever the others take.
-const smallTimer = 64
+const smallTimer = 16
 
 // The sketch: 1 %, and at most so many bins. When there are more, the lowest are merged.
 const (
