@@ -144,7 +144,7 @@ func (a *Aggregator) Take(n int) (more bool) {
 		a.left--
 		s := a.order[a.left]
 		a.taken = append(a.taken, a.take(s, a.open.Seq))
-		a.journal.record(s, min(s.seq, a.sealed.Seq), s.old, &samples{}, nil)
+		a.journal.record(s, min(s.seq, a.sealed.Seq), s.old, false)
 		if a.isExpired(s) {
 			a.forget(a.left)
 		}

@@ -12,7 +12,7 @@
 //
 // In reading order: parse.go (a line's metrics), read.go (a reader's lines), name.go (what Graphite stores as one
 // series), series.go, table.go and timer.go (what is kept of each, and its bounds),
-// slot.go (which is open), flush.go (its points), state.go (what survives), and
+// slot.go (which is open), flush.go (its points), state.go and journal.go (what survives), and
 // aggregate.go, which has them all.
 //
 // # Slots

@@ -223,10 +223,8 @@ func cutField(in []byte, dog bool) (field, rest []byte) {
 	if dog && isDogStatsD(in) && in[0] != 'T' {
 		ends = "|"
 	}
-	for i, c := range in {
-		if c == ends[0] || len(ends) > 1 && c == ends[1] {
-			return in[:i], in[i:]
-		}
+	if i := bytes.IndexAny(in, ends); i >= 0 {
+		return in[:i], in[i:]
 	}
 	return in, nil
 }
@@ -242,10 +240,7 @@ func isDogStatsD(f []byte) bool {
 
 // kindOf reads a type. statsd allows blanks around it.
 func kindOf(typ []byte) kind {
-	if len(typ) > 2 {
-		typ = trim(typ)
-	}
-	switch string(typ) {
+	switch string(trim(typ)) {
 	case "c", "m":
 		return counterKind
 	case "g":
@@ -254,9 +249,6 @@ func kindOf(typ []byte) kind {
 		return timerKind
 	case "s":
 		return setKind
-	}
-	if t := trim(typ); len(t) < len(typ) {
-		return kindOf(t)
 	}
 	return noKind
 }

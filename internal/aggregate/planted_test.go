@@ -41,7 +41,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 			New:  "",
 		},
 		"the numbers of one file go on in the next": {
-			File: "internal/aggregate/state.go",
+			File: "internal/aggregate/journal.go",
 			Old:  "	j.before = j.numbers\n",
 			New:  "",
 		},
