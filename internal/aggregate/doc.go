@@ -10,10 +10,10 @@
 // the host's name; or what line.Rewriter.CutOwn makes of them. Points leave without a name, too: "stats.counters.\x01.api.count 5
 // 1700000000". Whoever names them replaces the mark.
 //
-// In reading order: parse.go (a line's metrics), read.go (a reader's lines), name.go (what Graphite stores as one
-// series), series.go, table.go and timer.go (what is kept of each, and its bounds),
-// slot.go (which is open), flush.go (its points), state.go and journal.go (what survives), and
-// aggregate.go, which has them all.
+// In reading order: parse.go (a line's metrics), read.go (a reader's lines), name.go (what
+// Graphite stores as one series), series.go, table.go and timer.go (what is kept of each, and its
+// bounds), slot.go (which is open), flush.go (its points), state.go and journal.go (what
+// survives), and aggregate.go, which has them all.
 //
 // # Slots
 //
