@@ -12,7 +12,6 @@ import (
 // The client of DogStatsD, by all that it knows: at every flush, and with packets
 // that it fills to the brim.
 func TestDatadogClient(t *testing.T) {
-	t.Parallel()
 	for _, transport := range []string{"", "unix://", "unixstream://", "unixgram://"} {
 		t.Run(transport, func(t *testing.T) {
 			statsd := newSink(t, "tcp")

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -203,7 +204,7 @@ type sink struct {
 
 func newSink(t testing.TB, network string) *sink {
 	t.Helper()
-	s := &sink{t: t, address: Upstream{Network: network, Host: "127.0.0.1"}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
+	s := &sink{t: t, address: Upstream{Network: network, Host: "127.0.0.1", Port: sidebyside.FreePort(t)}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
 	s.open()
 	t.Cleanup(s.close)
 	return s
@@ -218,7 +219,6 @@ func (s *sink) open() {
 			s.t.Fatal(err)
 		}
 		conn.(*net.UDPConn).SetReadBuffer(4 << 20)
-		s.address.Port = conn.LocalAddr().(*net.UDPAddr).Port
 		s.packet = conn
 		go s.receive(conn)
 		return
@@ -227,7 +227,6 @@ func (s *sink) open() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.address.Port = l.Addr().(*net.TCPAddr).Port
 	s.listener = l
 	go s.accept(l)
 }

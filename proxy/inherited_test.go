@@ -221,7 +221,6 @@ func TestPassedSocketsDrops(t *testing.T) {
 
 // What waits to be accepted at the end is taken.
 func TestBacklogAtTheEnd(t *testing.T) {
-	t.Parallel()
 	out := &syncBuffer{}
 	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "unix", Path: socketPath(t, "s")})

@@ -7,4 +7,5 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
+// Tests of what has to be done within a time, like the drain, run alone.
 func TestMain(m *testing.M) { os.Exit(sidebyside.M{M: m, Most: 12}.Run()) }

@@ -1,4 +1,5 @@
-// Package sidebyside runs tests that mostly wait, more at once than there are processors.
+// Package sidebyside is for tests that mostly wait: more of them run at once than there are
+// processors, and each has ports of its own.
 package sidebyside
 
 import (

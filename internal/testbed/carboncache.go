@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A CarbonCache is Graphite's receiver: a real carbon-cache that stores a point
@@ -31,7 +33,7 @@ func NewCarbonCache(t testing.TB, settings ...string) *CarbonCache {
 	if settings == nil {
 		settings = []string{"MAX_CREATES_PER_MINUTE = inf", "MAX_UPDATES_PER_SECOND = inf"}
 	}
-	c := &CarbonCache{Addr: fmt.Sprintf("127.0.0.1:%d", FreePort(t)), dir: t.TempDir()}
+	c := &CarbonCache{Addr: fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), dir: t.TempDir()}
 	_, port, _ := net.SplitHostPort(c.Addr)
 	c.write(t, "carbon.conf", `[cache]
 STORAGE_DIR = `+c.dir+`

@@ -7,12 +7,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // devConfig gives dev ports that nobody else has.
 func devConfig(t testing.TB) (config string, statsd, carbon int) {
 	t.Helper()
-	statsd, carbon = FreePort(t), FreePort(t)
+	statsd, carbon = sidebyside.FreePort(t), sidebyside.FreePort(t)
 	return fmt.Sprintf("listen:\n  statsd: [udp://localhost:%d]\n  carbon: [tcp://localhost:%d]\n", statsd, carbon), statsd, carbon
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os/exec"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // An Etcd is a single-node etcd server of the machine, as a process.
@@ -24,8 +26,8 @@ func NewEtcd(t testing.TB) *Etcd {
 func newEtcdIn(t testing.TB, dir string) *Etcd {
 	t.Helper()
 	lookPath(t, "etcd", "etcd-server")
-	client := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
-	peer := fmt.Sprintf("http://127.0.0.1:%d", FreePort(t))
+	client := fmt.Sprintf("http://127.0.0.1:%d", sidebyside.FreePort(t))
+	peer := fmt.Sprintf("http://127.0.0.1:%d", sidebyside.FreePort(t))
 	return &Etcd{Endpoint: client, args: []string{
 		"--data-dir", dir, "--logger", "zap", "--log-level", "error", "--name", "testbed",
 		"--listen-client-urls", client, "--advertise-client-urls", client,

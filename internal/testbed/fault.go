@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A fault is something that goes wrong while lines flow. It is over when run
@@ -82,8 +83,8 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 		host, r.receiver.netns = r.faraway.host, r.faraway.name
 	}
 	r.receiver.spec = faultReceiverSpec{
-		Carbon: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, FreePort(t)), Buffer: receiveBuffer},
-		StatsD: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, FreePort(t)), Buffer: receiveBuffer},
+		Carbon: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, sidebyside.FreePort(t)), Buffer: receiveBuffer},
+		StatsD: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, sidebyside.FreePort(t)), Buffer: receiveBuffer},
 	}
 	r.receiver.start()
 	t.Cleanup(r.receiver.kill)

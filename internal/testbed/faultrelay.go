@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A relay is what a fault suite looks at: it stands between senders and
@@ -90,7 +91,7 @@ func to(urls ...string) string { return fmt.Sprintf("to: [%s]", strings.Join(url
 
 func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 	t.Helper()
-	statsd, carbon := fmt.Sprintf("127.0.0.1:%d", FreePort(t)), fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	statsd, carbon := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	r := &daemonRelay{
 		t: t, binary: plan.binary, dir: t.TempDir(), run: runtimeDir(t),
 		at: relayAddrs{carbon: carbon, carbonUDP: carbon, statsd: statsd, statsdUDP: statsd},
@@ -98,7 +99,7 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 	if plan.resolver != "" {
 		r.resolve(strings.Fields(plan.resolver)...)
 	}
-	pool := "faults-" + strconv.Itoa(FreePort(t)) // as unique as a port
+	pool := "faults-" + strconv.Itoa(sidebyside.FreePort(t)) // as unique as a port
 	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext, cmp.Or(plan.replay, "256KiB"), cmp.Or(plan.ttl, "5s"))
 	if err := os.WriteFile(filepath.Join(r.dir, "config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -367,7 +368,7 @@ type carbonCRelay struct {
 func newCarbonCRelay(t testing.TB, carbon string) *carbonCRelay {
 	t.Helper()
 	lookPath(t, "carbon-c-relay", "carbon-c-relay")
-	port := FreePort(t)
+	port := sidebyside.FreePort(t)
 	r := &carbonCRelay{t: t, config: filepath.Join(t.TempDir(), "relay.conf"), addr: fmt.Sprintf("127.0.0.1:%d", port)}
 	text := fmt.Sprintf(`cluster receiver forward %s;
 rewrite ^host\.(.*) into %s.\1;

@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A GraphiteWeb is a real graphite-web, which draws what a carbon-cache has stored.
@@ -56,7 +58,7 @@ FUNCTION_PLUGINS = []
 	if err := os.MkdirAll(filepath.Join(carbon.dir, "whisper"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	port := FreePort(t)
+	port := sidebyside.FreePort(t)
 	cmd := exec.Command(python, "-W", "ignore", "-c", graphiteServer, fmt.Sprint(port))
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+dir, "DJANGO_SETTINGS_MODULE=graphite.settings", "GRAPHITE_SETTINGS_MODULE=graphite_of_test")
 	g := &GraphiteWeb{URL: fmt.Sprintf("http://127.0.0.1:%d", port), Process: Start(t, cmd)}

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A daemon with one listener of each protocol, whose Carbon lines go to CARBON.
@@ -158,7 +160,7 @@ func TestGraphiteRestarts(t *testing.T) {
 // A second SIGTERM ends a drain that takes its time.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
-	down := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	down := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+down)
 	d.AwaitName(t, "Denali")
 	send(t, "tcp", d.Address(t, "carbon", carbonListener), "host.waits 1 1700000000\n")

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A nameServer is a DNS server whose answers a test moves.
@@ -46,7 +48,7 @@ func startNameServer(t testing.TB) *nameServer {
 	if os.Getuid() != 0 {
 		t.Skip("port 53 needs root")
 	}
-	port := FreePort(t) // as unique as a port: the last two bytes of the address
+	port := sidebyside.FreePort(t) // as unique as a port: the last two bytes of the address
 	return newNameServer(t, fmt.Sprintf("127.53.%d.%d:53", port>>8, port&0xff))
 }
 

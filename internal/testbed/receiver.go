@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A Manner is how a receiver treats who sends to it. The zero one reads all
@@ -373,7 +374,7 @@ func StartReceiver(t testing.TB, spec receiverSpec, m Manner) *Receiver {
 func startServer(t testing.TB, spec receiverSpec, m Manner, lines lineTaker) *server {
 	t.Helper()
 	if spec.Addr == "" {
-		spec.Addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+		spec.Addr = fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	}
 	s := newServer(spec, lines)
 	t.Cleanup(s.close)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A daemon whose sockets are bound before it starts.
@@ -176,7 +178,7 @@ func TestSocketActivate(t *testing.T) {
 	tool := lookPath(t, "systemd-socket-activate", "systemd")
 	dir := t.TempDir()
 	sink := StartSink(t)
-	tcp := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	tcp := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	cmd := commandIn(t, dir, "run", passedConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr, "STATSD_IN=127.0.0.1:0", "CARBON_IN="+tcp)
 	activate := exec.Command(tool, append([]string{"-l", tcp}, append(environment(cmd.Env), append([]string{cmd.Path}, cmd.Args[1:]...)...)...)...)
 	d := newDaemon(dir, Start(t, activate))

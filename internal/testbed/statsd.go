@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A StatsD is a real statsd that flushes to a carbon-cache every second, by
@@ -26,7 +28,7 @@ func StartStatsD(t testing.TB, carbon string) *StatsD {
 		missing(t, "PREFIXPROXY_TEST_STATSD names no directory of npm's statsd")
 	}
 	node := lookPath(t, "node", "nodejs")
-	port, console := FreePort(t), FreePort(t)
+	port, console := sidebyside.FreePort(t), sidebyside.FreePort(t)
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	var carbonPort int
 	if _, err := fmt.Sscanf(carbon, "127.0.0.1:%d", &carbonPort); err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 var (
@@ -224,7 +225,7 @@ func startValuesStatsD(t *testing.T, layout aggregate.Layout, percentiles []floa
 		aggregate.StatsD: `legacyNamespace: false`,
 		aggregate.Legacy: ``,
 	}[layout]
-	port, console := FreePort(t), FreePort(t)
+	port, console := sidebyside.FreePort(t), sidebyside.FreePort(t)
 	dir := t.TempDir()
 	config, script := filepath.Join(dir, "config.js"), filepath.Join(dir, "flush.js")
 	text := fmt.Sprintf(`{

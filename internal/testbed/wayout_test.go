@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 var slowScenarios = flag.Bool("wayout.slow", false, "also run the scenarios of the way out that take more than half a minute")
@@ -175,7 +177,7 @@ func plan(protocol string, urls ...string) daemonPlan {
 // firstAddressIsSilent: of two addresses of a name the first doesn't answer.
 func firstAddressIsSilent(t *testing.T, protocol string) {
 	dns, network := startNameServer(t), newNowhere(t, 0)
-	server := StartReceiver(t, receiverSpec{Addr: fmt.Sprintf("%s:%d", network.here, FreePort(t))}, Manner{})
+	server := StartReceiver(t, receiverSpec{Addr: fmt.Sprintf("%s:%d", network.here, sidebyside.FreePort(t))}, Manner{})
 	dns.move(upstreamName, network.silent, network.here)
 	p := plan(protocol, named("tcp", server))
 	p.resolver = dns.addr
@@ -193,7 +195,7 @@ func firstAddressIsSilent(t *testing.T, protocol string) {
 // has the first.
 func twoHosts(t *testing.T, network string) (dns *nameServer, first, second *Receiver) {
 	dns = startNameServer(t)
-	port := FreePort(t)
+	port := sidebyside.FreePort(t)
 	first = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.2:%d", port)}, Manner{})
 	second = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.3:%d", port)}, Manner{})
 	dns.move(upstreamName, "127.0.0.2")
@@ -287,7 +289,7 @@ func nameRotates(t *testing.T) {
 // looked for it.
 func udpHostVanishes(t *testing.T) {
 	far := newFaraway(t)
-	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, Manner{})
 	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
 	w.counts(first, second)
@@ -306,7 +308,7 @@ func udpHostVanishes(t *testing.T) {
 // the host of the first is gone, its silence is no proof that it works.
 func udpServerEndsHostVanishes(t *testing.T) {
 	far := newFaraway(t)
-	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, Manner{})
 	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
 	w.counts(first, second)
@@ -321,7 +323,7 @@ func udpServerEndsHostVanishes(t *testing.T) {
 // udpRefusesLate: a refusal needs as long as the way there and back.
 func udpRefusesLate(t *testing.T) {
 	network := newNowhere(t, 120*time.Millisecond)
-	first := fmt.Sprintf("%s:%d", network.late, FreePort(t))
+	first := fmt.Sprintf("%s:%d", network.late, sidebyside.FreePort(t))
 	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
 	w := startWayOut(t, daemonPlan{statsd: to("udp://"+first, second.URL)})
 	w.counts(second)

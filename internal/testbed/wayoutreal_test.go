@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // The same, with the servers that people run.
@@ -45,7 +47,7 @@ var behind = Manner{DropTail: true}
 // meanwhile.
 func startHAProxy(t *testing.T, backend, options string) (addr string) {
 	program := lookPath(t, "haproxy", "haproxy")
-	addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	addr = fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	config := filepath.Join(t.TempDir(), "haproxy.cfg")
 	text := fmt.Sprintf(`defaults
   mode tcp
@@ -98,7 +100,7 @@ func haproxyWithFlappingBackend(t *testing.T) {
 
 // haproxyAndAnother: the one that works is used.
 func haproxyAndAnother(t *testing.T) {
-	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", FreePort(t)), "")
+	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), "")
 	good := StartSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
 	w.counts(good)
@@ -301,7 +303,7 @@ func realTLS(t *testing.T, start tlsServer) {
 	ca := newAuthority(t)
 	pair := ca.issue("127.0.0.1", time.Hour)
 	graphite := StartReceiver(t, receiverSpec{}, behind)
-	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	addr := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	server := start(t, pair, graphite.Addr, addr)
 	awaitListening(t, server, addr)
 	w := startWayOut(t, daemonPlan{carbon: to("tls://"+addr) + ", " + trust(ca), replay: "4MiB"})
@@ -327,7 +329,7 @@ func stunnelWantsCertificate(t *testing.T) {
 	ca := newAuthority(t)
 	pair := ca.issue("127.0.0.1", time.Hour)
 	graphite := StartReceiver(t, receiverSpec{}, behind)
-	addr := fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	addr := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	p := startStunnel(t, fmt.Sprintf("accept = %s\nconnect = %s\ncert = %s\nkey = %s\nCAfile = %s\nverifyChain = yes\n", addr, graphite.Addr, pair.cert, pair.key, ca.file))
 	awaitListening(t, p, addr)
 	w := startWayOut(t, daemonPlan{carbon: to("tls://"+addr) + ", " + trustAs(ca, ca.issue("homer", time.Hour))})

@@ -1,4 +1,4 @@
-package testbed
+package sidebyside
 
 import (
 	"fmt"
@@ -6,7 +6,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 )
 
 // FreePort returns a port on which nobody listens at 127.0.0.1, by TCP or UDP.
@@ -40,22 +39,4 @@ func isFree(port int) bool {
 	}
 	udp.Close()
 	return true
-}
-
-// awaitListening waits until somebody accepts connections at addr, or p, which
-// should, has ended.
-func awaitListening(t testing.TB, p *Process, addr string) {
-	t.Helper()
-	Eventually(t, "listening on "+addr, func() error {
-		select {
-		case <-p.Ended():
-			t.Fatalf("%v ended", p.cmd.Args)
-		default:
-		}
-		conn, err := net.DialTimeout("tcp", addr, time.Second)
-		if err == nil {
-			conn.Close()
-		}
-		return err
-	})
 }

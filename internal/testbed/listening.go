@@ -1,0 +1,25 @@
+package testbed
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+// awaitListening waits until somebody accepts connections at addr, or p, which
+// should, has ended.
+func awaitListening(t testing.TB, p *Process, addr string) {
+	t.Helper()
+	Eventually(t, "listening on "+addr, func() error {
+		select {
+		case <-p.Ended():
+			t.Fatalf("%v ended", p.cmd.Args)
+		default:
+		}
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
