@@ -343,7 +343,7 @@ func udpServerEndsAtEmpty(t *testing.T) {
 func deviceIsFull(t *testing.T) {
 	far := newFaraway(t)
 	lookPath(t, "tc", "iproute2")
-	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, FreePort(t)), host: far}, Manner{})
+	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, Manner{})
 	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
 	w.sendUntilArrives("statsd", first)
