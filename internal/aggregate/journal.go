@@ -1,7 +1,6 @@
 package aggregate
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +31,7 @@ type lineFile struct {
 	lines   *os.File // nil: it cannot be written
 	size    int64
 	pending []byte // not written
-	numbers uint64 // how many series have got one
+	given   uint64 // numbers of series
 	before  uint64 // of these in earlier files
 }
 
@@ -71,22 +70,22 @@ func (j *journal) count(p *pending) {
 	}
 	metrics := p.metrics
 	if p.kind != noKind && p.s.number > j.before {
-		j.pending = binary.AppendUvarint(append(j.pending, numbered), p.s.number-j.before-1)
+		j.pending = strconv.AppendUint(append(j.pending, numbered), p.s.number-j.before, 10)
 		metrics = metrics[:p.length]
 	} else {
-		j.pending = append(append(append(j.pending, whole), p.path...), ':')
+		j.pending = append(append(j.pending, whole), p.path...)
 		if p.kind != noKind {
 			j.number(p.s)
 		}
 	}
-	j.pending = append(append(j.pending, metrics...), '\n')
+	j.pending = append(append(append(j.pending, ':'), metrics...), '\n')
 }
 
 // number gives the next number to s, or to nobody.
 func (j *journal) number(s *series) {
-	j.numbers++
+	j.given++
 	if s != nil {
-		s.number = j.numbers
+		s.number = j.given
 	}
 }
 
@@ -120,7 +119,7 @@ func (j *journal) turn(h header) {
 	}
 	j.flush()
 	j.generation++
-	j.before = j.numbers
+	j.before = j.given
 	j.follow(statedir.OpenFile(pathOf(j.dir, "lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600))
 	j.note(h)
 	j.create(h)
@@ -166,9 +165,8 @@ func (j *journal) commit() bool {
 	if j.base == nil {
 		return false
 	}
-	j.buf = append(j.buf, 0)
 	j.spill(0)
-	j.buf = binary.LittleEndian.AppendUint32(j.buf, j.sum)
+	j.buf = append(j.buf, crcText(j.sum)...)
 	j.spill(0)
 	if j.base == nil {
 		return false
@@ -195,6 +193,14 @@ func removeBefore(dir string, generation uint64) {
 		}
 	}
 }
+
+// crcText is how a base ends.
+func crcText(sum uint32) string { return fmt.Sprintf("%0*x", crcLen, sum) }
+
+const (
+	crcLen      = 8
+	maxBuffered = 64 << 10 // bytes of a base
+)
 
 // spill writes the buffer out if it holds more than most.
 func (j *journal) spill(most int) {

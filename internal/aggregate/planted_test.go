@@ -17,8 +17,8 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"the open slot is forgotten at a kill": {
 			File: "internal/aggregate/state.go",
-			Old:  "			if a.addLine(p, a.open.Seq) {\n",
-			New:  "			if false {\n",
+			Old:  "			counted = a.addLine(p, a.open.Seq)\n",
+			New:  "",
 		},
 		"the gauges of a slot are those of the next": {
 			File: "internal/aggregate/aggregate.go",
@@ -42,7 +42,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"the numbers of one file go on in the next": {
 			File: "internal/aggregate/journal.go",
-			Old:  "	j.before = j.numbers\n",
+			Old:  "	j.before = j.given\n",
 			New:  "",
 		},
 		"what comes behind a part of a base is forgotten": {

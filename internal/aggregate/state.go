@@ -2,13 +2,14 @@ package aggregate
 
 import (
 	"bytes"
-	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
 	"os"
+	"strconv"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -28,13 +29,13 @@ import (
 //
 // docs/decisions/0014 says why nothing counts twice.
 //
-//	base:   header (JSON) \n | record … | 0 | CRC-32 of all before: 4
-//	record: length + 1, name | kind: 1 | seq | a counter's or gauge's value, a timer's samples, or a set's members
+//	base:   header\n | kind seq name value …\n | … | CRC-32 of all before, in hex
+//	lines:  2 header\n, a note | 1 path:metrics\n | 3 number:metric\n | …
 //
-//	lines:  whole | path | ':' | metrics | \n; numbered | number | metrics | \n; note | header (JSON) | \n
-//
-// Integers are varints, values float64 (little endian). A series whose only metric is written
-// whole has a number from then on, in that file: 0, 1, ….
+// 1, 2, and 3 are bytes; a header is JSON. The values are a counter's sum; a gauge's value; the
+// weight of a timer's samples, and they; a set's members, in hex behind an x; or the weight of
+// samples, what is exact of them, and their sketch, as a member. A series with a plain metric has
+// a number from then on, in that file of lines: 1, 2, ….
 
 // What a record of lines is, in its first byte.
 const (
@@ -47,7 +48,7 @@ const (
 var baseStep = 256
 
 // format tells these files from those of other versions.
-const format = 4
+const format = 5
 
 // A header says where the slots are.
 type header struct {
@@ -100,43 +101,40 @@ func (j *journal) record(s *series, seq int32, value float64, open bool) {
 	if j.base == nil {
 		return
 	}
-	j.buf = append(binary.AppendUvarint(j.buf, uint64(len(s.name))+1), s.name...)
-	j.buf = binary.AppendVarint(append(j.buf, byte(s.kind)), int64(seq))
+	j.buf = append(strconv.AppendInt(append(j.buf, '0'+byte(s.kind), ' '), int64(seq), 10), ' ')
+	j.buf = append(j.buf, s.name...)
 	switch {
-	case s.timer != nil && open:
-		j.buf = s.timer.cur.encode(j.buf)
-	case s.timer != nil:
-		j.buf = (&samples{}).encode(j.buf)
-	case s.set != nil && open:
-		j.buf = binary.AppendUvarint(j.buf, uint64(len(s.set.cur)))
+	case s.kind == counterKind, s.kind == gaugeKind:
+		j.numbers(value)
+	case !open:
+	case s.kind == setKind:
 		for m := range s.set.cur {
-			j.buf = append(binary.AppendUvarint(j.buf, uint64(len(m))), m...)
+			j.blob([]byte(m))
 		}
-	case s.set != nil:
-		j.buf = binary.AppendUvarint(j.buf, 0)
+	case s.timer.cur.sketch != nil:
+		x := &s.timer.cur
+		var sketch []byte
+		x.sketch.Encode(&sketch, false)
+		j.numbers(x.weight, x.n, x.sum, x.squares, x.lower, x.upper)
+		j.blob(sketch)
 	default:
-		j.buf = appendFloats(j.buf, value)
+		j.numbers(s.timer.cur.weight)
+		j.numbers(s.timer.cur.values...)
 	}
-	j.spill(64 << 10)
+	j.buf = append(j.buf, '\n')
+	j.spill(maxBuffered)
 }
 
-func appendFloats(dst []byte, all ...float64) []byte {
+func (j *journal) numbers(all ...float64) {
 	for _, v := range all {
-		dst = binary.LittleEndian.AppendUint64(dst, math.Float64bits(v))
+		j.buf = strconv.AppendFloat(append(j.buf, ' '), v, 'g', -1, 64)
+		j.spill(maxBuffered)
 	}
-	return dst
 }
 
-// encode appends samples.
-func (s *samples) encode(dst []byte) []byte {
-	dst = appendFloats(dst, s.weight)
-	if s.sketch == nil {
-		return appendFloats(binary.AppendUvarint(dst, uint64(len(s.values))<<1), s.values...)
-	}
-	var b []byte
-	s.sketch.Encode(&b, false)
-	dst = append(binary.AppendUvarint(dst, uint64(len(b))<<1|1), b...)
-	return appendFloats(dst, s.n, s.sum, s.squares, s.lower, s.upper)
+func (j *journal) blob(b []byte) {
+	j.buf = hex.AppendEncode(append(j.buf, ' ', 'x'), b)
+	j.spill(maxBuffered)
 }
 
 // maxState bounds what is read of a file that somebody may have put there, in bytes.
@@ -156,7 +154,8 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 	for ; ; generation++ {
 		path := pathOf(dir, "lines", generation)
 		text, err := statedir.ReadFile(path, maxState)
-		if errors.Is(err, os.ErrNotExist) || err == nil && bytes.IndexByte(text, '\n') < 0 { // it had just begun
+		text = text[:bytes.LastIndexByte(text, '\n')+1]
+		if errors.Is(err, os.ErrNotExist) || err == nil && len(text) == 0 { // it had just begun
 			break
 		}
 		if err != nil {
@@ -165,10 +164,10 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 		if info, err := os.Stat(path); err == nil {
 			j.found = info.ModTime()
 		}
-		size := a.replay(text)
+		a.replay(text)
 		j.generation = generation
 		if j.follow(statedir.OpenFile(path, os.O_RDWR, 0o600)); j.lines != nil {
-			j.size = int64(size)
+			j.size = int64(len(text))
 			j.fail(j.lines.Truncate(j.size))
 		}
 	}
@@ -178,63 +177,41 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 	return nil
 }
 
-// replay counts the lines of a file again. It returns how long they are, without one that was
-// cut at the end.
-func (a *Aggregator) replay(text []byte) (size int) {
-	a.journal.before = a.journal.numbers
+// replay counts the lines of a file again.
+func (a *Aggregator) replay(text []byte) {
+	a.journal.before = a.journal.given
 	var series []*series // by number; nil: there was no room for it
 	var r Reading
-	for {
-		kind, number, record, n := cutRecord(text[size:])
-		size += n
-		switch {
-		case n == 0:
-			return size
-		case kind == note:
+	for ln := range bytes.Lines(text) {
+		kind, record := ln[0], ln[1:len(ln)-1]
+		counted := false
+		switch kind {
+		case note:
 			a.heed(record)
-		case kind == numbered && number < uint64(len(series)):
-			a.recount(series[number], record)
-		case kind == whole:
+		case whole:
 			r.again(cut(record, ':'))
 			p := &r.lines[0]
-			if a.addLine(p, a.open.Seq) {
-				a.open.Lines++
-			}
+			counted = a.addLine(p, a.open.Seq)
 			if p.kind != noKind {
 				series = append(series, p.s)
 				a.journal.number(p.s)
 			}
+		case numbered:
+			number, metric := cut(record, ':')
+			if n, _ := strconv.Atoi(string(number)); 0 < n && n <= len(series) {
+				counted = a.recount(series[n-1], metric)
+			}
+		}
+		if counted {
+			a.open.Lines++
 		}
 	}
 }
 
 // recount counts a plain metric again.
-func (a *Aggregator) recount(s *series, metric []byte) {
+func (a *Aggregator) recount(s *series, metric []byte) bool {
 	var m plain
-	if m.read(metric) && s != nil && s.kind == m.kind && a.addValue(s, metric[:m.text], m.value, m.weight, a.open.Seq) {
-		a.open.Lines++
-	}
-}
-
-// cutRecord cuts the first record off what is in a file of lines; n is how long it is, 0 if it
-// is not whole.
-func cutRecord(b []byte) (kind byte, number uint64, record []byte, n int) {
-	if len(b) == 0 {
-		return 0, 0, nil, 0
-	}
-	kind, n = b[0], 1
-	if kind == numbered {
-		var size int
-		if number, size = binary.Uvarint(b[1:]); size <= 0 {
-			return 0, 0, nil, 0
-		}
-		n += size
-	}
-	end := bytes.IndexByte(b[n:], '\n')
-	if end < 0 {
-		return 0, 0, nil, 0
-	}
-	return kind, number, b[n:][:end], n + end + 1
+	return m.read(metric) && s != nil && s.kind == m.kind && a.addValue(s, metric[:m.text], m.value, m.weight, a.open.Seq)
 }
 
 // heed switches to the slot that a note names.
@@ -268,11 +245,11 @@ func (a *Aggregator) load(base []byte) (err error) {
 			err = errDamaged
 		}
 	}()
-	n := len(base) - 4
-	if n < 0 || crc32.ChecksumIEEE(base[:n]) != binary.LittleEndian.Uint32(base[n:]) {
+	records, sum := base[:len(base)-crcLen], base[len(base)-crcLen:]
+	if string(sum) != crcText(crc32.ChecksumIEEE(records)) {
 		return errDamaged
 	}
-	head, records := cut(base[:n], '\n')
+	head, records := cut(records, '\n')
 	var h header
 	if err := json.Unmarshal(head, &h); err != nil {
 		return err
@@ -283,70 +260,58 @@ func (a *Aggregator) load(base []byte) (err error) {
 	a.open, a.closed, a.named = h.Slot, h.Closed, h.Slot.Tenure != ""
 	a.memory.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
 	defer a.configure(a.cfg)
-	r := reader{records}
-	for length := r.uvarint(); length > 0; length = r.uvarint() {
-		name := r.bytes(length - 1)
-		s := a.newSeries(name, kind(r.bytes(1)[0]), hashOf(name), int32(r.varint()))
+	for ln := range bytes.Lines(records) {
+		seq, rest := cut(ln[2:len(ln)-1], ' ')
+		name, values := cut(rest, ' ')
+		n, err := strconv.Atoi(string(seq))
+		if err != nil {
+			return err
+		}
+		s := a.newSeries(name, kind(ln[0]-'0'), hashOf(name), int32(n))
 		s.ahead = h.Parts
-		if err := a.loadValues(&r, s); err != nil {
+		if err := a.restore(s, values); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// loadValues reads what a series has.
-func (a *Aggregator) loadValues(r *reader, s *series) error {
-	switch s.kind {
-	case timerKind:
-		return a.loadSamples(r, &s.timer.cur)
-	case setKind:
-		for range r.uvarint() {
-			a.member(s.set, r.bytes(r.uvarint()))
+// restore gives a series the values that record wrote.
+func (a *Aggregator) restore(s *series, values []byte) error {
+	var numbers []float64
+	var blobs [][]byte
+	for text := range bytes.FieldsSeq(values) {
+		if text[0] == 'x' {
+			blob, err := hex.AppendDecode(nil, text[1:])
+			if err != nil {
+				return err
+			}
+			blobs = append(blobs, blob)
+			continue
 		}
-	default:
-		s.cur = r.float()
-		s.old = s.cur
-	}
-	return nil
-}
-
-func (a *Aggregator) loadSamples(r *reader, s *samples) (err error) {
-	weight, n := r.float(), r.uvarint()
-	if n&1 == 0 {
-		for range n >> 1 {
-			a.sample(s, r.float(), 0)
-		}
-	} else {
-		a.toSketch(s)
-		if s.sketch, err = decodeSketch(r.bytes(n >> 1)); err != nil {
+		v, err := strconv.ParseFloat(string(text), 64)
+		if err != nil {
 			return err
 		}
-		s.n, s.sum, s.squares, s.lower, s.upper = r.float(), r.float(), r.float(), r.float(), r.float()
+		numbers = append(numbers, v)
 	}
-	s.weight = weight
+	switch {
+	case s.kind == setKind:
+		for _, m := range blobs {
+			a.member(s.set, m)
+		}
+	case s.kind != timerKind:
+		s.cur, s.old = numbers[0], numbers[0]
+	case len(blobs) > 0:
+		x := &s.timer.cur
+		a.toSketch(x)
+		x.weight, x.n, x.sum, x.squares, x.lower, x.upper = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+		return x.decode(blobs[0])
+	case len(numbers) > 0:
+		for _, v := range numbers[1:] {
+			a.sample(&s.timer.cur, v, 0)
+		}
+		s.timer.cur.weight = numbers[0]
+	}
 	return nil
 }
-
-// A reader reads what record wrote. It is complete, since the checksum is right.
-type reader struct{ b []byte }
-
-func (r *reader) uvarint() int {
-	v, n := binary.Uvarint(r.b)
-	r.b = r.b[max(n, 0):]
-	return int(v)
-}
-
-func (r *reader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	r.b = r.b[max(n, 0):]
-	return v
-}
-
-func (r *reader) bytes(n int) []byte {
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
-}
-
-func (r *reader) float() float64 { return math.Float64frombits(binary.LittleEndian.Uint64(r.bytes(8))) }

@@ -220,7 +220,7 @@ func TestTornLine(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, tenth(), at(0), dir)
 	put(a, "a:1|c")
-	a.journal.pending = append(a.journal.pending, "\x03\x00\n\x03\n"...) // the number is cut, or its end
+	a.journal.pending = append(a.journal.pending, "\x031:1"...)
 	a.journal.flush()
 	a = open(t, tenth(), at(1), dir)
 	put(a, "a:3|c")

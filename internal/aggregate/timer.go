@@ -217,7 +217,8 @@ func newPercentile(p float64) percentile {
 	return percentile{p, ".count_" + name, ".mean_" + name, bound + name, ".sum_" + name, ".sum_squares_" + name}
 }
 
-// decodeSketch reads what Encode wrote.
-func decodeSketch(b []byte) (*ddsketch.DDSketch, error) {
-	return ddsketch.DecodeDDSketch(b, func() store.Store { return store.NewCollapsingLowestDenseStore(maxBins) }, nil)
+// decode reads a sketch that its Encode wrote.
+func (s *samples) decode(b []byte) (err error) {
+	s.sketch, err = ddsketch.DecodeDDSketch(b, func() store.Store { return store.NewCollapsingLowestDenseStore(maxBins) }, nil)
+	return err
 }
