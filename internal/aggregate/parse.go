@@ -145,32 +145,16 @@ func (m *plain) read(b []byte) (ok bool) {
 	if n+1 >= len(b) || b[n] != '|' {
 		return false
 	}
-	k := noKind
-	m.value, m.weight, m.text = v, 1, int32(n)
-	n += 2
-	switch b[n-1] {
-	case 'c':
-		k = counterKind
-	case 'g':
-		k = gaugeKind
-	case 'h', 'd':
-		k = timerKind
-	case 's':
-		k = setKind
-	case 'm':
-		k = counterKind
-		if n < len(b) && b[n] == 's' {
-			k = timerKind
-			n++
-		}
+	k := letters[b[n+1]]
+	if b[0] == '-' {
+		v = -v
 	}
-	if signed {
-		if k != gaugeKind && k != setKind {
-			return false
-		}
-		if b[0] == '-' {
-			m.value = -v
-		}
+	m.value, m.weight, m.text = v, 1, int32(n)
+	if n += 2; b[n-1] == 'm' && n < len(b) && b[n] == 's' {
+		k, n = timerKind, n+1
+	}
+	if k == noKind || signed && k != gaugeKind && k != setKind {
+		return false
 	}
 	if n+1 < len(b) && b[n] == '|' && b[n+1] == '@' {
 		rate, digits := decimal(b[n+2:])
@@ -181,8 +165,11 @@ func (m *plain) read(b []byte) (ok bool) {
 		n += 2 + digits
 	}
 	m.kind, m.length = k, int32(n)
-	return k != noKind
+	return true
 }
+
+// letters are the types of one letter.
+var letters = [256]kind{'c': counterKind, 'm': counterKind, 'g': gaugeKind, 'h': timerKind, 'd': timerKind, 's': setKind}
 
 // plainTags returns the tags, with "|#", that are all of what follows a plain metric, but for
 // the id of a container. ok is false if there is more.
