@@ -48,6 +48,8 @@ func TestEtcdProblems(t *testing.T) {
 		{"user", etcdConfig{Endpoints: one, Username: "u", PasswordFile: secret}, ""},
 		{"none", etcdConfig{}, "etcd.endpoints: no etcd endpoint"},
 		{"empty", etcdConfig{Endpoints: []string{""}}, `etcd.endpoints[0]: "" is no endpoint`},
+		{"no port", etcdConfig{Endpoints: []string{"http://etcd:65536"}}, `etcd.endpoints[0]: "http://etcd:65536" is no endpoint`},
+		{"no host", etcdConfig{Endpoints: []string{"http://et!cd:2379"}}, `etcd.endpoints[0]: "http://et!cd:2379" is no endpoint`},
 		{"without a port", etcdConfig{Endpoints: []string{"http://etcd"}}, `etcd.endpoints[0]: "http://etcd" is no endpoint`},
 		{"with a path", etcdConfig{Endpoints: []string{"http://etcd:2379/v3"}}, "etcd.endpoints[0]"},
 		{"with a fragment", etcdConfig{Endpoints: []string{"http://etcd:2379#x"}}, "etcd.endpoints[0]"},
@@ -150,6 +152,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 		`admin: {listen: "root:s3cret/a@h:1"}`:                                       "admin.listen",
 		`graphite: {events: "Bearer s3cret"}`:                                        "graphite.events",
 		"graphite:\n  pw: s3cret:\n    x: y: z":                                      "",
+		"coalesce: 5ms\ncoalesce: s3cret":                                            "coalesce",
 		`etcd: {tls: {ca: "root: s3cret@etcd"}}`:                                     "etcd.tls.ca",
 	} {
 		file := writeFile(t, "config.yaml", text+"\n", 0o600)
@@ -183,6 +186,7 @@ func TestSecretsUnderEveryKey(t *testing.T) {
 	odd := []string{
 		"s3cret", "[root, s3cret]", "{root: s3cret}", "root s3cret", "root/s3cret", "|\n      root\n      s3cret", "root\n      s3cret", "\"root\\ts3cret\"",
 		"\"s3cret", "'s3cret' x", "s3cret: x", "@s3cret", "%s3cret", "`s3cret", "*s3cret", "&s3cret", "!s3cret x", "{s3cret", "[root, s3cret", "\"\\qs3cret\"", "- s3cret", "s3cret\n\tx",
+		"unix:///run/s?mode=s3cret", "['unix:///run/s?group=s3cret/x']", "['udp://a:1?health=s3cret']", "[s3cret://a:1]", "['udp://a:s3cret']", "{a: [s3cret], s3cret: 1}",
 	}
 	check := func(path, form string) {
 		t.Helper()

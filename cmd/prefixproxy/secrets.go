@@ -141,7 +141,12 @@ func (d *decoder) isKey(word string) bool {
 // isHarmless says whether a value that can't be meant may be told: it is made of numbers,
 // units, addresses, variables, and words that people write where they want one of ours.
 func (d *decoder) isHarmless(value string) bool {
-	value = someVariable.ReplaceAllString(value, "")
+	value, query, _ := strings.Cut(someVariable.ReplaceAllString(value, ""), "?")
+	for _, option := range strings.FieldsFunc(query, isBetweenOptions) {
+		if !d.isHarmless(option) {
+			return false
+		}
+	}
 	if someNumber.MatchString(value) {
 		return true
 	}
@@ -150,7 +155,8 @@ func (d *decoder) isHarmless(value string) bool {
 	})
 }
 
-func isBetweenWords(r rune) bool { return unicode.IsSpace(r) || r == ',' }
+func isBetweenWords(r rune) bool   { return unicode.IsSpace(r) || r == ',' }
+func isBetweenOptions(r rune) bool { return r == '?' || r == '&' || r == '=' }
 
 // isWord says whether a word is one of ours, or nearly.
 func (d *decoder) isWord(word string) bool {
@@ -163,12 +169,12 @@ func (d *decoder) isWord(word string) bool {
 // words are those of our values, and those that people write for them.
 var words = strings.Fields(`true false none null never always forever unlimited infinite infinity auto default enabled
 	disabled enable disable release keep forward prefix drop plain legacy etcd graphite statsd carbon stdout localhost hostname
-	mountains`)
+	mountains mode group health`)
 
 // What may be told of a value.
 var (
 	someVariable = regexp.MustCompile(`[a-z.]*\{name\}[a-z.]*|\$\{\w*\}|\$\{?[A-Z_][A-Z0-9_-]*\}?`)
-	someNumber   = regexp.MustCompile(`(?i)^(?:[-+]?\d[\d.,_]{0,15}\s*(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|[kmgt]i?b?|b|bytes?|x[0-9a-f]{1,8}|e[-+]?\d{1,3}|%)?\s*){1,4}$`)
+	someNumber   = regexp.MustCompile(`(?i)^(?:[-+]?\d[\d.,_]{0,15}(?:e[-+]?\d{1,3})?\s*(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|[kmgt]i?b?|b|bytes?|x[0-9a-f]{1,8}|%)?\s*){1,4}$`)
 	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:|~)?/.*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
 )
 

@@ -139,6 +139,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 				d.skip(meant) // that it is missing need not be said
 			}
 		case again:
+			d.misplaced(entry[1])
 			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
 		default:
 			seen[key] = at

@@ -94,6 +94,9 @@ func parseHostPort(network, rest string) (Address, error) {
 	if !IsHost(host) {
 		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://localhost:8125)", host, network)
 	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() && ip.Zone() != "" {
+		host = ip.WithZone("").String() // which is the same
+	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one for a listener)", port)
@@ -109,7 +112,7 @@ func IsHost(host string) bool {
 
 // isNoHost says whether neither a host name nor an address has r.
 func isNoHost(r rune) bool {
-	return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`/?#@\"'<>,;=()*$`, r)
+	return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`/?#@\"'<>,;=()*$!&^|~{}+`+"`", r)
 }
 
 // maxPath is the longest path of a unix socket, in bytes: sun_path of unix(7) has 108,

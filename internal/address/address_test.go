@@ -15,7 +15,7 @@ func TestParseRefuses(t *testing.T) {
 		"unix:///s?mode=0660&mode=0666", "unix:///s?group=a&group=b", "unix:///s?mode=", "unix:///s?mode=0o660", "unix:///s?mode=1660",
 		"unix:///s?mode=6", "unix:///s?mode=000", "unix:///s?mode=00660", "unix:///s?owner=me",
 		"unix://" + long, "unixgram://" + long, "unix:///run/", "unix:///", "unix://run/s", "unix:///run/\x00s", "unix:///run/\x1bs",
-		"udp://local host:8125", "udp://127.0.0:8125", "udp://256.0.0.1:8125", "udp://localhost/:8125", "udp://a,b:8125", "udp://localhost:+1",
+		"udp://local host:8125", "udp://127.0.0:8125", "udp://256.0.0.1:8125", "udp://localhost/:8125", "udp://a,b:8125", "udp://a!:8125", "udp://{a}:8125", "udp://localhost:+1",
 	} {
 		if a, err := Parse(s); err == nil {
 			t.Errorf("%q is %+v", s, a)
@@ -58,6 +58,7 @@ func TestTakes(t *testing.T) {
 		{"udp://[::]:1", "udp://127.0.0.2:1", true},
 		{"udp://[::ffff:127.0.0.1]:1", "udp://127.0.0.1:1", true},
 		{"udp://[0:0:0:0:0:0:0:1]:1", "udp://[::1]:1", true},
+		{"udp://[::1%lo]:1", "udp://[::1]:1", true},
 		{"udp://0.0.0.0:1", "udp://[::1]:1", false},
 		{"udp://127.0.0.1:1", "udp://127.0.0.2:1", false},
 		{"udp://127.0.0.1:1", "udp://[::1]:1", false},

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
@@ -85,8 +86,8 @@ func ParseEndpoint(text string) (*url.URL, error) {
 	if u.User != nil {
 		return nil, errors.New("an endpoint is no more than scheme, host and port; a user goes to etcd.username and etcd.password_file")
 	}
-	port, _ := strconv.ParseUint(u.Port(), 10, 16)
-	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || port == 0 || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || !address.IsHost(u.Hostname()) || err != nil || port == 0 || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no endpoint", text)
 	}
 	u.Path = ""
