@@ -175,7 +175,7 @@ var words = strings.Fields(`true false none null never always forever unlimited 
 var (
 	someVariable = regexp.MustCompile(`[a-z.]*\{name\}[a-z.]*|\$\{\w*\}|\$\{?[A-Z_][A-Z0-9_-]*\}?`)
 	someNumber   = regexp.MustCompile(`(?i)^(?:[-+]?\d[\d.,_]{0,15}(?:e[-+]?\d{1,3})?\s*(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|[kmgt]i?b?|b|bytes?|x[0-9a-f]{1,8}|%)?\s*){1,4}$`)
-	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:|~)?/.*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
+	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:|~)?/[\w.:\[\]*/%-]*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
 )
 
 // hider returns what puts asterisks in the place of secrets, and of their parts: a hint
