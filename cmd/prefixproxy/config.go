@@ -179,7 +179,7 @@ func missingFiles(path string, t outlet.TLS) (ws []string) {
 		if f.name == "" {
 			continue
 		}
-		file, err := os.Open(f.name)
+		file, err := conf.OpenFile(f.name)
 		if err != nil {
 			ws = append(ws, fmt.Sprintf("%s.%s: %v: the server stays down until it can be read", path, f.key, err))
 			continue

@@ -136,7 +136,7 @@ func (c etcdConfig) password() (string, error) {
 	if c.PasswordFile == "" {
 		return "", nil
 	}
-	file, err := os.Open(c.PasswordFile)
+	file, err := conf.OpenFile(c.PasswordFile)
 	if err != nil {
 		return "", err
 	}
@@ -148,7 +148,7 @@ func (c etcdConfig) password() (string, error) {
 	if othersMayRead(info) {
 		return "", fmt.Errorf("%w %s (mode %04o)", errOthersMayRead, c.PasswordFile, info.Mode().Perm())
 	}
-	text, err := os.ReadFile(c.PasswordFile)
+	text, err := conf.ReadAll(file)
 	if err != nil {
 		return "", err
 	}
@@ -194,7 +194,7 @@ func (c tlsConfig) authorities() (*x509.CertPool, error) {
 	if c.CA == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(c.CA)
+	pem, err := conf.ReadFile(c.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (c tlsConfig) certificates() ([]tls.Certificate, error) {
 	if c.Cert == "" {
 		return nil, nil
 	}
-	pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+	pair, err := conf.ReadKeyPair(c.Cert, c.Key)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func eachLeaf(n *yaml.Node, yield func(*yaml.Node) bool) bool {
 }
 
 // wordInLine finds the words of a line that cannot be parsed.
-var wordInLine = regexp.MustCompile(`(?:[^\s,\[\]{}"']|\{name\})+`)
+var wordInLine = regexp.MustCompile(`(?:[^\s,\[\]{}"']|\$?\{\w*\})+`)
 
 // misplacedWords is misplaced for a file that cannot be parsed: of a line of it, and of
 // those before it, of which hints are made.

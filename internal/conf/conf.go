@@ -1,6 +1,6 @@
 // Package conf is shared by the packages that own parts of the configuration and the
-// command that reads the file: the form of a complaint about a value, and the notation of
-// sizes.
+// command that reads the file: the form of a complaint about a value, the notation of
+// sizes, and how the files are read that it names.
 //
 // A package validates its own part and returns Problems; each names its place
 // by the path of its key, so that the command can add file, line and column.

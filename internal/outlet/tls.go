@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
 // config reads the files and says how to speak with a host.
@@ -19,7 +20,7 @@ func (t TLS) config(host string) (*tls.Config, error) {
 		c.ServerName = t.ServerName
 	}
 	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
+		pem, err := conf.ReadFile(t.CA)
 		if err != nil {
 			return nil, fmt.Errorf("tls.ca: %w", err)
 		}
@@ -28,7 +29,7 @@ func (t TLS) config(host string) (*tls.Config, error) {
 		}
 	}
 	if t.Cert != "" {
-		cert, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		cert, err := conf.ReadKeyPair(t.Cert, t.Key)
 		if err != nil {
 			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
 		}

@@ -1,0 +1,62 @@
+package conf
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// maxFile bounds a file that the configuration names, in bytes: certificates, a password.
+const maxFile = 1 << 20
+
+// OpenFile opens a file that the configuration names. What is no plain file, like a FIFO or a
+// device, is an error, and not waited for.
+func OpenFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no plain file", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// ReadFile returns what such a file holds.
+func ReadFile(path string) ([]byte, error) {
+	file, err := OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return ReadAll(file)
+}
+
+// ReadAll returns what an open one holds. It is an error if that is too much.
+func ReadAll(file *os.File) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s has more than %v", file.Name(), Bytes(maxFile))
+	}
+	return text, err
+}
+
+// ReadKeyPair is tls.LoadX509KeyPair for such files.
+func ReadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := ReadFile(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := ReadFile(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
