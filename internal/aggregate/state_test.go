@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -281,6 +282,18 @@ func TestLinkedDirectory(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(elsewhere); len(entries) != 2 || err != nil {
 		t.Errorf("%d files are left of 2, %v", len(entries), err)
+	}
+}
+
+// A FIFO in the place of the directory holds up no stop.
+func TestFIFO(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "aggregate")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := open(t, DefaultConfig(), at(0), filepath.Join(t.TempDir(), "aggregate"))
+	if err := a.Close(fifo); err == nil {
+		t.Error("it is kept")
 	}
 }
 
