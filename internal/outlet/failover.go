@@ -19,7 +19,8 @@ const (
 	minUDPRest = time.Minute     // silence is no proof: this long, doubling to
 	maxUDPRest = 10 * time.Minute
 
-	minDeceitRest = 30 * time.Second
+	minDeceitRest = 30 * time.Second // of one that only accepts connections
+	minYoungRest  = 5 * time.Second  // of one whose sessions end soon
 
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
@@ -130,9 +131,10 @@ func (f *failover) tried(s *server) {
 	s.trying = false
 }
 
-// resolved says what the name of e resolves to, and returns the servers. Of others, those
-// are remembered that have failed: a name may have another answer each time.
-func (f *failover) resolved(e *entry, ats []string) []*server {
+// resolved says what the name of e resolves to, and returns the servers. It rests until one
+// of them does not, or for maxRest. Of others, those are remembered that have failed: a name
+// may have another answer each time.
+func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if e.answer == nil {
@@ -153,6 +155,12 @@ func (f *failover) resolved(e *entry, ats []string) []*server {
 		if !slices.Contains(e.answer, s) && s != e.server && (s.strikes == 0 || len(e.servers) > maxKnown) {
 			delete(e.servers, at)
 		}
+	}
+	first := slices.MinFunc(e.answer, func(a, b *server) int { return a.rest.Compare(b.rest) })
+	if latest := now.Add(maxRest); first.rest.After(latest) {
+		e.name.rest = latest
+	} else {
+		e.name.rest = first.rest
 	}
 	return e.answer
 }
@@ -175,8 +183,8 @@ func (f *failover) next(now time.Time) time.Duration {
 			continue
 		}
 		t := s.retry
-		if t.Before(e.name.rest) {
-			t = e.name.rest
+		if t.Before(e.name.retry) {
+			t = e.name.retry
 		}
 		if first == nil || t.Before(at) {
 			first, at = s, t
@@ -303,7 +311,11 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 		if s.deceits++; worked >= maxUDPRest {
 			s.deceits = 1
 		}
-		s.rest = now.Add(doubled(minDeceitRest, maxUDPRest, s.deceits))
+		rest := minDeceitRest
+		if works {
+			rest = minYoungRest
+		}
+		s.rest = now.Add(doubled(rest, maxUDPRest, s.deceits))
 	}
 	f.isDown(now, e, why, cause)
 }

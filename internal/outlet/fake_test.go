@@ -25,6 +25,14 @@ type fakeNet struct {
 	rotates bool          // a name has one of its addresses at a time
 	needs   time.Duration // to look up a name
 	only4   bool          // nobody answers a question for IPv6 addresses
+	asks    int           // how often it was asked
+}
+
+// asked returns how often a name was looked up.
+func (n *fakeNet) asked() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asks
 }
 
 // A fakeServer is one of them. Fields may be changed while it runs.
@@ -62,6 +70,7 @@ func (n *fakeNet) LookupNetIP(ctx context.Context, network, host string) ([]neti
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.asks++
 	ips := n.names[host]
 	switch {
 	case len(ips) == 0:

@@ -75,7 +75,7 @@ func (r *search) again() {
 	for i, e := range list[:min(r.n, len(list))] {
 		s := &e.name
 		if !e.address.isName() {
-			s = f.resolved(e, []string{e.address.at()})[0]
+			s = f.resolved(time.Now(), e, []string{e.address.at()})[0]
 		}
 		r.todo = append(r.todo, candidate{s, i})
 	}
@@ -140,7 +140,7 @@ func (r *search) take(a attempt) {
 	case a.err != nil:
 	case a.isName():
 		var next []candidate
-		for _, s := range f.resolved(a.entry, a.ats) {
+		for _, s := range f.resolved(time.Now(), a.entry, a.ats) {
 			next = append(next, candidate{s, a.index})
 		}
 		r.todo = append(next, r.todo...)

@@ -137,6 +137,19 @@ func TestNameRotates(t *testing.T) {
 	}
 }
 
+// While all servers of a name rest, it is looked up now and then.
+func TestLookUpsRest(t *testing.T) {
+	net := newNet(atA, atB)
+	net.name("graphite", "10.0.0.1")
+	net.servers[atA].endErr = errors.New("connection refused")
+	run(t, net, []string{"udp://graphite:2003", "udp://" + atB}, func(t *testing.T, r *rig) {
+		r.send(5 * time.Minute)
+		if n := net.asked(); n > 20 {
+			t.Errorf("%d questions in five minutes", n)
+		}
+	})
+}
+
 // A server that needs long to connect is waited for, whatever else is in the list; one
 // that never answers holds up no other.
 func TestSlowConnect(t *testing.T) {
