@@ -242,6 +242,7 @@ type fakeSource struct {
 	lines  []string // the oldest first
 	sent   []string // of this session
 	ends   []Ending
+	ended  time.Time // when the last session did, as was said
 	closed bool
 	left   func() time.Duration
 	more   chan struct{}
@@ -299,10 +300,10 @@ func (s *fakeSource) Refuse(int) {}
 func (s *fakeSource) Ack(time.Time, Peer) (Due, error) { return Due{}, nil }
 func (s *fakeSource) Leaving() func() time.Duration    { return s.left }
 
-func (s *fakeSource) End(_ time.Time, how Ending) {
+func (s *fakeSource) End(now time.Time, how Ending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ends = append(s.ends, how)
+	s.ends, s.ended = append(s.ends, how), now
 }
 
 func (s *fakeSource) endings() []Ending {

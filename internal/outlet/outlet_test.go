@@ -287,6 +287,7 @@ func TestHalfClose(t *testing.T) {
 	a = net.servers[atA]
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
 		r.send(time.Second)
+		hungUp := time.Now()
 		a.last().end(errClosed)
 		time.Sleep(2 * doubtTime)
 		synctest.Wait()
@@ -295,6 +296,9 @@ func TestHalfClose(t *testing.T) {
 		}
 		if got := r.source.endings(); len(got) != 1 || got[0] != Broken {
 			t.Errorf("it ended %v", got)
+		}
+		if r.source.ended != hungUp {
+			t.Errorf("the source is told that it lived for %v more", r.source.ended.Sub(hungUp))
 		}
 		time.Sleep(time.Minute)
 		a.last().end(errClosed)

@@ -71,7 +71,7 @@ type session struct {
 // A hangup is how the peer ended its side of a connection.
 type hangup struct {
 	err     error
-	at      time.Time // when it did; zero: it has not
+	at      time.Time // when it did
 	half    bool      // it may be reading still
 	written uint64    // what was written then
 }
@@ -110,17 +110,18 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	}
 	why = s.send(ctx)
 	how := s.end(parent, why)
-	o.source.End(time.Now(), how)
+	ended := time.Now()
+	if s.isDoubtful() {
+		ended = s.peer.at
+	}
+	o.source.End(ended, how)
 	interrupted()
 	cancel()
 	c.interrupt()
 	s.besides.Wait()
 	<-c.watched
 	o.better = s.next()
-	if s.peer.at.IsZero() {
-		s.peer.at = time.Now()
-	}
-	return s.peer.at.Sub(c.began), c.explain(why)
+	return ended.Sub(c.began), c.explain(why)
 }
 
 // isDatagram says whether lines go in datagrams.

@@ -51,8 +51,9 @@ type Source interface {
 	// any time. nil: it need not go on.
 	Leaving() (left func() time.Duration)
 
-	// End ends the session.
-	End(now time.Time, how Ending)
+	// End ends the session, which worked until then: not while it was in doubt whether the
+	// peer read on.
+	End(then time.Time, how Ending)
 
 	// Expire drops what may not wait any longer. It is called while there is no
 	// session, and says when to call it again: after that time, if it is not 0, or
