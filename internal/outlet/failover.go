@@ -25,9 +25,11 @@ const (
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
 
-	// balancerAge is how long a balancer may need to find that it has no backend: a session
-	// that broke before proves little.
-	balancerAge = 20 * time.Second
+	// A session that broke, or was closed when it was idle, before such an age proves little:
+	// a balancer may need as long to find that it has no backend (nginx a minute, HAProxy 20 s,
+	// four attempts of 5 s), and idle connections are not closed that soon.
+	brokenAge = 2 * time.Minute
+	closedAge = 21 * time.Second
 
 	// maxKnown is how many servers of a name are remembered.
 	maxKnown = 64
@@ -288,12 +290,15 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 	if e.server == s {
 		e.server = nil
 	}
-	isStalled, isIdle := errors.Is(why, errStalled), errors.Is(why, errClosed)
+	isStalled := errors.Is(why, errStalled)
 	works := worked >= provenAge && !isStalled
 	if works {
 		s.strikes, e.name.strikes = 0, 0
 	}
-	isYoung := worked < balancerAge && !(works && isIdle)
+	isYoung := worked < brokenAge
+	if errors.Is(why, errClosed) {
+		isYoung = worked < closedAge // it was idle
+	}
 	deceives := isStalled || probed && isYoung
 	if works && !deceives && !e.address.isDatagram() {
 		if isYoung {

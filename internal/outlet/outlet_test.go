@@ -51,20 +51,28 @@ func TestFirstHangsUp(t *testing.T) {
 // A balancer may need long to find that it has no backend: a server that ends each session
 // after some seconds is left for a second that doesn't.
 func TestFirstHangsUpLate(t *testing.T) {
-	for _, after := range []time.Duration{6 * time.Second, 19 * time.Second} {
-		for _, how := range []error{errClosed, errors.New("connection reset by peer")} {
-			net := newNet(atA, atB)
-			net.servers[atA].hangUp, net.servers[atA].endErr = after, how
-			run(t, net, toBoth, func(t *testing.T, r *rig) {
-				r.send(20 * time.Minute)
-				if n := len(net.servers[atB].lines()); n < r.sent*3/4 {
-					t.Errorf("%v %v: %d of %d lines at the second", after, how, n, r.sent)
-				}
-				if n := r.logged("upstream down", atA); n == 0 || n > 3 {
-					t.Errorf("%v %v: said %d times:\n%s", after, how, n, r.log)
-				}
-			})
-		}
+	reset := errors.New("connection reset by peer")
+	for _, c := range []struct {
+		after time.Duration
+		how   error
+		pause time.Duration // between lines
+	}{
+		{6 * time.Second, errClosed, 0}, {19 * time.Second, reset, 0}, {61 * time.Second, errClosed, 0},
+		{6 * time.Second, errClosed, 10 * time.Second}, {20100 * time.Millisecond, errClosed, 10 * time.Second},
+	} {
+		net := newNet(atA, atB)
+		net.servers[atA].hangUp, net.servers[atA].endErr = c.after, c.how
+		run(t, net, toBoth, func(t *testing.T, r *rig) {
+			for begun := time.Now(); time.Since(begun) < time.Hour; time.Sleep(c.pause) {
+				r.send(100 * time.Millisecond)
+			}
+			if n := len(net.servers[atB].lines()); n < r.sent*3/4 {
+				t.Errorf("%+v: %d of %d lines at the second", c, n, r.sent)
+			}
+			if n := r.logged("upstream down", atA); n == 0 || n > 7 {
+				t.Errorf("%+v: said %d times:\n%s", c, n, r.log)
+			}
+		})
 	}
 }
 

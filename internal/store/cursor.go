@@ -14,8 +14,9 @@ const (
 	// acknowledged a line: a balancer without a backend accepts and closes.
 	maturity = time.Second
 
-	// young is how long a session must last before we believe that it delivered anything.
-	young = 20 * time.Second
+	// young is how long a session must last before we believe that it delivered anything:
+	// HAProxy makes four attempts of 5 s, and closes.
+	young = 21 * time.Second
 
 	// maxIdle is how many times a line is sent again because it went to a young session that was
 	// then idle, and whose peer closed in order.

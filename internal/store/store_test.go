@@ -198,16 +198,16 @@ func TestAgain(t *testing.T) {
 		kill   bool
 		want   []int // of 0 … 4, the last of which is acknowledged
 	}{
-		{"young, broken", 19 * time.Second, 2 * time.Second, outlet.Broken, false, []int{0, 1, 2, 3, 4}},
-		{"young, killed", 19 * time.Second, 2 * time.Second, outlet.Broken, true, []int{0, 1, 2, 3, 4}},
-		{"young, closed", 19 * time.Second, 2 * time.Second, outlet.Closed, false, []int{0, 1, 2, 3, 4}},
-		{"old, broken", 20 * time.Second, 2 * time.Second, outlet.Broken, false, []int{3, 4}},
-		{"old, killed", 20 * time.Second, 2 * time.Second, outlet.Broken, true, []int{3, 4}},
-		{"old, broken at once", 20 * time.Second, time.Second - 1, outlet.Broken, false, []int{3, 4}},
-		{"old, closed", 20 * time.Second, time.Second, outlet.Closed, false, nil},
-		{"old, closed at once", 20 * time.Second, time.Second - 1, outlet.Closed, false, []int{3, 4}},
-		{"old, finished", 20 * time.Second, 0, outlet.Finished, false, nil},
-		{"young, finished", 19 * time.Second, 0, outlet.Finished, false, []int{0, 1, 2, 3, 4}},
+		{"young, broken", 20 * time.Second, 2 * time.Second, outlet.Broken, false, []int{0, 1, 2, 3, 4}},
+		{"young, killed", 20 * time.Second, 2 * time.Second, outlet.Broken, true, []int{0, 1, 2, 3, 4}},
+		{"young, closed", 20 * time.Second, 2 * time.Second, outlet.Closed, false, []int{0, 1, 2, 3, 4}},
+		{"old, broken", 21 * time.Second, 2 * time.Second, outlet.Broken, false, []int{3, 4}},
+		{"old, killed", 21 * time.Second, 2 * time.Second, outlet.Broken, true, []int{3, 4}},
+		{"old, broken at once", 21 * time.Second, time.Second - 1, outlet.Broken, false, []int{3, 4}},
+		{"old, closed", 21 * time.Second, time.Second, outlet.Closed, false, nil},
+		{"old, closed at once", 21 * time.Second, time.Second - 1, outlet.Closed, false, []int{3, 4}},
+		{"old, finished", 21 * time.Second, 0, outlet.Finished, false, nil},
+		{"young, finished", 20 * time.Second, 0, outlet.Finished, false, []int{0, 1, 2, 3, 4}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, Destination{Name: "main", Queue: roomy, Replay: replay})
