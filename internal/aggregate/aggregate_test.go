@@ -186,12 +186,15 @@ func TestNames(t *testing.T) {
 	cfg := tenth()
 	a := open(t, cfg, at(0))
 	a.SetNamed(true, at(0))
-	put(a, "a;b=1:1|c")
+	put(a, "a:1|c|#b:1")
 	cfg.Tags = DropTags
 	a.Reconfigure(cfg, at(1))
-	put(a, "a;b=1:2|c")
+	put(a, "a;b=1:2|c", "a:4|c|#b:1", "a;c=2:8|c|#b:1")
+	if n := len(a.spellings); n != 0 {
+		t.Errorf("%d spellings are remembered without need", n)
+	}
 	a.Seal(at(10))
-	equal(t, points(a), []string{"N.a.count 2 @0", "N.a.count;b=1 1 @0", "N.a.rate 0.2 @0", "N.a.rate;b=1 0.1 @0"})
+	equal(t, points(a), []string{"N.a.count 14 @0", "N.a.count;b=1 1 @0", "N.a.rate 1.4 @0", "N.a.rate;b=1 0.1 @0"})
 }
 
 // A line that is taken as it came counts as it does if it is rewritten and checked first.
@@ -275,6 +278,21 @@ func TestIdleSeries(t *testing.T) {
 	equal(t, points(a), nil)
 	if s := a.Stats(); s.Bytes != 0 || s.Series != 0 || a.table.used != 0 {
 		t.Errorf("what has expired is still there: %+v", s)
+	}
+}
+
+// A series that has expired is another when it comes again, however it is spelled.
+func TestExpired(t *testing.T) {
+	cfg := tenth()
+	cfg.Expire = 10 * time.Second
+	a := open(t, cfg, at(0))
+	a.SetNamed(true, at(0))
+	for slot := range 3 {
+		if slot != 1 {
+			put(a, "g:+1|g|#b:1,a:2")
+		}
+		a.Seal(at(10 * float64(slot+1)))
+		equal(t, points(a), []string{fmt.Sprintf("N.g;a=2;b=1 1 @%d", 10*slot)})
 	}
 }
 

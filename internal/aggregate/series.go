@@ -168,8 +168,11 @@ func (x *sums) seriesOf(path []byte, hash uint64, k kind, seq int32) *series {
 // spelled returns the series of a line with a plain metric, nil where there is no room for it.
 // To sort tags costs more than to count: spellings with tags are remembered.
 func (x *sums) spelled(p *pending, seq int32) *series {
-	if p.tags == 0 {
+	switch {
+	case p.tags == 0:
 		return x.seriesOf(p.path, p.hash, p.kind, seq)
+	case x.names.dropTags:
+		return x.seriesOf(p.path, hashOf(p.path), p.kind, seq)
 	}
 	if known := x.spellings[p.hash]; known.is(p) {
 		return known.s
