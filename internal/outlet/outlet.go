@@ -74,12 +74,7 @@ func (o *Outlet) Pulse() *pulse.Pulse { return &o.pulse }
 
 // IsUp says whether one of the addresses works.
 func (o *Outlet) IsUp() bool {
-	for _, s := range o.Status() {
-		if s.Up {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(o.Status(), func(s Status) bool { return s.Up })
 }
 
 // Why a session ends, though its server works.
@@ -101,7 +96,11 @@ func (o *Outlet) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.parked.Wait()
 	defer cancel()
-	defer o.dropBetter()
+	defer func() {
+		if c := o.takeBetter(); c != nil {
+			c.close()
+		}
+	}()
 	for ctx.Err() == nil {
 		c, err := o.connect(ctx)
 		if err != nil {
@@ -185,11 +184,4 @@ func (o *Outlet) takeBetter() *connection {
 		return nil
 	}
 	return c
-}
-
-func (o *Outlet) dropBetter() {
-	if o.better != nil {
-		o.better.close()
-		o.better = nil
-	}
 }

@@ -22,6 +22,7 @@ var realScenarios = []scenario{
 	{"haproxy that looks for a backend", func(t *testing.T) { haproxyWithoutBackend(t, "") }},
 	{"haproxy whose backend comes and goes", haproxyWithFlappingBackend},
 	{"haproxy without a backend, and a good one", haproxyAndAnother},
+	{"slow: haproxy with a silent backend, and a good one", haproxyIsSilent},
 	{"statsd 0.9 is stopped for 3 s", statsdIsStopped},
 	{"slow: statsd 0.9 is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 35*time.Second, "") }},
 	{"slow: statsd 0.9 with max_age is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 30*time.Second, ", max_age: 10s") }},
@@ -44,14 +45,14 @@ var behind = Manner{DropTail: true}
 // startHAProxy starts a balancer in front of a server, and returns where it
 // listens. options are those of the server: with "check inter 200ms" it knows
 // soon that there is none, without it tries for some seconds, and takes lines
-// meanwhile.
-func startHAProxy(t *testing.T, backend, options string) (addr string) {
+// meanwhile. patience is how long each of its four attempts may take.
+func startHAProxy(t *testing.T, backend, options, patience string) (addr string) {
 	program := lookPath(t, "haproxy", "haproxy")
 	addr = fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	config := filepath.Join(t.TempDir(), "haproxy.cfg")
 	text := fmt.Sprintf(`defaults
   mode tcp
-  timeout connect 1s
+  timeout connect %s
   timeout client 60s
   timeout server 60s
 frontend carbon
@@ -59,7 +60,7 @@ frontend carbon
   default_backend graphite
 backend graphite
   server graphite %s %s
-`, addr, backend, options)
+`, patience, addr, backend, options)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +72,7 @@ backend graphite
 // haproxyWithoutBackend: it accepts and hangs up, until there is a Graphite.
 func haproxyWithoutBackend(t *testing.T, options string) {
 	graphite := StartReceiver(t, receiverSpec{}, Manner{Refuse: true})
-	balancer := startHAProxy(t, graphite.Addr, options)
+	balancer := startHAProxy(t, graphite.Addr, options, "1s")
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer), replay: "4KiB"})
 	w.counts(graphite)
 	w.sendFor("carbon", 700, 10*time.Second)
@@ -84,7 +85,7 @@ func haproxyWithoutBackend(t *testing.T, options string) {
 // is sent again.
 func haproxyWithFlappingBackend(t *testing.T) {
 	graphite := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, behind)
-	balancer := startHAProxy(t, graphite.Addr, "")
+	balancer := startHAProxy(t, graphite.Addr, "", "1s")
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer)})
 	w.counts(graphite)
 	for range 3 {
@@ -100,12 +101,25 @@ func haproxyWithFlappingBackend(t *testing.T) {
 
 // haproxyAndAnother: the one that works is used.
 func haproxyAndAnother(t *testing.T) {
-	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), "")
+	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), "", "1s")
 	good := StartSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
 	w.counts(good)
 	w.sendFor("carbon", 400, 10*time.Second)
 	w.awaitUp(good.URL)
+	w.awaitDelivered("carbon")
+	w.saidOnce(balancer)
+}
+
+// haproxyIsSilent: the host of its backend is gone, so that it needs 20 s to find that out.
+func haproxyIsSilent(t *testing.T) {
+	network := newNowhere(t, 0)
+	balancer := startHAProxy(t, fmt.Sprintf("%s:%d", network.silent, sidebyside.FreePort(t)), "", "5s")
+	good := StartSink(t)
+	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
+	w.counts(good)
+	w.sendFor("carbon", 5, 30*time.Second)
+	w.awaitArrivals("carbon", 150)
 	w.awaitDelivered("carbon")
 	w.saidOnce(balancer)
 }
