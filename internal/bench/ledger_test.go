@@ -40,7 +40,7 @@ func TestLedgerTellsWhatIsWrong(t *testing.T) {
 			return l
 		}, Tally{Lines: 10, Unrewritten: 1}},
 		{"another value", func(l []string) []string {
-			l[9] = strings.Replace(l[9], " 1700000000", " 1700000001", 1)
+			l[9] = strings.Replace(l[9], " 4000000000", " 4000000001", 1)
 			return l
 		}, Tally{Lines: 9, Garbled: 1}},
 		{"cut", func(l []string) []string { l[0] = l[0][10:]; return l }, Tally{Lines: 9, Garbled: 1}},

@@ -30,7 +30,7 @@ const (
 // generator writes them, the sink expects them. A line is
 //
 //	host.r07.s03.t0000001234567890:000000000042|c              StatsD
-//	host.r07.s03.t0000001234567890 000000000042 1700000000     Carbon
+//	host.r07.s03.t0000001234567890 000000000042 4000000000     Carbon
 //	      │    │  │                └ sequence, from 1
 //	      │    │  └ when it was sent, in µs of CLOCK_MONOTONIC; 0: not stamped
 //	      │    └ sender
@@ -45,7 +45,7 @@ type script struct {
 func newScript(protocol, name string, run, sender int) *script {
 	between, after := ":", "|c\n"
 	if protocol == carbon {
-		between, after = " ", " 1700000000\n"
+		between, after = " ", " 4000000000\n" // as a line of now: what is older than the claim is looked up
 	}
 	s := &script{line: fmt.Appendf(nil, "%s.r%02d.s%02d.t%016d%s%012d%s", name, run, sender, 0, between, 1, after)}
 	s.runAt = len(name) + len(".r")

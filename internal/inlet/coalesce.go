@@ -15,6 +15,7 @@ type gathering struct {
 	nap      atomic.Int64 // the longest nap that all sockets can bear, in ns; 0: none
 	timeout  atomic.Int64 // of an idle connection, in ns; 0: none
 	busy     busy
+	traffic  traffic
 }
 
 // set applies the settings of a configuration. While one reader naps, no other is served, so
@@ -34,19 +35,37 @@ func (g *gathering) set(s Settings, listeners []*Listener) {
 	g.timeout.Store(int64(s.IdleTimeout))
 }
 
+// traffic is what all readers have found lately.
+type traffic struct {
+	tick  atomic.Int64
+	count atomic.Int64 // packets in it
+	much  atomic.Bool  // enough for gathering to pay
+}
+
+// note notes n packets in a tick. It says whether gathering pays: from the time enough come
+// within one tick until none come within one.
+func (t *traffic) note(n int, tick int64) (pays bool) {
+	if last := t.tick.Load(); last != tick && t.tick.CompareAndSwap(last, tick) {
+		if t.count.Swap(0) == 0 || tick != last+1 {
+			t.much.Store(false)
+		}
+	}
+	if t.count.Add(int64(n)) >= enough {
+		t.much.Store(true)
+	}
+	return t.much.Load()
+}
+
 // A pacer lets input gather: a reader that found little waits for the next tick. Ticks are at
 // the same instants for all readers, so that one wake-up serves them all: a wake-up costs ten
-// times what a datagram costs. Where little arrives, there is nothing to gather, and a tick
-// would only be one more wake-up. Each reader has its own pacer.
+// times what a datagram costs. Where little arrives, by all sockets together, there is nothing
+// to gather, and a tick would only be one more wake-up. Each reader has its own pacer.
 type pacer struct {
 	*gathering
 	bears  time.Duration // how long input may gather in the socket, at the most
 	poller *poll.Poller  // of the sockets that others wait for
 	timer  *time.Timer   // nil before the first wait
-
-	since   time.Time // when the count began: a tick ago at the most, where much comes
-	count   int       // packets that have come since
-	gathers bool      // it pays
+	misses int           // ticks since something came
 }
 
 // pacer returns the pacer of a reader of l.
@@ -81,6 +100,10 @@ var epoch = time.Now()
 // enough is how many packets must arrive between ticks for gathering to pay.
 const enough = 3
 
+// maxMisses is for how many ticks a reader that found nothing looks again before it waits to
+// be woken: who sends once in a tick may miss one.
+const maxMisses = 2
+
 // wait returns at the next tick, or when ctx ends. again says whether to look at the socket
 // right away, which is not worth it where too little arrives. n is how many packets the reader
 // has just found.
@@ -89,26 +112,14 @@ func (p *pacer) wait(ctx context.Context, n int) (again bool) {
 	if every <= 0 {
 		return n > 0
 	}
-	if !p.pays(n, every) {
+	if p.misses++; n > 0 {
+		p.misses = 0
+	}
+	if !p.traffic.note(n, int64(time.Since(epoch))/p.coalesce.Load()) || p.misses > maxMisses {
 		return false
 	}
 	p.busy.idle(func() { p.gather(ctx, every) })
 	return true
-}
-
-// pays says whether gathering pays: from the time enough arrives within one tick until nothing
-// arrives within one.
-func (p *pacer) pays(n int, every time.Duration) bool {
-	if n == 0 {
-		p.gathers, p.count = false, 0
-		return false
-	}
-	if now := time.Now(); now.Sub(p.since) >= every {
-		p.since, p.count = now, 0
-	}
-	p.count += n
-	p.gathers = p.gathers || p.count >= enough
-	return p.gathers
 }
 
 // gather waits for the tick. Where nobody else has anything to do, it sleeps without telling

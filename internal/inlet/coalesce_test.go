@@ -3,6 +3,7 @@ package inlet
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +93,51 @@ func TestGatheringMustPay(t *testing.T) {
 				}
 				if got := gathered > 50; got != tt.want {
 					t.Errorf("it gathered %d times of 100", gathered)
+				}
+			})
+		})
+	}
+}
+
+// Many that bring little each are enough together; who misses a tick is looked at again, and
+// who misses more is waited for.
+func TestGatheringPaysTogether(t *testing.T) {
+	const tick = 5 * time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		readers int
+		every   time.Duration // between two packets of one
+		want    bool
+	}{
+		{"250 a second, of four", 4, 4 * time.Millisecond, true},
+		{"125 a second, of eight", 8, 8 * time.Millisecond, true},
+		{"125 a second, of two", 2, 8 * time.Millisecond, false},
+		{"10 a second, of a hundred", 100, 100 * time.Millisecond, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var g gathering
+				g.coalesce.Store(int64(tick))
+				var woken, packets atomic.Int64
+				for r := range tt.readers {
+					go func() {
+						p := pacer{gathering: &g, bears: MaxCoalesce}
+						last := epoch.Add(time.Since(epoch) + time.Duration(r)*tt.every/time.Duration(tt.readers))
+						retry.Sleep(t.Context(), time.Until(last))
+						for range 100 {
+							n := int(time.Since(last) / tt.every)
+							packets.Add(int64(n))
+							if last = last.Add(time.Duration(n) * tt.every); p.wait(t.Context(), n) {
+								continue
+							}
+							woken.Add(1)
+							retry.Sleep(t.Context(), time.Until(last.Add(tt.every)))
+						}
+					}()
+				}
+				retry.Sleep(t.Context(), time.Minute)
+				if got := woken.Load() < packets.Load()/10; got != tt.want {
+					t.Errorf("woken %d times for %d packets", woken.Load(), packets.Load())
 				}
 			})
 		})

@@ -57,8 +57,9 @@ func (s *streamReader) run(ctx context.Context) {
 			err = s.awaitMore(ctx)
 			burst = 0
 		case errors.Is(err, syscall.EAGAIN):
-			s.pacer.wait(ctx, 0)
-			err = s.await(ctx)
+			if err = nil; !s.pacer.wait(ctx, 0) {
+				err = s.await(ctx)
+			}
 			burst = 0
 		case err == nil && burst < busyBytes:
 			if !s.pacer.wait(ctx, 1+n/packetSize) {
