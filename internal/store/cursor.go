@@ -19,7 +19,8 @@ const (
 	young = 21 * time.Second
 
 	// maxIdle is how many times a line is sent again because it went to a young session that was
-	// then idle, and whose peer closed in order.
+	// then idle, and whose peer closed in order. The last time waits for a session that is not
+	// young: a balancer without a backend closes like that, too, any number of times.
 	maxIdle = 3
 
 	// longestLook is how long to wait for the acknowledgement of a burst before looking again: a

@@ -2,6 +2,7 @@ package store
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -18,6 +19,7 @@ type needs struct {
 	sent   int   // so many, at the head, were sent
 	proven int   // so many of these, at the head, are delivered by this session
 	bytes  int64 // of what is not delivered, and kept
+	old    bool  // the session has lasted: what rests is sent, too
 }
 
 // A part is a part of the log that was sent, or waits.
@@ -55,6 +57,10 @@ func (n *needs) add(sp records.Span, late bool) {
 	}
 	n.parts = append(n.parts, part{Span: sp, late: late})
 }
+
+// rests says whether a waiting part is not sent before a session has lasted: as often as that,
+// it may go to a peer that was idle, or to a balancer that has nobody to give it to.
+func (n *needs) rests(p part) bool { return p.idle == maxIdle && !n.old }
 
 // waiting is what waits: what was sent least often first, and of that the oldest.
 func (n *needs) waiting() []part { return n.parts[n.sent:] }
@@ -106,13 +112,13 @@ func (n *needs) age(live records.Place) {
 // isLate says whether lines wait that younger ones overtake: some have been overtaken, or lie
 // before live.
 func (n *needs) isLate(live records.Place) bool {
-	return slices.ContainsFunc(n.waiting(), func(p part) bool { return p.late || p.From.At < live.At })
+	return slices.ContainsFunc(n.waiting(), func(p part) bool { return !n.rests(p) && (p.late || p.From.At < live.At) })
 }
 
 // late returns what waits in a tier and is not fresh; an empty span if there is nothing.
 func (n *needs) late(tier records.Span) (sp records.Span) {
 	for _, p := range n.waiting() {
-		if sp = p.Within(tier); !p.isFresh() && !sp.IsEmpty() {
+		if sp = p.Within(tier); !p.isFresh() && !n.rests(p) && !sp.IsEmpty() {
 			return sp
 		}
 	}
@@ -270,8 +276,20 @@ func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
 		}
 		kept = append(kept, p)
 	}
-	// A server that breaks one session after another is to get everything in turn.
-	slices.SortStableFunc(kept, func(a, b part) int { return cmp.Compare(max(1, a.sends), max(1, b.sends)) })
-	n.parts, n.sent, n.proven = kept, 0, 0
+	// A server that breaks one session after another is to get everything in turn. What rests
+	// comes last.
+	slices.SortStableFunc(kept, func(a, b part) int {
+		if a.idle == maxIdle && b.idle == maxIdle {
+			return cmp.Compare(a.From.At, b.From.At)
+		}
+		return cmp.Or(cmp.Compare(a.idle/maxIdle, b.idle/maxIdle), cmp.Compare(max(1, a.sends), max(1, b.sends)))
+	})
+	n.parts = kept[:0]
+	for _, p := range kept { // what rests may become much
+		if last := len(n.parts) - 1; p.idle < maxIdle || last < 0 || !n.parts[last].grow(p, math.MaxInt) {
+			n.parts = append(n.parts, p)
+		}
+	}
+	n.sent, n.proven, n.old = 0, 0, false
 	return dropped
 }

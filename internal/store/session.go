@@ -32,6 +32,9 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		}
 		sp, wait := c.pick(now)
 		if sp.IsEmpty() {
+			if slices.ContainsFunc(c.waiting(), c.rests) && wait == 0 {
+				wait = c.began.Add(young).Sub(now)
+			}
 			return nil, wait, nil
 		}
 		if c.fetch(sp) && c.send(now) {
@@ -43,8 +46,12 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 // pick returns what to send now; if that is nothing, when to ask again.
 func (c *Cursor) pick(now time.Time) (sp records.Span, wait time.Duration) {
 	border := c.store.named.border()
+	c.old = now.Sub(c.began) >= young
 	if !c.isLate(border) {
 		for _, p := range c.waiting() {
+			if c.rests(p) {
+				continue
+			}
 			if p.sends < 2 || sp.IsEmpty() {
 				sp = p.Span
 			}

@@ -288,12 +288,13 @@ func TestWindowIsReplayed(t *testing.T) {
 }
 
 // On sessions that are young and that the peer closes in order, a second after all was
-// acknowledged, no line is sent again more than three times. Those that broke don't
-// count: a balancer without a backend breaks any number of them.
+// acknowledged, no line is sent again more than three times, the last time when a session has
+// lasted: a balancer without a backend may end any number of them so. Those that broke don't
+// count.
 func TestThreeTimes(t *testing.T) {
 	b := newBench(t)
 	b.putLines("a 1 1")
-	for _, how := range []outlet.Ending{outlet.Broken, outlet.Broken, outlet.Broken, outlet.Broken, outlet.Closed, outlet.Closed, outlet.Closed, outlet.Closed} {
+	for _, how := range []outlet.Ending{outlet.Broken, outlet.Broken, outlet.Broken, outlet.Broken, outlet.Closed, outlet.Closed, outlet.Closed} {
 		l := b.begin("main")
 		l.want("a 1 1")
 		l.ack()
@@ -301,10 +302,46 @@ func TestThreeTimes(t *testing.T) {
 		l.ack()
 		l.end(how)
 	}
+	for range 10 {
+		l := b.begin("main")
+		l.want()
+		if _, wait, _ := l.Next(b.now); wait != young {
+			t.Fatalf("it asks again after %v, want %v", wait, young)
+		}
+		b.pass(maturity)
+		l.end(outlet.Closed)
+	}
 	l := b.begin("main")
+	b.pass(young)
+	l.want("a 1 1")
+	l.ack()
+	b.pass(maturity)
+	l.ack()
+	l.end(outlet.Closed)
+	l = b.begin("main")
+	b.pass(young)
 	l.want()
 	if got := b.books("main"); got.forwarded() != 1 || got.Resent != 7 {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// What rests takes no memory for each session that it went to.
+func TestRestsTogether(t *testing.T) {
+	b := newBench(t)
+	for i := range 100 {
+		b.putLines(fmt.Sprintf("a%d 1 1", i))
+		for range maxIdle {
+			l := b.begin("main")
+			l.want(fmt.Sprintf("a%d 1 1", i))
+			l.ack()
+			b.pass(maturity)
+			l.ack()
+			l.end(outlet.Closed)
+		}
+	}
+	if n := len(b.Cursor("main").parts); n > 2 {
+		t.Errorf("%d parts", n)
 	}
 }
 
