@@ -2,7 +2,6 @@ package store
 
 import (
 	"cmp"
-	"math"
 	"slices"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -258,8 +257,9 @@ func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 }
 
 // rewind makes what was sent, and is still kept, wait again. isIdle says that the peer closed
-// in order when all was acknowledged. What is lost without having been delivered is counted.
-func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
+// in order when all was acknowledged; most, how many bytes may rest. What is lost without having
+// been delivered is counted.
+func (n *needs) rewind(isIdle bool, most int64) (dropped [NumReasons]int) {
 	kept := make([]part, 0, len(n.parts))
 	for i, p := range n.parts {
 		if i < n.sent {
@@ -277,19 +277,32 @@ func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
 		kept = append(kept, p)
 	}
 	// A server that breaks one session after another is to get everything in turn. What rests
-	// comes last.
+	// comes last, the oldest first.
 	slices.SortStableFunc(kept, func(a, b part) int {
 		if a.idle == maxIdle && b.idle == maxIdle {
 			return cmp.Compare(a.From.At, b.From.At)
 		}
 		return cmp.Or(cmp.Compare(a.idle/maxIdle, b.idle/maxIdle), cmp.Compare(max(1, a.sends), max(1, b.sends)))
 	})
+	var resting int64
+	for _, p := range kept {
+		if p.idle == maxIdle {
+			resting += p.Bytes()
+		}
+	}
 	n.parts = kept[:0]
-	for _, p := range kept { // what rests may become much
-		if last := len(n.parts) - 1; p.idle < maxIdle || last < 0 || !n.parts[last].grow(p, math.MaxInt) {
+	for _, p := range kept {
+		if p.idle == maxIdle && resting > most {
+			resting -= p.Bytes()
+			continue
+		}
+		if last := len(n.parts) - 1; p.idle < maxIdle || last < 0 || !n.parts[last].grow(p, restingPart) {
 			n.parts = append(n.parts, p)
 		}
 	}
 	n.sent, n.proven, n.old = 0, 0, false
 	return dropped
 }
+
+// restingPart is how large a part that rests may grow, in bytes: they are not to be too many.
+const restingPart = 1 << 20

@@ -288,7 +288,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 
 // giveUp makes what was sent wait again, and counts what can't.
 func (c *Cursor) giveUp(isIdle bool) {
-	for why, lines := range c.rewind(isIdle) {
+	for why, lines := range c.rewind(isIdle, c.Queue/4) {
 		c.books.Dropped[why] += uint64(lines)
 	}
 }

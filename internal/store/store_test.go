@@ -326,22 +326,35 @@ func TestThreeTimes(t *testing.T) {
 	}
 }
 
-// What rests takes no memory for each session that it went to.
+// What rests takes no memory for each session that it went to, and no more of the queue than
+// a quarter: a server may close idle connections for ever.
 func TestRestsTogether(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	const each = 100
 	for i := range 100 {
-		b.putLines(fmt.Sprintf("a%d 1 1", i))
+		line := fmt.Sprintf("a%d.%s 1 1", i, strings.Repeat("x", each*each))
+		b.putLines(line)
 		for range maxIdle {
 			l := b.begin("main")
-			l.want(fmt.Sprintf("a%d 1 1", i))
+			l.want(line)
 			l.ack()
 			b.pass(maturity)
 			l.ack()
 			l.end(outlet.Closed)
 		}
 	}
-	if n := len(b.Cursor("main").parts); n > 2 {
-		t.Errorf("%d parts", n)
+	parts := b.Cursor("main").parts
+	bytes := int64(0)
+	for _, p := range parts {
+		bytes += p.Bytes()
+	}
+	if len(parts) > 2 || bytes > 1<<18 || bytes < 1<<17 {
+		t.Errorf("%d bytes in %d parts", bytes, len(parts))
+	}
+	l := b.begin("main")
+	b.pass(young)
+	if sent := l.take(); !strings.Contains(sent, "a99.") || strings.Contains(sent, "a0.") {
+		t.Errorf("the youngest are not sent again: %.100q", sent)
 	}
 }
 
