@@ -108,14 +108,15 @@ const maxMisses = 2
 // right away, which is not worth it where too little arrives. n is how many packets the reader
 // has just found.
 func (p *pacer) wait(ctx context.Context, n int) (again bool) {
-	every := p.every()
+	coalesce := time.Duration(p.coalesce.Load()) // once: a reload may set it to 0
+	every := min(coalesce, p.bears)
 	if every <= 0 {
 		return n > 0
 	}
 	if p.misses++; n > 0 {
 		p.misses = 0
 	}
-	if !p.traffic.note(n, int64(time.Since(epoch))/p.coalesce.Load()) || p.misses > maxMisses {
+	if !p.traffic.note(n, int64(time.Since(epoch)/coalesce)) || p.misses > maxMisses {
 		return false
 	}
 	p.busy.idle(func() { p.gather(ctx, every) })
