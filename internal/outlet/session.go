@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -108,7 +109,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	if trial && !s.isDatagram() {
 		s.settle(ctx, settleTime)
 	}
-	why = s.send(ctx)
+	why = s.reason(ctx, s.send(ctx))
 	how := s.end(parent, why)
 	ended := time.Now()
 	if s.isDoubtful() {
@@ -191,6 +192,25 @@ func (s *session) write(now time.Time, lines []byte, within time.Duration) error
 		return nil
 	}
 	return s.named("send to", err)
+}
+
+// reason returns why the peer hung up, if it said so: a write may fail before that is read.
+func (s *session) reason(ctx context.Context, why error) error {
+	if !isHangUp(why) {
+		return why
+	}
+	if s.peer.err == nil {
+		s.settle(ctx, settleTime)
+	}
+	if err := s.peer.err; err != nil && !errors.Is(err, errClosed) && !isHangUp(err) {
+		return s.named("watch", err)
+	}
+	return why
+}
+
+// isHangUp says whether an error says no more than that the peer has hung up.
+func isHangUp(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // named says which server an error is of.
