@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // What the pages may cost, however many ask for them: the rest is closed, or gets
@@ -89,10 +89,7 @@ func (c *client) hasInput() (has bool) {
 	if err != nil {
 		return false
 	}
-	raw.Control(func(fd uintptr) {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		has = n > 0
-	})
+	raw.Control(func(fd uintptr) { has = poll.HasInput(int(fd)) })
 	return has
 }
 

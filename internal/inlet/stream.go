@@ -122,8 +122,7 @@ func (s *streamReader) shut(how int) {
 // hasInput says whether something has arrived that is still unread. Any goroutine may call it.
 func (s *streamReader) hasInput() (has bool) {
 	s.socket.Use(func(fd int) error {
-		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		has = n > 0
+		has = poll.HasInput(fd)
 		return nil
 	})
 	return has

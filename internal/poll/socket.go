@@ -54,3 +54,9 @@ func (s *Socket) Use(f func(fd int) error) error {
 	}
 	return f(s.fd)
 }
+
+// HasInput says, without waiting, whether something has come that is not read yet.
+func HasInput(fd int) bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return n > 0
+}

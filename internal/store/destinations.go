@@ -10,8 +10,8 @@ import (
 
 // SetDestinations changes who gets every line. A new destination gets what arrives from now on.
 // The lines of one that is gone are dropped and counted, but for those that its session ends
-// with; its cursor says that it is drained. What already waits stays, even if less is allowed now. It returns the former names of those
-// that have been renamed.
+// with; its cursor says that it is drained. What already waits stays, even if less is allowed
+// now. It returns the former names of those that have been renamed.
 func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
