@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 )
 
 // A reload asks Run to go on with another configuration.
@@ -46,10 +45,9 @@ func (p *Proxy) Reload(cfg Config) error {
 // read reads from all listeners until ctx ends, and does what reloads ask for.
 func (p *Proxy) read(ctx context.Context) {
 	defer close(p.ended)
-	in, settings := p.inlet.Load(), p.cfg.settings()
-	var reading sync.WaitGroup
-	reading.Go(func() { in.Run(ctx, settings) })
-	defer reading.Wait()
+	in := p.inlet.Load()
+	in.Begin(ctx, p.cfg.settings())
+	defer in.Wait()
 	t := telemetry{sent: map[string]float64{}}
 	defer t.end()
 	t.begin(ctx, p)
@@ -68,7 +66,7 @@ func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
 	if cfg.Forward.StatsD.Aggregates() != p.cfg.Forward.StatsD.Aggregates() {
 		return errAggregates
 	}
-	if err := p.inlet.Load().Rebind(cfg.Listen.specs(), cfg.settings()); err != nil {
+	if err := p.inlet.Load().Rebind(ctx, cfg.Listen.specs(), cfg.settings()); err != nil {
 		return err
 	}
 	p.cfg = cfg

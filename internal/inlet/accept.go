@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"sync"
 	"syscall"
 	"time"
 
@@ -19,14 +18,10 @@ import (
 const lastRead = 250 * time.Millisecond
 
 // accept accepts connections on l, while there is room for them, until ctx ends; then it
-// accepts those that already wait, unless they are for our successor. It closes l, and returns
-// when its connections are done.
+// accepts those that already wait, unless they are for our successor.
 func (in *Inlet) accept(ctx context.Context, l *Listener) {
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	defer l.close()
 	for ctx.Err() == nil {
-		switch err := in.acceptOne(ctx, l, &readers, true); {
+		switch err := in.acceptOne(ctx, l, true); {
 		case errors.Is(err, syscall.EAGAIN):
 			l.socket.Wait(ctx, 0)
 		case errors.Is(err, errFull):
@@ -40,15 +35,15 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 		}
 	}
 	if !l.Inherited {
-		in.acceptRest(ctx, l, &readers)
+		in.acceptRest(ctx, l)
 	}
 }
 
 // acceptRest accepts all connections that wait, whatever the limit: they will end soon.
-func (in *Inlet) acceptRest(ctx context.Context, l *Listener, readers *sync.WaitGroup) {
+func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	l.admitNoMore()
 	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		switch err := in.acceptOne(ctx, l, readers, false); {
+		switch err := in.acceptOne(ctx, l, false); {
 		case errors.Is(err, syscall.EAGAIN):
 			return
 		case isShortage(err):
@@ -69,7 +64,7 @@ func isShortage(err error) bool {
 
 // acceptOne accepts a connection, without waiting, and starts its reader. If there is to be
 // room for it, and is none, the error is errFull.
-func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitGroup, ifRoom bool) error {
+func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error {
 	in.connections.mu.Lock()
 	defer in.connections.mu.Unlock()
 	if ifRoom && !in.connections.hasRoom() {
@@ -89,7 +84,7 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, readers *sync.WaitG
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })
 	in.connections.add(s)
 	l.open.Add(1)
-	readers.Go(func() {
+	l.readers.Go(func() {
 		defer l.open.Add(-1)
 		defer in.connections.leave(s)
 		s.run(ctx)

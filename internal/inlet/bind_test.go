@@ -170,7 +170,7 @@ func TestRebindLostSocket(t *testing.T) {
 	if err := os.Remove(a.Path); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.Rebind([]Spec{statsdAt(a)}, defaults); err != nil {
+	if err := in.Rebind(t.Context(), []Spec{statsdAt(a)}, defaults); err != nil {
 		t.Fatal(err)
 	}
 	write(t, in.dial(t, 0), "first\n")
@@ -184,7 +184,7 @@ func TestRebindLostSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if err := in.Rebind([]Spec{statsdAt(a)}, defaults); !errors.Is(err, syscall.EADDRINUSE) {
+	if err := in.Rebind(t.Context(), []Spec{statsdAt(a)}, defaults); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("got %v, want %v", err, syscall.EADDRINUSE)
 	}
 }

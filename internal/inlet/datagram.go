@@ -64,7 +64,6 @@ func (l *lender) giveBack(p *packets) {
 // receive reads datagrams from l until ctx ends, and then those that have arrived by then,
 // unless they are for our successor.
 func (in *Inlet) receive(ctx context.Context, l *Listener) {
-	defer l.close()
 	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, size: udpSize}
 	if l.Address.IsUnix() {
 		d.size = unixSize

@@ -157,12 +157,11 @@ func (r *running) run(t testing.TB, s Settings) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	work.Go(r.poller.Run)
-	work.Go(func() {
-		r.Run(ctx, s)
-		r.poller.Close()
-	})
+	r.Begin(ctx, s)
 	r.stop = func() {
 		cancel()
+		r.Wait()
+		r.poller.Close()
 		work.Wait()
 	}
 	t.Cleanup(r.stop)

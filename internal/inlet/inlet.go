@@ -2,7 +2,6 @@ package inlet
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -68,8 +67,8 @@ type Spec struct {
 	Address  address.Address
 }
 
-// An Inlet reads from sockets. Bind comes before Run; any goroutine may ask for the
-// Listeners.
+// An Inlet reads from sockets. One goroutine calls Bind, Begin, Rebind, and Wait, in this order;
+// any goroutine may ask for the rest.
 type Inlet struct {
 	poller     *poll.Poller
 	log        *slog.Logger
@@ -80,18 +79,13 @@ type Inlet struct {
 	connections *connections
 	tails       tails
 
-	bound   atomic.Pointer[[]*Listener]
-	changes chan change   // for Run
-	ended   chan struct{} // closed when Run reads no more
+	bound atomic.Pointer[[]*Listener]
 }
 
 // New returns an Inlet whose sockets poller watches. newHandler makes the Handler of a socket
 // or a connection; peer names the sender of what the Handler is being given.
 func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
-	return &Inlet{
-		poller: poller, log: log, newHandler: newHandler, connections: newConnections(log),
-		changes: make(chan change), ended: make(chan struct{}),
-	}
+	return &Inlet{poller: poller, log: log, newHandler: newHandler, connections: newConnections(log)}
 }
 
 // Bind binds all sockets that are asked for, or none. Its error names the address; it is an
@@ -126,57 +120,29 @@ func (in *Inlet) Owns(network, at string) bool {
 	return slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return l.Address.Network == network && l.isAt(at) })
 }
 
-// A change asks Run to continue with other sockets and settings.
-type change struct {
-	specs    []Spec
-	settings Settings
-	done     chan error // cap 1: what became of it
-}
+// Begin begins to read, until ctx ends, and then what has reached the sockets by then; but what
+// waits at inherited ones is left to our successor.
+func (in *Inlet) Begin(ctx context.Context, s Settings) { in.follow(ctx, s, in.Listeners(), nil) }
 
-var errEnded = errors.New("nothing is read any more")
-
-// Rebind makes Run, which must be running, continue with the sockets of specs. Those that are
-// already bound stay open, with their connections. New ones are bound first; after an error,
-// nothing has changed. Rebind returns when the sockets that are no longer asked for are drained
-// and closed.
-func (in *Inlet) Rebind(specs []Spec, s Settings) error {
-	c := change{specs, s, make(chan error, 1)}
-	select {
-	case in.changes <- c:
-		return <-c.done
-	case <-in.ended:
-		return errEnded
-	}
-}
-
-// Run reads until ctx ends, and then what has reached the sockets by then; but what waits at
-// inherited ones is left to our successor. It closes them all.
-func (in *Inlet) Run(ctx context.Context, s Settings) {
-	defer close(in.ended)
-	in.follow(ctx, s, in.Listeners(), nil)
-	for {
-		select {
-		case c := <-in.changes:
-			c.done <- in.change(ctx, c)
-		case <-ctx.Done():
-			for _, l := range in.Listeners() {
-				<-l.ended
-			}
-			return
-		}
-	}
-}
-
-// change makes a change, or none.
-func (in *Inlet) change(ctx context.Context, c change) error {
+// Rebind continues with the sockets of specs, until ctx ends. Those that are already bound stay
+// open, with their connections. New ones are bound first; after an error, nothing has changed.
+// Rebind returns when the sockets that are no longer asked for are drained and closed.
+func (in *Inlet) Rebind(ctx context.Context, specs []Spec, s Settings) error {
 	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
-	bound, err := b.bindAll(c.specs)
+	bound, err := b.bindAll(specs)
 	if err != nil {
 		return err
 	}
 	in.bound.Store(&bound)
-	in.follow(ctx, c.settings, b.added, b.have)
+	in.follow(ctx, s, b.added, b.have)
 	return nil
+}
+
+// Wait returns when nothing is read any more, and all sockets are closed.
+func (in *Inlet) Wait() {
+	for _, l := range in.Listeners() {
+		l.readers.Wait()
+	}
 }
 
 // follow starts reading from some listeners, and stops reading from others.
@@ -186,22 +152,22 @@ func (in *Inlet) follow(ctx context.Context, s Settings, added, gone []*Listener
 	for _, l := range added {
 		in.announce(l)
 		ctx, stop := context.WithCancel(ctx)
-		l.stop, l.ended = stop, make(chan struct{})
-		go in.read(ctx, l)
+		l.stop = stop
+		l.readers.Go(func() { in.read(ctx, l) })
 	}
 	for _, l := range gone {
 		l.stop()
 	}
 	for _, l := range gone {
-		<-l.ended
+		l.readers.Wait()
 		in.log.Info("listening no more", "protocol", l.Protocol.String(), "listener", l.Address)
 	}
 }
 
-// read reads from a socket, and from the connections that it brings.
+// read reads from a socket, or starts the readers of its connections, until ctx ends.
 func (in *Inlet) read(ctx context.Context, l *Listener) {
-	defer close(l.ended)
 	defer l.stop()
+	defer l.close()
 	if l.IsStream() {
 		in.accept(ctx, l)
 	} else {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -42,8 +43,8 @@ type Listener struct {
 	socket *poll.Socket
 	file   unixsocket.File // of one that we have bound
 
-	stop  context.CancelFunc // ends its reader
-	ended chan struct{}      // closed by it
+	stop    context.CancelFunc // ends its readers
+	readers sync.WaitGroup     // of it, and of its connections
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections
