@@ -52,61 +52,54 @@ func (s *streamReader) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		n, err := s.step()
 		burst += n
+		isBusy := burst >= busyBytes
 		switch {
-		case errors.Is(err, syscall.EAGAIN) && burst >= busyBytes:
-			err = s.awaitMore(ctx)
-			burst = 0
-		case errors.Is(err, syscall.EAGAIN):
-			if err = nil; !s.pacer.wait(ctx, 0) {
-				err = s.await(ctx)
-			}
-			burst = 0
-		case err == nil && burst < busyBytes:
-			if !s.pacer.wait(ctx, 1+n/packetSize) {
-				err = s.await(ctx)
-			}
-			burst = 0
-		}
-		if err != nil && ctx.Err() == nil {
+		case err == nil && isBusy:
+			continue
+		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			return
+		case isBusy:
+			s.awaitMore(ctx)
+		case !s.pacer.wait(ctx, (n+packetSize-1)/packetSize):
+			s.await(ctx)
 		}
+		burst = 0
 	}
 	s.readRest(context.WithoutCancel(ctx))
 }
 
+// awaitMore waits for a sender that was fast a moment ago, and counts as busy meanwhile, but
+// not for long.
+func (s *streamReader) awaitMore(ctx context.Context) {
+	s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
+}
+
 // await waits until something arrives. We end our side of a connection that has been idle for
 // too long; what its sender was just sending is read.
-func (s *streamReader) await(ctx context.Context) (err error) {
-	limit := s.pacer.idleTimeout()
-	s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, limit) })
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		if !s.hasInput() {
+func (s *streamReader) await(ctx context.Context) {
+	s.pacer.busy.idle(func() {
+		err := s.socket.Wait(ctx, s.pacer.idleTimeout())
+		if errors.Is(err, os.ErrDeadlineExceeded) && !s.hasInput() {
 			s.connections.timedOut(s)
 		}
-		return nil
-	}
-	return err
+	})
 }
 
 // readRest reads until the sender ends the connection, for lastRead at most: one that has only
 // just connected may not have sent its lines yet.
 func (s *streamReader) readRest(ctx context.Context) {
 	s.shut(unix.SHUT_WR)
-	until := time.Now().Add(lastRead)
-	for left := lastRead; left > 0; left = time.Until(until) {
-		_, err := s.step()
-		if errors.Is(err, syscall.EAGAIN) {
-			if s.hurry {
-				break
-			}
-			s.pacer.busy.idle(func() { err = s.socket.Wait(ctx, left) })
-		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	ctx, cancel := context.WithTimeout(ctx, lastRead)
+	defer cancel()
+	for !s.hurry && ctx.Err() == nil {
+		if _, err := s.step(); errors.Is(err, syscall.EAGAIN) {
+			s.pacer.busy.idle(func() { s.socket.Wait(ctx, 0) })
+		} else if err != nil {
 			return
 		}
 	}
 	s.shut(unix.SHUT_RD)
-	for until = time.Now().Add(lastRead); time.Now().Before(until); {
+	for until := time.Now().Add(lastRead); time.Now().Before(until); {
 		if _, err := s.step(); err != nil {
 			return
 		}
@@ -131,25 +124,13 @@ func (s *streamReader) hasInput() (has bool) {
 // touch notes that something came.
 func (s *streamReader) touch() { s.lastRead.Store(int64(time.Since(epoch))) }
 
-// awaitMore waits for a sender that was fast a moment ago, and counts as busy meanwhile, but
-// not for long.
-func (s *streamReader) awaitMore(ctx context.Context) error {
-	err := s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
-	}
-	return err
-}
-
 // end gives the handler what is left.
 func (s *streamReader) end() {
 	block := blocks.Get().(*[streamBlock]byte)
 	defer blocks.Put(block)
 	if n, lost := s.tail.copy(block[:]); n > 0 {
 		s.handler.Begin(time.Now())
-		if data := s.dropLost(block[:n], n, lost); len(data) > 0 {
-			s.framing.end(s.handler, data)
-		}
+		s.framing.end(s.handler, s.dropLost(block[:n], n, lost))
 		s.handler.End()
 		s.tail.keep(nil)
 	}
