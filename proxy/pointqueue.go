@@ -49,8 +49,9 @@ const untroubled = time.Minute
 
 func newPointQueue(p *Proxy) *pointQueue {
 	q := &pointQueue{naming: p.naming, carbon: p.carbon, log: p.log, ingest: newIngest(line.Carbon, p.carbon, p.bad), more: make(chan struct{}, 1)}
-	q.config.Store(&p.cfg.Aggregate)
-	q.sums = aggregate.New(p.cfg.Aggregate)
+	cfg := p.cfg.Aggregate
+	q.config.Store(&cfg)
+	q.sums = aggregate.New(cfg)
 	q.books.forwarded = []forwarded{{upstream: "carbon:"}}
 	return q
 }

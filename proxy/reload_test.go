@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -136,6 +137,32 @@ func TestReloadUpstreams(t *testing.T) {
 	for _, u := range p.Status().Upstreams {
 		if !u.Up {
 			t.Errorf("%s is not up", u.Address)
+		}
+	}
+}
+
+// How StatsD is counted changes with a reload, and with the next.
+func TestReloadOfPoints(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(Upstream{Network: "carbon"}, Upstream{Network: "stdout"})
+	cfg.Rewrite.Unmatched = line.DropUnmatched
+	for _, reloads := range [][]aggregate.Layout{{aggregate.StatsD}, {aggregate.StatsD, aggregate.Legacy}} {
+		var out syncBuffer
+		p := startWith(t, cfg, holding("Denali"), Options{Stdout: &out})
+		to := cfg
+		to.Aggregate.Tags, to.Aggregate.Interval = aggregate.DropTags, 7*time.Second
+		for _, to.Aggregate.Layout = range reloads {
+			reloaded(t, p, to)
+		}
+		write(t, p.dial(t, "statsd", 0), "host.x:1|c|#a:b")
+		eventually(t, "a line is counted", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 1 })
+		p.stop()
+		var path, value string
+		var second int
+		fmt.Sscan(out.String(), &path, &value, &second)
+		want := map[aggregate.Layout]string{aggregate.StatsD: "stats.counters.Denali.x.count", aggregate.Legacy: "stats.Denali.x"}
+		if path != want[to.Aggregate.Layout] || second%7 != 0 {
+			t.Errorf("got %q, want points of %s, and slots of 7 s", out.String(), want[to.Aggregate.Layout])
 		}
 	}
 }
