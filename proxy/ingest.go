@@ -229,7 +229,7 @@ func (in *ingest) hold(ln []byte) {
 func (in *ingest) drop(why reason, ln []byte) {
 	in.tally.received++
 	in.tally.dropped[why]++
-	if why == unterminated || why == truncated || why == misframed || line.Result(why).Refused() {
+	if why == unterminated || why == truncated || why == misframed || why == noPoint || line.Result(why).Refused() {
 		in.bad.add(in.at, in.proto, why, in.peer(), ln)
 	}
 }

@@ -289,7 +289,7 @@ func TestPointsRefused(t *testing.T) {
 		for _, b := range c.proxy.bad.list() {
 			bad = append(bad, fmt.Sprintf("%s %s %s", b.Peer, b.Reason, b.Line))
 		}
-		if want := []string{"a client bad_path " + long[:200], "a client bad_value host.x:y|c"}; !slices.Equal(bad, want) {
+		if want := []string{"a client no_point _e{1,1}:a|b", "a client no_point host.x:1|y", "a client bad_path " + long[:200], "a client bad_value host.x:y|c"}; !slices.Equal(bad, want) {
 			t.Errorf("got %q, want %q", bad, want)
 		}
 		b := balance(t, c.proxy)["statsd"]

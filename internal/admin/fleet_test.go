@@ -275,12 +275,17 @@ func (failingNames) Outage() (membership.Outage, bool) {
 func TestWrong(t *testing.T) {
 	full := bothUp()
 	full.Bounds = []proxy.Bound{{Protocol: "carbon", Destination: "dr", Queue: 1, QueueLimit: 64 << 20, Spool: 900 << 20, SpoolLimit: 1 << 30, Oldest: time.Now().Add(-time.Hour)}}
+	counted := statsdOnly()
+	counted.Upstreams[0] = proxy.UpstreamStatus{Protocol: "statsd", Address: "carbon:", Since: noon, Reason: "connection refused"}
+	counted.Bounds = []proxy.Bound{{Protocol: "statsd", Queue: 60 << 20, QueueLimit: 64 << 20}}
 	for _, tt := range []struct {
 		what  string
 		names Names
 		lines Lines
 		want  []string
 	}{
+		{"StatsD is counted, and Carbon is away", holding(), counted, []string{"no carbon upstream is up", "none is lost before both are full", "the memory of StatsD&#39;s series is 94 % full"}},
+		{"StatsD is counted, and the name suspended", suspended(), counted, []string{"and the points of StatsD, wait"}},
 		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "Bring etcd back", "openssl &lt;x&gt;"}},
 		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "the name can&#39;t be renewed <small>since", "3 min", "The name is good for another 3600 s"}},
 		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
@@ -291,6 +296,9 @@ func TestWrong(t *testing.T) {
 			if !strings.Contains(page, want) {
 				t.Errorf("%s: want %q in\n%s", tt.what, want, page)
 			}
+		}
+		if tt.lines.(fakeLines).Upstreams[0].Address == "carbon:" && strings.Contains(page, "10 s") {
+			t.Errorf("%s: nothing that is counted is dropped after 10 s:\n%s", tt.what, page)
 		}
 		if err := wellFormed(page); err != nil {
 			t.Errorf("%s: %v", tt.what, err)

@@ -9,13 +9,13 @@ import (
 )
 
 // notReady returns why the daemon cannot do its whole job now; nothing when it
-// can: a name is held, and one upstream of each protocol that listens is up.
+// can: a name is held, and one upstream of each protocol that comes is up.
 func (s Status) notReady() []string {
 	var reasons []string
 	if s.State != membership.Held {
 		reasons = append(reasons, fmt.Sprintf("no name is held: %s", s.State))
 	}
-	for _, protocol := range listening(s.Listeners) {
+	for _, protocol := range s.protocols() {
 		if !slices.ContainsFunc(s.Upstreams, func(u proxy.UpstreamStatus) bool { return u.Protocol == protocol && u.Up }) {
 			reasons = append(reasons, fmt.Sprintf("no %s upstream is up", protocol))
 		}
@@ -23,12 +23,20 @@ func (s Status) notReady() []string {
 	return reasons
 }
 
-// listening returns the protocols that have a listener, in order.
-func listening(listeners []proxy.ListenerStatus) []string {
-	var protocols []string
-	for _, l := range listeners {
-		protocols = append(protocols, l.Protocol)
+// protocols returns those that have a listener, and Carbon if StatsD becomes its points,
+// in order.
+func (s Status) protocols() (all []string) {
+	for _, l := range s.Listeners {
+		all = append(all, l.Protocol)
 	}
-	slices.Sort(protocols)
-	return slices.Compact(protocols)
+	if s.counts() {
+		all = append(all, "carbon")
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
+
+// counts says whether StatsD becomes points here, which go where Carbon goes.
+func (s Status) counts() bool { return slices.ContainsFunc(s.Upstreams, isCounting) }
+
+func isCounting(u proxy.UpstreamStatus) bool { return u.Address == "carbon:" }

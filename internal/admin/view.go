@@ -51,7 +51,7 @@ var meanings = map[membership.State]string{
 
 func newView(src Source, badLines bool, now time.Time) view {
 	s := src.status()
-	protocols := listening(s.Listeners)
+	protocols := s.protocols()
 	s.Bounds = slices.DeleteFunc(s.Bounds, func(b proxy.Bound) bool {
 		return b.Queue+b.Spool == 0 && !slices.Contains(protocols, b.Protocol)
 	})

@@ -32,11 +32,11 @@ const nearBound = 0.8
 // wrongs returns what is wrong, the worst first.
 func (src Source) wrongs(s Status, rates map[string]Rate, now time.Time) (all []wrong) {
 	all = append(all, src.wrongName(s, now)...)
-	for _, protocol := range listening(s.Listeners) {
+	for _, protocol := range s.protocols() {
 		all = append(all, wrongUpstreams(s, protocol)...)
 	}
 	for _, b := range s.Bounds {
-		all = append(all, wrongBounds(b)...)
+		all = append(all, s.wrongBounds(b)...)
 	}
 	for _, protocol := range slices.Sorted(maps.Keys(rates)) {
 		all = append(all, wrongLines(protocol, rates[protocol])...)
@@ -53,7 +53,13 @@ func (src Source) wrongs(s Status, rates map[string]Rate, now time.Time) (all []
 	return all
 }
 
-const heldLines = "Lines that need the name wait: Carbon in memory and then on disk, StatsD for 10 s, then it is dropped. Other lines go on."
+// heldLines says what a missing name means for lines.
+func (s Status) heldLines() string {
+	if s.counts() {
+		return "Lines that need the name, and the points of StatsD, wait in memory and then on disk."
+	}
+	return "Lines that need the name wait: Carbon in memory and then on disk, StatsD for 10 s, then it is dropped. Other lines go on."
+}
 
 // wrongName returns what keeps us from the name, and from etcd.
 func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
@@ -75,13 +81,13 @@ func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
 			Do:    mend,
 		}}
 	case membership.Suspended:
-		w.What, w.Means = "the name may not be used", heldLines
+		w.What, w.Means = "the name may not be used", s.heldLines()
 		w.Do = "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most."
 		if failing {
 			w.Do = mend + " The name goes on then, if its lease is still there."
 		}
 	case membership.Claiming:
-		w.What, w.Means = "no name yet", heldLines
+		w.What, w.Means = "no name yet", s.heldLines()
 		if w.Do = "Nothing: it takes a moment."; failing {
 			w.Do = mend
 		}
@@ -123,11 +129,12 @@ func (src Source) since(s Status, now time.Time) time.Time {
 	return src.Rates.stateSince(s.State)
 }
 
-// wrongUpstreams returns the destinations of a protocol of which no address works.
+// wrongUpstreams returns the destinations of a protocol of which no address works. Where
+// StatsD is counted, its own are Carbon's.
 func wrongUpstreams(s Status, protocol string) (all []wrong) {
 	byDestination := map[string][]proxy.UpstreamStatus{}
 	for _, u := range s.Upstreams {
-		if u.Protocol == protocol {
+		if u.Protocol == protocol && !isCounting(u) {
 			byDestination[u.Destination] = append(byDestination[u.Destination], u)
 		}
 	}
@@ -175,7 +182,7 @@ func reach(address string) string {
 }
 
 // wrongBounds returns what is nearly full, or waits on disk.
-func wrongBounds(b proxy.Bound) (all []wrong) {
+func (s Status) wrongBounds(b proxy.Bound) (all []wrong) {
 	of := b.Protocol
 	if b.Destination != "" {
 		of += " " + b.Destination
@@ -186,7 +193,14 @@ func wrongBounds(b proxy.Bound) (all []wrong) {
 			Means: "At its bound the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
 		})
 	}
-	if part(b.Queue, b.QueueLimit) >= nearBound {
+	switch {
+	case part(b.Queue, b.QueueLimit) < nearBound:
+	case b.Protocol == "statsd" && s.counts():
+		all = append(all, wrong{
+			What:  fmt.Sprintf("the memory of StatsD's series is %s full", percent(b.Queue, b.QueueLimit)),
+			Means: "At its bound new series are dropped, and timers are accurate to 1 %.", Do: "See whether an application puts ids into names, or raise aggregate.memory.",
+		})
+	default:
 		all = append(all, wrong{
 			What:  fmt.Sprintf("the queue of %s is %s full", of, percent(b.Queue, b.QueueLimit)),
 			Means: "At its bound the oldest lines are dropped, unless the disk takes them.", Do: "See why the upstream, or the disk, is slow.",
@@ -212,6 +226,7 @@ var undelivered = map[string]string{
 var refused = map[string]string{
 	"foreign_name":  "Somebody writes under another host's name.",
 	"other_tenure":  "They carry a time in which another host had the name.",
+	"no_point":      "They are events, service checks, or of an unknown type.",
 	"unmatched":     "They are not under rewrite.from, and rewrite.unmatched is drop.",
 	"bad_timestamp": "A sender's clock, or its unit, is wrong.",
 }
