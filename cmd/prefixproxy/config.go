@@ -126,27 +126,38 @@ func (c config) Problems() conf.Problems {
 
 // sharedSockets tells of a page that would take the socket of a listener.
 func (c config) sharedSockets() (ps conf.Problems) {
+	for _, page := range c.page() {
+		for _, a := range c.listeners() {
+			if page.Takes(a) {
+				ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
+			}
+		}
+	}
+	return ps
+}
+
+func (c config) listeners() []proxy.Address {
+	return slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon)
+}
+
+// page is where the page listens; nowhere, if it is off, or wrong.
+func (c config) page() []proxy.Address {
 	at := c.Admin.Listen
 	if !strings.HasPrefix(at, "unix://") {
 		at = "tcp://" + at
 	}
-	page, err := proxy.ParseAddress(at)
+	a, err := proxy.ParseAddress(at)
 	if err != nil {
-		return nil // off, or a problem of its own
+		return nil
 	}
-	for _, a := range slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon) {
-		if page.Takes(a) {
-			ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
-		}
-	}
-	return ps
+	return []proxy.Address{a}
 }
 
 // warnings returns what is allowed but dangerous: who can reach us, and what servers wait
 // for.
 func (c config) warnings() []string {
 	var ws []string
-	for _, a := range slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon) {
+	for _, a := range c.listeners() {
 		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
 			ws = append(ws, a.String()+": the service has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
 		}

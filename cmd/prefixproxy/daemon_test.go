@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // The hint for a state directory takes it away from nobody, and fits where we run.
@@ -57,6 +58,33 @@ func TestBindHint(t *testing.T) {
 		hint, ok := errors.AsType[hinted](bindHint(tt.err))
 		if !ok || !strings.Contains(hint.hint, tt.want) {
 			t.Errorf("%v: got the hint %q, want %q in it", tt.err, hint.hint, tt.want)
+		}
+	}
+}
+
+// What is in the way of a reload may be our own, and then nobody looks for another.
+func TestReloadBindHint(t *testing.T) {
+	var r reloader
+	r.cfg.Admin.Listen = "127.0.0.1:8127"
+	r.cfg.Proxy.Listen.StatsD = []proxy.Address{{Network: "udp", Host: "localhost", Port: 8125}, {Network: "unix", Path: "/run/s.sock"}}
+	for _, tt := range []struct {
+		asked string
+		err   error
+		want  string
+	}{
+		{"udp://0.0.0.0:8125", syscall.EADDRINUSE, "this daemon itself listens there, at udp://localhost:8125"},
+		{"unixgram:///run/s.sock?mode=0666", syscall.EADDRINUSE, "this daemon itself listens there, at unix:///run/s.sock"},
+		{"tcp://[::]:8127", syscall.EADDRINUSE, "this daemon itself listens there, at tcp://127.0.0.1:8127"},
+		{"tcp://0.0.0.0:8125", syscall.EADDRINUSE, "another prefixproxy, statsd or Graphite"},
+		{"unix:///run/s.sock?group=adm", syscall.EPERM, "SupplementaryGroups="},
+	} {
+		a, err := proxy.ParseAddress(tt.asked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = r.bindHint(fmt.Errorf("listen for carbon on %s: %w", a, tt.err), []proxy.Address{a})
+		if hint, _ := errors.AsType[hinted](err); !strings.Contains(hint.hint, tt.want) {
+			t.Errorf("%s: got the hint %q, want %q in it", tt.asked, hint.hint, tt.want)
 		}
 	}
 }

@@ -2,17 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A reloader makes a daemon go on with another configuration: all of it, or none.
@@ -62,19 +66,31 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	}
 	page, err := r.preparePage(cfg.Admin)
 	if err != nil {
-		return nil, bindHint(err)
+		return nil, r.bindHint(err, cfg.page())
 	}
 	if err := r.daemon.proxy.Reload(cfg.Proxy); err != nil {
 		if page != r.page {
 			page.Close()
 		}
-		return nil, bindHint(err)
+		isNamed := func(a proxy.Address) bool { return strings.Contains(err.Error(), a.String()+": ") }
+		return nil, r.bindHint(err, slices.DeleteFunc(cfg.listeners(), func(a proxy.Address) bool { return !isNamed(a) }))
 	}
 	r.turnTo(ctx, page, cfg.Admin)
 	r.daemon.events.Configure(cfg.Graphite)
 	tuneMemory(cfg)
 	r.cfg = cfg
 	return changed, nil
+}
+
+// bindHint is bindHint for a socket at one of these addresses, where another of our own may be
+// in the way.
+func (r *reloader) bindHint(err error, at []proxy.Address) error {
+	for _, ours := range slices.Concat(r.cfg.listeners(), r.cfg.page()) {
+		if errors.Is(err, syscall.EADDRINUSE) && slices.ContainsFunc(at, ours.Takes) {
+			return hinted{err, fmt.Sprintf("this daemon itself listens there, at %s, and lets go of it only when it ends: systemctl restart prefixproxy", ours)}
+		}
+	}
+	return bindHint(err)
 }
 
 // preparePage returns the server for cfg, bound: the one at work, where the address
