@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -35,6 +36,8 @@ func (devCmd) Help() string {
 func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	ctx, hangups, stop := untilSignal(ctx, ui.log)
 	defer stop()
+	ctx, stopWatching := signal.NotifyContext(ctx, syscall.SIGPIPE) // who reads the lines is gone: dev | head
+	defer stopWatching()
 	dir, remove, err := c.dataDir()
 	if err != nil {
 		return err

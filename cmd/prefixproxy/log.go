@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // logFlags are the flags of every command that say how to log.
@@ -26,12 +28,15 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) (*slog.Logger, error) {
 			return nil, usageError{hinted{fmt.Errorf("--log-level: %w", err), "debug, info, warn or error"}}
 		}
 	}
-	journal, ok := w.(*journal)
-	if !ok {
-		return slog.New(f.handler(w, &slog.HandlerOptions{Level: level})), nil
+	options := &slog.HandlerOptions{Level: level}
+	switch w := w.(type) {
+	case *journal:
+		options.ReplaceAttr = withoutTimeAndLevel
+		return slog.New(lossyHandler{journalHandler{f.handler(w, options), w}, &reader{file: w.File}}), nil
+	case *os.File:
+		return slog.New(lossyHandler{f.handler(w, options), &reader{file: w}}), nil
 	}
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTimeAndLevel}
-	return slog.New(journalHandler{f.handler(journal, options), journal}), nil
+	return slog.New(f.handler(w, options)), nil
 }
 
 func (f logFlags) handler(w io.Writer, options *slog.HandlerOptions) slog.Handler {
@@ -52,7 +57,7 @@ func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
 // A journal is a stderr that systemd's journal reads: each line begins with its
 // priority, as sd-daemon(3) has it.
 type journal struct {
-	io.Writer
+	*os.File
 
 	mu       sync.Mutex // held while priority is that of one record
 	priority priority
@@ -82,7 +87,7 @@ func toJournal(w io.Writer, stream string) (*journal, bool) {
 	if !ok || stream != fmt.Sprintf("%d:%d", stat.Dev, stat.Ino) {
 		return nil, false
 	}
-	return &journal{Writer: w, priority: priorityWarning}, true
+	return &journal{File: file, priority: priorityWarning}, true
 }
 
 // Write puts the priority before each line of p, which holds whole ones.
@@ -91,7 +96,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	for ln := range bytes.Lines(p) {
 		out = append(fmt.Appendf(out, "<%d>", j.priority), ln...)
 	}
-	if _, err := j.Writer.Write(out); err != nil {
+	if _, err := j.File.Write(out); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -132,4 +137,44 @@ func (h journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 func (h journalHandler) WithGroup(name string) slog.Handler {
 	return journalHandler{h.Handler.WithGroup(name), h.journal}
+}
+
+// A lossyHandler waits for nobody who reads the log: neither a renewal nor the end may hang
+// on a terminal that is paused, or on a pipe whose reader is. What can't be written now is
+// lost, and that is said later.
+type lossyHandler struct {
+	slog.Handler
+	reader *reader
+}
+
+// A reader of the log, as far as we know it.
+type reader struct {
+	file *os.File
+
+	mu   sync.Mutex // held from asking to writing
+	lost int        // records since the last one that was written
+}
+
+func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.reader.mu.Lock()
+	defer h.reader.mu.Unlock()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(h.reader.file.Fd()), Events: unix.POLLOUT}}, 0); n == 0 && err == nil {
+		h.reader.lost++
+		return nil
+	}
+	if h.reader.lost > 0 {
+		said := slog.NewRecord(r.Time, slog.LevelWarn, "log lines lost, which nobody read in time", 0)
+		said.Add("lines", h.reader.lost)
+		h.reader.lost = 0
+		h.Handler.Handle(ctx, said)
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h lossyHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return lossyHandler{h.Handler.WithAttrs(attrs), h.reader}
+}
+
+func (h lossyHandler) WithGroup(name string) slog.Handler {
+	return lossyHandler{h.Handler.WithGroup(name), h.reader}
 }

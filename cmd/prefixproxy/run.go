@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,7 @@ SIGHUP: read the configuration file anew, and go on with it. Listeners that stay
 
 // Run is the daemon.
 func (c *runCmd) Run(ctx context.Context, ui *ui) error {
+	signal.Ignore(syscall.SIGPIPE) // who reads our log may go: 2>&1 | tee
 	ctx, hangups, stop := untilSignal(ctx, ui.log)
 	defer stop()
 	sockets := activation.Files(true)

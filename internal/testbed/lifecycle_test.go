@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -232,5 +233,25 @@ func checkError(t testing.TB, p *Process, says string) {
 	}
 	if strings.Contains(text, "goroutine ") {
 		t.Errorf("a stack trace:\n%s", text)
+	}
+}
+
+// Who reads the log may go first (2>&1 | tee, and ^C): the end is as ever.
+func TestLogReaderGoes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := commandIn(t, dir, "run", smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+StartSink(t).Addr)
+	cmd.Args = append([]string{"sh", "-c", `exec "$@" 2>&3 3>&-`, "sh", cmd.Path}, cmd.Args[1:]...)
+	cmd.Path, cmd.ExtraFiles = "/bin/sh", []*os.File{w}
+	d := newDaemon(dir, Start(t, cmd))
+	w.Close()
+	d.AwaitReady(t)
+	r.Close()
+	if code := d.Stop(t); code != 0 {
+		t.Errorf("exit code %d after SIGTERM, want 0", code)
 	}
 }
