@@ -30,6 +30,7 @@ func BenchmarkAppend(b *testing.B) {
 		{"statsd/matched", StatsD, statsdInput},
 		{"statsd/unmatched", StatsD, strings.ReplaceAll(statsdInput, "host.", "shop.")},
 		{"carbon/matched", Carbon, carbonInput},
+		{"carbon/long", Carbon, strings.Repeat("host.r07.s03.t0000001234567890 000000000042 4000000000\n", 5)},
 		{"carbon/now", Carbon, strings.ReplaceAll(carbonInput, "1763848800", "-1")},
 	} {
 		b.Run(bm.name, func(b *testing.B) {

@@ -111,10 +111,17 @@ func plainCarbon(line []byte) (name int, first8 uint64) {
 // plainValue returns the length of the number that b ends with, behind a blank, if it is
 // one like 1, -1 or 1.5; otherwise 0.
 func plainValue(b []byte) int {
-	if len(b) >= 8 {
-		word := binary.LittleEndian.Uint64(b[len(b)-8:])
-		if blanks := marks(word, ' '); blanks != 0 {
-			return shortNumber(word, bits.LeadingZeros64(blanks)/8)
+	if len(b) >= 16 {
+		last, before := binary.LittleEndian.Uint64(b[len(b)-8:]), binary.LittleEndian.Uint64(b[len(b)-16:])
+		if blanks := marks(last, ' '); blanks != 0 {
+			return shortNumber(last, bits.LeadingZeros64(blanks)/8)
+		}
+		if blanks := marks(before, ' '); blanks != 0 {
+			n := bits.LeadingZeros64(blanks) / 8
+			if n == 0 {
+				return shortNumber(last, 8)
+			}
+			return longNumber(before, n, last)
 		}
 	}
 	begin := bytes.LastIndexByte(b, ' ') + 1

@@ -2,6 +2,7 @@ package line
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
 	"strings"
 )
@@ -11,10 +12,11 @@ import (
 type Rewriter struct {
 	protocol Protocol
 
-	from  string // with its dot: "host."
-	match *edit  // of a path that starts with from
-	other *edit  // of a path that starts neither with from nor with a key of names
-	bad   *edit  // of a path that costs others, or of which cannot be told whose it is
+	from               string // with its dot: "host."
+	fromWord, fromMask uint64
+	match              *edit // of a path that starts with from
+	other              *edit // of a path that starts neither with from nor with a key of names
+	bad                *edit // of a path that costs others, or of which cannot be told whose it is
 
 	names     map[string]*edit // by `to` rendered, as the server reads it
 	nodes     int              // of every key of names
@@ -59,6 +61,11 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 		names:    make(map[string]*edit, len(r.Names)),
 		floor:    math.MinInt64,
 	}
+
+	var word [8]byte
+	n := copy(word[:], w.from)
+	w.fromWord = binary.LittleEndian.Uint64(word[:])
+	w.fromMask = 1<<(8*n) - 1
 
 	// A line longer than this is TooLong under every name. What does not leave,
 	// or not yet, is measured by it, too, so that a line that was held gets no
@@ -162,7 +169,7 @@ func (w *Rewriter) Append(dst, line []byte, now int64) ([]byte, Result) {
 // edit decides, by the path alone, what becomes of a line whose name (the path
 // with its tags) this is, and how many of its bytes are cut.
 func (w *Rewriter) edit(name []byte) (e *edit, cut int) {
-	if n := len(w.from); hasPrefix(name, w.from) && !w.early && (len(name) == n || !isSeparator(w.protocol, name[n])) {
+	if n := len(w.from); w.hasFrom(name) && !w.early && (len(name) == n || !isSeparator(w.protocol, name[n])) {
 		return w.match, n - 1
 	}
 	node := len(name)
@@ -281,6 +288,14 @@ func (e *edit) judge(n, cut int) Result {
 		return TooLong
 	}
 	return e.result
+}
+
+// hasFrom says whether name starts with from.
+func (w *Rewriter) hasFrom(name []byte) bool {
+	if len(name) < 8 {
+		return hasPrefix(name, w.from)
+	}
+	return binary.LittleEndian.Uint64(name)&w.fromMask == w.fromWord && (len(w.from) <= 8 || hasPrefix(name, w.from))
 }
 
 func hasPrefix(b []byte, prefix string) bool {

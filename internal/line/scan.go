@@ -153,21 +153,45 @@ func marks(word uint64, c byte) uint64 {
 	return ^((x&^tops + ^uint64(tops)) | x) & tops
 }
 
-// shortNumber returns n if the last n bytes of word, 7 at most, the first of which is the
+// shortNumber returns n if the last n bytes of word, 8 at most, the first of which is the
 // lowest, are a number like 1, -1 or 1.5; otherwise 0.
 func shortNumber(word uint64, n int) int {
-	const zeros = '0' * ones
-	number := word>>(64-8*n) | zeros<<(8*n)
-	if c := byte(number); n > 1 && (c == '-' || c == '+') {
-		number = number>>8 | '0'<<56
-	}
-	values := number ^ zeros // of digits
-	others := (values&^tops + 0x76*ones | values) & tops
-	dots := marks(number, '.')
+	number := withoutSign(word>>(64-8*n)|zeros<<(8*n), n)
+	others, dots := others(number), marks(number, '.')
 	if others != dots || dots&(dots-1) != 0 || dots&0x80 != 0 {
 		return 0
 	}
 	return n
+}
+
+// longNumber is shortNumber for the last n bytes of word, 1 to 7, with the eight of next
+// behind them.
+func longNumber(word uint64, n int, next uint64) int {
+	number := withoutSign(word>>(64-8*n)|zeros<<(8*n), n)
+	dots, nextDots := marks(number, '.'), marks(next, '.')
+	all := dots | nextDots>>1
+	if others(number) != dots || others(next) != nextDots || all&(all-1) != 0 || all&0x80 != 0 {
+		return 0
+	}
+	return n + 8
+}
+
+// zeros are eight digits.
+const zeros = '0' * ones
+
+// withoutSign returns number, of n bytes with zeros behind them, without the sign that
+// more may follow.
+func withoutSign(number uint64, n int) uint64 {
+	if c := byte(number); n > 1 && (c == '-' || c == '+') {
+		return number>>8 | '0'<<56
+	}
+	return number
+}
+
+// others marks, with its top bit, every byte of word that is no digit.
+func others(word uint64) uint64 {
+	values := word ^ zeros // of digits
+	return (values&^tops + 0x76*ones | values) & tops
 }
 
 // plainNumber returns the length of the number that b starts with, if it is one
