@@ -63,7 +63,7 @@ func paths() []path {
 		{name: "statsd-counted", proto: line.StatsD, data: []byte(statsd), counted: true},
 		{name: "statsd-mixed", proto: line.StatsD, data: []byte(mixed)},
 		{name: "statsd-mixed-counted", proto: line.StatsD, data: []byte(mixed), counted: true},
-		{name: "carbon-block", proto: line.Carbon, data: []byte(carbon[:min(len(carbon), 64<<10)]), stream: true},
+		{name: "carbon-block", proto: line.Carbon, data: []byte(carbon[:56<<10]), stream: true},
 	}
 }
 
@@ -95,7 +95,7 @@ func (p path) parts() (*ingest, *naming, queue) {
 		return newIngest(p.proto, q, &badLines{}), proxy.naming, q
 	}
 	n := newNaming(holding("Denali"), line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}})
-	return newIngest(p.proto, nil, &badLines{}), n, newTestQueue(p.proto, 1<<20)
+	return newIngest(p.proto, nil, &badLines{}), n, newTestQueue(p.proto, 64<<20)
 }
 
 func BenchmarkIngest(b *testing.B) {

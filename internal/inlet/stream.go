@@ -16,7 +16,7 @@ import (
 )
 
 // streamBlock is how much is read from a stream at a time, in bytes.
-const streamBlock = 64 << 10
+const streamBlock = 56 << 10
 
 // busyBytes is how much must arrive between two waits for the next one to be skipped: the
 // sender is as fast as we are, and may be waiting for us to make room.

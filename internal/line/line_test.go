@@ -750,8 +750,9 @@ func TestAreDigits(t *testing.T) {
 	}
 }
 
-// Every number of up to four bytes that matter, and of up to twelve, with every byte at
-// every place; beside plainNumber, which looks at one byte after another.
+// Every number of up to four bytes that matter; and of up to 17, with every byte at every
+// place, and with any two that matter; beside plainNumber, which looks at one byte after
+// another.
 func TestPlainValue(t *testing.T) {
 	check := func(value []byte) {
 		if bytes.IndexByte(value, ' ') >= 0 {
@@ -774,11 +775,16 @@ func TestPlainValue(t *testing.T) {
 			check(value[k:])
 		}
 	}
-	for n := 1; n <= 12; n++ {
+	for n := 1; n <= 17; n++ {
 		for at := range n {
 			for c := range 256 {
-				value := []byte("123456789012")[:n]
+				value := []byte("12345678901234567")[:n]
 				value[at] = byte(c)
+				check(value)
+			}
+			for pair := range 100 * at {
+				value := []byte("12345678901234567")[:n]
+				value[at], value[pair/100] = matter[pair%10], matter[pair/10%10]
 				check(value)
 			}
 		}

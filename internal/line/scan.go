@@ -121,6 +121,8 @@ func semicolons(word uint64) uint64 {
 	return (x - ones) &^ x
 }
 
+func isSign(c byte) bool { return c == '+' || c == '-' }
+
 func isDigit(c byte) bool { return c-'0' <= 9 }
 
 func isLetter(c byte) bool { return (c|0x20)-'a' < 26 }
@@ -153,39 +155,43 @@ func marks(word uint64, c byte) uint64 {
 	return ^((x&^tops + ^uint64(tops)) | x) & tops
 }
 
+// zeros are eight digits.
+const zeros = '0' * ones
+
 // shortNumber returns n if the last n bytes of word, 8 at most, the first of which is the
 // lowest, are a number like 1, -1 or 1.5; otherwise 0.
 func shortNumber(word uint64, n int) int {
-	number := withoutSign(word>>(64-8*n)|zeros<<(8*n), n)
-	others, dots := others(number), marks(number, '.')
-	if others != dots || dots&(dots-1) != 0 || dots&0x80 != 0 {
+	number := word>>(64-8*n) | zeros<<(8*n)
+	if n > 1 && isSign(byte(number)) {
+		number = number>>8 | '0'<<56
+	}
+	dots := marks(number, '.')
+	if others(number) != dots || dots&(dots-1) != 0 || dots&0x80 != 0 {
 		return 0
 	}
 	return n
 }
 
 // longNumber is shortNumber for the last n bytes of word, 1 to 7, with the eight of next
-// behind them.
+// behind them. It returns n + 8.
 func longNumber(word uint64, n int, next uint64) int {
-	number := withoutSign(word>>(64-8*n)|zeros<<(8*n), n)
-	dots, nextDots := marks(number, '.'), marks(next, '.')
-	all := dots | nextDots>>1
-	if others(number) != dots || others(next) != nextDots || all&(all-1) != 0 || all&0x80 != 0 {
+	number := word>>(64-8*n) | zeros<<(8*n)
+	first := byte(number)
+	if isSign(first) {
+		number = number>>8 | '0'<<56
+		if first = byte(number); n == 1 {
+			first = byte(next)
+		}
+	}
+	rest, nextRest := others(number), others(next)
+	if rest|nextRest == 0 {
+		return n + 8
+	}
+	both := rest | nextRest>>1
+	if rest != marks(number, '.') || nextRest != marks(next, '.') || both&(both-1) != 0 || !isDigit(first) {
 		return 0
 	}
 	return n + 8
-}
-
-// zeros are eight digits.
-const zeros = '0' * ones
-
-// withoutSign returns number, of n bytes with zeros behind them, without the sign that
-// more may follow.
-func withoutSign(number uint64, n int) uint64 {
-	if c := byte(number); n > 1 && (c == '-' || c == '+') {
-		return number>>8 | '0'<<56
-	}
-	return number
 }
 
 // others marks, with its top bit, every byte of word that is no digit.
@@ -211,7 +217,7 @@ func plainNumber(b []byte) int {
 
 // unsigned strips the sign, if there is one.
 func unsigned(b []byte) []byte {
-	if len(b) > 0 && (b[0] == '+' || b[0] == '-') {
+	if len(b) > 0 && isSign(b[0]) {
 		return b[1:]
 	}
 	return b
