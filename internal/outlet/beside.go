@@ -2,6 +2,7 @@ package outlet
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -78,8 +79,14 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 	defer late.Stop()
 	select {
 	case <-late.C:
-		c.probed = true
-		return true
+		if c.probed = true; !o.failover.isSilent(c.server) {
+			return true
+		}
+		if now := time.Now(); o.reads(ctx, c) {
+			o.failover.reads(c.server, now.Add(askInterval))
+		} else {
+			o.failover.failed(time.Now(), c.server, 0, true, errStalled)
+		}
 	case err := <-c.heard:
 		c.close()
 		o.failover.failed(time.Now(), c.server, 0, false, c.explain(err))
@@ -103,6 +110,37 @@ func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 			return
 		}
 	}
+}
+
+// leaveSilent makes s leave its server for another if that reads nothing. That its kernel takes
+// what it is sent doesn't tell, for megabytes: a quiet host's lines of hours. One that reads
+// closes what we close. If it does not, the session ends in order, which tells: it might
+// serve one connection at a time.
+func (o *Outlet) leaveSilent(ctx context.Context, s *session) {
+	switch c, err := o.dialServer(ctx, s.config, s.server, s.index, stallTime); {
+	case err == nil && o.reads(ctx, c), err != nil && !errors.Is(err, context.DeadlineExceeded):
+		return
+	}
+	if c := o.seek(ctx, wholeList, s.server); c != nil && !s.ask(departure{errDoubted, c}) {
+		c.close()
+	}
+}
+
+// reads closes c, and says whether the server closes it, too.
+func (o *Outlet) reads(ctx context.Context, c *connection) bool {
+	defer c.close()
+	if _, err := c.closeWrite(); err != nil {
+		return true // it has ended it
+	}
+	late := time.NewTimer(stallTime)
+	defer late.Stop()
+	select {
+	case <-late.C:
+		return false
+	case <-c.heard:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // park keeps the connection of a session that has ended, whose server has not taken what it

@@ -22,6 +22,11 @@ const (
 	minDeceitRest = 30 * time.Second // of one that only accepts connections
 	minYoungRest  = 5 * time.Second  // of one whose sessions end soon
 
+	// askInterval is how often a server is asked whether it reads; or, where it doesn't answer,
+	// though it does, patientInterval.
+	askInterval     = time.Minute
+	patientInterval = 10 * time.Minute
+
 	// provenAge is how long a session must have lasted for its server to work.
 	provenAge = 5 * time.Second
 
@@ -75,6 +80,8 @@ type server struct {
 	rest    time.Time // not used before, while there is another
 	retry   time.Time // not tried before
 	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
+	silent  bool      // it read nothing, when it was last used
+	ask     time.Time // not asked before whether it reads
 }
 
 // isName says whether s stands for the name of its entry.
@@ -269,6 +276,32 @@ func (f *failover) pauses(s *server, since time.Time) {
 	s.paused = since
 }
 
+// mayAsk says whether s is to be asked now whether it reads: now and then, where there is
+// another server.
+func (f *failover) mayAsk(now time.Time, s *server) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Before(s.ask) || len(f.entries) == 1 && len(s.entry.answer) < 2 {
+		return false
+	}
+	s.ask = now.Add(askInterval)
+	return true
+}
+
+// reads says that s reads, and when to ask it again.
+func (f *failover) reads(s *server, again time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.silent, s.ask = false, again
+}
+
+// isSilent says whether s must show that it reads before it is used again.
+func (f *failover) isSilent(s *server) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.silent
+}
+
 // left says that a session with s ended though s did not fail.
 func (f *failover) left(now time.Time, s *server) {
 	f.mu.Lock()
@@ -291,6 +324,7 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 		e.server = nil
 	}
 	isStalled := errors.Is(why, errStalled)
+	s.silent, s.ask = isStalled, time.Time{}
 	works := worked >= provenAge && !isStalled
 	if works {
 		s.strikes, e.name.strikes = 0, 0

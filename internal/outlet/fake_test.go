@@ -44,6 +44,8 @@ type fakeServer struct {
 	endErr  error
 	stall   bool          // it takes nothing
 	unread  bool          // its kernel takes, and acknowledges nothing
+	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
+	single  bool          // it serves one connection at a time
 	picky   bool          // it hangs up when it gets something
 	reads   bool          // it goes on to, after errClosed
 	hang    chan struct{} // writes to it return when this is closed
@@ -129,6 +131,18 @@ func (s *fakeServer) attempts() []time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.dials)
+}
+
+// sessions returns how many connections brought lines.
+func (s *fakeServer) sessions() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.links {
+		if l.taken > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // last is the last connection.
@@ -218,7 +232,13 @@ func (l *fakeLink) reset()      { l.part("reset") }
 func (l *fakeLink) closeWrite() (bool, error) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
-	return l.server.unread, nil
+	first := slices.IndexFunc(l.server.links, func(l *fakeLink) bool { return l.gone == "" })
+	waits := l.server.single && l != l.server.links[first]
+	if !l.server.stall && !l.server.unread && !l.server.mute && !waits && l.err == nil {
+		l.err = errClosed
+		l.ended <- errClosed
+	}
+	return l.server.unread || l.server.mute || waits, nil
 }
 
 func (l *fakeLink) part(how string) {

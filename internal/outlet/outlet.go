@@ -83,11 +83,12 @@ var (
 	errBetter  = errors.New("an earlier upstream is back")
 	errTooOld  = errors.New("the connection has reached its max_age")
 	errRenamed = errors.New("the upstream's name has another address")
+	errDoubted = errors.New("the upstream may read nothing")
 )
 
 // isOurs says whether a session ended because we wanted it to.
 func isOurs(why error) bool {
-	return slices.ContainsFunc([]error{ErrDrained, errMoved, errBetter, errTooOld, errRenamed}, func(own error) bool { return errors.Is(why, own) })
+	return slices.ContainsFunc([]error{ErrDrained, errMoved, errBetter, errTooOld, errRenamed, errDoubted}, func(own error) bool { return errors.Is(why, own) })
 }
 
 // Run sends until the source is drained, or ctx ends.

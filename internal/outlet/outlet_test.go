@@ -151,8 +151,8 @@ func TestFirstIsTakenBack(t *testing.T) {
 		if n := len(a.lines()); n > 0 {
 			t.Errorf("%d lines to a server that hangs up after a second", n)
 		}
-		if n := len(net.servers[atB].attempts()); n != 1 {
-			t.Errorf("%d connections to the second, want one that lasts", n)
+		if n := net.servers[atB].sessions(); n != 1 {
+			t.Errorf("%d sessions with the second, want one that lasts", n)
 		}
 		a.set(func(s *fakeServer) { s.endErr = nil })
 		before := r.sent
@@ -179,7 +179,7 @@ func TestStalled(t *testing.T) {
 		if n := len(net.servers[atB].lines()); n == 0 {
 			t.Error("the second has no line")
 		}
-		if got := r.Status()[0].Reason; !strings.Contains(got, "takes nothing") {
+		if got := r.Status()[0].Reason; !strings.Contains(got, "reads nothing") {
 			t.Errorf("reason %q", got)
 		}
 		r.send(10 * time.Minute)
@@ -206,6 +206,68 @@ func TestStalled(t *testing.T) {
 			t.Errorf("%d connections, %d of %d lines", n, len(net.servers[atA].lines()), r.sent)
 		}
 	})
+}
+
+// A server that nobody reads is left for another though its kernel takes all, and not taken
+// back until it reads.
+func TestReadsNothing(t *testing.T) {
+	net := newNet(atA, atB)
+	a, b := net.servers[atA], net.servers[atB]
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		left := func(within time.Duration) {
+			t.Helper()
+			before := r.sent - len(b.lines())
+			a.set(func(s *fakeServer) { s.mute = true })
+			r.send(10 * time.Minute)
+			if n := r.sent - len(b.lines()) - before; n > int(within/(100*time.Millisecond)) {
+				t.Errorf("%d lines went to a server that reads nothing", n)
+			}
+			if s := r.Status(); s[0].Up || !strings.Contains(s[0].Reason, "reads nothing") || !s[1].Up {
+				t.Errorf("status %+v", s)
+			}
+		}
+		left(askAfter + 2*stallTime)
+		if n := r.logged("upstream down", atA, "reads nothing"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, r.log)
+		}
+		a.set(func(s *fakeServer) { s.mute = false })
+		r.send(maxUDPRest)
+		if s := r.Status(); !s[0].Up {
+			t.Errorf("it reads again: status %+v", s)
+		}
+		left(askInterval + 2*stallTime)
+		if n := a.sessions(); n != 2 {
+			t.Errorf("%d sessions with a server that has read once, want 2", n)
+		}
+	})
+}
+
+// Who is alone is waited for. A server is not left, either, because it serves one connection at
+// a time, or because it is the only one that can be connected to.
+func TestReadsOneAtATime(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		to       []string
+		set      func(first, second *fakeServer)
+		sessions int
+	}{
+		{"alone", toBoth[:1], func(first, _ *fakeServer) { first.mute = true }, 1},
+		{"beside a dead one", toBoth, func(first, second *fakeServer) { first.mute, second.dialErr = true, errors.New("no route") }, 1},
+		{"one at a time", toBoth, func(first, _ *fakeServer) { first.single = true }, 3},
+	} {
+		net := newNet(atA, atB)
+		a, b := net.servers[atA], net.servers[atB]
+		c.set(a, b)
+		run(t, net, c.to, func(t *testing.T, r *rig) {
+			r.send(2 * patientInterval)
+			if n := len(a.lines()); n != r.sent || a.sessions() > c.sessions {
+				t.Errorf("%s: %d of %d lines came to the first, in %d sessions; want all, in %d", c.name, n, r.sent, a.sessions(), c.sessions)
+			}
+			if s := r.Status(); !s[0].Up {
+				t.Errorf("%s: status %+v", c.name, s)
+			}
+		})
+	}
 }
 
 // Silence of a UDP server that failed is no proof: it is tried again after a minute,

@@ -30,6 +30,9 @@ const (
 	// stallTime is how long a server may take nothing while another waits.
 	stallTime = 5 * time.Second
 
+	// askAfter is how old a session is when its server is asked whether it reads.
+	askAfter = 2 * time.Second
+
 	// idleTime is for how long all must have been acknowledged when a peer closes,
 	// for that to be no failure to read.
 	idleTime = time.Second
@@ -47,7 +50,7 @@ const (
 )
 
 var (
-	errStalled = errors.New("the server takes nothing, and another one waits")
+	errStalled = errors.New("the server reads nothing, and another one waits")
 	errPartial = errors.New("the server took only a part of a line")
 	errHungUp  = errors.New("closed by the server, and what it had acknowledged may be lost")
 )
@@ -62,6 +65,7 @@ type session struct {
 	within time.Duration // in which what was written must have left
 	proven bool
 	paused atomic.Bool // it has taken nothing for stallTime
+	asked  uint64      // Acked when the server was last asked whether it reads
 	peer   hangup
 	leave  leave
 	timer  *time.Timer
@@ -110,7 +114,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 		s.settle(ctx, settleTime)
 	}
 	why = s.reason(ctx, s.send(ctx))
-	how := s.end(parent, why)
+	how, why := s.end(parent, why)
 	ended := time.Now()
 	if s.isDoubtful() {
 		ended = s.peer.at
@@ -150,6 +154,7 @@ func (s *session) send(ctx context.Context) error {
 			return err
 		}
 		s.noteStall(ctx, now)
+		s.askReading(ctx, now)
 		if s.isLeaving(now) {
 			return s.leave.why
 		}
@@ -363,6 +368,15 @@ func (s *session) noteStall(ctx context.Context, now time.Time) {
 	s.outlet.failover.pauses(s.server, since)
 }
 
+// askReading has a server asked whether it reads what its kernel acknowledges.
+func (s *session) askReading(ctx context.Context, now time.Time) {
+	isTCP := s.server.entry.address.Host != "" && !s.isDatagram()
+	if isTCP && s.leave.why == nil && s.Acked > s.asked && now.Sub(s.began) >= askAfter && s.outlet.failover.mayAsk(now, s.server) {
+		s.asked = s.Acked
+		s.besides.Go(func() { s.outlet.leaveSilent(ctx, s) })
+	}
+}
+
 // nextLook returns how long nothing needs to be done, if nothing happens; 0: for
 // ever. wait and again are what the source wants.
 func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
@@ -407,17 +421,26 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 	}
 }
 
-// end ends the connection: in order, where it works.
-func (s *session) end(ctx context.Context, why error) Ending {
+// end ends the connection: in order, where it works. It returns why it ended after all.
+func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	if isOurs(why) {
-		if err := s.finish(ctx, why); err == nil {
+		err := s.finish(ctx, why)
+		isDoubted := errors.Is(why, errDoubted)
+		switch {
+		case err == nil && isDoubted:
+			s.outlet.failover.reads(s.server, time.Now().Add(patientInterval))
+			s.depart(time.Now(), departure{why: why})
+			fallthrough
+		case err == nil:
 			s.close()
-			return Finished
-		} else if !errors.Is(err, errUnread) {
+			return Finished, why
+		case isDoubted:
+			why = errStalled
+		case errors.Is(err, errUnread):
+			s.close()
+			return Broken, why
+		default:
 			s.outlet.log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
-		} else {
-			s.close()
-			return Broken
 		}
 	}
 	s.collect(time.Now())
@@ -426,7 +449,7 @@ func (s *session) end(ctx context.Context, why error) Ending {
 	switch {
 	case errors.Is(why, errClosed):
 		s.close()
-		return Closed
+		return Closed, why
 	case errors.Is(why, ErrRevoked):
 		s.reset()
 	case s.isAcked():
@@ -436,7 +459,7 @@ func (s *session) end(ctx context.Context, why error) Ending {
 	default:
 		s.outlet.park(ctx, s, left)
 	}
-	return Broken
+	return Broken, why
 }
 
 // errUnread says that a peer has acknowledged all, but does not close.
@@ -448,9 +471,12 @@ func (s *session) finish(ctx context.Context, why error) error {
 	if s.mid {
 		return errPartial
 	}
-	limit := partTime
-	if errors.Is(why, ErrDrained) {
+	limit, patience := partTime, closeTime
+	switch {
+	case errors.Is(why, ErrDrained):
 		limit = finishTime
+	case errors.Is(why, errDoubted):
+		limit, patience = stallTime, stallTime
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -476,7 +502,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 		switch {
 		case s.peer.err != nil && !errors.Is(s.peer.err, errClosed):
 			return s.peer.err
-		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= closeTime):
+		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= patience):
 			return errUnread
 		case ctx.Err() != nil:
 			return ctx.Err()

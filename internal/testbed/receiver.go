@@ -419,6 +419,16 @@ func (r *Receiver) Connections() int {
 	return r.server.came
 }
 
+// sessions returns how many connections have brought lines.
+func (r *Receiver) sessions() (n int) {
+	for _, lines := range r.ByConnection() {
+		if len(lines) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // ByConnection returns the lines that each connection has brought so far.
 func (r *Receiver) ByConnection() [][]string {
 	r.mu.Lock()

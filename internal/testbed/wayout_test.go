@@ -39,6 +39,7 @@ var scenarios = []scenario{
 	{"the first of two hangs up at once", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{HangUp: immediately}) }},
 	{"the first of two hangs up after 0.3s", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{HangUp: 300 * time.Millisecond}) }},
 	{"the first of two never reads", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{Stall: true}) }},
+	{"the first of two never reads the few lines that it gets", neverReadsFew},
 	{"the first of two statsds hangs up at once", func(t *testing.T) { firstIsLeft(t, "statsd", Manner{HangUp: immediately}) }},
 	{"the first of two statsds never reads", func(t *testing.T) { firstIsLeft(t, "statsd", Manner{Stall: true}) }},
 	{"the first of two comes, and hangs up", func(t *testing.T) { secondIsKept(t, "carbon") }},
@@ -127,6 +128,15 @@ func firstIsLeft(t *testing.T, protocol string, m Manner) {
 	w.saidOnce(first.Addr)
 }
 
+// neverReadsFew: the same, where the kernel of the first would take the lines of an hour.
+func neverReadsFew(t *testing.T) {
+	first, second, w := twoReceivers(t, "carbon", Manner{Stall: true, Lose: true})
+	w.sendUntilArrives("carbon", second)
+	w.isUnused(first)
+	w.awaitDelivered("carbon")
+	w.saidOnce(first.Addr)
+}
+
 // secondIsKept: the first address of a list is refused, and then comes to accept
 // connections, and no more. The second, which works, stays.
 func secondIsKept(t *testing.T, protocol string) {
@@ -137,8 +147,8 @@ func secondIsKept(t *testing.T, protocol string) {
 	w.isUnused(first)
 	w.awaitDelivered(protocol)
 	w.arrivesWithoutGap(second, 3600)
-	if n := second.Connections(); n != 1 {
-		t.Errorf("the second got %d connections, want one that lasts", n)
+	if n := second.sessions(); n != 1 {
+		t.Errorf("the second got lines on %d connections, want one that lasts", n)
 	}
 	w.saidOnce(first.Addr)
 }
