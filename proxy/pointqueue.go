@@ -134,11 +134,11 @@ func (q *pointQueue) tell(trouble error, now time.Time) {
 	case trouble != nil:
 		q.troubled = now
 		if was.IsZero() {
-			q.log.Error("what is counted would not survive a kill", "err", trouble)
+			q.log.Error("files of what is counted fail: a kill may lose it", "err", trouble)
 		}
 	case !was.IsZero() && now.Sub(was) > untroubled:
 		q.troubled = time.Time{}
-		q.log.Info("what is counted would survive a kill again")
+		q.log.Info("files of what is counted work again")
 	}
 }
 
