@@ -11,7 +11,7 @@
 //	ingest.go     cut, check and rewrite lines into a batch
 //	naming.go     which claim is valid, and what waits until one is
 //	batch.go        whole lines of one protocol, with one owner at a time
-//	ledger.go       what a queue is, and the accounts of a protocol
+//	books.go        what a queue is, and the accounts of a protocol
 //	statsd.go       the two ways of StatsD
 //	statsdqueue.go  StatsD that is forwarded: batches in memory, for some seconds
 //	pointqueue.go   StatsD that becomes points here (internal/aggregate), for Carbon

@@ -1,12 +1,12 @@
 package proxy
 
-// A fifo is a list, the oldest first, in a slice that slides. T is a pointer.
-type fifo[T comparable] struct {
-	list []T
+// A fifo is a list of batches, the oldest first, in a slice that slides.
+type fifo struct {
+	list []*batch
 	head int
 }
 
-func (f *fifo[T]) push(v T) {
+func (f *fifo) push(v *batch) {
 	if f.head > len(f.list)/2 && len(f.list) == cap(f.list) {
 		n := copy(f.list, f.list[f.head:])
 		clear(f.list[n:])
@@ -15,31 +15,31 @@ func (f *fifo[T]) push(v T) {
 	f.list = append(f.list, v)
 }
 
-// pop takes the first of the list; the zero T where it is empty.
-func (f *fifo[T]) pop() (v T) {
-	if f.head == len(f.list) {
-		return v
+// pop takes the first of the list; nil where it is empty.
+func (f *fifo) pop() *batch {
+	v := f.first()
+	if v == nil {
+		return nil
 	}
-	var none T
-	v, f.list[f.head] = f.list[f.head], none
+	f.list[f.head] = nil
 	if f.head++; f.head == len(f.list) {
 		f.list, f.head = f.list[:0], 0
 	}
 	return v
 }
 
-func (f *fifo[T]) len() int { return len(f.list) - f.head }
+func (f *fifo) len() int { return len(f.list) - f.head }
 
-func (f *fifo[T]) first() (v T) {
+func (f *fifo) first() *batch {
 	if f.head == len(f.list) {
-		return v
+		return nil
 	}
 	return f.list[f.head]
 }
 
-func (f *fifo[T]) last() (v T) {
+func (f *fifo) last() *batch {
 	if f.head == len(f.list) {
-		return v
+		return nil
 	}
 	return f.list[len(f.list)-1]
 }

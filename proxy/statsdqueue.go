@@ -1,34 +1,67 @@
 package proxy
 
 import (
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// A statsdQueue holds StatsD lines in memory. Its lists share one bound in bytes:
-// ready lines wait for the upstream, held ones for a name, and parked ones, which
-// have a name, for their claim to be renewed. A batch that was put belongs to the
-// queue until it is taken.
+// A statsdQueue holds StatsD lines in memory, and keeps their books: they change in the
+// same critical section as the lists that they speak of, and so balance whenever they are
+// read. The lists share one bound in bytes: ready lines wait for the upstream, held ones
+// for a name, and parked ones, which have a name, for their claim to be renewed. A batch
+// that was put belongs to the queue until it is taken.
 type statsdQueue struct {
-	ledger
-	limit  int // bytes in all lists together; under mu
-	excess int // bytes that waited when the limit was lowered, as far as they still do
-
 	// suspended says whether parked lines of a claim must go on waiting.
 	suspended func(claim *membership.Claim) bool
 
-	ready  fifo[*batch]
-	held   fifo[*batch]
-	parked fifo[*batch] // older than all that is held
+	more     chan struct{} // cap 1: something is ready
+	heldMore chan struct{} // cap 1: something is held
+	holding  atomic.Int64  // lines that are held or parked
+
+	mu     sync.Mutex
+	closed bool
+	books  books
+	limit  int // bytes in all lists together
+	excess int // bytes that waited when the limit was lowered, as far as they still do
 	bytes  int
+
+	ready  fifo
+	held   fifo
+	parked fifo // older than all that is held
 }
 
 func newStatsDQueue(limit int) *statsdQueue {
-	q := &statsdQueue{limit: limit}
-	q.init(q.put, func() int { return q.bytes })
-	return q
+	return &statsdQueue{limit: limit, more: make(chan struct{}, 1), heldMore: make(chan struct{}, 1)}
+}
+
+func (q *statsdQueue) namesLater() bool          { return false }
+func (q *statsdQueue) isHolding() bool           { return q.holding.Load() > 0 }
+func (q *statsdQueue) moreHeld() <-chan struct{} { return q.heldMore }
+func (q *statsdQueue) wake()                     { notify(q.more) }
+
+func (q *statsdQueue) accept(t *tally, in ...*batch) {
+	if q.enter(t, in) > crowded {
+		runtime.Gosched() // readers that always find input would keep the upstream from its turn
+	}
+}
+
+// enter is accept, and returns how many bytes wait.
+func (q *statsdQueue) enter(t *tally, in []*batch) (bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.books.received += uint64(t.received)
+	q.books.book(t)
+	for _, b := range in {
+		q.books.queued += b.lines
+		q.put(b)
+	}
+	return q.bytes
 }
 
 // takeOver books what a queue of points adopted that has ended, and forwarded.
@@ -89,7 +122,7 @@ func (q *statsdQueue) hasParked() bool {
 }
 
 // hold adds b to a list of lines that wait for a claim. q.mu is held.
-func (q *statsdQueue) hold(list *fifo[*batch], b *batch) {
+func (q *statsdQueue) hold(list *fifo, b *batch) {
 	q.holding.Add(int64(b.lines))
 	q.push(list, b)
 	notify(q.heldMore)
@@ -97,7 +130,7 @@ func (q *statsdQueue) hold(list *fifo[*batch], b *batch) {
 
 // push appends b to list. Where much waits, buffers are filled up or cut to
 // size, so that it takes little more memory than the lines do. q.mu is held.
-func (q *statsdQueue) push(list *fifo[*batch], b *batch) {
+func (q *statsdQueue) push(list *fifo, b *batch) {
 	q.bytes += len(b.buf)
 	tail := list.last()
 	if tail != nil && tail.merge(b) {
@@ -117,7 +150,7 @@ func (q *statsdQueue) push(list *fifo[*batch], b *batch) {
 const backlog = 8
 
 // pop takes the first batch of list, or nil. q.mu is held.
-func (q *statsdQueue) pop(list *fifo[*batch]) *batch {
+func (q *statsdQueue) pop(list *fifo) *batch {
 	b := list.pop()
 	if b != nil {
 		q.bytes -= len(b.buf)
@@ -126,9 +159,9 @@ func (q *statsdQueue) pop(list *fifo[*batch]) *batch {
 }
 
 // oldest returns the list that begins with the oldest batch. q.mu is held.
-func (q *statsdQueue) oldest() *fifo[*batch] {
-	var oldest *fifo[*batch]
-	for _, list := range []*fifo[*batch]{&q.ready, &q.parked, &q.held} {
+func (q *statsdQueue) oldest() *fifo {
+	var oldest *fifo
+	for _, list := range []*fifo{&q.ready, &q.parked, &q.held} {
 		b := list.first()
 		if b != nil && (oldest == nil || b.born.Before(oldest.first().born)) {
 			oldest = list
@@ -138,7 +171,7 @@ func (q *statsdQueue) oldest() *fifo[*batch] {
 }
 
 // drop1 drops the first batch of list. q.mu is held.
-func (q *statsdQueue) drop1(list *fifo[*batch], why reason) {
+func (q *statsdQueue) drop1(list *fifo, why reason) {
 	b := q.pop(list)
 	if list != &q.ready {
 		q.holding.Add(-int64(b.lines))
@@ -166,11 +199,11 @@ func (q *statsdQueue) tryTake() (*batch, error) {
 	return nil, nil
 }
 
-// isEmpty says whether no line is in memory.
-func (q *statsdQueue) isEmpty() bool {
+// left returns how many lines are in memory, and whether more may come.
+func (q *statsdQueue) left() (lines int, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.books.queued == 0
+	return q.books.queued, q.closed
 }
 
 // takeHeld hands over the oldest batch that waits for a name, or nil. Its lines
@@ -185,7 +218,13 @@ func (q *statsdQueue) takeHeld() *batch {
 func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.rename(t, in)
+	for _, n := range t.dropped {
+		q.settle(n)
+	}
+	q.books.book(t)
+	for _, b := range in {
+		q.put(b)
+	}
 	q.holding.Add(-int64(lines))
 }
 
@@ -212,7 +251,7 @@ func (q *statsdQueue) drop(lines int, why reason) {
 func (q *statsdQueue) expire(now, noNameBefore time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, list := range []*fifo[*batch]{&q.ready, &q.parked, &q.held} {
+	for _, list := range []*fifo{&q.ready, &q.parked, &q.held} {
 		for b := list.first(); b != nil && b.tooOld(now); b = list.first() {
 			q.drop1(list, tooOld)
 		}
@@ -231,4 +270,62 @@ func (q *statsdQueue) abandon() uint64 {
 		q.drop1(list, shutdown)
 	}
 	return q.books.dropped[shutdown]
+}
+
+func (q *statsdQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	notify(q.more)
+}
+
+// know makes the books show these upstreams.
+func (q *statsdQueue) know(to []outlet.Address) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, a := range to {
+		q.bookForward(a.String(), 0)
+	}
+}
+
+// bookForward books lines that an upstream took. q.mu is held.
+func (q *statsdQueue) bookForward(upstream string, lines int) {
+	for i := range q.books.forwarded {
+		if f := &q.books.forwarded[i]; f.upstream == upstream {
+			f.lines += uint64(lines)
+			return
+		}
+	}
+	q.books.forwarded = append(q.books.forwarded, forwarded{upstream, uint64(lines)})
+}
+
+// bookDrop books lines in memory that are dropped. q.mu is held.
+func (q *statsdQueue) bookDrop(lines int, why reason) {
+	q.books.dropped[why] += uint64(lines)
+	q.settle(lines)
+}
+
+// settle books that lines are in memory no more. q.mu is held.
+func (q *statsdQueue) settle(lines int) {
+	if q.books.queued -= lines; q.closed && q.books.queued == 0 {
+		notify(q.more) // it is drained
+	}
+}
+
+// lost counts the lines that were dropped because they could not leave.
+func (q *statsdQueue) lost() (n uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, why := range []reason{tooOld, claimLost, queueFull, spoolFull, sendError} {
+		n += q.books.dropped[why]
+	}
+	return n
+}
+
+func (q *statsdQueue) snapshot() (books, int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.books
+	b.forwarded = slices.Clone(b.forwarded)
+	return b, q.bytes
 }

@@ -192,13 +192,13 @@ func (s *statsdSource) Expire(now time.Time) (again time.Duration, err error) {
 		s.hand.free()
 		s.hand = nil
 	}
-	switch {
-	case s.queue.isDrained():
+	switch lines, closed := s.queue.left(); {
+	case lines > 0:
+		return time.Second, nil
+	case closed:
 		return 0, outlet.ErrDrained
-	case s.queue.isEmpty():
-		return 0, nil // an idle host is left alone
 	}
-	return time.Second, nil
+	return 0, nil // an idle host is left alone
 }
 
 func (s *statsdSource) More() <-chan struct{} { return s.queue.more }

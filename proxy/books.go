@@ -1,0 +1,100 @@
+package proxy
+
+import "time"
+
+// A tally counts what one read brought, until the queue books it.
+type tally struct {
+	received  int
+	rewritten int
+	dropped   [numReasons]int
+}
+
+// books is the account of one protocol in lines.
+type books struct {
+	received, adopted, rewritten, resent uint64
+	forwarded                            []forwarded
+	dropped                              [numReasons]uint64
+	queued                               int // in memory: waiting, in somebody's hands, or not acknowledged
+	spooled                              int // on disk
+}
+
+// forwarded counts the lines that one upstream took. It stays when a reload
+// removes the upstream.
+type forwarded struct {
+	upstream string
+	lines    uint64
+}
+
+// A queue holds one protocol's lines between the readers and the upstream, and
+// keeps that protocol's books. Any goroutine may call any method.
+type queue interface {
+	// accept books what a read brought and puts its batches, which it takes.
+	// It never blocks: to make room, the oldest lines go.
+	accept(t *tally, in ...*batch)
+
+	// namesLater says whether what becomes of a line is named when it leaves, so that it
+	// is enough to know the name, be the claim suspended.
+	namesLater() bool
+
+	// isHolding says whether lines wait for a name: later ones must queue up
+	// behind them, so that they keep their order.
+	isHolding() bool
+
+	// takeHeld hands over the oldest lines that wait for a name, or nil. They
+	// count as held until name is called.
+	takeHeld() *batch
+
+	// name puts what became of so many held lines: the batches in, which it
+	// takes, hold those that got a name, t counts the others.
+	name(lines int, t *tally, in ...*batch)
+
+	// expire drops the lines that are too old, and held ones that arrived
+	// before noNameBefore, unless that is zero.
+	expire(now, noNameBefore time.Time)
+
+	// wake makes the upstream look again: a claim may have been renewed or lost.
+	wake()
+
+	// close says that nothing more will be accepted.
+	close()
+
+	// snapshot returns the books and the bytes in memory, of one instant.
+	snapshot() (books, int)
+
+	// moreHeld receives when something is held.
+	moreHeld() <-chan struct{}
+}
+
+// book adds the part of t that is not about receiving, and clears t.
+func (b *books) book(t *tally) {
+	b.rewritten += uint64(t.rewritten)
+	for r, n := range t.dropped {
+		b.dropped[r] += uint64(n)
+	}
+	*t = tally{}
+}
+
+// report gives the books as they are shown to people and programs.
+func (b books) report() Books {
+	r := Books{
+		Received: b.received, Adopted: b.adopted, Resent: b.resent,
+		Queued: uint64(b.queued), Spooled: uint64(b.spooled), Dropped: map[string]uint64{},
+	}
+	for _, f := range b.forwarded {
+		r.Forwarded += f.lines
+	}
+	for why := range reasons {
+		if n := b.dropped[why]; n > 0 {
+			r.Dropped[why.String()] = n
+		}
+	}
+	return r
+}
+
+// notify puts a token into c unless one is there.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
