@@ -35,17 +35,17 @@ var (
 	descDelayed     = desc("accepts_delayed_total", "Times that new connections waited in the backlog: for another to be idle (limit), or for a file descriptor (descriptors).", "reason")
 )
 
+var descs []*prometheus.Desc // all of them
+
 func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("prefixproxy_"+name, help, labels, nil)
+	d := prometheus.NewDesc("prefixproxy_"+name, help, labels, nil)
+	descs = append(descs, d)
+	return d
 }
 
 // Describe implements prometheus.Collector.
 func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		descReceived, descAdopted, descRewritten, descResent, descForwarded, descDropped,
-		descQueueLines, descQueueBytes, descQueueLimit, descSpoolLines, descSpoolBytes, descSpoolLimit, descSpoolAge, descUpstreamUp, descKernel, descSeries, descSketched,
-		descConnections, descLimit, descEnded, descDelayed,
-	} {
+	for _, d := range descs {
 		ch <- d
 	}
 }

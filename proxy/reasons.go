@@ -1,6 +1,10 @@
 package proxy
 
-import "github.com/prefixproxy/prefixproxy/internal/line"
+import (
+	"cmp"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
 
 // A reason says why a line was dropped. The words are a closed set: they are
 // the values of the label reason of prefixproxy_lines_dropped_total. The first
@@ -32,37 +36,23 @@ const (
 	badValue = reason(line.BadValue)
 )
 
-func (r reason) String() string {
-	switch r {
-	case unterminated:
-		return "unterminated"
-	case noName:
-		return "no_name"
-	case otherTenure:
-		return "other_tenure"
-	case tooOld:
-		return "too_old"
-	case claimLost:
-		return "claim_lost"
-	case queueFull:
-		return "queue_full"
-	case spoolFull:
-		return "spool_full"
-	case sendError:
-		return "send_error"
-	case shutdown:
-		return "shutdown"
-	case truncated:
-		return "truncated"
-	case misframed:
-		return "framing"
-	case noPoint:
-		return "no_point"
-	case seriesFull:
-		return "series_full"
-	}
-	return line.Result(r).Reason()
+var reasonWords = [numReasons]string{
+	unterminated: "unterminated",
+	noName:       "no_name",
+	otherTenure:  "other_tenure",
+	tooOld:       "too_old",
+	claimLost:    "claim_lost",
+	queueFull:    "queue_full",
+	spoolFull:    "spool_full",
+	sendError:    "send_error",
+	shutdown:     "shutdown",
+	truncated:    "truncated",
+	misframed:    "framing",
+	noPoint:      "no_point",
+	seriesFull:   "series_full",
 }
+
+func (r reason) String() string { return cmp.Or(reasonWords[r], line.Result(r).Reason()) }
 
 // reasons calls yield with each reason that has a word.
 func reasons(yield func(reason) bool) {
