@@ -110,6 +110,11 @@ func (in *ingest) line(ln []byte) {
 	if res == line.Rewritten {
 		in.tally.rewritten++
 	}
+	in.leave(buf)
+}
+
+// leave takes the line with which buf ends, behind those that leave.
+func (in *ingest) leave(buf []byte) {
 	in.ready.buf = buf
 	in.ready.lines++
 	if len(buf) > batchFull {
@@ -201,13 +206,8 @@ func (in *ingest) points(data []byte) {
 			continue
 		}
 		head, tail, _ := bytes.Cut(point, []byte(line.Mark))
-		in.ready.buf = append(append(append(in.ready.buf, head...), own...), tail...)
-		in.ready.lines++
 		in.tally.rewritten++
-		if len(in.ready.buf) > batchFull {
-			in.full = append(in.full, in.ready)
-			in.ready = newBatch(in.at, in.ready.claim, false)
-		}
+		in.leave(append(append(append(in.ready.buf, head...), own...), tail...))
 	}
 }
 

@@ -48,13 +48,13 @@ func (p *Proxy) read(ctx context.Context) {
 	in := p.inlet.Load()
 	in.Begin(ctx, p.cfg.settings())
 	defer in.Wait()
-	t := telemetry{sent: map[string]float64{}}
+	t := newTelemetry(p)
 	defer t.end()
-	t.begin(ctx, p)
+	t.begin(ctx)
 	for {
 		select {
 		case ask := <-p.reloads:
-			ask.done <- p.change(ctx, &t, ask.cfg)
+			ask.done <- p.change(ctx, t, ask.cfg)
 		case <-ctx.Done():
 			return
 		}
@@ -75,39 +75,6 @@ func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
 	p.carbon.redirect(cfg.Forward.Carbon)
 	t.end()
 	p.outlets.follow(p)
-	t.begin(ctx, p)
+	t.begin(ctx)
 	return nil
-}
-
-// A telemetry sends our own numbers, from begin to end.
-type telemetry struct {
-	stop  context.CancelFunc // nil: nothing is sent
-	ended chan struct{}
-	sent  map[string]float64 // what was sent last of each counter
-}
-
-// begin begins to send, where that is wanted.
-func (t *telemetry) begin(ctx context.Context, p *Proxy) {
-	if p.options.Telemetry == nil || !p.cfg.Telemetry || len(p.cfg.Forward.StatsD.To) == 0 {
-		return
-	}
-	parent := ctx
-	ctx, t.stop = context.WithCancel(parent)
-	t.ended = make(chan struct{})
-	from := p.cfg.Rewrite.From
-	go func() {
-		defer close(t.ended)
-		p.sendTelemetry(ctx, from, t.sent)
-		if parent.Err() != nil { // and no other one begins
-			p.sendLastTelemetry(from, t.sent)
-		}
-	}()
-}
-
-func (t *telemetry) end() {
-	if t.stop != nil {
-		t.stop()
-		<-t.ended
-		t.stop = nil
-	}
 }

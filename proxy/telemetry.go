@@ -14,14 +14,52 @@ import (
 // telemetryInterval is how often our own numbers are sent.
 const telemetryInterval = 10 * time.Second
 
-// sendTelemetry sends our own numbers through our own path, below the node from,
-// until ctx ends. last is what the counters were when they were sent last.
-func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]float64) {
+// A telemetry sends our own numbers through our own path, from begin to end.
+type telemetry struct {
+	proxy *Proxy
+	stop  context.CancelFunc // nil: nothing is sent
+	ended chan struct{}
+
+	from string             // below this node
+	sent map[string]float64 // what was sent last of each counter
+}
+
+func newTelemetry(p *Proxy) *telemetry { return &telemetry{proxy: p, sent: map[string]float64{}} }
+
+// begin begins to send, where that is wanted.
+func (t *telemetry) begin(ctx context.Context) {
+	p := t.proxy
+	if p.options.Telemetry == nil || !p.cfg.Telemetry || len(p.cfg.Forward.StatsD.To) == 0 {
+		return
+	}
+	parent := ctx
+	ctx, t.stop = context.WithCancel(parent)
+	t.ended, t.from = make(chan struct{}), p.cfg.Rewrite.From
+	go func() {
+		defer close(t.ended)
+		t.run(ctx)
+		if parent.Err() != nil { // and no other one begins
+			t.sendLast()
+		}
+	}()
+}
+
+func (t *telemetry) end() {
+	if t.stop != nil {
+		t.stop()
+		<-t.ended
+		t.stop = nil
+	}
+}
+
+// run sends until ctx ends.
+func (t *telemetry) run(ctx context.Context) {
+	names := t.proxy.naming.names
 	tick := time.NewTicker(telemetryInterval)
 	defer tick.Stop()
 	for {
-		changed := p.naming.names.Changed()
-		claim, ok := p.naming.names.Current()
+		changed := names.Changed()
+		claim, ok := names.Current()
 		var parting <-chan struct{}
 		if ok {
 			parting = claim.Parting()
@@ -29,33 +67,34 @@ func (p *Proxy) sendTelemetry(ctx context.Context, from string, last map[string]
 		select {
 		case <-changed:
 		case <-parting:
-			p.sendLastTelemetry(from, last)
+			t.sendLast()
 			select {
 			case <-claim.Done():
 			case <-ctx.Done():
 				return
 			}
 		case <-tick.C:
-			p.sendNumbers(from, last, (*dto.Gauge).GetValue)
+			t.send((*dto.Gauge).GetValue)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// sendLastTelemetry sends our own numbers for the last time under this name: a statsd
-// repeats a gauge for ever, so each says 0 now.
-func (p *Proxy) sendLastTelemetry(from string, last map[string]float64) {
-	if _, ok := p.naming.names.Current(); ok {
-		p.sendNumbers(from, last, func(*dto.Gauge) float64 { return 0 })
+// sendLast sends our own numbers for the last time under this name: a statsd repeats a
+// gauge for ever, so each says 0 now.
+func (t *telemetry) sendLast() {
+	if _, ok := t.proxy.naming.names.Current(); ok {
+		t.send(func(*dto.Gauge) float64 { return 0 })
 	}
 }
 
-// sendNumbers sends all our numbers once, the gauges as value has them.
-func (p *Proxy) sendNumbers(from string, last map[string]float64, value func(*dto.Gauge) float64) {
+// send sends all our numbers once, the gauges as value has them.
+func (t *telemetry) send(value func(*dto.Gauge) float64) {
+	p := t.proxy
 	q := p.queue(line.StatsD)
 	sink := &ownLines{ingest: newIngest(line.StatsD, q, p.bad)}
-	client, err := statsd.NewClientWithSender(sink, from+".prefixproxy", statsd.SuffixOctothorpe)
+	client, err := statsd.NewClientWithSender(sink, t.from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
 		p.log.Error("own telemetry is off", "err", err)
 		return
@@ -67,7 +106,7 @@ func (p *Proxy) sendNumbers(from string, last map[string]float64, value func(*dt
 	}
 	sink.ingest.begin(time.Now(), p.naming.current(q))
 	for _, f := range families {
-		sendFamily(client, f, last, value)
+		t.sendFamily(client, f, value)
 	}
 	q.accept(&sink.ingest.tally, sink.ingest.end()...)
 }
@@ -86,7 +125,7 @@ func (o *ownLines) Close() error { return nil }
 // what has come since the last time. What is information and no number stays
 // out: with its labels as nodes it would leave a dead series for every owner,
 // which is what names are recycled to prevent.
-func sendFamily(client statsd.StatSender, f *dto.MetricFamily, last map[string]float64, value func(*dto.Gauge) float64) {
+func (t *telemetry) sendFamily(client statsd.StatSender, f *dto.MetricFamily, value func(*dto.Gauge) float64) {
 	name, ours := strings.CutPrefix(f.GetName(), "prefixproxy_")
 	if !ours || strings.HasSuffix(name, "_info") {
 		return
@@ -96,10 +135,10 @@ func sendFamily(client statsd.StatSender, f *dto.MetricFamily, last map[string]f
 		switch {
 		case m.Counter != nil:
 			total := m.Counter.GetValue()
-			if delta := int64(total - last[path]); delta != 0 {
+			if delta := int64(total - t.sent[path]); delta != 0 {
 				client.Inc(path, delta, 1)
 			}
-			last[path] = total
+			t.sent[path] = total
 		case m.Gauge != nil:
 			client.Gauge(path, int64(value(m.Gauge)), 1)
 		}

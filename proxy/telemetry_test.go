@@ -61,7 +61,8 @@ func TestTelemetry(t *testing.T) {
 		info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_info", ConstLabels: prometheus.Labels{"owner": "foo-ns31"}})
 		registry.MustRegister(p, info)
 		ctx, cancel := context.WithCancel(t.Context())
-		go p.sendTelemetry(ctx, "host", map[string]float64{})
+		sending := newTelemetry(p)
+		sending.begin(ctx)
 
 		carbon := p.carbon
 		if err := carbon.open(store.Places{}, p.cfg.Forward.Carbon, p.log); err != nil {
@@ -86,7 +87,7 @@ func TestTelemetry(t *testing.T) {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
 		}
 		cancel()
-		synctest.Wait()
+		sending.end()
 	})
 }
 
@@ -113,13 +114,13 @@ func TestLastTelemetry(t *testing.T) {
 		held.Set(1)
 		registry.MustRegister(held)
 		ctx, cancel := context.WithCancel(t.Context())
-		sending := telemetry{sent: map[string]float64{}}
-		sending.begin(ctx, p)
+		sending := newTelemetry(p)
+		sending.begin(ctx)
 		sending.end() // as a reload does
 		if b, _ := p.statsd.(*statsdForwarder).tryTake(); b != nil {
 			t.Errorf("the end before a reload sent %q", b.buf)
 		}
-		sending.begin(ctx, p)
+		sending.begin(ctx)
 		cancel()
 		sending.end()
 		b, _ := p.statsd.(*statsdForwarder).tryTake()
