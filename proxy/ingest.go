@@ -118,9 +118,14 @@ func (in *ingest) leave(buf []byte) {
 	in.ready.buf = buf
 	in.ready.lines++
 	if len(buf) > batchFull {
-		in.full = append(in.full, in.ready)
-		in.ready = newBatch(in.at, in.ready.claim, false)
+		in.fill()
 	}
+}
+
+// fill begins another batch of lines that leave.
+func (in *ingest) fill() {
+	in.full = append(in.full, in.ready)
+	in.ready = newBatch(in.at, in.ready.claim, false)
 }
 
 // plain takes a line that is to be counted and is as most are, if it is one. But the first in
