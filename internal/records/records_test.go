@@ -101,14 +101,18 @@ func TestSpans(t *testing.T) {
 					in++
 				}
 			}
-			if lines, size := ss.Within(s); lines != in || size != int64(in) || ss.Touches(s) != (in > 0) || ss.Holds(s) != (in == b-a) {
+			if lines, size := ss.Count(s); lines != in || size != int64(in) || ss.Touches(s) != (in > 0) || ss.Holds(s) != (in == b-a) {
 				t.Fatalf("%v in %v: %d lines, touches %v, holds %v", s, ss, lines, ss.Touches(s), ss.Holds(s))
 			}
 			add := random.IntN(2) == 0
 			if add && in == 0 {
 				ss.Add(s)
-			} else if lines, _ := ss.Remove(s); lines != in {
-				t.Fatalf("%d removed, want %d", lines, in)
+			} else {
+				var to Spans
+				ss.Remove(Span{s.To, s.From}) // nothing
+				if lines, size := ss.Move(s, &to); lines != in || size != int64(in) || to.Lines() != in || to.Bytes() != size {
+					t.Fatalf("%d lines moved, of %d bytes, want %d: %v", lines, size, in, to)
+				}
 			}
 			for i := a; i < b; i++ {
 				twin[i] = add && in == 0

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"iter"
 	"slices"
 	"sort"
 )
@@ -107,21 +108,42 @@ func (ss *Spans) Add(s Span) {
 
 // Remove takes away what is in s, and returns how much that was.
 func (ss *Spans) Remove(s Span) (lines int, bytes int64) {
-	for i := ss.index(s.From.At); i < len(*ss) && (*ss)[i].From.At < s.To.At; {
-		part := (*ss)[i].Within(s)
+	first := ss.index(s.From.At)
+	last := first
+	var left [2]Span
+	rest := left[:0]
+	for part := range ss.Within(s) {
 		lines += part.Lines()
 		bytes += part.Bytes()
-		before, behind := (*ss)[i].Minus(s)
-		left := make([]Span, 0, 2)
-		for _, rest := range []Span{before, behind} {
-			if !rest.IsEmpty() {
-				left = append(left, rest)
+		before, behind := (*ss)[last].Minus(s)
+		for _, edge := range [...]Span{before, behind} {
+			if !edge.IsEmpty() {
+				rest = append(rest, edge)
 			}
 		}
-		*ss = slices.Replace(*ss, i, i+1, left...)
-		i += len(left)
+		last++
 	}
+	*ss = slices.Replace(*ss, first, last, rest...)
 	return lines, bytes
+}
+
+// Move moves what is in s to another set, and returns how much that was.
+func (ss *Spans) Move(s Span, to *Spans) (lines int, bytes int64) {
+	for part := range ss.Within(s) {
+		to.Add(part)
+	}
+	return ss.Remove(s)
+}
+
+// Within yields the parts of the set that lie in s.
+func (ss Spans) Within(s Span) iter.Seq[Span] {
+	return func(yield func(Span) bool) {
+		for i := ss.index(s.From.At); i < len(ss) && ss[i].From.At < s.To.At && !s.IsEmpty(); i++ {
+			if !yield(ss[i].Within(s)) {
+				return
+			}
+		}
+	}
 }
 
 // Touches says whether anything of s is in the set.
@@ -136,21 +158,27 @@ func (ss Spans) Holds(s Span) bool {
 	return i < len(ss) && ss[i].Holds(s)
 }
 
-// Within returns how much of the set lies in s.
-func (ss Spans) Within(s Span) (lines int, bytes int64) {
-	for _, part := range ss {
-		if part = part.Within(s); !part.IsEmpty() {
-			lines += part.Lines()
-			bytes += part.Bytes()
-		}
+// Count returns how much of the set lies in s.
+func (ss Spans) Count(s Span) (lines int, bytes int64) {
+	for part := range ss.Within(s) {
+		lines += part.Lines()
+		bytes += part.Bytes()
 	}
 	return lines, bytes
 }
 
-// Lines returns how many are in the set.
+// all is where every span lies.
+var all = Span{To: End}
+
+// Lines and Bytes return how many are in the set.
 func (ss Spans) Lines() int {
-	lines, _ := ss.Within(Span{To: End})
+	lines, _ := ss.Count(all)
 	return lines
+}
+
+func (ss Spans) Bytes() int64 {
+	_, bytes := ss.Count(all)
+	return bytes
 }
 
 // First returns what of the set comes first in s; an empty span where there is nothing.

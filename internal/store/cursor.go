@@ -54,7 +54,7 @@ type Cursor struct {
 	books  Books
 	more   chan struct{} // cap 1: Next may have something to say
 	ahead  records.Chunk // of what is on disk: read before it is sent
-	excess int64         // bytes that were not delivered when the bounds were lowered
+	excess int64         // bytes of todo when the bounds were lowered
 
 	hand []byte        // lines that Next has returned, as far as they were not written; the caller's
 	cur  records.Chunk // that holds them; the caller's
@@ -90,8 +90,12 @@ type burst struct {
 }
 
 // put registers new lines.
-func (c *Cursor) put(sp records.Span, late bool) {
-	c.add(sp, late && c.linked)
+func (c *Cursor) put(sp records.Span, isLate bool) {
+	q := fresh
+	if isLate && c.linked {
+		q = late
+	}
+	c.add(sp, q)
 	notify(c.more)
 }
 
@@ -104,25 +108,15 @@ func (c *Cursor) lose(sp records.Span, why Reason) {
 // bound drops the oldest lines beyond what the destination may lag behind.
 func (c *Cursor) bound() {
 	s := c.store
-	c.excess = min(c.excess, c.bytes+s.grain)
-	for c.bytes > max(c.Queue+c.Spool+s.segmentSize, c.excess) {
-		g := s.named.at(c.eldest())
-		if g == nil {
-			return
-		}
+	c.excess = min(c.excess, c.todo.Bytes()+s.grain)
+	for c.todo.Bytes() > max(c.Queue+c.Spool+s.segmentSize, c.excess) {
 		why := SpoolFull
 		if c.Spool == 0 {
 			why = QueueFull
 		}
-		c.lose(g.span(), why)
+		c.lose(s.named.at(c.todo[0].From).span(), why)
 		s.settle()
 	}
-}
-
-// undelivered is everything that is not delivered, valid until the next call.
-func (c *Cursor) undelivered() records.Spans {
-	c.store.scratch = c.needs.undelivered(c.store.scratch[:0])
-	return c.store.scratch
 }
 
 // snapshot returns the books.
@@ -132,10 +126,10 @@ func (c *Cursor) snapshot() Books {
 	b.Forwarded = slices.Clone(b.Forwarded)
 	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
 	count := func(all records.Spans, l *log) {
-		lines, bytes := all.Within(l.inMemory())
+		lines, bytes := all.Count(l.inMemory())
 		b.Queued += lines
 		b.QueueBytes += bytes
-		if lines, bytes = all.Within(l.onDisk()); lines == 0 {
+		if lines, bytes = all.Count(l.onDisk()); lines == 0 {
 			return
 		}
 		b.Spooled += lines
@@ -144,14 +138,10 @@ func (c *Cursor) snapshot() Books {
 			b.Oldest = g.Born
 		}
 	}
-	all := c.undelivered()
-	for _, p := range c.parts[:c.sent] {
-		if p.lost && !p.delivered { // only the kernels have it
-			lines, _ := all.Remove(p.Span)
-			b.Queued += lines
-		}
+	count(c.todo, &s.named)
+	for _, lost := range c.lost {
+		b.Queued += lost.Lines() // only the kernels have them
 	}
-	count(all, &s.named)
 	if !b.Removed {
 		count(s.held.all(), &s.held.log)
 	}

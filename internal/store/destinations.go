@@ -30,7 +30,7 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 			c.books.Adopted += uint64(s.held.left())
 		}
 		c.Destination = d
-		c.excess = c.bytes + s.segmentSize
+		c.excess = c.todo.Bytes() + s.segmentSize
 		kept = append(kept, c)
 	}
 	for _, c := range s.cursors {

@@ -46,7 +46,7 @@ func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
 // hold updates what IsHolding returns. s.mu is held.
 func (s *Store) hold() {
 	h := &s.held
-	n, _ := h.todo.Within(h.inMemory())
+	n, _ := h.todo.Count(h.inMemory())
 	if !h.late {
 		n += h.taken.Lines()
 	}

@@ -86,13 +86,15 @@ func (l *log) at(p records.Place) *segment {
 	return nil
 }
 
-// need marks what is in sp as still needed.
-func (l *log) need(sp records.Span) {
-	for _, g := range l.from(sp.From) {
-		if g.Base.At >= sp.To.At {
-			break
+// need marks what is in a set as still needed.
+func (l *log) need(all records.Spans) {
+	for _, sp := range all {
+		for _, g := range l.from(sp.From) {
+			if g.Base.At >= sp.To.At {
+				break
+			}
+			g.needed = true
 		}
-		g.needed = g.Base != g.end
 	}
 }
 

@@ -121,7 +121,7 @@ func (s *Store) recall(to []Destination) error {
 	s.SetDestinations(to)
 	s.hold()
 	for _, c := range s.cursors {
-		if n := c.undelivered().Lines() + s.held.left(); n > 0 {
+		if n := c.todo.Lines() + s.held.left(); n > 0 {
 			s.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
 		}
 	}
@@ -153,17 +153,13 @@ func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 	c := s.newCursor(Destination{Name: p.Name, To: p.To})
 	s.cursors = append(s.cursors, c)
 	lost += s.named.recall(&p.Todo, tail)
-	for _, g := range s.named.segments {
-		for idle, again := range p.Again {
-			for _, sp := range again {
-				if sp = sp.Within(g.span()); !sp.IsEmpty() {
-					c.parts = append(c.parts, part{Span: sp, size: int(sp.Bytes()), sends: 1, idle: uint8(idle), delivered: true})
-				}
-			}
-		}
+	for i := range p.Again {
+		s.named.clip(&p.Again[i])
 	}
+	c.done = p.Again
+	c.wait(records.Span{To: records.End}, again)
 	for _, sp := range p.Todo {
-		c.add(sp, false)
+		c.add(sp, fresh)
 	}
 	c.books.Adopted = uint64(p.Todo.Lines() + s.held.left() + lost)
 	c.books.Dropped[SpoolFull] += uint64(lost)
@@ -177,12 +173,17 @@ func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 func (l *log) recall(todo *records.Spans, tail records.Place) (lost int) {
 	todo.Remove(records.Between(tail, records.End))
 	todo.Add(records.Between(tail, l.tail))
-	gone := slices.Clone(*todo)
+	return l.clip(todo)
+}
+
+// clip takes out what is in no segment, and returns how many lines those are.
+func (l *log) clip(all *records.Spans) (lost int) {
+	gone := slices.Clone(*all)
 	for _, g := range l.segments {
 		gone.Remove(g.span())
 	}
 	for _, sp := range gone {
-		todo.Remove(sp)
+		all.Remove(sp)
 	}
 	return gone.Lines()
 }

@@ -17,8 +17,8 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 		},
 		"a cursor skips at the edge of the tiers": {
 			File: "internal/store/needs.go",
-			Old:  "			n.parts = slices.Insert(n.parts, i, p)\n",
-			New:  "			i += rest - 1\n",
+			Old:  "	n.queues[fresh].Move(records.Span{To: live}, &n.queues[late])\n",
+			New:  "	n.queues[fresh].Remove(records.Span{To: live})\n",
 		},
 		"an acknowledgement counts for another destination": {
 			File: "internal/store/session.go",

@@ -199,7 +199,7 @@ func (s *Store) readAhead() (err error) {
 	}
 	for _, c := range slices.Clone(s.cursors) {
 		if c.linked && !s.closed {
-			err = errors.Join(err, s.prefetch(&s.named, func() records.Span { return c.late(s.named.onDisk()) }, &c.ahead, c.more))
+			err = errors.Join(err, s.prefetch(&s.named, func() records.Span { sp, _ := c.first(s.named.onDisk()); return sp }, &c.ahead, c.more))
 		}
 	}
 	return err
@@ -230,7 +230,7 @@ func (s *Store) prefetch(l *log, next func() records.Span, ahead *records.Chunk,
 
 // isThirsty says whether some destination has little to send. s.mu is held.
 func (s *Store) isThirsty() bool {
-	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.bytes < thirst })
+	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst })
 }
 
 // load reads what is at c.From, in either tier. ok is false if that has changed, is lost, or

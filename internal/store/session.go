@@ -30,48 +30,38 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		if c.isDrained() {
 			return nil, 0, outlet.ErrDrained
 		}
-		sp, wait := c.pick(now)
+		sp, q, wait := c.pick(now)
 		if sp.IsEmpty() {
-			if slices.ContainsFunc(c.waiting(), c.rests) && wait == 0 {
+			if wait == 0 && !c.old && len(c.queues[resting]) > 0 {
 				wait = c.began.Add(young).Sub(now)
 			}
 			return nil, wait, nil
 		}
-		if c.fetch(sp) && c.send(now) {
+		if c.fetch(sp) && c.send(now, q) {
 			return c.hand, 0, nil
 		}
 	}
 }
 
-// pick returns what to send now; if that is nothing, when to ask again.
-func (c *Cursor) pick(now time.Time) (sp records.Span, wait time.Duration) {
-	border := c.store.named.border()
+// pick returns what to send now, and its queue; if that is nothing, when to ask again.
+func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Duration) {
+	s := c.store
 	c.old = now.Sub(c.began) >= young
-	if !c.isLate(border) {
-		for _, p := range c.waiting() {
-			if c.rests(p) {
-				continue
-			}
-			if p.sends < 2 || sp.IsEmpty() {
-				sp = p.Span
-			}
-			if p.sends < 2 {
-				break
-			}
-		}
-		return sp, 0
+	if !c.isLagging() {
+		sp, q = c.first(s.named.inMemory())
+		return sp, q, 0
 	}
 	c.giveWay(now)
-	for _, p := range c.waiting() {
-		if p.isFresh() && p.From.At >= border.At {
-			return p.Span, 0
-		}
+	if sp = c.queues[fresh].First(s.named.inMemory()); !sp.IsEmpty() {
+		return sp, fresh, 0
 	}
-	sp = c.pickLate()
-	if wait = c.burst.pause(now); wait > 0 && !sp.IsEmpty() && !c.store.closed {
-		return records.Span{}, wait
+	if sp, q = c.first(s.named.onDisk()); s.closed || !c.ahead.Begins(sp) {
+		sp, q = c.first(s.named.inMemory())
 	}
-	return sp, 0
+	if wait = c.burst.pause(now); wait > 0 && !sp.IsEmpty() && !s.closed {
+		return records.Span{}, 0, wait
+	}
+	return sp, q, 0
 }
 
 // giveWay moves what is on disk, and what has waited long, out of the way of what has not.
@@ -79,27 +69,13 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, wait time.Duration) {
 func (c *Cursor) giveWay(now time.Time) {
 	l := &c.store.named
 	live := l.border()
-	old := l.since(now.Add(-liveAge)).At
-	if !c.store.closed && slices.ContainsFunc(c.waiting(), func(p part) bool { return p.isFresh() && p.From.At < old }) {
+	if new := c.queues[fresh]; len(new) > 0 && new[0].From.At < l.since(now.Add(-liveAge)).At && !c.store.closed {
 		if p := l.since(now.Add(-liveAge / 2)); p.At > live.At {
 			live = p
 		}
 	}
 	c.age(live)
-	notify(c.store.work)
-}
-
-// pickLate returns what to send of what gave way: what is on disk, if it has been read, or else
-// what is in memory.
-func (c *Cursor) pickLate() records.Span {
-	s := c.store
-	if sp := c.late(s.named.onDisk()); !sp.IsEmpty() && !s.closed {
-		if c.ahead.Begins(sp) {
-			return sp
-		}
-		notify(s.work)
-	}
-	return c.late(s.named.inMemory())
+	notify(c.store.work) // it may be read ahead
 }
 
 // fetch loads the beginning of sp into c.cur. s.mu is held, but not while it reads.
@@ -117,23 +93,19 @@ func (c *Cursor) fetch(sp records.Span) bool {
 }
 
 // send takes in hand what was loaded; false: it no longer waits.
-func (c *Cursor) send(now time.Time) bool {
+func (c *Cursor) send(now time.Time, q queue) bool {
 	isLagging := c.isLagging()
-	p := c.take(c.cur.Span)
-	if p == nil {
+	p := part{c.cur.Span, q, len(c.cur.Data), c.handed + uint64(len(c.cur.Data))}
+	if !c.take(p) {
 		return false
 	}
-	c.hand = c.cur.Data
-	p.size = len(c.hand)
-	c.handed += uint64(p.size)
-	p.end = c.handed
-	if isLagging && !p.isFresh() {
+	c.hand, c.handed = c.cur.Data, p.end
+	if isLagging && q != fresh {
 		c.burst.send(now, p)
 	}
-	if p.sends > 0 {
+	if !q.isNew() {
 		c.books.Resent += uint64(p.Lines())
 	}
-	p.sends = min(p.sends+1, 100)
 	return true
 }
 
@@ -141,14 +113,7 @@ func (c *Cursor) send(now time.Time) bool {
 // is on disk waits for the next process. c's store is locked.
 func (c *Cursor) isDrained() bool {
 	s := c.store
-	if c.books.Removed {
-		return true
-	}
-	if !s.closed || s.IsHolding() || c.proven < c.sent {
-		return false
-	}
-	inMemory, _ := c.undelivered().Within(s.named.inMemory())
-	return inMemory == 0
+	return c.books.Removed || s.closed && !s.IsHolding() && c.proven == len(c.sent) && !c.todo.Touches(s.named.inMemory())
 }
 
 // Expire implements outlet.Source: without a session, nothing becomes too old.
@@ -286,25 +251,27 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	s.settle()
 }
 
-// giveUp makes what was sent wait again, and counts what can't.
+// giveUp makes what was sent wait again, and counts what can't. What rests is bounded.
 func (c *Cursor) giveUp(isIdle bool) {
-	for why, lines := range c.rewind(isIdle, c.Queue/4) {
+	for why, lines := range c.rewind(isIdle) {
 		c.books.Dropped[why] += uint64(lines)
+	}
+	for rest := &c.done[maxIdle]; rest.Bytes() > c.Queue/4; {
+		c.forgetIdle(maxIdle, c.store.named.at((*rest)[0].From).span())
 	}
 }
 
 // takeBack undoes the sending of what is in hand if none of it was written.
 func (c *Cursor) takeBack() {
-	if c.sent == 0 {
+	if len(c.hand) == 0 || c.handed-c.written < uint64(c.sent[len(c.sent)-1].size) {
 		return
 	}
-	p := &c.parts[c.sent-1]
-	if before := c.handed - uint64(p.size); before >= c.written && c.handed > c.written && !p.lost {
-		c.handed = before
-		c.sent--
-		if p.sends--; p.sends > 0 {
-			c.books.Resent -= uint64(p.Lines())
-		}
+	p := c.sent[len(c.sent)-1]
+	c.sent = c.sent[:len(c.sent)-1]
+	c.handed = c.written
+	c.wait(p.Span, p.queue)
+	if !p.queue.isNew() {
+		c.books.Resent -= uint64(p.Lines())
 	}
 }
 
@@ -317,7 +284,7 @@ func (b *burst) pause(now time.Time) time.Duration {
 	return min(time.Millisecond<<min(b.looks, 10), longestLook)
 }
 
-func (b *burst) send(now time.Time, p *part) {
+func (b *burst) send(now time.Time, p part) {
 	if b.bytes == 0 {
 		b.began = now
 	}

@@ -32,7 +32,7 @@ type placeOf struct {
 	Name  string
 	To    []string
 	Todo  records.Spans              // not delivered
-	Again [maxIdle + 1]records.Spans // delivered, and to be sent again; by part.idle
+	Again [maxIdle + 1]records.Spans // delivered, and to be sent again; as needs.done
 }
 
 const (
@@ -83,11 +83,14 @@ func decodeState(b []byte) (st state, err error) {
 func (s *Store) state() state {
 	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.all()}
 	for _, c := range s.cursors {
-		p := placeOf{Name: c.Name, To: c.To, Todo: c.needs.undelivered(nil)}
-		for _, part := range c.parts {
-			if part.delivered && !part.lost {
-				p.Again[part.idle].Add(part.Span)
+		p := placeOf{Name: c.Name, To: c.To, Todo: slices.Clone(c.todo)}
+		for why := range c.lost {
+			for _, sp := range c.lost[why] {
+				p.Todo.Add(sp)
 			}
+		}
+		for idle, done := range c.done {
+			p.Again[idle] = slices.Clone(done)
 		}
 		st.Places = append(st.Places, p)
 	}

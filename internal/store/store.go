@@ -82,8 +82,7 @@ type Store struct {
 	recent  recent
 	cursors []*Cursor
 	removed []*Cursor
-	closed  bool          // nothing more is put, but what gets a name
-	scratch records.Spans // a buffer
+	closed  bool // nothing more is put, but what gets a name
 }
 
 // bounds are how many bytes may be kept.
@@ -124,8 +123,8 @@ func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.put(&s.named, lines, n, born, false)
 	s.bound()
 	for _, c := range s.cursors {
-		if last := len(c.parts) - 1; last >= c.sent && c.linked && c.parts[last].isFresh() {
-			waiting = max(waiting, c.parts[last].Bytes())
+		if c.linked {
+			waiting = max(waiting, c.queues[fresh].Bytes())
 		}
 	}
 	return waiting
@@ -202,7 +201,7 @@ func (s *Store) evict(onDisk bool) bool {
 	g.sealed = true
 	defer s.save()
 	for _, c := range s.cursors {
-		if g.Kind == records.Named && c.owes(g.span()) && s.forget(c, onDisk) {
+		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, onDisk) {
 			return true
 		}
 	}
@@ -210,10 +209,15 @@ func (s *Store) evict(onDisk bool) bool {
 	return true
 }
 
-// forget lets go of lines already delivered to a destination, until that makes room. s.mu is held.
+// forget lets go of lines already delivered to a destination, until that makes room in a tier.
+// s.mu is held.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
-	for used := s.used(onDisk); c.forget(s.segmentSize); {
-		if s.sweep(); s.used(onDisk) < used {
+	used := s.used(onDisk)
+	for _, g := range slices.Clone(s.named.tier(onDisk)) {
+		if c.forget(g.span()) {
+			s.sweep()
+		}
+		if s.used(onDisk) < used {
 			return true
 		}
 	}
@@ -249,15 +253,12 @@ func (s *Store) sweep() {
 		}
 	}
 	for _, c := range s.cursors {
-		for i := range c.parts {
-			if p := &c.parts[i]; !p.lost {
-				s.named.need(p.Span)
-			}
+		s.named.need(c.todo)
+		for _, done := range c.done {
+			s.named.need(done)
 		}
 	}
-	for _, sp := range s.held.all() {
-		s.held.need(sp)
-	}
+	s.held.need(s.held.all())
 	for _, l := range s.logs() {
 		l.remove(&s.tiers, func(g *segment) bool { return !g.needed })
 	}
