@@ -193,7 +193,7 @@ func TestPowerFailure(t *testing.T) {
 	}
 	unsynced, synced := 0, 0
 	for _, g := range b.named.segments {
-		if g.onDisk && g.dirty {
+		if slices.Contains(b.unsynced, g) {
 			unsynced += g.span().Lines()
 			os.Truncate(g.path(), 0)
 		} else if g.onDisk {

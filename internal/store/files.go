@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -49,8 +50,8 @@ func (o *files) create(d *statedir.Dir, name string) (*os.File, error) {
 	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// replace puts a file that fill writes in the place of another one, if there is one.
-func (o *files) replace(d *statedir.Dir, name string, fill func(f *os.File) error) error {
+// replace puts a file with what r reads in the place of another one, if there is one.
+func (o *files) replace(d *statedir.Dir, name string, r io.Reader) error {
 	if err := o.remove(d, name+newSuffix); err != nil {
 		return err
 	}
@@ -59,11 +60,24 @@ func (o *files) replace(d *statedir.Dir, name string, fill func(f *os.File) erro
 		return err
 	}
 	defer f.Close()
-	if err := fill(f); err != nil {
+	if _, err := io.Copy(&writer{o, f, 0}, r); err != nil {
 		o.remove(d, name+newSuffix)
 		return err
 	}
 	return o.rename(d, name+newSuffix, name)
+}
+
+// A writer writes a file from its beginning on.
+type writer struct {
+	files *files
+	file  *os.File
+	at    int64
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	err := w.files.write(w.file, b, nil, w.at)
+	w.at += int64(len(b))
+	return len(b), err
 }
 
 func (o *files) rename(d *statedir.Dir, from, to string) error {

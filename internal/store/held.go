@@ -69,7 +69,7 @@ func (s *Store) TakeHeld() (Held, bool) {
 		if next.IsEmpty() {
 			return s.takeLate()
 		}
-		if ok, _ := s.load(&h.log, &next); ok && h.todo.Holds(next.Span) {
+		if s.load(&h.log, &next) == nil && h.todo.Holds(next.Span) {
 			return h.take(next, false), true
 		}
 		next.Free()

@@ -98,15 +98,12 @@ func (l *log) need(all records.Spans) {
 	}
 }
 
-// remove takes out some segments and frees them.
-func (l *log) remove(t *tiers, isGone func(*segment) bool) {
-	l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
-		gone := isGone(g)
-		if gone {
-			t.free(g)
-		}
-		return gone
-	})
+// last returns the last segment, or nil.
+func (l *log) last() *segment {
+	if len(l.segments) == 0 {
+		return nil
+	}
+	return l.segments[len(l.segments)-1]
 }
 
 // append writes a record at the end of the log, and returns where it is. If no file with a name
@@ -128,9 +125,9 @@ func (l *log) append(t *tiers, lines []byte, n int, born time.Time, most int64) 
 // none can be created, for lack of descriptors, the last one goes on, up to most bytes in
 // memory.
 func (l *log) room(t *tiers, size int, born time.Time, hasName bool, most int64) (*segment, error) {
-	var open *segment
-	if last := len(l.segments) - 1; last >= 0 && !l.segments[last].sealed {
-		open = l.segments[last]
+	open := l.last()
+	if open != nil && open.sealed {
+		open = nil
 	}
 	if open != nil && (open.size()+records.RecordHeader+int64(size) <= t.segmentSize || open.Base == open.end) {
 		return open, nil
@@ -154,7 +151,10 @@ func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (
 	g.PutRecord(t.recordHeader[:], l.tail, lines, n, born)
 	if err := t.files.write(g.file, t.recordHeader[:], lines, g.Offset(l.tail)); err != nil {
 		g.sealed = true // what is behind its end is no record
-		l.remove(t, func(h *segment) bool { return h == g && g.Base == g.end })
+		if g.Base == g.end {
+			l.segments = l.segments[:len(l.segments)-1]
+			t.free(g)
+		}
 		return records.Span{}, err
 	}
 	from := l.tail

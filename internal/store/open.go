@@ -94,7 +94,7 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 	s.put(l, lines.Data, lines.Count(), lines.Born, false)
 	s.excess = s.memoryUsed
 	s.mu.Unlock()
-	return s.moveDown(segmentsAtOnce, s.pressed)
+	return s.moveDown(segmentsAtOnce, false)
 }
 
 // recall finds what an earlier process left.
@@ -287,7 +287,7 @@ func (s *Store) setAside(g *segment, err error) {
 // place puts a segment into its log, after those before it. It ends where the next one begins,
 // if the file is that long; otherwise the whole file is read to find out.
 func (s *Store) place(g *segment, behind []*segment) {
-	l := s.logs()[g.Kind-records.Named]
+	l := s.logOf(g)
 	last := g.Born
 	info, err := g.file.Stat()
 	if err == nil && len(behind) > 0 && behind[0].Kind == g.Kind && info.Size() >= g.Offset(behind[0].Base) {
@@ -325,7 +325,7 @@ func (s *Store) leave(isEmpty bool) (err error) {
 
 // abandon closes all files and directories, as the end of the process would.
 func (s *Store) abandon() {
-	for _, g := range slices.Concat(s.named.segments, s.held.segments, s.spare) {
+	for _, g := range append(s.segments(), s.spare...) {
 		g.file.Close()
 	}
 	s.memoryState.close()

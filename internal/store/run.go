@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"math"
 	"os"
 	"slices"
@@ -54,25 +53,42 @@ func (s *Store) step(now time.Time) time.Duration {
 	}
 	s.takeOut()
 	readErr := s.readAhead()
-	if wait := s.trouble.until.Sub(now); wait > 0 {
+	if wait := s.resumes.Sub(now); wait > 0 {
 		return wait
 	}
-	err := s.moveDown(segmentsAtOnce, s.pressed)
-	next, syncErr := s.sync(now)
-	if err = errors.Join(readErr, err, syncErr); err != nil {
-		return s.trouble.note(s.out, now, err)
+	err := errors.Join(readErr, s.moveDown(segmentsAtOnce, false))
+	s.mu.Lock()
+	isDirty := s.dirty
+	s.mu.Unlock()
+	wait := syncInterval - now.Sub(s.synced)
+	if isDirty && wait <= 0 {
+		s.synced = now
+		err = errors.Join(err, s.sync())
 	}
-	if next == 0 {
-		s.trouble.over(s.out)
+	isBroken := !s.resumes.IsZero()
+	switch {
+	case err != nil:
+		if !isBroken {
+			s.out.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
+				"hint", "make room on the disk of membership.state_dir, or make it writable")
+		}
+		s.resumes = now.Add(retry)
+		return retry
+	case isDirty && wait > 0:
+		return wait
+	case isBroken:
+		s.out.Info("spool in order again")
+		s.resumes = time.Time{}
 	}
-	return next
+	return 0
 }
 
-// moveDown moves to disk what next returns, which is called under s.mu; nil: nothing more.
-func (s *Store) moveDown(most int, next func() *segment) error {
+// moveDown moves segments to disk, the oldest first: all that fit, or as long as there is
+// pressure.
+func (s *Store) moveDown(most int, all bool) error {
 	for range most {
 		s.mu.Lock()
-		g := next()
+		g := s.mover(all)
 		s.mu.Unlock()
 		if g == nil {
 			return nil
@@ -88,6 +104,21 @@ func (s *Store) moveDown(most int, next func() *segment) error {
 	return nil
 }
 
+// mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it.
+// s.mu is held.
+func (s *Store) mover(all bool) *segment {
+	for g := s.eldest(false); g != nil && (all || s.isPressed()); g = s.eldest(false) {
+		if s.diskUsed+g.size() <= s.diskLimit {
+			g.sealed = true
+			return g
+		}
+		if all || !s.evict(true) {
+			break
+		}
+	}
+	return nil
+}
+
 // makeRoom frees a segment on a full disk that is kept only to be sent again. It returns
 // whether there was one.
 func (s *Store) makeRoom() bool {
@@ -97,48 +128,18 @@ func (s *Store) makeRoom() bool {
 	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
 }
 
-// pressed returns the oldest segment in memory if there is pressure, and makes room for it.
-// s.mu is held.
-func (s *Store) pressed() *segment {
-	g := s.eldest(false)
-	if g == nil || !s.isPressed() {
-		return nil
-	}
-	for s.diskUsed+g.size() > s.diskLimit && s.evict(true) {
-	}
-	return s.fitting()
-}
-
-// fitting returns the oldest segment in memory, if the disk has room for it. s.mu is held.
-func (s *Store) fitting() *segment {
-	g := s.eldest(false)
-	if g == nil || s.disk == nil || s.diskUsed+g.size() > s.diskLimit {
-		return nil
-	}
-	g.sealed = true
-	return g
-}
-
-// unseal lets the last segment of a log take more lines if no other can be created.
-func (s *Store) unseal(g *segment) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, l := range s.logs() {
-		if last := len(l.segments) - 1; last >= 0 && l.segments[last] == g {
-			g.sealed = s.closed
-		}
-	}
-}
-
 // move moves a sealed segment to disk. Nobody waits for it.
 func (s *Store) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
-	if err := s.files.replace(s.disk, name, func(f *os.File) error { return s.copyTo(f, g) }); err != nil {
-		s.unseal(g)
-		return fmt.Errorf("spool a segment: %w", err)
-	}
+	// If the file was cut, who reads it will say so.
+	err := s.files.replace(s.disk, name, io.NewSectionReader(g.file, 0, g.size()))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l := s.logOf(g)
+	if err != nil {
+		g.sealed = s.closed || l.last() != g // if no other can be created, it takes more lines
+		return fmt.Errorf("spool a segment: %w", err)
+	}
 	s.dirty = true
 	if g.gone {
 		s.trash = append(s.trash, &segment{dir: s.disk, name: name})
@@ -148,32 +149,14 @@ func (s *Store) move(g *segment) error {
 	old := *g
 	s.memoryUsed -= g.size()
 	s.diskUsed += g.size()
-	g.file, g.dir, g.name, g.onDisk, g.dirty = nil, s.disk, name, true, true
+	g.file, g.dir, g.name, g.onDisk = nil, s.disk, name, true
+	s.unsynced = append(s.unsynced, g)
 	s.release(&old)
-	if g.Kind == records.Held {
+	if l == &s.held.log {
 		s.hold()
 		notify(s.MoreHeld)
 	}
 	s.tellAll() // it may be read from now on
-	return nil
-}
-
-// copyTo writes what is in a segment to a file.
-func (s *Store) copyTo(f *os.File, g *segment) error {
-	buf := make([]byte, 64<<10)
-	for at, size := int64(0), g.size(); at < size; {
-		n, err := g.file.ReadAt(buf[:min(size-at, int64(len(buf)))], at)
-		if n == 0 && errors.Is(err, io.EOF) {
-			break // it was cut; who reads it will say so
-		}
-		if n > 0 {
-			err = s.files.write(f, buf[:n], nil, at)
-		}
-		if err != nil {
-			return err
-		}
-		at += int64(n)
-	}
 	return nil
 }
 
@@ -195,37 +178,35 @@ func (s *Store) readAhead() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h := &s.held; h.asked && s.isThirsty() {
-		err = s.prefetch(&h.log, func() records.Span { return h.todo.First(h.onDisk()) }, &h.ahead, s.MoreHeld)
+		err = s.prefetch(&h.log, h.todo.First(h.onDisk()), &h.ahead, s.MoreHeld)
 	}
 	for _, c := range slices.Clone(s.cursors) {
 		if c.linked && !s.closed {
-			err = errors.Join(err, s.prefetch(&s.named, func() records.Span { sp, _ := c.first(s.named.onDisk()); return sp }, &c.ahead, c.more))
+			sp, _ := c.first(s.named.onDisk())
+			err = errors.Join(err, s.prefetch(&s.named, sp, &c.ahead, c.more))
 		}
 	}
 	return err
 }
 
-// prefetch reads the beginning of what next returns, unless ahead has it. s.mu is held, but not
-// while it reads.
-func (s *Store) prefetch(l *log, next func() records.Span, ahead *records.Chunk, tell chan struct{}) error {
-	for {
-		sp := next()
-		if sp.IsEmpty() || ahead.Begins(sp) {
-			return nil
-		}
-		got := records.Chunk{Span: sp}
-		ok, err := s.load(l, &got)
-		if ok {
-			ahead.Free()
-			*ahead = got
-			notify(tell)
-			return nil
-		}
-		got.Free()
-		if err != nil {
-			return err
-		}
+// prefetch reads the beginning of sp, unless ahead has it. s.mu is held, but not while it reads.
+func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) error {
+	if sp.IsEmpty() || ahead.Begins(sp) {
+		return nil
 	}
+	got := records.Chunk{Span: sp}
+	if err := s.load(l, &got); err != nil {
+		got.Free()
+		if errors.Is(err, errChanged) {
+			notify(s.work)
+			return nil
+		}
+		return err
+	}
+	ahead.Free()
+	*ahead = got
+	notify(tell)
+	return nil
 }
 
 // isThirsty says whether some destination has little to send. s.mu is held.
@@ -233,20 +214,23 @@ func (s *Store) isThirsty() bool {
 	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst })
 }
 
-// load reads what is at c.From, in either tier. ok is false if that has changed, is lost, or
-// cannot be read now, which is an error. s.mu is held, but not while it reads.
-func (s *Store) load(l *log, c *records.Chunk) (ok bool, err error) {
+// errChanged is the error of load for what was moved or lost meanwhile.
+var errChanged = errors.New("moved, or lost")
+
+// load reads what is at c.From, in either tier. Any error but errChanged is one of the disk, and
+// may go away. s.mu is held, but not while it reads.
+func (s *Store) load(l *log, c *records.Chunk) error {
 	if l == &s.named && s.recent.take(c, len(s.cursors) > 1) {
-		return true, nil
+		return nil
 	}
 	g := l.at(c.From)
 	if g == nil {
-		return false, nil
+		return errChanged
 	}
 	if c.To.At > g.end.At {
 		c.To = g.end
 	}
-	onDisk, f := g.onDisk, g.file
+	onDisk, f, err := g.onDisk, g.file, error(nil)
 	s.mu.Unlock()
 	if onDisk {
 		if f, err = g.dir.OpenFile(g.name, os.O_RDONLY, 0); err == nil {
@@ -259,69 +243,35 @@ func (s *Store) load(l *log, c *records.Chunk) (ok bool, err error) {
 	s.mu.Lock()
 	switch {
 	case g.gone || g.onDisk != onDisk:
-		return false, nil
+		return errChanged
 	case err == nil:
-		return true, nil
+		return nil
 	case onDisk && !isDamage(err):
-		return false, fmt.Errorf("read the spool: %w", err)
+		return fmt.Errorf("read the spool: %w", err)
 	}
 	s.damaged(g, c.From, err)
-	return false, nil
+	return errChanged
 }
 
-// sync makes the disk write, once a second, what was written, and returns when to do so again;
-// 0: nothing was written.
-func (s *Store) sync(now time.Time) (next time.Duration, err error) {
+// sync makes the disk write what was written.
+func (s *Store) sync() (err error) {
 	s.mu.Lock()
-	dirty := s.dirty
+	moved, state, used := s.unsynced, s.state(), s.diskUsed > 0
+	s.unsynced, s.dirty = nil, false
 	s.mu.Unlock()
-	if !dirty {
-		return 0, nil
+	for _, g := range moved {
+		err = errors.Join(err, s.syncSegment(g.name))
 	}
-	if wait := syncInterval - now.Sub(s.synced); wait > 0 {
-		return wait, nil
+	if err = errors.Join(err, s.diskState.write(&s.files, state, true)); err == nil {
+		err = s.files.sync(s.disk.Path(), s.disk)
 	}
-	s.synced = now
-	return 0, s.syncNow()
-}
-
-// syncNow makes the disk write what was written.
-func (s *Store) syncNow() (err error) {
 	s.mu.Lock()
-	var dirty []*segment
-	for _, l := range s.logs() {
-		for _, g := range l.tier(true) {
-			if g.dirty {
-				dirty = append(dirty, g)
-			}
-		}
-	}
-	state, used := s.state(), s.diskUsed > 0
-	s.dirty = false
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if err != nil {
-			s.dirty = true
-			return
-		}
-		for _, g := range dirty {
-			g.dirty = false
-		}
-		s.wasUsed = used
-	}()
-	for _, g := range dirty {
-		if err := s.syncSegment(g.name); err != nil {
-			return fmt.Errorf("sync the spool: %w", err)
-		}
-	}
-	if err := s.diskState.write(&s.files, state, true); err != nil {
-		return fmt.Errorf("write the spool's state: %w", err)
-	}
-	if err := s.files.sync(s.disk.Path(), s.disk); err != nil {
+	defer s.mu.Unlock()
+	if err != nil {
+		s.unsynced, s.dirty = append(moved, s.unsynced...), true
 		return fmt.Errorf("sync the spool: %w", err)
 	}
+	s.wasUsed = used
 	return nil
 }
 
@@ -342,53 +292,27 @@ func (s *Store) syncSegment(name string) error {
 // process is dropped and counted. An error says that the disk did not take what it had to.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	for _, l := range s.logs() {
-		for _, g := range l.segments {
-			g.sealed = true
-		}
+	for _, g := range s.segments() {
+		g.sealed = true
 	}
-	s.sweep()
+	s.sweep(nil)
 	s.mu.Unlock()
-	err := s.moveDown(math.MaxInt, s.fitting)
+	err := s.moveDown(math.MaxInt, true)
 	s.mu.Lock()
 	isEmpty := true // the directory in memory
 	isFound := s.memory == nil || s.memory.IsFound()
-	for _, l := range s.logs() {
-		for _, g := range slices.Clone(l.segments) {
-			if _, err := os.Lstat(g.path()); g.dir == nil || err != nil || g.dir != s.disk && !isFound {
-				s.drop(g, Shutdown)
-			} else if g.dir != s.disk {
-				isEmpty = false
-			}
+	for _, g := range s.segments() {
+		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil || g.dir != s.disk && !isFound {
+			s.drop(g, Shutdown)
+		} else if g.dir != s.disk {
+			isEmpty = false
 		}
 	}
 	s.save()
 	s.mu.Unlock()
 	if s.disk != nil {
-		err = errors.Join(err, s.syncNow())
+		err = errors.Join(err, s.sync())
 	}
 	s.takeOut()
 	return errors.Join(err, s.leave(isEmpty))
-}
-
-// trouble is a disk that doesn't work. It is logged once.
-type trouble struct {
-	until time.Time // no attempt before; zero: the disk works
-}
-
-// note notes an error, and returns when to try again.
-func (t *trouble) note(log *slog.Logger, now time.Time, err error) time.Duration {
-	if t.until.IsZero() {
-		log.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
-			"hint", "make room on the disk of membership.state_dir, or make it writable")
-	}
-	t.until = now.Add(retry)
-	return retry
-}
-
-func (t *trouble) over(log *slog.Logger) {
-	if !t.until.IsZero() {
-		log.Info("spool in order again")
-		*t = trouble{}
-	}
 }

@@ -20,7 +20,6 @@ type segment struct {
 	sealed bool // no more is appended
 	needed bool // of sweep
 	gone   bool // nobody needs it, and others may be in its place
-	dirty  bool // not synced
 }
 
 func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }

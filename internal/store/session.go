@@ -88,8 +88,7 @@ func (c *Cursor) fetch(sp records.Span) bool {
 		return true
 	}
 	c.cur.Span = sp
-	ok, _ := s.load(&s.named, &c.cur)
-	return ok
+	return s.load(&s.named, &c.cur) == nil
 }
 
 // send takes in hand what was loaded; false: it no longer waits.

@@ -173,11 +173,12 @@ func (f *stateFile) close() {
 type saving struct {
 	memoryState, diskState stateFile // used by one goroutine each
 
-	generation uint64    // of what was saved last
-	dirty      bool      // the disk is to be synced, and to know the state
-	wasUsed    bool      // there were lines on disk when it was
-	synced     time.Time // of Run
-	trouble    trouble   // of Run
+	generation uint64     // of what was saved last
+	dirty      bool       // the disk is to be synced, and to know the state
+	unsynced   []*segment // that are on disk
+	wasUsed    bool       // there were lines on disk when it was synced
+	synced     time.Time  // of Run
+	resumes    time.Time  // of Run: when to try again what failed; zero: the disk works
 }
 
 // save makes the state survive the process. s.mu is held.

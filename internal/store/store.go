@@ -111,6 +111,9 @@ func (s *Store) resize() {
 	s.pressure = queue/2 + replay + slack
 	s.excess = s.memoryUsed + s.grain
 	s.maxSpare = s.memoryLimit / 8
+	if s.disk == nil {
+		s.diskLimit = 0
+	}
 	notify(s.work)
 }
 
@@ -187,7 +190,7 @@ func (s *Store) bound() {
 
 // isPressed says whether lines must go to disk. s.mu is held.
 func (s *Store) isPressed() bool {
-	return s.disk != nil && s.diskLimit > 0 && s.memoryUsed > s.pressure
+	return s.diskLimit > 0 && s.memoryUsed > s.pressure
 }
 
 // evict frees a segment of one tier: the oldest that is kept only in case a destination that
@@ -215,7 +218,7 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	used := s.used(onDisk)
 	for _, g := range slices.Clone(s.named.tier(onDisk)) {
 		if c.forget(g.span()) {
-			s.sweep()
+			s.sweep(nil)
 		}
 		if s.used(onDisk) < used {
 			return true
@@ -227,10 +230,7 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 // drop drops a segment and its lines. s.mu is held.
 func (s *Store) drop(g *segment, why Reason) {
 	s.lose(g, g.Base, why)
-	for _, l := range s.logs() {
-		l.remove(&s.tiers, func(h *segment) bool { return h == g })
-	}
-	notify(s.work) // to remove its file
+	s.sweep(g)
 }
 
 // lose drops what is in g from p on. s.mu is held.
@@ -245,12 +245,10 @@ func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	}
 }
 
-// sweep frees the segments that nobody needs any more. s.mu is held.
-func (s *Store) sweep() {
-	for _, l := range s.logs() {
-		for _, g := range l.segments {
-			g.needed = !g.sealed
-		}
+// sweep frees the segments that nobody needs any more, and gone. s.mu is held.
+func (s *Store) sweep(gone *segment) {
+	for _, g := range s.segments() {
+		g.needed = !g.sealed
 	}
 	for _, c := range s.cursors {
 		s.named.need(c.todo)
@@ -260,7 +258,13 @@ func (s *Store) sweep() {
 	}
 	s.held.need(s.held.all())
 	for _, l := range s.logs() {
-		l.remove(&s.tiers, func(g *segment) bool { return !g.needed })
+		l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
+			if g.needed && g != gone {
+				return false
+			}
+			s.free(g)
+			return true
+		})
 	}
 	if len(s.trash) > 0 {
 		notify(s.work)
@@ -270,11 +274,15 @@ func (s *Store) sweep() {
 // settle frees what nobody needs any more, and makes the rest survive the process. s.mu is
 // held.
 func (s *Store) settle() {
-	s.sweep()
+	s.sweep(nil)
 	s.save()
 }
 
 func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
+
+func (s *Store) logOf(g *segment) *log { return s.logs()[g.Kind-records.Named] }
+
+func (s *Store) segments() []*segment { return slices.Concat(s.named.segments, s.held.segments) }
 
 // eldest returns the segment of a tier with the oldest lines, or nil. s.mu is held.
 func (s *Store) eldest(onDisk bool) (eldest *segment) {
