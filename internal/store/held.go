@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"slices"
 	"time"
 
@@ -127,14 +126,3 @@ func (s *Store) Expire(before time.Time) {
 	h.lose(s, old, NoName)
 	s.settle()
 }
-
-// lastEnd returns the length of the whole lines at the beginning of b; all of b if it has
-// none.
-func lastEnd(b []byte) int {
-	if n := bytes.LastIndexByte(b, '\n') + 1; n > 0 {
-		return n
-	}
-	return len(b)
-}
-
-func countLines(b []byte) int { return bytes.Count(b, []byte{'\n'}) }

@@ -107,11 +107,11 @@ func (l *log) last() *segment {
 }
 
 // append writes a record at the end of the log, and returns where it is. If no file with a name
-// has room, it goes to one without. most bounds what is in memory.
-func (l *log) append(t *tiers, lines []byte, n int, born time.Time, most int64) (sp records.Span, err error) {
+// has room, it goes to one without.
+func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.Span, err error) {
 	for _, hasName := range []bool{true, false} {
 		var g *segment
-		if g, err = l.room(t, len(lines), born, hasName, most); err == nil {
+		if g, err = l.room(t, records.RecordHeader+int64(len(lines)), born, hasName); err == nil {
 			if sp, err = l.write(t, g, lines, n, born); err == nil {
 				return sp, nil
 			}
@@ -121,25 +121,22 @@ func (l *log) append(t *tiers, lines []byte, n int, born time.Time, most int64) 
 	return sp, err
 }
 
-// room returns the last segment if it has room for so many bytes of lines, or else a new one. If
-// none can be created, for lack of descriptors, the last one goes on, up to most bytes in
-// memory.
-func (l *log) room(t *tiers, size int, born time.Time, hasName bool, most int64) (*segment, error) {
+// room returns the last segment if it has room for so many bytes, or else a new one. If none can
+// be created, for lack of descriptors, the last one goes on, up to the limit of memory.
+func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment, error) {
 	open := l.last()
-	if open != nil && open.sealed {
-		open = nil
-	}
-	if open != nil && (open.size()+records.RecordHeader+int64(size) <= t.segmentSize || open.Base == open.end) {
+	isOpen := open != nil && !open.sealed
+	if isOpen && (open.size()+size <= t.segmentSize || open.Base == open.end) {
 		return open, nil
 	}
-	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
+	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail, begun: true}
 	if err := t.begin(g, hasName); err != nil {
-		if !hasName && open != nil && t.memoryUsed+records.RecordHeader+int64(size) <= most {
+		if isOpen && !hasName && t.memoryUsed+size <= t.memoryLimit {
 			return open, nil
 		}
 		return nil, fmt.Errorf("begin a segment: %w", err)
 	}
-	if open != nil {
+	if isOpen {
 		open.sealed = true
 	}
 	l.segments = append(l.segments, g)
@@ -147,7 +144,7 @@ func (l *log) room(t *tiers, size int, born time.Time, hasName bool, most int64)
 }
 
 // write writes a record to g, the last segment.
-func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (records.Span, error) {
+func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (sp records.Span, err error) {
 	g.PutRecord(t.recordHeader[:], l.tail, lines, n, born)
 	if err := t.files.write(g.file, t.recordHeader[:], lines, g.Offset(l.tail)); err != nil {
 		g.sealed = true // what is behind its end is no record
@@ -155,13 +152,12 @@ func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (
 			l.segments = l.segments[:len(l.segments)-1]
 			t.free(g)
 		}
-		return records.Span{}, err
+		return sp, err
 	}
-	from := l.tail
-	l.tail.At += uint64(records.RecordHeader + len(lines))
-	l.tail.Line += uint64(n)
-	sp := records.Between(from, l.tail)
-	g.end = l.tail
+	sp.From, sp.To = l.tail, l.tail
+	sp.To.At += uint64(records.RecordHeader + len(lines))
+	sp.To.Line += uint64(n)
+	l.tail, g.end = sp.To, sp.To
 	t.memoryUsed += sp.Bytes()
 	return sp, nil
 }

@@ -336,7 +336,7 @@ func (m *model) name() {
 		if !ok {
 			return
 		}
-		if n := countLines(h.Data); n != h.Lines {
+		if n := bytes.Count(h.Data, []byte{'\n'}); n != h.Lines {
 			m.Fatalf("%d held lines, said to be %d", n, h.Lines)
 		}
 		named := bytes.Clone(h.Data)

@@ -99,14 +99,27 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 
 // recall finds what an earlier process left.
 func (s *Store) recall(to []Destination) error {
-	st, err := s.recallState()
-	if err != nil {
-		return err
+	var st state
+	var found []*segment
+	for _, f := range []*stateFile{&s.diskState, &s.memoryState} {
+		if f.dir == nil {
+			continue
+		}
+		its, err := f.load()
+		if errors.Is(err, errNoState) {
+			s.out.Error("what was sent already is not known, and may be sent again", "dir", f.dir.Path(), "err", err)
+		} else if err != nil {
+			return err
+		}
+		if its.Generation > st.Generation {
+			st = its
+		}
+		if found, err = s.find(f.dir, found); err != nil {
+			return err
+		}
 	}
 	s.generation, s.named.tail, s.held.tail = st.Generation, st.Named, st.Held
-	if err := s.recallSegments(st.ID); err != nil {
-		return err
-	}
+	s.recallSegments(found, st.ID)
 	if st.Generation == 0 { // there was none: all that is there is everybody's
 		st.Named, st.Held = s.named.start(s.named.segments), s.held.start(s.held.segments)
 		for _, d := range to {
@@ -126,25 +139,6 @@ func (s *Store) recall(to []Destination) error {
 		}
 	}
 	return nil
-}
-
-// recallState returns the newest state in memory or on disk.
-func (s *Store) recallState() (newest state, err error) {
-	for _, f := range []*stateFile{&s.diskState, &s.memoryState} {
-		if f.dir == nil {
-			continue
-		}
-		st, err := f.load()
-		switch {
-		case errors.Is(err, errNoState):
-			s.out.Error("what was sent already is not known, and may be sent again", "dir", f.dir.Path(), "err", err)
-		case err != nil:
-			return newest, err
-		case st.Generation > newest.Generation:
-			newest = st
-		}
-	}
-	return newest, nil
 }
 
 // recallPlace makes a cursor for a destination of an earlier process. What it needs and is not
@@ -188,15 +182,9 @@ func (l *log) clip(all *records.Spans) (lost int) {
 	return gone.Lines()
 }
 
-// recallSegments finds the segments in both tiers, and puts them into their logs. id is the
-// store's; 0: the newest lines decide whose segments count.
-func (s *Store) recallSegments(id uint64) error {
-	var found []*segment
-	for _, dir := range s.dirs() {
-		if err := s.find(dir, &found); err != nil {
-			return err
-		}
-	}
+// recallSegments puts the segments that were found into their logs. id is the store's; 0: the
+// newest lines decide whose segments count.
+func (s *Store) recallSegments(found []*segment, id uint64) {
 	if id == 0 && len(found) > 0 {
 		id = slices.MaxFunc(found, func(a, b *segment) int { return a.Born.Compare(b.Born) }).ID
 	}
@@ -217,59 +205,44 @@ func (s *Store) recallSegments(id uint64) error {
 		case kept[last].dir == g.dir:
 			s.setAside(g, errors.New("another is in its place"))
 		default: // it was moved, and is a file that is not in use
-			s.discard(g)
+			s.discard(g.entry)
 		}
 	}
 	for i, g := range kept {
 		s.place(g, kept[i+1:])
 	}
-	return nil
 }
 
-// find opens the segments in a directory.
-func (s *Store) find(dir *statedir.Dir, found *[]*segment) error {
+// find appends the segments in a directory.
+func (s *Store) find(dir *statedir.Dir, found []*segment) ([]*segment, error) {
 	entries, err := os.ReadDir(dir.Path())
 	if err != nil {
-		return fmt.Errorf("list the store's directory: %w", err)
+		return nil, fmt.Errorf("list the store's directory: %w", err)
 	}
 	for _, e := range entries {
-		switch name := e.Name(); {
-		case strings.HasSuffix(name, newSuffix):
-			s.files.remove(dir, name)
-		case strings.HasSuffix(name, segmentSuffix):
-			g, err := s.recallSegment(dir, name)
-			if err != nil {
-				return err
-			}
-			if g != nil {
-				*found = append(*found, g)
-			}
+		if strings.HasSuffix(e.Name(), newSuffix) {
+			s.files.remove(dir, e.Name())
 		}
+		if !strings.HasSuffix(e.Name(), segmentSuffix) {
+			continue
+		}
+		f, err := dir.OpenFile(e.Name(), os.O_RDONLY, 0)
+		if err != nil {
+			s.out.Warn("file in the store's directory left alone", "err", err)
+			continue
+		}
+		g := &segment{entry: entry{f, dir, e.Name()}, onDisk: dir == s.disk, sealed: true}
+		if g.Header, err = records.ReadHeader(f); errors.Is(err, records.ErrLater) {
+			f.Close()
+			return nil, later(g.path())
+		} else if err != nil {
+			s.setAside(g, err)
+			continue
+		}
+		g.end = g.Base
+		found = append(found, g)
 	}
-	return nil
-}
-
-// recallSegment opens one file; nil: it is not one of ours, which has been logged.
-func (s *Store) recallSegment(dir *statedir.Dir, name string) (*segment, error) {
-	f, err := dir.OpenFile(name, os.O_RDWR, 0)
-	if errors.Is(err, statedir.ErrLinked) { // a backup: what is there is read, and not written
-		f, err = dir.OpenFile(name, os.O_RDONLY, 0)
-	}
-	if err != nil {
-		s.out.Warn("file in the store's directory left alone", "err", err)
-		return nil, nil
-	}
-	h, err := records.ReadHeader(f)
-	g := &segment{Header: h, end: h.Base, file: f, dir: dir, name: name, onDisk: dir == s.disk, sealed: true}
-	if errors.Is(err, records.ErrLater) {
-		f.Close()
-		return nil, later(g.path())
-	}
-	if err != nil {
-		s.setAside(g, err)
-		return nil, nil
-	}
-	return g, nil
+	return found, nil
 }
 
 // later is the error for what a later version left.
@@ -314,8 +287,8 @@ func (s *Store) place(g *segment, behind []*segment) {
 // leave ends the use of all files. The directory of the first tier is removed if it is empty.
 func (s *Store) leave(isEmpty bool) (err error) {
 	defer s.abandon()
-	for _, g := range s.spare {
-		s.discard(g)
+	for _, e := range s.spare {
+		s.discard(e)
 	}
 	if s.memory != nil && isEmpty {
 		return s.memory.Remove()
@@ -325,8 +298,11 @@ func (s *Store) leave(isEmpty bool) (err error) {
 
 // abandon closes all files and directories, as the end of the process would.
 func (s *Store) abandon() {
-	for _, g := range append(s.segments(), s.spare...) {
+	for _, g := range s.segments() {
 		g.file.Close()
+	}
+	for _, e := range s.spare {
+		e.file.Close()
 	}
 	s.memoryState.close()
 	s.diskState.close()

@@ -142,14 +142,14 @@ func (s *Store) move(g *segment) error {
 	}
 	s.dirty = true
 	if g.gone {
-		s.trash = append(s.trash, &segment{dir: s.disk, name: name})
+		s.trash = append(s.trash, entry{dir: s.disk, name: name})
 		notify(s.work)
 		return nil
 	}
 	old := *g
 	s.memoryUsed -= g.size()
 	s.diskUsed += g.size()
-	g.file, g.dir, g.name, g.onDisk = nil, s.disk, name, true
+	g.entry, g.onDisk = entry{dir: s.disk, name: name}, true
 	s.unsynced = append(s.unsynced, g)
 	s.release(&old)
 	if l == &s.held.log {
@@ -166,8 +166,8 @@ func (s *Store) takeOut() {
 	trash := s.trash
 	s.trash = nil
 	s.mu.Unlock()
-	for _, g := range trash {
-		if err := s.files.remove(g.dir, g.name); err != nil {
+	for _, e := range trash {
+		if err := s.files.remove(e.dir, e.name); err != nil {
 			s.out.Warn("file of the spool not removed", "err", err) // the next start will
 		}
 	}

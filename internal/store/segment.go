@@ -13,13 +13,27 @@ type segment struct {
 	records.Header
 	end records.Place // behind its last record
 
-	file   *os.File      // nil: on disk, and opened when it is read
-	dir    *statedir.Dir // nil: it has no name, and ends with the process
-	name   string
+	entry
+	begun  bool // by this process
 	onDisk bool // in the second tier
 	sealed bool // no more is appended
 	needed bool // of sweep
 	gone   bool // nobody needs it, and others may be in its place
+}
+
+// An entry is where a file is.
+type entry struct {
+	file *os.File      // nil: on disk, and opened when it is read
+	dir  *statedir.Dir // nil: it has no name, and ends with the process
+	name string
+}
+
+// path shows people where the file is.
+func (e entry) path() string {
+	if e.dir == nil {
+		return "memory"
+	}
+	return filepath.Join(e.dir.Path(), e.name)
 }
 
 func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }
@@ -33,12 +47,4 @@ func (g *segment) full() Reason {
 		return SpoolFull
 	}
 	return QueueFull
-}
-
-// path shows people where the file is.
-func (g *segment) path() string {
-	if g.dir == nil {
-		return "memory"
-	}
-	return filepath.Join(g.dir.Path(), g.name)
 }

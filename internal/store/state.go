@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,11 +68,14 @@ func decodeState(b []byte) (st state, err error) {
 	if err := json.Unmarshal(body, &st); err != nil {
 		return state{}, fmt.Errorf("%w: %w", errNoState, err)
 	}
-	all := []records.Spans{st.HeldTodo}
+	isSound := st.Named.IsSound() && st.Held.IsSound() && st.HeldTodo.AreSound()
 	for _, p := range st.Places {
-		all = append(append(all, p.Todo), p.Again[:]...)
+		for _, again := range p.Again {
+			isSound = isSound && again.AreSound()
+		}
+		isSound = isSound && p.Todo.AreSound()
 	}
-	if !st.Named.IsSound() || !st.Held.IsSound() || slices.ContainsFunc(all, func(ss records.Spans) bool { return !ss.AreSound() }) {
+	if !isSound {
 		return state{}, errNoState
 	}
 	return st, nil
@@ -110,24 +112,11 @@ func stateName(i int) string { return fmt.Sprintf("state-%d", i) }
 // load returns the newest sound state; errNoState: there are files, but none is sound.
 func (f *stateFile) load() (newest state, err error) {
 	for i := range f.files {
-		b, readErr := f.dir.ReadFile(stateName(i), maxStateSize)
-		if errors.Is(readErr, fs.ErrNotExist) {
-			continue
+		st, readErr := f.read(stateName(i))
+		if readErr != nil && !errors.Is(readErr, errNoState) {
+			return newest, readErr
 		}
-		if isDamage(readErr) || errors.Is(readErr, statedir.ErrTooLong) {
-			err = errors.Join(err, fmt.Errorf("%w: %w", errNoState, readErr))
-			if readErr = f.dir.Rename(stateName(i), stateName(i)+".bad"); readErr == nil {
-				continue
-			}
-		}
-		if readErr != nil {
-			return state{}, fmt.Errorf("read the store's state: %w", readErr)
-		}
-		st, decodeErr := decodeState(b)
-		if errors.Is(decodeErr, records.ErrLater) {
-			return state{}, later(f.dir.Path())
-		}
-		if err = errors.Join(err, decodeErr); st.Generation > newest.Generation {
+		if err = errors.Join(err, readErr); st.Generation > newest.Generation {
 			newest, f.turn = st, 1-i
 		}
 	}
@@ -137,20 +126,32 @@ func (f *stateFile) load() (newest state, err error) {
 	return newest, err
 }
 
+func (f *stateFile) read(name string) (st state, err error) {
+	b, err := f.dir.ReadFile(name, maxStateSize)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return st, nil
+	case err == nil:
+		st, err = decodeState(b)
+	case isDamage(err) || errors.Is(err, statedir.ErrTooLong):
+		err = errors.Join(fmt.Errorf("%w: %w", errNoState, err), f.dir.Rename(name, name+".bad"))
+	default:
+		err = fmt.Errorf("read the store's state: %w", err)
+	}
+	if errors.Is(err, records.ErrLater) {
+		err = later(f.dir.Path())
+	}
+	return st, err
+}
+
 // write writes a state; the one before it stays.
 func (f *stateFile) write(o *files, st state, sync bool) (err error) {
 	file := &f.files[f.turn]
-	if *file == nil {
-		name := stateName(f.turn)
-		*file, err = f.dir.OpenFile(name, os.O_RDWR, 0)
-		if errors.Is(err, statedir.ErrLinked) {
-			err = cmp.Or(o.remove(f.dir, name), error(fs.ErrNotExist))
+	if *file == nil { // what is there may be a file elsewhere, too
+		if err = o.remove(f.dir, stateName(f.turn)); err != nil {
+			return err
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			*file, err = o.create(f.dir, name)
-		}
-		if err != nil {
-			*file = nil
+		if *file, err = o.create(f.dir, stateName(f.turn)); err != nil {
 			return err
 		}
 	}

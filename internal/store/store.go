@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"math"
 	"slices"
 	"sync"
@@ -75,7 +76,6 @@ type Store struct {
 
 	mu sync.Mutex
 	tiers
-	bounds
 	saving
 	named   log
 	held    heldLines
@@ -83,14 +83,6 @@ type Store struct {
 	cursors []*Cursor
 	removed []*Cursor
 	closed  bool // nothing more is put, but what gets a name
-}
-
-// bounds are how many bytes may be kept.
-type bounds struct {
-	memoryLimit, diskLimit int64
-	pressure               int64 // in memory, from which the oldest go to disk
-	excess                 int64 // in memory when the limit was lowered, as far as they are still there
-	grain                  int64 // of segments before that
 }
 
 // resize sets the bounds to what the destinations ask for. s.mu is held.
@@ -110,7 +102,6 @@ func (s *Store) resize() {
 	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack
 	s.excess = s.memoryUsed + s.grain
-	s.maxSpare = s.memoryLimit / 8
 	if s.disk == nil {
 		s.diskLimit = 0
 	}
@@ -152,10 +143,10 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 	for len(lines) > 0 {
 		part, count := lines, n
 		if len(part) > records.MaxRecord {
-			part = part[:lastEnd(part[:records.MaxRecord])]
-			count = countLines(part)
+			part = part[:bytes.LastIndexByte(part[:records.MaxRecord], '\n')+1]
+			count = bytes.Count(part, []byte{'\n'})
 		}
-		sp, err := l.append(&s.tiers, part, count, born, s.memoryLimit)
+		sp, err := l.append(&s.tiers, part, count, born)
 		if err != nil {
 			s.noRoom(n, err)
 			for _, c := range s.cursors {

@@ -17,11 +17,10 @@ type tiers struct {
 	disk   *statedir.Dir // of the second tier; nil: there is none
 	memory *memdir.Dir   // of the first tier; nil: its files have no names
 
-	segmentSize          int64      // bytes, at most; more if it has one record
-	memoryUsed, diskUsed int64      // bytes
-	maxSpare             int64      // bytes
-	spare                []*segment // files in memory that are not in use
-	trash                []*segment // whose files on disk are to be removed
+	bounds
+	memoryUsed, diskUsed int64   // bytes
+	spare                []entry // files in memory that are not in use
+	trash                []entry // files on disk that are to be removed
 	saidUnkept           bool
 	saidNoRoom           bool // and no segment has been begun since
 
@@ -29,15 +28,13 @@ type tiers struct {
 	recordHeader [records.RecordHeader]byte
 }
 
-// dirs are the directories in which files have names: on disk, then in memory.
-func (t *tiers) dirs() (all []*statedir.Dir) {
-	if t.disk != nil {
-		all = append(all, t.disk)
-	}
-	if t.memory != nil {
-		all = append(all, t.memory.Dir)
-	}
-	return all
+// bounds are how many bytes may be kept.
+type bounds struct {
+	segmentSize            int64 // at most; more if it has one record
+	memoryLimit, diskLimit int64
+	pressure               int64 // in memory, from which the oldest go to disk
+	excess                 int64 // in memory when the limit was lowered, as far as they are still there
+	grain                  int64 // of segments before that
 }
 
 func (t *tiers) used(onDisk bool) int64 {
@@ -51,8 +48,7 @@ func (t *tiers) used(onDisk bool) int64 {
 // is cheaper than new memory, or a new one.
 func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	if last := len(t.spare) - 1; hasName && last >= 0 {
-		g.file, g.dir, g.name = t.spare[last].file, t.spare[last].dir, t.spare[last].name
-		t.spare = t.spare[:last]
+		g.entry, t.spare = t.spare[last], t.spare[:last]
 	} else if hasName && t.memory != nil {
 		g.dir, g.name = t.memory.Dir, segmentName(g.Kind, g.Base.At)
 		g.file, err = t.files.create(g.dir, g.name)
@@ -63,7 +59,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 		return err
 	}
 	if err = t.files.write(g.file, g.Append(t.header[:0]), nil, 0); err != nil {
-		t.discard(g)
+		t.discard(g.entry)
 		return err
 	}
 	t.memoryUsed += records.HeaderSize
@@ -76,7 +72,7 @@ func (t *tiers) free(g *segment) {
 	g.gone = true
 	if g.onDisk {
 		t.diskUsed -= g.size()
-		t.trash = append(t.trash, g)
+		t.trash = append(t.trash, g.entry)
 		return
 	}
 	t.memoryUsed -= g.size()
@@ -85,20 +81,20 @@ func (t *tiers) free(g *segment) {
 
 // release keeps the file of a segment in memory for the next one, or removes it.
 func (t *tiers) release(g *segment) {
-	mayStay := g.dir != nil || t.memory == nil
-	isSmall := len(t.spare) < 2 || int64(len(t.spare)+1)*t.segmentSize <= t.maxSpare
+	mayStay := g.begun && (g.dir != nil || t.memory == nil)
+	isSmall := int64(len(t.spare))*t.segmentSize < t.memoryLimit/8
 	if mayStay && isSmall && g.Base != g.end { // else the next one has its place
-		t.spare = append(t.spare, g)
+		t.spare = append(t.spare, g.entry)
 		return
 	}
-	t.discard(g)
+	t.discard(g.entry)
 }
 
-// discard closes and removes the file of a segment in memory.
-func (t *tiers) discard(g *segment) {
-	g.file.Close()
-	if g.dir != nil {
-		t.files.remove(g.dir, g.name)
+// discard closes and removes a file in memory.
+func (t *tiers) discard(e entry) {
+	e.file.Close()
+	if e.dir != nil {
+		t.files.remove(e.dir, e.name)
 	}
 }
 
