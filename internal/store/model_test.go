@@ -481,8 +481,10 @@ func (m *model) tally(all []Books) {
 func (m *model) restart(torn bool) {
 	if torn {
 		m.former, m.torn = nil, true
+		for _, c := range m.store.removed {
+			c.giveUp(false) // nobody will ask what its session had sent
+		}
 		for _, c := range slices.Concat(m.store.cursors, m.store.removed) {
-			c.store = m.store
 			m.tally([]Books{c.books})
 		}
 		m.loseNameless()

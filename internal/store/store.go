@@ -262,11 +262,11 @@ func (s *Store) sweep(gone *segment) {
 	}
 }
 
-// settle frees what nobody needs any more, and makes the rest survive the process. s.mu is
-// held.
+// settle makes what is needed survive the process, and then frees the rest: the next one would
+// miss what the state names. s.mu is held.
 func (s *Store) settle() {
-	s.sweep(nil)
 	s.save()
+	s.sweep(nil)
 }
 
 func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
