@@ -85,7 +85,6 @@ type burst struct {
 	began time.Time
 	bytes int       // sent
 	end   uint64    // in the session
-	looks int       // since the last was acknowledged
 	rest  time.Time // no other one before then
 }
 

@@ -18,14 +18,14 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	renamed = s.rename(to)
 	kept := make([]*Cursor, 0, len(to))
 	for _, d := range to {
-		c := s.cursor(d.Name)
+		c := find(s.cursors, d.Name)
 		if c == nil {
 			c = s.newCursor(d)
-			if i := indexOf(s.removed, d.Name); i >= 0 { // it counts on
-				s.removed[i].giveUp(false)
-				c.books = s.removed[i].books
+			if former := find(s.removed, d.Name); former != nil { // it counts on
+				former.giveUp(false)
+				c.books = former.books
 				c.books.Removed = false
-				s.removed = slices.Delete(s.removed, i, i+1)
+				s.removed = slices.DeleteFunc(s.removed, func(r *Cursor) bool { return r == former })
 			}
 			c.books.Adopted += uint64(s.held.left())
 		}
@@ -49,19 +49,16 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 // strangers. s.mu is held.
 func (s *Store) rename(to []Destination) (renamed map[string]string) {
 	renamed = map[string]string{}
-	for _, isSame := range []func(a, b Destination) bool{
-		func(a, b Destination) bool {
-			return slices.ContainsFunc(a.To, func(address string) bool { return slices.Contains(b.To, address) })
-		},
-		func(a, b Destination) bool { return a.Name == "" || b.Name == "" },
-	} {
+	for _, byAddress := range []bool{true, false} {
 		for _, d := range to {
-			wasThere := indexOf(s.removed, d.Name) >= 0
 			i := slices.IndexFunc(s.cursors, func(c *Cursor) bool {
-				isGone := !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == c.Name })
-				return isGone && isSame(c.Destination, d)
+				isSame := c.Name == "" || d.Name == ""
+				if byAddress {
+					isSame = slices.ContainsFunc(c.To, func(a string) bool { return slices.Contains(d.To, a) })
+				}
+				return isSame && !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == c.Name })
 			})
-			if i < 0 || wasThere || s.cursor(d.Name) != nil {
+			if i < 0 || find(s.removed, d.Name) != nil || find(s.cursors, d.Name) != nil {
 				continue
 			}
 			c := s.cursors[i]
@@ -73,23 +70,19 @@ func (s *Store) rename(to []Destination) (renamed map[string]string) {
 	return renamed
 }
 
-// cursor returns the cursor of a destination, or nil. s.mu is held.
-func (s *Store) cursor(name string) *Cursor {
-	if i := indexOf(s.cursors, name); i >= 0 {
-		return s.cursors[i]
+// find returns the cursor of that name, or nil.
+func find(all []*Cursor, name string) *Cursor {
+	if i := slices.IndexFunc(all, func(c *Cursor) bool { return c.Name == name }); i >= 0 {
+		return all[i]
 	}
 	return nil
-}
-
-func indexOf(all []*Cursor, name string) int {
-	return slices.IndexFunc(all, func(c *Cursor) bool { return c.Name == name })
 }
 
 // Cursor returns the place of a destination, or nil if there is none of that name.
 func (s *Store) Cursor(name string) *Cursor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.cursor(name)
+	return find(s.cursors, name)
 }
 
 func (s *Store) newCursor(d Destination) *Cursor {

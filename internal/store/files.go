@@ -34,10 +34,6 @@ func (o *files) write(f *os.File, head, body []byte, offset int64) error {
 		o.ask("written", f.Name(), 0)
 		return err
 	}
-	if len(body) == 0 {
-		_, err := f.WriteAt(head, offset)
-		return err
-	}
 	_, err := writeAt(f, head, body, offset)
 	return err
 }
@@ -60,24 +56,21 @@ func (o *files) replace(d *statedir.Dir, name string, r io.Reader) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(&writer{o, f, 0}, r); err != nil {
+	if _, err := io.Copy(io.NewOffsetWriter(writer{o, f}, 0), r); err != nil {
 		o.remove(d, name+newSuffix)
 		return err
 	}
 	return o.rename(d, name+newSuffix, name)
 }
 
-// A writer writes a file from its beginning on.
+// A writer writes a file.
 type writer struct {
 	files *files
 	file  *os.File
-	at    int64
 }
 
-func (w *writer) Write(b []byte) (int, error) {
-	err := w.files.write(w.file, b, nil, w.at)
-	w.at += int64(len(b))
-	return len(b), err
+func (w writer) WriteAt(b []byte, at int64) (int, error) {
+	return len(b), w.files.write(w.file, b, nil, at)
 }
 
 func (o *files) rename(d *statedir.Dir, from, to string) error {

@@ -66,18 +66,13 @@ func (s *Store) TakeHeld() (Held, bool) {
 	for {
 		next := records.Chunk{Span: h.todo.First(h.inMemory())}
 		if next.IsEmpty() {
-			return s.takeLate()
+			break
 		}
 		if s.load(&h.log, &next) == nil && h.todo.Holds(next.Span) {
 			return h.take(next, false), true
 		}
 		next.Free()
 	}
-}
-
-// takeLate is TakeHeld for those on disk. s.mu is held.
-func (s *Store) takeLate() (Held, bool) {
-	h := &s.held
 	if !h.ahead.Begins(h.todo.First(h.onDisk())) {
 		h.asked = len(h.todo) > 0
 		notify(s.work)

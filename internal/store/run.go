@@ -256,7 +256,7 @@ func (s *Store) load(l *log, c *records.Chunk) error {
 // sync makes the disk write what was written.
 func (s *Store) sync() (err error) {
 	s.mu.Lock()
-	moved, state, used := s.unsynced, s.state(), s.diskUsed > 0
+	moved, state := s.unsynced, s.state()
 	s.unsynced, s.dirty = nil, false
 	s.mu.Unlock()
 	for _, g := range moved {
@@ -271,7 +271,6 @@ func (s *Store) sync() (err error) {
 		s.unsynced, s.dirty = append(moved, s.unsynced...), true
 		return fmt.Errorf("sync the spool: %w", err)
 	}
-	s.wasUsed = used
 	return nil
 }
 

@@ -126,7 +126,7 @@ func (c *Cursor) Expire(time.Time) (again time.Duration, err error) {
 	return 0, nil
 }
 
-// Refuse implements outlet.Source. It is never called: no line is too long for a stream.
+// Refuse implements outlet.Source: no line is too long for a stream.
 func (c *Cursor) Refuse(int) {}
 
 // Lost implements outlet.Source.
@@ -279,8 +279,7 @@ func (b *burst) pause(now time.Time) time.Duration {
 	if b.bytes < burstBytes {
 		return b.rest.Sub(now)
 	}
-	b.looks++ // until it is acknowledged
-	return min(time.Millisecond<<min(b.looks, 10), longestLook)
+	return min(max(now.Sub(b.began), time.Millisecond), longestLook) // until it is acknowledged
 }
 
 func (b *burst) send(now time.Time, p part) {
@@ -292,7 +291,6 @@ func (b *burst) send(now time.Time, p part) {
 }
 
 func (b *burst) ack(now time.Time, acked uint64) {
-	b.looks = 0
 	if b.bytes > 0 && acked >= b.end {
 		*b = burst{rest: now.Add(now.Sub(b.began) / burstRest)}
 	}

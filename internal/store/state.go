@@ -177,7 +177,6 @@ type saving struct {
 	generation uint64     // of what was saved last
 	dirty      bool       // the disk is to be synced, and to know the state
 	unsynced   []*segment // that are on disk
-	wasUsed    bool       // there were lines on disk when it was synced
 	synced     time.Time  // of Run
 	resumes    time.Time  // of Run: when to try again what failed; zero: the disk works
 }
@@ -191,7 +190,7 @@ func (s *Store) save() {
 			s.unkept(err)
 		}
 	}
-	if err != nil || s.diskUsed > 0 || s.wasUsed {
+	if err != nil || s.diskUsed > 0 {
 		s.dirty = true
 		notify(s.work)
 	}

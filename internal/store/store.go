@@ -258,6 +258,7 @@ func (s *Store) sweep(gone *segment) {
 		})
 	}
 	if len(s.trash) > 0 {
+		s.dirty = true
 		notify(s.work)
 	}
 }
