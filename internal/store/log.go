@@ -2,12 +2,55 @@ package store
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sort"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
+
+// A segment is a file, a part of a log. The store's mutex guards it.
+type segment struct {
+	records.Header
+	end records.Place // behind its last record
+
+	entry
+	begun  bool // by this process
+	onDisk bool // in the second tier
+	sealed bool // no more is appended
+	gone   bool // nobody needs it, and others may be in its place
+}
+
+// An entry is where a file is.
+type entry struct {
+	file *os.File      // nil: on disk, and opened when it is read
+	dir  *statedir.Dir // nil: it has no name, and ends with the process
+	name string
+}
+
+// path shows people where the file is.
+func (e entry) path() string {
+	if e.dir == nil {
+		return "memory"
+	}
+	return filepath.Join(e.dir.Path(), e.name)
+}
+
+func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }
+
+// size returns the bytes of the file.
+func (g *segment) size() int64 { return records.HeaderSize + g.span().Bytes() }
+
+// full is the reason for dropping lines where the segment is.
+func (g *segment) full() Reason {
+	if g.onDisk {
+		return SpoolFull
+	}
+	return QueueFull
+}
 
 // A log is a sequence of segments: those on disk, then those in memory. Lines are appended to
 // the last. The store's mutex guards it.
@@ -73,29 +116,13 @@ func (l *log) border() records.Place { return l.start(l.tier(false)) }
 func (l *log) onDisk() records.Span   { return records.Span{To: l.border()} }
 func (l *log) inMemory() records.Span { return records.Between(l.border(), l.tail) }
 
-// from returns the segments that end after p.
-func (l *log) from(p records.Place) []*segment {
-	return l.segments[sort.Search(len(l.segments), func(i int) bool { return l.segments[i].end.At > p.At }):]
-}
-
 // at returns the segment that holds the record at p, or nil.
 func (l *log) at(p records.Place) *segment {
-	if behind := l.from(p); len(behind) > 0 && behind[0].Base.At <= p.At {
-		return behind[0]
+	i := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].end.At > p.At })
+	if i < len(l.segments) && l.segments[i].Base.At <= p.At {
+		return l.segments[i]
 	}
 	return nil
-}
-
-// need marks what is in a set as still needed.
-func (l *log) need(all records.Spans) {
-	for _, sp := range all {
-		for _, g := range l.from(sp.From) {
-			if g.Base.At >= sp.To.At {
-				break
-			}
-			g.needed = true
-		}
-	}
 }
 
 // last returns the last segment, or nil.

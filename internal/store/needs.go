@@ -1,6 +1,10 @@
 package store
 
-import "github.com/prefixproxy/prefixproxy/internal/records"
+import (
+	"slices"
+
+	"github.com/prefixproxy/prefixproxy/internal/records"
+)
 
 // needs is what a destination needs of the log. What is kept for it is in todo or in done; of
 // that, what is not on its way waits in a queue. The way of a line:
@@ -176,6 +180,11 @@ func (n *needs) trim(window int64, acked uint64) {
 		n.proven -= i + 1
 		return
 	}
+}
+
+// keeps says whether anything of sp is kept.
+func (n *needs) keeps(sp records.Span) bool {
+	return n.todo.Touches(sp) || slices.ContainsFunc(n.done[:], func(done records.Spans) bool { return done.Touches(sp) })
 }
 
 // forget lets go of what is delivered of sp; false: there is nothing.

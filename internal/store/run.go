@@ -28,17 +28,14 @@ const (
 
 // Run moves lines to disk, and reads them from there, until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
 	for {
-		if again := s.step(time.Now()); again > 0 {
-			timer.Reset(again)
-		} else {
-			timer.Stop() // an idle host is left alone
+		var again <-chan time.Time // an idle host is left alone
+		if wait := s.step(time.Now()); wait > 0 {
+			again = time.After(wait)
 		}
 		select {
 		case <-s.work:
-		case <-timer.C:
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -206,12 +206,9 @@ func (s *Store) evict(onDisk bool) bool {
 // forget lets go of lines already delivered to a destination, until that makes room in a tier.
 // s.mu is held.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
-	used := s.used(onDisk)
-	for _, g := range slices.Clone(s.named.tier(onDisk)) {
-		if c.forget(g.span()) {
+	for _, g := range s.named.tier(onDisk) {
+		if c.forget(g.span()) && !s.isNeeded(g) {
 			s.sweep(nil)
-		}
-		if s.used(onDisk) < used {
 			return true
 		}
 	}
@@ -238,19 +235,9 @@ func (s *Store) lose(g *segment, p records.Place, why Reason) {
 
 // sweep frees the segments that nobody needs any more, and gone. s.mu is held.
 func (s *Store) sweep(gone *segment) {
-	for _, g := range s.segments() {
-		g.needed = !g.sealed
-	}
-	for _, c := range s.cursors {
-		s.named.need(c.todo)
-		for _, done := range c.done {
-			s.named.need(done)
-		}
-	}
-	s.held.need(s.held.all())
 	for _, l := range s.logs() {
 		l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
-			if g.needed && g != gone {
+			if g != gone && s.isNeeded(g) {
 				return false
 			}
 			s.free(g)
@@ -260,6 +247,18 @@ func (s *Store) sweep(gone *segment) {
 	if len(s.trash) > 0 {
 		s.dirty = true
 		notify(s.work)
+	}
+}
+
+// isNeeded says whether a segment takes more lines, or has some that somebody needs. s.mu is held.
+func (s *Store) isNeeded(g *segment) bool {
+	switch {
+	case !g.sealed:
+		return true
+	case g.Kind == records.Held:
+		return s.held.all().Touches(g.span())
+	default:
+		return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.keeps(g.span()) })
 	}
 }
 

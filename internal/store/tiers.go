@@ -37,13 +37,6 @@ type bounds struct {
 	grain                  int64 // of segments before that
 }
 
-func (t *tiers) used(onDisk bool) int64 {
-	if onDisk {
-		return t.diskUsed
-	}
-	return t.memoryUsed
-}
-
 // begin makes the file of a new segment in memory: one that was used before, since overwriting
 // is cheaper than new memory, or a new one.
 func (t *tiers) begin(g *segment, hasName bool) (err error) {
