@@ -1,6 +1,8 @@
 package records
 
 import (
+	"encoding/json"
+	"fmt"
 	"iter"
 	"slices"
 	"sort"
@@ -19,6 +21,18 @@ const MaxPlace = 1 << 62
 
 // IsSound says whether there can be such a place.
 func (p Place) IsSound() bool { return p.At <= MaxPlace && p.Line <= p.At }
+
+// UnmarshalJSON refuses what is none.
+func (p *Place) UnmarshalJSON(b []byte) error {
+	type place Place
+	if err := json.Unmarshal(b, (*place)(p)); err != nil {
+		return err
+	}
+	if !p.IsSound() {
+		return fmt.Errorf("no place in a log: %v", *p)
+	}
+	return nil
+}
 
 // End is behind all places.
 var End = Place{MaxPlace, MaxPlace}
@@ -67,16 +81,19 @@ func (s Span) Minus(o Span) (before, behind Span) {
 // Spans are apart from each other, in order.
 type Spans []Span
 
-// AreSound says whether they are spans that there can be, in order.
-func (ss Spans) AreSound() bool {
+// UnmarshalJSON refuses what is no such set.
+func (ss *Spans) UnmarshalJSON(b []byte) error {
+	if err := json.Unmarshal(b, (*[]Span)(ss)); err != nil {
+		return err
+	}
 	var last Place
-	for _, s := range ss {
-		if !s.From.IsSound() || !s.To.IsSound() || s.From.At < last.At || s.From.Line < last.Line || s.IsEmpty() || s.Lines() < 0 {
-			return false
+	for _, s := range *ss {
+		if s.From.At < last.At || s.From.Line < last.Line || s.IsEmpty() || s.Lines() < 0 {
+			return fmt.Errorf("no spans, in order: %v", *ss)
 		}
 		last = s.To
 	}
-	return true
+	return nil
 }
 
 // index returns the index of the first that ends behind at.

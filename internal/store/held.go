@@ -31,6 +31,10 @@ func (h *heldLines) all() records.Spans {
 	return all
 }
 
+func (h *heldLines) keeps(sp records.Span) bool {
+	return h.todo.Touches(sp) || !h.taken.Within(sp).IsEmpty()
+}
+
 func (h *heldLines) left() int { return h.todo.Lines() + h.taken.Lines() }
 
 // lose drops the waiting lines in sp.
@@ -113,11 +117,8 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 func (s *Store) Expire(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := &s.held
-	old := records.Span{To: h.since(before)}
-	if !h.todo.Touches(old) {
-		return
+	if old := (records.Span{To: s.held.since(before)}); s.held.todo.Touches(old) {
+		s.held.lose(s, old, NoName)
+		s.settle()
 	}
-	h.lose(s, old, NoName)
-	s.settle()
 }

@@ -43,14 +43,14 @@ func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, 
 		return s, s.recall(to)
 	}
 	state, err := statedir.Open(at.State)
+	if err == nil {
+		defer state.Close()
+		if s.disk, err = state.Sub("store"); err != nil && !errors.Is(err, syscall.EMFILE) {
+			err = fmt.Errorf("%w; remove it, or make it a directory of this user alone", err)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w", err)
-	}
-	defer state.Close()
-	if s.disk, err = state.Sub("store"); errors.Is(err, syscall.EMFILE) {
-		return nil, fmt.Errorf("directory of the spool: %w", err)
-	} else if err != nil {
-		return nil, fmt.Errorf("directory of the spool: %w; remove it, or make it a directory of this user alone", err)
 	}
 	s.diskState.dir = s.disk
 	s.findMemory(at)
@@ -70,13 +70,12 @@ func (s *Store) findMemory(at Places) {
 	for _, dir := range at.Memory {
 		predecessor.Collect(dir, s.out)
 	}
-	switch {
-	case s.memory != nil:
+	if s.memory != nil {
 		s.memoryState.dir = s.memory.Dir
 		if state, _ := filepath.Abs(at.State); len(at.Memory) > 1 && filepath.Dir(s.memory.Path()) == state {
 			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory.Path())
 		}
-	case len(at.Memory) > 0:
+	} else if len(at.Memory) > 0 {
 		s.out.Warn("what waits in memory would be lost if the process were killed")
 	}
 }

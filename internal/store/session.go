@@ -262,11 +262,12 @@ func (c *Cursor) giveUp(isIdle bool) {
 
 // takeBack undoes the sending of what is in hand if none of it was written.
 func (c *Cursor) takeBack() {
-	if len(c.hand) == 0 || c.handed-c.written < uint64(c.sent[len(c.sent)-1].size) {
+	last := len(c.sent) - 1
+	if last < 0 || len(c.hand) < c.sent[last].size {
 		return
 	}
-	p := c.sent[len(c.sent)-1]
-	c.sent = c.sent[:len(c.sent)-1]
+	p := c.sent[last]
+	c.sent = c.sent[:last]
 	c.handed = c.written
 	c.wait(p.Span, p.queue)
 	if !p.queue.isNew() {

@@ -56,47 +56,32 @@ var errNoState = errors.New("no state of a store")
 func decodeState(b []byte) (st state, err error) {
 	var version, size, sum int
 	header, body, _ := bytes.Cut(b, []byte{'\n'})
-	if _, err := fmt.Sscanf(string(header)+"\n", stateHeader, &version, &size, &sum); err != nil || size < 0 || size > len(body) {
-		return st, errNoState
-	}
-	if body = body[:size]; sum != int(crc32.Checksum(body, castagnoli)) {
+	if _, err := fmt.Sscanf(string(header)+"\n", stateHeader, &version, &size, &sum); err != nil ||
+		size < 0 || size > len(body) || sum != int(crc32.Checksum(body[:size], castagnoli)) {
 		return st, errNoState
 	}
 	if version > records.Version {
 		return st, records.ErrLater
 	}
-	if err := json.Unmarshal(body, &st); err != nil {
+	if err := json.Unmarshal(body[:size], &st); err != nil {
 		return state{}, fmt.Errorf("%w: %w", errNoState, err)
-	}
-	isSound := st.Named.IsSound() && st.Held.IsSound() && st.HeldTodo.AreSound()
-	for _, p := range st.Places {
-		for _, again := range p.Again {
-			isSound = isSound && again.AreSound()
-		}
-		isSound = isSound && p.Todo.AreSound()
-	}
-	if !isSound {
-		return state{}, errNoState
 	}
 	return st, nil
 }
 
-// state returns what to save. s.mu is held.
-func (s *Store) state() state {
+// state returns what to save, as its file holds it. s.mu is held.
+func (s *Store) state() []byte {
 	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.all()}
 	for _, c := range s.cursors {
-		p := placeOf{Name: c.Name, To: c.To, Todo: slices.Clone(c.todo)}
-		for why := range c.lost {
-			for _, sp := range c.lost[why] {
+		p := placeOf{c.Name, c.To, slices.Clone(c.todo), c.done}
+		for _, lost := range c.lost {
+			for _, sp := range lost {
 				p.Todo.Add(sp)
 			}
 		}
-		for idle, done := range c.done {
-			p.Again[idle] = slices.Clone(done)
-		}
 		st.Places = append(st.Places, p)
 	}
-	return st
+	return st.encode()
 }
 
 // A stateFile is two files that are overwritten in turn: a process that is killed while it
@@ -145,7 +130,7 @@ func (f *stateFile) read(name string) (st state, err error) {
 }
 
 // write writes a state; the one before it stays.
-func (f *stateFile) write(o *files, st state, sync bool) (err error) {
+func (f *stateFile) write(o *files, state []byte, sync bool) (err error) {
 	file := &f.files[f.turn]
 	if *file == nil { // what is there may be a file elsewhere, too
 		if err = o.remove(f.dir, stateName(f.turn)); err != nil {
@@ -155,7 +140,7 @@ func (f *stateFile) write(o *files, st state, sync bool) (err error) {
 			return err
 		}
 	}
-	if err = o.write(*file, st.encode(), nil, 0); err == nil && sync {
+	if err = o.write(*file, state, nil, 0); err == nil && sync {
 		err = o.sync((*file).Name(), *file)
 	}
 	if err == nil {

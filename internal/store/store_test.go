@@ -666,12 +666,16 @@ func TestRemovedInASession(t *testing.T) {
 		{"closed by the peer", outlet.Closed, true, false, 0, 3, 0},
 		{"not acknowledged", outlet.Broken, false, false, 0, 3, 0},
 		{"back meanwhile", outlet.Finished, true, true, 0, 3, 0},
+		{"back, in the middle of a line", outlet.Broken, false, true, 0, 3, 0},
 	} {
 		b := newBench(t, a, c)
 		b.putLines("1 1 1", "2 1 1")
 		l := b.begin("a")
-		if sent := l.take(); strings.Count(sent, "\n") != 2 {
-			t.Fatalf("sent %q", sent)
+		if lines, _, _ := l.Next(b.now); strings.Count(string(lines), "\n") != 2 {
+			t.Fatalf("sent %q", lines)
+		}
+		if tt.acked {
+			l.take()
 		}
 		b.putLines("3 1 1")
 		b.SetDestinations([]Destination{c})
