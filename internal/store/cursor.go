@@ -56,8 +56,7 @@ type Cursor struct {
 	ahead  records.Chunk // of what is on disk: read before it is sent
 	excess int64         // bytes of todo when the bounds were lowered
 
-	hand []byte        // lines that Next has returned, as far as they were not written; the caller's
-	cur  records.Chunk // that holds them; the caller's
+	hand records.Chunk // what Next has returned, as far as it was not written; the caller's
 }
 
 // A session is what is known about one.
@@ -142,7 +141,7 @@ func (c *Cursor) snapshot() Books {
 		b.Queued += lost.Lines() // only the kernels have them
 	}
 	if !b.Removed {
-		count(s.held.all(), &s.held.log)
+		count(s.held.todo, &s.held.log)
 	}
 	return b
 }

@@ -27,7 +27,7 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 				c.books.Removed = false
 				s.removed = slices.DeleteFunc(s.removed, func(r *Cursor) bool { return r == former })
 			}
-			c.books.Adopted += uint64(s.held.left())
+			c.books.Adopted += uint64(s.held.todo.Lines())
 		}
 		c.Destination = d
 		c.excess = c.todo.Bytes() + s.segmentSize
@@ -94,7 +94,7 @@ func (s *Store) newCursor(d Destination) *Cursor {
 func (s *Store) retire(c *Cursor) {
 	before := c.books.Dropped[Shutdown]
 	c.lose(records.Span{To: records.End}, Shutdown)
-	c.books.Dropped[Shutdown] += uint64(s.held.left())
+	c.books.Dropped[Shutdown] += uint64(s.held.todo.Lines())
 	c.books.Removed = true
 	c.ahead.Free()
 	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", c.books.Dropped[Shutdown]-before)

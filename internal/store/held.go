@@ -1,7 +1,6 @@
 package store
 
 import (
-	"slices"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -11,10 +10,9 @@ import (
 type heldLines struct {
 	log
 	todo  records.Spans // wait
-	taken records.Chunk // in the hands of who names
-	late  bool          // what is taken came from disk
+	taken records.Chunk // of todo: in the hands of who names
+	late  bool          // it came from disk
 	ahead records.Chunk // of todo: read from disk
-	asked bool          // somebody would name what is on disk
 }
 
 // A Held is some lines that wait for a name.
@@ -24,22 +22,13 @@ type Held struct {
 	Born  time.Time
 }
 
-// all are the waiting lines, wherever they are.
-func (h *heldLines) all() records.Spans {
-	all := slices.Clone(h.todo)
-	all.Add(h.taken.Span)
-	return all
-}
-
-func (h *heldLines) keeps(sp records.Span) bool {
-	return h.todo.Touches(sp) || !h.taken.Within(sp).IsEmpty()
-}
-
-func (h *heldLines) left() int { return h.todo.Lines() + h.taken.Lines() }
-
-// lose drops the waiting lines in sp.
+// lose drops the waiting lines in sp, but for those that get their name just then.
 func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
 	n, _ := h.todo.Remove(sp)
+	if taken := h.taken.Within(sp); !taken.IsEmpty() {
+		h.todo.Add(taken)
+		n -= taken.Lines()
+	}
 	for _, c := range s.cursors {
 		c.books.Dropped[why] += uint64(n)
 	}
@@ -48,11 +37,7 @@ func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
 
 // hold updates what IsHolding returns. s.mu is held.
 func (s *Store) hold() {
-	h := &s.held
-	n, _ := h.todo.Count(h.inMemory())
-	if !h.late {
-		n += h.taken.Lines()
-	}
+	n, _ := s.held.todo.Count(s.held.inMemory())
 	s.holding.Store(int64(n))
 }
 
@@ -77,19 +62,17 @@ func (s *Store) TakeHeld() (Held, bool) {
 		}
 		next.Free()
 	}
-	if !h.ahead.Begins(h.todo.First(h.onDisk())) {
-		h.asked = len(h.todo) > 0
+	next := h.ahead
+	if !next.Begins(h.todo.First(h.onDisk())) {
 		notify(s.work)
 		return Held{}, false
 	}
-	next := h.ahead
-	h.ahead, h.asked = records.Chunk{}, false
+	h.ahead = records.Chunk{}
 	return h.take(next, true), true
 }
 
 // take hands over c.
 func (h *heldLines) take(c records.Chunk, late bool) Held {
-	h.todo.Remove(c.Span)
 	h.taken, h.late = c, late
 	return Held{c.Data, c.Lines(), c.Born}
 }
@@ -100,11 +83,9 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
-	data := h.taken
-	h.taken = records.Chunk{}
-	defer data.Free()
 	named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.late) })
-	h.late = false
+	h.todo.Remove(h.taken.Span)
+	h.taken.Free()
 	s.hold()
 	s.bound()
 	if s.closed {

@@ -133,7 +133,7 @@ func (s *Store) recall(to []Destination) error {
 	s.SetDestinations(to)
 	s.hold()
 	for _, c := range s.cursors {
-		if n := c.todo.Lines() + s.held.left(); n > 0 {
+		if n := c.todo.Lines() + s.held.todo.Lines(); n > 0 {
 			s.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
 		}
 	}
@@ -154,7 +154,7 @@ func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 	for _, sp := range p.Todo {
 		c.add(sp, fresh)
 	}
-	c.books.Adopted = uint64(p.Todo.Lines() + s.held.left() + lost)
+	c.books.Adopted = uint64(p.Todo.Lines() + s.held.todo.Lines() + lost)
 	c.books.Dropped[SpoolFull] += uint64(lost)
 	if lost > 0 {
 		s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost)

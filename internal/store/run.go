@@ -174,7 +174,7 @@ func (s *Store) takeOut() {
 func (s *Store) readAhead() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h := &s.held; h.asked && s.isThirsty() {
+	if h := &s.held; h.taken.IsEmpty() && s.isThirsty() {
 		err = s.prefetch(&h.log, h.todo.First(h.onDisk()), &h.ahead, s.MoreHeld)
 	}
 	for _, c := range slices.Clone(s.cursors) {

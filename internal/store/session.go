@@ -20,8 +20,8 @@ func (c *Cursor) Begin(now time.Time, with outlet.Session) {
 
 // Next implements outlet.Source.
 func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err error) {
-	if len(c.hand) > 0 {
-		return c.hand, 0, nil
+	if len(c.hand.Data) > 0 {
+		return c.hand.Data, 0, nil
 	}
 	s := c.store
 	s.mu.Lock()
@@ -38,8 +38,9 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			return nil, wait, nil
 		}
 		if c.fetch(sp) && c.send(now, q) {
-			return c.hand, 0, nil
+			return c.hand.Data, 0, nil
 		}
+		c.hand.Free()
 	}
 }
 
@@ -69,7 +70,7 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Durati
 func (c *Cursor) giveWay(now time.Time) {
 	l := &c.store.named
 	live := l.border()
-	if new := c.queues[fresh]; len(new) > 0 && new[0].From.At < l.since(now.Add(-liveAge)).At && !c.store.closed {
+	if old := (records.Span{To: l.since(now.Add(-liveAge))}); c.queues[fresh].Touches(old) && !c.store.closed {
 		if p := l.since(now.Add(-liveAge / 2)); p.At > live.At {
 			live = p
 		}
@@ -78,27 +79,27 @@ func (c *Cursor) giveWay(now time.Time) {
 	notify(c.store.work) // it may be read ahead
 }
 
-// fetch loads the beginning of sp into c.cur. s.mu is held, but not while it reads.
+// fetch takes the beginning of sp in hand. s.mu is held, but not while it reads.
 func (c *Cursor) fetch(sp records.Span) bool {
 	s := c.store
-	c.cur.Free()
+	c.hand.Free()
 	if c.ahead.Begins(sp) {
-		c.cur, c.ahead = c.ahead, records.Chunk{}
+		c.hand, c.ahead = c.ahead, records.Chunk{}
 		notify(s.work)
 		return true
 	}
-	c.cur.Span = sp
-	return s.load(&s.named, &c.cur) == nil
+	c.hand.Span = sp
+	return s.load(&s.named, &c.hand) == nil
 }
 
-// send takes in hand what was loaded; false: it no longer waits.
+// send notes that what is in hand is sent; false: it no longer waits.
 func (c *Cursor) send(now time.Time, q queue) bool {
 	isLagging := c.isLagging()
-	p := part{c.cur.Span, q, len(c.cur.Data), c.handed + uint64(len(c.cur.Data))}
+	p := part{c.hand.Span, q, len(c.hand.Data), c.handed + uint64(len(c.hand.Data))}
 	if !c.take(p) {
 		return false
 	}
-	c.hand, c.handed = c.cur.Data, p.end
+	c.handed = p.end
 	if isLagging && q != fresh {
 		c.burst.send(now, p)
 	}
@@ -139,7 +140,7 @@ func (c *Cursor) Lost() (n uint64) {
 
 // Wrote implements outlet.Source.
 func (c *Cursor) Wrote(now time.Time, n int) {
-	c.hand = c.hand[n:]
+	c.hand.Data = c.hand.Data[n:]
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	c.written += uint64(n)
@@ -215,9 +216,7 @@ func (c *Cursor) replayed() int64 {
 // deliver books that the peer has what was sent up to an offset in the session.
 func (c *Cursor) deliver(to uint64) (changed bool) {
 	lines, changed := c.needs.deliver(to)
-	if lines > 0 {
-		c.forward(c.Upstream, lines)
-	}
+	c.forward(c.Upstream, lines)
 	return changed
 }
 
@@ -245,7 +244,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	c.trim(now)
 	c.giveUp(isIdle)
 	c.ahead.Free()
-	c.hand = nil
+	c.hand.Free()
 	c.session = session{}
 	s.settle()
 }
@@ -263,7 +262,7 @@ func (c *Cursor) giveUp(isIdle bool) {
 // takeBack undoes the sending of what is in hand if none of it was written.
 func (c *Cursor) takeBack() {
 	last := len(c.sent) - 1
-	if last < 0 || len(c.hand) < c.sent[last].size {
+	if last < 0 || len(c.hand.Data) < c.sent[last].size {
 		return
 	}
 	p := c.sent[last]

@@ -71,7 +71,7 @@ func decodeState(b []byte) (st state, err error) {
 
 // state returns what to save, as its file holds it. s.mu is held.
 func (s *Store) state() []byte {
-	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.all()}
+	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.todo}
 	for _, c := range s.cursors {
 		p := placeOf{c.Name, c.To, slices.Clone(c.todo), c.done}
 		for _, lost := range c.lost {

@@ -256,7 +256,7 @@ func (s *Store) isNeeded(g *segment) bool {
 	case !g.sealed:
 		return true
 	case g.Kind == records.Held:
-		return s.held.keeps(g.span())
+		return s.held.todo.Touches(g.span())
 	default:
 		return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.keeps(g.span()) })
 	}
