@@ -118,7 +118,7 @@ func (q *carbonQueue) takeHeld() *batch {
 		return nil
 	}
 	b := newBatch(h.Born, nil, true) // its own copy: the store's is not for the pool of batches
-	b.buf, b.lines = append(b.buf, h.Data...), h.Lines
+	b.buf, b.lines = append(b.buf, h.Data...), h.Lines()
 	return b
 }
 

@@ -87,16 +87,6 @@ type burst struct {
 	rest  time.Time // no other one before then
 }
 
-// put registers new lines.
-func (c *Cursor) put(sp records.Span, isLate bool) {
-	q := fresh
-	if isLate && c.linked {
-		q = late
-	}
-	c.add(sp, q)
-	notify(c.more)
-}
-
 // lose drops the lines in sp, which can no longer be read.
 func (c *Cursor) lose(sp records.Span, why Reason) {
 	c.books.Dropped[why] += uint64(c.needs.lose(sp, why))

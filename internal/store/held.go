@@ -11,15 +11,8 @@ type heldLines struct {
 	log
 	todo  records.Spans // wait
 	taken records.Chunk // of todo: in the hands of who names
-	late  bool          // it came from disk
+	queue queue         // that it goes to
 	ahead records.Chunk // of todo: read from disk
-}
-
-// A Held is some lines that wait for a name.
-type Held struct {
-	Data  []byte // whole lines, until FinishHeld
-	Lines int
-	Born  time.Time
 }
 
 // lose drops the waiting lines in sp, but for those that get their name just then.
@@ -46,9 +39,9 @@ func (s *Store) hold() {
 func (s *Store) IsHolding() bool { return s.holding.Load() > 0 }
 
 // TakeHeld hands over some lines that wait for a name: the oldest in memory or, if there are
-// none and some destination has little else to send, the oldest on disk. They count as held
-// until FinishHeld. One goroutine calls the two in turn.
-func (s *Store) TakeHeld() (Held, bool) {
+// none and some destination has little else to send, the oldest on disk. They are there, and count
+// as held, until FinishHeld. One goroutine calls the two in turn.
+func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
@@ -58,23 +51,17 @@ func (s *Store) TakeHeld() (Held, bool) {
 			break
 		}
 		if s.load(&h.log, &next) == nil && h.todo.Holds(next.Span) {
-			return h.take(next, false), true
+			h.taken, h.queue = next, fresh
+			return next, true
 		}
 		next.Free()
 	}
-	next := h.ahead
-	if !next.Begins(h.todo.First(h.onDisk())) {
+	if !h.ahead.Begins(h.todo.First(h.onDisk())) {
 		notify(s.work)
-		return Held{}, false
+		return lines, false
 	}
-	h.ahead = records.Chunk{}
-	return h.take(next, true), true
-}
-
-// take hands over c.
-func (h *heldLines) take(c records.Chunk, late bool) Held {
-	h.taken, h.late = c, late
-	return Held{c.Data, c.Lines(), c.Born}
+	h.taken, h.queue, h.ahead = h.ahead, late, records.Chunk{}
+	return h.taken, true
 }
 
 // FinishHeld ends the waiting of what TakeHeld handed over. named calls put, in the same
@@ -83,7 +70,7 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
-	named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.late) })
+	named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.queue) })
 	h.todo.Remove(h.taken.Span)
 	h.taken.Free()
 	s.hold()

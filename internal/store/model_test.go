@@ -332,15 +332,15 @@ func (m *model) append(n int, isHeld bool) {
 func (m *model) name() {
 	for range 1 + m.rand.IntN(4) {
 		h, ok := m.store.TakeHeld()
-		m.logf("take held: %v, %d lines", ok, h.Lines)
+		m.logf("take held: %v, %d lines", ok, h.Lines())
 		if !ok {
 			return
 		}
-		if n := bytes.Count(h.Data, []byte{'\n'}); n != h.Lines {
-			m.Fatalf("%d held lines, said to be %d", n, h.Lines)
+		if n := bytes.Count(h.Data, []byte{'\n'}); n != h.Lines() {
+			m.Fatalf("%d held lines, said to be %d", n, h.Lines())
 		}
 		named := bytes.Clone(h.Data)
-		m.store.FinishHeld(func(put func([]byte, int, time.Time)) { put(named, h.Lines, h.Born) })
+		m.store.FinishHeld(func(put func([]byte, int, time.Time)) { put(named, h.Lines(), h.Born) })
 	}
 }
 

@@ -138,8 +138,10 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 			had += gone
 		}
 		lines += had
-		if kept > 0 && n.sent[kept-1].grow(p, records.MaxRecord*(1+kept/(manyParts/16))) {
-			continue
+		if kept > 0 && n.sent[kept-1].To == p.From && n.sent[kept-1].queue == p.queue &&
+			n.sent[kept-1].size+p.size <= records.MaxRecord*(1+kept/manyParts) {
+			p.From, p.size = n.sent[kept-1].From, p.size+n.sent[kept-1].size
+			kept--
 		}
 		n.sent[kept] = p
 		kept++
@@ -149,18 +151,9 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 	return lines, i > first
 }
 
-// manyParts is how many parts may be sent before we keep a coarser account of what is
-// delivered, to save memory.
-const manyParts = 4096
-
-// grow appends next, if the two together fit into one part of most bytes.
-func (p *part) grow(next part, most int) bool {
-	if p.To != next.From || p.queue != next.queue || p.size+next.size > most {
-		return false
-	}
-	p.To, p.size, p.end = next.To, p.size+next.size, next.end
-	return true
-}
+// manyParts is how many parts may be delivered before we keep a coarser account of them, to save
+// memory.
+const manyParts = 256
 
 // trim lets go of what is delivered and lies before a window of so many bytes. The window ends
 // with what is acknowledged but not delivered yet.

@@ -90,7 +90,7 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 	for _, c := range s.cursors {
 		c.books.Adopted += uint64(lines.Count())
 	}
-	s.put(l, lines.Data, lines.Count(), lines.Born, false)
+	s.put(l, lines.Data, lines.Count(), lines.Born, fresh)
 	s.excess = s.memoryUsed
 	s.mu.Unlock()
 	return s.moveDown(segmentsAtOnce, false)
@@ -303,8 +303,10 @@ func (s *Store) abandon() {
 	for _, e := range s.spare {
 		e.file.Close()
 	}
-	s.memoryState.close()
-	s.diskState.close()
+	for i := range s.diskState.files {
+		s.diskState.files[i].Close()
+		s.memoryState.files[i].Close()
+	}
 	if s.memory != nil {
 		s.memory.Close()
 	}

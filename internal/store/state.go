@@ -149,12 +149,6 @@ func (f *stateFile) write(o *files, state []byte, sync bool) (err error) {
 	return err
 }
 
-func (f *stateFile) close() {
-	for _, file := range f.files {
-		file.Close()
-	}
-}
-
 // saving is what is known about the state's files. The store's mutex guards it.
 type saving struct {
 	memoryState, diskState stateFile // used by one goroutine each

@@ -114,7 +114,7 @@ func (s *Store) resize() {
 func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.put(&s.named, lines, n, born, false)
+	s.put(&s.named, lines, n, born, fresh)
 	s.bound()
 	for _, c := range s.cursors {
 		if c.linked {
@@ -128,16 +128,15 @@ func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 func (s *Store) PutHeld(lines []byte, n int, born time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.put(&s.held.log, lines, n, born, false)
+	s.put(&s.held.log, lines, n, born, fresh)
 	s.bound()
 	notify(s.MoreHeld)
 }
 
-// put appends to a log. Late lines go after live ones, where those are being sent. s.mu is
-// held.
-func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
+// put appends to a log; what has its name waits in q. s.mu is held.
+func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 	s.excess = min(s.excess, s.memoryUsed+s.grain)
-	if !late {
+	if q == fresh {
 		l.mark(born)
 	}
 	for len(lines) > 0 {
@@ -160,7 +159,8 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, late bool) {
 		} else {
 			s.recent.put(sp, part, born)
 			for _, c := range s.cursors {
-				c.put(sp, late)
+				c.add(sp, q)
+				notify(c.more)
 			}
 		}
 		lines, n = lines[len(part):], n-count

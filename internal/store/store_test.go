@@ -587,7 +587,7 @@ func TestHeld(t *testing.T) {
 			break
 		}
 		if ok {
-			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines, h.Born) })
+			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines(), h.Born) })
 		}
 		sent += strings.Count(l.take(), "\n")
 		l.ack()
@@ -750,7 +750,7 @@ func TestStop(t *testing.T) {
 		t.Errorf("a held line may get its name yet: %v", err)
 	}
 	h, _ := b.TakeHeld()
-	b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines, h.Born) })
+	b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines(), h.Born) })
 	l.want("h 1 1")
 	if _, _, err := l.Next(b.now); err != nil {
 		t.Errorf("what was sent is not delivered yet: %v", err)
