@@ -33,7 +33,7 @@
 // In the state directory, store/ has the second tier (named-…, held-…), and its state.
 // The first tier, and its state, is in a directory that internal/memdir finds.
 //
-// In reading order: store.go (Put, evict), log.go, segment.go, tiers.go and recent.go (the
+// In reading order: store.go (Put, evict), log.go, tiers.go and recent.go (the
 // log), needs.go, cursor.go, session.go and destinations.go (a place in it for each
 // destination), held.go (lines without a name), run.go (the disk), state.go and open.go
 // (what the last process left; internal/predecessor, what an earlier version left), files.go.
