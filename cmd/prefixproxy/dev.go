@@ -55,7 +55,12 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	defer state.Close()
-	etcd, err := devetcd.Start(filepath.Join(dir, "etcd"))
+	end := func(err error) {
+		remove()
+		report(ui.err, etcdHint(err))
+		os.Exit(exitFailed)
+	}
+	etcd, err := devetcd.StartOr(end, filepath.Join(dir, "etcd"))
 	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) {
 		return hinted{err, "dev needs a loopback interface with 127.0.0.1 or ::1: ip link set lo up"}
 	}
@@ -91,6 +96,18 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	return g.Wait()
 }
 
+// etcdHint adds what to do to what our etcd cannot go on without.
+func etcdHint(err error) error {
+	err = fmt.Errorf("the embedded etcd: %w", err)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EFBIG) || errors.Is(err, syscall.EDQUOT) {
+		return hinted{err, "it needs some 100 MB: --data-dir DIR, or TMPDIR=DIR, where there is room"}
+	}
+	if strings.Contains(err.Error(), "descriptor") {
+		return hinted{err, "ulimit -n 8192"}
+	}
+	return err
+}
+
 // refuseReloads answers SIGHUP.
 func refuseReloads(ctx context.Context, hangups <-chan os.Signal, log *slog.Logger) {
 	for {
@@ -109,7 +126,9 @@ func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 		dir, err = filepath.Abs(c.DataDir)
 		return dir, func() {}, err
 	}
-	dir, err = os.MkdirTemp("", "prefixproxy-dev-")
+	if dir, err = os.MkdirTemp("", "prefixproxy-dev-"); err != nil {
+		err = hinted{err, "--data-dir DIR, or TMPDIR=DIR, with a directory that is there and that this user may write"}
+	}
 	return dir, func() { os.RemoveAll(dir) }, err
 }
 

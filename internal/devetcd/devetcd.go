@@ -15,6 +15,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // startTime bounds how long a server may take until it answers.
@@ -32,6 +33,27 @@ type Server struct {
 // there, on a free port of 127.0.0.1. It returns when the server answers; the
 // caller closes it.
 func Start(dir string) (*Server, error) { return StartWith(dir, func(*embed.Config) {}) }
+
+// StartOr is Start of a server that calls end, in place of a panic, with what it cannot go on
+// without; end must not return.
+func StartOr(end func(error), dir string) (*Server, error) {
+	log := zap.NewNop().WithOptions(zap.WithPanicHook(lastWords(end)), zap.WithFatalHook(lastWords(end)))
+	return StartWith(dir, func(cfg *embed.Config) { cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log) })
+}
+
+// lastWords makes an error of what etcd logs before it ends the process.
+type lastWords func(error)
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (end lastWords) OnWrite(said *zapcore.CheckedEntry, fields []zapcore.Field) {
+	err := errors.New(said.Message)
+	for _, f := range fields {
+		if cause, ok := f.Interface.(error); ok {
+			err = fmt.Errorf("%s: %w", said.Message, cause)
+		}
+	}
+	end(err)
+}
 
 // StartWith is Start of a server whose configuration change changes at each start.
 func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
