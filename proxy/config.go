@@ -336,12 +336,13 @@ func hintOfNetworks(a outlet.Address, networks []string) string {
 	return hint
 }
 
-// minMaxAge is the shortest life of a connection.
-const minMaxAge = time.Second
+// minMaxAge is the shortest life of a connection: within its last second, nothing that it takes
+// counts as delivered.
+const minMaxAge = 2 * time.Second
 
 func checkConnections(path string, to []outlet.Address, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
 	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
-		ps.Addf(path+".max_age", "1s or more; 0 for no end", "max_age %v is out of range", maxAge)
+		ps.Addf(path+".max_age", "2s or more; 0 for no end", "max_age %v is out of range", maxAge)
 	}
 	if (t.Cert == "") != (t.Key == "") {
 		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")

@@ -91,7 +91,7 @@ func TestProblems(t *testing.T) {
 		"forward.statsd.to[1]":        func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
 		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon[0].To[0].Network = "udp" },
 		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = Upstream{Network: "unix", Path: "/s"} },
-		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon[0].MaxAge = time.Millisecond },
+		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon[0].MaxAge = 1999 * time.Millisecond },
 		"forward.carbon.tls":          func(c *Config) { c.Forward.Carbon[0].TLS.Cert = "cert.pem" },
 		"forward.statsd.queue":        func(c *Config) { c.Forward.StatsD.Queue = 1 },
 		"forward.carbon.queue":        func(c *Config) { c.Forward.Carbon[0].Queue = 1 },
