@@ -120,6 +120,8 @@ func bindHint(err error) error {
 		return hinted{err, "use a port from 1024 on"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return hinted{err, "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"}
+	case errors.Is(err, syscall.EINVAL) && strings.Contains(text, "%"):
+		return hinted{err, "behind the % goes an interface of this host: ip link shows them"}
 	case isDNS:
 		return hinted{err, "write an address of this host, or localhost; getent hosts " + quoteShell(dns.Name)}
 	case errors.Is(err, syscall.ENOENT):

@@ -54,6 +54,7 @@ func TestBindHint(t *testing.T) {
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock: %w", syscall.EADDRINUSE), "sudo ss -lxp"},
 		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntup"},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=adm: %w", syscall.EPERM), "SupplementaryGroups="},
+		{fmt.Errorf("listen for statsd on udp://[fe80::1%%eth7]:8125: %w", syscall.EINVAL), "ip link"},
 	} {
 		hint, ok := errors.AsType[hinted](bindHint(tt.err))
 		if !ok || !strings.Contains(hint.hint, tt.want) {
