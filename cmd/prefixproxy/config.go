@@ -157,6 +157,9 @@ func (c config) page() []proxy.Address {
 // for.
 func (c config) warnings() []string {
 	var ws []string
+	if dir := c.Membership.StateDir; !filepath.IsAbs(dir) {
+		ws = append(ws, fmt.Sprintf("membership.state_dir %s is relative: started in another directory, the daemon finds neither its last name nor its spool", dir))
+	}
 	for _, a := range c.listeners() {
 		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
 			ws = append(ws, a.String()+": the service has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"encoding"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -75,7 +76,7 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 	if network, at, ok := strings.Cut(text, ":"); ok && strings.HasPrefix(network, "unix") {
 		return first(isAddress, network+":///"+strings.TrimLeft(at, "/"))
 	}
-	text = withoutScheme(text)
+	text = cmp.Or(withoutScheme(text), "localhost")
 	return first(isAddress, scheme+text, scheme+text+port, scheme+"localhost:"+text, scheme+strings.Replace(text, "*", "0.0.0.0", 1))
 }
 
@@ -124,7 +125,11 @@ func durationHint(path, text string) string {
 	if path == "coalesce" {
 		unit = "ms"
 	}
-	if slices.Contains([]string{"never", "off", "none", "no", "false", "unlimited", "infinite"}, strings.ToLower(text)) {
+	switch word := strings.ToLower(text); {
+	case !isOff(word) && word != "unlimited" && word != "infinite":
+	case path == "membership.ttl":
+		return "5s to 1h; 15s suits most"
+	default:
 		return "0 is never, where that makes sense"
 	}
 	if m := inWords.FindStringSubmatch(strings.ToLower(text)); m != nil {
@@ -145,12 +150,27 @@ func durationHint(path, text string) string {
 // inWords finds a duration as people write it: 15 sec, 2 minutes, 1d.
 var inWords = regexp.MustCompile(`^(\d{1,6})\s*(ms|mil|[smhdw])[a-z]*$`)
 
-// listHint shows how to write n as a list.
-func listHint(n *yaml.Node) string {
-	if n.Kind != yaml.ScalarNode || isNull(n) {
+// listHint shows how to write n as the list v.
+func listHint(path string, n *yaml.Node, v reflect.Value) string {
+	switch {
+	case n.Kind != yaml.ScalarNode || isNull(n) || n.Value == "true":
 		return "write it in brackets: [first, second]; [] is none"
+	case isOff(n.Value) || n.Value == "":
+		return "[] is none"
 	}
-	return "put it in brackets: [" + n.Value + "]; [] is none"
+	all := strings.FieldsFunc(n.Value, isBetweenWords)
+	for i, text := range all {
+		one := reflect.New(v.Type().Elem())
+		if reads, ok := one.Interface().(encoding.TextUnmarshaler); ok && reads.UnmarshalText([]byte(text)) != nil {
+			all[i] = cmp.Or(valueHint(path, text, one.Elem()), text)
+		}
+	}
+	return "put it in brackets: [" + strings.Join(all, ", ") + "]; [] is none"
+}
+
+// isOff says whether a word is meant to turn something off.
+func isOff(word string) bool {
+	return slices.Contains([]string{"false", "off", "no", "none", "never", "disabled", "disable"}, strings.ToLower(word))
 }
 
 // sectionHint shows how to write n where a section with the keys known stands.
@@ -167,11 +187,13 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 		}
 	}
 	scalar := n.Kind == yaml.ScalarNode && !isNull(n)
-	switch isOff := slices.Contains([]string{"false", "off", "no", "none", "disabled"}, strings.ToLower(n.Value)); {
-	case scalar && isOff && (path == "admin" || path == "graphite"):
+	switch {
+	case scalar && isOff(n.Value) && (path == "admin" || path == "graphite"):
 		return fmt.Sprintf(`%s: {%s: ""}`, path, known[0])
+	case scalar && isOff(n.Value) && path == "listen":
+		return "listen: {carbon: []} for StatsD alone, listen: {statsd: []} for Carbon alone"
 	case scalar && path == "telemetry":
-		return fmt.Sprintf("telemetry: {statsd: %v}", !isOff)
+		return fmt.Sprintf("telemetry: {statsd: %v}", !isOff(n.Value))
 	case scalar && path == "aggregate":
 		return "to count StatsD here: forward: {statsd: {to: [carbon:]}}; to leave that to a statsd, remove this"
 	case scalar && path == "etcd.tls":
@@ -187,16 +209,24 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 	return "write keys below it: " + strings.Join(known, ", ")
 }
 
-// quotesHint shows how to write a number or a truth where a string is wanted.
+// quotesHint shows how to write a number or a truth where a string is wanted; "" where no
+// quotes would help.
 func quotesHint(path, text string) string {
 	switch {
-	case path == "admin.listen":
+	case takesAnyText.MatchString(path):
+		return fmt.Sprintf("put it in quotes: %q", text)
+	case path == "admin.listen" && isPort.MatchString(text):
 		return "localhost:" + text
 	case strings.HasPrefix(path, "etcd.endpoints"):
-		return "http://127.0.0.1:" + text
+		return "http://127.0.0.1:" + cmp.Or(isPort.FindString(text), "2379")
 	}
-	return fmt.Sprintf("put it in quotes: %q", text)
+	return ""
 }
+
+var (
+	isPort       = regexp.MustCompile(`^\d{1,5}$`)
+	takesAnyText = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names[\[.].*|state_dir)|rewrite\.from|etcd\.(?:username|password_file)|.*\.tls\..*|.*\.name)$`)
+)
 
 // scalarHint tells how to write one value where n stands.
 func scalarHint(n *yaml.Node) string {
@@ -217,6 +247,9 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 	switch {
 	case key == "<<":
 		return "merge keys are not supported; write the keys themselves", ""
+	case strings.TrimSpace(key) != key:
+		_, meant = d.unknownHint(path, strings.TrimSpace(key), known)
+		return "what looks like a blank before or behind it is none: type it anew", meant
 	case len(key) > maxKey:
 		return "known here: " + strings.Join(known, ", "), ""
 	}

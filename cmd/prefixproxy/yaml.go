@@ -156,7 +156,7 @@ const maxList = 1000
 // each, if those are sections; otherwise its content goes.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrongf(path, n, listHint(n), "want a list, got %s", describe(n))
+		d.wrongf(path, n, listHint(path, n, v), "want a list, got %s", describe(n))
 		return
 	}
 	if len(n.Content) > most {
@@ -230,10 +230,11 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return "", false, false
 	}
 	if isWord(n) {
-		if v.Kind() == reflect.String && !isText(v) {
-			d.wrongf(path, n, quotesHint(path, n.Value), "want a string, got %s", describe(n))
+		if hint := quotesHint(path, n.Value); hint != "" && v.Kind() == reflect.String && !isText(v) {
+			d.wrongf(path, n, hint, "want a string, got %s", describe(n))
 			return "", false, false
 		}
+		d.texts[path] = n
 		return n.Value, true, true
 	}
 	written := n.Value

@@ -58,8 +58,10 @@ func (c Config) hint() string {
 	at, _, _ = strings.Cut(strings.Trim(at, "[]"), "/")
 	host, port, err := net.SplitHostPort(at)
 	switch i := strings.LastIndexByte(at, ':'); {
-	case at == "off" || at == "none":
+	case at == "off" || at == "none" || at == "false" || at == "no":
 		return `"" turns the page off`
+	case at == "true" || at == "on" || at == "yes":
+		return "localhost:8127"
 	case strings.HasPrefix(c.Listen, "unix:"):
 		return "unix:///" + strings.TrimLeft(strings.TrimPrefix(c.Listen, "unix:"), "/")
 	case err == nil && address.IsHost(host):

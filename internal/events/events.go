@@ -39,7 +39,7 @@ func (c Config) Problems() conf.Problems {
 	u, err := url.Parse(c.Events)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Path == "" || u.Path == "/":
-		ps.Addf("graphite.events", "write it like http://graphite.example.net/events/", "this is no URL of graphite-web's events")
+		ps.Addf("graphite.events", `write it like http://graphite.example.net/events/; "" for none`, "this is no URL of graphite-web's events")
 	case u.User != nil:
 		ps.Addf("graphite.events", "take it out; let graphite-web take events of these hosts", "a URL holds no user and no password")
 	}
