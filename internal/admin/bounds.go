@@ -2,7 +2,6 @@ package admin
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -10,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
@@ -189,82 +190,40 @@ func (l boundedListener) Accept() (net.Conn, error) {
 }
 
 // bounded answers maxRequests at a time, and writes what next answers when it has answered: who
-// reads slowly keeps no other waiting.
+// reads slowly keeps no other waiting. Who asks for the same as one that still waits for its turn
+// shares its answer, even if that one is gone: however many ask for it, they cost no more than one.
 func bounded(next http.Handler) http.Handler {
-	t := turns{next: next, free: make(chan struct{}, maxRequests), waiting: map[string]*answer{}}
+	turns := make(chan struct{}, maxRequests)
+	var waiting singleflight.Group // by request
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a := t.answer(r)
-		if !a.isWhole {
-			w.Header().Set("Retry-After", "1")
-			http.Error(w, "too many requests at a time", http.StatusServiceUnavailable)
-			return
-		}
+		request := fmt.Sprint(r.Method, r.URL, r.Header)
+		made, _, _ := waiting.Do(request, func() (any, error) {
+			a := &answer{header: http.Header{}, code: http.StatusOK}
+			select {
+			case turns <- struct{}{}:
+				defer func() { <-turns }()
+				waiting.Forget(request) // what it says is too old for who comes from now on
+				next.ServeHTTP(a, r)
+			case <-time.After(requestWait):
+				a.header.Set("Retry-After", "1")
+				http.Error(a, "too many requests at a time", http.StatusServiceUnavailable)
+			}
+			return a, nil
+		})
+		a := made.(*answer)
 		maps.Copy(w.Header(), a.header)
 		w.WriteHeader(a.code)
 		w.Write(a.body.Bytes())
 	})
 }
 
-// turns are those of requests. Who asks for the same as one that still waits for its turn
-// shares its answer: however many ask for it, they cost no more than one.
-type turns struct {
-	next http.Handler
-	free chan struct{}
-
-	mu      sync.Mutex
-	waiting map[string]*answer // by request
-}
-
-// An answer is kept until it is whole.
+// An answer is an http.ResponseWriter that keeps what it is given.
 type answer struct {
-	done    chan struct{} // closed when it is whole, or will never be
-	isWhole bool
-
 	header http.Header
 	code   int
 	body   bytes.Buffer
 }
 
-// answer returns the answer of r; not a whole one when it takes too long.
-func (t *turns) answer(r *http.Request) *answer {
-	request := fmt.Sprint(r.Method, r.URL, r.Header)
-	t.mu.Lock()
-	a, isShared := t.waiting[request]
-	if !isShared {
-		a = &answer{done: make(chan struct{}), header: http.Header{}, code: http.StatusOK}
-		t.waiting[request] = a
-	}
-	t.mu.Unlock()
-	if !isShared {
-		t.make(a, request, r)
-	}
-	<-a.done
-	return a
-}
-
-// make makes an answer when it is its turn. Others may wait for it, even if who asked for it
-// is gone.
-func (t *turns) make(a *answer, request string, r *http.Request) {
-	defer close(a.done)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), requestWait)
-	defer cancel()
-	var isTurn bool
-	select {
-	case t.free <- struct{}{}:
-		defer func() { <-t.free }()
-		isTurn = true
-	case <-ctx.Done():
-	}
-	t.mu.Lock()
-	delete(t.waiting, request) // what it says is too old for who comes from now on
-	t.mu.Unlock()
-	if isTurn {
-		t.next.ServeHTTP(a, r)
-		a.isWhole = true
-	}
-}
-
-// Header, WriteHeader and Write make an answer of an http.ResponseWriter.
 func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(code int)        { a.code = code }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
