@@ -87,7 +87,7 @@ func (d *daemon) statusLine() string {
 		}
 		line += fmt.Sprintf("; %s %s %s", u.Protocol, u.Address, state)
 	}
-	if !d.reloads.good() {
+	if d.reloads.refused.Load() {
 		line += "; the last reload was refused"
 	}
 	return strings.ReplaceAll(line, "\n", " ")

@@ -17,7 +17,7 @@ What is printed can be used as a configuration file itself: all keys, with varia
 
 // Run checks the file and prints what is in effect.
 func (c *checkCmd) Run(ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}

@@ -53,6 +53,8 @@ func defaultConfig() config {
 	}
 }
 
+func (c configFlag) load() (config, error) { return loadConfig(c.Config, defaultConfig()) }
+
 // loadConfig reads the YAML file over the defaults and checks the whole. Its
 // error is a *configError when the file can be read.
 func loadConfig(file string, defaults config) (config, error) {

@@ -35,7 +35,7 @@ type daemon struct {
 	admin    *admin.Server // until another one comes by way of pages
 	pages    chan *admin.Server
 	source   admin.Source // of what the page shows
-	reloads  reloads
+	reloads  *reloads
 	registry *prometheus.Registry // of our own metrics
 	pool     *fleet.Pool          // as the page shows it
 	events   *events.Sender       // notes in Graphite
@@ -43,26 +43,21 @@ type daemon struct {
 	tell     notifier
 }
 
-// newDaemon makes the parts of a daemon, which takes the sockets that were passed
-// to us, and whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the etcd client. The caller
-// closes it.
-func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (*daemon, error) {
-	client, err := cfg.Etcd.client()
-	if err != nil {
+// newDaemon makes the parts of a daemon, which takes the sockets that were passed to us, and
+// whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the
+// etcd client. The caller closes it.
+func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
+	d = &daemon{log: ui.log, pages: make(chan *admin.Server), tell: notifier{ui.log}}
+	if d.client, err = cfg.Etcd.client(); err != nil {
 		return nil, err
 	}
-	d := &daemon{log: ui.log, client: client, pages: make(chan *admin.Server), tell: notifier{ui.log}, reloads: reloads{changed: make(chan struct{}, 1)}}
-	d.reloads.add(true, time.Now())
-	if err := d.assemble(cfg, state, ui, sockets, queueDirs); err != nil {
-		d.close()
-		return nil, err
-	}
-	return d, nil
-}
-
-func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (err error) {
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
 	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
-		return err
+		return nil, err
 	}
 	d.registry = prometheus.NewRegistry()
 	options := proxy.Options{
@@ -70,13 +65,14 @@ func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, socket
 		StateDir: state.Dir(), QueueDirs: queueDirs,
 	}
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
-		return err
+		return nil, err
 	}
 	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
 		return membership.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
-	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder, cfg.Membership.TTL), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()), &d.reloads)
+	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder, cfg.Membership.TTL), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()))
+	d.reloads = newReloads(d.registry)
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.source = admin.Source{
@@ -85,7 +81,7 @@ func (d *daemon) assemble(cfg config, state *membership.StateDir, ui *ui, socket
 	}
 	d.source.Rates = admin.NewRates(d.source)
 	d.admin = admin.New(cfg.Admin, d.source, d.log)
-	return nil
+	return d, nil
 }
 
 func (d *daemon) close() { d.client.Close() }
@@ -153,16 +149,15 @@ func whoListens(err error) string {
 // the name is released, the page goes.
 func (d *daemon) run(ctx context.Context) error {
 	d.tell.ready()
-	defer context.AfterFunc(ctx, d.tell.stopping)()
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
-	noting, stopNoting := context.WithCancel(last)
 	serving, stopServing := context.WithCancel(last)
 	var atStop proxy.Status
 	g.Go(func() error {
 		<-failed.Done()
 		atStop = d.proxy.Status()
+		d.tell.stopping()
 		return nil
 	})
 	g.Go(func() error {
@@ -171,18 +166,12 @@ func (d *daemon) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer stopServing()
-		defer stopNoting()
 		return d.holder.Run(holding)
 	})
-	for _, run := range []func(context.Context){d.pool.Run, d.source.Rates.Run} {
+	for _, run := range []func(context.Context){d.pool.Run, d.source.Rates.Run, d.events.Run, d.attend} {
 		g.Go(func() error { run(serving); return nil })
 	}
-	g.Go(func() error { d.events.Run(noting); return nil })
 	g.Go(func() error { return d.servePages(serving) })
-	g.Go(func() error {
-		d.attend(serving)
-		return nil
-	})
 	err := g.Wait()
 	sayEnd(d.log, atStop, d.proxy.Status())
 	return err
@@ -239,6 +228,18 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan
 		signal.Stop(hangups)
 		signal.Stop(signals)
 		close(signals)
+	}
+}
+
+// atHangup does something whenever there is a hangup, until ctx ends.
+func atHangup(ctx context.Context, hangups <-chan os.Signal, do func()) error {
+	for {
+		select {
+		case <-hangups:
+			do()
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -86,8 +85,9 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
 	g.Go(func() error {
-		refuseReloads(ctx, hangups, ui.log)
-		return nil
+		return atHangup(ctx, hangups, func() {
+			ui.log.Warn("SIGHUP ignored: dev does not read its configuration anew; stop it and start it again")
+		})
 	})
 	g.Go(func() error {
 		c.greet(ctx, ui, d, etcd.Endpoint(), file)
@@ -106,18 +106,6 @@ func etcdHint(err error) error {
 		return hinted{err, "ulimit -n 8192"}
 	}
 	return err
-}
-
-// refuseReloads answers SIGHUP.
-func refuseReloads(ctx context.Context, hangups <-chan os.Signal, log *slog.Logger) {
-	for {
-		select {
-		case <-hangups:
-			log.Warn("SIGHUP ignored: dev does not read its configuration anew; stop it and start it again")
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // dataDir returns the directory for all data, and what removes it.

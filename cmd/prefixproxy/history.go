@@ -21,7 +21,7 @@ func (historyCmd) Help() string {
 
 // Run prints which names the owner held.
 func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}

@@ -29,14 +29,17 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) (*slog.Logger, error) {
 		}
 	}
 	options := &slog.HandlerOptions{Level: level}
+	out := &logWriter{}
 	switch w := w.(type) {
-	case *journal:
+	case journal:
 		options.ReplaceAttr = withoutTimeAndLevel
-		return slog.New(lossyHandler{journalHandler{f.handler(w, options), w}, &reader{file: w.File}}), nil
+		out.file, out.isJournal = w.File, true
 	case *os.File:
-		return slog.New(lossyHandler{f.handler(w, options), &reader{file: w}}), nil
+		out.file = w
+	default:
+		return slog.New(f.handler(w, options)), nil
 	}
-	return slog.New(f.handler(w, options)), nil
+	return slog.New(lossyHandler{f.handler(out, options), out}), nil
 }
 
 func (f logFlags) handler(w io.Writer, options *slog.HandlerOptions) slog.Handler {
@@ -58,40 +61,32 @@ func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
 // priority, as sd-daemon(3) has it.
 type journal struct {
 	*os.File
-
-	mu       sync.Mutex // held while priority is that of one record
-	priority priority
+	priority int // of syslog(3)
 }
 
-// A priority is one of syslog(3).
-type priority int
-
 const (
-	priorityError   priority = 3
-	priorityWarning priority = 4
-	priorityInfo    priority = 6
-	priorityDebug   priority = 7
+	priorityError   = 3
+	priorityWarning = 4
+	priorityInfo    = 6
+	priorityDebug   = 7
 )
 
 // toJournal returns a journal that writes to w, if that is what the journal reads.
-func toJournal(w io.Writer, stream string) (*journal, bool) {
+func toJournal(w io.Writer, stream string) (journal, bool) {
 	file, ok := w.(*os.File)
 	if !ok || stream == "" {
-		return nil, false
+		return journal{}, false
 	}
 	info, err := file.Stat()
 	if err != nil {
-		return nil, false
+		return journal{}, false
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || stream != fmt.Sprintf("%d:%d", stat.Dev, stat.Ino) {
-		return nil, false
-	}
-	return &journal{File: file, priority: priorityWarning}, true
+	return journal{file, priorityWarning}, ok && stream == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }
 
 // Write puts the priority before each line of p, which holds whole ones.
-func (j *journal) Write(p []byte) (int, error) {
+func (j journal) Write(p []byte) (int, error) {
 	var out []byte
 	for ln := range bytes.Lines(p) {
 		out = append(fmt.Appendf(out, "<%d>", j.priority), ln...)
@@ -102,79 +97,62 @@ func (j *journal) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// at calls write, whose lines have a priority of their own.
-func (j *journal) at(p priority, write func() error) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	usual := j.priority
-	j.priority = p
-	defer func() { j.priority = usual }()
-	return write()
-}
-
-// A journalHandler writes records to a journal, each with the priority of its level.
-type journalHandler struct {
-	slog.Handler
-	journal *journal
-}
-
-func (h journalHandler) Handle(ctx context.Context, r slog.Record) error {
-	p := priorityDebug
-	switch {
-	case r.Level >= slog.LevelError:
-		p = priorityError
-	case r.Level >= slog.LevelWarn:
-		p = priorityWarning
-	case r.Level >= slog.LevelInfo:
-		p = priorityInfo
-	}
-	return h.journal.at(p, func() error { return h.Handler.Handle(ctx, r) })
-}
-
-func (h journalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return journalHandler{h.Handler.WithAttrs(attrs), h.journal}
-}
-
-func (h journalHandler) WithGroup(name string) slog.Handler {
-	return journalHandler{h.Handler.WithGroup(name), h.journal}
-}
-
 // A lossyHandler waits for nobody who reads the log: neither a renewal nor the end may hang
 // on a terminal that is paused, or on a pipe whose reader is. What can't be written now is
 // lost, and that is said later.
 type lossyHandler struct {
-	slog.Handler
-	reader *reader
+	slog.Handler // writes to out
+	out          *logWriter
 }
 
-// A reader of the log, as far as we know it.
-type reader struct {
-	file *os.File
+// A logWriter is the file that the log goes to.
+type logWriter struct {
+	file      *os.File
+	isJournal bool
 
-	mu   sync.Mutex // held from asking to writing
-	lost int        // records since the last one that was written
+	mu    sync.Mutex // held from asking whether the file takes a record to writing it
+	lost  int        // records since the last one that was written
+	level slog.Level // of the record that is written
 }
 
 func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
-	h.reader.mu.Lock()
-	defer h.reader.mu.Unlock()
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(h.reader.file.Fd()), Events: unix.POLLOUT}}, 0); n == 0 && err == nil {
-		h.reader.lost++
+	h.out.mu.Lock()
+	defer h.out.mu.Unlock()
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(h.out.file.Fd()), Events: unix.POLLOUT}}, 0); n == 0 && err == nil {
+		h.out.lost++
 		return nil
 	}
-	if h.reader.lost > 0 {
+	if h.out.lost > 0 {
 		said := slog.NewRecord(r.Time, slog.LevelWarn, "log lines lost, which nobody read in time", 0)
-		said.Add("lines", h.reader.lost)
-		h.reader.lost = 0
+		said.Add("lines", h.out.lost)
+		h.out.lost, h.out.level = 0, said.Level
 		h.Handler.Handle(ctx, said)
 	}
+	h.out.level = r.Level
 	return h.Handler.Handle(ctx, r)
 }
 
+// Write writes a record; mu is held.
+func (w *logWriter) Write(p []byte) (int, error) {
+	if !w.isJournal {
+		return w.file.Write(p)
+	}
+	priority := priorityDebug
+	switch {
+	case w.level >= slog.LevelError:
+		priority = priorityError
+	case w.level >= slog.LevelWarn:
+		priority = priorityWarning
+	case w.level >= slog.LevelInfo:
+		priority = priorityInfo
+	}
+	return journal{w.file, priority}.Write(p)
+}
+
 func (h lossyHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return lossyHandler{h.Handler.WithAttrs(attrs), h.reader}
+	return lossyHandler{h.Handler.WithAttrs(attrs), h.out}
 }
 
 func (h lossyHandler) WithGroup(name string) slog.Handler {
-	return lossyHandler{h.Handler.WithGroup(name), h.reader}
+	return lossyHandler{h.Handler.WithGroup(name), h.out}
 }

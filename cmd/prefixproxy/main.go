@@ -64,10 +64,11 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 		err = journal
 	}
 	failure := execute(args, &ui{in: in, out: out, err: err})
-	switch {
-	case failure != nil && ok:
-		journal.at(priorityError, func() error { report(journal, failure); return nil })
-	case failure != nil:
+	if ok {
+		journal.priority = priorityError
+		err = journal
+	}
+	if failure != nil {
 		report(err, failure)
 	}
 	return exitCode(failure)

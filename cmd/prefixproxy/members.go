@@ -63,7 +63,7 @@ const (
 
 // Run prints the members of the pool.
 func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}

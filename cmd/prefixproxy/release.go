@@ -28,7 +28,7 @@ const releasePatience = 10 * time.Second
 
 // Run asks for the name.
 func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}

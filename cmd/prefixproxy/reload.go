@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	"github.com/prefixproxy/prefixproxy/proxy"
@@ -25,11 +24,6 @@ type reloader struct {
 	daemon *daemon
 	cfg    config // in force
 	page   *admin.Server
-	log    *slog.Logger
-}
-
-func newReloader(d *daemon, cfg config) *reloader {
-	return &reloader{daemon: d, cfg: cfg, page: d.admin, log: d.log}
 }
 
 // reload makes the configuration that load reads the one in force, and says what
@@ -43,13 +37,13 @@ func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
 		var text strings.Builder
 		report(&text, err)
 		problem = strings.TrimSpace(text.String())
-		r.log.Error("configuration not reloaded; the old one stays", "err", problem)
+		r.daemon.log.Error("configuration not reloaded; the old one stays", "err", problem)
 	case len(changed) == 0:
-		r.log.Info("configuration reloaded: nothing has changed")
+		r.daemon.log.Info("configuration reloaded: nothing has changed")
 	default:
-		r.log.Info("configuration reloaded", "changed", strings.Join(changed, " "))
+		r.daemon.log.Info("configuration reloaded", "changed", strings.Join(changed, " "))
 	}
-	r.daemon.reloads.add(err == nil, time.Now())
+	r.daemon.reloads.add(err == nil)
 	r.daemon.tell.ready()
 	r.daemon.tell.reloaded(problem)
 }
@@ -99,7 +93,7 @@ func (r *reloader) preparePage(cfg admin.Config) (*admin.Server, error) {
 	if cfg.Listen == r.cfg.Admin.Listen {
 		return r.page, nil
 	}
-	page := admin.New(cfg, r.daemon.source, r.log)
+	page := admin.New(cfg, r.daemon.source, r.daemon.log)
 	return page, page.Bind()
 }
 
@@ -172,56 +166,40 @@ func values(path string, v reflect.Value) iter.Seq2[string, any] {
 	}
 }
 
-// reloads is what became of the last one, and when one succeeded last: the start is
-// one. It is a prometheus.Collector.
+// reloads is what became of the last one: the start is one.
 type reloads struct {
-	changed chan struct{} // cap 1: there was another one
-
-	mu      sync.Mutex
-	bad     bool
-	success time.Time
+	changed    chan struct{} // cap 1: there was another one
+	refused    atomic.Bool
+	successful prometheus.Gauge
+	success    prometheus.Gauge // when
 }
 
-func (r *reloads) add(good bool, at time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.bad = !good
+func newReloads(metrics prometheus.Registerer) *reloads {
+	r := &reloads{
+		changed: make(chan struct{}, 1),
+		successful: promauto.With(metrics).NewGauge(prometheus.GaugeOpts{
+			Name: "prefixproxy_reload_successful",
+			Help: "1 if the configuration file, when it was read last, was taken; otherwise 0.",
+		}),
+		success: promauto.With(metrics).NewGauge(prometheus.GaugeOpts{
+			Name: "prefixproxy_reload_success_timestamp_seconds",
+			Help: "When a configuration was taken last, in Unix seconds.",
+		}),
+	}
+	r.add(true)
+	return r
+}
+
+func (r *reloads) add(good bool) {
+	r.refused.Store(!good)
 	if good {
-		r.success = at
+		r.successful.Set(1)
+		r.success.SetToCurrentTime()
+	} else {
+		r.successful.Set(0)
 	}
 	select {
 	case r.changed <- struct{}{}:
 	default:
 	}
-}
-
-func (r *reloads) good() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return !r.bad
-}
-
-var (
-	descReload = prometheus.NewDesc("prefixproxy_reload_successful",
-		"1 if the configuration file, when it was read last, was taken; otherwise 0.", nil, nil)
-	descReloadAt = prometheus.NewDesc("prefixproxy_reload_success_timestamp_seconds",
-		"When a configuration was taken last, in Unix seconds.", nil, nil)
-)
-
-// Describe implements prometheus.Collector.
-func (r *reloads) Describe(ch chan<- *prometheus.Desc) {
-	ch <- descReload
-	ch <- descReloadAt
-}
-
-// Collect implements prometheus.Collector.
-func (r *reloads) Collect(ch chan<- prometheus.Metric) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	good := 1.0
-	if r.bad {
-		good = 0
-	}
-	ch <- prometheus.MustNewConstMetric(descReload, prometheus.GaugeValue, good)
-	ch <- prometheus.MustNewConstMetric(descReloadAt, prometheus.GaugeValue, float64(r.success.UnixMilli())/1000)
 }

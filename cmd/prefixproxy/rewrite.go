@@ -30,7 +30,7 @@ func (rewriteCmd) Help() string {
 
 // Run rewrites stdin to stdout.
 func (c *rewriteCmd) Run(ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}

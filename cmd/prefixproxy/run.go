@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
 	"os/signal"
 	"syscall"
 
@@ -48,23 +47,7 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
-	g.Go(func() error {
-		c.reloadAt(ctx, hangups, newReloader(d, cfg))
-		return nil
-	})
+	r := reloader{daemon: d, cfg: cfg, page: d.admin}
+	g.Go(func() error { return atHangup(ctx, hangups, func() { r.reload(ctx, c.load) }) })
 	return g.Wait()
-}
-
-func (c *runCmd) load() (config, error) { return loadConfig(c.Config, defaultConfig()) }
-
-// reloadAt reloads at every hangup, until ctx ends.
-func (c *runCmd) reloadAt(ctx context.Context, hangups <-chan os.Signal, r *reloader) {
-	for {
-		select {
-		case <-hangups:
-			r.reload(ctx, c.load)
-		case <-ctx.Done():
-			return
-		}
-	}
 }

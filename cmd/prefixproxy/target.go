@@ -35,7 +35,7 @@ Times are RFC 3339, "14:05", Unix seconds, or as graphite-web takes them: -7d, n
 
 // Run prints the target.
 func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}

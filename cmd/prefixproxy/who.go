@@ -32,7 +32,7 @@ const lastHolders = 10
 
 // Run prints who holds or held the name.
 func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := loadConfig(c.Config, defaultConfig())
+	cfg, err := c.load()
 	if err != nil {
 		return err
 	}
