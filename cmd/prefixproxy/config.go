@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -144,11 +143,7 @@ func (c config) listeners() []proxy.Address {
 
 // page is where the page listens; nowhere, if it is off, or wrong.
 func (c config) page() []proxy.Address {
-	at := c.Admin.Listen
-	if !strings.HasPrefix(at, "unix://") {
-		at = "tcp://" + at
-	}
-	a, err := proxy.ParseAddress(at)
+	a, err := c.Admin.Address()
 	if err != nil {
 		return nil
 	}
@@ -166,7 +161,7 @@ func (c config) warnings() []string {
 		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
 			ws = append(ws, a.String()+": the service has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
 		}
-		if !isLocal(a) {
+		if !a.IsLocal() {
 			ws = append(ws, fmt.Sprintf("%s is not loopback: everybody who reaches it can write metrics under this host's name", a))
 		}
 	}
@@ -203,12 +198,6 @@ func missingFiles(path string, t outlet.TLS) (ws []string) {
 		file.Close()
 	}
 	return ws
-}
-
-// isLocal says whether only this host can reach a listener.
-func isLocal(a proxy.Address) bool {
-	ip := net.ParseIP(a.Host)
-	return a.Path != "" || strings.EqualFold(a.Host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 // YAML writes the configuration as a file that loads as the same.

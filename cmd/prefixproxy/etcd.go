@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -181,75 +180,28 @@ func (c tlsConfig) check(ps *conf.Problems) {
 		ps.Addf("etcd.tls", "give both or none", "a certificate and its key go together, and one is missing")
 		return
 	}
-	if _, err := c.authorities(); err != nil {
+	if _, err := conf.ReadTLS(c.CA, "", ""); err != nil {
 		ps.Addf("etcd.tls.ca", "name a PEM file that this user may read", "%v", err)
 	}
-	if _, err := c.certificates(); err != nil {
+	if _, err := conf.ReadTLS("", c.Cert, c.Key); err != nil {
 		ps.Addf("etcd.tls.cert", "name PEM files that belong together and that this user may read", "%v", err)
 	}
 }
 
-// authorities reads CA; nil stands for the system's.
-func (c tlsConfig) authorities() (*x509.CertPool, error) {
-	if c.CA == "" {
-		return nil, nil
-	}
-	pem, err := conf.ReadFile(c.CA)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", c.CA)
-	}
-	return pool, nil
-}
-
-// certificates reads Cert and Key; nil if there are none.
-func (c tlsConfig) certificates() ([]tls.Certificate, error) {
-	if c.Cert == "" {
-		return nil, nil
-	}
-	pair, err := conf.ReadKeyPair(c.Cert, c.Key)
-	if err != nil {
-		return nil, err
-	}
-	return []tls.Certificate{pair}, nil
-}
-
-// config returns what a connection needs, by the files as they are now; Cert and
-// Key are read when the server asks for them.
+// config returns what a connection needs, by the files as they are now.
 func (c tlsConfig) config() (*tls.Config, error) {
-	authorities, err := c.authorities()
-	if err != nil {
-		return nil, err
-	}
-	config := &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}
-	if c.Cert == "" {
-		return config, nil
-	}
-	if _, err := c.certificates(); err != nil {
-		return nil, err
-	}
-	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		pairs, err := c.certificates()
-		if err != nil {
-			return nil, fmt.Errorf("read our certificate for etcd: %w", err)
+	config, err := conf.ReadTLS(c.CA, c.Cert, c.Key)
+	if err == nil && c.Cert != "" { // etcd gets it whoever signed it, and says what is wrong with it
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &config.Certificates[0], nil
 		}
-		return &pairs[0], nil
 	}
-	return config, nil
+	return config, err
 }
 
 // client returns a client that connects on demand; the caller closes it. It is
 // not an error that etcd cannot be reached.
 func (c etcdConfig) client() (*etcd.Client, error) {
-	if _, err := c.password(); err != nil {
-		return nil, err
-	}
-	if _, err := c.TLS.config(); err != nil {
-		return nil, err
-	}
 	return etcd.New(etcd.Config{
 		Endpoints: c.Endpoints, Username: c.Username, Password: c.password, TLS: c.TLS.config, Etcdctl: c.etcdctl(),
 	})

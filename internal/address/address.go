@@ -56,6 +56,12 @@ func (a Address) HostPort() string { return net.JoinHostPort(a.Host, strconv.Ito
 // IsUnix says whether the address is a path.
 func (a Address) IsUnix() bool { return a.Network == "unix" || a.Network == "unixgram" }
 
+// IsLocal says whether only this host can reach a listener there.
+func (a Address) IsLocal() bool {
+	ip := net.ParseIP(a.Host)
+	return a.Path != "" || strings.EqualFold(a.Host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
 // MarshalText is String, as a text.
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 

@@ -2,8 +2,6 @@ package admin
 
 import (
 	"net"
-	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
@@ -29,21 +27,19 @@ func DefaultConfig() Config { return Config{Listen: "localhost:8127", BadLines: 
 // Problems returns what is wrong with the configuration, all of it.
 func (c Config) Problems() conf.Problems {
 	var ps conf.Problems
-	if path, ok := c.socket(); ok {
-		if _, err := address.Parse(c.Listen); err != nil {
-			ps.Addf("admin.listen", "", "%v", err)
-		} else if strings.Contains(path, "?") {
-			ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", path)
-		}
-		return ps
-	}
-	if c.Listen == "" {
-		return ps
-	}
-	host, port, err := net.SplitHostPort(c.Listen)
-	if err != nil || !address.IsHost(host) || strings.Contains(port, "/") {
+	_, err := c.Address()
+	path, isSocket := strings.CutPrefix(c.Listen, "unix://")
+	host, port, splitErr := net.SplitHostPort(c.Listen)
+	switch {
+	case c.Listen == "":
+	case isSocket && err != nil:
+		ps.Addf("admin.listen", "", "%v", err)
+	case isSocket && strings.Contains(path, "?"):
+		ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", path)
+	case isSocket || err == nil:
+	case splitErr != nil || !address.IsHost(host) || strings.Contains(port, "/"):
 		ps.Addf("admin.listen", c.hint(), "%q is not host:port", c.Listen)
-	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+	default:
 		ps.Addf("admin.listen", "1 to 65535; 0 takes a free one", "%q is no port", port)
 	}
 	return ps
@@ -76,25 +72,16 @@ func (c Config) hint() string {
 	return `localhost:8127, unix:///path, or "" to turn the page off`
 }
 
-// Local says whether only this host can reach the pages.
-func (c Config) Local() bool {
-	_, isSocket := c.socket()
-	return c.Listen == "" || isSocket || isLoopback(c.Listen)
+// Address returns where the pages are; an error where they are off, or Listen is wrong.
+func (c Config) Address() (address.Address, error) {
+	if strings.HasPrefix(c.Listen, "unix://") {
+		return address.Parse(c.Listen)
+	}
+	return address.Parse("tcp://" + c.Listen)
 }
 
-// socket returns the path of a unix socket, if that is where the pages are.
-func (c Config) socket() (path string, ok bool) { return strings.CutPrefix(c.Listen, "unix://") }
-
-// isLoopback says whether hostport, with or without a port, means this host to
-// whoever reads it: localhost or an address of a loopback interface.
-func isLoopback(hostport string) bool {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
-	}
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
+// Local says whether only this host can reach the pages.
+func (c Config) Local() bool {
+	a, _ := c.Address()
+	return c.Listen == "" || a.IsLocal()
 }

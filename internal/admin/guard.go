@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // The headers of every answer. The page needs its own stylesheet and nothing
@@ -52,4 +54,18 @@ func isOurs(r *http.Request) bool {
 	}
 	at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	return !ok || port == strconv.Itoa(at.Port)
+}
+
+// isLoopback says whether hostport, with or without a port, means this host to
+// whoever reads it: localhost or an address of a loopback interface.
+func isLoopback(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -51,8 +52,8 @@ func New(cfg Config, src Source, log *slog.Logger) *Server {
 // ServeBadLines says, from the next request on, whether /badlines is served. It may
 // be called at any time.
 func (s *Server) ServeBadLines(yes bool) {
-	_, isSocket := s.cfg.socket()
-	handler := guard(s.src.informed(bounded(pages{s.src, yes}.routes())), s.cfg.Local() && !isSocket)
+	a, _ := s.cfg.Address()
+	handler := guard(s.src.informed(bounded(pages{s.src, yes}.routes())), s.cfg.Local() && !a.IsUnix())
 	s.handler.Store(&handler)
 }
 
@@ -117,36 +118,23 @@ func (s *Server) stop(ctx context.Context) error {
 	return err
 }
 
-// listen opens what cfg names.
-func listen(cfg Config) ([]net.Listener, error) {
-	if path, ok := cfg.socket(); ok {
-		return listenUnix(path)
-	}
-	host, port, err := net.SplitHostPort(cfg.Listen)
+// listen opens what cfg names: for localhost both loopback addresses, less those that the
+// host lacks. Port 0 takes a free one on each.
+func listen(cfg Config) (listeners []net.Listener, err error) {
+	a, err := cfg.Address()
 	if err != nil {
 		return nil, err
 	}
-	if host == "localhost" {
-		return listenLocalhost(port)
+	if a.IsUnix() {
+		return listenUnix(a.Path)
 	}
-	network := "tcp"
-	if host == "0.0.0.0" {
-		network = "tcp4" // as of all listeners; "tcp" would listen on [::] as well
+	hosts := []string{a.Host}
+	if strings.EqualFold(a.Host, "localhost") {
+		hosts = []string{"127.0.0.1", "::1"}
 	}
-	ln, err := net.Listen(network, cfg.Listen)
-	if err != nil {
-		return nil, err
-	}
-	return []net.Listener{ln}, nil
-}
-
-// listenLocalhost listens on both loopback addresses, less those that the host
-// lacks. Port 0 takes a free one on each.
-func listenLocalhost(port string) ([]net.Listener, error) {
-	var listeners []net.Listener
 	var lacking error
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	for _, a.Host = range hosts {
+		ln, err := net.Listen(a.Family(), a.HostPort())
 		switch {
 		case err == nil:
 			listeners = append(listeners, ln)

@@ -2,6 +2,7 @@ package conf
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
@@ -48,15 +49,34 @@ func ReadAll(file *os.File) ([]byte, error) {
 	return text, err
 }
 
-// ReadKeyPair is tls.LoadX509KeyPair for such files.
-func ReadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
-	cert, err := ReadFile(certFile)
-	if err != nil {
-		return tls.Certificate{}, err
+// ReadTLS returns what a connection needs by such files: the authorities in ca ("": the
+// system's) and, where cert and key are given, our own certificate.
+func ReadTLS(ca, cert, key string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		pem, err := ReadFile(ca)
+		if err != nil {
+			return nil, err
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate in PEM form", ca)
+		}
 	}
-	key, err := ReadFile(keyFile)
-	if err != nil {
-		return tls.Certificate{}, err
+	if cert == "" {
+		return c, nil
 	}
-	return tls.X509KeyPair(cert, key)
+	certPEM, err := ReadFile(cert)
+	if err != nil {
+		return nil, err
+	}
+	keyPEM, err := ReadFile(key)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("%s with %s: %w", cert, key, err)
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c, nil
 }

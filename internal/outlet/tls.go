@@ -1,9 +1,9 @@
 package outlet
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,26 +15,12 @@ import (
 
 // config reads the files and says how to speak with a host.
 func (t TLS) config(host string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host, DynamicRecordSizingDisabled: true} // nobody waits for the first bytes
-	if t.ServerName != "" {
-		c.ServerName = t.ServerName
+	c, err := conf.ReadTLS(t.CA, t.Cert, t.Key)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
 	}
-	if t.CA != "" {
-		pem, err := conf.ReadFile(t.CA)
-		if err != nil {
-			return nil, fmt.Errorf("tls.ca: %w", err)
-		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls.ca: %s holds no certificate in PEM form", t.CA)
-		}
-	}
-	if t.Cert != "" {
-		cert, err := conf.ReadKeyPair(t.Cert, t.Key)
-		if err != nil {
-			return nil, fmt.Errorf("tls.cert, tls.key: %w", err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
+	c.ServerName = cmp.Or(t.ServerName, host)
+	c.DynamicRecordSizingDisabled = true // nobody waits for the first bytes
 	return c, nil
 }
 
