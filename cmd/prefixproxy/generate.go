@@ -36,12 +36,12 @@ func flagsOf(n *kong.Node) []*kong.Flag {
 	return slices.DeleteFunc(flags, func(f *kong.Flag) bool { return f.Name == "version" })
 }
 
-// placeholderOf is what stands for the value of a flag; "" for one that takes none.
-func placeholderOf(f *kong.Flag) string {
+// usageOf is a flag in the manual page, with what stands for its value.
+func usageOf(f *kong.Flag) string {
 	if f.IsBool() {
-		return ""
+		return roff("--" + f.Name)
 	}
-	return f.FormatPlaceHolder()
+	return roff("--" + f.Name + " " + f.FormatPlaceHolder())
 }
 
 // writeMan writes prefixproxy(1).
@@ -51,7 +51,7 @@ func writeMan(w io.Writer, app *kong.Application) {
 	for _, c := range commandsOf(app) {
 		fmt.Fprintf(w, ".B prefixproxy %s\n", c.Name)
 		for _, f := range c.Flags {
-			fmt.Fprintf(w, "[%s]\n", roff(strings.TrimSpace("--"+f.Name+" "+placeholderOf(f))))
+			fmt.Fprintf(w, "[%s]\n", usageOf(f))
 		}
 		for _, p := range c.Positional {
 			fmt.Fprintf(w, ".I %s\n", strings.ToUpper(p.Name))
@@ -66,12 +66,12 @@ func writeMan(w io.Writer, app *kong.Application) {
 			fmt.Fprintf(w, ".PP\n%s\n", roff(strings.TrimSpace(paragraph)))
 		}
 		for _, f := range c.Flags {
-			fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(strings.TrimSpace("--"+f.Name+" "+placeholderOf(f))), roff(f.Help))
+			fmt.Fprintf(w, ".TP\n.B %s\n%s\n", usageOf(f), roff(f.Help))
 		}
 	}
 	fmt.Fprint(w, ".SH OPTIONS OF ALL COMMANDS\n")
 	for _, f := range app.Flags {
-		fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(strings.TrimSpace("--"+f.Name+" "+placeholderOf(f))), roff(f.Help))
+		fmt.Fprintf(w, ".TP\n.B %s\n%s\n", usageOf(f), roff(f.Help))
 	}
 	fmt.Fprint(w, roff(`.SH EXIT STATUS
 0: done. 1: failed. 2: the command line is wrong. 78: the configuration is invalid, and nothing was started.
@@ -99,49 +99,43 @@ func roff(text string) string {
 
 // writeBash writes the completions for bash.
 func writeBash(w io.Writer, app *kong.Application) {
-	fmt.Fprint(w, "_prefixproxy() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags\n")
-	fmt.Fprint(w, "\tcase $before in\n\t--config) COMPREPLY=($(compgen -f -- \"$word\")); return ;;\n\t--data-dir) COMPREPLY=($(compgen -d -- \"$word\")); return ;;\n")
-	values := enums(app)
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(w, "\t--%s) COMPREPLY=($(compgen -W %q -- \"$word\")); return ;;\n", name, strings.Join(values[name], " "))
-	}
-	fmt.Fprint(w, "\tesac\n\tcase ${COMP_WORDS[1]} in\n")
-	var names []string
+	names, flags, values := []string{"--help", "--version"}, "", map[string]string{}
 	for _, c := range commandsOf(app) {
 		names = append(names, c.Name)
-		var flags []string
+		flags += "\t" + c.Name + ") flags=\""
 		for _, f := range flagsOf(c) {
-			flags = append(flags, "--"+f.Name)
-		}
-		fmt.Fprintf(w, "\t%s) flags=%q ;;\n", c.Name, strings.Join(flags, " "))
-	}
-	fmt.Fprintf(w, "\tesac\n\t((COMP_CWORD > 1)) || flags=%q\n\tCOMPREPLY=($(compgen -W \"$flags\" -- \"$word\"))\n}\ncomplete -F _prefixproxy prefixproxy\n", strings.Join(append(names, "--help", "--version"), " "))
-}
-
-// enums returns the values of the flags that take one of a few.
-func enums(app *kong.Application) map[string][]string {
-	values := map[string][]string{}
-	for _, c := range commandsOf(app) {
-		for _, f := range flagsOf(c) {
-			if f.Enum != "" {
-				values[f.Name] = f.EnumSlice()
+			flags += "--" + f.Name + " "
+			switch {
+			case f.Name == "config":
+				values[f.Name] = "-f"
+			case f.Name == "data-dir":
+				values[f.Name] = "-d"
+			case f.Enum != "":
+				values[f.Name] = fmt.Sprintf("-W %q", strings.Join(f.EnumSlice(), " "))
 			}
 		}
+		flags += "\" ;;\n"
 	}
-	return values
+	fmt.Fprint(w, "_prefixproxy() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags\n\tcase $before in\n")
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		fmt.Fprintf(w, "\t--%s) COMPREPLY=($(compgen %s -- \"$word\")); return ;;\n", name, values[name])
+	}
+	fmt.Fprintf(w, "\tesac\n\tcase ${COMP_WORDS[1]} in\n%s\tesac\n", flags)
+	fmt.Fprintf(w, "\t((COMP_CWORD > 1)) || flags=%q\n", strings.Join(names, " "))
+	fmt.Fprint(w, "\tCOMPREPLY=($(compgen -W \"$flags\" -- \"$word\"))\n}\ncomplete -F _prefixproxy prefixproxy\n")
 }
 
 // writeZsh writes the completions for zsh.
 func writeZsh(w io.Writer, app *kong.Application) {
 	fmt.Fprint(w, "#compdef prefixproxy\n\n_prefixproxy() {\n\tlocal -a commands\n\tcommands=(\n")
 	for _, c := range commandsOf(app) {
-		fmt.Fprintf(w, "\t\t%s\n", singleQuoted(c.Name+":"+c.Help))
+		fmt.Fprintf(w, "\t\t%s\n", quoteShell(c.Name+":"+c.Help))
 	}
 	fmt.Fprint(w, "\t)\n\tif ((CURRENT == 2)); then\n\t\t_describe command commands\n\t\treturn\n\tfi\n\tcase $words[2] in\n")
 	for _, c := range commandsOf(app) {
 		fmt.Fprintf(w, "\t%s) _arguments", c.Name)
 		for _, f := range flagsOf(c) {
-			fmt.Fprintf(w, " \\\n\t\t%s", singleQuoted("--"+f.Name+zshValue(f)))
+			fmt.Fprintf(w, " \\\n\t\t%s", quoteShell("--"+f.Name+zshValue(f)))
 		}
 		fmt.Fprint(w, " ;;\n")
 	}
@@ -167,7 +161,7 @@ func zshValue(f *kong.Flag) string {
 func writeFish(w io.Writer, app *kong.Application) {
 	fmt.Fprintln(w, "complete -c prefixproxy -f")
 	for _, c := range commandsOf(app) {
-		fmt.Fprintf(w, "complete -c prefixproxy -n __fish_use_subcommand -a %s -d %s\n", c.Name, singleQuoted(c.Help))
+		fmt.Fprintf(w, "complete -c prefixproxy -n __fish_use_subcommand -a %s -d %s\n", c.Name, quoteShell(c.Help))
 		for _, f := range flagsOf(c) {
 			value := " -x"
 			switch {
@@ -176,11 +170,9 @@ func writeFish(w io.Writer, app *kong.Application) {
 			case f.Name == "config" || f.Name == "data-dir":
 				value = " -r -F"
 			case f.Enum != "":
-				value = " -x -a " + singleQuoted(strings.Join(f.EnumSlice(), " "))
+				value = " -x -a " + quoteShell(strings.Join(f.EnumSlice(), " "))
 			}
-			fmt.Fprintf(w, "complete -c prefixproxy -n '__fish_seen_subcommand_from %s' -l %s%s -d %s\n", c.Name, f.Name, value, singleQuoted(f.Help))
+			fmt.Fprintf(w, "complete -c prefixproxy -n '__fish_seen_subcommand_from %s' -l %s%s -d %s\n", c.Name, f.Name, value, quoteShell(f.Help))
 		}
 	}
 }
-
-func singleQuoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
