@@ -96,31 +96,30 @@ func (d *daemon) statusLine() string {
 // sayEnd logs what became of the lines between two moments: when we were told to
 // stop, and the end.
 func sayEnd(log *slog.Logger, before, after proxy.Status) {
-	a, b := totals(before), totals(after)
-	dropped := b.dropped - a.dropped
+	a, droppedBefore := totals(before)
+	b, dropped := totals(after)
+	dropped -= droppedBefore
 	level := slog.LevelInfo
 	if dropped > 0 {
 		level = slog.LevelWarn
 	}
 	log.Log(context.Background(), level, "stopped",
-		"drained", b.forwarded-a.forwarded, "spooled", b.spooled, "in_memory", b.queued, "dropped", dropped)
+		"drained", b.Forwarded-a.Forwarded, "spooled", b.Spooled, "in_memory", b.Queued, "dropped", dropped)
 }
 
-// total is the sum over StatsD and all destinations of Carbon.
-type total struct{ forwarded, spooled, queued, dropped uint64 }
-
-func totals(s proxy.Status) (sum total) {
+// totals sums up StatsD's lines and those of all destinations of Carbon.
+func totals(s proxy.Status) (sum proxy.Books, dropped uint64) {
 	all := []proxy.Books{s.Lines["statsd"]}
 	for _, d := range s.Destinations {
 		all = append(all, d.Lines)
 	}
 	for _, b := range all {
-		sum.forwarded += b.Forwarded
-		sum.spooled += b.Spooled
-		sum.queued += b.Queued
+		sum.Forwarded += b.Forwarded
+		sum.Spooled += b.Spooled
+		sum.Queued += b.Queued
 		for _, n := range b.Dropped {
-			sum.dropped += n
+			dropped += n
 		}
 	}
-	return sum
+	return sum, dropped
 }

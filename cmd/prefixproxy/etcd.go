@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,30 +105,22 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 	if len(c.Endpoints) == 0 {
 		ps.Addf("etcd.endpoints", "etcd: {endpoints: [http://127.0.0.1:2379]}; to try it without one: prefixproxy dev", "no etcd endpoint, and there is no default: hosts that don't share one would all take the same name")
 	}
+	first := ""
 	for i, endpoint := range c.Endpoints {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
 		u, err := etcd.ParseEndpoint(endpoint)
-		switch {
-		case err != nil:
+		if err != nil {
 			ps.Addf(path, endpointHint(endpoint), "%v", err)
-		case c.TLS != tlsConfig{} && !isHTTPS(u):
+			continue
+		}
+		switch first = cmp.Or(first, u.Scheme); {
+		case c.TLS != tlsConfig{} && u.Scheme != "https":
 			ps.Addf(path, "https://"+u.Host+", or remove etcd.tls", "etcd.tls is given, and this endpoint is not https://")
-		case c.isHTTPS() != isHTTPS(u):
+		case u.Scheme != first:
 			ps.Addf(path, "use https:// for all", "http:// and https:// endpoints are mixed")
 		}
 	}
 }
-
-// isHTTPS says whether the first endpoint, and so all of them, asks for TLS.
-func (c etcdConfig) isHTTPS() bool {
-	if len(c.Endpoints) == 0 {
-		return false
-	}
-	u, err := etcd.ParseEndpoint(c.Endpoints[0])
-	return err == nil && isHTTPS(u)
-}
-
-func isHTTPS(u *url.URL) bool { return u.Scheme == "https" }
 
 // password reads the password file; "" if there is none.
 func (c etcdConfig) password() (string, error) {

@@ -39,5 +39,5 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 	if len(past) == 0 {
 		ui.notef("%q held no name of pool %s, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
 	}
-	return writeTenures(ui.out, tenuresOf(past), c.JSON)
+	return writeTenures(ui.out, past, c.JSON)
 }

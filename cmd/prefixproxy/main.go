@@ -117,7 +117,7 @@ func asMeant(args []string) []string {
 		args = append(args[1:], args[0])
 	}
 	for i := 0; i+1 < len(args); i++ {
-		if slices.Contains([]string{"--at", "--from", "--until"}, args[i]) && isAgo.MatchString(args[i+1]) {
+		if slices.Contains([]string{"--at", "--from", "--now", "--until"}, args[i]) && isAgo.MatchString(args[i+1]) {
 			args[i] += "=" + args[i+1]
 			args = slices.Delete(args, i+1, i+2)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -86,7 +87,8 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 	reading.Go(func() { past.Run(ctx) })
 	ms, err := readMembers(ctx, cfg, client, past)
 	for last := ""; ; ms, err = readMembers(ctx, cfg, client, past) {
-		now := ms.essence()
+		text, _ := json.Marshal(ms)
+		now := string(text) // without RENEWED, which changes always
 		switch {
 		case err != nil && last == "":
 			return err
@@ -105,25 +107,12 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 		if last = now; !c.Watch {
 			return nil
 		}
-		timer := time.NewTimer(watchEvery)
 		select {
-		case <-timer.C:
+		case <-time.After(watchEvery):
 		case <-ctx.Done():
 			return nil
 		}
 	}
-}
-
-// essence is what --watch looks for a change of.
-func (ms members) essence() string {
-	var b strings.Builder
-	for _, m := range ms.Members {
-		fmt.Fprintln(&b, m.Name, m.Owner, tableTime(m.Since), m.State)
-	}
-	for _, w := range ms.Waiting {
-		fmt.Fprintln(&b, "waiting:", w.Owner)
-	}
-	return fmt.Sprintln(b.String(), ms.Free)
 }
 
 // readMembers asks etcd; past knows what there was before.

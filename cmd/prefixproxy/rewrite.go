@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +17,7 @@ type rewriteCmd struct {
 	configFlag
 	Name     string `required:"" placeholder:"NAME" help:"The name to hold, one of the list."`
 	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"What the lines are: carbon or statsd."`
-	Now      string `placeholder:"TIME" help:"When the lines arrive, as RFC 3339 or in Unix seconds; default: now."`
+	Now      string `placeholder:"TIME" help:"When the lines arrive, as --at of who takes it; default: now."`
 }
 
 // Help is shown by rewrite --help.
@@ -37,45 +36,36 @@ func (c *rewriteCmd) Run(ui *ui) error {
 	if !slices.Contains(cfg.Membership.Names, c.Name) {
 		return notListed(c.Name, cfg, c.Config)
 	}
-	now, err := parseNow(c.Now)
-	if err != nil {
-		return err
+	f := filter{now: time.Now, in: bufio.NewReaderSize(ui.in, maxInput), out: bufio.NewWriter(ui.out), refused: ui.err}
+	if c.Now != "" {
+		at, err := parseTime("--now", c.Now, time.Now())
+		if err != nil {
+			return err
+		}
+		f.now = func() time.Time { return at }
 	}
 	protocol := line.StatsD
 	if c.Protocol == line.Carbon.String() {
 		protocol = line.Carbon
+	} else if cfg.Proxy.Forward.StatsD.Aggregates() {
+		return c.aggregate(cfg, &f)
 	}
-	if protocol == line.StatsD && cfg.Proxy.Forward.StatsD.Aggregates() {
-		return c.aggregate(cfg, now, ui)
-	}
-	f := filter{
-		rewriter: cfg.Proxy.Rewrite.Rewriter(protocol, c.Name),
-		now:      now,
-		in:       bufio.NewReaderSize(ui.in, maxInput),
-		out:      bufio.NewWriter(ui.out),
-		refused:  ui.err,
-	}
+	f.rewriter = cfg.Proxy.Rewrite.Rewriter(protocol, c.Name)
 	return f.run()
 }
 
 // aggregate prints the points that StatsD's lines become, all in one slot.
-func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
-	at := time.Unix(now(), 0)
+func (c *rewriteCmd) aggregate(cfg config, f *filter) error {
+	at := f.now().Truncate(time.Second)
 	sums, err := aggregate.Open(cfg.Proxy.Aggregate, nil, at)
 	if err != nil {
 		return err
 	}
 	rules := cfg.Proxy.Rewrite
 	rules.Points = true
-	f := filter{
-		rewriter: rules.Rewriter(line.StatsD, c.Name),
-		now:      now,
-		in:       bufio.NewReaderSize(ui.in, maxInput),
-		out:      bufio.NewWriter(io.Discard),
-		refused:  ui.err,
-		sums:     sums,
-		tags:     cfg.Proxy.Aggregate.Tags,
-	}
+	f.rewriter, f.sums, f.tags = rules.Rewriter(line.StatsD, c.Name), sums, cfg.Proxy.Aggregate.Tags
+	points := f.out
+	f.out = bufio.NewWriter(io.Discard)
 	if err := f.run(); err != nil {
 		return err
 	}
@@ -88,24 +78,8 @@ func (c *rewriteCmd) aggregate(cfg config, now func() int64, ui *ui) error {
 		series = append(series, strings.ReplaceAll(string(sums.Points(nil)), line.Mark, own))
 	}
 	slices.Reverse(series) // the last come first
-	_, err = io.WriteString(ui.out, strings.Join(series, ""))
-	return err
-}
-
-// parseNow returns the clock that --now asks for, in Unix seconds.
-func parseNow(s string) (now func() int64, err error) {
-	if s == "" {
-		return func() int64 { return time.Now().Unix() }, nil
-	}
-	seconds, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		t, err := time.Parse(time.RFC3339, s)
-		if err != nil {
-			return nil, usageError{hinted{fmt.Errorf("--now %q is no time", s), "--now 2026-01-31T14:05:00Z or --now 1769868300"}}
-		}
-		seconds = t.Unix()
-	}
-	return func() int64 { return seconds }, nil
+	points.WriteString(strings.Join(series, ""))
+	return points.Flush()
 }
 
 const (
@@ -116,7 +90,7 @@ const (
 // A filter rewrites lines from in to out.
 type filter struct {
 	rewriter *line.Rewriter
-	now      func() int64 // Unix seconds
+	now      func() time.Time
 	in       *bufio.Reader
 	out      *bufio.Writer
 	refused  io.Writer
@@ -157,7 +131,7 @@ func (f *filter) line(number int, data []byte, readErr error) error {
 	ln, rest, ended := line.Cut(data)
 	switch {
 	case ended:
-		out, result := f.rewriter.Append(f.buf[:0], ln, f.now())
+		out, result := f.rewriter.Append(f.buf[:0], ln, f.now().Unix())
 		f.buf = out
 		reason := result.Reason()
 		if f.sums != nil && result.Appended() {

@@ -73,7 +73,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	step := int64(c.Step / time.Second)
-	spans := inSteps(reaching(spansOf(own, others, now), from, until), step)
+	spans := inSteps(spansOf(own, others, now), from, until, step)
 	if len(spans) == 0 {
 		ui.notef("%q held no name of pool %s in that time, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
 		return nil
@@ -175,26 +175,16 @@ func spansOf(own, others []membership.Tenure, now time.Time) []nameSpan {
 // ceilUnix returns the first whole second at t or after it.
 func ceilUnix(t time.Time) int64 { return t.Add(time.Second - time.Nanosecond).Unix() }
 
-// reaching returns those of spans that reach into from..until, none later than that.
-func reaching(spans []nameSpan, from, until int64) (in []nameSpan) {
+// inSteps returns the steps, by their first seconds, in which a name was one host's, of spans
+// that reach into from..until, none later than that. A step in which it changes hands is its
+// former holder's, as a second is, for that is what hosts do that count StatsD themselves.
+func inSteps(spans []nameSpan, from, until, step int64) (in []nameSpan) {
 	for _, s := range spans {
-		if s.to >= from && s.from <= until {
-			if until != math.MaxInt64 {
-				s.to = min(s.to, until)
-			}
-			in = append(in, s)
+		if s.to < from || s.from > until {
+			continue
 		}
-	}
-	return in
-}
-
-// inSteps returns the steps, by their first seconds, in which a name was one host's: a step
-// in which it changes hands is its former holder's, as a second is, for that is what hosts
-// do that count StatsD themselves.
-func inSteps(spans []nameSpan, step int64) (in []nameSpan) {
-	for _, s := range spans {
 		s.from = (s.from + step - 1) / step * step
-		if s.to != math.MaxInt64 {
+		if s.to = min(s.to, until); s.to != math.MaxInt64 {
 			s.to = s.to / step * step
 		}
 		if s.from <= s.to {

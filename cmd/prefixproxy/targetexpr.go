@@ -87,11 +87,12 @@ func (p *exprParser) isNext(c byte) bool {
 
 // skip skips blanks and c, if it is there.
 func (p *exprParser) skip(c byte) bool {
-	if !p.isNext(c) {
-		return false
+	is := p.isNext(c)
+	if is {
+		p.blanks()
+		p.at++
 	}
-	p.at = len(p.expr) - len(strings.TrimLeft(p.expr[p.at:], blanks)) + 1
-	return true
+	return is
 }
 
 // expression reads a path or a call, and what it is piped into.

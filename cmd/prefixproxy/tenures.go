@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
@@ -18,44 +19,31 @@ type tenure struct {
 	From  *time.Time `json:"from"`
 	To    *time.Time `json:"to"`    // null while it lasts, and where a crash left no end
 	Ended *string    `json:"ended"` // why
-	lasts bool
 }
 
-func tenuresOf(ts []membership.Tenure) []tenure {
+// writeTenures prints ts as JSON or as a table. Of one without an end that does not last, a
+// crash left none, and nobody has claimed the name since.
+func writeTenures(w io.Writer, ts []membership.Tenure, asJSON bool) error {
 	out := make([]tenure, len(ts))
-	for i, t := range ts {
-		out[i] = tenure{Name: t.Name, Owner: t.Owner, From: jsonTime(t.From), To: jsonTime(t.To), lasts: t.Lasts}
-		if t.Ended != "" {
-			out[i].Ended = &t.Ended
-		}
-		if t.To.IsZero() && !t.Lasts { // a crash left no end, and nobody has claimed the name since
-			out[i].Ended = &crashed
-		}
-	}
-	return out
-}
-
-// crashed is why a tenure ended whose end nobody knows.
-var crashed = string(membership.Expired)
-
-// writeTenures prints ts as JSON or as a table.
-func writeTenures(w io.Writer, ts []tenure, asJSON bool) error {
-	if asJSON {
-		return writeJSON(w, ts)
-	}
-	if len(ts) == 0 {
-		return nil
-	}
 	rows := [][]string{{"NAME", "OWNER", "FROM", "TO", "ENDED"}}
-	for _, t := range ts {
-		to, ended := tableTime(t.To), "-"
-		if t.To == nil && !t.lasts {
-			to = "?" // a crash left no end, and nobody has claimed the name since
+	for i, t := range ts {
+		from, to, ended := jsonTime(t.From), jsonTime(t.To), &t.Ended
+		row := []string{t.Name, t.Owner, tableTime(from), tableTime(to), cmp.Or(t.Ended, "-")}
+		switch {
+		case to == nil && !t.Lasts:
+			ended = new(string(membership.Expired))
+			row[3], row[4] = "?", "-"
+		case t.Ended == "":
+			ended = nil
 		}
-		if t.Ended != nil && to != "?" {
-			ended = *t.Ended
-		}
-		rows = append(rows, []string{t.Name, t.Owner, tableTime(t.From), to, ended})
+		out[i] = tenure{t.Name, t.Owner, from, to, ended}
+		rows = append(rows, row)
+	}
+	switch {
+	case asJSON:
+		return writeJSON(w, out)
+	case len(ts) == 0:
+		return nil
 	}
 	return table{rows: rows, owner: 1}.write(w)
 }

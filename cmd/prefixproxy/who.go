@@ -63,7 +63,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 			ui.notef("nobody holds %s now", c.Name)
 		}
 	}
-	return writeTenures(ui.out, tenuresOf(past), c.JSON)
+	return writeTenures(ui.out, past, c.JSON)
 }
 
 // heldAt returns those of past, the latest first, that had the name at t: one,
