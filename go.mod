@@ -2,6 +2,9 @@ module github.com/prefixproxy/prefixproxy
 
 go 1.26.0
 
+// Kernels before 6.10 know no TCP_KEEPIDLE of a multipath socket, which net.Listen would make.
+godebug multipathtcp=0
+
 require (
 	github.com/DataDog/datadog-go/v5 v5.9.1
 	github.com/DataDog/sketches-go v1.4.8
