@@ -108,6 +108,8 @@ func bindHint(err error) error {
 		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: " + whoListens(err)}
 	case strings.Contains(text, "/run/prefixproxy-sockets/") && !errors.Is(err, syscall.EADDRINUSE):
 		return hinted{err, "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"}
+	case strings.Contains(text, "another user's socket"):
+		return hinted{err, "let that user remove it, or write another path"}
 	case errors.Is(err, syscall.EPERM):
 		return hinted{err, "only a member of a group may give a socket to it: systemctl edit prefixproxy: [Service] SupplementaryGroups= with that group"}
 	case (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EROFS)) && strings.Contains(text, "unix"):
@@ -120,7 +122,7 @@ func bindHint(err error) error {
 		return hinted{err, "behind the % goes an interface of this host: ip link shows them"}
 	case isDNS:
 		return hinted{err, "write an address of this host, or localhost; getent hosts " + quoteShell(dns.Name)}
-	case errors.Is(err, syscall.ENOENT):
+	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR):
 		return hinted{err, "make the directory first, or use one that is there: /run/prefixproxy, which the service's unit makes"}
 	case strings.Contains(text, "unknown group"):
 		return hinted{err, "getent group shows those that there are; or leave ?group= out"}

@@ -55,6 +55,8 @@ func TestBindHint(t *testing.T) {
 		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntup"},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=adm: %w", syscall.EPERM), "SupplementaryGroups="},
 		{fmt.Errorf("listen for statsd on udp://[fe80::1%%eth7]:8125: %w", syscall.EINVAL), "ip link"},
+		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "another path"},
+		{fmt.Errorf("listen for statsd on unix:///etc/passwd/s.sock: %w", syscall.ENOTDIR), "/run/prefixproxy"},
 	} {
 		hint, ok := errors.AsType[hinted](bindHint(tt.err))
 		if !ok || !strings.Contains(hint.hint, tt.want) {

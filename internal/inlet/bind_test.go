@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -97,6 +99,21 @@ func TestUnixSocketInUse(t *testing.T) {
 	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); err == nil {
 		closeAll(ls)
 		t.Fatal("bound twice")
+	}
+	gram := address.Address{Network: "unixgram", Path: a.Path}
+	if _, err := newBinder(t).bindAll([]Spec{statsdAt(gram)}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a socket of another kind: %v, want %v", err, syscall.EADDRINUSE)
+	}
+	unix.Listen(ls[0].socket.FD(), 0)
+	for { // nobody accepts
+		conn, err := net.Dial("unix", a.Path)
+		if err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	if _, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a backlog that is full: %v, want %v", err, syscall.EADDRINUSE)
 	}
 	file := address.Address{Network: "unix", Path: socketPath(t, "f")}
 	os.WriteFile(file.Path, []byte("keep"), 0o600)

@@ -59,14 +59,19 @@ func RemoveStale(network, path string) error {
 		return fmt.Errorf("%s exists and is no socket", path)
 	}
 	conn, err := net.Dial(network, path)
-	if err == nil {
+	switch {
+	case err == nil:
 		conn.Close()
+		fallthrough
+	case errors.Is(err, syscall.EPROTOTYPE), errors.Is(err, syscall.EAGAIN): // of another kind; with a backlog that is full
 		return fmt.Errorf("%s: %w", path, syscall.EADDRINUSE)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		err = os.Remove(path)
 	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return err
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%s is another user's socket: %w", path, err)
 	}
-	return os.Remove(path)
+	return err
 }
 
 // SetAccess gives the socket at path its mode, and a group by name or number; "": ours.
