@@ -92,7 +92,7 @@ func TestTargets(t *testing.T) {
 	r.targetTable().text(&out)
 	want := `target                                      figure  wanted    
 statsd-single: yardstick: CPU × plain loop  0.1 ×   ≤ 0.12 ×  met
-statsd-single: CPU × least                  1.25 ×  ≤ 1.2 ×   not met
+statsd-single: CPU × least                  1.25 ×  ≤ 1 ×     not met
 `
 	if out.String() != want {
 		t.Errorf("got\n%swant\n%s", &out, want)

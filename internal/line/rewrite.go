@@ -12,11 +12,13 @@ import (
 type Rewriter struct {
 	protocol Protocol
 
-	from               string // with its dot: "host."
-	fromWord, fromMask uint64
-	match              *edit // of a path that starts with from
-	other              *edit // of a path that starts neither with from nor with a key of names
-	bad                *edit // of a path that costs others, or of which cannot be told whose it is
+	from     string // with its dot: "host."
+	fromWord uint64 // its first bytes, 8 at most
+	fromMask uint64 // with 0xff for each of them
+
+	match *edit // of a path that starts with from
+	other *edit // of a path that starts neither with from nor with a key of names
+	bad   *edit // of a path that costs others, or of which cannot be told whose it is
 
 	names     map[string]*edit // by `to` rendered, as the server reads it
 	nodes     int              // of every key of names
