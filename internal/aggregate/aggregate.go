@@ -103,7 +103,7 @@ func (a *Aggregator) Seal(now time.Time) {
 	a.close(a.open.end())
 	a.seal(a.open, len(a.order))
 	a.begin(now.Unix())
-	a.journal.turn(a.header())
+	a.beginBase()
 }
 
 // Hold says that the name is held under another tenure from now on. The points of the slot
@@ -144,11 +144,13 @@ func (a *Aggregator) Take(n int) (more bool) {
 		a.left--
 		s := a.order[a.left]
 		a.taken = append(a.taken, a.take(s, a.open.Seq))
-		a.journal.record(s, min(s.seq, a.sealed.Seq), s.old, false)
 		if a.isExpired(s) {
 			a.forget(a.left)
+		} else {
+			a.journal.record(s)
 		}
 	}
+	a.endPart()
 	return a.left > 0
 }
 

@@ -39,8 +39,7 @@ type lineFile struct {
 // A draft is the next base, beside the one that is in effect.
 type draft struct {
 	base        *os.File // nil: there is none
-	parts       bool     // it is one in the middle of a slot
-	based, last int      // of its series: so many are written, and will be
+	based, last int      // of its series: so many are written, and will be; last: where no flush writes it
 	buf         []byte   // not written
 	sum         uint32   // of what is
 	written     int64    // bytes
@@ -107,6 +106,9 @@ func (j *journal) flush() bool {
 
 // note names the slot of the lines after it, and returns whether it is in the file.
 func (j *journal) note(h header) bool {
+	if j.lines == nil {
+		return false
+	}
 	text, err := json.Marshal(h)
 	j.fail(err)
 	j.pending = append(append(append(j.pending, note), text...), '\n')
@@ -142,7 +144,7 @@ func (j *journal) follow(file *os.File, err error) {
 func (j *journal) create(h header) {
 	j.abandon()
 	text, err := json.Marshal(h)
-	j.buf, j.sum, j.written, j.parts = append(append(j.buf[:0], text...), '\n'), 0, 0, h.Parts
+	j.buf, j.sum, j.written, j.based = append(append(j.buf[:0], text...), '\n'), 0, 0, 0
 	if err == nil {
 		j.base, err = statedir.OpenFile(filepath.Join(j.dir, "base.new"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	}

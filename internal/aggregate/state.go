@@ -23,9 +23,10 @@ import (
 // files of earlier generations are removed. Lines are written once a read. A note among them
 // names the slot of those after it: if that is another one, the slot before it was sealed.
 //
-// In the middle of a slot, a base is written in parts while lines are being counted. Each part
-// ends with a note that says how far the base has come: a series in it is as it was then.
-// Until that note, the base is ahead of the lines: they are counted in it already.
+// A base is written in parts while lines are being counted: in a flush, a part with each that
+// is taken out; otherwise one with each read. A part ends with a note that says how far the
+// base has come: a series in it is as it was then. Until that note, the base is ahead of the
+// lines: they are counted in it already.
 //
 // docs/decisions/0014 says why nothing counts twice.
 //
@@ -48,44 +49,48 @@ const (
 var baseStep = 256
 
 // format tells these files from those of other versions.
-const format = 5
+const format = 6
 
 // A header says where the slots are.
 type header struct {
 	Format int
 	Slot   Slot
 	Closed []Span
-	Parts  bool `json:",omitempty"` // of a base: it was written in the middle of a slot
-	Based  int  `json:",omitempty"` // of a note: so many series of that base are written
+	Based  int `json:",omitempty"` // of a note: so many series of the base are written
 }
 
 func (a *Aggregator) header() header { return header{Format: format, Slot: a.open, Closed: a.closed} }
 
-// beginBase begins a base in the middle of a slot. Nothing is being flushed.
+// beginBase begins a base, and the lines that follow it.
 func (a *Aggregator) beginBase() {
-	h := a.header()
-	h.Parts = true
-	a.journal.turn(h)
-	a.journal.based, a.journal.last = 0, len(a.order)
+	a.journal.turn(a.header())
+	a.journal.last = len(a.order)
 }
 
-// writeBase writes at most n series of the base, if one is being written.
+// writeBase writes at most n series of the base, if one is being written, and no flush does
+// that.
 func (a *Aggregator) writeBase(n int) {
 	j := &a.journal
-	if j.base == nil || !j.parts {
+	if j.base == nil || a.isFlushing {
 		return
 	}
 	for ; n > 0 && j.based < j.last; n-- {
-		s := a.order[j.based]
-		j.record(s, s.seq, s.cur, true)
-		j.based++
+		j.record(a.order[j.based])
+	}
+	if a.endPart(); j.based == j.last {
+		j.commit()
+	}
+}
+
+// endPart notes how far the base has come.
+func (a *Aggregator) endPart() {
+	if a.journal.base == nil {
+		return
 	}
 	h := a.header()
-	h.Based = j.based
-	if !j.note(h) {
-		j.abandon()
-	} else if j.based == j.last {
-		j.commit()
+	h.Based = a.journal.based
+	if !a.journal.note(h) {
+		a.journal.abandon()
 	}
 }
 
@@ -95,18 +100,17 @@ func (a *Aggregator) checkpoint() {
 	a.writeBase(len(a.order))
 }
 
-// record appends a series to the base: with what came in the open slot, or with what it was
-// before.
-func (j *journal) record(s *series, seq int32, value float64, open bool) {
+// record appends a series to the base, with what came in the open slot.
+func (j *journal) record(s *series) {
 	if j.base == nil {
 		return
 	}
-	j.buf = append(strconv.AppendInt(append(j.buf, '0'+byte(s.kind), ' '), int64(seq), 10), ' ')
+	j.based++
+	j.buf = append(strconv.AppendInt(append(j.buf, '0'+byte(s.kind), ' '), int64(s.seq), 10), ' ')
 	j.buf = append(j.buf, s.name...)
 	switch {
 	case s.kind == counterKind, s.kind == gaugeKind:
-		j.numbers(value)
-	case !open:
+		j.numbers(s.cur)
 	case s.kind == setKind:
 		for m := range s.set.cur {
 			j.blob([]byte(m))
@@ -171,8 +175,15 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 			j.fail(j.lines.Truncate(j.size))
 		}
 	}
+	for _, s := range a.order {
+		s.ahead = false // what comes from now on is in no base
+	}
 	if a.isFlushing {
-		j.create(a.header())
+		a.beginBase()
+		for _, s := range a.order[a.left:] { // the flush does not take out what came in the open slot
+			a.journal.record(s)
+		}
+		a.endPart()
 	}
 	return nil
 }
@@ -268,7 +279,7 @@ func (a *Aggregator) load(base []byte) (err error) {
 			return err
 		}
 		s := a.newSeries(name, kind(ln[0]-'0'), hashOf(name), int32(n))
-		s.ahead = h.Parts
+		s.ahead = true
 		if err := a.restore(s, values); err != nil {
 			return err
 		}

@@ -215,6 +215,48 @@ func TestKilledBeforeSlot(t *testing.T) {
 	}
 }
 
+// So it is if the next process is killed, too, before the flush goes on that was under way.
+func TestKilledTwiceBeforeSlot(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	a.Hold(at(2), "first")
+	put(a, "c:1|c")
+	a.Seal(at(15)) // a stop: the next slot has not begun
+	put(a, "c:10|c")
+	if err := os.Chtimes(pathOf(dir, "lines", a.journal.generation), at(16), at(16)); err != nil {
+		t.Fatal(err)
+	}
+	a = open(t, tenth(), at(25), dir)
+	put(a, "c:100|c")
+	a = open(t, tenth(), at(35), dir)
+	got := points(a)
+	a.Hold(at(36), "second")
+	if a.IsFlushing() {
+		got = append(got, points(a)...)
+	}
+	a.Seal(at(50))
+	got = append(got, points(a)...)
+	equal(t, got, []string{"N.c.count 1 @10", "N.c.rate 0.1 @10", "N.c.count 110 @40", "N.c.rate 11 @40"})
+}
+
+// A series that came while a slot was being flushed is there behind the base of that flush,
+// though the process was killed in it.
+func TestNewInFlush(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	a.SetNamed(true, at(0))
+	put(a, "c:1|c")
+	a.Seal(at(10))
+	put(a, "new:1|c")
+	a = open(t, tenth(), at(11), dir)
+	put(a, "new:2|c")
+	points(a)
+	a = open(t, tenth(), at(12), dir)
+	if got := valueOf(a, "new", counterKind); got != 3 {
+		t.Errorf("got %v, want 3", got)
+	}
+}
+
 // A line that was cut by the end of the process does not count, and is no part of what
 // comes behind it.
 func TestTornLine(t *testing.T) {
@@ -228,6 +270,25 @@ func TestTornLine(t *testing.T) {
 	a = open(t, tenth(), at(2), dir)
 	if got := valueOf(a, "a", counterKind); got != 4 {
 		t.Errorf("the counter is %v, want 4", got)
+	}
+}
+
+// A base whose lines are gone (a machine that lost power behind a stop) holds what was counted
+// before, and its series count on.
+func TestBaseAlone(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	put(a, "c:1|c", "g:5|g")
+	if err := a.Close(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(pathOf(dir, "lines", a.journal.generation), 0); err != nil {
+		t.Fatal(err)
+	}
+	a = open(t, tenth(), at(1), dir)
+	put(a, "c:2|c", "g:+1|g")
+	if c, g := valueOf(a, "c", counterKind), valueOf(a, "g", gaugeKind); c != 3 || g != 6 {
+		t.Errorf("the counter is %v, want 3, and the gauge %v, want 6", c, g)
 	}
 }
 
