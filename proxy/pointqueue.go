@@ -142,26 +142,27 @@ func (q *pointQueue) tell(trouble error, now time.Time) {
 	}
 }
 
-// isTurned says whether turn has nothing to do. q.mu is held.
-func (q *pointQueue) isTurned(now time.Time) bool {
+// look returns the claim, whether its tenure begins, and whether turn is to do anything.
+// q.mu is held.
+func (q *pointQueue) look(now time.Time) (claim *membership.Claim, begins, due bool) {
 	claim, ok := q.naming.names.Current()
 	q.sums.SetNamed(claim != nil, now)
-	return (!ok || claim == q.claim) && !q.sums.IsOver(now)
+	begins = ok && claim != q.claim
+	return claim, begins, begins || q.sums.IsOver(now)
 }
 
 // turn ends the open slot where that is over, or a tenure begins. q.flushing is held.
 func (q *pointQueue) turn(now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.isTurned(now) {
+	claim, begins, due := q.look(now)
+	if !due {
 		return
 	}
 	q.mu.Unlock()
 	q.flushAll()
 	q.mu.Lock()
-	claim, ok := q.naming.names.Current()
-	q.sums.SetNamed(claim != nil, now)
-	if ok && claim != q.claim {
+	if begins {
 		q.claim = claim
 		if tenure := tenureOf(claim); !q.sums.Holds(tenure) {
 			q.sums.Hold(now, tenure)
@@ -221,7 +222,7 @@ func (q *pointQueue) flush() {
 func (q *pointQueue) count(r *aggregate.Reading, at time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.isTurned(at) {
+	for _, _, due := q.look(at); due; _, _, due = q.look(at) {
 		q.mu.Unlock()
 		q.flushing.Lock()
 		q.turn(at)

@@ -107,6 +107,10 @@ func (q *statsdQueue) bound() int64 {
 // park takes back a taken batch whose claim is suspended: it waits, before all
 // that is held, until the claim is renewed or lost.
 func (q *statsdQueue) park(b *batch) {
+	if b.lines == 0 {
+		b.free()
+		return
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b.parked = true

@@ -91,7 +91,7 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 	}
 	owned := s.gate.of(b.claim).owns
 	if claim == b.claim {
-		s.park(b.split(owned))
+		s.queue.park(b.split(owned))
 	} else {
 		s.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
 	}
@@ -105,15 +105,6 @@ func leaves(claim *membership.Claim) time.Duration {
 		return 0
 	}
 	return max(claim.Left(), time.Nanosecond)
-}
-
-// park gives lines back to the queue, to wait for their claim.
-func (s *statsdSource) park(b *batch) {
-	if b.lines == 0 {
-		b.free()
-		return
-	}
-	s.queue.park(b)
 }
 
 func (s *statsdSource) Wrote(_ time.Time, n int) {
@@ -188,9 +179,7 @@ func (s *statsdSource) End(time.Time, outlet.Ending) {
 func (s *statsdSource) Expire(now time.Time) (again time.Duration, err error) {
 	s.queue.expire(now, time.Time{})
 	if s.hand != nil && s.hand.tooOld(now) {
-		s.queue.drop(s.hand.lines, tooOld)
-		s.hand.free()
-		s.hand = nil
+		s.dropHand(tooOld)
 	}
 	switch lines, closed := s.queue.left(); {
 	case lines > 0:
@@ -208,8 +197,12 @@ func (s *statsdSource) Lost() uint64          { return s.queue.lost() }
 // abandon drops what could not be sent before the end.
 func (s *statsdSource) abandon() {
 	if s.hand != nil {
-		s.queue.drop(s.hand.lines, shutdown)
-		s.hand.free()
-		s.hand = nil
+		s.dropHand(shutdown)
 	}
+}
+
+func (s *statsdSource) dropHand(why reason) {
+	s.queue.drop(s.hand.lines, why)
+	s.hand.free()
+	s.hand = nil
 }
