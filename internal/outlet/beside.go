@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 	// for it to be back.
 	betterAge = 2 * time.Second
 
-	// renameInterval is how often a name is resolved again whose lines go by UDP.
+	// renameInterval is how often a name or path is resolved again whose lines go in datagrams.
 	renameInterval = 30 * time.Second
 
 	// parkTime is for how long at most a server that was left has to take what it was
@@ -42,7 +43,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 			}
 		})
 	}
-	if a.Network == "udp" && a.isName() {
+	if a.Network == "unixgram" || a.Network == "udp" && a.isName() {
 		s.besides.Go(func() {
 			if o.isRenamed(ctx, s) {
 				s.ask(departure{why: errRenamed})
@@ -83,7 +84,7 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 			return true
 		}
 		if now := time.Now(); o.reads(ctx, c) {
-			o.failover.reads(c.server, now.Add(askInterval))
+			o.failover.asked(c.server, true, now.Add(askInterval))
 		} else {
 			o.failover.failed(time.Now(), c.server, 0, true, errStalled)
 		}
@@ -106,6 +107,7 @@ func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 			}
 			return
 		}
+		o.failover.alone(s.server)
 		if !retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval)) {
 			return
 		}
@@ -117,8 +119,13 @@ func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 // closes what we close. If it does not, the session ends in order, which tells: it might
 // serve one connection at a time.
 func (o *Outlet) leaveSilent(ctx context.Context, s *session) {
-	switch c, err := o.dialServer(ctx, s.config, s.server, s.index, stallTime); {
-	case err == nil && o.reads(ctx, c), err != nil && !errors.Is(err, context.DeadlineExceeded):
+	defer s.asking.Store(false)
+	c, err := o.dialServer(ctx, s.config, s.server, s.index, stallTime)
+	reads := err == nil && o.reads(ctx, c) || err != nil && !errors.Is(err, context.DeadlineExceeded)
+	if ctx.Err() != nil {
+		return
+	}
+	if o.failover.asked(s.server, reads, time.Now().Add(askInterval)); reads {
 		return
 	}
 	if c := o.seek(ctx, wholeList, s.server); c != nil && !s.ask(departure{errDoubted, c}) {
@@ -164,11 +171,17 @@ func (o *Outlet) park(ctx context.Context, s *session, left func() time.Duration
 	})
 }
 
-// isRenamed returns true when the name of a server no longer resolves to its
-// address; false when ctx ends.
+// isRenamed returns true when the name of a server no longer resolves to its address, or its
+// path is another socket's; false when ctx ends.
 func (o *Outlet) isRenamed(ctx context.Context, s *session) bool {
+	a := s.server.entry.address
+	was, _ := os.Stat(a.Path)
 	for retry.Sleep(ctx, renameInterval) {
-		if ats, err := o.lookUp(ctx, s.server.entry.address); err == nil && !slices.Contains(ats, s.server.at) {
+		if a.IsUnix() {
+			if is, err := os.Stat(a.Path); err == nil && !os.SameFile(was, is) {
+				return true
+			}
+		} else if ats, err := o.lookUp(ctx, a); err == nil && !slices.Contains(ats, s.server.at) {
 			return true
 		}
 	}

@@ -80,6 +80,7 @@ type server struct {
 	rest    time.Time // not used before, while there is another
 	retry   time.Time // not tried before
 	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
+	pause   string    // what is known of that
 	silent  bool      // it read nothing, when it was last used
 	ask     time.Time // not asked before whether it reads
 }
@@ -261,38 +262,45 @@ func (f *failover) isUp(now time.Time, e *entry) {
 
 // pauses says that s has taken nothing since a moment, or takes again: the zero one. Its
 // session goes on.
-func (f *failover) pauses(s *server, since time.Time) {
+func (f *failover) pauses(s *server, since time.Time, isCutOff bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	now, said := time.Now(), &s.entry.said.pauses
-	attrs := []any{"upstream", s.entry.address.String(), "resolved", s.at}
-	if !since.IsZero() {
-		if times, tell := said.holds(now, ""); tell {
-			f.log.Warn("upstream takes nothing, though its host answers", append(attrs, times...)...)
+	if since.IsZero() {
+		if lasted := time.Since(s.paused); s.entry.said.pauses.over() || lasted >= lasting {
+			f.log.Info("upstream takes lines again", "upstream", s.entry.address.String(), "resolved", s.at, "after", lasted.Round(time.Millisecond))
 		}
-	} else if lasted := now.Sub(s.paused); said.over() || lasted >= lasting {
-		f.log.Info("upstream takes lines again", append(attrs, "after", lasted.Round(time.Millisecond))...)
 	}
-	s.paused = since
+	s.paused, s.pause = since, "connected, but it takes nothing: stopped, or overloaded"
+	if isCutOff {
+		s.pause = "connected, but its host answers nothing: down, or cut off"
+	}
 }
 
-// mayAsk says whether s is to be asked now whether it reads: now and then, where there is
+// alone says that there is no other while s pauses, if it does.
+func (f *failover) alone(s *server) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.paused.IsZero() {
+		return
+	}
+	if times, tell := s.entry.said.pauses.holds(time.Now(), ""); tell {
+		f.log.Warn("upstream takes nothing", append([]any{"upstream", s.entry.address.String(), "resolved", s.at, "err", s.pause}, times...)...)
+	}
+}
+
+// isToAsk says whether s is to be asked now whether it reads: now and then, where there is
 // another server.
-func (f *failover) mayAsk(now time.Time, s *server) bool {
+func (f *failover) isToAsk(now time.Time, s *server) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now.Before(s.ask) || len(f.entries) == 1 && len(s.entry.answer) < 2 {
-		return false
-	}
-	s.ask = now.Add(askInterval)
-	return true
+	return !now.Before(s.ask) && (len(f.entries) > 1 || len(s.entry.answer) > 1)
 }
 
-// reads says that s reads, and when to ask it again.
-func (f *failover) reads(s *server, again time.Time) {
+// asked says whether s reads, and when to ask it again.
+func (f *failover) asked(s *server, reads bool, again time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.silent, s.ask = false, again
+	s.silent, s.ask = s.silent && !reads, again
 }
 
 // isSilent says whether s must show that it reads before it is used again.
@@ -323,7 +331,7 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 	if e.server == s {
 		e.server = nil
 	}
-	isStalled := errors.Is(why, errStalled)
+	isStalled := errors.Is(why, errStalled) || errors.Is(why, errCutOff)
 	s.silent, s.ask = isStalled, time.Time{}
 	works := worked >= provenAge && !isStalled
 	if works {
@@ -473,7 +481,7 @@ func (f *failover) status() []Status {
 		if e.server != nil {
 			s.Resolved = e.server.at
 			if !e.server.paused.IsZero() {
-				s.Up, s.Since, s.Reason = false, e.server.paused, "connected, but it takes nothing: stopped, or overloaded"
+				s.Up, s.Since, s.Reason = false, e.server.paused, e.server.pause
 			}
 		}
 		switch {

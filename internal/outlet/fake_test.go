@@ -44,6 +44,7 @@ type fakeServer struct {
 	endErr  error
 	stall   bool          // it takes nothing
 	unread  bool          // its kernel takes, and acknowledges nothing
+	cutOff  bool          // its host does not answer, either
 	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
 	single  bool          // it serves one connection at a time
 	picky   bool          // it hangs up when it gets something
@@ -206,6 +207,9 @@ func (l *fakeLink) look(time.Time, time.Duration) (Peer, error) {
 	if !l.server.unread {
 		l.acked = l.taken
 	}
+	if l.server.cutOff {
+		return Peer{Acked: l.acked, Silence: stallTime}, nil
+	}
 	return Peer{Acked: l.acked}, nil
 }
 
@@ -265,6 +269,7 @@ type fakeSource struct {
 	ended  time.Time // when the last session did, as was said
 	closed bool
 	left   func() time.Duration
+	again  time.Duration // it is in doubt whether lines are delivered
 	more   chan struct{}
 }
 
@@ -317,8 +322,20 @@ func (s *fakeSource) Wrote(_ time.Time, n int) {
 
 func (s *fakeSource) Refuse(int) {}
 
-func (s *fakeSource) Ack(time.Time, Peer) (Due, error) { return Due{}, nil }
-func (s *fakeSource) Leaving() func() time.Duration    { return s.left }
+func (s *fakeSource) Ack(time.Time, Peer) (Due, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Due{Again: s.again}, nil
+}
+
+// doubts says how long it is in doubt whether lines are delivered.
+func (s *fakeSource) doubts(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.again = d
+}
+
+func (s *fakeSource) Leaving() func() time.Duration { return s.left }
 
 func (s *fakeSource) End(now time.Time, how Ending) {
 	s.mu.Lock()

@@ -3,6 +3,8 @@ package outlet
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -182,6 +184,9 @@ func TestStalled(t *testing.T) {
 		if got := r.Status()[0].Reason; !strings.Contains(got, "reads nothing") {
 			t.Errorf("reason %q", got)
 		}
+		if down, stalls := r.logged("upstream down", "reads nothing"), r.logged("upstream takes nothing"); down != 1 || stalls != 0 {
+			t.Errorf("said %d and %d times:\n%s", down, stalls, r.log)
+		}
 		r.send(10 * time.Minute)
 		if n := len(net.servers[atA].attempts()); n > 6 {
 			t.Errorf("%d attempts in ten minutes", n)
@@ -199,13 +204,27 @@ func TestStalled(t *testing.T) {
 		if got := r.Status()[0]; !got.Up || got.Reason != "" {
 			t.Errorf("it takes again: status %+v", got)
 		}
-		if a, b := r.logged("takes nothing"), r.logged("takes lines again"); a != 1 || b != 1 {
+		if a, b := r.logged("upstream takes nothing", "stopped, or overloaded"), r.logged("takes lines again"); a != 1 || b != 1 {
 			t.Errorf("said %d and %d times", a, b)
 		}
 		if n := len(net.servers[atA].attempts()); n != 1 || len(net.servers[atA].lines()) != r.sent {
 			t.Errorf("%d connections, %d of %d lines", n, len(net.servers[atA].lines()), r.sent)
 		}
 	})
+}
+
+// That a server's host is gone is said, not that the server reads nothing.
+func TestCutOff(t *testing.T) {
+	for _, to := range [][]string{toBoth[:1], toBoth} {
+		net := newNet(atA, atB)
+		net.servers[atA].stall, net.servers[atA].cutOff = true, true
+		run(t, net, to, func(t *testing.T, r *rig) {
+			r.send(2 * stallTime)
+			if got := r.Status()[0]; got.Up || !strings.Contains(got.Reason, "host answers nothing") || r.logged("WARN", "host answers nothing") != 1 {
+				t.Errorf("status %+v\n%s", got, r.log)
+			}
+		})
+	}
 }
 
 // A server that nobody reads is left for another though its kernel takes all, and not taken
@@ -238,6 +257,20 @@ func TestReadsNothing(t *testing.T) {
 		left(askInterval + 2*stallTime)
 		if n := a.sessions(); n != 2 {
 			t.Errorf("%d sessions with a server that has read once, want 2", n)
+		}
+	})
+}
+
+// A server that was being asked when other upstreams were configured is asked again.
+func TestReadsNothingAndConfigured(t *testing.T) {
+	net := newNet(atA, atB)
+	net.servers[atA].mute = true
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(askAfter + stallTime/2)
+		r.Configure(Config{To: addresses(t, toBoth...), MaxAge: time.Hour})
+		r.send(askAfter + 2*stallTime + time.Second)
+		if s := r.Status(); !s[1].Up {
+			t.Errorf("status %+v", s)
 		}
 	})
 }
@@ -323,6 +356,29 @@ func TestNameMoves(t *testing.T) {
 		r.send(2 * time.Minute)
 		if n := len(net.servers[atB].attempts()); n != 1 {
 			t.Errorf("%d sessions", n)
+		}
+	})
+}
+
+// A path at which another socket is, is followed.
+func TestPathMoves(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "statsd.sock")
+	bind := func() {
+		if err := errors.Join(os.WriteFile(path+".new", nil, 0o600), os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bind()
+	net := newNet(path)
+	run(t, net, []string{"unixgram://" + path}, func(t *testing.T, r *rig) {
+		r.send(3 * renameInterval)
+		if n := len(net.servers[path].attempts()); n != 1 {
+			t.Errorf("%d connections, want one that lasts", n)
+		}
+		bind()
+		r.send(renameInterval + time.Second)
+		if n := len(net.servers[path].attempts()); n != 2 || len(net.servers[path].lines()) != r.sent {
+			t.Errorf("%d connections, want 2; %d of %d lines", n, len(net.servers[path].lines()), r.sent)
 		}
 	})
 }
@@ -502,6 +558,12 @@ func TestMaxAgeWaits(t *testing.T) {
 			t.Errorf("it was %q, and there are %d connections more", got, n-first)
 		}
 		a.set(func(s *fakeServer) { s.unread = false })
+		r.source.doubts(time.Second)
+		r.send(2 * time.Second)
+		if n := len(a.attempts()); n != first {
+			t.Error("it was ended while it is in doubt whether lines are delivered")
+		}
+		r.source.doubts(0)
 		r.send(2 * time.Second)
 		if got, n := a.parted(first-1), len(a.attempts()); got != "closed" || n != first+1 {
 			t.Errorf("it was %q, and there are %d connections more", got, n-first)

@@ -46,7 +46,8 @@ func (s *sent) saw(now time.Time, peer Peer) {
 	if peer.Acked > s.Acked {
 		s.progress, s.lastAck, s.pause = now, now, firstLook
 	}
-	s.Peer = Peer{max(peer.Acked, s.Acked), peer.Window}
+	peer.Acked = max(peer.Acked, s.Acked)
+	s.Peer = peer
 }
 
 // isAcked says whether the peer's kernel has all.

@@ -51,6 +51,7 @@ const (
 
 var (
 	errStalled = errors.New("the server reads nothing, and another one waits")
+	errCutOff  = errors.New("the server's host answers nothing, and another one waits")
 	errPartial = errors.New("the server took only a part of a line")
 	errHungUp  = errors.New("closed by the server, and what it had acknowledged may be lost")
 )
@@ -65,7 +66,8 @@ type session struct {
 	within time.Duration // in which what was written must have left
 	proven bool
 	paused atomic.Bool // it has taken nothing for stallTime
-	asked  uint64      // Acked when the server was last asked whether it reads
+	asking atomic.Bool // the server, whether it reads
+	asked  uint64      // Acked when that last began
 	peer   hangup
 	leave  leave
 	timer  *time.Timer
@@ -155,7 +157,7 @@ func (s *session) send(ctx context.Context) error {
 		}
 		s.noteStall(ctx, now)
 		s.askReading(ctx, now)
-		if s.isLeaving(now) {
+		if s.isLeaving(now, again > 0) {
 			return s.leave.why
 		}
 		s.narrow(s.source.HasBacklog())
@@ -292,8 +294,9 @@ func (s *session) mayBeIdle(now time.Time) bool {
 	return len(lines) == 0
 }
 
-// isLeaving says whether it is time to leave a server that works.
-func (s *session) isLeaving(now time.Time) bool {
+// isLeaving says whether it is time to leave a server that works. inDoubt says that the source
+// waits for something to prove delivered.
+func (s *session) isLeaving(now time.Time, inDoubt bool) bool {
 	if s.leave.why == nil {
 		select {
 		case d := <-s.leave.asked:
@@ -306,7 +309,7 @@ func (s *session) isLeaving(now time.Time) bool {
 	case why == nil:
 		return false
 	case errors.Is(why, errTooOld):
-		return s.isAcked() && !s.mid // there is no hurry
+		return s.isAcked() && !s.mid && !inDoubt // there is no hurry
 	case errors.Is(why, errStalled):
 		return true
 	}
@@ -360,18 +363,24 @@ func (s *session) noteStall(ctx context.Context, now time.Time) {
 	if !s.paused.CompareAndSwap(!paused, paused) {
 		return
 	}
-	if paused {
-		s.besides.Go(func() { s.outlet.leaveStalled(ctx, s) })
-	} else {
+	if !paused {
 		since = time.Time{}
 	}
-	s.outlet.failover.pauses(s.server, since)
+	s.outlet.failover.pauses(s.server, since, s.isCutOff(now))
+	if paused {
+		s.besides.Go(func() { s.outlet.leaveStalled(ctx, s) })
+	}
+}
+
+// isCutOff says whether a server that takes nothing has a host that answers nothing, either.
+func (s *session) isCutOff(now time.Time) bool {
+	return s.Silence > 0 && s.Silence+now.Sub(s.looked) >= stallTime
 }
 
 // askReading has a server asked whether it reads what its kernel acknowledges.
 func (s *session) askReading(ctx context.Context, now time.Time) {
 	isTCP := s.server.entry.address.Host != "" && !s.isDatagram()
-	if isTCP && s.leave.why == nil && s.Acked > s.asked && now.Sub(s.began) >= askAfter && s.outlet.failover.mayAsk(now, s.server) {
+	if isTCP && s.leave.why == nil && s.Acked > s.asked && now.Sub(s.began) >= askAfter && s.outlet.failover.isToAsk(now, s.server) && s.asking.CompareAndSwap(false, true) {
 		s.asked = s.Acked
 		s.besides.Go(func() { s.outlet.leaveSilent(ctx, s) })
 	}
@@ -428,7 +437,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 		isDoubted := errors.Is(why, errDoubted)
 		switch {
 		case err == nil && isDoubted:
-			s.outlet.failover.reads(s.server, time.Now().Add(patientInterval))
+			s.outlet.failover.asked(s.server, true, time.Now().Add(patientInterval))
 			s.depart(time.Now(), departure{why: why})
 			fallthrough
 		case err == nil:
@@ -445,6 +454,9 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	}
 	s.collect(time.Now())
 	s.tell(time.Now())
+	if errors.Is(why, errStalled) && s.isCutOff(time.Now()) {
+		why = errCutOff
+	}
 	left := s.source.Leaving()
 	switch {
 	case errors.Is(why, errClosed):

@@ -81,6 +81,9 @@ type Peer struct {
 	// Window is the most that its kernel has offered to take at once, in bytes: so much
 	// its program may not have read of what is acknowledged. 0: not known.
 	Window int64
+
+	// Silence is for how long its host has answered nothing that it was asked; 0: it answers.
+	Silence time.Duration
 }
 
 // Due is what a source wants of what is under way.

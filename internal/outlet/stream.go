@@ -101,7 +101,10 @@ func (l *stream) look(now time.Time, within time.Duration) (peer Peer, err error
 	err = l.control(func(fd int) error { return askTCP(fd, &info) })
 	info.acked = min(info.acked, l.written)
 	l.window = max(l.window, info.window)
-	peer = Peer{info.acked, l.window}
+	peer = Peer{Acked: info.acked, Window: l.window}
+	if info.asked {
+		peer.Silence = info.sinceAck
+	}
 	if err != nil {
 		return peer, err
 	}

@@ -123,7 +123,7 @@ func TestStoppedCarbon(t *testing.T) {
 	carbon.Signal(syscall.SIGCONT)
 	d.eventually(t, "it is up", up(true))
 	d.Stderr.Await(t, "takes lines again")
-	if log := d.Stderr.Text(); strings.Count(log, "takes nothing") != 1 || strings.Count(log, "takes lines again") != 1 || strings.Contains(log, "upstream down") {
+	if log := d.Stderr.Text(); strings.Count(log, "upstream takes nothing") != 1 || strings.Count(log, "takes lines again") != 1 || strings.Contains(log, "upstream down") {
 		t.Errorf("want one warning, and its end:\n%s", log)
 	}
 }
