@@ -172,6 +172,21 @@ func TestUnwantedSocket(t *testing.T) {
 	}
 }
 
+// One that is in the way of a listener is to blame, and not another process.
+func TestUnwantedSocketInTheWay(t *testing.T) {
+	s := &supervisor{t: t}
+	wide := s.listen("udp", ":0")
+	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg.Listen.StatsD = []Address{{Network: "udp", Host: "127.0.0.1", Port: wide.Port}}
+	p, err := New(cfg, holding("Denali"), Options{Sockets: s.pass()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Bind(); !errors.Is(err, ErrUnwantedSocket) {
+		t.Errorf("Bind: %v, want %v", err, ErrUnwantedSocket)
+	}
+}
+
 // What is no bound socket is refused.
 func TestPassedNoSocket(t *testing.T) {
 	r, w, err := os.Pipe()

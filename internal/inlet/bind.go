@@ -33,11 +33,12 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 	for _, s := range specs {
 		ls, err := b.bind(s)
 		if err != nil {
-			return nil, fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err)
+			isInTheWay := func(l *Listener) bool { return l.Address.Takes(s.Address) }
+			return nil, cmp.Or(b.unwanted(isInTheWay), fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err))
 		}
 		bound = append(bound, ls...)
 	}
-	return bound, b.unwanted()
+	return bound, b.unwanted(func(*Listener) bool { return true })
 }
 
 // bind returns the sockets of one address: localhost has one per family.
@@ -148,11 +149,11 @@ func listen(poller *poll.Poller, a address.Address, at string) (*Listener, error
 	return newListener(poller, packets.LocalAddr(), packets.(syscall.Conn))
 }
 
-// unwanted returns an error that names the inherited sockets which the configuration doesn't
-// use.
-func (b *binder) unwanted() (err error) {
+// unwanted returns an error that names the inherited sockets that nobody has asked for, of
+// those that are meant.
+func (b *binder) unwanted(isMeant func(*Listener) bool) (err error) {
 	for _, l := range b.have {
-		if l.Inherited {
+		if l.Inherited && isMeant(l) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", l.Address, ErrUnwantedSocket))
 		}
 	}
