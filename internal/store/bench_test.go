@@ -19,7 +19,7 @@ func openBench(b *testing.B, to ...Destination) *Store {
 		b.Skip("no tmpfs at /dev/shm: ", err)
 	}
 	b.Cleanup(func() { os.RemoveAll(memory) })
-	s, err := Open(Places{b.TempDir(), []string{memory}}, to, slog.New(slog.DiscardHandler))
+	s, err := Open(Places{State: b.TempDir(), Memory: []string{memory}}, to, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}

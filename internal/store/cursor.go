@@ -166,5 +166,3 @@ func (c *Cursor) HasBacklog() bool {
 // isLagging says whether lines wait that younger ones overtake: some are on disk, or have been
 // overtaken before. While there are none, lines keep their order.
 func (c *Cursor) isLagging() bool { return c.isLate(c.store.named.border()) }
-
-var _ outlet.Source = (*Cursor)(nil)

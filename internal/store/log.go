@@ -77,10 +77,7 @@ func (l *log) mark(now time.Time) {
 	if last := len(l.marks) - 1; last >= 0 && now.Sub(l.marks[last].when) < markEvery {
 		return
 	}
-	if len(l.marks) == maxMarks {
-		l.marks = slices.Delete(l.marks, 0, maxMarks/2)
-	}
-	l.marks = append(l.marks, mark{now, l.tail})
+	l.marks = append(l.marks[max(0, len(l.marks)-maxMarks):], mark{now, l.tail})
 }
 
 // since returns a place after which everything arrived at when or later.

@@ -104,7 +104,7 @@ func tempDir(t *testing.T) string {
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{T: t, rand: rand.New(rand.NewPCG(seed, 0)), now: time.Now(), peers: map[string]*peer{}, maybe: map[int]bool{}, full: map[string]bool{}}
 	root := tempDir(t)
-	m.places = Places{State: filepath.Join(root, "st[a]te"), Memory: []string{filepath.Join(root, "memory")}}
+	m.places = Places{State: filepath.Join(root, "st[a]te"), Memory: []string{filepath.Join(root, "memory")}, files: files{fault: m.fault}}
 	for _, dir := range []string{m.places.State, m.places.Memory[0]} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
@@ -163,7 +163,7 @@ func (m *model) fault(op, path string, size int) (int, error) {
 // start is the start of a process.
 func (m *model) start() {
 	m.full, m.wasFull = map[string]bool{}, false
-	s, err := openWith(m.places, m.to, slog.New(slog.NewTextHandler(&m.trace, nil)), files{fault: m.fault})
+	s, err := Open(m.places, m.to, slog.New(slog.NewTextHandler(&m.trace, nil)))
 	if err != nil {
 		m.Fatalf("open: %v", err)
 	}

@@ -40,17 +40,8 @@ const (
 // isNew says whether what waits in q was never sent.
 func (q queue) isNew() bool { return q == late || q == fresh }
 
-// next is the queue of what was in q and was sent.
-func (q queue) next() queue {
-	switch {
-	case q.isNew():
-		return again
-	case q == again:
-		return repeated
-	default:
-		return spent
-	}
-}
+// next is the queue of what was in another and was sent.
+var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated: spent, spent: spent, resting: spent}
 
 // A part of the log that was sent.
 type part struct {
@@ -222,7 +213,7 @@ func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
 				n.done[idle-1].Move(p.Span, &n.done[idle])
 			}
 		}
-		n.wait(p.Span, p.queue.next())
+		n.wait(p.Span, next[p.queue])
 	}
 	if len(n.queues[repeated]) == 0 {
 		n.queues[repeated], n.queues[spent] = n.queues[spent], nil

@@ -28,16 +28,14 @@ type Places struct {
 	// in one of them. State may be the last of them, at the price of writes. None: what waits in
 	// memory is lost with the process.
 	Memory []string
+
+	files files // of tests
 }
 
 // Open opens the store at some places, with what an earlier one left there. An error is about a
 // directory or file that is not as it must be.
 func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
-	return openWith(at, to, out, files{})
-}
-
-func openWith(at Places, to []Destination, out *slog.Logger, fs files) (*Store, error) {
-	s := &Store{tiers: tiers{out: out, files: fs}, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
+	s := &Store{tiers: tiers{out: out, files: at.files}, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
 	s.named.kind, s.held.kind = records.Named, records.Held
 	if at.State == "" {
 		return s, s.recall(to)

@@ -91,9 +91,7 @@ func (s *Store) moveDown(most int, all bool) error {
 			return nil
 		}
 		s.takeOut()
-		if err := s.move(g); errors.Is(err, syscall.ENOSPC) && s.makeRoom() {
-			continue
-		} else if err != nil {
+		if err := s.move(g); err != nil && !(errors.Is(err, syscall.ENOSPC) && s.makeRoom()) {
 			return err
 		}
 	}
@@ -174,7 +172,8 @@ func (s *Store) takeOut() {
 func (s *Store) readAhead() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h := &s.held; h.taken.IsEmpty() && s.isThirsty() {
+	isThirsty := func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst }
+	if h := &s.held; h.taken.IsEmpty() && !s.closed && slices.ContainsFunc(s.cursors, isThirsty) {
 		err = s.prefetch(&h.log, h.todo.First(h.onDisk()), &h.ahead, s.MoreHeld)
 	}
 	for _, c := range slices.Clone(s.cursors) {
@@ -206,11 +205,6 @@ func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell cha
 	return nil
 }
 
-// isThirsty says whether some destination has little to send. s.mu is held.
-func (s *Store) isThirsty() bool {
-	return !s.closed && slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst })
-}
-
 // errChanged is the error of load for what was moved or lost meanwhile.
 var errChanged = errors.New("moved, or lost")
 
@@ -224,9 +218,7 @@ func (s *Store) load(l *log, c *records.Chunk) error {
 	if g == nil {
 		return errChanged
 	}
-	if c.To.At > g.end.At {
-		c.To = g.end
-	}
+	c.Span = c.Within(g.span())
 	onDisk, f, err := g.onDisk, g.file, error(nil)
 	s.mu.Unlock()
 	if onDisk {

@@ -118,13 +118,12 @@ func (c *Cursor) isDrained() bool {
 
 // Expire implements outlet.Source: without a session, nothing becomes too old.
 func (c *Cursor) Expire(time.Time) (again time.Duration, err error) {
-	s := c.store
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
 	if c.isDrained() {
-		return 0, outlet.ErrDrained
+		err = outlet.ErrDrained
 	}
-	return 0, nil
+	return 0, err
 }
 
 // Refuse implements outlet.Source: no line is too long for a stream.
@@ -132,9 +131,8 @@ func (c *Cursor) Refuse(int) {}
 
 // Lost implements outlet.Source.
 func (c *Cursor) Lost() (n uint64) {
-	s := c.store
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
 	return c.books.Dropped[QueueFull] + c.books.Dropped[SpoolFull]
 }
 

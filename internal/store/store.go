@@ -2,7 +2,7 @@ package store
 
 import (
 	"bytes"
-	"math"
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -87,14 +87,10 @@ type Store struct {
 
 // resize sets the bounds to what the destinations ask for. s.mu is held.
 func (s *Store) resize() {
-	var queue, replay, spool int64
-	least := int64(math.MaxInt64)
+	var queue, least, replay, spool int64
 	for _, c := range s.cursors {
-		queue, least = max(queue, c.Queue), min(least, c.Queue)
+		queue, least = max(queue, c.Queue), min(cmp.Or(least, c.Queue), c.Queue)
 		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
-	}
-	if len(s.cursors) == 0 {
-		least = 0
 	}
 	s.grain = s.segmentSize
 	s.segmentSize = min(max(least/64, 2*records.ChunkSize), 16<<20)
@@ -147,7 +143,10 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 		}
 		sp, err := l.append(&s.tiers, part, count, born)
 		if err != nil {
-			s.noRoom(n, err)
+			if !s.saidNoRoom {
+				s.saidNoRoom = true
+				s.out.Error("lines dropped: no memory for them", "lines", n, "err", err)
+			}
 			for _, c := range s.cursors {
 				c.books.Dropped[QueueFull] += uint64(n)
 			}

@@ -29,7 +29,7 @@ const roomy = 64 << 20
 
 func newBench(t *testing.T, to ...Destination) *bench {
 	root := tempDir(t)
-	b := &bench{T: t, to: to, now: time.Now(), places: Places{filepath.Join(root, "state"), []string{filepath.Join(root, "memory")}}}
+	b := &bench{T: t, to: to, now: time.Now(), places: Places{State: filepath.Join(root, "state"), Memory: []string{filepath.Join(root, "memory")}}}
 	if len(to) == 0 {
 		b.to = []Destination{{Name: "main", Queue: roomy, Spool: 1 << 30}}
 	}

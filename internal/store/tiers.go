@@ -22,10 +22,8 @@ type tiers struct {
 	spare                []entry // files in memory that are not in use
 	trash                []entry // files on disk that are to be removed
 	saidUnkept           bool
-	saidNoRoom           bool // and no segment has been begun since
-
-	header       [records.HeaderSize]byte // buffers
-	recordHeader [records.RecordHeader]byte
+	saidNoRoom           bool                       // and no segment has been begun since
+	recordHeader         [records.RecordHeader]byte // a buffer
 }
 
 // bounds are how many bytes may be kept.
@@ -51,7 +49,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = t.files.write(g.file, g.Append(t.header[:0]), nil, 0); err != nil {
+	if err = t.files.write(g.file, g.Append(nil), nil, 0); err != nil {
 		t.discard(g.entry)
 		return err
 	}
@@ -96,13 +94,5 @@ func (t *tiers) unkept(err error) {
 	if !t.saidUnkept {
 		t.saidUnkept = true
 		t.out.Warn("the queue has no room for its files; some of what waits would be lost if the process were killed", "err", err)
-	}
-}
-
-// noRoom logs that lines are dropped.
-func (t *tiers) noRoom(lines int, err error) {
-	if !t.saidNoRoom {
-		t.saidNoRoom = true
-		t.out.Error("lines dropped: no memory for them", "lines", lines, "err", err)
 	}
 }
