@@ -125,6 +125,9 @@ func (ss *Spans) Add(s Span) {
 
 // Remove takes away what is in s, and returns how much that was.
 func (ss *Spans) Remove(s Span) (lines int, bytes int64) {
+	if !ss.Touches(s) {
+		return 0, 0
+	}
 	first := ss.index(s.From.At)
 	last := first
 	var left [2]Span

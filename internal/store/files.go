@@ -56,7 +56,7 @@ func (o *files) replace(d *statedir.Dir, name string, r io.Reader) error {
 		return err
 	}
 	defer f.Close()
-	if _, err := io.Copy(io.NewOffsetWriter(writer{o, f}, 0), r); err != nil {
+	if _, err := io.CopyBuffer(io.NewOffsetWriter(writer{o, f}, 0), r, make([]byte, 64<<10)); err != nil {
 		o.remove(d, name+newSuffix)
 		return err
 	}

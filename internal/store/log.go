@@ -174,7 +174,8 @@ func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (
 		g.sealed = true // what is behind its end is no record
 		if g.Base == g.end {
 			l.segments = l.segments[:len(l.segments)-1]
-			t.free(g)
+			t.memoryUsed -= g.size()
+			t.discard(g.entry)
 		}
 		return sp, err
 	}

@@ -171,22 +171,30 @@ func (n *needs) keeps(sp records.Span) bool {
 	return n.todo.Touches(sp) || slices.ContainsFunc(n.done[:], func(done records.Spans) bool { return done.Touches(sp) })
 }
 
-// forget lets go of what is delivered of sp; false: there is nothing.
-func (n *needs) forget(sp records.Span) (changed bool) {
-	for idle := range n.done {
-		changed = n.forgetIdle(idle, sp) || changed
+// delivered returns a part of a tier that is delivered and kept; an empty span if there is none.
+func (n *needs) delivered(tier records.Span) (sp records.Span) {
+	for _, done := range n.done {
+		if sp = done.First(tier); !sp.IsEmpty() {
+			break
+		}
 	}
-	return changed
+	return sp
 }
 
-func (n *needs) forgetIdle(idle int, sp records.Span) (changed bool) {
+// forget lets go of what is delivered of sp.
+func (n *needs) forget(sp records.Span) {
+	for idle := range n.done {
+		n.forgetIdle(idle, sp)
+	}
+}
+
+func (n *needs) forgetIdle(idle int, sp records.Span) {
 	for part := range n.done[idle].Within(sp) {
 		for q := range n.queues {
 			n.queues[q].Remove(part)
 		}
 	}
-	lines, _ := n.done[idle].Remove(sp)
-	return lines > 0
+	n.done[idle].Remove(sp)
 }
 
 // lose takes out sp, and returns how many of its lines are not delivered. Of what was sent, that

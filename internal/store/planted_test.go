@@ -38,7 +38,7 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 		"what was delivered is not remembered": {
 			File: "internal/store/session.go",
 			Old:  "	if c.mature(now) {\n		s.settle()\n",
-			New:  "	if c.mature(now) {\n		s.sweep(nil)\n",
+			New:  "	if c.mature(now) {\n		s.sweep()\n",
 		},
 		"a segment goes before it is on disk": {
 			File: "internal/store/files.go",

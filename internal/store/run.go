@@ -283,7 +283,7 @@ func (s *Store) Close() error {
 	for _, g := range s.segments() {
 		g.sealed = true
 	}
-	s.sweep(nil)
+	s.sweep()
 	s.mu.Unlock()
 	err := s.moveDown(math.MaxInt, true)
 	s.mu.Lock()

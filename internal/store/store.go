@@ -205,19 +205,43 @@ func (s *Store) evict(onDisk bool) bool {
 // forget lets go of lines already delivered to a destination, until that makes room in a tier.
 // s.mu is held.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
-	for _, g := range s.named.tier(onDisk) {
-		if c.forget(g.span()) && !s.isNeeded(g) {
-			s.sweep(nil)
+	tier := s.named.inMemory()
+	if onDisk {
+		tier = s.named.onDisk()
+	}
+	for {
+		sp := c.delivered(tier)
+		if sp.IsEmpty() {
+			return false
+		}
+		g := s.named.at(sp.From)
+		if c.forget(g.span()); !s.isNeeded(g) {
+			s.sweep()
 			return true
 		}
 	}
-	return false
 }
 
 // drop drops a segment and its lines. s.mu is held.
 func (s *Store) drop(g *segment, why Reason) {
 	s.lose(g, g.Base, why)
-	s.sweep(g)
+	l := s.logOf(g)
+	l.segments = slices.DeleteFunc(l.segments, func(h *segment) bool { return h == g })
+	s.free(g)
+}
+
+// free ends the use of a segment that is no longer in its log. s.mu is held.
+func (s *Store) free(g *segment) {
+	g.gone = true
+	if g.onDisk {
+		s.diskUsed -= g.size()
+		s.trash = append(s.trash, g.entry)
+		s.dirty = true
+		notify(s.work)
+		return
+	}
+	s.memoryUsed -= g.size()
+	s.release(g)
 }
 
 // lose drops what is in g from p on. s.mu is held.
@@ -232,20 +256,16 @@ func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	}
 }
 
-// sweep frees the segments that nobody needs any more, and gone. s.mu is held.
-func (s *Store) sweep(gone *segment) {
+// sweep frees the segments that nobody needs any more. s.mu is held.
+func (s *Store) sweep() {
 	for _, l := range s.logs() {
 		l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
-			if g != gone && s.isNeeded(g) {
+			if s.isNeeded(g) {
 				return false
 			}
 			s.free(g)
 			return true
 		})
-	}
-	if len(s.trash) > 0 {
-		s.dirty = true
-		notify(s.work)
 	}
 }
 
@@ -265,7 +285,7 @@ func (s *Store) isNeeded(g *segment) bool {
 // miss what the state names. s.mu is held.
 func (s *Store) settle() {
 	s.save()
-	s.sweep(nil)
+	s.sweep()
 }
 
 func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }

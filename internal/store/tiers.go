@@ -58,18 +58,6 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	return nil
 }
 
-// free ends the use of a segment that is no longer in its log.
-func (t *tiers) free(g *segment) {
-	g.gone = true
-	if g.onDisk {
-		t.diskUsed -= g.size()
-		t.trash = append(t.trash, g.entry)
-		return
-	}
-	t.memoryUsed -= g.size()
-	t.release(g)
-}
-
 // release keeps the file of a segment in memory for the next one, or removes it.
 func (t *tiers) release(g *segment) {
 	mayStay := g.begun && (g.dir != nil || t.memory == nil)
