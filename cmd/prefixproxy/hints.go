@@ -73,6 +73,9 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 	if several := eachOf(text, isAddress); several != "" {
 		return several
 	}
+	if strings.HasPrefix(path, "forward.statsd.") && (strings.HasPrefix(text, "carbon:/") || strings.EqualFold(text, "carbon:")) {
+		return "to: [carbon:]; where its points go says forward.carbon.to"
+	}
 	if network, at, ok := strings.Cut(text, ":"); ok && strings.HasPrefix(network, "unix") {
 		return first(isAddress, network+":///"+strings.TrimLeft(at, "/"))
 	}
