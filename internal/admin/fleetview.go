@@ -2,7 +2,6 @@ package admin
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math"
 	"net/http"
@@ -242,17 +241,13 @@ func (p *pen) draw(from, to int64) {
 
 // serveFleet serves the pool for people.
 func (p pages) serveFleet(w http.ResponseWriter, r *http.Request) {
-	v := viewOf(r)
-	if v == nil {
-		v = &fleet.View{}
-	}
-	f := newFleetView(v, claimStatus(p.src.Names), r.URL.Query().Get("last"), time.Now())
+	f := newFleetView(cmp.Or(p.src.Pool.Known(), &fleet.View{}), claimStatus(p.src.Names), r.URL.Query().Get("last"), time.Now())
 	serveTemplate(w, "fleet.html", f)
 }
 
 // serveNames serves who has which name now, for programs: {"Denali": "web17"}.
-func (p pages) serveNames(w http.ResponseWriter, r *http.Request) {
-	v := viewOf(r)
+func (p pages) serveNames(w http.ResponseWriter, _ *http.Request) {
+	v := p.src.Pool.Known()
 	if v == nil || v.At.IsZero() || v.Err != nil && time.Since(v.At) > time.Minute {
 		http.Error(w, "etcd has not answered", http.StatusServiceUnavailable)
 		return
@@ -263,12 +258,7 @@ func (p pages) serveNames(w http.ResponseWriter, r *http.Request) {
 			names[row.Name] = row.Owner
 		}
 	}
-	text, err := json.MarshalIndent(names, "", "  ")
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	write(w, http.StatusOK, "application/json", append(text, '\n'))
+	serveJSON(w, names)
 }
 
 // WaitingAges returns who waits, and for how long.

@@ -64,14 +64,6 @@ func serveTemplate(w http.ResponseWriter, name string, data any) {
 	write(w, http.StatusOK, "text/html; charset=utf-8", page.Bytes())
 }
 
-// viewKey is where informed leaves the pool's view for the page.
-type viewKey struct{}
-
-func viewOf(r *http.Request) *fleet.View {
-	v, _ := r.Context().Value(viewKey{}).(*fleet.View)
-	return v
-}
-
 // etcdTime is how long a page waits for etcd; a scrape waits only for the first answer,
 // and for less.
 const (
@@ -84,17 +76,18 @@ func (src Source) informed(next http.Handler) http.Handler {
 	if src.Pool == nil {
 		return next
 	}
+	await := func(r *http.Request, ask func(context.Context) *fleet.View, patience time.Duration) {
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
+		defer cancel()
+		ask(ctx)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/fleet", "/names.json":
-			ctx, cancel := context.WithTimeout(r.Context(), etcdTime)
-			defer cancel()
-			r = r.WithContext(context.WithValue(r.Context(), viewKey{}, src.Pool.View(ctx)))
+			await(r, src.Pool.View, etcdTime)
 		case "/metrics":
 			if src.Pool.Known() == nil {
-				ctx, cancel := context.WithTimeout(r.Context(), scrapeTime)
-				src.Pool.Counts(ctx)
-				cancel()
+				await(r, src.Pool.Counts, scrapeTime)
 			}
 		}
 		next.ServeHTTP(w, r)
@@ -106,7 +99,11 @@ func serveStyle(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p pages) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	text, err := json.MarshalIndent(p.src.status(), "", "  ")
+	serveJSON(w, p.src.status())
+}
+
+func serveJSON(w http.ResponseWriter, data any) {
+	text, err := json.MarshalIndent(data, "", "  ")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
