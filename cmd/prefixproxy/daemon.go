@@ -106,7 +106,7 @@ func bindHint(err error) error {
 		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
 	case errors.Is(err, syscall.EADDRINUSE):
 		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: " + whoListens(err)}
-	case strings.Contains(text, "/run/prefixproxy-sockets/") && !errors.Is(err, syscall.EADDRINUSE):
+	case strings.Contains(text, "/run/prefixproxy-sockets/"):
 		return hinted{err, "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"}
 	case strings.Contains(text, "another user's socket"):
 		return hinted{err, "let that user remove it, or write another path"}

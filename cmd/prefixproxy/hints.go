@@ -178,38 +178,34 @@ func isOff(word string) bool {
 
 // sectionHint shows how to write n where a section with the keys known stands.
 func sectionHint(path string, n *yaml.Node, known []string) string {
-	if n.Kind == yaml.ScalarNode && (assignment.MatchString(n.Value) || noBlankList.MatchString(n.Value)) {
-		return keyValue
+	scalar, first := n.Kind == yaml.ScalarNode && !isNull(n), n
+	if n.Kind == yaml.SequenceNode && len(n.Content) > 0 {
+		first = n.Content[0]
 	}
-	if slices.Contains(known, "to") && path != "rewrite" {
-		if n.Kind == yaml.ScalarNode && !isNull(n) {
-			return "{to: [" + n.Value + "]}"
-		}
-		if n.Kind == yaml.SequenceNode && len(n.Content) > 0 && n.Content[0].Kind == yaml.ScalarNode {
-			return "{to: [" + n.Content[0].Value + "]}"
-		}
-	}
-	scalar := n.Kind == yaml.ScalarNode && !isNull(n)
+	below := "write keys below it: " + strings.Join(known, ", ")
 	switch {
-	case scalar && isOff(n.Value) && (path == "admin" || path == "graphite"):
+	case assignment.MatchString(n.Value) || noBlankList.MatchString(n.Value):
+		return keyValue
+	case slices.Contains(known, "to") && path != "rewrite" && first.Kind == yaml.ScalarNode && !isNull(first):
+		return "{to: [" + first.Value + "]}"
+	case !scalar:
+		return below
+	case isOff(n.Value) && (path == "admin" || path == "graphite"):
 		return fmt.Sprintf(`%s: {%s: ""}`, path, known[0])
-	case scalar && isOff(n.Value) && path == "listen":
+	case isOff(n.Value) && path == "listen":
 		return "listen: {carbon: []} for StatsD alone, listen: {statsd: []} for Carbon alone"
-	case scalar && path == "telemetry":
+	case path == "telemetry":
 		return fmt.Sprintf("telemetry: {statsd: %v}", !isOff(n.Value))
-	case scalar && path == "aggregate":
+	case path == "aggregate":
 		return "to count StatsD here: forward: {statsd: {to: [carbon:]}}; to leave that to a statsd, remove this"
-	case scalar && path == "etcd.tls":
+	case path == "etcd.tls":
 		return "https:// in etcd.endpoints is enough; below tls: go ca, cert and key, where it takes files of your own"
-	case scalar && strings.HasSuffix(path, ".tls"):
+	case strings.HasSuffix(path, ".tls"):
 		return "tls:// in to: is enough; below tls: go ca, cert and key, where it takes files of your own"
+	case len(known) == 1 || path == "admin" || path == "graphite":
+		return fmt.Sprintf("%s: {%s: %s}", path, known[0], n.Value)
 	}
-	if len(known) == 1 || path == "admin" || path == "graphite" {
-		if n.Kind == yaml.ScalarNode && !isNull(n) {
-			return fmt.Sprintf("%s: {%s: %s}", path, known[0], n.Value)
-		}
-	}
-	return "write keys below it: " + strings.Join(known, ", ")
+	return below
 }
 
 // quotesHint shows how to write a number or a truth where a string is wanted; "" where no

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
@@ -104,12 +105,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 				return err
 			}
 		}
-		if last = now; !c.Watch {
-			return nil
-		}
-		select {
-		case <-time.After(watchEvery):
-		case <-ctx.Done():
+		if last = now; !c.Watch || !retry.Sleep(ctx, watchEvery) {
 			return nil
 		}
 	}

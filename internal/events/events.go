@@ -114,19 +114,19 @@ func (s *Sender) Run(ctx context.Context) {
 		s.send(sending, ctx.Done(), notes)
 	}()
 	w := watch{names: s.names, losses: s.names.Stats().Losses}
-	for over := false; !over; {
+	for over := false; ; {
 		changed := s.names.Changed()
 		for _, n := range w.look(time.Now()) {
 			put(notes, n)
+		}
+		if over {
+			break
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			over = true
 		}
-	}
-	for _, n := range w.look(time.Now()) {
-		put(notes, n)
 	}
 	close(notes)
 	<-sent
