@@ -108,7 +108,7 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	cfg.share()
 	d.add(cfg.Problems())
 	if len(d.problems) > 0 {
-		return config{}, newConfigError(file, text, d.secrets, d.problems)
+		return config{}, newConfigError(file, text, &d)
 	}
 	return cfg, nil
 }

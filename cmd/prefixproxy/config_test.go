@@ -52,7 +52,7 @@ func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 	d := decoder{lookupEnv: testEnv}
 	d.decode([]byte(text), reflect.ValueOf(&cfg).Elem())
 	if len(d.problems) > 0 {
-		t.Fatal(newConfigError("config.example.yaml", []byte(text), nil, d.problems))
+		t.Fatal(newConfigError("config.example.yaml", []byte(text), &d))
 	}
 	got := slices.DeleteFunc(slices.Sorted(maps.Keys(d.places)), func(path string) bool { return strings.HasSuffix(path, "]") })
 	want := slices.Sorted(slices.Values(keyPaths("", reflect.ValueOf(cfg))))

@@ -1,39 +1,57 @@
 package main
 
 import (
-	"iter"
 	"maps"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// A secret is what may be one, and is not to be shown.
-type secret struct {
-	at     place // zero: it is not in the file
-	value  string
-	unread bool // nothing is said of it, or of what is behind it in its line
-	alone  bool // but what is behind it may be shown
+// What is said of a file with mistakes tells no secret. An excerpt shows the words of the file
+// that were read as they were meant, and of the others those that can be none; a message hides
+// the values that it is about, likewise. What looks like a secret is never told.
+
+// wordInLine finds the words of a line.
+var wordInLine = regexp.MustCompile(`(?:[^\s,\[\]{}"']|\$?\{\w*\})+`)
+
+// shows says whether an excerpt may hold a word, in which conf.Mask has put asterisks.
+func (d *decoder) shows(word string) bool {
+	word, isKey := strings.CutSuffix(word, ":")
+	bare := asterisks.ReplaceAllString(word, "")
+	return isKey && (d.told[word] || d.isKey(word)) || !d.private[bare] && (d.told[word] || d.isHarmless(bare))
+}
+
+var asterisks = regexp.MustCompile(`\*\*+@?`)
+
+// note adds the words of text to a set.
+func note(words map[string]bool, text string) {
+	for _, word := range wordInLine.FindAllString(text, -1) {
+		words[strings.TrimRight(word, ":")] = true
+	}
 }
 
 // hide notes the values of n that may be secrets; key is that of n. All are, where the
-// key is not known.
+// key is not known: nothing is said of them.
 func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
 	switch n.Kind {
 	case yaml.ScalarNode, yaml.AliasNode:
-		if n.Anchor != "" && unread || n.Value != "" && (unread || conf.MayBeSecret(key, n.Value)) {
-			d.secrets = append(d.secrets, secret{at: placeOf(n), value: n.Value, unread: unread})
+		if unread {
+			note(d.private, n.Value)
+		} else if conf.MayBeSecret(key, n.Value) {
+			note(d.private, n.Value)
+			d.hidden = append(d.hidden, n.Value)
 		}
 	case yaml.MappingNode:
 		for entry := range slices.Chunk(n.Content, 2) {
-			d.hide(key, entry[0], unread)
+			if !d.isKey(entry[0].Value) {
+				d.hide(key, entry[0], unread)
+			}
 			d.hide(entry[0].Value, entry[1], unread)
 		}
 	default:
@@ -46,90 +64,46 @@ func (d *decoder) hide(key string, n *yaml.Node, unread bool) {
 // keyInLine finds what looks like a key, in a line of a file that cannot be parsed.
 var keyInLine = regexp.MustCompile(`([\w.-]+)["']?\s*:\s+`)
 
-// hideUnknown notes what stands behind a key that is not known, in one of lines.
-func (d *decoder) hideUnknown(lines []string, line int) {
-	if line < 1 || line > len(lines) {
-		return
-	}
-	text := lines[line-1]
-	for _, m := range keyInLine.FindAllStringSubmatchIndex(text, -1) {
-		key, value := text[m[2]:m[3]], text[m[1]:]
-		if !d.isKey(key) && value != "" {
-			at := place{line, utf8.RuneCountInString(text[:m[1]]) + 1}
-			d.secrets = append(d.secrets, secret{at: at, value: value, unread: true}, secret{value: value}) // hints are made of it
-			return
-		}
-	}
-}
-
-// misplaced notes what stands where it can't be meant, as far as it may be a password that
-// was typed into the wrong line. It returns what hides that in what is said of it.
-func (d *decoder) misplaced(n *yaml.Node) *strings.Replacer {
-	var all []secret
-	for leaf := range leaves(n) {
-		if len(all) == maxList {
-			d.secrets = append(d.secrets, secret{at: placeOf(leaf), unread: true})
-			break
-		}
-		if !d.isHarmless(leaf.Value) {
-			all = append(all, secret{at: placeOf(leaf), value: leaf.Value})
-		}
-	}
-	return d.conceal(all)
-}
-
-// leaves yields the values, and the keys, in n.
-func leaves(n *yaml.Node) iter.Seq[*yaml.Node] {
-	return func(yield func(*yaml.Node) bool) { eachLeaf(n, yield) }
-}
-
-func eachLeaf(n *yaml.Node, yield func(*yaml.Node) bool) bool {
-	if n.Kind == yaml.ScalarNode {
-		return yield(n)
-	}
-	return !slices.ContainsFunc(n.Content, func(element *yaml.Node) bool { return !eachLeaf(element, yield) })
-}
-
-// wordInLine finds the words of a line that cannot be parsed.
-var wordInLine = regexp.MustCompile(`(?:[^\s,\[\]{}"']|\$?\{\w*\})+`)
-
-// misplacedWords is misplaced for a file that cannot be parsed: of a line of it, and of
-// those before it, of which hints are made.
-func (d *decoder) misplacedWords(lines []string, line int) *strings.Replacer {
-	var all []secret
-	for i := max(line-4, 0); i < min(line, len(lines)); i++ {
-		text, _, _ := strings.Cut(lines[i], " #")
-		if len(text) > maxLine {
-			d.secrets = append(d.secrets, secret{at: place{i + 1, 1}, unread: true})
+// hideUnknown notes what stands behind a key that is not known, in such a line.
+func (d *decoder) hideUnknown(line string) {
+	for _, m := range keyInLine.FindAllStringSubmatchIndex(line, -1) {
+		key, value := line[m[2]:m[3]], line[m[1]:]
+		if d.isKey(key) {
 			continue
 		}
-		for _, at := range wordInLine.FindAllStringIndex(text, -1) {
-			key, value, isKey := strings.Cut(text[at[0]:at[1]], ":")
-			isFirst := value == "" && strings.Trim(text[:at[0]], " \t-") == ""
-			if isKey && (isFirst || d.isKey(key)) {
-				key += ":"
-			} else {
-				key, value = "", text[at[0]:at[1]]
-			}
-			if !d.isHarmless(value) {
-				column := utf8.RuneCountInString(text[:at[0]]+key) + 1
-				all = append(all, secret{at: place{i + 1, column}, value: value})
-			}
+		if strings.Trim(line[:m[2]], " \t-") == "" {
+			note(d.told, key)
 		}
+		note(d.private, value)
+		d.hidden = append(d.hidden, value) // hints are made of it
+		return
 	}
-	return d.conceal(all)
 }
 
-// maxLine bounds a line that is looked at word by word, in bytes.
-const maxLine = 2000
-
-// conceal hides secrets in the lines that they are in, and returns what hides them elsewhere.
-func (d *decoder) conceal(all []secret) *strings.Replacer {
-	for _, s := range all {
-		s.unread, s.alone = true, true
-		d.secrets = append(d.secrets, s)
+// conceal returns what hides the values in n, which can't be meant where they stand: one may
+// be a password that was typed into the wrong line.
+func (d *decoder) conceal(n *yaml.Node) *strings.Replacer {
+	all := slices.DeleteFunc(leaves(n, nil), d.isHarmless)
+	for _, value := range all {
+		note(d.private, value)
 	}
-	return hider(all)
+	return hider(all[:min(len(all), maxList)])
+}
+
+// concealWords is conceal for lines of a file that cannot be parsed.
+func (d *decoder) concealWords(lines string) *strings.Replacer {
+	return hider(slices.DeleteFunc(wordInLine.FindAllString(lines, -1), d.shows))
+}
+
+// leaves appends the values, and the keys, in n.
+func leaves(n *yaml.Node, dst []string) []string {
+	if n.Kind == yaml.ScalarNode {
+		return append(dst, n.Value)
+	}
+	for _, element := range n.Content {
+		dst = leaves(element, dst)
+	}
+	return dst
 }
 
 // isKey says whether a word is a key somewhere.
@@ -180,14 +154,11 @@ var (
 
 // hider returns what puts asterisks in the place of secrets, and of their parts: a hint
 // may be made of them.
-func hider(secrets []secret) *strings.Replacer {
+func hider(secrets []string) *strings.Replacer {
 	var pairs []string
 	for _, s := range secrets {
-		if s.unread {
-			continue // nothing is said of it
-		}
-		quoted := strconv.Quote(s.value)
-		for _, form := range append([]string{s.value, quoted[1 : len(quoted)-1]}, s.parts()...) {
+		quoted := strconv.Quote(s)
+		for _, form := range append([]string{s, quoted[1 : len(quoted)-1]}, partsOf(s)...) {
 			if len(form) >= 4 && !harmless[strings.ToLower(form)] { // a short one would be found everywhere
 				pairs = append(pairs, form, conf.Stars(form))
 			}
@@ -196,22 +167,9 @@ func hider(secrets []secret) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// length returns how much of text, which begins where the secret does, it takes: all, if it
-// is written in another way than it is meant.
-func (s secret) length(text []rune) int {
-	quote := 0
-	if text[0] == '"' || text[0] == '\'' {
-		quote = 1
-	}
-	if rest, ok := strings.CutPrefix(string(text[quote:]), s.value); ok {
-		return len(text) - utf8.RuneCountInString(rest)
-	}
-	return len(text)
-}
-
-// parts returns the words of a secret, less those of the host that it is for.
-func (s secret) parts() []string {
-	value := someVariable.ReplaceAllString(s.value, " ")
+// partsOf returns the words of a secret, less those of the host that it is for.
+func partsOf(secret string) []string {
+	value := someVariable.ReplaceAllString(secret, " ")
 	if i := strings.LastIndex(value, "@"); i >= 0 {
 		value = value[:i]
 	}

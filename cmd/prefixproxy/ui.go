@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"unicode"
 
 	"github.com/alecthomas/kong"
 
@@ -110,8 +109,8 @@ func report(w io.Writer, err error) {
 type configError struct {
 	file     string
 	lines    []string // of the file, for excerpts
-	secrets  []secret // not to be told
 	hide     *strings.Replacer
+	shows    func(word string) bool
 	problems []problem
 	more     int // problems, that are not told
 }
@@ -119,13 +118,22 @@ type configError struct {
 // maxProblems bounds how many are told of a file, which may be no configuration at all.
 const maxProblems = 100
 
-// newConfigError returns problems in the order of the file.
-func newConfigError(file string, text []byte, secrets []secret, problems []problem) *configError {
-	slices.SortStableFunc(problems, func(a, b problem) int {
+// newConfigError returns the problems that d has found, in the order of the file.
+func newConfigError(file string, text []byte, d *decoder) *configError {
+	wrong := map[string]bool{}
+	for _, p := range d.problems {
+		wrong[p.Path] = true
+	}
+	for path, n := range d.texts {
+		if !wrong[path] || isFree.MatchString(path) {
+			note(d.told, n.Value)
+		}
+	}
+	slices.SortStableFunc(d.problems, func(a, b problem) int {
 		return cmp.Or(a.at.line-b.at.line, a.at.column-b.at.column)
 	})
-	told := min(len(problems), maxProblems)
-	return &configError{file, splitLines(text), secrets, hider(secrets), problems[:told], len(problems) - told}
+	told := min(len(d.problems), maxProblems)
+	return &configError{file, splitLines(text), hider(d.hidden), d.shows, d.problems[:told], len(d.problems) - told}
 }
 
 // Error gives one problem a line.
@@ -172,7 +180,7 @@ func (e *configError) report(w io.Writer) {
 		fmt.Fprintln(w, "prefixproxy: error:", e.sentence(p))
 		if line := p.at.line; 1 <= line && line <= len(e.lines) {
 			if shown[line] == nil {
-				shown[line] = e.maskLine(line)
+				shown[line] = e.excerptOf(line)
 			}
 			e.excerpt(w, p.at, shown[line])
 		}
@@ -188,26 +196,20 @@ func (e *configError) report(w io.Writer) {
 // maxExcerpt bounds what is shown of a line, in characters.
 const maxExcerpt = 200
 
-// maskLine returns what may be shown of a line: where Mask would not see all of a
-// secret, what stands before it.
-func (e *configError) maskLine(line int) []rune {
-	text := e.lines[line-1]
-	written, shown := []rune(text), []rune(e.mask(text))
-	for _, s := range e.secrets {
-		if s.at.line != line || s.at.column > min(len(shown), maxExcerpt) || (s.alone || !s.unread) && conf.Mask(s.value) != s.value && strings.Contains(text, s.value) {
-			continue
-		}
-		hidden := shown[s.at.column-1:]
-		if s.alone {
-			hidden = hidden[:s.length(written[s.at.column-1:])]
-		}
-		for i, r := range hidden {
-			if !unicode.IsSpace(r) {
-				hidden[i] = '*'
-			}
-		}
+// excerptOf returns what may be shown of a line, without its comment.
+func (e *configError) excerptOf(line int) []rune {
+	text, _, _ := strings.Cut(e.lines[line-1], " #")
+	shown := []rune(e.mask(text))
+	end := ""
+	if len(shown) > maxExcerpt {
+		shown, end = shown[:maxExcerpt], "…"
 	}
-	return shown
+	return []rune(wordInLine.ReplaceAllStringFunc(string(shown), func(word string) string {
+		if e.shows(word) {
+			return word
+		}
+		return conf.Stars(word)
+	}) + end)
 }
 
 // excerpt shows a line, as shown, with a caret below the column.
@@ -216,9 +218,6 @@ func (e *configError) excerpt(w io.Writer, at place, shown []rune) {
 	before := text[:min(at.column-1, len(text))]
 	if len(before) > maxExcerpt {
 		return
-	}
-	if len(shown) > maxExcerpt {
-		shown = append(shown[:maxExcerpt:maxExcerpt], '…')
 	}
 	blank := strings.Map(func(r rune) rune {
 		if r == '\t' {

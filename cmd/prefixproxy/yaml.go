@@ -36,7 +36,9 @@ type decoder struct {
 	texts    map[string]*yaml.Node // the values that were read, by their paths
 	places   map[string]place      // of each value in the file, by its path; of a section, its key's
 	unread   map[string]bool       // the paths of values that could not be read: true; of what they are in: false
-	secrets  []secret
+	told     map[string]bool       // words that an excerpt may show
+	private  map[string]bool       // and those that it may not
+	hidden   []string              // values that nothing may tell
 	problems []problem
 }
 
@@ -44,6 +46,7 @@ type decoder struct {
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places, d.unread = map[string]place{}, map[string]bool{}
+	d.told, d.private = map[string]bool{}, map[string]bool{}
 	d.top, d.sections, d.texts = keys(v), map[string][]string{}, map[string]*yaml.Node{}
 	for path := range values("", v) {
 		for i := strings.LastIndexByte(path, '.'); i >= 0; i = strings.LastIndexByte(path, '.') {
@@ -84,16 +87,25 @@ func (d *decoder) syntax(text []byte, bad *yaml.LoadError) {
 	if strings.Contains(what, "anchor") { // which it names
 		hint, what = "a value that begins with * or & needs quotes", noAnchors
 	}
-	d.hideUnknown(lines, at.line)
-	d.failf(at, d.misplacedWords(lines, at.line).Replace(hint), "%s", what)
+	near := strings.Join(lines[max(at.line-4, 0):at.line], "\n")
+	if len(near) > maxNear {
+		hint = ""
+	}
+	if at.line > 0 {
+		d.hideUnknown(lines[at.line-1])
+	}
+	d.failf(at, d.concealWords(near[:min(len(near), maxNear)]).Replace(hint), "%s", what)
 }
+
+// maxNear bounds the lines that a hint is made of, in bytes.
+const maxNear = 8000
 
 const noAnchors = "anchors, aliases and tags are not supported"
 
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
-		d.secrets = append(d.secrets, secret{at: placeOf(n), unread: true})
+		d.hide("", n, true)
 		d.wrongf(path, n, "write the value itself", noAnchors)
 		return
 	}
@@ -134,12 +146,12 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		case !ok:
 			hint, meant := d.unknownHint(path, key, keys(v))
 			d.hide(key, entry[1], true)
+			note(d.told, key)
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
 			if meant != "" {
 				d.skip(meant) // that it is missing need not be said
 			}
 		case again:
-			d.misplaced(entry[1])
 			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
 		default:
 			seen[key] = at
@@ -302,7 +314,7 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			ok = false
 		}
 		if value != "" && name != credentialsVariable && conf.MayBeSecret(name, value) {
-			d.secrets = append(d.secrets, secret{value: value})
+			d.hidden = append(d.hidden, value)
 		}
 		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {
 			return "[" + value + "]" // the address of a host, in an address
@@ -343,7 +355,7 @@ func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ..
 		d.addf(path, at, hint, format, args...)
 		return
 	}
-	conceal := d.misplaced(n)
+	conceal := d.conceal(n)
 	d.addf(path, at, conceal.Replace(hint), "%s", conceal.Replace(fmt.Sprintf(format, args...)))
 }
 
@@ -358,7 +370,7 @@ func (d *decoder) add(ps conf.Problems) {
 			continue
 		}
 		if n := d.texts[p.Path]; n != nil && !isFree.MatchString(p.Path) {
-			conceal := d.misplaced(n)
+			conceal := d.conceal(n)
 			p.Text, p.Hint = conceal.Replace(p.Text), conceal.Replace(p.Hint)
 		}
 		d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path)})
