@@ -298,9 +298,8 @@ func (q *pointQueue) end() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err := q.sums.Close(q.state); err != nil {
-		q.log.Warn("gauges are not kept for the next start", "err", err)
-	}
-	if q.books.queued > 0 {
+		q.log.Error("gauges, and what was counted in the open slot, may not be found by the next start", "lines", q.books.queued, "err", err)
+	} else if q.books.queued > 0 {
 		q.log.Info("what was counted before the first slot of this name is left for the next start", "lines", q.books.queued)
 	}
 }
