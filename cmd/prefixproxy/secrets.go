@@ -149,7 +149,7 @@ var words = strings.Fields(`true false none null never always forever unlimited 
 var (
 	someVariable = regexp.MustCompile(`[a-z.]*\{name\}[a-z.]*|\$\{\w*\}|\$\{?[A-Z_][A-Z0-9_-]*\}?`)
 	someNumber   = regexp.MustCompile(`(?i)^(?:[-+]?\d[\d.,_]{0,15}(?:e[-+]?\d{1,3})?\s*(?:[nuµm]?s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|[kmgt]i?b?|b|bytes?|x[0-9a-f]{1,8}|%)?\s*){1,4}$`)
-	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:|~)?/[\w.:\[\]*/%-]*|[a-z0-9.-]+:\d+/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?)$`)
+	someAddress  = regexp.MustCompile(`(?i)^(?:(?:[a-z]+:|~)?/[\w.:\[\]*/%-]*|(?:(?:udp|tcp|tls|https?)[46]?[:;]?/{0,2})?(?:[a-z0-9.-]+:(?:\d+|port|statsd|carbon|graphite)/?|(?:\*|[\d.]+|\[?[0-9a-f]*:[0-9a-f:.]*\]?|[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|net|org|io|dev|local|internal|lan|example|test|de|eu|uk|us|fr))(?::\d+)?/?))$`)
 )
 
 // hider returns what puts asterisks in the place of secrets, and of their parts: a hint
@@ -176,5 +176,11 @@ func partsOf(secret string) []string {
 	return strings.FieldsFunc(value, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
 }
 
-// harmless are the words of a secret that may be told.
-var harmless = map[string]bool{"http": true, "https": true, "unix": true, "unixgram": true, "password": true, "username": true, "user": true, "root": true, "localhost": true}
+// harmless are the words of a secret that may be told: hints hold them, too.
+var harmless = func() map[string]bool {
+	all := map[string]bool{}
+	for _, word := range strings.Fields("http https unix unixgram password username user root localhost group mode statsd carbon 8125 2003 2379 8127") {
+		all[word] = true
+	}
+	return all
+}()

@@ -19,8 +19,14 @@ var (
 )
 
 // notSecret finds what may stand behind a word and a colon: a port, the time of day, what we
-// call it ourselves.
-var notSecret = regexp.MustCompile(`^(?:\d+(?:[:/?&;].*)?|port\W*)$`)
+// call it ourselves, or others.
+var notSecret = regexp.MustCompile(`^(?:\d+(?:[:/?&;].*)?|(?:port|statsd|carbon|graphite)\W*)$`)
+
+// Behind a scheme without its slashes stands a host with its port.
+var (
+	scheme   = regexp.MustCompile(`^(?i:udp|tcp|tls|https?)[46]?$`)
+	hostPort = regexp.MustCompile(`^[\w.-]+:\d{1,5}\W*$`)
+)
 
 // inValue finds what else a value may be that holds a secret: an address in whose user
 // is what no address has, a header, a key.
@@ -66,7 +72,7 @@ func Mask(text string) string {
 // port, or an address.
 func isPassword(user, value string) bool {
 	_, err := netip.ParseAddr(user + ":" + strings.TrimRight(value, ".;"))
-	return err != nil && !notSecret.MatchString(value)
+	return err != nil && !notSecret.MatchString(value) && !(scheme.MatchString(user) && hostPort.MatchString(value))
 }
 
 // maskValues masks the second group of form where it is a secret, next to the first.
