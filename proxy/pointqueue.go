@@ -44,6 +44,10 @@ type pointQueue struct {
 // flushStep is how many series are flushed at once: readers wait for no more.
 const flushStep = 256
 
+// A flush begins within a sixth of the interval, and takes another one, but neither is longer
+// than this: no base is begun before its end, and the lines file grows.
+const longestPart = 10 * time.Second
+
 // untroubled is how long files must have worked until that is said.
 const untroubled = time.Minute
 
@@ -171,7 +175,7 @@ func (q *pointQueue) turn(now time.Time) {
 	if q.sums.IsOver(now) && !q.sums.IsFlushing() { // else in the next turn
 		q.sums.Seal(now)
 		slot, series := q.sums.Sealed()
-		part := time.Duration(slot.Interval) * time.Second / 6
+		part := min(time.Duration(slot.Interval)*time.Second/6, longestPart)
 		q.due, q.pace = now.Add(q.naming.spread(claim, part)), part/time.Duration(1+series/flushStep)
 	}
 	notify(q.more)

@@ -318,6 +318,21 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
+// However long a slot is, its flush is over soon: the lines file grows meanwhile.
+func TestFlushOfLongSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, holding("KingPeak"))
+		cfg := c.proxy.cfg
+		cfg.Aggregate.Interval = time.Hour
+		c.points.configure(cfg)
+		c.take("host.x:1|c")
+		c.after(7200)
+		c.want()
+		c.after(7220)
+		c.want("KingPeak.x.count 1 @3600")
+	})
+}
+
 // A flush is spread by the place of the name in the list.
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
