@@ -12,10 +12,11 @@
 //	address.go   the notation of upstreams; config.go: its configuration
 //	outlet.go    Outlet: connect → session → failed → connect …
 //	failover.go  the list: what is known of each address, and which is next
-//	said.go      what is logged about it, once
+//	status.go    what is shown and logged about it; said.go: once
 //	search.go    a server of the list that can be connected to
 //	dial.go      from an address to a link
-//	session.go   sending on one link until it ends, or something better is there
+//	session.go   sending on one link; sent.go: what was sent
+//	hangup.go    until the peer ends it; leave.go: or we do
 //	beside.go    what goes on while sending: an earlier address, a name that moves
 //	health.go    asking statsd how it is
 //	link.go      a connection, of whatever kind

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -32,28 +31,11 @@ const (
 
 	// askAfter is how old a session is when its server is asked whether it reads.
 	askAfter = 2 * time.Second
-
-	// idleTime is for how long all must have been acknowledged when a peer closes,
-	// for that to be no failure to read.
-	idleTime = time.Second
-
-	// doubtTime is how long a peer that has closed its side has to show that it reads
-	// on.
-	doubtTime = 2 * time.Second
-
-	// partTime is how long a server that works has to take what it was sent when
-	// another takes its place; finishTime, where that was the last; closeTime, to
-	// close when it has.
-	partTime   = time.Second
-	finishTime = 5 * time.Second
-	closeTime  = 500 * time.Millisecond
 )
 
 var (
 	errStalled = errors.New("the server reads nothing, and another one waits")
 	errCutOff  = errors.New("the server's host answers nothing, and another one waits")
-	errPartial = errors.New("the server took only a part of a line")
-	errHungUp  = errors.New("closed by the server, and what it had acknowledged may be lost")
 )
 
 // A session sends on one connection.
@@ -73,27 +55,6 @@ type session struct {
 	timer  *time.Timer
 
 	besides sync.WaitGroup // what goes on beside
-}
-
-// A hangup is how the peer ended its side of a connection.
-type hangup struct {
-	err     error
-	at      time.Time // when it did
-	half    bool      // it may be reading still
-	written uint64    // what was written then
-}
-
-// A departure is why we leave a server.
-type departure struct {
-	why error
-	to  *connection // that goes on; nil: none is open yet
-}
-
-// leave is how we do.
-type leave struct {
-	departure
-	asked chan departure // cap 1
-	by    time.Time      // at the latest, where it works
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
@@ -201,25 +162,6 @@ func (s *session) write(now time.Time, lines []byte, within time.Duration) error
 	return s.named("send to", err)
 }
 
-// reason returns why the peer hung up, if it said so: a write may fail before that is read.
-func (s *session) reason(ctx context.Context, why error) error {
-	if !isHangUp(why) {
-		return why
-	}
-	if s.peer.err == nil {
-		s.settle(ctx, settleTime)
-	}
-	if err := s.peer.err; err != nil && !errors.Is(err, errClosed) && !isHangUp(err) {
-		return s.named("watch", err)
-	}
-	return why
-}
-
-// isHangUp says whether an error says no more than that the peer has hung up.
-func isHangUp(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
-}
-
 // named says which server an error is of.
 func (s *session) named(what string, err error) error {
 	if err == nil {
@@ -249,110 +191,6 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 		s.within = due.Leave
 	}
 	return due.Again, err
-}
-
-// isDoubtful says whether the peer has closed its side, and has not yet shown that
-// it reads all the same.
-func (s *session) isDoubtful() bool { return s.peer.half && s.Acked <= s.peer.written }
-
-// peerEnded returns why the session ends, if the peer has ended it. One that closes
-// its side may read on (shutdown(2)): as long as something is under way, only its
-// answer to that tells. Where nothing is, it was idle, or took nothing at all.
-func (s *session) peerEnded(now time.Time) error {
-	if s.peer.err == nil {
-		select {
-		case s.peer.err = <-s.heard:
-		default:
-		}
-	}
-	switch {
-	case s.peer.err == nil:
-		return nil
-	case s.peer.half:
-		if s.isDoubtful() && now.Sub(s.peer.at) >= doubtTime && now.Sub(s.wrote) >= doubtTime {
-			return s.named("send to", errHungUp)
-		}
-		return nil
-	}
-	s.peer.at = now
-	if !errors.Is(s.peer.err, errClosed) {
-		return s.named("watch", s.peer.err)
-	}
-	if err := s.collect(now); err != nil {
-		return err
-	}
-	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.isAcked() && now.Sub(s.lastAck) >= idleTime {
-		return s.named("watch", errClosed)
-	}
-	s.peer.half, s.peer.written = true, s.written
-	return nil
-}
-
-// mayBeIdle says whether nothing waits to be sent.
-func (s *session) mayBeIdle(now time.Time) bool {
-	lines, _, _ := s.source.Next(now)
-	return len(lines) == 0
-}
-
-// isLeaving says whether it is time to leave a server that works. inDoubt says that the source
-// waits for something to prove delivered.
-func (s *session) isLeaving(now time.Time, inDoubt bool) bool {
-	if s.leave.why == nil {
-		select {
-		case d := <-s.leave.asked:
-			s.depart(now, d)
-		default:
-			s.depart(now, departure{why: s.outdated(now)})
-		}
-	}
-	switch why := s.leave.why; {
-	case why == nil:
-		return false
-	case errors.Is(why, errTooOld):
-		return s.isAcked() && !s.mid && !inDoubt // there is no hurry
-	case errors.Is(why, errStalled):
-		return true
-	}
-	return !s.mid || now.After(s.leave.by)
-}
-
-// ask asks the session to end, and says whether nobody else has.
-func (s *session) ask(d departure) bool {
-	select {
-	case s.leave.asked <- d:
-		return true
-	default:
-		return false
-	}
-}
-
-// next returns the connection that goes on, if there is one.
-func (s *session) next() *connection {
-	select {
-	case d := <-s.leave.asked: // too late
-		s.depart(time.Now(), d)
-	default:
-	}
-	return s.leave.to
-}
-
-// depart makes the session end when it can.
-func (s *session) depart(now time.Time, d departure) {
-	if s.leave.to != nil {
-		s.leave.to.close()
-	}
-	s.leave.departure, s.leave.by = d, now.Add(partTime)
-}
-
-// outdated says why the connection is not what the configuration wants.
-func (s *session) outdated(now time.Time) error {
-	if s.config != s.outlet.config.Load() {
-		return errMoved
-	}
-	if most := s.config.MaxAge; most > 0 && now.Sub(s.began) >= most {
-		return errTooOld
-	}
-	return nil
 }
 
 // noteStall takes note of whether the server takes nothing. It is left when another one can
@@ -427,99 +265,6 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 		s.depart(time.Now(), d)
 	case <-s.outlet.changed:
 	case <-ctx.Done():
-	}
-}
-
-// end ends the connection: in order, where it works. It returns why it ended after all.
-func (s *session) end(ctx context.Context, why error) (Ending, error) {
-	if isOurs(why) {
-		err := s.finish(ctx, why)
-		isDoubted := errors.Is(why, errDoubted)
-		switch {
-		case err == nil && isDoubted:
-			s.outlet.failover.asked(s.server, true, time.Now().Add(patientInterval))
-			s.depart(time.Now(), departure{why: why})
-			fallthrough
-		case err == nil:
-			s.close()
-			return Finished, why
-		case isDoubted:
-			why = errStalled
-		case errors.Is(err, errUnread):
-			s.close()
-			return Broken, why
-		default:
-			s.outlet.log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
-		}
-	}
-	s.collect(time.Now())
-	s.tell(time.Now())
-	if errors.Is(why, errStalled) && s.isCutOff(time.Now()) {
-		why = errCutOff
-	}
-	left := s.source.Leaving()
-	switch {
-	case errors.Is(why, errClosed):
-		s.close()
-		return Closed, why
-	case errors.Is(why, ErrRevoked):
-		s.reset()
-	case s.isAcked():
-		s.close()
-	case left == nil || ctx.Err() != nil:
-		s.reset()
-	default:
-		s.outlet.park(ctx, s, left)
-	}
-	return Broken, why
-}
-
-// errUnread says that a peer has acknowledged all, but does not close.
-var errUnread = errors.New("the server does not close")
-
-// finish says that nothing more comes, and waits until the peer has acknowledged
-// all and closed.
-func (s *session) finish(ctx context.Context, why error) error {
-	if s.mid {
-		return errPartial
-	}
-	limit, patience := partTime, closeTime
-	switch {
-	case errors.Is(why, ErrDrained):
-		limit = finishTime
-	case errors.Is(why, errDoubted):
-		limit, patience = stallTime, stallTime
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	answers, err := s.closeWrite()
-	if err != nil || !answers {
-		return err
-	}
-	var unread time.Time // since when all is acknowledged
-	for {
-		now := time.Now()
-		if err := s.collect(now); err != nil {
-			return err
-		}
-		s.tell(now)
-		if s.isAcked() {
-			if s.peer.half || errors.Is(s.peer.err, errClosed) {
-				return nil
-			}
-			if unread.IsZero() {
-				unread = now
-			}
-		}
-		switch {
-		case s.peer.err != nil && !errors.Is(s.peer.err, errClosed):
-			return s.peer.err
-		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= patience):
-			return errUnread
-		case ctx.Err() != nil:
-			return ctx.Err()
-		}
-		s.settle(ctx, 10*time.Millisecond)
 	}
 }
 

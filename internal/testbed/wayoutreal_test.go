@@ -167,7 +167,7 @@ func statsdIsStopped(t *testing.T) {
 func statsdIsStoppedLong(t *testing.T, d time.Duration, settings string, others ...string) {
 	flushes := StartSink(t)
 	statsd := StartStatsD(t, flushes.Addr)
-	w := startWayOut(t, daemonPlan{statsd: to(append([]string{"tcp://" + statsd.Addr}, others...)...) + settings})
+	w := startWayOut(t, daemonPlan{statsd: to(append([]string{"tcp://" + statsd.Addr}, others...)...) + settings, ttl: longTTL})
 	w.sendFor("statsd", 2000, 6*time.Second)
 	statsd.Signal(syscall.SIGSTOP)
 	w.sendFor("statsd", 2000, d)

@@ -1,0 +1,140 @@
+package outlet
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+)
+
+// isUp takes note that e works. f.mu is held.
+func (f *failover) isUp(now time.Time, e *entry) {
+	if e.up {
+		return
+	}
+	attrs := []any{"upstream", e.address.String(), "resolved", e.server.at}
+	level := slog.LevelInfo
+	switch wasSaid := e.said.down.over(); {
+	case wasSaid:
+		attrs = append(attrs, "after", now.Sub(e.since).Round(time.Millisecond), "failures", e.failures, "lines_lost", f.lost()-e.lost)
+	case f.saidUp == e || !e.said.up.isDue(now):
+		level = slog.LevelDebug
+		attrs = append(attrs, "last", e.reason)
+	}
+	if f.log.Log(context.Background(), level, "upstream up", attrs...); level == slog.LevelInfo {
+		f.saidUp, e.said.up.last = e, now
+	}
+	e.up, e.since, e.reason, e.failures = true, now, "", 0
+}
+
+// pauses says that s has taken nothing since a moment, or takes again: the zero one. Its
+// session goes on.
+func (f *failover) pauses(s *server, since time.Time, isCutOff bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if since.IsZero() {
+		if lasted := time.Since(s.paused); s.entry.said.pauses.over() || lasted >= lasting {
+			f.log.Info("upstream takes lines again", "upstream", s.entry.address.String(), "resolved", s.at, "after", lasted.Round(time.Millisecond))
+		}
+	}
+	s.paused, s.pause = since, "connected, but it takes nothing: stopped, or overloaded"
+	if isCutOff {
+		s.pause = "connected, but its host answers nothing: down, or cut off"
+	}
+}
+
+// alone says that there is no other while s pauses, if it does.
+func (f *failover) alone(s *server) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.paused.IsZero() {
+		return
+	}
+	if times, tell := s.entry.said.pauses.holds(time.Now(), ""); tell {
+		f.log.Warn("upstream takes nothing", append([]any{"upstream", s.entry.address.String(), "resolved", s.at, "err", s.pause}, times...)...)
+	}
+}
+
+// isDown takes note that e failed, and says so. f.mu is held.
+func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
+	e.notUsed(now, why)
+	if e.failures++; e.failures == 1 {
+		e.lost = f.lost()
+	}
+	e.said.breaks.times = 0
+	if !slices.Contains(f.entries, e) {
+		return // it was under way when another list was configured
+	}
+	if times, tell := e.said.down.holds(now, cause); tell {
+		f.log.Warn("upstream down", append([]any{"upstream", e.address.String(), "err", e.reason}, times...)...)
+		if f.saidUp == e {
+			f.saidUp = nil
+		}
+	}
+}
+
+// broke takes note that a session with s ended that had worked. If the next one fails, that
+// is said; or if it goes on like this. f.mu is held.
+func (f *failover) broke(now time.Time, s *server, why error) {
+	e := s.entry
+	e.notUsed(now, why)
+	if errors.Is(why, errClosed) {
+		return // it was idle
+	}
+	e.said.breaks.over()
+	if times, tell := e.said.breaks.holds(now, ""); tell {
+		f.log.Warn("upstream ends one session after the other", append([]any{"upstream", e.address.String(), "resolved", s.at, "err", e.reason}, times...)...)
+	}
+}
+
+func (e *entry) notUsed(now time.Time, why error) {
+	e.reason = sanitize(why.Error())
+	if e.up {
+		e.up, e.since = false, now
+	}
+}
+
+// sanitize keeps a reason on one line.
+func sanitize(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// A Status describes one address of a failover list.
+type Status struct {
+	Address  Address
+	Resolved string    // the server in use; "": none
+	Up       bool      // it is in use, and works
+	Since    time.Time // it is up, or not
+	Reason   string    // why it is not used; "" while up
+}
+
+// Spare is why an address is not used that nothing is wrong with.
+const Spare = "an earlier address works"
+
+// status describes the list.
+func (f *failover) status() []Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]Status, len(f.entries))
+	inUse := false
+	for i, e := range f.entries {
+		s := Status{Address: e.address, Up: e.up, Since: e.since, Reason: e.reason}
+		if e.server != nil {
+			s.Resolved = e.server.at
+			if !e.server.paused.IsZero() {
+				s.Up, s.Since, s.Reason = false, e.server.paused, e.server.pause
+			}
+		}
+		switch {
+		case s.Up:
+			s.Reason = ""
+		case s.Reason == "" && inUse:
+			s.Reason = Spare
+		case s.Reason == "":
+			s.Reason = "not connected yet"
+		}
+		inUse = inUse || s.Up
+		out[i] = s
+	}
+	return out
+}
