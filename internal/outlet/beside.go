@@ -38,7 +38,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 	a := s.server.entry.address
 	if s.index > 0 {
 		s.besides.Go(func() {
-			if c := o.seekBetter(ctx, s.index); c != nil && !s.ask(departure{errBetter, c}) {
+			if c := o.seekBetter(ctx, s.index); c != nil && !s.leave.ask(departure{errBetter, c}) {
 				c.close()
 			}
 		})
@@ -46,7 +46,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 	if a.Network == "unixgram" || a.Network == "udp" && a.isName() {
 		s.besides.Go(func() {
 			if o.isRenamed(ctx, s) {
-				s.ask(departure{why: errRenamed})
+				s.leave.ask(departure{why: errRenamed})
 			}
 		})
 	}
@@ -102,7 +102,7 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 	for s.paused.Load() {
 		if c := o.seek(ctx, wholeList, s.server); c != nil {
-			if !s.paused.Load() || !s.ask(departure{errStalled, c}) {
+			if !s.paused.Load() || !s.leave.ask(departure{errStalled, c}) {
 				c.close()
 			}
 			return
@@ -128,7 +128,7 @@ func (o *Outlet) leaveSilent(ctx context.Context, s *session) {
 	if o.failover.asked(s.server, reads, time.Now().Add(askInterval)); reads {
 		return
 	}
-	if c := o.seek(ctx, wholeList, s.server); c != nil && !s.ask(departure{errDoubted, c}) {
+	if c := o.seek(ctx, wholeList, s.server); c != nil && !s.leave.ask(departure{errDoubted, c}) {
 		c.close()
 	}
 }

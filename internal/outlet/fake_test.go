@@ -270,6 +270,7 @@ type fakeSource struct {
 	closed bool
 	left   func() time.Duration
 	again  time.Duration // it is in doubt whether lines are delivered
+	ackErr error
 	more   chan struct{}
 }
 
@@ -325,7 +326,7 @@ func (s *fakeSource) Refuse(int) {}
 func (s *fakeSource) Ack(time.Time, Peer) (Due, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Due{Again: s.again}, nil
+	return Due{Again: s.again}, s.ackErr
 }
 
 // doubts says how long it is in doubt whether lines are delivered.

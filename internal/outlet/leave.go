@@ -28,15 +28,43 @@ type leave struct {
 	by    time.Time      // at the latest, where it works
 }
 
+// ask asks the session to end, and says whether nobody else has. Any goroutine may.
+func (l *leave) ask(d departure) bool {
+	select {
+	case l.asked <- d:
+		return true
+	default:
+		return false
+	}
+}
+
+// depart makes the session end when it can.
+func (l *leave) depart(now time.Time, d departure) {
+	if l.to != nil {
+		l.to.close()
+	}
+	l.departure, l.by = d, now.Add(partTime)
+}
+
+// next returns the connection that goes on, if there is one.
+func (l *leave) next() *connection {
+	select {
+	case d := <-l.asked: // too late
+		l.depart(time.Now(), d)
+	default:
+	}
+	return l.to
+}
+
 // isLeaving says whether it is time to leave a server that works. inDoubt says that the source
 // waits for something to prove delivered.
 func (s *session) isLeaving(now time.Time, inDoubt bool) bool {
 	if s.leave.why == nil {
 		select {
 		case d := <-s.leave.asked:
-			s.depart(now, d)
+			s.leave.depart(now, d)
 		default:
-			s.depart(now, departure{why: s.outdated(now)})
+			s.leave.depart(now, departure{why: s.outdated(now)})
 		}
 	}
 	switch why := s.leave.why; {
@@ -48,34 +76,6 @@ func (s *session) isLeaving(now time.Time, inDoubt bool) bool {
 		return true
 	}
 	return !s.mid || now.After(s.leave.by)
-}
-
-// ask asks the session to end, and says whether nobody else has.
-func (s *session) ask(d departure) bool {
-	select {
-	case s.leave.asked <- d:
-		return true
-	default:
-		return false
-	}
-}
-
-// next returns the connection that goes on, if there is one.
-func (s *session) next() *connection {
-	select {
-	case d := <-s.leave.asked: // too late
-		s.depart(time.Now(), d)
-	default:
-	}
-	return s.leave.to
-}
-
-// depart makes the session end when it can.
-func (s *session) depart(now time.Time, d departure) {
-	if s.leave.to != nil {
-		s.leave.to.close()
-	}
-	s.leave.departure, s.leave.by = d, now.Add(partTime)
 }
 
 // outdated says why the connection is not what the configuration wants.
@@ -92,22 +92,20 @@ func (s *session) outdated(now time.Time) error {
 // end ends the connection: in order, where it works. It returns why it ended after all.
 func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	if isOurs(why) {
-		err := s.finish(ctx, why)
 		isDoubted := errors.Is(why, errDoubted)
-		switch {
+		switch err := s.finish(ctx, why); {
 		case err == nil && isDoubted:
 			s.outlet.failover.asked(s.server, true, time.Now().Add(patientInterval))
-			s.depart(time.Now(), departure{why: why})
+			s.leave.depart(time.Now(), departure{why: why}) // and come back
 			fallthrough
 		case err == nil:
 			s.close()
 			return Finished, why
-		case isDoubted:
+		case isDoubted && s.peer.err == nil:
 			why = errStalled
-		case errors.Is(err, errUnread):
-			s.close()
-			return Broken, why
-		default:
+		case isDoubted:
+			why = s.named("watch", s.peer.err)
+		case !errors.Is(err, errUnread):
 			s.outlet.log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
 		}
 	}
@@ -136,6 +134,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 // Why a connection does not end in order. errUnread: all is acknowledged.
 var (
 	errPartial = errors.New("the server took only a part of a line")
+	errUntaken = errors.New("the server has not acknowledged all in time")
 	errUnread  = errors.New("the server does not close")
 )
 
@@ -164,7 +163,9 @@ func (s *session) finish(ctx context.Context, why error) error {
 		if err := s.collect(now); err != nil {
 			return err
 		}
-		s.tell(now)
+		if _, err := s.tell(now); err != nil {
+			return err
+		}
 		if s.isAcked() {
 			if s.peer.half || errors.Is(s.peer.err, errClosed) {
 				return nil
@@ -179,7 +180,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= patience):
 			return errUnread
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return errUntaken
 		}
 		s.settle(ctx, 10*time.Millisecond)
 	}

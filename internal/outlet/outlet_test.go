@@ -543,6 +543,29 @@ func TestParked(t *testing.T) {
 	}
 }
 
+// While a server is left that has not taken all, what must not leave any more does not.
+func TestRevokedWhileLeaving(t *testing.T) {
+	net := newNet(atA, atB)
+	a := net.servers[atA]
+	a.unread = true
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.source.left = func() time.Duration { return 0 }
+		r.send(time.Second)
+		r.Configure(Config{To: addresses(t, toBoth[1])})
+		time.Sleep(partTime / 4)
+		r.source.mu.Lock()
+		r.source.ackErr = ErrRevoked
+		r.source.mu.Unlock()
+		time.Sleep(partTime / 4)
+		if got := a.parted(0); got != "reset" {
+			t.Errorf("it was %q, want a reset", got)
+		}
+		r.source.mu.Lock()
+		r.source.ackErr = nil
+		r.source.mu.Unlock()
+	})
+}
+
 // A connection that has reached its age ends when the server has taken what it was sent,
 // however long that takes.
 func TestMaxAgeWaits(t *testing.T) {

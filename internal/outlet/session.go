@@ -88,7 +88,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	c.interrupt()
 	s.besides.Wait()
 	<-c.watched
-	o.better = s.next()
+	o.better = s.leave.next()
 	return ended.Sub(c.began), c.explain(why)
 }
 
@@ -262,7 +262,7 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 	case <-late:
 	case s.peer.err = <-s.heard:
 	case d := <-s.leave.asked:
-		s.depart(time.Now(), d)
+		s.leave.depart(time.Now(), d)
 	case <-s.outlet.changed:
 	case <-ctx.Done():
 	}
