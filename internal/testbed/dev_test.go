@@ -77,10 +77,13 @@ func TestSecondDev(t *testing.T) {
 // Carbon queue there, too.
 func checkQueueBelow(t testing.TB, dir string) {
 	t.Helper()
-	named, err := filepath.Glob(filepath.Join(dir, "*", "state", "store", "memory"))
-	if err != nil || len(named) != 1 {
-		t.Fatalf("files that say where the queue is: %q, %v", named, err)
-	}
+	var named []string
+	Eventually(t, "a file that says where the queue is", func() (err error) { // the name may be claimed sooner
+		if named, err = filepath.Glob(filepath.Join(dir, "*", "state", "store", "memory")); err == nil && len(named) != 1 {
+			err = fmt.Errorf("there are %q", named)
+		}
+		return err
+	})
 	queue, err := os.ReadFile(named[0])
 	if err != nil || !strings.HasPrefix(string(queue), dir) {
 		t.Errorf("the queue is in %q, %v; want it below %s", queue, err, dir)
