@@ -32,8 +32,8 @@ func parseTime(flag, text string, now time.Time) (time.Time, error) {
 	at, okRef := parseReference(ref, offset != "", now)
 	span, okOffset := parseOffset(offset)
 	if s == "" || !okRef || !okOffset {
-		return time.Time{}, usageError{hinted{fmt.Errorf("%s %q is no time", flag, text),
-			fmt.Sprintf("%s 2026-01-31T14:05:00Z, %[1]s 14:05, %[1]s -2h or %[1]s -7d", flag)}}
+		return time.Time{}, usageError(fmt.Errorf("%s %q is no time", flag, text),
+			fmt.Sprintf("%s 2026-01-31T14:05:00Z, %[1]s 14:05, %[1]s -2h or %[1]s -7d", flag))
 	}
 	return at.Add(span), nil
 }

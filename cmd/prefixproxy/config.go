@@ -58,22 +58,24 @@ func (c configFlag) load() (config, error) { return loadConfig(c.Config, default
 // error is a *configError when the file can be read.
 func loadConfig(file string, defaults config) (config, error) {
 	if file == "" {
-		return config{}, usageError{hinted{errors.New("no configuration file is named"), "--config FILE, or $PREFIXPROXY_CONFIG"}}
+		return config{}, usageError(errors.New("no configuration file is named"), "--config FILE, or $PREFIXPROXY_CONFIG")
 	}
 	text, err := readConfig(file)
+	if err == nil {
+		return parseConfig(file, text, defaults, lookupEnv)
+	}
+	hint := "write that file (config.example.yaml explains every key), or name another one: --config FILE, or $PREFIXPROXY_CONFIG"
 	switch {
 	case errors.Is(err, fs.ErrPermission) && underUnit():
-		return config{}, unreadable{hinted{err, letServiceRead(file)}}
+		hint = letServiceRead(file)
 	case errors.Is(err, fs.ErrPermission):
-		return config{}, unreadable{hinted{err, "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")}}
+		hint = "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")
 	case strings.HasPrefix(file, "~"):
-		return config{}, unreadable{hinted{err, "a shell replaces ~ at the start of a word alone: --config \"$HOME\"" + quoteShell(file[1:])}}
+		hint = "a shell replaces ~ at the start of a word alone: --config \"$HOME\"" + quoteShell(file[1:])
 	case errors.Is(err, syscall.EISDIR):
-		return config{}, unreadable{hinted{err, "name the file in it: --config " + quoteShell(filepath.Join(file, "config.yaml"))}}
-	case err != nil:
-		return config{}, unreadable{hinted{err, "write that file (config.example.yaml explains every key), or name another one: --config FILE, or $PREFIXPROXY_CONFIG"}}
+		hint = "name the file in it: --config " + quoteShell(filepath.Join(file, "config.yaml"))
 	}
-	return parseConfig(file, text, defaults, lookupEnv)
+	return config{}, coded{hinted{err, hint}, exitConfig}
 }
 
 // lookupEnv is os.LookupEnv, but for where systemd keeps the credentials of the

@@ -380,12 +380,7 @@ func hintForSyntax(lines []string, at place) string {
 	if m := dashBehind.FindStringSubmatch(here); m != nil {
 		return fmt.Sprintf("a list in one line stands in brackets: [%s]", m[1])
 	}
-	if closes := at.column <= len(here) && here[at.column-1] == '}'; closes && strings.Count(here, "[") > strings.Count(here, "]") {
-		return fmt.Sprintf("a bracket that opens in line %d is not closed", at.line)
-	}
-	if closes := at.column <= len(here) && here[at.column-1] == ']'; closes && strings.Count(here, "{") > strings.Count(here, "}") {
-		return fmt.Sprintf("a brace that opens in line %d is not closed", at.line)
-	}
+	rest := here[min(at.column-1, len(here)):] // which does not fit
 	for i := at.line - 1; i >= max(at.line-3, 0); i-- {
 		ln, _, _ := strings.Cut(lines[i], " #")
 		switch n := i + 1; {
@@ -396,9 +391,9 @@ func hintForSyntax(lines []string, at place) string {
 			return fmt.Sprintf("line %d lacks a colon: %s:", n, strings.TrimSpace(ln))
 		case noDashBlank.MatchString(ln):
 			return fmt.Sprintf("line %d lacks a blank behind its dash: - value", n)
-		case strings.Count(ln, "[") > strings.Count(ln, "]") && i < at.line-1:
+		case strings.Count(ln, "[") > strings.Count(ln, "]") && (n < at.line || strings.HasPrefix(rest, "}")):
 			return fmt.Sprintf("a bracket that opens in line %d is not closed", n)
-		case strings.Count(ln, "{") > strings.Count(ln, "}") && i < at.line-1:
+		case strings.Count(ln, "{") > strings.Count(ln, "}") && (n < at.line || strings.HasPrefix(rest, "]")):
 			return fmt.Sprintf("a brace that opens in line %d is not closed", n)
 		case strings.Count(ln, `"`)%2 == 1 || strings.Count(ln, "'")%2 == 1:
 			return fmt.Sprintf("a quote in line %d is not closed", n)

@@ -26,7 +26,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	if c.Owner == "" {
-		return usageError{hinted{errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners"}}
+		return usageError(errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners")
 	}
 	var past []membership.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {

@@ -25,7 +25,7 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) (*slog.Logger, error) {
 	level := usual
 	if f.LogLevel != "" {
 		if err := level.UnmarshalText([]byte(f.LogLevel)); err != nil {
-			return nil, usageError{hinted{fmt.Errorf("--log-level: %w", err), "debug, info, warn or error"}}
+			return nil, usageError(fmt.Errorf("--log-level: %w", err), "debug, info, warn or error")
 		}
 	}
 	options := &slog.HandlerOptions{Level: level}

@@ -88,7 +88,7 @@ func execute(args []string, ui *ui) error {
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return usageError{hinted{errors.New(inOurWords.Replace(noValue.ReplaceAllString(err.Error(), "its value is missing"))), usageHint(err)}}
+		return usageError(errors.New(inOurWords.Replace(noValue.ReplaceAllString(err.Error(), "its value is missing"))), usageHint(err))
 	}
 	usual := slog.LevelInfo
 	if command.Selected().Name == "dev" {

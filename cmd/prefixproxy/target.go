@@ -55,14 +55,14 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		*bound.at = t.Unix()
 	}
 	if from > until {
-		return usageError{fmt.Errorf("--from %s is after --until %s", c.From, c.Until)}
+		return usageError(fmt.Errorf("--from %s is after --until %s", c.From, c.Until), "the earlier one first: --from -7d --until -1d")
 	}
 	if c.Step < time.Second || c.Step%time.Second != 0 {
-		return usageError{hinted{fmt.Errorf("--step %v is not in whole seconds", c.Step), "--step 10s, as in storage-schemas.conf"}}
+		return usageError(fmt.Errorf("--step %v is not in whole seconds", c.Step), "--step 10s, as in storage-schemas.conf")
 	}
 	parts, err := parseTarget(c.Expr, cfg.Proxy.Rewrite.From)
 	if err != nil {
-		return usageError{hinted{err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From)}}
+		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From))
 	}
 	var own, others []membership.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/alecthomas/kong"
-
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
@@ -60,29 +58,28 @@ type hinted struct {
 
 func (h hinted) Unwrap() error { return h.error }
 
-// usageError is an error of the command line.
-type usageError struct{ error }
+// coded is an error with an exit code of its own.
+type coded struct {
+	error
+	code int
+}
 
-func (u usageError) Unwrap() error { return u.error }
+func (c coded) Unwrap() error { return c.error }
 
-// unreadable is the error of a configuration that cannot be read.
-type unreadable struct{ error }
-
-func (u unreadable) Unwrap() error { return u.error }
+// usageError returns an error of the command line.
+func usageError(err error, hint string) error { return coded{hinted{err, hint}, exitUsage} }
 
 // exitCode returns the code that err ends the process with.
 func exitCode(err error) int {
-	_, isParse := errors.AsType[*kong.ParseError](err)
 	_, isConfig := errors.AsType[*configError](err)
-	_, isUnreadable := errors.AsType[unreadable](err)
-	_, isUsage := errors.AsType[usageError](err)
+	own, isCoded := errors.AsType[coded](err)
 	switch {
 	case err == nil:
 		return exitDone
-	case isConfig || isUnreadable:
+	case isConfig:
 		return exitConfig
-	case isParse || isUsage:
-		return exitUsage
+	case isCoded:
+		return own.code
 	}
 	return exitFailed
 }

@@ -83,10 +83,10 @@ func heldAt(past []membership.Tenure, t time.Time) []membership.Tenure {
 
 // notListed is the error of a name that the list in file lacks.
 func notListed(name string, cfg config, file string) error {
-	return usageError{hinted{
+	return usageError(
 		fmt.Errorf("%q is not a name of the list membership.names in %s", name, file),
 		"did you mean " + closestName(name, cfg.Membership.Names) + "?",
-	}}
+	)
 }
 
 // closestName returns the name of the list that name is most likely meant to be.
