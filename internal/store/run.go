@@ -99,15 +99,16 @@ func (s *Store) moveDown(most int, all bool) error {
 	return nil
 }
 
-// mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it.
-// s.mu is held.
+// mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it;
+// where the bounds were lowered, no more than that. s.mu is held.
 func (s *Store) mover(all bool) *segment {
+	limit := max(s.diskLimit, s.diskUsed)
 	for g := s.eldest(false); g != nil && (all || s.isPressed()); g = s.eldest(false) {
-		if s.diskUsed+g.size() <= s.diskLimit {
+		if s.diskUsed+g.size() <= limit {
 			g.sealed = true
 			return g
 		}
-		if all || !s.evict(true) {
+		if all || s.memoryUsed <= s.excess || !s.evict(true) {
 			break
 		}
 	}

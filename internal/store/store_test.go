@@ -533,6 +533,30 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// What waits when less is allowed stays, in either tier; it grows no more.
+func TestLowered(t *testing.T) {
+	for _, less := range []Destination{{Queue: 1 << 20, Spool: 1 << 20}, {Queue: 1 << 20}, {Queue: 4 << 20, Spool: 1 << 20}} {
+		b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 4 << 20})
+		less.Name = "main"
+		b.putMany("x", 60_000)
+		b.SetDestinations([]Destination{less})
+		for range 10 {
+			b.step(b.now)
+			b.pass(time.Second)
+		}
+		if got := b.books("main"); got.Queued+got.Spooled != 60_000 || got.Spooled == 0 {
+			t.Fatalf("%+v: got %+v", less, got)
+		}
+		for range 50 {
+			b.Put(many("x", 600), 600, b.now)
+			b.step(b.now)
+		}
+		if got := b.books("main"); got.Queued+got.Spooled > 63_000 || got.Queued+got.Spooled < 57_000 {
+			t.Errorf("%+v: and then %+v", less, got)
+		}
+	}
+}
+
 // What only the kernels have takes no room from what waits: neither where a server takes
 // everything at once, nor where it has stalled with much on the way.
 func TestOnTheWay(t *testing.T) {
