@@ -11,7 +11,6 @@ import (
 // Bugs that a holder might have. Each turns the simulation red; if one does
 // not, the simulation is too mild to trust.
 func TestSimulationFindsPlantedBugs(t *testing.T) {
-	planted.Patience(t)
 	for _, test := range []struct {
 		name string
 		edit planted.Edit
@@ -100,6 +99,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			planted.Patience(t, test.edit)
 			out := planted.TestFails(t, "./membership", []string{"-test.run=^" + cmp.Or(test.sees, "TestSimulation") + "$", "-sim.schedules=3000", "-test.timeout=5m"}, test.edit)
 			_, verdict, found := strings.Cut(out, "schedule ")
 			if !found || !strings.Contains(verdict, test.want) {

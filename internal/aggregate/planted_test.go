@@ -8,7 +8,6 @@ import (
 
 // The tests find what they say that they find.
 func TestKilledSeesPlantedBugs(t *testing.T) {
-	planted.Patience(t)
 	for name, edit := range map[string]planted.Edit{
 		"a slot is flushed twice, with different values": {
 			File: "internal/aggregate/aggregate.go",
@@ -67,6 +66,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			planted.Patience(t, edit)
 			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|KilledTwiceBeforeSlot|Lines|Table|Tenure|Checkpoint|Moved)$", "-test.failfast", "-test.timeout=2m"}, edit)
 		})
 	}

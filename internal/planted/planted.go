@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -30,10 +31,12 @@ type Edit struct {
 	New  string
 }
 
-// Patience skips a test that plants bugs, unless PREFIXPROXY_TEST_PLANTED is set:
-// each bug is a build of its own, and a fault to be waited for.
-func Patience(t testing.TB) {
+// Patience skips a test that plants bugs, unless PREFIXPROXY_TEST_PLANTED is set: each bug
+// is a build of its own, and a fault to be waited for. That the edits can be made is looked
+// at in any case.
+func Patience(t testing.TB, edits ...Edit) {
 	t.Helper()
+	Overlay(t, edits...)
 	if os.Getenv("PREFIXPROXY_TEST_PLANTED") == "" {
 		t.Skip("builds the program once for each bug; set PREFIXPROXY_TEST_PLANTED=1 to run it")
 	}
@@ -121,12 +124,17 @@ func Write(root, dir string, edits ...Edit) (path string, err error) {
 // moduleRoot returns the directory of go.mod.
 func moduleRoot(t testing.TB) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "env", "GOMOD").Output()
+	root, err := findRoot()
 	if err != nil {
 		t.Fatalf("find the module's root: %v", err)
 	}
-	return filepath.Dir(strings.TrimSpace(string(out)))
+	return root
 }
+
+var findRoot = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "env", "GOMOD").Output()
+	return filepath.Dir(strings.TrimSpace(string(out))), err
+})
 
 // goCommand runs the go command in the module's root.
 func goCommand(t testing.TB, args ...string) {

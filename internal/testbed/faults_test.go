@@ -148,7 +148,6 @@ var oldSession = planted.Edit{File: "internal/store/cursor.go", Old: "young = 21
 // A bug that costs lines is seen: the suite goes red with the daemon that has
 // it.
 func TestFaultsSeeBugs(t *testing.T) {
-	planted.Patience(t)
 	t.Parallel()
 	for _, tt := range []struct {
 		bug   string
@@ -167,10 +166,11 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/outlet/stream.go", Old: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))", New: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(-1))"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
-			{File: "internal/store/open.go", Old: "	for _, sp := range p.Todo {\n		c.add(sp, false)\n	}\n", New: ""},
+			{File: "internal/store/open.go", Old: "	for _, sp := range p.Todo {\n		c.add(sp, fresh)\n	}\n", New: ""},
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
+			planted.Patience(t, tt.edits...)
 			t.Parallel()
 			f, err := faultNamed(tt.fault)
 			if err != nil {

@@ -79,7 +79,6 @@ func logStorm(s *storm, v verdict) {
 // A bug that lets two hosts share a name is seen: the storm goes red with the
 // daemon that has it.
 func TestStormSeesBugs(t *testing.T) {
-	planted.Patience(t)
 	for _, tt := range []struct {
 		bug   string
 		kinds []stormKind
@@ -107,6 +106,7 @@ func TestStormSeesBugs(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
+			planted.Patience(t, tt.edit)
 			t.Parallel()
 			plan := newStormPlan(t)
 			plan.proxies, plan.names, plan.kinds = 10, 5, tt.kinds
