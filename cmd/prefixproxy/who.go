@@ -85,7 +85,7 @@ func heldAt(past []membership.Tenure, t time.Time) []membership.Tenure {
 func notListed(name string, cfg config, file string) error {
 	return usageError(
 		fmt.Errorf("%q is not a name of the list membership.names in %s", name, file),
-		"did you mean " + closestName(name, cfg.Membership.Names) + "?",
+		"did you mean "+closestName(name, cfg.Membership.Names)+"?",
 	)
 }
 
