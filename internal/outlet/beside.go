@@ -83,11 +83,7 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 		if c.probed = true; !o.failover.isSilent(c.server) {
 			return true
 		}
-		if now := time.Now(); o.reads(ctx, c) {
-			o.failover.asked(c.server, true, now.Add(askInterval))
-		} else {
-			o.failover.failed(time.Now(), c.server, 0, true, errStalled)
-		}
+		o.prove(ctx, c)
 	case err := <-c.heard:
 		c.close()
 		o.failover.failed(time.Now(), c.server, 0, false, c.explain(err))
@@ -101,7 +97,7 @@ func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
 // one could be connected to.
 func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 	for s.paused.Load() {
-		if c := o.seek(ctx, wholeList, s.server); c != nil {
+		if c := o.another(ctx, s.server); c != nil {
 			if !s.paused.Load() || !s.leave.ask(departure{errStalled, c}) {
 				c.close()
 			}
@@ -128,8 +124,29 @@ func (o *Outlet) leaveSilent(ctx context.Context, s *session) {
 	if o.failover.asked(s.server, reads, time.Now().Add(askInterval)); reads {
 		return
 	}
-	if c := o.seek(ctx, wholeList, s.server); c != nil && !s.leave.ask(departure{errDoubted, c}) {
+	if c := o.another(ctx, s.server); c != nil && !s.leave.ask(departure{errDoubted, c}) {
 		c.close()
+	}
+}
+
+// another connects to another server than one. nil: none can be used.
+func (o *Outlet) another(ctx context.Context, than *server) *connection {
+	c := o.seek(ctx, wholeList, than)
+	if c != nil && o.failover.isSilent(c.server) {
+		o.prove(ctx, c)
+		return nil
+	}
+	return c
+}
+
+// prove finds out whether a server that was silent reads again, on c, which it takes.
+func (o *Outlet) prove(ctx context.Context, c *connection) {
+	switch reads := o.reads(ctx, c); {
+	case ctx.Err() != nil:
+	case reads:
+		o.failover.asked(c.server, true, time.Now().Add(askInterval))
+	default:
+		o.failover.failed(time.Now(), c.server, 0, true, errStalled)
 	}
 }
 

@@ -79,7 +79,7 @@ type server struct {
 	retry   time.Time // not tried before
 	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
 	pause   string    // what is known of that
-	silent  bool      // it read nothing, when it was last used
+	silent  bool      // it read nothing, when it was last used or asked
 	ask     time.Time // not asked before whether it reads
 }
 
@@ -250,7 +250,7 @@ func (f *failover) isToAsk(now time.Time, s *server) bool {
 func (f *failover) asked(s *server, reads bool, again time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.silent, s.ask = s.silent && !reads, again
+	s.silent, s.ask = !reads, again
 }
 
 // isSilent says whether s must show that it reads before it is used again.

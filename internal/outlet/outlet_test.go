@@ -261,6 +261,35 @@ func TestReadsNothing(t *testing.T) {
 	})
 }
 
+// Of two servers that nobody reads, none is better.
+func TestBothReadNothing(t *testing.T) {
+	net := newNet(atA, atB)
+	a, b := net.servers[atA], net.servers[atB]
+	a.mute, b.mute = true, true
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(time.Hour)
+		if n := a.sessions() + b.sessions(); n > 2 {
+			t.Errorf("%d sessions, want one with each", n)
+		}
+		a.set(func(s *fakeServer) { s.mute = false })
+		r.send(maxUDPRest + time.Minute)
+		if s := r.Status(); !s[0].Up {
+			t.Errorf("the first reads again: status %+v", s)
+		}
+		r.send(maxUDPRest)
+		a.set(func(s *fakeServer) { s.mute = true })
+		r.send(10 * time.Minute)
+		if a, b := a.sessions(), b.sessions(); a != 2 || b != 1 {
+			t.Errorf("%d sessions with the first, %d with the second, which read nothing before: want 2 and 1", a, b)
+		}
+		b.set(func(s *fakeServer) { s.mute = false })
+		r.send(maxUDPRest + time.Minute)
+		if s := r.Status(); !s[1].Up {
+			t.Errorf("the second reads again: status %+v", s)
+		}
+	})
+}
+
 // A server that was being asked when other upstreams were configured is asked again.
 func TestReadsNothingAndConfigured(t *testing.T) {
 	net := newNet(atA, atB)
