@@ -76,31 +76,16 @@ func (p *Pool) View(ctx context.Context) *View { return p.await(ctx, Fresh, true
 func (p *Pool) Counts(ctx context.Context) *View { return p.await(ctx, FreshCounts, false) }
 
 // Known returns what Counts did last, at once, and has etcd asked if that is too old.
-func (p *Pool) Known() *View { return p.Counts(ended) }
-
-var ended = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
+func (p *Pool) Known() *View {
+	view, _ := p.ask(FreshCounts, false)
+	return view
+}
 
 func (p *Pool) await(ctx context.Context, fresh time.Duration, whole bool) *View {
 	for {
-		p.mu.Lock()
-		last := p.asked
-		if whole {
-			last = p.viewed
-		}
-		view, ended := p.view, p.changed
-		if !p.busy && !last.IsZero() && time.Since(last) < fresh {
-			p.mu.Unlock()
+		view, ended := p.ask(fresh, whole)
+		if ended == nil {
 			return view
-		}
-		p.whole = p.whole || whole
-		p.mu.Unlock()
-		select {
-		case p.wake <- struct{}{}:
-		default:
 		}
 		select {
 		case <-ended:
@@ -108,6 +93,25 @@ func (p *Pool) await(ctx context.Context, fresh time.Duration, whole bool) *View
 			return view
 		}
 	}
+}
+
+// ask returns what is known and, if that is too old, has etcd asked: ended is closed then.
+func (p *Pool) ask(fresh time.Duration, whole bool) (view *View, ended <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.asked
+	if whole {
+		last = p.viewed
+	}
+	if !p.busy && !last.IsZero() && time.Since(last) < fresh {
+		return p.view, nil
+	}
+	p.whole = p.whole || whole
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return p.view, p.changed
 }
 
 // Run asks etcd whenever somebody wants to know, until ctx ends.
