@@ -102,9 +102,9 @@ func writeBash(w io.Writer, app *kong.Application) {
 	names, flags, values := []string{"--help", "--version"}, "", map[string]string{}
 	for _, c := range commandsOf(app) {
 		names = append(names, c.Name)
-		flags += "\t" + c.Name + ") flags=\""
+		flags += "\t" + c.Name + ") flags='"
 		for _, f := range flagsOf(c) {
-			flags += "--" + f.Name + " "
+			flags += " --" + f.Name
 			switch {
 			case f.Name == "config":
 				values[f.Name] = "-f"
@@ -114,7 +114,7 @@ func writeBash(w io.Writer, app *kong.Application) {
 				values[f.Name] = fmt.Sprintf("-W %q", strings.Join(f.EnumSlice(), " "))
 			}
 		}
-		flags += "\" ;;\n"
+		flags += "' ;;\n"
 	}
 	fmt.Fprint(w, "_prefixproxy() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags\n\tcase $before in\n")
 	for _, name := range slices.Sorted(maps.Keys(values)) {

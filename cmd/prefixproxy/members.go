@@ -179,23 +179,22 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 
 // text returns the table, and a summary below it; columns is 0 where it goes to no terminal.
 func (ms members) text(columns int) string {
-	list, unlisted := ms.Free, 0
+	unlisted := 0
 	for _, m := range ms.Members {
-		if m.Listed {
-			list++
-		} else {
+		if !m.Listed {
 			unlisted++
 		}
 	}
-	held := fmt.Sprintf("%d held", len(ms.Members))
+	held, most := fmt.Sprintf("%d held", len(ms.Members)), ""
 	if unlisted > 0 {
 		held += fmt.Sprintf(" (%d not in the list)", unlisted)
 	}
-	most := ""
 	if n, known := ms.MostHeld[mostHeldLabel]; known {
-		if most = fmt.Sprintf("; at most %d held at once in the last %s", n, mostHeldLabel); n > list {
-			most = fmt.Sprintf("; at most %d (the list has %d) held at once in the last %s", n, list, mostHeldLabel)
+		most = fmt.Sprintf("; at most %d", n)
+		if list := ms.Free + len(ms.Members) - unlisted; n > list {
+			most += fmt.Sprintf(" (the list has %d)", list)
 		}
+		most += " held at once in the last " + mostHeldLabel
 	}
 	summary := fmt.Sprintf("%s, %d free, %d waiting in pool %s%s", held, ms.Free, len(ms.Waiting), ms.Pool, most)
 	if 0 < columns && columns < len(summary) {
