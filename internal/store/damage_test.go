@@ -180,6 +180,40 @@ func TestStateDirectoryIsRemoved(t *testing.T) {
 	b.open()
 }
 
+// Killed at any change of a file while held lines get their names, a process leaves all of them, and
+// the next one misses none.
+func TestKilledWhileNaming(t *testing.T) {
+	const batches = 12
+	name := func(b *bench) (killed bool) {
+		defer func() { killed = recover() != nil }()
+		for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
+			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
+		}
+		return false
+	}
+	for killAt, killed := 1, true; killed; killAt++ {
+		b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+		for range batches {
+			b.PutHeld(many("x", 600), 600, b.now)
+		}
+		b.kill() // what is found is not kept for other lines
+		b.files.fault = func(op, path string, size int) (int, error) {
+			if killAt--; killAt == 0 {
+				panic(errKilled)
+			}
+			return size, nil
+		}
+		at := killAt
+		killed = name(b)
+		killAt = at
+		b.kill()
+		if got := b.books("main"); got.Queued < batches*600 || got.Dropped != [NumReasons]uint64{} {
+			t.Errorf("killed at change %d: %+v", killAt, got)
+		}
+		b.abandon()
+	}
+}
+
 // A power failure takes memory, and what on disk was not synced: a second of what was
 // spooled at most, and it is counted.
 func TestPowerFailure(t *testing.T) {
