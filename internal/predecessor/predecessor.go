@@ -115,7 +115,10 @@ func (a *adoption) spool() error {
 	if err := dir.Remove(cursorName); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.Remove(dir.Path())
+	if err := os.Remove(dir.Path()); err != nil {
+		a.log.Warn("an earlier version's spool is taken over, and its directory stays", "err", err) // something else is in it, or it is a mount
+	}
+	return nil
 }
 
 // segment takes the records of a segment from an offset on, up to where it is damaged.

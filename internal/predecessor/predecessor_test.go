@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
 // A queue that no process has had for a week goes. Where its lines are adopted is tested
@@ -38,5 +40,25 @@ func TestCollect(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "prefixproxy-0123456789ab.queue")); err == nil {
 		t.Error("the abandoned one is there")
+	}
+}
+
+// What else lies in the directory of a spool stays, and stops no start.
+func TestAdoptLeavesWhatIsForeign(t *testing.T) {
+	state, err := statedir.Open(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	foreign := filepath.Join(state.Path(), spoolName, "lost+found")
+	if err := os.MkdirAll(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put := func(Lines) error { return nil }
+	if err := Adopt(state, put, slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(foreign); err != nil {
+		t.Error(err)
 	}
 }
