@@ -20,6 +20,9 @@ const (
 	// for it to be back.
 	betterAge = 2 * time.Second
 
+	// passTime is what a balancer has to connect to its own server.
+	passTime = time.Second
+
 	// renameInterval is how often a name or path is resolved again whose lines go in datagrams.
 	renameInterval = 30 * time.Second
 
@@ -150,9 +153,13 @@ func (o *Outlet) prove(ctx context.Context, c *connection) {
 	}
 }
 
-// reads closes c, and says whether the server closes it, too.
+// reads closes c, and says whether the server closes it, too. A balancer does so by itself as
+// long as it connects to its own server.
 func (o *Outlet) reads(ctx context.Context, c *connection) bool {
 	defer c.close()
+	if d := passTime - time.Since(c.began); d > 0 {
+		retry.Sleep(ctx, d)
+	}
 	if _, err := c.closeWrite(); err != nil {
 		return true // it has ended it
 	}

@@ -245,7 +245,7 @@ func TestReadsNothing(t *testing.T) {
 				t.Errorf("status %+v", s)
 			}
 		}
-		left(askAfter + 2*stallTime)
+		left(askAfter + passTime + 2*stallTime)
 		if n := r.logged("upstream down", atA, "reads nothing"); n != 1 {
 			t.Errorf("said %d times:\n%s", n, r.log)
 		}
@@ -254,7 +254,7 @@ func TestReadsNothing(t *testing.T) {
 		if s := r.Status(); !s[0].Up {
 			t.Errorf("it reads again: status %+v", s)
 		}
-		left(askInterval + 2*stallTime)
+		left(askInterval + passTime + 2*stallTime)
 		if n := a.sessions(); n != 2 {
 			t.Errorf("%d sessions with a server that has read once, want 2", n)
 		}
@@ -297,7 +297,7 @@ func TestReadsNothingAndConfigured(t *testing.T) {
 	run(t, net, toBoth, func(t *testing.T, r *rig) {
 		r.send(askAfter + stallTime/2)
 		r.Configure(Config{To: addresses(t, toBoth...), MaxAge: time.Hour})
-		r.send(askAfter + 2*stallTime + time.Second)
+		r.send(askAfter + 2*passTime + 2*stallTime)
 		if s := r.Status(); !s[1].Up {
 			t.Errorf("status %+v", s)
 		}
