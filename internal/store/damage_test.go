@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,8 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
@@ -319,6 +323,36 @@ func TestDiskOutOfOrder(t *testing.T) {
 	if got := b.books("main"); got.Spooled == 0 || !strings.Contains(b.log.String(), "spool in order again") {
 		t.Errorf("got %+v; %s", got, &b.log)
 	}
+}
+
+// While a disk takes long to sync, lines go there all the same.
+func TestSlowSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+		var waiting atomic.Int64
+		end := make(chan struct{})
+		b.files.fault = func(op, path string, size int) (int, error) {
+			if op == "sync" {
+				waiting.Add(1)
+				<-end
+			}
+			return size, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { b.Store.Run(ctx) })
+		for range 100 {
+			b.Put(many("x", 1000), 1000, time.Now())
+			time.Sleep(syncInterval / 10) // of the bubble's clock
+			synctest.Wait()
+		}
+		if got := b.books("main"); got.Queued+got.Spooled != 100_000 || waiting.Load() != 1 {
+			t.Errorf("got %+v, %d syncs", got, waiting.Load())
+		}
+		close(end)
+		cancel()
+		running.Wait()
+	})
 }
 
 // A disk that is full of what is kept only to be sent again has room for lines that wait.

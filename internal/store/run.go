@@ -26,42 +26,46 @@ const (
 	segmentsAtOnce = 16
 )
 
-// Run moves lines to disk, and reads them from there, until ctx ends.
+// Run moves lines to disk, and reads them from there, until ctx ends. A disk may take seconds to
+// sync: meanwhile, lines are moved.
 func (s *Store) Run(ctx context.Context) error {
 	for {
 		var again <-chan time.Time // an idle host is left alone
-		if wait := s.step(time.Now()); wait > 0 {
+		wait, sync := s.turn(time.Now())
+		if wait > 0 {
 			again = time.After(wait)
+		}
+		if sync {
+			go func() {
+				s.syncing <- s.sync()
+				notify(s.work)
+			}()
 		}
 		select {
 		case <-s.work:
 		case <-again:
 		case <-ctx.Done():
+			if s.isSyncing {
+				<-s.syncing
+			}
 			return ctx.Err()
 		}
 	}
 }
 
-// step does what there is to do, and returns when there will be more; 0: when something
-// happens.
-func (s *Store) step(now time.Time) time.Duration {
+// turn does what there is to do, and returns when there will be more; 0: when something
+// happens. sync says that the caller is to sync, and to send the result to s.syncing.
+func (s *Store) turn(now time.Time) (wait time.Duration, sync bool) {
 	if s.disk == nil {
-		return 0
+		return 0, false
 	}
 	s.takeOut()
 	readErr := s.readAhead()
-	if wait := s.resumes.Sub(now); wait > 0 {
-		return wait
+	if wait = s.resumes.Sub(now); wait > 0 {
+		return wait, false
 	}
-	err := errors.Join(readErr, s.moveDown(segmentsAtOnce, false))
-	s.mu.Lock()
-	isDirty := s.dirty
-	s.mu.Unlock()
-	wait := syncInterval - now.Sub(s.synced)
-	if isDirty && wait <= 0 {
-		s.synced = now
-		err = errors.Join(err, s.sync())
-	}
+	err := errors.Join(readErr, s.moveDown(segmentsAtOnce, false), s.syncResult())
+	wait, sync = s.mustSync(now)
 	isBroken := !s.resumes.IsZero()
 	switch {
 	case err != nil:
@@ -69,15 +73,39 @@ func (s *Store) step(now time.Time) time.Duration {
 			s.out.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
 				"hint", "make room on the disk of membership.state_dir, or make it writable")
 		}
+		wait = retry
 		s.resumes = now.Add(retry)
-		return retry
-	case isDirty && wait > 0:
-		return wait
-	case isBroken:
+	case isBroken && wait == 0 && !s.isSyncing:
 		s.out.Info("spool in order again")
 		s.resumes = time.Time{}
 	}
-	return 0
+	return wait, sync
+}
+
+// syncResult returns how the last sync went, once, when it has ended.
+func (s *Store) syncResult() error {
+	select {
+	case err := <-s.syncing:
+		s.isSyncing = false
+		return err
+	default:
+		return nil
+	}
+}
+
+// mustSync says whether a sync begins now, or in how long; neither: there is nothing to be synced
+// or the last one goes on.
+func (s *Store) mustSync(now time.Time) (wait time.Duration, begins bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.dirty || s.isSyncing {
+		return 0, false
+	}
+	if wait = syncInterval - now.Sub(s.synced); wait > 0 {
+		return wait, false
+	}
+	s.synced, s.isSyncing = now, true
+	return 0, true
 }
 
 // moveDown moves segments to disk, the oldest first: all that fit, or as long as there is

@@ -151,13 +151,18 @@ func (f *stateFile) write(o *files, state []byte, sync bool) (err error) {
 
 // saving is what is known about the state's files. The store's mutex guards it.
 type saving struct {
-	memoryState, diskState stateFile // used by one goroutine each
+	memoryState stateFile
+	diskState   stateFile // of sync alone
 
 	generation uint64     // of what was saved last
 	dirty      bool       // the disk is to be synced, and to know the state
 	unsynced   []*segment // that are on disk
-	synced     time.Time  // of Run
-	resumes    time.Time  // of Run: when to try again what failed; zero: the disk works
+
+	// Run's:
+	isSyncing bool
+	syncing   chan error // cap 1: how it went
+	synced    time.Time  // when it last began
+	resumes   time.Time  // when to try again what failed; zero: the disk works
 }
 
 // save makes the state survive the process. s.mu is held.

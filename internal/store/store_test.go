@@ -15,6 +15,16 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
+// step is turn, with what that begins to sync.
+func (s *Store) step(now time.Time) time.Duration {
+	wait, sync := s.turn(now)
+	if sync {
+		s.syncing <- s.sync()
+		wait, _ = s.turn(now)
+	}
+	return wait
+}
+
 // A bench is a store in directories of its own, with a clock.
 type bench struct {
 	*testing.T
