@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"syscall"
 	"sync"
 	"testing"
 	"time"
@@ -89,7 +90,16 @@ func (s *storm) run() verdict {
 		p.start(true)
 		lookers.Go(func() { p.watch(looking) })
 	}
+	since := time.Now()
 	if !s.recovered(Patience) {
+		for _, p := range s.proxies {
+			if l, ok := p.seen(since); !ok || l.state != "held" && l.state != "waiting" {
+				d, _ := p.current()
+				d.Signal(syscall.SIGQUIT) // which makes it tell where it is
+				<-d.Ended()
+				s.t.Logf("proxy %d:\n%s", p.number, d.Stderr.Text())
+			}
+		}
 		s.t.Fatalf("the storm could not begin: %s", strings.Join(s.missing, "; "))
 	}
 	for _, p := range s.proxies {
