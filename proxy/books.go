@@ -1,6 +1,11 @@
 package proxy
 
-import "time"
+import (
+	"runtime"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/store"
+)
 
 // A tally counts what one read brought, until the queue books it.
 type tally struct {
@@ -12,17 +17,10 @@ type tally struct {
 // books is the account of one protocol in lines.
 type books struct {
 	received, adopted, rewritten, resent uint64
-	forwarded                            []forwarded
+	forwarded                            store.Forwards // also of upstreams that a reload has removed
 	dropped                              [numReasons]uint64
 	queued                               int // in memory: waiting, in somebody's hands, or not acknowledged
 	spooled                              int // on disk
-}
-
-// forwarded counts the lines that one upstream took. It stays when a reload
-// removes the upstream.
-type forwarded struct {
-	upstream string
-	lines    uint64
 }
 
 // A queue holds one protocol's lines between the readers and the upstream, and
@@ -81,7 +79,7 @@ func (b books) report() Books {
 		Queued: uint64(b.queued), Spooled: uint64(b.spooled), Dropped: map[string]uint64{},
 	}
 	for _, f := range b.forwarded {
-		r.Forwarded += f.lines
+		r.Forwarded += f.Lines
 	}
 	for why := range reasons {
 		if n := b.dropped[why]; n > 0 {
@@ -89,6 +87,17 @@ func (b books) report() Books {
 		}
 	}
 	return r
+}
+
+// crowded is how many bytes may wait before the readers let the upstream go first.
+const crowded = 4 * batchSize
+
+// giveWay lets the upstream go first, if so many bytes wait: readers that always find input
+// would keep it from its turn.
+func giveWay(waiting int64) {
+	if waiting > crowded {
+		runtime.Gosched()
+	}
 }
 
 // notify puts a token into c unless one is there.

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"log/slog"
-	"runtime"
 	"sync"
 	"time"
 
@@ -77,15 +76,7 @@ func (q *carbonQueue) redirect(to []CarbonForward) {
 	}
 }
 
-// crowded is how many bytes may wait before the readers let the upstream go
-// first.
-const crowded = 4 * batchSize
-
-func (q *carbonQueue) accept(t *tally, in ...*batch) {
-	if q.enter(t, in) > crowded {
-		runtime.Gosched() // readers that always find input would keep the upstream from its turn
-	}
-}
+func (q *carbonQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
 
 // enter is accept, and returns how many bytes wait for an upstream that takes some.
 func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
@@ -176,9 +167,7 @@ func (q *carbonQueue) books() (seen books, all []account) {
 		}
 		b := seen.minus(q.since[kept.Destination])
 		b.adopted, b.resent, b.queued, b.spooled = kept.Adopted, kept.Resent, kept.Queued, kept.Spooled
-		for _, f := range kept.Forwarded {
-			b.forwarded = append(b.forwarded, forwarded{f.Upstream, f.Lines})
-		}
+		b.forwarded = kept.Forwarded
 		for why, n := range kept.Dropped {
 			b.dropped[storeReasons[why]] += n
 		}

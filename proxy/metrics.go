@@ -116,7 +116,7 @@ func (p *Proxy) collectBooks(counter counter, gauge gauge, proto line.Protocol, 
 		counter(descDropped, b.dropped[why], proto.String(), destination, why.String())
 	}
 	for _, f := range b.forwarded {
-		counter(descForwarded, f.lines, proto.String(), destination, f.upstream)
+		counter(descForwarded, f.Lines, proto.String(), destination, f.Upstream)
 	}
 	gauge(descQueueLines, float64(b.queued), proto.String(), destination)
 }

@@ -56,7 +56,7 @@ func newPointQueue(p *Proxy) *pointQueue {
 	cfg := p.cfg.Aggregate
 	q.config.Store(&cfg)
 	q.sums = aggregate.New(cfg)
-	q.books.forwarded = []forwarded{{upstream: "carbon:"}}
+	q.books.forwarded.Add("carbon:", 0)
 	return q
 }
 
@@ -218,7 +218,7 @@ func (q *pointQueue) flush() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	lines := q.sums.Flushed()
-	q.books.forwarded[0].lines += uint64(lines)
+	q.books.forwarded[0].Lines += uint64(lines)
 	q.books.queued -= lines
 }
 

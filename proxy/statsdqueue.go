@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -45,14 +44,10 @@ func (q *statsdQueue) isHolding() bool           { return q.holding.Load() > 0 }
 func (q *statsdQueue) moreHeld() <-chan struct{} { return q.heldMore }
 func (q *statsdQueue) wake()                     { notify(q.more) }
 
-func (q *statsdQueue) accept(t *tally, in ...*batch) {
-	if q.enter(t, in) > crowded {
-		runtime.Gosched() // readers that always find input would keep the upstream from its turn
-	}
-}
+func (q *statsdQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
 
 // enter is accept, and returns how many bytes wait.
-func (q *statsdQueue) enter(t *tally, in []*batch) (bytes int) {
+func (q *statsdQueue) enter(t *tally, in []*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.books.received += uint64(t.received)
@@ -61,7 +56,7 @@ func (q *statsdQueue) enter(t *tally, in []*batch) (bytes int) {
 		q.books.queued += b.lines
 		q.put(b)
 	}
-	return q.bytes
+	return int64(q.bytes)
 }
 
 // takeOver books what a queue of points adopted that has ended, and forwarded.
@@ -236,7 +231,7 @@ func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
 func (q *statsdQueue) forward(upstream string, lines int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.bookForward(upstream, lines)
+	q.books.forwarded.Add(upstream, lines)
 	q.settle(lines)
 }
 
@@ -288,19 +283,8 @@ func (q *statsdQueue) know(to []outlet.Address) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, a := range to {
-		q.bookForward(a.String(), 0)
+		q.books.forwarded.Add(a.String(), 0)
 	}
-}
-
-// bookForward books lines that an upstream took. q.mu is held.
-func (q *statsdQueue) bookForward(upstream string, lines int) {
-	for i := range q.books.forwarded {
-		if f := &q.books.forwarded[i]; f.upstream == upstream {
-			f.lines += uint64(lines)
-			return
-		}
-	}
-	q.books.forwarded = append(q.books.forwarded, forwarded{upstream, uint64(lines)})
 }
 
 // bookDrop books lines in memory that are dropped. q.mu is held.

@@ -117,11 +117,10 @@ func plainValue(b []byte) int {
 			return shortNumber(last, bits.LeadingZeros64(blanks)/8)
 		}
 		if blanks := marks(before, ' '); blanks != 0 {
-			n := bits.LeadingZeros64(blanks) / 8
-			if n == 0 {
-				return shortNumber(last, 8)
+			if n := bits.LeadingZeros64(blanks) / 8; n > 0 {
+				return longNumber(before, n, last)
 			}
-			return longNumber(before, n, last)
+			return shortNumber(last, 8)
 		}
 	}
 	begin := bytes.LastIndexByte(b, ' ') + 1

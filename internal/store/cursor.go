@@ -140,17 +140,7 @@ func (c *Cursor) snapshot() Books {
 func (c *Cursor) Know(upstream string) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	c.forward(upstream, 0)
-}
-
-func (c *Cursor) forward(upstream string, lines int) {
-	for i := range c.books.Forwarded {
-		if f := &c.books.Forwarded[i]; f.Upstream == upstream {
-			f.Lines += uint64(lines)
-			return
-		}
-	}
-	c.books.Forwarded = append(c.books.Forwarded, Forwarded{upstream, uint64(lines)})
+	c.books.Forwarded.Add(upstream, 0)
 }
 
 // More implements outlet.Source.
