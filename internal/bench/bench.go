@@ -117,21 +117,13 @@ func (b *bench) run(ctx context.Context, w work) (*Row, error) {
 			}
 		}
 	}
-	for _, e := range entries {
-		if e.forwarder.pid == 0 {
-			continue
-		}
-		if _, e.column.PeakResident, err = resident(e.forwarder.pid); err != nil {
-			return nil, err
-		}
-	}
 	return row, nil
 }
 
 // An entry is a contender that takes part.
 type entry struct {
 	contender *contender
-	forwarder *forwarder
+	forwarder *forwarder // nil: each turn has one of its own
 	column    *Column
 }
 
@@ -140,7 +132,9 @@ type entry struct {
 func (b *bench) enter(ctx context.Context, w work, row *Row) (entries []entry, stop func(), err error) {
 	stop = func() {
 		for _, e := range entries {
-			e.forwarder.stop()
+			if e.forwarder != nil {
+				e.forwarder.stop()
+			}
 		}
 	}
 	for _, c := range w.contenders {
@@ -148,7 +142,10 @@ func (b *bench) enter(ctx context.Context, w work, row *Row) (entries []entry, s
 			fmt.Fprintf(b.progress, "%s: without %s: %s\n", w.name, c.name, why)
 			continue
 		}
-		f, err := c.start(b, ctx, w)
+		e := entry{contender: c, column: &Column{Forwarder: c.name}}
+		if !w.counts() {
+			e.forwarder, err = c.start(b, ctx, w)
+		}
 		if err != nil && c.program != "" && ctx.Err() == nil {
 			fmt.Fprintf(b.progress, "%s: without %s: %v\n", w.name, c.name, err)
 			continue
@@ -156,9 +153,8 @@ func (b *bench) enter(ctx context.Context, w work, row *Row) (entries []entry, s
 		if err != nil {
 			return entries, stop, fmt.Errorf("%s: start %s: %w", w.name, c.name, err)
 		}
-		column := &Column{Forwarder: c.name}
-		row.Columns = append(row.Columns, column)
-		entries = append(entries, entry{c, f, column})
+		row.Columns = append(row.Columns, e.column)
+		entries = append(entries, e)
 	}
 	return entries, stop, nil
 }
@@ -168,16 +164,27 @@ func (b *bench) turn(ctx context.Context, w work, e entry, round int) error {
 	if e.contender.aside && round >= asideRounds {
 		return nil
 	}
-	r, err := b.measure(ctx, w, e.contender, e.forwarder)
+	f := e.forwarder
+	if f == nil {
+		var err error
+		if f, err = e.contender.start(b, ctx, w); err != nil {
+			return err
+		}
+		defer f.stop()
+	}
+	r, err := b.measure(ctx, w, e.contender, f)
 	for try := 1; err == nil && r.SinkDropped > 0 && try < tries; try++ {
 		fmt.Fprintf(b.progress, "%s %d: %s: again: the sink itself was too slow\n", w.name, round+1, e.contender.name)
-		r, err = b.measure(ctx, w, e.contender, e.forwarder)
+		r, err = b.measure(ctx, w, e.contender, f)
+	}
+	if err == nil && f.pid != 0 {
+		_, e.column.PeakResident, err = resident(f.pid)
 	}
 	if err != nil {
 		return err
 	}
 	e.column.Results = append(e.column.Results, r)
-	fmt.Fprintf(b.progress, "%s %d: %s: %.0f lines/s, %.3f CPU s/M\n", w.name, round+1, e.contender.name, r.Rate(), r.PerMillion())
+	fmt.Fprintf(b.progress, "%s %d: %s: %.0f lines/s, %.3f CPU s/M, %d lost\n", w.name, round+1, e.contender.name, r.Rate(), r.PerMillion(), r.Lost)
 	return nil
 }
 

@@ -4,14 +4,14 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"strconv"
 	"time"
 )
 
-// What counts StatsD is measured over an interval, so that each has one flush: the
-// sum of the points must be what was sent.
+// What counts StatsD is measured over an interval, so that each has one flush, in a process
+// that was started for the turn: the flushes of those that wait would disturb it. The sum of
+// the points must be what was sent.
 const (
 	countInterval = 10 * time.Second
 	countWarmUp   = 2 * time.Second // every series has come
@@ -36,7 +36,7 @@ var countingWorks = func() (all []work) {
 			all = append(all, work{
 				name:  fmt.Sprintf("%s-%s-%d", countingRows, how.name, series),
 				title: fmt.Sprintf("%s, %s series", how.title, thousands(float64(series))), coalesce: defaultCoalesce,
-				traffic: t, flood: how.flood, rounds: 3,
+				traffic: t, window: countInterval, flood: how.flood, rounds: 3,
 				contenders: []*contender{theDaemon, theCounter, theStatsD, theGoStatsD, theStatsite, theBrubeck},
 			})
 		}
@@ -46,81 +46,6 @@ var countingWorks = func() (all []work) {
 
 // countingRows asks for all of them; their names begin like that.
 const countingRows = "counting"
-
-// runCounting measures the contenders in turn, each in a process that was started for
-// the turn: the flushes of those that wait would disturb it.
-func (b *bench) runCounting(ctx context.Context, w work) (*Row, error) {
-	row := &Row{Name: w.name, Title: w.title, Coalesce: w.coalesce, Flood: w.flood}
-	var here []*contender
-	for _, c := range w.contenders {
-		if why := b.missing(c); why != "" {
-			fmt.Fprintf(b.progress, "%s: without %s: %s\n", w.name, c.name, why)
-			continue
-		}
-		here = append(here, c)
-		row.Columns = append(row.Columns, &Column{Forwarder: c.name})
-	}
-	for round := range min(b.rounds, w.rounds) {
-		for i := range here {
-			if round%2 == 1 {
-				i = len(here) - 1 - i // nobody is always first
-			}
-			r, peak, err := b.count(ctx, w, here[i])
-			if err != nil {
-				return nil, fmt.Errorf("%s, %s: %w", w.name, here[i].name, err)
-			}
-			column := row.Columns[i]
-			column.Results, column.PeakResident = append(column.Results, r), max(column.PeakResident, peak)
-			fmt.Fprintf(b.progress, "%s %d: %s: %.0f lines/s, %.3f CPU s/M, %d lost\n", w.name, round+1, here[i].name, r.Rate(), r.PerMillion(), r.Lost)
-		}
-	}
-	return row, nil
-}
-
-// count measures one contender once. Lines are those that arrived in points, as far as
-// they fall into the window.
-func (b *bench) count(ctx context.Context, w work, c *contender) (r Result, peak uint64, err error) {
-	f, err := c.start(b, ctx, w)
-	if err != nil {
-		return r, 0, err
-	}
-	defer f.stop()
-	if err := b.sink.expect(w.traffic, 0, c.leaves); err != nil {
-		return r, 0, err
-	}
-	sending := countWarmUp + countInterval + overtime
-	gen, err := startGenerator(ctx, generatorSpec{w.traffic, 0, f.port, sending})
-	if err != nil {
-		return r, 0, err
-	}
-	defer gen.stop()
-	if err := pause(ctx, countWarmUp); err != nil {
-		return r, 0, err
-	}
-	interval := *b
-	interval.window = countInterval
-	if err := interval.watch(ctx, f, &r); err != nil {
-		return r, 0, err
-	}
-	var done generatorReport
-	if err := gen.hear(&done); err != nil {
-		return r, 0, fmt.Errorf("the generator ended early: %w", err)
-	}
-	report, err := b.settle(ctx, done.Sent, countQuiet)
-	if err != nil {
-		return r, 0, err
-	}
-	r.Sent, r.Lost = done.Sent, int64(done.Sent-report.Lines)
-	if !w.flood {
-		r.SinkDropped = report.Dropped
-	}
-	r.Lines = uint64(float64(report.Lines) * float64(r.Window) / float64(sending))
-	if r.Counted, err = countDrops(ctx, f); err != nil {
-		return r, 0, err
-	}
-	_, peak, err = resident(f.pid)
-	return r, peak, err
-}
 
 // A countScript knows the lines of a sender that are to be counted: those of all
 // series in turn, in an order of its own, all of one length.

@@ -160,11 +160,7 @@ func (o *options) measureRows(ctx context.Context, r *Report) error {
 // runAll runs works.
 func (b *bench) runAll(ctx context.Context, r *Report, works []work) error {
 	for _, w := range works {
-		run := b.run
-		if w.traffic.Series > 0 {
-			run = b.runCounting
-		}
-		row, err := run(ctx, w)
+		row, err := b.run(ctx, w)
 		if err != nil {
 			return err
 		}

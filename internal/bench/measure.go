@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -46,6 +47,11 @@ func (r Result) WakeRate() float64 { return float64(r.Wakeups) / r.Window.Second
 
 // measure sends the traffic of a work through a forwarder.
 func (b *bench) measure(ctx context.Context, w work, c *contender, f *forwarder) (r Result, err error) {
+	warmUp, window, quiet := warmUp, cmp.Or(w.window, b.window), quiet
+	if w.counts() {
+		warmUp, quiet = countWarmUp, countQuiet
+	}
+	sending := warmUp + window + overtime
 	b.runs++
 	run := b.runs % maxRuns
 	if err := b.sink.expect(w.traffic, run, c.leaves); err != nil {
@@ -55,9 +61,9 @@ func (b *bench) measure(ctx context.Context, w work, c *contender, f *forwarder)
 	if err != nil {
 		return r, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.window+30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, sending+30*time.Second)
 	defer cancel()
-	gen, err := startGenerator(ctx, generatorSpec{w.traffic, run, f.port, warmUp + b.window + overtime})
+	gen, err := startGenerator(ctx, generatorSpec{w.traffic, run, f.port, sending})
 	if err != nil {
 		return r, err
 	}
@@ -65,7 +71,7 @@ func (b *bench) measure(ctx context.Context, w work, c *contender, f *forwarder)
 	if err := pause(ctx, warmUp); err != nil {
 		return r, err
 	}
-	if err := b.watch(ctx, f, &r); err != nil {
+	if err := b.watch(ctx, f, window, &r); err != nil {
 		return r, err
 	}
 	var done generatorReport
@@ -78,6 +84,12 @@ func (b *bench) measure(ctx context.Context, w work, c *contender, f *forwarder)
 	}
 	r.Sent, r.Lost = done.Sent, int64(done.Sent-report.Lines)
 	r.Tally, r.P50, r.P99, r.SinkDropped = report.Tally, report.P50, report.P99, report.Dropped
+	if w.counts() { // they arrive with the flush, as far as they fall into the window
+		r.Lines = uint64(float64(report.Lines) * float64(r.Window) / float64(sending))
+		if w.flood {
+			r.SinkDropped = 0
+		}
+	}
 	counted, err := countDrops(ctx, f)
 	r.Counted = counted - dropped
 	return r, err
@@ -100,12 +112,12 @@ type sample struct {
 }
 
 // watch fills in what happens in one window.
-func (b *bench) watch(ctx context.Context, f *forwarder, r *Result) error {
+func (b *bench) watch(ctx context.Context, f *forwarder, window time.Duration, r *Result) error {
 	before, err := b.sample(f)
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, b.window); err != nil {
+	if err := pause(ctx, window); err != nil {
 		return err
 	}
 	after, err := b.sample(f)

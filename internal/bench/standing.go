@@ -37,10 +37,8 @@ func (b *bench) idle(ctx context.Context) (*Idle, error) {
 	if err := pause(ctx, idleSettle); err != nil {
 		return nil, err
 	}
-	long := *b
-	long.window = idleWindow
 	var r Result
-	if err := long.watch(ctx, f, &r); err != nil {
+	if err := b.watch(ctx, f, idleWindow, &r); err != nil {
 		return nil, err
 	}
 	now, _, err := resident(f.pid)
@@ -69,14 +67,12 @@ func (b *bench) lossless(ctx context.Context) (l *Lossless, err error) {
 }
 
 func (b *bench) highestLossless(ctx context.Context, c *contender) (low int, err error) {
-	w := work{name: losslessRow, coalesce: defaultCoalesce, traffic: Traffic{Protocol: statsd, Senders: 4, PerWrite: 1}}
+	w := work{name: losslessRow, coalesce: defaultCoalesce, window: losslessWindow, traffic: Traffic{Protocol: statsd, Senders: 4, PerWrite: 1}}
 	f, err := c.start(b, ctx, w)
 	if err != nil {
 		return 0, err
 	}
 	defer f.stop()
-	defer func(window time.Duration) { b.window = window }(b.window)
-	b.window = losslessWindow
 	high := losslessMost
 	for range losslessSteps {
 		w.traffic.Rate = (low + high) / 2

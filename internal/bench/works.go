@@ -15,9 +15,13 @@ type work struct {
 	traffic     Traffic
 	coalesce    time.Duration // how long input may gather
 	contenders  []*contender
-	rounds      int  // at most so many; 0: as many as asked for
-	flood       bool // more than a forwarder can take: loss is no fault, if it is counted
+	window      time.Duration // of a measurement; 0: as asked for
+	rounds      int           // at most so many; 0: as many as asked for
+	flood       bool          // more than a forwarder can take: loss is no fault, if it is counted
 }
+
+// counts says whether lines are to be counted.
+func (w work) counts() bool { return w.traffic.Series > 0 }
 
 // defaultCoalesce is the daemon's default.
 const defaultCoalesce = 5 * time.Millisecond
