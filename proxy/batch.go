@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,4 +140,30 @@ func (b *batch) split(want func(ln []byte) bool) *batch {
 		return false
 	})
 	return out
+}
+
+// A fifo is a list of batches, the oldest first. There are some hundreds at most.
+type fifo []*batch
+
+func (f fifo) first() *batch {
+	if len(f) == 0 {
+		return nil
+	}
+	return f[0]
+}
+
+func (f fifo) last() *batch {
+	if len(f) == 0 {
+		return nil
+	}
+	return f[len(f)-1]
+}
+
+// pop takes the first of the list; nil where it is empty.
+func (f *fifo) pop() *batch {
+	b := f.first()
+	if b != nil {
+		*f = slices.Delete(*f, 0, 1)
+	}
+	return b
 }

@@ -20,7 +20,7 @@
 //	statsdsource.go what StatsD gives an outlet (internal/outlet): now or never
 //
 // Beside it: reload.go (another configuration), reasons.go (why lines are
-// dropped), badlines.go, ownername.go, fifo.go, status.go, metrics.go and telemetry.go.
+// dropped), badlines.go, ownername.go, status.go, metrics.go and telemetry.go.
 //
 // # The books
 //

@@ -67,7 +67,7 @@ func TestQueueMemory(t *testing.T) {
 			accept(q, aBatch(now.Add(time.Duration(i)*c.apart), nil, false, slices.Repeat([]string{ln}, c.lines)...))
 		}
 		taken, count := 0, 0
-		for range q.ready.len() {
+		for range len(q.ready) {
 			b, err := q.tryTake()
 			if err != nil {
 				t.Fatal(err)
@@ -170,32 +170,6 @@ func TestQueueDrained(t *testing.T) {
 	b.free()
 	if _, err := q.tryTake(); !errors.Is(err, outlet.ErrDrained) {
 		t.Errorf("take: %v", err)
-	}
-}
-
-func TestFifo(t *testing.T) {
-	var f fifo
-	next := 0
-	for i := range 1000 {
-		f.push(&batch{lines: i})
-		if i%3 != 0 {
-			if b := f.pop(); b.lines != next {
-				t.Fatalf("got %d, want %d", b.lines, next)
-			}
-			next++
-		}
-	}
-	if cap(f.list) > 1000 {
-		t.Errorf("the list has grown to %d", cap(f.list))
-	}
-	for b := f.pop(); b != nil; b = f.pop() {
-		if b.lines != next {
-			t.Fatalf("got %d, want %d", b.lines, next)
-		}
-		next++
-	}
-	if next != 1000 || f.last() != nil {
-		t.Errorf("%d came out", next)
 	}
 }
 

@@ -135,13 +135,13 @@ func (q *statsdQueue) push(list *fifo, b *batch) {
 	if tail != nil && tail.merge(b) {
 		return
 	}
-	if list.len() >= backlog {
+	if len(*list) >= backlog {
 		if tail.isLike(b) {
 			tail.fill(b)
 		}
 		tail.shrink()
 	}
-	list.push(b)
+	*list = append(*list, b)
 }
 
 // backlog is how many batches must wait for buffers to be filled up, or cut to
@@ -304,7 +304,7 @@ func (q *statsdQueue) settle(lines int) {
 func (q *statsdQueue) lost() (n uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, why := range []reason{tooOld, claimLost, queueFull, spoolFull, sendError} {
+	for _, why := range []reason{tooOld, claimLost, queueFull, sendError} {
 		n += q.books.dropped[why]
 	}
 	return n
