@@ -34,7 +34,7 @@ func TestAdminLoad(t *testing.T) {
 	const idle, asking = 8160, 3000
 	raiseDescriptors(t, idle+asking+1000)
 	sink := StartSink(t)
-	d := StartDaemon(t, adminConfig, "ETCD="+startEtcd(t).Endpoint(), "CARBON="+sink.Addr)
+	d := StartDaemon(t, adminConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitName(t, "Denali")
 	page, carbon := d.Dir+"/admin.sock", d.Address(t, "carbon", carbonListener)
 	done, end := context.WithCancel(t.Context())

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // attackConfig is a daemon under attack: StatsD's server takes nothing, Carbon's
@@ -65,12 +67,7 @@ func (v *besieged) pid() int { return v.cmd.Process.Pid }
 
 // pause waits for d, and says whether the attack goes on.
 func (v *besieged) pause(d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-v.done.Done():
-		return false
-	}
+	return retry.Sleep(v.done, d)
 }
 
 // connect connects, and closes when the attack is over; nil: it could not.
@@ -366,42 +363,17 @@ type goodSink struct {
 
 func startGoodSink(t testing.TB) *goodSink {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &goodSink{addr: l.Addr().String(), good: map[string]int{}}
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			stop := context.AfterFunc(t.Context(), func() { conn.Close() })
-			conns.Go(func() {
-				defer stop()
-				defer conn.Close()
-				s.read(conn)
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		conns.Wait()
-	})
+	s := &goodSink{good: map[string]int{}}
+	s.addr = startServer(t, receiverSpec{}, Manner{DropTail: true}, eachLine(s.take)).spec.Addr
 	return s
 }
 
-func (s *goodSink) read(conn net.Conn) {
-	lines := bufio.NewScanner(conn)
-	for lines.Scan() {
-		s.all.Add(1)
-		if ln := lines.Text(); strings.HasPrefix(ln, "Denali.good.") {
-			s.mu.Lock()
-			s.good[ln]++
-			s.mu.Unlock()
-		}
+func (s *goodSink) take(line string) {
+	s.all.Add(1)
+	if strings.HasPrefix(line, "Denali.good.") {
+		s.mu.Lock()
+		s.good[line]++
+		s.mu.Unlock()
 	}
 }
 

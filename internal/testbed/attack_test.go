@@ -30,7 +30,7 @@ func isWanted(t *testing.T) {
 func TestAttack(t *testing.T) {
 	isWanted(t)
 	sink, nothing := startGoodSink(t), StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
-	d := StartDaemon(t, attackConfig, "ETCD="+startEtcd(t).Endpoint(), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
+	d := StartDaemon(t, attackConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
 	read := sync.OnceFunc(func() { nothing.Behave(Manner{}) })
 	t.Cleanup(read)
 	d.AwaitReady(t)
@@ -110,7 +110,7 @@ func TestAttackOnMemory(t *testing.T) {
 	isWanted(t)
 	nothing := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	t.Cleanup(func() { nothing.Behave(Manner{}) })
-	d := StartDaemon(t, memoryConfig, "ETCD="+startEtcd(t).Endpoint(), "NOTHING="+nothing.Addr)
+	d := StartDaemon(t, memoryConfig, "ETCD="+embeddedEtcd(t), "NOTHING="+nothing.Addr)
 	d.AwaitName(t, "Denali")
 	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
 	defer end()

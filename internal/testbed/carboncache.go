@@ -62,9 +62,7 @@ func (c *CarbonCache) retain(t testing.TB, retentions string) {
 
 func (c *CarbonCache) write(t testing.TB, name, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(c.dir, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, text, c.dir, name)
 }
 
 // Start starts the server and waits until it listens.

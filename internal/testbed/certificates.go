@@ -10,8 +10,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -73,11 +71,7 @@ func (a *authority) sign(template *x509.Certificate, key *ecdsa.PrivateKey) []by
 
 func (a *authority) write(name, kind string, der []byte) (path string) {
 	a.t.Helper()
-	path = filepath.Join(a.dir, name)
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		a.t.Fatal(err)
-	}
-	return path
+	return writeFile(a.t, string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})), a.dir, name)
 }
 
 // A keyPair is a certificate with its key, in two files.

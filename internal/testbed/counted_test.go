@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -72,7 +71,7 @@ func TestCounted(t *testing.T) {
 		c.fault()
 	}
 	c.sink.Behave(Manner{})
-	if c.isEtcdAway() {
+	if c.etcd.hasEnded() {
 		c.etcd.Start(t)
 	}
 	c.restart(func() { c.stop() })
@@ -94,18 +93,19 @@ func TestCounted(t *testing.T) {
 
 // A counted is a daemon, and what is around it.
 type counted struct {
-	t       *testing.T
-	random  *rand.Rand
-	dir     string
-	sink    *Receiver
-	etcd    *Etcd
-	daemon  *Daemon
-	senders []*countedSender
-	kinds   []string // of faults, to pick from
-	faults  map[string]int
-	layout  string // of the points
-	binary  string // of a daemon whose clock can be set; "": the usual one
-	ahead   int8   // seconds by which its clock is
+	t        *testing.T
+	random   *rand.Rand
+	dir      string
+	sink     *Receiver
+	etcd     *Etcd
+	daemon   *Daemon
+	senders  []*countedSender
+	kinds    []string // of faults, to pick from
+	faults   map[string]int
+	layout   string // of the points
+	settings string // of aggregate
+	binary   string // of a daemon whose clock can be set; "": the usual one
+	ahead    int8   // seconds by which its clock is
 
 	since uint64 // lines sent since the daemon started
 }
@@ -118,7 +118,8 @@ type countedSender struct {
 }
 
 func (c *counted) start() {
-	cmd := commandIn(c.t, c.dir, "run", fmt.Sprintf(countedConfig, c.aggregate()), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr, "CLOCK="+c.clock())
+	c.settings = c.aggregate()
+	cmd := commandIn(c.t, c.dir, "run", fmt.Sprintf(countedConfig, c.settings), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr, "CLOCK="+c.clock())
 	if c.binary != "" {
 		cmd.Path = c.binary
 	}
@@ -237,7 +238,7 @@ func (c *counted) fault() {
 	case "graphite":
 		c.sink.Behave([]Manner{{Refuse: true}, {Stall: true}, {}}[c.random.IntN(3)])
 	case "etcd":
-		if c.isEtcdAway() {
+		if c.etcd.hasEnded() {
 			c.etcd.Start(c.t)
 		} else {
 			c.etcd.Kill()
@@ -310,19 +311,11 @@ func ahead() int64 {
 
 // reload changes what can be changed while the daemon runs, and waits for that.
 func (c *counted) reload() {
-	file := filepath.Join(c.dir, "config.yaml")
-	text, err := os.ReadFile(file)
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	c.layout = []string{"plain", "statsd"}[c.random.IntN(2)]
-	before, rest, _ := strings.Cut(string(text), "aggregate: ")
-	_, after, _ := strings.Cut(rest, "\n")
-	if err := os.WriteFile(file, []byte(before+"aggregate: "+c.aggregate()+"\n"+after), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
 	said := strings.Count(c.daemon.Stderr.Text(), "configuration reloaded")
-	c.daemon.Signal(syscall.SIGHUP)
+	was := c.settings
+	c.settings = c.aggregate()
+	c.daemon.rewriteConfig(c.t, was, c.settings)
 	Eventually(c.t, "a reload", func() error {
 		if strings.Count(c.daemon.Stderr.Text(), "configuration reloaded") == said {
 			return fmt.Errorf("not yet")
@@ -334,7 +327,7 @@ func (c *counted) reload() {
 // takeName gives the daemon's name to somebody else, who does not write.
 func (c *counted) takeName() {
 	status := c.daemon.AwaitUp(c.t)
-	if status.Name == nil || c.isEtcdAway() {
+	if status.Name == nil || c.etcd.hasEnded() {
 		return
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{c.etcd.Endpoint}, Logger: zap.NewNop()})
@@ -346,15 +339,6 @@ func (c *counted) takeName() {
 	defer cancel()
 	if _, err := client.Put(ctx, "/prefixproxy/default/names/"+*status.Name, "somebody"); err != nil {
 		c.t.Fatal(err)
-	}
-}
-
-func (c *counted) isEtcdAway() bool {
-	select {
-	case <-c.etcd.Ended():
-		return true
-	default:
-		return false
 	}
 }
 

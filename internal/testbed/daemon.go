@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A Daemon is a running prefixproxy.
@@ -46,15 +47,31 @@ func StartDev(t testing.TB, dir, config string, vars ...string) *Daemon {
 	return startIn(t, dir, "dev", config, append(vars, "TMPDIR="+dir)...)
 }
 
-// StartPassed is StartDaemonIn with sockets that are passed as systemd passes them:
-// from descriptor 3 on, with LISTEN_PID the process's own.
+// StartPassed is StartDaemonIn with sockets that are passed as systemd passes them.
 func StartPassed(t testing.TB, dir, config string, sockets []*os.File, vars ...string) *Daemon {
 	t.Helper()
 	cmd := commandIn(t, dir, "run", config, vars...)
+	pass(cmd, sockets)
+	return newDaemon(dir, Start(t, cmd))
+}
+
+// pass lets cmd have sockets as systemd passes them: from descriptor 3 on, with
+// LISTEN_PID the process's own, which a shell becomes.
+func pass(cmd *exec.Cmd, sockets []*os.File) {
 	script := fmt.Sprintf(`LISTEN_PID=$$ LISTEN_FDS=%d exec "$@"`, len(sockets))
 	cmd.Args = append([]string{"sh", "-c", script, "sh", cmd.Path}, cmd.Args[1:]...)
 	cmd.Path, cmd.ExtraFiles = "/bin/sh", sockets
-	return newDaemon(dir, Start(t, cmd))
+}
+
+// fileOf returns a descriptor of a socket, open until the end of the test.
+func fileOf(t testing.TB, socket interface{ File() (*os.File, error) }) *os.File {
+	t.Helper()
+	file, err := socket.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
 }
 
 func startIn(t testing.TB, dir, command, config string, vars ...string) *Daemon {
@@ -65,17 +82,13 @@ func startIn(t testing.TB, dir, command, config string, vars ...string) *Daemon 
 // commandIn writes the configuration file and returns the command.
 func commandIn(t testing.TB, dir, command, config string, vars ...string) *exec.Cmd {
 	t.Helper()
-	file := filepath.Join(dir, "config.yaml")
-	config += `
+	file := writeFile(t, config+`
 membership:
   state_dir: ${DIR}/state
-  owner: "` + owner(vars) + `"
+  owner: "`+owner(vars)+`"
 admin:
   listen: unix://${DIR}/admin.sock
-`
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+`, dir, "config.yaml")
 	args := []string{command, "--config", file}
 	if command == "dev" {
 		args = append(args, "--data-dir", filepath.Join(dir, "data"))
@@ -163,15 +176,25 @@ func (d *Daemon) AwaitName(t testing.TB, want string) {
 	})
 }
 
+// awaitBooks waits until a protocol's books are as they should be.
+func (d *Daemon) awaitBooks(t testing.TB, protocol string, are func(proxy.Books) bool) {
+	t.Helper()
+	d.eventually(t, "the books of "+protocol, func() error {
+		status, err := d.Status()
+		if b := status.Lines[protocol]; err == nil && !are(b) {
+			err = fmt.Errorf("they are %+v", b)
+		}
+		return err
+	})
+}
+
 // eventually is Eventually, for as long as the daemon lives.
 func (d *Daemon) eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	Eventually(t, what, func() error {
 		err := check()
-		select {
-		case <-d.Ended():
+		if d.hasEnded() {
 			t.Fatalf("%s: the daemon has ended", what)
-		default:
 		}
 		return err
 	})

@@ -25,10 +25,7 @@ func TestDaemonSet(t *testing.T) {
 	withNode = regexp.MustCompile(`(?m)^  # (statsd|carbon):`).ReplaceAll(withNode, []byte("  $1:"))
 	for ip, want := range map[string]string{"192.0.2.7": "udp://192.0.2.7:8125", "fd00::7": "udp://[fd00::7]:8125"} {
 		for _, config := range [][]byte{text, withNode} {
-			file := filepath.Join(t.TempDir(), "config.yaml")
-			if err := os.WriteFile(file, config, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			file := writeFile(t, string(config), t.TempDir(), "config.yaml")
 			check := Start(t, Program(t, []string{"NODE_NAME=node-1", "NODE_IP=" + ip}, "check", "--config", file))
 			if code := check.ExitCode(t); code != 0 {
 				t.Errorf("check ended with %d, want 0:\n%s", code, check.Stderr.Text())
@@ -56,10 +53,7 @@ func TestUnits(t *testing.T) {
 		}
 		// A program that is there: ours is not installed.
 		text = []byte(regexp.MustCompile(`(?m)^(Exec[A-Za-z]*=)prefixproxy`).ReplaceAllString(string(text), "$1/bin/true"))
-		args = append(args, filepath.Join(dir, filepath.Base(unit)))
-		if err := os.WriteFile(args[len(args)-1], text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		args = append(args, writeFile(t, string(text), dir, filepath.Base(unit)))
 	}
 	verify := Start(t, exec.Command(tool, args...))
 	code := verify.ExitCode(t)

@@ -95,13 +95,11 @@ func TestDevLeavesNothing(t *testing.T) {
 	t.Parallel()
 	config, _, _ := devConfig(t)
 	dir := t.TempDir()
-	file, tmp := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "tmp")
+	tmp := filepath.Join(dir, "tmp")
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(config+"admin: {listen: \"\"}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := writeFile(t, config+"admin: {listen: \"\"}\n", dir, "config.yaml")
 	p := Start(t, Program(t, []string{"TMPDIR=" + tmp}, "dev", "--config", file))
 	p.Stderr.Await(t, "Denali")
 	checkQueueBelow(t, tmp) // where it is found with the rest, if dev is killed

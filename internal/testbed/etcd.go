@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
@@ -41,3 +42,17 @@ func (e *Etcd) Start(t testing.TB) {
 	e.Process = Start(t, exec.Command("etcd", e.args...))
 	awaitListening(t, e.Process, e.Endpoint[len("http://"):])
 }
+
+// startEtcd starts an etcd in this process, which ends with the test.
+func startEtcd(t testing.TB) *devetcd.Server {
+	t.Helper()
+	etcd, err := devetcd.Start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(etcd.Close)
+	return etcd
+}
+
+// embeddedEtcd is startEtcd for who needs its endpoint only.
+func embeddedEtcd(t testing.TB) string { return startEtcd(t).Endpoint() }

@@ -121,17 +121,6 @@ func (r *rig) newRelay() relay {
 	return r.daemon
 }
 
-// startEtcd starts an embedded etcd that ends with the test.
-func startEtcd(t testing.TB) *devetcd.Server {
-	t.Helper()
-	etcd, err := devetcd.Start(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(etcd.Close)
-	return etcd
-}
-
 // begin starts the senders, and who looks at the daemon.
 func (r *rig) begin() {
 	r.load = &load{senders: r.plan.senders, rate: r.plan.rate, lines: r.lines, addrs: r.relay.addrs()}
@@ -173,7 +162,7 @@ func (r *rig) between(least, most time.Duration) time.Duration {
 func (r *rig) restart() {
 	r.kills++
 	if r.daemon != nil {
-		r.daemon.freeze()
+		r.daemon.current().freeze()
 		r.load.noteRead(r.kills)
 	}
 	r.relay.kill()

@@ -33,9 +33,7 @@ var faraways atomic.Int32
 // 2544 keeps for tests. It needs root.
 func newFaraway(t testing.TB) *faraway {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("a network namespace needs root")
-	}
+	needRoot(t, "a network namespace")
 	lookPath(t, "ip", "iproute2")
 	n := faraways.Add(1)
 	subnet := freeSubnet(t, "198.18")
@@ -137,9 +135,7 @@ type smallDisk struct {
 // newSmallDisk mounts a file system of so many MiB. It needs root.
 func newSmallDisk(t testing.TB, mib int) *smallDisk {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("a file system of its own needs root")
-	}
+	needRoot(t, "a file system of its own")
 	d := &smallDisk{t: t, dir: t.TempDir()}
 	out, err := exec.Command("mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm,mode=0700", mib), "prefixproxy-testbed", d.dir).CombinedOutput()
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -25,9 +24,8 @@ import (
 // A relay is what a fault suite looks at: it stands between senders and
 // receiver.
 type relay interface {
-	start() // also again, after kill or stop; it may return before the relay listens
+	start() // also again, after kill; it may return before the relay listens
 	kill()  // kill -9
-	stop()  // SIGTERM, and wait for the end
 	addrs() relayAddrs
 }
 
@@ -101,9 +99,7 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 	}
 	pool := "faults-" + strconv.Itoa(sidebyside.FreePort(t)) // as unique as a port
 	config := fmt.Sprintf(faultConfig, pool, plan.stateDir, plan.etcd, statsd, carbon, plan.statsd, plan.carbon, nameArrived, nameNext, cmp.Or(plan.replay, "256KiB"), cmp.Or(plan.ttl, "5s"))
-	if err := os.WriteFile(filepath.Join(r.dir, "config.yaml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, config, r.dir, "config.yaml")
 	if plan.activated {
 		r.bind()
 	}
@@ -134,22 +130,13 @@ func (r *daemonRelay) bind() {
 			r.t.Fatal(err)
 		}
 		defer udp.Close()
-		for _, socket := range []interface{ File() (*os.File, error) }{tcp.(*net.TCPListener), udp.(*net.UDPConn)} {
-			file, err := socket.File()
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			r.t.Cleanup(func() { file.Close() })
-			r.passed = append(r.passed, file)
-		}
+		r.passed = append(r.passed, fileOf(r.t, tcp.(*net.TCPListener)), fileOf(r.t, udp.(*net.UDPConn)))
 	}
 }
 
 // resolve lets the daemon ask the DNS servers at addrs, one of them without much patience.
 func (r *daemonRelay) resolve(addrs ...string) {
-	if os.Getuid() != 0 {
-		r.t.Skip("a mount namespace needs root")
-	}
+	needRoot(r.t, "a mount namespace")
 	lookPath(r.t, "unshare", "util-linux")
 	var conf strings.Builder
 	for _, addr := range addrs {
@@ -159,10 +146,7 @@ func (r *daemonRelay) resolve(addrs ...string) {
 	if len(addrs) == 1 {
 		conf.WriteString("options timeout:1 attempts:1\n")
 	}
-	file := filepath.Join(r.dir, "resolv.conf")
-	if err := os.WriteFile(file, []byte(conf.String()), 0o644); err != nil {
-		r.t.Fatal(err)
-	}
+	file := writeFile(r.t, conf.String(), r.dir, "resolv.conf")
 	r.within = []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, file}
 }
 
@@ -170,13 +154,9 @@ func (r *daemonRelay) addrs() relayAddrs { return r.at }
 
 func (r *daemonRelay) start() {
 	r.t.Helper()
-	args := []string{"run", "--config", filepath.Join(r.dir, "config.yaml")}
-	cmd := exec.Command(r.binary, args...)
+	cmd := exec.Command(r.binary, "run", "--config", filepath.Join(r.dir, "config.yaml"))
 	if r.passed != nil {
-		// LISTEN_PID is the daemon's own: the shell becomes it.
-		cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, r.binary}, args...)...)
-		cmd.ExtraFiles = r.passed
-		cmd.Env = []string{"LISTEN_FDS=" + strconv.Itoa(len(r.passed)), "LISTEN_FDNAMES=statsd:statsd:carbon:carbon", "PATH=" + os.Getenv("PATH")}
+		pass(cmd, r.passed)
 	}
 	if r.within != nil {
 		cmd = exec.Command(r.within[0], append(r.within[1:], cmd.Args...)...)
@@ -202,35 +182,6 @@ func (r *daemonRelay) kill() {
 	r.killed++
 }
 
-// freeze stops the daemon where it is, as far as its threads have stopped.
-func (r *daemonRelay) freeze() {
-	p := r.current().Process
-	p.Signal(syscall.SIGSTOP)
-	deadline := time.After(time.Second)
-	for !isStopped(p.cmd.Process.Pid) {
-		select {
-		case <-deadline:
-			return
-		case <-p.Ended():
-			return
-		default:
-		}
-	}
-}
-
-// isStopped says whether all threads of a process stand still.
-func isStopped(pid int) bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	for _, file := range threads {
-		text, err := os.ReadFile(file)
-		_, state, _ := strings.Cut(string(text), ") ")
-		if err == nil && !strings.HasPrefix(state, "T") {
-			return false
-		}
-	}
-	return true
-}
-
 func (r *daemonRelay) stop() {
 	r.t.Helper()
 	r.checkAlive()
@@ -244,10 +195,8 @@ func (r *daemonRelay) stop() {
 
 // checkAlive complains when the daemon has ended by itself.
 func (r *daemonRelay) checkAlive() {
-	select {
-	case <-r.current().Ended():
+	if r.current().hasEnded() {
 		r.complain("the daemon has ended by itself")
-	default:
 	}
 }
 
@@ -369,16 +318,12 @@ func newCarbonCRelay(t testing.TB, carbon string) *carbonCRelay {
 	t.Helper()
 	lookPath(t, "carbon-c-relay", "carbon-c-relay")
 	port := sidebyside.FreePort(t)
-	r := &carbonCRelay{t: t, config: filepath.Join(t.TempDir(), "relay.conf"), addr: fmt.Sprintf("127.0.0.1:%d", port)}
-	text := fmt.Sprintf(`cluster receiver forward %s;
+	config := writeFile(t, fmt.Sprintf(`cluster receiver forward %s;
 rewrite ^host\.(.*) into %s.\1;
 match * send to receiver stop;
 listen type linemode 127.0.0.1:%d proto tcp;
-`, carbon, nameArrived, port)
-	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return r
+`, carbon, nameArrived, port), t.TempDir(), "relay.conf")
+	return &carbonCRelay{t: t, config: config, addr: fmt.Sprintf("127.0.0.1:%d", port)}
 }
 
 func (r *carbonCRelay) start() {
@@ -386,10 +331,5 @@ func (r *carbonCRelay) start() {
 }
 
 func (r *carbonCRelay) kill() { r.Process.Kill() }
-
-func (r *carbonCRelay) stop() {
-	r.Signal(syscall.SIGTERM)
-	r.ExitCode(r.t)
-}
 
 func (r *carbonCRelay) addrs() relayAddrs { return relayAddrs{carbon: r.addr} }

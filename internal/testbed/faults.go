@@ -119,7 +119,7 @@ var faults = []fault{
 	{name: "relay stopped under load", needs: needs{sockets: true}, run: func(r *rig) {
 		for range 3 {
 			r.pause(r.between(200*time.Millisecond, 1500*time.Millisecond))
-			r.relay.stop()
+			r.daemon.stop()
 			r.knock()
 			r.relay.start()
 			r.daemon.current().AwaitUp(r.t)
@@ -129,7 +129,7 @@ var faults = []fault{
 	{name: "relay stopped while the receiver is down", needs: needs{sockets: true}, run: func(r *rig) {
 		r.receiver.kill()
 		r.pause(r.between(500*time.Millisecond, 1500*time.Millisecond))
-		r.relay.stop()
+		r.daemon.stop()
 		r.knock()
 		r.relay.start()
 		r.pause(time.Second)

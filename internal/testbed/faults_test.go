@@ -38,7 +38,7 @@ func suitePlan(t testing.TB) rigPlan {
 		t.Fatal(err)
 	}
 	return rigPlan{
-		binary: binary, endpoint: startEtcd(t).Endpoint(), seed: seed(t),
+		binary: binary, endpoint: embeddedEtcd(t), seed: seed(t),
 		senders: 4, rate: pick(raceEnabled, 800, 2000), quiet: pick(raceEnabled, 5*time.Second, 2*time.Second), stretch: 1,
 	}
 }

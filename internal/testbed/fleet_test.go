@@ -19,7 +19,8 @@ var (
 	fleetHold = flag.String("fleet.serve", "", "TestFleetPage: a file that is written with the address of the page, which is served until that is removed")
 )
 
-const fleetConfig = `
+// carbonConfig is a daemon for Carbon only.
+const carbonConfig = `
 etcd: {endpoints: ["${ETCD}"]}
 listen: {statsd: [], carbon: [tcp://127.0.0.1:0]}
 forward: {carbon: {to: ["tcp://${CARBON}"]}}
@@ -32,7 +33,7 @@ func TestFleetPage(t *testing.T) {
 	etcd.Start(t)
 	FillPool(t, etcd.Endpoint, "default", membership.Mountains(), 90, *fleetEach)
 	sink := StartSink(t)
-	d := StartDaemon(t, fleetConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
+	d := StartDaemon(t, carbonConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
 	d.AwaitReady(t)
 	code, page, err := d.Get("/fleet")
 	if err != nil || code != http.StatusOK {

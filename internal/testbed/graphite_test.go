@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/cactus/go-statsd-client/v5/statsd"
-
-	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 )
 
 // The main job, with every kind of listener in front of a real Graphite. The
@@ -83,16 +81,6 @@ func TestGraphite(t *testing.T) {
 			}
 		})
 	}
-}
-
-func embeddedEtcd(t testing.TB) string {
-	t.Helper()
-	server, err := devetcd.Start(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Close)
-	return server.Endpoint()
 }
 
 func debianEtcd(t testing.TB) string {

@@ -52,9 +52,7 @@ CARBONLINK_HOSTS = []
 DATABASES = {'default': {'NAME': %q, 'ENGINE': 'django.db.backends.sqlite3'}}
 FUNCTION_PLUGINS = []
 `, dir, filepath.Join(carbon.dir, "whisper"), filepath.Join(dir, "graphite.db"))
-	if err := os.WriteFile(filepath.Join(dir, "graphite_of_test.py"), []byte(settings), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, settings, dir, "graphite_of_test.py")
 	if err := os.MkdirAll(filepath.Join(carbon.dir, "whisper"), 0o700); err != nil {
 		t.Fatal(err)
 	}

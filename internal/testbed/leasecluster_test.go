@@ -165,12 +165,9 @@ func testCutOff(t *testing.T, c *cluster, cut func(i int)) {
 	cut(leads)
 	f.keeps(12 * time.Second)
 
-	file := filepath.Join(t.TempDir(), "config.yaml")
 	text := fmt.Sprintf("membership: {names: {prefix: web-, count: 6}}\netcd: {endpoints: [%s, %s]}\nforward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}\n",
 		known[0].spec.Client, known[1].spec.Client)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := writeFile(t, text, t.TempDir(), "config.yaml")
 	for range 8 {
 		out, err := Program(t, nil, "members", "--config", file).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "\n6 held, 0 free, 0 waiting") {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A daemon with one listener of each protocol, whose Carbon lines go to CARBON.
@@ -62,12 +63,7 @@ func TestDrain(t *testing.T) {
 		fmt.Fprintf(&lines, "host.drained %d 1700000000\n", i)
 	}
 	send(t, "tcp", d.Address(t, "carbon", carbonListener), lines.String())
-	Eventually(t, "all lines received", func() error {
-		if received := d.AwaitUp(t).Lines["carbon"].Received; received != n {
-			return fmt.Errorf("%d are, of %d", received, n)
-		}
-		return nil
-	})
+	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Received == n })
 	d.Signal(syscall.SIGTERM)
 	d.Stderr.Await(t, "draining")
 	sink.Behave(Manner{})
@@ -120,12 +116,7 @@ func TestGraphiteComesLater(t *testing.T) {
 		fmt.Fprintf(&lines, "host.later.%d %d %d\n", i, i, now)
 	}
 	send(t, "tcp", d.Address(t, "carbon", carbonListener), lines.String())
-	Eventually(t, "all lines queued", func() error {
-		if queued := d.AwaitUp(t).Lines["carbon"].Queued; queued != metrics {
-			return fmt.Errorf("%d are, of %d", queued, metrics)
-		}
-		return nil
-	})
+	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Queued == metrics })
 	if code, body, _ := d.Get("/readyz"); code != 503 || !strings.Contains(body, "carbon") {
 		t.Errorf("/readyz is %d %q, want 503 for Carbon", code, body)
 	}
@@ -165,21 +156,13 @@ func TestSecondSignal(t *testing.T) {
 	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+down)
 	d.AwaitName(t, "Denali")
 	send(t, "tcp", d.Address(t, "carbon", carbonListener), "host.waits 1 1700000000\n")
-	Eventually(t, "a line to drain", func() error {
-		if queued := d.AwaitUp(t).Lines["carbon"].Queued; queued != 1 {
-			return fmt.Errorf("%d lines queued", queued)
-		}
-		return nil
-	})
+	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Queued == 1 })
 	// Signals in quick succession count as one, so this sends more than two.
 	Eventually(t, "the end", func() error {
-		d.Signal(syscall.SIGTERM)
-		select {
-		case <-d.Ended():
-			return nil
-		default:
+		if d.Signal(syscall.SIGTERM); !d.hasEnded() {
 			return errors.New("the daemon goes on")
 		}
+		return nil
 	})
 	if code := d.ExitCode(t); code != 1 {
 		t.Errorf("exit code %d after a second SIGTERM, want 1", code)

@@ -11,10 +11,8 @@ import (
 func awaitListening(t testing.TB, p *Process, addr string) {
 	t.Helper()
 	Eventually(t, "listening on "+addr, func() error {
-		select {
-		case <-p.Ended():
+		if p.hasEnded() {
 			t.Fatalf("%v ended", p.cmd.Args)
-		default:
 		}
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -45,9 +44,7 @@ func newNameServer(t testing.TB, addr string) *nameServer {
 // loopback address of its own.
 func startNameServer(t testing.TB) *nameServer {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("port 53 needs root")
-	}
+	needRoot(t, "port 53")
 	port := sidebyside.FreePort(t) // as unique as a port: the last two bytes of the address
 	return newNameServer(t, fmt.Sprintf("127.53.%d.%d:53", port>>8, port&0xff))
 }

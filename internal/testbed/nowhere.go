@@ -31,9 +31,7 @@ type nowhere struct {
 // needs root.
 func newNowhere(t testing.TB, delay time.Duration) *nowhere {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("a network of its own needs root")
-	}
+	needRoot(t, "a network of its own")
 	lookPath(t, "ip", "iproute2")
 	n := faraways.Add(1)
 	subnet := freeSubnet(t, "198.19")

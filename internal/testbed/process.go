@@ -1,8 +1,11 @@
 package testbed
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,15 +23,10 @@ type Process struct {
 // where the test has failed, what it said is logged.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
-	p := &Process{Stdout: NewOutput(), Stderr: NewOutput(), cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
-	if err := cmd.Start(); err != nil {
+	p, err := launch(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		cmd.Wait() // ProcessState tells how it ended
-		close(p.ended)
-	}()
 	t.Cleanup(func() {
 		p.Kill()
 		if out, err := p.Stdout.tailText(), p.Stderr.tailText(); t.Failed() && out+err != "" {
@@ -38,8 +36,32 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
+// launch starts cmd. The caller kills it.
+func launch(cmd *exec.Cmd) (*Process, error) {
+	p := &Process{Stdout: NewOutput(), Stderr: NewOutput(), cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		cmd.Wait() // ProcessState tells how it ended
+		close(p.ended)
+	}()
+	return p, nil
+}
+
 // Ended is closed when the process has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// hasEnded says whether it has.
+func (p *Process) hasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
 
 // Signal sends sig. A process that has ended is no error.
 func (p *Process) Signal(sig os.Signal) { p.cmd.Process.Signal(sig) }
@@ -67,4 +89,28 @@ func (p *Process) Stop(t testing.TB) int {
 	t.Helper()
 	p.Signal(syscall.SIGTERM)
 	return p.ExitCode(t)
+}
+
+// freeze and resume are SIGSTOP and SIGCONT. freeze returns when all threads stand
+// still, and the moment at which they do.
+func (p *Process) freeze() time.Time {
+	p.Signal(syscall.SIGSTOP)
+	for deadline := time.Now().Add(time.Second); !p.isStopped() && time.Now().Before(deadline); {
+	}
+	return time.Now()
+}
+
+func (p *Process) resume() { p.Signal(syscall.SIGCONT) }
+
+// isStopped says whether all threads of a process stand still.
+func (p *Process) isStopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+	for _, file := range threads {
+		text, err := os.ReadFile(file)
+		_, state, _ := strings.Cut(string(text), ") ")
+		if err == nil && !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return true
 }

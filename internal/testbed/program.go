@@ -83,3 +83,13 @@ func Program(t testing.TB, vars []string, args ...string) *exec.Cmd {
 	cmd.Env = append([]string{"GORACE=halt_on_error=1"}, vars...)
 	return cmd
 }
+
+// writeFile writes a file, and returns its path, which is given in parts.
+func writeFile(t testing.TB, text string, path ...string) string {
+	t.Helper()
+	file := filepath.Join(path...)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

@@ -71,13 +71,7 @@ func (f *faraway) command(cmd *exec.Cmd) *exec.Cmd {
 
 // command returns what runs the text.
 func (r recipe) command(t *testing.T, dir string) *exec.Cmd {
-	write := func(name string) string {
-		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, []byte(r.text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
+	write := func(name string) string { return writeFile(t, r.text, dir, name) }
 	var cmd *exec.Cmd
 	switch r.language {
 	case "sh":

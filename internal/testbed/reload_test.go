@@ -21,9 +21,7 @@ func (d *Daemon) rewriteConfig(t testing.TB, old, new string) {
 	if !strings.Contains(string(text), old) {
 		t.Fatalf("%q is not in\n%s", old, text)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(text), old, new, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, strings.Replace(string(text), old, new, 1), file)
 	d.Signal(syscall.SIGHUP)
 }
 

@@ -25,3 +25,11 @@ func missing(t testing.TB, reason string) {
 	}
 	t.Skip(reason)
 }
+
+// needRoot skips a test of something that root alone can make.
+func needRoot(t testing.TB, what string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip(what + " needs root")
+	}
+}

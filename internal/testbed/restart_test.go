@@ -42,14 +42,7 @@ func bindSockets(t testing.TB) (udp, tcp string, files []*os.File) {
 		t.Fatal(err)
 	}
 	defer stream.Close()
-	for _, s := range []interface{ File() (*os.File, error) }{stream, packets} { // not in the order of the configuration
-		f, err := s.File()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		files = append(files, f)
-	}
+	files = []*os.File{fileOf(t, stream), fileOf(t, packets)} // not in the order of the configuration
 	return packets.LocalAddr().String(), stream.Addr().String(), files
 }
 

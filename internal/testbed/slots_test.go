@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 const slotsConfig = `
@@ -54,13 +56,7 @@ func TestSlots(t *testing.T) {
 			sent++
 			pauseFor(t.Context(), 50*time.Millisecond)
 		}
-		Eventually(t, "all lines read", func() error {
-			status, err := d.Status()
-			if b := status.Lines["statsd"]; err == nil && b.Received != uint64(sent-was) {
-				err = fmt.Errorf("got %+v, want %d lines", b, sent-was)
-			}
-			return err
-		})
+		d.awaitBooks(t, "statsd", func(b proxy.Books) bool { return b.Received == uint64(sent-was) })
 		from := time.Now().Unix()
 		if round%2 == 0 {
 			d.Kill()

@@ -13,14 +13,11 @@ import (
 // and touches nothing elsewhere.
 func TestPlantedState(t *testing.T) {
 	dir := t.TempDir()
-	state, victim := filepath.Join(dir, "state"), filepath.Join(t.TempDir(), "victim")
+	state, victim := filepath.Join(dir, "state"), writeFile(t, "root's", t.TempDir(), "victim")
 	if err := os.Mkdir(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(state, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(victim, []byte("root's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	etcd, sink := embeddedEtcd(t), StartSink(t)

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -161,20 +160,6 @@ func (n *etcdNode) kill() {
 	n.stdin.Close()
 }
 
-// launch starts cmd. The caller kills it.
-func launch(cmd *exec.Cmd) (*Process, error) {
-	p := &Process{Stdout: NewOutput(), Stderr: NewOutput(), cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() {
-		cmd.Wait() // ProcessState tells how it ended
-		close(p.ended)
-	}()
-	return p, nil
-}
-
 // leader returns the index of the member that leads, as far as the members
 // know, and -1 where none says so in time.
 func (c *cluster) leader(ctx context.Context) int {
@@ -248,14 +233,3 @@ func newLoopbacks(t testing.TB) loopbacks {
 func (l loopbacks) at(host, port int) string {
 	return string(l) + "." + strconv.Itoa(host) + ":" + strconv.Itoa(port)
 }
-
-// stop and resume are SIGSTOP and SIGCONT. stop returns when all threads stand
-// still, and the moment at which they do.
-func (p *Process) stop() time.Time {
-	p.Signal(syscall.SIGSTOP)
-	for deadline := time.Now().Add(time.Second); !isStopped(p.cmd.Process.Pid) && time.Now().Before(deadline); {
-	}
-	return time.Now()
-}
-
-func (p *Process) resume() { p.Signal(syscall.SIGCONT) }

@@ -112,7 +112,7 @@ func pickKind(rng *rand.Rand, kinds []stormKind) *stormKind {
 func (s *storm) stopProxy(f stormFault) {
 	d, _ := s.proxies[f.proxy].current()
 	began := time.Now()
-	stopped := d.stop()
+	stopped := d.freeze()
 	s.pause(f.lasts)
 	resumed := time.Now()
 	d.resume()
@@ -159,7 +159,7 @@ func (s *storm) stopMember(f stormFault, which ...int) {
 	s.troubleAll(func() {
 		for _, i := range which {
 			n := s.cluster.nodes[(leader+i)%members]
-			n.stop()
+			n.freeze()
 			defer n.resume()
 		}
 		s.pause(f.lasts)

@@ -79,14 +79,9 @@ func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *c
 	if p.load.counted = number%2 == 1; p.load.counted {
 		statsd = "carbon:"
 	}
-	password := filepath.Join(p.dir, "password")
-	if err := os.WriteFile(password, []byte("p\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	password := writeFile(t, "p\n", p.dir, "password")
 	config := fmt.Sprintf(stormConfig, number, plan.names, endpoints, p.load.statsd, p.load.carbon, statsd, r.carbon.spec.Addr, password)
-	if err := os.WriteFile(filepath.Join(p.dir, "config.yaml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, config, p.dir, "config.yaml")
 	return p
 }
 
@@ -123,10 +118,8 @@ func (p *stormProxy) current() (*Daemon, int) {
 // kill kills the process, which must not have ended by itself.
 func (p *stormProxy) kill() {
 	d, _ := p.current()
-	select {
-	case <-d.Ended():
+	if d.hasEnded() {
 		p.complain("proxy %d has ended by itself; it said:\n%s", p.number, d.Stderr.tailText())
-	default:
 	}
 	d.Kill()
 }

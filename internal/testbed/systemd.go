@@ -31,9 +31,7 @@ var systemdScript string
 // mounted. It needs root and cgroup v2.
 func newSystemd(t testing.TB, dirs ...string) *systemd {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("a systemd of its own needs root")
-	}
+	needRoot(t, "a systemd of its own")
 	lookPath(t, "systemctl", "systemd")
 	lookPath(t, "ip", "iproute2")
 	cgroup := newCgroup(t)
@@ -44,10 +42,8 @@ func newSystemd(t testing.TB, dirs ...string) *systemd {
 	p := Start(t, cmd)
 	s := &systemd{t: t}
 	Eventually(t, "systemd runs", func() error {
-		select {
-		case <-p.Ended():
+		if p.hasEnded() {
 			t.Fatal("no systemd can be started here")
-		default:
 		}
 		return s.find(cmd.Process.Pid)
 	})

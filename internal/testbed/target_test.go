@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -163,22 +162,18 @@ func targetPool(t *testing.T, start int64, stays []stay) (config string) {
 	defer client.Close()
 	for i, s := range stays {
 		from := time.UnixMilli(start*1000 + int64(math.Round(s.from*1000))).UTC()
-		record := fmt.Sprintf(`{"owner":%q,"lease":"%x","from":%q`, s.owner, i+1, from.Format("2006-01-02T15:04:05.000Z"))
+		record := fmt.Sprintf(`{"owner":%q,"lease":"%x","from":%q`, s.owner, i+1, from.Format(recordForm))
 		if s.to != 0 {
 			to := time.UnixMilli(start*1000 + int64(math.Round(s.to*1000))).UTC()
-			record += fmt.Sprintf(`,"to":%q,"ended":"release"`, to.Format("2006-01-02T15:04:05.000Z"))
+			record += fmt.Sprintf(`,"to":%q,"ended":"release"`, to.Format(recordForm))
 		}
 		key := fmt.Sprintf("/prefixproxy/default/tenures/%s/%013d-%x", s.name, from.UnixMilli(), i+1)
 		if _, err := client.Put(t.Context(), key, record+"}"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	config = filepath.Join(t.TempDir(), "config.yaml")
 	text := "etcd: {endpoints: [" + endpoint + "]}\nrewrite: {to: \"servers.{name}\"}\nforward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}\n"
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return config
+	return writeFile(t, text, t.TempDir(), "config.yaml")
 }
 
 func runTarget(t *testing.T, config string, args ...string) string {
@@ -193,12 +188,6 @@ func runTarget(t *testing.T, config string, args ...string) string {
 	return strings.TrimSuffix(string(out), "\n")
 }
 
-const realConfig = `
-etcd: {endpoints: ["${ETCD}"]}
-listen: {statsd: [], carbon: [tcp://127.0.0.1:0]}
-forward: {carbon: {to: ["tcp://${CARBON}"]}}
-`
-
 // A real host that is Denali, and MtLogan when somebody has asked it to let go, and another
 // one that is MtLogan before and Denali after it: what is drawn of each is what it sent,
 // second by second, also of those in which it had no name.
@@ -211,9 +200,9 @@ func TestTargetOfRealHosts(t *testing.T) {
 	vars := func(owner string) []string {
 		return []string{"ETCD=" + etcd, "CARBON=" + carbon.Addr, "OWNER=" + owner}
 	}
-	web17 := StartDaemon(t, realConfig, vars("web17")...)
+	web17 := StartDaemon(t, carbonConfig, vars("web17")...)
 	web17.AwaitName(t, "Denali")
-	web3 := StartDaemon(t, realConfig, vars("web3")...)
+	web3 := StartDaemon(t, carbonConfig, vars("web3")...)
 	web3.AwaitName(t, "MtLogan")
 
 	hosts := []*Daemon{web17, web3}

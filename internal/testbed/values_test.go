@@ -8,9 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,7 +16,6 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 var (
@@ -198,9 +194,8 @@ func randomValue(r *rand.Rand) string {
 // A valuesStatsD is a statsd whose flushes a test reads, and begins: by a signal in
 // place of a timer.
 type valuesStatsD struct {
-	*Process
-	addr, console string
-	carbon        net.Listener
+	*StatsD
+	carbon net.Listener
 }
 
 const flushBySignal = `
@@ -210,46 +205,21 @@ global.setTimeout = (f, ...rest) => f.name === "flushMetrics" ? process.once("SI
 
 func startValuesStatsD(t *testing.T, layout aggregate.Layout, percentiles []float64) *valuesStatsD {
 	t.Helper()
-	home := os.Getenv("PREFIXPROXY_TEST_STATSD")
-	if home == "" {
-		missing(t, "PREFIXPROXY_TEST_STATSD names no directory of npm's statsd")
-	}
-	node := lookPath(t, "node", "nodejs")
 	carbon, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { carbon.Close() })
-	names := map[aggregate.Layout]string{
-		aggregate.Plain:  `legacyNamespace: false, globalPrefix: "", prefixCounter: "", prefixGauge: "", prefixTimer: "", prefixSet: ""`,
-		aggregate.StatsD: `legacyNamespace: false`,
-		aggregate.Legacy: ``,
-	}[layout]
-	port, console := sidebyside.FreePort(t), sidebyside.FreePort(t)
-	dir := t.TempDir()
-	config, script := filepath.Join(dir, "config.js"), filepath.Join(dir, "flush.js")
-	text := fmt.Sprintf(`{
-  servers: [{server: "./servers/tcp", address: "127.0.0.1", port: %[1]d}, {server: "./servers/udp", address: "127.0.0.1", port: %[1]d}], mgmt_address: "127.0.0.1", mgmt_port: %[2]d,
-  backends: ["./backends/graphite"], graphiteHost: "127.0.0.1", graphitePort: %[3]d,
-  graphite: {%[4]s}, flushInterval: %[5]d, percentThreshold: [%[6]s],
-}
-`, port, console, carbon.Addr().(*net.TCPAddr).Port, names, 1000*valuesInterval, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(percentiles)), ","), "[]"))
-	for path, text := range map[string]string{config: text, script: flushBySignal} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.Command(node, "-r", script, "stats.js", config)
-	cmd.Dir = home
-	s := &valuesStatsD{Start(t, cmd), fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("127.0.0.1:%d", console), carbon}
-	awaitListening(t, s.Process, s.addr)
-	awaitListening(t, s.Process, s.console)
-	return s
+	script := writeFile(t, flushBySignal, t.TempDir(), "flush.js")
+	names := map[aggregate.Layout]string{aggregate.Plain: plainStatsD, aggregate.StatsD: `legacyNamespace: false`}[layout]
+	thresholds := strings.Trim(strings.Join(strings.Fields(fmt.Sprint(percentiles)), ","), "[]")
+	settings := fmt.Sprintf("graphite: {%s}, flushInterval: %d, percentThreshold: [%s]", names, 1000*valuesInterval, thresholds)
+	return &valuesStatsD{startStatsD(t, carbon.Addr().String(), settings, "-r", script), carbon}
 }
 
 func (s *valuesStatsD) dial(t *testing.T, network string) net.Conn {
 	t.Helper()
-	conn, err := net.Dial(network, s.addr)
+	conn, err := net.Dial(network, s.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +260,7 @@ func (s *valuesStatsD) flush(t *testing.T, lines int) map[string]string {
 // received returns how many lines statsd has counted since its last flush.
 func (s *valuesStatsD) received(t *testing.T) (received int) {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.console)
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Console))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A client whose host goes without a word is found by keep-alives, within three minutes,
@@ -43,12 +45,8 @@ func TestVanishedClient(t *testing.T) {
 	defer stays.Close()
 	io.WriteString(stays, "host.before 1 1700000000\n")
 	io.WriteString(gone, "host.whole 1 1700000000\nhost.cut 1")
-	Eventually(t, "what was sent before", func() error {
-		if got := sink.Text(); !strings.Contains(got, "Denali.whole ") || !strings.Contains(got, "Denali.before ") {
-			return fmt.Errorf("got %q", got)
-		}
-		return nil
-	})
+	sink.Await(t, "Denali.whole ")
+	sink.Await(t, "Denali.before ")
 
 	far.vanish()
 	for _, client := range []net.Conn{gone, stays} {
@@ -71,23 +69,12 @@ func TestVanishedClient(t *testing.T) {
 		}
 		unix.Close(server)
 	}
-	Eventually(t, "the end of the connection", func() error {
-		status, err := d.Status()
-		if err == nil && status.Lines["carbon"].Dropped["unterminated"] != 1 {
-			err = fmt.Errorf("%+v", status.Lines["carbon"])
-		}
-		return err
-	})
+	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Dropped["unterminated"] == 1 })
 	if _, metrics, _ := d.Get("/metrics"); !strings.Contains(metrics, "\nprefixproxy_connections{listener=\"tcp://"+carbon+"\"} 1\n") {
 		t.Errorf("not one connection is open: %s", metrics)
 	}
 	io.WriteString(stays, "host.after 1 1700000000\n")
-	Eventually(t, "the one that stays", func() error {
-		if got := sink.Text(); !strings.Contains(got, "Denali.after ") {
-			return fmt.Errorf("got %q", got)
-		}
-		return nil
-	})
+	sink.Await(t, "Denali.after ")
 	CheckBooks(t, d.AwaitUp(t))
 }
 

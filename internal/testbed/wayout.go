@@ -4,7 +4,6 @@ package testbed
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A wayOut is a daemon whose upstreams misbehave, and numbered lines that go
@@ -101,16 +101,16 @@ func (w *wayOut) sendFor(protocol string, rate int, d time.Duration) {
 // has forwarded. Of StatsD, servers may have taken some that don't count.
 func (w *wayOut) awaitDelivered(protocol string) {
 	w.t.Helper()
-	var b books
+	var b proxy.Books
 	w.current().eventually(w.t, protocol+" lines delivered", func() error {
-		status, err := w.status()
+		status, err := w.current().Status()
 		if b = status.Lines[protocol]; err == nil && b.Queued+b.Spooled > 0 {
 			err = fmt.Errorf("%+v; upstreams %+v", b, status.Upstreams)
 		}
 		return err
 	})
 	carbon := protocol == "carbon"
-	arrived := func() int { return w.lines.arrivals(carbon) }
+	arrived := func() uint64 { return uint64(w.lines.arrivals(carbon)) }
 	if carbon && !w.within(soon, func() bool { return arrived() == b.Forwarded }) || arrived() > b.Forwarded {
 		w.t.Errorf("%d %s lines are forwarded, %d have arrived", b.Forwarded, protocol, arrived())
 	}
@@ -177,51 +177,22 @@ func (l *tallier) arrivals(carbon bool) (n int) {
 	return n
 }
 
-// Books are one protocol's in /status.json, as far as they are looked at here.
-type books struct {
-	Received, Forwarded, Resent, Queued, Spooled int
-	Dropped                                      map[string]int
-}
-
-// An upstreamStatus is one address in /status.json.
-type upstreamStatus struct {
-	Protocol, Destination, Address, Resolved string
-	Up                                       bool
-	Since                                    *time.Time
-	Reason                                   string // why it isn't used
-}
-
-type wayOutStatus struct {
-	State     string
-	Upstreams []upstreamStatus
-	Lines     map[string]books
-}
-
-// status returns what /status.json says.
-func (w *wayOut) status() (s wayOutStatus, err error) {
-	_, body, err := w.current().Get("/status.json")
-	if err != nil {
-		return s, err
-	}
-	return s, json.Unmarshal([]byte(body), &s)
-}
-
 // upstream returns what the status says of an address, as configured.
-func (w *wayOut) upstream(url string) (upstreamStatus, error) {
-	status, err := w.status()
+func (w *wayOut) upstream(url string) (proxy.UpstreamStatus, error) {
+	status, err := w.current().Status()
 	if err != nil {
-		return upstreamStatus{}, err
+		return proxy.UpstreamStatus{}, err
 	}
 	for _, u := range status.Upstreams {
 		if u.Address == url {
 			return u, nil
 		}
 	}
-	return upstreamStatus{}, fmt.Errorf("no upstream %s in %+v", url, status.Upstreams)
+	return proxy.UpstreamStatus{}, fmt.Errorf("no upstream %s in %+v", url, status.Upstreams)
 }
 
 // awaitUp waits until an address, as configured, is used.
-func (w *wayOut) awaitUp(url string) (u upstreamStatus) {
+func (w *wayOut) awaitUp(url string) (u proxy.UpstreamStatus) {
 	w.t.Helper()
 	w.current().eventually(w.t, url+" up", func() (err error) {
 		if u, err = w.upstream(url); err == nil && !u.Up {
@@ -239,7 +210,7 @@ func (w *wayOut) isUnused(r *Receiver) {
 	u, err := w.upstream(r.URL)
 	if err != nil {
 		w.t.Error(err)
-	} else if u.Up || u.Reason == "" || u.Since == nil {
+	} else if u.Up || u.Reason == "" || u.Since.IsZero() {
 		w.t.Errorf("the status says of it %+v, want that it isn't used, since when, and why", u)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 var slowScenarios = flag.Bool("wayout.slow", false, "also run the scenarios of the way out that take more than half a minute")
@@ -395,7 +396,7 @@ func statsdPausesBeyondTheHorizon(t *testing.T) {
 	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
 	etcd.Close()
 	w.current().eventually(t, "the horizon", func() error {
-		status, err := w.status()
+		status, err := w.current().Status()
 		if err == nil && status.State == "held" {
 			err = errors.New("the name is held")
 		}
@@ -447,19 +448,19 @@ func statsdPausesAndIsKilled(t *testing.T) {
 	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.sendFor("statsd", 2000, 3*time.Second)
-	var b books
-	isExact := func(had int) func() error {
+	var b proxy.Books
+	isExact := func(had uint64) func() error {
 		return func() error {
-			status, err := w.status()
+			status, err := w.current().Status()
 			if b = status.Lines["statsd"]; err == nil && (had == 0 || b.Forwarded != had) {
 				err = fmt.Errorf("%d lines were forwarded, its kernel has %d", b.Forwarded, had)
 			}
 			return err
 		}
 	}
-	had := 0
+	had := uint64(0)
 	Eventually(t, "what is forwarded", func() error {
-		had = bytes.Count(server.unread(), []byte("\n"))
+		had = uint64(bytes.Count(server.unread(), []byte("\n")))
 		return isExact(had)()
 	})
 	server.Behave(Manner{Refuse: true})

@@ -49,8 +49,7 @@ var behind = Manner{DropTail: true}
 func startHAProxy(t *testing.T, backend, options, patience string) (addr string) {
 	program := lookPath(t, "haproxy", "haproxy")
 	addr = fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
-	config := filepath.Join(t.TempDir(), "haproxy.cfg")
-	text := fmt.Sprintf(`defaults
+	config := writeFile(t, fmt.Sprintf(`defaults
   mode tcp
   timeout connect %s
   timeout client 60s
@@ -60,10 +59,7 @@ frontend carbon
   default_backend graphite
 backend graphite
   server graphite %s %s
-`, patience, addr, backend, options)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+`, patience, addr, backend, options), t.TempDir(), "haproxy.cfg")
 	p := Start(t, exec.Command(program, "-db", "-f", config))
 	awaitListening(t, p, addr)
 	return addr
@@ -136,10 +132,8 @@ func startStatsDWay(t *testing.T, ttl string) (statsd *StatsD, flushes *Receiver
 func (s *StatsD) lives(t *testing.T, flushes *Receiver, name string) {
 	t.Helper()
 	Eventually(t, "a line that is counted", func() error {
-		select {
-		case <-s.Ended():
+		if s.hasEnded() {
 			t.Fatalf("statsd has ended:\n%s", s.Stderr.tailText())
-		default:
 		}
 		send(t, "tcp", s.Addr, name+":1|c\n")
 		if !strings.Contains(flushes.Text(), name) {
@@ -230,7 +224,7 @@ func statsdHealth(t *testing.T) {
 	w.sendUntilArrives("statsd", second)
 	first.Restart(t)
 	Eventually(t, "the first is used again", func() error {
-		status, err := w.status()
+		status, err := w.current().Status()
 		if err == nil && !status.Upstreams[0].Up {
 			err = fmt.Errorf("it isn't: %+v", status.Upstreams)
 		}
@@ -286,10 +280,7 @@ func stunnel(t *testing.T, pair keyPair, receiver, addr string) *Process {
 
 func startStunnel(t *testing.T, service string) *Process {
 	program := lookPath(t, "stunnel", "stunnel4")
-	config := filepath.Join(t.TempDir(), "stunnel.conf")
-	if err := os.WriteFile(config, []byte("foreground = yes\npid =\n[carbon]\n"+service), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config := writeFile(t, "foreground = yes\npid =\n[carbon]\n"+service, t.TempDir(), "stunnel.conf")
 	return Start(t, exec.Command(program, config))
 }
 
@@ -304,11 +295,9 @@ func carbonCRelayTLS(t *testing.T, pair keyPair, receiver, addr string) *Process
 		}
 		both = append(both, text...)
 	}
-	pem, config := filepath.Join(dir, "relay.pem"), filepath.Join(dir, "relay.conf")
+	pem := writeFile(t, string(both), dir, "relay.pem")
 	text := fmt.Sprintf("cluster receiver forward %s;\nmatch * send to receiver stop;\nlisten type linemode transport plain ssl %s %s proto tcp;\n", receiver, pem, addr)
-	if err := errors.Join(os.WriteFile(pem, both, 0o600), os.WriteFile(config, []byte(text), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	config := writeFile(t, text, dir, "relay.conf")
 	return Start(t, exec.Command(program, "-f", config, "-s"))
 }
 
