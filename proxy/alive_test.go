@@ -27,7 +27,7 @@ func (s *stuckNames) State() membership.State {
 // A proxy whose loops run is alive; one whose namer stands still is not.
 func TestAlive(t *testing.T) {
 	names := &stuckNames{fakeNames: holding("Denali"), asked: make(chan struct{}), going: make(chan struct{})}
-	r := start(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), names)
+	r := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), names)
 	eventually(t, "the proxy runs", r.Proxy.running.Load)
 	for range 2 {
 		if err := r.Proxy.Alive(t.Context()); err != nil {

@@ -81,7 +81,7 @@ func (p path) run(in *ingest, n *naming, q queue) {
 
 func (p path) parts() (*ingest, *naming, queue) {
 	if p.counted {
-		cfg := testConfig(Upstream{Network: "carbon"}, Upstream{Network: "stdout"})
+		cfg := testConfig(Upstream{Address: Address{Network: "carbon"}}, Upstream{Address: Address{Network: "stdout"}})
 		cfg.Rewrite.Unmatched = line.DropUnmatched
 		proxy, err := New(cfg, holding("Denali"), Options{})
 		if err != nil {

@@ -62,7 +62,7 @@ type Listen struct {
 }
 
 // An Upstream is the address of a server, as the configuration writes it.
-type Upstream = outlet.Address
+type Upstream = address.Upstream
 
 // Forward says where each protocol's lines go.
 type Forward struct {
@@ -302,7 +302,7 @@ func (f CarbonForward) problems(path string, l Listen, ps *conf.Problems) {
 	}
 }
 
-func checkUpstreams(path string, to []outlet.Address, networks []string, l Listen, ps *conf.Problems) {
+func checkUpstreams(path string, to []address.Upstream, networks []string, l Listen, ps *conf.Problems) {
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
@@ -327,7 +327,7 @@ func checkUpstreams(path string, to []outlet.Address, networks []string, l Liste
 }
 
 // hintOfNetworks is a in a network of these, or the list of them.
-func hintOfNetworks(a outlet.Address, networks []string) string {
+func hintOfNetworks(a address.Upstream, networks []string) string {
 	hint := "use " + strings.NewReplacer("stdout://", "stdout:", "carbon://", "carbon:").Replace(strings.Join(networks, "://, ")+"://")
 	if a.Network == "udp" && slices.Contains(networks, "tcp") {
 		a.Network, a.Health = "tcp", 0
@@ -340,15 +340,15 @@ func hintOfNetworks(a outlet.Address, networks []string) string {
 // counts as delivered.
 const minMaxAge = 2 * time.Second
 
-func checkConnections(path string, to []outlet.Address, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
+func checkConnections(path string, to []address.Upstream, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
 	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
 		ps.Addf(path+".max_age", "2s or more; 0 for no end", "max_age %v is out of range", maxAge)
 	}
 	if (t.Cert == "") != (t.Key == "") {
 		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")
 	}
-	isTLS := func(a outlet.Address) bool { return a.Network == "tls" }
-	if i := slices.IndexFunc(to, func(a outlet.Address) bool { return a.Network == "tcp" }); i >= 0 && t.ServerName+t.CA != "" && !slices.ContainsFunc(to, isTLS) {
+	isTLS := func(a address.Upstream) bool { return a.Network == "tls" }
+	if i := slices.IndexFunc(to, func(a address.Upstream) bool { return a.Network == "tcp" }); i >= 0 && t.ServerName+t.CA != "" && !slices.ContainsFunc(to, isTLS) {
 		ps.Addf(fmt.Sprintf("%s.to[%d]", path, i), "tls://"+to[i].HostPort()+", or remove "+path+".tls", "%s is not encrypted, and tls is given", to[i])
 	}
 }
@@ -356,7 +356,7 @@ func checkConnections(path string, to []outlet.Address, t outlet.TLS, maxAge tim
 // reaches says, as far as the text tells, whether sending to a would arrive at the
 // listener own. What only a resolved name shows, the outlet finds later.
 func reaches(a Upstream, own Address) bool {
-	to := Address{Network: a.Network, Host: a.Host, Port: a.Port, Path: a.Path}
+	to := a.Address
 	if a.Network == "tls" {
 		to.Network = "tcp"
 	}

@@ -70,8 +70,8 @@ func TestProblems(t *testing.T) {
 	valid := func() Config {
 		c := DefaultConfig()
 		c.Rewrite.Names = []string{"Denali"}
-		c.Forward.StatsD.To = []Upstream{{Network: "udp", Host: "10.0.0.1", Port: 8125}}
-		c.Forward.Carbon[0].To = []Upstream{{Network: "tcp", Host: "10.0.0.1", Port: 2003}}
+		c.Forward.StatsD.To = []Upstream{{Address: Address{Network: "udp", Host: "10.0.0.1", Port: 8125}}}
+		c.Forward.Carbon[0].To = []Upstream{{Address: Address{Network: "tcp", Host: "10.0.0.1", Port: 2003}}}
 		return c
 	}
 	if ps := valid().Problems(); ps != nil {
@@ -90,7 +90,7 @@ func TestProblems(t *testing.T) {
 		"forward.carbon.to":           func(c *Config) { c.Forward.Carbon[0].To = nil },
 		"forward.statsd.to[1]":        func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
 		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon[0].To[0].Network = "udp" },
-		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = Upstream{Network: "unix", Path: "/s"} },
+		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = Upstream{Address: Address{Network: "unix", Path: "/s"}} },
 		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon[0].MaxAge = 1999 * time.Millisecond },
 		"forward.carbon.tls":          func(c *Config) { c.Forward.Carbon[0].TLS.Cert = "cert.pem" },
 		"forward.statsd.queue":        func(c *Config) { c.Forward.StatsD.Queue = 1 },

@@ -15,7 +15,7 @@ func TestDatadogClient(t *testing.T) {
 	for _, transport := range []string{"", "unix://", "unixstream://", "unixgram://"} {
 		t.Run(transport, func(t *testing.T) {
 			statsd := newSink(t, "tcp")
-			cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+			cfg := testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}})
 			network := "udp"
 			switch transport {
 			case "unix://", "unixstream://":
@@ -69,7 +69,7 @@ func TestDatadogClient(t *testing.T) {
 // A stream that nobody understands is counted by its lines, and shown once a read.
 func TestMisframedStream(t *testing.T) {
 	statsd := newSink(t, "tcp")
-	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), holding("Denali"))
+	p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
 	text := numbered("host.n%d:1|c", 0, 10)
 	write(t, conn, string([]byte{0, 0, 0, byte(len(text))})+text)

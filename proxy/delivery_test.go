@@ -15,7 +15,7 @@ import (
 
 // keptConfig is testConfig for lines that are kept: in dir, with a small queue.
 func keptConfig(t *testing.T, carbon Upstream) (Config, Options) {
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon)
 	cfg.Forward.Carbon[0].Queue = 1 << 20
 	return cfg, Options{Stdout: &syncBuffer{}, StateDir: t.TempDir(), QueueDirs: []string{t.TempDir()}}
 }
@@ -37,7 +37,7 @@ func writeSpooling(t *testing.T, p *running, conn io.Writer, format string, line
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	cfg.Forward.Carbon[0].Replay = 10 << 10
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)

@@ -204,7 +204,7 @@ type sink struct {
 
 func newSink(t testing.TB, network string) *sink {
 	t.Helper()
-	s := &sink{t: t, address: Upstream{Network: network, Host: "127.0.0.1", Port: sidebyside.FreePort(t)}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
+	s := &sink{t: t, address: Upstream{Address: Address{Network: network, Host: "127.0.0.1", Port: sidebyside.FreePort(t)}}, lines: make(chan string, 1<<20), packets: make(chan string, 1<<16)}
 	s.open()
 	t.Cleanup(s.close)
 	return s

@@ -90,7 +90,7 @@ func TestPassedSockets(t *testing.T) {
 	{
 		carbon, statsd, gram, stream := s.listen("tcp", "127.0.0.1:0"), s.listen("udp", "127.0.0.1:0"), s.listen("unixgram", socketPath(t, "g")), s.listen("unix", socketPath(t, "s"))
 		six := s.listen("tcp", "[::1]:0")
-		cfg = testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+		cfg = testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 		cfg.Listen.StatsD = []Address{gram, statsd}
 		cfg.Listen.Carbon = []Address{six, stream, carbon}
 	}
@@ -144,7 +144,7 @@ func TestPassedSockets(t *testing.T) {
 func TestPassedHalfOfLocalhost(t *testing.T) {
 	s := &supervisor{t: t}
 	a := s.listen("tcp", "127.0.0.1:0")
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	a.Host = "localhost"
 	cfg.Listen.Carbon = []Address{a}
 	cfg.Listen.StatsD = nil
@@ -163,7 +163,7 @@ func TestPassedHalfOfLocalhost(t *testing.T) {
 func TestUnwantedSocket(t *testing.T) {
 	s := &supervisor{t: t}
 	unwanted := s.listen("tcp", "127.0.0.1:0")
-	p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Sockets: s.pass()})
+	p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Sockets: s.pass()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestUnwantedSocket(t *testing.T) {
 func TestUnwantedSocketInTheWay(t *testing.T) {
 	s := &supervisor{t: t}
 	wide := s.listen("udp", ":0")
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Listen.StatsD = []Address{{Network: "udp", Host: "127.0.0.1", Port: wide.Port}}
 	p, err := New(cfg, holding("Denali"), Options{Sockets: s.pass()})
 	if err != nil {
@@ -194,7 +194,7 @@ func TestPassedNoSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Sockets: []*os.File{r}})
+	p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Sockets: []*os.File{r}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	if n, err := recvbuf.Drops(fd); err != nil || n == 0 {
 		t.Fatalf("the kernel dropped %d, %v", n, err)
 	}
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Listen.StatsD = []Address{a}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	l := p.listeners()[0]
@@ -237,7 +237,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 // What waits to be accepted at the end is taken.
 func TestBacklogAtTheEnd(t *testing.T) {
 	out := &syncBuffer{}
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "unix", Path: socketPath(t, "s")})
 	p, err := New(cfg, holding("Denali"), Options{Stdout: out})
 	if err != nil {
@@ -270,7 +270,7 @@ func TestBacklogOverTheLimit(t *testing.T) {
 	t.Parallel()
 	s := &supervisor{t: t}
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	a := s.listen("tcp", "127.0.0.1:0")
 	cfg.Listen.Carbon = []Address{a}
 	cfg.Listen.MaxConnections = 50

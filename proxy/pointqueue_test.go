@@ -32,7 +32,7 @@ type counting struct {
 
 func count(t *testing.T, names *fakeNames) *counting {
 	t.Helper()
-	cfg := testConfig(Upstream{Network: "carbon"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "carbon"}}, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Rewrite.Unmatched = line.DropUnmatched
 	cfg.Aggregate.Percentiles = nil
 	p, err := New(cfg, names, Options{})
@@ -258,7 +258,7 @@ func TestPointsOfOneThatForwards(t *testing.T) {
 		}
 		c.take("host.x:5|c")
 		for _, want := range [][]string{{"Denali.x.count 5 @10"}, nil} {
-			cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+			cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 			cfg.Aggregate.Percentiles = nil
 			next, err := New(cfg, c.names, Options{StateDir: dir})
 			if err != nil {

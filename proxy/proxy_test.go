@@ -131,7 +131,7 @@ func TestLineGrowsTooLong(t *testing.T) {
 func TestRepacking(t *testing.T) {
 	t.Parallel()
 	statsd := newSink(t, "udp")
-	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+	cfg := testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Forward.StatsD.MaxDatagram = minMaxDatagram
 	p := start(t, cfg, holding("MtLogan"))
 	long := "host.long." + strings.Repeat("y", 600) + ":1|c"
@@ -188,7 +188,7 @@ func TestHeldUntilNamed(t *testing.T) {
 func TestOrderAcrossNaming(t *testing.T) {
 	statsd := newSink(t, "tcp")
 	names := noNames()
-	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
+	p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), names)
 	const lines = 20000
 	conn := p.dial(t, "statsd", 1)
 	go func() {
@@ -210,7 +210,7 @@ func TestStatsDGate(t *testing.T) {
 	statsd := newSink(t, "tcp")
 	statsd.close() // so that lines wait in the queue, named
 	names := holding("Denali")
-	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
+	p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), names)
 	write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 	eventually(t, "the lines are queued", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 
@@ -231,7 +231,7 @@ func TestStatsDSuspended(t *testing.T) {
 			names := noNames()
 			claim := newClaim("Denali", 500*time.Millisecond)
 			names.set(claim, membership.Held)
-			p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), names)
+			p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), names)
 			write(t, p.dial(t, "statsd", 1), "host.a:1|c\napp.x:1|c\n")
 			eventually(t, "the lines are named", func() bool { return balance(t, p.Proxy)["statsd"].Queued == 2 })
 			eventually(t, "the claim is past its horizon", func() bool { return !claim.Valid() })
@@ -258,7 +258,7 @@ func TestCarbonOutage(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, numbered("host.n%d 1 1700000000", 0, 5000))
 	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 5000 })
@@ -285,7 +285,7 @@ func TestCarbonBatchInHandIsSentAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), holding("Denali"))
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), holding("Denali"))
 	stalled, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -315,7 +315,7 @@ func TestQueueFull(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	cfg.Forward.Carbon[0].Queue = minQueue
 	p := start(t, cfg, holding("Denali"))
 	const lines = 100000 // some 2.6 MB
@@ -336,7 +336,7 @@ func TestQueueFull(t *testing.T) {
 func TestRefusedUDP(t *testing.T) {
 	statsd := newSink(t, "udp")
 	statsd.close()
-	p := start(t, testConfig(statsd.address, Upstream{Network: "stdout"}), holding("Denali"))
+	p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
 	write(t, conn, "host.a:1|c\n")
 	eventually(t, "the line is refused", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["send_error"] == 1 })
@@ -352,7 +352,7 @@ func TestRefusedUDP(t *testing.T) {
 
 // An upstream that turns out to be one of our listeners is not used.
 func TestOwnListenerAsUpstream(t *testing.T) {
-	p := start(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"))
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"))
 	for _, l := range p.listeners() {
 		for _, host := range []string{l.Address.Host, "0.0.0.0", "::", "::ffff:127.0.0.1"} {
 			if at := net.JoinHostPort(host, strconv.Itoa(l.Address.Port)); !p.IsOwn(l.Address.Network, at) {
@@ -392,7 +392,7 @@ func TestStopDrains(t *testing.T) {
 func TestStopDropsTheRest(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), noNames())
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), noNames())
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\napp.b 1 1\n")
 	eventually(t, "the lines wait", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 2 })
 	p.stop()
@@ -406,7 +406,7 @@ func TestStopDropsTheRest(t *testing.T) {
 func TestBooksBalanceUnderLoad(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	names := holding("Denali")
-	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), names)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(p.Proxy)
 
@@ -488,7 +488,7 @@ func balanceScrape(t *testing.T, g prometheus.Gatherer) map[string]map[string]fl
 // Both protocols may go to stdout.
 func TestStdout(t *testing.T) {
 	var out syncBuffer
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: &out})
 	write(t, p.dial(t, "statsd", 0), "host.requests:1|c")
 	eventually(t, "StatsD", func() bool { return out.String() == "Denali.requests:1|c\n" })
@@ -515,8 +515,8 @@ func TestStopWithPeerThatStaysOpen(t *testing.T) {
 		<-t.Context().Done()
 		conn.Close()
 	}()
-	to := Upstream{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	p := start(t, testConfig(Upstream{Network: "stdout"}, to), holding("Denali"))
+	to := Upstream{Address: Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}}
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, to), holding("Denali"))
 	p.Proxy.drainTime = time.Hour
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is sent", func() bool { return balance(t, p.Proxy)["carbon"].Forwarded == 1 })
@@ -534,8 +534,8 @@ func TestStopLeavesSlowPeerItsLines(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	to := Upstream{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
-	p := start(t, testConfig(Upstream{Network: "stdout"}, to), holding("Denali"))
+	to := Upstream{Address: Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}}
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, to), holding("Denali"))
 	p.Proxy.drainTime = 3 * time.Second // a line that is acknowledged counts after one
 	peer, err := l.Accept()
 	if err != nil {
@@ -566,7 +566,7 @@ func TestStopWithStuckStdout(t *testing.T) {
 	t.Parallel()
 	out := stuckWriter{make(chan struct{})}
 	defer close(out.read)
-	p := startWith(t, testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Stdout: out})
+	p := startWith(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Stdout: out})
 	p.Proxy.drainTime = time.Millisecond
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
 	eventually(t, "the line is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == 1 })
@@ -583,7 +583,7 @@ func TestCarbonNamedByItsTime(t *testing.T) {
 		Ours:   []claimtest.Tenure{{Name: "MtLogan", From: time.Unix(1000, 0), To: time.Unix(2000, 0)}},
 		Others: []claimtest.Tenure{{Name: "Denali", From: time.Unix(3000, 0), To: time.Unix(4000, 0)}},
 	}).(*membership.Claim), membership.Held)
-	p := start(t, testConfig(Upstream{Network: "stdout"}, carbon.address), names)
+	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), names)
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.now 1 6000\nhost.logan 1 1500\nhost.foreign 1 3500\nhost.between 1 4500\nhost.long.ago 1 10\napp.any 1 3500\nhost.again 1 6001\n")
 	carbon.expect("Denali.now 1 6000", "MtLogan.logan 1 1500", "Denali.between 1 4500", "Denali.long.ago 1 10", "app.any 1 3500", "Denali.again 1 6001")
@@ -597,7 +597,7 @@ func TestCarbonNamedByItsTime(t *testing.T) {
 // client chooses the path that it is bound to.
 func TestPeersOfBadLines(t *testing.T) {
 	statsd := newSink(t, "udp")
-	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+	cfg := testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}})
 	socket := socketPath(t, "s")
 	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socket}}
 	p := start(t, cfg, holding("Denali"))

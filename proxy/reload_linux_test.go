@@ -9,7 +9,7 @@ import (
 // Many reloads leave no goroutine and no descriptor behind.
 func TestReloadLeaks(t *testing.T) {
 	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	p := start(t, cfg, holding("Denali"))
 	more := cfg
 	more.Listen.StatsD = append(slices.Clone(cfg.Listen.StatsD), Address{Network: "udp", Host: "localhost"}, Address{Network: "tcp", Host: "localhost"})

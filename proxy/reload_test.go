@@ -40,7 +40,7 @@ func isOpen(a Address) bool {
 func TestReloadListeners(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.first 1 1700000000\nhost.sec")
@@ -81,7 +81,7 @@ func TestReloadListeners(t *testing.T) {
 func TestReloadTakesWhatHasArrived(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, Address{Network: "tcp", Host: "127.0.0.1", Port: 0})
 	cfg.Listen.Carbon[2].Host = "localhost"
 	p := start(t, cfg, holding("Denali"))
@@ -145,7 +145,7 @@ func TestReloadUpstreams(t *testing.T) {
 // How StatsD is counted changes with a reload, and with the next.
 func TestReloadOfPoints(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(Upstream{Network: "carbon"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "carbon"}}, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Rewrite.Unmatched = line.DropUnmatched
 	for _, reloads := range [][]aggregate.Layout{{aggregate.StatsD}, {aggregate.StatsD, aggregate.Legacy}} {
 		var out syncBuffer
@@ -173,7 +173,7 @@ func TestReloadOfPoints(t *testing.T) {
 func TestReloadToSeveralDestinations(t *testing.T) {
 	t.Parallel()
 	carbon, other := newSink(t, "tcp"), newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	alone := cfg.Forward.Carbon[0]
@@ -199,7 +199,7 @@ func TestReloadToSeveralDestinations(t *testing.T) {
 func TestReloadFromAnUpstreamThatWorks(t *testing.T) {
 	t.Parallel()
 	first, second := newSink(t, "tcp"), newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, first.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, first.address)
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
 	const lines = 20_000
@@ -231,7 +231,7 @@ func TestReloadEndsTheSessionGracefully(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer slow.Close()
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "tcp", Host: "127.0.0.1", Port: slow.Addr().(*net.TCPAddr).Port})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "tcp", Host: "127.0.0.1", Port: slow.Addr().(*net.TCPAddr).Port}})
 	p := start(t, cfg, holding("Denali"))
 	peer, err := slow.Accept()
 	if err != nil {
@@ -276,7 +276,7 @@ func TestReloadFirstAndLastUpstream(t *testing.T) {
 func TestReloadRules(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	names := holding("Denali")
 	claim, _ := names.Current()
 	p := start(t, cfg, names)
@@ -297,7 +297,7 @@ func TestReloadRules(t *testing.T) {
 
 // A line that was named by earlier rules is still known to carry the name.
 func TestReloadKnowsEarlierPrefixes(t *testing.T) {
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	n := newNaming(holding("Denali"), cfg.Rewrite)
 	rules := cfg.Rewrite
 	rules.To = "servers.{name}"
@@ -320,7 +320,7 @@ func TestReloadRefused(t *testing.T) {
 	carbon := newSink(t, "tcp")
 	s := &supervisor{t: t}
 	passed := s.listen("tcp", "127.0.0.1:0")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	cfg.Listen.Carbon = append(cfg.Listen.Carbon, passed)
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
 	conn := p.dial(t, "carbon", 0)
@@ -362,7 +362,7 @@ func TestReloadSmallerQueue(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	cfg.Forward.Carbon[0].Spool = 0
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "carbon", 0)
@@ -386,7 +386,7 @@ func TestReloadSmallerQueue(t *testing.T) {
 func TestReloadConnectionLimit(t *testing.T) {
 	t.Parallel()
 	carbon := newSink(t, "tcp")
-	cfg := testConfig(Upstream{Network: "stdout"}, carbon.address)
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address)
 	cfg.Listen.MaxConnections = 1
 	p := start(t, cfg, holding("Denali"))
 	first := p.dial(t, "carbon", 0)
@@ -402,7 +402,7 @@ func TestReloadConnectionLimit(t *testing.T) {
 
 // A proxy that ends reloads no more.
 func TestReloadAfterTheEnd(t *testing.T) {
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	p := start(t, cfg, holding("Denali"))
 	p.stop()
 	if err := p.Reload(cfg); err == nil {

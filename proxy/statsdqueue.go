@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -279,7 +280,7 @@ func (q *statsdQueue) close() {
 }
 
 // know makes the books show these upstreams.
-func (q *statsdQueue) know(to []outlet.Address) {
+func (q *statsdQueue) know(to []address.Upstream) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, a := range to {

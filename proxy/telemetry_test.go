@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // The names of the metrics are a contract.
 func TestMetricNames(t *testing.T) {
-	cfg := testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"})
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	p := start(t, cfg, holding("Denali"))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(p.Proxy)
@@ -54,7 +54,7 @@ func TestMetricNames(t *testing.T) {
 func TestTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
-		p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Telemetry: registry})
+		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func telemetryLines(t *testing.T, p *Proxy) []string {
 func TestLastTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
-		p, err := New(testConfig(Upstream{Network: "stdout"}, Upstream{Network: "stdout"}), holding("Denali"), Options{Telemetry: registry})
+		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
 		if err != nil {
 			t.Fatal(err)
 		}

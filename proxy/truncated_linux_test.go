@@ -10,7 +10,7 @@ import (
 // What a datagram had that was longer than is read is in the books.
 func TestTruncatedDatagram(t *testing.T) {
 	statsd := newSink(t, "tcp")
-	cfg := testConfig(statsd.address, Upstream{Network: "stdout"})
+	cfg := testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Listen.StatsD = []Address{{Network: "unixgram", Path: socketPath(t, "s")}}
 	p := start(t, cfg, holding("Denali"))
 	conn := p.dial(t, "statsd", 0).(*net.UnixConn)

@@ -369,7 +369,9 @@ func TestYAMLRoundTrip(t *testing.T) {
 		func(c *config) {
 			c.Proxy.Listen.StatsD = []proxy.Address{{Network: "unixgram", Path: "/run/s", Mode: 0o660, Group: "adm"}, {Network: "udp", Host: "::1", Port: 1}}
 		},
-		func(c *config) { c.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "stdout"}} },
+		func(c *config) {
+			c.Proxy.Forward.StatsD.To = []proxy.Upstream{{Address: proxy.Address{Network: "stdout"}}}
+		},
 		func(c *config) { c.Proxy.Forward.Carbon[0].Queue = 1<<20 + 1 },
 		func(c *config) { c.Proxy.Forward.Carbon[0].Name = "main" },
 		func(c *config) {

@@ -125,11 +125,11 @@ func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 func (c *devCmd) load(dir string) (config, error) {
 	cfg := defaultConfig()
 	cfg.Etcd.Endpoints = []string{"http://127.0.0.1:2379"} // until ours runs
-	stdout := []proxy.Upstream{{Network: "stdout"}}
+	stdout := []proxy.Upstream{{Address: proxy.Address{Network: "stdout"}}}
 	cfg.Proxy.Forward.StatsD.To = stdout
 	cfg.Proxy.Forward.Carbon[0].To = stdout
 	if c.Aggregate {
-		cfg.Proxy.Forward.StatsD.To = []proxy.Upstream{{Network: "carbon"}}
+		cfg.Proxy.Forward.StatsD.To = []proxy.Upstream{{Address: proxy.Address{Network: "carbon"}}}
 		cfg.Proxy.Rewrite.Unmatched = line.PrefixUnmatched
 	}
 	if c.Config != "" {

@@ -14,8 +14,8 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
-	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -29,7 +29,7 @@ func valueHint(path, text string, v reflect.Value) string {
 	case reflect.TypeFor[proxy.Address]():
 		return addressHint(path, text, parses(proxy.ParseAddress))
 	case reflect.TypeFor[proxy.Upstream]():
-		return addressHint(path, text, parses(outlet.ParseAddress))
+		return addressHint(path, text, parses(address.ParseUpstream))
 	case reflect.TypeFor[conf.Bytes]():
 		isSize := func(s string) bool { return new(conf.Bytes).UnmarshalText([]byte(s)) == nil }
 		return first(isSize, strings.ToUpper(text)+"iB", strings.ToUpper(text))

@@ -13,13 +13,13 @@ import (
 	"unicode"
 )
 
-// An Address names a listener or an upstream as the configuration writes it:
+// An Address names a listener as the configuration writes it:
 //
-//	udp://localhost:8125    tcp://[::1]:2003    stdout:
+//	udp://localhost:8125    tcp://[::1]:2003
 //	unixgram:///run/s.sock?mode=0660&group=adm    unix:///run/s.sock
 //
-// Network is "udp", "tcp", "unixgram", "unix" or "stdout". Host and Port are
-// set for udp and tcp, Path, Mode and Group for the unix sockets.
+// Network is "udp", "tcp", "unixgram" or "unix". Host and Port are set for udp and tcp,
+// Path, Mode and Group for the unix sockets.
 type Address struct {
 	Network string
 	Host    string
@@ -32,8 +32,8 @@ type Address struct {
 // String writes the address in the form that Parse reads.
 func (a Address) String() string {
 	switch a.Network {
-	case "stdout":
-		return "stdout:"
+	case "stdout", "carbon":
+		return a.Network + ":"
 	case "unix", "unixgram":
 		q := url.Values{}
 		if a.Mode != 0 {

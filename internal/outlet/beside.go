@@ -46,7 +46,7 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 			}
 		})
 	}
-	if a.Network == "unixgram" || a.Network == "udp" && a.isName() {
+	if a.Network == "unixgram" || a.Network == "udp" && a.IsName() {
 		s.besides.Go(func() {
 			if o.isRenamed(ctx, s) {
 				s.leave.ask(departure{why: errRenamed})
@@ -76,7 +76,7 @@ func (o *Outlet) seekBetter(ctx context.Context, index int) *connection {
 // lasts says whether a connection on which nothing is sent stays open. One that
 // does not is closed.
 func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
-	if c.server.entry.address.isDatagram() {
+	if c.server.entry.address.IsDatagram() {
 		return true // it has rested for long, or says that it is well
 	}
 	late := time.NewTimer(betterAge)

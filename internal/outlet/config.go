@@ -7,14 +7,16 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // A Config says where an outlet sends.
 type Config struct {
-	To          []Address     // the failover list; empty: what waits, waits on
-	TLS         TLS           // of the tls:// addresses
-	MaxAge      time.Duration // of a connection, which then ends in order; 0: none
-	MaxDatagram int           // bytes of a datagram's payload
+	To          []address.Upstream // the failover list; empty: what waits, waits on
+	TLS         TLS                // of the tls:// addresses
+	MaxAge      time.Duration      // of a connection, which then ends in order; 0: none
+	MaxDatagram int                // bytes of a datagram's payload
 }
 
 func (c *Config) equal(other *Config) bool {

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // A connection is a link to a server of the list, and what is heard from there.
@@ -66,26 +68,9 @@ func (c *connection) reset() {
 // errOwnListener says that an upstream turned out to be one of our listeners.
 var errOwnListener = errors.New("it is our own listener: the lines would run in circles")
 
-// isName says whether the address is to be looked up.
-func (a Address) isName() bool {
-	_, err := netip.ParseAddr(a.Host)
-	return a.Host != "" && err != nil
-}
-
-// at is the address as package net takes it, where it is no name.
-func (a Address) at() string {
-	switch {
-	case a.Network == "stdout":
-		return "stdout:"
-	case a.IsUnix():
-		return a.Path
-	}
-	return a.HostPort()
-}
-
 // lookUp returns the addresses that a, which is a name, resolves to, as package net takes
 // them.
-func (o *Outlet) lookUp(ctx context.Context, a Address) ([]string, error) {
+func (o *Outlet) lookUp(ctx context.Context, a address.Upstream) ([]string, error) {
 	ips, err := o.addresses(ctx, a.Host)
 	if err == nil && len(ips) == 0 {
 		err = errors.New("it has no address")
@@ -148,13 +133,13 @@ func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, index i
 // A dialer makes links. known says that the server at an address has worked, and has
 // not failed since.
 type dialer interface {
-	dial(ctx context.Context, cfg *Config, a Address, at string, known bool) (link, error)
+	dial(ctx context.Context, cfg *Config, a address.Upstream, at string, known bool) (link, error)
 }
 
 // systemDialer makes real ones.
 type systemDialer struct{ options Options }
 
-func (d systemDialer) dial(ctx context.Context, cfg *Config, a Address, at string, known bool) (link, error) {
+func (d systemDialer) dial(ctx context.Context, cfg *Config, a address.Upstream, at string, known bool) (link, error) {
 	if a.Network == "stdout" {
 		return &stdout{w: d.options.Stdout}, nil
 	}
@@ -174,7 +159,7 @@ func (d systemDialer) dial(ctx context.Context, cfg *Config, a Address, at strin
 	if err != nil {
 		return nil, err
 	}
-	if a.isDatagram() {
+	if a.IsDatagram() {
 		return newDatagram(conn, network, cfg.MaxDatagram, !known)
 	}
 	l, err := newStream(conn.(streamConn), d.options.Resets)

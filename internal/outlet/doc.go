@@ -9,7 +9,7 @@
 // The files, in the order in which a line meets them:
 //
 //	source.go    what an outlet sends
-//	address.go   the notation of upstreams; config.go: its configuration
+//	config.go    its configuration
 //	outlet.go    Outlet: connect → session → failed → connect …
 //	failover.go  the list: what is known of each address, and which is next
 //	status.go    what is shown and logged about it; said.go: once

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // How long a server rests that failed.
@@ -52,7 +54,7 @@ type failover struct {
 
 // An entry is an address of the list, as configured.
 type entry struct {
-	address Address
+	address address.Upstream
 	name    server             // its name rests, as a server does, when it does not resolve, or only to servers that rest
 	answer  []*server          // what it resolved to; nil: it did not
 	servers map[string]*server // by resolved address: those, and others that have failed
@@ -91,7 +93,7 @@ func (s *server) isName() bool { return s == &s.entry.name }
 func (f *failover) reset(now time.Time, cfg *Config) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old := map[Address]*entry{}
+	old := map[address.Upstream]*entry{}
 	for _, e := range f.entries {
 		if e.address.Network != "tls" || cfg.TLS == f.tls {
 			old[e.address] = e
@@ -105,7 +107,7 @@ func (f *failover) reset(now time.Time, cfg *Config) {
 	}
 }
 
-func newEntry(now time.Time, a Address) *entry {
+func newEntry(now time.Time, a address.Upstream) *entry {
 	e := &entry{address: a, servers: map[string]*server{}, since: now, said: newSaid()}
 	e.name.entry = e
 	return e
@@ -292,7 +294,7 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 		isYoung = worked < closedAge // it was idle
 	}
 	deceives := isStalled || probed && isYoung
-	if works && !deceives && !e.address.isDatagram() {
+	if works && !deceives && !e.address.IsDatagram() {
 		if isYoung {
 			s.rest = now.Add(minRest) // another may have a backend
 		}

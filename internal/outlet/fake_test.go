@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
@@ -94,7 +95,7 @@ func (n *fakeNet) name(host string, ips ...string) {
 	}
 }
 
-func (n *fakeNet) dial(ctx context.Context, _ *Config, _ Address, at string, _ bool) (link, error) {
+func (n *fakeNet) dial(ctx context.Context, _ *Config, _ address.Upstream, at string, _ bool) (link, error) {
 	s := n.servers[at]
 	if s == nil {
 		return nil, fmt.Errorf("no server at %s", at)
@@ -395,9 +396,9 @@ func run(t *testing.T, net *fakeNet, to []string, f func(t *testing.T, r *rig)) 
 	})
 }
 
-func addresses(t *testing.T, texts ...string) (to []Address) {
+func addresses(t *testing.T, texts ...string) (to []address.Upstream) {
 	for _, text := range texts {
-		a, err := ParseAddress(text)
+		a, err := address.ParseUpstream(text)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // healthTime bounds a question.
@@ -16,7 +18,7 @@ const healthTime = time.Second
 
 // askHealth asks the statsd whose lines go to at how it is, by its management
 // interface (statsd's docs/admin_interface.md: health answers "health: up").
-func askHealth(ctx context.Context, a Address, at string) error {
+func askHealth(ctx context.Context, a address.Upstream, at string) error {
 	host, _, err := net.SplitHostPort(at)
 	if err != nil {
 		return err

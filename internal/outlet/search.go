@@ -74,8 +74,8 @@ func (r *search) again() {
 	r.todo, r.first = nil, nil
 	for i, e := range list[:min(r.n, len(list))] {
 		s := &e.name
-		if !e.address.isName() {
-			s = f.resolved(time.Now(), e, []string{e.address.at()})[0]
+		if !e.address.IsName() {
+			s = f.resolved(time.Now(), e, []string{e.address.At()})[0]
 		}
 		r.todo = append(r.todo, candidate{s, i})
 	}

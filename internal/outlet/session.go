@@ -93,7 +93,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 }
 
 // isDatagram says whether lines go in datagrams.
-func (s *session) isDatagram() bool { return s.server.entry.address.isDatagram() }
+func (s *session) isDatagram() bool { return s.server.entry.address.IsDatagram() }
 
 // send sends until the connection breaks, the source is drained, or there is
 // something better to do; it returns what.

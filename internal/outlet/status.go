@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
 )
 
 // isUp takes note that e works. f.mu is held.
@@ -101,7 +103,7 @@ func sanitize(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // A Status describes one address of a failover list.
 type Status struct {
-	Address  Address
+	Address  address.Upstream
 	Resolved string    // the server in use; "": none
 	Up       bool      // it is in use, and works
 	Since    time.Time // it is up, or not

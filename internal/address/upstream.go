@@ -1,0 +1,121 @@
+package address
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// An Upstream names a server as the configuration writes it:
+//
+//	udp://statsd:8125    udp://statsd:8125?health=8126
+//	tcp://graphite:2003  tls://graphite.example.com:2003
+//	unix:///run/carbon.sock    unixgram:///run/statsd.sock    stdout:    carbon:
+//
+// Network may be tls, stdout or carbon, too (none: StatsD becomes points of Carbon).
+type Upstream struct {
+	Address
+	Health int // udp: the port at which statsd says how it is; 0: it isn't asked
+}
+
+// String writes the upstream in the form that ParseUpstream reads.
+func (u Upstream) String() string {
+	if u.Health != 0 {
+		return u.Address.String() + "?health=" + strconv.Itoa(u.Health)
+	}
+	return u.Address.String()
+}
+
+// MarshalText is String, as a text.
+func (u Upstream) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// UnmarshalText is ParseUpstream.
+func (u *Upstream) UnmarshalText(text []byte) error {
+	parsed, err := ParseUpstream(string(text))
+	if err == nil {
+		*u = parsed
+	}
+	return err
+}
+
+// IsDatagram says whether lines go in datagrams.
+func (u Upstream) IsDatagram() bool { return u.Network == "udp" || u.Network == "unixgram" }
+
+// IsName says whether the host is to be looked up.
+func (u Upstream) IsName() bool {
+	_, err := netip.ParseAddr(u.Host)
+	return u.Host != "" && err != nil
+}
+
+// At is the server as package net takes it.
+func (u Upstream) At() string {
+	switch {
+	case u.Network == "stdout":
+		return u.String()
+	case u.IsUnix():
+		return u.Path
+	}
+	return u.HostPort()
+}
+
+// ParseUpstream reads an upstream; see Upstream for the forms.
+func ParseUpstream(s string) (Upstream, error) {
+	network, rest, ok := strings.Cut(s, "://")
+	switch {
+	case s == "stdout:", s == "stdout", s == "carbon:", s == "carbon":
+		return Upstream{Address: Address{Network: strings.TrimSuffix(s, ":")}}, nil
+	case !ok:
+		return Upstream{}, fmt.Errorf("%q is no address (write it like tcp://graphite:2003 or udp://statsd:8125)", s)
+	case network == "udp", network == "tcp", network == "tls":
+		return parseServer(network, rest)
+	case network == "unix", network == "unixgram":
+		a, err := parseUnix(network, rest)
+		if err == nil && strings.Contains(rest, "?") {
+			err = fmt.Errorf("%q: an upstream takes no options (write it like %s:///run/carbon.sock)", rest, network)
+		}
+		return Upstream{Address: a}, err
+	}
+	return Upstream{}, fmt.Errorf("unknown scheme %q (use udp, tcp, tls, unix, unixgram or stdout:)", network)
+}
+
+func parseServer(network, rest string) (u Upstream, err error) {
+	if strings.Contains(rest, "@") {
+		return u, fmt.Errorf("an upstream takes no user or password (write %s://host:port)", network)
+	}
+	hostPort, query, _ := strings.Cut(strings.TrimSuffix(rest, "/"), "?")
+	host, port, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return u, fmt.Errorf("%q is not host:port (write it like %s://graphite:2003; an IPv6 address in brackets)", hostPort, network)
+	}
+	if !IsHost(host) {
+		return u, fmt.Errorf("%q is no host (write a name or an address, like %s://graphite:2003)", host, network)
+	}
+	u.Address = Address{Network: network, Host: host}
+	if u.Port, err = parsePort(port); err != nil {
+		return u, err
+	}
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return u, fmt.Errorf("%q: %w", query, err)
+	}
+	for key, v := range values {
+		if key != "health" || network != "udp" || len(v) > 1 {
+			return u, fmt.Errorf("unknown or doubled option %q (udp:// takes health=8126, the port of statsd's management; others take none)", key)
+		}
+		if u.Health, err = parsePort(v[0]); err != nil {
+			return u, err
+		}
+	}
+	return u, nil
+}
+
+func parsePort(s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is no port (use 1 to 65535)", s)
+	}
+	return int(n), nil
+}
