@@ -39,126 +39,116 @@ const (
 // beside starts what goes on beside the sending of s, and ends with ctx.
 func (o *Outlet) beside(ctx context.Context, s *session) {
 	a := s.server.entry.address
-	if s.index > 0 {
-		s.besides.Go(func() {
-			if c := o.seekBetter(ctx, s.index); c != nil && !s.leave.ask(departure{errBetter, c}) {
-				c.close()
-			}
-		})
+	if earlier := slices.Index(s.config.To, a); earlier > 0 {
+		s.besides.Go(func() { o.leaveForEarlier(ctx, s, earlier) })
+	}
+	if wait := o.failover.asksIn(time.Now(), s.server); wait > 0 && !a.IsDatagram() && a.Host != "" {
+		s.besides.Go(func() { o.leaveUnread(ctx, s, wait) })
 	}
 	if a.Network == "unixgram" || a.Network == "udp" && a.IsName() {
-		s.besides.Go(func() {
-			if o.isRenamed(ctx, s) {
-				s.leave.ask(departure{why: errRenamed})
-			}
-		})
+		s.besides.Go(func() { o.leaveRenamed(ctx, s) })
 	}
 	if a.Health != 0 {
-		s.besides.Go(func() {
-			if err := o.falls(ctx, s); err != nil {
-				s.hear(err)
-			}
-		})
+		s.besides.Go(func() { o.leaveIll(ctx, s) })
 	}
 }
 
-// seekBetter looks from time to time whether an address before the index-th is
-// back, and returns a connection to it; nil when ctx ends.
-func (o *Outlet) seekBetter(ctx context.Context, index int) *connection {
-	for retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval)) {
-		if c := o.seek(ctx, index, nil); c != nil && o.lasts(ctx, c) {
-			return c
-		}
-	}
-	return nil
+// seekAgain waits for about seekInterval; it returns false when ctx has ended.
+func seekAgain(ctx context.Context) bool {
+	return retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval))
 }
 
-// lasts says whether a connection on which nothing is sent stays open. One that
-// does not is closed.
-func (o *Outlet) lasts(ctx context.Context, c *connection) bool {
-	if c.server.entry.address.IsDatagram() {
-		return true // it has rested for long, or says that it is well
-	}
-	late := time.NewTimer(betterAge)
-	defer late.Stop()
-	select {
-	case <-late.C:
-		if c.probed = true; !o.failover.isSilent(c.server) {
-			return true
+// leaveForEarlier makes s leave its server when one of the first n addresses is back.
+func (o *Outlet) leaveForEarlier(ctx context.Context, s *session, n int) {
+	for seekAgain(ctx) {
+		if c := o.open(ctx, n, nil, betterAge); c != nil {
+			s.leaveFor(c, errBetter)
+			return
 		}
-		o.prove(ctx, c)
-	case err := <-c.heard:
-		c.close()
-		o.failover.failed(time.Now(), c.server, 0, false, c.explain(err))
-	case <-ctx.Done():
-		c.close()
 	}
-	return false
 }
 
 // leaveStalled makes s leave its server for another while it takes nothing, as soon as
 // one could be connected to.
 func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 	for s.paused.Load() {
-		if c := o.another(ctx, s.server); c != nil {
-			if !s.paused.Load() || !s.leave.ask(departure{errStalled, c}) {
-				c.close()
-			}
+		c := o.open(ctx, wholeList, s.server, 0)
+		switch {
+		case c == nil:
+			o.failover.alone(s.server)
+		case s.paused.Load():
+			s.leaveFor(c, errStalled)
 			return
+		default:
+			c.close()
 		}
-		o.failover.alone(s.server)
-		if !retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval)) {
+		if !seekAgain(ctx) {
 			return
 		}
 	}
 }
 
-// leaveSilent makes s leave its server for another if that reads nothing. That its kernel takes
+// leaveUnread makes s leave its server for another if that reads nothing. That its kernel takes
 // what it is sent doesn't tell, for megabytes: a quiet host's lines of hours. One that reads
 // closes what we close. If it does not, the session ends in order, which tells: it might
 // serve one connection at a time.
-func (o *Outlet) leaveSilent(ctx context.Context, s *session) {
-	defer s.asking.Store(false)
-	c, err := o.dialServer(ctx, s.config, s.server, s.index, stallTime)
-	reads := err == nil && o.reads(ctx, c) || err != nil && !errors.Is(err, context.DeadlineExceeded)
-	if ctx.Err() != nil {
-		return
-	}
-	if o.failover.asked(s.server, reads, time.Now().Add(askInterval)); reads {
-		return
-	}
-	if c := o.another(ctx, s.server); c != nil && !s.leave.ask(departure{errDoubted, c}) {
-		c.close()
+func (o *Outlet) leaveUnread(ctx context.Context, s *session, wait time.Duration) {
+	for ; retry.Sleep(ctx, wait); wait = askInterval {
+		if s.paused.Load() {
+			continue // which tells, too
+		}
+		c, err := o.dialServer(ctx, s.config, s.server, stallTime)
+		if err == nil && o.reads(ctx, c) || err != nil && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			continue
+		}
+		o.failover.asked(s.server, false, time.Now().Add(askInterval))
+		if c := o.open(ctx, wholeList, s.server, 0); c != nil {
+			s.leaveFor(c, errDoubted)
+		}
 	}
 }
 
-// another connects to another server than one. nil: none can be used.
-func (o *Outlet) another(ctx context.Context, than *server) *connection {
-	c := o.seek(ctx, wholeList, than)
-	if c != nil && o.failover.isSilent(c.server) {
-		o.prove(ctx, c)
+// open connects to the first server of the first n addresses that can be used; than is passed
+// over. A connection must stay open for age while nothing is sent; and a server that read
+// nothing must first show that it reads again. nil: none can be used, or ctx ended.
+func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duration) *connection {
+	c := o.seek(ctx, n, than)
+	if c == nil || c.server.entry.address.IsDatagram() {
+		return c // it has rested for long, or says that it is well
+	}
+	late := time.NewTimer(age)
+	defer late.Stop()
+	select {
+	case <-late.C:
+	case err := <-c.heard:
+		c.close()
+		o.failover.failed(time.Now(), c.server, 0, false, c.explain(err))
+		return nil
+	case <-ctx.Done():
+		c.close()
 		return nil
 	}
-	return c
-}
-
-// prove finds out whether a server that was silent reads again, on c, which it takes.
-func (o *Outlet) prove(ctx context.Context, c *connection) {
-	switch reads := o.reads(ctx, c); {
-	case ctx.Err() != nil:
-	case reads:
-		o.failover.asked(c.server, true, time.Now().Add(askInterval))
-	default:
+	c.probed = age > 0
+	if !o.failover.isSilent(c.server) {
+		return c
+	}
+	if !o.reads(ctx, c) && ctx.Err() == nil {
 		o.failover.failed(time.Now(), c.server, 0, true, errStalled)
 	}
+	return nil
 }
 
 // reads closes c, and says whether the server closes it, too. A balancer does so by itself as
 // long as it connects to its own server.
-func (o *Outlet) reads(ctx context.Context, c *connection) bool {
+func (o *Outlet) reads(ctx context.Context, c *connection) (reads bool) {
 	defer c.close()
-	if d := passTime - time.Since(c.began); d > 0 {
-		retry.Sleep(ctx, d)
+	defer func() {
+		if reads {
+			o.failover.asked(c.server, true, time.Now().Add(askInterval))
+		}
+	}()
+	if d := passTime - time.Since(c.began); d > 0 && !retry.Sleep(ctx, d) {
+		return false
 	}
 	if _, err := c.closeWrite(); err != nil {
 		return true // it has ended it
@@ -166,12 +156,12 @@ func (o *Outlet) reads(ctx context.Context, c *connection) bool {
 	late := time.NewTimer(stallTime)
 	defer late.Stop()
 	select {
-	case <-late.C:
-		return false
 	case <-c.heard:
+		return true
+	case <-late.C:
 	case <-ctx.Done():
 	}
-	return true
+	return false
 }
 
 // park keeps the connection of a session that has ended, whose server has not taken what it
@@ -181,45 +171,45 @@ func (o *Outlet) park(ctx context.Context, s *session, left func() time.Duration
 	o.parked.Go(func() {
 		for end := time.Now().Add(parkTime); ; {
 			now := time.Now()
-			rest := min(left(), end.Sub(now))
-			if rest <= 0 || ctx.Err() != nil {
+			s.within = min(left(), end.Sub(now))
+			if s.within <= 0 || ctx.Err() != nil {
 				s.reset()
 				return
 			}
-			if peer, err := s.look(now, rest); err != nil || peer.Acked == s.written {
+			if err := s.look(now, s.link); err != nil || s.isAcked() {
 				s.close()
 				return
 			}
-			retry.Sleep(ctx, min(rest, parkLook))
+			retry.Sleep(ctx, min(s.within, parkLook))
 		}
 	})
 }
 
-// isRenamed returns true when the name of a server no longer resolves to its address, or its
-// path is another socket's; false when ctx ends.
-func (o *Outlet) isRenamed(ctx context.Context, s *session) bool {
+// leaveRenamed makes s leave its server when its name no longer resolves to that, or its path
+// is another socket's.
+func (o *Outlet) leaveRenamed(ctx context.Context, s *session) {
 	a := s.server.entry.address
 	was, _ := os.Stat(a.Path)
 	for retry.Sleep(ctx, renameInterval) {
 		if a.IsUnix() {
 			if is, err := os.Stat(a.Path); err == nil && !os.SameFile(was, is) {
-				return true
+				s.ask(errRenamed)
 			}
 		} else if ats, err := o.lookUp(ctx, a); err == nil && !slices.Contains(ats, s.server.at) {
-			return true
+			s.ask(errRenamed)
 		}
 	}
-	return false
 }
 
-// falls returns an error when a server that can be asked is ill; nil when ctx ends.
-func (o *Outlet) falls(ctx context.Context, s *session) (err error) {
+// leaveIll makes s leave a server that can be asked, when it is ill.
+func (o *Outlet) leaveIll(ctx context.Context, s *session) {
 	for ill := 0; retry.Sleep(ctx, healthInterval); {
-		if err = askHealth(ctx, s.server.entry.address, s.server.at); err == nil {
+		err := askHealth(ctx, s.server.entry.address, s.server.at)
+		if ill++; err == nil {
 			ill = 0
-		} else if ill++; ill == 2 {
-			return s.named("ask", err)
+		}
+		if ill == 2 {
+			s.ask(s.named("ask", err))
 		}
 	}
-	return nil
 }

@@ -14,10 +14,6 @@ const (
 	// sendBatch is how many datagrams one system call sends.
 	sendBatch = 64
 
-	// trialPause is how long a server that has yet to show that it works has to refuse
-	// the first datagram, before it gets more.
-	trialPause = 100 * time.Millisecond
-
 	// fullPause is how long to wait for a network device that is too busy.
 	fullPause = 10 * time.Millisecond
 )
@@ -27,9 +23,10 @@ const (
 type datagram struct {
 	oneWay
 	fd    int
-	max   int  // bytes of payload
-	trial bool // the server has yet to show that it does not refuse
+	max   int // bytes of payload
 	sent  uint64
+	acked uint64 // sent, when the network had reported nothing yet
+	err   error  // what it has reported
 
 	cut  [][]byte // scratch
 	msgs [sendBatch]mmsghdr
@@ -44,13 +41,13 @@ type mmsghdr struct {
 
 // newDatagram takes a connection. It asks the kernel for the errors that the network
 // reports, a host that can't be reached among them (ip(7), IP_RECVERR).
-func newDatagram(conn net.Conn, network string, size int, trial bool) (*datagram, error) {
+func newDatagram(conn net.Conn, network string, size int) (*datagram, error) {
 	defer conn.Close() // we have a copy
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	l := &datagram{fd: -1, max: size, trial: trial}
+	l := &datagram{fd: -1, max: size}
 	ctlErr := raw.Control(func(fd uintptr) {
 		if network == "udp" {
 			err = reportErrors(int(fd))
@@ -79,15 +76,8 @@ func reportErrors(fd int) error {
 
 func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 	l.cut = l.cut[:0]
-	most := sendBatch
-	if l.trial {
-		most = 1
-	}
-	for rest := lines; len(rest) > 0 && len(l.cut) < most; {
+	for rest := lines; len(rest) > 0 && len(l.cut) < sendBatch; {
 		n := packetEnd(rest, l.max)
-		if l.trial {
-			n = packetEnd(rest, 0) // one line is enough to find out
-		}
 		l.cut = append(l.cut, rest[:n])
 		rest = rest[n:]
 	}
@@ -96,6 +86,8 @@ func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 		count, err = l.send(l.cut) // it may have been said of the path, about an earlier one
 	}
 	switch {
+	case errors.Is(err, syscall.EMSGSIZE):
+		return 0, errTooLong
 	case errors.Is(err, syscall.EAGAIN):
 		return 0, l.poll(unix.POLLOUT, limit)
 	case errors.Is(err, syscall.ENOBUFS): // our own device's queue is full (IP_RECVERR tells)
@@ -105,25 +97,8 @@ func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 	for _, d := range l.cut[:count] {
 		n += len(d)
 	}
-	if l.trial && n > 0 {
-		err = l.endTrial()
-	}
-	switch {
-	case err == nil:
-		l.sent += uint64(n)
-	case errors.Is(err, syscall.EMSGSIZE):
-		err = errTooLong
-	}
+	l.sent += uint64(n)
 	return n, err
-}
-
-// endTrial waits for the refusal of the first datagram.
-func (l *datagram) endTrial() error {
-	if err := l.poll(unix.POLLIN, trialPause); err != nil {
-		return err
-	}
-	l.trial = false
-	return l.error()
 }
 
 // send sends datagrams, without waiting. It returns how many the kernel took, and
@@ -173,9 +148,15 @@ func (l *datagram) drain() bool {
 	return err == nil && n+oobn > 0
 }
 
-// look: a datagram that was sent is gone, whatever becomes of it.
-func (l *datagram) look(time.Time, time.Duration) (Peer, error) {
-	return Peer{Acked: l.sent}, l.error()
+// look: a datagram that was sent is gone, unless it was refused by now.
+func (l *datagram) look() (Peer, error) {
+	if l.err == nil {
+		l.err = l.error()
+	}
+	if l.err == nil {
+		l.acked = l.sent
+	}
+	return Peer{Acked: l.acked}, l.err
 }
 
 func (l *datagram) close() { unix.Close(l.fd) }

@@ -18,7 +18,7 @@ type datagram struct {
 }
 
 // newDatagram takes a connection.
-func newDatagram(conn net.Conn, _ string, size int, _ bool) (*datagram, error) {
+func newDatagram(conn net.Conn, _ string, size int) (*datagram, error) {
 	return &datagram{conn: conn, max: size}, nil
 }
 
@@ -32,6 +32,6 @@ func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *datagram) look(time.Time, time.Duration) (Peer, error) { return Peer{Acked: l.sent}, nil }
-func (l *datagram) close()                                      { l.conn.Close() }
-func (l *datagram) reset()                                      { l.close() }
+func (l *datagram) look() (Peer, error) { return Peer{Acked: l.sent}, nil }
+func (l *datagram) close()              { l.conn.Close() }
+func (l *datagram) reset()              { l.close() }

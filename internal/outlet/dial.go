@@ -17,27 +17,30 @@ import (
 type connection struct {
 	link
 	server  *server
-	index   int           // of its address in the list
 	began   time.Time     // when it was open
 	probed  bool          // it stayed open while nothing was sent
 	config  *Config       // that it was made by
-	heard   chan error    // cap 1: why it ends
+	heard   chan error    // cap 1: why the peer has ended it
 	watched chan struct{} // closed when nothing more will be heard
 	said    []byte        // by the peer, when that is closed
 }
 
 // watch listens until the peer ends the connection, or we do.
 func (c *connection) watch() {
-	said, err := c.link.watch()
-	if c.said = said; err != nil {
-		c.hear(err)
+	var err error
+	if c.said, err = c.link.watch(); err != nil {
+		c.heard <- err
 	}
 	close(c.watched)
 }
 
-// explain adds what the peer has said to why the connection, which is watched no more,
-// ended.
+// explain adds what the peer has said to why the connection ended.
 func (c *connection) explain(why error) error {
+	select {
+	case <-c.watched:
+	default:
+		return why // it goes on, see park
+	}
 	switch {
 	case len(c.said) == 0:
 		return why
@@ -45,14 +48,6 @@ func (c *connection) explain(why error) error {
 		return fmt.Errorf("%w (it speaks TLS: is tls:// meant?)", why)
 	}
 	return fmt.Errorf("%w (it said %q)", why, c.said)
-}
-
-// hear takes note of why the connection ends, unless another reason is known.
-func (c *connection) hear(err error) {
-	select {
-	case c.heard <- err:
-	default:
-	}
 }
 
 func (c *connection) close() {
@@ -117,29 +112,28 @@ func (o *Outlet) addresses(ctx context.Context, host string) (ips []netip.Addr, 
 	return nil, err
 }
 
-// dialServer connects to s, the address of which is the index-th of the list.
-func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, index int, limit time.Duration) (*connection, error) {
+// dialServer connects to s.
+func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, limit time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	l, err := o.dialer.dial(ctx, cfg, s.entry.address, s.at, o.failover.isKnown(s))
+	l, err := o.dialer.dial(ctx, cfg, s.entry.address, s.at)
 	if err != nil {
 		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)
 	}
-	c := &connection{link: l, server: s, index: index, began: time.Now(), config: cfg, heard: make(chan error, 1), watched: make(chan struct{})}
+	c := &connection{link: l, server: s, began: time.Now(), config: cfg, heard: make(chan error, 1), watched: make(chan struct{})}
 	go c.watch() // close and reset wait for it
 	return c, nil
 }
 
-// A dialer makes links. known says that the server at an address has worked, and has
-// not failed since.
+// A dialer makes links.
 type dialer interface {
-	dial(ctx context.Context, cfg *Config, a address.Upstream, at string, known bool) (link, error)
+	dial(ctx context.Context, cfg *Config, a address.Upstream, at string) (link, error)
 }
 
 // systemDialer makes real ones.
 type systemDialer struct{ options Options }
 
-func (d systemDialer) dial(ctx context.Context, cfg *Config, a address.Upstream, at string, known bool) (link, error) {
+func (d systemDialer) dial(ctx context.Context, cfg *Config, a address.Upstream, at string) (link, error) {
 	if a.Network == "stdout" {
 		return &stdout{w: d.options.Stdout}, nil
 	}
@@ -160,7 +154,7 @@ func (d systemDialer) dial(ctx context.Context, cfg *Config, a address.Upstream,
 		return nil, err
 	}
 	if a.IsDatagram() {
-		return newDatagram(conn, network, cfg.MaxDatagram, !known)
+		return newDatagram(conn, network, cfg.MaxDatagram)
 	}
 	l, err := newStream(conn.(streamConn), d.options.Resets)
 	if err != nil {

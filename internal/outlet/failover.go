@@ -22,8 +22,9 @@ const (
 	minDeceitRest = 30 * time.Second // of one that only accepts connections
 	minYoungRest  = 5 * time.Second  // of one whose sessions end soon
 
-	// askInterval is how often a server is asked whether it reads; or, where it doesn't answer,
-	// though it does, patientInterval.
+	// A server is asked whether it reads when a session is askAfter old, and then every
+	// askInterval; or, where it doesn't answer, though it does, patientInterval.
+	askAfter        = 2 * time.Second
 	askInterval     = time.Minute
 	patientInterval = 10 * time.Minute
 
@@ -210,15 +211,9 @@ func (f *failover) next(now time.Time) time.Duration {
 	return 0
 }
 
-// isKnown says whether s has worked, and has not failed since.
-func (f *failover) isKnown(s *server) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return s.known
-}
-
 // begin says that a session with s has begun. It returns whether s is on trial: it has
-// failed before, or all others of its name have, and must prove itself.
+// failed before, or all others of its name have, and must prove itself; where lines go in
+// datagrams, if it has not.
 func (f *failover) begin(now time.Time, s *server) (trial bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -228,7 +223,7 @@ func (f *failover) begin(now time.Time, s *server) (trial bool) {
 	if trial = s.strikes > 0 || e.name.strikes > 0; !trial {
 		f.isUp(now, e)
 	}
-	return trial
+	return trial || e.address.IsDatagram() && !s.known
 }
 
 // proven says that a session with s has lasted.
@@ -240,12 +235,15 @@ func (f *failover) proven(now time.Time, s *server) {
 	f.isUp(now, s.entry)
 }
 
-// isToAsk says whether s is to be asked now whether it reads: now and then, where there is
-// another server.
-func (f *failover) isToAsk(now time.Time, s *server) bool {
+// asksIn returns after which time s, with which a session begins, is to be asked whether it
+// reads; 0: never, since there is no other server.
+func (f *failover) asksIn(now time.Time, s *server) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !now.Before(s.ask) && (len(f.entries) > 1 || len(s.entry.answer) > 1)
+	if len(f.entries) == 1 && len(s.entry.answer) < 2 {
+		return 0
+	}
+	return max(askAfter, s.ask.Sub(now))
 }
 
 // asked says whether s reads, and when to ask it again.

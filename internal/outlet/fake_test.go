@@ -95,7 +95,7 @@ func (n *fakeNet) name(host string, ips ...string) {
 	}
 }
 
-func (n *fakeNet) dial(ctx context.Context, _ *Config, _ address.Upstream, at string, _ bool) (link, error) {
+func (n *fakeNet) dial(ctx context.Context, _ *Config, _ address.Upstream, at string) (link, error) {
 	s := n.servers[at]
 	if s == nil {
 		return nil, fmt.Errorf("no server at %s", at)
@@ -202,7 +202,7 @@ func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
 	return len(lines), nil
 }
 
-func (l *fakeLink) look(time.Time, time.Duration) (Peer, error) {
+func (l *fakeLink) look() (Peer, error) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	if !l.server.unread {
@@ -215,24 +215,13 @@ func (l *fakeLink) look(time.Time, time.Duration) (Peer, error) {
 }
 
 func (l *fakeLink) watch() ([]byte, error) {
-	if err := <-l.ended; err != errInterrupted {
-		return nil, err
-	}
-	return nil, nil
+	return nil, <-l.ended
 }
 
-var errInterrupted = errors.New("interrupted")
-
-func (l *fakeLink) interrupt() {
-	select {
-	case l.ended <- errInterrupted:
-	default:
-	}
-}
-
-func (l *fakeLink) narrow(bool) {}
-func (l *fakeLink) close()      { l.part("closed") }
-func (l *fakeLink) reset()      { l.part("reset") }
+func (l *fakeLink) bound(time.Duration) error { return nil }
+func (l *fakeLink) narrow(bool)               {}
+func (l *fakeLink) close()                    { l.part("closed") }
+func (l *fakeLink) reset()                    { l.part("reset") }
 
 func (l *fakeLink) closeWrite() (bool, error) {
 	l.server.mu.Lock()
@@ -250,7 +239,10 @@ func (l *fakeLink) part(how string) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	l.gone = how
-	l.interrupt()
+	select {
+	case l.ended <- nil:
+	default:
+	}
 }
 
 // parted says how we ended the i-th connection; "": we have not.

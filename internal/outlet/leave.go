@@ -15,67 +15,53 @@ const (
 	closeTime  = 500 * time.Millisecond
 )
 
-// A departure is why we leave a server.
-type departure struct {
-	why error
-	to  *connection // that goes on; nil: none is open yet
-}
-
-// leave is how we do.
+// leave is how we leave a server that works.
 type leave struct {
-	departure
-	asked chan departure // cap 1
-	by    time.Time      // at the latest, where it works
+	asked chan error // cap 1: why we should
+	why   error      // we do when we can; nil: we don't
+	by    time.Time  // at the latest
 }
 
-// ask asks the session to end, and says whether nobody else has. Any goroutine may.
-func (l *leave) ask(d departure) bool {
+// ask asks for the session to end; the first reason holds. Any goroutine may.
+func (l *leave) ask(why error) {
 	select {
-	case l.asked <- d:
-		return true
-	default:
-		return false
-	}
-}
-
-// depart makes the session end when it can.
-func (l *leave) depart(now time.Time, d departure) {
-	if l.to != nil {
-		l.to.close()
-	}
-	l.departure, l.by = d, now.Add(partTime)
-}
-
-// next returns the connection that goes on, if there is one.
-func (l *leave) next() *connection {
-	select {
-	case d := <-l.asked: // too late
-		l.depart(time.Now(), d)
+	case l.asked <- why:
 	default:
 	}
-	return l.to
 }
 
-// isLeaving says whether it is time to leave a server that works. inDoubt says that the source
-// waits for something to prove delivered.
+// leaveFor asks s to end, and the outlet to go on with c, which it takes.
+func (s *session) leaveFor(c *connection, why error) {
+	select {
+	case s.outlet.better <- c:
+		s.ask(why)
+	default:
+		c.close()
+	}
+}
+
+func (l *leave) depart(now time.Time, why error) { l.why, l.by = why, now.Add(partTime) }
+
+// isLeaving says whether it is time to leave. inDoubt says that the source waits for something
+// to prove delivered.
 func (s *session) isLeaving(now time.Time, inDoubt bool) bool {
-	if s.leave.why == nil {
+	if s.why == nil {
 		select {
-		case d := <-s.leave.asked:
-			s.leave.depart(now, d)
+		case why := <-s.asked:
+			s.depart(now, why)
 		default:
-			s.leave.depart(now, departure{why: s.outdated(now)})
+			s.depart(now, s.outdated(now))
 		}
 	}
-	switch why := s.leave.why; {
-	case why == nil:
+	switch {
+	case s.why == nil:
 		return false
-	case errors.Is(why, errTooOld):
+	case errors.Is(s.why, errTooOld):
 		return s.isAcked() && !s.mid && !inDoubt // there is no hurry
-	case errors.Is(why, errStalled):
+	case !isOurs(s.why):
 		return true
 	}
-	return !s.mid || now.After(s.leave.by)
+	return !s.mid || now.After(s.by)
 }
 
 // outdated says why the connection is not what the configuration wants.
@@ -92,19 +78,15 @@ func (s *session) outdated(now time.Time) error {
 // end ends the connection: in order, where it works. It returns why it ended after all.
 func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	if isOurs(why) {
-		isDoubted := errors.Is(why, errDoubted)
-		switch err := s.finish(ctx, why); {
-		case err == nil && isDoubted:
-			s.outlet.failover.asked(s.server, true, time.Now().Add(patientInterval))
-			s.leave.depart(time.Now(), departure{why: why}) // and come back
-			fallthrough
+		err := s.finish(ctx, why)
+		switch {
 		case err == nil:
 			s.close()
 			return Finished, why
-		case isDoubted && s.peer.err == nil:
-			why = errStalled
-		case isDoubted:
-			why = s.named("watch", s.peer.err)
+		case errors.Is(why, errDoubted):
+			if why = errStalled; s.peer.err != nil {
+				why = s.named("watch", s.peer.err)
+			}
 		case !errors.Is(err, errUnread):
 			s.outlet.log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
 		}

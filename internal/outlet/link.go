@@ -6,7 +6,7 @@ import (
 )
 
 // A link is a connection to a server, of whatever kind. One goroutine sends on it
-// and closes it; watch and interrupt alone may run beside.
+// and closes it; watch alone may run beside.
 type link interface {
 	// write hands the kernel what it takes of lines, and waits for room for no
 	// longer than limit; having waited in vain is no error. What it took may end in
@@ -15,16 +15,17 @@ type link interface {
 	write(lines []byte, limit time.Duration) (n int, err error)
 
 	// look says what is known of the peer, where the link can tell, and returns an
-	// error if it is gone. It says within what time what write took must have left.
-	look(now time.Time, within time.Duration) (Peer, error)
+	// error if it is gone.
+	look() (Peer, error)
+
+	// bound makes the kernel give up when the peer has taken nothing for d, even if we
+	// are no more.
+	bound(d time.Duration) error
 
 	// watch returns when the peer ends the connection: errClosed, if in order; and the
 	// beginning of what it said, though it has nothing to say. It may return nil at once,
 	// where look tells.
 	watch() (said []byte, err error)
-
-	// interrupt ends a blocked write and watch, for good.
-	interrupt()
 
 	// narrow bounds what the kernel takes that it cannot send yet, or ends that.
 	narrow(is bool)
@@ -44,7 +45,7 @@ type link interface {
 type oneWay struct{}
 
 func (oneWay) watch() ([]byte, error)    { return nil, nil }
-func (oneWay) interrupt()                {} // nothing waits for long
+func (oneWay) bound(time.Duration) error { return nil }
 func (oneWay) narrow(bool)               {}
 func (oneWay) closeWrite() (bool, error) { return false, nil }
 

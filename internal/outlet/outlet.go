@@ -31,9 +31,9 @@ type Outlet struct {
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
 	changed chan struct{}          // cap 1: config is new
 
-	pulse  pulse.Pulse    // of Run
-	better *connection    // that goes on after the session; nil: none is open yet
-	parked sync.WaitGroup // connections that have a moment more
+	pulse  pulse.Pulse      // of Run
+	better chan *connection // cap 1: that goes on after the session
+	parked sync.WaitGroup   // connections that have a moment more
 }
 
 // New returns an outlet. It starts nothing.
@@ -41,7 +41,7 @@ func New(cfg Config, opt Options) *Outlet {
 	o := &Outlet{
 		options: opt, source: opt.Source, log: opt.Log, resolver: opt.Resolver,
 		failover: &failover{log: opt.Log, lost: opt.Source.Lost},
-		changed:  make(chan struct{}, 1),
+		changed:  make(chan struct{}, 1), better: make(chan *connection, 1),
 	}
 	if o.resolver == nil {
 		o.resolver = net.DefaultResolver
@@ -97,14 +97,10 @@ func (o *Outlet) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.parked.Wait()
 	defer cancel()
-	defer func() {
-		if c := o.takeBetter(); c != nil {
-			c.close()
-		}
-	}()
+	defer o.closeBetter()
 	for ctx.Err() == nil {
-		c, err := o.connect(ctx)
-		if err != nil {
+		c := o.connect(ctx)
+		if c == nil {
 			return
 		}
 		o.run(ctx, c)
@@ -116,26 +112,28 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 	lived, why := o.session(ctx, c)
 	if ctx.Err() != nil || isOurs(why) {
 		o.failover.left(time.Now(), c.server)
+		if errors.Is(why, errDoubted) { // it has ended the connection in order: so it does read
+			o.failover.asked(c.server, true, time.Now().Add(patientInterval))
+			o.closeBetter()
+		}
 	} else {
 		o.failover.failed(time.Now(), c.server, lived, c.probed, why)
 	}
 }
 
 // connect returns a connection to the first server that can be used, and tries until
-// there is one. It returns ErrDrained when nothing is left to send, or ctx's error.
-func (o *Outlet) connect(ctx context.Context) (*connection, error) {
+// there is one. nil: nothing is left to send, or ctx has ended.
+func (o *Outlet) connect(ctx context.Context) *connection {
 	if c := o.takeBetter(); c != nil {
-		return c, nil
+		return c
 	}
 	r := o.search(ctx, wholeList, nil)
 	defer r.stop()
-	late := newTimer(0, false)
-	defer late.Stop()
 	for r.found == nil && ctx.Err() == nil {
 		now := time.Now()
 		expire, err := o.source.Expire(now)
 		if err != nil {
-			return nil, err
+			return nil
 		}
 		wait := r.step(now)
 		if wait == 0 {
@@ -145,44 +143,28 @@ func (o *Outlet) connect(ctx context.Context) (*connection, error) {
 			r.again()
 			continue
 		}
-		if wait = soonest(max(wait, 0), expire); wait > 0 {
-			late.Reset(wait)
-		}
 		o.pulse.Rest()
-		select {
-		case a := <-r.ended:
-			r.take(a)
-		case <-late.C:
-		case <-o.changed:
-			r.again()
-		case <-o.source.More():
-		case <-ctx.Done():
-		}
+		r.await(soonest(max(wait, 0), expire), o.changed, o.source.More())
 		o.pulse.Work()
 	}
-	if r.found == nil {
-		return nil, ctx.Err()
-	}
-	return r.found, nil
-}
-
-// newTimer returns a timer that fires after d, if it is to run.
-func newTimer(d time.Duration, runs bool) *time.Timer {
-	if runs {
-		return time.NewTimer(d)
-	}
-	t := time.NewTimer(time.Hour)
-	t.Stop()
-	return t
+	return r.found
 }
 
 // takeBetter returns the connection that was opened beside the last session.
 func (o *Outlet) takeBetter() *connection {
-	c := o.better
-	o.better = nil
-	if c != nil && c.config != o.config.Load() {
+	select {
+	case c := <-o.better:
+		if c.config == o.config.Load() {
+			return c
+		}
 		c.close()
-		return nil
+	default:
 	}
-	return c
+	return nil
+}
+
+func (o *Outlet) closeBetter() {
+	if c := o.takeBetter(); c != nil {
+		c.close()
+	}
 }

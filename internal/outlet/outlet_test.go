@@ -519,8 +519,8 @@ func TestStalledBesideDead(t *testing.T) {
 	net.servers[atB].dialErr = errors.New("connection refused")
 	run(t, net, toBoth, func(t *testing.T, r *rig) {
 		r.send(5 * time.Minute)
-		if n := len(net.servers[atA].attempts()); n != 1 {
-			t.Errorf("%d connections", n)
+		if n := net.servers[atA].sessions(); n != 1 {
+			t.Errorf("%d sessions", n)
 		}
 		if got := r.Status()[0]; got.Up || !strings.Contains(got.Reason, "takes nothing") {
 			t.Errorf("status %+v", got)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -34,7 +35,7 @@ type search struct {
 	n      int     // so many addresses of the list are tried
 	than   *server // is not
 
-	todo     []candidate  // the next first
+	todo     []*server    // the next first
 	first    *server      // that is waited for, before the next is tried; nil: none is
 	until    time.Time    // at the latest
 	underWay int          // attempts
@@ -42,15 +43,9 @@ type search struct {
 	found    *connection
 }
 
-// A candidate is a server, or the name of an entry, to be tried: the index-th address.
-type candidate struct {
-	*server
-	index int
-}
-
-// An attempt is what came of a candidate: of a name, addresses, of a server, a connection.
+// An attempt is what came of a server: a connection; of one that is a name, addresses.
 type attempt struct {
-	candidate
+	*server
 	began time.Time
 	ats   []string
 	conn  *connection
@@ -72,16 +67,16 @@ func (r *search) again() {
 	f := r.outlet.failover
 	list := f.list()
 	r.todo, r.first = nil, nil
-	for i, e := range list[:min(r.n, len(list))] {
+	for _, e := range list[:min(r.n, len(list))] {
 		s := &e.name
 		if !e.address.IsName() {
 			s = f.resolved(time.Now(), e, []string{e.address.At()})[0]
 		}
-		r.todo = append(r.todo, candidate{s, i})
+		r.todo = append(r.todo, s)
 	}
 }
 
-// step tries the next candidate that does not rest, unless one is waited for. It returns
+// step tries the next server that does not rest, unless one is waited for. It returns
 // for how long one is; 0: none is left.
 func (r *search) step(now time.Time) time.Duration {
 	f := r.outlet.failover
@@ -94,37 +89,50 @@ func (r *search) step(now time.Time) time.Duration {
 		}
 	}
 	for len(r.todo) > 0 {
-		c := r.todo[0]
+		s := r.todo[0]
 		r.todo = r.todo[1:]
-		if c.server == r.than {
+		if s == r.than {
 			continue
 		}
-		if limit, ok := f.try(now, c.server); ok {
-			return r.begin(now, c, limit)
+		if limit, ok := f.try(now, s); ok {
+			return r.begin(now, s, limit)
 		}
 	}
 	return 0
 }
 
 // begin begins an attempt, and returns for how long to wait for it.
-func (r *search) begin(now time.Time, c candidate, limit time.Duration) time.Duration {
+func (r *search) begin(now time.Time, s *server, limit time.Duration) time.Duration {
 	wait := nextAfter
-	if c.isName() {
+	if s.isName() {
 		wait = resolveTime
 	}
-	r.first, r.until = c.server, now.Add(wait)
+	r.first, r.until = s, now.Add(wait)
 	r.underWay++
 	cfg := r.config
 	go func() {
-		a := attempt{candidate: c, began: now}
-		if c.isName() {
-			a.ats, a.err = r.outlet.lookUp(r.ctx, c.entry.address)
+		a := attempt{server: s, began: now}
+		if s.isName() {
+			a.ats, a.err = r.outlet.lookUp(r.ctx, s.entry.address)
 		} else {
-			a.conn, a.err = r.outlet.dialServer(r.ctx, cfg, c.server, c.index, limit)
+			a.conn, a.err = r.outlet.dialServer(r.ctx, cfg, s, limit)
 		}
 		r.ended <- a
 	}()
 	return wait
+}
+
+// await waits until an attempt has ended, or something else happens; for d, unless that is 0.
+func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
+	select {
+	case a := <-r.ended:
+		r.take(a)
+	case <-after(d):
+	case <-changed:
+		r.again()
+	case <-more:
+	case <-r.ctx.Done():
+	}
 }
 
 // take takes note of an attempt that has ended.
@@ -139,11 +147,7 @@ func (r *search) take(a attempt) {
 		f.unreachable(time.Now(), a.server, a.err)
 	case a.err != nil:
 	case a.isName():
-		var next []candidate
-		for _, s := range f.resolved(time.Now(), a.entry, a.ats) {
-			next = append(next, candidate{s, a.index})
-		}
-		r.todo = append(next, r.todo...)
+		r.todo = slices.Concat(f.resolved(time.Now(), a.entry, a.ats), r.todo)
 	case r.found == nil && r.ctx.Err() == nil && a.conn.config == r.config:
 		r.found = a.conn
 	default:
@@ -161,14 +165,7 @@ func (o *Outlet) seek(ctx context.Context, n int, than *server) *connection {
 		if wait == 0 && r.underWay == 0 {
 			break
 		}
-		late := newTimer(wait, wait > 0)
-		select {
-		case a := <-r.ended:
-			r.take(a)
-		case <-late.C:
-		case <-ctx.Done():
-		}
-		late.Stop()
+		r.await(wait, nil, nil)
 	}
 	return r.found
 }

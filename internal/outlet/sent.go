@@ -12,6 +12,12 @@ const (
 	// acknowledgement by 40 ms.
 	firstLook = 50 * time.Millisecond
 	lastLook  = time.Second
+
+	// boundEvery is how often the kernel is told how long it may go on trying.
+	boundEvery = 500 * time.Millisecond
+
+	// goneAfter is how long a peer must have answered nothing to be gone.
+	goneAfter = 15 * time.Second
 )
 
 // sent is what was written to a connection, and what became of it.
@@ -26,9 +32,16 @@ type sent struct {
 	progress time.Time     // that, or when nothing was to be
 	looked   time.Time     // when it was last asked what is
 	pause    time.Duration // until the next look
+
+	within  time.Duration // in which what was written must have left
+	bounded time.Duration // within, when the kernel was last told
+	told    time.Time     // when it was
+	gone    time.Time     // since when the peer looks gone; zero: it doesn't
 }
 
-func newSent(now time.Time) sent { return sent{lastAck: now, progress: now, pause: firstLook} }
+func newSent(now time.Time) sent {
+	return sent{lastAck: now, progress: now, pause: firstLook, within: answerTime}
+}
 
 // took takes note of what a write took.
 func (s *sent) took(now time.Time, lines []byte) {
@@ -40,14 +53,36 @@ func (s *sent) took(now time.Time, lines []byte) {
 	s.mid = lines[n-1] != '\n'
 }
 
-// saw takes note of what is known of the peer.
-func (s *sent) saw(now time.Time, peer Peer) {
+// look asks what is known of the peer.
+//
+// How long the kernel goes on with what it does not acknowledge is bounded, counted from
+// when it took no more. That is moved on while we live: so a peer that answers that it has
+// no room is never given up, and the kernel asks it again within the time (without, it would
+// wait for up to two minutes); but when we are gone, nothing leaves after that time.
+func (s *sent) look(now time.Time, l link) error {
+	peer, err := l.look()
 	s.looked = now
 	if peer.Acked > s.Acked {
 		s.progress, s.lastAck, s.pause = now, now, firstLook
 	}
 	peer.Acked = max(peer.Acked, s.Acked)
 	s.Peer = peer
+	stands := s.stands(now)
+	if err == nil && !s.isAcked() && (s.within < s.bounded-boundEvery/2 || now.Sub(s.told) >= boundEvery) {
+		s.told, s.bounded = now, s.within
+		err = l.bound(stands + s.within - min(s.within/4, time.Second)) // the kernel counts from when it found out
+	}
+	switch {
+	case err != nil:
+		return err
+	case stands < goneAfter || s.Silence < goneAfter:
+		s.gone = time.Time{}
+	case s.gone.IsZero():
+		s.gone = now // it may have been asked just now
+	case now.Sub(s.gone) >= time.Second:
+		return errGone
+	}
+	return nil
 }
 
 // isAcked says whether the peer's kernel has all.

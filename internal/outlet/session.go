@@ -23,14 +23,11 @@ const (
 	lateErrors = 5 * time.Second
 
 	// settleTime is how long a server that has failed has to do so again, before it
-	// is sent anything.
+	// is sent anything; where lines go in datagrams, to refuse the first line.
 	settleTime = 100 * time.Millisecond
 
 	// stallTime is how long a server may take nothing while another waits.
 	stallTime = 5 * time.Second
-
-	// askAfter is how old a session is when its server is asked whether it reads.
-	askAfter = 2 * time.Second
 )
 
 var (
@@ -45,14 +42,11 @@ type session struct {
 	outlet *Outlet
 	source Source
 
-	within time.Duration // in which what was written must have left
+	trial  bool // nothing is known of the server: one line is enough to find out
 	proven bool
 	paused atomic.Bool // it has taken nothing for stallTime
-	asking atomic.Bool // the server, whether it reads
-	asked  uint64      // Acked when that last began
 	peer   hangup
-	leave  leave
-	timer  *time.Timer
+	leave
 
 	besides sync.WaitGroup // what goes on beside
 }
@@ -62,18 +56,16 @@ type session struct {
 func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
 	now := time.Now()
 	s := &session{
-		connection: c, sent: newSent(now), outlet: o, source: o.source, within: answerTime,
-		leave: leave{asked: make(chan departure, 1)}, timer: newTimer(0, false),
+		connection: c, sent: newSent(now), outlet: o, source: o.source,
+		trial: o.failover.begin(now, c.server), leave: leave{asked: make(chan error, 1)},
 	}
-	trial := o.failover.begin(now, c.server)
 	a := c.server.entry.address
 	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
 	ctx, cancel := context.WithCancel(parent)
 	o.beside(ctx, s)
-	interrupted := context.AfterFunc(ctx, c.interrupt)
-
-	if trial && !s.isDatagram() {
+	if s.trial && !s.isDatagram() {
+		s.trial = false
 		s.settle(ctx, settleTime)
 	}
 	why = s.reason(ctx, s.send(ctx))
@@ -83,12 +75,8 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 		ended = s.peer.at
 	}
 	o.source.End(ended, how)
-	interrupted()
 	cancel()
-	c.interrupt()
 	s.besides.Wait()
-	<-c.watched
-	o.better = s.leave.next()
 	return ended.Sub(c.began), c.explain(why)
 }
 
@@ -117,19 +105,18 @@ func (s *session) send(ctx context.Context) error {
 			return err
 		}
 		s.noteStall(ctx, now)
-		s.askReading(ctx, now)
 		if s.isLeaving(now, again > 0) {
-			return s.leave.why
+			return s.why
 		}
 		s.narrow(s.source.HasBacklog())
 		lines, wait, err := s.source.Next(now)
 		switch {
 		case err != nil:
 			return err
-		case s.leave.why != nil && (!s.mid || len(lines) == 0):
+		case s.why != nil && (!s.mid || len(lines) == 0):
 			s.await(ctx, firstLook)
 		case len(lines) > 0:
-			err = s.write(now, lines, wait)
+			err = s.write(ctx, now, lines, wait)
 		default:
 			s.await(ctx, s.nextLook(now, wait, again))
 		}
@@ -140,12 +127,12 @@ func (s *session) send(ctx context.Context) error {
 }
 
 // write writes from lines. Where we leave, only the rest of a line.
-func (s *session) write(now time.Time, lines []byte, within time.Duration) error {
+func (s *session) write(ctx context.Context, now time.Time, lines []byte, within time.Duration) error {
 	limit := writeTime
 	if within > 0 {
 		limit, s.within = min(limit, within), min(s.within, within)
 	}
-	if s.leave.why != nil {
+	if s.why != nil || s.trial {
 		lines = lines[:bytes.IndexByte(lines, '\n')+1]
 	}
 	if s.server.entry.address.Network == "stdout" {
@@ -158,6 +145,11 @@ func (s *session) write(now time.Time, lines []byte, within time.Duration) error
 	if errors.Is(err, errTooLong) {
 		s.source.Refuse(packetEnd(lines[n:], s.config.MaxDatagram))
 		return nil
+	}
+	if s.trial && n > 0 && err == nil {
+		s.trial = false
+		s.settle(ctx, settleTime)
+		return s.collect(time.Now())
 	}
 	return s.named("send to", err)
 }
@@ -172,8 +164,7 @@ func (s *session) named(what string, err error) error {
 
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
-	peer, err := s.link.look(now, s.within)
-	s.saw(now, peer)
+	err := s.look(now, s.link)
 	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() && s.stands(now) < provenAge/2 {
 		s.proven = true
 		s.outlet.failover.proven(now, s.server)
@@ -215,15 +206,6 @@ func (s *session) isCutOff(now time.Time) bool {
 	return s.Silence > 0 && s.Silence+now.Sub(s.looked) >= stallTime
 }
 
-// askReading has a server asked whether it reads what its kernel acknowledges.
-func (s *session) askReading(ctx context.Context, now time.Time) {
-	isTCP := s.server.entry.address.Host != "" && !s.isDatagram()
-	if isTCP && s.leave.why == nil && s.Acked > s.asked && now.Sub(s.began) >= askAfter && s.outlet.failover.isToAsk(now, s.server) && s.asking.CompareAndSwap(false, true) {
-		s.asked = s.Acked
-		s.besides.Go(func() { s.outlet.leaveSilent(ctx, s) })
-	}
-}
-
 // nextLook returns how long nothing needs to be done, if nothing happens; 0: for
 // ever. wait and again are what the source wants.
 func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
@@ -250,19 +232,14 @@ func soonest(a, b time.Duration) time.Duration {
 
 // await returns after d, unless that is 0, or when something happens.
 func (s *session) await(ctx context.Context, d time.Duration) {
-	var late <-chan time.Time
-	if d > 0 {
-		s.timer.Reset(d)
-		late = s.timer.C
-	}
 	s.outlet.pulse.Rest()
 	defer s.outlet.pulse.Work()
 	select {
 	case <-s.source.More():
-	case <-late:
+	case <-after(d):
 	case s.peer.err = <-s.heard:
-	case d := <-s.leave.asked:
-		s.leave.depart(time.Now(), d)
+	case why := <-s.asked:
+		s.depart(time.Now(), why)
 	case <-s.outlet.changed:
 	case <-ctx.Done():
 	}
@@ -270,12 +247,19 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 
 // settle gives the peer time to end the connection.
 func (s *session) settle(ctx context.Context, d time.Duration) {
-	s.timer.Reset(d)
 	s.outlet.pulse.Rest()
 	defer s.outlet.pulse.Work()
 	select {
 	case s.peer.err = <-s.heard:
-	case <-s.timer.C:
+	case <-after(d):
 	case <-ctx.Done():
 	}
+}
+
+// after is time.After; 0 is never.
+func after(d time.Duration) <-chan time.Time {
+	if d == 0 {
+		return nil
+	}
+	return time.After(d)
 }

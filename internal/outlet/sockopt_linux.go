@@ -25,22 +25,21 @@ func limitUnsent(fd, bytes int) error {
 // tcpClosed is TCP_CLOSE of the kernel's include/net/tcp_states.h.
 const tcpClosed = 7
 
-// askTCP asks the kernel about a connection. It counts the SYN as a byte. The error
-// may be why the connection is no more.
-func askTCP(fd int, out *tcpInfo) error {
+// askTCP asks the kernel about a connection, and says whether it is closed on both sides, or
+// was reset; the error may be why. The kernel counts the SYN as a byte.
+func askTCP(fd int, peer *Peer) (closed bool, err error) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {
-		return err
+		return false, err
 	}
-	*out = tcpInfo{
-		acked:    max(info.Bytes_acked, 1) - 1,
-		window:   int64(info.Snd_wnd), // since Linux 5.4
-		sinceAck: time.Duration(info.Last_ack_recv) * time.Millisecond,
-		asked:    info.Unacked > 0 || info.Probes > 0,
-		closed:   info.State == tcpClosed,
+	peer.Acked = max(info.Bytes_acked, 1) - 1
+	peer.Window = int64(info.Snd_wnd) // since Linux 5.4
+	if info.Unacked > 0 || info.Probes > 0 {
+		peer.Silence = time.Duration(info.Last_ack_recv) * time.Millisecond
 	}
-	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); out.closed && err == nil && errno != 0 {
-		return syscall.Errno(errno)
+	closed = info.State == tcpClosed
+	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); closed && err == nil && errno != 0 {
+		return true, syscall.Errno(errno)
 	}
-	return nil
+	return closed, nil
 }

@@ -78,7 +78,7 @@ type Peer struct {
 	// acknowledges, how many ours took.
 	Acked uint64
 
-	// Window is the most that its kernel has offered to take at once, in bytes: so much
+	// Window is what its kernel offers to take at once, in bytes: as much as it has offered,
 	// its program may not have read of what is acknowledged. 0: not known.
 	Window int64
 

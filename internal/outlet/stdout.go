@@ -18,6 +18,6 @@ func (l *stdout) write(lines []byte, _ time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *stdout) look(time.Time, time.Duration) (Peer, error) { return Peer{Acked: l.written}, nil }
-func (l *stdout) close()                                      {}
-func (l *stdout) reset()                                      {}
+func (l *stdout) look() (Peer, error) { return Peer{Acked: l.written}, nil }
+func (l *stdout) close()              {}
+func (l *stdout) reset()              {}

@@ -138,11 +138,11 @@ func (l *tlsLink) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *tlsLink) look(now time.Time, within time.Duration) (Peer, error) {
+func (l *tlsLink) look() (Peer, error) {
 	if _, err := l.flush(time.Millisecond); err != nil {
 		return Peer{Acked: l.acked}, err
 	}
-	peer, err := l.stream.look(now, within)
+	peer, err := l.stream.look()
 	done := 0
 	for ; done < len(l.marks) && l.marks[done].cipher <= peer.Acked; done++ {
 		l.acked = l.marks[done].plain

@@ -156,7 +156,7 @@ func TestFaultsSeeBugs(t *testing.T) {
 		edits []planted.Edit
 	}{
 		{"what was written counts as acknowledged", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
-			{File: "internal/outlet/stream.go", Old: "info.acked = min(info.acked, l.written)", New: "info.acked = l.written"},
+			{File: "internal/outlet/stream.go", Old: "peer.Acked = min(peer.Acked, l.written)", New: "peer.Acked = l.written"},
 		}},
 		{"no replay", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
 			{File: "internal/store/session.go", Old: "	return c.Replay + min(c.window+c.window/4, c.Queue/2)\n", New: "	return 0\n"},
