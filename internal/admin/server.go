@@ -7,14 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/prefixproxy/prefixproxy/internal/unixsocket"
+	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // A Server serves the pages. Whoever made it calls Bind once, then Run once;
@@ -26,6 +25,7 @@ type Server struct {
 	log       *slog.Logger
 	http      *http.Server
 	listeners []net.Listener
+	file      sockets.File // of a unix socket
 
 	connections connections
 }
@@ -65,11 +65,15 @@ func (s *Server) Bind() error {
 	if s.cfg.Listen == "" {
 		return nil
 	}
-	listeners, err := listen(s.cfg)
+	a, err := s.cfg.Address()
+	if err == nil {
+		err = sockets.Each(a, s.bind)
+	}
 	if err != nil {
+		s.Close()
+		s.listeners = nil
 		return fmt.Errorf("admin page: %w", err)
 	}
-	s.listeners = listeners
 	s.log.Info("admin page", "address", s.Addr().String())
 	if !s.cfg.Local() {
 		s.log.Warn("admin page can be reached from other hosts", "address", s.Addr().String())
@@ -77,8 +81,25 @@ func (s *Server) Bind() error {
 	return nil
 }
 
+func (s *Server) bind(a address.Address) (port int, err error) {
+	conn, file, err := sockets.Bind(a)
+	if err != nil {
+		return 0, err
+	}
+	s.listeners, s.file = append(s.listeners, conn.(net.Listener)), file
+	if at, ok := s.Addr().(*net.TCPAddr); ok {
+		port = at.Port
+	}
+	return port, nil
+}
+
 // Close closes the listeners of a server that will not Run.
-func (s *Server) Close() { closeAll(s.listeners) }
+func (s *Server) Close() {
+	s.file.Remove()
+	for _, ln := range s.listeners {
+		ln.Close()
+	}
+}
 
 // Addr returns the address of the page; nil when it is off or not bound.
 func (s *Server) Addr() net.Addr {
@@ -111,78 +132,10 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
+	s.file.Remove()
 	err := s.http.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return s.http.Close()
 	}
 	return err
-}
-
-// listen opens what cfg names: for localhost both loopback addresses, less those that the
-// host lacks. Port 0 takes a free one on each.
-func listen(cfg Config) (listeners []net.Listener, err error) {
-	a, err := cfg.Address()
-	if err != nil {
-		return nil, err
-	}
-	if a.IsUnix() {
-		return listenUnix(a.Path)
-	}
-	hosts := []string{a.Host}
-	if strings.EqualFold(a.Host, "localhost") {
-		hosts = []string{"127.0.0.1", "::1"}
-	}
-	var lacking error
-	for _, a.Host = range hosts {
-		ln, err := net.Listen(a.Family(), a.HostPort())
-		switch {
-		case err == nil:
-			listeners = append(listeners, ln)
-		case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EAFNOSUPPORT):
-			lacking = err
-		default:
-			closeAll(listeners)
-			return nil, err
-		}
-	}
-	if len(listeners) == 0 {
-		return nil, lacking
-	}
-	return listeners, nil
-}
-
-func closeAll(listeners []net.Listener) {
-	for _, ln := range listeners {
-		ln.Close()
-	}
-}
-
-// listenUnix listens on the socket at path, in place of one that a killed
-// daemon left there and nobody listens on.
-func listenUnix(path string) ([]net.Listener, error) {
-	if err := unixsocket.RemoveStale("unix", path); err != nil {
-		return nil, err
-	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, err
-	}
-	ln.(*net.UnixListener).SetUnlinkOnClose(false)
-	file, err := unixsocket.Bound(path)
-	if err != nil {
-		ln.Close()
-		return nil, err
-	}
-	return []net.Listener{unixListener{ln, file}}, nil
-}
-
-// A unixListener removes its own file, and no other's.
-type unixListener struct {
-	net.Listener
-	file unixsocket.File
-}
-
-func (l unixListener) Close() error {
-	l.file.Remove()
-	return l.Listener.Close()
 }

@@ -94,15 +94,11 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 
 // addressOf writes the address of a peer; "" if it has none.
 func addressOf(from unix.Sockaddr) string {
-	switch a := from.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
-	case *unix.SockaddrUnix:
-		if a.Name != "@" { // as one that is bound to nothing is told
-			return a.Name
-		}
+	if a, ok := from.(*unix.SockaddrUnix); ok && a.Name != "@" { // as one that is bound to nothing is told
+		return a.Name
+	}
+	if at := addrPort(from); at.IsValid() {
+		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String()
 	}
 	return ""
 }

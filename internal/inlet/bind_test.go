@@ -53,7 +53,7 @@ func TestLocalhost(t *testing.T) {
 		t.Skip("no IPv6 on this host")
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(statsdAt(address.Address{Network: network, Host: "localhost"}))
+		ls, err := newBinder(t).bindAll([]Spec{statsdAt(address.Address{Network: network, Host: "localhost"})})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestLocalhost(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bind(statsdAt(address.Address{Network: network, Host: "127.0.0.1"}))
+		ls, err := newBinder(t).bindAll([]Spec{statsdAt(address.Address{Network: network, Host: "127.0.0.1"})})
 		if err != nil {
 			t.Fatal(err)
 		}

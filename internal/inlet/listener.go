@@ -3,12 +3,12 @@ package inlet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +18,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
-	"github.com/prefixproxy/prefixproxy/internal/unixsocket"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // receiveBuffer is what a datagram socket asks of the kernel, in bytes.
@@ -41,7 +41,7 @@ type Listener struct {
 	asked  address.Address // as configured, with one of the hosts that localhost stands for; zero: by nobody yet
 	at     netip.AddrPort  // of an internet socket
 	socket *poll.Socket
-	file   unixsocket.File // of one that we have bound
+	file   sockets.File // of one that we have bound
 
 	stop    context.CancelFunc // ends its readers
 	readers sync.WaitGroup     // of it, and of its connections
@@ -52,31 +52,71 @@ type Listener struct {
 	Pulse pulse.Pulse // of the loop that reads datagrams
 }
 
-// newListener makes a Listener of conn, which is bound to an address. Nobody has asked for it
-// yet. It takes conn. A datagram socket gets a large receive buffer.
-func newListener(poller *poll.Poller, at net.Addr, conn syscall.Conn) (l *Listener, err error) {
-	l = &Listener{Address: address.Address{Network: at.Network()}}
-	if u, ok := at.(*net.UnixAddr); ok {
-		l.Address.Path = u.Name
-	} else if l.at, err = netip.ParseAddrPort(at.String()); err == nil {
-		l.Address.Host, l.Address.Port = l.at.Addr().String(), int(l.at.Port())
-	}
+// newListener makes a Listener of conn, a bound socket; the kernel says which. Nobody has asked
+// for it yet. It takes conn. A datagram socket gets a large receive buffer.
+func newListener(poller *poll.Poller, conn poll.Conn) (l *Listener, err error) {
+	l = &Listener{}
 	if l.socket, err = poller.Detach(conn); err != nil {
 		return nil, err
 	}
 	fd := l.socket.FD()
-	switch {
-	case !l.IsStream():
-		l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
-		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
-	case !l.Address.IsUnix():
-		err = keepAlive(fd)
+	if err = l.identify(fd); err == nil {
+		switch {
+		case !l.IsStream():
+			l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
+			l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
+		case !l.Address.IsUnix():
+			err = keepAlive(fd)
+		}
 	}
 	if err != nil {
 		l.socket.Close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// identify finds out which socket it is.
+func (l *Listener) identify(fd int) error {
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		return err
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return err
+	}
+	networks := map[int]string{unix.SOCK_STREAM: "tcp", unix.SOCK_DGRAM: "udp"}
+	if u, ok := at.(*unix.SockaddrUnix); ok {
+		networks = map[int]string{unix.SOCK_STREAM: "unix", unix.SOCK_DGRAM: "unixgram"}
+		l.Address.Path = u.Name
+	} else {
+		l.at = addrPort(at)
+		l.Address.Host, l.Address.Port = l.at.Addr().String(), int(l.at.Port())
+	}
+	l.Address.Network = networks[kind]
+	switch listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); {
+	case l.Address.Network == "" || l.Address.Path == "" && !l.at.IsValid():
+		return fmt.Errorf("its type is %d and its address %T, and only streams and datagrams by IP and unix sockets are served", kind, at)
+	case l.IsStream() && listens == 0:
+		return errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
+	}
+	return nil
+}
+
+// addrPort converts an address of an internet socket; that of another kind is not valid.
+func addrPort(at unix.Sockaddr) netip.AddrPort {
+	switch a := at.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		ip := netip.AddrFrom16(a.Addr)
+		if zone, err := net.InterfaceByIndex(int(a.ZoneId)); err == nil {
+			ip = ip.WithZone(zone.Name)
+		}
+		return netip.AddrPortFrom(ip, uint16(a.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // serves says whether the socket is the one asked for: as before or, if it is inherited, for

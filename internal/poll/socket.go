@@ -10,25 +10,25 @@ import (
 
 // Detach takes the socket of conn away from the runtime's poller, and closes
 // conn.
-func (p *Poller) Detach(conn syscall.Conn) (*Socket, error) {
-	fd, err := dup(conn)
-	if closer, ok := conn.(interface{ Close() error }); ok {
-		err = errors.Join(err, closer.Close())
-	}
+func (p *Poller) Detach(conn Conn) (*Socket, error) {
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
 	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	ctlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(ctlErr, err, unix.SetNonblock(fd, true)); err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
 	return p.Own(fd)
 }
 
-// dup duplicates the descriptor of conn, which stays open.
-func dup(conn syscall.Conn) (fd int, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	ctlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
-	return fd, errors.Join(err, ctlErr)
+// A Conn is an open socket: a net.Listener, a net.PacketConn, an os.File.
+type Conn interface {
+	syscall.Conn
+	Close() error
 }
 
 // FD returns the descriptor, for the goroutine that owns the socket.
