@@ -119,10 +119,12 @@ func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 	q.store.FinishHeld(func(put func(lines []byte, n int, born time.Time)) {
 		for _, b := range in {
 			put(b.buf, b.lines, b.born)
-			b.free()
 		}
+		q.seen.book(t)
 	})
-	q.seen.book(t)
+	for _, b := range in {
+		b.free()
+	}
 }
 
 // expire drops held lines that arrived before noNameBefore, unless that is zero:

@@ -15,13 +15,9 @@ type heldLines struct {
 	ahead records.Chunk // of todo: read from disk
 }
 
-// lose drops the waiting lines in sp, but for those that get their name just then.
-func (h *heldLines) lose(s *Store, sp records.Span, why Reason) {
-	n, _ := h.todo.Remove(sp)
-	if taken := h.taken.Within(sp); !taken.IsEmpty() {
-		h.todo.Add(taken)
-		n -= taken.Lines()
-	}
+// loseHeld drops the waiting lines in sp. s.mu is held.
+func (s *Store) loseHeld(sp records.Span, why Reason) {
+	n, _ := s.held.todo.Remove(sp)
 	for _, c := range s.cursors {
 		c.books.Dropped[why] += uint64(n)
 	}
@@ -40,38 +36,38 @@ func (s *Store) IsHolding() bool { return s.holding.Load() > 0 }
 
 // TakeHeld hands over some lines that wait for a name: the oldest in memory or, if there are
 // none and some destination has little else to send, the oldest on disk. They are there, and count
-// as held, until FinishHeld. One goroutine calls the two in turn.
+// as held, until FinishHeld. One goroutine calls the two in turn, and Expire.
 func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
 	for {
-		next := records.Chunk{Span: h.todo.First(h.inMemory())}
-		if next.IsEmpty() {
-			break
+		sp, q := h.todo.First(h.inMemory()), fresh
+		if sp.IsEmpty() {
+			sp, q = h.todo.First(h.onDisk()), late
+			if !h.ahead.Begins(sp) {
+				notify(s.work)
+				return lines, false
+			}
 		}
-		if s.load(&h.log, &next) == nil && h.todo.Holds(next.Span) {
-			h.taken, h.queue = next, fresh
-			return next, true
+		if lines, ok = s.fetch(&h.log, &h.ahead, sp); ok && h.todo.Holds(lines.Span) {
+			h.taken, h.queue = lines, q
+			return lines, true
 		}
-		next.Free()
+		lines.Free()
 	}
-	if !h.ahead.Begins(h.todo.First(h.onDisk())) {
-		notify(s.work)
-		return lines, false
-	}
-	h.taken, h.queue, h.ahead = h.ahead, late, records.Chunk{}
-	return h.taken, true
 }
 
 // FinishHeld ends the waiting of what TakeHeld handed over. named calls put, in the same
-// instant, for what became of the lines.
+// instant, for what became of the lines; it isn't called if they had to make room meanwhile.
 func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Time))) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
-	named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.queue) })
-	h.todo.Remove(h.taken.Span)
+	if h.todo.Holds(h.taken.Span) {
+		named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.queue) })
+		h.todo.Remove(h.taken.Span)
+	}
 	h.taken.Free()
 	s.hold()
 	s.bound()
@@ -86,7 +82,7 @@ func (s *Store) Expire(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := (records.Span{To: s.held.since(before)}); s.held.todo.Touches(old) {
-		s.held.lose(s, old, NoName)
+		s.loseHeld(old, NoName)
 		s.settle()
 	}
 }

@@ -150,7 +150,7 @@ func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.
 func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment, error) {
 	open := l.last()
 	isOpen := open != nil && !open.sealed
-	if isOpen && (open.size()+size <= t.segmentSize || open.Base == open.end) {
+	if isOpen && open.size()+size <= t.segmentSize {
 		return open, nil
 	}
 	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail, begun: true}

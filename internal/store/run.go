@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -29,83 +30,74 @@ const (
 // Run moves lines to disk, and reads them from there, until ctx ends. A disk may take seconds to
 // sync: meanwhile, lines are moved.
 func (s *Store) Run(ctx context.Context) error {
+	var syncing sync.WaitGroup
+	defer syncing.Wait()
+	syncing.Go(func() { s.keepSynced(ctx) })
 	for {
 		var again <-chan time.Time // an idle host is left alone
-		wait, sync := s.turn(time.Now())
-		if wait > 0 {
+		if wait := s.turn(time.Now()); wait > 0 {
 			again = time.After(wait)
-		}
-		if sync {
-			go func() {
-				s.syncing <- s.sync()
-				notify(s.work)
-			}()
 		}
 		select {
 		case <-s.work:
 		case <-again:
 		case <-ctx.Done():
-			if s.isSyncing {
-				<-s.syncing
-			}
 			return ctx.Err()
 		}
 	}
 }
 
-// turn does what there is to do, and returns when there will be more; 0: when something
-// happens. sync says that the caller is to sync, and to send the result to s.syncing.
-func (s *Store) turn(now time.Time) (wait time.Duration, sync bool) {
+// turn does what there is to do, and returns when there will be more; 0: when something happens.
+func (s *Store) turn(now time.Time) (wait time.Duration) {
 	if s.disk == nil {
-		return 0, false
+		return 0
 	}
 	s.takeOut()
 	readErr := s.readAhead()
-	if wait = s.resumes.Sub(now); wait > 0 {
-		return wait, false
+	if wait = max(0, s.resumes.Sub(now)); wait > 0 {
+		return wait
 	}
-	err := errors.Join(readErr, s.moveDown(segmentsAtOnce, false), s.syncResult())
-	wait, sync = s.mustSync(now)
-	isBroken := !s.resumes.IsZero()
-	switch {
-	case err != nil:
-		if !isBroken {
-			s.out.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
-				"hint", "make room on the disk of membership.state_dir, or make it writable")
-		}
+	err := errors.Join(readErr, s.moveDown(segmentsAtOnce, false))
+	if err != nil {
 		wait = retry
 		s.resumes = now.Add(retry)
-	case isBroken && wait == 0 && !s.isSyncing:
+	}
+	err = errors.Join(err, s.lastSync())
+	switch {
+	case err != nil && !s.isBroken:
+		s.out.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
+			"hint", "make room on the disk of membership.state_dir, or make it writable")
+	case err == nil && s.isBroken:
 		s.out.Info("spool in order again")
-		s.resumes = time.Time{}
 	}
-	return wait, sync
+	s.isBroken = err != nil
+	return wait
 }
 
-// syncResult returns how the last sync went, once, when it has ended.
-func (s *Store) syncResult() error {
-	select {
-	case err := <-s.syncing:
-		s.isSyncing = false
-		return err
-	default:
-		return nil
+// keepSynced syncs at most once a second, when there is something to be synced.
+func (s *Store) keepSynced(ctx context.Context) {
+	for {
+		select {
+		case <-s.dirty:
+		case <-ctx.Done():
+			return
+		}
+		next := time.After(syncInterval)
+		s.sync()
+		notify(s.work) // it says how that went
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
-// mustSync says whether a sync begins now, or in how long; neither: there is nothing to be synced
-// or the last one goes on.
-func (s *Store) mustSync(now time.Time) (wait time.Duration, begins bool) {
+// lastSync returns how the last sync went.
+func (s *Store) lastSync() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.dirty || s.isSyncing {
-		return 0, false
-	}
-	if wait = syncInterval - now.Sub(s.synced); wait > 0 {
-		return wait, false
-	}
-	s.synced, s.isSyncing = now, true
-	return 0, true
+	return s.syncErr
 }
 
 // moveDown moves segments to disk, the oldest first: all that fit, or as long as there is
@@ -148,7 +140,7 @@ func (s *Store) mover(all bool) *segment {
 func (s *Store) makeRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.save()
+	defer s.settle()
 	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
 }
 
@@ -164,7 +156,7 @@ func (s *Store) move(g *segment) error {
 		g.sealed = s.closed || l.last() != g // if no other can be created, it takes more lines
 		return fmt.Errorf("spool a segment: %w", err)
 	}
-	s.dirty = true
+	notify(s.dirty)
 	if g.gone {
 		s.trash = append(s.trash, entry{dir: s.disk, name: name})
 		notify(s.work)
@@ -212,6 +204,18 @@ func (s *Store) readAhead() (err error) {
 		}
 	}
 	return err
+}
+
+// fetch returns the beginning of sp: what was read ahead or, in memory, is read now. s.mu is held,
+// but not while it reads.
+func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk, ok bool) {
+	if ahead.Begins(sp) {
+		c, *ahead = *ahead, c
+		notify(s.work)
+		return c, true
+	}
+	c.Span = sp
+	return c, s.load(l, &c) == nil
 }
 
 // prefetch reads the beginning of sp, unless ahead has it. s.mu is held, but not while it reads.
@@ -275,7 +279,7 @@ func (s *Store) load(l *log, c *records.Chunk) error {
 func (s *Store) sync() (err error) {
 	s.mu.Lock()
 	moved, state := s.unsynced, s.state()
-	s.unsynced, s.dirty = nil, false
+	s.unsynced = nil
 	s.mu.Unlock()
 	for _, g := range moved {
 		err = errors.Join(err, s.syncSegment(g.name))
@@ -286,10 +290,12 @@ func (s *Store) sync() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		s.unsynced, s.dirty = append(moved, s.unsynced...), true
-		return fmt.Errorf("sync the spool: %w", err)
+		err = fmt.Errorf("sync the spool: %w", err)
+		s.unsynced = append(moved, s.unsynced...)
+		notify(s.dirty)
 	}
-	return nil
+	s.syncErr = err
+	return err
 }
 
 func (s *Store) syncSegment(name string) error {
@@ -320,12 +326,12 @@ func (s *Store) Close() error {
 	isFound := s.memory == nil || s.memory.IsFound()
 	for _, g := range s.segments() {
 		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil || g.dir != s.disk && !isFound {
-			s.drop(g, Shutdown)
+			s.lose(g, g.Base, Shutdown)
 		} else if g.dir != s.disk {
 			isEmpty = false
 		}
 	}
-	s.save()
+	s.settle()
 	s.mu.Unlock()
 	if s.disk != nil {
 		err = errors.Join(err, s.sync())

@@ -27,6 +27,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
+		c.hand.Free()
 		if c.isDrained() {
 			return nil, 0, outlet.ErrDrained
 		}
@@ -37,10 +38,10 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			}
 			return nil, wait, nil
 		}
-		if c.fetch(sp) && c.send(now, q) {
+		var ok bool
+		if c.hand, ok = s.fetch(&s.named, &c.ahead, sp); ok && c.send(now, q) {
 			return c.hand.Data, 0, nil
 		}
-		c.hand.Free()
 	}
 }
 
@@ -77,19 +78,6 @@ func (c *Cursor) giveWay(now time.Time) {
 	}
 	c.age(live)
 	notify(c.store.work) // it may be read ahead
-}
-
-// fetch takes the beginning of sp in hand. s.mu is held, but not while it reads.
-func (c *Cursor) fetch(sp records.Span) bool {
-	s := c.store
-	c.hand.Free()
-	if c.ahead.Begins(sp) {
-		c.hand, c.ahead = c.ahead, records.Chunk{}
-		notify(s.work)
-		return true
-	}
-	c.hand.Span = sp
-	return s.load(&s.named, &c.hand) == nil
 }
 
 // send notes that what is in hand is sent; false: it no longer waits.

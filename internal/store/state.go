@@ -154,15 +154,14 @@ type saving struct {
 	memoryState stateFile
 	diskState   stateFile // of sync alone
 
-	generation uint64     // of what was saved last
-	dirty      bool       // the disk is to be synced, and to know the state
-	unsynced   []*segment // that are on disk
+	generation uint64        // of what was saved last
+	dirty      chan struct{} // cap 1: the disk is to be synced, and to know the state
+	unsynced   []*segment    // that are on disk
+	syncErr    error         // of the last sync
 
 	// Run's:
-	isSyncing bool
-	syncing   chan error // cap 1: how it went
-	synced    time.Time  // when it last began
-	resumes   time.Time  // when to try again what failed; zero: the disk works
+	resumes  time.Time // when to try again what failed
+	isBroken bool      // the disk does not work
 }
 
 // save makes the state survive the process. s.mu is held.
@@ -175,7 +174,6 @@ func (s *Store) save() {
 		}
 	}
 	if err != nil || s.diskUsed > 0 {
-		s.dirty = true
-		notify(s.work)
+		notify(s.dirty)
 	}
 }

@@ -205,42 +205,30 @@ func (s *Store) evict(onDisk bool) bool {
 		return false
 	}
 	g.sealed = true
-	defer s.save()
+	defer s.settle()
 	for _, c := range s.cursors {
 		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, onDisk) {
 			return true
 		}
 	}
-	s.drop(g, g.full())
+	s.lose(g, g.Base, g.full())
 	return true
 }
 
-// forget lets go of lines already delivered to a destination, until that makes room in a tier.
-// s.mu is held.
+// forget lets go of lines already delivered to a destination, until a segment of a tier is needed
+// no more. s.mu is held.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	tier := s.named.inMemory()
 	if onDisk {
 		tier = s.named.onDisk()
 	}
-	for {
-		sp := c.delivered(tier)
-		if sp.IsEmpty() {
-			return false
-		}
+	for sp := c.delivered(tier); !sp.IsEmpty(); sp = c.delivered(tier) {
 		g := s.named.at(sp.From)
 		if c.forget(g.span()); !s.isNeeded(g) {
-			s.sweep()
 			return true
 		}
 	}
-}
-
-// drop drops a segment and its lines. s.mu is held.
-func (s *Store) drop(g *segment, why Reason) {
-	s.lose(g, g.Base, why)
-	l := s.logOf(g)
-	l.segments = slices.DeleteFunc(l.segments, func(h *segment) bool { return h == g })
-	s.free(g)
+	return false
 }
 
 // free ends the use of a segment that is no longer in its log. s.mu is held.
@@ -249,7 +237,7 @@ func (s *Store) free(g *segment) {
 	if g.onDisk {
 		s.diskUsed -= g.size()
 		s.trash = append(s.trash, g.entry)
-		s.dirty = true
+		notify(s.dirty)
 		notify(s.work)
 		return
 	}
@@ -261,7 +249,7 @@ func (s *Store) free(g *segment) {
 func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	sp := records.Between(p, g.end)
 	if g.Kind == records.Held {
-		s.held.lose(s, sp, why)
+		s.loseHeld(sp, why)
 		return
 	}
 	for _, c := range s.cursors {
@@ -310,7 +298,7 @@ func (s *Store) segments() []*segment { return slices.Concat(s.named.segments, s
 // eldest returns the segment of a tier with the oldest lines, or nil. s.mu is held.
 func (s *Store) eldest(onDisk bool) (eldest *segment) {
 	for _, l := range s.logs() {
-		if all := l.tier(onDisk); len(all) > 0 && all[0].Base != all[0].end && (eldest == nil || all[0].Born.Before(eldest.Born)) {
+		if all := l.tier(onDisk); len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
 			eldest = all[0]
 		}
 	}

@@ -15,12 +15,14 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// step is turn, with what that begins to sync.
+// step is turn, and a sync if there is something to be synced.
 func (s *Store) step(now time.Time) time.Duration {
-	wait, sync := s.turn(now)
-	if sync {
-		s.syncing <- s.sync()
-		wait, _ = s.turn(now)
+	wait := s.turn(now)
+	select {
+	case <-s.dirty:
+		s.sync()
+		wait = s.turn(now)
+	default:
 	}
 	return wait
 }
@@ -418,7 +420,7 @@ func many(name string, n int) []byte {
 func (b *bench) spool() {
 	b.Helper()
 	for b.isPressed() {
-		b.step(b.now)
+		b.turn(b.now)
 	}
 }
 

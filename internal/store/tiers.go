@@ -62,7 +62,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 func (t *tiers) release(g *segment) {
 	mayStay := g.begun && (g.dir != nil || t.memory == nil)
 	isSmall := int64(len(t.spare))*t.segmentSize < t.memoryLimit/8
-	if mayStay && isSmall && g.Base != g.end { // else the next one has its place
+	if mayStay && isSmall {
 		t.spare = append(t.spare, g.entry)
 		return
 	}
