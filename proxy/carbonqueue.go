@@ -100,7 +100,7 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 func (q *carbonQueue) namesLater() bool          { return false }
 func (q *carbonQueue) isHolding() bool           { return q.store.IsHolding() }
 func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.MoreHeld }
-func (q *carbonQueue) wake()                     { q.store.Wake() }
+func (q *carbonQueue) wake()                     {}
 func (q *carbonQueue) close()                    { q.store.CloseInput() }
 
 func (q *carbonQueue) takeHeld() *batch {

@@ -44,8 +44,7 @@ const (
 )
 
 // A Cursor is the place of one destination in the log, and its books. It is the
-// outlet.Source of that destination. The store's mutex guards it, except for the lines in
-// hand.
+// outlet.Source of that destination.
 type Cursor struct {
 	Destination
 	needs
@@ -127,9 +126,7 @@ func (c *Cursor) snapshot() Books {
 		}
 	}
 	count(c.todo, &s.named)
-	for _, lost := range c.lost {
-		b.Queued += lost.Lines() // only the kernels have them
-	}
+	b.Queued += c.lost.Lines() // only the kernels have them
 	if !b.Removed {
 		count(s.held.todo, &s.held.log)
 	}

@@ -46,7 +46,7 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 
 // rename gives the places of destinations that are gone to new ones: to one that has an address
 // of theirs or, if either has no name, since it was alone, to the first. The others are
-// strangers. s.mu is held.
+// strangers.
 func (s *Store) rename(to []Destination) (renamed map[string]string) {
 	renamed = map[string]string{}
 	for _, byAddress := range []bool{true, false} {
@@ -90,7 +90,7 @@ func (s *Store) newCursor(d Destination) *Cursor {
 }
 
 // retire ends the use of a cursor. What its session has sent is dropped at its end, if the
-// destination doesn't have it by then; all else at once. s.mu is held.
+// destination doesn't have it by then; all else at once.
 func (s *Store) retire(c *Cursor) {
 	before := c.books.Dropped[Shutdown]
 	c.lose(records.Span{To: records.End}, Shutdown)

@@ -6,7 +6,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// heldLines are the lines without a name. The store's mutex guards them.
+// heldLines are the lines without a name.
 type heldLines struct {
 	log
 	todo  records.Spans // wait
@@ -15,7 +15,7 @@ type heldLines struct {
 	ahead records.Chunk // of todo: read from disk
 }
 
-// loseHeld drops the waiting lines in sp. s.mu is held.
+// loseHeld drops the waiting lines in sp.
 func (s *Store) loseHeld(sp records.Span, why Reason) {
 	n, _ := s.held.todo.Remove(sp)
 	for _, c := range s.cursors {
@@ -24,15 +24,17 @@ func (s *Store) loseHeld(sp records.Span, why Reason) {
 	s.hold()
 }
 
-// hold updates what IsHolding returns. s.mu is held.
+// hold updates what IsHolding returns.
 func (s *Store) hold() {
-	n, _ := s.held.todo.Count(s.held.inMemory())
-	s.holding.Store(int64(n))
+	isHolding := s.held.todo.Touches(s.held.inMemory())
+	if s.holding.Store(isHolding); s.closed && !isHolding {
+		s.tellAll() // it may have been all that was waited for
+	}
 }
 
 // IsHolding says whether lines in memory wait for a name: later ones must queue up behind them
 // to keep their order.
-func (s *Store) IsHolding() bool { return s.holding.Load() > 0 }
+func (s *Store) IsHolding() bool { return s.holding.Load() }
 
 // TakeHeld hands over some lines that wait for a name: the oldest in memory or, if there are
 // none and some destination has little else to send, the oldest on disk. They are there, and count
@@ -71,9 +73,6 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	h.taken.Free()
 	s.hold()
 	s.bound()
-	if s.closed {
-		s.tellAll() // this may have been the last
-	}
 	s.settle()
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// A segment is a file, a part of a log. The store's mutex guards it.
+// A segment is a file, a part of a log.
 type segment struct {
 	records.Header
 	end records.Place // behind its last record
@@ -53,7 +53,7 @@ func (g *segment) full() Reason {
 }
 
 // A log is a sequence of segments: those on disk, then those in memory. Lines are appended to
-// the last. The store's mutex guards it.
+// the last.
 type log struct {
 	kind     records.Kind
 	segments []*segment

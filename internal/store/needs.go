@@ -15,7 +15,8 @@ import (
 type needs struct {
 	todo   records.Spans              // not delivered
 	done   [maxIdle + 1]records.Spans // delivered, and sent again if need be; by on how many sessions its peer closed in order when it was idle
-	lost   [NumReasons]records.Spans  // sent, and not delivered, but no longer kept
+	lost   records.Spans              // sent, and not delivered, but no longer kept
+	why    Reason                     // of the last that was
 	queues [numQueues]records.Spans   // what waits
 	sent   []part                     // on this session, in that order
 	proven int                        // so many of them are delivered by this session
@@ -124,11 +125,8 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 	for ; i < len(n.sent) && n.sent[i].end <= to; i++ {
 		p := n.sent[i]
 		had, _ := n.todo.Move(p.Span, &n.done[0])
-		for why := range n.lost {
-			gone, _ := n.lost[why].Remove(p.Span)
-			had += gone
-		}
-		lines += had
+		gone, _ := n.lost.Remove(p.Span)
+		lines += had + gone
 		if kept > 0 && n.sent[kept-1].To == p.From && n.sent[kept-1].queue == p.queue &&
 			n.sent[kept-1].size+p.size <= records.MaxRecord*(1+kept/manyParts) {
 			p.From, p.size = n.sent[kept-1].From, p.size+n.sent[kept-1].size
@@ -202,7 +200,9 @@ func (n *needs) forgetIdle(idle int, sp records.Span) {
 func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 	n.forget(sp)
 	for _, p := range n.sent[n.proven:] {
-		n.todo.Move(p.Within(sp), &n.lost[why])
+		if gone, _ := n.todo.Move(p.Within(sp), &n.lost); gone > 0 {
+			n.why = why
+		}
 	}
 	for q := range n.queues {
 		n.queues[q].Remove(sp)
@@ -213,7 +213,7 @@ func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 
 // rewind makes what was sent, and is still kept, wait again. isIdle says that the peer closed
 // in order when all was acknowledged. It returns how many lines are lost that were not delivered.
-func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
+func (n *needs) rewind(isIdle bool) (dropped int) {
 	for _, p := range n.sent {
 		if isIdle {
 			n.done[maxIdle].Remove(p.Span)
@@ -226,10 +226,7 @@ func (n *needs) rewind(isIdle bool) (dropped [NumReasons]int) {
 	if len(n.queues[repeated]) == 0 {
 		n.queues[repeated], n.queues[spent] = n.queues[spent], nil
 	}
-	for why := range n.lost {
-		dropped[why] = n.lost[why].Lines()
-	}
-	n.lost = [NumReasons]records.Spans{}
-	n.sent, n.proven, n.old = n.sent[:0], 0, false
+	dropped = n.lost.Lines()
+	n.sent, n.lost, n.proven, n.old = n.sent[:0], nil, 0, false
 	return dropped
 }

@@ -32,6 +32,8 @@ type Places struct {
 	files files // of tests
 }
 
+// This file is about what Open does: nobody else has the store before it returns.
+
 // Open opens the store at some places, with what an earlier one left there. An error is about a
 // directory or file that is not as it must be.
 func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
@@ -92,7 +94,7 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 	s.put(l, lines.Data, lines.Count(), lines.Born, fresh)
 	s.excess = s.memoryUsed
 	s.mu.Unlock()
-	return s.moveDown(segmentsAtOnce, false)
+	return s.moveDown(false)
 }
 
 // recall finds what an earlier process left.

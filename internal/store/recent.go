@@ -7,7 +7,7 @@ import (
 )
 
 // recent is a copy of what was put last, for destinations that are sent it soon: that is
-// cheaper than reading and checking its file. The store's mutex guards it.
+// cheaper than reading and checking its file.
 type recent struct {
 	chunks [16]records.Chunk
 	last   int

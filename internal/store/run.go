@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"slices"
 	"sync"
@@ -16,7 +15,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// This file is about what Run does: everything that may wait for the disk.
+// This file is about what Run does: everything that may wait for the disk. Its methods lock mu
+// themselves, unless they say that it is held.
 
 // How often the disk is made to write, and when to try again what failed.
 const (
@@ -57,12 +57,14 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 	if wait = max(0, s.resumes.Sub(now)); wait > 0 {
 		return wait
 	}
-	err := errors.Join(readErr, s.moveDown(segmentsAtOnce, false))
+	err := errors.Join(readErr, s.moveDown(false))
 	if err != nil {
 		wait = retry
 		s.resumes = now.Add(retry)
 	}
-	err = errors.Join(err, s.lastSync())
+	s.mu.Lock()
+	err = errors.Join(err, s.syncErr)
+	s.mu.Unlock()
 	switch {
 	case err != nil && !s.isBroken:
 		s.out.Error("spool out of order; lines stay in memory, up to its bound", "err", err,
@@ -93,17 +95,10 @@ func (s *Store) keepSynced(ctx context.Context) {
 	}
 }
 
-// lastSync returns how the last sync went.
-func (s *Store) lastSync() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.syncErr
-}
-
 // moveDown moves segments to disk, the oldest first: all that fit, or as long as there is
-// pressure.
-func (s *Store) moveDown(most int, all bool) error {
-	for range most {
+// pressure, some of them.
+func (s *Store) moveDown(all bool) error {
+	for n := 0; all || n < segmentsAtOnce; n++ {
 		s.mu.Lock()
 		g := s.mover(all)
 		s.mu.Unlock()
@@ -120,7 +115,7 @@ func (s *Store) moveDown(most int, all bool) error {
 }
 
 // mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it;
-// where the bounds were lowered, no more than that. s.mu is held.
+// where the bounds were lowered, no more than that. mu is held.
 func (s *Store) mover(all bool) *segment {
 	limit := max(s.diskLimit, s.diskUsed)
 	for g := s.eldest(false); g != nil && (all || s.isPressed()); g = s.eldest(false) {
@@ -206,7 +201,7 @@ func (s *Store) readAhead() (err error) {
 	return err
 }
 
-// fetch returns the beginning of sp: what was read ahead or, in memory, is read now. s.mu is held,
+// fetch returns the beginning of sp: what was read ahead or, in memory, is read now. mu is held,
 // but not while it reads.
 func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk, ok bool) {
 	if ahead.Begins(sp) {
@@ -218,7 +213,7 @@ func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.
 	return c, s.load(l, &c) == nil
 }
 
-// prefetch reads the beginning of sp, unless ahead has it. s.mu is held, but not while it reads.
+// prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
 func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) error {
 	if sp.IsEmpty() || ahead.Begins(sp) {
 		return nil
@@ -242,7 +237,7 @@ func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell cha
 var errChanged = errors.New("moved, or lost")
 
 // load reads what is at c.From, in either tier. Any error but errChanged is one of the disk, and
-// may go away. s.mu is held, but not while it reads.
+// may go away. mu is held, but not while it reads.
 func (s *Store) load(l *log, c *records.Chunk) error {
 	if l == &s.named && s.recent.take(c, len(s.cursors) > 1) {
 		return nil
@@ -320,7 +315,7 @@ func (s *Store) Close() error {
 	}
 	s.sweep()
 	s.mu.Unlock()
-	err := s.moveDown(math.MaxInt, true)
+	err := s.moveDown(true)
 	s.mu.Lock()
 	isEmpty := true // the directory in memory
 	isFound := s.memory == nil || s.memory.IsFound()

@@ -98,7 +98,7 @@ func (c *Cursor) send(now time.Time, q queue) bool {
 }
 
 // isDrained says whether there is nothing more to send, and everything sent is delivered. What
-// is on disk waits for the next process. c's store is locked.
+// is on disk waits for the next process.
 func (c *Cursor) isDrained() bool {
 	s := c.store
 	return c.books.Removed || s.closed && !s.IsHolding() && c.proven == len(c.sent) && !c.todo.Touches(s.named.inMemory())
@@ -237,9 +237,7 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 
 // giveUp makes what was sent wait again, and counts what can't. What rests is bounded.
 func (c *Cursor) giveUp(isIdle bool) {
-	for why, lines := range c.rewind(isIdle) {
-		c.books.Dropped[why] += uint64(lines)
-	}
+	c.books.Dropped[c.why] += uint64(c.rewind(isIdle))
 	for rest := &c.done[maxIdle]; rest.Bytes() > c.Queue/4; {
 		c.forgetIdle(maxIdle, c.store.named.at((*rest)[0].From).span())
 	}

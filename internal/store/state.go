@@ -69,15 +69,13 @@ func decodeState(b []byte) (st state, err error) {
 	return st, nil
 }
 
-// state returns what to save, as its file holds it. s.mu is held.
+// state returns what to save, as its file holds it.
 func (s *Store) state() []byte {
 	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.todo}
 	for _, c := range s.cursors {
 		p := placeOf{c.Name, c.To, slices.Clone(c.todo), c.done}
-		for _, lost := range c.lost {
-			for _, sp := range lost {
-				p.Todo.Add(sp)
-			}
+		for _, sp := range c.lost {
+			p.Todo.Add(sp)
 		}
 		st.Places = append(st.Places, p)
 	}
@@ -149,7 +147,7 @@ func (f *stateFile) write(o *files, state []byte, sync bool) (err error) {
 	return err
 }
 
-// saving is what is known about the state's files. The store's mutex guards it.
+// saving is what is known about the state's files.
 type saving struct {
 	memoryState stateFile
 	diskState   stateFile // of sync alone
@@ -164,7 +162,7 @@ type saving struct {
 	isBroken bool      // the disk does not work
 }
 
-// save makes the state survive the process. s.mu is held.
+// save makes the state survive the process.
 func (s *Store) save() {
 	s.generation++
 	var err error

@@ -78,13 +78,14 @@ func (f *Forwards) Add(upstream string, lines int) {
 	(*f)[i].Lines += uint64(lines)
 }
 
-// A Store keeps lines until every destination has them. Any goroutine may call its
-// methods.
+// A Store keeps lines until every destination has them. Any goroutine may call its exported
+// methods, and those of its cursors. Where nothing else is said, mu guards a field, and whoever
+// calls another method holds mu.
 type Store struct {
 	// MoreHeld receives when TakeHeld may have something.
 	MoreHeld chan struct{}
 
-	holding atomic.Int64  // lines, for IsHolding
+	holding atomic.Bool   // what IsHolding returns
 	work    chan struct{} // cap 1: there is something to do for Run
 
 	mu sync.Mutex
@@ -98,7 +99,7 @@ type Store struct {
 	closed  bool // nothing more is put, but what gets a name
 }
 
-// resize sets the bounds to what the destinations ask for. s.mu is held.
+// resize sets the bounds to what the destinations ask for.
 func (s *Store) resize() {
 	var queue, least, replay, spool int64
 	for _, c := range s.cursors {
@@ -142,7 +143,7 @@ func (s *Store) PutHeld(lines []byte, n int, born time.Time) {
 	notify(s.MoreHeld)
 }
 
-// put appends to a log; what has its name waits in q. s.mu is held.
+// put appends to a log; what has its name waits in q.
 func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 	s.excess = min(s.excess, s.memoryUsed+s.grain)
 	if q == fresh {
@@ -179,7 +180,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 	}
 }
 
-// bound keeps everything within its bounds. s.mu is held.
+// bound keeps everything within its bounds.
 func (s *Store) bound() {
 	for _, c := range s.cursors {
 		c.bound()
@@ -191,14 +192,14 @@ func (s *Store) bound() {
 	}
 }
 
-// isPressed says whether lines must go to disk. s.mu is held.
+// isPressed says whether lines must go to disk.
 func (s *Store) isPressed() bool {
 	return s.diskLimit > 0 && s.memoryUsed > s.pressure
 }
 
 // evict frees a segment of one tier: the oldest that is kept only in case a destination that
 // would otherwise lose lines must be sent it again; or else the oldest, whose lines are dropped
-// for all that have not got them. It returns whether there was one. s.mu is held.
+// for all that have not got them. It returns whether there was one.
 func (s *Store) evict(onDisk bool) bool {
 	g := s.eldest(onDisk)
 	if g == nil {
@@ -216,7 +217,7 @@ func (s *Store) evict(onDisk bool) bool {
 }
 
 // forget lets go of lines already delivered to a destination, until a segment of a tier is needed
-// no more. s.mu is held.
+// no more.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	tier := s.named.inMemory()
 	if onDisk {
@@ -231,7 +232,7 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	return false
 }
 
-// free ends the use of a segment that is no longer in its log. s.mu is held.
+// free ends the use of a segment that is no longer in its log.
 func (s *Store) free(g *segment) {
 	g.gone = true
 	if g.onDisk {
@@ -245,7 +246,7 @@ func (s *Store) free(g *segment) {
 	s.release(g)
 }
 
-// lose drops what is in g from p on. s.mu is held.
+// lose drops what is in g from p on.
 func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	sp := records.Between(p, g.end)
 	if g.Kind == records.Held {
@@ -257,7 +258,7 @@ func (s *Store) lose(g *segment, p records.Place, why Reason) {
 	}
 }
 
-// sweep frees the segments that nobody needs any more. s.mu is held.
+// sweep frees the segments that nobody needs any more.
 func (s *Store) sweep() {
 	for _, l := range s.logs() {
 		l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
@@ -270,7 +271,7 @@ func (s *Store) sweep() {
 	}
 }
 
-// isNeeded says whether a segment takes more lines, or has some that somebody needs. s.mu is held.
+// isNeeded says whether a segment takes more lines, or has some that somebody needs.
 func (s *Store) isNeeded(g *segment) bool {
 	switch {
 	case !g.sealed:
@@ -283,7 +284,7 @@ func (s *Store) isNeeded(g *segment) bool {
 }
 
 // settle makes what is needed survive the process, and then frees the rest: the next one would
-// miss what the state names. s.mu is held.
+// miss what the state names.
 func (s *Store) settle() {
 	s.save()
 	s.sweep()
@@ -295,7 +296,7 @@ func (s *Store) logOf(g *segment) *log { return s.logs()[g.Kind-records.Named] }
 
 func (s *Store) segments() []*segment { return slices.Concat(s.named.segments, s.held.segments) }
 
-// eldest returns the segment of a tier with the oldest lines, or nil. s.mu is held.
+// eldest returns the segment of a tier with the oldest lines, or nil.
 func (s *Store) eldest(onDisk bool) (eldest *segment) {
 	for _, l := range s.logs() {
 		if all := l.tier(onDisk); len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
@@ -305,7 +306,7 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 	return eldest
 }
 
-// damaged drops what could not be read back of g, from p on. s.mu is held.
+// damaged drops what could not be read back of g, from p on.
 func (s *Store) damaged(g *segment, p records.Place, err error) {
 	g.sealed = true // behind what is damaged nothing would be found
 	s.out.Error("lines that wait cannot be read again", "lines", records.Between(p, g.end).Lines(), "file", g.path(), "err", err)
@@ -322,7 +323,7 @@ func (s *Store) CloseInput() {
 	s.tellAll()
 }
 
-// tellAll makes all sources look again. s.mu is held.
+// tellAll makes all sources look again.
 func (s *Store) tellAll() {
 	for _, c := range s.cursors {
 		notify(c.more)
@@ -347,13 +348,6 @@ func (s *Store) Memory() string {
 		return ""
 	}
 	return s.memory.Path()
-}
-
-// Wake makes all sources look again.
-func (s *Store) Wake() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tellAll()
 }
 
 // notify puts a token into c unless one is there.

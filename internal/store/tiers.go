@@ -8,8 +8,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// tiers are where the files of segments are, and how much they take. The store's mutex guards
-// them.
+// tiers are where the files of segments are, and how much they take.
 type tiers struct {
 	out    *slog.Logger
 	files  files
