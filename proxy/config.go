@@ -13,7 +13,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // Config steers a Proxy. DefaultConfig returns the defaults that the field
@@ -81,7 +81,7 @@ type StatsDForward struct {
 	To []Upstream `yaml:"to"`
 
 	// TLS is for tls:// addresses.
-	TLS outlet.TLS `yaml:"tls"`
+	TLS link.TLS `yaml:"tls"`
 
 	// MaxAge is the age at which a connection is ended, in order and between two lines,
 	// so that load balancers can spread connections again; default 0: never.
@@ -107,7 +107,7 @@ type CarbonForward struct {
 	To []Upstream `yaml:"to"`
 
 	// TLS is for tls:// addresses.
-	TLS outlet.TLS `yaml:"tls"`
+	TLS link.TLS `yaml:"tls"`
 
 	// MaxAge is the age at which a connection is ended, in order and between two lines,
 	// so that load balancers can spread connections again; default 0: never.
@@ -340,7 +340,7 @@ func hintOfNetworks(a address.Upstream, networks []string) string {
 // counts as delivered.
 const minMaxAge = 2 * time.Second
 
-func checkConnections(path string, to []address.Upstream, t outlet.TLS, maxAge time.Duration, ps *conf.Problems) {
+func checkConnections(path string, to []address.Upstream, t link.TLS, maxAge time.Duration, ps *conf.Problems) {
 	if maxAge < 0 || maxAge > 0 && maxAge < minMaxAge {
 		ps.Addf(path+".max_age", "2s or more; 0 for no end", "max_age %v is out of range", maxAge)
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 )
@@ -71,7 +72,8 @@ func (p *Proxy) outletOptions(proto line.Protocol, name string, source outlet.So
 	if name != "" {
 		log = log.With("destination", name)
 	}
-	return outlet.Options{Source: source, Log: log, Stdout: p.options.Stdout, Resets: proto == line.Carbon, Own: p}
+	dialer := link.Dialer{Stdout: p.options.Stdout, Resets: proto == line.Carbon, Own: p}
+	return outlet.Options{Source: source, Log: log, Dialer: dialer}
 }
 
 // outlet is what the outlet of StatsD needs to know.

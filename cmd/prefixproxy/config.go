@@ -19,7 +19,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/events"
-	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -187,7 +187,7 @@ func (c config) warnings() []string {
 
 // missingFiles tells of those that a connection to a server cannot do without. They are
 // read at each connect, so that they may come later.
-func missingFiles(path string, t outlet.TLS) (ws []string) {
+func missingFiles(path string, t link.TLS) (ws []string) {
 	for _, f := range []struct{ key, name string }{{"ca", t.CA}, {"cert", t.Cert}, {"key", t.Key}} {
 		if f.name == "" {
 			continue

@@ -117,7 +117,7 @@ func (g schemaWriter) add(properties schema, path string, v reflect.Value) {
 func fieldComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}
-	for _, dir := range []string{"cmd/prefixproxy", "membership", "proxy", "internal/admin", "internal/aggregate", "internal/events", "internal/line", "internal/outlet"} {
+	for _, dir := range []string{"cmd/prefixproxy", "membership", "proxy", "internal/admin", "internal/aggregate", "internal/events", "internal/line", "internal/link"} {
 		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
@@ -150,7 +151,7 @@ func (o *Outlet) reads(ctx context.Context, c *connection) (reads bool) {
 	if d := passTime - time.Since(c.began); d > 0 && !retry.Sleep(ctx, d) {
 		return false
 	}
-	if _, err := c.closeWrite(); err != nil {
+	if _, err := c.link.CloseWrite(); err != nil {
 		return true // it has ended it
 	}
 	late := time.NewTimer(stallTime)
@@ -204,7 +205,7 @@ func (o *Outlet) leaveRenamed(ctx context.Context, s *session) {
 // leaveIll makes s leave a server that can be asked, when it is ill.
 func (o *Outlet) leaveIll(ctx context.Context, s *session) {
 	for ill := 0; retry.Sleep(ctx, healthInterval); {
-		err := askHealth(ctx, s.server.entry.address, s.server.at)
+		err := link.AskHealth(ctx, s.server.entry.address, s.server.at)
 		if ill++; err == nil {
 			ill = 0
 		}

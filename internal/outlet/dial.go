@@ -5,17 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // A connection is a link to a server of the list, and what is heard from there.
 type connection struct {
-	link
+	link    link.Link
 	server  *server
 	began   time.Time     // when it was open
 	probed  bool          // it stayed open while nothing was sent
@@ -28,7 +28,7 @@ type connection struct {
 // watch listens until the peer ends the connection, or we do.
 func (c *connection) watch() {
 	var err error
-	if c.said, err = c.link.watch(); err != nil {
+	if c.said, err = c.link.Watch(); err != nil {
 		c.heard <- err
 	}
 	close(c.watched)
@@ -51,17 +51,14 @@ func (c *connection) explain(why error) error {
 }
 
 func (c *connection) close() {
-	c.link.close()
+	c.link.Close()
 	<-c.watched
 }
 
 func (c *connection) reset() {
-	c.link.reset()
+	c.link.Reset()
 	<-c.watched
 }
-
-// errOwnListener says that an upstream turned out to be one of our listeners.
-var errOwnListener = errors.New("it is our own listener: the lines would run in circles")
 
 // lookUp returns the addresses that a, which is a name, resolves to, as package net takes
 // them.
@@ -116,58 +113,11 @@ func (o *Outlet) addresses(ctx context.Context, host string) (ips []netip.Addr, 
 func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, limit time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	l, err := o.dialer.dial(ctx, cfg, s.entry.address, s.at)
+	l, err := o.options.Dialer.Dial(ctx, s.entry.address, s.at, cfg.TLS, cfg.MaxDatagram)
 	if err != nil {
 		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)
 	}
 	c := &connection{link: l, server: s, began: time.Now(), config: cfg, heard: make(chan error, 1), watched: make(chan struct{})}
 	go c.watch() // close and reset wait for it
 	return c, nil
-}
-
-// A dialer makes links.
-type dialer interface {
-	dial(ctx context.Context, cfg *Config, a address.Upstream, at string) (link, error)
-}
-
-// systemDialer makes real ones.
-type systemDialer struct{ options Options }
-
-func (d systemDialer) dial(ctx context.Context, cfg *Config, a address.Upstream, at string) (link, error) {
-	if a.Network == "stdout" {
-		return &stdout{w: d.options.Stdout}, nil
-	}
-	network := a.Network
-	if network == "tls" {
-		network = "tcp"
-	}
-	if d.options.Own != nil && d.options.Own.IsOwn(network, at) {
-		return nil, errOwnListener
-	}
-	if a.Health != 0 {
-		if err := askHealth(ctx, a, at); err != nil {
-			return nil, err
-		}
-	}
-	conn, err := new(net.Dialer).DialContext(ctx, network, at)
-	if err != nil {
-		return nil, err
-	}
-	if a.IsDatagram() {
-		return newDatagram(conn, network, cfg.MaxDatagram)
-	}
-	l, err := newStream(conn.(streamConn), d.options.Resets)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	if a.Network != "tls" {
-		return l, nil
-	}
-	c, err := cfg.TLS.config(a.Host)
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	return startTLS(ctx, l, c)
 }

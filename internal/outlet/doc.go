@@ -8,21 +8,15 @@
 //
 // The files, in the order in which a line meets them:
 //
-//	source.go    what an outlet sends
-//	config.go    its configuration
+//	source.go    what an outlet sends; config.go: where to, and by what
 //	outlet.go    Outlet: connect → session → failed → connect …
 //	failover.go  the list: what is known of each address, and which is next
 //	status.go    what is shown and logged about it; said.go: once
 //	search.go    a server of the list that can be connected to
-//	dial.go      from an address to a link
+//	dial.go      looking up a name, and connecting: package link
 //	session.go   sending on one link; sent.go: what was sent
 //	hangup.go    until the peer ends it; leave.go: or we do
 //	beside.go    what goes on while sending: an earlier address, a name that moves
-//	health.go    asking statsd how it is
-//	link.go      a connection, of whatever kind
-//	stream.go    TCP and unix; tls.go: TLS above it
-//	datagram.go  UDP and unixgram
-//	stdout.go    no server at all
 //
 // # Not promised
 //

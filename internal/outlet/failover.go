@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // How long a server rests that failed.
@@ -49,7 +50,7 @@ type failover struct {
 
 	mu      sync.Mutex
 	entries []*entry
-	tls     TLS
+	tls     link.TLS
 	saidUp  *entry // the last that was said to be up, if it wasn't said to be down since
 }
 
@@ -288,7 +289,7 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 		s.strikes, e.name.strikes = 0, 0
 	}
 	isYoung := worked < brokenAge
-	if errors.Is(why, errClosed) {
+	if errors.Is(why, link.ErrClosed) {
 		isYoung = worked < closedAge // it was idle
 	}
 	deceives := isStalled || probed && isYoung

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
@@ -49,7 +50,7 @@ type fakeServer struct {
 	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
 	single  bool          // it serves one connection at a time
 	picky   bool          // it hangs up when it gets something
-	reads   bool          // it goes on to, after errClosed
+	reads   bool          // it goes on to, after link.ErrClosed
 	hang    chan struct{} // writes to it return when this is closed
 	dials   []time.Time
 	got     []string // lines
@@ -95,7 +96,7 @@ func (n *fakeNet) name(host string, ips ...string) {
 	}
 }
 
-func (n *fakeNet) dial(ctx context.Context, _ *Config, _ address.Upstream, at string) (link, error) {
+func (n *fakeNet) Dial(ctx context.Context, _ address.Upstream, at string, _ link.TLS, _ int) (link.Link, error) {
 	s := n.servers[at]
 	if s == nil {
 		return nil, fmt.Errorf("no server at %s", at)
@@ -174,15 +175,15 @@ func (l *fakeLink) end(err error) {
 	}
 }
 
-func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
+func (l *fakeLink) Write(lines []byte, limit time.Duration) (int, error) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	switch {
-	case l.err != nil && !(errors.Is(l.err, errClosed) && l.server.reads):
+	case l.err != nil && !(errors.Is(l.err, link.ErrClosed) && l.server.reads):
 		return 0, errors.New("broken pipe")
 	case l.server.picky:
-		l.err = errClosed
-		l.ended <- errClosed
+		l.err = link.ErrClosed
+		l.ended <- link.ErrClosed
 		return len(lines), nil
 	case l.server.hang != nil:
 		hang := l.server.hang
@@ -202,7 +203,7 @@ func (l *fakeLink) write(lines []byte, limit time.Duration) (int, error) {
 	return len(lines), nil
 }
 
-func (l *fakeLink) look() (Peer, error) {
+func (l *fakeLink) Look() (Peer, error) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	if !l.server.unread {
@@ -214,23 +215,23 @@ func (l *fakeLink) look() (Peer, error) {
 	return Peer{Acked: l.acked}, nil
 }
 
-func (l *fakeLink) watch() ([]byte, error) {
+func (l *fakeLink) Watch() ([]byte, error) {
 	return nil, <-l.ended
 }
 
-func (l *fakeLink) bound(time.Duration) error { return nil }
-func (l *fakeLink) narrow(bool)               {}
-func (l *fakeLink) close()                    { l.part("closed") }
-func (l *fakeLink) reset()                    { l.part("reset") }
+func (l *fakeLink) Bound(time.Duration) error { return nil }
+func (l *fakeLink) Narrow(bool)               {}
+func (l *fakeLink) Close()                    { l.part("closed") }
+func (l *fakeLink) Reset()                    { l.part("reset") }
 
-func (l *fakeLink) closeWrite() (bool, error) {
+func (l *fakeLink) CloseWrite() (bool, error) {
 	l.server.mu.Lock()
 	defer l.server.mu.Unlock()
 	first := slices.IndexFunc(l.server.links, func(l *fakeLink) bool { return l.gone == "" })
 	waits := l.server.single && l != l.server.links[first]
 	if !l.server.stall && !l.server.unread && !l.server.mute && !waits && l.err == nil {
-		l.err = errClosed
-		l.ended <- errClosed
+		l.err = link.ErrClosed
+		l.ended <- link.ErrClosed
 	}
 	return l.server.unread || l.server.mute || waits, nil
 }
@@ -372,9 +373,8 @@ func run(t *testing.T, net *fakeNet, to []string, f func(t *testing.T, r *rig)) 
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{net: net, source: newSource(), log: &bytes.Buffer{}}
 		r.Outlet = New(Config{To: addresses(t, to...), MaxDatagram: 1432}, Options{
-			Source: r.source, Log: slog.New(slog.NewTextHandler(r.log, nil)), Resolver: net,
+			Source: r.source, Log: slog.New(slog.NewTextHandler(r.log, nil)), Dialer: net, Resolver: net,
 		})
-		r.dialer = net
 		ctx, cancel := context.WithCancel(t.Context())
 		r.stop = cancel
 		r.ended = make(chan struct{})

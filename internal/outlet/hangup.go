@@ -5,6 +5,8 @@ import (
 	"errors"
 	"syscall"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 const (
@@ -35,7 +37,7 @@ func (s *session) reason(ctx context.Context, why error) error {
 	if s.peer.err == nil {
 		s.settle(ctx, settleTime)
 	}
-	if err := s.peer.err; err != nil && !errors.Is(err, errClosed) && !isHangUp(err) {
+	if err := s.peer.err; err != nil && !errors.Is(err, link.ErrClosed) && !isHangUp(err) {
 		return s.named("watch", err)
 	}
 	return why
@@ -70,14 +72,14 @@ func (s *session) peerEnded(now time.Time) error {
 		return nil
 	}
 	s.peer.at = now
-	if !errors.Is(s.peer.err, errClosed) {
+	if !errors.Is(s.peer.err, link.ErrClosed) {
 		return s.named("watch", s.peer.err)
 	}
 	if err := s.collect(now); err != nil {
 		return err
 	}
 	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.isAcked() && now.Sub(s.lastAck) >= idleTime {
-		return s.named("watch", errClosed)
+		return s.named("watch", link.ErrClosed)
 	}
 	s.peer.half, s.peer.written = true, s.written
 	return nil

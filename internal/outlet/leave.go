@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 const (
@@ -98,7 +100,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	}
 	left := s.source.Leaving()
 	switch {
-	case errors.Is(why, errClosed):
+	case errors.Is(why, link.ErrClosed):
 		s.close()
 		return Closed, why
 	case errors.Is(why, ErrRevoked):
@@ -135,7 +137,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	answers, err := s.closeWrite()
+	answers, err := s.link.CloseWrite()
 	if err != nil || !answers {
 		return err
 	}
@@ -149,7 +151,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 			return err
 		}
 		if s.isAcked() {
-			if s.peer.half || errors.Is(s.peer.err, errClosed) {
+			if s.peer.half || errors.Is(s.peer.err, link.ErrClosed) {
 				return nil
 			}
 			if unread.IsZero() {
@@ -157,7 +159,7 @@ func (s *session) finish(ctx context.Context, why error) error {
 			}
 		}
 		switch {
-		case s.peer.err != nil && !errors.Is(s.peer.err, errClosed):
+		case s.peer.err != nil && !errors.Is(s.peer.err, link.ErrClosed):
 			return s.peer.err
 		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= patience):
 			return errUnread

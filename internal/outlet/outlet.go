@@ -25,7 +25,6 @@ type Outlet struct {
 	source   Source
 	log      *slog.Logger
 	resolver Resolver
-	dialer   dialer
 	failover *failover
 
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
@@ -46,7 +45,6 @@ func New(cfg Config, opt Options) *Outlet {
 	if o.resolver == nil {
 		o.resolver = net.DefaultResolver
 	}
-	o.dialer = systemDialer{opt}
 	o.config.Store(&cfg)
 	o.failover.reset(time.Now(), &cfg)
 	return o

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
@@ -28,7 +29,7 @@ var toBoth = []string{"tcp://" + atA, "tcp://" + atB}
 // first is said once, and shown.
 func TestFirstHangsUp(t *testing.T) {
 	for _, after := range []time.Duration{0, 300 * time.Millisecond, 3 * time.Second} {
-		for _, how := range []error{errClosed, errors.New("connection reset by peer")} {
+		for _, how := range []error{link.ErrClosed, errors.New("connection reset by peer")} {
 			net := newNet(atA, atB)
 			net.servers[atA].hangUp, net.servers[atA].endErr = after, how
 			run(t, net, toBoth, func(t *testing.T, r *rig) {
@@ -59,8 +60,8 @@ func TestFirstHangsUpLate(t *testing.T) {
 		how   error
 		pause time.Duration // between lines
 	}{
-		{6 * time.Second, errClosed, 0}, {19 * time.Second, reset, 0}, {61 * time.Second, errClosed, 0},
-		{6 * time.Second, errClosed, 10 * time.Second}, {20100 * time.Millisecond, errClosed, 10 * time.Second},
+		{6 * time.Second, link.ErrClosed, 0}, {19 * time.Second, reset, 0}, {61 * time.Second, link.ErrClosed, 0},
+		{6 * time.Second, link.ErrClosed, 10 * time.Second}, {20100 * time.Millisecond, link.ErrClosed, 10 * time.Second},
 	} {
 		net := newNet(atA, atB)
 		net.servers[atA].hangUp, net.servers[atA].endErr = c.after, c.how
@@ -96,9 +97,9 @@ func TestPulse(t *testing.T) {
 		stuck := watch(time.Minute)
 		all(func(s *fakeServer) { s.stall = true })
 		stuck += watch(time.Minute)
-		all(func(s *fakeServer) { s.stall, s.needs, s.endErr = false, time.Hour, errClosed })
-		net.servers[atA].last().end(errClosed)
-		net.servers[atB].last().end(errClosed)
+		all(func(s *fakeServer) { s.stall, s.needs, s.endErr = false, time.Hour, link.ErrClosed })
+		net.servers[atA].last().end(link.ErrClosed)
+		net.servers[atB].last().end(link.ErrClosed)
 		stuck += watch(time.Minute)
 		all(func(s *fakeServer) { s.needs, s.endErr = 0, nil })
 		if stuck += watch(time.Minute); stuck > 0 {
@@ -111,7 +112,7 @@ func TestPulse(t *testing.T) {
 			open = slices.Clone(s.links)
 		})
 		for _, l := range open {
-			l.end(errClosed)
+			l.end(link.ErrClosed)
 		}
 		watch(10 * time.Second)
 		before := len(net.servers[atA].attempts())
@@ -148,7 +149,7 @@ func TestFirstIsTakenBack(t *testing.T) {
 	a.dialErr = errors.New("connection refused")
 	run(t, net, toBoth, func(t *testing.T, r *rig) {
 		r.send(10 * time.Second)
-		a.set(func(s *fakeServer) { s.dialErr, s.endErr, s.hangUp = nil, errClosed, time.Second })
+		a.set(func(s *fakeServer) { s.dialErr, s.endErr, s.hangUp = nil, link.ErrClosed, time.Second })
 		r.send(time.Minute)
 		if n := len(a.lines()); n > 0 {
 			t.Errorf("%d lines to a server that hangs up after a second", n)
@@ -431,7 +432,7 @@ func TestUnresolved(t *testing.T) {
 func TestHalfClose(t *testing.T) {
 	net := newNet(atA)
 	a := net.servers[atA]
-	a.reads, a.endErr, a.hangUp = true, errClosed, 50*time.Millisecond
+	a.reads, a.endErr, a.hangUp = true, link.ErrClosed, 50*time.Millisecond
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
 		r.send(10 * time.Second)
 		if n := len(a.attempts()); n != 1 || len(a.lines()) != r.sent {
@@ -443,7 +444,7 @@ func TestHalfClose(t *testing.T) {
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
 		r.send(time.Second)
 		hungUp := time.Now()
-		a.last().end(errClosed)
+		a.last().end(link.ErrClosed)
 		time.Sleep(2 * doubtTime)
 		synctest.Wait()
 		if n := len(a.attempts()); n != 2 {
@@ -456,7 +457,7 @@ func TestHalfClose(t *testing.T) {
 			t.Errorf("the source is told that it lived for %v more", r.source.ended.Sub(hungUp))
 		}
 		time.Sleep(time.Minute)
-		a.last().end(errClosed)
+		a.last().end(link.ErrClosed)
 		synctest.Wait()
 		if got := r.source.endings(); len(got) != 2 || got[1] != Closed {
 			t.Errorf("an idle connection ended %v", got)
@@ -632,8 +633,7 @@ func TestDrainedAndUnread(t *testing.T) {
 	net.servers[atA].unread = true
 	synctest.Test(t, func(t *testing.T) {
 		source := newSource()
-		o := New(Config{To: addresses(t, toBoth[0])}, Options{Source: source, Log: discard, Resolver: net})
-		o.dialer = net
+		o := New(Config{To: addresses(t, toBoth[0])}, Options{Source: source, Log: discard, Dialer: net, Resolver: net})
 		source.put("a")
 		time.AfterFunc(time.Second, source.close)
 		begun := time.Now()
@@ -725,7 +725,7 @@ func TestConfigureTLS(t *testing.T) {
 	run(t, net, to, func(t *testing.T, r *rig) {
 		r.send(10 * time.Minute)
 		a.set(func(s *fakeServer) { s.dialErr = nil })
-		r.Configure(Config{To: addresses(t, to...), TLS: TLS{ServerName: "graphite"}})
+		r.Configure(Config{To: addresses(t, to...), TLS: link.TLS{ServerName: "graphite"}})
 		r.send(time.Second)
 		if s := r.Status(); !s[0].Up {
 			t.Errorf("%+v", s)
@@ -740,8 +740,7 @@ func TestDrained(t *testing.T) {
 		net.servers[atA].dialErr = down
 		synctest.Test(t, func(t *testing.T) {
 			source := newSource()
-			o := New(Config{To: addresses(t, toBoth[0])}, Options{Source: source, Log: discard, Resolver: net})
-			o.dialer = net
+			o := New(Config{To: addresses(t, toBoth[0])}, Options{Source: source, Log: discard, Dialer: net, Resolver: net})
 			time.AfterFunc(time.Second, source.close)
 			o.Run(t.Context())
 		})

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // What comes and goes is said once, and again after a while, with how often it did.
@@ -49,7 +51,7 @@ func TestFlapping(t *testing.T) {
 		},
 		"closes every half a minute, idle": {
 			to:   toBoth[:1],
-			flap: func(a *fakeServer) { time.Sleep(2 * idleTime); a.last().end(errClosed); synctest.Wait() },
+			flap: func(a *fakeServer) { time.Sleep(2 * idleTime); a.last().end(link.ErrClosed); synctest.Wait() },
 			what: "nothing", before: 1,
 		},
 	} {

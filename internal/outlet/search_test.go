@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // Another server than the one in use: of the same name or of another address, in the
@@ -18,8 +20,7 @@ func TestSeek(t *testing.T) {
 	net := newNet(atA, atB, atC)
 	net.name("graphite", "10.0.0.1", "10.0.0.2")
 	synctest.Test(t, func(t *testing.T) {
-		o := New(Config{To: addresses(t, "tcp://graphite:2003", "tcp://"+atC)}, Options{Source: newSource(), Log: discard, Resolver: net})
-		o.dialer = net
+		o := New(Config{To: addresses(t, "tcp://graphite:2003", "tcp://"+atC)}, Options{Source: newSource(), Log: discard, Dialer: net, Resolver: net})
 		first := o.seek(t.Context(), 1, nil)
 		defer first.close()
 		than := first.server
@@ -108,7 +109,7 @@ func TestNameRotates(t *testing.T) {
 			var ips []string
 			for i := range many {
 				ips = append(ips, fmt.Sprintf("10.0.1.%d", i))
-				net.servers[ips[i]+":2003"] = &fakeServer{dialErr: dialErr, endErr: errClosed}
+				net.servers[ips[i]+":2003"] = &fakeServer{dialErr: dialErr, endErr: link.ErrClosed}
 			}
 			net.name("graphite", ips...)
 			run(t, net, []string{"tcp://graphite:2003"}, func(t *testing.T, r *rig) {

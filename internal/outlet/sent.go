@@ -1,6 +1,11 @@
 package outlet
 
-import "time"
+import (
+	"errors"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
+)
 
 const (
 	// lookEvery is how often acknowledgements are asked for while there is much to
@@ -19,6 +24,8 @@ const (
 	// goneAfter is how long a peer must have answered nothing to be gone.
 	goneAfter = 15 * time.Second
 )
+
+var errGone = errors.New("the server's host answers no more")
 
 // sent is what was written to a connection, and what became of it.
 type sent struct {
@@ -59,8 +66,8 @@ func (s *sent) took(now time.Time, lines []byte) {
 // when it took no more. That is moved on while we live: so a peer that answers that it has
 // no room is never given up, and the kernel asks it again within the time (without, it would
 // wait for up to two minutes); but when we are gone, nothing leaves after that time.
-func (s *sent) look(now time.Time, l link) error {
-	peer, err := l.look()
+func (s *sent) look(now time.Time, l link.Link) error {
+	peer, err := l.Look()
 	s.looked = now
 	if peer.Acked > s.Acked {
 		s.progress, s.lastAck, s.pause = now, now, firstLook
@@ -70,7 +77,7 @@ func (s *sent) look(now time.Time, l link) error {
 	stands := s.stands(now)
 	if err == nil && !s.isAcked() && (s.within < s.bounded-boundEvery/2 || now.Sub(s.told) >= boundEvery) {
 		s.told, s.bounded = now, s.within
-		err = l.bound(stands + s.within - min(s.within/4, time.Second)) // the kernel counts from when it found out
+		err = l.Bound(stands + s.within - min(s.within/4, time.Second)) // the kernel counts from when it found out
 	}
 	switch {
 	case err != nil:

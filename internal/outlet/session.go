@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // Bounds of a session.
@@ -108,7 +110,7 @@ func (s *session) send(ctx context.Context) error {
 		if s.isLeaving(now, again > 0) {
 			return s.why
 		}
-		s.narrow(s.source.HasBacklog())
+		s.link.Narrow(s.source.HasBacklog())
 		lines, wait, err := s.source.Next(now)
 		switch {
 		case err != nil:
@@ -138,12 +140,12 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 	if s.server.entry.address.Network == "stdout" {
 		s.outlet.pulse.Rest() // who reads it may stop
 	}
-	n, err := s.link.write(lines, limit)
+	n, err := s.link.Write(lines, limit)
 	if s.took(now, lines[:n]); n > 0 {
 		s.source.Wrote(now, n)
 	}
-	if errors.Is(err, errTooLong) {
-		s.source.Refuse(packetEnd(lines[n:], s.config.MaxDatagram))
+	if errors.Is(err, link.ErrTooLong) {
+		s.source.Refuse(link.PacketEnd(lines[n:], s.config.MaxDatagram))
 		return nil
 	}
 	if s.trial && n > 0 && err == nil {

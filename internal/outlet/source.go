@@ -3,6 +3,8 @@ package outlet
 import (
 	"errors"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // ErrDrained says that a source is closed and that nothing of it is left to send.
@@ -72,19 +74,8 @@ type Source interface {
 	Lost() uint64
 }
 
-// A Peer is what a link knows of the other side.
-type Peer struct {
-	// Acked is how many bytes of the session its kernel has acknowledged; where nothing
-	// acknowledges, how many ours took.
-	Acked uint64
-
-	// Window is what its kernel offers to take at once, in bytes: as much as it has offered,
-	// its program may not have read of what is acknowledged. 0: not known.
-	Window int64
-
-	// Silence is for how long its host has answered nothing that it was asked; 0: it answers.
-	Silence time.Duration
-}
+// A Peer is what is known of the other side. Acked counts from Begin.
+type Peer = link.Peer
 
 // Due is what a source wants of what is under way.
 type Due struct {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // isUp takes note that e works. f.mu is held.
@@ -82,7 +83,7 @@ func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
 func (f *failover) broke(now time.Time, s *server, why error) {
 	e := s.entry
 	e.notUsed(now, why)
-	if errors.Is(why, errClosed) {
+	if errors.Is(why, link.ErrClosed) {
 		return // it was idle
 	}
 	e.said.breaks.over()

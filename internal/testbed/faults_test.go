@@ -156,14 +156,14 @@ func TestFaultsSeeBugs(t *testing.T) {
 		edits []planted.Edit
 	}{
 		{"what was written counts as acknowledged", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
-			{File: "internal/outlet/stream.go", Old: "peer.Acked = min(peer.Acked, l.written)", New: "peer.Acked = l.written"},
+			{File: "internal/link/stream.go", Old: "peer.Acked = min(peer.Acked, l.written)", New: "peer.Acked = l.written"},
 		}},
 		{"no replay", "receiver killed in mid-stall", "lost", []planted.Edit{oldSession,
 			{File: "internal/store/session.go", Old: "	return c.Replay + min(c.window+c.window/4, c.Queue/2)\n", New: "	return 0\n"},
 		}},
 		{"what a young session took is delivered", "receiver resets after 3 s", "lost", []planted.Edit{oldSession}},
 		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{
-			{File: "internal/outlet/stream.go", Old: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))", New: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(-1))"},
+			{File: "internal/link/stream.go", Old: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))", New: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(-1))"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
 			{File: "internal/store/open.go", Old: "	for _, sp := range p.Todo {\n		c.add(sp, fresh)\n	}\n", New: ""},

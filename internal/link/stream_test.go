@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"io"
@@ -29,11 +29,11 @@ func TestUnixAcknowledges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.close()
+	defer l.Close()
 
 	lines, read, last := make([]byte, 4000), uint64(0), uint64(0)
 	for range 10 {
-		if n, err := l.write(lines, time.Second); n != len(lines) || err != nil {
+		if n, err := l.Write(lines, time.Second); n != len(lines) || err != nil {
 			t.Fatalf("wrote %d, %v", n, err)
 		}
 	}
@@ -43,7 +43,7 @@ func TestUnixAcknowledges(t *testing.T) {
 			t.Fatal(err)
 		}
 		read += uint64(n)
-		got, err := l.look()
+		got, err := l.Look()
 		if err != nil || got.Acked > read {
 			t.Fatalf("%d bytes acknowledged of %d that were read, %v", got.Acked, read, err)
 		}

@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"errors"
@@ -74,10 +74,10 @@ func reportErrors(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 }
 
-func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
+func (l *datagram) Write(lines []byte, limit time.Duration) (int, error) {
 	l.cut = l.cut[:0]
 	for rest := lines; len(rest) > 0 && len(l.cut) < sendBatch; {
-		n := packetEnd(rest, l.max)
+		n := PacketEnd(rest, l.max)
 		l.cut = append(l.cut, rest[:n])
 		rest = rest[n:]
 	}
@@ -87,7 +87,7 @@ func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
 	}
 	switch {
 	case errors.Is(err, syscall.EMSGSIZE):
-		return 0, errTooLong
+		return 0, ErrTooLong
 	case errors.Is(err, syscall.EAGAIN):
 		return 0, l.poll(unix.POLLOUT, limit)
 	case errors.Is(err, syscall.ENOBUFS): // our own device's queue is full (IP_RECVERR tells)
@@ -149,7 +149,7 @@ func (l *datagram) drain() bool {
 }
 
 // look: a datagram that was sent is gone, unless it was refused by now.
-func (l *datagram) look() (Peer, error) {
+func (l *datagram) Look() (Peer, error) {
 	if l.err == nil {
 		l.err = l.error()
 	}
@@ -159,5 +159,5 @@ func (l *datagram) look() (Peer, error) {
 	return Peer{Acked: l.acked}, l.err
 }
 
-func (l *datagram) close() { unix.Close(l.fd) }
-func (l *datagram) reset() { l.close() }
+func (l *datagram) Close() { unix.Close(l.fd) }
+func (l *datagram) Reset() { l.Close() }

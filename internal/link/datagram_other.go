@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package outlet
+package link
 
 import (
 	"errors"
@@ -22,16 +22,16 @@ func newDatagram(conn net.Conn, _ string, size int) (*datagram, error) {
 	return &datagram{conn: conn, max: size}, nil
 }
 
-func (l *datagram) write(lines []byte, limit time.Duration) (int, error) {
+func (l *datagram) Write(lines []byte, limit time.Duration) (int, error) {
 	l.conn.SetWriteDeadline(time.Now().Add(limit))
-	n, err := l.conn.Write(lines[:packetEnd(lines, l.max)])
+	n, err := l.conn.Write(lines[:PacketEnd(lines, l.max)])
 	l.sent += uint64(n)
 	if errors.Is(err, syscall.EMSGSIZE) {
-		err = errTooLong
+		err = ErrTooLong
 	}
 	return n, err
 }
 
-func (l *datagram) look() (Peer, error) { return Peer{Acked: l.sent}, nil }
-func (l *datagram) close()              { l.conn.Close() }
-func (l *datagram) reset()              { l.close() }
+func (l *datagram) Look() (Peer, error) { return Peer{Acked: l.sent}, nil }
+func (l *datagram) Close()              { l.conn.Close() }
+func (l *datagram) Reset()              { l.Close() }

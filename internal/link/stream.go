@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"bytes"
@@ -69,7 +69,7 @@ func (l *stream) control(f func(fd int) error) (err error) {
 	return errors.Join(err, ctlErr)
 }
 
-func (l *stream) write(lines []byte, limit time.Duration) (int, error) {
+func (l *stream) Write(lines []byte, limit time.Duration) (int, error) {
 	l.conn.SetWriteDeadline(time.Now().Add(limit))
 	n, err := l.conn.Write(lines)
 	l.written += uint64(n)
@@ -79,7 +79,7 @@ func (l *stream) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *stream) look() (Peer, error) {
+func (l *stream) Look() (Peer, error) {
 	if l.tcp == nil {
 		return l.lookUnix()
 	}
@@ -103,16 +103,16 @@ func (l *stream) lookUnix() (peer Peer, err error) {
 	return peer, err
 }
 
-func (l *stream) bound(d time.Duration) error {
+func (l *stream) Bound(d time.Duration) error {
 	if l.tcp == nil {
 		return nil
 	}
 	return l.control(func(fd int) error { return setUserTimeout(fd, d) })
 }
 
-func (l *stream) watch() ([]byte, error) { return readToEnd(l.conn) }
+func (l *stream) Watch() ([]byte, error) { return readToEnd(l.conn) }
 
-// readToEnd is the watch of a link.
+// readToEnd is the watch of a Link.
 func readToEnd(r io.Reader) (said []byte, err error) {
 	var b [512]byte
 	for err == nil {
@@ -123,12 +123,12 @@ func readToEnd(r io.Reader) (said []byte, err error) {
 		}
 	}
 	if errors.Is(err, io.EOF) {
-		err = errClosed
+		err = ErrClosed
 	}
 	return said, err
 }
 
-func (l *stream) narrow(is bool) {
+func (l *stream) Narrow(is bool) {
 	if l.tcp == nil || l.narrowd == is {
 		return
 	}
@@ -140,16 +140,16 @@ func (l *stream) narrow(is bool) {
 	l.control(func(fd int) error { return limitUnsent(fd, limit) }) // or it goes on as it is
 }
 
-func (l *stream) closeWrite() (bool, error) { return true, l.conn.CloseWrite() }
+func (l *stream) CloseWrite() (bool, error) { return true, l.conn.CloseWrite() }
 
-func (l *stream) close() {
+func (l *stream) Close() {
 	if l.tcp != nil {
 		l.tcp.SetLinger(-1)
 	}
 	l.conn.Close()
 }
 
-func (l *stream) reset() {
+func (l *stream) Reset() {
 	if l.tcp != nil {
 		l.tcp.SetLinger(0)
 	}

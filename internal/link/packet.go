@@ -1,10 +1,10 @@
-package outlet
+package link
 
 import "bytes"
 
-// packetEnd returns the length of the lines at the head of buf that one datagram of
+// PacketEnd returns the length of the lines at the head of buf that one datagram of
 // at most limit bytes takes; a line that alone is longer is alone.
-func packetEnd(buf []byte, limit int) int {
+func PacketEnd(buf []byte, limit int) int {
 	if len(buf) <= limit {
 		return len(buf)
 	}

@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"bufio"
@@ -39,7 +39,7 @@ func TestAskHealth(t *testing.T) {
 		strings.Repeat("x", 1000):    "buffer full",
 	} {
 		answers <- answer
-		err := askHealth(t.Context(), a, a.HostPort())
+		err := AskHealth(t.Context(), a, a.HostPort())
 		if (says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("%.20q: %v", answer, err)
 		}

@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"bufio"
@@ -16,9 +16,9 @@ import (
 // healthTime bounds a question.
 const healthTime = time.Second
 
-// askHealth asks the statsd whose lines go to at how it is, by its management
+// AskHealth asks the statsd whose lines go to at how it is, by its management
 // interface (statsd's docs/admin_interface.md: health answers "health: up").
-func askHealth(ctx context.Context, a address.Upstream, at string) error {
+func AskHealth(ctx context.Context, a address.Upstream, at string) error {
 	host, _, err := net.SplitHostPort(at)
 	if err != nil {
 		return err

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // What is wrong with a server that is not what its address says is told in words.
@@ -43,12 +45,12 @@ func TestWrongServer(t *testing.T) {
 				c.server(conn)
 			}
 		}()
-		o := New(Config{To: addresses(t, fmt.Sprintf("%s://%s", c.network, listener.Addr()))}, Options{Source: newSource(), Log: discard})
+		o := New(Config{To: addresses(t, fmt.Sprintf("%s://%s", c.network, listener.Addr()))}, Options{Source: newSource(), Log: discard, Dialer: link.Dialer{}})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		server := o.failover.resolved(time.Now(), o.failover.list()[0], []string{listener.Addr().String()})[0]
 		conn, err := o.dialServer(ctx, o.config.Load(), server, time.Minute)
 		if err == nil {
-			conn.write([]byte("host.cpu 1 1700000000\n"), time.Minute)
+			conn.link.Write([]byte("host.cpu 1 1700000000\n"), time.Minute)
 			err = <-conn.heard
 			conn.close()
 			err = conn.explain(err)

@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"cmp"
@@ -12,6 +12,21 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
+
+// TLS says how the server of a tls:// address is known, and who we are.
+type TLS struct {
+	// CA is a PEM file of those who may have signed the server's certificate; "":
+	// the system's list. The files are read anew at each connect.
+	CA string `yaml:"ca"`
+
+	// Cert and Key are PEM files of our own certificate, for servers that want one.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+
+	// ServerName is what the server's certificate must be for; "": the host of the
+	// address.
+	ServerName string `yaml:"server_name"`
+}
 
 // config reads the files and says how to speak with a host.
 func (t TLS) config(host string) (*tls.Config, error) {
@@ -45,7 +60,7 @@ func startTLS(ctx context.Context, s *stream, c *tls.Config) (*tlsLink, error) {
 	l := &tlsLink{stream: s, records: r, conn: tls.Client(r, c)}
 	began := time.Now()
 	if err := l.conn.HandshakeContext(ctx); err != nil {
-		s.close()
+		s.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", c.ServerName, handshakeError(err, time.Since(began)))
 	}
 	r.through, s.written = false, r.made
@@ -59,7 +74,7 @@ func handshakeError(err error, after time.Duration) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the handshake was not answered within %v (%s)", after.Round(100*time.Millisecond), hint)
 	case errors.Is(err, io.EOF):
-		return fmt.Errorf("%w in the handshake (%s)", errClosed, hint)
+		return fmt.Errorf("%w in the handshake (%s)", ErrClosed, hint)
 	case isPlain:
 		return fmt.Errorf("the answer is not TLS (%s)", hint)
 	}
@@ -117,12 +132,12 @@ func (l *tlsLink) flush(limit time.Duration) (all bool, err error) {
 	if len(held) == 0 {
 		return true, nil
 	}
-	n, err := l.stream.write(held, limit)
+	n, err := l.stream.Write(held, limit)
 	l.records.taken(n)
 	return n == len(held), err
 }
 
-func (l *tlsLink) write(lines []byte, limit time.Duration) (int, error) {
+func (l *tlsLink) Write(lines []byte, limit time.Duration) (int, error) {
 	if all, err := l.flush(limit); !all || err != nil {
 		return 0, err
 	}
@@ -138,11 +153,11 @@ func (l *tlsLink) write(lines []byte, limit time.Duration) (int, error) {
 	return n, err
 }
 
-func (l *tlsLink) look() (Peer, error) {
+func (l *tlsLink) Look() (Peer, error) {
 	if _, err := l.flush(time.Millisecond); err != nil {
 		return Peer{Acked: l.acked}, err
 	}
-	peer, err := l.stream.look()
+	peer, err := l.stream.Look()
 	done := 0
 	for ; done < len(l.marks) && l.marks[done].cipher <= peer.Acked; done++ {
 		l.acked = l.marks[done].plain
@@ -152,14 +167,14 @@ func (l *tlsLink) look() (Peer, error) {
 	return peer, err
 }
 
-func (l *tlsLink) watch() ([]byte, error) { return readToEnd(l.conn) }
+func (l *tlsLink) Watch() ([]byte, error) { return readToEnd(l.conn) }
 
-func (l *tlsLink) closeWrite() (bool, error) {
+func (l *tlsLink) CloseWrite() (bool, error) {
 	if err := l.conn.CloseWrite(); err != nil {
 		return false, err
 	}
 	if all, err := l.flush(time.Second); !all || err != nil {
 		return false, errors.Join(err, errors.New("the server took only a part of a record"))
 	}
-	return l.stream.closeWrite()
+	return l.stream.CloseWrite()
 }

@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import (
 	"syscall"

@@ -1,4 +1,4 @@
-package outlet
+package link
 
 import "testing"
 
@@ -11,8 +11,8 @@ func TestPacketEnd(t *testing.T) {
 		{"a\nb\n", 4, 4}, {"a\nb\n", 3, 2}, {"a\nb\n", 2, 2}, {"a\nb\n", 1, 2},
 		{"aaaa\nb\n", 3, 5}, {"a\nbbbb\n", 3, 2}, {"a\n", 100, 2},
 	} {
-		if got := packetEnd([]byte(c.buf), c.limit); got != c.want {
-			t.Errorf("packetEnd(%q, %d) = %d, want %d", c.buf, c.limit, got, c.want)
+		if got := PacketEnd([]byte(c.buf), c.limit); got != c.want {
+			t.Errorf("PacketEnd(%q, %d) = %d, want %d", c.buf, c.limit, got, c.want)
 		}
 	}
 }

@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package outlet
+package link
 
 import (
 	"errors"

@@ -1,0 +1,147 @@
+// Package link makes connections to servers, on which lines are sent.
+//
+// There is a Link for each kind of server: a stream (TCP and unix sockets), TLS above one,
+// datagrams (UDP and unixgram), and standard output. It knows one server, and not what else
+// could be used in its place: that is package outlet.
+//
+// # Not promised
+//
+// What a link calls acknowledged, the peer's kernel has; or, for TCP, whatever stands in
+// between. What went by datagram is taken for acknowledged unless the network says otherwise.
+package link
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/address"
+)
+
+// A Link is a connection to a server, of whatever kind. One goroutine sends on it
+// and closes it; Watch alone may run beside.
+type Link interface {
+	// Write hands the kernel what it takes of lines, and waits for room for no
+	// longer than limit; having waited in vain is no error. What it took may end in
+	// the middle of a line, unless it goes in datagrams. ErrTooLong: the first line
+	// fits into none.
+	Write(lines []byte, limit time.Duration) (n int, err error)
+
+	// Look says what is known of the peer, where the link can tell, and returns an
+	// error if it is gone.
+	Look() (Peer, error)
+
+	// Bound makes the kernel give up when the peer has taken nothing for d, even if we
+	// are no more.
+	Bound(d time.Duration) error
+
+	// Watch returns when the peer ends the connection: ErrClosed, if in order; and the
+	// beginning of what it said, though it has nothing to say. It may return nil at once,
+	// where Look tells.
+	Watch() (said []byte, err error)
+
+	// Narrow bounds what the kernel takes that it cannot send yet, or ends that.
+	Narrow(is bool)
+
+	// CloseWrite says that no more will come. It returns whether the peer, when it
+	// has taken all, will close, too.
+	CloseWrite() (answers bool, err error)
+
+	// Close ends the connection. The kernel goes on to send what it has.
+	Close()
+
+	// Reset ends the connection; what the kernel has not sent is lost.
+	Reset()
+}
+
+// A Peer is what a link knows of the other side.
+type Peer struct {
+	// Acked is how many bytes of those that were written its kernel has acknowledged; where
+	// nothing acknowledges, how many ours took.
+	Acked uint64
+
+	// Window is what its kernel offers to take at once, in bytes: as much as it has offered,
+	// its program may not have read of what is acknowledged. 0: not known.
+	Window int64
+
+	// Silence is for how long its host has answered nothing that it was asked; 0: it answers.
+	Silence time.Duration
+}
+
+var (
+	// ErrClosed says that the peer will send no more. It may still read.
+	ErrClosed = errors.New("closed by the server")
+
+	// ErrTooLong says that a line is longer than any datagram.
+	ErrTooLong = errors.New("line longer than any datagram")
+
+	errOwnListener = errors.New("it is our own listener: the lines would run in circles")
+)
+
+// oneWay is the part of a link to a server that says nothing, not even that it ends.
+type oneWay struct{}
+
+func (oneWay) Bound(time.Duration) error { return nil }
+func (oneWay) Watch() ([]byte, error)    { return nil, nil }
+func (oneWay) Narrow(bool)               {}
+func (oneWay) CloseWrite() (bool, error) { return false, nil }
+
+// A Dialer connects to servers.
+type Dialer struct {
+	Stdout io.Writer // of stdout:
+
+	// Resets says that a connection that fails, or that a dead process leaves behind, is
+	// reset, since all that it did not deliver comes again. Otherwise no server is reset,
+	// unless Reset is called.
+	Resets bool
+
+	// Own knows our listeners; nil: there are none.
+	Own interface {
+		// IsOwn says whether who dials at, in a network of package net, reaches one
+		// of our listeners.
+		IsOwn(network, at string) bool
+	}
+}
+
+// Dial connects to the server of a at the resolved address at. maxDatagram is the payload of
+// a datagram, in bytes.
+func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, t TLS, maxDatagram int) (Link, error) {
+	if a.Network == "stdout" {
+		return &stdout{w: d.Stdout}, nil
+	}
+	network := a.Network
+	if network == "tls" {
+		network = "tcp"
+	}
+	if d.Own != nil && d.Own.IsOwn(network, at) {
+		return nil, errOwnListener
+	}
+	if a.Health != 0 {
+		if err := AskHealth(ctx, a, at); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, at)
+	if err != nil {
+		return nil, err
+	}
+	if a.IsDatagram() {
+		return newDatagram(conn, network, maxDatagram)
+	}
+	l, err := newStream(conn.(streamConn), d.Resets)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if a.Network != "tls" {
+		return l, nil
+	}
+	c, err := t.config(a.Host)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return startTLS(ctx, l, c)
+}
