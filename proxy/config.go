@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"iter"
 	"net"
 	"regexp"
 	"slices"
@@ -242,11 +243,7 @@ func (c Config) aggregateProblems(ps *conf.Problems) {
 	}
 	for i, d := range c.Forward.Carbon {
 		if len(d.To) == 0 && len(c.Listen.Carbon) == 0 {
-			path := "forward.carbon.to"
-			if len(c.Forward.Carbon) > 1 || d.Name != "" {
-				path = fmt.Sprintf("forward.carbon[%d].to", i)
-			}
-			ps.Addf(path, "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}", "no upstream for the points that StatsD becomes (forward.statsd.to: [carbon:])")
+			ps.Addf(c.Forward.carbonPath(i)+".to", "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}", "no upstream for the points that StatsD becomes (forward.statsd.to: [carbon:])")
 		}
 	}
 }
@@ -261,20 +258,42 @@ func (c Config) rules() line.Rules {
 // A destinationName is like a name of a host.
 var destinationName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
+// carbonPath is the key of a destination.
+func (f Forward) carbonPath(i int) string {
+	if len(f.Carbon) > 1 || f.Carbon[i].Name != "" {
+		return fmt.Sprintf("forward.carbon[%d]", i)
+	}
+	return "forward.carbon"
+}
+
+// Upstreams yields the key of each upstream, and its address.
+func (f Forward) Upstreams() iter.Seq2[string, Upstream] {
+	return func(yield func(string, Upstream) bool) {
+		keys, lists := []string{"forward.statsd"}, [][]Upstream{f.StatsD.To}
+		for i, d := range f.Carbon {
+			keys, lists = append(keys, f.carbonPath(i)), append(lists, d.To)
+		}
+		for i, to := range lists {
+			for j, a := range to {
+				if !yield(fmt.Sprintf("%s.to[%d]", keys[i], j), a) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // carbonProblems are those of the destinations.
 func (f Forward) carbonProblems(l Listen, ps *conf.Problems) {
 	if len(f.Carbon) == 0 {
 		ps.Addf("forward.carbon", "[{name: main, to: [tcp://graphite.example.net:2003]}]", "the list of destinations is empty")
 	}
 	for i, d := range f.Carbon {
-		path := "forward.carbon"
-		if len(f.Carbon) > 1 || d.Name != "" {
-			path = fmt.Sprintf("forward.carbon[%d]", i)
-		}
+		path := f.carbonPath(i)
 		sameName := func(other CarbonForward) bool { return other.Name == d.Name }
 		switch {
 		case d.Name == "" && len(f.Carbon) > 1:
-			ps.Addf(path+".name", "name: main", "of several destinations each has a name")
+			ps.Addf(path+".name", fmt.Sprintf("name: graphite%d", i+1), "of several destinations each has a name")
 		case d.Name != "" && !destinationName.MatchString(d.Name):
 			ps.Addf(path+".name", "letters, digits, _ and -, at most 64", "%q is no name", d.Name)
 		case slices.ContainsFunc(f.Carbon[:i], sameName):
@@ -319,7 +338,7 @@ func checkUpstreams(path string, to []address.Upstream, networks []string, l Lis
 			ps.Addf(at, "write host and port", "%s names no host", a)
 		}
 		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if reaches(a, own) {
+			if Reaches(a, own) {
 				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
 			}
 		}
@@ -346,16 +365,26 @@ func checkConnections(path string, to []address.Upstream, t link.TLS, maxAge tim
 	}
 	if (t.Cert == "") != (t.Key == "") {
 		ps.Addf(path+".tls", "give both, or neither", "tls.cert and tls.key belong together")
+		return
 	}
-	isTLS := func(a address.Upstream) bool { return a.Network == "tls" }
-	if i := slices.IndexFunc(to, func(a address.Upstream) bool { return a.Network == "tcp" }); i >= 0 && t.ServerName+t.CA != "" && !slices.ContainsFunc(to, isTLS) {
+	if !address.IsHost(t.ServerName) {
+		ps.Addf(path+".tls.server_name", "the server's name, as its certificate has it", "%q is no host", t.ServerName)
+	}
+	network := func(want string) int {
+		return slices.IndexFunc(to, func(a address.Upstream) bool { return a.Network == want })
+	}
+	switch i := network("tcp"); {
+	case t == (link.TLS{}) || len(to) == 0 || network("tls") >= 0:
+	case i >= 0:
 		ps.Addf(fmt.Sprintf("%s.to[%d]", path, i), "tls://"+to[i].HostPort()+", or remove "+path+".tls", "%s is not encrypted, and tls is given", to[i])
+	default:
+		ps.Addf(path+".tls", "remove it, or write tls:// in "+path+".to", "tls is given, and no address is tls://")
 	}
 }
 
-// reaches says, as far as the text tells, whether sending to a would arrive at the
+// Reaches says, as far as the text tells, whether sending to a would arrive at the
 // listener own. What only a resolved name shows, the outlet finds later.
-func reaches(a Upstream, own Address) bool {
+func Reaches(a Upstream, own Address) bool {
 	to := a.Address
 	if a.Network == "tls" {
 		to.Network = "tcp"

@@ -138,7 +138,7 @@ func TestOwnListenerProblem(t *testing.T) {
 		var to Upstream
 		listen.UnmarshalText([]byte(c.listen))
 		to.UnmarshalText([]byte(c.to))
-		if got := reaches(to, listen); got != c.own {
+		if got := Reaches(to, listen); got != c.own {
 			t.Errorf("%s reaches %s: %v", to, listen, got)
 		}
 		var ps conf.Problems

@@ -127,9 +127,14 @@ func (c config) Problems() conf.Problems {
 	return slices.Concat(ps, c.Etcd.Problems(), c.Proxy.Problems(), c.Graphite.Problems(), c.Admin.Problems(), c.sharedSockets())
 }
 
-// sharedSockets tells of a page that would take the socket of a listener.
+// sharedSockets tells of a page that would take the socket of a listener, or be an upstream.
 func (c config) sharedSockets() (ps conf.Problems) {
 	for _, page := range c.page() {
+		for path, to := range c.Proxy.Forward.Upstreams() {
+			if proxy.Reaches(to, page) {
+				ps.Addf(path, "move the page or the server to another port", "%s is our own page", to)
+			}
+		}
 		for _, a := range c.listeners() {
 			if page.Takes(a) {
 				ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
@@ -275,8 +280,11 @@ type numbered struct {
 // nameBytes are what a name is made of.
 const nameBytes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// maxCount bounds a numbered list: a claim may need a transaction per 120.
-const maxCount = 10000
+// The bounds of a numbered list: a claim may need a transaction per 120, and a name has 64 bytes.
+const (
+	maxCount  = 10000
+	maxPrefix = 64 - len("10000")
+)
 
 // readNames reads namesPath; v is a []string.
 func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
@@ -290,8 +298,8 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 		if len(d.problems) > before {
 			return
 		}
-		if strings.Trim(form.Prefix, nameBytes) != "" {
-			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), "letters, digits, _ and -, like web-", "prefix %q is not usable", form.Prefix)
+		if strings.Trim(form.Prefix, nameBytes) != "" || len(form.Prefix) > maxPrefix {
+			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "prefix %q is not usable", form.Prefix)
 			return
 		}
 		if form.Count < 1 || form.Count > maxCount {
@@ -333,9 +341,6 @@ const carbonPath = "forward.carbon"
 func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.SequenceNode {
 		d.list(path, n, v, maxList)
-		if slices.ContainsFunc(n.Content, func(element *yaml.Node) bool { return element.Kind != yaml.MappingNode }) {
-			d.skip(path) // that it has no upstream need not be said
-		}
 		return
 	}
 	one := make([]proxy.CarbonForward, 1)

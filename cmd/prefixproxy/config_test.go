@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -212,7 +213,7 @@ func TestConfigProblems(t *testing.T) {
 		{"membership:\n  names: [host]", []string{`1:1: rewrite.from: "host" is a name of the list too`}},
 		{"membership:\n  names: [host]\nrewrite:\n  unmatched: drop", []string{`5:1: rewrite.from: "host" is a name of the list too`}},
 		{"membership:\n  names: [web]\nrewrite: {from: web}", []string{`5:17: rewrite.from: "web" is a name of the list too`}},
-		{"rewrite: {to: \"{nam}\"}", []string{`3:15: rewrite.to: `, `3:15: rewrite.to: `}},
+		{"rewrite: {to: \"{nam}\"}", []string{`3:15: rewrite.to: `}},
 		{"rewrite: {unmatched: lose}", []string{`3:22: rewrite.unmatched: "****"`}},
 		{"listen: {max_connections: 0}", []string{`3:27: listen.max_connections: max_connections 0 is out of range`}},
 		{"listen: {max_connections: 1.5}", []string{`3:27: listen.max_connections: want a whole number, got "1.5"`}},
@@ -256,6 +257,59 @@ func TestConfigProblems(t *testing.T) {
 		got := strings.Split(err.Error(), "\n")
 		if !slices.EqualFunc(got, tt.want, func(got, want string) bool { return strings.HasPrefix(got, "f:"+want) }) {
 			t.Errorf("%q:\ngot  %q\nwant %q", tt.text, got, tt.want)
+		}
+	}
+}
+
+// What is told of each text is one problem, with the remedy that is given, which leads to no next
+// one.
+func TestConfigRemedies(t *testing.T) {
+	const etcd, statsd = "etcd: {endpoints: [http://e:2379]}\n", "  statsd: {to: [udp://s:8125]}\n"
+	for _, tt := range []struct{ text, problem, remedy string }{
+		{etcd + "forward:\n" + statsd + "  carbon: [null]", `4:12: forward.carbon[0].to: no upstream`, "to: [tcp://"},
+		{etcd + "forward:\n" + statsd + "  carbon: [{to: tcp://a:1}]", `4:17: forward.carbon[0].to: want a list`, "[tcp://a:1]"},
+		{etcd + "forward:\n" + statsd + "  carbon: [{to: [tcp://a:1], queue: 1}]", `4:37: forward.carbon[0].queue: queue 1 is too small`, "1MiB"},
+		{etcd + "forward:\n" + statsd + "  carbon: [{name: a, to: [tcp://a:1]}, {to: [tcp://b:1]}]", `4:40: forward.carbon[1].name: of several`, "name: graphite2"},
+		{etcd + "forward:\n" + statsd + "  carbon: {to: [tcp://localhost:8127]}", `4:17: forward.carbon.to[0]: tcp://localhost:8127 is our own page`, "another port"},
+		{etcd + "forward:\n" + statsd + "  carbon: {to: [tcp://a:1], tls: {cert: /c, key: /k}}", `4:17: forward.carbon.to[0]: tcp://a:1 is not encrypted`, "tls://a:1"},
+		{etcd + "forward:\n" + statsd + "  carbon: {to: [tls://a:1], tls: {server_name: a b}}", `4:48: forward.carbon.tls.server_name: "a b" is no host`, "as its certificate has it"},
+		{etcd + "forward:\n  carbon: {to: [tcp://a:1]}\n  statsd: {to: [udp://s:8125], tls: {ca: /c}}", `4:32: forward.statsd.tls: tls is given`, "remove it"},
+		{etcd + "forward: {statsd: {to: carbon:}}", `2:30: did not find`, "to: [carbon:]"},
+		{etcd + "forward: {statsd: {to: [udp://[::1]:8125, udp://b:1]}}", `2:31: did not find`, `quotes: "udp://[::1]:8125"`},
+		{"etcd: {endpoints: [http://[::1]:2379]}", `1:27: did not find`, `quotes: "http://[::1]:2379"`},
+		{"etcd: {endpoints: [https://e:2379], tls: {ca_file: /c}}\nlisten: {statsd: [], carbon: [tcp://:1]}\nforward: {carbon: {to: [tcp://a:1]}}", `1:43: etcd.tls.ca_file: unknown key`, "here it is called ca:"},
+		{complete + "membership: {names: [host, b]}", `1:1: rewrite.from: "host" is a name`, "like here"},
+		{complete + "membership: {names: {prefix: " + strings.Repeat("x", 60) + ", count: 100000}}", `3:30: membership.names.prefix: prefix`, "at most 59"},
+		{complete + "rewrite: {to: '{name}.{name}'}", `3:15: rewrite.to: "{name}.{name}" holds {name} 2 times`, "{name} or"},
+		{complete + "rewrite: {to: '{Name}'}", `3:15: rewrite.to: "{Name}" holds {name} 0 times`, "{name} or"},
+		{complete + "membership:\n  owner: {{ .Node }}", `4:10: membership.owner: want one value`, "quotes"},
+		{complete + "\"a\\nb\\u001b\": 1", "3:1: a\ufffdb\ufffd: unknown key", "known here"},
+		{complete + "coalesce: 5ms\n\ufeffadmin: {}", "4:1: the file holds a byte order mark", "UTF-8"},
+		{complete + "membership:\u00a0{pool: a}", "3:1: membership:\ufffd{pool: unknown key", "no blank"},
+		{complete + "membership:\n  pool:\u00a0a", "4:3: membership: want a section", "no blank"},
+		{"%YAML 1.2\n---\n" + complete, "1:1: found incompatible YAML document", "remove this line"},
+	} {
+		_, err := parseConfig("f", []byte(tt.text), defaultConfig(), testEnv)
+		var bad *configError
+		if !errors.As(err, &bad) || len(bad.problems) != 1 {
+			t.Errorf("%q:\ngot  %v\nwant %q, alone", tt.text, err, tt.problem)
+			continue
+		}
+		if got := bad.problems[0].Hint; !strings.HasPrefix(err.Error(), "f:"+tt.problem) || !strings.Contains(got, tt.remedy) {
+			t.Errorf("%q:\ngot  %q, hint %q\nwant %q, hint with %q", tt.text, err, got, tt.problem, tt.remedy)
+		}
+	}
+}
+
+// An address that was meant is told as it was meant.
+func TestMeantAddresses(t *testing.T) {
+	for text, want := range map[string]string{
+		"TCP://a:1": "tcp://a:1", "tcp//a:1": "tcp://a:1", "udp:a:1": "udp://a:1", "tls:/a:1": "tls://a:1", "a:": "udp://a:8125", "udp://a:": "udp://a:8125",
+		" udp://a:1 ": "udp://a:1", "udp://::1:8125": "udp://[::1]:8125", "::1": "udp://[::1]:8125", "tcp://fe80::1%eth0:1": "tcp://[fe80::1%eth0]:1",
+		"udpserver:1": "udp://udpserver:1", "a.b": "udp://a.b:8125", "http://a/": "udp://a:8125", "8125": "udp://localhost:8125", "": "udp://localhost:8125",
+	} {
+		if got := addressHint("forward.statsd.to[0]", text, parses(address.ParseUpstream)); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 
@@ -66,9 +67,9 @@ func withRemedy(err error) (text, remedy string) {
 // addressHint is the address that text, at path, may have meant: without its scheme, or
 // its port, or a port alone.
 func addressHint(path, text string, isAddress func(string) bool) string {
-	scheme, port := "tcp://", ":2003"
+	scheme, port := "tcp", "2003"
 	if strings.Contains(path, "statsd") {
-		scheme, port = "udp://", ":8125"
+		scheme, port = "udp", "8125"
 	}
 	if several := eachOf(text, isAddress); several != "" {
 		return several
@@ -79,8 +80,35 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 	if network, at, ok := strings.Cut(text, ":"); ok && strings.HasPrefix(network, "unix") {
 		return first(isAddress, network+":///"+strings.TrimLeft(at, "/"))
 	}
-	text = cmp.Or(withoutScheme(text), "localhost")
-	return first(isAddress, scheme+text, scheme+text+port, scheme+"localhost:"+text, scheme+strings.Replace(text, "*", "0.0.0.0", 1))
+	host := strings.TrimSpace(text)
+	if m := someScheme.FindStringSubmatch(host); m != nil {
+		host = host[len(m[0]):]
+		if own := strings.ToLower(m[1]); isAddress(own + "://host:1") {
+			scheme = own
+		}
+	}
+	host = cmp.Or(strings.TrimRight(host, "/:"), "localhost")
+	var meant []string
+	for _, at := range append(hostPorts(host, port), "localhost:"+host, strings.Replace(host, "*", "0.0.0.0", 1)) {
+		meant = append(meant, scheme+"://"+at)
+	}
+	return first(isAddress, meant...)
+}
+
+// someScheme finds what was meant to be the scheme of an address, and is in its first group if
+// it may be one.
+var someScheme = regexp.MustCompile(`(?i)^(?:(udp|tcp|tls)[46]?(?:[:;]/*|/+)|[a-z0-9]+:/+)`)
+
+// hostPorts returns what host may have meant as an address with a port.
+func hostPorts(host, port string) []string {
+	i := strings.LastIndexByte(host, ':')
+	if strings.Count(host, ":") < 2 {
+		return []string{host, host + ":" + port}
+	}
+	if _, err := netip.ParseAddr(host[:i]); err != nil {
+		return []string{host, "[" + host + "]:" + port}
+	}
+	return []string{host, "[" + host[:i] + "]" + host[i:]}
 }
 
 // eachOf shows the values that stand in text with commas between them as a list; "" if
@@ -93,14 +121,6 @@ func eachOf(text string, isSound func(string) bool) string {
 	return fmt.Sprintf(`each by itself: ["%s"]`, strings.Join(values, `", "`))
 }
 
-// withoutScheme returns the host and port of a URL, or what has none.
-func withoutScheme(text string) string {
-	if _, rest, ok := strings.Cut(text, ":/"); ok {
-		text = strings.TrimLeft(rest, "/")
-	}
-	return strings.TrimRight(text, "/")
-}
-
 // endpointHint is the endpoint that text may have meant.
 func endpointHint(text string) string {
 	scheme := "http://"
@@ -111,13 +131,10 @@ func endpointHint(text string) string {
 		return "etcd is reached over the network, like http://127.0.0.1:2379"
 	}
 	isEndpoint := parses(etcd.ParseEndpoint)
-	host, _, _ := strings.Cut(withoutScheme(text), "/")
-	meant := []string{scheme + host, scheme + host + ":2379", scheme + "[" + host + "]:2379"}
-	if i := strings.LastIndexByte(host, ':'); strings.Count(host, ":") > 1 && i > 0 {
-		meant = []string{scheme + "[" + host[:i] + "]" + host[i:], scheme + "[" + host + "]:2379"}
-		if _, err := netip.ParseAddr(host[:i]); err != nil {
-			slices.Reverse(meant)
-		}
+	host, _, _ := strings.Cut(text[len(someScheme.FindString(text)):], "/")
+	meant := hostPorts(host, "2379")
+	for i := range meant {
+		meant[i] = scheme + meant[i]
 	}
 	return cmp.Or(eachOf(text, isEndpoint), first(isEndpoint, meant...), "write each like http://127.0.0.1:2379")
 }
@@ -184,10 +201,14 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 	}
 	below := "write keys below it: " + strings.Join(known, ", ")
 	switch {
+	case strings.ContainsFunc(n.Value, isFalseBlank):
+		return typeAnew
 	case assignment.MatchString(n.Value) || noBlankList.MatchString(n.Value):
 		return keyValue
 	case slices.Contains(known, "to") && path != "rewrite" && first.Kind == yaml.ScalarNode && !isNull(first):
 		return "{to: [" + first.Value + "]}"
+	case path == "etcd" && first.Kind == yaml.ScalarNode && !isNull(first):
+		return "{endpoints: [" + first.Value + "]}"
 	case !scalar:
 		return below
 	case isOff(n.Value) && (path == "admin" || path == "graphite"):
@@ -232,8 +253,10 @@ func scalarHint(n *yaml.Node) string {
 	switch {
 	case isNull(n):
 		return "write a value, or remove the key for the default"
-	case isBraced(n) && len(n.Content) == 2:
+	case isBraced(n) && len(n.Content) == 2 && isMissing(n.Content[1]) && n.Content[0].Kind == yaml.ScalarNode:
 		return "text that begins with a brace needs quotes: " + `"{` + n.Content[0].Value + `}"`
+	case isBraced(n) && len(n.Content) > 0 && n.Content[0].Kind == yaml.MappingNode: // {{ … }}, of a template
+		return "write one value; text that begins with a brace needs quotes"
 	case n.Kind == yaml.SequenceNode && len(n.Content) == 1 && n.Content[0].Kind == yaml.ScalarNode:
 		return "without brackets: " + n.Content[0].Value
 	}
@@ -246,9 +269,9 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 	switch {
 	case key == "<<":
 		return "merge keys are not supported; write the keys themselves", ""
-	case strings.TrimSpace(key) != key:
-		_, meant = d.unknownHint(path, strings.TrimSpace(key), known)
-		return "what looks like a blank before or behind it is none: type it anew", meant
+	case strings.ContainsFunc(key, isFalseBlank), strings.TrimSpace(key) != key:
+		_, meant = d.unknownHint(path, strings.TrimSpace(strings.Join(strings.FieldsFunc(key, isFalseBlank), "")), known)
+		return typeAnew, meant
 	case len(key) > maxKey:
 		return "known here: " + strings.Join(known, ", "), ""
 	}
@@ -302,7 +325,15 @@ var alsoCalled = map[string][]string{
 	"interval":    strings.Fields("flush flushinterval"),
 	"percentiles": strings.Fields("percentthreshold"),
 	"expire":      strings.Fields("deleteidlestat"),
+	"ca":          strings.Fields("cafile cacert cacertfile capath trustedcafile"),
+	"cert":        strings.Fields("certfile clientcert crt"),
+	"key":         strings.Fields("keyfile clientkey privatekey"),
 }
+
+// isFalseBlank says whether a person who sees r takes it for a blank, or for nothing.
+func isFalseBlank(r rune) bool { return r > 0x7f && !unicode.IsPrint(r) }
+
+const typeAnew = "what looks like a blank here, or like nothing, is no blank: type the line anew"
 
 var noDashes = strings.NewReplacer("_", "", "-", "")
 
@@ -358,7 +389,8 @@ var (
 	noColon     = regexp.MustCompile(`^\s*[a-z_]+\s*$`)
 	assignment  = regexp.MustCompile(`^\s*[\w.]+\s*=`)
 	bareName    = regexp.MustCompile(`to:\s*([\w.-]*\{name\}[\w.-]*)`)
-	bareBrace   = regexp.MustCompile(`[\[{,]\s*(?:\w+:\s+)?([^\s"'\[\]{},]*\$\{\w*\}[^\s"'\[\]{},]*)`) // in a list or section in one line
+	bareBrace   = regexp.MustCompile(`[\[{,]\s*(?:\w+:\s+)?([^\s"'\[\]{},]*(?:\$\{\w*\}|://\[[\w:.%]+\])[^\s"'\[\]{},]*)`) // in a list or section in one line
+	bareColon   = regexp.MustCompile(`to:\s*((?:carbon|stdout):)`)
 	dashBehind  = regexp.MustCompile(`^\s*[\w]+:\s+-\s+(\S+)`)
 )
 
@@ -371,11 +403,20 @@ func hintForSyntax(lines []string, at place) string {
 	if indent := here[:len(here)-len(strings.TrimLeft(here, " \t"))]; strings.Contains(indent, "\t") {
 		return "YAML is indented by blanks: replace the tabs"
 	}
+	if strings.ContainsFunc(here, isFalseBlank) {
+		return typeAnew
+	}
+	if strings.HasPrefix(here, "%") {
+		return "the file has no directives: remove this line"
+	}
+	if m := bareColon.FindStringSubmatch(here); m != nil {
+		return fmt.Sprintf("a list stands in brackets: to: [%s]", m[1])
+	}
 	if m := bareName.FindStringSubmatch(here); m != nil {
 		return fmt.Sprintf("text with a brace needs quotes: to: %q", m[1])
 	}
 	if m := bareBrace.FindStringSubmatch(here); m != nil {
-		return fmt.Sprintf("a variable in a list or section in one line needs quotes: %q", m[1])
+		return fmt.Sprintf("a value with brackets or braces, in a list or section in one line, needs quotes: %q", m[1])
 	}
 	if m := dashBehind.FindStringSubmatch(here); m != nil {
 		return fmt.Sprintf("a list in one line stands in brackets: [%s]", m[1])

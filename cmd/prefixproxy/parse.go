@@ -63,6 +63,8 @@ func unreadableByte(text []byte) (at place, what string) {
 				return place{i + 1, column}, "is not UTF-8"
 			case unicode.IsControl(r) && r != '\t':
 				return place{i + 1, column}, "holds a control character"
+			case r == '\ufeff' && (i > 0 || column > 1):
+				return place{i + 1, column}, "holds a byte order mark behind its start"
 			case r == '\ufffe' || r == '\uffff':
 				return place{i + 1, column}, "holds what is no character"
 			}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
@@ -34,7 +35,7 @@ type ui struct {
 
 // warnf tells about something dangerous.
 func (u *ui) warnf(format string, args ...any) {
-	fmt.Fprintf(u.err, "prefixproxy: warning: "+format+"\n", args...)
+	fmt.Fprintln(u.err, "prefixproxy: warning:", visible(fmt.Sprintf(format, args...)))
 }
 
 // notef tells about something that may surprise.
@@ -165,9 +166,20 @@ func (e *configError) mask(text string) string { return e.hide.Replace(conf.Mask
 // brief cuts what somebody has written for hundreds of characters.
 func brief(text string) string {
 	if all := []rune(text); len(all) > 2*maxExcerpt {
-		return string(all[:2*maxExcerpt]) + "…"
+		text = string(all[:2*maxExcerpt]) + "…"
 	}
-	return text
+	return visible(text)
+}
+
+// visible returns text with a mark in the place of each character that a terminal would obey,
+// or not show.
+func visible(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '\ufffd'
+	}, text)
 }
 
 // report tells a person about all problems, each with the line that it is in.
@@ -196,7 +208,7 @@ const maxExcerpt = 200
 // excerptOf returns what may be shown of a line, without its comment.
 func (e *configError) excerptOf(line int) []rune {
 	text, _, _ := strings.Cut(e.lines[line-1], " #")
-	shown := []rune(e.mask(text))
+	shown := []rune(visible(e.mask(text)))
 	end := ""
 	if len(shown) > maxExcerpt {
 		shown, end = shown[:maxExcerpt], "…"

@@ -89,7 +89,7 @@ func (d *decoder) syntax(text []byte, bad *yaml.LoadError) {
 	}
 	near := strings.Join(lines[max(at.line-4, 0):at.line], "\n")
 	if len(near) > maxNear {
-		hint = ""
+		hint = "write it in shorter lines"
 	}
 	if at.line > 0 {
 		d.hideUnknown(lines[at.line-1])
@@ -365,7 +365,11 @@ var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names(?:\[\d+\]|\
 // add appends what a package found wrong with the values it was given, but for
 // what only follows from a value that could not be read.
 func (d *decoder) add(ps conf.Problems) {
+	_, listed := d.places[carbonPath+"[0]"]
 	for _, p := range ps {
+		if rest, ok := strings.CutPrefix(p.Path, carbonPath+"."); ok && listed { // of one that is alone
+			p.Path = carbonPath + "[0]." + rest
+		}
 		if d.follows(p.Path) {
 			continue
 		}

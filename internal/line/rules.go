@@ -2,6 +2,7 @@ package line
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
@@ -106,8 +107,9 @@ func (r Rules) Problems() conf.Problems {
 	var ps conf.Problems
 	checkNodes(&ps, "rewrite.from", r.From, r.From, "host")
 	// {name} is looked at as the node that it becomes.
-	checkNodes(&ps, "rewrite.to", r.To, r.render("name"), namePlaceholder)
-	if n := strings.Count(r.To, namePlaceholder); n != 1 {
+	if n := strings.Count(r.To, namePlaceholder); n == 1 || r.To == "" {
+		checkNodes(&ps, "rewrite.to", r.To, r.render("name"), namePlaceholder)
+	} else {
 		ps.Addf("rewrite.to", "{name} or servers.{name}",
 			"%q holds {name} %d times and must once: without it all hosts would write the same paths", r.To, n)
 	}
@@ -130,7 +132,10 @@ func (r Rules) checkNames(p Protocol, ps *conf.Problems) {
 		ps.Addf("rewrite.from", "letters, digits, _ and -", "%v cuts all of %q away", p, r.From)
 		return
 	}
-	const hint = "a word that is no name, like host"
+	hint := "a word that is no name, like host"
+	if slices.Contains(r.Names, "host") {
+		hint = "a word that is no name, like here"
+	}
 	for _, name := range r.Names {
 		to := r.render(name)
 		if key, _ := p.normal(to); name == r.From {
