@@ -400,6 +400,8 @@ func TestHost(t *testing.T) {
 		{"localhost:8127", "localhost:", 403},
 		{"localhost:8127", "localhost:-8127", 403},
 		{"localhost:8127", "localhost:99999", 403},
+		{"localhost:8127", "localhost:8128", 403},
+		{"localhost:8127", "localhost.:8127", 403},
 		{"localhost:8127", "user@localhost:8127", 403},
 		{"127.0.0.1:8127", "evil.example.net", 403},
 		{"[::1]:8127", "evil.example.net", 403},
@@ -407,7 +409,8 @@ func TestHost(t *testing.T) {
 		{":8127", "metrics.example.net:8127", 200},
 		{"unix:///run/admin.sock", "anything", 200},
 	} {
-		r := httptest.NewRequest("GET", "/healthz", nil)
+		came := context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv6loopback, Port: 8127})
+		r := httptest.NewRequestWithContext(came, "GET", "/healthz", nil)
 		r.Host = tt.host
 		w := httptest.NewRecorder()
 		newServer(Config{Listen: tt.listen}, holding(), bothUp()).http.Handler.ServeHTTP(w, r)

@@ -39,33 +39,15 @@ func guard(next http.Handler, loopbackOnly bool) http.Handler {
 	})
 }
 
-// isOurs says whether the Host of r is a loopback one: the name, and the port, if there
-// is one, that r came to.
+// isOurs says whether the Host of r is localhost or an address of a loopback interface, with
+// the port that r came to, if with one.
 func isOurs(r *http.Request) bool {
-	if !isLoopback(r.Host) {
+	host, port, err := net.SplitHostPort(r.Host)
+	if err != nil { // no port
+		host = strings.TrimSuffix(strings.TrimPrefix(r.Host, "["), "]")
+	} else if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && port != strconv.Itoa(at.Port) {
 		return false
-	}
-	_, port, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		return true // none
-	}
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return false
-	}
-	at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	return !ok || port == strconv.Itoa(at.Port)
-}
-
-// isLoopback says whether hostport, with or without a port, means this host to
-// whoever reads it: localhost or an address of a loopback interface.
-func isLoopback(hostport string) bool {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
-	}
-	if strings.EqualFold(host, "localhost") {
-		return true
 	}
 	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.Unmap().IsLoopback()
+	return strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // gathering says how long readers wait. They all share it; a reload changes it.
@@ -64,7 +65,6 @@ type pacer struct {
 	*gathering
 	bears  time.Duration // how long input may gather in the socket, at the most
 	poller *poll.Poller  // of the sockets that others wait for
-	timer  *time.Timer   // nil before the first wait
 	misses int           // ticks since something came
 }
 
@@ -141,17 +141,5 @@ func (p *pacer) gather(ctx context.Context, every time.Duration) {
 		}
 		p.poller.Look()
 	}
-	p.sleep(ctx, time.Until(tick))
-}
-
-func (p *pacer) sleep(ctx context.Context, d time.Duration) {
-	if p.timer == nil {
-		p.timer = time.NewTimer(d)
-	} else {
-		p.timer.Reset(d)
-	}
-	select {
-	case <-p.timer.C:
-	case <-ctx.Done():
-	}
+	retry.Sleep(ctx, time.Until(tick))
 }

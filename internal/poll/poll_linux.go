@@ -97,7 +97,6 @@ func (p *Poller) Close() { p.file.Close() }
 type Socket struct {
 	poller *Poller
 	ready  chan struct{} // cap 1: it can be read
-	timer  *time.Timer   // of wait; nil before the first one with a limit
 
 	mu sync.Mutex // held to close fd, and by others than the reader to use it
 	fd int        // -1: closed
@@ -126,7 +125,9 @@ func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
 	}
 	var late <-chan time.Time
 	if limit > 0 {
-		late = s.after(limit)
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		late = timer.C
 	}
 	select {
 	case <-s.ready:
@@ -136,15 +137,6 @@ func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-func (s *Socket) after(d time.Duration) <-chan time.Time {
-	if s.timer == nil {
-		s.timer = time.NewTimer(d)
-	} else {
-		s.timer.Reset(d)
-	}
-	return s.timer.C
 }
 
 // Close closes the descriptor; more than once does no harm.
