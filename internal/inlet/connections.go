@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// idleEnough is how long a connection must have been silent to be ended for another.
+	// idleEnough is how long a connection must have brought nothing whole to be ended for another.
 	idleEnough = time.Second
 
 	// leastLeaving is how many connections that we have ended may always wait for their peers
@@ -130,7 +130,7 @@ func (c *connections) hasRoom() bool { return len(c.readers) < c.most() }
 
 // add registers a connection. c.mu is held.
 func (c *connections) add(s *streamReader) {
-	s.touch()
+	s.touch(time.Now())
 	c.readers[s] = struct{}{}
 	s.hurry = len(c.readers) > c.limit
 	if c.full.isOver() {
@@ -169,7 +169,7 @@ func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Dur
 	}
 	s, idle := c.idlest()
 	for idle >= idleEnough && s.hasInput() { // it was we who were not there
-		s.touch()
+		s.touch(time.Now())
 		s, idle = c.idlest()
 	}
 	if idle >= idleEnough {
@@ -187,7 +187,7 @@ func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Dur
 func (c *connections) idlest() (s *streamReader, idle time.Duration) {
 	now := time.Since(epoch)
 	for r := range c.readers {
-		if d := now - time.Duration(r.lastRead.Load()); s == nil || d > idle {
+		if d := now - time.Duration(r.lastTaken.Load()); s == nil || d > idle {
 			s, idle = r, d
 		}
 	}

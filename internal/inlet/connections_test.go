@@ -78,7 +78,7 @@ func TestUnreadIsNotIdle(t *testing.T) {
 	c.set(limited(1))
 	s := &streamReader{socket: socket, isUnix: true}
 	c.add(s)
-	longAgo := func() { s.lastRead.Add(-int64(2 * idleEnough)) }
+	longAgo := func() { s.lastTaken.Add(-int64(2 * idleEnough)) }
 
 	unix.Write(pair[1], []byte("line\n"))
 	longAgo()
@@ -132,6 +132,28 @@ func TestNobodyIsIdle(t *testing.T) {
 	if n := in.logged("level=WARN"); n != 1 {
 		t.Errorf("%d warnings, want one", n)
 	}
+}
+
+// Who sends a line byte by byte, for ever, keeps nobody out.
+func TestDripIsIdle(t *testing.T) {
+	in := start(t, limited(1), localTCP)
+	hog := in.dial(t, 0)
+	write(t, hog, "first\n")
+	in.came(t, "first")
+	var stop atomic.Bool
+	var dripping sync.WaitGroup
+	defer dripping.Wait()
+	defer stop.Store(true)
+	dripping.Go(func() {
+		for !stop.Load() {
+			io.WriteString(hog, "x")
+			<-time.After(20 * time.Millisecond)
+		}
+	})
+	write(t, in.dial(t, 0), "new\n")
+	in.came(t, "new")
+	write(t, hog, "\n")
+	eventually(t, "its line", func() bool { return in.count("xx") == 1 })
 }
 
 // fillDescriptors leaves this process n descriptors, until the end of the test.
@@ -229,6 +251,23 @@ func TestKeepAlive(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// A byte that is sent as urgent is one of the stream, at its place.
+func TestUrgentByte(t *testing.T) {
+	in := start(t, defaults, localTCP)
+	conn := in.dial(t, 0).(*net.TCPConn)
+	write(t, conn, "host.a:1")
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) { err = unix.Sendto(int(fd), []byte("2"), unix.MSG_OOB, nil) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, conn, "|c\n")
+	in.came(t, "host.a:12|c")
 }
 
 // Who could connect before the end has its line read. By TCP, one may slip in at the

@@ -3,6 +3,7 @@ package inlet
 import (
 	"bytes"
 	"encoding/binary"
+	"regexp"
 	"slices"
 )
 
@@ -43,12 +44,11 @@ const (
 // take hands data over to h, and returns the end that it needs to see again.
 func (f *framing) take(h Handler, data []byte) (rest []byte) {
 	if f.kind == unknown {
-		if len(data) < headLen || bytes.HasPrefix(proxyHead, data) && len(data) < len(proxyHead) {
-			return data
-		}
 		f.kind = f.kindOf(data)
 	}
 	switch f.kind {
+	case unknown:
+		return data
 	case lines:
 		return h.Stream(data)
 	case framed:
@@ -58,33 +58,46 @@ func (f *framing) take(h Handler, data []byte) (rest []byte) {
 	return nil
 }
 
-// How streams of other protocols begin that contain line ends by accident.
+// How streams of other protocols begin that contain line ends: all but HTTP's by accident. No
+// web page may write lines.
 var (
 	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
 	foreign   = [][]byte{
-		proxyHead, []byte("\x16\x03") /* TLS */, []byte("\x1f\x8b") /* gzip */, []byte("\x28\xb5\x2f\xfd"), /* zstd */
+		proxyHead, []byte("\x16\x03\x01") /* TLS */, []byte("\x16\x03\x03"), []byte("\x1f\x8b\x08") /* gzip */, []byte("\x28\xb5\x2f\xfd"), /* zstd */
 		[]byte("\xff\xff\xff\xff"), // a length of -1
 	}
+	method  = regexp.MustCompile(`^[A-Z]{3,}( |$)`)
+	version = regexp.MustCompile(` HTTP/[0-9.]+\r?$`)
 )
 
-// kindOf recognizes a stream's framing by its head.
+// kindOf recognizes a stream's framing by how it begins; unknown where more is to be seen.
 func (f *framing) kindOf(data []byte) framingKind {
+	if len(data) < headLen || bytes.HasPrefix(proxyHead, data) && len(data) < len(proxyHead) {
+		return unknown
+	}
 	head := data[:headLen]
 	isOther := func(other []byte) bool { return bytes.HasPrefix(data, other) }
+	request, _, isWhole := bytes.Cut(data, []byte("\n"))
 	switch {
+	case slices.ContainsFunc(foreign, isOther):
+		return refused
 	case f.understands && isLength(head):
 		return framed
-	case bytes.IndexByte(head, 0) >= 0, f.understands && bytes.ContainsFunc(head, isForeign), slices.ContainsFunc(foreign, isOther):
+	case bytes.IndexByte(head, 0) >= 0, f.understands && bytes.ContainsFunc(head, isForeign):
 		return refused
+	case !method.Match(request), isWhole && !version.Match(request):
+		return lines
+	case !isWhole && len(data) < MaxRest:
+		return unknown
 	}
-	return lines
+	return refused
 }
 
 // isLength says whether head is a packet's length, which may be 0.
 func isLength(head []byte) bool { return binary.LittleEndian.Uint32(head) <= maxFrame }
 
 // isForeign says whether r never occurs in a line.
-func isForeign(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' }
+func isForeign(r rune) bool { return r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == 0x7f }
 
 // takePackets is take of a framed stream.
 func (f *framing) takePackets(h Handler, data []byte) (rest []byte) {

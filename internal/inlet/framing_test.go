@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -79,7 +80,7 @@ func TestFramedStreamEnds(t *testing.T) {
 
 // Lines are lines wherever reads end, however short they are.
 func TestPlainStream(t *testing.T) {
-	for _, stream := range []string{"host.a:1|c\nhost.b:2|c\n", "a\nb\n", "a\n", "\n\n\n\na\n", "\r\n\r\n", "\r\n\r\na\n", "\r\n\ta\n", "\xff\xfea\nb\n", "a"} {
+	for _, stream := range []string{"host.a:1|c\nhost.b:2|c\n", "a\nb\n", "a\n", "\n\n\n\na\n", "\r\n\r\n", "\r\n\r\na\n", "\r\n\ta\n", "\xff\xfea\nb\n", "a", "GET /a:1|c\nGET / HTTP/1.1\n", "POST /a", "PUT\na\n"} {
 		for _, understands := range []bool{true, false} {
 			want := reads(&framing{kind: lines}, stream, nil)
 			everyCut(len(stream), func(cuts []int) {
@@ -97,7 +98,7 @@ func TestOtherFramings(t *testing.T) {
 	packet := strings.Repeat("host.a:1|c\n", 20)
 	n := len(packet)
 	be := binary.BigEndian
-	for name, head := range map[string][]byte{
+	heads := map[string][]byte{
 		"4 bytes, big-endian":      be.AppendUint32(nil, uint32(n)),
 		"2 bytes, big-endian":      be.AppendUint16(nil, uint16(n)),
 		"2 bytes, little-endian":   binary.LittleEndian.AppendUint16(nil, uint16(n)),
@@ -110,10 +111,17 @@ func TestOtherFramings(t *testing.T) {
 		"pickle":                   append(be.AppendUint32(nil, uint32(n)), "\x80\x02]q\x00"...),
 		"PROXY protocol":           []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x04\xd2\x07\xd3"),
 		"TLS":                      []byte("\x16\x03\x01\x02\x01"),
+		"TLS, short":               []byte("\x16\x03\x03\x00\xc8\x01"),
 		"gzip":                     []byte("\x1f\x8b\x08\x08"),
+		"gzip, without a name":     []byte("\x1f\x8b\x08\x00"),
+		"4 bytes, 2 GiB":           {0xff, 0xff, 0xff, 0x7f},
+		"HTTP":                     []byte("POST /x HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+		"HTTP/1.0":                 []byte("GET http://localhost:8125/a?b HTTP/1.0\n"),
+		"HTTP/2":                   []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
 		"4 bytes, -1":              {0xff, 0xff, 0xff, 0xff},
 		"zstd":                     []byte("\x28\xb5\x2f\xfd"),
-	} {
+	}
+	for name, head := range heads {
 		stream := strings.Repeat(string(head)+packet, 2)
 		everyCut(len(head)+6, func(cuts []int) {
 			b := reads(&framing{understands: true}, stream, cuts)
@@ -123,12 +131,17 @@ func TestOtherFramings(t *testing.T) {
 		})
 	}
 	// Those are known wherever lines are expected.
-	for _, stream := range []string{"\r\n\r\n\x00\r\nQUIT\na:1|c\n", "\x16\x03\x01\x02\x01a:1|c\n"} {
+	for _, stream := range []string{"\r\n\r\n\x00\r\nQUIT\na:1|c\n", "\x16\x03\x01\x02\x01a:1|c\n", "PUT / HTTP/1.1\na:1|c\n"} {
 		everyCut(len(stream), func(cuts []int) {
 			if b := reads(&framing{}, stream, cuts); len(b.lines) > 0 || b.dropped[Misframed] != stream {
 				t.Fatalf("%q cut at %v: got %q and dropped %q", stream, cuts, b.lines, b.dropped)
 			}
 		})
+	}
+	// The first line of one may be as long as it likes.
+	long := "GET /" + strings.Repeat("x", MaxRest) + " HTTP/1.1\r\n\r\n" + packet
+	if b := reads(&framing{}, long, []int{10, MaxRest - 1, MaxRest, MaxRest + 1}); len(b.lines) > 0 {
+		t.Errorf("%d lines came behind a long request", len(b.lines))
 	}
 	// Where ours is not expected, it is one of the others.
 	for _, cuts := range [][]int{nil, {1, 3}} {
@@ -197,11 +210,12 @@ func obvious(s string) *book {
 		n := binary.LittleEndian.Uint32([]byte(s))
 		return n <= 1<<20
 	}
+	foreign := regexp.MustCompile("^(\r\n\r\n\\x00|\\x16\\x03[\\x01\\x03]|\\x28\\xb5\\x2f\\xfd|\\x1f\\x8b\\x08|\\xff\\xff\\xff\\xff|[A-Z]{3,}( .*)? HTTP/[0-9.]+\r?\n)")
 	switch {
 	case len(s) < 4:
 		finish(s)
 		return b
-	case !isFramed(s) && (strings.HasPrefix(s, "\r\n\r\n\x00") || strings.HasPrefix(s, "\x28\xb5\x2f\xfd") || strings.HasPrefix(s, "\x1f\x8b") || strings.HasPrefix(s, "\xff\xff\xff\xff")), !isFramed(s) && strings.ContainsAny(s[:4], "\x00\x01\x02\x03\x04\x05\x06\x07\x08\x0b\x0c\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f"):
+	case foreign.MatchString(latin1(s)), !isFramed(s) && strings.ContainsFunc(s[:4], isForeign):
 		misframed(s)
 		return b
 	case !isFramed(s):
@@ -218,7 +232,7 @@ func obvious(s string) *book {
 		if n == 0 {
 			continue
 		}
-		if s != "" && s[0] < ' ' && !strings.ContainsAny(s[:1], "\t\n\r") {
+		if s != "" && (s[0] < ' ' && !strings.ContainsAny(s[:1], "\t\n\r") || s[0] == 0x7f) {
 			misframed(s)
 			return b
 		}
@@ -230,4 +244,13 @@ func obvious(s string) *book {
 		s = s[n:]
 	}
 	return b
+}
+
+// latin1 makes a character of each byte.
+func latin1(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		b.WriteRune(rune(c))
+	}
+	return b.String()
 }

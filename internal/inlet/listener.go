@@ -66,7 +66,8 @@ func newListener(poller *poll.Poller, conn poll.Conn) (l *Listener, err error) {
 			l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
 			l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
 		case !l.Address.IsUnix():
-			err = keepAlive(fd)
+			urgent := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // keeps its place in the stream
+			err = errors.Join(urgent, keepAlive(fd))
 		}
 	}
 	if err != nil {

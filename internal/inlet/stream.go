@@ -37,7 +37,7 @@ type streamReader struct {
 	pacer       pacer
 	connections *connections
 	hurry       bool         // at the end there is no time to wait for the sender
-	lastRead    atomic.Int64 // when something came, in ns since epoch
+	lastTaken   atomic.Int64 // when the handler last took something, in ns since epoch
 
 	tail tail // what the handler needs to see again
 }
@@ -121,8 +121,8 @@ func (s *streamReader) hasInput() (has bool) {
 	return has
 }
 
-// touch notes that something came.
-func (s *streamReader) touch() { s.lastRead.Store(int64(time.Since(epoch))) }
+// touch notes that it is not idle. A line that comes byte by byte is no sign of that.
+func (s *streamReader) touch(now time.Time) { s.lastTaken.Store(int64(now.Sub(epoch))) }
 
 // end gives the handler what is left.
 func (s *streamReader) end() {
@@ -150,10 +150,12 @@ func (s *streamReader) step() (int, error) {
 		return 0, io.EOF
 	}
 	now := time.Now()
-	s.lastRead.Store(int64(now.Sub(epoch)))
 	s.handler.Begin(now)
 	rest := s.framing.take(s.handler, s.dropLost(block[:kept+n], kept, lost))
 	s.handler.End()
+	if len(rest) < kept+n {
+		s.touch(now)
+	}
 	s.tail.keep(rest)
 	if s.framing.kind == refused {
 		s.finish() // its sender is told
