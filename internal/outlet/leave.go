@@ -105,7 +105,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 		return Closed, why
 	case errors.Is(why, ErrRevoked):
 		s.reset()
-	case s.isAcked():
+	case s.isAcked(), s.isDatagram():
 		s.close()
 	case left == nil || ctx.Err() != nil:
 		s.reset()

@@ -1,0 +1,46 @@
+package outlet
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+)
+
+// endingSource tells of each end of a session.
+type endingSource struct {
+	*fakeSource
+	ended chan Ending
+}
+
+func (s endingSource) End(_ time.Time, how Ending) { s.ended <- how }
+
+// A datagram that was sent is gone: the socket of one that was refused is not kept open.
+func TestRefusedDatagram(t *testing.T) {
+	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := closed.LocalAddr().String()
+	closed.Close()
+
+	source := endingSource{newSource(), make(chan Ending, 10)}
+	source.left = func() time.Duration {
+		t.Error("the socket of a session that ended stays open")
+		return 0
+	}
+	o := New(Config{To: addresses(t, "udp://"+to)}, Options{Source: source, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan struct{})
+	go func() { o.Run(ctx); close(done) }()
+	for range 2 {
+		source.put("a:1|c")
+		if how := <-source.ended; how != Broken {
+			t.Errorf("got %v, want %v", how, Broken)
+		}
+	}
+	cancel()
+	<-done
+}
