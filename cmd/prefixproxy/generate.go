@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"maps"
@@ -18,8 +19,10 @@ type generateCmd struct {
 // Run writes it to stdout.
 func (c *generateCmd) Run(ui *ui, app *kong.Kong) error {
 	write := map[string]func(io.Writer, *kong.Application){"man": writeMan, "bash": writeBash, "zsh": writeZsh, "fish": writeFish}
-	write[c.Kind](ui.out, app.Model)
-	return nil
+	var text bytes.Buffer
+	write[c.Kind](&text, app.Model)
+	_, err := text.WriteTo(ui.out)
+	return err
 }
 
 // commandsOf returns the commands that the help shows.

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"regexp"
@@ -87,6 +88,9 @@ func execute(args []string, ui *ui) error {
 		return err
 	}
 	command, err := parser.Parse(args)
+	if unwritten, ok := errors.AsType[*fs.PathError](err); ok { // the help
+		return unwritten
+	}
 	if err != nil {
 		return usageError(errors.New(inOurWords.Replace(noValue.ReplaceAllString(err.Error(), "its value is missing"))), usageHint(err))
 	}
@@ -111,7 +115,7 @@ func asMeant(args []string) []string {
 	if len(args) > 0 && args[0] == "help" {
 		args = append(args[1:], "--help")
 	}
-	if len(args) > 2 && args[0] == "--config" {
+	if len(args) > 2 && (args[0] == "--config" || args[0] == "-c") {
 		args = append(args[2:], args[:2]...)
 	} else if len(args) > 1 && strings.HasPrefix(args[0], "--config=") {
 		args = append(args[1:], args[0])

@@ -117,7 +117,7 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fle
 	defer cancel()
 	view, err := membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
 	if err != nil {
-		return members{}, cfg.Etcd.explain(ctx, err)
+		return members{}, cfg.Etcd.explain(ctx, etcdPatience, err)
 	}
 	ms := members{
 		Pool: cfg.Membership.Pool, Members: make([]member, len(view.Held)), Waiting: make([]waiter, len(view.Waiting)),
@@ -145,13 +145,14 @@ func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *etc
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
 	if err := question(ctx, client); err != nil {
-		return c.explain(ctx, err)
+		return c.explain(ctx, etcdPatience, err)
 	}
 	return nil
 }
 
-// explain makes err, which a call to etcd under ctx ended with, one for people.
-func (c etcdConfig) explain(ctx context.Context, err error) error {
+// explain makes err, which a call to etcd under ctx, with so much time, ended with, one for
+// people.
+func (c etcdConfig) explain(ctx context.Context, patience time.Duration, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
 	hint := c.etcdctl() + " endpoint health"
 	trouble, known := errors.AsType[*etcd.Trouble](err)
@@ -160,9 +161,9 @@ func (c etcdConfig) explain(ctx context.Context, err error) error {
 	}
 	switch late := errors.Is(ctx.Err(), context.DeadlineExceeded); {
 	case late && known && trouble.Endpoint == endpoints:
-		err = fmt.Errorf("etcd at %s not reached within %v: %s: %w", endpoints, etcdPatience, trouble.What, trouble.Unwrap())
+		err = fmt.Errorf("etcd at %s not reached within %v: %s: %w", endpoints, patience, trouble.What, trouble.Unwrap())
 	case late:
-		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, etcdPatience, err)
+		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, patience, err)
 	case !known || trouble.Endpoint == "":
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}

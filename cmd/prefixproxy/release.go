@@ -41,7 +41,7 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
 	defer cancel()
 	owner, err := membership.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
 	switch {
-	case errors.Is(err, membership.ErrNotHeld) && !slices.Contains(cfg.Membership.Names, c.Name):
+	case err != nil && owner == "" && !slices.Contains(cfg.Membership.Names, c.Name): // nor is it held by who has a longer list, as far as is known
 		return notListed(c.Name, cfg, c.Config)
 	case errors.Is(err, membership.ErrNotHeld):
 		ui.notef("nobody holds %s", c.Name)
@@ -51,8 +51,8 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
 	case err != nil && owner != "" && errors.Is(err, context.DeadlineExceeded):
 		return hinted{err, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/" + cfg.Membership.Pool + "/released/ is not told"}
 	case err != nil:
-		return cfg.Etcd.explain(ctx, err)
+		return cfg.Etcd.explain(ctx, releasePatience, err)
 	}
-	fmt.Fprintf(ui.out, "%s has let go of %s\n", owner, c.Name)
-	return nil
+	_, err = fmt.Fprintf(ui.out, "%s has let go of %s\n", owner, c.Name)
+	return err
 }
