@@ -248,6 +248,13 @@ func (c Config) aggregateProblems(ps *conf.Problems) {
 	}
 }
 
+// counting is how StatsD becomes points.
+func (c Config) counting() aggregate.Config {
+	a := c.Aggregate
+	a.To = c.Rewrite.To
+	return a
+}
+
 // rules are how lines are rewritten.
 func (c Config) rules() line.Rules {
 	r := c.Rewrite

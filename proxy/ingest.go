@@ -205,14 +205,14 @@ func (in *ingest) points(data []byte) {
 			continue
 		}
 		second, _ := strconv.ParseInt(string(point[bytes.LastIndexByte(point, ' ')+1:end-1]), 10, 64)
-		own, ok := in.names.ownAt(second)
+		name, ok := in.names.claim.NameAt(second)
 		if !ok {
 			in.tally.dropped[otherTenure]++
 			continue
 		}
 		head, tail, _ := bytes.Cut(point, []byte(line.Mark))
 		in.tally.rewritten++
-		in.leave(append(append(append(in.ready.buf, head...), own...), tail...))
+		in.leave(append(append(append(in.ready.buf, head...), name...), tail...))
 	}
 }
 

@@ -50,7 +50,6 @@ type rewriters struct {
 	claim    *membership.Claim // nil: under none
 	by       [2]*line.Rewriter // by protocol
 	prefixes []line.Prefix     // rewrite.to with the name, by all rules so far, of StatsD
-	own      string            // rewrite.to with the name
 
 	rules line.Rules
 	other sync.Map // what rewrites Carbon under names of earlier tenures: name -> *line.Rewriter
@@ -83,7 +82,6 @@ func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
 	name := ""
 	if claim != nil {
 		name = claim.Name()
-		r.own = strings.ReplaceAll(s.rules.To, "{name}", name)
 		for _, to := range s.tos {
 			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
 		}
@@ -109,16 +107,6 @@ func (r *rewriters) earlier(second int64) *line.Rewriter {
 		rw, _ = r.other.LoadOrStore(name, r.rules.Rewriter(line.Carbon, name))
 	}
 	return rw.(*line.Rewriter)
-}
-
-// ownAt returns what stands for the host in a point of a second: rewrite.to with the name
-// of the tenure which that falls into; ok is false where it is another host's.
-func (r *rewriters) ownAt(second int64) (own string, ok bool) {
-	name, ok := r.claim.NameAt(second)
-	if name == r.claim.Name() {
-		return r.own, ok
-	}
-	return strings.ReplaceAll(r.rules.To, "{name}", name), ok
 }
 
 // current returns the rewriters of the claim that may be used now; without

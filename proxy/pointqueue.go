@@ -53,7 +53,7 @@ const untroubled = time.Minute
 
 func newPointQueue(p *Proxy) *pointQueue {
 	q := &pointQueue{naming: p.naming, carbon: p.carbon, log: p.log, ingest: newIngest(line.Carbon, p.carbon, p.bad), more: make(chan struct{}, 1)}
-	cfg := p.cfg.Aggregate
+	cfg := p.cfg.counting()
 	q.config.Store(&cfg)
 	q.sums = aggregate.New(cfg)
 	q.books.forwarded.Add("carbon:", 0)
@@ -73,7 +73,7 @@ func aggregateDirs(memory, state string) (dirs []string) {
 func (q *pointQueue) open(cfg Config, dirs []string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	sums, err := aggregate.Open(cfg.Aggregate, dirs, time.Now())
+	sums, err := aggregate.Open(cfg.counting(), dirs, time.Now())
 	if err != nil {
 		return err
 	}
@@ -259,8 +259,9 @@ func (q *pointQueue) accept(t *tally, in ...*batch) {
 var uncounted = [aggregate.NumReasons]reason{aggregate.NoPoint: noPoint, aggregate.BadValue: badValue, aggregate.BadPath: badPath}
 
 // configure makes cfg hold from a new slot on.
-func (q *pointQueue) configure(cfg Config) {
-	if reflect.DeepEqual(cfg.Aggregate, *q.config.Load()) {
+func (q *pointQueue) configure(to Config) {
+	cfg := to.counting()
+	if reflect.DeepEqual(cfg, *q.config.Load()) {
 		return
 	}
 	q.flushing.Lock()
@@ -268,8 +269,8 @@ func (q *pointQueue) configure(cfg Config) {
 	q.finish(false)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.sums.Reconfigure(cfg.Aggregate, time.Now())
-	q.config.Store(&cfg.Aggregate)
+	q.sums.Reconfigure(cfg, time.Now())
+	q.config.Store(&cfg)
 	notify(q.more)
 }
 

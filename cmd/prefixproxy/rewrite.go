@@ -57,12 +57,13 @@ func (c *rewriteCmd) Run(ui *ui) error {
 // aggregate prints the points that StatsD's lines become, all in one slot.
 func (c *rewriteCmd) aggregate(cfg config, f *filter) error {
 	at := f.now().Truncate(time.Second)
+	rules := cfg.Proxy.Rewrite
+	rules.Points = true
+	cfg.Proxy.Aggregate.To = rules.To
 	sums, err := aggregate.Open(cfg.Proxy.Aggregate, nil, at)
 	if err != nil {
 		return err
 	}
-	rules := cfg.Proxy.Rewrite
-	rules.Points = true
 	f.rewriter, f.sums, f.tags = rules.Rewriter(line.StatsD, c.Name), sums, cfg.Proxy.Aggregate.Tags
 	points := f.out
 	f.out = bufio.NewWriter(io.Discard)
@@ -71,11 +72,10 @@ func (c *rewriteCmd) aggregate(cfg config, f *filter) error {
 	}
 	sums.SetNamed(true, at)
 	sums.Seal(at)
-	own := strings.ReplaceAll(rules.To, "{name}", c.Name)
 	var series []string
 	for more := true; more; {
 		more = sums.Take(1)
-		series = append(series, strings.ReplaceAll(string(sums.Points(nil)), line.Mark, own))
+		series = append(series, strings.ReplaceAll(string(sums.Points(nil)), line.Mark, c.Name))
 	}
 	slices.Reverse(series) // the last come first
 	points.WriteString(strings.Join(series, ""))

@@ -9,7 +9,6 @@ import (
 
 // An Aggregator adds up StatsD's lines, slot by slot. It has one owner.
 type Aggregator struct {
-	cfg Config
 	slots
 	sums
 	flush
@@ -24,8 +23,7 @@ func New(cfg Config) *Aggregator {
 }
 
 func (a *Aggregator) configure(cfg Config) {
-	a.cfg = cfg
-	a.interval = int64(cfg.Interval / time.Second)
+	a.slots.configure(cfg)
 	a.sums.configure(cfg)
 	a.flush.configure(cfg)
 }
@@ -47,9 +45,12 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	}
 	if fresh {
 		a.begin(now.Unix())
-	} else if a.open.Tenure == "" || a.HasBegun(now) && !a.HasBegun(a.journal.found) {
-		a.open.Tenure = "" // when the slot began, the process was gone, and maybe the name
-		a.move(now.Unix())
+	} else {
+		a.label()
+		if a.open.Tenure == "" || a.HasBegun(now) && !a.HasBegun(a.journal.found) {
+			a.open.Tenure = "" // when the slot began, the process was gone, and maybe the name
+			a.move(now.Unix())
+		}
 		a.journal.note(a.header())
 	}
 	if a.isFlushing || len(dirs) == 0 {

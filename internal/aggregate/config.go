@@ -36,6 +36,9 @@ type Config struct {
 	// Memory bounds what series take, in bytes; default 64MiB. Where it is too low, new
 	// series are dropped (series_full), and timers are no longer exact.
 	Memory conf.Bytes `yaml:"memory"`
+
+	// To is rewrite.to: what stands for the host in a point, with {name}; "" is {name}.
+	To string `yaml:"-"`
 }
 
 // DefaultConfig returns the defaults.

@@ -1,28 +1,30 @@
 package aggregate
 
 import (
+	"cmp"
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // A flush makes points of a slot that has ended.
 type flush struct {
-	layout      Layout
-	heads       [setKind + 1]string // of it
 	percentiles []percentile
 
 	isFlushing bool
 	sealed     Slot
-	series     int // that the slot has
-	left       int // how many of order are still to be taken
+	own        string // what stands for the host in its points, with the mark
+	series     int    // that the slot has
+	left       int    // how many of order are still to be taken
 
 	taken  []taken // last
 	values []stat
 }
 
 func (f *flush) configure(cfg Config) {
-	f.layout, f.heads, f.percentiles = cfg.Layout, heads[cfg.Layout], nil
+	f.percentiles = nil
 	for _, p := range cfg.Percentiles {
 		f.percentiles = append(f.percentiles, newPercentile(p))
 	}
@@ -30,6 +32,7 @@ func (f *flush) configure(cfg Config) {
 
 func (f *flush) seal(slot Slot, series int) {
 	f.isFlushing, f.sealed, f.series, f.left = true, slot, series, series
+	f.own = strings.ReplaceAll(cmp.Or(slot.To, "{name}"), "{name}", line.Mark)
 }
 
 // A taken series is what its points are made from.
@@ -53,12 +56,12 @@ func (f *flush) recycle() {
 }
 
 // Points appends the points of what was taken last, as lines with the mark in place of the
-// name. Lines may be added meanwhile.
+// host's name. Lines may be added meanwhile.
 func (f *flush) Points(dst []byte) []byte {
-	seconds := float64(f.sealed.Interval)
+	seconds, heads := float64(f.sealed.Interval), heads[f.sealed.Layout]
 	for i := range f.taken {
 		t := &f.taken[i]
-		head := f.heads[t.kind]
+		head := heads[t.kind]
 		switch {
 		case t.kind == timerKind:
 			f.values = t.samples.stats(f.values[:0], f.percentiles, seconds)
@@ -69,7 +72,7 @@ func (f *flush) Points(dst []byte) []byte {
 			dst = f.point(dst, head, t.name, "", t.value)
 		case t.kind == setKind:
 			dst = f.point(dst, head, t.name, ".count", t.value)
-		case f.layout == Legacy:
+		case f.sealed.Layout == Legacy:
 			dst = f.point(dst, head, t.name, "", t.value/seconds)
 			dst = f.point(dst, "stats_counts.", t.name, "", t.value)
 		default:
@@ -97,7 +100,7 @@ func (f *flush) point(dst []byte, head, name, tail string, v float64) []byte {
 	if i := strings.IndexByte(name, ';'); i >= 0 {
 		path, tags = name[:i], name[i:]
 	}
-	dst = append(append(dst, head...), mark)
+	dst = append(append(dst, head...), f.own...)
 	if path != "" {
 		dst = append(append(dst, '.'), path...)
 	}

@@ -31,8 +31,8 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"a slot that moves at a start is where it was, behind the next kill": {
 			File: "internal/aggregate/aggregate.go",
-			Old:  "		a.move(now.Unix())\n		a.journal.note(a.header())\n",
-			New:  "		a.move(now.Unix())\n",
+			Old:  "			a.move(now.Unix())\n		}\n		a.journal.note(a.header())\n",
+			New:  "			a.move(now.Unix())\n		}\n",
 		},
 		"what a base has of the open slot counts again": {
 			File: "internal/aggregate/state.go",

@@ -12,6 +12,11 @@ type Slot struct {
 	Interval int64  // seconds
 	Tenure   string // what the name is held under when it begins; "": none is
 	Lines    int    // that were counted
+
+	// How its points are called, whatever another process is told meanwhile: those that
+	// have left are made again after a kill.
+	Layout Layout
+	To     string
 }
 
 func (s Slot) end() int64 { return s.Start + s.Interval }
@@ -25,11 +30,14 @@ const maxClosed = 16
 
 // slots knows which slot is open, and which may be.
 type slots struct {
-	interval int64 // seconds
+	cfg      Config
+	interval int64 // of cfg, in seconds
 	open     Slot
 	named    bool // the host holds a name
 	closed   []Span
 }
+
+func (s *slots) configure(cfg Config) { s.cfg, s.interval = cfg, int64(cfg.Interval/time.Second) }
 
 // next returns the start of the first slot that is not over at now and may be used.
 func (s *slots) next(now int64) int64 {
@@ -56,7 +64,13 @@ func (s *slots) begin(now int64) {
 }
 
 // move makes the open slot the first one that may be used at now.
-func (s *slots) move(now int64) { s.open.Start, s.open.Interval = s.next(now), s.interval }
+func (s *slots) move(now int64) {
+	s.open.Start, s.open.Interval = s.next(now), s.interval
+	s.label()
+}
+
+// label calls the points of the open slot, of which none has left, as is configured now.
+func (s *slots) label() { s.open.Layout, s.open.To = s.cfg.Layout, s.cfg.To }
 
 // close keeps the time of the open slot, up to to, from being used again.
 func (s *slots) close(to int64) {

@@ -269,6 +269,9 @@ func (a *Aggregator) load(base []byte) (err error) {
 		return errors.New("another version wrote it")
 	}
 	a.open, a.closed, a.named = h.Slot, h.Closed, h.Slot.Tenure != ""
+	if a.open.Layout == "" {
+		a.label() // one that was written before slots had labels
+	}
 	a.memory.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
 	defer a.configure(a.cfg)
 	for ln := range bytes.Lines(records) {

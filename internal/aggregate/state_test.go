@@ -37,10 +37,10 @@ func (g *graphite) take(points []byte) {
 	}
 }
 
-// sum returns the sum over all points whose name starts with a prefix.
-func (g *graphite) sum(prefix string) (sum float64) {
+// sum returns the sum over all points whose name and second have a part.
+func (g *graphite) sum(part string) (sum float64) {
 	for key, v := range g.stored {
-		if strings.HasPrefix(key, prefix) {
+		if strings.Contains(key, part) {
 			sum += v
 		}
 	}
@@ -95,7 +95,10 @@ func run(t *testing.T, seed uint64) {
 		twin.Seal(now)
 		flushTwin()
 	}
-	start := func() {
+	start := func() { // maybe with another configuration
+		cfg.Layout, cfg.To = []Layout{Plain, StatsD}[random.IntN(2)], []string{"", "servers.{name}"}[random.IntN(2)]
+		twin.configure(cfg)
+		twin.label()
 		a = open(t, cfg, now, dirs...)
 		a.SetNamed(twin.named, now)
 		twin.SetNamed(twin.named, now)

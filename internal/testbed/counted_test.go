@@ -34,11 +34,10 @@ etcd:
 listen:
   statsd: ["udp://127.0.0.1:0", "tcp://127.0.0.1:0", "unixgram://${DIR}/statsd.dgram", "unix://${DIR}/statsd.sock"]
   carbon: []
-rewrite: {unmatched: drop}
+%s
 forward:
   statsd: {to: [carbon:]}
   carbon: {to: ["tcp://${CARBON}"]}
-aggregate: %s
 telemetry:
   statsd: false
 `
@@ -53,7 +52,7 @@ func TestCounted(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-counted.seed %d", seed)
-	c := &counted{t: t, kinds: countedKinds, layout: "plain", random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
+	c := &counted{t: t, kinds: countedKinds, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
 	c.etcd.Start(t)
 	if *countedClock {
 		c.kinds = append(c.kinds, "clock", "clock")
@@ -102,15 +101,18 @@ type counted struct {
 	senders  []*countedSender
 	kinds    []string // of faults, to pick from
 	faults   map[string]int
-	layout   string // of the points
-	settings string // of aggregate
+	settings string // of rewrite and aggregate
 	binary   string // of a daemon whose clock can be set; "": the usual one
 	ahead    int8   // seconds by which its clock is
 
 	since uint64 // lines sent since the daemon started
 }
 
-// A countedSender sends a counter of its own.
+// countedSeries is how many counters a sender has: so many that a flush takes a while, in
+// which the daemon may be killed.
+const countedSeries = 300
+
+// A countedSender sends counters of its own.
 type countedSender struct {
 	kind string
 	conn net.Conn
@@ -118,7 +120,7 @@ type countedSender struct {
 }
 
 func (c *counted) start() {
-	c.settings = c.aggregate()
+	c.newSettings()
 	cmd := commandIn(c.t, c.dir, "run", fmt.Sprintf(countedConfig, c.settings), "ETCD="+c.etcd.Endpoint, "CARBON="+c.sink.Addr, "CLOCK="+c.clock())
 	if c.binary != "" {
 		cmd.Path = c.binary
@@ -134,12 +136,11 @@ func (c *counted) start() {
 	}
 }
 
-// aggregate returns settings, which another process may find otherwise. A slot that is flushed
-// once more after a kill must have the layout that it had.
-func (c *counted) aggregate() string {
+// newSettings changes what the next process, or a reload, finds otherwise.
+func (c *counted) newSettings() {
 	pick := func(from ...string) string { return from[c.random.IntN(len(from))] }
-	return fmt.Sprintf("{interval: %s, percentiles: [%d], layout: %s, tags: %s, memory: %s, expire: %s}",
-		pick("1s", "1s", "2s", "3s"), 10+c.random.IntN(80), c.layout, pick("graphite", "drop"), pick("1MiB", "64MiB"), pick("0s", "1s", "1m"))
+	c.settings = fmt.Sprintf("rewrite: {unmatched: drop, to: %q}\naggregate: {interval: %s, percentiles: [%d], layout: %s, tags: %s, memory: %s, expire: %s}",
+		pick("{name}", "servers.{name}"), pick("1s", "1s", "2s", "3s"), 10+c.random.IntN(80), pick("plain", "statsd"), pick("graphite", "drop"), pick("1MiB", "64MiB"), pick("0s", "1s", "1m"))
 }
 
 func (c *counted) stop() {
@@ -168,7 +169,7 @@ func (c *counted) send(ctx context.Context, d time.Duration) {
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()
 			for {
-				if _, err := fmt.Fprintf(s.conn, "host.%s:1|c\n", s.kind); err != nil {
+				if _, err := fmt.Fprintf(s.conn, "host.%s.n%d:1|c\n", s.kind, s.sent%countedSeries); err != nil {
 					c.t.Errorf("%s: %v", s.kind, err)
 					return
 				}
@@ -311,10 +312,9 @@ func ahead() int64 {
 
 // reload changes what can be changed while the daemon runs, and waits for that.
 func (c *counted) reload() {
-	c.layout = []string{"plain", "statsd"}[c.random.IntN(2)]
 	said := strings.Count(c.daemon.Stderr.Text(), "configuration reloaded")
 	was := c.settings
-	c.settings = c.aggregate()
+	c.newSettings()
 	c.daemon.rewriteConfig(c.t, was, c.settings)
 	Eventually(c.t, "a reload", func() error {
 		if strings.Count(c.daemon.Stderr.Text(), "configuration reloaded") == said {
@@ -342,12 +342,12 @@ func (c *counted) takeName() {
 	}
 }
 
-// sum returns the sum over the last values of all points of a counter, under all names.
+// sum returns the sum over the last values of all points of a sender, under all names.
 func (c *counted) sum(kind string) (sum int) {
 	last := map[string]int{}
 	for line := range strings.Lines(c.sink.Text()) {
 		f := strings.Fields(line)
-		if len(f) == 3 && strings.HasSuffix(f[0], "."+kind+".count") {
+		if len(f) == 3 && strings.Contains(f[0], "."+kind+".n") && strings.HasSuffix(f[0], ".count") {
 			n, err := strconv.Atoi(f[1])
 			if err != nil {
 				c.t.Fatalf("%q: %v", line, err)

@@ -100,9 +100,9 @@ func TestStormSeesBugs(t *testing.T) {
 			New:  "\tcase expired:\n\t\treturn Expired\n\tcase true:\n\t\treturn nil\n",
 		}},
 		{"a point is named by the tenure of now", lasting(0, 0, "key deleted by hand"), planted.Edit{
-			File: "proxy/naming.go",
-			Old:  "	if name == r.claim.Name() {\n		return r.own, ok\n",
-			New:  "	if true {\n		return r.own, true\n",
+			File: "proxy/ingest.go",
+			Old:  "name, ok := in.names.claim.NameAt(second)\n",
+			New:  "name, ok := in.names.claim.Name(), second > 0\n",
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
