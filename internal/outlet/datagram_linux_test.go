@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // endingSource tells of each end of a session.
@@ -30,7 +32,7 @@ func TestRefusedDatagram(t *testing.T) {
 		t.Error("the socket of a session that ended stays open")
 		return 0
 	}
-	o := New(Config{To: addresses(t, "udp://"+to)}, Options{Source: source, Log: slog.New(slog.DiscardHandler)})
+	o := New(Config{To: addresses(t, "udp://"+to)}, Options{Source: source, Log: slog.New(slog.DiscardHandler), Dialer: link.Dialer{}})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan struct{})
