@@ -77,7 +77,6 @@ type server struct {
 	at      string
 	strikes int       // failures, one after the other
 	deceits int       // of them, though it could be connected to
-	known   bool      // a session with it has lasted, and it has not failed since
 	trying  bool      // an attempt is under way
 	rest    time.Time // not used before, while there is another
 	retry   time.Time // not tried before
@@ -110,7 +109,7 @@ func (f *failover) reset(now time.Time, cfg *Config) {
 }
 
 func newEntry(now time.Time, a address.Upstream) *entry {
-	e := &entry{address: a, servers: map[string]*server{}, since: now, said: newSaid()}
+	e := &entry{address: a, servers: map[string]*server{}, since: now}
 	e.name.entry = e
 	return e
 }
@@ -213,8 +212,8 @@ func (f *failover) next(now time.Time) time.Duration {
 }
 
 // begin says that a session with s has begun. It returns whether s is on trial: it has
-// failed before, or all others of its name have, and must prove itself; where lines go in
-// datagrams, if it has not.
+// failed before, or all others of its name have, and must prove itself; so must who gets
+// datagrams.
 func (f *failover) begin(now time.Time, s *server) (trial bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -224,14 +223,14 @@ func (f *failover) begin(now time.Time, s *server) (trial bool) {
 	if trial = s.strikes > 0 || e.name.strikes > 0; !trial {
 		f.isUp(now, e)
 	}
-	return trial || e.address.IsDatagram() && !s.known
+	return trial || e.address.IsDatagram()
 }
 
 // proven says that a session with s has lasted.
 func (f *failover) proven(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.strikes, s.rest, s.known = 0, time.Time{}, true
+	s.strikes, s.rest = 0, time.Time{}
 	s.entry.name.strikes = 0
 	f.isUp(now, s.entry)
 }
@@ -349,7 +348,6 @@ func (f *failover) strike(now time.Time, s *server) {
 
 func (s *server) strike(now time.Time) {
 	s.strikes++
-	s.known = false
 	retry := doubled(minRest, maxRetry, s.strikes)
 	s.retry = now.Add(retry/2 + rand.N(retry/2+1)) // so that a fleet does not return as one
 	switch a := s.entry.address; {

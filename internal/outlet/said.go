@@ -24,8 +24,6 @@ const (
 // said is what has been said of an address.
 type said struct{ up, down, pauses, breaks topic }
 
-func newSaid() said { return said{breaks: topic{least: minBreaks}} }
-
 // A topic is what may be so or not of an address, and may come and go for ever. It is said
 // at once, and then counted; said again when it has another cause, when it lasts, or
 // after a while.
@@ -36,14 +34,14 @@ type topic struct {
 	last   time.Time // it was told
 	causes []string  // that were
 	times  int       // it came to be so since
-	least  int       // times to be told, none of them a while after the one before; 0: the first
 }
 
 // holds says that it is so. It returns what to tell, if it is to be told: how often it
-// came to be so since it last was, if that is more than once.
-func (t *topic) holds(now time.Time, cause string) (times []any, tell bool) {
+// came to be so since it last was, if that is more than once. It must have come to be so at
+// least some times, none of them a while after the one before, where that is not 0.
+func (t *topic) holds(now time.Time, cause string, least int) (times []any, tell bool) {
 	if !t.is {
-		if t.least > 0 && now.Sub(t.since) >= sayAgain {
+		if least > 0 && now.Sub(t.since) >= sayAgain {
 			t.times = 0
 		}
 		t.is, t.since = true, now
@@ -51,7 +49,7 @@ func (t *topic) holds(now time.Time, cause string) (times []any, tell bool) {
 	}
 	isNew := !slices.Contains(t.causes, cause) && len(t.causes) < maxCauses
 	isDue := !t.told && (t.isDue(now) || now.Sub(t.since) >= lasting)
-	if t.times < t.least || !isNew && !isDue {
+	if t.times < least || !isNew && !isDue {
 		return nil, false
 	}
 	if isDue {

@@ -55,7 +55,7 @@ func (f *failover) alone(s *server) {
 	if s.paused.IsZero() {
 		return
 	}
-	if times, tell := s.entry.said.pauses.holds(time.Now(), ""); tell {
+	if times, tell := s.entry.said.pauses.holds(time.Now(), "", 0); tell {
 		f.log.Warn("upstream takes nothing", append([]any{"upstream", s.entry.address.String(), "resolved", s.at, "err", s.pause}, times...)...)
 	}
 }
@@ -70,7 +70,7 @@ func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
 	if !slices.Contains(f.entries, e) {
 		return // it was under way when another list was configured
 	}
-	if times, tell := e.said.down.holds(now, cause); tell {
+	if times, tell := e.said.down.holds(now, cause, 0); tell {
 		f.log.Warn("upstream down", append([]any{"upstream", e.address.String(), "err", e.reason}, times...)...)
 		if f.saidUp == e {
 			f.saidUp = nil
@@ -87,7 +87,7 @@ func (f *failover) broke(now time.Time, s *server, why error) {
 		return // it was idle
 	}
 	e.said.breaks.over()
-	if times, tell := e.said.breaks.holds(now, ""); tell {
+	if times, tell := e.said.breaks.holds(now, "", minBreaks); tell {
 		f.log.Warn("upstream ends one session after the other", append([]any{"upstream", e.address.String(), "resolved", s.at, "err", e.reason}, times...)...)
 	}
 }
