@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,7 +181,7 @@ func (l *fakeLink) Write(lines []byte, limit time.Duration) (int, error) {
 	defer l.server.mu.Unlock()
 	switch {
 	case l.err != nil && !(errors.Is(l.err, link.ErrClosed) && l.server.reads):
-		return 0, errors.New("broken pipe")
+		return 0, syscall.EPIPE
 	case l.server.picky:
 		l.err = link.ErrClosed
 		l.ended <- link.ErrClosed

@@ -37,7 +37,10 @@ func (s *session) reason(ctx context.Context, why error) error {
 	if s.peer.err == nil {
 		s.settle(ctx, settleTime)
 	}
-	if err := s.peer.err; err != nil && !errors.Is(err, link.ErrClosed) && !isHangUp(err) {
+	switch err := s.peer.err; {
+	case errors.Is(err, link.ErrClosed):
+		return s.named("send to", errHungUp)
+	case err != nil && !isHangUp(err):
 		return s.named("watch", err)
 	}
 	return why

@@ -505,6 +505,9 @@ func TestFirstHangsUpAtData(t *testing.T) {
 		if n := len(net.servers[atA].attempts()); n < 4 || n > 9 {
 			t.Errorf("%d attempts in half an hour", n)
 		}
+		if got := r.Status()[0].Reason; !strings.Contains(got, "closed by the server") {
+			t.Errorf("it isn't used because of %q", got)
+		}
 		net.servers[atA].set(func(s *fakeServer) { s.picky = false })
 		r.send(maxUDPRest + 5*time.Second)
 		if s := r.Status(); !s[0].Up {
