@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -35,8 +36,10 @@ func (devCmd) Help() string {
 func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	ctx, hangups, stop := untilSignal(ctx, ui.log)
 	defer stop()
-	ctx, stopWatching := signal.NotifyContext(ctx, syscall.SIGPIPE) // who reads the lines is gone: dev | head
-	defer stopWatching()
+	signal.Ignore(syscall.SIGPIPE) // which a server or a browser causes, too, that hangs up
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ui.out = readOut{ui.out, cancel}
 	dir, remove, err := c.dataDir()
 	if err != nil {
 		return err
@@ -94,6 +97,20 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return nil
 	})
 	return g.Wait()
+}
+
+// readOut is an output whose reader may go: dev | head. Then it calls gone.
+type readOut struct {
+	io.Writer
+	gone func()
+}
+
+func (w readOut) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		w.gone()
+	}
+	return n, err
 }
 
 // etcdHint adds what to do to what our etcd cannot go on without.

@@ -1,7 +1,9 @@
 package testbed
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,6 +42,44 @@ func TestDev(t *testing.T) {
 	checkMembersCommand(t, d)
 	if code := d.Stop(t); code != 0 {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
+	}
+}
+
+// A server that hangs up ends no dev.
+func TestDevOutlivesServers(t *testing.T) {
+	t.Parallel()
+	server, err := net.Listen("unix", filepath.Join(t.TempDir(), "carbon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	hungUp := make(chan struct{}, 100)
+	go func() {
+		for {
+			conn, err := server.Accept()
+			if err != nil {
+				return
+			}
+			conn.Read(make([]byte, 1<<10))
+			conn.Close()
+			hungUp <- struct{}{}
+		}
+	}()
+	config, _, carbon := devConfig(t)
+	d := StartDev(t, t.TempDir(), config+"forward: {carbon: {to: [unix://"+server.Addr().String()+"]}}\n")
+	d.AwaitName(t, "Denali")
+	for range 3 {
+		Eventually(t, "the server hangs up", func() error {
+			send(t, "tcp", fmt.Sprintf("127.0.0.1:%d", carbon), "host.cpu 3.4 1700000000\n")
+			select {
+			case <-hungUp:
+				return nil
+			case <-d.Ended():
+				t.Fatal("dev ended")
+			default:
+			}
+			return errors.New("not yet")
+		})
 	}
 }
 
