@@ -537,6 +537,26 @@ func TestStalledBesideDead(t *testing.T) {
 	})
 }
 
+// That another server of a name is dead says nothing of the one in use, when that goes on.
+func TestStalledBesideDeadOfOneName(t *testing.T) {
+	net := newNet(atA, atB)
+	net.name("graphite", "10.0.0.1", "10.0.0.2")
+	net.servers[atB].dialErr = errors.New("connection refused")
+	run(t, net, []string{"tcp://graphite:2003"}, func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		net.servers[atA].set(func(s *fakeServer) { s.unread = true })
+		r.send(2 * stallTime)
+		if got := r.Status()[0]; got.Up || !strings.Contains(got.Reason, "takes nothing") {
+			t.Errorf("status %+v", got)
+		}
+		net.servers[atA].set(func(s *fakeServer) { s.unread = false })
+		r.send(2 * time.Second)
+		if got := r.Status()[0]; !got.Up || r.logged("upstream down") > 0 {
+			t.Errorf("status %+v\n%s", got, r.log)
+		}
+	})
+}
+
 // What a server that was left has not taken yet, it may still take while that may leave: it
 // is not reset before.
 func TestParked(t *testing.T) {

@@ -62,14 +62,14 @@ func (f *failover) alone(s *server) {
 
 // isDown takes note that e failed, and says so. f.mu is held.
 func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
+	if e.server != nil || !slices.Contains(f.entries, e) {
+		return // another server of it is in use; or another list was configured meanwhile
+	}
 	e.notUsed(now, why)
 	if e.failures++; e.failures == 1 {
 		e.lost = f.lost()
 	}
 	e.said.breaks.times = 0
-	if !slices.Contains(f.entries, e) {
-		return // it was under way when another list was configured
-	}
 	if times, tell := e.said.down.holds(now, cause, 0); tell {
 		f.log.Warn("upstream down", append([]any{"upstream", e.address.String(), "err", e.reason}, times...)...)
 		if f.saidUp == e {
