@@ -253,6 +253,76 @@ func TestPowerFailure(t *testing.T) {
 	wholeLines(t, b.deliver())
 }
 
+// What was delivered before the power failed is not taken for lost, whatever the disk knew by then:
+// neither what was sent from memory, nor a file that had gone.
+func TestPowerFailureAfterDelivery(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		run  func(b *bench, l *link)
+	}{
+		{"the disk was needed long ago", func(b *bench, l *link) {
+			l.takeAll()
+			b.putLines("a 1 1")
+			l.take()
+			b.step(b.now)
+			l.deliver()
+		}},
+		{"another needs the disk", func(b *bench, l *link) {
+			b.SetDestinations([]Destination{b.to[0], {Name: "down", Queue: 1 << 20, Spool: 1 << 30}})
+			b.putMany("x", 30_000)
+			l.takeAll()
+			b.putLines("a 1 1")
+			l.take()
+			b.step(b.now)
+			l.deliver()
+		}},
+		{"a file has gone", func(b *bench, l *link) {
+			b.step(b.now)
+			b.files.fault = func(op, path string, size int) (int, error) {
+				if op == "remove" && strings.HasPrefix(path, b.places.State) && strings.HasSuffix(path, segmentSuffix) {
+					os.Remove(path)
+					panic(errKilled)
+				}
+				return size, nil
+			}
+			defer func() { recover() }()
+			l.takeAll()
+			b.step(b.now)
+		}},
+	} {
+		b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+		b.putMany("x", 30_000)
+		b.step(b.now)
+		l := b.begin("main")
+		b.pass(young)
+		tt.run(b, l)
+		b.abandon()
+		os.RemoveAll(b.places.Memory[0])
+		os.Mkdir(b.places.Memory[0], 0o700)
+		b.log.Reset()
+		b.open()
+		if got := b.books("main"); got.Dropped != [NumReasons]uint64{} || strings.Contains(b.log.String(), "lost\" destination=main") {
+			t.Errorf("%s: %+v; %s", tt.name, got, &b.log)
+		}
+		b.abandon()
+	}
+}
+
+// deliver lets what was sent be delivered.
+func (l *link) deliver() {
+	l.ack()
+	l.pass(maturity)
+	l.ack()
+}
+
+// takeAll lets all that waits be delivered.
+func (l *link) takeAll() {
+	for l.bench.books("main").Queued+l.bench.books("main").Spooled > 0 {
+		l.take()
+		l.deliver()
+	}
+}
+
 // No file can be opened: what is open takes the lines, up to the bound of memory; what is
 // beyond that is dropped, which is said once.
 func TestNoDescriptors(t *testing.T) {

@@ -100,6 +100,7 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 // recall finds what an earlier process left.
 func (s *Store) recall(to []Destination) error {
 	var st state
+	var newest *stateFile
 	var found []*segment
 	for _, f := range []*stateFile{&s.diskState, &s.memoryState} {
 		if f.dir == nil {
@@ -111,8 +112,8 @@ func (s *Store) recall(to []Destination) error {
 		} else if err != nil {
 			return err
 		}
-		if its.Generation > st.Generation {
-			st = its
+		if its.Generation > 0 && its.Generation >= st.Generation {
+			st, newest = its, f
 		}
 		if found, err = s.find(f.dir, found); err != nil {
 			return err
@@ -120,6 +121,9 @@ func (s *Store) recall(to []Destination) error {
 	}
 	s.generation, s.named.tail, s.held.tail = st.Generation, st.Named, st.Held
 	s.recallSegments(found, st.ID)
+	if newest != &s.memoryState { // what is in memory is everybody's
+		st.Named, st.Held = s.named.border(), s.held.border()
+	}
 	if st.Generation == 0 { // there was none: all that is there is everybody's
 		st.Named, st.Held = s.named.start(s.named.segments), s.held.start(s.held.segments)
 		for _, d := range to {
@@ -148,6 +152,7 @@ func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 	s.cursors = append(s.cursors, c)
 	lost += s.named.recall(&p.Todo, tail)
 	for i := range p.Again {
+		p.Again[i].Remove(records.Between(tail, records.End))
 		s.named.clip(&p.Again[i])
 	}
 	c.done = p.Again

@@ -130,11 +130,15 @@ func (s *Store) mover(all bool) *segment {
 	return nil
 }
 
-// makeRoom frees a segment on a full disk that is kept only to be sent again. It returns
-// whether there was one.
+// makeRoom frees what is on a full disk and needed no more, or a segment that is kept only to be
+// sent again. It returns whether there was anything.
 func (s *Store) makeRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.outdated) > 0 {
+		s.trash, s.outdated = append(s.trash, s.outdated...), nil
+		return true
+	}
 	defer s.settle()
 	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
 }
@@ -153,8 +157,7 @@ func (s *Store) move(g *segment) error {
 	}
 	notify(s.dirty)
 	if g.gone {
-		s.trash = append(s.trash, entry{dir: s.disk, name: name})
-		notify(s.work)
+		s.outdated = append(s.outdated, entry{dir: s.disk, name: name})
 		return nil
 	}
 	old := *g
@@ -171,12 +174,16 @@ func (s *Store) move(g *segment) error {
 	return nil
 }
 
-// takeOut removes the files that nobody needs any more.
+// takeOut removes the files that are in the way.
 func (s *Store) takeOut() {
 	s.mu.Lock()
 	trash := s.trash
 	s.trash = nil
 	s.mu.Unlock()
+	s.remove(trash)
+}
+
+func (s *Store) remove(trash []entry) {
 	for _, e := range trash {
 		if err := s.files.remove(e.dir, e.name); err != nil {
 			s.out.Warn("file of the spool not removed", "err", err) // the next start will
@@ -273,8 +280,8 @@ func (s *Store) load(l *log, c *records.Chunk) error {
 // sync makes the disk write what was written.
 func (s *Store) sync() (err error) {
 	s.mu.Lock()
-	moved, state := s.unsynced, s.state()
-	s.unsynced = nil
+	moved, outdated, state := s.unsynced, s.outdated, s.state(true)
+	s.unsynced, s.outdated = nil, nil
 	s.mu.Unlock()
 	for _, g := range moved {
 		err = errors.Join(err, s.syncSegment(g.name))
@@ -282,11 +289,15 @@ func (s *Store) sync() (err error) {
 	if err = errors.Join(err, s.diskState.write(&s.files, state, true)); err == nil {
 		err = s.files.sync(s.disk.Path(), s.disk)
 	}
+	if err == nil || errors.Is(err, syscall.ENOSPC) { // this makes room
+		s.remove(outdated)
+		outdated = nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		err = fmt.Errorf("sync the spool: %w", err)
-		s.unsynced = append(moved, s.unsynced...)
+		s.unsynced, s.outdated = append(moved, s.unsynced...), append(outdated, s.outdated...)
 		notify(s.dirty)
 	}
 	s.syncErr = err

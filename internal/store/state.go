@@ -69,13 +69,27 @@ func decodeState(b []byte) (st state, err error) {
 	return st, nil
 }
 
-// state returns what to save, as its file holds it.
-func (s *Store) state() []byte {
-	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, HeldTodo: s.held.todo}
+// state returns what to save, as its file holds it. The disk's is read when the power has failed:
+// what was in memory is lost then, if it waited and the disk was in use, which is synced every
+// second; else it may have been delivered.
+func (s *Store) state(onDisk bool) []byte {
+	isUsed := !onDisk || s.diskUsed > 0
+	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail}
+	if isUsed {
+		st.HeldTodo = s.held.todo
+	}
 	for _, c := range s.cursors {
-		p := placeOf{c.Name, c.To, slices.Clone(c.todo), c.done}
+		p := placeOf{Name: c.Name, To: c.To, Again: c.done}
+		if isUsed {
+			p.Todo = slices.Clone(c.todo)
+		}
 		for _, sp := range c.lost {
 			p.Todo.Add(sp)
+		}
+		if onDisk {
+			for _, sent := range c.sent {
+				p.Todo.Remove(sent.Within(s.named.inMemory()))
+			}
 		}
 		st.Places = append(st.Places, p)
 	}
@@ -167,7 +181,7 @@ func (s *Store) save() {
 	s.generation++
 	var err error
 	if s.memory != nil {
-		if err = s.memoryState.write(&s.files, s.state(), false); err != nil {
+		if err = s.memoryState.write(&s.files, s.state(false), false); err != nil {
 			s.unkept(err)
 		}
 	}

@@ -205,7 +205,7 @@ func (s *Store) evict(onDisk bool) bool {
 	if g == nil {
 		return false
 	}
-	g.sealed = true
+	g.sealed, g.urgent = true, true
 	defer s.settle()
 	for _, c := range s.cursors {
 		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, onDisk) {
@@ -226,6 +226,7 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	for sp := c.delivered(tier); !sp.IsEmpty(); sp = c.delivered(tier) {
 		g := s.named.at(sp.From)
 		if c.forget(g.span()); !s.isNeeded(g) {
+			g.urgent = true
 			return true
 		}
 	}
@@ -235,15 +236,19 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 // free ends the use of a segment that is no longer in its log.
 func (s *Store) free(g *segment) {
 	g.gone = true
-	if g.onDisk {
-		s.diskUsed -= g.size()
-		s.trash = append(s.trash, g.entry)
-		notify(s.dirty)
-		notify(s.work)
+	switch {
+	case !g.onDisk:
+		s.memoryUsed -= g.size()
+		s.release(g)
 		return
+	case g.urgent:
+		s.trash = append(s.trash, g.entry)
+		notify(s.work)
+	default:
+		s.outdated = append(s.outdated, g.entry)
 	}
-	s.memoryUsed -= g.size()
-	s.release(g)
+	s.diskUsed -= g.size()
+	notify(s.dirty)
 }
 
 // lose drops what is in g from p on.
