@@ -79,7 +79,10 @@ func checkName(dst, out []byte, result Result) ([]byte, Result) {
 	}
 	name := out[len(dst):]
 	name = name[:bytes.IndexByte(name, ' ')]
-	if len(name) > maxNode && !isStorable(name) || !isTaggable(name) {
+	if isPlain(name) && !isOdd(name) {
+		return out, result
+	}
+	if path, tagged, ok := series(name); !ok || !tagged && len(path) > maxNode && !isStorable(path) {
 		return dst, BadPath
 	}
 	return out, result

@@ -491,20 +491,20 @@ func FuzzCarbon(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line []byte) { checkLine(t, Carbon, ws, line) })
 }
 
-// What carbon takes for tags, and stores under a hash, untagged takes for them.
-func FuzzUntagged(f *testing.F) {
+// What carbon takes for tags, and stores under a hash, series takes for them.
+func FuzzSeries(f *testing.F) {
 	for _, path := range append([]string{`a{b="c",d="e"}`, `a{b="\"\\"}`, `a{b="c":,d="e"}`, `a{b="c",}`, `a{b="c"}d"}`, `a;b`, `a;name=;b=c`, `a{name="x",name="y"}`, `a{=b="c"}`,
 		`a;name=~`, `~{b="c"}`, `~;name=x`, `a{b="~c"}`, `a{b="c;"}`, `{b="c"}`, `;x{b="c"}`, `a;name=x{b="c"}`}, oddPaths...) {
 		f.Add(path)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		metric, ok := serverpath.Carbon(path + " 1 1")
-		if !ok || strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' }) {
+		metric, isOne := serverpath.Carbon(path + " 1 1")
+		if !isOne || strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' }) {
 			return
 		}
-		got, tagged := untagged([]byte(strings.TrimFunc(path, unicode.IsSpace)))
-		if tagged != serverpath.IsTagged(metric) || !tagged && strings.TrimLeft(string(got), "~") != strings.TrimLeft(metric, "~") {
-			t.Fatalf("%q: got %q, tagged %v; carbon makes %q of it", path, got, tagged, metric)
+		got, tagged, ok := series([]byte(path))
+		if ok != serverpath.Taggable(path) || ok && (tagged != serverpath.IsTagged(metric) || !tagged && string(got) != metric) {
+			t.Fatalf("%q: got %q, tagged %v, %v; carbon makes %q of it", path, got, tagged, ok, metric)
 		}
 	})
 }

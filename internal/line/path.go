@@ -229,12 +229,8 @@ const (
 	maxNodes = 950
 )
 
-// isStorable says whether carbon can have a file for name, which is long.
-func isStorable(name []byte) bool {
-	path, tagged := untagged(bytes.TrimFunc(name, unicode.IsSpace))
-	if tagged {
-		return true // it is stored under its hash
-	}
+// isStorable says whether carbon can have a file for path, which is long.
+func isStorable(path []byte) bool {
 	nodes, begin := 0, 0
 	for i := range len(path) + 1 {
 		if i < len(path) && !isSeparator(Carbon, path[i]) {
@@ -251,75 +247,50 @@ func isStorable(name []byte) bool {
 	return len(path) <= maxPath && nodes <= maxNodes
 }
 
-// isTaggable says whether carbon's and graphite-web's TaggedSeries.parse take name. What
-// it throws at is not in the index of tags, and with it is not what carbon wanted to have
-// indexed in the same request: up to a hundred series, until a hundred points later.
-func isTaggable(name []byte) bool {
+// series reads name as carbon's and graphite-web's TaggedSeries.parse do. path is what its
+// file is named by, unless it is tagged: then that is a hash. What they throw at (ok is false)
+// is not in the index of tags, and with it is not what carbon wanted to have indexed in the
+// same request: up to a hundred series, until a hundred points later.
+func series(name []byte) (path []byte, tagged, ok bool) {
 	name = bytes.TrimFunc(name, unicode.IsSpace)
-	if open := bytes.IndexByte(name, '{'); open >= 0 && bytes.HasSuffix(name, []byte(`"}`)) {
-		_, ok := openMetrics(name[open+1 : len(name)-1])
-		return ok && len(bytes.TrimLeft(name[:open], "~")) > 0
+	if bytes.HasSuffix(name, []byte(`"}`)) && bytes.IndexByte(name, '{') >= 0 {
+		end := bytes.IndexByte(name, '{')
+		tagged, ok = readOpenMetrics(name[end+1 : len(name)-1])
+		path = bytes.TrimLeft(name[:end], "~")
+		return path, tagged || bytes.IndexByte(path, ';') >= 0, ok && len(path) > 0
 	}
-	begin := len(name) - len(bytes.TrimLeft(name, "~"))
-	end := begin
+	end := 0
 	for end < len(name) && name[end] != ';' {
 		end++
 	}
-	return end > begin && areTags(name[end:])
+	tagged, ok = readTags(name[end:])
+	path = bytes.TrimLeft(name[:end], "~")
+	return path, tagged, ok && len(path) > 0
 }
 
-// areTags says whether each of tags is ";key=value", as graphite-web wants them.
-func areTags(tags []byte) bool {
+// readTags says whether each of tags is ";key=value" (ok), and whether some count: one that
+// is called "name" does not.
+func readTags(tags []byte) (some, ok bool) {
 	for i := 0; i < len(tags); {
 		key := i + 1
 		for i = key; i < len(tags) && tags[i] != '='; i++ {
 			if c := tags[i]; c == ';' || c == '!' || c == '^' {
-				return false
+				return false, false
 			}
 		}
 		value := i + 1
 		if i == key || value >= len(tags) || tags[value] == ';' || tags[value] == '~' {
-			return false
+			return false, false
 		}
+		some = some || string(tags[key:i]) != "name"
 		for i = value; i < len(tags) && tags[i] != ';'; i++ {
 		}
 	}
-	return true
+	return some, true
 }
 
-// untagged returns the path that carbon stores name under, unless it takes it for
-// a tagged series. A tag that is called "name" is none.
-func untagged(name []byte) (path []byte, tagged bool) {
-	path = name
-	if open := bytes.IndexByte(name, '{'); open >= 0 && bytes.HasSuffix(name, []byte(`"}`)) {
-		if only, ok := openMetrics(name[open+1 : len(name)-1]); ok && len(bytes.TrimLeft(name[:open], "~")) > 0 {
-			if !only {
-				return nil, true
-			}
-			path = name[:open]
-		}
-		return bytes.TrimLeft(path, "~"), bytes.IndexByte(path, ';') >= 0
-	}
-	path, tags, hasTags := bytes.Cut(path, []byte(";"))
-	path = bytes.TrimLeft(path, "~")
-	if len(path) == 0 {
-		return name, hasTags // carbon finds no metric, and takes all of it for the name
-	}
-	for hasTags {
-		var tag []byte
-		tag, tags, hasTags = bytes.Cut(tags, []byte(";"))
-		value, isName := bytes.CutPrefix(tag, []byte("name="))
-		if !isName || len(value) == 0 || value[0] == '~' {
-			return nil, true
-		}
-	}
-	return path, false
-}
-
-// openMetrics reads a list of tags like a="b",c="d". ok says whether carbon takes
-// it, and only whether all of them are called "name".
-func openMetrics(list []byte) (only, ok bool) {
-	only = true
+// readOpenMetrics is readTags for a list like a="b",c="d".
+func readOpenMetrics(list []byte) (some, ok bool) {
 	for len(list) > 0 {
 		key, rest, found := bytes.Cut(list, []byte(`="`))
 		if !found || len(key) == 0 || bytes.ContainsAny(key, "=;!^{") || len(rest) == 0 || rest[0] == '~' {
@@ -340,7 +311,7 @@ func openMetrics(list []byte) (only, ok bool) {
 		if end == 0 || end >= len(rest) {
 			return false, false
 		}
-		only = only && string(key) == "name"
+		some = some || string(key) != "name"
 		list = bytes.TrimPrefix(rest[end+1:], []byte(":"))
 		if len(list) > 0 {
 			if list[0] != ',' {
@@ -349,5 +320,5 @@ func openMetrics(list []byte) (only, ok bool) {
 			list = list[1:]
 		}
 	}
-	return only, true
+	return some, true
 }
