@@ -2,7 +2,10 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -19,14 +22,18 @@ const (
 )
 
 // A datagram is a connected UDP or unixgram socket, which the runtime does not
-// poll: it would wake a thread for every datagram that has left.
+// poll: it would wake a thread for every datagram that has left. It polls an epoll
+// instance that has nothing to tell but what the network reports.
 type datagram struct {
 	oneWay
-	fd    int
-	max   int // bytes of payload
-	sent  uint64
-	acked uint64 // sent, when the network had reported nothing yet
-	err   error  // what it has reported
+	reports *os.File // the epoll instance
+	max     int      // bytes of payload
+	sent    uint64
+	acked   uint64 // sent, when the network had reported nothing yet
+
+	mu  sync.Mutex // held to close fd, and by Watch to use it
+	fd  int        // -1: closed
+	err error      // what the network has reported
 
 	cut  [][]byte // scratch
 	msgs [sendBatch]mmsghdr
@@ -59,7 +66,28 @@ func newDatagram(conn net.Conn, network string, size int) (*datagram, error) {
 	if err := errors.Join(err, ctlErr); err != nil {
 		return nil, err
 	}
+	if l.reports, err = errorsOf(l.fd); err != nil {
+		unix.Close(l.fd)
+		return nil, err
+	}
 	return l, nil
+}
+
+// errorsOf returns an epoll instance that can be read when a socket has an error.
+func errorsOf(fd int) (*os.File, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	err = errors.Join(
+		unix.SetNonblock(epfd, true), // so that the runtime polls it
+		unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{}),
+	)
+	if err != nil {
+		unix.Close(epfd)
+		return nil, fmt.Errorf("poll a socket: %w", err)
+	}
+	return os.NewFile(uintptr(epfd), "epoll"), nil
 }
 
 // reportErrors asks for errors, of the family that the socket is of.
@@ -127,18 +155,43 @@ func (l *datagram) poll(events int16, limit time.Duration) error {
 	return err
 }
 
-// error returns what the network has reported; nil: nothing.
+// Watch returns when the network reports something about the server.
+func (l *datagram) Watch() ([]byte, error) {
+	raw, err := l.reports.SyscallConn()
+	if err != nil {
+		return nil, nil
+	}
+	var reported error
+	raw.Read(func(epfd uintptr) bool {
+		var event [1]unix.EpollEvent
+		for reported == nil {
+			if n, _ := unix.EpollWait(int(epfd), event[:], 0); n < 1 || event[0].Events&unix.EPOLLERR == 0 {
+				return false
+			}
+			reported = l.error()
+		}
+		return true
+	})
+	return nil, reported
+}
+
+// error returns what the network has reported about the server; nil: nothing.
 func (l *datagram) error() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fd < 0 || l.err != nil {
+		return l.err
+	}
 	n, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil || n == 0 {
+	if err != nil {
 		return err
 	}
 	for l.drain() {
 	}
-	if errno := syscall.Errno(n); errno != syscall.EMSGSIZE { // that is about the path, not the server
-		return errno
+	if errno := syscall.Errno(n); errno != 0 && errno != syscall.EMSGSIZE { // that is about the path
+		l.err = errno
 	}
-	return nil
+	return l.err
 }
 
 // drain takes a message about an error, if there is one.
@@ -148,16 +201,21 @@ func (l *datagram) drain() bool {
 	return err == nil && n+oobn > 0
 }
 
-// look: a datagram that was sent is gone, unless it was refused by now.
+// Look: a datagram that was sent is gone, unless it was refused by now.
 func (l *datagram) Look() (Peer, error) {
-	if l.err == nil {
-		l.err = l.error()
-	}
-	if l.err == nil {
+	err := l.error()
+	if err == nil {
 		l.acked = l.sent
 	}
-	return Peer{Acked: l.acked}, l.err
+	return Peer{Acked: l.acked}, err
 }
 
-func (l *datagram) Close() { unix.Close(l.fd) }
+func (l *datagram) Close() {
+	l.reports.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	unix.Close(l.fd)
+	l.fd = -1
+}
+
 func (l *datagram) Reset() { l.Close() }

@@ -20,10 +20,6 @@ const (
 	// answerTime is within what time the kernel asks a peer again that has no room.
 	answerTime = 10 * time.Second
 
-	// lateErrors is how long after a datagram the network may report that its host
-	// can't be reached: three seconds, where no one answers for the address.
-	lateErrors = 5 * time.Second
-
 	// settleTime is how long a server that has failed has to do so again, before it
 	// is sent anything; where lines go in datagrams, to refuse the first line.
 	settleTime = 100 * time.Millisecond
@@ -212,7 +208,7 @@ func (s *session) isCutOff(now time.Time) bool {
 // ever. wait and again are what the source wants.
 func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
 	next := soonest(wait, again)
-	if !s.isAcked() || s.isDatagram() && now.Sub(s.wrote) < lateErrors {
+	if !s.isAcked() {
 		next = soonest(next, s.lookAgain())
 	}
 	if age := now.Sub(s.began); !s.proven && age < provenAge {

@@ -1,0 +1,47 @@
+package link
+
+import (
+	"errors"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// That a server refuses datagrams is heard, without a look; of one that takes them, nothing
+// is, until the link is closed.
+func TestDatagramWatch(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []error{nil, syscall.ECONNREFUSED} {
+		conn, err := net.Dial("udp", server.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := newDatagram(conn, "udp", 1432)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		heard := make(chan error, 1)
+		go func() {
+			_, err := l.Watch()
+			heard <- err
+		}()
+		if n, err := l.Write([]byte("a:1|c\n"), time.Second); n != 6 || err != nil {
+			t.Fatalf("wrote %d, %v", n, err)
+		}
+		if want == nil { // before the server is closed
+			if _, _, err := server.ReadFrom(make([]byte, 10)); err != nil {
+				t.Fatal(err)
+			}
+			l.Close()
+		}
+		if err := <-heard; !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+		server.Close()
+	}
+}
