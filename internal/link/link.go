@@ -66,7 +66,10 @@ type Peer struct {
 	// its program may not have read of what is acknowledged. 0: not known.
 	Window int64
 
-	// Silence is for how long its host has answered nothing that it was asked; 0: it answers.
+	// Heard is how long ago its host has last answered, at most; 0: not known.
+	Heard time.Duration
+
+	// Silence is that, if it was asked something since; 0: it answers.
 	Silence time.Duration
 }
 

@@ -22,6 +22,9 @@ func limitUnsent(fd, bytes int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
 }
 
+// tick is the most that the kernel's times are from the truth: HZ is 100 or more.
+const tick = 10 * time.Millisecond
+
 // tcpClosed is TCP_CLOSE of the kernel's include/net/tcp_states.h.
 const tcpClosed = 7
 
@@ -34,8 +37,10 @@ func askTCP(fd int, peer *Peer) (closed bool, err error) {
 	}
 	peer.Acked = max(info.Bytes_acked, 1) - 1
 	peer.Window = int64(info.Snd_wnd) // since Linux 5.4
+	silence := time.Duration(info.Last_ack_recv) * time.Millisecond
+	peer.Heard = silence + tick
 	if info.Unacked > 0 || info.Probes > 0 {
-		peer.Silence = time.Duration(info.Last_ack_recv) * time.Millisecond
+		peer.Silence = silence
 	}
 	closed = info.State == tcpClosed
 	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); closed && err == nil && errno != 0 {

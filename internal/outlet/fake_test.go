@@ -162,6 +162,7 @@ type fakeLink struct {
 	ended  chan error
 	err    error  // how the server ended it
 	taken  uint64 // bytes
+	wrote  time.Time
 	acked  uint64 // of them
 	gone   string // how we ended it: "closed" or "reset"
 }
@@ -200,7 +201,7 @@ func (l *fakeLink) Write(lines []byte, limit time.Duration) (int, error) {
 	for ln := range bytes.Lines(lines) {
 		l.server.got = append(l.server.got, strings.TrimSuffix(string(ln), "\n"))
 	}
-	l.taken += uint64(len(lines))
+	l.taken, l.wrote = l.taken+uint64(len(lines)), time.Now()
 	return len(lines), nil
 }
 
@@ -213,7 +214,7 @@ func (l *fakeLink) Look() (Peer, error) {
 	if l.server.cutOff {
 		return Peer{Acked: l.acked, Silence: stallTime}, nil
 	}
-	return Peer{Acked: l.acked}, nil
+	return Peer{Acked: l.acked, Heard: time.Since(l.wrote)}, nil
 }
 
 func (l *fakeLink) Watch() ([]byte, error) {

@@ -462,6 +462,14 @@ func TestHalfClose(t *testing.T) {
 		if got := r.source.endings(); len(got) != 2 || got[1] != Closed {
 			t.Errorf("an idle connection ended %v", got)
 		}
+		r.send(20 * time.Second)
+		r.source.put("last")
+		time.Sleep(idleTime) // though that it was acknowledged is seen later than it is
+		a.last().end(link.ErrClosed)
+		synctest.Wait()
+		if got := r.source.endings(); len(got) != 3 || got[2] != Closed {
+			t.Errorf("a connection that was idle for a second ended %v", got)
+		}
 	})
 }
 

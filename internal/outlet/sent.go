@@ -70,7 +70,7 @@ func (s *sent) look(now time.Time, l link.Link) error {
 	peer, err := l.Look()
 	s.looked = now
 	if peer.Acked > s.Acked {
-		s.progress, s.lastAck, s.pause = now, now, firstLook
+		s.progress, s.lastAck, s.pause = now, now.Add(-peer.Heard), firstLook
 	}
 	peer.Acked = max(peer.Acked, s.Acked)
 	s.Peer = peer

@@ -138,7 +138,7 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.window = max(c.window, peer.Window)
-	c.note(now, peer.Acked)
+	c.note(now, peer)
 	if c.mature(now) {
 		s.settle()
 	}
@@ -151,14 +151,15 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 // Leaving implements outlet.Source: what is in doubt is sent again.
 func (c *Cursor) Leaving() func() time.Duration { return nil }
 
-// note notes how much the peer's kernel has.
-func (c *Cursor) note(now time.Time, n uint64) {
-	n = min(n, c.written)
+// note notes how much the peer's kernel has, and since when.
+func (c *Cursor) note(now time.Time, peer outlet.Peer) {
+	n := min(peer.Acked, c.written)
 	if n <= c.acked {
 		return
 	}
 	c.acked = n
 	c.burst.ack(now, n)
+	now = now.Add(-peer.Heard)
 	if last := len(c.acks) - 1; last >= 0 && now.Sub(c.acks[last].first) < markEvery && int64(n-c.acks[last].from) < c.mostInDoubt()/8 {
 		c.acks[last].when, c.acks[last].bytes = now, n
 		return

@@ -318,6 +318,22 @@ func TestWindowIsReplayed(t *testing.T) {
 	}
 }
 
+// The second after which an idle peer may close counts from when it acknowledged all, not from
+// when that was seen.
+func TestClosedSoonAfterSeen(t *testing.T) {
+	const late = 50 * time.Millisecond
+	b := newBench(t)
+	l := b.begin("main")
+	b.pass(young)
+	b.putLines("a 1 1")
+	l.want("a 1 1")
+	b.pass(late)
+	l.Ack(b.now, outlet.Peer{Acked: l.wrote, Heard: late})
+	b.pass(maturity - late)
+	l.end(outlet.Closed)
+	b.begin("main").want()
+}
+
 // On sessions that are young and that the peer closes in order, a second after all was
 // acknowledged, no line is sent again more than three times, the last time when a session has
 // lasted: a balancer without a backend may end any number of them so. Those that broke don't
