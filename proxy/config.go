@@ -131,7 +131,7 @@ type CarbonForward struct {
 
 // The bounds of queue and max_datagram.
 const (
-	minQueue       = 1 << 20 // two chunks of a busy reader, with room to spare
+	minQueue       = 1 << 20 // some batches of a busy reader
 	minSpool       = 1 << 20 // some blocks of the queue
 	minMaxDatagram = 512     // what every IPv4 path carries
 	maxMaxDatagram = 65507   // what UDP over IPv4 can hold
@@ -151,14 +151,9 @@ func DefaultConfig() Config {
 		Telemetry: true,
 		Forward: Forward{
 			StatsD: StatsDForward{Queue: 16 << 20, MaxDatagram: 1432},
-			Carbon: []CarbonForward{DefaultCarbonForward()},
+			Carbon: []CarbonForward{{Queue: 64 << 20, Spool: 1 << 30, Replay: 4 << 20}},
 		},
 	}
-}
-
-// DefaultCarbonForward returns the defaults of one destination.
-func DefaultCarbonForward() CarbonForward {
-	return CarbonForward{Queue: 64 << 20, Spool: 1 << 30, Replay: 4 << 20}
 }
 
 // Problems returns what is wrong with the configuration, all of it.

@@ -3,7 +3,6 @@
 package testbed
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -37,10 +36,6 @@ func TestAdminLoad(t *testing.T) {
 	d := StartDaemon(t, adminConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitName(t, "Denali")
 	page, carbon := d.Dir+"/admin.sock", d.Address(t, "carbon", carbonListener)
-	done, end := context.WithCancel(t.Context())
-	defer end()
-	var looking sync.WaitGroup
-	peak := (&besieged{Daemon: d, done: done}).watchMemory(&looking)
 
 	var load sync.WaitGroup
 	defer load.Wait()
@@ -87,12 +82,7 @@ func TestAdminLoad(t *testing.T) {
 		}
 		return nil
 	})
-	end()
-	looking.Wait()
-	t.Logf("%d MiB resident of %d", peak()>>20, adminMemory>>20)
-	if peak() > adminMemory && !raceEnabled {
-		t.Error("that is too much")
-	}
+	checkMemory(t, d, adminMemory)
 	status := d.AwaitUp(t)
 	CheckBooks(t, status)
 	if log := d.Stderr.Text(); status.State != "held" || strings.Contains(log, "suspended") || strings.Contains(log, "lost") {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -49,7 +48,6 @@ func TestAttack(t *testing.T) {
 			}
 		})
 	}
-	peak := v.watchMemory(&working)
 	wait := v.begin(seed(t), attacks...)
 	working.Wait()
 	wait()
@@ -70,11 +68,7 @@ func TestAttack(t *testing.T) {
 	if n := len(d.Stderr.Lines()); n > 50+*attackSeconds {
 		t.Errorf("%d log lines", n)
 	}
-	if most := peak(); most > attackMemory && !raceEnabled {
-		t.Errorf("%d MiB resident, want %d at most", most>>20, attackMemory>>20)
-	} else {
-		t.Logf("%d MiB resident of %d; %d lines logged", most>>20, attackMemory>>20, len(d.Stderr.Lines()))
-	}
+	checkMemory(t, d, attackMemory)
 	for _, a := range attacks {
 		t.Logf("| %s | %s | %d |", a.name, a.what, v.tries(a.name))
 	}
@@ -115,8 +109,6 @@ func TestAttackOnMemory(t *testing.T) {
 	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
 	defer end()
 	v := besiege(t, d, done)
-	var looking sync.WaitGroup
-	peak := v.watchMemory(&looking)
 	wait := v.begin(seed(t), attackNamed("unterminated tails", 1000), attackNamed("huge datagrams", 2), attackNamed("floods", 1), attack{
 		"Carbon flat out", "a connection that never ends", 1, func(v *besieged, _ *rand.Rand) {
 			if conn := v.connect("tcp", v.carbonTCP); conn != nil {
@@ -127,14 +119,9 @@ func TestAttackOnMemory(t *testing.T) {
 			}
 		},
 	})
-	looking.Wait()
 	wait()
 	CheckBooks(t, d.AwaitUp(t))
-	most := peak()
-	t.Logf("%d MiB resident of %d", most>>20, memoryBound>>20)
-	if most > memoryBound && !raceEnabled {
-		t.Errorf("%d MiB resident, want %d at most", most>>20, memoryBound>>20)
-	}
+	checkMemory(t, d, memoryBound)
 	d.Kill()
 }
 
@@ -149,27 +136,15 @@ func attackNamed(name string, hands int) attack {
 	panic("no attack is called " + name)
 }
 
-// watchMemory looks every 100 ms how much the daemon has resident, until the attack is
-// over, and then returns the most.
-func (v *besieged) watchMemory(working *sync.WaitGroup) (peak func() uint64) {
-	var most uint64
-	working.Go(func() {
-		for v.pause(100 * time.Millisecond) {
-			if now, err := residentNow(v.pid()); err == nil {
-				most = max(most, now)
-			}
-		}
-	})
-	return func() uint64 { return most }
-}
-
-// residentNow returns how many bytes a process has resident.
-func residentNow(pid int) (uint64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+// checkMemory checks that a daemon never had more resident than its bound, in bytes.
+func checkMemory(t *testing.T, d *Daemon, bound int) {
+	t.Helper()
+	most, err := peakMemory(d.cmd.Process.Pid)
 	if err != nil {
-		return 0, err
+		t.Fatal(err)
 	}
-	var size, resident uint64
-	_, err = fmt.Sscan(string(text), &size, &resident)
-	return resident * uint64(os.Getpagesize()), err
+	t.Logf("%d MiB resident of %d", most>>20, bound>>20)
+	if most > bound && !raceEnabled {
+		t.Errorf("%d MiB were resident, want %d at most", most>>20, bound>>20)
+	}
 }

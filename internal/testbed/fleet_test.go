@@ -9,15 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-var (
-	fleetEach = flag.Int("fleet.tenures", 100, "TestFleetPage: how many tenures of each name are on record; 1000 are 100,000")
-	fleetHold = flag.String("fleet.serve", "", "TestFleetPage: a file that is written with the address of the page, which is served until that is removed")
-)
+var fleetEach = flag.Int("fleet.tenures", 100, "TestFleetPage: how many tenures of each name are on record; 1000 are 100,000")
 
 // carbonConfig is a daemon for Carbon only.
 const carbonConfig = `
@@ -55,7 +51,6 @@ func TestFleetPage(t *testing.T) {
 		t.Errorf("names.json: %d %v %s", code, err, text)
 	}
 	askOf(t, d.Dir, etcd.Endpoint)
-	serve(t, d)
 }
 
 // askOf asks the pool of FillPool what people ask.
@@ -117,17 +112,4 @@ func etcdReads(t *testing.T, endpoint string) (n int) {
 		}
 	}
 	return n
-}
-
-// serve lets a person look at the page of d.
-func serve(t *testing.T, d *Daemon) {
-	if *fleetHold == "" {
-		return
-	}
-	os.WriteFile(*fleetHold, []byte(filepath.Join(d.Dir, "admin.sock")), 0o600)
-	for range time.Tick(time.Second) {
-		if _, err := os.Stat(*fleetHold); err != nil {
-			return
-		}
-	}
 }
