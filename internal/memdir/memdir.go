@@ -95,11 +95,24 @@ func use(disk *statedir.Dir, path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if whose, err := d.ReadFile(ownerName, maxPath); err != nil || string(whose) != owner(disk) {
-		d.Close()
+	whose, err := d.ReadFile(ownerName, maxPath)
+	if err == nil && string(whose) == owner(disk) {
+		return d, nil
+	}
+	defer d.Close()
+	if err != nil || !isSame(string(whose), disk.Path()) && !isAbandoned(path) {
 		return nil, fmt.Errorf("%s is of another state directory: %q", path, whose)
 	}
-	return d, nil
+	if err := d.WriteFile(ownerName, []byte(owner(disk))); err != nil { // it was moved
+		return nil, err
+	}
+	return open(disk, path)
+}
+
+func isSame(a, b string) bool {
+	one, err := os.Stat(a)
+	other, otherErr := os.Stat(b)
+	return err == nil && otherErr == nil && os.SameFile(one, other)
 }
 
 // open opens and locks a directory.

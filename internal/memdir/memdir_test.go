@@ -81,6 +81,28 @@ func TestFoundAgain(t *testing.T) {
 	}
 }
 
+// A state directory that was moved, or is reached by another path, has what it had in memory.
+func TestMoved(t *testing.T) {
+	o := newTenant(t, t.TempDir())
+	path := o.leave()
+	for _, change := range []func(from, to string) error{os.Rename, func(from, to string) error { return os.Symlink(from, to) }} {
+		to := filepath.Join(t.TempDir(), "elsewhere")
+		if err := change(o.disk.Path(), to); err != nil {
+			t.Fatal(err)
+		}
+		o.disk, _ = statedir.Open(to)
+		if !o.kept() {
+			t.Fatalf("not found: %s", &o.log)
+		}
+		if Collect(o.bases[0], slog.New(slog.DiscardHandler)); !o.kept() {
+			t.Error("collected")
+		}
+	}
+	if whose, _ := os.ReadFile(filepath.Join(path, ownerName)); string(whose) != owner(o.disk) {
+		t.Errorf("it is %q's", whose)
+	}
+}
+
 // Those whose owners are gone for good are removed; others are not.
 func TestCollect(t *testing.T) {
 	base := t.TempDir()
