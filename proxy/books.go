@@ -89,11 +89,11 @@ func (b books) report() Books {
 	return r
 }
 
-// crowded is how many bytes may wait before the readers let the upstream go first.
+// crowded is how many bytes may wait before the readers let others go first.
 const crowded = 4 * batchSize
 
-// giveWay lets the upstream go first, if so many bytes wait: readers that always find input
-// would keep it from its turn.
+// giveWay lets the upstream, or the spool, go first, if so many bytes wait: readers that always
+// find input would keep it from its turn.
 func giveWay(waiting int64) {
 	if waiting > crowded {
 		runtime.Gosched()

@@ -78,7 +78,7 @@ func (q *carbonQueue) redirect(to []CarbonForward) {
 
 func (q *carbonQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
 
-// enter is accept, and returns how many bytes wait for an upstream that takes some.
+// enter is accept, and returns how many bytes wait for an upstream that takes some, or the disk.
 func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -88,9 +88,9 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 		switch {
 		case b.lines == 0:
 		case b.unnamed:
-			q.store.PutHeld(b.buf, b.lines, b.born)
+			waiting = max(waiting, q.store.PutHeld(b.buf, b.lines, b.born))
 		default:
-			waiting = q.store.Put(b.buf, b.lines, b.born)
+			waiting = max(waiting, q.store.Put(b.buf, b.lines, b.born))
 		}
 		b.free()
 	}

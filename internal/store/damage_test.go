@@ -516,6 +516,43 @@ func FuzzState(f *testing.F) {
 	})
 }
 
+// Where tmpfs has less room than may wait in memory, lines go to disk before: nothing is lost when
+// the process is killed.
+func TestTmpfsIsSmall(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: roomy, Spool: 1 << 30})
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if op == "write" && strings.HasPrefix(path, b.places.Memory[0]) && b.memoryUsed > 4<<20 {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	for range 200 {
+		b.Put(many("x", 1000), 1000, b.now)
+		b.step(b.now)
+	}
+	b.kill()
+	if got := b.books("main"); got.Queued+got.Spooled != 200_000 || got.Dropped != [NumReasons]uint64{} {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+}
+
+// Who puts lines is told how much waits for the disk, whatever they wait for.
+func TestWaitsForTheDisk(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	for name, put := range map[string]func([]byte, int, time.Time) int64{"named": b.Put, "held": b.PutHeld} {
+		waiting := int64(0)
+		for range 15 {
+			waiting = put(many("x", 1000), 1000, b.now)
+		}
+		if waiting < 1<<20 {
+			t.Errorf("%s: %d bytes wait", name, waiting)
+		}
+		if b.spool(); b.Put([]byte("a 1 1\n"), 1, b.now) != 0 {
+			t.Errorf("%s: some wait still", name)
+		}
+	}
+}
+
 // Where tmpfs has room for a file's header, and for no record, what is put goes to a file
 // without a name, and that is said.
 func TestNoRoomForARecord(t *testing.T) {

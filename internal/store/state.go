@@ -69,11 +69,11 @@ func decodeState(b []byte) (st state, err error) {
 	return st, nil
 }
 
-// state returns what to save, as its file holds it. The disk's is read when the power has failed:
-// what was in memory is lost then, if it waited and the disk was in use, which is synced every
-// second; else it may have been delivered.
-func (s *Store) state(onDisk bool) []byte {
-	isUsed := !onDisk || s.diskUsed > 0
+// state returns what to save, as its file holds it. What is for a power failure leaves out lines in
+// memory that may be delivered by then: what was sent, and everything while the disk is not in use
+// and not synced every second.
+func (s *Store) state(powerFails bool) []byte {
+	isUsed := !powerFails || s.diskUsed > 0
 	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail}
 	if isUsed {
 		st.HeldTodo = s.held.todo
@@ -86,7 +86,7 @@ func (s *Store) state(onDisk bool) []byte {
 		for _, sp := range c.lost {
 			p.Todo.Add(sp)
 		}
-		if onDisk {
+		if powerFails {
 			for _, sent := range c.sent {
 				p.Todo.Remove(sent.Within(s.named.inMemory()))
 			}
@@ -167,6 +167,7 @@ type saving struct {
 	diskState   stateFile // of sync alone
 
 	generation uint64        // of what was saved last
+	unsaved    bool          // by memory's state
 	dirty      chan struct{} // cap 1: the disk is to be synced, and to know the state
 	unsynced   []*segment    // that are on disk
 	syncErr    error         // of the last sync
@@ -179,13 +180,13 @@ type saving struct {
 // save makes the state survive the process.
 func (s *Store) save() {
 	s.generation++
-	var err error
 	if s.memory != nil {
-		if err = s.memoryState.write(&s.files, s.state(false), false); err != nil {
+		err := s.memoryState.write(&s.files, s.state(false), false)
+		if s.unsaved = err != nil; s.unsaved {
 			s.unkept(err)
 		}
 	}
-	if err != nil || s.diskUsed > 0 {
+	if s.unsaved || s.diskUsed > 0 {
 		notify(s.dirty)
 	}
 }

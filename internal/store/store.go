@@ -120,27 +120,21 @@ func (s *Store) resize() {
 
 // Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
 // records.MaxRecord. It never waits for the disk; to make room, the oldest lines go. It returns
-// how many bytes wait to be sent to destinations that are being sent some.
+// how many bytes wait for somebody else's turn: to be sent where they can be, or to go to disk.
 func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.put(&s.named, lines, n, born, fresh)
-	s.bound()
-	for _, c := range s.cursors {
-		if c.linked {
-			waiting = max(waiting, c.queues[fresh].Bytes())
-		}
-	}
-	return waiting
+	return s.bound()
 }
 
 // PutHeld is Put for lines that wait for a name.
-func (s *Store) PutHeld(lines []byte, n int, born time.Time) {
+func (s *Store) PutHeld(lines []byte, n int, born time.Time) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.put(&s.held.log, lines, n, born, fresh)
-	s.bound()
 	notify(s.MoreHeld)
+	return s.bound()
 }
 
 // put appends to a log; what has its name waits in q.
@@ -180,16 +174,20 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 	}
 }
 
-// bound keeps everything within its bounds.
-func (s *Store) bound() {
+// bound keeps everything within its bounds, and returns what Put does.
+func (s *Store) bound() (waiting int64) {
 	for _, c := range s.cursors {
-		c.bound()
+		if c.bound(); c.linked {
+			waiting = max(waiting, c.queues[fresh].Bytes())
+		}
 	}
 	for s.memoryUsed > max(s.memoryLimit, s.excess) && s.evict(false) {
 	}
 	if s.isPressed() {
 		notify(s.work)
+		waiting = max(waiting, s.memoryUsed)
 	}
+	return waiting
 }
 
 // isPressed says whether lines must go to disk.

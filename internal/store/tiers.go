@@ -77,8 +77,10 @@ func (t *tiers) discard(e entry) {
 	}
 }
 
-// unkept logs that lines would not survive the process.
+// unkept logs that lines would not survive the process. Where there is no room for what may wait
+// in memory, it goes to disk before.
 func (t *tiers) unkept(err error) {
+	t.pressure = min(t.pressure, t.memoryUsed/2)
 	if !t.saidUnkept {
 		t.saidUnkept = true
 		t.out.Warn("the queue has no room for its files; some of what waits would be lost if the process were killed", "err", err)
