@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -261,8 +262,13 @@ func openState(cfg config) (*membership.StateDir, error) {
 func stateHint(dir string, err error) string {
 	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(dir))
 	usual := defaultConfig().Membership.StateDir
-	_, absent := os.Stat(dir)
+	info, absent := os.Stat(dir)
+	_, nothing := os.Lstat(dir)
 	switch {
+	case errors.Is(err, syscall.EISDIR):
+		return "a directory stands in the place of a file there: rm -r " + quoteShell(filepath.Join(dir, "lock"))
+	case errors.Is(err, syscall.ENOTDIR), nothing == nil && (absent != nil || !info.IsDir()):
+		return "set membership.state_dir to a directory that this user may write: " + dir + " is no directory"
 	case underUnit() && dir != usual:
 		return "remove membership.state_dir, since the service has " + usual + "; or allow it another: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
 	case !underUnit() && absent == nil && (errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)):

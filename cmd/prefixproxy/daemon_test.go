@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -16,7 +17,10 @@ import (
 // The hint for a state directory takes it away from nobody, and fits where we run.
 func TestStateHint(t *testing.T) {
 	there := t.TempDir()
-	absent := filepath.Join(there, "absent")
+	absent, file, dangling := filepath.Join(there, "absent"), filepath.Join(there, "file"), filepath.Join(there, "dangling")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink("nowhere", dangling)); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name, dir string
 		unit      bool
@@ -27,6 +31,10 @@ func TestStateHint(t *testing.T) {
 		{"may not be entered", there, false, fs.ErrPermission, "give this one a membership.state_dir of its own"},
 		{"may not be made", absent, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
 		{"the unit's", defaultConfig().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},
+		{"a file", file, false, syscall.ENOTDIR, file + " is no directory"},
+		{"below a file", filepath.Join(file, "state"), false, syscall.ENOTDIR, "is no directory"},
+		{"a link to nowhere", dangling, false, fs.ErrExist, dangling + " is no directory"},
+		{"a directory for its lock", there, false, syscall.EISDIR, "rm -r " + there + "/lock"},
 		{"the unit forbids it", absent, true, fs.ErrPermission, "ReadWritePaths=" + absent},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -78,7 +78,11 @@ var (
 const maxSegment = 64 << 20
 
 func (a *adoption) spool() error {
-	if _, err := os.Lstat(a.path(spoolName)); errors.Is(err, fs.ErrNotExist) {
+	switch info, err := os.Lstat(a.path(spoolName)); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil && !info.IsDir():
+		a.log.Warn("this is no spool of an earlier version, and stays", "file", a.path(spoolName))
 		return nil
 	}
 	dir, err := a.state.Sub(spoolName)
@@ -174,10 +178,13 @@ type part struct {
 
 func (a *adoption) queue(link string) error {
 	path, err := os.Readlink(link)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, syscall.EINVAL), err == nil && !isQueue(path): // anybody's file, if somebody planted it
+		a.log.Warn("this leads to no queue of an earlier version, and stays", "link", link)
+		return nil
+	case err != nil:
 		return err
 	}
 	f, err := openOwn(path)
@@ -213,6 +220,12 @@ func (a *adoption) queue(link string) error {
 	}
 	a.log.Info("lines of an earlier version's queue taken over", "file", path, "lines", count)
 	return errors.Join(os.Remove(path), os.Remove(link))
+}
+
+// isQueue says whether path is named like the file of a queue.
+func isQueue(path string) bool {
+	matched, _ := filepath.Match("prefixproxy-*.queue", filepath.Base(path))
+	return matched
 }
 
 // parts returns the sound parts of a queue, in order.
@@ -256,7 +269,7 @@ const abandonedAge = 7 * 24 * time.Hour
 func Collect(dir string, log *slog.Logger) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
-		if isQueue, _ := filepath.Match("prefixproxy-*.queue", e.Name()); isQueue {
+		if isQueue(e.Name()) {
 			path := filepath.Join(dir, e.Name())
 			if isAbandoned(path) && os.Remove(path) == nil {
 				log.Info("queue of an earlier version's daemon that is gone removed", "file", path)

@@ -62,3 +62,35 @@ func TestAdoptLeavesWhatIsForeign(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was planted in the place of a spool or a queue stops no start, and costs nobody's file.
+func TestAdoptIsNotMisled(t *testing.T) {
+	victim := filepath.Join(t.TempDir(), "victim")
+	for what, plant := range map[string]func(path string) error{
+		"link":          func(path string) error { return os.Symlink(victim, path) },
+		"a link beyond": func(path string) error { return os.Symlink(filepath.Dir(victim), path) },
+		"fifo":          func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"file":          func(path string) error { return os.WriteFile(path, []byte("ppspool"), 0o600) },
+		"directory":     func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		for _, name := range []string{queueName, spoolName} {
+			if err := os.WriteFile(victim, []byte("root's"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			state, err := statedir.Open(filepath.Join(t.TempDir(), "state"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer state.Close()
+			if err := plant(filepath.Join(state.Path(), name)); err != nil {
+				t.Fatal(err)
+			}
+			if err := Adopt(state, func(Lines) error { return nil }, slog.New(slog.DiscardHandler)); err != nil {
+				t.Errorf("%s as %s: %v", what, name, err)
+			}
+			if text, _ := os.ReadFile(victim); string(text) != "root's" {
+				t.Errorf("%s as %s: the victim holds %q", what, name, text)
+			}
+		}
+	}
+}

@@ -43,6 +43,10 @@ func TestPlantedState(t *testing.T) {
 		"tenures.json":     func(path string) error { return os.Symlink(victim, path) },
 		"tenures.json.new": func(path string) error { return os.Symlink(victim, path) },
 
+		"queue":  func(path string) error { return os.Symlink(victim, path) },
+		"spool":  func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"memory": func(path string) error { os.Remove(path); return syscall.Mkfifo(path, 0o600) },
+
 		"lock":                             func(path string) error { os.Remove(path); return os.Symlink(victim, path) },
 		"store/state-0":                    func(path string) error { return os.Link(victim, path) },
 		"store/state-1":                    func(path string) error { return syscall.Mkfifo(path, 0o600) },
