@@ -159,6 +159,12 @@ func TestFirstIsTakenBack(t *testing.T) {
 		}
 		a.set(func(s *fakeServer) { s.endErr = nil })
 		before := r.sent
+		for r.Status()[0].Resolved == "" {
+			r.send(100 * time.Millisecond)
+		}
+		if s := r.Status(); s[1].Reason != "an earlier address is tried" {
+			t.Errorf("status while the first is on trial: %+v", s)
+		}
 		r.send(maxRest + 5*time.Second)
 		if s := r.Status(); !s[0].Up || s[1].Up || s[1].Reason != "an earlier address works" {
 			t.Errorf("status %+v", s)

@@ -119,7 +119,7 @@ func (f *failover) status() []Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := make([]Status, len(f.entries))
-	inUse := false
+	fine := "not connected yet" // why an address is not used that nothing is wrong with
 	for i, e := range f.entries {
 		s := Status{Address: e.address, Up: e.up, Since: e.since, Reason: e.reason}
 		if e.server != nil {
@@ -130,13 +130,13 @@ func (f *failover) status() []Status {
 		}
 		switch {
 		case s.Up:
-			s.Reason = ""
-		case s.Reason == "" && inUse:
-			s.Reason = Spare
+			s.Reason, fine = "", Spare
 		case s.Reason == "":
-			s.Reason = "not connected yet"
+			s.Reason = fine
 		}
-		inUse = inUse || s.Up
+		if e.server != nil && !s.Up {
+			fine = "an earlier address is tried"
+		}
 		out[i] = s
 	}
 	return out
