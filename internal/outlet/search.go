@@ -124,10 +124,14 @@ func (r *search) begin(now time.Time, s *server, limit time.Duration) time.Durat
 
 // await waits until an attempt has ended, or something else happens; for d, unless that is 0.
 func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
+	var late <-chan time.Time
+	if d > 0 {
+		late = time.After(d)
+	}
 	select {
 	case a := <-r.ended:
 		r.take(a)
-	case <-after(d):
+	case <-late:
 	case <-changed:
 		r.again()
 	case <-more:

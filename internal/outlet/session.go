@@ -45,6 +45,7 @@ type session struct {
 	paused atomic.Bool // it has taken nothing for stallTime
 	peer   hangup
 	leave
+	timer *time.Timer // await's: it is called for each batch
 
 	besides sync.WaitGroup // what goes on beside
 }
@@ -55,7 +56,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.source,
-		trial: o.failover.begin(now, c.server), leave: leave{asked: make(chan error, 1)},
+		trial: o.failover.begin(now, c.server), leave: leave{asked: make(chan error, 1)}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
 	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
@@ -230,11 +231,16 @@ func soonest(a, b time.Duration) time.Duration {
 
 // await returns after d, unless that is 0, or when something happens.
 func (s *session) await(ctx context.Context, d time.Duration) {
+	var late <-chan time.Time
+	if d > 0 {
+		s.timer.Reset(d)
+		late = s.timer.C
+	}
 	s.outlet.pulse.Rest()
 	defer s.outlet.pulse.Work()
 	select {
 	case <-s.source.More():
-	case <-after(d):
+	case <-late:
 	case s.peer.err = <-s.heard:
 	case why := <-s.asked:
 		s.depart(time.Now(), why)
@@ -249,15 +255,7 @@ func (s *session) settle(ctx context.Context, d time.Duration) {
 	defer s.outlet.pulse.Work()
 	select {
 	case s.peer.err = <-s.heard:
-	case <-after(d):
+	case <-time.After(d):
 	case <-ctx.Done():
 	}
-}
-
-// after is time.After; 0 is never.
-func after(d time.Duration) <-chan time.Time {
-	if d == 0 {
-		return nil
-	}
-	return time.After(d)
 }
