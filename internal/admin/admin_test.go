@@ -782,7 +782,7 @@ func TestSharedAnswer(t *testing.T) {
 // too long; but not for ever.
 func TestRoomForConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &connections{open: map[*client]struct{}{}, freed: make(chan struct{}, 1)}
+		c := newConnections()
 		admit := func() *client {
 			conn, peer := net.Pipe()
 			t.Cleanup(func() { conn.Close(); peer.Close() })

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // What the pages may cost, however many ask for them: the rest is closed, or gets
@@ -20,7 +21,7 @@ import (
 // A connection is a descriptor and some 30 KiB; a request, a processor while it is
 // answered.
 const (
-	maxConnections = 32
+	maxConnections = 32              // and an eighth of the descriptors of this process
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
 
@@ -44,9 +45,17 @@ var graces = [...]time.Duration{idle: time.Millisecond, asking: 5 * time.Millise
 
 // connections are those that are open. Any goroutine may use them.
 type connections struct {
+	most  int
 	mu    sync.Mutex
 	open  map[*client]struct{}
 	freed chan struct{} // cap 1: there may be room
+}
+
+func newConnections() *connections {
+	return &connections{
+		most: min(maxConnections, max(1, sockets.Descriptors()/8)),
+		open: map[*client]struct{}{}, freed: make(chan struct{}, 1),
+	}
 }
 
 // A client is an open connection.
@@ -111,7 +120,7 @@ func (c *connections) admit(conn net.Conn) *client {
 func (c *connections) enter(conn net.Conn, now time.Time) *client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.open) >= maxConnections && !c.makeRoom(now) {
+	if len(c.open) >= c.most && !c.makeRoom(now) {
 		return nil
 	}
 	admitted := &client{conn, c, idle, now}

@@ -27,12 +27,12 @@ type Server struct {
 	listeners []net.Listener
 	file      sockets.File // of a unix socket
 
-	connections connections
+	connections *connections
 }
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg, src: src, log: log, connections: connections{open: map[*client]struct{}{}, freed: make(chan struct{}, 1)}}
+	s := &Server{cfg: cfg, src: src, log: log, connections: newConnections()}
 	s.ServeBadLines(cfg.BadLines)
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -115,7 +115,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, ln := range s.listeners {
 		g.Go(func() error {
-			if err := s.http.Serve(boundedListener{ln, &s.connections}); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.http.Serve(boundedListener{ln, s.connections}); !errors.Is(err, http.ErrServerClosed) {
 				return fmt.Errorf("serve admin page on %s: %w", ln.Addr(), err)
 			}
 			return nil

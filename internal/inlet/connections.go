@@ -6,18 +6,19 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 const (
 	// idleEnough is how long a connection must have brought nothing whole to be ended for another.
 	idleEnough = time.Second
 
-	// leastLeaving is how many connections that we have ended may always wait for their peers
-	// to end them, too.
+	// leastLeaving is how many connections that we have ended may wait for their peers to end
+	// them, too, if there are descriptors for so many; or else a quarter of those that are open.
 	leastLeaving = 64
 
 	// shortage is for how long we take fewer connections than there were when the descriptors ran
@@ -40,6 +41,7 @@ type connections struct {
 
 	mu      sync.Mutex
 	limit   int                        // of readers
+	linger  int                        // limit of leaving
 	least   int                        // limit while descriptors are short
 	until   time.Time                  // they are, until then
 	readers map[*streamReader]struct{} // of those that are open at our side
@@ -97,24 +99,15 @@ func (in *Inlet) Connections() ConnectionStats {
 func (c *connections) set(s Settings) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.limit = s.MaxConnections
-	if most, all := descriptorsFor(); most < c.limit {
-		c.limit = most
+	all := sockets.Descriptors()
+	most := max(all/4, all-64) // the rest of the process needs some
+	c.limit = min(s.MaxConnections, most/5*4)
+	c.linger = max(c.limit/4, min(leastLeaving, most-c.limit))
+	if c.limit < s.MaxConnections {
 		c.log.Warn("fewer descriptors than max_connections asks for", "max_connections", s.MaxConnections,
-			"connections", most, "descriptors", all, "remedy", "LimitNOFILE= in the unit, or ulimit -n")
+			"connections", c.limit, "descriptors", all, "remedy", "LimitNOFILE= in the unit, or ulimit -n")
 	}
 	c.wake()
-}
-
-// descriptorsFor returns how many connections the process has descriptors for, and how many
-// descriptors it has in all.
-func descriptorsFor() (most, all int) {
-	var limit syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil || limit.Cur > 1<<30 {
-		return 1 << 30, 1 << 30
-	}
-	all = int(limit.Cur)
-	return max(all/4, all-64), all
 }
 
 // most is how many may be open now. c.mu is held.
@@ -204,7 +197,8 @@ func (c *connections) ranOut(err error) {
 	}
 	c.stats.ShortOf++
 	if now := time.Now(); now.After(c.until) {
-		c.least, c.until = max(1, len(c.readers)-spare), now.Add(shortage)
+		n := len(c.readers)
+		c.least, c.until = max(1, n-min(spare, n/2)), now.Add(shortage)
 	}
 	for len(c.leaving) > 0 {
 		c.hangUp()
@@ -219,7 +213,7 @@ func (c *connections) retire(s *streamReader) {
 	if !s.isUnix {
 		c.leaving = append(c.leaving, s)
 	}
-	for len(c.leaving) > max(leastLeaving, c.limit/4) || len(c.leaving) > 0 && time.Now().Before(c.until) {
+	for len(c.leaving) > c.linger || len(c.leaving) > 0 && time.Now().Before(c.until) {
 		c.hangUp()
 	}
 	c.wake()

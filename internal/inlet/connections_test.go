@@ -210,6 +210,28 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
+// Connections, with those that have only just been ended, leave descriptors to the rest of the
+// process.
+func TestDescriptorsForOthers(t *testing.T) {
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
+	for all, others := range map[int]int{48: 36, 200: 64, 1024: 64, 4096: 64} {
+		now := before
+		now.Cur = uint64(all)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &now); err != nil {
+			t.Skip(err)
+		}
+		c := newConnections(slog.New(slog.DiscardHandler))
+		c.set(limited(10_000))
+		if c.limit+c.linger > all-others || c.limit < 1 || c.linger < 1 {
+			t.Errorf("of %d descriptors, %d and %d are for connections", all, c.limit, c.linger)
+		}
+	}
+}
+
 // An idle connection is ended so that nothing is lost: what its sender had in hand is
 // read.
 func TestIdleTimeout(t *testing.T) {

@@ -8,6 +8,7 @@ package sockets
 
 import (
 	"errors"
+	"math"
 	"net"
 	"strings"
 	"syscall"
@@ -97,4 +98,13 @@ func Each(a address.Address, use func(address.Address) (port int, err error)) er
 		}
 	}
 	return nil
+}
+
+// Descriptors returns how many descriptors this process may have.
+func Descriptors() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return math.MaxInt32
+	}
+	return int(min(limit.Cur, math.MaxInt32))
 }
