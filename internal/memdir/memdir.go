@@ -91,7 +91,7 @@ func use(disk *statedir.Dir, path string) (*Dir, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	d, err := open(disk, path)
+	d, err := open(disk, path, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func use(disk *statedir.Dir, path string) (*Dir, error) {
 	if err := d.WriteFile(ownerName, []byte(owner(disk))); err != nil { // it was moved
 		return nil, err
 	}
-	return open(disk, path)
+	return open(disk, path, 0)
 }
 
 func isSame(a, b string) bool {
@@ -115,13 +115,13 @@ func isSame(a, b string) bool {
 	return err == nil && otherErr == nil && os.SameFile(one, other)
 }
 
-// open opens and locks a directory.
-func open(disk *statedir.Dir, path string) (*Dir, error) {
+// open opens and locks a directory; flag is for its file "owner".
+func open(disk *statedir.Dir, path string, flag int) (*Dir, error) {
 	dir, err := statedir.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	lock, err := dir.OpenFile(ownerName, os.O_RDWR, 0)
+	lock, err := dir.OpenFile(ownerName, os.O_RDWR|flag, 0o600)
 	if err != nil {
 		dir.Close()
 		return nil, err
@@ -131,7 +131,18 @@ func open(disk *statedir.Dir, path string) (*Dir, error) {
 		d.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	if !d.isThere() {
+		d.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, fs.ErrNotExist)
+	}
 	return d, nil
+}
+
+// isThere says whether nobody removed the directory before it was locked.
+func (d *Dir) isThere() bool {
+	locked, err := d.lock.Stat()
+	there, thereErr := os.Lstat(d.lock.Name())
+	return err == nil && thereErr == nil && os.SameFile(locked, there)
 }
 
 // create makes a directory in base.
@@ -150,16 +161,17 @@ func create(disk *statedir.Dir, base string) (*Dir, error) {
 	return d, err
 }
 
-// fill makes a new directory that of disk.
+// fill makes a new directory that of disk. It is locked before it says whose it is, so that
+// nobody takes it for one that is abandoned.
 func fill(disk *statedir.Dir, path string) (*Dir, error) {
-	if err := os.WriteFile(filepath.Join(path, ownerName), []byte(owner(disk)), 0o600); err != nil {
-		return nil, err
-	}
-	d, err := open(disk, path)
+	d, err := open(disk, path, os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return nil, err
 	}
-	if err := disk.WriteFile(pointerName, []byte(path+"\n")); err != nil {
+	if _, err = d.lock.WriteString(owner(disk)); err == nil {
+		err = disk.WriteFile(pointerName, []byte(path+"\n"))
+	}
+	if err != nil {
 		d.Close()
 		return nil, err
 	}
@@ -194,10 +206,12 @@ func Collect(base string, log *slog.Logger) {
 		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) || !isAbandoned(path) {
 			continue
 		}
-		if d, err := open(nil, path); err == nil { // only now: another's owner may want it just then
-			os.RemoveAll(path)
+		if d, err := open(nil, path, 0); err == nil {
+			if isAbandoned(path) { // still: its owner may have wanted it just then
+				os.RemoveAll(path)
+				log.Info("queue of a daemon that is gone removed", "dir", path)
+			}
 			d.Close()
-			log.Info("queue of a daemon that is gone removed", "dir", path)
 		} else if errors.Is(err, fs.ErrNotExist) {
 			os.RemoveAll(path) // its making was interrupted
 		}
@@ -213,7 +227,7 @@ func isAbandoned(path string) bool {
 	}
 	defer dir.Close()
 	whose, err := dir.ReadFile(ownerName, maxPath)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(whose) == 0 {
 		info, err := os.Stat(path)
 		return err == nil && time.Since(info.ModTime()) > unownedAge
 	}

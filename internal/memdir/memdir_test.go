@@ -181,3 +181,26 @@ func TestNotOurs(t *testing.T) {
 		t.Error("a directory that others may write was used")
 	}
 }
+
+// Of many that begin side by side, none takes the directory of another for abandoned.
+func TestSideBySide(t *testing.T) {
+	base := t.TempDir()
+	var all sync.WaitGroup
+	for range 8 {
+		o := newTenant(t, base)
+		all.Go(func() {
+			for range 5 {
+				d := Find(o.disk, o.bases, slog.New(slog.DiscardHandler))
+				if d == nil {
+					t.Error("found none")
+					return
+				}
+				if _, err := os.Stat(d.Path()); err != nil {
+					t.Error(err)
+				}
+				d.Remove()
+			}
+		})
+	}
+	all.Wait()
+}
