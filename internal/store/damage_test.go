@@ -359,6 +359,27 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
+// A spool of more files than may be open at once is found whole.
+func TestMoreFilesThanDescriptors(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	b.putMany("x", 150_000)
+	b.abandon()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	low := limit
+	low.Cur = 64
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	b.open()
+	if got := b.books("main"); got.Queued+got.Spooled != 150_000 || len(b.named.segments) < 64 {
+		t.Errorf("%d segments, %+v; %.300s", len(b.named.segments), got, &b.log)
+	}
+}
+
 // The disk does not work: lines stay in memory up to its bound, it is said once, and
 // tried again every second.
 func TestDiskOutOfOrder(t *testing.T) {

@@ -40,6 +40,19 @@ func (e entry) path() string {
 	return filepath.Join(e.dir.Path(), e.name)
 }
 
+// read lets do read the file.
+func (e entry) read(do func(f *os.File) error) error {
+	if e.file != nil {
+		return do(e.file)
+	}
+	f, err := e.dir.OpenFile(e.name, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return do(f)
+}
+
 func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }
 
 // size returns the bytes of the file.

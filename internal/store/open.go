@@ -232,6 +232,9 @@ func (s *Store) find(dir *statedir.Dir, found []*segment) ([]*segment, error) {
 			continue
 		}
 		f, err := dir.OpenFile(e.Name(), os.O_RDONLY, 0)
+		if errors.Is(err, syscall.EMFILE) {
+			return nil, err
+		}
 		if err != nil {
 			s.out.Warn("file in the store's directory left alone", "err", err)
 			continue
@@ -244,7 +247,10 @@ func (s *Store) find(dir *statedir.Dir, found []*segment) ([]*segment, error) {
 			s.setAside(g, err)
 			continue
 		}
-		g.end = g.Base
+		if g.end = g.Base; g.onDisk {
+			f.Close()
+			g.file = nil
+		}
 		found = append(found, g)
 	}
 	return found, nil
@@ -267,10 +273,16 @@ func (s *Store) setAside(g *segment, err error) {
 func (s *Store) place(g *segment, behind []*segment) {
 	l := s.logOf(g)
 	last := g.Born
-	info, err := g.file.Stat()
-	if err == nil && len(behind) > 0 && behind[0].Kind == g.Kind && info.Size() >= g.Offset(behind[0].Base) {
-		g.end = behind[0].Base
-	} else if g.end, last, err = g.Scan(g.file); err != nil {
+	err := g.read(func(f *os.File) error {
+		info, err := f.Stat()
+		if err == nil && len(behind) > 0 && behind[0].Kind == g.Kind && info.Size() >= g.Offset(behind[0].Base) {
+			g.end = behind[0].Base
+			return nil
+		}
+		g.end, last, err = g.Scan(f)
+		return err
+	})
+	if err != nil {
 		s.out.Error("segment cannot be read", "file", g.path(), "err", err)
 	}
 	// By its place in the log it may belong to the disk, even if its file is elsewhere.

@@ -139,7 +139,6 @@ func (s *Store) makeRoom() bool {
 		s.trash, s.outdated = append(s.trash, s.outdated...), nil
 		return true
 	}
-	defer s.settle()
 	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
 }
 
@@ -254,16 +253,9 @@ func (s *Store) load(l *log, c *records.Chunk) error {
 		return errChanged
 	}
 	c.Span = c.Within(g.span())
-	onDisk, f, err := g.onDisk, g.file, error(nil)
+	onDisk, e := g.onDisk, g.entry
 	s.mu.Unlock()
-	if onDisk {
-		if f, err = g.dir.OpenFile(g.name, os.O_RDONLY, 0); err == nil {
-			defer f.Close()
-		}
-	}
-	if err == nil {
-		err = g.Read(f, c)
-	}
+	err := e.read(func(f *os.File) error { return g.Read(f, c) })
 	s.mu.Lock()
 	switch {
 	case g.gone || g.onDisk != onDisk:

@@ -203,19 +203,18 @@ func (s *Store) evict(onDisk bool) bool {
 	if g == nil {
 		return false
 	}
-	g.sealed, g.urgent = true, true
-	defer s.settle()
+	g.sealed = true
 	for _, c := range s.cursors {
 		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, onDisk) {
 			return true
 		}
 	}
 	s.lose(g, g.Base, g.full())
+	s.evacuate(g)
 	return true
 }
 
-// forget lets go of lines already delivered to a destination, until a segment of a tier is needed
-// no more.
+// forget lets go of lines already delivered to a destination, until that frees a segment of a tier.
 func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	tier := s.named.inMemory()
 	if onDisk {
@@ -224,11 +223,20 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	for sp := c.delivered(tier); !sp.IsEmpty(); sp = c.delivered(tier) {
 		g := s.named.at(sp.From)
 		if c.forget(g.span()); !s.isNeeded(g) {
-			g.urgent = true
+			s.evacuate(g)
 			return true
 		}
 	}
 	return false
+}
+
+// evacuate frees a segment whose room is needed at once.
+func (s *Store) evacuate(g *segment) {
+	l := s.logOf(g)
+	l.segments = slices.DeleteFunc(l.segments, func(h *segment) bool { return h == g })
+	g.urgent = true
+	s.free(g)
+	s.save()
 }
 
 // free ends the use of a segment that is no longer in its log.
