@@ -265,6 +265,10 @@ func stateHint(dir string, err error) string {
 	info, absent := os.Stat(dir)
 	_, nothing := os.Lstat(dir)
 	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "make room there (see: df -h; df -i), or set membership.state_dir to a directory where there is some"
+	case errors.Is(err, syscall.EMFILE):
+		return "let it open more files: ulimit -n 8192 (a unit: LimitNOFILE=)"
 	case errors.Is(err, syscall.EISDIR):
 		return "a directory stands in the place of a file there: rm -r " + quoteShell(filepath.Join(dir, "lock"))
 	case errors.Is(err, syscall.ENOTDIR), nothing == nil && (absent != nil || !info.IsDir()):

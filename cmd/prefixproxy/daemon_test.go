@@ -35,6 +35,8 @@ func TestStateHint(t *testing.T) {
 		{"below a file", filepath.Join(file, "state"), false, syscall.ENOTDIR, "is no directory"},
 		{"a link to nowhere", dangling, false, fs.ErrExist, dangling + " is no directory"},
 		{"a directory for its lock", there, false, syscall.EISDIR, "rm -r " + there + "/lock"},
+		{"a full disk", absent, false, fmt.Errorf("mkdir: %w", syscall.ENOSPC), "make room"},
+		{"no descriptors", there, false, syscall.EMFILE, "ulimit -n"},
 		{"the unit forbids it", absent, true, fs.ErrPermission, "ReadWritePaths=" + absent},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
