@@ -179,6 +179,30 @@ func TestUnixSocketMode(t *testing.T) {
 	}
 }
 
+// A descriptor that is passed and can't be read from says why.
+func TestPassedDescriptorIsWrong(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := func(kind int) *os.File {
+		fd, err := unix.Socket(unix.AF_UNIX, kind, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return os.NewFile(uintptr(fd), "passed")
+	}
+	for want, f := range map[string]*os.File{
+		"non-socket":    null,
+		"Accept=no":     socket(unix.SOCK_STREAM),
+		"ListenStream=": socket(unix.SOCK_SEQPACKET),
+	} {
+		if open, err := openInherited(newBinder(t).poller, []*os.File{f}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, %v, want %q", open, err, want)
+		}
+	}
+}
+
 // A unix socket whose file is gone is bound anew by a reload, which leaves another's
 // alone.
 func TestRebindLostSocket(t *testing.T) {

@@ -3,7 +3,6 @@ package inlet
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -55,26 +54,33 @@ type Listener struct {
 // newListener makes a Listener of conn, a bound socket; the kernel says which. Nobody has asked
 // for it yet. It takes conn. A datagram socket gets a large receive buffer.
 func newListener(poller *poll.Poller, conn poll.Conn) (l *Listener, err error) {
-	l = &Listener{}
-	if l.socket, err = poller.Detach(conn); err != nil {
+	fd, err := poll.Detach(conn)
+	if err != nil {
 		return nil, err
 	}
-	fd := l.socket.FD()
+	l = &Listener{}
 	if err = l.identify(fd); err == nil {
-		switch {
-		case !l.IsStream():
-			l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
-			l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
-		case !l.Address.IsUnix():
-			urgent := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // keeps its place in the stream
-			err = errors.Join(urgent, keepAlive(fd))
-		}
+		err = l.prepare(fd)
 	}
 	if err != nil {
-		l.socket.Close()
+		unix.Close(fd)
 		return nil, err
 	}
-	return l, nil
+	l.socket, err = poller.Own(fd)
+	return l, err
+}
+
+// prepare sets what the kernel is to do for it.
+func (l *Listener) prepare(fd int) (err error) {
+	switch {
+	case !l.IsStream():
+		l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
+		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
+	case !l.Address.IsUnix():
+		urgent := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // keeps its place in the stream
+		err = errors.Join(urgent, keepAlive(fd))
+	}
+	return err
 }
 
 // identify finds out which socket it is.
@@ -98,7 +104,7 @@ func (l *Listener) identify(fd int) error {
 	l.Address.Network = networks[kind]
 	switch listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); {
 	case l.Address.Network == "" || l.Address.Path == "" && !l.at.IsValid():
-		return fmt.Errorf("its type is %d and its address %T, and only streams and datagrams by IP and unix sockets are served", kind, at)
+		return errors.New("it is no stream and no datagrams, of IP or unix; a socket unit needs ListenStream= or ListenDatagram=")
 	case l.IsStream() && listens == 0:
 		return errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
 	}

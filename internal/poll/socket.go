@@ -8,21 +8,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Detach takes the socket of conn away from the runtime's poller, and closes
-// conn.
-func (p *Poller) Detach(conn Conn) (*Socket, error) {
+// Detach takes the socket of conn away from the runtime's poller, closes conn, and
+// returns its descriptor.
+func Detach(conn Conn) (fd int, err error) {
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
-	fd := -1
 	ctlErr := raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
-	if err := errors.Join(ctlErr, err, unix.SetNonblock(fd, true)); err != nil {
-		unix.Close(fd)
-		return nil, err
+	if err := errors.Join(ctlErr, err); err != nil {
+		return -1, err
 	}
-	return p.Own(fd)
+	return fd, unix.SetNonblock(fd, true)
 }
 
 // A Conn is an open socket: a net.Listener, a net.PacketConn, an os.File.
