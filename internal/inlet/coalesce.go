@@ -78,9 +78,6 @@ func (p *pacer) every() time.Duration {
 	return min(time.Duration(p.coalesce.Load()), p.bears)
 }
 
-// idleTimeout is how long a connection may be silent; 0: forever.
-func (p *pacer) idleTimeout() time.Duration { return time.Duration(p.timeout.Load()) }
-
 // busy counts the readers that have something to do now.
 type busy struct{ atomic.Int32 }
 

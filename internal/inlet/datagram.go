@@ -104,22 +104,12 @@ func (d *datagramReader) step() (n int, all bool, err error) {
 	if d.packets, err = d.lender.borrow(); err != nil {
 		return 0, true, err
 	}
-	most := d.most
-	n, err = d.receive()
-	d.lender.giveBack(d.packets)
-	if err != nil {
-		return 0, true, err
-	}
-	d.handler.End() // it may let others go first
-	return n, n < most, nil
-}
-
-// receive receives datagrams.
-func (d *datagramReader) receive() (n int, err error) {
 	d.packets.divide(d.size)
 	if n, err = d.packets.recv(d.socket.FD(), d.most); err != nil {
-		return 0, err
+		d.lender.giveBack(d.packets)
+		return 0, true, err
 	}
+	all = n < d.most
 	bytes := 0
 	d.handler.Begin(time.Now())
 	for d.current = range n {
@@ -128,7 +118,9 @@ func (d *datagramReader) receive() (n int, err error) {
 		bytes += len(data)
 	}
 	d.adapt(n, bytes)
-	return n, nil
+	d.lender.giveBack(d.packets)
+	d.handler.End() // it may let others go first
+	return n, all, nil
 }
 
 // adapt receives fewer datagrams at a time where they are large: otherwise a few of them

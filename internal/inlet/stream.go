@@ -58,8 +58,8 @@ func (s *streamReader) run(ctx context.Context) {
 			continue
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			return
-		case isBusy:
-			s.awaitMore(ctx)
+		case isBusy: // a moment ago: it is, a little longer
+			s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
 		case !s.pacer.wait(ctx, (n+packetSize-1)/packetSize):
 			s.await(ctx)
 		}
@@ -68,17 +68,11 @@ func (s *streamReader) run(ctx context.Context) {
 	s.readRest(context.WithoutCancel(ctx))
 }
 
-// awaitMore waits for a sender that was fast a moment ago, and counts as busy meanwhile, but
-// not for long.
-func (s *streamReader) awaitMore(ctx context.Context) {
-	s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
-}
-
 // await waits until something arrives. We end our side of a connection that has been idle for
 // too long; what its sender was just sending is read.
 func (s *streamReader) await(ctx context.Context) {
 	s.pacer.busy.idle(func() {
-		err := s.socket.Wait(ctx, s.pacer.idleTimeout())
+		err := s.socket.Wait(ctx, time.Duration(s.pacer.timeout.Load()))
 		if errors.Is(err, os.ErrDeadlineExceeded) && !s.hasInput() {
 			s.connections.timedOut(s)
 		}
