@@ -178,31 +178,27 @@ func (c config) warnings() []string {
 	if !c.Proxy.Forward.StatsD.Aggregates() && !reflect.DeepEqual(c.Proxy.Aggregate, defaultConfig().Proxy.Aggregate) {
 		ws = append(ws, "aggregate has no effect: StatsD is counted here where forward.statsd.to is [carbon:]")
 	}
-	ws = append(ws, missingFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
+	ws = append(ws, unusableFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
 	for _, d := range c.Proxy.Forward.Carbon {
 		for _, a := range d.To {
 			if s := a.String(); strings.HasPrefix(s, "tcp://") && strings.HasSuffix(s, ":2004") {
 				ws = append(ws, s+": on 2004 a carbon takes pickles, and no lines; those go to 2003")
 			}
 		}
-		ws = append(ws, missingFiles("forward.carbon.tls", d.TLS)...)
+		ws = append(ws, unusableFiles("forward.carbon.tls", d.TLS)...)
 	}
 	return ws
 }
 
-// missingFiles tells of those that a connection to a server cannot do without. They are
+// unusableFiles tells of those that a connection to a server cannot do without. They are
 // read at each connect, so that they may come later.
-func missingFiles(path string, t link.TLS) (ws []string) {
-	for _, f := range []struct{ key, name string }{{"ca", t.CA}, {"cert", t.Cert}, {"key", t.Key}} {
-		if f.name == "" {
-			continue
-		}
-		file, err := conf.OpenFile(f.name)
+func unusableFiles(path string, t link.TLS) (ws []string) {
+	_, badCA := conf.ReadTLS(t.CA, "", "")
+	_, badCert := conf.ReadTLS("", t.Cert, t.Key)
+	for _, err := range []error{badCA, badCert} {
 		if err != nil {
-			ws = append(ws, fmt.Sprintf("%s.%s: %v: the server stays down until it can be read", path, f.key, err))
-			continue
+			ws = append(ws, fmt.Sprintf("%s: %v: the server stays down as long as that is so", path, err))
 		}
-		file.Close()
 	}
 	return ws
 }

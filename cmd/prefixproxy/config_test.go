@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -284,6 +285,7 @@ func TestConfigRemedies(t *testing.T) {
 		{complete + "rewrite: {to: '{Name}'}", `3:15: rewrite.to: "{Name}" holds {name} 0 times`, "{name} or"},
 		{complete + "membership:\n  owner: {{ .Node }}", `4:10: membership.owner: want one value`, "quotes"},
 		{complete + "\"a\\nb\\u001b\": 1", "3:1: a\ufffdb\ufffd: unknown key", "known here"},
+		{complete + "listen: {statsd: ['unix://@name']}", `3:19: listen.statsd[0]: "@name" is not an absolute path`, "unix:///"},
 		{complete + "coalesce: 5ms\n\ufeffadmin: {}", "4:1: the file holds a byte order mark", "UTF-8"},
 		{complete + "membership:\u00a0{pool: a}", "3:1: membership:\ufffd{pool: unknown key", "no blank"},
 		{complete + "membership:\n  pool:\u00a0a", "4:3: membership: want a section", "no blank"},
@@ -301,15 +303,32 @@ func TestConfigRemedies(t *testing.T) {
 	}
 }
 
+// A size that was meant is told as it was meant.
+func TestMeantSizes(t *testing.T) {
+	for text, want := range map[string]string{
+		"16M": "16MiB", "16m": "16MiB", "1Gi": "1GiB", "1gb": "1GB", "64mib": "64MiB", " 1GiB ": "1GiB", "off": "0", "none": "0", "unlimited": "", "1.5GiB": "",
+	} {
+		if got := valueHint("forward.carbon.spool", text, reflect.ValueOf(conf.Bytes(0))); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 // An address that was meant is told as it was meant.
 func TestMeantAddresses(t *testing.T) {
 	for text, want := range map[string]string{
 		"TCP://a:1": "tcp://a:1", "tcp//a:1": "tcp://a:1", "udp:a:1": "udp://a:1", "tls:/a:1": "tls://a:1", "a:": "udp://a:8125", "udp://a:": "udp://a:8125",
 		" udp://a:1 ": "udp://a:1", "udp://::1:8125": "udp://[::1]:8125", "::1": "udp://[::1]:8125", "tcp://fe80::1%eth0:1": "tcp://[fe80::1%eth0]:1",
 		"udpserver:1": "udp://udpserver:1", "a.b": "udp://a.b:8125", "http://a/": "udp://a:8125", "8125": "udp://localhost:8125", "": "udp://localhost:8125",
+		"::": "udp://[::]:8125", "/run/s": "unixgram:///run/s", "unixgram:/run/s": "unixgram:///run/s",
 	} {
 		if got := addressHint("forward.statsd.to[0]", text, parses(address.ParseUpstream)); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{"UDP://g:1": "tcp://g:1", "unix:/s": "unix:///s", "unixgram:s": "unix:///s", "/s": "unix:///s", "g": "tcp://g:2003"} {
+		if got := addressHint("forward.carbon.to[0]", text, parses(address.ParseUpstream)); got != want {
+			t.Errorf("%q: got %q, want %q, for Carbon", text, got, want)
 		}
 	}
 }

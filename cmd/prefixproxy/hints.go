@@ -33,7 +33,12 @@ func valueHint(path, text string, v reflect.Value) string {
 		return addressHint(path, text, parses(address.ParseUpstream))
 	case reflect.TypeFor[conf.Bytes]():
 		isSize := func(s string) bool { return new(conf.Bytes).UnmarshalText([]byte(s)) == nil }
-		return first(isSize, strings.ToUpper(text)+"iB", strings.ToUpper(text))
+		if isOff(text) {
+			return "0"
+		}
+		text = strings.TrimSpace(text)
+		upper := strings.ToUpper(text)
+		return first(isSize, upper+"iB", upper, text+"B", strings.Replace(upper, "IB", "iB", 1))
 	}
 	return ""
 }
@@ -77,23 +82,36 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 	if strings.HasPrefix(path, "forward.statsd.") && (strings.HasPrefix(text, "carbon:/") || strings.EqualFold(text, "carbon:")) {
 		return "to: [carbon:]; where its points go says forward.carbon.to"
 	}
-	if network, at, ok := strings.Cut(text, ":"); ok && strings.HasPrefix(network, "unix") {
-		return first(isAddress, network+":///"+strings.TrimLeft(at, "/"))
+	if m := somePath.FindStringSubmatch(text); m != nil {
+		network := cmp.Or(strings.ToLower(m[1]), "unix")
+		switch { // each protocol has one kind
+		case strings.HasPrefix(path, "forward.statsd."):
+			network = "unixgram"
+		case strings.HasPrefix(path, "forward."):
+			network = "unix"
+		}
+		return first(isAddress, network+":///"+m[2])
 	}
 	host := strings.TrimSpace(text)
 	if m := someScheme.FindStringSubmatch(host); m != nil {
 		host = host[len(m[0]):]
-		if own := strings.ToLower(m[1]); isAddress(own + "://host:1") {
+		if own := strings.ToLower(m[1]); isAddress(own+"://host:1") && (own != "udp" || !strings.HasPrefix(path, carbonPath)) {
 			scheme = own
 		}
 	}
-	host = cmp.Or(strings.TrimRight(host, "/:"), "localhost")
+	if host = strings.TrimRight(host, "/"); strings.Count(host, ":") == 1 {
+		host = strings.TrimSuffix(host, ":")
+	}
+	host = cmp.Or(host, "localhost")
 	var meant []string
 	for _, at := range append(hostPorts(host, port), "localhost:"+host, strings.Replace(host, "*", "0.0.0.0", 1)) {
 		meant = append(meant, scheme+"://"+at)
 	}
 	return first(isAddress, meant...)
 }
+
+// somePath finds what was meant to be the address of a unix socket.
+var somePath = regexp.MustCompile(`(?i)^(?:(unix|unixgram):/*|/)([^/].*)$`)
 
 // someScheme finds what was meant to be the scheme of an address, and is in its first group if
 // it may be one.

@@ -274,7 +274,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 }
 
 // hasUser finds an address with a user in it.
-var hasUser = regexp.MustCompile(`^[a-z]+://[^/?#]*@`)
+var hasUser = regexp.MustCompile(`^[a-z]+://[^/?#]+@`)
 
 // The places of variables in a value; an escaped dollar is one, too.
 var (
