@@ -176,23 +176,36 @@ func (a *Aggregator) Flushed() (lines int) {
 	return lines
 }
 
-// Close leaves everything to the next process: on disk, if there is a directory for it. What
-// is in the open slot, if that has not begun yet, counts in the first slot of the next
-// process's tenure. No flush may be under way.
+// Close leaves everything to the next process: on disk, if there is a directory for it that
+// takes it. What is in the open slot, if that has not begun yet, counts in the first slot of the
+// next process's tenure. No flush may be under way.
 func (a *Aggregator) Close(disk string) error {
 	was := a.journal.dir
 	if was == "" {
 		return nil
 	}
-	if disk != "" {
-		a.journal.dir = disk
-		a.journal.fail(os.MkdirAll(disk, 0o700))
-	}
 	if a.open.Lines > 0 {
 		a.open.Tenure = ""
 	}
+	if disk == "" || disk == was {
+		return a.leaveIn(was)
+	}
+	err := a.leaveIn(disk)
+	switch {
+	case err == nil:
+		return os.RemoveAll(was)
+	case a.leaveIn(was) == nil:
+		return nil
+	}
+	return err
+}
+
+// leaveIn writes everything into a directory, synced.
+func (a *Aggregator) leaveIn(dir string) error {
+	a.journal.dir = dir
+	a.journal.fail(os.MkdirAll(dir, 0o700))
 	a.checkpoint()
-	return a.journal.leave(was)
+	return a.journal.leave()
 }
 
 // Trouble returns what is wrong with the files: a kill would now lose what is counted.

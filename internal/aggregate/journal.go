@@ -220,16 +220,10 @@ func (j *journal) spill(most int) {
 	}
 }
 
-// leave syncs what there is, and removes what was in another directory.
-func (j *journal) leave(was string) error {
-	if j.lines != nil {
-		j.lines.Close()
-	}
-	err := errors.Join(j.err, syncFile(pathOf(j.dir, "base", j.generation)), syncFile(j.dir))
-	if err == nil && was != j.dir {
-		removeBefore(was, j.generation)
-	}
-	return err
+// leave syncs what there is.
+func (j *journal) leave() error {
+	j.follow(nil, nil)
+	return errors.Join(j.err, syncFile(pathOf(j.dir, "base", j.generation)), syncFile(j.dir))
 }
 
 func syncFile(path string) error {

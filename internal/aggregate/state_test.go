@@ -356,8 +356,8 @@ func TestFIFO(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := open(t, DefaultConfig(), at(0), filepath.Join(t.TempDir(), "aggregate"))
-	if err := a.Close(fifo); err == nil {
-		t.Error("it is kept")
+	if err := a.Close(fifo); err != nil {
+		t.Errorf("it is not kept elsewhere: %v", err)
 	}
 }
 
@@ -389,6 +389,24 @@ func TestFullDisk(t *testing.T) {
 	a.SetNamed(true, at(12))
 	a.Seal(at(20))
 	equal(t, points(a), []string{"N.c.count 10 @10", "N.c.rate 1 @10", "N.g 6 @10"})
+}
+
+// Where the disk takes nothing at a stop, what was counted is left in memory.
+func TestNoDisk(t *testing.T) {
+	memory, file := filepath.Join(t.TempDir(), "memory"), filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(file, "disk") // which nobody can make
+	a := open(t, tenth(), at(0), memory, disk)
+	put(a, "c:1|c", "g:5|g")
+	if err := a.Close(disk); err != nil {
+		t.Error(err)
+	}
+	a = open(t, tenth(), at(2), memory, disk)
+	a.SetNamed(true, at(2))
+	a.Seal(at(14))
+	equal(t, points(a), []string{"N.c.count 1 @0", "N.c.rate 0.1 @0", "N.g 5 @0"})
 }
 
 // What was counted is kept where less memory is allowed since; there is room for nothing

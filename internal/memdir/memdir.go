@@ -188,9 +188,18 @@ func (d *Dir) IsFound() bool {
 // Close ends the use of the directory; what is in it stays.
 func (d *Dir) Close() error { return errors.Join(d.lock.Close(), d.Dir.Close()) }
 
-// Remove removes the directory with all that is in it, and ends its use.
+// Remove removes the directory with all files in it, and ends its use; but where a directory in
+// it has something, all stays.
 func (d *Dir) Remove() error {
-	err := d.disk.Remove(pointerName)
+	entries, err := os.ReadDir(d.Path())
+	for _, e := range entries {
+		if e.IsDir() && os.Remove(filepath.Join(d.Path(), e.Name())) != nil {
+			return d.Close()
+		}
+	}
+	if err == nil {
+		err = d.disk.Remove(pointerName)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

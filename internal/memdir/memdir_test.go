@@ -73,6 +73,16 @@ func TestFoundAgain(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", info, err)
 	}
+	if err := os.MkdirAll(filepath.Join(path, "other", "file"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.find().Remove(); err != nil {
+		t.Error(err)
+	}
+	if !o.kept() {
+		t.Error("what somebody else has in it is gone")
+	}
+	os.Remove(filepath.Join(path, "other", "file"))
 	if err := o.find().Remove(); err != nil {
 		t.Error(err)
 	}
