@@ -20,7 +20,7 @@ import (
 // appendCarbon is Append for Carbon.
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	end, first8 := plainCarbon(line)
-	if name := line[:end]; hasPath(name) && isPlain(name) && !isOdd(name) {
+	if name := line[:end]; isUsual(name) {
 		e, cut := w.edit(name)
 		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
 			return dst, Earlier
@@ -66,9 +66,11 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	return checkName(dst, out, result)
 }
 
-// isOdd says whether a name of plain bytes is to be looked at closely: it is long, or may have tags in braces, or no path.
-func isOdd(name []byte) bool {
-	return len(name) > maxNode || name[0] == '~' || name[len(name)-1] == '}'
+// isUsual says whether there is nothing in name to look at closely: it is short, of plain
+// bytes, and has no tags and no '~' in front.
+func isUsual(name []byte) bool {
+	n := len(name)
+	return 0 < n && n <= maxNode && name[0] != '~' && name[n-1] != '}' && isPlain(name)
 }
 
 // checkName takes back what was appended to dst, if carbon can have no file for the name
@@ -79,7 +81,7 @@ func checkName(dst, out []byte, result Result) ([]byte, Result) {
 	}
 	name := out[len(dst):]
 	name = name[:bytes.IndexByte(name, ' ')]
-	if isPlain(name) && !isOdd(name) {
+	if isUsual(name) {
 		return out, result
 	}
 	if path, tagged, ok := series(name); !ok || !tagged && len(path) > maxNode && !isStorable(path) {
