@@ -40,8 +40,9 @@
 //
 // # Not promised
 //
-// What is in memory is lost with the machine, as is what went to disk in the second before.
-// Where tmpfs has no room, waiting lines are lost with the process, which is logged. After
+// What is in memory is lost with the machine, as is what went to disk in the second before; of
+// the former, what was sent, or waited while the disk was not in use, is not counted. Where tmpfs
+// has no room, waiting lines are lost with the process, which is logged. After
 // damage, the rest of a segment is lost. What was put while the process was being killed may or
 // may not be there. If a power failure or a full disk leaves the state older than the segments,
 // lines are sent again. Two processes must not share a state directory: the caller locks.
