@@ -21,7 +21,6 @@ type segment struct {
 	begun  bool // by this process
 	onDisk bool // in the second tier
 	sealed bool // no more is appended
-	urgent bool // its room is needed at once
 	gone   bool // nobody needs it, and others may be in its place
 }
 

@@ -176,16 +176,17 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 
 // bound keeps everything within its bounds, and returns what Put does.
 func (s *Store) bound() (waiting int64) {
+	isPressed := s.isPressed()
 	for _, c := range s.cursors {
-		if c.bound(); c.linked {
+		if c.bound(); c.linked || isPressed {
 			waiting = max(waiting, c.queues[fresh].Bytes())
 		}
 	}
 	for s.memoryUsed > max(s.memoryLimit, s.excess) && s.evict(false) {
 	}
-	if s.isPressed() {
+	if isPressed {
 		notify(s.work)
-		waiting = max(waiting, s.memoryUsed)
+		waiting = max(waiting, s.held.todo.Bytes())
 	}
 	return waiting
 }
@@ -234,27 +235,23 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 func (s *Store) evacuate(g *segment) {
 	l := s.logOf(g)
 	l.segments = slices.DeleteFunc(l.segments, func(h *segment) bool { return h == g })
-	g.urgent = true
-	s.free(g)
+	s.free(g, &s.trash)
 	s.save()
 }
 
-// free ends the use of a segment that is no longer in its log.
-func (s *Store) free(g *segment) {
+// free ends the use of a segment that is no longer in its log; on disk, its file is one of those to
+// be removed.
+func (s *Store) free(g *segment, files *[]entry) {
 	g.gone = true
-	switch {
-	case !g.onDisk:
+	if !g.onDisk {
 		s.memoryUsed -= g.size()
 		s.release(g)
 		return
-	case g.urgent:
-		s.trash = append(s.trash, g.entry)
-		notify(s.work)
-	default:
-		s.outdated = append(s.outdated, g.entry)
 	}
 	s.diskUsed -= g.size()
+	*files = append(*files, g.entry)
 	notify(s.dirty)
+	notify(s.work)
 }
 
 // lose drops what is in g from p on.
@@ -276,7 +273,7 @@ func (s *Store) sweep() {
 			if s.isNeeded(g) {
 				return false
 			}
-			s.free(g)
+			s.free(g, &s.outdated)
 			return true
 		})
 	}

@@ -20,7 +20,7 @@ type tiers struct {
 	memoryUsed, diskUsed int64   // bytes
 	spare                []entry // files in memory that are not in use
 	trash                []entry // files on disk that are to be removed
-	outdated             []entry // files on disk that are to be removed when its state doesn't name them
+	outdated             []entry // and those for which that has time until the state there doesn't name them
 	saidUnkept           bool
 	saidNoRoom           bool                       // and no segment has been begun since
 	recordHeader         [records.RecordHeader]byte // a buffer
