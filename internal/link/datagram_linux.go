@@ -169,6 +169,7 @@ func (l *datagram) Watch() ([]byte, error) {
 				return false
 			}
 			reported = l.error()
+			l.drain()
 		}
 		return true
 	})
@@ -186,19 +187,23 @@ func (l *datagram) error() error {
 	if err != nil {
 		return err
 	}
-	for l.drain() {
-	}
 	if errno := syscall.Errno(n); errno != 0 && errno != syscall.EMSGSIZE { // that is about the path
 		l.err = errno
 	}
 	return l.err
 }
 
-// drain takes a message about an error, if there is one.
-func (l *datagram) drain() bool {
+// drain takes the messages about errors, without which the epoll instance would tell again.
+func (l *datagram) drain() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var b, oob [512]byte
-	n, oobn, _, _, err := unix.Recvmsg(l.fd, b[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-	return err == nil && n+oobn > 0
+	for l.fd >= 0 {
+		n, oobn, _, _, err := unix.Recvmsg(l.fd, b[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if err != nil || n+oobn == 0 {
+			return
+		}
+	}
 }
 
 // Look: a datagram that was sent is gone, unless it was refused by now.
