@@ -233,7 +233,7 @@ func (c Config) aggregateProblems(ps *conf.Problems) {
 		return
 	}
 	if c.Rewrite.Unmatched == line.ForwardUnmatched {
-		ps.Addf("rewrite.unmatched", "prefix (put it under this host's name) or drop",
+		ps.Addf("rewrite.unmatched", "rewrite: {unmatched: prefix}, which puts all under this host's name, or drop",
 			"with forward.statsd.to: [carbon:], unmatched: forward would let two hosts write one series, of which the last would win")
 	}
 	for i, d := range c.Forward.Carbon {

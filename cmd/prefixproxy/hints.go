@@ -236,7 +236,7 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 	case path == "telemetry":
 		return fmt.Sprintf("telemetry: {statsd: %v}", !isOff(n.Value))
 	case path == "aggregate":
-		return "to count StatsD here: forward: {statsd: {to: [carbon:]}}; to leave that to a statsd, remove this"
+		return "to count StatsD here: forward: {statsd: {to: [carbon:]}} and rewrite: {unmatched: prefix}; to leave that to a statsd, remove this"
 	case path == "etcd.tls":
 		return "https:// in etcd.endpoints is enough; below tls: go ca, cert and key, where it takes files of your own"
 	case strings.HasSuffix(path, ".tls"):
