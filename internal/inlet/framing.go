@@ -63,7 +63,9 @@ func (f *framing) take(h Handler, data []byte) (rest []byte) {
 var (
 	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
 	foreign   = [][]byte{
-		proxyHead, []byte("\x16\x03\x01") /* TLS */, []byte("\x16\x03\x03"), []byte("\x1f\x8b\x08") /* gzip */, []byte("\x28\xb5\x2f\xfd"), /* zstd */
+		proxyHead,
+		[]byte("\x16\x03\x01"), []byte("\x16\x03\x02"), []byte("\x16\x03\x03"), // TLS
+		[]byte("\x1f\x8b\x08"), []byte("\x28\xb5\x2f\xfd"), // gzip, zstd
 		[]byte("\xff\xff\xff\xff"), // a length of -1
 	}
 	method  = regexp.MustCompile(`^[A-Z]{3,}( |$)`)

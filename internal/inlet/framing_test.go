@@ -131,7 +131,7 @@ func TestOtherFramings(t *testing.T) {
 		})
 	}
 	// Those are known wherever lines are expected.
-	for _, stream := range []string{"\r\n\r\n\x00\r\nQUIT\na:1|c\n", "\x16\x03\x01\x02\x01a:1|c\n", "PUT / HTTP/1.1\na:1|c\n"} {
+	for _, stream := range []string{"\r\n\r\n\x00\r\nQUIT\na:1|c\n", "\x16\x03\x01\x02\x01a:1|c\n", "\x16\x03\x02\x02\x01a:1|c\n", "PUT / HTTP/1.1\na:1|c\n"} {
 		everyCut(len(stream), func(cuts []int) {
 			if b := reads(&framing{}, stream, cuts); len(b.lines) > 0 || b.dropped[Misframed] != stream {
 				t.Fatalf("%q cut at %v: got %q and dropped %q", stream, cuts, b.lines, b.dropped)
@@ -210,7 +210,7 @@ func obvious(s string) *book {
 		n := binary.LittleEndian.Uint32([]byte(s))
 		return n <= 1<<20
 	}
-	foreign := regexp.MustCompile("^(\r\n\r\n\\x00|\\x16\\x03[\\x01\\x03]|\\x28\\xb5\\x2f\\xfd|\\x1f\\x8b\\x08|\\xff\\xff\\xff\\xff|[A-Z]{3,}( .*)? HTTP/[0-9.]+\r?\n)")
+	foreign := regexp.MustCompile("^(\r\n\r\n\\x00|\\x16\\x03[\\x01-\\x03]|\\x28\\xb5\\x2f\\xfd|\\x1f\\x8b\\x08|\\xff\\xff\\xff\\xff|[A-Z]{3,}( .*)? HTTP/[0-9.]+\r?\n)")
 	switch {
 	case len(s) < 4:
 		finish(s)
