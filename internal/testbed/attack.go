@@ -50,12 +50,13 @@ type besieged struct {
 	statsdUDP, statsdTCP, carbonTCP, carbonUDP string
 	done                                       context.Context // the attack is over
 
-	attempts sync.Map // attack -> *atomic.Int64: how often it was tried
+	tries map[string]*atomic.Int64 // by attack: how often it was tried
 }
 
 func besiege(t testing.TB, d *Daemon, done context.Context) *besieged {
 	return &besieged{
 		Daemon: d, done: done,
+		tries:     map[string]*atomic.Int64{},
 		statsdUDP: d.Address(t, "statsd", "udp:"), statsdTCP: d.Address(t, "statsd", "tcp:"),
 		carbonTCP: d.Address(t, "carbon", "tcp:"), carbonUDP: d.Address(t, "carbon", "udp:"),
 	}
@@ -242,7 +243,7 @@ func (v *besieged) begin(seed uint64, attacks ...attack) (wait func()) {
 	var hands sync.WaitGroup
 	for i, a := range attacks {
 		tries := new(atomic.Int64)
-		v.attempts.Store(a.name, tries)
+		v.tries[a.name] = tries
 		for hand := range a.hands {
 			rng := rand.New(rand.NewPCG(seed, uint64(i<<16+hand)))
 			hands.Go(func() {
@@ -254,12 +255,6 @@ func (v *besieged) begin(seed uint64, attacks ...attack) (wait func()) {
 		}
 	}
 	return hands.Wait
-}
-
-// tries returns how often an attack was tried.
-func (v *besieged) tries(name string) int64 {
-	n, _ := v.attempts.Load(name)
-	return n.(*atomic.Int64).Load()
 }
 
 // A client sends Carbon lines as a well-behaved program does, and knows them.
@@ -297,34 +292,9 @@ var clients = map[string]func(v *besieged, c *client) error{
 		return conn.Close()
 	},
 	// One that connects for each line, like a shell script with nc.
-	"brief": func(v *besieged, c *client) error {
-		for v.pause(50 * time.Millisecond) {
-			conn, err := net.Dial("tcp", v.carbonTCP)
-			if err != nil {
-				return err
-			}
-			if _, err := io.WriteString(conn, c.line()); err != nil {
-				return err
-			}
-			conn.Close()
-		}
-		return nil
-	},
+	"brief": func(v *besieged, c *client) error { return connectEachTime(v, c, 0) },
 	// One that thinks for a while between connecting and its line.
-	"thoughtful": func(v *besieged, c *client) error {
-		for v.pause(50 * time.Millisecond) {
-			conn, err := net.Dial("tcp", v.carbonTCP)
-			if err != nil {
-				return err
-			}
-			v.pause(50 * time.Millisecond)
-			if _, err := io.WriteString(conn, c.line()); err != nil {
-				return err
-			}
-			conn.Close()
-		}
-		return nil
-	},
+	"thoughtful": func(v *besieged, c *client) error { return connectEachTime(v, c, 50*time.Millisecond) },
 	// One that is silent for longer than is polite at the limit, and connects again
 	// when it is told.
 	"slow": func(v *besieged, c *client) error {
@@ -350,6 +320,22 @@ var clients = map[string]func(v *besieged, c *client) error{
 		}
 		return nil
 	},
+}
+
+// connectEachTime connects for each line, and waits for a while before it sends that.
+func connectEachTime(v *besieged, c *client, wait time.Duration) error {
+	for v.pause(50 * time.Millisecond) {
+		conn, err := net.Dial("tcp", v.carbonTCP)
+		if err != nil {
+			return err
+		}
+		v.pause(wait)
+		if _, err := io.WriteString(conn, c.line()); err != nil {
+			return err
+		}
+		conn.Close()
+	}
+	return nil
 }
 
 // A goodSink is a Carbon server that keeps the lines of clients, and counts all.

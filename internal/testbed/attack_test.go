@@ -70,7 +70,7 @@ func TestAttack(t *testing.T) {
 	}
 	checkMemory(t, d, attackMemory)
 	for _, a := range attacks {
-		t.Logf("| %s | %s | %d |", a.name, a.what, v.tries(a.name))
+		t.Logf("| %s | %s | %d |", a.name, a.what, v.tries[a.name].Load())
 	}
 	for _, c := range good {
 		t.Logf("%s: %d lines", c.name, c.sent.Load())

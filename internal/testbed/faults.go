@@ -75,27 +75,18 @@ var faults = []fault{
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed", run: func(r *rig) {
-		for range 3 {
-			r.pause(r.between(200*time.Millisecond, 1500*time.Millisecond))
-			r.restart()
-		}
+		r.restartThrice()
 		r.pause(time.Second)
 	}},
 	{name: "relay killed while the receiver is down", run: func(r *rig) {
 		r.receiver.kill()
-		for range 3 {
-			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
-			r.restart()
-		}
+		r.restartThrice()
 		r.pause(time.Second)
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver stalls", run: func(r *rig) {
 		r.receiver.tell(Manner{Stall: true})
-		for range 3 {
-			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
-			r.restart()
-		}
+		r.restartThrice()
 		r.pause(time.Second)
 		r.receiver.kill()
 		r.recover(r.receiver.start)
@@ -103,17 +94,11 @@ var faults = []fault{
 	{name: "relay killed while the receiver pauses", run: func(r *rig) {
 		r.receiver.tell(Manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold: the last line that is sent is not whole
-		for range 3 {
-			r.pause(r.between(300*time.Millisecond, 1500*time.Millisecond))
-			r.restart()
-		}
+		r.restartThrice()
 		r.recover(func() { r.receiver.tell(Manner{}) })
 	}},
 	{name: "relay killed, its sockets live on", needs: needs{sockets: true}, run: func(r *rig) {
-		for range 3 {
-			r.pause(r.between(200*time.Millisecond, 1500*time.Millisecond))
-			r.restart()
-		}
+		r.restartThrice()
 		r.pause(time.Second)
 	}},
 	{name: "relay stopped under load", needs: needs{sockets: true}, run: func(r *rig) {
@@ -169,6 +154,14 @@ func hangUp(after time.Duration, reset bool) func(r *rig) {
 		r.receiver.tell(Manner{HangUp: after, Lose: true, Reset: reset})
 		r.pause(r.outage(4*time.Second) + after)
 		r.recover(func() { r.receiver.tell(Manner{}) })
+	}
+}
+
+// restartThrice restarts the relay, now and then.
+func (r *rig) restartThrice() {
+	for range 3 {
+		r.pause(r.between(200*time.Millisecond, 1500*time.Millisecond))
+		r.restart()
 	}
 }
 
