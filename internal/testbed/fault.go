@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
@@ -147,7 +148,7 @@ func (r *rig) begin() {
 }
 
 // pause lets time pass: a fault lasts.
-func (r *rig) pause(d time.Duration) { pauseFor(r.t.Context(), d) }
+func (r *rig) pause(d time.Duration) { retry.Sleep(r.t.Context(), d) }
 
 // outage is how long something is away that is away for d in a short run.
 func (r *rig) outage(d time.Duration) time.Duration { return d * time.Duration(r.plan.stretch) }
@@ -185,7 +186,7 @@ func within(ctx context.Context, d time.Duration, ok func() bool) bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		pauseFor(ctx, 20*time.Millisecond)
+		retry.Sleep(ctx, 20*time.Millisecond)
 	}
 	return true
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A load is what the senders of a test send. Each sender opens a new stream
@@ -84,7 +86,7 @@ func (l *load) dial(ctx context.Context, addr string) *net.TCPConn {
 		if ctx.Err() == nil {
 			l.refused.Add(1)
 		}
-		pauseFor(ctx, 4*sendPitch)
+		retry.Sleep(ctx, 4*sendPitch)
 		return nil
 	}
 	tcp := conn.(*net.TCPConn)
@@ -124,7 +126,7 @@ func (c *sending) run(ctx context.Context, rate, limit int) {
 			}
 			due -= n
 		}
-		pauseFor(ctx, sendPitch)
+		retry.Sleep(ctx, sendPitch)
 	}
 	c.lines.end(c.stream, c.finish(), c.bound())
 }
@@ -276,16 +278,6 @@ func (l *load) datagrams(ctx context.Context, carbon bool, addr string) {
 		} else {
 			l.lines.wrote(s, linesPerDatagram, len(datagram))
 		}
-		pauseFor(ctx, linesPerDatagram*time.Second/beside)
-	}
-}
-
-// pauseFor returns after d, or when ctx ends.
-func pauseFor(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+		retry.Sleep(ctx, linesPerDatagram*time.Second/beside)
 	}
 }

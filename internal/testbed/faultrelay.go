@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
@@ -217,7 +218,7 @@ func (r *daemonRelay) watch(ctx context.Context) {
 		if err == nil {
 			r.look(d, status)
 		}
-		pauseFor(ctx, time.Second/4)
+		retry.Sleep(ctx, time.Second/4)
 	}
 }
 

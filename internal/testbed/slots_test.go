@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -54,7 +55,7 @@ func TestSlots(t *testing.T) {
 				t.Fatal(err)
 			}
 			sent++
-			pauseFor(t.Context(), 50*time.Millisecond)
+			retry.Sleep(t.Context(), 50*time.Millisecond)
 		}
 		d.awaitBooks(t, "statsd", func(b proxy.Books) bool { return b.Received == uint64(sent-was) })
 		from := time.Now().Unix()

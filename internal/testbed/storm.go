@@ -14,6 +14,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // members is how many etcd has.
@@ -152,7 +154,7 @@ func (f stormFault) String() string {
 	return fmt.Sprintf("%s, for %v", f.kind.name, f.lasts.Round(time.Millisecond))
 }
 
-func (s *storm) pause(d time.Duration) { pauseFor(s.t.Context(), d) }
+func (s *storm) pause(d time.Duration) { retry.Sleep(s.t.Context(), d) }
 
 func (s *storm) note(what func(e *evidence)) {
 	s.mu.Lock()

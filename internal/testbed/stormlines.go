@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // What a proxy is sent, and at which intervals. A StatsD line says who sent it
@@ -160,7 +162,7 @@ func (l *stormLoad) sendStatsD(ctx context.Context) {
 		if _, err := conn.Write([]byte(line)); err == nil && !l.counted {
 			l.count(&l.statsdSent)
 		}
-		pauseFor(ctx, statsdPitch)
+		retry.Sleep(ctx, statsdPitch)
 	}
 }
 
@@ -186,7 +188,7 @@ func (l *stormLoad) sendCarbon(ctx context.Context) {
 			conn.Close()
 			conn = nil
 		}
-		pauseFor(ctx, carbonPitch)
+		retry.Sleep(ctx, carbonPitch)
 	}
 	if conn != nil {
 		conn.Close()

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // stormTTL is the proxies' TTL: the least that there is.
@@ -183,7 +185,7 @@ func (p *stormProxy) watch(ctx context.Context) {
 			}
 			p.mu.Unlock()
 		}
-		pauseFor(ctx, lookEvery)
+		retry.Sleep(ctx, lookEvery)
 	}
 }
 
