@@ -493,7 +493,7 @@ func graphitePauses(t *testing.T) {
 // idleIsClosed: what was acknowledged long before is sent three times more at
 // most, and then no more.
 func idleIsClosed(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{}, Manner{Idle: 1500 * time.Millisecond})
+	server := StartReceiver(t, receiverSpec{}, Manner{Idle: time.Second})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
 	w.counts(server)
 	const lines = 10_000
