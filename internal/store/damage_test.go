@@ -557,6 +557,30 @@ func TestTmpfsIsSmall(t *testing.T) {
 	}
 }
 
+// Where tmpfs and the disk are full, what a stop drops is counted once: the next process knows it.
+func TestStopWhileFull(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
+	b.files.fault = func(op, path string, size int) (int, error) {
+		inMemory, isState := strings.HasPrefix(path, b.places.Memory[0]), strings.Contains(path, "state-")
+		if b.memoryUsed > 2<<20 && (op == "create" && inMemory || op == "write" && !isState && path != "memory") {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	for range 30 {
+		b.Put(many("x", 1000), 1000, b.now)
+		b.step(b.now)
+	}
+	b.CloseInput()
+	b.Close()
+	before := b.books("main")
+	b.open()
+	after := b.books("main")
+	if left := before.Queued + before.Spooled; before.Dropped[Shutdown] == 0 || int(after.Adopted) != left || after.Dropped != [NumReasons]uint64{} {
+		t.Errorf("before %+v, after %+v; %s", before, after, &b.log)
+	}
+}
+
 // Who puts lines is told how much waits for the disk, whatever they wait for.
 func TestWaitsForTheDisk(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})

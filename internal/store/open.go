@@ -100,7 +100,6 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 // recall finds what an earlier process left.
 func (s *Store) recall(to []Destination) error {
 	var st state
-	var newest *stateFile
 	var found []*segment
 	for _, f := range []*stateFile{&s.diskState, &s.memoryState} {
 		if f.dir == nil {
@@ -113,7 +112,7 @@ func (s *Store) recall(to []Destination) error {
 			return err
 		}
 		if its.Generation > 0 && its.Generation >= st.Generation {
-			st, newest = its, f
+			st = its
 		}
 		if found, err = s.find(f.dir, found); err != nil {
 			return err
@@ -121,7 +120,7 @@ func (s *Store) recall(to []Destination) error {
 	}
 	s.generation, s.named.tail, s.held.tail = st.Generation, st.Named, st.Held
 	s.recallSegments(found, st.ID)
-	if newest != &s.memoryState { // what is in memory is everybody's
+	if st.Partial { // what is in memory is everybody's
 		st.Named, st.Held = s.named.border(), s.held.border()
 	}
 	if st.Generation == 0 { // there was none: all that is there is everybody's

@@ -24,6 +24,7 @@ type state struct {
 	Held       records.Place
 	HeldTodo   records.Spans // wait for a name
 	Places     []placeOf
+	Partial    bool // it leaves out lines in memory
 }
 
 // placeOf is the place of one destination.
@@ -74,7 +75,7 @@ func decodeState(b []byte) (st state, err error) {
 // and not synced every second.
 func (s *Store) state(powerFails bool) []byte {
 	isUsed := !powerFails || s.diskUsed > 0
-	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail}
+	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, Partial: powerFails}
 	if isUsed {
 		st.HeldTodo = s.held.todo
 	}
