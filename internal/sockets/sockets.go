@@ -17,8 +17,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// Bind binds a socket: a net.Listener, or a net.PacketConn for datagrams. A unix socket has a file, of which the caller takes care. Port 0 takes
-// one that is free in both families.
+// Bind binds a socket: a net.Listener, or a net.PacketConn for datagrams. A unix socket has a
+// file, of which the caller takes care. Port 0 takes one that is free in both families.
 func Bind(a address.Address) (conn poll.Conn, file File, err error) {
 	at := a.Path
 	if a.IsUnix() {
