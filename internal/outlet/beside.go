@@ -165,20 +165,20 @@ func (o *Outlet) reads(ctx context.Context, c *connection) (reads bool) {
 	return false
 }
 
-// park keeps the connection of a session that has ended, whose server has not taken what it
-// was sent yet: to reset it could end the server. It is closed when the server has, and
-// reset when that may not leave any more, or ctx ends.
-func (o *Outlet) park(ctx context.Context, s *session, left func() time.Duration) {
+// park keeps a connection that was left, whose server has not taken what it was sent yet: to
+// reset it could end the server. It is closed when the server has, and reset when that may not
+// leave any more, or ctx ends.
+func (o *Outlet) park(ctx context.Context, c *connection, s sent, left func() time.Duration) {
 	o.parked.Go(func() {
 		for end := time.Now().Add(parkTime); ; {
 			now := time.Now()
 			s.within = min(left(), end.Sub(now))
 			if s.within <= 0 || ctx.Err() != nil {
-				s.reset()
+				c.reset()
 				return
 			}
-			if err := s.look(now, s.link); err != nil || s.isAcked() {
-				s.close()
+			if err := s.look(now, c.link); err != nil || s.isAcked() {
+				c.close()
 				return
 			}
 			retry.Sleep(ctx, min(s.within, parkLook))

@@ -110,7 +110,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	case left == nil || ctx.Err() != nil:
 		s.reset()
 	default:
-		s.outlet.park(ctx, s, left)
+		s.outlet.park(ctx, s.connection, s.sent, left)
 	}
 	return Broken, why
 }

@@ -610,6 +610,23 @@ func TestParked(t *testing.T) {
 	}
 }
 
+// One that has closed its side, too. The race detector sees whether the session goes on with
+// what is looked at beside it now, in one of some hundred times.
+func TestParkedHalfClosed(t *testing.T) {
+	for range 300 {
+		net := newNet(atA, atB)
+		a := net.servers[atA]
+		a.unread, a.endErr, a.hangUp = true, link.ErrClosed, time.Second
+		run(t, net, toBoth, func(t *testing.T, r *rig) {
+			r.source.left = func() time.Duration { return time.Hour }
+			r.send(4 * time.Second)
+			if got := a.parted(0); got != "" {
+				t.Errorf("the connection was %s while the server may take", got)
+			}
+		})
+	}
+}
+
 // While a server is left that has not taken all, what must not leave any more does not.
 func TestRevokedWhileLeaving(t *testing.T) {
 	net := newNet(atA, atB)
