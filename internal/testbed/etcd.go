@@ -5,7 +5,7 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
@@ -43,16 +43,5 @@ func (e *Etcd) Start(t testing.TB) {
 	awaitListening(t, e.Process, e.Endpoint[len("http://"):])
 }
 
-// startEtcd starts an etcd in this process, which ends with the test.
-func startEtcd(t testing.TB) *devetcd.Server {
-	t.Helper()
-	etcd, err := devetcd.Start(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(etcd.Close)
-	return etcd
-}
-
-// embeddedEtcd is startEtcd for who needs its endpoint only.
-func embeddedEtcd(t testing.TB) string { return startEtcd(t).Endpoint() }
+// embeddedEtcd returns the endpoint of an etcd in this process, which ends with the test.
+func embeddedEtcd(t testing.TB) string { return devetcdtest.Start(t).Endpoint() }

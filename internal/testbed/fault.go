@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
@@ -115,7 +116,7 @@ func (r *rig) newRelay() relay {
 		plan.stateDir = r.disk.dir
 	}
 	if r.plan.needs.etcd {
-		r.etcd = startEtcd(r.t)
+		r.etcd = devetcdtest.Start(r.t)
 		plan.etcd = r.etcd.Endpoint()
 	}
 	r.daemon = newDaemonRelay(r.t, plan)

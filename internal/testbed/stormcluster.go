@@ -20,6 +20,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
 // A cluster is an etcd of several members, which reach each other through
@@ -97,24 +99,7 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 // cluster's client is root from then on.
 func (c *cluster) enableUsers() {
 	c.t.Helper()
-	ctx := c.t.Context()
-	prefix := "/prefixproxy/"
-	for _, step := range []func() error{
-		func() error { _, err := c.client.UserAdd(ctx, "root", "r"); return err },
-		func() error { _, err := c.client.UserGrantRole(ctx, "root", "root"); return err },
-		func() error { _, err := c.client.UserAdd(ctx, "prefixproxy", "p"); return err },
-		func() error { _, err := c.client.RoleAdd(ctx, "prefixproxy"); return err },
-		func() error {
-			_, err := c.client.RoleGrantPermission(ctx, "prefixproxy", prefix, clientv3.GetPrefixRangeEnd(prefix), clientv3.PermissionType(clientv3.PermReadWrite))
-			return err
-		},
-		func() error { _, err := c.client.UserGrantRole(ctx, "prefixproxy", "prefixproxy"); return err },
-		func() error { _, err := c.client.AuthEnable(ctx); return err },
-	} {
-		if err := step(); err != nil {
-			c.t.Fatal(err)
-		}
-	}
+	devetcdtest.EnableUsers(c.t, c.client)
 	root, err := clientv3.New(clientv3.Config{
 		Endpoints: c.client.Endpoints(), Logger: zap.NewNop(), MaxUnaryRetries: 3, Username: "root", Password: "r",
 	})

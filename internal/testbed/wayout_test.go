@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -390,7 +391,7 @@ func statsdPauses(t *testing.T) {
 // statsdPausesBeyondTheHorizon: what our kernel still has at the horizon of the
 // claim leaves under no name.
 func statsdPausesBeyondTheHorizon(t *testing.T) {
-	etcd := startEtcd(t)
+	etcd := devetcdtest.Start(t)
 	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL), etcd: etcd.Endpoint()})
 	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
