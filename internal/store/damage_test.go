@@ -335,10 +335,7 @@ func TestNoDescriptors(t *testing.T) {
 		}
 		return size, nil
 	}
-	for range 29 {
-		b.Put(many("x", 1000), 1000, b.now)
-		b.step(b.now)
-	}
+	b.putThousands(29)
 	if got := b.books("main"); got.Queued != 30_000 {
 		t.Errorf("got %+v; %s", got, &b.log)
 	}
@@ -391,10 +388,7 @@ func TestDiskOutOfOrder(t *testing.T) {
 		}
 		return size, nil
 	}
-	for range 30 {
-		b.Put(many("x", 1000), 1000, b.now)
-		b.step(b.now)
-	}
+	b.putThousands(30)
 	if got := b.books("main"); got.Queued != 30_000 || strings.Count(b.log.String(), "spool out of order") != 1 {
 		t.Errorf("got %+v; %s", got, &b.log)
 	}
@@ -456,13 +450,9 @@ func TestDiskFullOfTheDelivered(t *testing.T) {
 		}
 		return size, nil
 	}
-	put := func() {
-		b.Put(many("x", 1000), 1000, b.now)
-		b.step(b.now)
-	}
 	l := b.begin("main")
 	for range 95 { // 9.5 MB, which a young session may yet lose
-		put()
+		b.putThousands(1)
 		l.take()
 		l.ack()
 	}
@@ -472,7 +462,7 @@ func TestDiskFullOfTheDelivered(t *testing.T) {
 		t.Fatalf("%d bytes on disk; %+v", b.diskUsed, got)
 	}
 	for range 80 { // 8 MB, which it does not take: twice the queue
-		put()
+		b.putThousands(1)
 		b.pass(10 * time.Millisecond)
 	}
 	if got := b.books("main"); got.Queued+got.Spooled != 80_000 {
@@ -547,10 +537,7 @@ func TestTmpfsIsSmall(t *testing.T) {
 		}
 		return size, nil
 	}
-	for range 200 {
-		b.Put(many("x", 1000), 1000, b.now)
-		b.step(b.now)
-	}
+	b.putThousands(200)
 	b.kill()
 	if got := b.books("main"); got.Queued+got.Spooled != 200_000 || got.Dropped != [NumReasons]uint64{} {
 		t.Errorf("got %+v; %s", got, &b.log)
@@ -567,10 +554,7 @@ func TestStopWhileFull(t *testing.T) {
 		}
 		return size, nil
 	}
-	for range 30 {
-		b.Put(many("x", 1000), 1000, b.now)
-		b.step(b.now)
-	}
+	b.putThousands(30)
 	b.CloseInput()
 	b.Close()
 	before := b.books("main")

@@ -432,6 +432,14 @@ func many(name string, n int) []byte {
 	return b
 }
 
+// putThousands puts n times a thousand lines of 100 bytes, and lets the disk have its turn after each.
+func (b *bench) putThousands(n int) {
+	for range n {
+		b.Put(many("x", 1000), 1000, b.now)
+		b.step(b.now)
+	}
+}
+
 // spool puts as many lines to disk as it can.
 func (b *bench) spool() {
 	b.Helper()
