@@ -2,15 +2,15 @@ package link
 
 import (
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 const (
@@ -22,12 +22,11 @@ const (
 )
 
 // A datagram is a connected UDP or unixgram socket, which the runtime does not
-// poll: it would wake a thread for every datagram that has left. It polls an epoll
-// instance that has nothing to tell but what the network reports.
+// poll: it would wake a thread for every datagram that has left.
 type datagram struct {
 	oneWay
-	reports *os.File // the epoll instance
-	max     int      // bytes of payload
+	reports *poll.Errors // what the network reports
+	max     int          // bytes of payload
 	sent    uint64
 	acked   uint64 // sent, when the network had reported nothing yet
 
@@ -48,46 +47,22 @@ type mmsghdr struct {
 
 // newDatagram takes a connection. It asks the kernel for the errors that the network
 // reports, a host that can't be reached among them (ip(7), IP_RECVERR).
-func newDatagram(conn net.Conn, network string, size int) (*datagram, error) {
-	defer conn.Close() // we have a copy
-	raw, err := conn.(syscall.Conn).SyscallConn()
+func newDatagram(conn net.Conn, network string, size int) (l *datagram, err error) {
+	l = &datagram{max: size}
+	if l.fd, err = poll.Detach(conn.(poll.Conn)); err != nil {
+		return nil, err
+	}
+	if network == "udp" {
+		err = reportErrors(l.fd)
+	}
+	if err == nil {
+		l.reports, err = poll.ErrorsOf(l.fd)
+	}
 	if err != nil {
-		return nil, err
-	}
-	l := &datagram{fd: -1, max: size}
-	ctlErr := raw.Control(func(fd uintptr) {
-		if network == "udp" {
-			err = reportErrors(int(fd))
-		}
-		if err == nil {
-			l.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
-		}
-	})
-	if err := errors.Join(err, ctlErr); err != nil {
-		return nil, err
-	}
-	if l.reports, err = errorsOf(l.fd); err != nil {
 		unix.Close(l.fd)
 		return nil, err
 	}
 	return l, nil
-}
-
-// errorsOf returns an epoll instance that can be read when a socket has an error.
-func errorsOf(fd int) (*os.File, error) {
-	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
-	}
-	err = errors.Join(
-		unix.SetNonblock(epfd, true), // so that the runtime polls it
-		unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{}),
-	)
-	if err != nil {
-		unix.Close(epfd)
-		return nil, fmt.Errorf("poll a socket: %w", err)
-	}
-	return os.NewFile(uintptr(epfd), "epoll"), nil
 }
 
 // reportErrors asks for errors, of the family that the socket is of.
@@ -157,23 +132,14 @@ func (l *datagram) poll(events int16, limit time.Duration) error {
 
 // Watch returns when the network reports something about the server.
 func (l *datagram) Watch() ([]byte, error) {
-	raw, err := l.reports.SyscallConn()
-	if err != nil {
-		return nil, nil
-	}
-	var reported error
-	raw.Read(func(epfd uintptr) bool {
-		var event [1]unix.EpollEvent
-		for reported == nil {
-			if n, _ := unix.EpollWait(int(epfd), event[:], 0); n < 1 || event[0].Events&unix.EPOLLERR == 0 {
-				return false
-			}
-			reported = l.error()
-			l.drain()
+	for l.reports.Wait() == nil {
+		err := l.error()
+		l.drain()
+		if err != nil {
+			return nil, err
 		}
-		return true
-	})
-	return nil, reported
+	}
+	return nil, nil
 }
 
 // error returns what the network has reported about the server; nil: nothing.
@@ -193,7 +159,7 @@ func (l *datagram) error() error {
 	return l.err
 }
 
-// drain takes the messages about errors, without which the epoll instance would tell again.
+// drain takes the messages about errors.
 func (l *datagram) drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

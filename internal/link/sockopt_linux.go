@@ -42,9 +42,11 @@ func askTCP(fd int, peer *Peer) (closed bool, err error) {
 	if info.Unacked > 0 || info.Probes > 0 {
 		peer.Silence = silence
 	}
-	closed = info.State == tcpClosed
-	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); closed && err == nil && errno != 0 {
+	if info.State != tcpClosed {
+		return false, nil
+	}
+	if errno, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
 		return true, syscall.Errno(errno)
 	}
-	return closed, nil
+	return true, nil
 }

@@ -42,7 +42,7 @@ type stream struct {
 	narrowd bool
 }
 
-// newStream takes a connection. See Options for resets.
+// newStream takes a connection. See Dialer.Resets for resets.
 func newStream(conn streamConn, resets bool) (*stream, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

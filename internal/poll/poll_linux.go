@@ -24,28 +24,38 @@ type Poller struct {
 }
 
 func New() (*Poller, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	fd, file, err := newEpoll()
 	if err != nil {
-		return nil, fmt.Errorf("epoll_create1: %w", err)
+		return nil, err
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime polls it
+	return &Poller{epfd: fd, file: file, sockets: map[int32]*Socket{}}, nil
+}
+
+// newEpoll returns an epoll instance, and as a file, by way of which the runtime polls it.
+func newEpoll() (fd int, file *os.File, err error) {
+	if fd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return -1, nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime does
 		unix.Close(fd)
-		return nil, fmt.Errorf("epoll instance: %w", err)
+		return -1, nil, fmt.Errorf("epoll instance: %w", err)
 	}
-	return &Poller{epfd: fd, file: os.NewFile(uintptr(fd), "epoll"), sockets: map[int32]*Socket{}}, nil
+	return fd, os.NewFile(uintptr(fd), "epoll"), nil
+}
+
+// waitFor returns when there is what has looks for in the epoll instance, or an error when that
+// is closed.
+func waitFor(file *os.File, has func() bool) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(func(uintptr) bool { return has() })
 }
 
 // Run wakes those who wait, until the poller is closed.
 func (p *Poller) Run() {
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		return
-	}
-	for {
-		err := raw.Read(func(uintptr) bool { return p.Look() })
-		if err != nil {
-			return
-		}
+	for waitFor(p.file, p.Look) == nil {
 	}
 }
 
