@@ -65,11 +65,29 @@ func (in *ingest) begin(at time.Time, r *rewriters) {
 // stream takes the whole lines of data and returns what is behind the last.
 func (in *ingest) stream(data []byte) (rest []byte) {
 	for {
+		data = in.plainLines(data)
 		ln, rest, ok := line.Cut(data)
 		if !ok {
 			return rest
 		}
 		in.line(ln)
+		data = rest
+	}
+}
+
+// plainLines takes the lines at the head of data of which a look is enough, and returns
+// what follows.
+func (in *ingest) plainLines(data []byte) (rest []byte) {
+	for {
+		buf, rest, lines, rewritten := in.rw.AppendPlain(in.ready.buf, data, batchFull)
+		in.tally.received += lines
+		in.tally.rewritten += rewritten
+		in.ready.buf = buf
+		in.ready.lines += lines
+		if len(buf) <= batchFull {
+			return rest
+		}
+		in.fill()
 		data = rest
 	}
 }

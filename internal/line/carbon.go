@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
-	"math/bits"
 	"strconv"
 	"unicode/utf8"
 )
@@ -19,14 +18,6 @@ import (
 
 // appendCarbon is Append for Carbon.
 func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
-	end, first8 := plainCarbon(line)
-	if name := line[:end]; isUsual(name) {
-		e, cut := w.edit(name)
-		if first8 <= w.floorDigits && w.isEarlier(e, line[bytes.LastIndexByte(line, ' ')+1:]) {
-			return dst, Earlier
-		}
-		return e.append(dst, line, cut)
-	}
 	found := scan(line)
 	if found&control != 0 {
 		return dst, Control
@@ -88,51 +79,6 @@ func checkName(dst, out []byte, result Result) ([]byte, Result) {
 		return dst, BadPath
 	}
 	return out, result
-}
-
-// plainCarbon returns the length of the name of a line that is as nearly all are: a
-// name, a value and a timestamp of ten digits, with single blanks between. It returns 0
-// for any other, which may be as sound. It reads from the end, and has not looked at the
-// name, in which there may be more blanks. first8 are the first eight digits of the
-// timestamp, as a number that begins with the first. A time that may be past the last
-// second is not plain.
-func plainCarbon(line []byte) (name int, first8 uint64) {
-	end := len(line) - len(" 1763848800")
-	if end < 0 {
-		return 0, 0
-	}
-	stamp := line[end+1:]
-	first8 = binary.BigEndian.Uint64(stamp)
-	if line[end] != ' ' || !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) || first8 >= lastDigits {
-		return 0, 0
-	}
-	value := plainValue(line[:end])
-	if value == 0 {
-		return 0, 0
-	}
-	return end - value - 1, first8
-}
-
-// plainValue returns the length of the number that b ends with, behind a blank, if it is
-// one like 1, -1 or 1.5; otherwise 0.
-func plainValue(b []byte) int {
-	if len(b) >= 16 {
-		last, before := binary.LittleEndian.Uint64(b[len(b)-8:]), binary.LittleEndian.Uint64(b[len(b)-16:])
-		if blanks := marks(last, ' '); blanks != 0 {
-			return shortNumber(last, bits.LeadingZeros64(blanks)/8)
-		}
-		if blanks := marks(before, ' '); blanks != 0 {
-			if n := bits.LeadingZeros64(blanks) / 8; n > 0 {
-				return longNumber(before, n, last)
-			}
-			return shortNumber(last, 8)
-		}
-	}
-	begin := bytes.LastIndexByte(b, ' ') + 1
-	if begin == 0 || plainNumber(b[begin:]) != len(b)-begin {
-		return 0
-	}
-	return len(b) - begin
 }
 
 // lastSecond is the last that whisper can store: a point behind it makes carbon's

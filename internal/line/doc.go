@@ -3,6 +3,7 @@
 // that this host holds.
 //
 //	for {
+//		batch, data, _, _ = rewriter.AppendPlain(batch, data, limit)
 //		ln, rest, ok := line.Cut(data)
 //		if !ok {
 //			break // rest has no '\n' yet
@@ -18,8 +19,9 @@
 //
 // In reading order: cut.go, result.go, rules.go (what a person configures), path.go (how
 // a server reads a path), rewrite.go (how it is rewritten), statsd.go and carbon.go (what
-// each server would refuse), scan.go (bytes and numbers). docs/LINES.md says the same for
-// users, with the source of every rule.
+// each server would refuse), plain.go (nearly all of Carbon's lines, at once), scan.go
+// (bytes and numbers). docs/LINES.md says the same for users, with the source of every
+// rule.
 //
 // Not promised: that the server accepts what passes. Only what is known to be refused by
 // its parser, or to crash it, is refused here; unknown StatsD types, StatsD values that

@@ -355,7 +355,7 @@ func checkLine(t *testing.T, p Protocol, ws [][]*Rewriter, line []byte) {
 		held, heldResult := ws[i][0].Append(nil, line, now)
 		for j, name := range fuzzNames {
 			w := ws[i][j]
-			out, result := w.Append([]byte("before\n"), line, now)
+			out, result := appendLine(t, w, []byte("before\n"), line)
 			got, kept := strings.CutPrefix(string(out), "before\n")
 			if !kept {
 				t.Fatalf("%q changed what stood before it: %q", line, out)
@@ -396,7 +396,7 @@ func checkSince(t *testing.T, w *Rewriter, line []byte, got string, result Resul
 	fields := strings.Fields(got)
 	seconds, _ := strconv.ParseFloat(fields[len(fields)-1], 64)
 	for _, floor := range []int64{now, 1763848800, 2, 1e10, math.MinInt64} {
-		out, since := w.Since(floor).Append(nil, line, now)
+		out, since := appendLine(t, w.Since(floor), nil, line)
 		want, wantResult := got, result
 		if result <= Named && floor > math.MinInt64 && math.Trunc(seconds) < float64(floor) {
 			want, wantResult = "", Earlier

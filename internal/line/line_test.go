@@ -39,11 +39,33 @@ func checkRows(t *testing.T, w *Rewriter, rows []row) {
 		if !r.result.Appended() {
 			want = ""
 		}
-		got, result := w.Append([]byte("before\n"), tight([]byte(r.line)), now)
+		got, result := appendLine(t, w, []byte("before\n"), tight([]byte(r.line)))
 		if after, ok := strings.CutPrefix(string(got), "before\n"); !ok || after != want || result != r.result {
 			t.Errorf("%.100q came out as %.100q, %v; want %.100q, %v", r.line, after, result, want, r.result)
 		}
 	}
+}
+
+// appendLine is w.Append, and says that w.AppendPlain does the same if it takes the line.
+func appendLine(t *testing.T, w *Rewriter, dst, line []byte) ([]byte, Result) {
+	t.Helper()
+	out, result := w.Append(dst, line, now)
+	if bytes.IndexByte(line, '\n') >= 0 {
+		return out, result
+	}
+	data := tight(append(line, '\n'))
+	want, wantRest, wantLines, wantRewritten := out, "", 1, 0
+	if result == Rewritten {
+		wantRewritten = 1
+	}
+	got, rest, lines, rewritten := w.AppendPlain(tight(dst), data, math.MaxInt)
+	if lines == 0 {
+		want, wantRest, wantLines, wantRewritten = dst, string(data), 0, 0
+	}
+	if !bytes.Equal(got, want) || string(rest) != wantRest || lines != wantLines || rewritten != wantRewritten || lines > 0 && result > Free {
+		t.Fatalf("AppendPlain made of %.100q: %q, %q, %d and %d lines; Append: %q, %v", data, got, rest, lines, rewritten, out, result)
+	}
+	return out, result
 }
 
 // tight returns b in memory that ends with it.
@@ -756,15 +778,15 @@ func TestAreDigits(t *testing.T) {
 func TestPlainValue(t *testing.T) {
 	check := func(value []byte) {
 		if bytes.IndexByte(value, ' ') >= 0 {
-			return // the last blank is what is looked for
+			return // the first blank is what is looked for
 		}
 		want := len(value)
 		if plainNumber(value) != want {
 			want = 0
 		}
-		for _, before := range []string{"x ", "host.cpu.user "} {
-			if got := plainValue(tight(append([]byte(before), value...))); got != want {
-				t.Fatalf("plainValue(%q) = %d; want %d", before+string(value), got, want)
+		for _, behind := range []string{" 1763848800\n", " 1763848800\nhost.cpu 1 1763848800\n"} {
+			if got := plainValue(tight(append(value, behind...))); got != want {
+				t.Fatalf("plainValue(%q) = %d; want %d", string(value)+behind, got, want)
 			}
 		}
 	}
@@ -791,6 +813,29 @@ func TestPlainValue(t *testing.T) {
 	}
 }
 
+// What is as nearly all lines are is taken at once, up to the first that is not, and up to
+// the limit.
+func TestAppendPlain(t *testing.T) {
+	w := hostRules.Rewriter(Carbon, "Denali").Since(1763848800)
+	const head = "host.cpu.0.user 3.4 1763848800\nx 1 1763848800\nhost.m -12345678.25 1763848900\nhost.f 0.12345678901234567 4294967199\nDenali.x +1. 1763848800\n"
+	const want = "Denali.cpu.0.user 3.4 1763848800\nx 1 1763848800\nDenali.m -12345678.25 1763848900\nDenali.f 0.12345678901234567 4294967199\nDenali.x +1. 1763848800\n"
+	for _, rest := range []string{
+		"", "\n", "host.x 1 176384880", "host.x 1 1763848800", "host.x 1 1763848800\r\n", "host.x 1  1763848800\n", " host.x 1 1763848800\n",
+		"host.x\t1 1763848800\n", "host.x;a=b 1 1763848800\n", "MtLogan.x 1 1763848800\n", "host.x 1 1763848799\n", "host.x 1 4294967296\n",
+		"host.x 1e3 1763848800\n", "host.x  1763848800\n", "host.x - 1763848800\n", "~host.x 1 1763848800\n", "host{a=\"b\"} 1 1763848800\n",
+		"host.\x7f 1 1763848800\n", "host.\xff 1 1763848800\n", "host.x 1 17638488x0\n", "host.x 1 1763848800 \n", pad(270, "host.", " 1 1763848800\n"),
+	} {
+		data := tight([]byte(head + rest))
+		got, left, lines, rewritten := w.AppendPlain(nil, data, math.MaxInt)
+		if string(got) != want || string(left) != rest || lines != 5 || rewritten != 3 {
+			t.Errorf("before %.100q: %q, %q, %d lines, %d rewritten", rest, got, left, lines, rewritten)
+		}
+	}
+	if got, left, lines, _ := w.AppendPlain(nil, []byte(head), len("Denali.cpu")); lines != 1 || string(left) != head[len("host.cpu.0.user 3.4 1763848800\n"):] {
+		t.Errorf("up to ten bytes: %q, %q, %d lines", got, left, lines)
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	for _, tt := range []struct {
 		protocol Protocol
@@ -812,6 +857,7 @@ func TestNoAllocations(t *testing.T) {
 // appendAll appends every whole line of data.
 func appendAll(w *Rewriter, dst, data []byte) []byte {
 	for {
+		dst, data, _, _ = w.AppendPlain(dst, data, math.MaxInt)
 		line, rest, ok := Cut(data)
 		if !ok {
 			return dst

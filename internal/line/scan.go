@@ -158,42 +158,6 @@ func marks(word uint64, c byte) uint64 {
 // zeros are eight digits.
 const zeros = '0' * ones
 
-// shortNumber returns n if the last n bytes of word, 8 at most, the first of which is the
-// lowest, are a number like 1, -1 or 1.5; otherwise 0.
-func shortNumber(word uint64, n int) int {
-	number := word>>(64-8*n) | zeros<<(8*n)
-	if n > 1 && isSign(byte(number)) {
-		number = number>>8 | '0'<<56
-	}
-	dots := marks(number, '.')
-	if others(number) != dots || dots&(dots-1) != 0 || dots&0x80 != 0 {
-		return 0
-	}
-	return n
-}
-
-// longNumber is shortNumber for the last n bytes of word, 1 to 7, with the eight of next
-// behind them. It returns n + 8.
-func longNumber(word uint64, n int, next uint64) int {
-	number := word>>(64-8*n) | zeros<<(8*n)
-	first := byte(number)
-	if isSign(first) {
-		number = number>>8 | '0'<<56
-		if first = byte(number); n == 1 {
-			first = byte(next)
-		}
-	}
-	rest, nextRest := others(number), others(next)
-	if rest|nextRest == 0 {
-		return n + 8
-	}
-	both := rest | nextRest>>1
-	if rest != marks(number, '.') || nextRest != marks(next, '.') || both&(both-1) != 0 || !isDigit(first) {
-		return 0
-	}
-	return n + 8
-}
-
 // others marks, with its top bit, every byte of word that is no digit.
 func others(word uint64) uint64 {
 	values := word ^ zeros // of digits

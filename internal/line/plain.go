@@ -1,0 +1,120 @@
+package line
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// AppendPlain is Append for the lines of Carbon at the head of data, as long as they are
+// as nearly all are (plainLine) and leave at once. It returns what is behind them: a line
+// for Append, or an unfinished one. It stops when dst is longer than limit. lines counts
+// what was appended, rewritten those of them that were.
+func (w *Rewriter) AppendPlain(dst, data []byte, limit int) (out, rest []byte, lines, rewritten int) {
+	for w.protocol == Carbon && len(dst) <= limit {
+		name, end, first8 := plainLine(data)
+		if end == 0 {
+			break
+		}
+		e, cut := w.edit(data[:name])
+		if e.judge(end-1, cut) > Free || first8 <= w.floorDigits && w.isEarlier(e, data[end-11:end-1]) {
+			break
+		}
+		dst = append(dst, e.head...)
+		dst = append(dst, data[cut:end]...)
+		data = data[end:]
+		lines++
+		if e.result == Rewritten {
+			rewritten++
+		}
+	}
+	return dst, data, lines, rewritten
+}
+
+// plainLine returns the length of the name, and of all with its '\n', of the first line
+// of data: a name that isUsual, a number like 1, -1 or 1.5, and a timestamp of ten digits,
+// with single blanks between. end is 0 for any other line, which may be as sound. first8
+// are the first eight digits of the timestamp, as a number that begins with the first. A
+// time that may be past the last second is not plain.
+func plainLine(data []byte) (name, end int, first8 uint64) {
+	for {
+		if len(data)-name < 8 || name > maxNode {
+			return 0, 0, 0
+		}
+		if bad := unplain(binary.LittleEndian.Uint64(data[name:])) & tops; bad != 0 {
+			name += bits.TrailingZeros64(bad) / 8
+			break
+		}
+		name += 8
+	}
+	if name == 0 || name > maxNode || data[name] != ' ' || data[0] == '~' || data[name-1] == '}' {
+		return 0, 0, 0
+	}
+	value := plainValue(data[name+1:])
+	begin := name + 1 + value + 1
+	end = begin + len("1763848800\n")
+	if value == 0 || end > len(data) {
+		return 0, 0, 0
+	}
+	stamp := data[begin:end]
+	first8 = binary.BigEndian.Uint64(stamp)
+	if !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) || stamp[10] != '\n' || first8 >= lastDigits {
+		return 0, 0, 0
+	}
+	return name, end, first8
+}
+
+// plainValue returns the length of the number that b begins with, if it is one like 1, -1
+// or 1.5 and a blank follows; otherwise 0.
+func plainValue(b []byte) int {
+	if len(b) < 8 {
+		return 0
+	}
+	first, second := binary.LittleEndian.Uint64(b), uint64(zeros)
+	n := bits.TrailingZeros64(blanks(first)) / 8
+	switch {
+	case n < 8:
+		first = fill(first, n)
+	case len(b) < 16:
+		return 0
+	default:
+		second = binary.LittleEndian.Uint64(b[8:])
+		n += bits.TrailingZeros64(blanks(second)) / 8
+		if n == 16 {
+			return longValue(b)
+		}
+		second = fill(second, n-8)
+	}
+	if isSign(byte(first)) && n > 1 {
+		first = first>>8 | '0'<<56
+	}
+	if n == 0 || !isDigit(byte(first)) {
+		return 0
+	}
+	rest, moreRest := others(first), others(second)
+	if rest|moreRest == 0 {
+		return n
+	}
+	both := rest | moreRest>>1
+	if rest != marks(first, '.') || moreRest != marks(second, '.') || both&(both-1) != 0 {
+		return 0
+	}
+	return n
+}
+
+// longValue is plainValue, a byte at a time.
+func longValue(b []byte) int {
+	n := plainNumber(b)
+	if n == len(b) || b[n] != ' ' {
+		return 0
+	}
+	return n
+}
+
+// fill makes all bytes of word behind the first n zeros.
+func fill(word uint64, n int) uint64 { return word&(1<<(8*n)-1) | zeros<<(8*n) }
+
+// blanks marks, with its top bit, the first byte of word that is one, and nothing before it.
+func blanks(word uint64) uint64 {
+	x := word ^ ' '*ones
+	return (x - ones) &^ x & tops
+}
