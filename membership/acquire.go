@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A tenancy is the claim that Run keeps, with what others need not see of it.
@@ -22,11 +24,11 @@ type tenancy struct {
 	answered time.Time
 	doubts   []doubt
 
-	tenure  Tenure   // its record
-	goesOn  bool     // it began before the claim, in the last process
-	start   int64    // its first whole second, by the wall clock
-	earlier []Tenure // the name's, in the order of time; nil once they are tidied
-	cut     bool     // there were more before these
+	tenure  pool.Tenure   // its record
+	goesOn  bool          // it began before the claim, in the last process
+	start   int64         // its first whole second, by the wall clock
+	earlier []pool.Tenure // the name's, in the order of time; nil once they are tidied
+	cut     bool          // there were more before these
 }
 
 // acquire returns a new claim, which Current returns from then on; nil when ctx has ended.
@@ -229,11 +231,11 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 			held.horizon.Store(int64(held.claimed)) // and we may have, until now
 		}
 	case got.takenOver:
-		held.doubt(max(held.ttl, min(h.own.TTL, maxTTL)), whyCopied, "") // ours, or the other's
+		held.doubt(max(held.ttl, min(h.own.TTL, pool.MaxTTL)), whyCopied, "") // ours, or the other's
 		fallthrough
 	default:
 		for _, t := range h.unended(ctx, got) {
-			held.doubt(cmp.Or(t.ttl, held.ttl), whyNoEnd, t.id)
+			held.doubt(cmp.Or(t.TTL, held.ttl), whyNoEnd, t.ID)
 		}
 	}
 	h.date(held)
@@ -271,7 +273,7 @@ func (h *Holder) note(held *tenancy) {
 	h.ownTenures.begin(held.tenure, held.start, h.wall())
 	h.remember(memory{
 		Pool: h.cfg.Pool, Name: held.name, Lease: held.lease, Revision: held.revision, TTL: held.ttl,
-		Record: held.tenure.id, Start: held.start,
+		Record: held.tenure.ID, Start: held.start,
 		UsableFrom: held.usableFrom(),
 	})
 }

@@ -3,6 +3,8 @@ package membership
 import (
 	"errors"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // The holder of a name lets go of it when somebody asks for it, takes another,
@@ -13,7 +15,7 @@ func TestAskFor(t *testing.T) {
 	cfg := testConfig(t, "Denali", "MtLogan")
 	h := start(t, c, cfg, newState(t, t.TempDir()))
 	first := h.held(t)
-	if owner, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil || owner != "homer" {
+	if owner, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil || owner != "homer" {
 		t.Fatalf("got %q, %v; want homer", owner, err)
 	}
 	h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
@@ -25,18 +27,18 @@ func TestAskFor(t *testing.T) {
 			t.Errorf("%s counts %d, want none: it was no loss", loss, n)
 		}
 	}
-	past, err := TenuresOf(t.Context(), c, cfg.Pool, "Denali")
-	if err != nil || len(past) != 1 || past[0].Ended != released {
+	past, err := pool.TenuresOf(t.Context(), c, cfg.Pool, "Denali")
+	if err != nil || len(past) != 1 || past[0].Ended != pool.Released {
 		t.Errorf("who: got %+v (%v), want one that ended by release", past, err)
 	}
-	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); !errors.Is(err, ErrNotHeld) {
-		t.Errorf("a free name: got %v, want %v", err, ErrNotHeld)
+	if _, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); !errors.Is(err, pool.ErrNotHeld) {
+		t.Errorf("a free name: got %v, want %v", err, pool.ErrNotHeld)
 	}
-	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge"); err != nil {
+	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge"); err != nil {
 		t.Fatal(err)
 	}
-	if owner, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, ErrNoLease) {
-		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, ErrNoLease)
+	if owner, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrNoLease) {
+		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, pool.ErrNoLease)
 	}
 }
 
@@ -48,7 +50,7 @@ func TestAskForTheOnlyName(t *testing.T) {
 	cfg := waitingConfig(t, "Denali")
 	h := start(t, c, cfg, nil)
 	first := h.held(t)
-	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
+	if _, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
 		t.Fatal(err)
 	}
 	h.await(t, "to wait", func() bool { return h.State() == Waiting })
@@ -61,7 +63,7 @@ func TestAskForTheOnlyName(t *testing.T) {
 	if second == first {
 		t.Error("the claim is the same after it was let go")
 	}
-	if _, err := AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
+	if _, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
 		t.Fatal(err)
 	}
 	waiter.held(t)

@@ -7,6 +7,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A Claim is a name held under a lease. It is a value: losing a name and claiming it again gives
@@ -41,9 +43,9 @@ func init() {
 		for _, t := range c.Ours {
 			ours = append(ours, span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name})
 		}
-		var others []Tenure
+		var others []pool.Tenure
 		for _, t := range c.Others {
-			others = append(others, Tenure{Name: t.Name, From: t.From, To: t.To})
+			others = append(others, pool.Tenure{Name: t.Name, From: t.From, To: t.To})
 		}
 		claim := newClaim(c.Name, "", "", 0, c.Revision, boottime)
 		claim.history = newHistory(firstSecond(c.Start), c.Name, ours, others, false)

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // asking is what a claim asks for: the name of own if that lives or is free, and
@@ -42,9 +43,9 @@ type claimed struct {
 	takenOver bool   // it was our own living claim
 	marked    bool   // the marker of data loss was there
 
-	tenure  Tenure   // without an id if its record is gone
-	earlier []Tenure // the name's last ones before it, in the order of time
-	cut     bool     // there were more before these
+	tenure  pool.Tenure   // without an id if its record is gone
+	earlier []pool.Tenure // the name's last ones before it, in the order of time
+	cut     bool          // there were more before these
 }
 
 // claim claims a name under a lease. A lease has one name at most: if the outcome of a
@@ -61,7 +62,7 @@ func (s *store) claim(ctx context.Context, under lease, ask asking) (claimed, er
 		turns = [][]string{nil} // a restart asks for its own name even when all are taken
 	}
 	for _, names := range turns {
-		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, namesKey(s.cfg.Pool))...), ask.from)
+		c, err := s.climb(ctx, under, append(ours, ifAnyFree(names, pool.NamesKey(s.cfg.Pool))...), ask.from)
 		if !errors.Is(err, ErrNoFreeName) {
 			return c, err
 		}
@@ -103,24 +104,15 @@ const firstFew = 16
 
 // taken returns which names are taken, except those under lease.
 func (s *store) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
-	names := under(namesKey(s.cfg.Pool))
 	taken := make(map[string]bool)
-	names.limit *= 2
-	for more := true; more; {
-		page, err := reader(s.client.Do).page(ctx, names)
-		if err == nil {
-			err = s.saw(ctx, page.header)
-		}
-		if err != nil {
-			return nil, err
-		}
-		s.looked = cmp.Or(s.looked, page.header.Revision)
-		for _, kv := range page.kvs {
-			taken[strings.TrimPrefix(string(kv.Key), namesKey(s.cfg.Pool))] = clientv3.LeaseID(kv.Lease) != lease
-		}
-		names, more = page.rest, page.more
+	header, err := pool.Reader(s.client.Do).Names(ctx, s.cfg.Pool, func(name string, kv *mvccpb.KeyValue) {
+		taken[name] = clientv3.LeaseID(kv.Lease) != lease
+	})
+	if err != nil {
+		return nil, err
 	}
-	return taken, nil
+	s.looked = header.Revision
+	return taken, s.saw(ctx, header)
 }
 
 // rungsOf returns the rungs of a restart: take over the claim that lives, or
@@ -129,7 +121,7 @@ func (s *store) rungsOf(own *memory) []rung {
 	if own == nil {
 		return nil
 	}
-	key := namesKey(s.cfg.Pool) + own.Name
+	key := pool.NamesKey(s.cfg.Pool) + own.Name
 	if own.Lease == 0 {
 		return []rung{ifFree(own.Name, key)}
 	}
@@ -138,13 +130,13 @@ func (s *store) rungsOf(own *memory) []rung {
 
 // tenureOf returns the tenure that begins, or goes on, when r is claimed under
 // a lease.
-func (s *store) tenureOf(r rung, under lease, from time.Time) Tenure {
-	t := Tenure{
+func (s *store) tenureOf(r rung, under lease, from time.Time) pool.Tenure {
+	t := pool.Tenure{
 		Name: r.name, Owner: s.cfg.Owner, Lease: under.id, From: from,
-		ttl: under.ttl, term: under.term, id: recordID(from, under.id),
+		TTL: under.ttl, Term: under.term, ID: pool.RecordID(from, under.id),
 	}
 	if r.takeOver != nil {
-		t.From, t.id = r.takeOver.goesOn(t)
+		t.From, t.ID = r.takeOver.goesOn(t)
 	}
 	return t
 }
@@ -160,17 +152,17 @@ func (s *store) tenureOf(r rung, under lease, from time.Time) Tenure {
 // by us and sometimes by the client. It reads the names of the pool, and costs
 // nothing of the ladder's depth.
 func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.Time) (claimed, error) {
-	marker := clientv3.OpGet(markerKey(s.cfg.Pool), clientv3.WithKeysOnly())
+	marker := clientv3.OpGet(pool.MarkerKey(s.cfg.Pool), clientv3.WithKeysOnly())
 	claim := func(r rung) clientv3.Op {
 		t := s.tenureOf(r, under, from)
 		return clientv3.OpTxn(nil, []clientv3.Op{
-			lastTenures(s.cfg.Pool, r.name).op(),
-			clientv3.OpPut(namesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(under.id)),
-			clientv3.OpPut(s.recordKey(t), t.value()),
+			pool.LastTenures(s.cfg.Pool, r.name).Op(),
+			clientv3.OpPut(pool.NamesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(under.id)),
+			clientv3.OpPut(t.Key(s.cfg.Pool), t.Value()),
 		}, nil)
 	}
 	resp, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), "!=", under.id).WithPrefix()).
+		If(clientv3.Compare(clientv3.LeaseValue(pool.NamesKey(s.cfg.Pool)), "!=", under.id).WithPrefix()).
 		Then(marker, ladder(rungs, claim)).
 		Else(marker).
 		Commit()
@@ -196,7 +188,7 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 	}
 	r := rungs[i]
 	c := claimed{
-		name: r.name, key: namesKey(s.cfg.Pool) + r.name,
+		name: r.name, key: pool.NamesKey(s.cfg.Pool) + r.name,
 		revision: resp.Header.Revision, term: resp.Header.RaftTerm,
 		marked: len(resp.Responses[0].GetResponseRange().Kvs) > 0,
 		tenure: s.tenureOf(r, under, from),
@@ -204,10 +196,10 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 	if r.takeOver != nil {
 		c.revision, c.takenOver = r.takeOver.Revision, true
 	}
-	c.tenure.revision = resp.Header.Revision
+	c.tenure.Revision = resp.Header.Revision
 	earlier := answer.GetResponseTxn().Responses[0].GetResponseRange()
-	c.earlier, c.cut = readTenures(earlier.Kvs, tenuresKey(s.cfg.Pool)), earlier.More
-	c.earlier = slices.DeleteFunc(c.earlier, func(t Tenure) bool { return t.id == c.tenure.id })
+	c.earlier, c.cut = pool.ReadTenures(s.cfg.Pool, earlier.Kvs), earlier.More
+	c.earlier = slices.DeleteFunc(c.earlier, func(t pool.Tenure) bool { return t.ID == c.tenure.ID })
 	return c, nil
 }
 
@@ -224,7 +216,7 @@ func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claime
 	}
 	var own *mvccpb.KeyValue
 	for _, key := range attached.Keys {
-		name, ok := strings.CutPrefix(string(key), namesKey(s.cfg.Pool))
+		name, ok := strings.CutPrefix(string(key), pool.NamesKey(s.cfg.Pool))
 		if !ok || own != nil || !slices.Contains(s.cfg.Names, name) {
 			continue
 		}
@@ -243,7 +235,7 @@ func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claime
 		return claimed{}, errNotOurs
 	}
 	c := claimed{key: string(own.Key), revision: own.CreateRevision}
-	c.name = strings.TrimPrefix(c.key, namesKey(s.cfg.Pool))
+	c.name = strings.TrimPrefix(c.key, pool.NamesKey(s.cfg.Pool))
 	c.takenOver = own.Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
 		return r.takeOver != nil && r.name == c.name && r.takeOver.Revision == c.revision
 	})
@@ -251,11 +243,11 @@ func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claime
 	if err != nil {
 		return claimed{}, err
 	}
-	c.tenure, c.cut = Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
-	if i := slices.IndexFunc(ts, func(t Tenure) bool { return t.Lease == under.id }); i >= 0 {
+	c.tenure, c.cut = pool.Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
+	if i := slices.IndexFunc(ts, func(t pool.Tenure) bool { return t.Lease == under.id }); i >= 0 {
 		c.tenure = ts[i]
 	}
-	c.earlier = slices.DeleteFunc(ts, func(t Tenure) bool { return t.id == c.tenure.id || t.created > own.ModRevision })
+	c.earlier = slices.DeleteFunc(ts, func(t pool.Tenure) bool { return t.ID == c.tenure.ID || t.Created > own.ModRevision })
 	return c, nil
 }
 

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // Config steers a Holder. DefaultConfig returns the defaults that the field
@@ -45,14 +47,6 @@ const (
 	Keep    OnStop = "keep"    // the lease runs out by itself, so that a restart finds the name again
 )
 
-// The bounds of a configuration.
-const (
-	maxNameBytes  = 64
-	maxOwnerBytes = 255
-	minTTL        = 5 * time.Second // renewals every TTL/6 leave room for four attempts before the horizon
-	maxTTL        = time.Hour       // a crashed host's name is lost to the pool for that long, and more
-)
-
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
 	return Config{
@@ -69,12 +63,12 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	var ps conf.Problems
 	checkName("membership.pool", "pool", c.Pool, &ps)
-	if !isOwner(c.Owner) {
-		ps.Addf("membership.owner", fmt.Sprintf("printable ASCII, at most %d bytes", maxOwnerBytes), "owner %s is not usable", showOwner(c.Owner))
+	if !pool.IsOwner(c.Owner) {
+		ps.Addf("membership.owner", fmt.Sprintf("printable ASCII, at most %d bytes", pool.MaxOwnerBytes), "owner %s is not usable", pool.ShowOwner(c.Owner))
 	}
 	checkNames(c.Names, &ps)
 	switch {
-	case c.TTL < minTTL || c.TTL > maxTTL:
+	case c.TTL < pool.MinTTL || c.TTL > pool.MaxTTL:
 		ps.Addf("membership.ttl", "5s to 1h; 15s suits most", "ttl %v is out of range", c.TTL)
 	case c.TTL%time.Second != 0:
 		ps.Addf("membership.ttl", fmt.Sprintf("ttl: %v", c.TTL.Round(time.Second)), "ttl %v is not in whole seconds, and etcd counts leases in whole seconds", c.TTL)
@@ -110,39 +104,7 @@ func checkNames(names []string, ps *conf.Problems) {
 }
 
 func checkName(path, what, name string, ps *conf.Problems) {
-	if !isName(name) {
-		ps.Addf(path, fmt.Sprintf("letters, digits, _ and -, 1 to %d bytes", maxNameBytes), "%s %q is not usable", what, name)
+	if !pool.IsName(name) {
+		ps.Addf(path, fmt.Sprintf("letters, digits, _ and -, 1 to %d bytes", pool.MaxNameBytes), "%s %q is not usable", what, name)
 	}
-}
-
-// isName says whether s may be the name of a pool or of a host: 1 to 64 bytes
-// of letters, digits, '_' and '-', which are safe in a metric path and in a key.
-func isName(s string) bool {
-	for i := range len(s) {
-		switch b := s[i]; {
-		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '_', b == '-':
-		default:
-			return false
-		}
-	}
-	return 0 < len(s) && len(s) <= maxNameBytes
-}
-
-// isOwner says whether s may be an owner: printable ASCII, at most 255 bytes.
-func isOwner(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return len(s) <= maxOwnerBytes
-}
-
-// showOwner returns an owner as it may be shown to people: as it is when it is
-// one that can be seen, and otherwise cut and quoted, because anybody can write to etcd.
-func showOwner(s string) string {
-	if isOwner(s) && strings.TrimSpace(s) != "" {
-		return s
-	}
-	return fmt.Sprintf("%+q", s[:min(len(s), maxOwnerBytes)])
 }

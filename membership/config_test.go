@@ -68,20 +68,3 @@ func TestNames(t *testing.T) {
 		t.Errorf("a negative count: got %q, want none", got)
 	}
 }
-
-func TestShowOwner(t *testing.T) {
-	for owner, want := range map[string]string{
-		"homer, sector 7G": "homer, sector 7G",
-		"a\x1b[31m":        `"a\x1b[31m"`,
-		"Hömer":            `"H\u00f6mer"`,
-		"":                 `""`,
-		"  ":               `"  "`,
-	} {
-		if got := showOwner(owner); got != want {
-			t.Errorf("%q: got %s, want %s", owner, got, want)
-		}
-	}
-	if got := len(showOwner(strings.Repeat("o", 1000))); got != maxOwnerBytes+2 {
-		t.Errorf("a long owner is shown in %d bytes, want %d", got, maxOwnerBytes+2)
-	}
-}

@@ -4,7 +4,8 @@
 //
 // Join and Members are the simple calls: claim a name, and see who holds which. The daemon uses a
 // Holder, which claims a name, keeps it, and claims another if it is lost. Users of a name ask
-// Current before each use. Package etcd, below, has the client that a Holder uses.
+// Current before each use. Below are package etcd, which has the client that a Holder uses, and
+// package pool, which knows how a pool lies in etcd, and reads what people ask about one.
 //
 // # The path of a lease
 //
@@ -16,7 +17,6 @@
 //	config.go       the configuration of a Holder
 //	claim.go        a name under a lease, and its horizon
 //	history.go      who owned the seconds before a claim
-//	tenure.go       who held a name from when to when: the record in etcd
 //	state.go        the states of a Holder; why a claim was lost
 //	statedir.go     what is remembered from one start to the next
 //	ownstate.go     what is remembered now, and saved beside the lease
@@ -29,14 +29,11 @@
 //	ourtenures.go   our own tenures
 //	records.go      writing about tenures, beside the lease
 //	outage.go       when etcd fails: what is logged, and when to try again
-//	store.go        how a pool lies in etcd: leases, and lost data
+//	store.go        what is asked of etcd: leases, and lost data
 //	claiming.go     the claim in etcd: what is asked for, and what an earlier request got
 //	renewing.go     a renewal in etcd, over one stream
 //	waiting.go      waiting in etcd for a name that is freed
 //	recorded.go     the records of tenures in etcd
-//	read.go         how much is read of etcd at a time
-//	list.go         what people ask: who holds which name, who waits, and who held it before
-//	glance.go       what a page asks again and again, in one request
 //
 // # States
 //

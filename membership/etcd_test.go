@@ -17,6 +17,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // sharedEtcd is one server for the tests that do not stop theirs; each test
@@ -178,8 +179,8 @@ func newState(t *testing.T, dir string) *StateDir {
 }
 
 // look returns who holds the names of a pool.
-func look(t *testing.T, c *etcd.Client, cfg Config) ([]Tenant, error) {
+func look(t *testing.T, c *etcd.Client, cfg Config) ([]pool.Tenant, error) {
 	t.Helper()
-	v, err := Look(t.Context(), c, cfg.Pool, cfg.Names)
+	v, err := pool.Look(t.Context(), c, cfg.Pool, cfg.Names)
 	return v.Held, err
 }

@@ -117,38 +117,6 @@ func ExampleHolder() {
 	// <nil> released
 }
 
-func ExampleLook() {
-	client, done := connect()
-	defer done()
-
-	cfg := membership.DefaultConfig()
-	cfg.Owner = "foo-ns31"
-	holder, err := membership.NewHolder(client, cfg, nil, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error)
-	changed := holder.Changed()
-	go func() { ended <- holder.Run(ctx) }()
-	<-changed
-
-	view, err := membership.Look(ctx, client, cfg.Pool, cfg.Names)
-	if err != nil {
-		log.Fatal(err)
-	}
-	for _, h := range view.Held {
-		fmt.Println(h.Name, h.Owner)
-	}
-	fmt.Println(view.Free, "free")
-
-	stop()
-	<-ended
-	// Output:
-	// Denali foo-ns31
-	// 99 free
-}
-
 // A second holder on one directory is refused.
 func ExampleOpenStateDir() {
 	dir, err := os.MkdirTemp("", "membership")

@@ -23,6 +23,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // The table of docs/PERFORMANCE.md:
@@ -271,10 +272,10 @@ func TestWaitAfterACompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	free := func() *clientv3.DeleteResponse {
-		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "homer"); err != nil {
+		if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "homer"); err != nil {
 			t.Fatal(err)
 		}
-		resp, err := c.Delete(t.Context(), namesKey(cfg.Pool)+"Denali")
+		resp, err := c.Delete(t.Context(), pool.NamesKey(cfg.Pool)+"Denali")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -355,7 +356,7 @@ func TestNoteFree(t *testing.T) {
 		if typ == "delete" {
 			ev.Type = clientv3.EventTypeDelete
 		}
-		ev.Kv = &mvccpb.KeyValue{Key: []byte(namesKey("default") + name)}
+		ev.Kv = &mvccpb.KeyValue{Key: []byte(pool.NamesKey("default") + name)}
 		return ev
 	}
 	free := make(map[string]bool)

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A history knows to whom the seconds before a tenure belong, and so which name a Carbon line
@@ -30,17 +32,13 @@ type span struct {
 	name     string // that was ours then; "" where it was another's
 }
 
-// clocksApart is how far the clocks of two hosts may differ before both may write one name for
-// one moment.
-const clocksApart = 5 * time.Second
-
 // newHistory returns the history of a tenure of name whose first second is start.
 // others are the recorded tenures of other hosts under its name, in the order of
 // time; cut says that there were more before them, which are not known.
 //
 // For this rule, a tenure that follows another one begins at that one's end: the seconds in which
 // a name was free belong to its next holder.
-func newHistory(start int64, name string, ours []span, others []Tenure, cut bool) history {
+func newHistory(start int64, name string, ours []span, others []pool.Tenure, cut bool) history {
 	h := history{floor: math.MinInt64}
 	for _, s := range ours {
 		if s.to = min(s.to, start-1); s.from <= s.to {
@@ -59,10 +57,10 @@ func newHistory(start int64, name string, ours []span, others []Tenure, cut bool
 			s.from = min(s.from, end+1)
 		}
 		switch {
-		case !t.open():
-			s.to = min(s.to, t.To.Add(clocksApart).Unix())
+		case !t.Open():
+			s.to = min(s.to, t.To.Add(pool.ClocksApart).Unix())
 		case i+1 < len(others): // which may have waited for it, and then have gone
-			ttl := cmp.Or(t.ttl, maxTTL)
+			ttl := cmp.Or(t.TTL, pool.MaxTTL)
 			s.to = min(s.to, others[i+1].From.Add(ttl+margin(ttl)).Unix())
 		}
 		if s.from <= s.to {
@@ -78,11 +76,11 @@ func newHistory(start int64, name string, ours []span, others []Tenure, cut bool
 
 // margin is what a third of a TTL, by which a lease outlives its holder's
 // horizon, leaves to be waited because of the hosts' clocks.
-func margin(ttl time.Duration) time.Duration { return max(clocksApart-ttl/3, 0) }
+func margin(ttl time.Duration) time.Duration { return max(pool.ClocksApart-ttl/3, 0) }
 
 // lastEnd returns the last second of those tenures of name that ended before
 // another one began at from; ok is false if none did.
-func lastEnd(name string, ours []span, others []Tenure, from int64) (end int64, ok bool) {
+func lastEnd(name string, ours []span, others []pool.Tenure, from int64) (end int64, ok bool) {
 	end = math.MinInt64
 	for _, s := range ours {
 		if s.name == name && s.from <= from {
@@ -90,7 +88,7 @@ func lastEnd(name string, ours []span, others []Tenure, from int64) (end int64, 
 		}
 	}
 	for _, t := range others {
-		if !t.open() {
+		if !t.Open() {
 			end = max(end, t.To.Unix())
 		}
 	}

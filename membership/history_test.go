@@ -7,13 +7,15 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // at returns a moment of the tests' day.
 func at(second float64) time.Time { return time.UnixMilli(int64(second * 1000)) }
 
-func tenure(name string, from, to float64) Tenure {
-	t := Tenure{Name: name, From: at(from)}
+func tenure(name string, from, to float64) pool.Tenure {
+	t := pool.Tenure{Name: name, From: at(from)}
 	if to != 0 {
 		t.To = at(to)
 	}
@@ -25,7 +27,7 @@ func TestNameAt(t *testing.T) {
 	for _, test := range []struct {
 		name         string
 		from         float64
-		ours, others []Tenure
+		ours, others []pool.Tenure
 		floor        int64
 		want         map[int64]string
 	}{
@@ -33,42 +35,42 @@ func TestNameAt(t *testing.T) {
 			"nobody held it", 1000.5, nil, nil,
 			math.MinInt64, map[int64]string{-5: "Denali", 0: "Denali", 999: "Denali", 1000: "Denali", 1001: "Denali", math.MaxInt64: "Denali"},
 		}, {
-			"we had another name, and then none", 1000.5, []Tenure{tenure("MtLogan", 500.2, 700.9)}, nil,
+			"we had another name, and then none", 1000.5, []pool.Tenure{tenure("MtLogan", 500.2, 700.9)}, nil,
 			701, map[int64]string{500: "Denali", 501: "MtLogan", 700: "MtLogan", 701: "Denali", 999: "Denali", 1000: "Denali"},
 		}, {
-			"we had it ourselves", 1000.5, []Tenure{tenure("Denali", 500.2, 999.9)}, nil,
+			"we had it ourselves", 1000.5, []pool.Tenure{tenure("Denali", 500.2, 999.9)}, nil,
 			1000, map[int64]string{400: "Denali", 700: "Denali", 1000: "Denali"},
 		}, {
-			"another had it long ago: its seconds and 5 more", 1000.5, nil, []Tenure{tenure("Denali", 500.2, 700.4)},
+			"another had it long ago: its seconds and 5 more", 1000.5, nil, []pool.Tenure{tenure("Denali", 500.2, 700.4)},
 			706, map[int64]string{499: "Denali", 500: drop, 700: drop, 705: drop, 706: "Denali", 1000: "Denali"},
 		}, {
-			"another had it until just before: from the claim on", 1000.5, nil, []Tenure{tenure("Denali", 500.2, 999.8)},
+			"another had it until just before: from the claim on", 1000.5, nil, []pool.Tenure{tenure("Denali", 500.2, 999.8)},
 			1001, map[int64]string{999: drop, 1000: drop, 1001: "Denali"},
 		}, {
-			"another left no end: until the claim", 1000, nil, []Tenure{tenure("Denali", 500.2, 0)},
+			"another left no end: until the claim", 1000, nil, []pool.Tenure{tenure("Denali", 500.2, 0)},
 			1000, map[int64]string{499: "Denali", 500: drop, 999: drop, 1000: "Denali"},
 		}, {
 			"another left no end, and one more came, and waited for it", 1000, nil,
-			[]Tenure{{Name: "Denali", From: at(500), ttl: 15 * time.Second}, tenure("Denali", 600.5, 600.5)},
+			[]pool.Tenure{{Name: "Denali", From: at(500), TTL: 15 * time.Second}, tenure("Denali", 600.5, 600.5)},
 			616, map[int64]string{499: "Denali", 500: drop, 600: drop, 615: drop, 616: "Denali"},
 		}, {
-			"we had claimed it, and not used it: that ended nothing", 1050, []Tenure{tenure("Denali", 1014.5, 1014.6)},
-			[]Tenure{tenure("Denali", 500, 990), tenure("Denali", 1020, 1040)},
+			"we had claimed it, and not used it: that ended nothing", 1050, []pool.Tenure{tenure("Denali", 1014.5, 1014.6)},
+			[]pool.Tenure{tenure("Denali", 500, 990), tenure("Denali", 1020, 1040)},
 			1046, map[int64]string{990: drop, 1000: drop, 1014: drop, 1045: drop, 1046: "Denali"},
 		}, {
 			"another had it before and after us", 1000.5,
-			[]Tenure{tenure("Denali", 600, 700), tenure("MtLogan", 800.5, 900)},
-			[]Tenure{tenure("Denali", 500, 599.5), tenure("Denali", 700.5, 950)},
+			[]pool.Tenure{tenure("Denali", 600, 700), tenure("MtLogan", 800.5, 900)},
+			[]pool.Tenure{tenure("Denali", 500, 599.5), tenure("Denali", 700.5, 950)},
 			956, map[int64]string{
 				499: "Denali", 500: drop, 599: drop, 600: "Denali", 604: "Denali", 700: "Denali",
 				701: drop, 800: drop, 801: "MtLogan", 900: "MtLogan", 901: drop, 955: drop, 956: "Denali",
 			},
 		}, {
 			"another had it twice, and it was free in between: the later one's", 1000.5, nil,
-			[]Tenure{tenure("Denali", 500, 600), tenure("Denali", 800, 850)},
+			[]pool.Tenure{tenure("Denali", 500, 600), tenure("Denali", 800, 850)},
 			856, map[int64]string{499: "Denali", 500: drop, 605: drop, 606: drop, 799: drop, 855: drop, 856: "Denali"},
 		}, {
-			"another's clock is ahead: from our claim on", 1000, nil, []Tenure{tenure("Denali", 500, 1200)},
+			"another's clock is ahead: from our claim on", 1000, nil, []pool.Tenure{tenure("Denali", 500, 1200)},
 			1000, map[int64]string{999: drop, 1000: "Denali", 1100: "Denali"},
 		},
 	} {
@@ -88,7 +90,7 @@ func TestNameAt(t *testing.T) {
 
 // What is not known because it is too far back is another's.
 func TestNameAtBeforeWhatIsKnown(t *testing.T) {
-	c := Claim{name: "Denali", history: newHistory(1000, "Denali", []span{{100, 200, "MtLogan"}}, []Tenure{tenure("Denali", 500, 600)}, true)}
+	c := Claim{name: "Denali", history: newHistory(1000, "Denali", []span{{100, 200, "MtLogan"}}, []pool.Tenure{tenure("Denali", 500, 600)}, true)}
 	for second, want := range map[int64]string{-1: "", 150: "MtLogan", 400: "", 550: "", 606: "Denali"} {
 		if got, _ := c.NameAt(second); got != want {
 			t.Errorf("second %d: got %q, want %q", second, got, want)
@@ -100,7 +102,7 @@ func TestNameAtBeforeWhatIsKnown(t *testing.T) {
 func TestNameAtIsTheRule(t *testing.T) {
 	for seed := range uint64(2000) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		var ours, others []Tenure
+		var ours, others []pool.Tenure
 		now := 100.0
 		for range r.IntN(8) { // one host after the other has the name, or we have some name
 			from := now + float64(r.IntN(80))/4
@@ -126,7 +128,7 @@ func TestNameAtIsTheRule(t *testing.T) {
 	}
 }
 
-func slowNameAt(second, start int64, ours, others []Tenure) string {
+func slowNameAt(second, start int64, ours, others []pool.Tenure) string {
 	if second >= start {
 		return "Denali"
 	}
@@ -149,7 +151,7 @@ func slowNameAt(second, start int64, ours, others []Tenure) string {
 		// It is before t: between t and another one?
 		free, between := true, false
 		for _, before := range slices.Concat(ours, others) {
-			used := slices.ContainsFunc(others, func(o Tenure) bool { return o == before }) || firstSecond(before.From) <= before.To.Unix()
+			used := slices.ContainsFunc(others, func(o pool.Tenure) bool { return o == before }) || firstSecond(before.From) <= before.To.Unix()
 			if before.Name == "Denali" && before.From.Before(t.From) && used {
 				free, between = free && before.To.Unix() < second, true
 			}
@@ -162,7 +164,7 @@ func slowNameAt(second, start int64, ours, others []Tenure) string {
 }
 
 func BenchmarkNameAt(b *testing.B) {
-	c := claimAfter("Denali", time.Hour, at(1000), nil, []Tenure{tenure("Denali", 500, 600)})
+	c := claimAfter("Denali", time.Hour, at(1000), nil, []pool.Tenure{tenure("Denali", 500, 600)})
 	for _, second := range []int64{2000, 550} {
 		b.Run(fmt.Sprint(second), func(b *testing.B) {
 			for b.Loop() {
@@ -173,7 +175,7 @@ func BenchmarkNameAt(b *testing.B) {
 }
 
 // claimAfter returns a claim whose tenure began at from, after earlier ones.
-func claimAfter(name string, valid time.Duration, from time.Time, ours, others []Tenure) *Claim {
+func claimAfter(name string, valid time.Duration, from time.Time, ours, others []pool.Tenure) *Claim {
 	spans := make([]span, len(ours))
 	for i, t := range ours {
 		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}

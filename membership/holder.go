@@ -14,18 +14,15 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
-// The rhythm of a holder. A claim may be used for two thirds of the TTL after the request that
-// made or renewed it was sent; the rest is left for clocks that disagree, and for keeping clear
-// of a successor.
+// The rhythm of a holder.
 const (
 	maxRenewEvery = 2500 * time.Millisecond // or TTL/6
 	releaseTime   = 2 * time.Second         // for two requests
 	waitAtMost    = time.Minute             // and up to as much again: then a waiting holder asks without having been told of a free name
 )
-
-func horizonShare(ttl time.Duration) time.Duration { return ttl * 2 / 3 }
 
 // A Holder claims a name, keeps it, and claims another when it is lost.
 //
@@ -75,7 +72,7 @@ func NewHolder(c *etcd.Client, cfg Config, state *StateDir, log *slog.Logger) (*
 		if err != nil {
 			return nil, fmt.Errorf("find the host name to be our owner: %w", err)
 		}
-		cfg.Owner = showOwner(host)
+		cfg.Owner = pool.ShowOwner(host)
 	}
 	return newHolder(storeOf(c, cfg), cfg, state, boottime, log), nil
 }
@@ -148,7 +145,7 @@ func (h *Holder) Run(ctx context.Context) error {
 // extend moves the horizon of held as far as the last renewal allows, if the claim may be used at
 // all by now. It returns whether that ended a suspension.
 func (h *Holder) extend(held *tenancy) (resumed bool) {
-	resumed = h.now() >= held.usableFrom() && held.extendTo(held.sent+horizonShare(held.ttl))
+	resumed = h.now() >= held.usableFrom() && held.extendTo(held.sent+pool.HorizonShare(held.ttl))
 	if left := held.Left(); left > 0 {
 		h.atHorizon.Reset(left)
 	}
@@ -178,7 +175,7 @@ func (h *Holder) release(ctx context.Context) {
 			if err := await(ctx, saved); err != nil {
 				return fmt.Errorf("save the own tenures: %w", err)
 			}
-			return h.store.release(ctx, c, h.held.tenure.end(until, released))
+			return h.store.release(ctx, c, h.held.tenure.End(until, pool.Released))
 		})
 	}
 	if revoked := h.within(ctx, releaseTime/2, h.revoke); revoked == nil {

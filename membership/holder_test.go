@@ -24,6 +24,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // race starts n holders at once and returns the names that they got, sorted by
@@ -195,7 +196,7 @@ func TestEtcdIsWiped(t *testing.T) {
 	if got := h.Stats().Losses; got[DataLoss] != 1 {
 		t.Errorf("losses: got %v, want 1 data_loss", got)
 	}
-	if resp, err := client.Get(t.Context(), markerKey(cfg.Pool)); err != nil || len(resp.Kvs) != 1 || resp.Kvs[0].Lease == 0 {
+	if resp, err := client.Get(t.Context(), pool.MarkerKey(cfg.Pool)); err != nil || len(resp.Kvs) != 1 || resp.Kvs[0].Lease == 0 {
 		t.Errorf("marker: got %v, %v; want one under a lease", resp, err)
 	}
 	h.held(t)
@@ -482,7 +483,7 @@ func TestTurnsOfALongList(t *testing.T) {
 	cfg := testConfig(t, PrefixedNumerics("web-", 400)...)
 	lease := newLease(t, client)
 	for _, name := range append(PrefixedNumerics("web-", 5), "web-7") {
-		if _, err := client.Put(t.Context(), namesKey(cfg.Pool)+name, "marge", clientv3.WithLease(lease)); err != nil {
+		if _, err := client.Put(t.Context(), pool.NamesKey(cfg.Pool)+name, "marge", clientv3.WithLease(lease)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // keep renews held until it is lost, or ctx ends.
@@ -76,7 +78,7 @@ func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Sec
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.recordEnd(held.tenure.end(until, string(loss)), h.endOwn(h.held.tenure, until))
+	h.recordEnd(held.tenure.End(until, string(loss)), h.endOwn(h.held.tenure, until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
@@ -123,7 +125,7 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	until := h.usedUntil(held.Claim)
 	h.ownTenures.end(held.tenure, until)
 	saved := h.remember(memory{Pool: h.cfg.Pool})
-	ended := held.tenure.end(until, released)
+	ended := held.tenure.End(until, pool.Released)
 	err := h.request(ctx, func(ctx context.Context) error {
 		if err := await(ctx, saved); err != nil {
 			return err

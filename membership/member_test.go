@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 func newLease(t *testing.T, c *etcd.Client) clientv3.LeaseID {
@@ -78,7 +79,7 @@ func TestJoinErrors(t *testing.T) {
 // longestLadder returns the rungs of a restart with a memory, and names more.
 func longestLadder(s *store, names int) []rung {
 	own := &memory{Name: "web-1", Lease: 4711, Revision: 1, Record: "1795386417123-1267"}
-	return append(s.rungsOf(own), ifAnyFree(PrefixedNumerics("web-", names), namesKey(s.cfg.Pool))...)
+	return append(s.rungsOf(own), ifAnyFree(PrefixedNumerics("web-", names), pool.NamesKey(s.cfg.Pool))...)
 }
 
 // etcd takes the longest ladder that a Holder sends, and not one more rung.
@@ -98,7 +99,7 @@ func TestLadderFitsIntoATransaction(t *testing.T) {
 
 // same says whether two outcomes are of one claim.
 func same(a, b claimed) bool {
-	return a.name == b.name && a.key == b.key && a.revision == b.revision && a.takenOver == b.takenOver && a.tenure.id == b.tenure.id
+	return a.name == b.name && a.key == b.key && a.revision == b.revision && a.takenOver == b.takenOver && a.tenure.ID == b.tenure.ID
 }
 
 // A lease has one name, however often its claim is sent.
@@ -115,7 +116,7 @@ func TestOneLeaseOneName(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, name := range names[1:] { // and all others are taken
-			if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, "marge"); err != nil {
+			if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+name, "marge"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -150,7 +151,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
-	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.id, here: true}
+	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.ID, here: true}
 	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
@@ -165,7 +166,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 		cfg := testConfig(t, names...)
 		cfg.Pool += fmt.Sprint(len(names))
 		for _, name := range names {
-			if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, "marge"); err != nil {
+			if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+name, "marge"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -173,7 +174,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}
-		if _, err := c.Delete(t.Context(), namesKey(cfg.Pool)+names[0]); err != nil {
+		if _, err := c.Delete(t.Context(), pool.NamesKey(cfg.Pool)+names[0]); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // ownState is what a holder remembers, and a restart will. Run's goroutine owns it.
@@ -35,7 +37,7 @@ func (o *ownState) recall(cfg Config) {
 		return
 	}
 	o.own = m
-	if m.Record != "" && !m.copied && tenures.find(Tenure{Name: m.Name, id: m.Record}) == nil { // killed before it was written
+	if m.Record != "" && !m.copied && tenures.find(pool.Tenure{Name: m.Name, ID: m.Record}) == nil { // killed before it was written
 		o.ownTenures = append(tenures, ownTenure{Name: m.Name, Record: m.Record, Start: m.Start, Elsewhere: !m.here})
 	}
 }
@@ -49,7 +51,7 @@ func (o *ownState) remember(m memory) (saved <-chan struct{}) {
 
 // endOwn ends our tenure t, which is over. It must be saved before etcd is told: a
 // process that comes after must not take more for ours than others can read there.
-func (o *ownState) endOwn(t Tenure, to time.Time) (saved <-chan struct{}) {
+func (o *ownState) endOwn(t pool.Tenure, to time.Time) (saved <-chan struct{}) {
 	o.ownTenures.end(t, to)
 	return o.saver.save(o.memory, o.ownTenures)
 }

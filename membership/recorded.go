@@ -6,46 +6,29 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
-
-// earlierTenures is how many of a name's tenures a claim looks back on: a line
-// that is older than these has no name.
-const earlierTenures = 256
-
-func (s *store) recordKey(t Tenure) string {
-	return tenuresKey(s.cfg.Pool) + t.Name + "/" + t.id
-}
-
-// lastTenures is where the last tenures of name are.
-func lastTenures(pool, name string) keySpan {
-	s := under(tenuresKey(pool) + name + "/")
-	s.limit, s.last, s.by = earlierTenures, true, clientv3.SortByCreateRevision
-	return s
-}
 
 // tenures returns the last tenures of name, in the order of time; cut says that there were
 // more before. Any goroutine may call it.
-func (s *store) tenures(ctx context.Context, name string) (ts []Tenure, cut bool, err error) {
-	page, err := reader(s.client.Do).page(ctx, lastTenures(s.cfg.Pool, name))
-	if err != nil {
-		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
-	}
-	return readTenures(page.kvs, tenuresKey(s.cfg.Pool)), page.more, nil
+func (s *store) tenures(ctx context.Context, name string) (ts []pool.Tenure, cut bool, err error) {
+	return pool.Reader(s.client.Do).LastTenures(ctx, s.cfg.Pool, name)
 }
 
 // endOp is the operation that records the end of t, if the record is as it was
 // when we wrote or read it, and more holds.
-func (s *store) endOp(t Tenure, more ...clientv3.Cmp) clientv3.Op {
-	key := s.recordKey(t)
+func (s *store) endOp(t pool.Tenure, more ...clientv3.Cmp) clientv3.Op {
+	key := t.Key(s.cfg.Pool)
 	return clientv3.OpTxn(
-		append(more, clientv3.Compare(clientv3.ModRevision(key), "=", t.revision)),
-		[]clientv3.Op{clientv3.OpPut(key, t.value())}, nil)
+		append(more, clientv3.Compare(clientv3.ModRevision(key), "=", t.Revision)),
+		[]clientv3.Op{clientv3.OpPut(key, t.Value())}, nil)
 }
 
 // recordEnd records the end of a tenure, unless its record was written to since it was
 // read. The end of another's is only for the name's holder to write: by is its claim, or nil
 // if the tenure was our own. Any goroutine may call it.
-func (s *store) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
+func (s *store) recordEnd(ctx context.Context, t pool.Tenure, by *Claim) error {
 	var more []clientv3.Cmp
 	if by != nil {
 		more = stands(by.key, by.revision, by.lease)
@@ -59,9 +42,9 @@ func (s *store) recordEnd(ctx context.Context, t Tenure, by *Claim) error {
 // release deletes the name of c and records the end of its tenure as one: nobody sees the
 // name free and its tenure lasting, or the other way round. Each is left as it is if it is
 // not ours any more.
-func (s *store) release(ctx context.Context, c *Claim, t Tenure) error {
+func (s *store) release(ctx context.Context, c *Claim, t pool.Tenure) error {
 	ops := []clientv3.Op{clientv3.OpTxn(stands(c.key, c.revision, c.lease), []clientv3.Op{clientv3.OpDelete(c.key)}, nil)}
-	if t.id != "" {
+	if t.ID != "" {
 		ops = append(ops, s.endOp(t))
 	}
 	if _, err := s.client.Txn(ctx).Then(ops...).Commit(); err != nil {
@@ -74,7 +57,7 @@ func (s *store) release(ctx context.Context, c *Claim, t Tenure) error {
 // ones beyond tenuresPerName, some at a time: the next claim goes on. Any goroutine may call
 // it.
 func (s *store) prune(ctx context.Context, name string, before time.Time) error {
-	all := tenuresKey(s.cfg.Pool) + name + "/"
+	all := pool.TenuresKey(s.cfg.Pool) + name + "/"
 	resp, err := s.client.Txn(ctx).Then(
 		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend), clientv3.WithLimit(prunedAtOnce)),
 		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly()),
@@ -85,8 +68,8 @@ func (s *store) prune(ctx context.Context, name string, before time.Time) error 
 	over := resp.Responses[1].GetResponseRange().Count - tenuresPerName
 	var deletes []clientv3.Op
 	for i, kv := range resp.Responses[0].GetResponseRange().Kvs {
-		t, ok := readTenure(kv, tenuresKey(s.cfg.Pool))
-		if old := !ok || !t.open() && t.To.Before(before); !old && int64(i) >= over {
+		t, ok := pool.ReadTenure(s.cfg.Pool, kv)
+		if old := !ok || !t.Open() && t.To.Before(before); !old && int64(i) >= over {
 			break
 		}
 		deletes = append(deletes, clientv3.OpDelete(string(kv.Key)))
@@ -100,4 +83,9 @@ func (s *store) prune(ctx context.Context, name string, before time.Time) error 
 	return nil
 }
 
-const prunedAtOnce = 120
+// The bounds of what is kept of a name's past.
+const (
+	tenuresKept    = 90 * 24 * time.Hour
+	tenuresPerName = 1000
+	prunedAtOnce   = 120
+)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // Records are what must be written about tenures: their ends, and what is pruned. One worker does
@@ -100,8 +102,8 @@ func (r *records) do(ctx context.Context, j *job) (over bool) {
 const firstWord = 2 * maxRenewEvery
 
 // recordEnd arranges for the end of one of our own tenures to be written, once it is saved.
-func (h *Holder) recordEnd(t Tenure, saved <-chan struct{}) {
-	if t.id != "" {
+func (h *Holder) recordEnd(t pool.Tenure, saved <-chan struct{}) {
+	if t.ID != "" {
 		h.records.add(job{name: t.Name, do: func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return err
@@ -136,10 +138,10 @@ func (h *Holder) tidy(held *tenancy) {
 // keptSince returns the time before which a name's tenures are too old to keep. Our clock alone
 // does not decide: two other hosts must have claimed the name that much later. The zero time is
 // before everything.
-func keptSince(earlier []Tenure, owner string, now time.Time) time.Time {
+func keptSince(earlier []pool.Tenure, owner string, now time.Time) time.Time {
 	latest := make(map[string]time.Time)
 	for _, t := range earlier {
-		if t.Owner != owner && !t.inFuture(now) && t.From.After(latest[t.Owner]) {
+		if t.Owner != owner && !t.InFuture(now) && t.From.After(latest[t.Owner]) {
 			latest[t.Owner] = t.From
 		}
 	}
@@ -153,22 +155,22 @@ func keptSince(earlier []Tenure, owner string, now time.Time) time.Time {
 // ends returns the tenures before t that have no end on record, with the latest
 // that they can have had: our start, of one that surely ran out before; or else a
 // TTL after their successor's, who may have waited in vain, or our first use.
-func (t *tenancy) ends() (ends []Tenure) {
+func (t *tenancy) ends() (ends []pool.Tenure) {
 	began := t.answered.Add(t.unused())
 	if t.goesOn {
 		began = time.Unix(t.start, 0)
 	}
-	for i, closed := range closeByNext(append(slices.Clone(t.earlier), t.tenure)) {
-		if i == len(t.earlier) || !t.earlier[i].open() {
+	for i, closed := range pool.CloseByNext(append(slices.Clone(t.earlier), t.tenure)) {
+		if i == len(t.earlier) || !t.earlier[i].Open() {
 			continue
 		}
-		doubted := slices.ContainsFunc(t.doubts, func(d doubt) bool { return d.record == closed.id })
+		doubted := slices.ContainsFunc(t.doubts, func(d doubt) bool { return d.record == closed.ID })
 		if i+1 < len(t.earlier) || doubted || t.goesOn {
-			to := closed.To.Add(cmp.Or(closed.ttl, t.ttl))
+			to := closed.To.Add(cmp.Or(closed.TTL, t.ttl))
 			if to.After(began) {
 				to = began
 			}
-			closed = closed.end(to, closed.Ended)
+			closed = closed.End(to, closed.Ended)
 		}
 		ends = append(ends, closed)
 	}

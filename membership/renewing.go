@@ -12,6 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // errAsked is the error of a renewal that found the wish for our name.
@@ -64,7 +66,7 @@ func (s *store) look(ctx context.Context, c *Claim) error {
 // stands there.
 func (s *store) isAsked(ctx context.Context, c *Claim) bool {
 	resp, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.Value(releasedKey(s.cfg.Pool)+c.name), "=", leaseHex(c.lease))).
+		If(clientv3.Compare(clientv3.Value(pool.ReleasedKey(s.cfg.Pool)+c.name), "=", pool.LeaseHex(c.lease))).
 		Commit()
 	return err == nil && resp.Succeeded
 }

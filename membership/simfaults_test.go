@@ -6,6 +6,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A fault is something that happens to one host, or to etcd. It draws all its
@@ -211,7 +213,7 @@ var handFaults = []fault{
 }
 
 func (s *simulation) deleted(name string) {
-	s.etcd.byHand(namesKey(s.cfg.Pool)+name, "", true)
+	s.etcd.byHand(pool.NamesKey(s.cfg.Pool)+name, "", true)
 }
 
 // unseen returns for how long a holder may go on with a name that was taken
@@ -221,7 +223,7 @@ func (s *simulation) unseen() time.Duration {
 	if s.quiet {
 		return min(s.cfg.TTL/6, maxRenewEvery)*102/100 + 50*time.Millisecond
 	}
-	return horizonShare(s.cfg.TTL) * 103 / 100
+	return pool.HorizonShare(s.cfg.TTL) * 103 / 100
 }
 
 // What makes etcd lose data.
@@ -235,25 +237,25 @@ var lossFaults = []fault{
 var recordFaults = []fault{
 	{"a record of the future", func(s *simulation, h *host) {
 		from := time.Now().Add(time.Minute + s.upTo(24*365*time.Hour))
-		r := Tenure{Name: s.cfg.Names[s.rand.IntN(len(s.cfg.Names))], Owner: "somebody", Lease: 1, From: from}
+		r := pool.Tenure{Name: s.cfg.Names[s.rand.IntN(len(s.cfg.Names))], Owner: "somebody", Lease: 1, From: from}
 		if s.rand.IntN(2) == 0 {
-			r = r.end(from.Add(time.Hour), released)
+			r = r.End(from.Add(time.Hour), pool.Released)
 		}
 		s.judge.mu.Lock()
 		s.judge.may(who{}, r.Name, from.Add(time.Hour)) // when that time has come
 		s.judge.mu.Unlock()
-		s.etcd.byHand(tenuresKey(s.cfg.Pool)+r.Name+"/"+recordID(from, 1), r.value(), false)
+		s.etcd.byHand(pool.TenuresKey(s.cfg.Pool)+r.Name+"/"+pool.RecordID(from, 1), r.Value(), false)
 	}},
 	{"a record that is none", func(s *simulation, h *host) {
 		name := s.cfg.Names[s.rand.IntN(len(s.cfg.Names))]
-		s.etcd.byHand(tenuresKey(s.cfg.Pool)+name+"/"+recordID(time.Now(), 2), "{", false)
+		s.etcd.byHand(pool.TenuresKey(s.cfg.Pool)+name+"/"+pool.RecordID(time.Now(), 2), "{", false)
 	}},
 	{"a key that is no name", func(s *simulation, h *host) {
 		if c := h.process.holder.claim.Load(); c != nil {
 			s.etcd.do(func() {
 				if s.etcd.leases[int64(c.lease)] != nil {
 					s.etcd.revision++
-					s.etcd.write(&pb.PutRequest{Key: []byte(namesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.lease)})
+					s.etcd.write(&pb.PutRequest{Key: []byte(pool.NamesKey(s.cfg.Pool) + "evil-" + h.name), Value: []byte(h.name), Lease: int64(c.lease)})
 				}
 			})
 		}

@@ -9,6 +9,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A judge sees all processes at once, and says whether ever two claims on one
@@ -175,12 +177,12 @@ func (j *judge) seen(p *process, c *Claim) {
 	// A tenure without an end on record may have lasted until its successor, who comes
 	// a TTL later, has waited for another.
 	now, ttl := time.Now(), j.sim.cfg.TTL
-	j.may(who{p.host, p.place}, c.name, now.Add(max(c.Left(), 0)+2*ttl+clocksApart+time.Second))
+	j.may(who{p.host, p.place}, c.name, now.Add(max(c.Left(), 0)+2*ttl+pool.ClocksApart+time.Second))
 	if _, known := j.first[c]; !known {
 		j.first[c] = j.sim.now()
-		j.may(who{}, c.name, now.Add(clocksApart)) // by a slower clock
+		j.may(who{}, c.name, now.Add(pool.ClocksApart)) // by a slower clock
 		if !c.Valid() {
-			j.may(who{}, c.name, now.Add(ttl+clocksApart+time.Second)) // it is doubted
+			j.may(who{}, c.name, now.Add(ttl+pool.ClocksApart+time.Second)) // it is doubted
 		}
 		knows := p.losses > 0 && j.sim.now()-p.lossSeen < j.sim.cfg.TTL*9/10
 		j.cautious[c] = p.cautious.Load() || knows
@@ -323,7 +325,7 @@ func (j *judge) violation(format string, args ...any) {
 // are to be cautious, and that a process has one name at most.
 func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
 	m := j.sim.etcd
-	prefix := namesKey(j.sim.cfg.Pool)
+	prefix := pool.NamesKey(j.sim.cfg.Pool)
 	l := m.leases[kv.Lease]
 	isName := func(key string) bool {
 		name, ok := strings.CutPrefix(key, prefix)
@@ -336,7 +338,7 @@ func (j *judge) wrote(old, kv *mvccpb.KeyValue) {
 	j.order[tenureKey{clientv3.LeaseID(kv.Lease), kv.CreateRevision}] = len(j.order) + 1
 	j.mu.Unlock()
 	p := l.by
-	_, marked := m.keys[markerKey(j.sim.cfg.Pool)]
+	_, marked := m.keys[pool.MarkerKey(j.sim.cfg.Pool)]
 	takenOver := false
 	if old != nil {
 		before := m.leases[old.Lease]

@@ -39,7 +39,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "2 names in etcd", ""},
 		{"a claim that is made again is not read back", planted.Edit{
 			File: "membership/claiming.go",
-			Old:  "If(clientv3.Compare(clientv3.LeaseValue(namesKey(s.cfg.Pool)), \"!=\", under.id).WithPrefix()).",
+			Old:  "If(clientv3.Compare(clientv3.LeaseValue(pool.NamesKey(s.cfg.Pool)), \"!=\", under.id).WithPrefix()).",
 			New:  "If().",
 		}, "2 names in etcd", ""},
 		{"the own key is not read", planted.Edit{
@@ -54,7 +54,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "two valid claims", ""},
 		{"one leader is taken for another", planted.Edit{
 			File: "membership/succession.go",
-			Old:  "err == nil && t.term != 0 && t.term == got.term",
+			Old:  "err == nil && t.Term != 0 && t.Term == got.term",
 			New:  "err == nil",
 		}, "two valid claims", ""},
 		{"an end that the heir wrote is taken for the last holder's", planted.Edit{
@@ -79,13 +79,13 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "names a line", "TestNextHolderEndsInVain"},
 		{"an hour after a crash is nobody's", planted.Edit{
 			File: "membership/succession.go",
-			Old:  "from.Add(margin(cmp.Or(t.ttl, held.ttl)))",
-			New:  "from.Add(0*cmp.Or(t.ttl, held.ttl) + time.Hour)",
+			Old:  "from.Add(margin(cmp.Or(t.TTL, held.ttl)))",
+			New:  "from.Add(0*cmp.Or(t.TTL, held.ttl) + time.Hour)",
 		}, "drops a line", ""},
 		{"what was our own at another boot is taken for over", planted.Edit{
 			File: "membership/succession.go",
-			Old:  "!t.open() || own != nil && !own.Elsewhere",
-			New:  "!t.open() || own != nil",
+			Old:  "!t.Open() || own != nil && !own.Elsewhere",
+			New:  "!t.Open() || own != nil",
 		}, "two valid claims", "TestCloneOfAHostThatIsCutOff"},
 		{"a copied state directory proves a claim", planted.Edit{
 			File: "membership/acquire.go",

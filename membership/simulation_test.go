@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 var (
@@ -321,7 +323,7 @@ func (s *simulation) checkStates() (waiting int) {
 func (s *simulation) freeNames() (free int) {
 	s.etcd.do(func() {
 		for _, name := range s.cfg.Names {
-			if s.etcd.keys[namesKey(s.cfg.Pool)+name] == nil {
+			if s.etcd.keys[pool.NamesKey(s.cfg.Pool)+name] == nil {
 				free++
 			}
 		}

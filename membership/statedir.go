@@ -8,13 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // ErrLocked is the error of OpenStateDir when another process uses the directory.
@@ -60,13 +61,11 @@ type memory struct {
 // goesOn returns the start and the record of the tenure t, which begins by taking over m: those
 // from before if m was written during this boot. During another boot, it may have been another
 // machine's.
-func (m *memory) goesOn(t Tenure) (from time.Time, id string) {
-	part := recordKeyForm.FindStringSubmatch(m.Name + "/" + m.Record)
-	if !m.here || part == nil {
-		return t.From, t.id
+func (m *memory) goesOn(t pool.Tenure) (from time.Time, id string) {
+	if from, ok := pool.StartOf(m.Name, m.Record); ok && m.here {
+		return from, m.Record
 	}
-	milli, _ := strconv.ParseInt(m.Record[:13], 10, 64) // 13 digits
-	return time.UnixMilli(milli), m.Record
+	return t.From, t.ID
 }
 
 // saved is the file of the state.
@@ -134,9 +133,9 @@ func (s *StateDir) Dir() string { return s.dir.Path() }
 // Close unlocks the directory.
 func (s *StateDir) Close() error { return errors.Join(s.lock.Close(), s.dir.Close()) }
 
-// load returns what was saved last, nil if there is nothing, and the own tenures in pool. Those of
+// load returns what was saved last, nil if there is nothing, and the own tenures in a pool. Those of
 // another pool, or of a directory that was copied, are not ours.
-func (s *StateDir) load(pool string) (*memory, ownTenures, error) {
+func (s *StateDir) load(in string) (*memory, ownTenures, error) {
 	data, err := s.dir.ReadFile(memoryFile, maxStateFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
@@ -150,10 +149,10 @@ func (s *StateDir) load(pool string) (*memory, ownTenures, error) {
 	}
 	f.here = f.Place == s.place && f.Place.Boot != ""
 	f.copied = f.Place.Inode != s.place.Inode
-	if f.Pool != pool || f.copied {
+	if f.Pool != in || f.copied {
 		f.Tenures = nil
 	}
-	own := slices.DeleteFunc(f.Tenures, func(t ownTenure) bool { return !isName(t.Name) })
+	own := slices.DeleteFunc(f.Tenures, func(t ownTenure) bool { return !pool.IsName(t.Name) })
 	for i := range own {
 		own[i].Elsewhere = own[i].Elsewhere || own[i].End == 0 && !f.here
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 func TestStateRemembers(t *testing.T) {
@@ -201,9 +203,9 @@ func FuzzStateDir(f *testing.F) {
 			t.Errorf("%q is taken for our name", h.own.Name)
 		}
 		if h.own != nil {
-			h.own.goesOn(Tenure{Name: h.own.Name})
+			h.own.goesOn(pool.Tenure{Name: h.own.Name})
 		}
-		newHistory(100, "Denali", h.ownTenures.spans(Tenure{}), h.ownTenures.others(nil), false).before(50, "Denali")
+		newHistory(100, "Denali", h.ownTenures.spans(pool.Tenure{}), h.ownTenures.others(nil), false).before(50, "Denali")
 		if err := s.save(saved{h.memory, h.ownTenures}); err != nil {
 			t.Errorf("what was read cannot be saved: %v", err)
 		}

@@ -11,23 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
-
-// How a pool lies in etcd:
-//
-//	/prefixproxy/<pool>/names/<name>                   the owner, under the lease of the claim
-//	/prefixproxy/<pool>/tenures/<name>/<start>-<lease>  a record: see there
-//	/prefixproxy/<pool>/waiting/<lease>                the owner of a host that finds no free name, under that lease
-//	/prefixproxy/<pool>/waiting/<lease>/since          since when, in RFC 3339
-//	/prefixproxy/<pool>/released/<name>                the lease that is asked to let go, under a lease of one TTL
-//	/prefixproxy/<pool>/data_loss                      who saw it, under a lease of one TTL
-
-func poolKey(pool string) string     { return "/prefixproxy/" + pool + "/" }
-func namesKey(pool string) string    { return poolKey(pool) + "names/" }
-func tenuresKey(pool string) string  { return poolKey(pool) + "tenures/" }
-func waitingKey(pool string) string  { return poolKey(pool) + "waiting/" }
-func releasedKey(pool string) string { return poolKey(pool) + "released/" }
-func markerKey(pool string) string   { return poolKey(pool) + "data_loss" }
 
 // A route is a store's way to one member after the other: a *etcd.Client.
 type route interface {
@@ -133,7 +118,7 @@ func (s *store) mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	resp, err := s.client.Put(ctx, markerKey(s.cfg.Pool), s.cfg.Owner, clientv3.WithLease(its.id))
+	resp, err := s.client.Put(ctx, pool.MarkerKey(s.cfg.Pool), s.cfg.Owner, clientv3.WithLease(its.id))
 	if err != nil {
 		return fmt.Errorf("mark the pool: %w", err)
 	}

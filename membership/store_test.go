@@ -3,8 +3,6 @@ package membership
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,30 +23,6 @@ func TestIsOld(t *testing.T) {
 		if got := isOld(version); got != want {
 			t.Errorf("etcd %s: got %v, want %v", version, got, want)
 		}
-	}
-}
-
-// What others write to etcd is checked before it is shown. A name that the list
-// has no more comes last.
-func TestLook(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t)
-	for name, owner := range map[string]string{"MtLogan": "marge", "Denali": "\x1b[2J", "Nowhere": "bart", "no name": "evil"} {
-		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, owner); err != nil {
-			t.Fatal(err)
-		}
-	}
-	held, err := look(t, c, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, h := range held {
-		got = append(got, fmt.Sprintf("%s: %s (%v)", h.Name, h.Owner, h.Listed))
-	}
-	if want := []string{`Denali: "\x1b[2J" (true)`, "MtLogan: marge (true)", "Nowhere: bart (false)"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

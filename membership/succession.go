@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A name is free when its key is gone. Whether its last holder has stopped using it is another
@@ -75,19 +77,19 @@ func (t *tenancy) isShared(now time.Duration) bool {
 const electionAtLeast = 500 * time.Millisecond
 
 // unended returns which of the tenures before got may still be in use.
-func (h *Holder) unended(ctx context.Context, got claimed) []Tenure {
-	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t Tenure) bool {
+func (h *Holder) unended(ctx context.Context, got claimed) []pool.Tenure {
+	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t pool.Tenure) bool {
 		own := h.ownTenures.find(t)
-		return !t.open() || own != nil && !own.Elsewhere
+		return !t.Open() || own != nil && !own.Elsewhere
 	})
 	if len(open) == 0 {
 		return nil
 	}
 	err := h.request(ctx, func(ctx context.Context) (err error) {
-		open = slices.DeleteFunc(open, func(t Tenure) (out bool) {
+		open = slices.DeleteFunc(open, func(t pool.Tenure) (out bool) {
 			// Whatever freed the name came before the claim, and so at the latest in its
 			// term.
-			if err == nil && t.term != 0 && t.term == got.term {
+			if err == nil && t.Term != 0 && t.Term == got.term {
 				out, err = h.store.isGone(ctx, t.Lease)
 			}
 			return out
@@ -104,11 +106,11 @@ func (h *Holder) unended(ctx context.Context, got claimed) []Tenure {
 // belong.
 func (h *Holder) date(held *tenancy) {
 	from, now := held.answered.Add(held.unused()), h.wall()
-	others := slices.DeleteFunc(h.ownTenures.others(held.earlier), func(t Tenure) bool { return t.inFuture(now) })
+	others := slices.DeleteFunc(h.ownTenures.others(held.earlier), func(t pool.Tenure) bool { return t.InFuture(now) })
 	held.start = firstSecond(from)
 	for _, t := range others {
-		if t.open() {
-			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.ttl, held.ttl)))))
+		if t.Open() {
+			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.TTL, held.ttl)))))
 		} else {
 			held.start = max(held.start, t.To.Unix()+1)
 		}
@@ -125,7 +127,7 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	if !slices.ContainsFunc(held.doubts, func(d doubt) bool { return d.record != "" }) {
 		return
 	}
-	var ts []Tenure
+	var ts []pool.Tenure
 	err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) (err error) {
 		ts, _, err = h.store.tenures(ctx, held.name)
 		return err
@@ -134,12 +136,12 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 		return // the next renewal comes soon
 	}
 	doubts := len(held.doubts)
-	for _, t := range slices.DeleteFunc(ts, Tenure.open) {
-		known := func(before Tenure) bool { return before.id == t.id }
+	for _, t := range slices.DeleteFunc(ts, pool.Tenure.Open) {
+		known := func(before pool.Tenure) bool { return before.ID == t.ID }
 		if i := slices.IndexFunc(held.earlier, known); i >= 0 {
 			held.earlier[i] = t
 		}
-		held.doubts = slices.DeleteFunc(held.doubts, func(d doubt) bool { return d.record == t.id })
+		held.doubts = slices.DeleteFunc(held.doubts, func(d doubt) bool { return d.record == t.ID })
 	}
 	if len(held.doubts) == doubts {
 		return

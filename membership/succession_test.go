@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A name is free, and its last holder may be there still or not: when does the
@@ -19,7 +21,7 @@ func TestSuccession(t *testing.T) {
 		least, most time.Duration // from the next one's claim to its use
 		reason      string        // recorded of the last one
 	}{
-		{"released", func(s *simulation, last *host) { last.quit() }, 0, 0, released},
+		{"released", func(s *simulation, last *host) { last.quit() }, 0, 0, pool.Released},
 		{"killed, and one leader counted its time", func(s *simulation, last *host) { last.kill() }, 0, time.Second, string(Expired)},
 		{"killed, and etcd's leader has changed", func(s *simulation, last *host) {
 			s.newLeader()
@@ -32,7 +34,7 @@ func TestSuccession(t *testing.T) {
 			s.deleted("Denali")
 		}, simTTL, simTTL + renewal, string(Expired)},
 		{"its key was overwritten, and freed", func(s *simulation, last *host) {
-			s.etcd.byHand(namesKey(s.cfg.Pool)+"Denali", "marge", false)
+			s.etcd.byHand(pool.NamesKey(s.cfg.Pool)+"Denali", "marge", false)
 			s.deleted("Denali")
 		}, 0, 2*renewal + 200*time.Millisecond, string(Lost)},
 		{"a former leader had its lease revoked", func(s *simulation, last *host) {
@@ -78,9 +80,9 @@ func TestSuccession(t *testing.T) {
 				}
 
 				s.pause(2 * firstWord)
-				var ts []Tenure
+				var ts []pool.Tenure
 				s.etcd.do(func() {
-					ts = readTenures(s.etcd.match([]byte(tenuresKey(s.cfg.Pool)), []byte(tenuresKey(s.cfg.Pool)+"\xff")), tenuresKey(s.cfg.Pool))
+					ts = pool.ReadTenures(s.cfg.Pool, s.etcd.match([]byte(pool.TenuresKey(s.cfg.Pool)), []byte(pool.TenuresKey(s.cfg.Pool)+"\xff")))
 				})
 				if waited := test.least > 0; waited && ts[0].To.Unix() < used.Unix()-1 || ts[0].To.After(used) && !waited {
 					t.Errorf("the last one's end is %v after the claim, and the name was used %v after it", ts[0].To.Sub(claimed), used.Sub(claimed))

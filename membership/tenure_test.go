@@ -17,12 +17,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // recordsOf returns the records of name, in the order of time.
-func recordsOf(t *testing.T, c *etcd.Client, pool, name string) []*mvccpb.KeyValue {
+func recordsOf(t *testing.T, c *etcd.Client, in, name string) []*mvccpb.KeyValue {
 	t.Helper()
-	resp, err := c.Get(t.Context(), tenuresKey(pool)+name+"/", clientv3.WithPrefix())
+	resp, err := c.Get(t.Context(), pool.TenuresKey(in)+name+"/", clientv3.WithPrefix())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,29 +31,29 @@ func recordsOf(t *testing.T, c *etcd.Client, pool, name string) []*mvccpb.KeyVal
 }
 
 // awaitEnded waits until the n-th record of name has an end, and returns it.
-func awaitEnded(t *testing.T, c *etcd.Client, pool, name string, n int) Tenure {
+func awaitEnded(t *testing.T, c *etcd.Client, in, name string, n int) pool.Tenure {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	for resp := range c.Watch(ctx, tenuresKey(pool)+name+"/", clientv3.WithPrefix(), clientv3.WithRev(1)) {
+	for resp := range c.Watch(ctx, pool.TenuresKey(in)+name+"/", clientv3.WithPrefix(), clientv3.WithRev(1)) {
 		if err := resp.Err(); err != nil {
 			t.Fatal(err)
 		}
-		ts := readTenures(recordsOf(t, c, pool, name), tenuresKey(pool))
-		if len(ts) > n && !ts[n].open() {
+		ts := pool.ReadTenures(in, recordsOf(t, c, in, name))
+		if len(ts) > n && !ts[n].Open() {
 			return ts[n]
 		}
 	}
 	t.Fatalf("record %d of %s got no end", n, name)
-	return Tenure{}
+	return pool.Tenure{}
 }
 
 // putRecord writes the record of a tenure of another host.
-func putRecord(t *testing.T, c *etcd.Client, pool string, r Tenure) {
+func putRecord(t *testing.T, c *etcd.Client, in string, r pool.Tenure) {
 	t.Helper()
 	r.Owner, r.Lease = cmp.Or(r.Owner, "marge"), 4711
-	key := tenuresKey(pool) + r.Name + "/" + recordID(r.From, r.Lease)
-	if _, err := c.Put(t.Context(), key, r.value()); err != nil {
+	key := pool.TenuresKey(in) + r.Name + "/" + pool.RecordID(r.From, r.Lease)
+	if _, err := c.Put(t.Context(), key, r.Value()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -116,7 +117,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	check("while it lasts", map[string]string{})
 
 	// Name and record change as one: one revision has both.
-	watch := c.Watch(t.Context(), poolKey(cfg.Pool), clientv3.WithPrefix())
+	watch := c.Watch(t.Context(), pool.Key(cfg.Pool), clientv3.WithPrefix())
 	h.stop()
 	var events []string
 	for _, ev := range (<-watch).Events {
@@ -179,8 +180,8 @@ func TestSuccessorEndsTheRecordOfACrash(t *testing.T) {
 	}
 	startQuick(t, c, cfg).held(t)
 	got := awaitEnded(t, c, cfg.Pool, "Denali", 0)
-	next := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))[1]
-	if got.Ended != "expired" || !got.To.Equal(next.From) || !next.open() {
+	next := pool.ReadTenures(cfg.Pool, recordsOf(t, c, cfg.Pool, "Denali"))[1]
+	if got.Ended != "expired" || !got.To.Equal(next.From) || !next.Open() {
 		t.Errorf("ended: got %s at %v, want expired at %v, when the next one began", got.Ended, got.To, next.From)
 	}
 }
@@ -213,7 +214,7 @@ func TestTenureOfATakeOver(t *testing.T) {
 			cfg.OnStop = Release
 			second := start(t, c, cfg, newState(t, dir))
 			second.await(t, "a claim", func() bool { claim, _ := second.Current(); return claim != nil })
-			ts := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))
+			ts := pool.ReadTenures(cfg.Pool, recordsOf(t, c, cfg.Pool, "Denali"))
 			claim, _ := second.Current()
 			if want := map[bool]int{false: 1, true: 2}[copied]; len(ts) != want || ts[want-1].Lease != claim.lease {
 				t.Fatalf("records: got %+v, want %d, the last one under lease %x", ts, want, claim.lease)
@@ -228,7 +229,7 @@ func TestTenureOfATakeOver(t *testing.T) {
 			}
 			second.held(t) // that of a copy is used, and released, a TTL later
 			second.stop()
-			if got := awaitEnded(t, c, cfg.Pool, "Denali", len(ts)-1); got.Ended != released {
+			if got := awaitEnded(t, c, cfg.Pool, "Denali", len(ts)-1); got.Ended != pool.Released {
 				t.Errorf("ended: got %s, want release", got.Ended)
 			}
 		})
@@ -241,11 +242,11 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t, "Denali", "MtLogan")
-	cfg.TTL = 3 * clocksApart // a third of it is between a crash and its heir
+	cfg.TTL = 3 * pool.ClocksApart // a third of it is between a crash and its heir
 	now := time.Now()
 	hoursAgo := func(hours int) time.Time { return now.Add(-time.Duration(hours) * time.Hour).Truncate(time.Second) }
-	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(20), To: hoursAgo(19), Ended: released})
-	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: hoursAgo(10), term: termOf(t, c)}) // it crashed, and Denali was free since
+	putRecord(t, c, cfg.Pool, pool.Tenure{Name: "Denali", From: hoursAgo(20), To: hoursAgo(19), Ended: pool.Released})
+	putRecord(t, c, cfg.Pool, pool.Tenure{Name: "Denali", From: hoursAgo(10), Term: termOf(t, c)}) // it crashed, and Denali was free since
 
 	var clock atomic.Int64 // Unix seconds
 	clock.Store(now.Unix())
@@ -275,7 +276,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 
 	// Another host has Denali now: the restart gets MtLogan, and its lines of
 	// before are Denali's all the same.
-	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge"); err != nil {
+	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge"); err != nil {
 		t.Fatal(err)
 	}
 	clock.Add(100)
@@ -303,10 +304,10 @@ func TestOwnTenureAfterACrash(t *testing.T) {
 	if _, err := c.Revoke(t.Context(), claim.lease); err != nil {
 		t.Fatal(err)
 	}
-	ts := readTenures(recordsOf(t, c, cfg.Pool, "Denali"), tenuresKey(cfg.Pool))
+	ts := pool.ReadTenures(cfg.Pool, recordsOf(t, c, cfg.Pool, "Denali"))
 	crashed := ts[0].From
-	putRecord(t, c, cfg.Pool, Tenure{Name: "Denali", From: crashed.Add(time.Hour)})
-	if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+"Denali", "marge"); err != nil {
+	putRecord(t, c, cfg.Pool, pool.Tenure{Name: "Denali", From: crashed.Add(time.Hour)})
+	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge"); err != nil {
 		t.Fatal(err)
 	}
 
@@ -328,49 +329,49 @@ func TestPrune(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	day := 24 * time.Hour
 	now := time.Now()
-	of := func(pool string, now time.Time, owners ...string) { // tenures of a minute
+	of := func(in string, now time.Time, owners ...string) { // tenures of a minute
 		for i, owner := range owners {
 			from := now.Add(time.Duration(i-len(owners)) * time.Minute)
-			putRecord(t, c, pool, Tenure{Name: "Denali", Owner: owner, From: from, To: from.Add(time.Minute)})
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", Owner: owner, From: from, To: from.Add(time.Minute)})
 		}
 	}
 	for _, test := range []struct {
 		name  string
-		put   func(pool string)
+		put   func(in string)
 		ahead time.Duration // of the others' clocks
 		want  int           // records left, with that of the claim
 	}{
-		{"ended more than 90 days ago", func(pool string) {
-			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
-			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-100 * day)})
-			of(pool, now, "marge", "bart")
+		{"ended more than 90 days ago", func(in string) {
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-100 * day)})
+			of(in, now, "marge", "bart")
 		}, 0, 3},
-		{"only one other host was there since", func(pool string) {
-			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
-			of(pool, now, "marge", "marge")
+		{"only one other host was there since", func(in string) {
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			of(in, now, "marge", "marge")
 		}, 0, 4},
-		{"our clock is 100 days ahead", func(pool string) {
+		{"our clock is 100 days ahead", func(in string) {
 			for range 50 {
-				of(pool, now, "marge")
+				of(in, now, "marge")
 				now = now.Add(time.Second)
 			}
-			of(pool, now.Add(time.Second), "bart")
+			of(in, now.Add(time.Second), "bart")
 		}, 100 * day, 52},
-		{"began more than 90 days ago", func(pool string) {
-			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
-			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-80 * day)})
-			of(pool, now, "marge", "bart")
+		{"began more than 90 days ago", func(in string) {
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", From: now.Add(-120 * day), To: now.Add(-80 * day)})
+			of(in, now, "marge", "bart")
 		}, 0, 4},
-		{"of another name", func(pool string) {
-			putRecord(t, c, pool, Tenure{Name: "Denali2", From: now.Add(-200 * day), To: now.Add(-150 * day)})
-			putRecord(t, c, pool, Tenure{Name: "Denali", From: now.Add(-1 * day), To: now})
+		{"of another name", func(in string) {
+			putRecord(t, c, in, pool.Tenure{Name: "Denali2", From: now.Add(-200 * day), To: now.Add(-150 * day)})
+			putRecord(t, c, in, pool.Tenure{Name: "Denali", From: now.Add(-1 * day), To: now})
 		}, 0, 2},
-		{"more than 1000", func(pool string) {
+		{"more than 1000", func(in string) {
 			ops := make([]clientv3.Op, 0, 100)
 			for i := range 1100 {
-				r := Tenure{Name: "Denali", Owner: "marge", From: now.Add(time.Duration(i-1100) * time.Minute)}
-				r = r.end(r.From.Add(time.Second), released)
-				ops = append(ops, clientv3.OpPut(tenuresKey(pool)+"Denali/"+recordID(r.From, 4711), r.value()))
+				r := pool.Tenure{Name: "Denali", Owner: "marge", From: now.Add(time.Duration(i-1100) * time.Minute)}
+				r = r.End(r.From.Add(time.Second), pool.Released)
+				ops = append(ops, clientv3.OpPut(pool.TenuresKey(in)+"Denali/"+pool.RecordID(r.From, 4711), r.Value()))
 				if len(ops) == cap(ops) {
 					if _, err := c.Txn(t.Context()).Then(ops...).Commit(); err != nil {
 						t.Fatal(err)
@@ -401,7 +402,7 @@ func TestPrune(t *testing.T) {
 			if len(kvs) != test.want {
 				t.Errorf("records: got %d, want %d", len(kvs), test.want)
 			}
-			if last := kvs[len(kvs)-1]; string(last.Key) != s.recordKey(got.tenure) {
+			if last := kvs[len(kvs)-1]; string(last.Key) != got.tenure.Key(cfg.Pool) {
 				t.Errorf("the last record is %s, want our own", last.Key)
 			}
 		})
@@ -411,131 +412,10 @@ func TestPrune(t *testing.T) {
 // Where nothing is to be done, nothing is asked.
 func TestTidyIsIdle(t *testing.T) {
 	h := newHolder(nil, DefaultConfig(), nil, boottime, testLog(t))
-	h.tidy(&tenancy{Claim: &Claim{name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []Tenure{
-		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: released},
+	h.tidy(&tenancy{Claim: &Claim{name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []pool.Tenure{
+		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: pool.Released},
 	}})
 	if n := len(h.records.jobs); n != 0 {
 		t.Errorf("jobs: got %d, want none", n)
-	}
-}
-
-func TestReadTenure(t *testing.T) {
-	const key = "Denali/1795386417123-694d8a1c5e0f3a2b"
-	from := time.UnixMilli(1795386417123)
-	good := Tenure{Name: "Denali", Owner: "foo-ns31", Lease: 0x694d8a1c5e0f3a2b, From: from}
-	stamp := from.UTC().Format(recordTime)
-	ended := good.end(from.Add(time.Minute), released)
-	taken := good
-	taken.Lease = 0x1f
-	for _, test := range []struct {
-		name, key, value string
-		want             *Tenure
-	}{
-		{"lasting", key, good.value(), &good},
-		{"ended", key, ended.value(), &ended},
-		{"taken over", key, taken.value(), &taken},
-		{"without a lease", key, `{"owner":"foo-ns31","from":"` + stamp + `"}`, &good},
-		{"no JSON", key, `Denali`, nil},
-		{"an owner that would clear the screen", key, `{"owner":"\u001b[2J","from":"` + stamp + `"}`, nil},
-		{"an end before the start", key, `{"from":"` + stamp + `","to":"2020-01-01T00:00:00.000Z"}`, nil},
-		{"a reason without an end", key, `{"from":"` + stamp + `","ended":"release"}`, nil},
-		{"a reason that is no word", key, `{"from":"` + stamp + `","to":"` + stamp + `","ended":"<b>"}`, nil},
-		{"another start than its key", key, `{"from":"2020-01-01T00:00:00.000Z"}`, nil},
-		{"no time", key, `{"from":"today"}`, nil},
-		{"a lease that is none", key, `{"from":"` + stamp + `","lease":"xyz"}`, nil},
-		{"a name that is none", "De.nali/1795386417123-1", good.value(), nil},
-		{"a key without a start", "Denali", good.value(), nil},
-		{"a key with more", key + "/x", good.value(), nil},
-		{"too long", key, good.value() + strings.Repeat(" ", maxRecordBytes), nil},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got, ok := readTenure(&mvccpb.KeyValue{Key: []byte("/p/" + test.key), Value: []byte(test.value)}, "/p/")
-			if ok != (test.want != nil) {
-				t.Fatalf("got %+v, %v; want it read: %v", got, ok, test.want != nil)
-			}
-			if got.id = ""; ok && (!got.From.Equal(test.want.From) || !got.To.Equal(test.want.To) || got.value() != test.want.value() || got.Name != test.want.Name) {
-				t.Errorf("got %+v, want %+v", got, *test.want)
-			}
-		})
-	}
-}
-
-func TestTenuresForPeople(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t)
-	lease := newLease(t, c)
-	put := func(name string, from, to float64, lease clientv3.LeaseID, owner string) {
-		r := tenure(name, from, to)
-		r.Owner, r.Lease = owner, lease
-		if to != 0 {
-			r.Ended = released
-		}
-		if _, err := c.Put(t.Context(), tenuresKey(cfg.Pool)+name+"/"+recordID(r.From, 1), r.value()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put("Denali", 100, 200, 1, "marge")
-	put("Denali", 300, 0, 2, "homer") // crashed
-	put("Denali", 400, 0, lease, "marge")
-	put("Denali2", 350, 0, 3, "homer")
-	put("Foraker", 900, 0, 4, "lisa") // her clock was ahead
-	put("Foraker", 500, 0, lease, "marge")
-	if _, err := c.Put(t.Context(), tenuresKey(cfg.Pool)+"Denali/junk", "{}"); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"Denali", "Foraker"} {
-		if _, err := c.Put(t.Context(), namesKey(cfg.Pool)+name, "marge", clientv3.WithLease(lease)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	show := func(ts []Tenure, err error) (lines []string) {
-		for _, r := range ts {
-			to := int64(0)
-			if !r.To.IsZero() {
-				to = r.To.Unix()
-			}
-			lines = append(lines, fmt.Sprint(r.Name, " ", r.Owner, " ", r.From.Unix(), "-", to, " ", r.Ended, " ", r.Lasts))
-		}
-		if err != nil {
-			t.Error(err)
-		}
-		return lines
-	}
-	if got, want := show(TenuresOf(t.Context(), c, cfg.Pool, "Denali")), []string{
-		"Denali marge 400-0  true", "Denali homer 300-400 expired false", "Denali marge 100-200 release false",
-	}; !slices.Equal(got, want) {
-		t.Errorf("of Denali: got %q, want %q", got, want)
-	}
-	if got, want := show(TenuresOf(t.Context(), c, cfg.Pool, "Foraker")), []string{
-		"Foraker marge 500-0  true", "Foraker lisa 900-0  false",
-	}; !slices.Equal(got, want) {
-		t.Errorf("of Foraker: got %q, want %q", got, want)
-	}
-	if got, want := show(TenuresBy(t.Context(), c, cfg.Pool, "homer")), []string{
-		"Denali2 homer 350-0  false", "Denali homer 300-400 expired false",
-	}; !slices.Equal(got, want) {
-		t.Errorf("by homer: got %q, want %q", got, want)
-	}
-}
-
-// More records than one answer of etcd holds.
-func TestTenuresByReadsOn(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t)
-	for turn := range slices.Chunk(PrefixedNumerics("web-", 2*keysPerRead+50), 100) {
-		var ops []clientv3.Op
-		for _, name := range turn {
-			r := tenure(name, 100, 200)
-			r.Owner = "homer"
-			ops = append(ops, clientv3.OpPut(tenuresKey(cfg.Pool)+name+"/"+recordID(r.From, 1), r.value()))
-		}
-		if _, err := c.Txn(t.Context()).Then(ops...).Commit(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got, err := TenuresBy(t.Context(), c, cfg.Pool, "homer"); err != nil || len(got) != 2*keysPerRead+50 {
-		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*keysPerRead+50)
 	}
 }

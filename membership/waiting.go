@@ -12,12 +12,14 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // stay renews a lease under which no name was free, and shows that its holder waits for one. The
 // error is Expired if the lease is gone.
 func (s *store) stay(ctx context.Context, lease clientv3.LeaseID) error {
-	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
+	key := pool.WaitingKey(s.cfg.Pool) + pool.LeaseHex(lease)
 	var resp *clientv3.GetResponse
 	var readErr error
 	ttl, err := s.stream.renew(ctx, lease, func() { resp, readErr = s.client.Get(ctx, key, clientv3.WithCountOnly()) })
@@ -35,7 +37,7 @@ func (s *store) stay(ctx context.Context, lease clientv3.LeaseID) error {
 	}
 	_, err = s.client.Txn(ctx).Then(
 		clientv3.OpPut(key, s.cfg.Owner, clientv3.WithLease(lease)),
-		clientv3.OpPut(key+"/since", time.Now().UTC().Format(recordTime), clientv3.WithLease(lease)),
+		clientv3.OpPut(key+"/since", time.Now().UTC().Format(pool.RecordTime), clientv3.WithLease(lease)),
 	).Commit()
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return Expired
@@ -48,7 +50,7 @@ func (s *store) stay(ctx context.Context, lease clientv3.LeaseID) error {
 
 // leave ends what stay shows. Any goroutine may call it.
 func (s *store) leave(ctx context.Context, lease clientv3.LeaseID) error {
-	key := waitingKey(s.cfg.Pool) + leaseHex(lease)
+	key := pool.WaitingKey(s.cfg.Pool) + pool.LeaseHex(lease)
 	if _, err := s.client.Txn(ctx).Then(clientv3.OpDelete(key), clientv3.OpDelete(key+"/since")).Commit(); err != nil {
 		return fmt.Errorf("show that we do not wait any more: %w", err)
 	}
@@ -67,7 +69,7 @@ func (s *store) awaitFree(ctx context.Context) error {
 	if s.looked > 0 { // otherwise there was nothing to look at, and what was is none of our business
 		from = append(from, clientv3.WithRev(s.looked+1))
 	}
-	changes := s.client.Watch(ctx, namesKey(s.cfg.Pool), from...)
+	changes := s.client.Watch(ctx, pool.NamesKey(s.cfg.Pool), from...)
 	free := make(map[string]bool)
 	var turn <-chan time.Time // nil: nothing was freed
 	for {
@@ -97,7 +99,7 @@ func (s *store) awaitFree(ctx context.Context) error {
 // noteFree keeps track of which names of our list are free.
 func (s *store) noteFree(free map[string]bool, events []*clientv3.Event) {
 	for _, ev := range events {
-		name := strings.TrimPrefix(string(ev.Kv.Key), namesKey(s.cfg.Pool))
+		name := strings.TrimPrefix(string(ev.Kv.Key), pool.NamesKey(s.cfg.Pool))
 		switch {
 		case ev.Type == clientv3.EventTypePut:
 			delete(free, name)

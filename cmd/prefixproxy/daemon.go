@@ -24,6 +24,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -68,8 +69,8 @@ func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.Fil
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return nil, err
 	}
-	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
-		return membership.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+		return pool.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
 	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder, cfg.Membership.TTL), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()))

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 
-	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 type historyCmd struct {
@@ -28,9 +28,9 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 	if c.Owner == "" {
 		return usageError(errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners")
 	}
-	var past []membership.Tenure
+	var past []pool.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
-		past, err = membership.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
+		past, err = pool.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
-	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 type membersCmd struct {
@@ -78,9 +78,9 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 	defer reading.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	past := fleet.New(cfg.Membership.Names, func(_ context.Context, asks []membership.AskPast) (g membership.Glance, err error) {
+	past := fleet.New(cfg.Membership.Names, func(_ context.Context, asks []pool.AskPast) (g pool.Glance, err error) {
 		err = client.Try(ctx, func(ctx context.Context) (err error) { // for as long as we wait
-			g, err = membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+			g, err = pool.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 			return err
 		})
 		return g, err
@@ -115,7 +115,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
 func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fleet.Pool) (members, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
-	view, err := membership.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
+	view, err := pool.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
 	if err != nil {
 		return members{}, cfg.Etcd.explain(ctx, etcdPatience, err)
 	}

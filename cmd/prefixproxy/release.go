@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 type releaseCmd struct {
@@ -39,14 +39,14 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, releasePatience)
 	defer cancel()
-	owner, err := membership.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
+	owner, err := pool.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
 	switch {
 	case err != nil && owner == "" && !slices.Contains(cfg.Membership.Names, c.Name): // nor is it held by who has a longer list, as far as is known
 		return notListed(c.Name, cfg, c.Config)
-	case errors.Is(err, membership.ErrNotHeld):
+	case errors.Is(err, pool.ErrNotHeld):
 		ui.notef("nobody holds %s", c.Name)
 		return nil
-	case errors.Is(err, membership.ErrNoLease):
+	case errors.Is(err, pool.ErrNoLease):
 		return hinted{fmt.Errorf("%s (%s): %w", c.Name, owner, err), cfg.Etcd.etcdctl() + " del /prefixproxy/" + cfg.Membership.Pool + "/names/" + c.Name}
 	case err != nil && owner != "" && errors.Is(err, context.DeadlineExceeded):
 		return hinted{err, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/" + cfg.Membership.Pool + "/released/ is not told"}

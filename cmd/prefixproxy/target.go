@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 type targetCmd struct {
@@ -64,7 +64,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From))
 	}
-	var own, others []membership.Tenure
+	var own, others []pool.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
 		own, others, err = tenuresAround(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
@@ -94,8 +94,8 @@ const longTarget = 4000
 
 // tenuresAround returns the tenures of owner, and those that others had of the same
 // names.
-func tenuresAround(ctx context.Context, client *etcd.Client, pool, owner string) (own, others []membership.Tenure, err error) {
-	if own, err = membership.TenuresBy(ctx, client, pool, owner); err != nil {
+func tenuresAround(ctx context.Context, client *etcd.Client, in, owner string) (own, others []pool.Tenure, err error) {
+	if own, err = pool.TenuresBy(ctx, client, in, owner); err != nil {
 		return nil, nil, err
 	}
 	seen := map[string]bool{}
@@ -104,11 +104,11 @@ func tenuresAround(ctx context.Context, client *etcd.Client, pool, owner string)
 			continue
 		}
 		seen[t.Name] = true
-		all, err := membership.TenuresOf(ctx, client, pool, t.Name)
+		all, err := pool.TenuresOf(ctx, client, in, t.Name)
 		if err != nil {
 			return nil, nil, err
 		}
-		others = append(others, slices.DeleteFunc(all, func(t membership.Tenure) bool { return t.Owner == owner })...)
+		others = append(others, slices.DeleteFunc(all, func(t pool.Tenure) bool { return t.Owner == owner })...)
 	}
 	return own, others, nil
 }
@@ -119,9 +119,6 @@ type nameSpan struct {
 	from, to int64 // in Unix seconds; to is the highest int64 where the name is held still
 }
 
-// clocksApart is by how much the clocks of hosts may differ: as membership has it.
-const clocksApart = 5 * time.Second
-
 // spansOf returns which name was a host's in which seconds, in the order of time: by
 // the rule of Carbon lines (membership.Claim.NameAt), the second in which a name
 // changes hands is its former holder's, and the seconds in which it was free are its
@@ -129,10 +126,10 @@ const clocksApart = 5 * time.Second
 //
 // A tenure that a crash left without an end ends when the owner has the next name, and
 // before now: nobody has its name by then.
-func spansOf(own, others []membership.Tenure, now time.Time) []nameSpan {
+func spansOf(own, others []pool.Tenure, now time.Time) []nameSpan {
 	var spans []nameSpan
-	own = slices.DeleteFunc(slices.Clone(own), func(t membership.Tenure) bool { return t.From.IsZero() })
-	slices.SortStableFunc(own, func(a, b membership.Tenure) int { return a.From.Compare(b.From) })
+	own = slices.DeleteFunc(slices.Clone(own), func(t pool.Tenure) bool { return t.From.IsZero() })
+	slices.SortStableFunc(own, func(a, b pool.Tenure) int { return a.From.Compare(b.From) })
 	before := int64(math.MinInt64) // the last second of the tenures before
 	for i, t := range own {
 		s := nameSpan{t.Name, ceilUnix(t.From), math.MaxInt64}
@@ -152,7 +149,7 @@ func spansOf(own, others []membership.Tenure, now time.Time) []nameSpan {
 			case o.From.After(t.From):
 				s.to = min(s.to, ceilUnix(o.From)-1)
 			case !o.To.IsZero():
-				free = max(free, o.To.Add(clocksApart).Unix())
+				free = max(free, o.To.Add(pool.ClocksApart).Unix())
 			}
 		}
 		if free == math.MinInt64 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // What target prints is one Graphite expression, whatever anybody has written to etcd.
@@ -82,7 +83,7 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		names := []string{"Denali", "MtLogan"}
-		var own, others []membership.Tenure
+		var own, others []pool.Tenure
 		end := map[string]float64{} // of each name's last tenure, in seconds
 		at, last := 1000.0, 0.0
 		for range 8 {
@@ -93,17 +94,17 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 				if from < 900 {
 					from, to = 900, 900+r.Float64()*50
 				}
-				others = append(others, membership.Tenure{Name: name, Owner: "other", From: second(from), To: second(to)})
+				others = append(others, pool.Tenure{Name: name, Owner: "other", From: second(from), To: second(to)})
 				end[name] = to
 			}
 			from := max(at, end[name]+0.3, last+0.1) + r.Float64()*9
 			to := from + 1 + r.Float64()*30
-			own = append(own, membership.Tenure{Name: name, Owner: "web17", From: second(from), To: second(to)})
+			own = append(own, pool.Tenure{Name: name, Owner: "web17", From: second(from), To: second(to)})
 			end[name], last = to, to
 		}
 		spans := spansOf(own, others, time.Unix(1<<33, 0))
 		for i, current := range own {
-			var before []membership.Tenure
+			var before []pool.Tenure
 			for _, o := range others {
 				if o.Name == current.Name && o.From.Before(current.From) {
 					before = append(before, o)
@@ -128,7 +129,7 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 	}
 }
 
-func ended(tenures []membership.Tenure) (out []claimtest.Tenure) {
+func ended(tenures []pool.Tenure) (out []claimtest.Tenure) {
 	for _, t := range tenures {
 		out = append(out, claimtest.Tenure{Name: t.Name, From: t.From, To: t.To})
 	}
@@ -148,9 +149,9 @@ func namesAt(spans []nameSpan, s int64) (names []string) {
 
 // A host that restarts often under its name has a short target.
 func TestSpansOfOneName(t *testing.T) {
-	var own []membership.Tenure
+	var own []pool.Tenure
 	for i := range 500 {
-		own = append(own, membership.Tenure{Name: "Denali", From: second(float64(1000 + 10*i)), To: second(float64(1008 + 10*i))})
+		own = append(own, pool.Tenure{Name: "Denali", From: second(float64(1000 + 10*i)), To: second(float64(1008 + 10*i))})
 	}
 	own[499].To, own[499].Lasts = time.Time{}, true
 	if got, want := fmt.Sprint(spansOf(own, nil, time.Now())), fmt.Sprint([]nameSpan{{"Denali", 1000, math.MaxInt64}}); got != want {
@@ -160,7 +161,7 @@ func TestSpansOfOneName(t *testing.T) {
 
 // A crash leaves no end: the name is the host's until it has another, or until now.
 func TestSpansOfCrashes(t *testing.T) {
-	own := []membership.Tenure{{Name: "Denali", From: second(1000)}, {Name: "MtLogan", From: second(1100.5)}}
+	own := []pool.Tenure{{Name: "Denali", From: second(1000)}, {Name: "MtLogan", From: second(1100.5)}}
 	if got, want := fmt.Sprint(spansOf(own, nil, second(1200))), fmt.Sprint([]nameSpan{{"Denali", 1000, 1100}, {"MtLogan", 1101, 1200}}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // tenure is what who and history print of one; what is absent is null.
@@ -23,7 +24,7 @@ type tenure struct {
 
 // writeTenures prints ts as JSON or as a table. Of one without an end that does not last, a
 // crash left none, and nobody has claimed the name since.
-func writeTenures(w io.Writer, ts []membership.Tenure, asJSON bool) error {
+func writeTenures(w io.Writer, ts []pool.Tenure, asJSON bool) error {
 	out := make([]tenure, len(ts))
 	rows := [][]string{{"NAME", "OWNER", "FROM", "TO", "ENDED"}}
 	for i, t := range ts {
@@ -54,7 +55,7 @@ func likeOwner(ctx context.Context, cfg config, owner string) string {
 	question := ""
 	host, _, _ := strings.Cut(owner, ".")
 	cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) error {
-		pool, err := membership.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, nil)
+		pool, err := pool.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, nil)
 		for _, h := range pool.Held {
 			if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {
 				question = "; did you mean " + h.Owner + "?"

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 type whoCmd struct {
@@ -43,9 +43,9 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 			return err
 		}
 	}
-	var past []membership.Tenure
+	var past []pool.Tenure
 	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
-		past, err = membership.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
+		past, err = pool.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
 		return err
 	})
 	switch {
@@ -68,8 +68,8 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 
 // heldAt returns those of past, the latest first, that had the name at t: one,
 // unless clocks disagree.
-func heldAt(past []membership.Tenure, t time.Time) []membership.Tenure {
-	var held []membership.Tenure
+func heldAt(past []pool.Tenure, t time.Time) []pool.Tenure {
+	var held []pool.Tenure
 	for _, p := range past {
 		if !p.From.After(t) && (p.To.IsZero() || p.To.After(t)) {
 			held = append(held, p)

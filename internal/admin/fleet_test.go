@@ -20,6 +20,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -84,7 +85,7 @@ func TestFleetHostile(t *testing.T) {
 		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, `</title></svg><b>`, `{{.}}`, `]]>`, `a&lt;b`, `\u003cb>`, strings.Repeat("<", 255), "",
 	} {
 		view := poolOf(3, 2, owner)
-		view.Waiting = []membership.Waiter{{Owner: owner, Since: time.Now()}}
+		view.Waiting = []pool.Waiter{{Owner: owner, Since: time.Now()}}
 		view.Err = errors.New(owner)
 		body := askPool(t, view, "/fleet").Body.String()
 		if strings.Contains(body, "<script") || strings.Contains(body, "<img") || strings.Contains(body, "<b><") || strings.Contains(body, "style=") {
@@ -192,7 +193,7 @@ func TestFleetSays(t *testing.T) {
 	view := poolOf(100, 4, "web17")
 	for i := range 60 {
 		view.Rows[i].Held, view.Rows[i].Owner = false, ""
-		view.Waiting = append(view.Waiting, membership.Waiter{Owner: "late", Since: time.Now().Add(-time.Minute)})
+		view.Waiting = append(view.Waiting, pool.Waiter{Owner: "late", Since: time.Now().Add(-time.Minute)})
 	}
 	view.Held, view.MostHeld, view.Free = 40, 70, 60
 	last := &view.Rows[3].Bars[3]
@@ -233,7 +234,7 @@ func TestShortList(t *testing.T) {
 }
 
 func TestPoolMetric(t *testing.T) {
-	view := &fleet.View{At: time.Now(), Held: 3, Free: 97, Waiting: make([]membership.Waiter, 2)}
+	view := &fleet.View{At: time.Now(), Held: 3, Free: 97, Waiting: make([]pool.Waiter, 2)}
 	gathered := func(v *fleet.View) string {
 		reg := prometheus.NewRegistry()
 		reg.MustRegister(NewPoolCollector(fakePool{v}))

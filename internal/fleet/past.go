@@ -8,7 +8,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A past is what is known of one name.
@@ -18,10 +18,10 @@ type past struct {
 	read    bool // the last days are, up to next otherwise
 	first   bool // and what was before them
 
-	seen  bool                // it was asked who holds it
-	now   membership.Standing // who does; Revision 0: nobody
-	since time.Time           // when that was first seen; zero: the first time
-	until time.Time           // it is looked at again before this
+	seen  bool          // it was asked who holds it
+	now   pool.Standing // who does; Revision 0: nobody
+	since time.Time     // when that was first seen; zero: the first time
+	until time.Time     // it is looked at again before this
 }
 
 // A record is a tenure, as small as it gets: there are many. Times are in Unix
@@ -34,7 +34,7 @@ type record struct {
 }
 
 // stand takes note of who holds the name.
-func (p *past) stand(s membership.Standing, now time.Time) {
+func (p *past) stand(s pool.Standing, now time.Time) {
 	if p.seen && (s.Revision != p.now.Revision || s.Lease != p.now.Lease) {
 		p.since, p.until = now, now.Add(lateEnds)
 	}
@@ -47,14 +47,14 @@ func (p *past) lacksFirst(at time.Time) bool {
 }
 
 // ask returns what to ask for next; begun is when the last days began.
-func (p *past) ask(name string, begun time.Time) membership.AskPast {
-	ask := membership.AskPast{Name: name, From: begun}
+func (p *past) ask(name string, begun time.Time) pool.AskPast {
+	ask := pool.AskPast{Name: name, From: begun}
 	switch n := len(p.records); {
 	case !p.read && p.next.After(begun):
 		ask.From = p.next
 	case !p.read || n == 0 && p.first:
 	case !p.first && p.lacksFirst(time.Now().Add(-24*time.Hour)):
-		ask = membership.AskPast{Name: name, Before: begun, Last: true}
+		ask = pool.AskPast{Name: name, Before: begun, Last: true}
 	case n > 0: // the one before may have got its end
 		ask.From = time.UnixMilli(p.records[max(n-2, 0)].from).Add(-time.Minute)
 	}
@@ -62,12 +62,12 @@ func (p *past) ask(name string, begun time.Time) membership.AskPast {
 }
 
 // learn takes the answer to ask, and returns how many records have come.
-func (p *past) learn(ask membership.AskPast, answer membership.Past) (more int) {
+func (p *past) learn(ask pool.AskPast, answer pool.Past) (more int) {
 	before := len(p.records)
 	for _, t := range answer.Tenures {
 		r := record{
 			owner: unique.Make(t.Owner), ended: unique.Make(t.Ended),
-			from: t.From.UnixMilli(), lease: t.Lease, order: t.Order(),
+			from: t.From.UnixMilli(), lease: t.Lease, order: t.Created,
 		}
 		if !t.To.IsZero() {
 			r.to = t.To.UnixMilli()

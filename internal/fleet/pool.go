@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // How often etcd is asked, at most.
@@ -37,7 +37,7 @@ const (
 )
 
 // A Look asks etcd for a pool at a glance, with some of its past.
-type Look func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error)
+type Look func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error)
 
 // A Pool knows a pool. Any goroutine may ask it; Run's asks etcd, and owns what is known.
 type Pool struct {
@@ -54,12 +54,12 @@ type Pool struct {
 	view    *View     // nil: none yet
 
 	past    map[string]*past
-	others  []string             // names with a past that the list lacks
-	gaps    []membership.AskPast // between the names that are known, where others may be
-	tenures int                  // that are kept
-	begun   time.Time            // from when on the past is known; zero: it was not asked for yet
-	again   time.Time            // when all names are looked at again
-	first   bool                 // there was a first view
+	others  []string       // names with a past that the list lacks
+	gaps    []pool.AskPast // between the names that are known, where others may be
+	tenures int            // that are kept
+	begun   time.Time      // from when on the past is known; zero: it was not asked for yet
+	again   time.Time      // when all names are looked at again
+	first   bool           // there was a first view
 }
 
 // New returns a pool whose list is names. It asks nothing.
@@ -159,9 +159,9 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 	if whole && !p.first {
 		p.begun, reads, p.gaps = now.Add(-Kept), firstReads, gapsBetween(p.names)
 	}
-	var g membership.Glance
+	var g pool.Glance
 	for n := range reads {
-		var asks []membership.AskPast
+		var asks []pool.AskPast
 		if whole {
 			if asks = p.work(now); n > 0 && len(asks) == 0 {
 				break
@@ -183,7 +183,7 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 }
 
 // learn takes the answers to asks.
-func (p *Pool) learn(asks []membership.AskPast, answers []membership.Past) {
+func (p *Pool) learn(asks []pool.AskPast, answers []pool.Past) {
 	for i, answer := range answers {
 		switch ask := asks[i]; {
 		case ask.Name != "":
@@ -207,13 +207,13 @@ func (p *Pool) meet(name string) {
 }
 
 // gapsBetween returns what to ask for names that the list lacks.
-func gapsBetween(names []string) (gaps []membership.AskPast) {
+func gapsBetween(names []string) (gaps []pool.AskPast) {
 	after := ""
-	for _, name := range slices.SortedFunc(slices.Values(names), membership.CompareNames) {
-		gaps = append(gaps, membership.AskPast{After: after, Until: name})
+	for _, name := range slices.SortedFunc(slices.Values(names), pool.CompareNames) {
+		gaps = append(gaps, pool.AskPast{After: after, Until: name})
 		after = name
 	}
-	return append(gaps, membership.AskPast{After: after})
+	return append(gaps, pool.AskPast{After: after})
 }
 
 // failed returns the view as it was, with what is wrong.
@@ -230,8 +230,8 @@ func (p *Pool) failed(now time.Time, err error) *View {
 }
 
 // stand takes note of who holds the names.
-func (p *Pool) stand(held []membership.Standing, now time.Time) {
-	current := make(map[string]membership.Standing, len(held))
+func (p *Pool) stand(held []pool.Standing, now time.Time) {
+	current := make(map[string]pool.Standing, len(held))
 	for _, s := range held {
 		current[s.Name] = s
 		if !s.Listed {
@@ -258,7 +258,7 @@ func (p *Pool) of(name string) *past {
 // work returns what to ask for next: the last days of all names; what reaches into
 // them, where they don't tell who was there a day ago; what may have changed; and where
 // there are names that the list lacks.
-func (p *Pool) work(now time.Time) (asks []membership.AskPast) {
+func (p *Pool) work(now time.Time) (asks []pool.AskPast) {
 	if now.After(p.again) {
 		p.again = now.Add(lookAgain)
 		for _, its := range p.past {
@@ -272,12 +272,12 @@ func (p *Pool) work(now time.Time) (asks []membership.AskPast) {
 		func(its *past) bool { return p.first && now.Before(its.until) },
 	} {
 		for _, name := range p.order() {
-			if its := p.of(name); !asked[name] && stage(its) && len(asks) < membership.AsksPerGlance && p.tenures < maxTenures {
+			if its := p.of(name); !asked[name] && stage(its) && len(asks) < pool.AsksPerGlance && p.tenures < maxTenures {
 				asks, asked[name] = append(asks, its.ask(name, p.begun)), true
 			}
 		}
 	}
-	return append(asks, p.gaps[:min(len(p.gaps), membership.AsksPerGlance-len(asks))]...)
+	return append(asks, p.gaps[:min(len(p.gaps), pool.AsksPerGlance-len(asks))]...)
 }
 
 // forget drops what is too old.

@@ -14,21 +14,22 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
-// fakeEtcd is a pool in etcd, as membership.LookAt shows it.
+// fakeEtcd is a pool in etcd, as pool.LookAt shows it.
 type fakeEtcd struct {
 	mu       sync.Mutex
-	held     []membership.Standing
-	tenures  []membership.Tenure
+	held     []pool.Standing
+	tenures  []pool.Tenure
 	reads    int
-	asks     []membership.AskPast // of the last read
+	asks     []pool.AskPast // of the last read
 	err      error
 	takes    time.Duration
 	mostAsks int
 }
 
-func (e *fakeEtcd) look(ctx context.Context, asks []membership.AskPast) (g membership.Glance, err error) {
+func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance, err error) {
 	e.mu.Lock()
 	takes := e.takes
 	e.mu.Unlock()
@@ -46,7 +47,7 @@ func (e *fakeEtcd) look(ctx context.Context, asks []membership.AskPast) (g membe
 	}
 	g.Held, g.Free = slices.Clone(e.held), 10-len(e.held)
 	for _, ask := range asks {
-		var past membership.Past
+		var past pool.Past
 		if ask.Name == "" {
 			for _, t := range e.tenures {
 				if (ask.After == "" || t.Name > ask.After) && (ask.Until == "" || t.Name < ask.Until) && (past.Name == "" || t.Name < past.Name) {
@@ -118,7 +119,7 @@ func TestBars(t *testing.T) {
 	run(t, []string{"a", "b", "c", "d", "e"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		now := time.Now()
 		tenure := func(name, owner string, lease clientv3.LeaseID, from, to int, ended string) {
-			t := membership.Tenure{Name: name, Owner: owner, Lease: lease, From: now.Add(-time.Duration(from) * time.Minute), Ended: ended}
+			t := pool.Tenure{Name: name, Owner: owner, Lease: lease, From: now.Add(-time.Duration(from) * time.Minute), Ended: ended}
 			if ended != "" {
 				t.To = now.Add(-time.Duration(to) * time.Minute)
 			}
@@ -136,7 +137,7 @@ func TestBars(t *testing.T) {
 		tenure("bb", "off", 0, 60, 40, "release")            // the list had these names
 		tenure("bc", "off", 0, 30, 20, "lost")
 		tenure("f", "gone", 0, 30*24*60, 9*24*60, "release")
-		e.held = []membership.Standing{{Name: "a", Owner: "web3", Listed: true, Lease: 1, Revision: 5}, {Name: "c", Owner: "old", Listed: true, Lease: 1, Revision: 2}, {Name: "z", Owner: "other", Lease: 3, Revision: 9}}
+		e.held = []pool.Standing{{Name: "a", Owner: "web3", Listed: true, Lease: 1, Revision: 5}, {Name: "c", Owner: "old", Listed: true, Lease: 1, Revision: 2}, {Name: "z", Owner: "other", Lease: 3, Revision: 9}}
 
 		v := p.View(t.Context())
 		want := `a: web1 300-200 release; web2 199-100 expired; web3 90-now;
@@ -164,7 +165,7 @@ func TestReads(t *testing.T) {
 	run(t, names, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		p.View(t.Context())
 		first := e.reads
-		if first > firstReads || e.mostAsks > membership.AsksPerGlance {
+		if first > firstReads || e.mostAsks > pool.AsksPerGlance {
 			t.Errorf("the first view took %d reads with %d asks", first, e.mostAsks)
 		}
 		begun := time.Now()
@@ -213,8 +214,8 @@ func TestChanges(t *testing.T) {
 		time.Sleep(Fresh)
 		claimed := time.Now()
 		e.set(func() {
-			e.held = []membership.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
-			e.tenures = append(e.tenures, membership.Tenure{Name: "a", Owner: "web1", Lease: 7, From: claimed})
+			e.held = []pool.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
+			e.tenures = append(e.tenures, pool.Tenure{Name: "a", Owner: "web1", Lease: 7, From: claimed})
 		})
 		if row := p.View(t.Context()).Rows[0]; !row.Held || row.Owner != "web1" || len(row.Bars) != 1 || !row.Bars[0].Lasts {
 			t.Errorf("claimed: %+v", row)
@@ -236,7 +237,7 @@ func TestChanges(t *testing.T) {
 		// Held and released while nobody looked.
 		time.Sleep(time.Hour)
 		e.set(func() {
-			e.tenures = append(e.tenures, membership.Tenure{Name: "b", Owner: "web2", Lease: 8, From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-20 * time.Minute), Ended: "release"})
+			e.tenures = append(e.tenures, pool.Tenure{Name: "b", Owner: "web2", Lease: 8, From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-20 * time.Minute), Ended: "release"})
 		})
 		if row := p.View(t.Context()).Rows[1]; row.Held || len(row.Bars) != 1 {
 			t.Errorf("while nobody looked: %+v", row)
@@ -247,7 +248,7 @@ func TestChanges(t *testing.T) {
 // An etcd that does not answer costs no page more than its patience; what is known stays.
 func TestEtcdIsAway(t *testing.T) {
 	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
-		e.held = []membership.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
+		e.held = []pool.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
 		p.View(t.Context())
 		time.Sleep(Fresh)
 		e.set(func() { e.err = errors.New("no answer") })
@@ -279,7 +280,7 @@ func TestBounds(t *testing.T) {
 			e.set(func() {
 				e.held = nil
 				for i := range 1000 {
-					e.held = append(e.held, membership.Standing{Name: fmt.Sprintf("x%d-%d", turn, i), Owner: "evil", Revision: int64(turn + 1)})
+					e.held = append(e.held, pool.Standing{Name: fmt.Sprintf("x%d-%d", turn, i), Owner: "evil", Revision: int64(turn + 1)})
 				}
 			})
 			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+maxOthers {

@@ -5,14 +5,14 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A View is the pool at one moment. It does not change.
 type View struct {
 	At      time.Time // of the last answer; zero: there was none
 	Rows    []Row     // the names of the list in its order, and then others
-	Waiting []membership.Waiter
+	Waiting []pool.Waiter
 	Names   int // of the list
 	Held    int // names that somebody holds
 	Free    int // names of the list that nobody holds
@@ -51,7 +51,7 @@ type Bar struct {
 }
 
 // newView returns what is known, by the last answer of etcd.
-func (p *Pool) newView(g membership.Glance, now time.Time) *View {
+func (p *Pool) newView(g pool.Glance, now time.Time) *View {
 	v := &View{At: now, Waiting: g.Waiting, Names: len(p.names), Held: len(g.Held), Free: g.Free}
 	whole := p.first
 	for i, name := range p.order() {

@@ -17,9 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
-	pool "github.com/prefixproxy/prefixproxy/internal/fleet"
+	fleetpool "github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 var (
@@ -100,15 +101,15 @@ func TestFleetBrowsers(t *testing.T) {
 // A looked is where browsers look: its pages, and what they wait for.
 type looked struct {
 	url  string
-	pool *pool.Pool
+	pool *fleetpool.Pool
 }
 
 // servePages serves the pages of a host.
 func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names int) looked {
 	t.Helper()
 	list := membership.PrefixedNumerics("web-", names)
-	known := pool.New(list, func(ctx context.Context, asks []membership.AskPast) (membership.Glance, error) {
-		return membership.LookAt(ctx, client, "default", list, asks)
+	known := fleetpool.New(list, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+		return pool.LookAt(ctx, client, "default", list, asks)
 	})
 	src := admin.Source{Names: h, Gatherer: prometheus.NewRegistry(), Pool: known}
 	pages := admin.New(admin.Config{Listen: "127.0.0.1:0"}, src, slog.New(slog.DiscardHandler))

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // The etcd of the machine, which may be an old one, takes the longest
@@ -46,7 +47,7 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 		stop()
 		<-ended
 	}
-	tenures, err := membership.TenuresOf(t.Context(), client, cfg.Pool, "web-1")
+	tenures, err := pool.TenuresOf(t.Context(), client, cfg.Pool, "web-1")
 	if err != nil || len(tenures) != 1 || !tenures[0].Lasts {
 		t.Errorf("tenures: got %+v (%v), want one that lasts", tenures, err)
 	}

@@ -1,4 +1,4 @@
-package membership
+package pool
 
 import (
 	"context"
@@ -11,9 +11,6 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
-
-// What a page asks a pool again and again: it costs etcd one request, of what the member
-// that is asked knows by itself, and never makes the client move on to another one.
 
 // A Glance is a pool as one request shows it.
 type Glance struct {
@@ -57,7 +54,8 @@ const (
 
 // LookAt returns a pool at a glance, with some of its past: AsksPerGlance at most. It is
 // one request for as many as 1,000 names; more where somebody has put values there that
-// are too long.
+// are too long. The member that is asked answers from what it knows itself, and a failure
+// never makes the client move on to another one.
 func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, asks []AskPast) (Glance, error) {
 	g, err := lookAt(ctx, c.Do, pool, names, asks[:min(len(asks), AsksPerGlance)], clientv3.WithSerializable())
 	if err != nil {
@@ -66,8 +64,8 @@ func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, as
 	return g, nil
 }
 
-func lookAt(ctx context.Context, read reader, pool string, names []string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
-	spans := []keySpan{under(namesKey(pool)), under(waitingKey(pool))}
+func lookAt(ctx context.Context, read Reader, pool string, names []string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
+	spans := []Span{under(NamesKey(pool)), under(WaitingKey(pool))}
 	for _, ask := range asks {
 		spans = append(spans, ask.span(pool))
 	}
@@ -86,7 +84,7 @@ func lookAt(ctx context.Context, read reader, pool string, names []string, asks 
 	stand := make(map[string]Standing)
 	holds := make(map[clientv3.LeaseID]bool)
 	for _, kv := range pages[0].kvs {
-		if name := strings.TrimPrefix(string(kv.Key), namesKey(pool)); isName(name) {
+		if name := strings.TrimPrefix(string(kv.Key), NamesKey(pool)); IsName(name) {
 			stand[name] = standingOf(name, kv)
 			holds[clientv3.LeaseID(kv.Lease)] = true
 		}
@@ -99,7 +97,7 @@ func lookAt(ctx context.Context, read reader, pool string, names []string, asks 
 			g.Past = append(g.Past, Past{Name: firstName(page, spans[2+i], pool)})
 			continue
 		}
-		past := Past{Tenures: slices.DeleteFunc(readTenures(page.kvs, tenuresKey(pool)), func(t Tenure) bool { return t.inFuture(now) })}
+		past := Past{Tenures: slices.DeleteFunc(ReadTenures(pool, page.kvs), func(t Tenure) bool { return t.InFuture(now) })}
 		if page.more && !page.rest.last {
 			past.Next, past.More = milliOf(page.rest.from)
 		}
@@ -109,26 +107,26 @@ func lookAt(ctx context.Context, read reader, pool string, names []string, asks 
 }
 
 // firstName returns of which name the first record of a span is; "": there is none.
-func firstName(page keyPage, s keySpan, pool string) string {
+func firstName(page keyPage, s Span, pool string) string {
 	if page.rest.from == s.from {
 		return ""
 	}
-	name, _, _ := strings.Cut(strings.TrimPrefix(page.rest.from, tenuresKey(pool)), "/")
+	name, _, _ := strings.Cut(strings.TrimPrefix(page.rest.from, TenuresKey(pool)), "/")
 	return name
 }
 
-func (a AskPast) span(pool string) keySpan {
+func (a AskPast) span(pool string) Span {
 	if a.Name == "" {
-		s := under(tenuresKey(pool))
+		s := under(TenuresKey(pool))
 		if s.limit = 1; a.After != "" {
 			s.from += a.After + string('/'+1)
 		}
 		if a.Until != "" {
-			s.end = tenuresKey(pool) + a.Until + "/"
+			s.end = TenuresKey(pool) + a.Until + "/"
 		}
 		return s
 	}
-	s := under(tenuresKey(pool) + a.Name + "/")
+	s := under(TenuresKey(pool) + a.Name + "/")
 	all := s.from
 	if !a.From.IsZero() {
 		s.from = fmt.Sprintf("%s%013d", all, keyMilli(a.From))
@@ -148,7 +146,3 @@ func milliOf(key string) (next time.Time, ok bool) {
 	n, err := fmt.Sscanf(key[strings.LastIndexByte(key, '/')+1:], "%013d-", &milli)
 	return time.UnixMilli(milli + 1), n == 1 && err == nil
 }
-
-// Order is the place of the record of t in the order in which etcd got them: by the clocks
-// of those who wrote them it may look otherwise.
-func (t Tenure) Order() int64 { return t.created }

@@ -1,4 +1,4 @@
-package membership
+package pool
 
 import (
 	"cmp"
@@ -19,8 +19,6 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// What people ask about a pool: who is there, who was there, and where a host has been.
-
 // A Standing is a name that somebody holds.
 type Standing struct {
 	Name     string
@@ -31,7 +29,7 @@ type Standing struct {
 }
 
 func standingOf(name string, kv *mvccpb.KeyValue) Standing {
-	return Standing{Name: name, Owner: showOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
+	return Standing{Name: name, Owner: ShowOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
 }
 
 // inOrder returns what stands at a pool's names: first those of the list, in its order, then
@@ -58,9 +56,9 @@ type Tenant struct {
 	Standing
 	Since time.Time // when it was claimed; zero if no record tells
 
-	// State is Held, Suspended when it was not renewed for so long that its holder does
-	// not use it, and "" if it has no lease that tells; then Renewed is how long ago that was.
-	State   State
+	// State is "held"; "suspended" when it was not renewed for so long that its holder does
+	// not use it; or "" if it has no lease that tells. Renewed is how long ago that was.
+	State   string
 	Renewed time.Duration
 }
 
@@ -88,7 +86,7 @@ func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v V
 	for i, s := range now.Held {
 		v.Held[i].Standing = s
 	}
-	for turn := range slices.Chunk(v.Held, namesPerTxn) {
+	for turn := range slices.Chunk(v.Held, AsksPerGlance) {
 		if err := readSince(ctx, c, pool, turn); err != nil {
 			return View{}, err
 		}
@@ -112,18 +110,18 @@ const recordsPerClaim = 8
 // readSince fills in Since from the record of each name's claim, which is among the last ones:
 // the very last may be somebody else's.
 func readSince(ctx context.Context, c *etcd.Client, pool string, held []Tenant) error {
-	spans := make([]keySpan, len(held))
+	spans := make([]Span, len(held))
 	for i, h := range held {
-		spans[i] = lastTenures(pool, h.Name)
+		spans[i] = LastTenures(pool, h.Name)
 		spans[i].limit = recordsPerClaim
 	}
-	pages, err := reader(c.Ask).pages(ctx, spans)
+	pages, err := Reader(c.Ask).pages(ctx, spans)
 	if err != nil {
 		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
 	}
 	for i, page := range pages {
-		for _, t := range readTenures(page.kvs, tenuresKey(pool)) {
-			if lasts(t, held[i].Standing) && !t.inFuture(time.Now()) {
+		for _, t := range ReadTenures(pool, page.kvs) {
+			if lasts(t, held[i].Standing) && !t.InFuture(time.Now()) {
 				held[i].Since = t.From
 			}
 		}
@@ -132,7 +130,7 @@ func readSince(ctx context.Context, c *etcd.Client, pool string, held []Tenant) 
 }
 
 // lasts says whether t is the tenure of what stands at its name; if nothing does, it isn't.
-func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.open() && s.Lease == t.Lease }
+func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.Open() && s.Lease == t.Lease }
 
 // ask fills in what h's lease says.
 func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
@@ -145,9 +143,9 @@ func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
 		return err
 	}
 	granted, left := time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second
-	h.State, h.Renewed = Held, max(granted-left, 0) // a new leader gives it more
-	if left < granted-horizonShare(granted) {
-		h.State = Suspended
+	h.State, h.Renewed = "held", max(granted-left, 0) // a new leader gives it more
+	if left < granted-HorizonShare(granted) {
+		h.State = "suspended"
 	}
 	return nil
 }
@@ -157,13 +155,13 @@ func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
 func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]bool) []Waiter {
 	owners, since := make(map[string]string), make(map[string]time.Time)
 	for _, kv := range kvs {
-		lease, rest, dated := strings.Cut(strings.TrimPrefix(string(kv.Key), waitingKey(pool)), "/")
+		lease, rest, dated := strings.Cut(strings.TrimPrefix(string(kv.Key), WaitingKey(pool)), "/")
 		switch id, err := strconv.ParseUint(lease, 16, 64); {
 		case err != nil || clientv3.LeaseID(id) != clientv3.LeaseID(kv.Lease) || holds[clientv3.LeaseID(id)]:
 		case !dated:
-			owners[lease] = showOwner(string(kv.Value))
+			owners[lease] = ShowOwner(string(kv.Value))
 		case rest == "since":
-			if t, err := time.Parse(time.RFC3339, string(kv.Value)); err == nil && !t.After(time.Now().Add(clocksApart)) {
+			if t, err := time.Parse(time.RFC3339, string(kv.Value)); err == nil && !t.After(time.Now().Add(ClocksApart)) {
 				since[lease] = t
 			}
 		}
@@ -185,7 +183,7 @@ var (
 // AskFor asks the holder of a name to let go of it, and to stay away from it for one TTL, and
 // waits until it has. It returns the holder's owner.
 func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner string, err error) {
-	key := namesKey(pool) + name
+	key := NamesKey(pool) + name
 	resp, err := c.Ask(ctx, clientv3.OpGet(key))
 	if err != nil {
 		return "", fmt.Errorf("read who holds %s: %w", name, err)
@@ -202,11 +200,11 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 		if err != nil {
 			return err
 		}
-		wish, err := c.Grant(ctx, max(left.GrantedTTL, int64(minTTL/time.Second)))
+		wish, err := c.Grant(ctx, max(left.GrantedTTL, int64(MinTTL/time.Second)))
 		if err != nil {
 			return err
 		}
-		_, err = c.Put(ctx, releasedKey(pool)+name, leaseHex(held.Lease), clientv3.WithLease(wish.ID))
+		_, err = c.Put(ctx, ReleasedKey(pool)+name, LeaseHex(held.Lease), clientv3.WithLease(wish.ID))
 		return err
 	})
 	if err != nil {
@@ -230,7 +228,7 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 // an end is shown to end at the next one's start, the latest it can have been. A holder without a
 // record comes first, without times.
 func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure, error) {
-	if !isName(name) {
+	if !IsName(name) {
 		return nil, nil
 	}
 	stand, past, err := readPast(ctx, c, pool, name, func(Tenure) bool { return true })
@@ -274,9 +272,9 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted fun
 		for i, t := range ofName {
 			ofName[i].Lasts = lasts(t, stand[t.Name])
 		}
-		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.inFuture(now) && !t.Lasts })
-		for _, t := range closeByNext(dated) {
-			if t.inFuture(now) {
+		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.InFuture(now) && !t.Lasts })
+		for _, t := range CloseByNext(dated) {
+			if t.InFuture(now) {
 				t.From = time.Time{}
 			}
 			if wanted(t) {
@@ -286,7 +284,7 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted fun
 		ofName = ofName[:0]
 	}
 	each := func(kv *mvccpb.KeyValue) { // in the order of names
-		t, ok := readTenure(kv, tenuresKey(pool))
+		t, ok := ReadTenure(pool, kv)
 		if !ok {
 			return
 		}
@@ -296,7 +294,7 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted fun
 		ofName = append(ofName, t)
 	}
 	if name != "" {
-		err = reader(c.Ask).all(ctx, under(tenuresKey(pool)+name+"/"), each)
+		_, err = Reader(c.Ask).all(ctx, under(TenuresKey(pool)+name+"/"), each)
 	} else {
 		err = readRecords(ctx, c.Ask, pool, maps.Keys(stand), each)
 	}

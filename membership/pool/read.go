@@ -1,9 +1,12 @@
-package membership
+package pool
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -12,14 +15,12 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// How much is read of etcd at a time, whatever lies there.
-
 // keysPerRead bounds one answer of etcd, as long as the values are those of this
 // program; etcd.MaxAnswerBytes does in any case.
 const keysPerRead = 1000
 
-// A keySpan is some keys of etcd: the first ones of a range, or the last in an order.
-type keySpan struct {
+// A Span is some keys of etcd: the first ones of a range, or the last in an order.
+type Span struct {
 	from, end string
 	limit     int64
 	last      bool
@@ -27,12 +28,12 @@ type keySpan struct {
 }
 
 // under returns the span of the keys with a prefix.
-func under(prefix string) keySpan {
-	return keySpan{from: prefix, end: clientv3.GetPrefixRangeEnd(prefix), limit: keysPerRead}
+func under(prefix string) Span {
+	return Span{from: prefix, end: clientv3.GetPrefixRangeEnd(prefix), limit: keysPerRead}
 }
 
-// op is the operation that reads it.
-func (s keySpan) op(more ...clientv3.OpOption) clientv3.Op {
+// Op is the operation that reads it.
+func (s Span) Op(more ...clientv3.OpOption) clientv3.Op {
 	opts := append(more, clientv3.WithRange(s.end), clientv3.WithLimit(s.limit))
 	if s.last {
 		opts = append(opts, clientv3.WithSort(s.by, clientv3.SortDescend))
@@ -44,12 +45,12 @@ func (s keySpan) op(more ...clientv3.OpOption) clientv3.Op {
 // ours.
 type keyPage struct {
 	kvs    []*mvccpb.KeyValue
-	more   bool    // behind them
-	rest   keySpan // and that; where there is no more, it begins behind what was looked at
+	more   bool // behind them
+	rest   Span // and that; where there is no more, it begins behind what was looked at
 	header *pb.ResponseHeader
 }
 
-func (s keySpan) page(resp *pb.RangeResponse) keyPage {
+func (s Span) page(resp *pb.RangeResponse) keyPage {
 	page := keyPage{kvs: resp.Kvs, more: resp.More && len(resp.Kvs) > 0, rest: s, header: resp.Header}
 	if len(resp.Kvs) > 0 {
 		page.rest.from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
@@ -58,19 +59,19 @@ func (s keySpan) page(resp *pb.RangeResponse) keyPage {
 	return page
 }
 
-// A reader is how etcd is asked: (*clientv3.Client).Do, or one that tries again.
-type reader func(context.Context, clientv3.Op) (clientv3.OpResponse, error)
+// A Reader is how etcd is asked: (*clientv3.Client).Do, or one that tries again.
+type Reader func(context.Context, clientv3.Op) (clientv3.OpResponse, error)
 
 // pages reads spans in one request. Where the answer is too long, it is asked for in
 // parts.
-func (r reader) pages(ctx context.Context, spans []keySpan, opts ...clientv3.OpOption) ([]keyPage, error) {
+func (r Reader) pages(ctx context.Context, spans []Span, opts ...clientv3.OpOption) ([]keyPage, error) {
 	if len(spans) == 1 {
 		page, err := r.page(ctx, spans[0], opts...)
 		return []keyPage{page}, err
 	}
 	ops := make([]clientv3.Op, len(spans))
 	for i, s := range spans {
-		ops[i] = s.op(slices.Clone(opts)...)
+		ops[i] = s.Op(slices.Clone(opts)...)
 	}
 	resp, err := r(ctx, clientv3.OpTxn(nil, ops, nil))
 	if etcd.IsTooLong(err) {
@@ -94,8 +95,8 @@ func (r reader) pages(ctx context.Context, spans []keySpan, opts ...clientv3.OpO
 
 // page reads a span: where the answer is too long, the keys alone, and then their
 // values one by one.
-func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) (keyPage, error) {
-	resp, err := r(ctx, s.op(slices.Clone(opts)...))
+func (r Reader) page(ctx context.Context, s Span, opts ...clientv3.OpOption) (keyPage, error) {
+	resp, err := r(ctx, s.Op(slices.Clone(opts)...))
 	if !etcd.IsTooLong(err) {
 		if err != nil {
 			return keyPage{}, err
@@ -103,7 +104,7 @@ func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) 
 		return s.page((*pb.RangeResponse)(resp.Get())), nil
 	}
 	for { // keys can be long, too
-		resp, err = r(ctx, s.op(append(slices.Clone(opts), clientv3.WithKeysOnly())...))
+		resp, err = r(ctx, s.Op(append(slices.Clone(opts), clientv3.WithKeysOnly())...))
 		if !etcd.IsTooLong(err) || s.limit == 1 {
 			break
 		}
@@ -119,9 +120,9 @@ func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) 
 		return page, nil // that was the one
 	}
 	for turn := range slices.Chunk(keys, 64) {
-		ones := make([]keySpan, len(turn))
+		ones := make([]Span, len(turn))
 		for i, kv := range turn {
-			ones[i] = keySpan{from: string(kv.Key), end: string(kv.Key) + "\x00", limit: 1}
+			ones[i] = Span{from: string(kv.Key), end: string(kv.Key) + "\x00", limit: 1}
 		}
 		values, err := r.pages(ctx, ones)
 		if err != nil {
@@ -134,19 +135,50 @@ func (r reader) page(ctx context.Context, s keySpan, opts ...clientv3.OpOption) 
 	return page, nil
 }
 
-// all calls each for all that stands in a span, in the order of keys, by the thousand.
-func (r reader) all(ctx context.Context, s keySpan, each func(*mvccpb.KeyValue)) error {
+// all calls each for all that stands in a span, in the order of keys, by the thousand. It returns
+// the header of the first answer.
+func (r Reader) all(ctx context.Context, s Span, each func(*mvccpb.KeyValue)) (first *pb.ResponseHeader, err error) {
 	for more := true; more; {
 		page, err := r.page(ctx, s)
 		if err != nil {
-			return err
+			return nil, err
 		}
+		first = cmp.Or(first, page.header)
 		for _, kv := range page.kvs {
 			each(kv)
 		}
 		s, more = page.rest, page.more
 	}
-	return nil
+	return first, nil
+}
+
+// Names calls each for what stands at the names of a pool. It returns the header of the first
+// answer.
+func (r Reader) Names(ctx context.Context, pool string, each func(name string, kv *mvccpb.KeyValue)) (*pb.ResponseHeader, error) {
+	names := under(NamesKey(pool))
+	names.limit *= 2
+	return r.all(ctx, names, func(kv *mvccpb.KeyValue) { each(strings.TrimPrefix(string(kv.Key), NamesKey(pool)), kv) })
+}
+
+// earlierTenures is how many of a name's tenures a claim looks back on: a line
+// that is older than these has no name.
+const earlierTenures = 256
+
+// LastTenures is where the last tenures of name are.
+func LastTenures(pool, name string) Span {
+	s := under(TenuresKey(pool) + name + "/")
+	s.limit, s.last, s.by = earlierTenures, true, clientv3.SortByCreateRevision
+	return s
+}
+
+// LastTenures returns the last tenures of name, in the order of time; cut says that there were
+// more before.
+func (r Reader) LastTenures(ctx context.Context, pool, name string) (ts []Tenure, cut bool, err error) {
+	page, err := r.page(ctx, LastTenures(pool, name))
+	if err != nil {
+		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
+	}
+	return ReadTenures(pool, page.kvs), page.more, nil
 }
 
 // perName is how many records of a name are read together with those of others, and
@@ -160,13 +192,13 @@ const (
 // is left of a range at each read of some of it: one range for the many records of a big
 // pool would cost it their square. So they are read by the names that are held, each with
 // those up to the next one.
-func readRecords(ctx context.Context, r reader, pool string, held iter.Seq[string], each func(*mvccpb.KeyValue)) error {
-	var spans []keySpan
-	all := under(tenuresKey(pool))
+func readRecords(ctx context.Context, r Reader, pool string, held iter.Seq[string], each func(*mvccpb.KeyValue)) error {
+	var spans []Span
+	all := under(TenuresKey(pool))
 	for _, name := range slices.SortedFunc(held, CompareNames) {
-		s := under(tenuresKey(pool) + name + "/")
+		s := under(TenuresKey(pool) + name + "/")
 		s.limit = perName
-		spans = append(spans, keySpan{from: all.from, end: s.from, limit: perName}, s)
+		spans = append(spans, Span{from: all.from, end: s.from, limit: perName}, s)
 		all.from = s.end
 	}
 	for turn := range slices.Chunk(append(spans, all), 2*namesPerRead) {
@@ -180,7 +212,7 @@ func readRecords(ctx context.Context, r reader, pool string, held iter.Seq[strin
 			}
 			if page.more {
 				page.rest.limit = keysPerRead
-				if err := r.all(ctx, page.rest, each); err != nil {
+				if _, err := r.all(ctx, page.rest, each); err != nil {
 					return err
 				}
 			}

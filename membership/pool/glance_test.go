@@ -1,4 +1,4 @@
-package membership
+package pool
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
 
 // A pool at a glance is one request, and what Look and TenuresOf say.
@@ -19,30 +21,30 @@ func TestLookAt(t *testing.T) {
 		requests = append(requests, method)
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	c := newClient(t, sharedEtcd, count)
-	cfg := testConfig(t, "Denali", "MtLogan", "KingPeak")
+	c := newClient(t, devetcdtest.Start(t), count)
+	list := []string{"Denali", "MtLogan", "KingPeak"}
 	now := time.Now()
 	put := func(key, value string, opts ...clientv3.OpOption) {
 		t.Helper()
-		if _, err := c.Put(t.Context(), poolKey(cfg.Pool)+key, value, opts...); err != nil {
+		if _, err := c.Put(t.Context(), Key(testPool)+key, value, opts...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	id := newLease(t, c)
 	for i := range 250 { // more than one answer
 		at := now.Add(time.Duration(i-300) * time.Minute)
-		tenure := Tenure{Name: "Denali", Owner: fmt.Sprint("web", i), Lease: clientv3.LeaseID(i + 1), From: at, id: recordID(at, clientv3.LeaseID(i+1))}
-		put("tenures/Denali/"+tenure.id, tenure.value())
+		tenure := Tenure{Name: "Denali", Owner: fmt.Sprint("web", i), Lease: clientv3.LeaseID(i + 1), From: at, ID: RecordID(at, clientv3.LeaseID(i+1))}
+		put("tenures/Denali/"+tenure.ID, tenure.Value())
 	}
 	put("names/MtLogan", "web17", clientv3.WithLease(id))
 	put("names/Everest", "not of the list")
 	put("names/no name", "x")
-	put("waiting/"+leaseHex(newLease(t, c)), "of no lease")
+	put("waiting/"+LeaseHex(newLease(t, c)), "of no lease")
 	waits := newLease(t, c)
-	put("waiting/"+leaseHex(waits), "web99", clientv3.WithLease(waits))
+	put("waiting/"+LeaseHex(waits), "web99", clientv3.WithLease(waits))
 
 	requests = nil
-	g, err := LookAt(t.Context(), c, cfg.Pool, cfg.Names, []AskPast{
+	g, err := LookAt(t.Context(), c, testPool, list, []AskPast{
 		{Name: "Denali"}, {Name: "Denali", From: now.Add(-60 * time.Minute)}, {Name: "Denali", Before: now.Add(-100 * time.Minute), Last: true}, {Name: "MtLogan"},
 	})
 	if err != nil || len(requests) != 1 {
@@ -62,7 +64,7 @@ func TestLookAt(t *testing.T) {
 	}
 	put("tenures/KingPeak-2/x", "no record")
 	put("tenures/Old/x", strings.Repeat("x", 1<<20))
-	g, err = LookAt(t.Context(), c, cfg.Pool, cfg.Names, []AskPast{
+	g, err = LookAt(t.Context(), c, testPool, list, []AskPast{
 		{}, {Until: "Denali"}, {After: "Denali", Until: "KingPeak"}, {After: "Denali", Until: "MtLogan"}, {After: "KingPeak-2"}, {After: "Old"},
 	})
 	if err != nil {
@@ -75,7 +77,7 @@ func TestLookAt(t *testing.T) {
 	}
 	seen := 0
 	for ask := (AskPast{Name: "Denali"}); ; {
-		g, err := LookAt(t.Context(), c, cfg.Pool, cfg.Names, []AskPast{ask})
+		g, err := LookAt(t.Context(), c, testPool, list, []AskPast{ask})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,21 +95,21 @@ func TestLookAt(t *testing.T) {
 // the client takes, and what is ours is found among them.
 func TestLookAtLongValues(t *testing.T) {
 	t.Parallel()
-	c := newClient(t, sharedEtcd)
-	cfg := testConfig(t, "Denali", "MtLogan")
+	c := newClient(t, devetcdtest.Start(t))
+	list := []string{"Denali", "MtLogan"}
 	long := strings.Repeat("x", 1<<20)
 	at := time.Now().Add(-time.Hour)
-	tenure := Tenure{Name: "Denali", Owner: "web17", Lease: 7, From: at, id: recordID(at, 7)}
+	tenure := Tenure{Name: "Denali", Owner: "web17", Lease: 7, From: at, ID: RecordID(at, 7)}
 	for key, value := range map[string]string{
-		"names/Denali": "web17", "tenures/Denali/" + tenure.id: tenure.value(),
+		"names/Denali": "web17", "tenures/Denali/" + tenure.ID: tenure.Value(),
 		"names/a": long, "names/b": long, "names/c": long, "names/d": long, "names/MtLogan": long,
 		"tenures/Denali/0000000000001-1": long, "tenures/Denali/0000000000002-1": long, "tenures/Denali/0000000000003-1": long, "tenures/Denali/0000000000004-1": long,
 	} {
-		if _, err := c.Put(t.Context(), poolKey(cfg.Pool)+key, value); err != nil {
+		if _, err := c.Put(t.Context(), Key(testPool)+key, value); err != nil {
 			t.Fatal(err)
 		}
 	}
-	g, err := LookAt(t.Context(), c, cfg.Pool, cfg.Names, []AskPast{{Name: "Denali"}, {Name: "MtLogan"}})
+	g, err := LookAt(t.Context(), c, testPool, list, []AskPast{{Name: "Denali"}, {Name: "MtLogan"}})
 	if err != nil || len(g.Held) != 1 || g.Held[0].Owner != "web17" || len(g.Past) != 2 || len(g.Past[0].Tenures) != 1 {
 		t.Errorf("%v: got %+v", err, g)
 	}
