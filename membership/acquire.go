@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
-
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // A tenancy is the claim that Run keeps, with what others need not see of it.
@@ -64,7 +64,7 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 // spread returns how long to wait before the first claim. In a pool with a long list all hosts
 // may start at once, and those that come later ask for less.
 func (h *Holder) spread() time.Duration {
-	if len(h.cfg.Names) <= namesPerTxn || h.own != nil {
+	if len(h.cfg.Names) <= namesPerTxn || h.own.Before != nil {
 		return 0
 	}
 	return h.jitter(time.Duration(len(h.cfg.Names)) * 5 * time.Millisecond)
@@ -94,7 +94,7 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	}
 	// 4. Claim under it, or find out what was claimed under it.
 	var got claimed
-	ask := asking{own: h.own, from: h.wall(), look: h.waited, names: h.cfg.Names}
+	ask := asking{own: h.own.Before, from: h.wall(), look: h.waited, names: h.cfg.Names}
 	if h.now() < h.avoidUntil {
 		ask = ask.without(h.avoid)
 	}
@@ -224,14 +224,14 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 		held.doubt(held.ttl, whyDataLoss, "")
 	}
 	switch {
-	case got.takenOver && h.own.here: // nobody has used the name since we did
+	case got.takenOver && h.own.Before.Here: // nobody has used the name since we did
 		held.goesOn = true
-		held.doubt(h.own.UsableFrom-held.claimed, whyBefore, "")
-		if h.own.UsableFrom <= held.claimed {
+		held.doubt(h.own.Before.UsableFrom-held.claimed, whyBefore, "")
+		if h.own.Before.UsableFrom <= held.claimed {
 			held.horizon.Store(int64(held.claimed)) // and we may have, until now
 		}
 	case got.takenOver:
-		held.doubt(max(held.ttl, min(h.own.TTL, pool.MaxTTL)), whyCopied, "") // ours, or the other's
+		held.doubt(max(held.ttl, min(h.own.Before.TTL, pool.MaxTTL)), whyCopied, "") // ours, or the other's
 		fallthrough
 	default:
 		for _, t := range h.unended(ctx, got) {
@@ -244,11 +244,11 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 
 // hold makes held the current claim.
 func (h *Holder) hold(held *tenancy) {
-	if own := h.own; own != nil && own.here && own.Lease != 0 && own.Lease != held.lease {
+	if own := h.own.Before; own != nil && own.Here && own.Lease != 0 && own.Lease != held.lease {
 		// A request of its time may come late, and must claim nothing under it.
 		h.records.add(job{name: held.name, do: func(ctx context.Context) error { return h.store.revoke(ctx, own.Lease) }})
 	}
-	h.own = nil
+	h.own.Before = nil
 	if h.waited {
 		h.waited = false
 		lease := held.lease
@@ -270,8 +270,8 @@ func (h *Holder) hold(held *tenancy) {
 
 // note adds the claim to our own tenures, and to the state directory.
 func (h *Holder) note(held *tenancy) {
-	h.ownTenures.begin(held.tenure, held.start, h.wall())
-	h.remember(memory{
+	h.own.Tenures.Begin(held.tenure, held.start, h.wall())
+	h.own.Remember(state.Claim{
 		Pool: h.cfg.Pool, Name: held.name, Lease: held.lease, Revision: held.revision, TTL: held.ttl,
 		Record: held.tenure.ID, Start: held.start,
 		UsableFrom: held.usableFrom(),

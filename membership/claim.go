@@ -7,8 +7,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
-
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // A Claim is a name held under a lease. It is a value: losing a name and claiming it again gives
@@ -39,9 +39,9 @@ func newClaim(name, key, owner string, lease clientv3.LeaseID, revision int64, n
 
 func init() {
 	claimtest.Make = func(c claimtest.Claim) any {
-		var ours []span
+		var ours state.Tenures
 		for _, t := range c.Ours {
-			ours = append(ours, span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name})
+			ours = append(ours, state.Tenure{Name: t.Name, Start: firstSecond(t.From), End: t.To.Unix()})
 		}
 		var others []pool.Tenure
 		for _, t := range c.Others {

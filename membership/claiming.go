@@ -15,15 +15,16 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // asking is what a claim asks for: the name of own if that lives or is free, and
 // otherwise the first free one of names.
 type asking struct {
 	names []string
-	own   *memory   // nil: none
-	from  time.Time // when the tenure is recorded to begin; one that is taken over goes on
-	look  bool      // first whether any is free: most likely none is
+	own   *state.Claim // nil: none
+	from  time.Time    // when the tenure is recorded to begin; one that is taken over goes on
+	look  bool         // first whether any is free: most likely none is
 }
 
 // without returns a without a name.
@@ -117,7 +118,7 @@ func (s *store) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]b
 
 // rungsOf returns the rungs of a restart: take over the claim that lives, or
 // claim the name that we had.
-func (s *store) rungsOf(own *memory) []rung {
+func (s *store) rungsOf(own *state.Claim) []rung {
 	if own == nil {
 		return nil
 	}
@@ -136,7 +137,9 @@ func (s *store) tenureOf(r rung, under lease, from time.Time) pool.Tenure {
 		TTL: under.ttl, Term: under.term, ID: pool.RecordID(from, under.id),
 	}
 	if r.takeOver != nil {
-		t.From, t.ID = r.takeOver.goesOn(t)
+		if from, id, ok := r.takeOver.Tenure(); ok {
+			t.From, t.ID = from, id
+		}
 	}
 	return t
 }

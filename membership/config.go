@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
-
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -34,7 +33,7 @@ type Config struct {
 	// OnStop is what becomes of the name when Run ends; default release.
 	OnStop OnStop `yaml:"on_stop"`
 
-	// StateDir is the path to open a StateDir at; default /var/lib/prefixproxy.
+	// StateDir is the path of the state directory; default /var/lib/prefixproxy.
 	StateDir string `yaml:"state_dir"`
 }
 

@@ -3,21 +3,39 @@ package membership
 import (
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
+
+// hanging are files whose writing takes until a moment.
+type hanging struct {
+	*statedir.Dir
+	until chan struct{}
+}
+
+func (h hanging) WriteFile(name string, data []byte) error {
+	<-h.until
+	return h.Dir.WriteFile(name, data)
+}
 
 // A state directory whose disk hangs costs no renewal: the claim is good past the
 // horizon that it began with.
 func TestDiskThatHangs(t *testing.T) {
 	t.Parallel()
-	state := newState(t, t.TempDir())
-	state.writing.Lock() // a write that has begun does not end
-	h := start(t, newClient(t, sharedEtcd), waitingConfig(t), state)
+	dir, err := statedir.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	disk := hanging{dir, make(chan struct{})}
+	h := start(t, newClient(t, sharedEtcd), waitingConfig(t), state.New(disk, state.Place{}))
 	c := h.held(t)
 	past := time.NewTimer(c.Left() + time.Second)
 	<-past.C
 	if got, ok := h.Current(); got != c || !ok {
 		t.Errorf("past the horizon of the grant: claim %p good %v, want %p true", got, ok, c)
 	}
-	state.writing.Unlock()
+	close(disk.until)
 	h.stop()
 }

@@ -4,8 +4,9 @@
 //
 // Join and Members are the simple calls: claim a name, and see who holds which. The daemon uses a
 // Holder, which claims a name, keeps it, and claims another if it is lost. Users of a name ask
-// Current before each use. Below are package etcd, which has the client that a Holder uses, and
-// package pool, which knows how a pool lies in etcd, and reads what people ask about one.
+// Current before each use. Below are package etcd, which has the client that a Holder uses, package
+// pool, which knows how a pool lies in etcd and reads what people ask about one, and package state,
+// which remembers a claim from one start to the next.
 //
 // # The path of a lease
 //
@@ -17,23 +18,18 @@
 //	config.go       the configuration of a Holder
 //	claim.go        a name under a lease, and its horizon
 //	history.go      who owned the seconds before a claim
-//	state.go        the states of a Holder; why a claim was lost
-//	statedir.go     what is remembered from one start to the next
-//	ownstate.go     what is remembered now, and saved beside the lease
-//	current.go      what all may see: the claim, or the state
+//	current.go      what all may see: the claim, or the state; why a claim was lost
 //	requests.go     how etcd is asked: bounded in time, and watched
 //	holder.go       Holder, and Run: claim → renew → lost → re-claim → release
 //	acquire.go      getting a claim: grant, claim, wait
 //	succession.go   when a name that was claimed may be used
 //	keep.go         keeping a claim: renew, suspend, resume, lose, let go
-//	ourtenures.go   our own tenures
 //	records.go      writing about tenures, beside the lease
 //	outage.go       when etcd fails: what is logged, and when to try again
 //	store.go        what is asked of etcd: leases, and lost data
 //	claiming.go     the claim in etcd: what is asked for, and what an earlier request got
 //	renewing.go     a renewal in etcd, over one stream
 //	waiting.go      waiting in etcd for a name that is freed
-//	recorded.go     the records of tenures in etcd
 //
 // # States
 //

@@ -18,6 +18,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // sharedEtcd is one server for the tests that do not stop theirs; each test
@@ -110,9 +111,9 @@ type running struct {
 }
 
 // start runs a holder until the test ends, at the latest.
-func start(t *testing.T, c *etcd.Client, cfg Config, state *StateDir) running {
+func start(t *testing.T, c *etcd.Client, cfg Config, dir *state.Dir) running {
 	t.Helper()
-	h, err := NewHolder(c, cfg, state, testLog(t))
+	h, err := NewHolder(c, cfg, dir, testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,9 +169,9 @@ func (r running) held(t *testing.T) *Claim {
 	return c
 }
 
-func newState(t *testing.T, dir string) *StateDir {
+func newState(t *testing.T, dir string) *state.Dir {
 	t.Helper()
-	s, err := OpenStateDir(dir)
+	s, err := state.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

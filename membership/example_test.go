@@ -117,25 +117,6 @@ func ExampleHolder() {
 	// <nil> released
 }
 
-// A second holder on one directory is refused.
-func ExampleOpenStateDir() {
-	dir, err := os.MkdirTemp("", "membership")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-
-	state, err := membership.OpenStateDir(dir)
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer state.Close()
-	_, err = membership.OpenStateDir(state.Dir())
-	fmt.Println(err != nil)
-	// Output:
-	// true
-}
-
 func ExampleMountains() {
 	fmt.Println(membership.Mountains()[:3])
 	// Output: [Denali MtLogan PicodeOrizaba]

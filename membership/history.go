@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // A history knows to whom the seconds before a tenure belong, and so which name a Carbon line
@@ -38,10 +39,10 @@ type span struct {
 //
 // For this rule, a tenure that follows another one begins at that one's end: the seconds in which
 // a name was free belong to its next holder.
-func newHistory(start int64, name string, ours []span, others []pool.Tenure, cut bool) history {
+func newHistory(start int64, name string, ours state.Tenures, others []pool.Tenure, cut bool) history {
 	h := history{floor: math.MinInt64}
-	for _, s := range ours {
-		if s.to = min(s.to, start-1); s.from <= s.to {
+	for _, t := range ours {
+		if s := (span{t.Start, min(t.End, start-1), t.Name}); s.from <= s.to {
 			h.ours = append(h.ours, s)
 			h.floor = max(h.floor, s.to+1)
 		}

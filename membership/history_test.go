@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // at returns a moment of the tests' day.
@@ -90,7 +91,7 @@ func TestNameAt(t *testing.T) {
 
 // What is not known because it is too far back is another's.
 func TestNameAtBeforeWhatIsKnown(t *testing.T) {
-	c := Claim{name: "Denali", history: newHistory(1000, "Denali", []span{{100, 200, "MtLogan"}}, []pool.Tenure{tenure("Denali", 500, 600)}, true)}
+	c := Claim{name: "Denali", history: newHistory(1000, "Denali", state.Tenures{{Name: "MtLogan", Start: 100, End: 200}}, []pool.Tenure{tenure("Denali", 500, 600)}, true)}
 	for second, want := range map[int64]string{-1: "", 150: "MtLogan", 400: "", 550: "", 606: "Denali"} {
 		if got, _ := c.NameAt(second); got != want {
 			t.Errorf("second %d: got %q, want %q", second, got, want)
@@ -176,9 +177,9 @@ func BenchmarkNameAt(b *testing.B) {
 
 // claimAfter returns a claim whose tenure began at from, after earlier ones.
 func claimAfter(name string, valid time.Duration, from time.Time, ours, others []pool.Tenure) *Claim {
-	spans := make([]span, len(ours))
+	own := make(state.Tenures, len(ours))
 	for i, t := range ours {
-		spans[i] = span{from: firstSecond(t.From), to: t.To.Unix(), name: t.Name}
+		own[i] = state.Tenure{Name: t.Name, Start: firstSecond(t.From), End: t.To.Unix()}
 	}
-	return testClaim(name, valid, newHistory(firstSecond(from), name, spans, others, false))
+	return testClaim(name, valid, newHistory(firstSecond(from), name, own, others, false))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // The rhythm of a holder.
@@ -30,12 +31,12 @@ const (
 type Holder struct {
 	*current
 	requests
-	ownState
 	counts
 
 	cfg     Config
 	wall    func() time.Time // for what Carbon lines and people are told, and no lease
 	records *records
+	own     *state.Own
 
 	held   *tenancy // with the claim, while there is one
 	lease  *lease   // nil: none
@@ -61,9 +62,9 @@ type lease struct {
 }
 
 // NewHolder returns a holder that has not started and asks etcd for nothing yet. It refuses a
-// configuration that does not Validate. Without a state (nil) every start is a host's first. A
+// configuration that does not Validate. Without a state directory (nil) every start is a host's first. A
 // nil log discards.
-func NewHolder(c *etcd.Client, cfg Config, state *StateDir, log *slog.Logger) (*Holder, error) {
+func NewHolder(c *etcd.Client, cfg Config, dir *state.Dir, log *slog.Logger) (*Holder, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -74,10 +75,10 @@ func NewHolder(c *etcd.Client, cfg Config, state *StateDir, log *slog.Logger) (*
 		}
 		cfg.Owner = pool.ShowOwner(host)
 	}
-	return newHolder(storeOf(c, cfg), cfg, state, boottime, log), nil
+	return newHolder(storeOf(c, cfg), cfg, dir, boottime, log), nil
 }
 
-func newHolder(store *store, cfg Config, state *StateDir, now clock, log *slog.Logger) *Holder {
+func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Logger) *Holder {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -88,11 +89,11 @@ func newHolder(store *store, cfg Config, state *StateDir, now clock, log *slog.L
 			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, log: log,
 			outage: outage{log: log, now: now, causes: make(map[string]time.Duration)},
 		},
-		ownState: ownState{saver: newSaver(state, log)},
-		counts:   counts{losses: make(map[Loss]*atomic.Uint64)},
-		cfg:      cfg,
-		wall:     time.Now,
-		records:  newRecords(cfg.TTL/3, log),
+		counts:  counts{losses: make(map[Loss]*atomic.Uint64)},
+		cfg:     cfg,
+		wall:    time.Now,
+		records: newRecords(cfg.TTL/3, log),
+		own:     state.NewOwn(dir, log),
 	}
 	for _, l := range Losses() {
 		h.losses[l] = new(atomic.Uint64)
@@ -124,10 +125,10 @@ func (h *Holder) Run(ctx context.Context) error {
 	defer h.pulse.Rest()
 	saving, saveLast := context.WithCancel(context.WithoutCancel(ctx))
 	defer saveLast()
-	wg.Go(func() { h.saver.run(saving) })
+	wg.Go(func() { h.own.Run(saving) })
 	wg.Go(func() { h.records.run(ctx) })
 
-	h.recall(h.cfg)
+	h.own.Recall(h.cfg.Pool, h.cfg.Names)
 	for ctx.Err() == nil {
 		held := h.acquire(ctx)
 		if held == nil {
@@ -170,7 +171,7 @@ func (h *Holder) release(ctx context.Context) {
 	var err error
 	if c != nil {
 		until := h.usedUntil(c)
-		saved := h.endOwn(h.held.tenure, until)
+		saved := h.own.End(h.held.tenure, until)
 		err = h.within(ctx, releaseTime/2, func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return fmt.Errorf("save the own tenures: %w", err)
@@ -187,7 +188,7 @@ func (h *Holder) release(ctx context.Context) {
 		h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl, "err", err)
 	default:
 		h.log.Info("name released", "name", c.name)
-		h.remember(memory{Pool: h.cfg.Pool, Name: c.name})
+		h.own.Remember(state.Claim{Pool: h.cfg.Pool, Name: c.name})
 	}
 }
 

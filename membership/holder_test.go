@@ -398,7 +398,7 @@ func TestCopiedState(t *testing.T) {
 	original := start(t, client, cfg, newState(t, dir))
 	original.held(t)
 	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C { // saved soon after it is in use
-		if _, err := os.Stat(filepath.Join(dir, memoryFile)); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "claim.json")); err == nil {
 			break
 		}
 	}

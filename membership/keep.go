@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
-
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // keep renews held until it is lost, or ctx ends.
@@ -78,7 +78,7 @@ func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Sec
 func (h *Holder) lose(held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.recordEnd(held.tenure.End(until, string(loss)), h.endOwn(h.held.tenure, until))
+	h.recordEnd(held.tenure.End(until, string(loss)), h.own.End(h.held.tenure, until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
@@ -98,11 +98,11 @@ func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 	case known:
 		h.lose(held, loss)
 	case err == nil && ctx.Err() == nil:
-		own := h.memory
-		own.here = true
+		own := h.own.Last
+		own.Here = true
 		h.lose(held, Expired)
 		h.lease = nil // its name is taken over, which ends it
-		h.own = &own
+		h.own.Before = &own
 	default:
 		return false
 	}
@@ -123,8 +123,8 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	h.avoid, h.avoidUntil = held.name, h.now()+held.ttl
 	h.lease.spent = true
 	until := h.usedUntil(held.Claim)
-	h.ownTenures.end(held.tenure, until)
-	saved := h.remember(memory{Pool: h.cfg.Pool})
+	h.own.Tenures.End(held.tenure, until)
+	saved := h.own.Remember(state.Claim{Pool: h.cfg.Pool})
 	ended := held.tenure.End(until, pool.Released)
 	err := h.request(ctx, func(ctx context.Context) error {
 		if err := await(ctx, saved); err != nil {

@@ -3,6 +3,8 @@ package membership
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // namesPerTxn is how many names one transaction asks for. etcd's limit
@@ -17,7 +19,7 @@ const namesPerTxn = 120
 type rung struct {
 	name     string // the name, or the ID of Join
 	when     []clientv3.Cmp
-	takeOver *memory // the claim that this rung takes over; nil: the key is new
+	takeOver *state.Claim // the claim that this rung takes over; nil: the key is new
 }
 
 // ifFree is the rung that claims name when its key does not exist.
@@ -26,7 +28,7 @@ func ifFree(name, key string) rung {
 }
 
 // ifOurs is the rung that takes over the living claim of own, to which this key belongs.
-func ifOurs(own *memory, key string) rung {
+func ifOurs(own *state.Claim, key string) rung {
 	return rung{name: own.Name, takeOver: own, when: stands(key, own.Revision, own.Lease)}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 func newLease(t *testing.T, c *etcd.Client) clientv3.LeaseID {
@@ -78,7 +79,7 @@ func TestJoinErrors(t *testing.T) {
 
 // longestLadder returns the rungs of a restart with a memory, and names more.
 func longestLadder(s *store, names int) []rung {
-	own := &memory{Name: "web-1", Lease: 4711, Revision: 1, Record: "1795386417123-1267"}
+	own := &state.Claim{Name: "web-1", Lease: 4711, Revision: 1, Record: "1795386417123-1267"}
 	return append(s.rungsOf(own), ifAnyFree(PrefixedNumerics("web-", names), pool.NamesKey(s.cfg.Pool))...)
 }
 
@@ -142,7 +143,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, own := range []memory{
+	for _, own := range []state.Claim{
 		{Name: first.name, Revision: first.revision, Lease: under.id + 1},
 		{Name: first.name, Revision: first.revision - 1, Lease: under.id},
 		{Name: first.name},
@@ -151,7 +152,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
-	own := memory{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.ID, here: true}
+	own := state.Claim{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.ID, Here: true}
 	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // A host is a simulated machine with one state directory. It runs one process
@@ -49,8 +50,8 @@ func (h *host) origin() *host {
 }
 
 // place is the host's, at this boot.
-func (h *host) place() place {
-	return place{Boot: fmt.Sprint(h.name, "-", h.boots), Inode: h.disk}
+func (h *host) place() state.Place {
+	return state.Place{Boot: fmt.Sprint(h.name, "-", h.boots), Inode: h.disk}
 }
 
 // A process is one run of a holder, with its way to etcd and a user who asks
@@ -61,7 +62,7 @@ func (h *host) place() place {
 // on. Whatever its timers did in between stays without effect.
 type process struct {
 	host    *host
-	place   place
+	place   state.Place
 	holder  *Holder
 	way     *way
 	clock   clock // the host's, never stopped
@@ -168,8 +169,7 @@ func (h *host) start() {
 	if err != nil {
 		panic(err)
 	}
-	state := &StateDir{dir: dir, place: p.place}
-	p.holder = newHolder(etcd, cfg, state, p.now, h.sim.log.With("host", h.name))
+	p.holder = newHolder(etcd, cfg, state.New(dir, p.place), p.now, h.sim.log.With("host", h.name))
 	p.holder.jitter, p.holder.records.jitter = p.way.jitter, p.way.jitter
 	h.process = p
 	h.sim.judge.add(p)

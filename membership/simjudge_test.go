@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // A judge sees all processes at once, and says whether ever two claims on one
@@ -44,8 +45,8 @@ func (c *Claim) tenureKey() tenureKey { return tenureKey{c.lease, c.revision} }
 
 // A who is a host at one of its boots.
 type who struct {
-	host *host
-	place
+	host  *host
+	place state.Place
 }
 
 // A tally is what the judge counts.

@@ -89,7 +89,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "two valid claims", "TestCloneOfAHostThatIsCutOff"},
 		{"a copied state directory proves a claim", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "case got.takenOver && h.own.here:",
+			Old:  "case got.takenOver && h.own.Before.Here:",
 			New:  "case got.takenOver:",
 		}, "", ""},
 		{"a loss of data makes nobody cautious", planted.Edit{

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // A name is free when its key is gone. Whether its last holder has stopped using it is another
@@ -79,7 +80,7 @@ const electionAtLeast = 500 * time.Millisecond
 // unended returns which of the tenures before got may still be in use.
 func (h *Holder) unended(ctx context.Context, got claimed) []pool.Tenure {
 	open := slices.DeleteFunc(slices.Clone(got.earlier), func(t pool.Tenure) bool {
-		own := h.ownTenures.find(t)
+		own := h.own.Tenures.Find(t)
 		return !t.Open() || own != nil && !own.Elsewhere
 	})
 	if len(open) == 0 {
@@ -106,7 +107,7 @@ func (h *Holder) unended(ctx context.Context, got claimed) []pool.Tenure {
 // belong.
 func (h *Holder) date(held *tenancy) {
 	from, now := held.answered.Add(held.unused()), h.wall()
-	others := slices.DeleteFunc(h.ownTenures.others(held.earlier), func(t pool.Tenure) bool { return t.InFuture(now) })
+	others := slices.DeleteFunc(h.own.Tenures.Others(held.earlier), func(t pool.Tenure) bool { return t.InFuture(now) })
 	held.start = firstSecond(from)
 	for _, t := range others {
 		if t.Open() {
@@ -115,10 +116,10 @@ func (h *Holder) date(held *tenancy) {
 			held.start = max(held.start, t.To.Unix()+1)
 		}
 	}
-	if own := h.ownTenures.find(held.tenure); own != nil {
+	if own := h.own.Tenures.Find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
 	}
-	held.history = newHistory(held.start, held.name, h.ownTenures.spans(held.tenure), others, held.cut)
+	held.history = newHistory(held.start, held.name, h.own.Tenures.Except(held.tenure), others, held.cut)
 }
 
 // lookBack finds out whether the doubted tenures before held have their ends on record by now.
@@ -150,4 +151,44 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	h.date(held)
 	h.note(held)
 	h.setClaim(held.Claim)
+}
+
+// closeCrashed finds out when those of our tenures ended that a crash left open, now that got has
+// been claimed: when somebody else claimed the name, or else no earlier than now. It asks etcd
+// only if we got another name than before.
+func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) error {
+	for i := range h.own.Tenures {
+		own := &h.own.Tenures[i]
+		if own.End != 0 || own == h.own.Tenures.Find(got.tenure) {
+			continue
+		}
+		after := append(slices.Clone(got.earlier), got.tenure)
+		if own.Name != got.name {
+			err := h.request(ctx, func(ctx context.Context) (err error) {
+				after, _, err = h.store.tenures(ctx, own.Name)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		own.EndAt(crashedAt(own, after, now))
+	}
+	return nil
+}
+
+// crashedAt returns until when the seconds of own are certainly ours, by the tenures of its
+// name: others may have recorded a later end than it had.
+func crashedAt(own *state.Tenure, ts []pool.Tenure, now time.Time) time.Time {
+	to := now
+	at := slices.IndexFunc(ts, func(t pool.Tenure) bool { return t.ID == own.Record })
+	for i, t := range ts {
+		if i == at && !t.Open() && t.To.Before(to) {
+			to = t.To
+		}
+		if i > at && t.From.Before(to) && (at >= 0 || t.ID > own.Record) {
+			to = t.From
+		}
+	}
+	return to
 }

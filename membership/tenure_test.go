@@ -18,6 +18,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // recordsOf returns the records of name, in the order of time.
@@ -251,8 +252,8 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	var clock atomic.Int64 // Unix seconds
 	clock.Store(now.Unix())
 	dir := t.TempDir()
-	begin := func(state *StateDir) running {
-		h, err := NewHolder(c, cfg, state, testLog(t))
+	begin := func(dir *state.Dir) running {
+		h, err := NewHolder(c, cfg, dir, testLog(t))
 		if err != nil {
 			t.Fatal(err)
 		}

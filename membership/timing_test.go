@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 const simTTL = 15 * time.Second
@@ -192,7 +193,7 @@ func TestTakeOver(t *testing.T) {
 				r.stop()
 
 				h, _ := newSim(t, e)
-				h.own = &memory{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL, here: test.here}
+				h.own.Before = &state.Claim{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL, Here: test.here}
 				begin := e.now()
 				got := run(t, h).held(t)
 				if d := e.now() - begin; d != test.wantFrom {
@@ -227,7 +228,7 @@ func TestOriginalAndCopy(t *testing.T) {
 				way.exactly(test.cutOff, 0)
 
 				h, _ = newSim(t, e)
-				h.own = &memory{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL}
+				h.own.Before = &state.Claim{Pool: "default", Name: c.name, Lease: c.lease, Revision: c.revision, TTL: simTTL}
 				copied := run(t, h)
 				for range 40 {
 					pass(t, 500*time.Millisecond)

@@ -25,6 +25,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -48,7 +49,7 @@ type daemon struct {
 // newDaemon makes the parts of a daemon, which takes the sockets that were passed to us, and
 // whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the
 // etcd client. The caller closes it.
-func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
+func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
 	d = &daemon{log: ui.log, pages: make(chan *admin.Server), tell: notifier{ui.log}}
 	if d.client, err = cfg.Etcd.client(); err != nil {
 		return nil, err
@@ -58,13 +59,13 @@ func newDaemon(cfg config, state *membership.StateDir, ui *ui, sockets []*os.Fil
 			d.close()
 		}
 	}()
-	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, state, d.log); err != nil {
+	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, stateDir, d.log); err != nil {
 		return nil, err
 	}
 	d.registry = prometheus.NewRegistry()
 	options := proxy.Options{
 		Stdout: ui.out, Log: d.log, Owner: d.holder.Owner(), Telemetry: d.registry, Sockets: sockets,
-		StateDir: state.Dir(), QueueDirs: queueDirs,
+		StateDir: stateDir.Path(), QueueDirs: queueDirs,
 	}
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return nil, err
@@ -248,15 +249,15 @@ func atHangup(ctx context.Context, hangups <-chan os.Signal, do func()) error {
 }
 
 // openState opens the state directory of the daemon.
-func openState(cfg config) (*membership.StateDir, error) {
-	state, err := membership.OpenStateDir(cfg.Membership.StateDir)
+func openState(cfg config) (*state.Dir, error) {
+	dir, err := state.Open(cfg.Membership.StateDir)
 	switch {
-	case errors.Is(err, membership.ErrLocked):
+	case errors.Is(err, state.ErrLocked):
 		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}
 	case err != nil:
 		return nil, hinted{err, stateHint(cfg.Membership.StateDir, err)}
 	}
-	return state, nil
+	return dir, nil
 }
 
 // stateHint says how to come by a state directory, where dir can't be had.

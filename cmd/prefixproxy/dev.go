@@ -18,6 +18,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -49,14 +50,14 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	state, err := openState(cfg)
-	if err != nil && c.DataDir != "" && !errors.Is(err, membership.ErrLocked) {
+	stateDir, err := openState(cfg)
+	if err != nil && c.DataDir != "" && !errors.Is(err, state.ErrLocked) {
 		return hinted{err, "--data-dir takes a directory that this user may write, and nobody else"}
 	}
 	if err != nil {
 		return err
 	}
-	defer state.Close()
+	defer stateDir.Close()
 	end := func(err error) {
 		remove()
 		report(ui.err, etcdHint(err))
@@ -73,7 +74,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	cfg.Etcd = etcdConfig{Endpoints: []string{etcd.Endpoint()}}
 
 	// The queue lies with the rest: where dev is killed, nothing else is left of it.
-	d, err := newDaemon(cfg, state, ui, nil, []string{state.Dir()})
+	d, err := newDaemon(cfg, stateDir, ui, nil, []string{stateDir.Path()})
 	if err != nil {
 		return err
 	}

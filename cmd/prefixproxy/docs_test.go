@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // The documents are held to the program: what they name must be there, and
@@ -42,12 +42,12 @@ func metricNames(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state, err := membership.OpenStateDir(t.TempDir())
+	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer state.Close()
-	d, err := newDaemon(cfg, state, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)}, nil, nil)
+	defer dir.Close()
+	d, err := newDaemon(cfg, dir, &ui{out: io.Discard, err: io.Discard, log: slog.New(slog.DiscardHandler)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

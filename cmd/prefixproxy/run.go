@@ -32,12 +32,12 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	ui.log.Info("prefixproxy starts", "version", buildVersion(), "config", c.Config)
 	tune(cfg)
-	state, err := openState(cfg)
+	stateDir, err := openState(cfg)
 	if err != nil {
 		return err
 	}
-	defer state.Close()
-	d, err := newDaemon(cfg, state, ui, sockets, queueDirs(state.Dir()))
+	defer stateDir.Close()
+	d, err := newDaemon(cfg, stateDir, ui, sockets, queueDirs(stateDir.Path()))
 	if err != nil {
 		return err
 	}

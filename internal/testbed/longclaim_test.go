@@ -7,6 +7,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // The etcd of the machine, which may be an old one, takes the longest
@@ -21,18 +22,18 @@ func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	state, err := membership.OpenStateDir(t.TempDir())
+	dir, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer state.Close()
+	defer dir.Close()
 	cfg := membership.DefaultConfig()
 	cfg.Names = membership.PrefixedNumerics("web-", 120)
 	cfg.Owner = "homer"
 	cfg.OnStop = membership.Keep
 
 	for range 2 { // the second one takes over
-		h, err := membership.NewHolder(client, cfg, state, nil)
+		h, err := membership.NewHolder(client, cfg, dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

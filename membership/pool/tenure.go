@@ -43,6 +43,9 @@ const (
 	maxMilli       = 1e13 - 1
 )
 
+// TenuresKept is for how long the records of a name are kept.
+const TenuresKept = 90 * 24 * time.Hour
+
 // ClocksApart is how far the clocks of two hosts may differ before both may write one name for
 // one moment.
 const ClocksApart = 5 * time.Second

@@ -1,4 +1,4 @@
-package membership
+package state
 
 import (
 	"bytes"
@@ -14,31 +14,29 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
-
-	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 func TestStateRemembers(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "on", "demand")
-	s := newState(t, dir)
+	s := open(t, dir)
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory: got %v, %v; want mode 0700", info, err)
 	}
 	if m, _, err := s.load("default"); m != nil || err != nil {
 		t.Errorf("a new directory remembers %v (%v), want nothing", m, err)
 	}
-	want := memory{Pool: "default", Name: "Denali", Lease: 1 << 62, Revision: 1 << 60, TTL: simTTL}
-	if err := s.save(saved{memory: want}); err != nil {
+	want := Claim{Pool: "default", Name: "Denali", Lease: 1 << 62, Revision: 1 << 60, TTL: 15 * time.Second}
+	if err := s.save(saved{Claim: want}); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
 
-	s = newState(t, dir)
+	s = open(t, dir)
 	got, _, err := s.load("default")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want.Place, want.here = s.place, s.place.Boot != ""
+	want.Place, want.Here = s.place, s.place.Boot != ""
 	if *got != want {
 		t.Errorf("remembered: got %+v, want %+v", *got, want)
 	}
@@ -46,18 +44,18 @@ func TestStateRemembers(t *testing.T) {
 
 // What could not be saved is tried again, and each is said once.
 func TestSavedLater(t *testing.T) {
-	s := newState(t, t.TempDir())
-	inTheWay := filepath.Join(s.Dir(), "claim.json.new")
+	s := open(t, t.TempDir())
+	inTheWay := filepath.Join(s.Path(), "claim.json.new")
 	if err := os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {
-		saver := newSaver(s, slog.New(slog.NewTextHandler(&log, nil)))
+		own := NewOwn(s, slog.New(slog.NewTextHandler(&log, nil)))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
-		go func() { defer close(ended); saver.run(ctx) }()
-		<-saver.save(memory{Pool: "default", Name: "Denali"}, nil)
+		go func() { defer close(ended); own.Run(ctx) }()
+		<-own.Remember(Claim{Pool: "default", Name: "Denali"})
 		time.Sleep(3*saveAgain + saveAgain/2)
 		if m, _, _ := s.load("default"); m != nil {
 			t.Errorf("saved: %+v", m)
@@ -79,34 +77,34 @@ func TestSavedLater(t *testing.T) {
 // A copy of the directory, and another boot, are another place.
 func TestStateKnowsItsPlace(t *testing.T) {
 	dir, copied := t.TempDir(), t.TempDir()
-	s := newState(t, dir)
+	s := open(t, dir)
 	if s.place.Boot == "" {
 		t.Skip("this system has no boot id")
 	}
-	if err := s.save(saved{memory: memory{Name: "Denali"}}); err != nil {
+	if err := s.save(saved{Claim: Claim{Name: "Denali"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 		t.Fatal(err)
 	}
-	if m, _, err := newState(t, copied).load("default"); err != nil || m.Name != "Denali" || m.here {
+	if m, _, err := open(t, copied).load("default"); err != nil || m.Name != "Denali" || m.Here {
 		t.Errorf("a copy: got %+v, %v; want Denali from elsewhere", m, err)
 	}
 	s.place.Boot = "the next boot"
-	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" || m.here {
+	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" || m.Here {
 		t.Errorf("after a reboot: got %+v, %v; want Denali from elsewhere", m, err)
 	}
 }
 
 func TestStateIsLocked(t *testing.T) {
 	dir := t.TempDir()
-	s := newState(t, dir)
-	_, err := OpenStateDir(dir)
+	s := open(t, dir)
+	_, err := Open(dir)
 	if !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("the second on %s: got %v, want ErrLocked with the directory", dir, err)
 	}
 	s.Close()
-	newState(t, dir)
+	open(t, dir)
 }
 
 func TestStateNotWritable(t *testing.T) {
@@ -114,7 +112,7 @@ func TestStateNotWritable(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenStateDir(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := Open(filepath.Join(file, "state")); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("below a file: got %v, want an error that names it", err)
 	}
 }
@@ -131,15 +129,15 @@ func TestStateOfNoUse(t *testing.T) {
 		{"a name that is not of the list", `{"pool":"default","name":"../../etc"}`, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newState(t, t.TempDir())
-			if err := os.WriteFile(filepath.Join(s.Dir(), memoryFile), []byte(test.content), 0o600); err != nil {
+			s := open(t, t.TempDir())
+			if err := os.WriteFile(filepath.Join(s.Path(), memoryFile), []byte(test.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			var log bytes.Buffer
-			h := newHolder(nil, DefaultConfig(), s, boottime, slog.New(slog.NewTextHandler(&log, nil)))
-			h.recall(h.cfg)
-			if h.own != nil {
-				t.Errorf("recalled %+v, want nothing", h.own)
+			own := NewOwn(s, slog.New(slog.NewTextHandler(&log, nil)))
+			own.Recall("default", []string{"Denali"})
+			if own.Before != nil {
+				t.Errorf("recalled %+v, want nothing", own.Before)
 			}
 			if warned := strings.Contains(log.String(), "level=WARN"); warned != test.wantWarning {
 				t.Errorf("warned %v, want %v; log: %s", warned, test.wantWarning, log.String())
@@ -159,11 +157,11 @@ func TestStateOfOthers(t *testing.T) {
 	if err := os.Symlink(elsewhere, filepath.Join(dir, memoryFile)); err != nil {
 		t.Fatal(err)
 	}
-	s := newState(t, dir)
+	s := open(t, dir)
 	if m, _, err := s.load("default"); err == nil {
 		t.Errorf("a link was followed: %+v", m)
 	}
-	if err := s.save(saved{memory: memory{Name: "Denali"}}); err != nil {
+	if err := s.save(saved{Claim: Claim{Name: "Denali"}}); err != nil {
 		t.Fatal(err)
 	}
 	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" {
@@ -176,7 +174,7 @@ func TestStateOfOthers(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenStateDir(dir); !errors.Is(err, statedir.ErrOpenToOthers) {
+	if _, err := Open(dir); !errors.Is(err, statedir.ErrOpenToOthers) {
 		t.Errorf("got %v, want %v", err, statedir.ErrOpenToOthers)
 	}
 }
@@ -192,22 +190,31 @@ func FuzzStateDir(f *testing.F) {
 		f.Add([]byte(content))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		s := newState(t, t.TempDir())
+		s := open(t, t.TempDir())
 		defer s.Close()
-		if err := os.WriteFile(filepath.Join(s.Dir(), memoryFile), content, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(s.Path(), memoryFile), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		h := newHolder(nil, DefaultConfig(), s, boottime, slog.New(slog.DiscardHandler))
-		h.recall(h.cfg)
-		if h.own != nil && !slices.Contains(h.cfg.Names, h.own.Name) {
-			t.Errorf("%q is taken for our name", h.own.Name)
+		own, names := NewOwn(s, slog.New(slog.DiscardHandler)), []string{"Denali", "MtLogan"}
+		own.Recall("default", names)
+		if own.Before != nil && !slices.Contains(names, own.Before.Name) {
+			t.Errorf("%q is taken for our name", own.Before.Name)
 		}
-		if h.own != nil {
-			h.own.goesOn(pool.Tenure{Name: h.own.Name})
+		if own.Before != nil {
+			own.Before.Tenure()
 		}
-		newHistory(100, "Denali", h.ownTenures.spans(pool.Tenure{}), h.ownTenures.others(nil), false).before(50, "Denali")
-		if err := s.save(saved{h.memory, h.ownTenures}); err != nil {
+		if err := s.save(saved{own.Last, own.Tenures}); err != nil {
 			t.Errorf("what was read cannot be saved: %v", err)
 		}
 	})
+}
+
+func open(t *testing.T, dir string) *Dir {
+	t.Helper()
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
 }

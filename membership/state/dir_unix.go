@@ -1,6 +1,6 @@
 //go:build unix
 
-package membership
+package state
 
 import (
 	"errors"
@@ -11,19 +11,19 @@ import (
 
 // lockPlace locks f, which the kernel unlocks when the process ends, and
 // returns the place that f stands for.
-func lockPlace(f *os.File) (place, error) {
+func lockPlace(f *os.File) (Place, error) {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return place{}, ErrLocked
+		return Place{}, ErrLocked
 	}
 	if err != nil {
-		return place{}, err
+		return Place{}, err
 	}
 	var st syscall.Stat_t
 	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
-		return place{}, err
+		return Place{}, err
 	}
-	return place{Boot: bootID(), Device: uint64(st.Dev), Inode: st.Ino}, nil
+	return Place{Boot: bootID(), Device: uint64(st.Dev), Inode: st.Ino}, nil
 }
 
 // bootID returns Linux' random name of this boot, "" elsewhere.

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package membership
+package state
 
 import (
 	"errors"
@@ -9,4 +9,4 @@ import (
 
 // lockPlace locks nothing: without a lock that ends with the process there is
 // no proof that a claim was ours.
-func lockPlace(*os.File) (place, error) { return place{}, errors.ErrUnsupported }
+func lockPlace(*os.File) (Place, error) { return Place{}, errors.ErrUnsupported }
