@@ -3,7 +3,6 @@ package proxy
 import (
 	"fmt"
 	"iter"
-	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,9 +40,6 @@ type Config struct {
 
 // An Address names a listener or an upstream: see package address.
 type Address = address.Address
-
-// ParseAddress reads an address.
-func ParseAddress(s string) (Address, error) { return address.Parse(s) }
 
 // Listen says where applications reach the proxy.
 type Listen struct {
@@ -340,7 +336,7 @@ func checkUpstreams(path string, to []address.Upstream, networks []string, l Lis
 			ps.Addf(at, "write host and port", "%s names no host", a)
 		}
 		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if Reaches(a, own) {
+			if a.Reaches(own) {
 				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
 			}
 		}
@@ -382,22 +378,4 @@ func checkConnections(path string, to []address.Upstream, t link.TLS, maxAge tim
 	default:
 		ps.Addf(path+".tls", "remove it, or write tls:// in "+path+".to", "tls is given, and no address is tls://")
 	}
-}
-
-// Reaches says, as far as the text tells, whether sending to a would arrive at the
-// listener own. What only a resolved name shows, the outlet finds later.
-func Reaches(a Upstream, own Address) bool {
-	to := a.Address
-	if a.Network == "tls" {
-		to.Network = "tcp"
-	}
-	if isWildcard(a.Host) {
-		to.Host = "localhost" // that is where the kernel connects to
-	}
-	return to.Network == own.Network && to.Takes(own)
-}
-
-func isWildcard(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "" || ip != nil && ip.IsUnspecified()
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 )
 
@@ -21,7 +22,7 @@ type supervisor struct {
 }
 
 // listen binds a socket, and keeps a descriptor of it alone.
-func (s *supervisor) listen(network, address string) Address {
+func (s *supervisor) listen(network, where string) Address {
 	s.t.Helper()
 	var socket interface {
 		File() (*os.File, error)
@@ -30,7 +31,7 @@ func (s *supervisor) listen(network, address string) Address {
 	var at net.Addr
 	switch network {
 	case "udp", "unixgram":
-		conn, err := net.ListenPacket(network, address)
+		conn, err := net.ListenPacket(network, where)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -39,7 +40,7 @@ func (s *supervisor) listen(network, address string) Address {
 			Close() error
 		}), conn.LocalAddr()
 	default:
-		l, err := net.Listen(network, address)
+		l, err := net.Listen(network, where)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -58,9 +59,9 @@ func (s *supervisor) listen(network, address string) Address {
 	socket.Close()
 	s.files = append(s.files, f)
 	s.t.Cleanup(func() { f.Close() })
-	a := Address{Network: network, Path: address}
+	a := Address{Network: network, Path: where}
 	if !a.IsUnix() {
-		if a, err = ParseAddress(network + "://" + at.String()); err != nil {
+		if a, err = address.Parse(network + "://" + at.String()); err != nil {
 			s.t.Fatal(err)
 		}
 	}

@@ -131,7 +131,7 @@ func (c config) Problems() conf.Problems {
 func (c config) sharedSockets() (ps conf.Problems) {
 	for _, page := range c.page() {
 		for path, to := range c.Proxy.Forward.Upstreams() {
-			if proxy.Reaches(to, page) {
+			if to.Reaches(page) {
 				ps.Addf(path, "move the page or the server to another port", "%s is our own page", to)
 			}
 		}

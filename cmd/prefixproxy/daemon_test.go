@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -91,7 +92,7 @@ func TestReloadBindHint(t *testing.T) {
 		{"tcp://0.0.0.0:8125", syscall.EADDRINUSE, "another prefixproxy, statsd or Graphite"},
 		{"unix:///run/s.sock?group=adm", syscall.EPERM, "SupplementaryGroups="},
 	} {
-		a, err := proxy.ParseAddress(tt.asked)
+		a, err := address.Parse(tt.asked)
 		if err != nil {
 			t.Fatal(err)
 		}

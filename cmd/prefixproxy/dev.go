@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -207,7 +208,7 @@ func firstClaim(ctx context.Context, h *membership.Holder) *membership.Claim {
 // tryStatsD returns "host port" of the first UDP listener for StatsD.
 func tryStatsD(s proxy.Status) (string, bool) {
 	for _, l := range s.Listeners {
-		a, err := proxy.ParseAddress(l.Address)
+		a, err := address.Parse(l.Address)
 		if err == nil && l.Protocol == "statsd" && a.Network == "udp" {
 			return a.Host + " " + strconv.Itoa(a.Port), true
 		}

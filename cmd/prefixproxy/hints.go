@@ -28,7 +28,7 @@ import (
 func valueHint(path, text string, v reflect.Value) string {
 	switch v.Type() {
 	case reflect.TypeFor[proxy.Address]():
-		return addressHint(path, text, parses(proxy.ParseAddress))
+		return addressHint(path, text, parses(address.Parse))
 	case reflect.TypeFor[proxy.Upstream]():
 		return addressHint(path, text, parses(address.ParseUpstream))
 	case reflect.TypeFor[conf.Bytes]():

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -183,22 +185,34 @@ func checkGroup(s string) error {
 // socket, or one a part of the other's: both can't be bound.
 func (a Address) Takes(b Address) bool {
 	if a.IsUnix() || b.IsUnix() {
-		return a.IsUnix() && b.IsUnix() && realPath(a.Path) == realPath(b.Path)
+		return a.IsUnix() && b.IsUnix() && isOnePath(a.Path, b.Path)
 	}
-	if a.Network != b.Network || a.Port != b.Port || a.Port == 0 {
-		return false
-	}
+	return a.Network == b.Network && a.Port == b.Port && a.Port != 0 && a.meets(b, func(x, y netip.Addr) bool {
+		return x == y || covers(x, y) || covers(y, x)
+	})
+}
+
+// meets says whether a host that a stands for, and one of b's, do.
+func (a Address) meets(b Address, do func(x, y netip.Addr) bool) bool {
 	if strings.EqualFold(a.Host, b.Host) {
 		return true
 	}
 	for _, x := range a.hosts() {
-		for _, y := range b.hosts() {
-			if x == y || x.IsUnspecified() && (x.Is6() || y.Is4()) || y.IsUnspecified() && (y.Is6() || x.Is4()) {
-				return true
-			}
+		if slices.ContainsFunc(b.hosts(), func(y netip.Addr) bool { return do(x, y) }) {
+			return true
 		}
 	}
 	return false
+}
+
+// covers says whether who listens at all is unspecified, and takes what is for ip, too.
+func covers(all, ip netip.Addr) bool { return all.IsUnspecified() && (all.Is6() || ip.Is4()) }
+
+// isOnePath says whether two paths lead to one file, or would.
+func isOnePath(a, b string) bool {
+	x, xErr := os.Stat(a)
+	y, yErr := os.Stat(b)
+	return realPath(a) == realPath(b) || xErr == nil && yErr == nil && os.SameFile(x, y)
 }
 
 // realPath is where a path leads, as far as that is there: /var/run is /run on many

@@ -7,6 +7,55 @@ import (
 	"testing"
 )
 
+func TestParse(t *testing.T) {
+	for in, want := range map[string]Address{
+		"udp://localhost:8125":                       {Network: "udp", Host: "localhost", Port: 8125},
+		"tcp://[::1]:2003":                           {Network: "tcp", Host: "::1", Port: 2003},
+		"tcp://:2003":                                {Network: "tcp", Port: 2003},
+		"unix:///run/s.sock":                         {Network: "unix", Path: "/run/s.sock"},
+		"unixgram:///run/s.sock?group=adm&mode=0660": {Network: "unixgram", Path: "/run/s.sock", Mode: 0o660, Group: "adm"},
+		"stdout:":                                    {Network: "stdout"},
+	} {
+		got, err := Parse(in)
+		if err != nil || got != want {
+			t.Errorf("Parse(%q) = %+v, %v; want %+v", in, got, err, want)
+		}
+		if again, err := Parse(got.String()); err != nil || again != got {
+			t.Errorf("%q is written as %q, which is %+v, %v", in, got, again, err)
+		}
+	}
+	for in, hint := range map[string]string{
+		"localhost:8125":               "udp://localhost:8125",
+		"http://localhost":             "udp, tcp, unix",
+		"udp://localhost":              "udp://localhost:8125",
+		"udp://localhost:70000":        "1 to 65535",
+		"tcp://::1:2003":               "brackets",
+		"unix://run/s.sock":            "unix:///run",
+		"unix:///run/s.sock?mode=9":    "mode=0660",
+		"unix:///run/s.sock?mode=7777": "mode=0660",
+		"unix:///run/s.sock?owner=me":  "mode and group",
+	} {
+		if _, err := Parse(in); err == nil || !strings.Contains(err.Error(), hint) {
+			t.Errorf("Parse(%q): %v, want a remedy with %q", in, err, hint)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"udp://localhost:8125", "unix:///a?mode=0660&group=g", "stdout:", "tcp://[::1]:1", "unix:///%41?group=%20", "unix:///a?mode=006"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := Parse(s)
+		if err != nil {
+			return
+		}
+		if again, err := Parse(a.String()); err != nil || again != a {
+			t.Errorf("%q is written as %q, which is %+v, %v", s, a, again, err)
+		}
+	})
+}
+
 // What is no address is refused with a remedy, in brackets.
 func TestParseRefuses(t *testing.T) {
 	long := "/" + strings.Repeat("x", 107)

@@ -1,6 +1,7 @@
 package address
 
 import (
+	"os"
 	"strings"
 	"testing"
 )
@@ -46,6 +47,64 @@ func TestParseUpstream(t *testing.T) {
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("a password is shown: %v", err)
+		}
+	}
+}
+
+// A server that is one of our listeners is known; one that only has the same port is not
+// taken for one.
+func TestReaches(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/a", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("a", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		listen, to string
+		own        bool
+	}{
+		{"udp://localhost:8125", "udp://localhost:8125", true},
+		{"udp://localhost:8125", "udp://127.0.0.1:8125", true},
+		{"udp://127.0.0.1:8125", "udp://localhost:8125", true},
+		{"udp://0.0.0.0:8125", "udp://127.0.0.1:8125", true},
+		{"udp://[::]:8125", "udp://[::1]:8125", true},
+		{"udp://127.0.0.2:8125", "udp://127.0.0.1:8125", false},
+		{"udp://localhost:8125", "udp://0.0.0.0:8125", true},
+		{"udp://[::1]:8125", "udp://[::]:8125", true},
+		{"udp://127.0.0.1:8125", "udp://[::ffff:127.0.0.1]:8125", true},
+		{"unixgram:///run/a", "unixgram:///run/./a", true},
+		{"unixgram:///proc/self/cwd/a", "unixgram://" + wd + "/a", true},
+		{"unixgram:///run/a", "unixgram:///run/b", false},
+		{"unix:///run/a", "unixgram:///run/a", false},
+		{"udp://localhost:8125", "udp://127.0.0.2:8125", false},
+		{"udp://localhost:8125", "udp://localhost:8126", false},
+		{"tcp://localhost:8125", "udp://localhost:8125", false},
+		{"udp://localhost:8125", "udp://statsd.example.net:8125", false},
+		{"udp://0.0.0.0:8125", "udp://127.0.0.2:8125", true},
+		{"udp://0.0.0.0:8125", "udp://192.0.2.1:8125", false},
+		{"tcp://[::]:2003", "tcp://192.0.2.1:2003", false},
+		{"tcp://[::]:2003", "tls://[2001:db8::1]:2003", false},
+		{"tcp://:2003", "tls://127.0.0.1:2003", true},
+		{"tcp://[::]:2003", "tcp://graphite:2003", false},
+		{"tcp://graphite:2003", "tcp://Graphite:2003", true},
+		{"unix://" + dir + "/a", "unix://" + dir + "/link", true},
+	} {
+		listen, err := Parse(c.listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to, err := ParseUpstream(c.to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := to.Reaches(listen); got != c.own {
+			t.Errorf("%s reaches %s: %v", to, listen, got)
 		}
 	}
 }

@@ -31,20 +31,13 @@ func openInherited(poller *poll.Poller, files []*os.File) (open []*Listener, err
 	return open, err
 }
 
-// isMeant says whether the socket is the one that binding a would create.
+// isMeant says whether the socket is the one that binding a would create. An empty host means
+// any address of this machine, IPv6 or IPv4.
 func (l *Listener) isMeant(a address.Address) bool {
-	if l.Address.Network != a.Network || l.Address.Port != a.Port || l.Address.Path != a.Path {
+	if l.at.Network != a.Network || l.at.Port != a.Port || l.at.Path != a.Path {
 		return false
 	}
-	return a.IsUnix() || names(a, l.at.Addr())
-}
-
-// names says whether a, of an internet socket, means the address at. An empty host means any
-// address of this machine, IPv6 or IPv4.
-func names(a address.Address, at netip.Addr) bool {
-	if a.Host == "" {
-		return at.IsUnspecified()
-	}
 	means, err := net.ResolveTCPAddr("tcp", a.HostPort())
-	return err == nil && means.AddrPort().Addr().Unmap() == at.Unmap()
+	at, _ := netip.ParseAddr(l.at.Host)
+	return a.IsUnix() || a.Host == "" && at.IsUnspecified() || err == nil && means.AddrPort().Addr().Unmap() == at.Unmap()
 }

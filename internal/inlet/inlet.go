@@ -117,7 +117,8 @@ func (in *Inlet) Listeners() []*Listener {
 // Owns says whether dialing at, in a network as package net calls it, reaches one of the bound
 // sockets.
 func (in *Inlet) Owns(network, at string) bool {
-	return slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return l.Address.Network == network && l.isAt(at) })
+	to, err := address.ParseUpstream(network + "://" + at)
+	return err == nil && slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return to.Reaches(l.at) })
 }
 
 // Begin begins to read, until ctx ends, and then what has reached the sockets by then; but what
@@ -189,7 +190,7 @@ func (in *Inlet) announce(l *Listener) {
 		in.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
 			"listener", l.Address, "receive_buffer", l.ReceiveBuffer, "remedy", l.bufferRemedy())
 	}
-	if !l.isPrivate() {
+	if !l.at.IsLocal() {
 		in.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.Address)
 	}
 }

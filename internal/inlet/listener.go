@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,7 +37,7 @@ type Listener struct {
 	Inherited     bool            // it lives on with whoever bound it
 
 	asked  address.Address // as configured, with one of the hosts that localhost stands for; zero: by nobody yet
-	at     netip.AddrPort  // of an internet socket
+	at     address.Address // as the kernel tells it
 	socket *poll.Socket
 	file   sockets.File // of one that we have bound
 
@@ -96,14 +95,14 @@ func (l *Listener) identify(fd int) error {
 	networks := map[int]string{unix.SOCK_STREAM: "tcp", unix.SOCK_DGRAM: "udp"}
 	if u, ok := at.(*unix.SockaddrUnix); ok {
 		networks = map[int]string{unix.SOCK_STREAM: "unix", unix.SOCK_DGRAM: "unixgram"}
-		l.Address.Path = u.Name
-	} else {
-		l.at = addrPort(at)
-		l.Address.Host, l.Address.Port = l.at.Addr().String(), int(l.at.Port())
+		l.at.Path = u.Name
+	} else if a := addrPort(at); a.IsValid() {
+		l.at.Host, l.at.Port = a.Addr().String(), int(a.Port())
 	}
-	l.Address.Network = networks[kind]
+	l.at.Network = networks[kind]
+	l.Address = l.at
 	switch listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); {
-	case l.Address.Network == "" || l.Address.Path == "" && !l.at.IsValid():
+	case l.at.Network == "" || l.at.Path+l.at.Host == "":
 		return errors.New("it is no stream and no datagrams, of IP or unix; a socket unit needs ListenStream= or ListenDatagram=")
 	case l.IsStream() && listens == 0:
 		return errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
@@ -192,40 +191,6 @@ func (l *Listener) bears() time.Duration {
 		return smallGather
 	}
 	return MaxCoalesce
-}
-
-// isPrivate says whether only this host can reach the socket.
-func (l *Listener) isPrivate() bool {
-	return l.Address.IsUnix() || l.at.Addr().IsLoopback()
-}
-
-// isAt says whether dialing at reaches the socket.
-func (l *Listener) isAt(at string) bool {
-	if l.Address.IsUnix() {
-		ours, err := os.Stat(l.Address.Path)
-		theirs, theirErr := os.Stat(at)
-		return err == nil && theirErr == nil && os.SameFile(ours, theirs)
-	}
-	theirs, err := netip.ParseAddrPort(at)
-	if err != nil || l.at.Port() != theirs.Port() {
-		return false
-	}
-	from, to := l.at.Addr().Unmap(), theirs.Addr().Unmap()
-	return from == to || to.IsUnspecified() && from.IsLoopback() || from.IsUnspecified() && isLocal(to)
-}
-
-// isLocal says whether an address is this host's. So is the unspecified one, when dialed.
-func isLocal(ip netip.Addr) bool {
-	if ip.IsLoopback() || ip.IsUnspecified() {
-		return true
-	}
-	addrs, _ := net.InterfaceAddrs()
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok && n.IP.Equal(net.IP(ip.AsSlice())) {
-			return true
-		}
-	}
-	return false
 }
 
 // Connections returns how many connections of the socket are open.
