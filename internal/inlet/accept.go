@@ -13,9 +13,12 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
-// lastRead bounds how long a reader goes on once it is told to end: with what has reached its
-// socket and, on a connection, with what its sender was just sending.
-const lastRead = 250 * time.Millisecond
+const (
+	// lastRead bounds how long a reader goes on once it is told to end: with what has reached its
+	// socket and, on a connection, with what its sender was just sending.
+	lastRead    = 250 * time.Millisecond
+	retryAccept = 10 * time.Millisecond // when accept(2) lacks a resource
+)
 
 // accept accepts connections on l, while there is room for them, until ctx ends; then it
 // accepts those that already wait, unless they are for our successor.
@@ -27,10 +30,10 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 		case errors.Is(err, errFull):
 			l.socket.Wait(ctx, 0) // nobody has to make room before somebody comes
 			in.connections.awaitRoom(ctx)
-		case isShortage(err):
-			in.connections.ranOut(err)
-			retry.Sleep(ctx, retryAccept)
 		case err != nil && !errors.Is(err, syscall.ECONNABORTED):
+			if isShortage(err) {
+				in.connections.ranOut(err)
+			}
 			retry.Sleep(ctx, retryAccept)
 		}
 	}
@@ -42,18 +45,25 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 // acceptRest accepts all connections that wait, whatever the limit: they will end soon.
 func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	l.admitNoMore()
-	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		switch err := in.acceptOne(ctx, l, false); {
-		case errors.Is(err, syscall.EAGAIN):
-			return
-		case isShortage(err):
+	drain(func() (int, error) {
+		err := in.acceptOne(ctx, l, false)
+		if isShortage(err) {
 			retry.Sleep(context.WithoutCancel(ctx), retryAccept) // those that are open end soon
 		}
-	}
+		if errors.Is(err, syscall.EAGAIN) {
+			return 0, err
+		}
+		return 1, nil
+	})
 }
 
-// retryAccept is how long to wait when accept(2) lacks a resource.
-const retryAccept = 10 * time.Millisecond
+// drain calls read until that fails, for lastRead at most.
+func drain(read func() (int, error)) {
+	var err error
+	for until := time.Now().Add(lastRead); err == nil && time.Now().Before(until); {
+		_, err = read()
+	}
+}
 
 // isShortage says whether accept failed for lack of descriptors or memory. Any other error
 // concerns only the one connection.
@@ -67,20 +77,22 @@ func isShortage(err error) bool {
 func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error {
 	in.connections.mu.Lock()
 	defer in.connections.mu.Unlock()
-	if ifRoom && !in.connections.hasRoom() {
+	if ifRoom && in.connections.open >= in.connections.most() {
 		return errFull
 	}
-	fd, from, err := acceptFD(l.socket.FD())
+	fd, from, err := unix.Accept(l.socket.FD())
 	if err != nil {
 		return err
 	}
+	unix.CloseOnExec(fd)
+	unix.SetNonblock(fd, true)
 	socket, err := in.poller.Own(fd)
 	if err != nil {
 		return err
 	}
-	s := &streamReader{socket: socket, pacer: in.pacer(l), connections: in.connections, isUnix: l.Address.IsUnix()}
-	s.tail.all = &in.tails
-	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
+	isUnix := l.Address.IsUnix()
+	framing := framing{understands: isUnix && l.Protocol == line.StatsD}
+	s := &streamReader{socket: socket, isUnix: isUnix, framing: framing, pacer: in.pacer(l), connections: in.connections}
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })
 	in.connections.add(s)
 	l.open.Add(1)

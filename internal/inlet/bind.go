@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
@@ -11,11 +12,30 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
+// ErrUnwantedSocket says that a socket was handed to us, at the start or later, for an address
+// at which nothing is to listen: whoever sends there would wait for nobody.
+var ErrUnwantedSocket = errors.New("systemd keeps a socket for it, and no listener is configured there")
+
 // A binder finds or binds the sockets of a configuration. One goroutine uses it, once.
 type binder struct {
 	poller *poll.Poller
 	have   []*Listener // bound by an earlier configuration, or by somebody else, and not asked for yet
 	added  []*Listener // those that have only just become ours
+}
+
+// inherit takes descriptors of bound sockets that a supervisor holds as well. They outlive us,
+// and what reaches them meanwhile waits for our successor.
+func (b *binder) inherit(files []*os.File) (err error) {
+	for _, f := range files {
+		l, oneErr := newListener(b.poller, f, sockets.File{})
+		if oneErr != nil {
+			err = errors.Join(err, fmt.Errorf("passed descriptor %s: %w", f.Name(), oneErr))
+			continue
+		}
+		l.Inherited = true
+		b.have = append(b.have, l)
+	}
+	return err
 }
 
 // bindAll returns the sockets of specs. After an error nothing has changed, except that the
@@ -27,7 +47,15 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 		}
 	}()
 	for _, s := range specs {
-		if err := b.bind(s, &bound); err != nil {
+		err := sockets.Each(s.Address, func(a address.Address) (port int, err error) {
+			l, err := b.bind(Spec{s.Protocol, a})
+			if err != nil {
+				return 0, err
+			}
+			bound = append(bound, l)
+			return l.Address.Port, nil
+		})
+		if err != nil {
 			isInTheWay := func(l *Listener) bool { return l.Address.Takes(s.Address) }
 			return nil, cmp.Or(b.unwanted(isInTheWay), fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err))
 		}
@@ -35,50 +63,25 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 	return bound, b.unwanted(func(*Listener) bool { return true })
 }
 
-// bind adds the sockets of one address to bound: localhost has one per family.
-func (b *binder) bind(s Spec, bound *[]*Listener) error {
-	return sockets.Each(s.Address, func(a address.Address) (port int, err error) {
-		l, err := b.bindOne(Spec{s.Protocol, a})
-		if err != nil {
-			return 0, err
-		}
-		*bound = append(*bound, l)
-		return l.Address.Port, nil
-	})
-}
-
-// bindOne returns the socket of an address: one that is already bound, or a new one.
-func (b *binder) bindOne(s Spec) (l *Listener, err error) {
+// bind returns the socket of an address: one that is already bound, or a new one.
+func (b *binder) bind(s Spec) (l *Listener, err error) {
 	if i := slices.IndexFunc(b.have, func(l *Listener) bool { return l.serves(s) }); i >= 0 {
 		l = b.have[i]
 		b.have = slices.Delete(b.have, i, i+1)
 		if l.isOurs() {
 			return l, nil
 		}
-	} else if l, err = bindNew(b.poller, s.Address); err != nil {
-		return nil, err
+	} else {
+		conn, file, err := sockets.Bind(s.Address)
+		if err != nil {
+			return nil, err
+		}
+		if l, err = newListener(b.poller, conn, file); err != nil {
+			return nil, err
+		}
 	}
 	l.take(s)
 	b.added = append(b.added, l)
-	return l, nil
-}
-
-// defaultMode lets a unix socket's user and group write to it.
-const defaultMode = 0o660
-
-// bindNew binds a new socket.
-func bindNew(poller *poll.Poller, a address.Address) (*Listener, error) {
-	a.Mode = cmp.Or(a.Mode, defaultMode)
-	conn, file, err := sockets.Bind(a)
-	if err != nil {
-		return nil, err
-	}
-	l, err := newListener(poller, conn)
-	if err != nil {
-		file.Remove()
-		return nil, err
-	}
-	l.file = file
 	return l, nil
 }
 

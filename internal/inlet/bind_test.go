@@ -197,8 +197,8 @@ func TestPassedDescriptorIsWrong(t *testing.T) {
 		"Accept=no":     socket(unix.SOCK_STREAM),
 		"ListenStream=": socket(unix.SOCK_SEQPACKET),
 	} {
-		if open, err := openInherited(newBinder(t).poller, []*os.File{f}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, %v, want %q", open, err, want)
+		if err := newBinder(t).inherit([]*os.File{f}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
 		}
 	}
 }

@@ -10,6 +10,15 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
+const (
+	maxNap    = 10 * time.Millisecond // for which the whole process may stand still
+	enough    = 3                     // packets between ticks, for gathering to pay
+	maxMisses = 2                     // ticks without input before a reader waits to be woken: who sends once in a tick may miss one
+)
+
+// epoch is the instant from which ticks are counted.
+var epoch = time.Now()
+
 // gathering says how long readers wait. They all share it; a reload changes it.
 type gathering struct {
 	coalesce atomic.Int64 // from tick to tick, in ns; 0: no waiting
@@ -73,11 +82,6 @@ func (in *Inlet) pacer(l *Listener) pacer {
 	return pacer{gathering: &in.gathering, bears: l.bears(), poller: in.poller}
 }
 
-// every is the time between ticks; 0: no waiting.
-func (p *pacer) every() time.Duration {
-	return min(time.Duration(p.coalesce.Load()), p.bears)
-}
-
 // busy counts the readers that have something to do now.
 type busy struct{ atomic.Int32 }
 
@@ -87,19 +91,6 @@ func (b *busy) idle(f func()) {
 	f()
 	b.Add(1)
 }
-
-// maxNap is how long the whole process may stand still at most.
-const maxNap = 10 * time.Millisecond
-
-// epoch is the instant from which ticks are counted.
-var epoch = time.Now()
-
-// enough is how many packets must arrive between ticks for gathering to pay.
-const enough = 3
-
-// maxMisses is for how many ticks a reader that found nothing looks again before it waits to
-// be woken: who sends once in a tick may miss one.
-const maxMisses = 2
 
 // wait returns at the next tick, or when ctx ends. again says whether to look at the socket
 // right away, which is not worth it where too little arrives. n is how many packets the reader

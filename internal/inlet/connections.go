@@ -14,65 +14,62 @@ import (
 )
 
 const (
-	// idleEnough is how long a connection must have brought nothing whole to be ended for another.
-	idleEnough = time.Second
+	idleEnough = time.Second // without anything whole, for a connection to be ended for another
+	calm       = time.Minute // without a trouble, for it to be over
 
-	// leastLeaving is how many connections that we have ended may wait for their peers to end
-	// them, too, if there are descriptors for so many; or else a quarter of those that are open.
+	// So many connections that we have ended may wait for their peers to end them, too, if there are
+	// descriptors for them; or else a quarter of those that are open.
 	leastLeaving = 64
 
-	// shortage is for how long we take fewer connections than there were when the descriptors ran
-	// out: the rest of the process needs some.
-	shortage = 10 * time.Second
+	shortage = 10 * time.Second // when descriptors have run out, for which the rest of the process gets some
 	spare    = 8
 
-	// calm is how long no connection must have waited or made room before that is logged again.
-	calm = time.Minute
+	moreDescriptors = "LimitNOFILE= in the unit, or ulimit -n"
 )
 
 // errFull says that there is no room for another connection.
 var errFull = errors.New("connections at their limit")
 
 // connections are the open ones of all listeners. At the limit, the one that was idle longest
-// makes room; if none is idle, new ones wait in the kernel's backlog. Any goroutine may use
-// it.
+// makes room; if none is idle, new ones wait in the kernel's backlog. Any goroutine may use it.
 type connections struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	limit   int                        // of readers
-	linger  int                        // limit of leaving
-	least   int                        // limit while descriptors are short
-	until   time.Time                  // they are, until then
-	readers map[*streamReader]struct{} // of those that are open at our side
-	leaving []*streamReader            // ended at our side, the first one first
-	freed   chan struct{}              // closed when there may be room
-	full    trouble                    // the limit was reached
-	short   trouble                    // descriptors ran out
+	limit   int       // of open
+	linger  int       // limit of leaving
+	least   int       // limit while descriptors are short
+	until   time.Time // they are, until then
+	running map[*streamReader]struct{}
+	open    int             // of them, not ended at our side
+	leaving []*streamReader // ended at our side, and not at their peers' yet, the first one first
+	kept    int             // bytes in their tails
+	freed   chan struct{}   // closed when there may be room
+	full    trouble         // the limit was reached
+	short   trouble         // descriptors ran out
 	stats   ConnectionStats
 }
 
 func newConnections(log *slog.Logger) *connections {
-	return &connections{log: log, readers: map[*streamReader]struct{}{}, freed: make(chan struct{})}
+	return &connections{log: log, running: map[*streamReader]struct{}{}, freed: make(chan struct{})}
 }
 
-// A trouble is when something was last wrong; zero: not lately.
+// A trouble is logged when it begins, and when it has not been there for a while. It is when it
+// was last there; zero: not lately.
 type trouble struct{ time.Time }
 
-// isNews says whether a problem is worth a line in the log now.
-func (t *trouble) isNews() bool {
-	is := t.IsZero()
+func (t *trouble) isThere(log *slog.Logger, text string, attrs ...any) {
+	if t.IsZero() {
+		log.Warn(text, attrs...)
+	}
 	t.Time = time.Now()
-	return is
 }
 
-// isOver says, once, that all has been well for a while.
-func (t *trouble) isOver() bool {
-	is := !t.IsZero() && time.Since(t.Time) > calm
-	if is {
+func (t *trouble) mayBeOver(log *slog.Logger, text string, attrs ...any) {
+	if !t.IsZero() && time.Since(t.Time) > calm {
 		t.Time = time.Time{}
+		log.Info(text, attrs...)
 	}
-	return is
 }
 
 // ConnectionStats count what became of connections for which there was no room.
@@ -89,9 +86,8 @@ func (in *Inlet) Connections() ConnectionStats {
 	c := in.connections
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	stats := c.stats
-	stats.Limit = c.most()
-	return stats
+	c.stats.Limit = c.most()
+	return c.stats
 }
 
 // set changes how many may be open: no more than there are descriptors for. Those that are
@@ -105,9 +101,8 @@ func (c *connections) set(s Settings) {
 	c.linger = max(c.limit/4, min(leastLeaving, most-c.limit))
 	if c.limit < s.MaxConnections {
 		c.log.Warn("fewer descriptors than max_connections asks for", "max_connections", s.MaxConnections,
-			"connections", c.limit, "descriptors", all, "remedy", "LimitNOFILE= in the unit, or ulimit -n")
+			"connections", c.limit, "descriptors", all, "remedy", moreDescriptors)
 	}
-	c.wake()
 }
 
 // most is how many may be open now. c.mu is held.
@@ -118,20 +113,14 @@ func (c *connections) most() int {
 	return c.limit
 }
 
-// hasRoom says whether one more may be open. c.mu is held.
-func (c *connections) hasRoom() bool { return len(c.readers) < c.most() }
-
 // add registers a connection. c.mu is held.
 func (c *connections) add(s *streamReader) {
 	s.touch(time.Now())
-	c.readers[s] = struct{}{}
-	s.hurry = len(c.readers) > c.limit
-	if c.full.isOver() {
-		c.log.Info("room for new connections again", "waited", c.stats.Waited, "made_room", c.stats.MadeRoom)
-	}
-	if c.short.isOver() {
-		c.log.Info("descriptors for new connections again")
-	}
+	c.running[s] = struct{}{}
+	c.open++
+	s.hurry = c.open > c.limit
+	c.full.mayBeOver(c.log, "room for new connections again", "waited", c.stats.Waited, "made_room", c.stats.MadeRoom)
+	c.short.mayBeOver(c.log, "descriptors for new connections again")
 }
 
 // awaitRoom returns when there is room, or ctx ends.
@@ -154,12 +143,10 @@ func (c *connections) awaitRoom(ctx context.Context) {
 func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.hasRoom() {
+	if c.open < c.most() {
 		return nil, 0
 	}
-	if c.full.isNews() {
-		c.log.Warn("connections at their limit: the one that was idle longest makes room for a new one", "limit", c.most())
-	}
+	c.full.isThere(c.log, "connections at their limit: the one that was idle longest makes room for a new one", "limit", c.most())
 	s, idle := c.idlest()
 	for idle >= idleEnough && s.hasInput() { // it was we who were not there
 		s.touch(time.Now())
@@ -179,8 +166,8 @@ func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Dur
 // idlest returns the reader that was idle longest, and for how long. c.mu is held.
 func (c *connections) idlest() (s *streamReader, idle time.Duration) {
 	now := time.Since(epoch)
-	for r := range c.readers {
-		if d := now - time.Duration(r.lastTaken.Load()); s == nil || d > idle {
+	for r := range c.running {
+		if d := now - time.Duration(r.lastTaken.Load()); !r.ended && (s == nil || d > idle) {
 			s, idle = r, d
 		}
 	}
@@ -192,51 +179,48 @@ func (c *connections) idlest() (s *streamReader, idle time.Duration) {
 func (c *connections) ranOut(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.short.isNews() {
-		c.log.Warn("out of descriptors: new connections wait until old ones end", "err", err, "remedy", "LimitNOFILE= in the unit, or ulimit -n")
-	}
+	c.short.isThere(c.log, "out of descriptors: new connections wait until old ones end", "err", err, "remedy", moreDescriptors)
 	c.stats.ShortOf++
 	if now := time.Now(); now.After(c.until) {
-		n := len(c.readers)
-		c.least, c.until = max(1, n-min(spare, n/2)), now.Add(shortage)
+		c.least, c.until = max(1, c.open-min(spare, c.open/2)), now.Add(shortage)
 	}
-	for len(c.leaving) > 0 {
-		c.hangUp()
-	}
+	c.hangUp()
 }
 
 // retire ends our side of a connection. What its peer sends by TCP is read until it closes, too.
 // c.mu is held.
 func (c *connections) retire(s *streamReader) {
-	delete(c.readers, s)
+	c.close(s)
 	s.finish()
 	if !s.isUnix {
 		c.leaving = append(c.leaving, s)
-	}
-	for len(c.leaving) > c.linger || len(c.leaving) > 0 && time.Now().Before(c.until) {
 		c.hangUp()
 	}
-	c.wake()
 }
 
-// hangUp makes the reader that has been leaving longest read what is there, and then stop.
+// close counts a connection as one that is not open any more, and tells those who wait for room.
 // c.mu is held.
-func (c *connections) hangUp() {
-	c.leaving[0].shut(unix.SHUT_RD)
-	c.leaving = c.leaving[1:]
-}
-
-// wake wakes those who wait for room. c.mu is held.
-func (c *connections) wake() {
+func (c *connections) close(s *streamReader) {
+	s.ended = true
+	c.open--
 	close(c.freed)
 	c.freed = make(chan struct{})
+}
+
+// hangUp makes readers that have been leaving for long read what is there, and then stop, if
+// there are too many. c.mu is held.
+func (c *connections) hangUp() {
+	for len(c.leaving) > c.linger || len(c.leaving) > 0 && time.Now().Before(c.until) {
+		c.leaving[0].shut(unix.SHUT_RD)
+		c.leaving = c.leaving[1:]
+	}
 }
 
 // timedOut ends a connection because it was idle for too long.
 func (c *connections) timedOut(s *streamReader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.readers[s]; ok {
+	if !s.ended {
 		c.stats.IdleTimeout++
 		c.retire(s)
 	}
@@ -246,9 +230,9 @@ func (c *connections) timedOut(s *streamReader) {
 func (c *connections) leave(s *streamReader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.readers[s]; ok {
-		delete(c.readers, s)
-		c.wake()
+	delete(c.running, s)
+	if !s.ended {
+		c.close(s)
 	} else if i := slices.Index(c.leaving, s); i >= 0 {
 		c.leaving = slices.Delete(c.leaving, i, i+1)
 	}

@@ -265,7 +265,7 @@ func TestKeepAlive(t *testing.T) {
 	eventually(t, "accepted", func() bool { return in.Listeners()[0].Connections() == 1 })
 	in.connections.mu.Lock()
 	defer in.connections.mu.Unlock()
-	for s := range in.connections.readers {
+	for s := range in.connections.running {
 		s.socket.Use(func(fd int) error {
 			if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE); on == 0 || err != nil {
 				t.Errorf("keep-alives: %d, %v", on, err)

@@ -15,7 +15,6 @@ type datagramReader struct {
 	*Listener
 	handler Handler
 	pacer   pacer
-	lender  *lender
 
 	size    int      // how much of a datagram is read, in bytes
 	most    int      // datagrams at once: few while they are large
@@ -36,106 +35,72 @@ const (
 // slots returns how many datagrams of so many bytes one system call receives.
 func slots(size int) int { return min(packetBatch, packetRoom/size) }
 
-// A lender lends buffers to the readers of datagrams, each for one read. There are as many as
-// were ever in use at the same time.
-type lender struct {
-	mu   sync.Mutex
-	free []*packets
-}
+// rooms are lent to the readers of datagrams, each for one read.
+var rooms sync.Pool
 
-func (l *lender) borrow() (*packets, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	last := len(l.free) - 1
-	if last < 0 {
-		return newPackets()
+func borrow() (*packets, error) {
+	if p, ok := rooms.Get().(*packets); ok {
+		return p, nil
 	}
-	p := l.free[last]
-	l.free = l.free[:last]
-	return p, nil
-}
-
-func (l *lender) giveBack(p *packets) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.free = append(l.free, p)
+	return newPackets()
 }
 
 // receive reads datagrams from l until ctx ends, and then those that have arrived by then,
 // unless they are for our successor.
 func (in *Inlet) receive(ctx context.Context, l *Listener) {
-	d := &datagramReader{Listener: l, pacer: in.pacer(l), lender: &in.lender, size: udpSize}
+	d := &datagramReader{Listener: l, pacer: in.pacer(l), size: udpSize}
 	if l.Address.IsUnix() {
 		d.size = unixSize
 	}
 	d.most = min(fewPackets, slots(d.size))
-	d.handler = in.newHandler(l, d.peer)
-	d.run(ctx)
-}
-
-func (d *datagramReader) run(ctx context.Context) {
+	d.handler = in.newHandler(l, func() string { return d.packets.peer(d.current) })
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
 	defer d.Pulse.Rest()
 	for ctx.Err() == nil {
 		d.Pulse.Work()
-		n, all, err := d.step()
+		asked := d.most
+		n, err := d.step()
 		switch {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			retry.Sleep(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
-		case all && !d.pacer.wait(ctx, n):
+		case n < asked && !d.pacer.wait(ctx, n):
 			d.Pulse.Rest()
 			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		}
 	}
 	if !d.Inherited {
 		d.admitNoMore()
-	}
-	for until := time.Now().Add(lastRead); !d.Inherited && time.Now().Before(until); {
-		if _, _, err := d.step(); err != nil {
-			return
-		}
+		drain(d.step)
 	}
 }
 
-// step receives datagrams, without waiting, and hands them over. It returns how many, or
-// EAGAIN, and whether those were all.
-func (d *datagramReader) step() (n int, all bool, err error) {
-	if d.packets, err = d.lender.borrow(); err != nil {
-		return 0, true, err
+// step receives datagrams, without waiting, and hands them over. It returns how many, or EAGAIN.
+func (d *datagramReader) step() (n int, err error) {
+	p, err := borrow()
+	if err != nil {
+		return 0, err
 	}
-	d.packets.divide(d.size)
-	if n, err = d.packets.recv(d.socket.FD(), d.most); err != nil {
-		d.lender.giveBack(d.packets)
-		return 0, true, err
+	if n, err = p.recv(d.socket.FD(), d.size, d.most); err != nil {
+		rooms.Put(p)
+		return 0, err
 	}
-	all = n < d.most
+	d.packets = p
 	bytes := 0
 	d.handler.Begin(time.Now())
 	for d.current = range n {
-		data, lost := d.packets.packet(d.current)
+		data, lost := p.packet(d.current)
 		d.handler.Datagram(data, lost)
 		bytes += len(data)
 	}
-	d.adapt(n, bytes)
-	d.lender.giveBack(d.packets)
-	d.handler.End() // it may let others go first
-	return n, all, nil
-}
-
-// adapt receives fewer datagrams at a time where they are large: otherwise a few of them
-// would keep the whole buffer filled.
-func (d *datagramReader) adapt(n, bytes int) {
-	switch {
-	case bytes > n*largePacket:
-		if bytes > keptRoom {
-			d.packets.forget()
-		}
-		d.most = min(fewPackets, slots(d.size))
-	case n == d.most:
-		d.most = slots(d.size)
+	if d.most = slots(d.size); bytes > n*largePacket { // many of them would fill the whole buffer
+		d.most = min(d.most, fewPackets)
 	}
+	if bytes > keptRoom {
+		p.forget()
+	}
+	d.packets = nil
+	rooms.Put(p)
+	d.handler.End() // it may let others go first
+	return n, nil
 }
-
-// peer names the sender of the datagram that is being handled.
-func (d *datagramReader) peer() string { return d.packets.peer(d.current) }

@@ -6,13 +6,12 @@
 //
 //	inlet.go        Inlet, Handler: the door
 //	bind.go         which sockets; listener.go: a bound one
-//	inherited.go    sockets that a supervisor bound, and keeps
-//	datagram.go     the reader of a datagram socket; packets_*.go: many per system call
+//	datagram.go     the reader of a datagram socket
 //	accept.go       accepting connections; connections.go: how many may be open
 //	stream.go       the reader of a connection; tails.go: what it keeps until more comes
 //	framing.go      streams that are cut into packets
 //	coalesce.go     letting input gather
-//	kernel_*.go     what the kernel does otherwise elsewhere
+//	kernel_*.go     what the kernel does otherwise elsewhere: many datagrams per system call
 //
 // # What is not promised
 //

@@ -7,13 +7,10 @@ import (
 	"slices"
 )
 
-// maxFrame bounds the packets of a framed stream, in bytes. Text never begins like the length
-// of one: it would need a NUL.
-const maxFrame = 1 << 20
-
-// headLen is how many bytes of a stream show how it is framed, and the length of a packet's
-// head.
-const headLen = 4
+const (
+	headLen  = 4       // bytes of a stream that show how it is framed; of a packet's head
+	maxFrame = 1 << 20 // bytes of a packet; text never begins like its length: it would need a NUL
+)
 
 // A framing cuts a stream into packets. The first four bytes show how:
 //
@@ -26,10 +23,8 @@ const headLen = 4
 type framing struct {
 	understands bool // framed streams; else they are refused, too
 	kind        framingKind
-
-	// Of a framed stream:
-	left  int  // bytes of the packet that are not handed over yet; 0: a head is next
-	fresh bool // none is handed over, nor looked at
+	left        int  // of a framed stream: bytes of the packet that are not handed over yet; 0: a head is next
+	fresh       bool // none is handed over, nor looked at
 }
 
 type framingKind uint8
@@ -64,7 +59,7 @@ var (
 	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
 	foreign   = [][]byte{
 		proxyHead,
-		[]byte("\x16\x03\x01"), []byte("\x16\x03\x02"), []byte("\x16\x03\x03"), // TLS
+		[]byte("\x16\x03"),                                 // TLS
 		[]byte("\x1f\x8b\x08"), []byte("\x28\xb5\x2f\xfd"), // gzip, zstd
 		[]byte("\xff\xff\xff\xff"), // a length of -1
 	}
@@ -78,10 +73,9 @@ func (f *framing) kindOf(data []byte) framingKind {
 		return unknown
 	}
 	head := data[:headLen]
-	isOther := func(other []byte) bool { return bytes.HasPrefix(data, other) }
 	request, _, isWhole := bytes.Cut(data, []byte("\n"))
 	switch {
-	case slices.ContainsFunc(foreign, isOther):
+	case slices.ContainsFunc(foreign, func(f []byte) bool { return bytes.HasPrefix(data, f) }):
 		return refused
 	case f.understands && isLength(head):
 		return framed
@@ -108,14 +102,14 @@ func (f *framing) takePackets(h Handler, data []byte) (rest []byte) {
 			if len(data) < headLen {
 				return data
 			}
-			if !isLength(data) {
-				return f.refuse(h, data)
+			if isLength(data) {
+				f.left, f.fresh, data = int(binary.LittleEndian.Uint32(data)), true, data[headLen:]
+				continue
 			}
-			f.left, f.fresh, data = int(binary.LittleEndian.Uint32(data)), true, data[headLen:]
-			continue
 		}
-		if f.fresh && isForeign(rune(data[0])) { // a longer head than ours
-			return f.refuse(h, data)
+		if f.left == 0 || f.fresh && isForeign(rune(data[0])) { // a longer head than ours
+			f.kind = refused
+			return f.take(h, data)
 		}
 		f.fresh = false
 		if len(data) < f.left {
@@ -129,29 +123,13 @@ func (f *framing) takePackets(h Handler, data []byte) (rest []byte) {
 	return nil
 }
 
-// refuse gives up on a stream, from data on.
-func (f *framing) refuse(h Handler, data []byte) (rest []byte) {
-	f.kind = refused
-	h.Drop(Misframed, data)
+// end is take when the stream has ended.
+func (f *framing) end(h Handler, data []byte) (rest []byte) {
+	if f.kind == unknown { // too short to tell
+		data = h.Stream(data)
+	}
+	if isHead := f.kind == framed && f.left == 0; len(data) > 0 && !isHead {
+		h.Drop(Unterminated, data)
+	}
 	return nil
-}
-
-// forget is called when n bytes that take returned will not come again.
-func (f *framing) forget(n int) {
-	if f.kind == framed {
-		f.left -= n
-	}
-}
-
-// end hands over what is left when the stream ends.
-func (f *framing) end(h Handler, rest []byte) {
-	switch {
-	case f.kind == unknown: // too short to tell
-		rest = h.Stream(rest)
-	case f.kind == framed && f.left == 0: // of a head
-		return
-	}
-	if len(rest) > 0 {
-		h.Drop(Unterminated, rest)
-	}
 }

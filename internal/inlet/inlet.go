@@ -74,44 +74,46 @@ type Inlet struct {
 	log        *slog.Logger
 	newHandler func(l *Listener, peer func() string) Handler
 
-	lender      lender
 	gathering   gathering
 	connections *connections
-	tails       tails
-
-	bound atomic.Pointer[[]*Listener]
+	bound       atomic.Pointer[[]*Listener]
 }
 
 // New returns an Inlet whose sockets poller watches. newHandler makes the Handler of a socket
 // or a connection; peer names the sender of what the Handler is being given.
 func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
-	return &Inlet{poller: poller, log: log, newHandler: newHandler, connections: newConnections(log)}
+	in := &Inlet{poller: poller, log: log, newHandler: newHandler, connections: newConnections(log)}
+	in.bound.Store(&[]*Listener{})
+	return in
 }
 
 // Bind binds all sockets that are asked for, or none. Its error names the address; it is an
 // ErrUnwantedSocket if an inherited socket is not asked for. It takes inherited: descriptors of
 // bound sockets, which somebody else holds too and will hand to our successor.
 func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
-	open, err := openInherited(in.poller, inherited)
-	b := binder{poller: in.poller, have: open}
-	var bound []*Listener
+	b := binder{poller: in.poller}
+	err := b.inherit(inherited)
 	if err == nil {
-		bound, err = b.bindAll(specs)
+		err = in.bind(&b, specs)
 	}
 	if err != nil {
 		closeAll(b.have)
-		return err
 	}
-	in.bound.Store(&bound)
-	return nil
+	return err
+}
+
+// bind makes the sockets of specs the bound ones.
+func (in *Inlet) bind(b *binder, specs []Spec) error {
+	bound, err := b.bindAll(specs)
+	if err == nil {
+		in.bound.Store(&bound)
+	}
+	return err
 }
 
 // Listeners returns the bound sockets. They may have been closed.
 func (in *Inlet) Listeners() []*Listener {
-	if bound := in.bound.Load(); bound != nil {
-		return *bound
-	}
-	return nil
+	return *in.bound.Load()
 }
 
 // Owns says whether dialing at, in a network as package net calls it, reaches one of the bound
@@ -130,11 +132,9 @@ func (in *Inlet) Begin(ctx context.Context, s Settings) { in.follow(ctx, s, in.L
 // Rebind returns when the sockets that are no longer asked for are drained and closed.
 func (in *Inlet) Rebind(ctx context.Context, specs []Spec, s Settings) error {
 	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
-	bound, err := b.bindAll(specs)
-	if err != nil {
+	if err := in.bind(&b, specs); err != nil {
 		return err
 	}
-	in.bound.Store(&bound)
 	in.follow(ctx, s, b.added, b.have)
 	return nil
 }
@@ -154,7 +154,15 @@ func (in *Inlet) follow(ctx context.Context, s Settings, added, gone []*Listener
 		in.announce(l)
 		ctx, stop := context.WithCancel(ctx)
 		l.stop = stop
-		l.readers.Go(func() { in.read(ctx, l) })
+		l.readers.Go(func() {
+			defer l.stop()
+			defer l.close()
+			if l.IsStream() {
+				in.accept(ctx, l)
+			} else {
+				in.receive(ctx, l)
+			}
+		})
 	}
 	for _, l := range gone {
 		l.stop()
@@ -165,30 +173,20 @@ func (in *Inlet) follow(ctx context.Context, s Settings, added, gone []*Listener
 	}
 }
 
-// read reads from a socket, or starts the readers of its connections, until ctx ends.
-func (in *Inlet) read(ctx context.Context, l *Listener) {
-	defer l.stop()
-	defer l.close()
-	if l.IsStream() {
-		in.accept(ctx, l)
-	} else {
-		in.receive(ctx, l)
-	}
-}
-
 // announce logs that we listen, and what there is to know about it.
 func (in *Inlet) announce(l *Listener) {
 	attrs := []any{"protocol", l.Protocol.String(), "listener", l.Address}
 	if !l.IsStream() {
 		attrs = append(attrs, "receive_buffer", l.ReceiveBuffer)
 	}
+	remedy := "sysctl -w net.core.rmem_max=8388608"
 	if l.Inherited {
-		attrs = append(attrs, "inherited", true)
+		attrs, remedy = append(attrs, "inherited", true), "ReceiveBuffer=8M in the socket unit"
 	}
 	in.log.Info("listening", attrs...)
 	if l.isSmall() {
 		in.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
-			"listener", l.Address, "receive_buffer", l.ReceiveBuffer, "remedy", l.bufferRemedy())
+			"listener", l.Address, "receive_buffer", l.ReceiveBuffer, "remedy", remedy)
 	}
 	if !l.at.IsLocal() {
 		in.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.Address)

@@ -19,14 +19,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
-// receiveBuffer is what a datagram socket asks of the kernel, in bytes.
-const receiveBuffer = 8 << 20
-
-// smallBuffer is the size of a receive buffer below which input must not gather for longer
-// than smallGather: an ordinary burst would overrun it.
 const (
-	smallBuffer = 1 << 20
-	smallGather = time.Millisecond
+	receiveBuffer = 8 << 20 // bytes that a datagram socket asks of the kernel
+	smallBuffer   = 1 << 20 // below which input must not gather for long: an ordinary burst would overrun it
 )
 
 // A Listener is one bound socket. The reader that runs on it closes it.
@@ -43,46 +38,31 @@ type Listener struct {
 
 	stop    context.CancelFunc // ends its readers
 	readers sync.WaitGroup     // of it, and of its connections
+	Pulse   pulse.Pulse        // of the loop that reads datagrams
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections
-
-	Pulse pulse.Pulse // of the loop that reads datagrams
 }
 
 // newListener makes a Listener of conn, a bound socket; the kernel says which. Nobody has asked
-// for it yet. It takes conn. A datagram socket gets a large receive buffer.
-func newListener(poller *poll.Poller, conn poll.Conn) (l *Listener, err error) {
+// for it yet. It takes conn and its file.
+func newListener(poller *poll.Poller, conn poll.Conn, file sockets.File) (l *Listener, err error) {
+	l = &Listener{file: file}
 	fd, err := poll.Detach(conn)
+	if err == nil {
+		if err = l.identify(fd); err != nil {
+			unix.Close(fd)
+		} else {
+			l.socket, err = poller.Own(fd)
+		}
+	}
 	if err != nil {
-		return nil, err
+		file.Remove()
 	}
-	l = &Listener{}
-	if err = l.identify(fd); err == nil {
-		err = l.prepare(fd)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	l.socket, err = poller.Own(fd)
 	return l, err
 }
 
-// prepare sets what the kernel is to do for it.
-func (l *Listener) prepare(fd int) (err error) {
-	switch {
-	case !l.IsStream():
-		l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
-		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
-	case !l.Address.IsUnix():
-		urgent := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // keeps its place in the stream
-		err = errors.Join(urgent, keepAlive(fd))
-	}
-	return err
-}
-
-// identify finds out which socket it is.
+// identify finds out which socket it is, and sets what the kernel is to do for it.
 func (l *Listener) identify(fd int) error {
 	at, err := unix.Getsockname(fd)
 	if err != nil {
@@ -106,6 +86,13 @@ func (l *Listener) identify(fd int) error {
 		return errors.New("it is no stream and no datagrams, of IP or unix; a socket unit needs ListenStream= or ListenDatagram=")
 	case l.IsStream() && listens == 0:
 		return errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
+	case !l.IsStream():
+		l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
+		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
+		return err
+	case !l.Address.IsUnix():
+		urgent := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // keeps its place in the stream
+		return errors.Join(urgent, keepAlive(fd))
 	}
 	return nil
 }
@@ -125,6 +112,17 @@ func addrPort(at unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// isMeant says whether the socket is the one that binding a would create. An empty host means
+// any address of this machine, IPv6 or IPv4.
+func (l *Listener) isMeant(a address.Address) bool {
+	if l.at.Network != a.Network || l.at.Port != a.Port || l.at.Path != a.Path {
+		return false
+	}
+	means, err := net.ResolveTCPAddr("tcp", a.HostPort())
+	at, _ := netip.ParseAddr(l.at.Host)
+	return a.IsUnix() || a.Host == "" && at.IsUnspecified() || err == nil && means.AddrPort().Addr().Unmap() == at.Unmap()
+}
+
 // serves says whether the socket is the one asked for: as before or, if it is inherited, for
 // the first time.
 func (l *Listener) serves(s Spec) bool {
@@ -139,15 +137,12 @@ func (l *Listener) isOurs() bool { return l.asked.Network != "" }
 
 // take assigns the socket to s.
 func (l *Listener) take(s Spec) {
-	port := l.Address.Port
 	l.Protocol, l.asked, l.Address = s.Protocol, s.Address, s.Address
-	l.Address.Port = port
+	l.Address.Port = l.at.Port
 }
 
 // IsStream says whether the socket brings connections.
-func (l *Listener) IsStream() bool { return isStream(l.Address.Network) }
-
-func isStream(network string) bool { return network == "tcp" || network == "unix" }
+func (l *Listener) IsStream() bool { return l.Address.Network == "tcp" || l.Address.Network == "unix" }
 
 // close closes our descriptor of the socket, and removes its path if it is ours.
 func (l *Listener) close() {
@@ -174,21 +169,13 @@ func (l *Listener) isSmall() bool {
 	return l.Address.Network == "udp" && l.ReceiveBuffer < smallBuffer
 }
 
-// bufferRemedy is what to type if the receive buffer is small.
-func (l *Listener) bufferRemedy() string {
-	if l.Inherited {
-		return "ReceiveBuffer=8M in the socket unit"
-	}
-	return "sysctl -w net.core.rmem_max=8388608"
-}
-
 // bears returns how long input may gather in the socket at most.
 func (l *Listener) bears() time.Duration {
 	switch {
 	case l.Address.Network == "unixgram":
 		return 0 // its queue holds ten datagrams, then the sender is blocked
 	case l.isSmall():
-		return smallGather
+		return time.Millisecond
 	}
 	return MaxCoalesce
 }

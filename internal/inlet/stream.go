@@ -15,16 +15,11 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
-// streamBlock is how much is read from a stream at a time, in bytes.
-const streamBlock = 56 << 10
-
-// busyBytes is how much must arrive between two waits for the next one to be skipped: the
-// sender is as fast as we are, and may be waiting for us to make room.
-const busyBytes = streamBlock / 2
-
-// packetSize is what we suppose a stream brings at a time, in bytes: its packets can't be
-// seen.
-const packetSize = 128
+const (
+	streamBlock = 56 << 10        // bytes read from a stream at a time
+	busyBytes   = streamBlock / 2 // between two waits: the sender is as fast as we are, and the next wait is skipped
+	packetSize  = 128             // supposed to come at a time: a stream's packets can't be seen
+)
 
 var blocks = sync.Pool{New: func() any { return new([streamBlock]byte) }}
 
@@ -37,9 +32,9 @@ type streamReader struct {
 	pacer       pacer
 	connections *connections
 	hurry       bool         // at the end there is no time to wait for the sender
+	ended       bool         // at our side; connections' mutex guards it
 	lastTaken   atomic.Int64 // when the handler last took something, in ns since epoch
-
-	tail tail // what the handler needs to see again
+	tail        tail         // what the handler needs to see again
 }
 
 // run reads until the connection ends; or until ctx ends, and then the rest.
@@ -59,24 +54,18 @@ func (s *streamReader) run(ctx context.Context) {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			return
 		case isBusy: // a moment ago: it is, a little longer
-			s.socket.Wait(ctx, max(s.pacer.every(), time.Millisecond))
+			s.socket.Wait(ctx, max(time.Duration(s.pacer.coalesce.Load()), time.Millisecond))
 		case !s.pacer.wait(ctx, (n+packetSize-1)/packetSize):
-			s.await(ctx)
+			s.pacer.busy.idle(func() {
+				err := s.socket.Wait(ctx, time.Duration(s.pacer.timeout.Load()))
+				if errors.Is(err, os.ErrDeadlineExceeded) && !s.hasInput() {
+					s.connections.timedOut(s)
+				}
+			})
 		}
 		burst = 0
 	}
 	s.readRest(context.WithoutCancel(ctx))
-}
-
-// await waits until something arrives. We end our side of a connection that has been idle for
-// too long; what its sender was just sending is read.
-func (s *streamReader) await(ctx context.Context) {
-	s.pacer.busy.idle(func() {
-		err := s.socket.Wait(ctx, time.Duration(s.pacer.timeout.Load()))
-		if errors.Is(err, os.ErrDeadlineExceeded) && !s.hasInput() {
-			s.connections.timedOut(s)
-		}
-	})
 }
 
 // readRest reads until the sender ends the connection, for lastRead at most: one that has only
@@ -93,11 +82,7 @@ func (s *streamReader) readRest(ctx context.Context) {
 		}
 	}
 	s.shut(unix.SHUT_RD)
-	for until := time.Now().Add(lastRead); time.Now().Before(until); {
-		if _, err := s.step(); err != nil {
-			return
-		}
-	}
+	drain(s.step)
 }
 
 // shut ends one direction of the connection: SHUT_WR tells the sender; after SHUT_RD the
@@ -122,11 +107,8 @@ func (s *streamReader) touch(now time.Time) { s.lastTaken.Store(int64(now.Sub(ep
 func (s *streamReader) end() {
 	block := blocks.Get().(*[streamBlock]byte)
 	defer blocks.Put(block)
-	if n, lost := s.tail.copy(block[:]); n > 0 {
-		s.handler.Begin(time.Now())
-		s.framing.end(s.handler, s.dropLost(block[:n], n, lost))
-		s.handler.End()
-		s.tail.keep(nil)
+	if kept, lost := s.connections.tailOf(s, block[:]); kept > 0 {
+		s.hand(block[:kept], kept, lost, s.framing.end)
 	}
 }
 
@@ -135,7 +117,7 @@ func (s *streamReader) end() {
 func (s *streamReader) step() (int, error) {
 	block := blocks.Get().(*[streamBlock]byte)
 	defer blocks.Put(block) // an idle connection holds no memory
-	kept, lost := s.tail.copy(block[:])
+	kept, lost := s.connections.tailOf(s, block[:])
 	n, err := s.socket.Read(block[kept:])
 	if err != nil {
 		return 0, err
@@ -143,36 +125,39 @@ func (s *streamReader) step() (int, error) {
 	if n == 0 {
 		return 0, io.EOF
 	}
-	now := time.Now()
-	s.handler.Begin(now)
-	rest := s.framing.take(s.handler, s.dropLost(block[:kept+n], kept, lost))
-	s.handler.End()
-	if len(rest) < kept+n {
-		s.touch(now)
-	}
-	s.tail.keep(rest)
+	s.hand(block[:kept+n], kept, lost, s.framing.take)
 	if s.framing.kind == refused {
 		s.finish() // its sender is told
 	}
 	return n, nil
 }
 
-// dropLost drops what was kept, with which data begins, if a part of it was given up.
-func (s *streamReader) dropLost(data []byte, kept, lost int) []byte {
-	if lost == 0 {
-		return data
+// hand hands data over by take, and keeps what that leaves. The first kept bytes were kept
+// before; if more were lost of those, they are dropped.
+func (s *streamReader) hand(data []byte, kept, lost int, take func(Handler, []byte) (rest []byte)) {
+	now := time.Now()
+	s.handler.Begin(now)
+	if lost > 0 {
+		s.handler.Drop(TooLong, data[:kept])
+		if s.framing.kind == framed {
+			s.framing.left -= lost
+		}
+		data = data[kept:]
 	}
-	s.handler.Drop(TooLong, data[:kept])
-	s.framing.forget(lost)
-	return data[kept:]
+	rest := take(s.handler, data)
+	s.handler.End()
+	if len(rest) < len(data) {
+		s.touch(now)
+	}
+	s.connections.keep(s, rest)
 }
 
 // finish ends our side of the connection; what has come is read. From then on, a unix socket
 // refuses what its sender writes; by TCP it can't be told at once. Any goroutine may call it.
 func (s *streamReader) finish() {
+	how := unix.SHUT_WR
 	if s.isUnix {
-		s.shut(unix.SHUT_RDWR)
-	} else {
-		s.shut(unix.SHUT_WR)
+		how = unix.SHUT_RDWR
 	}
+	s.shut(how)
 }

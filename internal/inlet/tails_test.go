@@ -2,6 +2,7 @@ package inlet
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -20,24 +21,17 @@ func TestTailsAreBounded(t *testing.T) {
 		write(t, conn, fmt.Sprintf("hog.%03d.", i)+strings.Repeat("x", size))
 		conns = append(conns, conn)
 	}
-	bytes := func() (n, tails int) {
-		in.tails.mu.Lock()
-		defer in.tails.mu.Unlock()
-		return in.tails.bytes, len(in.tails.kept)
-	}
 	eventually(t, "all is read", func() bool {
 		in.connections.mu.Lock()
 		defer in.connections.mu.Unlock()
-		in.tails.mu.Lock()
-		defer in.tails.mu.Unlock()
-		n := len(in.tails.kept)
-		for s := range in.connections.readers {
-			if s.tail.lost > 0 {
+		n := 0
+		for s := range in.connections.running {
+			if len(s.tail.data) > 0 {
 				n++
 			}
 		}
-		if in.tails.bytes > maxTails {
-			t.Fatalf("%d bytes are kept", in.tails.bytes)
+		if in.connections.kept > maxKept {
+			t.Fatalf("%d bytes are kept", in.connections.kept)
 		}
 		return n == hogs+1
 	})
@@ -56,5 +50,19 @@ func TestTailsAreBounded(t *testing.T) {
 			t.Fatalf("a part of a line came: %.20q", ln)
 		}
 	}
-	eventually(t, "nothing is kept", func() bool { n, tails := bytes(); return n == 0 && tails == 0 })
+	eventually(t, "nothing is kept", func() bool {
+		in.connections.mu.Lock()
+		defer in.connections.mu.Unlock()
+		return in.connections.kept == 0
+	})
+}
+
+// A connection that kept much, and keeps little now, has no more memory than that needs.
+func TestTailGivesMemoryBack(t *testing.T) {
+	c, s := newConnections(slog.New(slog.DiscardHandler)), &streamReader{}
+	c.keep(s, make([]byte, 17_000))
+	c.keep(s, []byte("host.a"))
+	if n := cap(s.tail.data); n > 1000 || string(s.tail.data) != "host.a" || c.kept != len("host.a") {
+		t.Errorf("%d bytes of memory for %q, counted as %d", n, s.tail.data, c.kept)
+	}
 }

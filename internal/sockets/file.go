@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -34,10 +35,7 @@ func bound(a address.Address) (f File, err error) {
 			return f, err
 		}
 	}
-	if a.Mode == 0 {
-		return f, nil
-	}
-	return f, os.Chmod(a.Path, os.FileMode(a.Mode))
+	return f, os.Chmod(a.Path, os.FileMode(cmp.Or(a.Mode, 0o660)))
 }
 
 func groupID(name string) (int, error) {
