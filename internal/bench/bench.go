@@ -20,6 +20,7 @@ import (
 type bench struct {
 	dir       string        // for files, gone at the end
 	binary    string        // of the daemon
+	other     string        // of another version of it; "": none
 	unkept    string        // of the daemon whose queue no file keeps; "" before it is asked for
 	statsdDir string        // of a statsd with its proxy.js; "": none
 	window    time.Duration // of a measurement

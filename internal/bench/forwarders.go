@@ -31,6 +31,7 @@ type contender struct {
 // The contenders. Ratios are against the least.
 var (
 	theDaemon = &contender{name: "prefixproxy", start: (*bench).forwardByDaemon, leaves: nameOut}
+	theOther  = &contender{name: "prefixproxy, other version", start: (*bench).forwardByOther, leaves: nameOut}
 	theUnkept = &contender{name: "prefixproxy, queue in no file", start: (*bench).forwardByUnkept, leaves: nameOut}
 	theLeast  = &contender{name: "least", start: (*bench).forwardByLeast, leaves: nameOut}
 	thePlain  = &contender{name: "plain loop", start: (*bench).forwardByPlain, leaves: nameOut, aside: true}
@@ -89,6 +90,10 @@ func (b *bench) forwardByPart(ctx context.Context, part string, w work) (*forwar
 
 func (b *bench) forwardByDaemon(ctx context.Context, w work) (*forwarder, error) {
 	return b.forwardByBinary(ctx, b.binary, w)
+}
+
+func (b *bench) forwardByOther(ctx context.Context, w work) (*forwarder, error) {
+	return b.forwardByBinary(ctx, b.other, w)
 }
 
 func (b *bench) countByDaemon(ctx context.Context, w work) (*forwarder, error) {

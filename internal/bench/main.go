@@ -33,6 +33,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,6 +78,7 @@ func parse(args []string) (o options, err error) {
 	quick := flags.Bool("quick", false, "three rounds")
 	flags.DurationVar(&o.bench.window, "window", 800*time.Millisecond, "how long a turn is measured")
 	flags.StringVar(&o.bench.binary, "binary", "", "the daemon's `file`; it is built when there is none")
+	flags.StringVar(&o.bench.other, "other", "", "the `file` of another version of the daemon, which takes its turns beside this one")
 	flags.StringVar(&o.bench.statsdDir, "statsd", "", "the `directory` of a statsd (npm) whose proxy.js is to take part; it needs hashring, too")
 	if err := flags.Parse(args); err != nil {
 		return o, err
@@ -160,6 +162,9 @@ func (o *options) measureRows(ctx context.Context, r *Report) error {
 // runAll runs works.
 func (b *bench) runAll(ctx context.Context, r *Report, works []work) error {
 	for _, w := range works {
+		if b.other != "" && !w.counts() {
+			w.contenders = slices.Concat([]*contender{theOther}, w.contenders)
+		}
 		row, err := b.run(ctx, w)
 		if err != nil {
 			return err

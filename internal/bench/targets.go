@@ -63,6 +63,9 @@ func (r *Report) targets() []Target {
 	t.milliseconds(r.row("latency"), "p99", p99, 10)
 	t.milliseconds(r.row("latency-0"), "p50", p50, 0.15)
 	t.milliseconds(r.row("carbon-latency-0"), "p50", p50, 0.15)
+	for _, w := range works {
+		t.ratio(r.row(w.name), theDaemon, theOther, "CPU × the other version", Result.PerMillion, 1.05, false)
+	}
 	for _, w := range countingWorks {
 		t.counting(r.row(w.name))
 	}
