@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -15,8 +16,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
-// Records are what must be written about tenures: their ends, and what is pruned. One worker does
-// it, beside the goroutine that renews. What it can't do is left to the name's next holder.
+// Records are what must be written about tenures: their ends, and what is pruned. It happens beside
+// the goroutine that renews. What can't be done is left to the name's next holder.
 type records struct {
 	jobs    chan job
 	timeOut time.Duration // of one request
@@ -29,9 +30,6 @@ type job struct {
 	name string
 	wait time.Duration // before it is done
 	do   func(context.Context) error
-
-	due     time.Time
-	backoff retry.Backoff
 }
 
 const (
@@ -43,60 +41,43 @@ func newRecords(timeOut time.Duration, log *slog.Logger) *records {
 	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: retry.Randomly, log: log}
 }
 
-// add queues j, or drops it if there are too many.
+// add has j done.
 func (r *records) add(j job) {
-	j.due, j.backoff.Jitter = time.Now().Add(j.wait), r.jitter
 	select {
 	case r.jobs <- j:
 	default:
 	}
 }
 
-// run does the jobs until ctx ends, in the order in which they are due. One that fails is tried
-// again later, and delays no other for longer than a request.
+// run does the jobs until ctx ends. None waits for another.
 func (r *records) run(ctx context.Context) {
-	var open []job
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	var all sync.WaitGroup
+	defer all.Wait()
 	for {
-		if len(open) > 0 {
-			timer.Reset(time.Until(open[0].due))
-		}
 		select {
 		case j := <-r.jobs:
-			open = append(open, j)
-		case <-timer.C:
-			if len(open) == 0 {
-				continue
-			}
-			j := open[0]
-			open = open[1:]
-			if !r.do(ctx, &j) && ctx.Err() == nil {
-				open = append(open, j)
-			}
+			all.Go(func() { r.do(ctx, j) })
 		case <-ctx.Done():
 			return
 		}
-		slices.SortStableFunc(open, func(a, b job) int { return a.due.Compare(b.due) })
 	}
 }
 
-// do tries a job once. It is over when it has been done, or is given up.
-func (r *records) do(ctx context.Context, j *job) (over bool) {
-	trying, cancel := context.WithTimeout(ctx, r.timeOut)
-	defer cancel()
-	err := j.do(trying)
-	if err == nil {
-		return true
-	}
-	if j.backoff.Failures == recordTries-1 {
-		if ctx.Err() == nil {
-			r.log.Warn("record not written", "name", j.name, "err", err)
+// do tries a job until it is done, or is given up.
+func (r *records) do(ctx context.Context, j job) {
+	backoff := retry.Backoff{Jitter: r.jitter}
+	for wait := j.wait; retry.Sleep(ctx, wait); wait = backoff.Next() {
+		trying, cancel := context.WithTimeout(ctx, r.timeOut)
+		err := j.do(trying)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return
 		}
-		return true
+		if backoff.Failures == recordTries-1 {
+			r.log.Warn("record not written", "name", j.name, "err", err)
+			return
+		}
 	}
-	j.due = time.Now().Add(j.backoff.Next())
-	return false
 }
 
 // firstWord is how long the holder of a name leaves it to the one before to record how its tenure

@@ -395,8 +395,8 @@ func TestPrune(t *testing.T) {
 			}
 			h.tidy(h.tenancyOf(t.Context(), got, h.wall()))
 			for len(h.records.jobs) > 0 {
-				if j := <-h.records.jobs; j.wait == 0 && !h.records.do(t.Context(), &j) { // no end, but a pruning
-					t.Error("the pruning failed")
+				if j := <-h.records.jobs; j.wait == 0 { // no end, but a pruning
+					h.records.do(t.Context(), j)
 				}
 			}
 			kvs := recordsOf(t, c, cfg.Pool, "Denali")

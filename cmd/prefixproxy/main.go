@@ -121,13 +121,16 @@ func asMeant(args []string) []string {
 		args = append(args[1:], args[0])
 	}
 	for i := 0; i+1 < len(args); i++ {
-		if slices.Contains([]string{"--at", "--from", "--now", "--until"}, args[i]) && isAgo.MatchString(args[i+1]) {
+		if slices.Contains([]string{"--at", "--from", "--now", "--until"}, args[i]) && looksLikeTime.MatchString(args[i+1]) {
 			args[i] += "=" + args[i+1]
 			args = slices.Delete(args, i+1, i+2)
 		}
 	}
 	return args
 }
+
+// looksLikeTime finds a time that begins with a dash: -2h.
+var looksLikeTime = regexp.MustCompile(`^-[0-9]`)
 
 // noValue is how kong says that a flag is the last word, or that another flag follows.
 var noValue = regexp.MustCompile(`expected \w+ value but got ("EOL" .*|"-.*)`)
@@ -138,9 +141,6 @@ var inOurWords = strings.NewReplacer(
 	`expected "<expr>"`, "no EXPR is given", `expected "<pid>"`, "no PID is given", `expected "<kind>"`, "no KIND is given",
 	`expected duration but got`, "want a number with a unit, like 10s, not",
 )
-
-// isAgo finds a time like -2h.
-var isAgo = regexp.MustCompile(`^-[0-9]`)
 
 // usageHint says what may have been meant, or names the help of the command that was, as
 // far as err tells.

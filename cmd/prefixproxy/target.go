@@ -30,7 +30,7 @@ EXPR may be any Graphite expression, with wildcards, functions and tags: host.cp
 
 --step is the time between two points of the graph: the retention in storage-schemas.conf, and for a graph that reaches further back than its first one, the one that is drawn. Then each point is in its place, wherever the graph begins; the step in which a name changes hands is its former holder's. With another step, points are taken for the wrong host's for up to the longer of both at each change. A name that the host holds still is drawn until now: when the host has changed its name, ask again.
 
-Times are RFC 3339, "14:05", Unix seconds, or as graphite-web takes them: -7d, now-90min, noon yesterday, 6pm monday, 04:00_20260131.`
+Times are RFC 3339, "14:05", Unix seconds, or how long ago: -7d, now-90min.`
 }
 
 // Run prints the target.

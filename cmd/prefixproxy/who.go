@@ -14,7 +14,7 @@ import (
 type whoCmd struct {
 	Name string `arg:"" help:"The name, one of the list."`
 	configFlag
-	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\", \"-2d\", or as graphite-web takes it."`
+	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\" or \"-2d\"."`
 	JSON bool   `name:"json" help:"Print JSON."`
 }
 
