@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/target"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
@@ -60,7 +61,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 	if c.Step < time.Second || c.Step%time.Second != 0 {
 		return usageError(fmt.Errorf("--step %v is not in whole seconds", c.Step), "--step 10s, as in storage-schemas.conf")
 	}
-	parts, err := parseTarget(c.Expr, cfg.Proxy.Rewrite.From)
+	parts, err := target.Parse(c.Expr, cfg.Proxy.Rewrite.From)
 	if err != nil {
 		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From))
 	}
@@ -73,19 +74,19 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	step := int64(c.Step / time.Second)
-	spans := inSteps(spansOf(own, others, now), from, until, step)
+	spans := target.InSteps(target.SpansOf(own, others, now), from, until, step)
 	if len(spans) == 0 {
 		ui.notef("%q held no name of pool %s in that time, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
 		return nil
 	}
-	if last := spans[len(spans)-1]; last.to == math.MaxInt64 && until == math.MaxInt64 {
-		ui.notef("%q has the name %s still: when that has changed, ask again", c.Owner, last.name)
+	if last := spans[len(spans)-1]; last.To == math.MaxInt64 && until == math.MaxInt64 {
+		ui.notef("%q has the name %s still: when that has changed, ask again", c.Owner, last.Name)
 	}
-	target := parts.render(spans, cfg.Proxy.Rewrite.To, c.Owner, step)
-	if len(target) > longTarget {
-		ui.notef("the target has %d bytes, more than many servers take in a URL: send it by POST, or leave out with --from what is not drawn", len(target))
+	text := parts.Render(spans, cfg.Proxy.Rewrite.To, c.Owner, step)
+	if len(text) > longTarget {
+		ui.notef("the target has %d bytes, more than many servers take in a URL: send it by POST, or leave out with --from what is not drawn", len(text))
 	}
-	_, err = fmt.Fprintln(ui.out, target)
+	_, err = fmt.Fprintln(ui.out, text)
 	return err
 }
 
@@ -111,82 +112,4 @@ func tenuresAround(ctx context.Context, client *etcd.Client, in, owner string) (
 		others = append(others, slices.DeleteFunc(all, func(t pool.Tenure) bool { return t.Owner == owner })...)
 	}
 	return own, others, nil
-}
-
-// A nameSpan is the seconds, both included, in which a name was one host's.
-type nameSpan struct {
-	name     string
-	from, to int64 // in Unix seconds; to is the highest int64 where the name is held still
-}
-
-// spansOf returns which name was a host's in which seconds, in the order of time: by
-// the rule of Carbon lines (membership.Claim.NameAt), the second in which a name
-// changes hands is its former holder's, and the seconds in which it was free are its
-// next one's. Spans of one name with nobody between them are one.
-//
-// A tenure that a crash left without an end ends when the owner has the next name, and
-// before now: nobody has its name by then.
-func spansOf(own, others []pool.Tenure, now time.Time) []nameSpan {
-	var spans []nameSpan
-	own = slices.DeleteFunc(slices.Clone(own), func(t pool.Tenure) bool { return t.From.IsZero() })
-	slices.SortStableFunc(own, func(a, b pool.Tenure) int { return a.From.Compare(b.From) })
-	before := int64(math.MinInt64) // the last second of the tenures before
-	for i, t := range own {
-		s := nameSpan{t.Name, ceilUnix(t.From), math.MaxInt64}
-		switch {
-		case t.Lasts:
-		case !t.To.IsZero():
-			s.to = t.To.Unix()
-		case i+1 < len(own):
-			s.to = ceilUnix(own[i+1].From) - 1
-		default:
-			s.to = now.Unix()
-		}
-		free := before
-		for _, o := range others {
-			switch {
-			case o.Name != t.Name || o.From.IsZero():
-			case o.From.After(t.From):
-				s.to = min(s.to, ceilUnix(o.From)-1)
-			case !o.To.IsZero():
-				free = max(free, o.To.Add(pool.ClocksApart).Unix())
-			}
-		}
-		if free == math.MinInt64 {
-			free = t.From.Unix() - 1 // nobody is known to have had it before
-		}
-		s.from = min(s.from, free+1)
-		before = max(before, min(s.to, now.Unix()))
-		i := len(spans) - 1
-		switch {
-		case s.to < s.from:
-		case i >= 0 && spans[i].name == s.name && s.from <= spans[i].to+1:
-			spans[i].to = max(spans[i].to, s.to)
-		default:
-			spans = append(spans, s)
-		}
-	}
-	return spans
-}
-
-// ceilUnix returns the first whole second at t or after it.
-func ceilUnix(t time.Time) int64 { return t.Add(time.Second - time.Nanosecond).Unix() }
-
-// inSteps returns the steps, by their first seconds, in which a name was one host's, of spans
-// that reach into from..until, none later than that. A step in which it changes hands is its
-// former holder's, as a second is, for that is what hosts do that count StatsD themselves.
-func inSteps(spans []nameSpan, from, until, step int64) (in []nameSpan) {
-	for _, s := range spans {
-		if s.to < from || s.from > until {
-			continue
-		}
-		s.from = (s.from + step - 1) / step * step
-		if s.to = min(s.to, until); s.to != math.MaxInt64 {
-			s.to = s.to / step * step
-		}
-		if s.from <= s.to {
-			in = append(in, s)
-		}
-	}
-	return in
 }

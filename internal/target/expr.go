@@ -1,4 +1,4 @@
-package main
+package target
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"unicode/utf8"
 )
 
-// A targetPart is a piece of a Graphite expression: series of a host, or text that stays
+// A part is a piece of a Graphite expression: series of a host, or text that stays
 // as it is.
-type targetPart struct {
+type part struct {
 	text     string // where isSeries is not set
 	isSeries bool
 	before   string // what stands before the nodes that stand for the name
@@ -24,12 +24,13 @@ type targetPart struct {
 	pattern  bool   // it is a regular expression
 }
 
-type targetParts []targetPart
+// An Expr is a Graphite expression, taken apart.
+type Expr []part
 
-// parseTarget takes a Graphite expression apart, as graphite-web's grammar has it. from are
+// Parse takes a Graphite expression apart, as graphite-web's grammar has it. from are
 // the nodes that stand for the name. What is not one whole expression is refused: it may be
 // put into another one.
-func parseTarget(expr, from string) (targetParts, error) {
+func Parse(expr, from string) (Expr, error) {
 	if expr = strings.Trim(expr, blanks); expr == "" {
 		return nil, errors.New("there is no expression")
 	}
@@ -55,18 +56,18 @@ type exprParser struct {
 	from  []string
 	at    int // is read up to here
 	taken int // is in parts up to here
-	parts targetParts
+	parts Expr
 }
 
 // take makes what is read from start on a part, and what stands before it text.
-func (p *exprParser) take(start int, part targetPart) {
+func (p *exprParser) take(start int, series part) {
 	p.takeText(start)
-	p.parts, p.taken = append(p.parts, part), p.at
+	p.parts, p.taken = append(p.parts, series), p.at
 }
 
 func (p *exprParser) takeText(end int) {
 	if p.taken < end {
-		p.parts = append(p.parts, targetPart{text: oneLine(p.expr[p.taken:end])})
+		p.parts = append(p.parts, part{text: oneLine(p.expr[p.taken:end])})
 	}
 }
 
@@ -105,8 +106,8 @@ func (p *exprParser) expression() error {
 	}
 	if p.isNext('(') {
 		err = p.call(start, word)
-	} else if part, ok := p.path(word); ok {
-		p.take(start, part)
+	} else if series, ok := p.path(word); ok {
+		p.take(start, series)
 	}
 	for err == nil && p.skip('|') {
 		if p.blanks(); !callForm.MatchString(p.expr[p.at:]) {
@@ -148,8 +149,8 @@ func (p *exprParser) call(start int, function string) error {
 	}
 	if function == "seriesByTag" {
 		for _, t := range texts {
-			if part, ok := p.byTag(start, t[0], t[1]); ok {
-				p.take(start, part)
+			if series, ok := p.byTag(start, t[0], t[1]); ok {
+				p.take(start, series)
 				break
 			}
 		}
@@ -214,30 +215,30 @@ func (p *exprParser) word() (string, error) {
 
 // path returns the series of a path whose nodes from are whole nodes of it, with some
 // below; they lead it, or stand behind the prefixes that statsd puts before all.
-func (p *exprParser) path(word string) (part targetPart, ok bool) {
+func (p *exprParser) path(word string) (series part, ok bool) {
 	name, _, tagged := strings.Cut(word, ";")
 	nodes := strings.Split(name, ".")
 	if slices.Contains(nodes, "") {
-		return targetPart{}, false
+		return part{}, false
 	}
 	for i := 0; i+len(p.from) < len(nodes) && (i == 0 || nodes[i-1] != "**"); i++ {
 		if slices.Equal(nodes[i:i+len(p.from)], p.from) {
 			before := strings.Join(append(slices.Clone(nodes[:i]), ""), ".")
-			return targetPart{
+			return part{
 				isSeries: true, before: before, after: word[len(before)+len(strings.Join(p.from, ".")):],
 				at: i, below: len(nodes) - i - len(p.from), whole: tagged || slices.Contains(nodes, "**"),
 			}, true
 		}
 	}
-	return targetPart{}, false
+	return part{}, false
 }
 
 // byTag returns the series of a seriesByTag that begins at start and has just been read, if
 // its argument from begin to end is the name of series below from.
-func (p *exprParser) byTag(start, begin, end int) (part targetPart, ok bool) {
+func (p *exprParser) byTag(start, begin, end int) (series part, ok bool) {
 	key, name, _ := strings.Cut(p.expr[begin:end], "=")
 	dot := `\.`
-	if part.pattern = strings.HasPrefix(name, "~"); part.pattern {
+	if series.pattern = strings.HasPrefix(name, "~"); series.pattern {
 		dot = `(?:\\\.|\[\.\]|\.)`
 	}
 	quoted := make([]string, len(p.from))
@@ -247,17 +248,17 @@ func (p *exprParser) byTag(start, begin, end int) (part targetPart, ok bool) {
 	form := regexp.MustCompile(`^(~?\^?(?:[A-Za-z0-9_-]+` + dot + `)*?)` + strings.Join(quoted, dot) + `(` + dot + `[^;]+)$`)
 	m := form.FindStringSubmatch(name)
 	if key != "name" || m == nil {
-		return targetPart{}, false
+		return part{}, false
 	}
-	part.isSeries, part.whole = true, true
-	part.before, part.after = oneLine(p.expr[start:begin])+"name="+m[1], m[2]+oneLine(p.expr[end:p.at])
-	part.at = len(regexp.MustCompile(dot).FindAllString(m[1], -1))
-	return part, true
+	series.isSeries, series.whole = true, true
+	series.before, series.after = oneLine(p.expr[start:begin])+"name="+m[1], m[2]+oneLine(p.expr[end:p.at])
+	series.at = len(regexp.MustCompile(dot).FindAllString(m[1], -1))
+	return series, true
 }
 
-// render returns the expression, with the series of all spans in the place of each part
+// Render returns the expression, with the series of all spans in the place of each part
 // that is the host's. to is rewrite.to; step is the time between two points, in seconds.
-func (ps targetParts) render(spans []nameSpan, to, owner string, step int64) string {
+func (ps Expr) Render(spans []Span, to, owner string, step int64) string {
 	var b strings.Builder
 	for _, p := range ps {
 		switch {
@@ -276,7 +277,7 @@ func (ps targetParts) render(spans []nameSpan, to, owner string, step int64) str
 //
 //	aliasSub(groupByNodes(group(
 //	  timeSlice(Denali.cpu,'…','…'),timeSlice(MtLogan.cpu,'…')),'last',1),'^','web17.')
-func (p targetPart) follow(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
+func (p part) follow(b *strings.Builder, spans []Span, to, owner string, step int64) {
 	own, place := nodesOf(to)
 	b.WriteString("aliasSub(groupByNodes(")
 	p.group(b, spans, to, step)
@@ -295,7 +296,7 @@ func (p targetPart) follow(b *strings.Builder, spans []nameSpan, to, owner strin
 
 // followWhole writes the series of all spans as one for each of their names. groupByNodes
 // knows no tags and no nodes that it is not told: so names are made one node each, and unmade.
-func (p targetPart) followWhole(b *strings.Builder, spans []nameSpan, to, owner string, step int64) {
+func (p part) followWhole(b *strings.Builder, spans []Span, to, owner string, step int64) {
 	_, place := nodesOf(to)
 	b.WriteString(strings.Repeat("aliasSub(", 2) + "groupByNodes(" + strings.Repeat("aliasSub(", 3))
 	p.group(b, spans, to, step)
@@ -306,7 +307,7 @@ func (p targetPart) followWhole(b *strings.Builder, spans []nameSpan, to, owner 
 // group writes the series of all spans, each cut to it. timeSlice of graphite-web takes the
 // time of the i-th point to be the graph's begin and i steps, which is before the point's
 // own by a second to a step, as the begin lies in its step.
-func (p targetPart) group(b *strings.Builder, spans []nameSpan, to string, step int64) {
+func (p part) group(b *strings.Builder, spans []Span, to string, step int64) {
 	if p.pattern {
 		to = strings.ReplaceAll(to, ".", "[.]")
 	}
@@ -315,9 +316,9 @@ func (p targetPart) group(b *strings.Builder, spans []nameSpan, to string, step 
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(b, "timeSlice(%s%s%s,'%d'", p.before, strings.ReplaceAll(to, "{name}", s.name), p.after, max(s.from-step, 0))
-		if s.to != math.MaxInt64 {
-			fmt.Fprintf(b, ",'%d'", max(s.to-1, 0))
+		fmt.Fprintf(b, "timeSlice(%s%s%s,'%d'", p.before, strings.ReplaceAll(to, "{name}", s.Name), p.after, max(s.From-step, 0))
+		if s.To != math.MaxInt64 {
+			fmt.Fprintf(b, ",'%d'", max(s.To-1, 0))
 		}
 		b.WriteByte(')')
 	}
