@@ -29,7 +29,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
 		return usageError(errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners")
 	}
 	var past []pool.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
 		past, err = pool.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})

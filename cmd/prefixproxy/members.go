@@ -136,16 +136,16 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fle
 }
 
 // ask lets question ask etcd, for as long as a person waits.
-func (c etcdConfig) ask(ctx context.Context, question func(context.Context, *etcd.Client) error) error {
+func (c etcdConfig) ask(ctx context.Context, patience time.Duration, question func(context.Context, *etcd.Client) error) error {
 	client, err := c.client()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := question(ctx, client); err != nil {
-		return c.explain(ctx, etcdPatience, err)
+		return c.explain(ctx, patience, err)
 	}
 	return nil
 }

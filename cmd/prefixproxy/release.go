@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -32,26 +33,24 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	client, err := cfg.Etcd.client()
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, releasePatience)
-	defer cancel()
-	owner, err := pool.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
+	var owner string
+	var refused error
+	err = cfg.Etcd.ask(ctx, releasePatience, func(ctx context.Context, client *etcd.Client) error {
+		owner, refused = pool.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
+		return refused
+	})
 	switch {
-	case err != nil && owner == "" && !slices.Contains(cfg.Membership.Names, c.Name): // nor is it held by who has a longer list, as far as is known
+	case refused != nil && owner == "" && !slices.Contains(cfg.Membership.Names, c.Name): // nor is it held by who has a longer list, as far as is known
 		return notListed(c.Name, cfg, c.Config)
 	case errors.Is(err, pool.ErrNotHeld):
 		ui.notef("nobody holds %s", c.Name)
 		return nil
 	case errors.Is(err, pool.ErrNoLease):
-		return hinted{fmt.Errorf("%s (%s): %w", c.Name, owner, err), cfg.Etcd.etcdctl() + " del /prefixproxy/" + cfg.Membership.Pool + "/names/" + c.Name}
-	case err != nil && owner != "" && errors.Is(err, context.DeadlineExceeded):
-		return hinted{err, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/" + cfg.Membership.Pool + "/released/ is not told"}
+		return hinted{fmt.Errorf("%s (%s): %w", c.Name, owner, refused), cfg.Etcd.etcdctl() + " del /prefixproxy/" + cfg.Membership.Pool + "/names/" + c.Name}
+	case owner != "" && errors.Is(refused, context.DeadlineExceeded):
+		return hinted{refused, "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/" + cfg.Membership.Pool + "/released/ is not told"}
 	case err != nil:
-		return cfg.Etcd.explain(ctx, releasePatience, err)
+		return err
 	}
 	_, err = fmt.Fprintf(ui.out, "%s has let go of %s\n", owner, c.Name)
 	return err

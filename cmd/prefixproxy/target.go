@@ -66,7 +66,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
 		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From))
 	}
 	var own, others []pool.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
 		own, others, err = tenuresAround(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})

@@ -54,7 +54,7 @@ func writeTenures(w io.Writer, ts []pool.Tenure, asJSON bool) error {
 func likeOwner(ctx context.Context, cfg config, owner string) string {
 	question := ""
 	host, _, _ := strings.Cut(owner, ".")
-	cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) error {
+	cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) error {
 		pool, err := pool.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, nil)
 		for _, h := range pool.Held {
 			if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {

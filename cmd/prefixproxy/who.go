@@ -44,7 +44,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
 		}
 	}
 	var past []pool.Tenure
-	err = cfg.Etcd.ask(ctx, func(ctx context.Context, client *etcd.Client) (err error) {
+	err = cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
 		past, err = pool.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
 		return err
 	})
