@@ -9,14 +9,14 @@ import (
 )
 
 // parseTime returns the time that a flag's text means, in the zone of now: RFC 3339, Unix
-// seconds, a date, a time of day, which is the last one that has been, or how long ago: -1d2h,
-// and so from now: now-90min.
+// seconds, a date, a time of day, which is the last one that has been, or how long ago, in the
+// units of graphite-web: -1d2h, now-90min, -2mon.
 func parseTime(flag, text string, now time.Time) (time.Time, error) {
 	s := strings.TrimSpace(text)
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t, nil
 	}
-	for _, form := range []string{"2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02", "20060102"} {
+	for _, form := range []string{"2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02", "20060102", "15:04_20060102"} {
 		if t, err := time.ParseInLocation(form, s, now.Location()); err == nil {
 			return t, nil
 		}
@@ -34,18 +34,23 @@ func parseTime(flag, text string, now time.Time) (time.Time, error) {
 		return time.Unix(seconds, 0), nil
 	}
 	if isAgo.MatchString(s) {
+		seconds := now.Unix()
 		for _, part := range agoPart.FindAllStringSubmatch(s, -1) {
-			n, _ := strconv.Atoi(part[1])
-			now = now.Add(-time.Duration(n) * agoUnits[part[2]])
+			n, _ := strconv.ParseInt(part[1], 10, 64)
+			seconds -= n * agoSeconds[part[2]]
 		}
-		return now, nil
+		if seconds > 0 {
+			return time.Unix(seconds, 0), nil
+		}
 	}
 	return time.Time{}, usageError(fmt.Errorf("%s %q is no time", flag, text),
 		fmt.Sprintf("%s 2026-01-31T14:05:00Z, %[1]s 14:05, %[1]s -2h or %[1]s -7d", flag))
 }
 
 var (
-	isAgo    = regexp.MustCompile(`^(now|(now)?-([0-9]{1,5}(s|min|m|h|d|w))+)$`)
-	agoPart  = regexp.MustCompile(`([0-9]+)([a-z]+)`)
-	agoUnits = map[string]time.Duration{"s": time.Second, "m": time.Minute, "min": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "w": 7 * 24 * time.Hour}
+	isAgo      = regexp.MustCompile(`^(now|(now)?-([0-9]{1,5}(s(ec(onds?)?)?|m(in(utes?)?)?|h(ours?)?|d(ays?)?|w(eeks?)?|mon(ths?)?|y(ears?)?))+)$`)
+	agoPart    = regexp.MustCompile(`([0-9]+)(mon|[smhdwy])[a-z]*`)
+	agoSeconds = map[string]int64{"s": 1, "m": 60, "h": 3600, "d": day, "w": 7 * day, "mon": 30 * day, "y": 365 * day}
 )
+
+const day = 24 * 3600 // seconds
