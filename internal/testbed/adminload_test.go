@@ -32,8 +32,8 @@ const adminMemory = (48 + 4 + 1) << 20
 func TestAdminLoad(t *testing.T) {
 	const idle, asking = 8160, 3000
 	raiseDescriptors(t, idle+asking+1000)
-	sink := StartSink(t)
-	d := StartDaemon(t, adminConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
+	sink := startSink(t)
+	d := startDaemon(t, adminConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitName(t, "Denali")
 	page, carbon := d.Dir+"/admin.sock", d.Address(t, "carbon", carbonListener)
 
@@ -76,7 +76,7 @@ func TestAdminLoad(t *testing.T) {
 		})
 	}
 	load.Wait()
-	Eventually(t, "all lines", func() error {
+	eventually(t, "all lines", func() error {
 		if got := strings.Count(sink.Text(), "\nDenali.c") + strings.Count(sink.Text()[:min(9, len(sink.Text()))], "Denali.c"); got != clients*each {
 			return fmt.Errorf("got %d, want %d", got, clients*each)
 		}
@@ -84,7 +84,7 @@ func TestAdminLoad(t *testing.T) {
 	})
 	checkMemory(t, d, adminMemory)
 	status := d.AwaitUp(t)
-	CheckBooks(t, status)
+	checkBooks(t, status)
 	if log := d.Stderr.Text(); status.State != "held" || strings.Contains(log, "suspended") || strings.Contains(log, "lost") {
 		t.Errorf("state %s; the log:\n%s", status.State, log)
 	}

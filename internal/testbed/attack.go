@@ -46,16 +46,16 @@ const attackMemory = (48 + 16 + 16 + 1) << 20
 
 // A besieged daemon is under attack, and what is to be known to attack it.
 type besieged struct {
-	*Daemon
+	*daemon
 	statsdUDP, statsdTCP, carbonTCP, carbonUDP string
 	done                                       context.Context // the attack is over
 
 	tries map[string]*atomic.Int64 // by attack: how often it was tried
 }
 
-func besiege(t testing.TB, d *Daemon, done context.Context) *besieged {
+func besiege(t testing.TB, d *daemon, done context.Context) *besieged {
 	return &besieged{
-		Daemon: d, done: done,
+		daemon: d, done: done,
 		tries:     map[string]*atomic.Int64{},
 		statsdUDP: d.Address(t, "statsd", "udp:"), statsdTCP: d.Address(t, "statsd", "tcp:"),
 		carbonTCP: d.Address(t, "carbon", "tcp:"), carbonUDP: d.Address(t, "carbon", "udp:"),
@@ -350,7 +350,7 @@ type goodSink struct {
 func startGoodSink(t testing.TB) *goodSink {
 	t.Helper()
 	s := &goodSink{good: map[string]int{}}
-	s.addr = startServer(t, receiverSpec{}, Manner{DropTail: true}, eachLine(s.take)).spec.Addr
+	s.addr = startServer(t, receiverSpec{}, manner{DropTail: true}, eachLine(s.take)).spec.Addr
 	return s
 }
 

@@ -28,9 +28,9 @@ func isWanted(t *testing.T) {
 // held throughout, and memory stays within its bound.
 func TestAttack(t *testing.T) {
 	isWanted(t)
-	sink, nothing := startGoodSink(t), StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
-	d := StartDaemon(t, attackConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
-	read := sync.OnceFunc(func() { nothing.Behave(Manner{}) })
+	sink, nothing := startGoodSink(t), startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
+	d := startDaemon(t, attackConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.addr, "NOTHING="+nothing.Addr)
+	read := sync.OnceFunc(func() { nothing.Behave(manner{}) })
 	t.Cleanup(read)
 	d.AwaitReady(t)
 	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
@@ -53,7 +53,7 @@ func TestAttack(t *testing.T) {
 	wait()
 
 	for _, c := range good {
-		Eventually(t, c.name, func() error {
+		eventually(t, c.name, func() error {
 			if lines := sink.missing(c); len(lines) > 0 {
 				return fmt.Errorf("%d of %d lines are missing, like %s", len(lines), c.sent.Load(), lines[0])
 			}
@@ -61,7 +61,7 @@ func TestAttack(t *testing.T) {
 		})
 	}
 	status := d.AwaitUp(t)
-	CheckBooks(t, status)
+	checkBooks(t, status)
 	if text := d.Stderr.Text(); strings.Count(text, "name claimed") != 1 || strings.Contains(text, "name suspended") || status.State != "held" {
 		t.Errorf("the name was not held throughout; now it is %s", status.State)
 	}
@@ -102,9 +102,9 @@ const memoryBound = (48 + 16 + 64 + 4) << 20
 // memory stays within its bound.
 func TestAttackOnMemory(t *testing.T) {
 	isWanted(t)
-	nothing := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
-	t.Cleanup(func() { nothing.Behave(Manner{}) })
-	d := StartDaemon(t, memoryConfig, "ETCD="+embeddedEtcd(t), "NOTHING="+nothing.Addr)
+	nothing := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
+	t.Cleanup(func() { nothing.Behave(manner{}) })
+	d := startDaemon(t, memoryConfig, "ETCD="+embeddedEtcd(t), "NOTHING="+nothing.Addr)
 	d.AwaitName(t, "Denali")
 	done, end := context.WithTimeout(t.Context(), time.Duration(*attackSeconds)*time.Second)
 	defer end()
@@ -120,7 +120,7 @@ func TestAttackOnMemory(t *testing.T) {
 		},
 	})
 	wait()
-	CheckBooks(t, d.AwaitUp(t))
+	checkBooks(t, d.AwaitUp(t))
 	checkMemory(t, d, memoryBound)
 	d.Kill()
 }
@@ -137,7 +137,7 @@ func attackNamed(name string, hands int) attack {
 }
 
 // checkMemory checks that a daemon never had more resident than its bound, in bytes.
-func checkMemory(t *testing.T, d *Daemon, bound int) {
+func checkMemory(t *testing.T, d *daemon, bound int) {
 	t.Helper()
 	most, err := peakMemory(d.cmd.Process.Pid)
 	if err != nil {

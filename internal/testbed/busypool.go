@@ -16,18 +16,18 @@ import (
 // recordForm is a time as records have it.
 const recordForm = "2006-01-02T15:04:05.000Z"
 
-// Wanderer is an owner that FillPool lets have each of the names once, one after the other.
-const Wanderer = "web17.example.net"
+// wanderer is an owner that fillPool lets have each of the names once, one after the other.
+const wanderer = "web17.example.net"
 
-// OldNames are names of FillPool that the list has lost three days ago. The first is held.
-var OldNames = membership.PrefixedNumerics("old-", 12)
+// oldNames are names of fillPool that the list has lost three days ago. The first is held.
+var oldNames = membership.PrefixedNumerics("old-", 12)
 
-// FillPool writes the records of a busy pool into etcd, as hosts have left them in the
+// fillPool writes the records of a busy pool into etcd, as hosts have left them in the
 // last days: so many tenures a name, by clocks that are some seconds apart, each twelfth
 // of which a crash has left without an end, and some things that are no records. But for
 // each twelfth, the names are held, under one lease. The pool had other names before, and
 // was called otherwise; who has not heard of the new list still waits there.
-func FillPool(t testing.TB, endpoint, pool string, names []string, days, each int) {
+func fillPool(t testing.TB, endpoint, pool string, names []string, days, each int) {
 	t.Helper()
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
 	if err != nil {
@@ -56,7 +56,7 @@ func FillPool(t testing.TB, endpoint, pool string, names []string, days, each in
 		}
 		fill(pool, name, n, len(names), now, lasting)
 	}
-	for n, name := range OldNames {
+	for n, name := range oldNames {
 		lasting := clientv3.LeaseID(0)
 		until := now.Add(-3 * 24 * time.Hour)
 		if n == 0 {
@@ -87,7 +87,7 @@ func (f *filler) fill(ctx context.Context, name string, n, wandering, each int, 
 	for i := range each {
 		owner := fmt.Sprintf("app-%05x.example.net", f.r.IntN(1<<20))
 		if wandering > 0 && i == n*each/wandering {
-			owner = Wanderer
+			owner = wanderer
 		}
 		next := at.Add(span / time.Duration(each))
 		if i == each-1 {

@@ -16,24 +16,24 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-// A CarbonCache is Graphite's receiver: a real carbon-cache that stores a point
+// A carbonCache is Graphite's receiver: a real carbon-cache that stores a point
 // a second for an hour of every metric.
-type CarbonCache struct {
+type carbonCache struct {
 	Addr string // of its line receiver, whether it runs or not
 	dir  string
-	*Process
+	*process
 }
 
-// NewCarbonCache returns a carbon-cache that has not started; Start starts it.
+// newCarbonCache returns a carbon-cache that has not started; Start starts it.
 // settings are lines for its configuration; where there are none, it stores as
 // fast as it can.
-func NewCarbonCache(t testing.TB, settings ...string) *CarbonCache {
+func newCarbonCache(t testing.TB, settings ...string) *carbonCache {
 	t.Helper()
 	lookPath(t, "carbon-cache", "graphite-carbon")
 	if settings == nil {
 		settings = []string{"MAX_CREATES_PER_MINUTE = inf", "MAX_UPDATES_PER_SECOND = inf"}
 	}
-	c := &CarbonCache{Addr: fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), dir: t.TempDir()}
+	c := &carbonCache{Addr: fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), dir: t.TempDir()}
 	_, port, _ := net.SplitHostPort(c.Addr)
 	c.write(t, "carbon.conf", `[cache]
 STORAGE_DIR = `+c.dir+`
@@ -55,35 +55,35 @@ LOG_CREATES = True
 }
 
 // retain sets what is stored of each metric, before the start.
-func (c *CarbonCache) retain(t testing.TB, retentions string) {
+func (c *carbonCache) retain(t testing.TB, retentions string) {
 	t.Helper()
 	c.write(t, "storage-schemas.conf", "[all]\npattern = .*\nretentions = "+retentions+"\n")
 }
 
-func (c *CarbonCache) write(t testing.TB, name, text string) {
+func (c *carbonCache) write(t testing.TB, name, text string) {
 	t.Helper()
 	writeFile(t, text, c.dir, name)
 }
 
 // Start starts the server and waits until it listens.
-func (c *CarbonCache) Start(t testing.TB) {
+func (c *carbonCache) Start(t testing.TB) {
 	t.Helper()
-	c.Process = Start(t, exec.Command("carbon-cache", "--config", filepath.Join(c.dir, "carbon.conf"),
+	c.process = start(t, exec.Command("carbon-cache", "--config", filepath.Join(c.dir, "carbon.conf"),
 		"--pidfile", filepath.Join(c.dir, "pid"), "--nodaemon", "start"))
-	awaitListening(t, c.Process, c.Addr)
+	awaitListening(t, c.process, c.Addr)
 }
 
 // Has says whether there is anything below a metric path, like "host".
-func (c *CarbonCache) Has(path ...string) bool {
+func (c *carbonCache) Has(path ...string) bool {
 	_, err := os.Stat(filepath.Join(append([]string{c.dir, "whisper"}, path...)...))
 	return err == nil
 }
 
 // Points returns what is stored of a metric, given by its nodes; nothing while
 // its file is not there, or not whole.
-func (c *CarbonCache) Points(t testing.TB, path ...string) []Point {
+func (c *carbonCache) Points(t testing.TB, path ...string) []archivePoint {
 	t.Helper()
-	points, err := ReadWhisper(filepath.Join(append([]string{c.dir, "whisper"}, path...)...) + ".wsp")
+	points, err := readWhisper(filepath.Join(append([]string{c.dir, "whisper"}, path...)...) + ".wsp")
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // being made
 	case err != nil:
@@ -93,9 +93,9 @@ func (c *CarbonCache) Points(t testing.TB, path ...string) []Point {
 }
 
 // AwaitValue waits until a metric has the value at a time in Unix seconds.
-func (c *CarbonCache) AwaitValue(t testing.TB, at int64, want float64, path ...string) {
+func (c *carbonCache) AwaitValue(t testing.TB, at int64, want float64, path ...string) {
 	t.Helper()
-	Eventually(t, fmt.Sprintf("%q at %d", path, at), func() error {
+	eventually(t, fmt.Sprintf("%q at %d", path, at), func() error {
 		points := c.Points(t, path...)
 		for _, p := range points {
 			if p.Time == at && p.Value == want {
@@ -107,9 +107,9 @@ func (c *CarbonCache) AwaitValue(t testing.TB, at int64, want float64, path ...s
 }
 
 // AwaitSum waits until the values of a metric add up to want.
-func (c *CarbonCache) AwaitSum(t testing.TB, want float64, path ...string) {
+func (c *carbonCache) AwaitSum(t testing.TB, want float64, path ...string) {
 	t.Helper()
-	Eventually(t, fmt.Sprintf("%q", path), func() error {
+	eventually(t, fmt.Sprintf("%q", path), func() error {
 		var sum float64
 		for _, p := range c.Points(t, path...) {
 			sum += p.Value

@@ -52,7 +52,7 @@ func TestCounted(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-counted.seed %d", seed)
-	c := &counted{t: t, kinds: countedKinds, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: StartSink(t), etcd: NewEtcd(t)}
+	c := &counted{t: t, kinds: countedKinds, random: rand.New(rand.NewPCG(seed, 0)), dir: t.TempDir(), sink: startSink(t), etcd: newEtcd(t)}
 	c.etcd.Start(t)
 	if *countedClock {
 		c.kinds = append(c.kinds, "clock", "clock")
@@ -69,7 +69,7 @@ func TestCounted(t *testing.T) {
 		c.send(ctx, time.Duration(100+c.random.IntN(1500))*time.Millisecond)
 		c.fault()
 	}
-	c.sink.Behave(Manner{})
+	c.sink.Behave(manner{})
 	if c.etcd.hasEnded() {
 		c.etcd.Start(t)
 	}
@@ -78,7 +78,7 @@ func TestCounted(t *testing.T) {
 	c.stop()
 	c.start() // what a stop could not send any more leaves now
 	for _, s := range c.senders {
-		Eventually(t, "all points of "+s.kind, func() error {
+		eventually(t, "all points of "+s.kind, func() error {
 			if got := c.sum(s.kind); got != s.sent {
 				status, _ := c.daemon.Status()
 				return fmt.Errorf("Graphite has %d of the %d increments by %s: %+v", got, s.sent, s.kind, status.Lines)
@@ -86,7 +86,7 @@ func TestCounted(t *testing.T) {
 			return nil
 		})
 	}
-	CheckBooks(t, c.daemon.AwaitUp(t))
+	checkBooks(t, c.daemon.AwaitUp(t))
 	t.Logf("%v", c.faults)
 }
 
@@ -95,9 +95,9 @@ type counted struct {
 	t        *testing.T
 	random   *rand.Rand
 	dir      string
-	sink     *Receiver
-	etcd     *Etcd
-	daemon   *Daemon
+	sink     *receiver
+	etcd     *etcdProcess
+	daemon   *daemon
 	senders  []*countedSender
 	kinds    []string // of faults, to pick from
 	faults   map[string]int
@@ -125,7 +125,7 @@ func (c *counted) start() {
 	if c.binary != "" {
 		cmd.Path = c.binary
 	}
-	c.daemon = newDaemon(c.dir, Start(c.t, cmd))
+	c.daemon = newDaemon(c.dir, start(c.t, cmd))
 	c.daemon.AwaitUp(c.t)
 	c.since = 0
 	for _, s := range c.senders {
@@ -205,7 +205,7 @@ func (c *counted) dial(kind string) net.Conn {
 // its kernel's buffers.
 func (c *counted) awaitRead() {
 	c.t.Helper()
-	Eventually(c.t, "all lines read", func() error {
+	eventually(c.t, "all lines read", func() error {
 		status, err := c.daemon.Status()
 		if err != nil {
 			return err
@@ -237,7 +237,7 @@ func (c *counted) fault() {
 	case "reload":
 		c.reload()
 	case "graphite":
-		c.sink.Behave([]Manner{{Refuse: true}, {Stall: true}, {}}[c.random.IntN(3)])
+		c.sink.Behave([]manner{{Refuse: true}, {Stall: true}, {}}[c.random.IntN(3)])
 	case "etcd":
 		if c.etcd.hasEnded() {
 			c.etcd.Start(c.t)
@@ -316,7 +316,7 @@ func (c *counted) reload() {
 	was := c.settings
 	c.newSettings()
 	c.daemon.rewriteConfig(c.t, was, c.settings)
-	Eventually(c.t, "a reload", func() error {
+	eventually(c.t, "a reload", func() error {
 		if strings.Count(c.daemon.Stderr.Text(), "configuration reloaded") == said {
 			return fmt.Errorf("not yet")
 		}
@@ -335,7 +335,7 @@ func (c *counted) takeName() {
 		c.t.Fatal(err)
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(c.t.Context(), Patience)
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
 	if _, err := client.Put(ctx, "/prefixproxy/default/names/"+*status.Name, "somebody"); err != nil {
 		c.t.Fatal(err)

@@ -17,42 +17,42 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// A Daemon is a running prefixproxy.
-type Daemon struct {
+// A daemon is a running prefixproxy.
+type daemon struct {
 	Dir string // state, sockets and configuration are below it
-	*Process
+	*process
 
 	http *http.Client // to its admin page
 }
 
-// StartDaemon starts `prefixproxy run` with a configuration file. It adds the
+// startDaemon starts `prefixproxy run` with a configuration file. It adds the
 // sections membership and admin, so that nothing is shared with another daemon;
 // ${NAME} in config stands for the value in vars, and ${DIR} for the daemon's
 // directory.
-func StartDaemon(t testing.TB, config string, vars ...string) *Daemon {
+func startDaemon(t testing.TB, config string, vars ...string) *daemon {
 	t.Helper()
 	dir := t.TempDir()
-	return StartDaemonIn(t, dir, config, vars...)
+	return startDaemonIn(t, dir, config, vars...)
 }
 
-// StartDaemonIn is StartDaemon with a directory that an earlier daemon had.
-func StartDaemonIn(t testing.TB, dir, config string, vars ...string) *Daemon {
+// startDaemonIn is startDaemon with a directory that an earlier daemon had.
+func startDaemonIn(t testing.TB, dir, config string, vars ...string) *daemon {
 	t.Helper()
 	return startIn(t, dir, "run", config, vars...)
 }
 
-// StartDev starts `prefixproxy dev` likewise, with its data below dir/data.
-func StartDev(t testing.TB, dir, config string, vars ...string) *Daemon {
+// startDev starts `prefixproxy dev` likewise, with its data below dir/data.
+func startDev(t testing.TB, dir, config string, vars ...string) *daemon {
 	t.Helper()
 	return startIn(t, dir, "dev", config, append(vars, "TMPDIR="+dir)...)
 }
 
-// StartPassed is StartDaemonIn with sockets that are passed as systemd passes them.
-func StartPassed(t testing.TB, dir, config string, sockets []*os.File, vars ...string) *Daemon {
+// startPassed is startDaemonIn with sockets that are passed as systemd passes them.
+func startPassed(t testing.TB, dir, config string, sockets []*os.File, vars ...string) *daemon {
 	t.Helper()
 	cmd := commandIn(t, dir, "run", config, vars...)
 	pass(cmd, sockets)
-	return newDaemon(dir, Start(t, cmd))
+	return newDaemon(dir, start(t, cmd))
 }
 
 // pass lets cmd have sockets as systemd passes them: from descriptor 3 on, with
@@ -74,9 +74,9 @@ func fileOf(t testing.TB, socket interface{ File() (*os.File, error) }) *os.File
 	return file
 }
 
-func startIn(t testing.TB, dir, command, config string, vars ...string) *Daemon {
+func startIn(t testing.TB, dir, command, config string, vars ...string) *daemon {
 	t.Helper()
-	return newDaemon(dir, Start(t, commandIn(t, dir, command, config, vars...)))
+	return newDaemon(dir, start(t, commandIn(t, dir, command, config, vars...)))
 }
 
 // commandIn writes the configuration file and returns the command.
@@ -93,7 +93,7 @@ admin:
 	if command == "dev" {
 		args = append(args, "--data-dir", filepath.Join(dir, "data"))
 	}
-	return Program(t, append(vars, "DIR="+dir, "RUNTIME_DIRECTORY="+dir), args...)
+	return program(t, append(vars, "DIR="+dir, "RUNTIME_DIRECTORY="+dir), args...)
 }
 
 // owner returns what vars say that the host is, "OWNER=web17"; "": the host's name.
@@ -107,11 +107,11 @@ func owner(vars []string) string {
 }
 
 // newDaemon returns the daemon that runs as p, with its page at dir/admin.sock.
-func newDaemon(dir string, p *Process) *Daemon { return newDaemonAt(dir, "admin.sock", p) }
+func newDaemon(dir string, p *process) *daemon { return newDaemonAt(dir, "admin.sock", p) }
 
 // newDaemonAt is newDaemon with its page at another path below dir.
-func newDaemonAt(dir, page string, p *Process) *Daemon {
-	return &Daemon{Dir: dir, Process: p, http: &http.Client{Transport: &http.Transport{
+func newDaemonAt(dir, page string, p *process) *daemon {
+	return &daemon{Dir: dir, process: p, http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, page))
 		},
@@ -119,7 +119,7 @@ func newDaemonAt(dir, page string, p *Process) *Daemon {
 }
 
 // Get returns a page of the daemon.
-func (d *Daemon) Get(path string) (code int, body string, err error) {
+func (d *daemon) Get(path string) (code int, body string, err error) {
 	resp, err := d.http.Get("http://localhost" + path)
 	if err != nil {
 		return 0, "", err
@@ -130,7 +130,7 @@ func (d *Daemon) Get(path string) (code int, body string, err error) {
 }
 
 // Status returns what /status.json says.
-func (d *Daemon) Status() (status admin.Status, err error) {
+func (d *daemon) Status() (status admin.Status, err error) {
 	_, body, err := d.Get("/status.json")
 	if err != nil {
 		return status, err
@@ -139,7 +139,7 @@ func (d *Daemon) Status() (status admin.Status, err error) {
 }
 
 // AwaitUp waits until the daemon answers, ready or not, and returns its status.
-func (d *Daemon) AwaitUp(t testing.TB) (status admin.Status) {
+func (d *daemon) AwaitUp(t testing.TB) (status admin.Status) {
 	t.Helper()
 	d.eventually(t, "daemon up", func() (err error) {
 		status, err = d.Status()
@@ -149,7 +149,7 @@ func (d *Daemon) AwaitUp(t testing.TB) (status admin.Status) {
 }
 
 // AwaitReady waits until the daemon is ready, and returns its status.
-func (d *Daemon) AwaitReady(t testing.TB) admin.Status {
+func (d *daemon) AwaitReady(t testing.TB) admin.Status {
 	t.Helper()
 	d.eventually(t, "daemon ready", func() error {
 		code, body, err := d.Get("/readyz")
@@ -162,7 +162,7 @@ func (d *Daemon) AwaitReady(t testing.TB) admin.Status {
 }
 
 // AwaitName waits until the daemon holds a name, and checks which.
-func (d *Daemon) AwaitName(t testing.TB, want string) {
+func (d *daemon) AwaitName(t testing.TB, want string) {
 	t.Helper()
 	d.eventually(t, "a name", func() error {
 		status, err := d.Status()
@@ -177,7 +177,7 @@ func (d *Daemon) AwaitName(t testing.TB, want string) {
 }
 
 // awaitBooks waits until a protocol's books are as they should be.
-func (d *Daemon) awaitBooks(t testing.TB, protocol string, are func(proxy.Books) bool) {
+func (d *daemon) awaitBooks(t testing.TB, protocol string, are func(proxy.Books) bool) {
 	t.Helper()
 	d.eventually(t, "the books of "+protocol, func() error {
 		status, err := d.Status()
@@ -188,10 +188,10 @@ func (d *Daemon) awaitBooks(t testing.TB, protocol string, are func(proxy.Books)
 	})
 }
 
-// eventually is Eventually, for as long as the daemon lives.
-func (d *Daemon) eventually(t testing.TB, what string, check func() error) {
+// eventually is the function eventually, for as long as the daemon lives.
+func (d *daemon) eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	Eventually(t, what, func() error {
+	eventually(t, what, func() error {
 		err := check()
 		if d.hasEnded() {
 			t.Fatalf("%s: the daemon has ended", what)
@@ -202,7 +202,7 @@ func (d *Daemon) eventually(t testing.TB, what string, check func() error) {
 
 // Address returns where the daemon listens: the address of the listener of a
 // protocol that begins with prefix, like "udp://127.0.0.1:", without the scheme.
-func (d *Daemon) Address(t testing.TB, protocol, prefix string) string {
+func (d *daemon) Address(t testing.TB, protocol, prefix string) string {
 	t.Helper()
 	for _, l := range d.AwaitUp(t).Listeners {
 		if l.Protocol == protocol && strings.HasPrefix(l.Address, prefix) {
@@ -215,8 +215,8 @@ func (d *Daemon) Address(t testing.TB, protocol, prefix string) string {
 	return ""
 }
 
-// CheckBooks fails the test unless every line is accounted for.
-func CheckBooks(t testing.TB, status admin.Status) {
+// checkBooks fails the test unless every line is accounted for.
+func checkBooks(t testing.TB, status admin.Status) {
 	t.Helper()
 	if err := balance(status); err != nil {
 		t.Error(err)

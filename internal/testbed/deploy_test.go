@@ -26,7 +26,7 @@ func TestDaemonSet(t *testing.T) {
 	for ip, want := range map[string]string{"192.0.2.7": "udp://192.0.2.7:8125", "fd00::7": "udp://[fd00::7]:8125"} {
 		for _, config := range [][]byte{text, withNode} {
 			file := writeFile(t, string(config), t.TempDir(), "config.yaml")
-			check := Start(t, Program(t, []string{"NODE_NAME=node-1", "NODE_IP=" + ip}, "check", "--config", file))
+			check := start(t, program(t, []string{"NODE_NAME=node-1", "NODE_IP=" + ip}, "check", "--config", file))
 			if code := check.ExitCode(t); code != 0 {
 				t.Errorf("check ended with %d, want 0:\n%s", code, check.Stderr.Text())
 			}
@@ -55,7 +55,7 @@ func TestUnits(t *testing.T) {
 		text = []byte(regexp.MustCompile(`(?m)^(Exec[A-Za-z]*=)prefixproxy`).ReplaceAllString(string(text), "$1/bin/true"))
 		args = append(args, writeFile(t, string(text), dir, filepath.Base(unit)))
 	}
-	verify := Start(t, exec.Command(tool, args...))
+	verify := start(t, exec.Command(tool, args...))
 	code := verify.ExitCode(t)
 	for _, line := range verify.Stderr.Lines() {
 		if code != 0 || strings.Contains(line, dir) {
@@ -75,13 +75,13 @@ func TestUnitRestarts(t *testing.T) {
 			t.Errorf("no restart after exit status %s, want 78 alone", code)
 		}
 	}
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+StartSink(t).Addr)
+	d := startDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+startSink(t).Addr)
 	d.AwaitUp(t)
 	d.Signal(syscall.SIGQUIT) // the runtime ends as after a panic
 	if code := d.ExitCode(t); code == 0 || code == 1 || code == 78 {
 		t.Errorf("a crash ended with %d", code)
 	}
-	bad := StartDaemonIn(t, t.TempDir(), "lissen: {}")
+	bad := startDaemonIn(t, t.TempDir(), "lissen: {}")
 	if code := bad.ExitCode(t); code != 78 {
 		t.Errorf("an invalid configuration ended with %d, want 78", code)
 	}

@@ -28,7 +28,7 @@ telemetry:
 // end, though the daemon be killed meanwhile.
 func TestTwoDestinations(t *testing.T) {
 	t.Parallel()
-	for name, trouble := range map[string]Manner{
+	for name, trouble := range map[string]manner{
 		"down":   {Refuse: true},
 		"stalls": {Stall: true},
 		"slow":   {PerSecond: 50_000},
@@ -37,14 +37,14 @@ func TestTwoDestinations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const rounds, batch = 6, 10_000
-			dir, main, dr := t.TempDir(), StartSink(t), StartSink(t)
-			start := func() *Daemon {
-				d := StartDaemonIn(t, dir, destinationsConfig, "ETCD="+embeddedEtcd(t), "MAIN="+main.Addr, "DR="+dr.Addr)
+			dir, main, dr := t.TempDir(), startSink(t), startSink(t)
+			start := func() *daemon {
+				d := startDaemonIn(t, dir, destinationsConfig, "ETCD="+embeddedEtcd(t), "MAIN="+main.Addr, "DR="+dr.Addr)
 				d.AwaitName(t, "Denali")
 				return d
 			}
 			want := map[string]bool{}
-			put := func(d *Daemon, round int) {
+			put := func(d *daemon, round int) {
 				conn, err := net.Dial("tcp", d.Address(t, "carbon", "tcp://"))
 				if err != nil {
 					t.Fatal(err)
@@ -63,7 +63,7 @@ func TestTwoDestinations(t *testing.T) {
 			d := start()
 			put(d, 0)
 			dr.Await(t, fmt.Sprintf("Denali.r0.n%d ", batch-1))
-			dr.Behave(Manner{Refuse: true}) // no connection stays
+			dr.Behave(manner{Refuse: true}) // no connection stays
 			dr.Behave(trouble)
 			for round := 1; round < rounds; round++ {
 				put(d, round)
@@ -75,9 +75,9 @@ func TestTwoDestinations(t *testing.T) {
 			if strings.Contains(dr.Text(), fmt.Sprintf("Denali.r%d.n%d ", rounds-1, batch-1)) {
 				t.Fatal("the destination in trouble has all lines already")
 			}
-			dr.Behave(Manner{})
-			for _, r := range []*Receiver{main, dr} {
-				Eventually(t, "all lines", func() error {
+			dr.Behave(manner{})
+			for _, r := range []*receiver{main, dr} {
+				eventually(t, "all lines", func() error {
 					missing := maps.Clone(want)
 					for _, ln := range r.Lines() {
 						delete(missing, ln)
@@ -88,7 +88,7 @@ func TestTwoDestinations(t *testing.T) {
 					return nil
 				})
 			}
-			CheckBooks(t, d.AwaitReady(t))
+			checkBooks(t, d.AwaitReady(t))
 		})
 	}
 }

@@ -24,13 +24,13 @@ func devConfig(t testing.TB) (config string, statsd, carbon int) {
 func TestDev(t *testing.T) {
 	t.Parallel()
 	config, statsd, carbon := devConfig(t)
-	d := StartDev(t, t.TempDir(), config)
+	d := startDev(t, t.TempDir(), config)
 	d.AwaitName(t, "Denali")
 	for _, host := range []string{"127.0.0.1", "[::1]"} {
 		send(t, "udp", fmt.Sprintf("%s:%d", host, statsd), "host.requests:1|c")
 		send(t, "tcp", fmt.Sprintf("%s:%d", host, carbon), "host.cpu 3.4 1700000000\n")
 	}
-	Eventually(t, "four lines on stdout, and nothing else", func() error {
+	eventually(t, "four lines on stdout, and nothing else", func() error {
 		lines := d.Stdout.Lines()
 		slices.Sort(lines)
 		want := []string{"Denali.cpu 3.4 1700000000", "Denali.cpu 3.4 1700000000", "Denali.requests:1|c", "Denali.requests:1|c"}
@@ -66,10 +66,10 @@ func TestDevOutlivesServers(t *testing.T) {
 		}
 	}()
 	config, _, carbon := devConfig(t)
-	d := StartDev(t, t.TempDir(), config+"forward: {carbon: {to: [unix://"+server.Addr().String()+"]}}\n")
+	d := startDev(t, t.TempDir(), config+"forward: {carbon: {to: [unix://"+server.Addr().String()+"]}}\n")
 	d.AwaitName(t, "Denali")
 	for range 3 {
-		Eventually(t, "the server hangs up", func() error {
+		eventually(t, "the server hangs up", func() error {
 			send(t, "tcp", fmt.Sprintf("127.0.0.1:%d", carbon), "host.cpu 3.4 1700000000\n")
 			select {
 			case <-hungUp:
@@ -84,10 +84,10 @@ func TestDevOutlivesServers(t *testing.T) {
 }
 
 // checkMembersCommand runs the command that the greeting gives.
-func checkMembersCommand(t testing.TB, d *Daemon) {
+func checkMembersCommand(t testing.TB, d *daemon) {
 	t.Helper()
 	_, command, _ := strings.Cut(d.Stderr.Await(t, "prefixproxy members --config "), "prefixproxy ")
-	members := Start(t, Program(t, []string{"DIR=" + d.Dir}, strings.Fields(command)...))
+	members := start(t, program(t, []string{"DIR=" + d.Dir}, strings.Fields(command)...))
 	if code := members.ExitCode(t); code != 0 {
 		t.Errorf("members ended with %d, want 0", code)
 	}
@@ -100,13 +100,13 @@ func checkMembersCommand(t testing.TB, d *Daemon) {
 func TestSecondDev(t *testing.T) {
 	t.Parallel()
 	config, statsd, _ := devConfig(t)
-	first := StartDev(t, t.TempDir(), config)
+	first := startDev(t, t.TempDir(), config)
 	first.AwaitName(t, "Denali")
-	second := StartDev(t, t.TempDir(), config)
+	second := startDev(t, t.TempDir(), config)
 	if code := second.ExitCode(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	checkError(t, second.Process, fmt.Sprint(statsd))
+	checkError(t, second.process, fmt.Sprint(statsd))
 	second.Stderr.Await(t, "prefixproxy: hint: ")
 	if got := second.Stdout.Lines(); len(got) > 0 {
 		t.Errorf("stdout %q, want none", got)
@@ -118,7 +118,7 @@ func TestSecondDev(t *testing.T) {
 func checkQueueBelow(t testing.TB, dir string) {
 	t.Helper()
 	var named []string
-	Eventually(t, "a file that says where the queue is", func() (err error) { // the name may be claimed sooner
+	eventually(t, "a file that says where the queue is", func() (err error) { // the name may be claimed sooner
 		if named, err = filepath.Glob(filepath.Join(dir, "*", "state", "store", "memory")); err == nil && len(named) != 1 {
 			err = fmt.Errorf("there are %q", named)
 		}
@@ -140,7 +140,7 @@ func TestDevLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := writeFile(t, config+"admin: {listen: \"\"}\n", dir, "config.yaml")
-	p := Start(t, Program(t, []string{"TMPDIR=" + tmp}, "dev", "--config", file))
+	p := start(t, program(t, []string{"TMPDIR=" + tmp}, "dev", "--config", file))
 	p.Stderr.Await(t, "Denali")
 	checkQueueBelow(t, tmp) // where it is found with the rest, if dev is killed
 	if code := p.Stop(t); code != 0 {

@@ -4,7 +4,7 @@
 //
 // Everything listens on loopback addresses and lives in the test's own
 // directory; what a test starts ends with the test. Waiting is for events,
-// within Patience, never for time to pass.
+// within patience, never for time to pass.
 //
 // The fault suite (fault*.go) asks whether lines are lost, on one daemon; the
 // scenarios of the way out (wayout*.go) what it makes of servers that misbehave;

@@ -9,27 +9,27 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-// An Etcd is a single-node etcd server of the machine, as a process.
-type Etcd struct {
+// An etcdProcess is a single-node etcd server of the machine, as a process.
+type etcdProcess struct {
 	Endpoint string // client URL, whether it runs or not
 	args     []string
-	*Process
+	*process
 }
 
-// NewEtcd returns a server that has not started; Start starts it, also again
+// newEtcd returns a server that has not started; Start starts it, also again
 // after a Kill, with the data it had.
-func NewEtcd(t testing.TB) *Etcd {
+func newEtcd(t testing.TB) *etcdProcess {
 	t.Helper()
 	return newEtcdIn(t, t.TempDir())
 }
 
-// newEtcdIn is NewEtcd with its data in dir.
-func newEtcdIn(t testing.TB, dir string) *Etcd {
+// newEtcdIn is newEtcd with its data in dir.
+func newEtcdIn(t testing.TB, dir string) *etcdProcess {
 	t.Helper()
 	lookPath(t, "etcd", "etcd-server")
 	client := fmt.Sprintf("http://127.0.0.1:%d", sidebyside.FreePort(t))
 	peer := fmt.Sprintf("http://127.0.0.1:%d", sidebyside.FreePort(t))
-	return &Etcd{Endpoint: client, args: []string{
+	return &etcdProcess{Endpoint: client, args: []string{
 		"--data-dir", dir, "--logger", "zap", "--log-level", "error", "--name", "testbed",
 		"--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "testbed=" + peer,
@@ -37,10 +37,10 @@ func newEtcdIn(t testing.TB, dir string) *Etcd {
 }
 
 // Start starts the server and waits until it listens.
-func (e *Etcd) Start(t testing.TB) {
+func (e *etcdProcess) Start(t testing.TB) {
 	t.Helper()
-	e.Process = Start(t, exec.Command("etcd", e.args...))
-	awaitListening(t, e.Process, e.Endpoint[len("http://"):])
+	e.process = start(t, exec.Command("etcd", e.args...))
+	awaitListening(t, e.process, e.Endpoint[len("http://"):])
 }
 
 // embeddedEtcd returns the endpoint of an etcd in this process, which ends with the test.

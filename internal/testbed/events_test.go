@@ -21,12 +21,12 @@ graphite: {events: "${EVENTS}"}
 // that hangs keeps nobody from stopping.
 func TestEvents(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	graphite := StartGraphiteWeb(t, carbon)
+	graphite := startGraphiteWeb(t, carbon)
 	begun := time.Now().Unix()
-	start := func() *Daemon {
-		d := StartDaemon(t, eventsConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "EVENTS="+graphite.URL+"/events/")
+	start := func() *daemon {
+		d := startDaemon(t, eventsConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "EVENTS="+graphite.URL+"/events/")
 		d.AwaitName(t, "Denali")
 		return d
 	}
@@ -46,7 +46,7 @@ func TestEvents(t *testing.T) {
 	claimed, released := "Denali is "+owner, "Denali is "+owner+" no more: release"
 	awaitEvents := func(want ...string) {
 		t.Helper()
-		Eventually(t, "events", func() error {
+		eventually(t, "events", func() error {
 			if got := events(); !slices.Equal(got, want) {
 				return fmt.Errorf("got %q, want %q", got, want)
 			}
@@ -87,9 +87,9 @@ func TestEvents(t *testing.T) {
 // and up again when it goes on; its connection stays.
 func TestStoppedCarbon(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	d := StartDaemon(t, eventsConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "EVENTS=")
+	d := startDaemon(t, eventsConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "EVENTS=")
 	d.AwaitReady(t)
 	carbon.Signal(syscall.SIGSTOP)
 	defer carbon.Signal(syscall.SIGCONT)

@@ -95,7 +95,7 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 	if r.daemon != nil {
 		r.daemon.current().AwaitReady(t)
 	} else {
-		awaitListening(t, r.relay.(*carbonCRelay).Process, r.relay.addrs().carbon)
+		awaitListening(t, r.relay.(*carbonCRelay).process, r.relay.addrs().carbon)
 	}
 	r.begin()
 	return r
@@ -198,8 +198,8 @@ func (r *rig) recover(end func()) drain {
 	r.lines.beginDrain()
 	end()
 	r.pause(time.Second) // for live lines to come
-	if !r.within(2*Patience, r.madeUp) {
-		r.complain("the backlog was not delivered within %v", 2*Patience)
+	if !r.within(2*patience, r.madeUp) {
+		r.complain("the backlog was not delivered within %v", 2*patience)
 	}
 	d := r.lines.endDrain()
 	r.log("backlog of %d lines: %d lines/s; of %d live lines, 99 %% arrived within %d ms, and waited for %d lines of it", d.backlog, d.rate(), len(d.ages), p99(d.ages), p99(d.waited))
@@ -225,7 +225,7 @@ func (r *rig) hasRoom() bool {
 // settle waits until all has arrived that is going to.
 func (r *rig) settle() {
 	last, since := -1, time.Now()
-	r.within(2*Patience, func() bool {
+	r.within(2*patience, func() bool {
 		arrived, missing := r.lines.count()
 		if arrived != last || r.isWaiting() {
 			last, since = arrived, time.Now()

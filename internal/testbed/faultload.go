@@ -210,7 +210,7 @@ func (c *sending) bound() int {
 // maybe later.
 func (c *sending) finish() fate {
 	c.conn.CloseWrite()
-	c.conn.SetReadDeadline(time.Now().Add(Patience))
+	c.conn.SetReadDeadline(time.Now().Add(patience))
 	var b [1]byte
 	if _, err := c.conn.Read(b[:]); !errors.Is(err, io.EOF) {
 		return pick(errors.Is(err, os.ErrDeadlineExceeded), unended, broken)

@@ -73,7 +73,7 @@ func (r *faultReceiver) start() {
 }
 
 // tell says how to behave from now on, and returns when that is done.
-func (r *faultReceiver) tell(m Manner) {
+func (r *faultReceiver) tell(m manner) {
 	r.t.Helper()
 	if err := r.orders.Encode(m); err != nil {
 		r.t.Fatalf("tell the receiver: %v", err)
@@ -87,8 +87,8 @@ func (r *faultReceiver) awaitTaken() {
 	case <-r.taken:
 	case <-r.ended:
 		r.t.Fatal("the receiver has ended")
-	case <-time.After(Patience):
-		r.t.Fatalf("the receiver has not answered within %v", Patience)
+	case <-time.After(patience):
+		r.t.Fatalf("the receiver has not answered within %v", patience)
 	}
 }
 
@@ -136,7 +136,7 @@ func playReceiver(spec string) error {
 	out := &receiptPrinter{}
 	servers := []*server{newServer(listen.Carbon, out), newServer(listen.StatsD, out)}
 	orders := json.NewDecoder(os.Stdin)
-	var m Manner
+	var m manner
 	for {
 		for _, s := range servers {
 			if err := s.behave(m); err != nil {
@@ -144,7 +144,7 @@ func playReceiver(spec string) error {
 			}
 		}
 		out.print([]byte(done))
-		m = Manner{}
+		m = manner{}
 		if err := orders.Decode(&m); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {

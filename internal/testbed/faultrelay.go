@@ -65,7 +65,7 @@ type daemonRelay struct {
 	within []string   // what starts it in a mount namespace of its own; nil: in ours
 
 	mu      sync.Mutex
-	daemon  *Daemon
+	daemon  *daemon
 	killed  int // times
 	stopped int // times
 	wrong   []string
@@ -166,10 +166,10 @@ func (r *daemonRelay) start() {
 	cmd.Env = append(cmd.Env, "GORACE=halt_on_error=1", "DIR="+r.dir, "RUNTIME_DIRECTORY="+r.run)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.daemon = newDaemon(r.dir, Start(r.t, cmd))
+	r.daemon = newDaemon(r.dir, start(r.t, cmd))
 }
 
-func (r *daemonRelay) current() *Daemon {
+func (r *daemonRelay) current() *daemon {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.daemon
@@ -223,7 +223,7 @@ func (r *daemonRelay) watch(ctx context.Context) {
 }
 
 // look notes what one answer of the daemon says.
-func (r *daemonRelay) look(d *Daemon, status admin.Status) {
+func (r *daemonRelay) look(d *daemon, status admin.Status) {
 	if err := balance(status); err != nil {
 		r.complain("%v", err)
 	}
@@ -312,7 +312,7 @@ type carbonCRelay struct {
 	t      testing.TB
 	config string
 	addr   string
-	*Process
+	*process
 }
 
 func newCarbonCRelay(t testing.TB, carbon string) *carbonCRelay {
@@ -328,9 +328,9 @@ listen type linemode 127.0.0.1:%d proto tcp;
 }
 
 func (r *carbonCRelay) start() {
-	r.Process = Start(r.t, exec.Command("carbon-c-relay", "-f", r.config, "-s"))
+	r.process = start(r.t, exec.Command("carbon-c-relay", "-f", r.config, "-s"))
 }
 
-func (r *carbonCRelay) kill() { r.Process.Kill() }
+func (r *carbonCRelay) kill() { r.process.Kill() }
 
 func (r *carbonCRelay) addrs() relayAddrs { return relayAddrs{carbon: r.addr} }

@@ -15,44 +15,44 @@ import (
 var faults = []fault{
 	{name: "none", run: func(r *rig) { r.pause(r.outage(2 * time.Second)) }},
 	{name: "receiver refused", run: func(r *rig) {
-		r.receiver.tell(Manner{Refuse: true})
+		r.receiver.tell(manner{Refuse: true})
 		r.pause(r.outage(3 * time.Second))
-		r.recover(func() { r.receiver.tell(Manner{}) })
+		r.recover(func() { r.receiver.tell(manner{}) })
 	}},
 	{name: "receiver stalls", run: func(r *rig) {
-		r.receiver.tell(Manner{Stall: true})
+		r.receiver.tell(manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold
 		r.pause(r.outage(4 * time.Second))
-		r.recover(func() { r.receiver.tell(Manner{}) })
+		r.recover(func() { r.receiver.tell(manner{}) })
 	}},
 	{name: "receiver slow", run: func(r *rig) {
-		r.receiver.tell(Manner{PerSecond: 1_000_000})
+		r.receiver.tell(manner{PerSecond: 1_000_000})
 		r.burst(6 << 20)
 		r.pause(r.outage(4 * time.Second))
-		r.recover(func() { r.receiver.tell(Manner{}) })
+		r.recover(func() { r.receiver.tell(manner{}) })
 	}},
 	{name: "receiver down, and slow when it is back", run: func(r *rig) {
-		r.receiver.tell(Manner{Refuse: true})
+		r.receiver.tell(manner{Refuse: true})
 		r.burst(14 << 20)
 		r.pause(2 * time.Second) // not live any more
-		d := r.recover(func() { r.receiver.tell(Manner{PerSecond: 4 << 20}) })
+		d := r.recover(func() { r.receiver.tell(manner{PerSecond: 4 << 20}) })
 		if n := p99(d.waited); n > d.backlog/5 {
 			r.complain("1 %% of the live lines waited for %d of the %d lines of the backlog", n, d.backlog)
 		}
-		r.receiver.tell(Manner{})
+		r.receiver.tell(manner{})
 	}},
 	{name: "receiver resets in mid-line", run: func(r *rig) {
 		for range 5 {
-			r.receiver.tell(Manner{CutAfter: 1 + r.rng.IntN(200_000), Reset: true})
+			r.receiver.tell(manner{CutAfter: 1 + r.rng.IntN(200_000), Reset: true})
 			r.pause(r.between(300*time.Millisecond, time.Second))
 		}
-		r.receiver.tell(Manner{})
+		r.receiver.tell(manner{})
 	}},
 	{name: "receiver hangs up at once", run: hangUp(immediately, false)},
 	{name: "receiver hangs up after 0.3 s", run: hangUp(300*time.Millisecond, false)},
 	{name: "receiver resets after 3 s", run: hangUp(3*time.Second, true)},
 	{name: "receiver killed in mid-stall", run: func(r *rig) {
-		r.receiver.tell(Manner{Stall: true})
+		r.receiver.tell(manner{Stall: true})
 		r.burst(1 << 20)
 		r.pause(2 * time.Second)
 		r.receiver.kill()
@@ -62,8 +62,8 @@ var faults = []fault{
 	{name: "receiver vanishes", needs: needs{faraway: true}, run: func(r *rig) {
 		r.faraway.vanish()
 		down := func() bool { _, up, err := r.daemon.waiting(); return err == nil && !up }
-		if !r.within(Patience, down) {
-			r.complain("a silent peer was not found within %v", Patience)
+		if !r.within(patience, down) {
+			r.complain("a silent peer was not found within %v", patience)
 		}
 		r.receiver.kill()
 		r.receiver.start()
@@ -85,17 +85,17 @@ var faults = []fault{
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver stalls", run: func(r *rig) {
-		r.receiver.tell(Manner{Stall: true})
+		r.receiver.tell(manner{Stall: true})
 		r.restartThrice()
 		r.pause(time.Second)
 		r.receiver.kill()
 		r.recover(r.receiver.start)
 	}},
 	{name: "relay killed while the receiver pauses", run: func(r *rig) {
-		r.receiver.tell(Manner{Stall: true})
+		r.receiver.tell(manner{Stall: true})
 		r.burst(8 << 20) // more than two sockets hold: the last line that is sent is not whole
 		r.restartThrice()
-		r.recover(func() { r.receiver.tell(Manner{}) })
+		r.recover(func() { r.receiver.tell(manner{}) })
 	}},
 	{name: "relay killed, its sockets live on", needs: needs{sockets: true}, run: func(r *rig) {
 		r.restartThrice()
@@ -137,8 +137,8 @@ var faults = []fault{
 		r.pause(2 * time.Second) // no longer: all of it must stay in memory
 		r.disk.clear()
 		for range 4 { // in all, more than the queue holds
-			if !r.within(Patience, r.hasRoom) {
-				r.complain("the disk is not used again within %v", Patience)
+			if !r.within(patience, r.hasRoom) {
+				r.complain("the disk is not used again within %v", patience)
 			}
 			r.burst(7 << 19)
 		}
@@ -150,10 +150,10 @@ var faults = []fault{
 // loses them, and hangs up after a while.
 func hangUp(after time.Duration, reset bool) func(r *rig) {
 	return func(r *rig) {
-		r.receiver.tell(Manner{Refuse: true})
-		r.receiver.tell(Manner{HangUp: after, Lose: true, Reset: reset})
+		r.receiver.tell(manner{Refuse: true})
+		r.receiver.tell(manner{HangUp: after, Lose: true, Reset: reset})
 		r.pause(r.outage(4*time.Second) + after)
-		r.recover(func() { r.receiver.tell(Manner{}) })
+		r.recover(func() { r.receiver.tell(manner{}) })
 	}
 }
 

@@ -19,7 +19,7 @@ type comparedFault struct {
 
 var comparedFaults = []comparedFault{
 	{fault{name: "the receiver stalls for 2 s, is killed, and is back after 1 s", run: func(r *rig) {
-		r.receiver.tell(Manner{Stall: true})
+		r.receiver.tell(manner{Stall: true})
 		r.pause(2 * time.Second)
 		r.receiver.kill()
 		r.pause(time.Second)

@@ -27,9 +27,9 @@ func TestFleetPage(t *testing.T) {
 	t.Parallel()
 	etcd := newEtcdIn(t, inMemory(t))
 	etcd.Start(t)
-	FillPool(t, etcd.Endpoint, "default", membership.Mountains(), 90, *fleetEach)
-	sink := StartSink(t)
-	d := StartDaemon(t, carbonConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
+	fillPool(t, etcd.Endpoint, "default", membership.Mountains(), 90, *fleetEach)
+	sink := startSink(t)
+	d := startDaemon(t, carbonConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
 	d.AwaitReady(t)
 	code, page, err := d.Get("/fleet")
 	if err != nil || code != http.StatusOK {
@@ -53,7 +53,7 @@ func TestFleetPage(t *testing.T) {
 	askOf(t, d.Dir, etcd.Endpoint)
 }
 
-// askOf asks the pool of FillPool what people ask.
+// askOf asks the pool of fillPool what people ask.
 func askOf(t *testing.T, dir, endpoint string) {
 	t.Helper()
 	for _, tt := range []struct {
@@ -65,11 +65,11 @@ func askOf(t *testing.T, dir, endpoint string) {
 		{[]string{"who", "Denali"}, 1 + 10, "Denali", "?"},
 		{[]string{"who", "old-2"}, 1 + 10, "old-2", ""},
 		{[]string{"who", "Denali", "--at", "-5d"}, 1 + 1, "app-", "note"},
-		{[]string{"history", Wanderer}, 1 + 100, "MtLogan", ""},
-		{[]string{"target", Wanderer, "host.x", "--from", "-7d"}, 1, "timeSlice(", "''"},
+		{[]string{"history", wanderer}, 1 + 100, "MtLogan", ""},
+		{[]string{"target", wanderer, "host.x", "--from", "-7d"}, 1, "timeSlice(", "''"},
 	} {
-		Eventually(t, fmt.Sprint(tt.args), func() error { // a busy machine needs longer than a person waits
-			cmd := Program(t, []string{"ETCD=" + endpoint, "CARBON=127.0.0.1:1", "DIR=" + dir}, append(tt.args, "--config", filepath.Join(dir, "config.yaml"))...)
+		eventually(t, fmt.Sprint(tt.args), func() error { // a busy machine needs longer than a person waits
+			cmd := program(t, []string{"ETCD=" + endpoint, "CARBON=127.0.0.1:1", "DIR=" + dir}, append(tt.args, "--config", filepath.Join(dir, "config.yaml"))...)
 			out, err := cmd.Output()
 			if err != nil || strings.Count(string(out), "\n") != tt.lines || !strings.Contains(string(out), tt.want) || tt.never != "" && strings.Contains(string(out), tt.never) {
 				return fmt.Errorf("%v, want %d lines with %q:\n%s", err, tt.lines, tt.want, out)

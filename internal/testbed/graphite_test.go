@@ -51,10 +51,10 @@ func TestGraphite(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			carbon := NewCarbonCache(t)
+			carbon := newCarbonCache(t)
 			carbon.Start(t)
-			statsdServer := StartStatsD(t, carbon.Addr)
-			d := StartDaemon(t, graphiteConfig, "ETCD="+tt.etcd(t), "CARBON="+carbon.Addr, "STATSD="+tt.toStatsD+"://"+statsdServer.Addr)
+			statsdServer := startPlainStatsD(t, carbon.Addr)
+			d := startDaemon(t, graphiteConfig, "ETCD="+tt.etcd(t), "CARBON="+carbon.Addr, "STATSD="+tt.toStatsD+"://"+statsdServer.Addr)
 			d.AwaitReady(t)
 			d.AwaitName(t, "Denali")
 
@@ -85,14 +85,14 @@ func TestGraphite(t *testing.T) {
 
 func debianEtcd(t testing.TB) string {
 	t.Helper()
-	server := NewEtcd(t)
+	server := newEtcd(t)
 	server.Start(t)
 	return server.Endpoint
 }
 
 // sendEverywhere sends a line of each protocol to each socket, with a value of
 // its own.
-func sendEverywhere(t testing.TB, d *Daemon, now int64) {
+func sendEverywhere(t testing.TB, d *daemon, now int64) {
 	t.Helper()
 	for i, s := range sockets {
 		send(t, s.network, d.Address(t, "statsd", s.prefix), fmt.Sprintf("host.statsd.%s:%d|c\n", s.name, i+1))
@@ -130,7 +130,7 @@ func badLine(kind, prefix string, now int64) string {
 
 // sendAmongBadLines sends good lines with bad ones among them, on one
 // connection.
-func sendAmongBadLines(t testing.TB, d *Daemon, now int64) {
+func sendAmongBadLines(t testing.TB, d *daemon, now int64) {
 	t.Helper()
 	var text strings.Builder
 	for i := range goodLines {
@@ -147,10 +147,10 @@ func sendAmongBadLines(t testing.TB, d *Daemon, now int64) {
 
 // checkBadLines checks that the bad lines, and no others, were refused, that a
 // person can see them, and that the connection to carbon-cache held.
-func checkBadLines(t testing.TB, d *Daemon) {
+func checkBadLines(t testing.TB, d *daemon) {
 	t.Helper()
 	status := d.AwaitUp(t)
-	CheckBooks(t, status)
+	checkBooks(t, status)
 	if got := fmt.Sprint(status.Lines["carbon"].Dropped); got != "map[bad_utf8:1 too_long:1]" {
 		t.Errorf("Carbon lines dropped: %s, want one bad_utf8 and one too_long", got)
 	}
@@ -166,9 +166,9 @@ func checkBadLines(t testing.TB, d *Daemon) {
 }
 
 // awaitTelemetry waits until the daemon's own numbers are in Graphite.
-func awaitTelemetry(t testing.TB, carbon *CarbonCache) {
+func awaitTelemetry(t testing.TB, carbon *carbonCache) {
 	t.Helper()
-	Eventually(t, "own telemetry", func() error {
+	eventually(t, "own telemetry", func() error {
 		if !carbon.Has("Denali", "app", "prefixproxy") {
 			return fmt.Errorf("nothing under Denali/app/prefixproxy")
 		}
@@ -180,7 +180,7 @@ func awaitTelemetry(t testing.TB, carbon *CarbonCache) {
 // up, as they would have been sent.
 func TestCarbonClosesOnBadLines(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
 	for _, kind := range []string{"bad_utf8", "too_long"} {
 		t.Run(kind, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestCarbonClosesOnBadLines(t *testing.T) {
 			if _, err := io.WriteString(conn, badLine(kind, "Denali.app", time.Now().Unix())); err != nil {
 				t.Fatal(err)
 			}
-			conn.SetReadDeadline(time.Now().Add(Patience))
+			conn.SetReadDeadline(time.Now().Add(patience))
 			if _, err := io.Copy(new(bytes.Buffer), conn); isTimeout(err) {
 				t.Error("the connection is still open")
 			}

@@ -14,10 +14,10 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-// A GraphiteWeb is a real graphite-web, which draws what a carbon-cache has stored.
-type GraphiteWeb struct {
+// A graphiteWeb is a real graphite-web, which draws what a carbon-cache has stored.
+type graphiteWeb struct {
 	URL string // without a slash at its end
-	*Process
+	*process
 }
 
 // graphiteServer serves graphite-web: its database is made first.
@@ -33,9 +33,9 @@ class Handler(simple.WSGIRequestHandler):
 simple.make_server('127.0.0.1', int(sys.argv[1]), application, handler_class=Handler).serve_forever()
 `
 
-// StartGraphiteWeb starts a graphite-web over what carbon stores, and waits until it
+// startGraphiteWeb starts a graphite-web over what carbon stores, and waits until it
 // listens.
-func StartGraphiteWeb(t testing.TB, carbon *CarbonCache) *GraphiteWeb {
+func startGraphiteWeb(t testing.TB, carbon *carbonCache) *graphiteWeb {
 	t.Helper()
 	lookPath(t, "graphite-manage", "graphite-web")
 	python := lookPath(t, "/usr/bin/python3", "python3")
@@ -59,26 +59,26 @@ FUNCTION_PLUGINS = []
 	port := sidebyside.FreePort(t)
 	cmd := exec.Command(python, "-W", "ignore", "-c", graphiteServer, fmt.Sprint(port))
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+dir, "DJANGO_SETTINGS_MODULE=graphite.settings", "GRAPHITE_SETTINGS_MODULE=graphite_of_test")
-	g := &GraphiteWeb{URL: fmt.Sprintf("http://127.0.0.1:%d", port), Process: Start(t, cmd)}
-	awaitListening(t, g.Process, g.URL[len("http://"):])
+	g := &graphiteWeb{URL: fmt.Sprintf("http://127.0.0.1:%d", port), process: start(t, cmd)}
+	awaitListening(t, g.process, g.URL[len("http://"):])
 	return g
 }
 
-// A Rendered is a series as graphite-web draws it.
-type Rendered struct {
+// A rendered is a series as graphite-web draws it.
+type rendered struct {
 	Target string `json:"target"`
-	Points []Drawn
+	Points []drawn
 }
 
-// A Drawn is a point; Value is nil where there is none.
-type Drawn struct {
+// A drawn is a point; Value is nil where there is none.
+type drawn struct {
 	Time  int64
 	Value *float64
 }
 
 // Render returns what graphite-web draws of a target from a time until another, in Unix
 // seconds: points behind the one, up to the other.
-func (g *GraphiteWeb) Render(t testing.TB, target string, from, until int64) []Rendered {
+func (g *graphiteWeb) Render(t testing.TB, target string, from, until int64) []rendered {
 	t.Helper()
 	body := g.get(t, "/render?"+url.Values{
 		"target": {target}, "from": {fmt.Sprint(from)}, "until": {fmt.Sprint(until)}, "format": {"json"}, "noCache": {"1"},
@@ -90,11 +90,11 @@ func (g *GraphiteWeb) Render(t testing.TB, target string, from, until int64) []R
 	if err := json.Unmarshal(body, &answer); err != nil {
 		t.Fatalf("render %s: %v\n%s", target, err, body)
 	}
-	series := make([]Rendered, len(answer))
+	series := make([]rendered, len(answer))
 	for i, a := range answer {
 		series[i].Target = a.Target
 		for _, p := range a.Datapoints {
-			series[i].Points = append(series[i].Points, Drawn{Time: int64(*p[1]), Value: p[0]})
+			series[i].Points = append(series[i].Points, drawn{Time: int64(*p[1]), Value: p[0]})
 		}
 	}
 	return series
@@ -102,7 +102,7 @@ func (g *GraphiteWeb) Render(t testing.TB, target string, from, until int64) []R
 
 // tagSeries tells graphite-web of series with tags, in one request, as carbon does where
 // it is told to, and returns the status of the answer.
-func (g *GraphiteWeb) tagSeries(t testing.TB, paths ...string) int {
+func (g *graphiteWeb) tagSeries(t testing.TB, paths ...string) int {
 	t.Helper()
 	resp, err := http.PostForm(g.URL+"/tags/tagMultiSeries", url.Values{"path": paths})
 	if err != nil {
@@ -113,7 +113,7 @@ func (g *GraphiteWeb) tagSeries(t testing.TB, paths ...string) int {
 }
 
 // get returns what graphite-web answers to a request for path.
-func (g *GraphiteWeb) get(t testing.TB, path string) []byte {
+func (g *graphiteWeb) get(t testing.TB, path string) []byte {
 	t.Helper()
 	resp, err := http.Get(g.URL + path)
 	if err != nil {

@@ -10,11 +10,11 @@ import (
 // somebody asked for it, and 1 of the next.
 func TestLastWords(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	statsd := StartStatsD(t, carbon.Addr)
+	statsd := startPlainStatsD(t, carbon.Addr)
 	vars := []string{"ETCD=" + embeddedEtcd(t), "STATSD=" + statsd.Addr}
-	d := StartDaemon(t, `
+	d := startDaemon(t, `
 etcd: {endpoints: ["${ETCD}"]}
 listen: {statsd: [udp://127.0.0.1:0], carbon: []}
 forward: {statsd: {to: ["udp://${STATSD}"]}}
@@ -22,7 +22,7 @@ forward: {statsd: {to: ["udp://${STATSD}"]}}
 	d.AwaitName(t, "Denali")
 	last := func(name string, want float64) {
 		t.Helper()
-		Eventually(t, name+".prefixproxy.claim_held", func() error {
+		eventually(t, name+".prefixproxy.claim_held", func() error {
 			points := carbon.Points(t, name, "prefixproxy", "claim_held")
 			if n := len(points); n == 0 || points[n-1].Value != want {
 				return errors.New("it is not that yet")
@@ -31,7 +31,7 @@ forward: {statsd: {to: ["udp://${STATSD}"]}}
 		})
 	}
 	last("Denali", 1)
-	if out, err := Program(t, append(vars, "DIR="+d.Dir), "release", "--config", filepath.Join(d.Dir, "config.yaml"), "Denali").CombinedOutput(); err != nil {
+	if out, err := program(t, append(vars, "DIR="+d.Dir), "release", "--config", filepath.Join(d.Dir, "config.yaml"), "Denali").CombinedOutput(); err != nil {
 		t.Fatalf("release: %v\n%s", err, out)
 	}
 	last("Denali", 0)

@@ -101,7 +101,7 @@ func (f *fleet) valid() (n int) {
 func (f *fleet) whole() time.Duration {
 	f.t.Helper()
 	begun := time.Now()
-	eventually(f.t, 3*time.Minute, "a fleet in which all hold a name", func() error {
+	eventuallyWithin(f.t, 3*time.Minute, "a fleet in which all hold a name", func() error {
 		if n := f.valid(); n < len(f.holders) {
 			return fmt.Errorf("%d of %d hold a name", n, len(f.holders))
 		}
@@ -169,7 +169,7 @@ func testCutOff(t *testing.T, c *cluster, cut func(i int)) {
 		known[0].spec.Client, known[1].spec.Client)
 	file := writeFile(t, text, t.TempDir(), "config.yaml")
 	for range 8 {
-		out, err := Program(t, nil, "members", "--config", file).CombinedOutput()
+		out, err := program(t, nil, "members", "--config", file).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "\n6 held, 0 free, 0 waiting") {
 			t.Errorf("members: %v\n%s", err, out)
 		}
@@ -214,7 +214,7 @@ func TestLearner(t *testing.T) {
 	}
 	learner.start(t)
 	t.Cleanup(learner.kill)
-	awaitListening(t, learner.Process, strings.TrimPrefix(learner.spec.Client, "http://"))
+	awaitListening(t, learner.process, strings.TrimPrefix(learner.spec.Client, "http://"))
 	f := startFleet(t, 6, 6*time.Second, endpointsOf(learner, c.nodes[0]))
 	f.whole()
 	f.keeps(8 * time.Second)

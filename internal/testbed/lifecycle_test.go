@@ -36,15 +36,15 @@ const (
 // is Denali.
 func TestNames(t *testing.T) {
 	etcd := "ETCD=" + embeddedEtcd(t)
-	carbon := "CARBON=" + StartSink(t).Addr
-	first := StartDaemon(t, smallConfig, etcd, carbon)
+	carbon := "CARBON=" + startSink(t).Addr
+	first := startDaemon(t, smallConfig, etcd, carbon)
 	first.AwaitName(t, "Denali")
-	second := StartDaemon(t, smallConfig, etcd, carbon)
+	second := startDaemon(t, smallConfig, etcd, carbon)
 	second.AwaitName(t, "MtLogan")
 	if code := first.Stop(t); code != 0 {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
 	}
-	third := StartDaemon(t, smallConfig, etcd, carbon)
+	third := startDaemon(t, smallConfig, etcd, carbon)
 	third.AwaitName(t, "Denali")
 	send(t, "udp", second.Address(t, "statsd", statsdListener), "host.requests:1|c")
 	second.Stdout.Await(t, "MtLogan.requests:1|c")
@@ -54,8 +54,8 @@ func TestNames(t *testing.T) {
 // has not taken when SIGTERM comes arrive all the same, once each, in order.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	sink := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
+	sink := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
+	d := startDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitReady(t)
 	const n = 10_000
 	var lines strings.Builder
@@ -66,7 +66,7 @@ func TestDrain(t *testing.T) {
 	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Received == n })
 	d.Signal(syscall.SIGTERM)
 	d.Stderr.Await(t, "draining")
-	sink.Behave(Manner{})
+	sink.Behave(manner{})
 	if code := d.ExitCode(t); code != 0 {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
 	}
@@ -81,9 +81,9 @@ func TestDrain(t *testing.T) {
 // Without etcd the listeners are up, and what comes is held until a name does.
 func TestEtcdComesLater(t *testing.T) {
 	t.Parallel()
-	etcd := NewEtcd(t)
-	sink := StartSink(t)
-	d := StartDaemon(t, smallConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
+	etcd := newEtcd(t)
+	sink := startSink(t)
+	d := startDaemon(t, smallConfig, "ETCD="+etcd.Endpoint, "CARBON="+sink.Addr)
 	if status := d.AwaitUp(t); status.State != "claiming" || status.Name != nil {
 		t.Errorf("state %q, name %v; want claiming and none", status.State, status.Name)
 	}
@@ -100,14 +100,14 @@ func TestEtcdComesLater(t *testing.T) {
 	if got := d.AwaitReady(t); *got.Name != "Denali" {
 		t.Errorf("name %q, want Denali", *got.Name)
 	}
-	CheckBooks(t, d.AwaitUp(t))
+	checkBooks(t, d.AwaitUp(t))
 }
 
 // Without Graphite the lines are held until it comes: none is lost.
 func TestGraphiteComesLater(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
+	carbon := newCarbonCache(t)
+	d := startDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
 	d.AwaitName(t, "Denali")
 	now := time.Now().Unix()
 	var lines strings.Builder
@@ -125,7 +125,7 @@ func TestGraphiteComesLater(t *testing.T) {
 		carbon.AwaitValue(t, now, float64(i), "Denali", "later", fmt.Sprint(i))
 	}
 	status := d.AwaitReady(t)
-	CheckBooks(t, status)
+	checkBooks(t, status)
 	if got := status.Lines["carbon"].Forwarded; got != metrics {
 		t.Errorf("%d lines forwarded, want %d", got, metrics)
 	}
@@ -134,9 +134,9 @@ func TestGraphiteComesLater(t *testing.T) {
 // A restart of Graphite costs no line that was sent after it had gone.
 func TestGraphiteRestarts(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
+	d := startDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
 	d.AwaitReady(t)
 	address := d.Address(t, "carbon", carbonListener)
 	now := time.Now().Unix()
@@ -153,12 +153,12 @@ func TestGraphiteRestarts(t *testing.T) {
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	down := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+down)
+	d := startDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+down)
 	d.AwaitName(t, "Denali")
 	send(t, "tcp", d.Address(t, "carbon", carbonListener), "host.waits 1 1700000000\n")
 	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Queued == 1 })
 	// Signals in quick succession count as one, so this sends more than two.
-	Eventually(t, "the end", func() error {
+	eventually(t, "the end", func() error {
 		if d.Signal(syscall.SIGTERM); !d.hasEnded() {
 			return errors.New("the daemon goes on")
 		}
@@ -180,8 +180,8 @@ func TestCannotStart(t *testing.T) {
 	defer taken.Close()
 	_, port, _ := net.SplitHostPort(taken.Addr().String())
 	etcd := "ETCD=" + embeddedEtcd(t)
-	sink := StartSink(t)
-	running := StartDaemon(t, smallConfig, etcd, "CARBON="+sink.Addr)
+	sink := startSink(t)
+	running := startDaemon(t, smallConfig, etcd, "CARBON="+sink.Addr)
 	running.AwaitName(t, "Denali")
 
 	for _, tt := range []struct {
@@ -197,18 +197,18 @@ func TestCannotStart(t *testing.T) {
 		{"no etcd endpoint", t.TempDir(), strings.Replace(smallConfig, `endpoints: ["${ETCD}"]`, "endpoints: []", 1), 78, "etcd.endpoints"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			d := StartDaemonIn(t, tt.dir, tt.config, etcd, "CARBON="+sink.Addr)
+			d := startDaemonIn(t, tt.dir, tt.config, etcd, "CARBON="+sink.Addr)
 			if code := d.ExitCode(t); code != tt.code {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
-			checkError(t, d.Process, tt.says)
+			checkError(t, d.process, tt.says)
 		})
 	}
 	running.AwaitName(t, "Denali") // and is none the worse
 }
 
 // checkError checks that a process has said what went wrong, for a person.
-func checkError(t testing.TB, p *Process, says string) {
+func checkError(t testing.TB, p *process, says string) {
 	t.Helper()
 	text := p.Stderr.Text()
 	if !strings.Contains(p.Stderr.Await(t, "prefixproxy: error: "), says) {
@@ -227,10 +227,10 @@ func TestLogReaderGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := commandIn(t, dir, "run", smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+StartSink(t).Addr)
+	cmd := commandIn(t, dir, "run", smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+startSink(t).Addr)
 	cmd.Args = append([]string{"sh", "-c", `exec "$@" 2>&3 3>&-`, "sh", cmd.Path}, cmd.Args[1:]...)
 	cmd.Path, cmd.ExtraFiles = "/bin/sh", []*os.File{w}
-	d := newDaemon(dir, Start(t, cmd))
+	d := newDaemon(dir, start(t, cmd))
 	w.Close()
 	d.AwaitReady(t)
 	r.Close()

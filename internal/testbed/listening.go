@@ -8,9 +8,9 @@ import (
 
 // awaitListening waits until somebody accepts connections at addr, or p, which
 // should, has ended.
-func awaitListening(t testing.TB, p *Process, addr string) {
+func awaitListening(t testing.TB, p *process, addr string) {
 	t.Helper()
-	Eventually(t, "listening on "+addr, func() error {
+	eventually(t, "listening on "+addr, func() error {
 		if p.hasEnded() {
 			t.Fatalf("%v ended", p.cmd.Args)
 		}

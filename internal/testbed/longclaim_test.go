@@ -15,7 +15,7 @@ import (
 // default limit.
 func TestLongestClaimOnTheMachinesEtcd(t *testing.T) {
 	t.Parallel()
-	server := NewEtcd(t)
+	server := newEtcd(t)
 	server.Start(t)
 	client, err := etcd.New(etcd.Config{Endpoints: []string{server.Endpoint}})
 	if err != nil {

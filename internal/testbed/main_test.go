@@ -10,7 +10,7 @@ import (
 
 func TestMain(m *testing.M) {
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: dialResolver}
-	os.Exit(Main(m))
+	os.Exit(main(m))
 }
 
 // resolvesHere is asked for the names that this process looks up; nil: the machine's

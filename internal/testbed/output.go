@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// An Output collects lines, as what a process prints or an upstream receives.
+// An output collects lines, as what a process prints or an upstream receives.
 // Any goroutine may use it.
-type Output struct {
+type output struct {
 	mu      sync.Mutex
 	lines   []string
 	tail    []byte        // of the line that has not ended
 	changed chan struct{} // closed at the next line
 }
 
-// NewOutput returns an empty output.
-func NewOutput() *Output { return &Output{changed: make(chan struct{})} }
+// newOutput returns an empty output.
+func newOutput() *output { return &output{changed: make(chan struct{})} }
 
 // Write implements io.Writer. It reads p.
-func (o *Output) Write(p []byte) (int, error) {
+func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	data := append(o.tail, p...)
@@ -40,30 +40,30 @@ func (o *Output) Write(p []byte) (int, error) {
 }
 
 // Lines returns the lines so far.
-func (o *Output) Lines() []string {
+func (o *output) Lines() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.lines)
 }
 
 // Text returns the lines so far, and what has come of the next.
-func (o *Output) Text() string {
+func (o *output) Text() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return strings.Join(append(slices.Clone(o.lines), string(o.tail)), "\n")
 }
 
 // tailText is the end of Text: what a person wants to see of it.
-func (o *Output) tailText() string {
+func (o *output) tailText() string {
 	const most = 50
 	lines := strings.Split(o.Text(), "\n")
 	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }
 
 // Await waits for a line that contains text, from the beginning, and returns it.
-func (o *Output) Await(t testing.TB, text string) string {
+func (o *output) Await(t testing.TB, text string) string {
 	t.Helper()
-	deadline := time.After(Patience)
+	deadline := time.After(patience)
 	for seen := 0; ; {
 		lines, changed := o.since(seen)
 		for _, line := range lines {
@@ -75,13 +75,13 @@ func (o *Output) Await(t testing.TB, text string) string {
 		select {
 		case <-changed:
 		case <-deadline:
-			t.Fatalf("no line with %q within %v; the last are:\n%s", text, Patience, o.tailText())
+			t.Fatalf("no line with %q within %v; the last are:\n%s", text, patience, o.tailText())
 		}
 	}
 }
 
 // since returns the lines after the first n, and what tells of the next.
-func (o *Output) since(n int) ([]string, <-chan struct{}) {
+func (o *output) since(n int) ([]string, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.lines[n:]), o.changed

@@ -55,7 +55,7 @@ func TestPackage(t *testing.T) {
 type packaged struct {
 	*systemd
 	root           string // of the repository, there as here
-	statsd, carbon *Receiver
+	statsd, carbon *receiver
 	sent           int // tags of lines, each used once
 }
 
@@ -65,8 +65,8 @@ func newPackaged(t *testing.T) *packaged {
 		t.Fatal(err)
 	}
 	m := &packaged{root: root, systemd: newSystemd(t, append(goDirs(t), root)...)}
-	m.statsd = StartReceiver(t, receiverSpec{Network: "udp", Addr: "127.0.0.2:8125", Buffer: 8 << 20, host: m}, Manner{})
-	m.carbon = StartReceiver(t, receiverSpec{Addr: "127.0.0.2:2003", host: m}, Manner{})
+	m.statsd = startReceiver(t, receiverSpec{Network: "udp", Addr: "127.0.0.2:8125", Buffer: 8 << 20, host: m}, manner{})
+	m.carbon = startReceiver(t, receiverSpec{Addr: "127.0.0.2:2003", host: m}, manner{})
 	m.run("echo 127.0.0.2 etcd.example.net statsd.example.net graphite.example.net >>/etc/hosts")
 	lookPath(t, "etcdctl", "etcd-client")
 	m.write("/etc/systemd/system/etcd.service", "[Service]\nExecStart="+lookPath(t, "etcd", "etcd-server")+" --data-dir /tmp/etcd --log-level error --listen-client-urls http://127.0.0.2:2379 --advertise-client-urls http://127.0.0.2:2379\n")
@@ -100,7 +100,7 @@ func (m *packaged) document(t *testing.T, name string) {
 			}
 			m.write("/tmp/background", script)
 			m.run("systemd-run --unit=background bash /tmp/background")
-			Eventually(t, "the daemon in the background", func() error {
+			eventually(t, "the daemon in the background", func() error {
 				out, err := m.try("curl -sf localhost:8127/readyz || { journalctl -u background | tail -3; false; }")
 				if err != nil {
 					return errors.New(out)
@@ -128,7 +128,7 @@ func (m *packaged) promised(t *testing.T, readme string) {
 	if len(lines) != 4 {
 		t.Fatalf("the README promises %q", lines)
 	}
-	Eventually(t, "what the README promises", func() error {
+	eventually(t, "what the README promises", func() error {
 		printed := m.run("journalctl -o cat -u background")
 		for _, l := range lines {
 			if !strings.Contains(printed, l[1]) {
@@ -184,7 +184,7 @@ func (m *packaged) send(t *testing.T, network, addr, text string) {
 
 // STATUS is the name, the state and the upstreams; the journal has levels of its own.
 func (m *packaged) status(t *testing.T) {
-	Eventually(t, "the status line", func() error {
+	eventually(t, "the status line", func() error {
 		got := m.run("systemctl show -P StatusText prefixproxy")
 		for _, want := range []string{"Denali held", "statsd udp://statsd.example.net:8125 up", "carbon tcp://graphite.example.net:2003 up"} {
 			if !strings.Contains(got, want) {
@@ -232,7 +232,7 @@ func (m *packaged) journal(t *testing.T) (entries []entry) {
 // said waits for a line in the journal that holds text, and returns it.
 func (m *packaged) said(t *testing.T, text string) (found entry) {
 	t.Helper()
-	Eventually(t, fmt.Sprintf("%q in the journal", text), func() error {
+	eventually(t, fmt.Sprintf("%q in the journal", text), func() error {
 		for _, e := range m.journal(t) {
 			if strings.Contains(e.Message, text) {
 				found = e
@@ -300,9 +300,9 @@ func (m *packaged) load(t *testing.T, tag string, datagrams, connections int, di
 }
 
 // awaitAll waits until a receiver has all lines.
-func awaitAll(t *testing.T, r *Receiver, n int, line func(i int) string) {
+func awaitAll(t *testing.T, r *receiver, n int, line func(i int) string) {
 	t.Helper()
-	Eventually(t, fmt.Sprintf("all %d lines", n), func() error {
+	eventually(t, fmt.Sprintf("all %d lines", n), func() error {
 		came := map[string]bool{}
 		for _, l := range r.Lines() {
 			came[l] = true
@@ -359,7 +359,7 @@ func (m *packaged) kill(t *testing.T) {
 // startedAgain waits for another process than before, and looks whether it works.
 func (m *packaged) startedAgain(t *testing.T, before string) {
 	t.Helper()
-	Eventually(t, "another process", func() error {
+	eventually(t, "another process", func() error {
 		if now := m.mainPID(); now == "0" || now == before {
 			return fmt.Errorf("it is %s, after %s", now, before)
 		}
@@ -423,7 +423,7 @@ func (m *packaged) invalid(t *testing.T) {
 		m.send(t, "udp", "127.0.0.1:8125", fmt.Sprintf("host.invalid.%d:1|c", i))
 		m.send(t, "tcp", "127.0.0.1:2003", fmt.Sprintf("host.invalid.%d 1 1700000000\n", i))
 	}
-	Eventually(t, "two more starts", func() error {
+	eventually(t, "two more starts", func() error {
 		if got := len(refused()); got < 3 {
 			return fmt.Errorf("%d", got)
 		}

@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// A Process is a program that a test started.
-type Process struct {
-	Stdout, Stderr *Output
+// A process is a program that a test started.
+type process struct {
+	Stdout, Stderr *output
 
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process has, and its output is read
 }
 
-// Start starts cmd. At the end of the test it is killed, if it has not ended;
+// start starts cmd. At the end of the test it is killed, if it has not ended;
 // where the test has failed, what it said is logged.
-func Start(t testing.TB, cmd *exec.Cmd) *Process {
+func start(t testing.TB, cmd *exec.Cmd) *process {
 	t.Helper()
 	p, err := launch(cmd)
 	if err != nil {
@@ -37,8 +37,8 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 }
 
 // launch starts cmd. The caller kills it.
-func launch(cmd *exec.Cmd) (*Process, error) {
-	p := &Process{Stdout: NewOutput(), Stderr: NewOutput(), cmd: cmd, ended: make(chan struct{})}
+func launch(cmd *exec.Cmd) (*process, error) {
+	p := &process{Stdout: newOutput(), Stderr: newOutput(), cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -51,10 +51,10 @@ func launch(cmd *exec.Cmd) (*Process, error) {
 }
 
 // Ended is closed when the process has ended.
-func (p *Process) Ended() <-chan struct{} { return p.ended }
+func (p *process) Ended() <-chan struct{} { return p.ended }
 
 // hasEnded says whether it has.
-func (p *Process) hasEnded() bool {
+func (p *process) hasEnded() bool {
 	select {
 	case <-p.ended:
 		return true
@@ -64,28 +64,28 @@ func (p *Process) hasEnded() bool {
 }
 
 // Signal sends sig. A process that has ended is no error.
-func (p *Process) Signal(sig os.Signal) { p.cmd.Process.Signal(sig) }
+func (p *process) Signal(sig os.Signal) { p.cmd.Process.Signal(sig) }
 
 // Kill ends the process at once and waits until it has.
-func (p *Process) Kill() {
+func (p *process) Kill() {
 	p.cmd.Process.Kill()
 	<-p.ended
 }
 
 // ExitCode waits for the end and returns the exit code; -1 after a signal.
-func (p *Process) ExitCode(t testing.TB) int {
+func (p *process) ExitCode(t testing.TB) int {
 	t.Helper()
 	select {
 	case <-p.ended:
 		return p.cmd.ProcessState.ExitCode()
-	case <-time.After(Patience):
-		t.Fatalf("%v has not ended within %v", p.cmd.Args, Patience)
+	case <-time.After(patience):
+		t.Fatalf("%v has not ended within %v", p.cmd.Args, patience)
 		return 0
 	}
 }
 
 // Stop sends SIGTERM and returns the exit code.
-func (p *Process) Stop(t testing.TB) int {
+func (p *process) Stop(t testing.TB) int {
 	t.Helper()
 	p.Signal(syscall.SIGTERM)
 	return p.ExitCode(t)
@@ -93,17 +93,17 @@ func (p *Process) Stop(t testing.TB) int {
 
 // freeze and resume are SIGSTOP and SIGCONT. freeze returns when all threads stand
 // still, and the moment at which they do.
-func (p *Process) freeze() time.Time {
+func (p *process) freeze() time.Time {
 	p.Signal(syscall.SIGSTOP)
 	for deadline := time.Now().Add(time.Second); !p.isStopped() && time.Now().Before(deadline); {
 	}
 	return time.Now()
 }
 
-func (p *Process) resume() { p.Signal(syscall.SIGCONT) }
+func (p *process) resume() { p.Signal(syscall.SIGCONT) }
 
 // isStopped says whether all threads of a process stand still.
-func (p *Process) isStopped() bool {
+func (p *process) isStopped() bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
 	for _, file := range threads {
 		text, err := os.ReadFile(file)

@@ -15,8 +15,8 @@ import (
 // programDir is where the program is built; Main makes it.
 var programDir string
 
-// Main is the TestMain of a package whose tests run the program.
-func Main(m *testing.M) int {
+// main is the TestMain of a package whose tests run the program.
+func main(m *testing.M) int {
 	if spec, ok := os.LookupEnv(receiverVariable); ok {
 		if err := playReceiver(spec); err != nil {
 			fmt.Fprintln(os.Stderr, "receiver:", err)
@@ -71,9 +71,9 @@ func lookAtSources() error {
 	})
 }
 
-// Program returns the command that runs the real program with args. Its
+// program returns the command that runs the real program with args. Its
 // environment holds vars, each "NAME=value", and nothing else of ours.
-func Program(t testing.TB, vars []string, args ...string) *exec.Cmd {
+func program(t testing.TB, vars []string, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := build()
 	if err != nil {

@@ -20,9 +20,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-// A Manner is how a receiver treats who sends to it. The zero one reads all
+// A manner is how a receiver treats who sends to it. The zero one reads all
 // that comes.
-type Manner struct {
+type manner struct {
 	Refuse     bool          // close all connections, and refuse new ones
 	Stall      bool          // accept connections and read nothing
 	PerSecond  int           // bytes that are read in a second, of all connections together; 0: all
@@ -69,7 +69,7 @@ type server struct {
 	lines lineTaker
 
 	mu       sync.Mutex
-	manner   Manner
+	manner   manner
 	changed  chan struct{} // closed with the next manner
 	listener io.Closer     // nil while it refuses
 	conns    map[*served]bool
@@ -94,7 +94,7 @@ func newServer(spec receiverSpec, lines lineTaker) *server {
 }
 
 // behave changes the manner from now on.
-func (s *server) behave(m Manner) (err error) {
+func (s *server) behave(m manner) (err error) {
 	s.mu.Lock()
 	s.manner = m
 	close(s.changed)
@@ -172,11 +172,11 @@ func (s *server) setBuffer(_, _ string, conn syscall.RawConn) (err error) {
 
 // close ends all, and returns when it has ended.
 func (s *server) close() {
-	s.behave(Manner{Refuse: true})
+	s.behave(manner{Refuse: true})
 	s.work.Wait()
 }
 
-func (s *server) now() (Manner, <-chan struct{}) {
+func (s *server) now() (manner, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.manner, s.changed
@@ -345,12 +345,12 @@ func (s *server) receive(packets net.PacketConn) {
 	}
 }
 
-// A Receiver is an upstream in this process that keeps every line it receives,
+// A receiver is an upstream in this process that keeps every line it receives,
 // and by which connection. It ends with the test.
-type Receiver struct {
+type receiver struct {
 	URL     string // as an upstream is configured
 	Addr    string // host:port or path
-	*Output        // the lines of all connections, as they were read
+	*output        // the lines of all connections, as they were read
 	server  *server
 
 	t     testing.TB
@@ -360,10 +360,10 @@ type Receiver struct {
 	byConn [][]byte // lines, by connection
 }
 
-// StartReceiver starts a receiver of a manner.
-func StartReceiver(t testing.TB, spec receiverSpec, m Manner) *Receiver {
+// startReceiver starts a receiver of a manner.
+func startReceiver(t testing.TB, spec receiverSpec, m manner) *receiver {
 	t.Helper()
-	r := &Receiver{Output: NewOutput(), t: t}
+	r := &receiver{output: newOutput(), t: t}
 	r.server = startServer(t, spec, m, r)
 	r.Addr = r.server.spec.Addr
 	r.URL = pick(spec.TLS != nil, "tls", cmp.Or(spec.Network, "tcp")) + "://" + r.Addr
@@ -371,7 +371,7 @@ func StartReceiver(t testing.TB, spec receiverSpec, m Manner) *Receiver {
 }
 
 // startServer starts a server in this process. It ends with the test.
-func startServer(t testing.TB, spec receiverSpec, m Manner, lines lineTaker) *server {
+func startServer(t testing.TB, spec receiverSpec, m manner, lines lineTaker) *server {
 	t.Helper()
 	if spec.Addr == "" {
 		spec.Addr = fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
@@ -384,14 +384,14 @@ func startServer(t testing.TB, spec receiverSpec, m Manner, lines lineTaker) *se
 	return s
 }
 
-// StartSink starts a receiver that reads all, by TCP on a free port.
-func StartSink(t testing.TB) *Receiver {
+// startSink starts a receiver that reads all, by TCP on a free port.
+func startSink(t testing.TB) *receiver {
 	t.Helper()
-	return StartReceiver(t, receiverSpec{}, Manner{})
+	return startReceiver(t, receiverSpec{}, manner{})
 }
 
 // Behave changes the manner from now on.
-func (r *Receiver) Behave(m Manner) {
+func (r *receiver) Behave(m manner) {
 	r.t.Helper()
 	if err := r.server.behave(m); err != nil {
 		r.t.Fatal(err)
@@ -399,7 +399,7 @@ func (r *Receiver) Behave(m Manner) {
 }
 
 // take implements lineTaker.
-func (r *Receiver) take(conn int, lines []byte) {
+func (r *receiver) take(conn int, lines []byte) {
 	r.mu.Lock()
 	for len(r.byConn) <= conn {
 		r.byConn = append(r.byConn, nil)
@@ -413,14 +413,14 @@ func (r *Receiver) take(conn int, lines []byte) {
 }
 
 // Connections returns how many connections have come so far.
-func (r *Receiver) Connections() int {
+func (r *receiver) Connections() int {
 	r.server.mu.Lock()
 	defer r.server.mu.Unlock()
 	return r.server.came
 }
 
 // sessions returns how many connections have brought lines.
-func (r *Receiver) sessions() (n int) {
+func (r *receiver) sessions() (n int) {
 	for _, lines := range r.ByConnection() {
 		if len(lines) > 0 {
 			n++
@@ -430,7 +430,7 @@ func (r *Receiver) sessions() (n int) {
 }
 
 // ByConnection returns the lines that each connection has brought so far.
-func (r *Receiver) ByConnection() [][]string {
+func (r *receiver) ByConnection() [][]string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make([][]string, len(r.byConn))

@@ -19,21 +19,21 @@ import (
 func TestReceiver(t *testing.T) {
 	for _, tt := range []struct {
 		what   string
-		manner Manner
+		manner manner
 		writes []string // each a connection
 		want   []string
 		reset  bool // what the last connection ends with
 	}{
-		{"lines", Manner{}, []string{"a\nb\n", "c\n"}, []string{"a", "b", "c"}, false},
-		{"a tail", Manner{}, []string{"a\nb"}, []string{"a", "b"}, false},
-		{"cut", Manner{CutAfter: 5}, []string{"a\nb\nc\nd\n"}, []string{"a", "b"}, false},
-		{"lost", Manner{Lose: true, HangUp: immediately}, []string{"a\n"}, nil, false},
-		{"reset", Manner{HangUp: time.Millisecond, Reset: true}, []string{""}, nil, true},
-		{"idle", Manner{Idle: time.Millisecond}, []string{""}, nil, false},
-		{"half-closed", Manner{HalfClose: true}, []string{"a\n"}, []string{"a"}, false},
+		{"lines", manner{}, []string{"a\nb\n", "c\n"}, []string{"a", "b", "c"}, false},
+		{"a tail", manner{}, []string{"a\nb"}, []string{"a", "b"}, false},
+		{"cut", manner{CutAfter: 5}, []string{"a\nb\nc\nd\n"}, []string{"a", "b"}, false},
+		{"lost", manner{Lose: true, HangUp: immediately}, []string{"a\n"}, nil, false},
+		{"reset", manner{HangUp: time.Millisecond, Reset: true}, []string{""}, nil, true},
+		{"idle", manner{Idle: time.Millisecond}, []string{""}, nil, false},
+		{"half-closed", manner{HalfClose: true}, []string{"a\n"}, []string{"a"}, false},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			r := StartReceiver(t, receiverSpec{}, tt.manner)
+			r := startReceiver(t, receiverSpec{}, tt.manner)
 			for i, text := range tt.writes {
 				conn, err := net.Dial("tcp", r.Addr)
 				if tt.reset && errors.Is(err, syscall.ECONNRESET) {
@@ -44,7 +44,7 @@ func TestReceiver(t *testing.T) {
 				}
 				defer conn.Close()
 				if tt.manner.CutAfter > 0 { // of connections that are open
-					Eventually(t, "a connection", func() error {
+					eventually(t, "a connection", func() error {
 						if r.Connections() == 0 {
 							return io.EOF
 						}
@@ -68,7 +68,7 @@ func TestReceiver(t *testing.T) {
 // With TLS, what came of a record that is cut is no line.
 func TestReceiverTLS(t *testing.T) {
 	ca := newAuthority(t)
-	r := StartReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, nil)}, Manner{})
+	r := startReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, nil)}, manner{})
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
 	conn, err := tls.Dial("tcp", r.Addr, &tls.Config{RootCAs: roots})
@@ -78,7 +78,7 @@ func TestReceiverTLS(t *testing.T) {
 	defer conn.Close()
 	io.WriteString(conn, "first\n")
 	r.Await(t, "first")
-	r.Behave(Manner{CutAfter: 500})
+	r.Behave(manner{CutAfter: 500})
 	io.WriteString(conn, strings.Repeat("second\n", 10))
 	io.WriteString(conn, strings.Repeat("third\n", 1000))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
@@ -88,9 +88,9 @@ func TestReceiverTLS(t *testing.T) {
 	awaitLines(t, r, want)
 }
 
-func awaitLines(t *testing.T, r *Receiver, want []string) {
+func awaitLines(t *testing.T, r *receiver, want []string) {
 	t.Helper()
-	Eventually(t, "lines", func() error {
+	eventually(t, "lines", func() error {
 		if got := r.Lines(); !slices.Equal(got, want) {
 			return fmt.Errorf("got %q, want %q", got, want)
 		}

@@ -44,11 +44,11 @@ func (r recipe) run(t *testing.T) {
 	far.ip("-n", far.name, "link", "set", "lo", "up")
 	dir := t.TempDir()
 	command := r.command(t, dir)
-	dev := Start(t, far.command(Program(t, []string{"TMPDIR=" + dir}, "dev")))
+	dev := start(t, far.command(program(t, []string{"TMPDIR=" + dir}, "dev")))
 	dev.Stderr.Await(t, "the page:")
 	cmd := far.command(command)
 	cmd.Dir = command.Dir
-	recipe := Start(t, cmd)
+	recipe := start(t, cmd)
 	for _, line := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(r.gives, -1) {
 		dev.Stdout.Await(t, line[1])
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // rewriteConfig changes the configuration file of a daemon and sends SIGHUP.
-func (d *Daemon) rewriteConfig(t testing.TB, old, new string) {
+func (d *daemon) rewriteConfig(t testing.TB, old, new string) {
 	t.Helper()
 	file := filepath.Join(d.Dir, "config.yaml")
 	text, err := os.ReadFile(file)
@@ -30,9 +30,9 @@ func (d *Daemon) rewriteConfig(t testing.TB, old, new string) {
 func TestReload(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	first, second := StartSink(t), StartSink(t)
+	first, second := startSink(t), startSink(t)
 	notify, notices := listenForNotices(t, dir)
-	d := StartDaemonIn(t, dir, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+first.Addr, "OTHER="+second.Addr, notify)
+	d := startDaemonIn(t, dir, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+first.Addr, "OTHER="+second.Addr, notify)
 	d.AwaitReady(t)
 	conn, err := net.Dial("tcp", d.Address(t, "carbon", carbonListener))
 	if err != nil {
@@ -67,9 +67,9 @@ func TestReload(t *testing.T) {
 	d.rewriteConfig(t, "admin.sock", "moved.sock")
 	d.Stderr.Await(t, "changed=admin.listen")
 	d.Dir = dir
-	moved := newDaemonAt(dir, "moved.sock", d.Process)
+	moved := newDaemonAt(dir, "moved.sock", d.process)
 	status := moved.AwaitReady(t)
-	CheckBooks(t, status)
+	checkBooks(t, status)
 	if *status.Name != "Denali" {
 		t.Errorf("name %q, want Denali", *status.Name)
 	}
@@ -83,7 +83,7 @@ func TestReload(t *testing.T) {
 // dev does not reload, and says so.
 func TestDevHangup(t *testing.T) {
 	t.Parallel()
-	d := StartDev(t, t.TempDir(), "listen: {statsd: [udp://127.0.0.1:0], carbon: [tcp://127.0.0.1:0]}\n")
+	d := startDev(t, t.TempDir(), "listen: {statsd: [udp://127.0.0.1:0], carbon: [tcp://127.0.0.1:0]}\n")
 	d.Stderr.Await(t, "this host is")
 	d.Signal(syscall.SIGHUP)
 	d.Stderr.Await(t, "SIGHUP ignored")

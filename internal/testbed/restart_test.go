@@ -48,7 +48,7 @@ func bindSockets(t testing.TB) (udp, tcp string, files []*os.File) {
 
 // listenForNotices returns what a daemon tells systemd, and the variable that tells
 // it where.
-func listenForNotices(t testing.TB, dir string) (variable string, notices *Output) {
+func listenForNotices(t testing.TB, dir string) (variable string, notices *output) {
 	t.Helper()
 	path := filepath.Join(dir, "notify")
 	conn, err := net.ListenPacket("unixgram", path)
@@ -56,7 +56,7 @@ func listenForNotices(t testing.TB, dir string) (variable string, notices *Outpu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	notices = NewOutput()
+	notices = newOutput()
 	go func() {
 		var b [4096]byte
 		for {
@@ -76,11 +76,11 @@ func listenForNotices(t testing.TB, dir string) (variable string, notices *Outpu
 func TestRestartUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	sink := StartSink(t)
+	sink := startSink(t)
 	udp, tcp, files := bindSockets(t)
 	notify, notices := listenForNotices(t, dir)
 	vars := []string{"ETCD=" + embeddedEtcd(t), "CARBON=" + sink.Addr, "STATSD_IN=" + udp, "CARBON_IN=" + tcp, notify}
-	startAgain := func() *Daemon { return StartPassed(t, dir, passedConfig, files, vars...) }
+	startAgain := func() *daemon { return startPassed(t, dir, passedConfig, files, vars...) }
 	d := startAgain()
 	d.AwaitReady(t)
 	notices.Await(t, "READY=1")
@@ -128,7 +128,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	for w, n := range written {
 		sink.Await(t, fmt.Sprintf("Denali.w%d.n%d ", w, n-1))
 	}
-	CheckBooks(t, d.AwaitReady(t))
+	checkBooks(t, d.AwaitReady(t))
 	d.Stop(t)
 	came := map[string]bool{}
 	for _, line := range sink.Lines() {
@@ -144,7 +144,7 @@ func TestRestartUnderLoad(t *testing.T) {
 }
 
 // checkEnd checks that a daemon which has ended gave its name back after the drain.
-func checkEnd(t testing.TB, d *Daemon) {
+func checkEnd(t testing.TB, d *daemon) {
 	t.Helper()
 	text := d.Stderr.Text()
 	drain, release := strings.Index(text, "msg=draining"), strings.LastIndex(text, "released")
@@ -158,11 +158,11 @@ func TestUnwantedSocket(t *testing.T) {
 	t.Parallel()
 	udp, tcp, files := bindSockets(t)
 	config := strings.Replace(passedConfig, "statsd: [\"udp://${STATSD_IN}\"]", "statsd: [udp://127.0.0.1:0]", 1)
-	d := StartPassed(t, t.TempDir(), config, files, "ETCD="+embeddedEtcd(t), "CARBON="+StartSink(t).Addr, "CARBON_IN="+tcp)
+	d := startPassed(t, t.TempDir(), config, files, "ETCD="+embeddedEtcd(t), "CARBON="+startSink(t).Addr, "CARBON_IN="+tcp)
 	if code := d.ExitCode(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	checkError(t, d.Process, "udp://"+udp)
+	checkError(t, d.process, "udp://"+udp)
 }
 
 // systemd's own tool passes sockets to the daemon.
@@ -170,12 +170,12 @@ func TestSocketActivate(t *testing.T) {
 	t.Parallel()
 	tool := lookPath(t, "systemd-socket-activate", "systemd")
 	dir := t.TempDir()
-	sink := StartSink(t)
+	sink := startSink(t)
 	tcp := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	cmd := commandIn(t, dir, "run", passedConfig, "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr, "STATSD_IN=127.0.0.1:0", "CARBON_IN="+tcp)
 	activate := exec.Command(tool, append([]string{"-l", tcp}, append(environment(cmd.Env), append([]string{cmd.Path}, cmd.Args[1:]...)...)...)...)
-	d := newDaemon(dir, Start(t, activate))
-	Eventually(t, "the tool listens", func() error {
+	d := newDaemon(dir, start(t, activate))
+	eventually(t, "the tool listens", func() error {
 		conn, err := net.Dial("tcp", tcp)
 		if err != nil {
 			return err

@@ -10,9 +10,9 @@ import (
 // The servers work as the other tests take for granted, without the proxy.
 func TestServers(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	statsd := StartStatsD(t, carbon.Addr)
+	statsd := startPlainStatsD(t, carbon.Addr)
 	now := time.Now().Unix()
 	send(t, "tcp", carbon.Addr, fmt.Sprintf("direct.carbon 42.5 %d\n", now))
 	send(t, "udp", statsd.Addr, "direct.udp:2|c\ndirect.udp:3|c\n")

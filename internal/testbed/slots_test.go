@@ -33,12 +33,12 @@ telemetry:
 func TestSlots(t *testing.T) {
 	t.Parallel()
 	const step = 2
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.retain(t, "2s:1h")
 	carbon.Start(t)
 	vars := []string{"ETCD=" + embeddedEtcd(t), "CARBON=" + carbon.Addr}
 	dir := t.TempDir()
-	d := StartDaemonIn(t, dir, slotsConfig, vars...)
+	d := startDaemonIn(t, dir, slotsConfig, vars...)
 	d.AwaitName(t, "Denali")
 	type away struct{ from, to int64 } // Unix seconds
 	var aways []away
@@ -64,7 +64,7 @@ func TestSlots(t *testing.T) {
 		} else if code := d.Stop(t); code != 0 {
 			t.Fatalf("exit code %d", code)
 		}
-		d = StartDaemonIn(t, dir, slotsConfig, vars...)
+		d = startDaemonIn(t, dir, slotsConfig, vars...)
 		d.AwaitName(t, "Denali")
 		aways = append(aways, away{from, time.Now().Unix()})
 	}

@@ -73,7 +73,7 @@ func spellings(r *rand.Rand, n int, protocol string, roots ...string) (all []str
 }
 
 // files returns the files of all series that c has stored, less carbon's own.
-func (c *CarbonCache) files(t testing.TB) (files []string) {
+func (c *carbonCache) files(t testing.TB) (files []string) {
 	t.Helper()
 	root := filepath.Join(c.dir, "whisper")
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -90,13 +90,13 @@ func (c *CarbonCache) files(t testing.TB) (files []string) {
 }
 
 // awaitFiles waits until c has the files of metrics, and no others.
-func awaitFiles(t testing.TB, c *CarbonCache, metrics map[string]string) {
+func awaitFiles(t testing.TB, c *carbonCache, metrics map[string]string) {
 	t.Helper()
 	want := map[string]string{}
 	for metric, line := range metrics {
 		want[serverpath.File(metric)] = line
 	}
-	Eventually(t, "the files that the model tells", func() error {
+	eventually(t, "the files that the model tells", func() error {
 		files := c.files(t)
 		for _, file := range files {
 			if _, ok := want[file]; !ok && !strings.HasPrefix(file, "statsd") {
@@ -115,7 +115,7 @@ func awaitFiles(t testing.TB, c *CarbonCache, metrics map[string]string) {
 // What a real carbon-cache stores odd paths under is what the model says.
 func TestModelOfCarbon(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -139,7 +139,7 @@ func TestModelOfCarbon(t *testing.T) {
 // what stands in the same request.
 func TestModelOfTags(t *testing.T) {
 	t.Parallel()
-	graphite := StartGraphiteWeb(t, NewCarbonCache(t))
+	graphite := startGraphiteWeb(t, newCarbonCache(t))
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	paths := []string{"a;b", "a;b=", "a;=b", "a;b=~c", "a;b!=c", "a;b=c;", "~", "~;a=b", `a{b="c"`, `a{b=c"}`, `{b="c"}`, `a{b="c"}`, "a;b=c=d", "a;b=é"}
@@ -162,9 +162,9 @@ func TestModelOfStatsD(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			carbon := NewCarbonCache(t)
+			carbon := newCarbonCache(t)
 			carbon.Start(t)
-			statsd := StartStatsD(t, carbon.Addr)
+			statsd := startPlainStatsD(t, carbon.Addr)
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			conn, err := net.Dial(network, statsd.Addr)
@@ -203,7 +203,7 @@ func TestModelOfStatsD(t *testing.T) {
 // The lines that end a real statsd are those that the model says, and no others.
 func TestWhatEndsStatsD(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
 	names := strings.Fields(`constructor __defineGetter__ __defineSetter__ hasOwnProperty __lookupGetter__
 		__lookupSetter__ isPrototypeOf propertyIsEnumerable toString valueOf __proto__ toLocaleString`)
@@ -212,9 +212,9 @@ func TestWhatEndsStatsD(t *testing.T) {
 		fmt.Fprintf(&alive, "%[1]s:1|c\n%[1]s:+1|g\n%[1]s.x:1|ms\n.%[1]s:1|s\n%[1]s;a=b:1|ms\n%[1]s:1|ms|#a\nx:%[1]s|s\n", name)
 	}
 	alive.WriteString("x:1|c|@1.\nx:1|c|@.5\nx:1|c|@1e-3\nx:1|c|@\u00851\nx:1|c|@-1\nx:1e400|ms\nx:Infinity|ms\n:1|ms\n__proto__:1|g\nalive:1|g\n")
-	statsd := StartStatsD(t, carbon.Addr)
+	statsd := startPlainStatsD(t, carbon.Addr)
 	send(t, "tcp", statsd.Addr, alive.String())
-	Eventually(t, "the gauge that came last", func() error {
+	eventually(t, "the gauge that came last", func() error {
 		if !carbon.Has("alive.wsp") {
 			return fmt.Errorf("it is not there; statsd said %q", statsd.Stderr.Text())
 		}
@@ -230,7 +230,7 @@ func TestWhatEndsStatsD(t *testing.T) {
 		if !slices.ContainsFunc(packets, serverpath.Packet.Kills) {
 			t.Errorf("%q is harmless, the model says", line)
 		}
-		statsd := StartStatsD(t, carbon.Addr)
+		statsd := startPlainStatsD(t, carbon.Addr)
 		send(t, "tcp", statsd.Addr, line+"\n")
 		if code := statsd.ExitCode(t); code == 0 {
 			t.Errorf("%q: exit code 0", line)
@@ -244,10 +244,10 @@ func TestHostileSpellings(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			carbon := NewCarbonCache(t)
+			carbon := newCarbonCache(t)
 			carbon.Start(t)
-			statsd := StartStatsD(t, carbon.Addr)
-			d := StartDaemon(t, spellingConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "STATSD="+network+"://"+statsd.Addr)
+			statsd := startPlainStatsD(t, carbon.Addr)
+			d := startDaemon(t, spellingConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "STATSD="+network+"://"+statsd.Addr)
 			d.AwaitReady(t)
 			d.AwaitName(t, "Denali")
 
@@ -271,14 +271,14 @@ func TestHostileSpellings(t *testing.T) {
 			send(t, "tcp", d.Address(t, "statsd", "tcp://127.0.0.1:"), text.String())
 
 			carbon.AwaitValue(t, now, 1, "Denali", "last")
-			Eventually(t, "the last gauge", func() error {
+			eventually(t, "the last gauge", func() error {
 				if !carbon.Has("Denali", "laststatsd.wsp") {
 					return fmt.Errorf("it is not there; statsd said %q", statsd.Stderr.Text())
 				}
 				return nil
 			})
 			checkStored(t, carbon)
-			CheckBooks(t, d.AwaitUp(t))
+			checkBooks(t, d.AwaitUp(t))
 		})
 	}
 }
@@ -295,7 +295,7 @@ forward:
 `
 
 // checkStored complains about series that Denali may not have written.
-func checkStored(t testing.TB, c *CarbonCache) {
+func checkStored(t testing.TB, c *carbonCache) {
 	t.Helper()
 	others := map[string]bool{"host": true}
 	for _, name := range membership.Mountains() {
@@ -324,7 +324,7 @@ func checkStored(t testing.TB, c *CarbonCache) {
 }
 
 // created returns the metrics that carbon-cache has made a file for, as its log has them.
-func (c *CarbonCache) created() map[string]bool {
+func (c *carbonCache) created() map[string]bool {
 	metrics := map[string]bool{}
 	log, _ := os.ReadFile(filepath.Join(c.dir, "creates.log"))
 	for line := range strings.Lines(string(log) + c.Stdout.Text()) {
@@ -340,9 +340,9 @@ func (c *CarbonCache) created() map[string]bool {
 // store, and what is beyond them is not stored.
 func TestLongestNames(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	d := StartDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
+	d := startDaemon(t, smallConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr)
 	d.AwaitName(t, "Denali")
 	node := strings.Repeat("x", 200) + "."
 	long := strings.Repeat(node, 19)
@@ -381,7 +381,7 @@ func TestLongestNames(t *testing.T) {
 	for what, name := range direct {
 		before := strings.Count(carbon.Stdout.Text(), "Error creating")
 		send(t, "tcp", carbon.Addr, fmt.Sprintf("%s 1 %d\n", name, now))
-		Eventually(t, what+" that no file can have", func() error {
+		eventually(t, what+" that no file can have", func() error {
 			if strings.Count(carbon.Stdout.Text(), "Error creating") == before {
 				return fmt.Errorf("carbon has not complained")
 			}

@@ -20,14 +20,14 @@ func TestPlantedState(t *testing.T) {
 	if err := os.Chmod(state, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	etcd, sink := embeddedEtcd(t), StartSink(t)
+	etcd, sink := embeddedEtcd(t), startSink(t)
 	config := strings.ReplaceAll(smallConfig, "stdout:", "carbon:") + "rewrite: {unmatched: drop}\n"
-	start := func() *Daemon { return StartDaemonIn(t, dir, config, "ETCD="+etcd, "CARBON="+sink.Addr) }
+	start := func() *daemon { return startDaemonIn(t, dir, config, "ETCD="+etcd, "CARBON="+sink.Addr) }
 	d := start()
 	if code := d.ExitCode(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	checkError(t, d.Process, "others may write it")
+	checkError(t, d.process, "others may write it")
 	if log := d.Stderr.Text(); !strings.Contains(log, "install -d -m 0700") {
 		t.Errorf("no remedy in\n%s", log)
 	}

@@ -9,11 +9,11 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-// A StatsD is a real statsd.
-type StatsD struct {
+// A statsD is a real statsd.
+type statsD struct {
 	Addr    string // host:port, UDP and TCP
 	Console int    // port of its management
-	*Process
+	*process
 
 	home string
 	args []string // of node
@@ -23,15 +23,15 @@ type StatsD struct {
 // a.b.rate.
 const plainStatsD = `legacyNamespace: false, globalPrefix: "", prefixCounter: "", prefixGauge: "", prefixTimer: "", prefixSet: ""`
 
-// StartStatsD starts a statsd that flushes to the carbon-cache at carbon every second, by
+// startPlainStatsD starts a statsd that flushes to the carbon-cache at carbon every second, by
 // plain names.
-func StartStatsD(t testing.TB, carbon string) *StatsD {
+func startPlainStatsD(t testing.TB, carbon string) *statsD {
 	t.Helper()
 	return startStatsD(t, carbon, "graphite: {"+plainStatsD+"}, flushInterval: 1000, deleteIdleStats: true")
 }
 
 // startStatsD starts a statsd with some settings, and options of node.
-func startStatsD(t testing.TB, carbon, settings string, options ...string) *StatsD {
+func startStatsD(t testing.TB, carbon, settings string, options ...string) *statsD {
 	t.Helper()
 	home := os.Getenv("PREFIXPROXY_TEST_STATSD")
 	if home == "" {
@@ -53,17 +53,17 @@ func startStatsD(t testing.TB, carbon, settings string, options ...string) *Stat
   %[4]s
 }
 `, port, console, carbonPort, settings), t.TempDir(), "config.js")
-	s := &StatsD{Addr: fmt.Sprintf("127.0.0.1:%d", port), Console: console, home: home, args: append(options, "stats.js", config)}
+	s := &statsD{Addr: fmt.Sprintf("127.0.0.1:%d", port), Console: console, home: home, args: append(options, "stats.js", config)}
 	s.Restart(t)
 	return s
 }
 
 // Restart starts the server again, after a Kill.
-func (s *StatsD) Restart(t testing.TB) {
+func (s *statsD) Restart(t testing.TB) {
 	t.Helper()
 	cmd := exec.Command("node", s.args...)
 	cmd.Dir = s.home
-	s.Process = Start(t, cmd)
-	awaitListening(t, s.Process, s.Addr)
-	awaitListening(t, s.Process, fmt.Sprintf("127.0.0.1:%d", s.Console))
+	s.process = start(t, cmd)
+	awaitListening(t, s.process, s.Addr)
+	awaitListening(t, s.process, fmt.Sprintf("127.0.0.1:%d", s.Console))
 }

@@ -93,7 +93,7 @@ func (s *storm) run() verdict {
 		lookers.Go(func() { p.watch(looking) })
 	}
 	since := time.Now()
-	if !s.recovered(Patience) {
+	if !s.recovered(patience) {
 		for _, p := range s.proxies {
 			if l, ok := p.seen(since); !ok || l.state != "held" && l.state != "waiting" {
 				d, _ := p.current()
@@ -208,7 +208,7 @@ func (s *storm) gather() *evidence {
 		e.looks = append(e.looks, p.looks)
 		p.mu.Unlock()
 	}
-	Eventually(s.t, "etcd's history", func() (err error) { // a token may have gone with a leader
+	eventually(s.t, "etcd's history", func() (err error) { // a token may have gone with a leader
 		e.tenures, err = s.history()
 		return err
 	})
@@ -218,7 +218,7 @@ func (s *storm) gather() *evidence {
 // history returns every claim that there was, from etcd's own revisions, of
 // which none was compacted.
 func (s *storm) history() (map[string][]stormTenure, error) {
-	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	pool := "/prefixproxy/" + stormPool + "/"
 	now, err := s.cluster.client.Get(ctx, pool, clientv3.WithLimit(1))

@@ -42,7 +42,7 @@ func TestStorm(t *testing.T) {
 		t.Skip("takes half a minute")
 	}
 	plan := newStormPlan(t)
-	if span := time.Duration(*stormSeconds)*time.Second; span > 0 {
+	if span := time.Duration(*stormSeconds) * time.Second; span > 0 {
 		if end, ok := t.Deadline(); ok && time.Until(end) < span+2*time.Minute {
 			t.Fatalf("go test ends before %v and what comes after: add -timeout=%v", span, span+5*time.Minute)
 		}

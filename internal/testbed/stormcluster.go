@@ -39,7 +39,7 @@ type etcdNode struct {
 	client string       // host:port
 	into   *bridge      // through which the others reach it; who connects is a member's index; nil: by itself
 	pid    atomic.Int64 // of the process, for the bridges; 0: it has not started
-	*Process
+	*process
 	stdin io.Closer
 }
 
@@ -86,7 +86,7 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 		}
 	})
 	c.client = client
-	Eventually(t, "a cluster that answers", func() error {
+	eventually(t, "a cluster that answers", func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := client.Get(ctx, "up")
@@ -127,7 +127,7 @@ func (n *etcdNode) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin := func() (err error) { n.Process, err = launch(cmd); return err }
+	begin := func() (err error) { n.process, err = launch(cmd); return err }
 	if n.spec.Network == "" {
 		err = begin()
 	} else {
@@ -141,7 +141,7 @@ func (n *etcdNode) start(t testing.TB) {
 }
 
 func (n *etcdNode) kill() {
-	n.Process.Kill()
+	n.process.Kill()
 	n.stdin.Close()
 }
 

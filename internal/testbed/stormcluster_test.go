@@ -48,7 +48,7 @@ func TestBridge(t *testing.T) {
 		expect(t, way.to, "held")
 	}
 	b.set(0, passage{cut: true})
-	near.SetReadDeadline(time.Now().Add(Patience))
+	near.SetReadDeadline(time.Now().Add(patience))
 	if _, err := near.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		t.Errorf("read from a connection that was cut: got %v, want its end", err)
 	}
@@ -64,7 +64,7 @@ func say(t *testing.T, conn net.Conn, text string) {
 func expect(t *testing.T, conn net.Conn, want string) {
 	t.Helper()
 	got := make([]byte, len(want))
-	conn.SetReadDeadline(time.Now().Add(Patience))
+	conn.SetReadDeadline(time.Now().Add(patience))
 	if _, err := conn.Read(got); err != nil || string(got) != want {
 		t.Fatalf("got %q (%v), want %q", got, err, want)
 	}
@@ -80,21 +80,21 @@ func TestClusterParts(t *testing.T) {
 	for _, way := range []struct{ hears, says bool }{{false, false}, {true, false}, {false, true}} {
 		t.Run(fmt.Sprintf("hears %v, says %v", way.hears, way.says), func(t *testing.T) {
 			old := -1
-			Eventually(t, "a leader", func() error {
+			eventually(t, "a leader", func() error {
 				if old = c.leader(t.Context()); old < 0 {
 					return errors.New("nobody says that it leads")
 				}
 				return nil
 			})
 			c.part(old, way.hears, way.says)
-			Eventually(t, "another leader", func() error {
+			eventually(t, "another leader", func() error {
 				if now := c.leader(t.Context()); now < 0 || now == old {
 					return fmt.Errorf("%d leads", now)
 				}
 				return nil
 			})
 			c.part(old, true, true)
-			Eventually(t, "a member that is back", func() error {
+			eventually(t, "a member that is back", func() error {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				status, err := c.client.Status(ctx, c.nodes[old].spec.Client)

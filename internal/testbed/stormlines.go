@@ -74,8 +74,8 @@ type stormReceiver struct {
 func newStormReceiver(t testing.TB) *stormReceiver {
 	t.Helper()
 	r := &stormReceiver{writers: map[point]int{}}
-	r.statsd = startServer(t, receiverSpec{Network: "udp", Buffer: 8 << 20}, Manner{}, eachLine(r.takeStatsD))
-	r.carbon = startServer(t, receiverSpec{}, Manner{DropTail: true}, eachLine(r.takeCarbon))
+	r.statsd = startServer(t, receiverSpec{Network: "udp", Buffer: 8 << 20}, manner{}, eachLine(r.takeStatsD))
+	r.carbon = startServer(t, receiverSpec{}, manner{DropTail: true}, eachLine(r.takeCarbon))
 	return r
 }
 

@@ -49,7 +49,7 @@ type stormProxy struct {
 	lastHost string     // directory of state and queue
 
 	mu     sync.Mutex
-	daemon *Daemon
+	daemon *daemon
 	starts int
 	looks  []look
 	drops  map[int]map[string]uint64 // of Carbon lines, by reason: what each start's process showed last
@@ -111,7 +111,7 @@ func (p *stormProxy) start(fresh bool) {
 }
 
 // current returns the process of now, or the last one, and which start it was.
-func (p *stormProxy) current() (*Daemon, int) {
+func (p *stormProxy) current() (*daemon, int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.daemon, p.starts
@@ -129,7 +129,7 @@ func (p *stormProxy) kill() {
 // end ends the process by SIGTERM, when it has come so far that it takes one.
 func (p *stormProxy) end() {
 	d, _ := p.current()
-	for begun := time.Now(); time.Since(begun) < Patience; {
+	for begun := time.Now(); time.Since(begun) < patience; {
 		if _, err := d.Status(); err == nil {
 			break
 		}
@@ -139,8 +139,8 @@ func (p *stormProxy) end() {
 	d.Signal(syscall.SIGTERM)
 	select {
 	case <-d.Ended():
-	case <-time.After(Patience):
-		p.complain("proxy %d has not ended within %v of SIGTERM", p.number, Patience)
+	case <-time.After(patience):
+		p.complain("proxy %d has not ended within %v of SIGTERM", p.number, patience)
 		d.Kill()
 	}
 	if how := d.cmd.ProcessState; !how.Success() {

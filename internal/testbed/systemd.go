@@ -39,9 +39,9 @@ func newSystemd(t testing.TB, dirs ...string) *systemd {
 	const join = `echo $$ >"$1/cgroup.procs"; shift; exec unshare --cgroup bash -c "$0" systemd.sh "$@"`
 	cmd := exec.Command("unshare", append([]string{"--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child", "bash", "-c", join, systemdScript, cgroup}, dirs...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p := Start(t, cmd)
+	p := start(t, cmd)
 	s := &systemd{t: t}
-	Eventually(t, "systemd runs", func() error {
+	eventually(t, "systemd runs", func() error {
 		if p.hasEnded() {
 			t.Fatal("no systemd can be started here")
 		}
@@ -65,7 +65,7 @@ func newCgroup(t testing.TB) string {
 		t.Skipf("no cgroup can be made here: %v", err)
 	}
 	t.Cleanup(func() {
-		Eventually(t, "the cgroup is gone", func() error {
+		eventually(t, "the cgroup is gone", func() error {
 			return exec.Command("find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
 		})
 	})

@@ -36,10 +36,10 @@ func TestTarget(t *testing.T) {
 		{"KingPeak", "web9", 200.5, 0, 201, 400},
 		{"Denali", "web17", 230.1, 0, 230, 400}, // free since web3: and web17 is new there
 	}
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.write(t, "storage-schemas.conf", "[ten]\npattern = [.]ten[.]\nretentions = 10s:1h\n[all]\npattern = .*\nretentions = 1s:1h\n")
 	carbon.Start(t)
-	graphite := StartGraphiteWeb(t, carbon)
+	graphite := startGraphiteWeb(t, carbon)
 	start := (time.Now().Unix() - 600) / 10 * 10
 
 	// 1. Every second of every host, under servers.<name>; each series has another value.
@@ -178,7 +178,7 @@ func targetPool(t *testing.T, start int64, stays []stay) (config string) {
 
 func runTarget(t *testing.T, config string, args ...string) string {
 	t.Helper()
-	cmd := Program(t, nil, append([]string{"target", "--config", config}, args...)...)
+	cmd := program(t, nil, append([]string{"target", "--config", config}, args...)...)
 	var errors bytes.Buffer
 	cmd.Stderr = &errors
 	out, err := cmd.Output()
@@ -193,26 +193,26 @@ func runTarget(t *testing.T, config string, args ...string) string {
 // second by second, also of those in which it had no name.
 func TestTargetOfRealHosts(t *testing.T) {
 	t.Parallel()
-	carbon := NewCarbonCache(t)
+	carbon := newCarbonCache(t)
 	carbon.Start(t)
-	graphite := StartGraphiteWeb(t, carbon)
+	graphite := startGraphiteWeb(t, carbon)
 	etcd := embeddedEtcd(t)
 	vars := func(owner string) []string {
 		return []string{"ETCD=" + etcd, "CARBON=" + carbon.Addr, "OWNER=" + owner}
 	}
-	web17 := StartDaemon(t, carbonConfig, vars("web17")...)
+	web17 := startDaemon(t, carbonConfig, vars("web17")...)
 	web17.AwaitName(t, "Denali")
-	web3 := StartDaemon(t, carbonConfig, vars("web3")...)
+	web3 := startDaemon(t, carbonConfig, vars("web3")...)
 	web3.AwaitName(t, "MtLogan")
 
-	hosts := []*Daemon{web17, web3}
+	hosts := []*daemon{web17, web3}
 	sending := startSeconds(t, hosts)
 	// A line of a second without a name goes under the next one only where that has been
 	// free for as long as clocks may differ: so long each freed name rests.
 	const rest = 7
 	named := func(seconds int64, names ...string) {
 		t.Helper()
-		Eventually(t, fmt.Sprint("names ", names), func() error {
+		eventually(t, fmt.Sprint("names ", names), func() error {
 			for i, want := range names {
 				s, err := hosts[i].Status()
 				if err != nil || s.State != "held" || want != "" && *s.Name != want {
@@ -226,7 +226,7 @@ func TestTargetOfRealHosts(t *testing.T) {
 	config := filepath.Join(web17.Dir, "config.yaml")
 	ask := func(name string) {
 		t.Helper()
-		if out, err := Program(t, append(vars("x"), "DIR="+web17.Dir), "release", "--config", config, name).CombinedOutput(); err != nil {
+		if out, err := program(t, append(vars("x"), "DIR="+web17.Dir), "release", "--config", config, name).CombinedOutput(); err != nil {
 			t.Fatalf("release %s: %v\n%s", name, err, out)
 		}
 	}
@@ -244,12 +244,12 @@ func TestTargetOfRealHosts(t *testing.T) {
 	begun, last := sending.stop()
 
 	for i, owner := range []string{"web17", "web3"} {
-		cmd := Program(t, append(vars("x"), "DIR="+web17.Dir), "target", "--config", config, owner, "host.load")
+		cmd := program(t, append(vars("x"), "DIR="+web17.Dir), "target", "--config", config, owner, "host.load")
 		target, err := cmd.Output()
 		if err != nil {
 			t.Fatal(err)
 		}
-		Eventually(t, "what is drawn of "+owner, func() error {
+		eventually(t, "what is drawn of "+owner, func() error {
 			drawn := graphite.Render(t, strings.TrimSpace(string(target)), begun-1, last)
 			if len(drawn) != 1 {
 				return fmt.Errorf("%d series of %s", len(drawn), target)
@@ -278,7 +278,7 @@ type seconds struct {
 
 // startSeconds begins to send hosts lines: the value is the second, from 0, and a thousand
 // more for each host.
-func startSeconds(t *testing.T, hosts []*Daemon) *seconds {
+func startSeconds(t *testing.T, hosts []*daemon) *seconds {
 	s := &seconds{begun: time.Now().Unix() + 1, end: make(chan struct{})}
 	tick := time.NewTicker(50 * time.Millisecond)
 	t.Cleanup(tick.Stop)
@@ -295,7 +295,7 @@ func startSeconds(t *testing.T, hosts []*Daemon) *seconds {
 	return s
 }
 
-func (s *seconds) send(t *testing.T, hosts []*Daemon, now int64) {
+func (s *seconds) send(t *testing.T, hosts []*daemon, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.last = max(s.last, s.begun-1); s.last < now; s.last++ {
@@ -309,7 +309,7 @@ func (s *seconds) send(t *testing.T, hosts []*Daemon, now int64) {
 func (s *seconds) await(t *testing.T, more int64) {
 	t.Helper()
 	now := time.Now().Unix()
-	Eventually(t, "seconds", func() error {
+	eventually(t, "seconds", func() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.last < now+more {

@@ -194,7 +194,7 @@ func randomValue(r *rand.Rand) string {
 // A valuesStatsD is a statsd whose flushes a test reads, and begins: by a signal in
 // place of a timer.
 type valuesStatsD struct {
-	*StatsD
+	*statsD
 	carbon net.Listener
 }
 
@@ -238,7 +238,7 @@ func (s *valuesStatsD) send(t *testing.T, conn net.Conn, lines []byte) {
 // flush returns what statsd flushes when it has read so many lines.
 func (s *valuesStatsD) flush(t *testing.T, lines int) map[string]string {
 	t.Helper()
-	Eventually(t, "all lines counted by statsd", func() error {
+	eventually(t, "all lines counted by statsd", func() error {
 		if got := s.received(t); got != lines {
 			return fmt.Errorf("got %d of %d", got, lines)
 		}

@@ -22,8 +22,8 @@ import (
 func TestVanishedClient(t *testing.T) {
 	t.Parallel()
 	far := newFaraway(t)
-	sink := StartSink(t)
-	d := StartDaemon(t, strings.ReplaceAll(smallConfig, "tcp://127.0.0.1:0", "tcp://"+far.near()+":0"), "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
+	sink := startSink(t)
+	d := startDaemon(t, strings.ReplaceAll(smallConfig, "tcp://127.0.0.1:0", "tcp://"+far.near()+":0"), "ETCD="+embeddedEtcd(t), "CARBON="+sink.Addr)
 	d.AwaitName(t, "Denali")
 	carbon := d.Address(t, "carbon", "tcp://")
 	dial := func() (conn net.Conn, err error) {
@@ -75,7 +75,7 @@ func TestVanishedClient(t *testing.T) {
 	}
 	io.WriteString(stays, "host.after 1 1700000000\n")
 	sink.Await(t, "Denali.after ")
-	CheckBooks(t, d.AwaitUp(t))
+	checkBooks(t, d.AwaitUp(t))
 }
 
 // socketTo returns a descriptor of the socket that a process has to peer.

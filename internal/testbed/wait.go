@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Patience is how long a test waits for what must happen: long enough for a
+// patience is how long a test waits for what must happen: long enough for a
 // slow machine under load, short enough to end a test that waits in vain.
-const Patience = time.Minute
+const patience = time.Minute
 
-// Eventually waits until check returns nil, and ends the test with check's last
+// eventually waits until check returns nil, and ends the test with check's last
 // error when it never does.
-func Eventually(t testing.TB, what string, check func() error) {
+func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	eventually(t, Patience, what, check)
+	eventuallyWithin(t, patience, what, check)
 }
 
-func eventually(t testing.TB, patience time.Duration, what string, check func() error) {
+func eventuallyWithin(t testing.TB, patience time.Duration, what string, check func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

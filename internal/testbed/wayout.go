@@ -68,7 +68,7 @@ func startWayOut(t testing.TB, plan daemonPlan) *wayOut {
 }
 
 // receiver starts an upstream whose lines count as arrived.
-func (w *wayOut) counts(receivers ...*Receiver) {
+func (w *wayOut) counts(receivers ...*receiver) {
 	for _, r := range receivers {
 		r.server.mu.Lock()
 		r.lines = w.lines
@@ -125,14 +125,14 @@ func (w *wayOut) awaitDelivered(protocol string) {
 func (w *wayOut) awaitArrivals(protocol string, least int) {
 	w.t.Helper()
 	arrived := func() int { return w.lines.arrivals(protocol == "carbon") }
-	if !w.within(Patience, func() bool { return arrived() >= least }) {
+	if !w.within(patience, func() bool { return arrived() >= least }) {
 		w.t.Errorf("%d %s lines have arrived, want %d", arrived(), protocol, least)
 	}
 }
 
 // sendUntilArrives sends until one of the lines that it sends has arrived at a
 // receiver.
-func (w *wayOut) sendUntilArrives(protocol string, r *Receiver) {
+func (w *wayOut) sendUntilArrives(protocol string, r *receiver) {
 	w.t.Helper()
 	before := len(r.Lines())
 	ctx, stop := context.WithCancel(w.t.Context())
@@ -140,15 +140,15 @@ func (w *wayOut) sendUntilArrives(protocol string, r *Receiver) {
 	sending.Go(func() {
 		w.load.stream(ctx, protocol == "carbon", pick(protocol == "carbon", w.at.carbon, w.at.statsd), 20, 1, 0)
 	})
-	if !w.within(Patience, func() bool { return len(r.Lines()) > before }) {
-		w.t.Errorf("nothing has arrived at %s within %v", r.Addr, Patience)
+	if !w.within(patience, func() bool { return len(r.Lines()) > before }) {
+		w.t.Errorf("nothing has arrived at %s within %v", r.Addr, patience)
 	}
 	stop()
 	sending.Wait()
 }
 
 // staysWith checks that all that is sent for a while arrives at one receiver.
-func (w *wayOut) staysWith(protocol string, r *Receiver, d time.Duration) {
+func (w *wayOut) staysWith(protocol string, r *receiver, d time.Duration) {
 	w.t.Helper()
 	before := len(r.Lines())
 	lines := int(d.Seconds() * 20)
@@ -205,7 +205,7 @@ func (w *wayOut) awaitUp(url string) (u proxy.UpstreamStatus) {
 
 // isUnused checks that the status says that a receiver isn't used, since when,
 // and why.
-func (w *wayOut) isUnused(r *Receiver) {
+func (w *wayOut) isUnused(r *receiver) {
 	w.t.Helper()
 	u, err := w.upstream(r.URL)
 	if err != nil {
@@ -217,7 +217,7 @@ func (w *wayOut) isUnused(r *Receiver) {
 
 // unread returns what the kernel has of the connections of a receiver that it has
 // not read.
-func (r *Receiver) unread() (out []byte) {
+func (r *receiver) unread() (out []byte) {
 	r.server.mu.Lock()
 	defer r.server.mu.Unlock()
 	for c := range r.server.conns {
@@ -237,7 +237,7 @@ func (r *Receiver) unread() (out []byte) {
 
 // arrivesInOrder checks that at least so many lines of the only stream arrived at
 // a receiver, each once, and in their order.
-func (w *wayOut) arrivesInOrder(r *Receiver, least int) {
+func (w *wayOut) arrivesInOrder(r *receiver, least int) {
 	w.t.Helper()
 	lines := r.Lines()
 	if len(lines) < least {
@@ -256,7 +256,7 @@ func (w *wayOut) arrivesInOrder(r *Receiver, least int) {
 
 // arrivesWithoutGap checks that at least so many lines of the only stream arrived
 // at a receiver, and all that came after the first of them.
-func (w *wayOut) arrivesWithoutGap(r *Receiver, least int) {
+func (w *wayOut) arrivesWithoutGap(r *receiver, least int) {
 	w.t.Helper()
 	lines := r.Lines()
 	if len(lines) < least {
@@ -296,7 +296,7 @@ func (w *wayOut) saidOnce(address string) {
 func (w *wayOut) awaitSaid(address, text string) {
 	w.t.Helper()
 	has := func(line string) bool { return strings.Contains(line, text) }
-	if !w.within(Patience, func() bool { return slices.ContainsFunc(w.said(address), has) }) {
+	if !w.within(patience, func() bool { return slices.ContainsFunc(w.said(address), has) }) {
 		w.t.Errorf("the log says of %s\n%s\nwant %q", address, strings.Join(w.said(address), "\n"), text)
 	}
 }

@@ -31,19 +31,19 @@ type scenario struct {
 
 // What a server may do to us, and what is lost by it.
 var scenarios = []scenario{
-	{"hangs up at once", func(t *testing.T) { hangsUp(t, 700, Manner{HangUp: immediately, Stall: true}) }},
-	{"resets at once", func(t *testing.T) { hangsUp(t, 2000, Manner{HangUp: immediately, Stall: true, Reset: true}) }},
-	{"hangs up after 0.3s", func(t *testing.T) { hangsUp(t, 2000, Manner{HangUp: 300 * time.Millisecond}) }},
-	{"resets after 0.3s", func(t *testing.T) { hangsUp(t, 700, Manner{HangUp: 300 * time.Millisecond, Reset: true}) }},
-	{"hangs up after 3s", func(t *testing.T) { hangsUp(t, 50, Manner{HangUp: 3 * time.Second}) }},
-	{"resets after 3s", func(t *testing.T) { hangsUp(t, 700, Manner{HangUp: 3 * time.Second, Reset: true}) }},
+	{"hangs up at once", func(t *testing.T) { hangsUp(t, 700, manner{HangUp: immediately, Stall: true}) }},
+	{"resets at once", func(t *testing.T) { hangsUp(t, 2000, manner{HangUp: immediately, Stall: true, Reset: true}) }},
+	{"hangs up after 0.3s", func(t *testing.T) { hangsUp(t, 2000, manner{HangUp: 300 * time.Millisecond}) }},
+	{"resets after 0.3s", func(t *testing.T) { hangsUp(t, 700, manner{HangUp: 300 * time.Millisecond, Reset: true}) }},
+	{"hangs up after 3s", func(t *testing.T) { hangsUp(t, 50, manner{HangUp: 3 * time.Second}) }},
+	{"resets after 3s", func(t *testing.T) { hangsUp(t, 700, manner{HangUp: 3 * time.Second, Reset: true}) }},
 
-	{"the first of two hangs up at once", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{HangUp: immediately}) }},
-	{"the first of two hangs up after 0.3s", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{HangUp: 300 * time.Millisecond}) }},
-	{"the first of two never reads", func(t *testing.T) { firstIsLeft(t, "carbon", Manner{Stall: true}) }},
+	{"the first of two hangs up at once", func(t *testing.T) { firstIsLeft(t, "carbon", manner{HangUp: immediately}) }},
+	{"the first of two hangs up after 0.3s", func(t *testing.T) { firstIsLeft(t, "carbon", manner{HangUp: 300 * time.Millisecond}) }},
+	{"the first of two never reads", func(t *testing.T) { firstIsLeft(t, "carbon", manner{Stall: true}) }},
 	{"the first of two never reads the few lines that it gets", neverReadsFew},
-	{"the first of two statsds hangs up at once", func(t *testing.T) { firstIsLeft(t, "statsd", Manner{HangUp: immediately}) }},
-	{"the first of two statsds never reads", func(t *testing.T) { firstIsLeft(t, "statsd", Manner{Stall: true}) }},
+	{"the first of two statsds hangs up at once", func(t *testing.T) { firstIsLeft(t, "statsd", manner{HangUp: immediately}) }},
+	{"the first of two statsds never reads", func(t *testing.T) { firstIsLeft(t, "statsd", manner{Stall: true}) }},
 	{"the first of two comes, and hangs up", func(t *testing.T) { secondIsKept(t, "carbon") }},
 	{"the first of two statsds comes, and hangs up", func(t *testing.T) { secondIsKept(t, "statsd") }},
 	{"the first of two comes, and works", func(t *testing.T) { firstIsTakenBack(t, "carbon") }},
@@ -92,24 +92,24 @@ func TestWayOut(t *testing.T) {
 
 // hangsUp: a balancer whose Graphite is down takes lines, and hangs up. When it
 // is back, no line is missing.
-func hangsUp(t *testing.T, rate int, m Manner) {
+func hangsUp(t *testing.T, rate int, m manner) {
 	m.Lose = true
-	server := StartReceiver(t, receiverSpec{}, m)
+	server := startReceiver(t, receiverSpec{}, m)
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4KiB"})
 	w.counts(server)
 	w.sendFor("carbon", rate, 7*time.Second)
 	if n := server.Connections(); n < 3 {
 		t.Fatalf("the balancer got %d connections: too few to see anything", n)
 	}
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 	w.saidOnce(server.Addr)
 }
 
 // twoReceivers returns the first and the second address of a failover list, and
 // the daemon that has it. What the second gets counts.
-func twoReceivers(t *testing.T, protocol string, m Manner) (first, second *Receiver, w *wayOut) {
-	first, second = StartReceiver(t, receiverSpec{Buffer: smallBuffer}, m), StartSink(t)
+func twoReceivers(t *testing.T, protocol string, m manner) (first, second *receiver, w *wayOut) {
+	first, second = startReceiver(t, receiverSpec{Buffer: smallBuffer}, m), startSink(t)
 	w = startWayOut(t, plan(protocol, first.URL, second.URL))
 	w.counts(second)
 	return first, second, w
@@ -117,7 +117,7 @@ func twoReceivers(t *testing.T, protocol string, m Manner) (first, second *Recei
 
 // firstIsLeft: the first address of a list accepts connections, but does not
 // work. The second is used, and the status and the log say why.
-func firstIsLeft(t *testing.T, protocol string, m Manner) {
+func firstIsLeft(t *testing.T, protocol string, m manner) {
 	m.Lose = true
 	first, second, w := twoReceivers(t, protocol, m)
 	w.sendFor(protocol, 400, pick(m.Stall, 10*time.Second, 6*time.Second))
@@ -132,7 +132,7 @@ func firstIsLeft(t *testing.T, protocol string, m Manner) {
 
 // neverReadsFew: the same, where the kernel of the first would take the lines of an hour.
 func neverReadsFew(t *testing.T) {
-	first, second, w := twoReceivers(t, "carbon", Manner{Stall: true, Lose: true})
+	first, second, w := twoReceivers(t, "carbon", manner{Stall: true, Lose: true})
 	w.sendUntilArrives("carbon", second)
 	w.isUnused(first)
 	w.awaitDelivered("carbon")
@@ -142,9 +142,9 @@ func neverReadsFew(t *testing.T) {
 // secondIsKept: the first address of a list is refused, and then comes to accept
 // connections, and no more. The second, which works, stays.
 func secondIsKept(t *testing.T, protocol string) {
-	first, second, w := twoReceivers(t, protocol, Manner{Refuse: true})
+	first, second, w := twoReceivers(t, protocol, manner{Refuse: true})
 	w.awaitUp(second.URL)
-	first.Behave(Manner{HangUp: immediately, Lose: true})
+	first.Behave(manner{HangUp: immediately, Lose: true})
 	w.sendFor(protocol, 400, 9*time.Second) // it is looked at each 7.5 s at the latest
 	w.isUnused(first)
 	w.awaitDelivered(protocol)
@@ -157,11 +157,11 @@ func secondIsKept(t *testing.T, protocol string) {
 
 // firstIsTakenBack: it works again.
 func firstIsTakenBack(t *testing.T, protocol string) {
-	first, second, w := twoReceivers(t, protocol, Manner{Refuse: true})
+	first, second, w := twoReceivers(t, protocol, manner{Refuse: true})
 	w.counts(first)
 	w.awaitUp(second.URL)
 	w.sendFor(protocol, 400, time.Second)
-	first.Behave(Manner{})
+	first.Behave(manner{})
 	w.awaitUp(first.URL)
 	w.sendFor(protocol, 400, time.Second)
 	w.awaitDelivered(protocol)
@@ -173,7 +173,7 @@ func firstIsTakenBack(t *testing.T, protocol string) {
 const upstreamName = "graphite.test"
 
 // named returns an upstream by its name.
-func named(network string, r *Receiver) string {
+func named(network string, r *receiver) string {
 	_, port, _ := net.SplitHostPort(r.Addr)
 	return network + "://" + upstreamName + ":" + port
 }
@@ -189,7 +189,7 @@ func plan(protocol string, urls ...string) daemonPlan {
 // firstAddressIsSilent: of two addresses of a name the first doesn't answer.
 func firstAddressIsSilent(t *testing.T, protocol string) {
 	dns, network := startNameServer(t), newNowhere(t, 0)
-	server := StartReceiver(t, receiverSpec{Addr: fmt.Sprintf("%s:%d", network.here, sidebyside.FreePort(t))}, Manner{})
+	server := startReceiver(t, receiverSpec{Addr: fmt.Sprintf("%s:%d", network.here, sidebyside.FreePort(t))}, manner{})
 	dns.move(upstreamName, network.silent, network.here)
 	p := plan(protocol, named("tcp", server))
 	p.resolver = dns.addr
@@ -205,11 +205,11 @@ func firstAddressIsSilent(t *testing.T, protocol string) {
 
 // twoHosts returns two receivers with one port on two addresses, of which a name
 // has the first.
-func twoHosts(t *testing.T, network string) (dns *nameServer, first, second *Receiver) {
+func twoHosts(t *testing.T, network string) (dns *nameServer, first, second *receiver) {
 	dns = startNameServer(t)
 	port := sidebyside.FreePort(t)
-	first = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.2:%d", port)}, Manner{})
-	second = StartReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.3:%d", port)}, Manner{})
+	first = startReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.2:%d", port)}, manner{})
+	second = startReceiver(t, receiverSpec{Network: network, Addr: fmt.Sprintf("127.0.0.3:%d", port)}, manner{})
 	dns.move(upstreamName, "127.0.0.2")
 	return dns, first, second
 }
@@ -222,7 +222,7 @@ func nameMovesServerEnds(t *testing.T) {
 	w.send("carbon", 1000, 100)
 	w.awaitArrivals("carbon", 100)
 	dns.move(upstreamName, "127.0.0.3")
-	first.Behave(Manner{Refuse: true})
+	first.Behave(manner{Refuse: true})
 	w.send("carbon", 1000, 100)
 	w.awaitDelivered("carbon")
 	w.awaitArrivals("carbon", 200)
@@ -284,8 +284,8 @@ func nameRotates(t *testing.T) {
 	dns, first, second := twoHosts(t, "tcp")
 	dns.move(upstreamName, "127.0.0.2", "127.0.0.3")
 	dns.rotate()
-	first.Behave(Manner{HangUp: immediately, Lose: true})
-	second.Behave(Manner{HangUp: immediately, Lose: true})
+	first.Behave(manner{HangUp: immediately, Lose: true})
+	second.Behave(manner{HangUp: immediately, Lose: true})
 	w := startWayOut(t, daemonPlan{carbon: to(named("tcp", first)), resolver: dns.addr})
 	w.counts(first, second)
 	w.sendFor("carbon", 100, 5*time.Second)
@@ -293,7 +293,7 @@ func nameRotates(t *testing.T) {
 		t.Errorf("%d connections to servers that hang up", n)
 	}
 	w.saidOnce(upstreamName)
-	second.Behave(Manner{})
+	second.Behave(manner{})
 	w.awaitDelivered("carbon")
 }
 
@@ -301,8 +301,8 @@ func nameRotates(t *testing.T) {
 // looked for it.
 func udpHostVanishes(t *testing.T) {
 	far := newFaraway(t)
-	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, Manner{})
-	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	first := startReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, manner{})
+	second := startReceiver(t, receiverSpec{Network: "udp"}, manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
 	w.counts(first, second)
 	w.sendUntilArrives("statsd", first)
@@ -320,12 +320,12 @@ func udpHostVanishes(t *testing.T) {
 // the host of the first is gone, its silence is no proof that it works.
 func udpServerEndsHostVanishes(t *testing.T) {
 	far := newFaraway(t)
-	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, Manner{})
-	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	first := startReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, manner{})
+	second := startReceiver(t, receiverSpec{Network: "udp"}, manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
 	w.counts(first, second)
 	w.sendUntilArrives("statsd", first)
-	first.Behave(Manner{Refuse: true})
+	first.Behave(manner{Refuse: true})
 	w.sendUntilArrives("statsd", second)
 	far.vanish()
 	w.staysWith("statsd", second, 9*time.Second)
@@ -336,7 +336,7 @@ func udpServerEndsHostVanishes(t *testing.T) {
 func udpRefusesLate(t *testing.T) {
 	network := newNowhere(t, 120*time.Millisecond)
 	first := fmt.Sprintf("%s:%d", network.late, sidebyside.FreePort(t))
-	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	second := startReceiver(t, receiverSpec{Network: "udp"}, manner{})
 	w := startWayOut(t, daemonPlan{statsd: to("udp://"+first, second.URL)})
 	w.counts(second)
 	w.sendUntilArrives("statsd", second)
@@ -346,7 +346,7 @@ func udpRefusesLate(t *testing.T) {
 
 // udpServerEndsAtEmpty: we send nothing but lines.
 func udpServerEndsAtEmpty(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{EndAtEmpty: true})
+	server := startReceiver(t, receiverSpec{Network: "udp"}, manner{EndAtEmpty: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.sendUntilArrives("statsd", server)
 }
@@ -355,8 +355,8 @@ func udpServerEndsAtEmpty(t *testing.T) {
 func deviceIsFull(t *testing.T) {
 	far := newFaraway(t)
 	lookPath(t, "tc", "iproute2")
-	first := StartReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, Manner{})
-	second := StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
+	first := startReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, manner{})
+	second := startReceiver(t, receiverSpec{Network: "udp"}, manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(first.URL, second.URL)})
 	w.sendUntilArrives("statsd", first)
 	slow := strings.Fields("qdisc add dev " + far.name + " root tbf rate 64kbit burst 1600 limit 3000")
@@ -376,11 +376,11 @@ const longTTL = "30s"
 
 // statsdPauses: a reset would end it.
 func statsdPauses(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL), ttl: longTTL})
 	w.counts(server)
 	w.sendFor("statsd", 2000, 4*time.Second)
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("statsd")
 	w.arrivesInOrder(server, 4000)
 	if n := server.Connections(); n != 1 {
@@ -392,7 +392,7 @@ func statsdPauses(t *testing.T) {
 // claim leaves under no name.
 func statsdPausesBeyondTheHorizon(t *testing.T) {
 	etcd := devetcdtest.Start(t)
-	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL), etcd: etcd.Endpoint()})
 	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
 	etcd.Close()
@@ -409,11 +409,11 @@ func statsdPausesBeyondTheHorizon(t *testing.T) {
 // statsdPausesAndTheNameGoes: nor does what our kernel has when the name is asked for leave,
 // though its horizon is far.
 func statsdPausesAndTheNameGoes(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.sendFor("statsd", 10_000, 2*time.Second) // more than two sockets hold
 	d := w.current()
-	if out, err := Program(t, []string{"DIR=" + d.Dir}, "release", "--config", filepath.Join(d.Dir, "config.yaml"), nameArrived).CombinedOutput(); err != nil {
+	if out, err := program(t, []string{"DIR=" + d.Dir}, "release", "--config", filepath.Join(d.Dir, "config.yaml"), nameArrived).CombinedOutput(); err != nil {
 		t.Fatalf("release: %v\n%s", err, out)
 	}
 	d.AwaitName(t, nameNext)
@@ -422,11 +422,11 @@ func statsdPausesAndTheNameGoes(t *testing.T) {
 
 // onlyWhatHadLeft lets a server go on that has paused, and checks that no line under the
 // name comes but those that its kernel has now.
-func (w *wayOut) onlyWhatHadLeft(server *Receiver) {
+func (w *wayOut) onlyWhatHadLeft(server *receiver) {
 	w.t.Helper()
 	left := bytes.Count(server.unread(), []byte("\n"))
-	server.Behave(Manner{})
-	Eventually(w.t, "a line that needs no name", func() error {
+	server.Behave(manner{})
+	eventually(w.t, "a line that needs no name", func() error {
 		send(w.t, "tcp", w.at.statsd, "free:1|c\n")
 		if !slices.Contains(server.Lines(), "free:1|c") {
 			return errors.New("none arrives")
@@ -446,7 +446,7 @@ func (w *wayOut) onlyWhatHadLeft(server *Receiver) {
 
 // statsdPausesAndIsKilled: forwarded is what its kernel had.
 func statsdPausesAndIsKilled(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.sendFor("statsd", 2000, 3*time.Second)
 	var b proxy.Books
@@ -460,12 +460,12 @@ func statsdPausesAndIsKilled(t *testing.T) {
 		}
 	}
 	had := uint64(0)
-	Eventually(t, "what is forwarded", func() error {
+	eventually(t, "what is forwarded", func() error {
 		had = uint64(bytes.Count(server.unread(), []byte("\n")))
 		return isExact(had)()
 	})
-	server.Behave(Manner{Refuse: true})
-	Eventually(t, "the end of what is not", func() error {
+	server.Behave(manner{Refuse: true})
+	eventually(t, "the end of what is not", func() error {
 		if err := isExact(had)(); err != nil {
 			return err
 		}
@@ -479,12 +479,12 @@ func statsdPausesAndIsKilled(t *testing.T) {
 
 // graphitePauses: it isn't reset, as long as its kernel answers.
 func graphitePauses(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, Manner{Stall: true})
+	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL)})
 	w.counts(server)
 	w.send("carbon", 100_000, 100_000) // more than two sockets hold
 	w.sendFor("carbon", 100, 25*time.Second)
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 	if n := server.Connections(); n != 1 {
 		t.Errorf("%d connections came, want one that lasts", n)
@@ -494,13 +494,13 @@ func graphitePauses(t *testing.T) {
 // idleIsClosed: what was acknowledged long before is sent three times more at
 // most, and then no more.
 func idleIsClosed(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{}, Manner{Idle: time.Second})
+	server := startReceiver(t, receiverSpec{}, manner{Idle: time.Second})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
 	w.counts(server)
 	const lines = 10_000
 	w.send("carbon", 100_000, lines)
 	w.awaitDelivered("carbon")
-	Eventually(t, "connections", func() error {
+	eventually(t, "connections", func() error {
 		if n := server.Connections(); n < 8 {
 			return fmt.Errorf("%d have come", n)
 		}
@@ -514,11 +514,11 @@ func idleIsClosed(t *testing.T) {
 
 // idleIsClosedLate: nothing is sent again.
 func idleIsClosedLate(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{}, Manner{Idle: 22 * time.Second})
+	server := startReceiver(t, receiverSpec{}, manner{Idle: 22 * time.Second})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4MiB"})
 	w.counts(server)
 	w.send("carbon", 100_000, 10_000)
-	Eventually(t, "a second connection", func() error {
+	eventually(t, "a second connection", func() error {
 		if n := server.Connections(); n < 2 {
 			return fmt.Errorf("%d have come", n)
 		}
@@ -534,7 +534,7 @@ func idleIsClosedLate(t *testing.T) {
 // halfCloses: a server that says that it will send nothing, which is its right,
 // and reads on.
 func halfCloses(t *testing.T, protocol string) {
-	server := StartReceiver(t, receiverSpec{}, Manner{HalfClose: true})
+	server := startReceiver(t, receiverSpec{}, manner{HalfClose: true})
 	w := startWayOut(t, plan(protocol, server.URL))
 	w.counts(server)
 	const lines = 300
@@ -549,7 +549,7 @@ func halfCloses(t *testing.T, protocol string) {
 
 // connectionsAge: with max_age, a connection ends in order, between two lines.
 func connectionsAge(t *testing.T) {
-	server := StartSink(t)
+	server := startSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + ", max_age: 2s"})
 	w.counts(server)
 	const lines = 800
@@ -566,24 +566,24 @@ func connectionsAge(t *testing.T) {
 // unixHangsUp: there is no TCP_INFO on a unix socket, and no line is lost all the
 // same.
 func unixHangsUp(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Network: "unix", Addr: filepath.Join(t.TempDir(), "carbon")}, Manner{HangUp: 300 * time.Millisecond, Lose: true})
+	server := startReceiver(t, receiverSpec{Network: "unix", Addr: filepath.Join(t.TempDir(), "carbon")}, manner{HangUp: 300 * time.Millisecond, Lose: true})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL), replay: "4KiB"})
 	w.counts(server)
 	w.sendFor("carbon", 700, 4*time.Second)
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 }
 
 func unixStatsD(t *testing.T) {
-	server := StartReceiver(t, receiverSpec{Network: "unixgram", Addr: filepath.Join(t.TempDir(), "statsd")}, Manner{})
+	server := startReceiver(t, receiverSpec{Network: "unixgram", Addr: filepath.Join(t.TempDir(), "statsd")}, manner{})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.counts(server)
 	w.send("statsd", 1000, 1000)
 	w.awaitDelivered("statsd")
 	w.awaitArrivals("statsd", 1000)
-	server.Behave(Manner{Refuse: true})
+	server.Behave(manner{Refuse: true})
 	w.send("statsd", 1000, 100)
 	os.Remove(server.Addr) // as a server that comes back does
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.sendUntilArrives("statsd", server)
 }

@@ -27,7 +27,7 @@ var realScenarios = []scenario{
 	{"slow: statsd 0.9 is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 35*time.Second, "") }},
 	{"slow: statsd 0.9 with max_age is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 30*time.Second, ", max_age: 10s") }},
 	{"slow: statsd 0.9 is stopped for long, beside another", func(t *testing.T) {
-		statsdIsStoppedLong(t, 25*time.Second, "", StartReceiver(t, receiverSpec{}, Manner{}).URL)
+		statsdIsStoppedLong(t, 25*time.Second, "", startReceiver(t, receiverSpec{}, manner{}).URL)
 	}},
 	{"slow: statsd 0.9 is back, and the proxy stops", statsdIsBackAndWeStop},
 	{"statsd 0.9, and kill -9 of the proxy", statsdSurvivesUs},
@@ -40,7 +40,7 @@ var realScenarios = []scenario{
 
 // behind is how a receiver behaves behind another server: a half line that it
 // gets when that ends is no line of ours.
-var behind = Manner{DropTail: true}
+var behind = manner{DropTail: true}
 
 // startHAProxy starts a balancer in front of a server, and returns where it
 // listens. options are those of the server: with "check inter 200ms" it knows
@@ -60,14 +60,14 @@ frontend carbon
 backend graphite
   server graphite %s %s
 `, patience, addr, backend, options), t.TempDir(), "haproxy.cfg")
-	p := Start(t, exec.Command(program, "-db", "-f", config))
+	p := start(t, exec.Command(program, "-db", "-f", config))
 	awaitListening(t, p, addr)
 	return addr
 }
 
 // haproxyWithoutBackend: it accepts and hangs up, until there is a Graphite.
 func haproxyWithoutBackend(t *testing.T, options string) {
-	graphite := StartReceiver(t, receiverSpec{}, Manner{Refuse: true})
+	graphite := startReceiver(t, receiverSpec{}, manner{Refuse: true})
 	balancer := startHAProxy(t, graphite.Addr, options, "1s")
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer), replay: "4KiB"})
 	w.counts(graphite)
@@ -80,15 +80,15 @@ func haproxyWithoutBackend(t *testing.T, options string) {
 // haproxyWithFlappingBackend: what it had acknowledged, and could give to nobody,
 // is sent again.
 func haproxyWithFlappingBackend(t *testing.T) {
-	graphite := StartReceiver(t, receiverSpec{Buffer: smallBuffer}, behind)
+	graphite := startReceiver(t, receiverSpec{Buffer: smallBuffer}, behind)
 	balancer := startHAProxy(t, graphite.Addr, "", "1s")
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + balancer)})
 	w.counts(graphite)
 	for range 3 {
 		w.sendFor("carbon", 5000, time.Second)
-		graphite.Behave(Manner{Stall: true, DropTail: true})
+		graphite.Behave(manner{Stall: true, DropTail: true})
 		w.sendFor("carbon", 5000, time.Second)
-		graphite.Behave(Manner{Refuse: true, Reset: true})
+		graphite.Behave(manner{Refuse: true, Reset: true})
 		w.sendFor("carbon", 5000, time.Second)
 		graphite.Behave(behind)
 	}
@@ -98,7 +98,7 @@ func haproxyWithFlappingBackend(t *testing.T) {
 // haproxyAndAnother: the one that works is used.
 func haproxyAndAnother(t *testing.T) {
 	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), "", "1s")
-	good := StartSink(t)
+	good := startSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
 	w.counts(good)
 	w.sendFor("carbon", 400, 10*time.Second)
@@ -111,7 +111,7 @@ func haproxyAndAnother(t *testing.T) {
 func haproxyIsSilent(t *testing.T) {
 	network := newNowhere(t, 0)
 	balancer := startHAProxy(t, fmt.Sprintf("%s:%d", network.silent, sidebyside.FreePort(t)), "", "5s")
-	good := StartSink(t)
+	good := startSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
 	w.counts(good)
 	w.sendFor("carbon", 5, 30*time.Second)
@@ -122,16 +122,16 @@ func haproxyIsSilent(t *testing.T) {
 
 // startStatsDWay starts a statsd in front of a receiver of its flushes, and a
 // daemon in front of it, by TCP.
-func startStatsDWay(t *testing.T, ttl string) (statsd *StatsD, flushes *Receiver, w *wayOut) {
-	flushes = StartSink(t)
-	statsd = StartStatsD(t, flushes.Addr)
+func startStatsDWay(t *testing.T, ttl string) (statsd *statsD, flushes *receiver, w *wayOut) {
+	flushes = startSink(t)
+	statsd = startPlainStatsD(t, flushes.Addr)
 	return statsd, flushes, startWayOut(t, daemonPlan{statsd: to("tcp://" + statsd.Addr), ttl: ttl})
 }
 
 // lives checks that a statsd counts what it is sent.
-func (s *StatsD) lives(t *testing.T, flushes *Receiver, name string) {
+func (s *statsD) lives(t *testing.T, flushes *receiver, name string) {
 	t.Helper()
-	Eventually(t, "a line that is counted", func() error {
+	eventually(t, "a line that is counted", func() error {
 		if s.hasEnded() {
 			t.Fatalf("statsd has ended:\n%s", s.Stderr.tailText())
 		}
@@ -159,8 +159,8 @@ func statsdIsStopped(t *testing.T) {
 // statsdIsStoppedLong: neither is one that pauses for long, nor does our kernel give its
 // connection up while its lines may leave.
 func statsdIsStoppedLong(t *testing.T, d time.Duration, settings string, others ...string) {
-	flushes := StartSink(t)
-	statsd := StartStatsD(t, flushes.Addr)
+	flushes := startSink(t)
+	statsd := startPlainStatsD(t, flushes.Addr)
 	w := startWayOut(t, daemonPlan{statsd: to(append([]string{"tcp://" + statsd.Addr}, others...)...) + settings, ttl: longTTL})
 	w.sendFor("statsd", 2000, 6*time.Second)
 	statsd.Signal(syscall.SIGSTOP)
@@ -172,10 +172,10 @@ func statsdIsStoppedLong(t *testing.T, d time.Duration, settings string, others 
 
 // statsdIsBackAndWeStop: a connection that only looks whether it is back does not end it.
 func statsdIsBackAndWeStop(t *testing.T) {
-	flushes := StartSink(t)
-	statsd := StartStatsD(t, flushes.Addr)
+	flushes := startSink(t)
+	statsd := startPlainStatsD(t, flushes.Addr)
 	statsd.Kill()
-	w := startWayOut(t, daemonPlan{statsd: to("tcp://"+statsd.Addr, StartReceiver(t, receiverSpec{}, Manner{}).URL)})
+	w := startWayOut(t, daemonPlan{statsd: to("tcp://"+statsd.Addr, startReceiver(t, receiverSpec{}, manner{}).URL)})
 	for i := range 3 {
 		w.sendFor("statsd", 100, 3*time.Second)
 		statsd.Restart(t)
@@ -184,7 +184,7 @@ func statsdIsBackAndWeStop(t *testing.T) {
 		statsd.lives(t, flushes, fmt.Sprintf("after.stop.%d", i))
 		statsd.Kill()
 		w.start()
-		awaitListening(t, w.current().Process, w.at.statsd)
+		awaitListening(t, w.current().process, w.at.statsd)
 	}
 }
 
@@ -198,32 +198,32 @@ func statsdSurvivesUs(t *testing.T) {
 			defer close(sent)
 			w.sendFor("statsd", 10_000, 3*time.Second)
 		}()
-		if !w.within(Patience, func() bool { return w.lines.written() > before+5000 }) {
+		if !w.within(patience, func() bool { return w.lines.written() > before+5000 }) {
 			t.Fatal("nothing is sent")
 		}
 		if i == 1 { // also while it has more to read than it can
 			statsd.Signal(syscall.SIGSTOP)
-			w.within(Patience, func() bool { return w.lines.written() > before+15_000 })
+			w.within(patience, func() bool { return w.lines.written() > before+15_000 })
 		}
 		w.kill()
 		statsd.Signal(syscall.SIGCONT)
 		<-sent
 		statsd.lives(t, flushes, fmt.Sprintf("after.kill.%d", i))
 		w.start()
-		awaitListening(t, w.current().Process, w.at.statsd)
+		awaitListening(t, w.current().process, w.at.statsd)
 	}
 }
 
 // statsdHealth: by UDP, its management port proves that it works again, long
 // before a refused address would be tried.
 func statsdHealth(t *testing.T) {
-	flushes, second := StartSink(t), StartReceiver(t, receiverSpec{Network: "udp"}, Manner{})
-	first := StartStatsD(t, flushes.Addr)
+	flushes, second := startSink(t), startReceiver(t, receiverSpec{Network: "udp"}, manner{})
+	first := startPlainStatsD(t, flushes.Addr)
 	w := startWayOut(t, daemonPlan{statsd: to(fmt.Sprintf("udp://%s?health=%d", first.Addr, first.Console), second.URL)})
 	first.Kill()
 	w.sendUntilArrives("statsd", second)
 	first.Restart(t)
-	Eventually(t, "the first is used again", func() error {
+	eventually(t, "the first is used again", func() error {
 		status, err := w.current().Status()
 		if err == nil && !status.Upstreams[0].Up {
 			err = fmt.Errorf("it isn't: %+v", status.Upstreams)
@@ -235,7 +235,7 @@ func statsdHealth(t *testing.T) {
 // carbonCacheIsFull: it stops to read, and is neither reset nor left with
 // connections that nobody has. (Without tags, which it would send to a Graphite over sockets of its own.)
 func carbonCacheIsFull(t *testing.T) {
-	carbon := NewCarbonCache(t, "ENABLE_TAGS = False", "MAX_CACHE_SIZE = 500", "MAX_UPDATES_PER_SECOND = 20", "MAX_CREATES_PER_MINUTE = 600", "USE_FLOW_CONTROL = True")
+	carbon := newCarbonCache(t, "ENABLE_TAGS = False", "MAX_CACHE_SIZE = 500", "MAX_UPDATES_PER_SECOND = 20", "MAX_CREATES_PER_MINUTE = 600", "USE_FLOW_CONTROL = True")
 	carbon.Start(t)
 	w := startWayOut(t, daemonPlan{carbon: to("tcp://" + carbon.Addr)})
 	up := w.awaitUp("tcp://" + carbon.Addr)
@@ -256,7 +256,7 @@ func carbonCacheIsFull(t *testing.T) {
 }
 
 // sockets returns how many sockets the server has.
-func (c *CarbonCache) sockets(t *testing.T) (n int) {
+func (c *carbonCache) sockets(t *testing.T) (n int) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.cmd.Process.Pid))
 	if err != nil || len(files) == 0 {
@@ -272,19 +272,19 @@ func (c *CarbonCache) sockets(t *testing.T) (n int) {
 
 // A tlsServer starts a server with TLS that passes lines on to a receiver, and
 // returns where it listens.
-type tlsServer func(t *testing.T, pair keyPair, receiver, addr string) *Process
+type tlsServer func(t *testing.T, pair keyPair, receiver, addr string) *process
 
-func stunnel(t *testing.T, pair keyPair, receiver, addr string) *Process {
+func stunnel(t *testing.T, pair keyPair, receiver, addr string) *process {
 	return startStunnel(t, fmt.Sprintf("accept = %s\nconnect = %s\ncert = %s\nkey = %s\n", addr, receiver, pair.cert, pair.key))
 }
 
-func startStunnel(t *testing.T, service string) *Process {
+func startStunnel(t *testing.T, service string) *process {
 	program := lookPath(t, "stunnel", "stunnel4")
 	config := writeFile(t, "foreground = yes\npid =\n[carbon]\n"+service, t.TempDir(), "stunnel.conf")
-	return Start(t, exec.Command(program, config))
+	return start(t, exec.Command(program, config))
 }
 
-func carbonCRelayTLS(t *testing.T, pair keyPair, receiver, addr string) *Process {
+func carbonCRelayTLS(t *testing.T, pair keyPair, receiver, addr string) *process {
 	program := lookPath(t, "carbon-c-relay", "carbon-c-relay")
 	dir := t.TempDir()
 	var both []byte
@@ -298,14 +298,14 @@ func carbonCRelayTLS(t *testing.T, pair keyPair, receiver, addr string) *Process
 	pem := writeFile(t, string(both), dir, "relay.pem")
 	text := fmt.Sprintf("cluster receiver forward %s;\nmatch * send to receiver stop;\nlisten type linemode transport plain ssl %s %s proto tcp;\n", receiver, pem, addr)
 	config := writeFile(t, text, dir, "relay.conf")
-	return Start(t, exec.Command(program, "-f", config, "-s"))
+	return start(t, exec.Command(program, "-f", config, "-s"))
 }
 
 // realTLS: lines arrive, and when the server is killed under load, none is lost.
 func realTLS(t *testing.T, start tlsServer) {
 	ca := newAuthority(t)
 	pair := ca.issue("127.0.0.1", time.Hour)
-	graphite := StartReceiver(t, receiverSpec{}, behind)
+	graphite := startReceiver(t, receiverSpec{}, behind)
 	addr := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	server := start(t, pair, graphite.Addr, addr)
 	awaitListening(t, server, addr)
@@ -318,7 +318,7 @@ func realTLS(t *testing.T, start tlsServer) {
 			w.sendFor("carbon", 5000, 2*time.Second)
 		}()
 		before := w.lines.arrivals(true)
-		if !w.within(Patience, func() bool { return w.lines.arrivals(true) > before+2000 }) {
+		if !w.within(patience, func() bool { return w.lines.arrivals(true) > before+2000 }) {
 			t.Fatal("no lines arrive")
 		}
 		server.Kill()
@@ -331,7 +331,7 @@ func realTLS(t *testing.T, start tlsServer) {
 func stunnelWantsCertificate(t *testing.T) {
 	ca := newAuthority(t)
 	pair := ca.issue("127.0.0.1", time.Hour)
-	graphite := StartReceiver(t, receiverSpec{}, behind)
+	graphite := startReceiver(t, receiverSpec{}, behind)
 	addr := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	p := startStunnel(t, fmt.Sprintf("accept = %s\nconnect = %s\ncert = %s\nkey = %s\nCAfile = %s\nverifyChain = yes\n", addr, graphite.Addr, pair.cert, pair.key, ca.file))
 	awaitListening(t, p, addr)
@@ -342,7 +342,7 @@ func stunnelWantsCertificate(t *testing.T) {
 
 	none := startWayOut(t, daemonPlan{carbon: to("tls://"+addr) + ", " + trust(ca)})
 	none.send("carbon", 1000, 10)
-	Eventually(t, "a reason", func() error {
+	eventually(t, "a reason", func() error {
 		if u, err := none.upstream("tls://" + addr); err != nil || u.Up || !strings.Contains(u.Reason, "certificate") && !strings.Contains(u.Reason, "handshake") {
 			return fmt.Errorf("the status says of it %+v (%v), want that a certificate is missing", u, err)
 		}

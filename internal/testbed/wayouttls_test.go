@@ -46,8 +46,8 @@ var tlsScenarios = []scenario{
 	}},
 	{"tls with rotated files", tlsRotates},
 
-	{"a server with tls hangs up", func(t *testing.T) { tlsHangsUp(t, Manner{HangUp: 300 * time.Millisecond}) }},
-	{"a server with tls resets", func(t *testing.T) { tlsHangsUp(t, Manner{HangUp: 300 * time.Millisecond, Reset: true}) }},
+	{"a server with tls hangs up", func(t *testing.T) { tlsHangsUp(t, manner{HangUp: 300 * time.Millisecond}) }},
+	{"a server with tls resets", func(t *testing.T) { tlsHangsUp(t, manner{HangUp: 300 * time.Millisecond, Reset: true}) }},
 	{"a server with tls ends in mid-record", func(t *testing.T) { tlsIsCut(t, false) }},
 	{"a server with tls resets in mid-record", func(t *testing.T) { tlsIsCut(t, true) }},
 	{"a server with tls is killed with what it has not read", tlsIsKilled},
@@ -66,9 +66,9 @@ func trustAs(ca *authority, client keyPair) string {
 
 // startTLS starts a receiver with TLS, and a daemon that sends Carbon lines to
 // it and trusts it.
-func startTLS(t *testing.T, m Manner, replay string) (*Receiver, *wayOut) {
+func startTLS(t *testing.T, m manner, replay string) (*receiver, *wayOut) {
 	ca := newAuthority(t)
-	server := StartReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, nil)}, m)
+	server := startReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, nil)}, m)
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + ", " + trust(ca), replay: replay})
 	w.counts(server)
 	return server, w
@@ -76,7 +76,7 @@ func startTLS(t *testing.T, m Manner, replay string) (*Receiver, *wayOut) {
 
 func tlsWorks(t *testing.T, protocol string) {
 	ca := newAuthority(t)
-	server := StartReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, nil)}, Manner{})
+	server := startReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, nil)}, manner{})
 	p := plan(protocol, server.URL)
 	for _, upstreams := range []*string{&p.carbon, &p.statsd} {
 		if *upstreams != "" {
@@ -93,7 +93,7 @@ func tlsWorks(t *testing.T, protocol string) {
 
 func tlsWithClientCertificate(t *testing.T) {
 	ca := newAuthority(t)
-	server := StartReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, ca)}, Manner{})
+	server := startReceiver(t, receiverSpec{TLS: ca.issue("127.0.0.1", time.Hour).server(t, ca)}, manner{})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + ", " + trustAs(ca, ca.issue("homer", time.Hour))})
 	w.counts(server)
 	w.send("carbon", 1000, 100)
@@ -102,7 +102,7 @@ func tlsWithClientCertificate(t *testing.T) {
 
 func tlsWithServerName(t *testing.T) {
 	ca := newAuthority(t)
-	server := StartReceiver(t, receiverSpec{TLS: ca.issue("graphite.test", time.Hour).server(t, nil)}, Manner{})
+	server := startReceiver(t, receiverSpec{TLS: ca.issue("graphite.test", time.Hour).server(t, nil)}, manner{})
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + fmt.Sprintf(", tls: {ca: %q, server_name: graphite.test}", ca.file)})
 	w.counts(server)
 	w.send("carbon", 1000, 100)
@@ -112,7 +112,7 @@ func tlsWithServerName(t *testing.T) {
 // tlsIsRefused: no line leaves, the second of the list is used, and the status and
 // the log say why.
 func tlsIsRefused(t *testing.T, server *tls.Config, config, reason string) {
-	first, second := StartReceiver(t, receiverSpec{TLS: server}, Manner{}), StartSink(t)
+	first, second := startReceiver(t, receiverSpec{TLS: server}, manner{}), startSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to(first.URL, second.URL) + ", " + config})
 	w.counts(second)
 	w.send("carbon", 100, 300)
@@ -131,14 +131,14 @@ func tlsIsRefused(t *testing.T, server *tls.Config, config, reason string) {
 // tlsRotates: the files are read at each connection.
 func tlsRotates(t *testing.T) {
 	old, next := newAuthority(t), newAuthority(t)
-	server := StartReceiver(t, receiverSpec{TLS: old.issue("127.0.0.1", time.Hour).server(t, old)}, Manner{})
+	server := startReceiver(t, receiverSpec{TLS: old.issue("127.0.0.1", time.Hour).server(t, old)}, manner{})
 	client := old.issue("homer", time.Hour)
 	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + ", " + trustAs(old, client)})
 	w.counts(server)
 	w.send("carbon", 1000, 100)
 	w.awaitArrivals("carbon", 100)
 
-	server.Behave(Manner{Refuse: true})
+	server.Behave(manner{Refuse: true})
 	server.server.mu.Lock()
 	server.server.spec.TLS = next.issue("127.0.0.1", time.Hour).server(t, next)
 	server.server.mu.Unlock()
@@ -148,32 +148,32 @@ func tlsRotates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.send("carbon", 1000, 100)
 	w.awaitDelivered("carbon")
 	w.awaitArrivals("carbon", 200)
 }
 
 // tlsHangsUp: as without TLS.
-func tlsHangsUp(t *testing.T, m Manner) {
+func tlsHangsUp(t *testing.T, m manner) {
 	m.Lose = true
 	server, w := startTLS(t, m, "4KiB")
 	w.sendFor("carbon", 2000, 5*time.Second)
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 	w.saidOnce(server.Addr)
 }
 
 // tlsIsCut: what came of a record that is not whole is no line.
 func tlsIsCut(t *testing.T, reset bool) {
-	server, w := startTLS(t, Manner{}, "256KiB")
+	server, w := startTLS(t, manner{}, "256KiB")
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		w.sendFor("carbon", 2000, 4*time.Second)
 	}()
 	for cut := 5000; ; cut += 7777 {
-		server.Behave(Manner{CutAfter: cut, Reset: reset})
+		server.Behave(manner{CutAfter: cut, Reset: reset})
 		came := server.Connections()
 		if !w.within(6*time.Second, func() bool { return server.Connections() > came || isClosed(sent) }) {
 			t.Fatal("no connection comes")
@@ -182,7 +182,7 @@ func tlsIsCut(t *testing.T, reset bool) {
 			break
 		}
 	}
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 }
 
@@ -198,25 +198,25 @@ func isClosed(c <-chan struct{}) bool {
 // tlsIsKilled: what its kernel had acknowledged, and it had not read, is sent
 // again.
 func tlsIsKilled(t *testing.T) {
-	server, w := startTLS(t, Manner{}, "4MiB")
+	server, w := startTLS(t, manner{}, "4MiB")
 	for range 3 {
 		w.awaitUp(server.URL)
-		server.Behave(Manner{Stall: true})
+		server.Behave(manner{Stall: true})
 		w.sendFor("carbon", 20_000, time.Second)
-		server.Behave(Manner{Refuse: true, Reset: true})
-		server.Behave(Manner{})
+		server.Behave(manner{Refuse: true, Reset: true})
+		server.Behave(manner{})
 	}
 	w.awaitDelivered("carbon")
 }
 
 // tlsPauses: the connection stays.
 func tlsPauses(t *testing.T) {
-	server, w := startTLS(t, Manner{}, "4MiB")
+	server, w := startTLS(t, manner{}, "4MiB")
 	w.send("carbon", 1000, 100)
 	w.awaitArrivals("carbon", 100)
-	server.Behave(Manner{Stall: true})
+	server.Behave(manner{Stall: true})
 	w.sendFor("carbon", 20_000, 6*time.Second)
-	server.Behave(Manner{})
+	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 	if n := server.Connections(); n != 1 {
 		t.Errorf("%d connections came, want one that lasts", n)
@@ -226,7 +226,7 @@ func tlsPauses(t *testing.T) {
 // tlsNeverShakesHands: it accepts connections, and says nothing.
 func tlsNeverShakesHands(t *testing.T) {
 	ca := newAuthority(t)
-	first, second := StartReceiver(t, receiverSpec{TLS: &tls.Config{}}, Manner{Stall: true}), StartSink(t)
+	first, second := startReceiver(t, receiverSpec{TLS: &tls.Config{}}, manner{Stall: true}), startSink(t)
 	w := startWayOut(t, daemonPlan{carbon: to(first.URL, second.URL) + ", " + trust(ca)})
 	w.counts(second)
 	w.send("carbon", 100, 300)
@@ -245,7 +245,7 @@ func tlsShakesHandsSlowly(t *testing.T) {
 		<-time.After(4 * time.Second)
 		return nil, nil
 	}
-	first, second := StartReceiver(t, receiverSpec{TLS: config}, Manner{}), StartReceiver(t, receiverSpec{}, Manner{Refuse: true})
+	first, second := startReceiver(t, receiverSpec{TLS: config}, manner{}), startReceiver(t, receiverSpec{}, manner{Refuse: true})
 	w := startWayOut(t, daemonPlan{carbon: to(first.URL, second.URL) + ", " + trust(ca)})
 	w.counts(first)
 	w.send("carbon", 1000, 100)

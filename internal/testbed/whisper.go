@@ -7,13 +7,13 @@ import (
 	"os"
 )
 
-// A Point is one stored value.
-type Point struct {
+// An archivePoint is one stored value.
+type archivePoint struct {
 	Time  int64 // Unix seconds
 	Value float64
 }
 
-// ReadWhisper returns the points of the finest archive of a whisper file, in the
+// readWhisper returns the points of the finest archive of a whisper file, in the
 // order of the ring. The file, all big-endian:
 //
 //	aggregation u32 · longest retention u32 · x-files factor f32 · archives u32
@@ -21,7 +21,7 @@ type Point struct {
 //	then for each point:   time u32 (0: none) · value f64
 //
 // https://github.com/graphite-project/whisper/blob/master/whisper.py
-func ReadWhisper(path string) ([]Point, error) {
+func readWhisper(path string) ([]archivePoint, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -46,10 +46,10 @@ func ReadWhisper(path string) ([]Point, error) {
 	if err := binary.Read(r, binary.BigEndian, ring); err != nil {
 		return nil, fmt.Errorf("%s: %d points: %w", path, header.Points, err)
 	}
-	var points []Point
+	var points []archivePoint
 	for _, p := range ring {
 		if p.Time != 0 {
-			points = append(points, Point{int64(p.Time), p.Value})
+			points = append(points, archivePoint{int64(p.Time), p.Value})
 		}
 	}
 	return points, nil
