@@ -75,7 +75,7 @@ func checkName(dst, out []byte, result Result) ([]byte, Result) {
 	if isUsual(name) {
 		return out, result
 	}
-	if path, tagged, ok := series(name); !ok || !tagged && len(path) > maxNode && !isStorable(path) {
+	if path, tagged, ok := series(name); !ok || !tagged && len(path) > maxNode && !Carbon.isStorable(path) {
 		return dst, BadPath
 	}
 	return out, result

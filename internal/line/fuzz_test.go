@@ -115,7 +115,11 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 			return "", BadRate
 		}
 	}
-	return twinRewrite(r, StatsD, name, path, line)
+	out, result := twinRewrite(r, StatsD, name, path, line)
+	if result.Appended() && result != Held && !twinKept(strings.TrimSuffix(out, "\n")) {
+		return "", BadPath
+	}
+	return out, result
 }
 
 // twinCounts is statsd's handlePacket and is_valid_packet: whether any metric
@@ -171,6 +175,18 @@ func twinStorable(path string) bool {
 	if serverpath.IsTagged(metric) {
 		return true
 	}
+	return storable(metric)
+}
+
+// twinKept says whether a carbon behind statsd has a file for what statsd makes of a line.
+func twinKept(line string) bool {
+	bits, tags, _ := strings.Cut(line, "|#")
+	name, _, _ := strings.Cut(bits, ":")
+	key := serverpath.StatsD(line, false)[0].Key
+	return len(name)+len(tags) <= MaxLen-300 && (strings.Contains(key, ";") || storable(key))
+}
+
+func storable(metric string) bool {
 	nodes := strings.FieldsFunc(metric, func(c rune) bool { return c == '.' || c == '/' })
 	return len(metric) <= 4000 && len(nodes) <= 950 && !slices.ContainsFunc(nodes, func(n string) bool { return len(n) > 250 })
 }

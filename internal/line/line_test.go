@@ -274,6 +274,22 @@ var statsdRows = []row{
 	{"host.constructor:1|ms", "Denali.constructor:1|ms", Rewritten},
 
 	same("_tagged.abc.def.x:1|g", BadPath),
+
+	// A carbon behind statsd can have no file, for what statsd makes of it.
+	same(strings.Repeat("x", 250)+":1|c", Free),
+	same(strings.Repeat("x", 251)+":1|c", BadPath),
+	same(strings.Repeat("x", 251)+".a:1|g", BadPath),
+	same("a."+strings.Repeat("x/", 126)+":1|ms", BadPath), // a '-' each
+	same("a."+strings.Repeat(" \u00a0x", 125)+"("+":1|ms", Free),
+	same(strings.Repeat("x.", 500)+"y:1|c", Free),
+	same(strings.Repeat("a.", 950)+"b:1|c", BadPath),
+	same(strings.Repeat("a......", 600)+"b:1|c", BadPath),
+	same("x;a="+strings.Repeat("b", 300)+":1|c", Free), // its file is named by a hash
+	same(strings.Repeat("x", 300)+":1|c|#a:b", Free),
+	same("x;a="+strings.Repeat("b", MaxLen-100)+":1|c", BadPath), // no line of carbon, with what statsd adds
+	same("x:1|c|#a:"+strings.Repeat("b", MaxLen-100), BadPath),
+	same("x:"+strings.Repeat("1|c:", 1000)+"1|c", Free),
+	{"host." + strings.Repeat("x", 251) + ":1|c", "", BadPath},
 	same("\xba\xc7:x|1", Free), // an empty name
 	same("_tagged:1|g", Free),
 }
@@ -519,12 +535,12 @@ func TestTooLong(t *testing.T) {
 		rows []row
 	}{
 		{"statsd", hostRules.Rewriter(StatsD, "Denali"), []row{
-			same(pad(MaxLen, "x", ":1|c"), Free),
-			same(pad(MaxLen+1, "x", ":1|c"), TooLong),
+			same(pad(MaxLen, "x:1|c|", ""), Free),
+			same(pad(MaxLen+1, "x:1|c|", ""), TooLong),
 			same(pad(MaxLen, "_e{1,1}:", "|y"), Free),
 			same(pad(MaxLen+1, "_e{1,1}:", "|y"), TooLong),
-			{pad(MaxLen-2, "host.", ":1|c"), pad(MaxLen, "Denali.", ":1|c"), Rewritten},
-			same(pad(MaxLen-1, "host.", ":1|c"), TooLong),
+			{pad(MaxLen-2, "host.x:1|c|", ""), pad(MaxLen, "Denali.x:1|c|", ""), Rewritten},
+			same(pad(MaxLen-1, "host.x:1|c|", ""), TooLong),
 			same(pad(MaxLen+1, "x", "\x00"), Control),
 			same(pad(MaxLen+1, "x", ""), NoValue),
 		}},
@@ -540,9 +556,9 @@ func TestTooLong(t *testing.T) {
 			same(pad(MaxLen+1, "x", " 1 2\xff"), BadUTF8),
 		}},
 		{"short name", short.Rewriter(StatsD, "K2"), []row{
-			{pad(MaxLen+10, "servers.host.", ":1|c"), pad(MaxLen, "K2.", ":1|c"), Rewritten},
-			same(pad(MaxLen+11, "servers.host.", ":1|c"), TooLong),
-			same(pad(MaxLen+1, "K2.", ":1|c"), TooLong),
+			{pad(MaxLen+10, "servers.host.x:1|c|", ""), pad(MaxLen, "K2.x:1|c|", ""), Rewritten},
+			same(pad(MaxLen+11, "servers.host.x:1|c|", ""), TooLong),
+			same(pad(MaxLen+1, "K2.x:1|c|", ""), TooLong),
 			same(pad(MaxLen+10, "Denali.", ":1|c"), ForeignName),
 			same(pad(MaxLen+11, "Denali.", ":1|c"), TooLong),
 		}},
@@ -551,8 +567,8 @@ func TestTooLong(t *testing.T) {
 			same(pad(MaxLen+11, "servers.host.", ":1|c"), TooLong),
 			same(pad(MaxLen+10, "Denali.", ":1|c"), Held),
 			same(pad(MaxLen+11, "Denali.", ":1|c"), TooLong),
-			same(pad(MaxLen, "x", ":1|c"), Free),
-			same(pad(MaxLen+1, "x", ":1|c"), TooLong),
+			same(pad(MaxLen, "x:1|c|", ""), Free),
+			same(pad(MaxLen+1, "x:1|c|", ""), TooLong),
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) { checkRows(t, tt.w, tt.rows) })
@@ -586,8 +602,8 @@ func TestRules(t *testing.T) {
 			{"Denali.cpu:1|c", "Denali.Denali.cpu:1|c", Rewritten},
 			same("MtLogan.cpu:1|c", ForeignName),
 			same("_e{1,1}:a|b", Free),
-			{pad(MaxLen-7, "x", ":1|c"), pad(MaxLen, "Denali.x", ":1|c"), Rewritten},
-			same(pad(MaxLen-6, "x", ":1|c"), TooLong),
+			{pad(MaxLen-7, "x:1|c|", ""), pad(MaxLen, "Denali.x:1|c|", ""), Rewritten},
+			same(pad(MaxLen-6, "x:1|c|", ""), TooLong),
 		}},
 		{"prefix, no name", rules("host", "{name}", PrefixUnmatched).Rewriter(StatsD, ""), []row{
 			same("app.cpu:1|c", Held),

@@ -229,22 +229,28 @@ const (
 	maxNodes = 950
 )
 
-// isStorable says whether carbon can have a file for path, which is long.
-func isStorable(path []byte) bool {
-	nodes, begin := 0, 0
-	for i := range len(path) + 1 {
-		if i < len(path) && !isSeparator(Carbon, path[i]) {
+// isStorable says whether carbon can have a file for path, which is long, as p's server writes
+// it.
+func (p Protocol) isStorable(path []byte) bool {
+	length, nodes, node := 0, 0, 0
+	for len(path) > 0 {
+		c, size := p.next(path)
+		path = path[size:]
+		switch {
+		case c == 0:
 			continue
+		case c == '.':
+			node = 0
+		default:
+			if node++; node == 1 {
+				nodes++
+			}
 		}
-		if i-begin > maxNode {
+		if length++; node > maxNode {
 			return false
 		}
-		if i > begin {
-			nodes++
-		}
-		begin = i + 1
 	}
-	return len(path) <= maxPath && nodes <= maxNodes
+	return length <= maxPath && nodes <= maxNodes
 }
 
 // series reads name as carbon's and graphite-web's TaggedSeries.parse do. path is what its

@@ -44,10 +44,24 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	}
 	e, cut := w.edit(name)
 	out, result := e.append(dst, line, cut)
-	if found&high != 0 && w.isMisread(out, len(dst), result) {
+	if found&high != 0 && w.isMisread(out, len(dst), result) || len(line) > maxNode && result < Held && !w.isKept(out[len(dst):]) {
 		return dst, BadPath
 	}
 	return out, result
+}
+
+// maxName is how long the name and the tags of a series may be in a line that statsd sends to
+// carbon, in bytes: the rest is what it adds.
+const maxName = MaxLen - 300
+
+// isKept says whether a carbon behind statsd can keep the series of a long line that leaves: if
+// not, each flush costs others theirs, or what stands behind it. What becomes points is looked
+// at as such.
+func (w *Rewriter) isKept(line []byte) bool {
+	metrics, tags, _ := bytes.Cut(line[:len(line)-1], []byte("|#"))
+	name, _, _ := bytes.Cut(metrics, []byte(":"))
+	tagged := len(tags) > 0 || bytes.IndexByte(name, ';') >= 0
+	return w.points || len(name)+len(tags) <= maxName && (tagged || StatsD.isStorable(name))
 }
 
 // CutOwn cuts a line that is to become points (Rules.Points) into what stands between from and
