@@ -314,13 +314,34 @@ func TestMeantSizes(t *testing.T) {
 	}
 }
 
+// A duration that was meant is told as it was meant, if the key takes it.
+func TestMeantDurations(t *testing.T) {
+	for text, want := range map[string]string{
+		"5": "5ms", "5MS": "5ms", "5 ms": "5ms", "1000": "1000ms", "5000": "0 to 1s; 5ms suits most", "1h1": "0 to 1s; 5ms suits most", "1d": "0 to 1s; 5ms suits most", "off": "0 is never, where that makes sense",
+	} {
+		if got := durationHint("coalesce", text); got != want {
+			t.Errorf("coalesce: %q: got %q, want %q", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{"15": "15s", "15 secs": "15s", "2 minutes": "2m", "2min": "2m", "2": "5s to 1h; 15s suits most", "1 day": "5s to 1h; 15s suits most", "never": "5s to 1h; 15s suits most"} {
+		if got := durationHint("membership.ttl", text); got != want {
+			t.Errorf("ttl: %q: got %q, want %q", text, got, want)
+		}
+	}
+	for text, want := range map[string]string{"1 month": "write a number with a unit, like 5ms, 15s or 10m", "2w": "336h", "1 h": "1h", "30": "30s", "10 min": "10m"} {
+		if got := durationHint("listen.idle_timeout", text); got != want {
+			t.Errorf("idle_timeout: %q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 // An address that was meant is told as it was meant.
 func TestMeantAddresses(t *testing.T) {
 	for text, want := range map[string]string{
 		"TCP://a:1": "tcp://a:1", "tcp//a:1": "tcp://a:1", "udp:a:1": "udp://a:1", "tls:/a:1": "tls://a:1", "a:": "udp://a:8125", "udp://a:": "udp://a:8125",
 		" udp://a:1 ": "udp://a:1", "udp://::1:8125": "udp://[::1]:8125", "::1": "udp://[::1]:8125", "tcp://fe80::1%eth0:1": "tcp://[fe80::1%eth0]:1",
 		"udpserver:1": "udp://udpserver:1", "a.b": "udp://a.b:8125", "http://a/": "udp://a:8125", "8125": "udp://localhost:8125", "": "udp://localhost:8125",
-		"::": "udp://[::]:8125", "/run/s": "unixgram:///run/s", "unixgram:/run/s": "unixgram:///run/s",
+		"::": "udp://[::]:8125", "/run/s": "unixgram:///run/s", "unixgram:/run/s": "unixgram:///run/s", "unixpacket:///s": "unixgram:///s", "uds:///s": "unixgram:///s",
 	} {
 		if got := addressHint("forward.statsd.to[0]", text, parses(address.ParseUpstream)); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding"
 	"fmt"
+	"math"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -83,12 +85,10 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 		return "to: [carbon:]; where its points go says forward.carbon.to"
 	}
 	if m := somePath.FindStringSubmatch(text); m != nil {
-		network := cmp.Or(strings.ToLower(m[1]), "unix")
-		switch { // each protocol has one kind
-		case strings.HasPrefix(path, "forward.statsd."):
+		network := "unix"
+		isForward := strings.HasPrefix(path, "forward.") // where each protocol has one kind
+		if isForward && scheme == "udp" || !isForward && strings.Contains(strings.ToLower(m[1]), "gram") {
 			network = "unixgram"
-		case strings.HasPrefix(path, "forward."):
-			network = "unix"
 		}
 		return first(isAddress, network+":///"+m[2])
 	}
@@ -111,7 +111,7 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 }
 
 // somePath finds what was meant to be the address of a unix socket.
-var somePath = regexp.MustCompile(`(?i)^(?:(unix|unixgram):/*|/)([^/].*)$`)
+var somePath = regexp.MustCompile(`(?i)^(?:(unix[a-z-]*|uds|file):/*|/)([^/].*)$`)
 
 // someScheme finds what was meant to be the scheme of an address, and is in its first group if
 // it may be one.
@@ -159,34 +159,38 @@ func endpointHint(text string) string {
 
 // durationHint is the duration that text may have meant.
 func durationHint(path, text string) string {
-	unit := "s"
-	if path == "coalesce" {
-		unit = "ms"
+	unit, least, most, otherwise := "s", time.Duration(0), time.Duration(math.MaxInt64), "write a number with a unit, like 5ms, 15s or 10m"
+	switch path {
+	case "coalesce":
+		unit, most, otherwise = "ms", inlet.MaxCoalesce, "0 to 1s; 5ms suits most"
+	case "membership.ttl":
+		least, most, otherwise = 5*time.Second, time.Hour, "5s to 1h; 15s suits most"
 	}
-	switch word := strings.ToLower(text); {
-	case !isOff(word) && word != "unlimited" && word != "infinite":
-	case path == "membership.ttl":
-		return "5s to 1h; 15s suits most"
-	default:
+	text = strings.ToLower(text)
+	if (isOff(text) || text == "unlimited" || text == "infinite") && least == 0 {
 		return "0 is never, where that makes sense"
 	}
-	if m := inWords.FindStringSubmatch(strings.ToLower(text)); m != nil {
+	meant := text + unit
+	if m := inWords.FindStringSubmatch(text); m != nil {
 		n, _ := strconv.Atoi(m[1])
-		switch m[2] {
+		switch meant = m[1] + m[2] + m[3]; m[2] {
 		case "mil":
-			return m[1] + "ms"
+			meant = m[1] + "ms"
 		case "d":
-			return strconv.Itoa(24*n) + "h"
+			meant = strconv.Itoa(24*n) + "h"
 		case "w":
-			return strconv.Itoa(7*24*n) + "h"
+			meant = strconv.Itoa(7*24*n) + "h"
 		}
-		return m[1] + m[2]
 	}
-	return cmp.Or(first(parses(time.ParseDuration), text+unit), "write a number with a unit, like 5ms, 15s or 10m")
+	isSound := func(s string) bool {
+		d, err := time.ParseDuration(s)
+		return err == nil && least <= d && d <= most
+	}
+	return cmp.Or(first(isSound, meant), otherwise)
 }
 
 // inWords finds a duration as people write it: 15 sec, 2 minutes, 1d.
-var inWords = regexp.MustCompile(`^(\d{1,6})\s*(ms|mil|[smhdw])[a-z]*$`)
+var inWords = regexp.MustCompile(`^(\d{1,6})\s*(?:(ms|mil|[shdw])[a-z]*|(m)(?:in[a-z]*)?)$`)
 
 // listHint shows how to write n as the list v.
 func listHint(path string, n *yaml.Node, v reflect.Value) string {

@@ -61,7 +61,7 @@ func (a Address) IsUnix() bool { return a.Network == "unix" || a.Network == "uni
 // IsLocal says whether only this host can reach a listener there.
 func (a Address) IsLocal() bool {
 	ip := net.ParseIP(a.Host)
-	return a.Path != "" || strings.EqualFold(a.Host, "localhost") || ip != nil && ip.IsLoopback()
+	return a.Path != "" || a.Host == localhost || ip != nil && ip.IsLoopback()
 }
 
 // MarshalText is String, as a text.
@@ -94,6 +94,8 @@ func Parse(s string) (Address, error) {
 	return Address{}, fmt.Errorf("unknown scheme %q in %q (use udp, tcp, unix or unixgram; stdout: for an upstream)", network, s)
 }
 
+const localhost = "localhost" // two addresses
+
 func parseHostPort(network, rest string) (Address, error) {
 	host, port, err := net.SplitHostPort(rest)
 	if err != nil {
@@ -102,14 +104,22 @@ func parseHostPort(network, rest string) (Address, error) {
 	if !IsHost(host) {
 		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://localhost:8125)", host, network)
 	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() && ip.Zone() != "" {
-		host = ip.WithZone("").String() // which is the same
-	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one for a listener)", port)
 	}
-	return Address{Network: network, Host: host, Port: int(n)}, nil
+	return Address{Network: network, Host: usual(host), Port: int(n)}, nil
+}
+
+// usual returns the usual spelling of this host.
+func usual(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+		return ip.WithZone("").String()
+	}
+	if strings.EqualFold(strings.TrimSuffix(host, "."), localhost) {
+		return localhost
+	}
+	return host
 }
 
 // IsHost says whether host may be a name or an address; "" may.
@@ -142,7 +152,7 @@ func parseUnix(network, rest string) (Address, error) {
 	a := Address{Network: network, Path: path}
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return Address{}, fmt.Errorf("%q: %w", query, err)
+		return Address{}, fmt.Errorf("%q: %w (write options like ?mode=0660&group=adm)", query, err)
 	}
 	for key, v := range values {
 		if len(v) > 1 {
@@ -229,7 +239,7 @@ func realPath(path string) string {
 // IPv4, too.
 func (a Address) hosts() []netip.Addr {
 	switch {
-	case strings.EqualFold(a.Host, "localhost"):
+	case a.Host == localhost:
 		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
 	case a.Host == "":
 		return []netip.Addr{netip.IPv6Unspecified()}

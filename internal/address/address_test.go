@@ -62,7 +62,7 @@ func TestParseRefuses(t *testing.T) {
 	for _, s := range []string{
 		"unix:///s?group=-1", "unix:///s?group=4294967295", "unix:///s?group=99999999999", "unix:///s?group=", "unix:///s?group=a/b",
 		"unix:///s?mode=0660&mode=0666", "unix:///s?group=a&group=b", "unix:///s?mode=", "unix:///s?mode=0o660", "unix:///s?mode=1660",
-		"unix:///s?mode=6", "unix:///s?mode=000", "unix:///s?mode=00660", "unix:///s?owner=me",
+		"unix:///s?mode=6", "unix:///s?mode=000", "unix:///s?mode=00660", "unix:///s?owner=me", "unix:///s?mode=0660;group=adm", "unix:///s?mode=%zz",
 		"unix://" + long, "unixgram://" + long, "unix:///run/", "unix:///", "unix://run/s", "unix:///run/\x00s", "unix:///run/\x1bs",
 		"udp://local host:8125", "udp://127.0.0:8125", "udp://256.0.0.1:8125", "udp://localhost/:8125", "udp://a,b:8125", "udp://a!:8125", "udp://{a}:8125", "udp://localhost:+1",
 	} {
@@ -97,6 +97,7 @@ func TestTakes(t *testing.T) {
 	}{
 		{"udp://localhost:1", "udp://localhost:1", true},
 		{"udp://localhost:1", "udp://LOCALHOST:1", true},
+		{"udp://127.0.0.1:1", "udp://Localhost.:1", true},
 		{"udp://localhost:1", "udp://127.0.0.1:1", true},
 		{"udp://localhost:1", "udp://[::1]:1", true},
 		{"udp://localhost:1", "udp://0.0.0.0:1", true},

@@ -73,7 +73,7 @@ func (u Upstream) Reaches(own Address) bool {
 		to.Network = "tcp"
 	}
 	if hosts := to.hosts(); len(hosts) == 1 && hosts[0].IsUnspecified() {
-		to.Host = "localhost" // that is where the kernel connects to
+		to.Host = localhost // that is where the kernel connects to
 	}
 	return to.Network == own.Network && to.Port == own.Port && to.Port != 0 && to.meets(own, func(x, y netip.Addr) bool {
 		return x == y || covers(y, x) && isOurs(x)
@@ -121,13 +121,13 @@ func parseServer(network, rest string) (u Upstream, err error) {
 	if !IsHost(host) {
 		return u, fmt.Errorf("%q is no host (write a name or an address, like %s://graphite:2003)", host, network)
 	}
-	u.Address = Address{Network: network, Host: host}
+	u.Address = Address{Network: network, Host: usual(host)}
 	if u.Port, err = parsePort(port); err != nil {
 		return u, err
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return u, fmt.Errorf("%q: %w", query, err)
+		return u, fmt.Errorf("%q: %w (udp:// takes ?health=8126; others take no options)", query, err)
 	}
 	for key, v := range values {
 		if key != "health" || network != "udp" || len(v) > 1 {

@@ -86,6 +86,7 @@ func TestReaches(t *testing.T) {
 		{"udp://localhost:8125", "udp://localhost:8126", false},
 		{"tcp://localhost:8125", "udp://localhost:8125", false},
 		{"udp://localhost:8125", "udp://statsd.example.net:8125", false},
+		{"udp://127.0.0.1:8125", "udp://LOCALHOST.:8125", true},
 		{"udp://0.0.0.0:8125", "udp://127.0.0.2:8125", true},
 		{"udp://0.0.0.0:8125", "udp://192.0.2.1:8125", false},
 		{"tcp://[::]:2003", "tcp://192.0.2.1:2003", false},

@@ -59,7 +59,10 @@ func Mask(text string) string {
 		if strings.HasPrefix(s, "//") {
 			head = "//"
 		}
-		return head + Stars(s[len(head):len(s)-1]) + "@"
+		if secret := s[len(head) : len(s)-1]; secret != "/" { // of a path: unix:///@x
+			return head + Stars(secret) + "@"
+		}
+		return s
 	})
 	text = maskValues(pair, text, isPassword)
 	for _, form := range []*regexp.Regexp{query, named, option} {

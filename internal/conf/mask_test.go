@@ -25,7 +25,7 @@ func TestMask(t *testing.T) {
 	for _, plain := range []string{
 		"http://127.0.0.1:2379", "password_file: /etc/prefixproxy/etcd-password", "unix:///run/s?mode=0660&group=adm", "udp://a:8125?health=8126",
 		"to: servers.{name}", `open /etc/x: no such file`, `password_file: ""`, "{password_file: ${DIR}/pw, tls: {}}", "names: {prefix: web-, count: 3}", "a: 1 @ 2", "user@example.net",
-		"udp:localhost:8125", "TCP4:graphite.example.net:2003", "udp://localhost:statsd",
+		"unix:///@abstract", "udp:localhost:8125", "TCP4:graphite.example.net:2003", "udp://localhost:statsd",
 		`ttl 2s is out of range`, "[udp://x:1, stdout:]",
 	} {
 		if got := Mask(plain); got != plain {

@@ -78,7 +78,7 @@ func freePort(network string) (port int, err error) {
 // host lacks. Port 0 of the second is the one that the first took. It ends at the first other
 // error.
 func Each(a address.Address, use func(address.Address) (port int, err error)) error {
-	if !strings.EqualFold(a.Host, "localhost") {
+	if a.Host != "localhost" {
 		_, err := use(a)
 		return err
 	}
