@@ -2,7 +2,6 @@ package inlet
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -82,62 +81,6 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
-func TestUnixSocketInUse(t *testing.T) {
-	a := address.Address{Network: "unix", Path: socketPath(t, "s")}
-	// A socket that a dead process left behind is replaced.
-	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.Path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.SetUnlinkOnClose(false)
-	dead.Close()
-	ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
-	if err != nil {
-		t.Fatalf("a stale socket is in the way: %v", err)
-	}
-	defer closeAll(ls)
-	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); err == nil {
-		closeAll(ls)
-		t.Fatal("bound twice")
-	}
-	gram := address.Address{Network: "unixgram", Path: a.Path}
-	if _, err := newBinder(t).bindAll([]Spec{statsdAt(gram)}); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("a socket of another kind: %v, want %v", err, syscall.EADDRINUSE)
-	}
-	unix.Listen(ls[0].socket.FD(), 0)
-	for { // nobody accepts
-		conn, err := net.Dial("unix", a.Path)
-		if err != nil {
-			break
-		}
-		defer conn.Close()
-	}
-	if _, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); !errors.Is(err, syscall.EADDRINUSE) {
-		t.Errorf("a backlog that is full: %v, want %v", err, syscall.EADDRINUSE)
-	}
-	file := address.Address{Network: "unix", Path: socketPath(t, "f")}
-	os.WriteFile(file.Path, []byte("keep"), 0o600)
-	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(file)}); err == nil {
-		closeAll(ls)
-		t.Fatal("a file was replaced")
-	}
-}
-
-// The group of a unix socket is set; an unknown one is an error.
-func TestUnixSocketGroup(t *testing.T) {
-	a := address.Address{Network: "unixgram", Path: socketPath(t, "s"), Group: fmt.Sprint(os.Getgid())}
-	ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAll(ls)
-	a.Group = "no-such-group-here"
-	if ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)}); err == nil {
-		closeAll(ls)
-		t.Fatal("an unknown group passed")
-	}
-}
-
 // 0.0.0.0 is IPv4 alone, [::] is both families, and localhost too.
 func TestFamilies(t *testing.T) {
 	if !hasIPv6() {
@@ -161,21 +104,6 @@ func TestFamilies(t *testing.T) {
 			}
 		}
 		in.stop()
-	}
-}
-
-// Where no mode is given, a unix socket's user and group may write to it.
-func TestUnixSocketMode(t *testing.T) {
-	for _, tt := range []struct{ given, want uint32 }{{0, 0o660}, {0o622, 0o622}} {
-		a := address.Address{Network: "unix", Path: socketPath(t, "s"), Mode: tt.given}
-		ls, err := newBinder(t).bindAll([]Spec{statsdAt(a)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeAll(ls)
-		if info, err := os.Stat(a.Path); err != nil || info.Mode().Perm() != os.FileMode(tt.want) {
-			t.Errorf("got %v, %v, want %o", info.Mode(), err, tt.want)
-		}
 	}
 }
 
