@@ -134,7 +134,7 @@ func TestRepacking(t *testing.T) {
 	cfg := testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Forward.StatsD.MaxDatagram = minMaxDatagram
 	p := start(t, cfg, holding("MtLogan"))
-	long := "host.long." + strings.Repeat("y", 600) + ":1|c"
+	long := "host.long." + strings.Repeat("y.", 300) + "z:1|c"
 	conn := p.dial(t, "statsd", 0)
 	var want []string
 	for i := range 40 {
