@@ -53,7 +53,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		h.outage.over()
 		backoff.Reset()
 		held.sent = sent
-		next = sent + every
+		next = min(sent+every, h.now()+retry.ToBeat(every))
 		if from := held.usableFrom(); from > sent {
 			next = min(next, from)
 		}

@@ -9,6 +9,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // telemetryInterval is how often our own numbers are sent.
@@ -55,8 +56,7 @@ func (t *telemetry) end() {
 // run sends until ctx ends.
 func (t *telemetry) run(ctx context.Context) {
 	names := t.proxy.naming.names
-	tick := time.NewTicker(telemetryInterval)
-	defer tick.Stop()
+	tick := time.NewTimer(retry.ToBeat(telemetryInterval))
 	for {
 		changed := names.Changed()
 		claim, ok := names.Current()
@@ -74,6 +74,7 @@ func (t *telemetry) run(ctx context.Context) {
 				return
 			}
 		case <-tick.C:
+			tick.Reset(retry.ToBeat(telemetryInterval))
 			t.send((*dto.Gauge).GetValue)
 		case <-ctx.Done():
 			return

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -27,8 +28,6 @@ func (d *daemon) attend(ctx context.Context) {
 	if limit := d.tell.watchdog(); limit > 0 {
 		every = min(every, limit)
 	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	said := ""
 	loops := pulse.Watch{Limit: stuckAfter}
 	for {
@@ -44,7 +43,7 @@ func (d *daemon) attend(ctx context.Context) {
 		select {
 		case <-changed:
 		case <-d.reloads.changed:
-		case <-tick.C:
+		case <-time.After(retry.ToBeat(every)):
 		case <-ctx.Done():
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -39,14 +40,14 @@ func NewRates(src Source) *Rates { return &Rates{src: src} }
 
 // Run takes samples until ctx ends.
 func (r *Rates) Run(ctx context.Context) {
-	tick := time.NewTicker(sampleEvery)
-	defer tick.Stop()
+	tick := time.NewTimer(retry.ToBeat(sampleEvery))
 	r.sample(time.Now())
 	for {
 		changed := r.src.Names.Changed()
 		r.note(time.Now())
 		select {
 		case <-tick.C:
+			tick.Reset(retry.ToBeat(sampleEvery))
 			r.sample(time.Now())
 		case <-changed:
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-// Package retry spaces out attempts at something that fails.
+// Package retry says when to do something again: what failed, or what is done every now and then.
 package retry
 
 import (
