@@ -3,6 +3,7 @@ package outlet
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/link"
@@ -19,9 +20,10 @@ const (
 
 // leave is how we leave a server that works.
 type leave struct {
-	asked chan error // cap 1: why we should
-	why   error      // we do when we can; nil: we don't
-	by    time.Time  // at the latest
+	expires time.Time  // when we should; zero: never
+	asked   chan error // cap 1: why we should
+	why     error      // we do when we can; nil: we don't
+	by      time.Time  // at the latest
 }
 
 // ask asks for the session to end; the first reason holds. Any goroutine may.
@@ -71,10 +73,20 @@ func (s *session) outdated(now time.Time) error {
 	if s.config != s.outlet.config.Load() {
 		return errMoved
 	}
-	if most := s.config.MaxAge; most > 0 && now.Sub(s.began) >= most {
+	if !s.expires.IsZero() && !now.Before(s.expires) {
 		return errTooOld
 	}
 	return nil
+}
+
+// expiry returns when c is too old; zero: never. That is a little later than configured, and never
+// the same: a fleet must not return as one, nor an end that a balancer puts to each connection after
+// so many seconds be taken for its answer to ours.
+func (c *connection) expiry() (at time.Time) {
+	if most := c.config.MaxAge; most > 0 {
+		at = c.began.Add(most + most/20 + rand.N(most/20))
+	}
+	return at
 }
 
 // end ends the connection: in order, where it works. It returns why it ended after all.

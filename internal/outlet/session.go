@@ -56,7 +56,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.source,
-		trial: o.failover.begin(now, c.server), leave: leave{asked: make(chan error, 1)}, timer: time.NewTimer(0),
+		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1)}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
 	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
@@ -215,8 +215,8 @@ func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Durati
 	if age := now.Sub(s.began); !s.proven && age < provenAge {
 		next = soonest(next, provenAge-age)
 	}
-	if s.config.MaxAge > 0 {
-		next = soonest(next, max(time.Millisecond, s.config.MaxAge-now.Sub(s.began)))
+	if !s.expires.IsZero() {
+		next = soonest(next, max(time.Millisecond, s.expires.Sub(now)))
 	}
 	return next
 }

@@ -18,10 +18,17 @@ const (
 	// HAProxy makes four attempts of 5 s, and closes.
 	young = 21 * time.Second
 
+	// atOnce is how soon a session follows one that was ended in order, and speaks for it.
+	atOnce = 5 * time.Second
+
 	// maxIdle is how many times a line is sent again because it went to a young session that was
-	// then idle, and whose peer closed in order. The last time waits for a session that is not
-	// young: a balancer without a backend closes like that, too, any number of times.
+	// then idle, and whose peer closed in order. The last time but one waits for a session that
+	// works, and the last for one that is not young: a balancer without a backend closes like
+	// that, too, any number of times.
 	maxIdle = 3
+
+	// working is how long a session must last for its server to work.
+	working = 5 * time.Second
 
 	// longestLook is how long to wait for the acknowledgement of a burst before looking again: a
 	// peer may delay it by 40 ms.
@@ -58,17 +65,27 @@ type Cursor struct {
 	hand records.Chunk // what Next has returned, as far as it was not written; the caller's
 }
 
-// A session is what is known about one.
+// A session is what is known about one, and about those before it that we have ended in order:
+// max_age may be less than young. Offsets count from the first of them.
 type session struct {
 	outlet.Session
 	linked  bool
 	began   time.Time
-	handed  uint64 // bytes that Next has returned
+	before  []ended
+	since   time.Time // the first of them began
+	base    uint64    // where this one begins
+	handed  uint64    // bytes that Next has returned
 	written uint64
 	acked   uint64
 	window  int64 // the most that the peer's kernel has offered; 0: not known
 	acks    []ack // that are not mature, the oldest first
 	burst   burst
+}
+
+// An ended session was young, and had delivered all when it was ended in order.
+type ended struct {
+	began, at time.Time
+	end       uint64
 }
 
 // An ack says that so many bytes were acknowledged at some time. It combines those that came

@@ -20,7 +20,7 @@ type needs struct {
 	queues [numQueues]records.Spans   // what waits
 	sent   []part                     // on this session, in that order
 	proven int                        // so many of them are delivered by this session
-	old    bool                       // the session has lasted: what rests is sent, too
+	trust  int                        // in the session: 0: what rests is not sent; 1: but for the last try; 2: all is
 }
 
 // A queue is a part of what waits.
@@ -34,7 +34,8 @@ const (
 	fresh                 // new
 	repeated              // was sent on more sessions than one
 	spent                 // had its turn among those
-	resting               // waits for a session that lasts: as often as that, it may go to a peer that was idle, or to a balancer that has nobody to give it to
+	resting               // went to idle peers, or to a balancer that has nobody to give it to; waits for a session that works
+	lastTry               // went there so often that it waits for one that lasts
 	numQueues
 )
 
@@ -42,7 +43,7 @@ const (
 func (q queue) isNew() bool { return q == late || q == fresh }
 
 // next is the queue of what was in another and was sent.
-var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated: spent, spent: spent, resting: spent}
+var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated: spent, spent: spent, resting: spent, lastTry: spent}
 
 // A part of the log that was sent.
 type part struct {
@@ -58,13 +59,8 @@ func (n *needs) add(sp records.Span, q queue) {
 	n.queues[q].Add(sp)
 }
 
-// waiting are the queues of what is sent on this session.
-func (n *needs) waiting() []records.Spans {
-	if n.old {
-		return n.queues[:]
-	}
-	return n.queues[:resting]
-}
+// waiting are the queues of what is sent on this session, as old as it is.
+func (n *needs) waiting() []records.Spans { return n.queues[:int(resting)+n.trust] }
 
 // first returns what of a tier is sent first, and its queue; an empty span if there is nothing.
 func (n *needs) first(tier records.Span) (sp records.Span, q queue) {
@@ -108,8 +104,11 @@ func (n *needs) wait(sp records.Span, q queue) {
 		n.queues[q].Add(part)
 	}
 	for idle, done := range n.done {
-		if idle == maxIdle {
+		switch idle {
+		case maxIdle - 1:
 			q = resting
+		case maxIdle:
+			q = lastTry
 		}
 		for part := range done.Within(sp) {
 			n.queues[q].Add(part)
@@ -227,6 +226,6 @@ func (n *needs) rewind(isIdle bool) (dropped int) {
 		n.queues[repeated], n.queues[spent] = n.queues[spent], nil
 	}
 	dropped = n.lost.Lines()
-	n.sent, n.lost, n.proven, n.old = n.sent[:0], nil, 0, false
+	n.sent, n.lost, n.proven, n.trust = n.sent[:0], nil, 0, 0
 	return dropped
 }

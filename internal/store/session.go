@@ -13,7 +13,14 @@ func (c *Cursor) Begin(now time.Time, with outlet.Session) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.session = session{Session: with, linked: true, began: now}
+	if n := len(c.before); n > 0 && (with != c.Session || now.Sub(c.before[n-1].at) >= atOnce) {
+		c.giveUp(true)
+		c.session = session{}
+	}
+	if c.since.IsZero() {
+		c.since = now
+	}
+	c.Session, c.linked, c.began = with, true, now
 	notify(s.work) // it may be read ahead
 	notify(c.more)
 }
@@ -33,8 +40,8 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		}
 		sp, q, wait := c.pick(now)
 		if sp.IsEmpty() {
-			if wait == 0 && !c.old && len(c.queues[resting]) > 0 {
-				wait = c.began.Add(young).Sub(now)
+			if wait == 0 {
+				wait = c.restsFor(now)
 			}
 			return nil, wait, nil
 		}
@@ -45,10 +52,25 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 	}
 }
 
+// trusts are the ages of a session at which it is trusted with what rests.
+var trusts = [...]time.Duration{working, young}
+
+// restsFor returns after which time something that rests is sent; 0: nothing does.
+func (c *Cursor) restsFor(now time.Time) time.Duration {
+	for i, age := range trusts[c.trust:] {
+		if len(c.queues[int(resting)+c.trust+i]) > 0 {
+			return c.since.Add(age).Sub(now)
+		}
+	}
+	return 0
+}
+
 // pick returns what to send now, and its queue; if that is nothing, when to ask again.
 func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Duration) {
 	s := c.store
-	c.old = now.Sub(c.began) >= young
+	for c.trust < len(trusts) && now.Sub(c.since) >= trusts[c.trust] {
+		c.trust++
+	}
 	if !c.isLagging() {
 		sp, q = c.first(s.named.inMemory())
 		return sp, q, 0
@@ -153,7 +175,7 @@ func (c *Cursor) Leaving() func() time.Duration { return nil }
 
 // note notes how much the peer's kernel has, and since when.
 func (c *Cursor) note(now time.Time, peer outlet.Peer) {
-	n := min(peer.Acked, c.written)
+	n := min(c.base+peer.Acked, c.written)
 	if n <= c.acked {
 		return
 	}
@@ -208,10 +230,15 @@ func (c *Cursor) deliver(to uint64) (changed bool) {
 }
 
 // trim lets go of what was delivered and lies before the replay window. On a young session
-// everything is kept, as far as there is room: however much follows, its peer may lose it all.
+// everything is kept, as far as there is room: however much follows, its peer may lose it all. What
+// one took that was ended in order is kept until it would be young no more.
 func (c *Cursor) trim(now time.Time) {
 	if now.Sub(c.began) >= young {
 		c.needs.trim(c.replayed(), c.acked)
+	}
+	for len(c.before) > 0 && now.Sub(c.before[0].began) >= young {
+		c.needs.trim(0, c.before[0].end)
+		c.before = slices.Delete(c.before, 0, 1)
 	}
 }
 
@@ -229,10 +256,16 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 		c.needs.trim(0, c.acked)
 	}
 	c.trim(now)
-	c.giveUp(isIdle)
+	after := session{}
+	if how == outlet.Finished && isIdle && len(c.acks) == 0 && now.Sub(c.began) < young {
+		after = session{Session: c.Session, before: append(c.before, ended{c.began, now, c.acked}),
+			since: c.since, base: c.acked, handed: c.acked, written: c.acked, acked: c.acked}
+	} else {
+		c.giveUp(isIdle)
+	}
 	c.ahead.Free()
 	c.hand.Free()
-	c.session = session{}
+	c.session = after
 	s.settle()
 }
 

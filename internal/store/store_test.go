@@ -250,6 +250,47 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// Sessions that we end in order before they are old (max_age) speak for each other: nothing is sent
+// again, unless one of them fails, before what it follows would have been old.
+func TestEndedInOrder(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		sessions []outlet.Ending // each of 8 s, with a line of its own
+		pause    time.Duration   // between them
+		want     []int
+	}{
+		{"in order", []outlet.Ending{outlet.Finished, outlet.Finished, outlet.Finished, outlet.Finished}, 0, nil},
+		{"then broken", []outlet.Ending{outlet.Finished, outlet.Finished, outlet.Broken}, 0, []int{1, 2}}, // the first began 24 s ago
+		{"then closed", []outlet.Ending{outlet.Finished, outlet.Closed}, 0, []int{0, 1}},
+		{"broken, then in order", []outlet.Ending{outlet.Broken, outlet.Finished}, 0, nil},
+		{"nothing for long, then broken", []outlet.Ending{outlet.Finished, outlet.Broken}, atOnce, []int{1, 0}}, // what was sent less often goes first
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 40_000)) }
+			for i, how := range tt.sessions {
+				l := b.begin("main")
+				b.putLines(line(i))
+				l.take()
+				b.pass(8*time.Second - maturity)
+				l.ack()
+				b.pass(maturity)
+				l.ack()
+				l.end(how)
+				b.pass(tt.pause)
+			}
+			var want []string
+			for _, i := range tt.want {
+				want = append(want, line(i))
+			}
+			b.begin("main").want(want...)
+			if got := b.books("main"); int(got.forwarded()) != len(tt.sessions) {
+				t.Errorf("got %+v", got)
+			}
+		})
+	}
+}
+
 // Where one session after the other breaks, new lines wait for no others than those that
 // were sent once, and what was sent least often goes first.
 func TestBrokenInTurn(t *testing.T) {
@@ -335,37 +376,47 @@ func TestClosedSoonAfterSeen(t *testing.T) {
 }
 
 // On sessions that are young and that the peer closes in order, a second after all was
-// acknowledged, no line is sent again more than three times, the last time when a session has
-// lasted: a balancer without a backend may end any number of them so. Those that broke don't
-// count.
+// acknowledged, no line is sent again more than three times: the second time when a session works,
+// the last when one has lasted, since a balancer without a backend may end any number of them so.
+// Those that broke don't count.
 func TestThreeTimes(t *testing.T) {
 	b := newBench(t)
 	b.putLines("a 1 1")
-	for _, how := range []outlet.Ending{outlet.Broken, outlet.Broken, outlet.Broken, outlet.Broken, outlet.Closed, outlet.Closed, outlet.Closed} {
+	isSent := func(after time.Duration, how outlet.Ending) {
+		t.Helper()
 		l := b.begin("main")
+		if after > 0 {
+			l.want()
+			if _, wait, _ := l.Next(b.now); wait != after {
+				t.Fatalf("it asks again after %v, want %v", wait, after)
+			}
+			b.pass(after)
+		}
 		l.want("a 1 1")
 		l.ack()
 		b.pass(maturity)
 		l.ack()
 		l.end(how)
 	}
-	for range 10 {
-		l := b.begin("main")
-		l.want()
-		if _, wait, _ := l.Next(b.now); wait != young {
-			t.Fatalf("it asks again after %v, want %v", wait, young)
+	restsBut := func(lasting time.Duration) {
+		t.Helper()
+		for range 10 {
+			l := b.begin("main")
+			b.pass(lasting - 1)
+			l.want()
+			l.end(outlet.Closed)
 		}
-		b.pass(maturity)
-		l.end(outlet.Closed)
 	}
+	for range 4 {
+		isSent(0, outlet.Broken)
+	}
+	isSent(0, outlet.Closed)
+	isSent(0, outlet.Closed)
+	restsBut(working)
+	isSent(working, outlet.Closed)
+	restsBut(young)
+	isSent(young, outlet.Closed)
 	l := b.begin("main")
-	b.pass(young)
-	l.want("a 1 1")
-	l.ack()
-	b.pass(maturity)
-	l.ack()
-	l.end(outlet.Closed)
-	l = b.begin("main")
 	b.pass(young)
 	l.want()
 	if got := b.books("main"); got.forwarded() != 1 || got.Resent != 7 {
@@ -381,8 +432,11 @@ func TestRestsTogether(t *testing.T) {
 	for i := range 100 {
 		line := fmt.Sprintf("a%d.%s 1 1", i, strings.Repeat("x", each*each))
 		b.putLines(line)
-		for range maxIdle {
+		for i := range maxIdle {
 			l := b.begin("main")
+			if i == maxIdle-1 {
+				b.pass(working)
+			}
 			l.want(line)
 			l.ack()
 			b.pass(maturity)
@@ -390,7 +444,7 @@ func TestRestsTogether(t *testing.T) {
 			l.end(outlet.Closed)
 		}
 	}
-	rest := b.Cursor("main").queues[resting]
+	rest := b.Cursor("main").queues[lastTry]
 	if size := rest.Bytes(); len(rest) > 2 || size > 1<<18 || size < 1<<17 {
 		t.Errorf("%d bytes in %d parts", size, len(rest))
 	}
