@@ -152,8 +152,8 @@ func usageHint(err error) string {
 	word, isWord := strings.CutPrefix(err.Error(), "unexpected argument ")
 	command := bad.Context.Selected()
 	switch {
-	case command == nil && isWord:
-		return commandHint(word, bad.Context.Model)
+	case command == nil && slices.Contains([]string{"start", "stop", "restart", "status"}, word):
+		return "systemctl " + word + " prefixproxy"
 	case command != nil && (isWord || strings.HasPrefix(err.Error(), "expected ")) && examples[command.Name] != "":
 		return "prefixproxy " + command.Name + " " + examples[command.Name]
 	case command != nil && command.Name == "members" && isWord:
@@ -170,37 +170,3 @@ func usageHint(err error) string {
 
 // examples are the arguments of the commands that have some.
 var examples = map[string]string{"who": "Denali", "release": "Denali", "history": "web17", "target": "web17 'host.cpu.user' --from -7d"}
-
-// commandHint names the command that word may have meant.
-func commandHint(word string, model *kong.Application) string {
-	word, _, _ = strings.Cut(word, ",")
-	switch lower := strings.ToLower(word); lower {
-	case "start", "stop", "restart", "status":
-		return "systemctl " + lower + " prefixproxy"
-	case "list", "ls", "names", "show", "leases":
-		return "prefixproxy members"
-	case "daemon", "serve", "server", "up":
-		return "prefixproxy run --config FILE"
-	case "validate", "verify", "test", "lint", "config", "configtest":
-		return "prefixproxy check --config FILE"
-	case "whois", "owner", "lookup", "get", "name":
-		return "prefixproxy who Denali"
-	case "kill", "drop", "free", "delete", "remove", "revoke", "lease":
-		return "prefixproxy release Denali"
-	case "log", "logs":
-		return "journalctl --unit=prefixproxy"
-	case "fleet", "metrics":
-		return "curl http://localhost:8127/" + lower
-	case "completion", "completions":
-		return "prefixproxy generate bash|zsh|fish"
-	case "help":
-		return "prefixproxy --help"
-	default:
-		for _, c := range model.Children {
-			if unlikeness(c.Name, lower) <= (len(c.Name)+1)/3 {
-				return "prefixproxy " + c.Name + " --help"
-			}
-		}
-	}
-	return "prefixproxy --help"
-}
