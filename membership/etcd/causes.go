@@ -106,7 +106,7 @@ func (c *Client) Trouble(err error) error {
 	if t, ok := errors.AsType[*Trouble](err); ok {
 		return t
 	}
-	failure, at := c.connector.why()
+	failures, at := c.connector.why()
 	for _, e := range etcdErrors {
 		if errors.Is(err, e.err) {
 			root := strings.ReplaceAll(c.etcdctl, " --user="+c.login.user, "") + " --user=root"
@@ -120,8 +120,8 @@ func (c *Client) Trouble(err error) error {
 	if files, ok := errors.AsType[*filesError](err); ok {
 		return c.ofFiles(at, files)
 	}
-	if failure != nil {
-		return c.ofConnection(failure)
+	if len(failures) > 0 {
+		return c.ofConnections(failures)
 	}
 	health := c.etcdctl + " endpoint health"
 	switch {
@@ -135,6 +135,21 @@ func (c *Client) Trouble(err error) error {
 
 func (c *Client) ofFiles(at string, err error) *Trouble {
 	return &Trouble{at, "our own files for it cannot be used", "prefixproxy check names the file", true, err}
+}
+
+// ofConnections returns the trouble that most addresses have; of several, one that takes a person,
+// and the latest.
+func (c *Client) ofConnections(failures []*connectError) (worst *Trouble) {
+	have := make(map[string]int)
+	most := 0
+	for _, failure := range failures {
+		t := c.ofConnection(failure)
+		have[t.What]++
+		if n := have[t.What]; worst == nil || n > most || n == most && (t.Person || !worst.Person) {
+			worst, most = t, n
+		}
+	}
+	return worst
 }
 
 // ofConnection returns the trouble with a connection that could not be made.

@@ -171,6 +171,8 @@ func TestCauses(t *testing.T) {
 		{"wrong authority", Config{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
 		{"wrong name", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "etcd.example.net", tomorrow), nil), "https")}, TLS: trusts(ca)}, "for another name", "etcd.endpoints"},
 		{"http for https", Config{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
+		{"http for https, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "http"), endpoint(wantsOurs, "http"), "127.0.0.1:1"}}, "it speaks https", "https://"},
+		{"wrong authority, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "https"), endpoint(wantsOurs, "https"), "https://127.0.0.1:1"}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
 		{"https for http", Config{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
 		{"no certificate of ours", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it wants a certificate of ours", "etcd.tls.cert"},
 		{"our certificate expired", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},

@@ -116,8 +116,8 @@ func (c *Client) Failed(err error, begun time.Time) error {
 // Unreachable returns why there is no connection; nil while there is one, or while nobody
 // knows yet.
 func (c *Client) Unreachable() error {
-	if failure, _ := c.connector.why(); failure != nil {
-		return c.ofConnection(failure)
+	if failures, _ := c.connector.why(); len(failures) > 0 {
+		return c.ofConnections(failures)
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func (c *Client) Try(ctx context.Context, request func(context.Context) error) e
 			return last
 		}
 		unreachable, _ := c.connector.why()
-		if t, ok := errors.AsType[*Trouble](last); ok && t.Person && (unreachable != nil || tries > 2*len(c.connector.endpoints)) {
+		if t, ok := errors.AsType[*Trouble](last); ok && t.Person && (len(unreachable) > 0 || tries > 2*len(c.connector.endpoints)) {
 			return last // no address takes us, and somebody must mend that
 		}
 	}

@@ -38,11 +38,11 @@ type connector struct {
 	endpoints []*url.URL
 	tls       func() (*tls.Config, error)
 
-	mu      sync.Mutex
-	turns   int            // tries so far
-	tried   map[string]int // by endpoint, and by address that is known: the turn of the last try
-	link    *link          // the newest; nil before the first
-	failure *connectError  // why there is no connection; nil while there is one
+	mu       sync.Mutex
+	turns    int             // tries so far
+	tried    map[string]int  // by endpoint, and by address that is known: the turn of the last try
+	link     *link           // the newest; nil before the first
+	failures []*connectError // why there is no connection: the last of each address, in order; none while there is one
 }
 
 // A connectError is why a connection could not be made, or why it ended.
@@ -165,8 +165,9 @@ func (c *connector) connect(ctx context.Context, e *url.URL, address string) (*l
 	c.mu.Lock()
 	c.turns++
 	c.tried[address] = c.turns
-	suspect := e.Scheme == "http" && c.failure != nil && c.failure.endpoint == shown(e, address) &&
-		(errors.Is(c.failure, errClosedUnheard) || errors.Is(c.failure, errWantsTLS))
+	suspect := e.Scheme == "http" && slices.ContainsFunc(c.failures, func(f *connectError) bool {
+		return f.endpoint == shown(e, address) && (errors.Is(f, errClosedUnheard) || errors.Is(f, errWantsTLS))
+	})
 	c.mu.Unlock()
 	if suspect && speaksTLS(ctx, address) {
 		return nil, errWantsTLS
@@ -238,9 +239,15 @@ func (c *connector) failed(l *link, endpoint string, err error) error {
 		l.ended = true
 	}
 	if l == nil || l == c.link {
-		c.failure = failure
+		c.note(failure)
 	}
 	return failure
+}
+
+// note notes the last failure of an address. The caller holds mu.
+func (c *connector) note(failure *connectError) {
+	others := slices.DeleteFunc(c.failures, func(f *connectError) bool { return f.endpoint == failure.endpoint })
+	c.failures = append(others, failure)
 }
 
 // works notes that the member at the end of l has said something.
@@ -249,19 +256,19 @@ func (c *connector) works(l *link) {
 	defer c.mu.Unlock()
 	l.heard = true
 	if l == c.link {
-		c.failure = nil
+		c.failures = nil
 	}
 }
 
-// why returns why there is no connection; nil while there is one. at is the
+// why returns why there is no connection; nothing while there is one. at is the
 // endpoint of the newest.
-func (c *connector) why() (failure *connectError, at string) {
+func (c *connector) why() (failures []*connectError, at string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.link != nil {
 		at = c.link.shown
 	}
-	return c.failure, at
+	return slices.Clone(c.failures), at
 }
 
 // moveOn ends the connection on which a request that began at some moment has failed; gRPC then
@@ -277,7 +284,7 @@ func (c *connector) moveOn(begun time.Time) {
 	l.failures++
 	if l.failures > 1 || len(c.tried) > 2 { // an endpoint, and its address
 		if !l.heard {
-			c.failure = &connectError{l.shown, errSilent}
+			c.note(&connectError{l.shown, errSilent})
 		}
 		l.ended = true
 		l.raw.Close() // without TLS' farewell, which may take its time
