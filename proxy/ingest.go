@@ -65,7 +65,9 @@ func (in *ingest) begin(at time.Time, r *rewriters) {
 // stream takes the whole lines of data and returns what is behind the last.
 func (in *ingest) stream(data []byte) (rest []byte) {
 	for {
-		data = in.plainLines(data)
+		if in.proto == line.Carbon {
+			data = in.plainLines(data)
+		}
 		ln, rest, ok := line.Cut(data)
 		if !ok {
 			return rest
