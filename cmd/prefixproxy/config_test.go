@@ -354,6 +354,18 @@ func TestMeantAddresses(t *testing.T) {
 	}
 }
 
+// So is an endpoint.
+func TestMeantEndpoints(t *testing.T) {
+	for text, want := range map[string]string{
+		"https:h": "https://h:2379", "h:2379/x": "http://h:2379", "tcp://h:1": "http://h:1", "2379": "http://localhost:2379", "::1": "http://[::1]:2379",
+		"HTTP://h": "http://h:2379", "http//h:1": "http://h:1", "/run/etcd.sock": "etcd is reached over the network, like http://127.0.0.1:2379", "a b": "write each like http://127.0.0.1:2379",
+	} {
+		if got := endpointHint(text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
 // A file that somebody else wrote costs neither time nor memory: each of these did
 // once, or would. What is not refused at once has many problems.
 func TestHostileConfigs(t *testing.T) {

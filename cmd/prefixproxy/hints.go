@@ -5,7 +5,6 @@ import (
 	"encoding"
 	"fmt"
 	"math"
-	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -71,12 +70,17 @@ func withRemedy(err error) (text, remedy string) {
 	return text, ""
 }
 
-// addressHint is the address that text, at path, may have meant: without its scheme, or
-// its port, or a port alone.
+// addressHint is the address that text, at path, may have meant.
 func addressHint(path, text string, isAddress func(string) bool) string {
-	scheme, port := "tcp", "2003"
+	scheme, port, others := "tcp", "2003", []string{}
 	if strings.Contains(path, "statsd") {
 		scheme, port = "udp", "8125"
+	}
+	switch {
+	case strings.HasPrefix(path, "forward.statsd."):
+		others = []string{"unix"}
+	case strings.HasPrefix(path, "forward."):
+		others = []string{"udp", "unixgram"}
 	}
 	if several := eachOf(text, isAddress); several != "" {
 		return several
@@ -84,49 +88,10 @@ func addressHint(path, text string, isAddress func(string) bool) string {
 	if strings.HasPrefix(path, "forward.statsd.") && (strings.HasPrefix(text, "carbon:/") || strings.EqualFold(text, "carbon:")) {
 		return "to: [carbon:]; where its points go says forward.carbon.to"
 	}
-	if m := somePath.FindStringSubmatch(text); m != nil {
-		network := "unix"
-		isForward := strings.HasPrefix(path, "forward.") // where each protocol has one kind
-		if isForward && scheme == "udp" || !isForward && strings.Contains(strings.ToLower(m[1]), "gram") {
-			network = "unixgram"
-		}
-		return first(isAddress, network+":///"+m[2])
-	}
-	host := strings.TrimSpace(text)
-	if m := someScheme.FindStringSubmatch(host); m != nil {
-		host = host[len(m[0]):]
-		if own := strings.ToLower(m[1]); isAddress(own+"://host:1") && (own != "udp" || !strings.HasPrefix(path, carbonPath)) {
-			scheme = own
-		}
-	}
-	if host = strings.TrimRight(host, "/"); strings.Count(host, ":") == 1 {
-		host = strings.TrimSuffix(host, ":")
-	}
-	host = cmp.Or(host, "localhost")
-	var meant []string
-	for _, at := range append(hostPorts(host, port), "localhost:"+host, strings.Replace(host, "*", "0.0.0.0", 1)) {
-		meant = append(meant, scheme+"://"+at)
-	}
-	return first(isAddress, meant...)
-}
-
-// somePath finds what was meant to be the address of a unix socket.
-var somePath = regexp.MustCompile(`(?i)^(?:(unix[a-z-]*|uds|file):/*|/)([^/].*)$`)
-
-// someScheme finds what was meant to be the scheme of an address, and is in its first group if
-// it may be one.
-var someScheme = regexp.MustCompile(`(?i)^(?:(udp|tcp|tls)[46]?(?:[:;]/*|/+)|[a-z0-9]+:/+)`)
-
-// hostPorts returns what host may have meant as an address with a port.
-func hostPorts(host, port string) []string {
-	i := strings.LastIndexByte(host, ':')
-	if strings.Count(host, ":") < 2 {
-		return []string{host, host + ":" + port}
-	}
-	if _, err := netip.ParseAddr(host[:i]); err != nil {
-		return []string{host, "[" + host + "]:" + port}
-	}
-	return []string{host, "[" + host[:i] + "]" + host[i:]}
+	return first(func(s string) bool {
+		network, _, _ := strings.Cut(s, ":")
+		return isAddress(s) && !slices.Contains(others, network)
+	}, address.Meant(text, scheme, port)...)
 }
 
 // eachOf shows the values that stand in text with commas between them as a list; "" if
@@ -141,20 +106,11 @@ func eachOf(text string, isSound func(string) bool) string {
 
 // endpointHint is the endpoint that text may have meant.
 func endpointHint(text string) string {
-	scheme := "http://"
-	if strings.HasPrefix(text, "https:") {
-		scheme = "https://"
-	}
 	if strings.HasPrefix(text, "unix") || strings.HasPrefix(text, "/") {
 		return "etcd is reached over the network, like http://127.0.0.1:2379"
 	}
-	isEndpoint := parses(etcd.ParseEndpoint)
-	host, _, _ := strings.Cut(text[len(someScheme.FindString(text)):], "/")
-	meant := hostPorts(host, "2379")
-	for i := range meant {
-		meant[i] = scheme + meant[i]
-	}
-	return cmp.Or(eachOf(text, isEndpoint), first(isEndpoint, meant...), "write each like http://127.0.0.1:2379")
+	isEndpoint := func(s string) bool { return strings.HasPrefix(s, "http") && parses(etcd.ParseEndpoint)(s) }
+	return cmp.Or(eachOf(text, parses(etcd.ParseEndpoint)), first(isEndpoint, address.Meant(text, "http", "2379")...), "write each like http://127.0.0.1:2379")
 }
 
 // durationHint is the duration that text may have meant.

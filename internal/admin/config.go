@@ -47,27 +47,17 @@ func (c Config) Problems() conf.Problems {
 
 // hint is how Listen may have been meant.
 func (c Config) hint() string {
-	at := c.Listen
-	for _, scheme := range []string{"http://", "https://", "tcp://"} {
-		at = strings.TrimPrefix(at, scheme)
-	}
-	at, _, _ = strings.Cut(strings.Trim(at, "[]"), "/")
-	host, port, err := net.SplitHostPort(at)
-	switch i := strings.LastIndexByte(at, ':'); {
-	case at == "off" || at == "none" || at == "false" || at == "no":
+	switch c.Listen {
+	case "off", "none", "false", "no":
 		return `"" turns the page off`
-	case at == "true" || at == "on" || at == "yes":
-		return "localhost:8127"
-	case strings.HasPrefix(c.Listen, "unix:"):
-		return "unix:///" + strings.TrimLeft(strings.TrimPrefix(c.Listen, "unix:"), "/")
-	case err == nil && address.IsHost(host):
-		return net.JoinHostPort(host, port)
-	case i > 0 && net.ParseIP(at[:i]) != nil:
-		return net.JoinHostPort(at[:i], at[i+1:])
-	case at != "" && strings.Trim(at, "0123456789") == "":
-		return "localhost:" + at
-	case i < 0 && at != "" && address.IsHost(at):
-		return net.JoinHostPort(at, "8127")
+	case "on", "true", "yes":
+		return DefaultConfig().Listen
+	}
+	for _, meant := range address.Meant(c.Listen, "tcp", "8127") {
+		meant = strings.TrimPrefix(meant, "tcp://")
+		if _, err := (Config{Listen: meant}).Address(); err == nil {
+			return meant
+		}
 	}
 	return `localhost:8127, unix:///path, or "" to turn the page off`
 }

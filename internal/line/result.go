@@ -34,8 +34,10 @@ const (
 	NumResults
 )
 
-// reasons holds the word of each discarded line, as counters and people see it.
-var reasons = [NumResults]string{
+// words are what was done, and reasons why a line was discarded, as counters and people see them.
+var words = [NumResults]string{
+	Rewritten: "rewritten", Named: "named", Free: "free", Held: "held", Empty: "empty", Earlier: "earlier",
+
 	TooLong:       "too_long",
 	Control:       "control",
 	EmptyPath:     "empty_path",
@@ -60,27 +62,16 @@ func (r Result) Refused() bool { return TooLong <= r && r <= ForeignName }
 // Reason returns why the line was discarded, as the label of a counter; "" if
 // it was appended, is empty, or is Earlier.
 func (r Result) Reason() string {
-	if r >= NumResults {
+	if r <= Earlier {
 		return ""
 	}
-	return reasons[r]
+	return r.String()
 }
 
 // String returns the reason, or the name of what was done.
 func (r Result) String() string {
-	switch r {
-	case Rewritten:
-		return "rewritten"
-	case Named:
-		return "named"
-	case Free:
-		return "free"
-	case Held:
-		return "held"
-	case Empty:
-		return "empty"
-	case Earlier:
-		return "earlier"
+	if r >= NumResults {
+		return ""
 	}
-	return r.Reason()
+	return words[r]
 }
