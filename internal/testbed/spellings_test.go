@@ -389,3 +389,38 @@ func TestLongestNames(t *testing.T) {
 		})
 	}
 }
+
+// So it is with what a real statsd makes of StatsD's names, and sends to a carbon-cache.
+func TestLongestStatsDNames(t *testing.T) {
+	t.Parallel()
+	carbon := newCarbonCache(t)
+	carbon.Start(t)
+	statsd := startPlainStatsD(t, carbon.Addr)
+	d := startDaemon(t, spellingConfig, "ETCD="+embeddedEtcd(t), "CARBON="+carbon.Addr, "STATSD=tcp://"+statsd.Addr)
+	d.AwaitReady(t)
+	d.AwaitName(t, "Denali")
+	longest := strings.Repeat("n", 250)
+	for _, line := range []string{
+		"fits." + longest + ":1|ms", "fits." + longest + ".(" + longest + "):1|g", longest + "x;a=b:1|g", longest + "y:1|g|#a:b",
+		"fits;a=" + strings.Repeat("t", 16_000) + ":1|c", strings.Repeat("m.", 900) + "x:1|c",
+		longest + "x:1|g", "a." + longest + "/.b:1|ms", strings.Repeat("m.", 960) + "y:1|g", strings.Repeat(longest+".", 17) + ":1|c",
+		"never;a=" + strings.Repeat("t", 16_200) + ":1|c", "never:1|c|#a:" + strings.Repeat("t", 16_200),
+		"host.last:1|g",
+	} {
+		send(t, "tcp", d.Address(t, "statsd", "tcp://127.0.0.1:"), line+"\n")
+	}
+	eventually(t, "the last gauge, and the longest", func() error {
+		for _, file := range []string{"last.wsp", "../fits/" + longest + "/upper.wsp", "../fits/" + longest + "/" + longest + ".wsp"} {
+			if !carbon.Has("Denali", file) {
+				return fmt.Errorf("there is no %s; statsd said %q", file, statsd.Stderr.Text())
+			}
+		}
+		return nil
+	})
+	if got := fmt.Sprint(d.AwaitUp(t).Lines["statsd"].Dropped); got != "map[bad_path:6]" {
+		t.Errorf("dropped: %s, want 6 bad_path", got)
+	}
+	if log := carbon.Stdout.Text(); strings.Contains(log, "Error creating") || strings.Contains(log, "Error writing") {
+		t.Error("carbon-cache could not store one that came")
+	}
+}
