@@ -37,7 +37,7 @@ func (r *requests) Turns() uint64 { return r.pulse.Turns() }
 func (r *requests) sleep(ctx context.Context, d time.Duration) bool {
 	r.pulse.Rest()
 	defer r.pulse.Work()
-	return retry.Sleep(ctx, d)
+	return retry.SleepLong(ctx, d)
 }
 
 // request makes a request that belongs to a claim. Its time-out leaves half of the claim's usable
