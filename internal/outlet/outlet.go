@@ -30,9 +30,8 @@ type Outlet struct {
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
 	changed chan struct{}          // cap 1: config is new
 
-	pulse  pulse.Pulse      // of Run
-	better chan *connection // cap 1: that goes on after the session
-	parked sync.WaitGroup   // connections that have a moment more
+	pulse  pulse.Pulse    // of Run
+	parked sync.WaitGroup // connections that have a moment more
 }
 
 // New returns an outlet. It starts nothing.
@@ -40,7 +39,7 @@ func New(cfg Config, opt Options) *Outlet {
 	o := &Outlet{
 		options: opt, source: opt.Source, log: opt.Log, resolver: opt.Resolver,
 		failover: &failover{log: opt.Log, lost: opt.Source.Lost},
-		changed:  make(chan struct{}, 1), better: make(chan *connection, 1),
+		changed:  make(chan struct{}, 1),
 	}
 	if o.resolver == nil {
 		o.resolver = net.DefaultResolver
@@ -95,36 +94,36 @@ func (o *Outlet) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.parked.Wait()
 	defer cancel()
-	defer o.closeBetter()
-	for ctx.Err() == nil {
-		c := o.connect(ctx)
-		if c == nil {
-			return
+	for c := o.connect(ctx); c != nil; {
+		if c = o.run(ctx, c); c == nil {
+			c = o.connect(ctx)
 		}
-		o.run(ctx, c)
 	}
 }
 
-// run runs the session on c, which it takes, and takes note of how it ended.
-func (o *Outlet) run(ctx context.Context, c *connection) {
-	lived, why := o.session(ctx, c)
+// run runs the session on c, which it takes, and takes note of how it ended. It returns what was
+// opened beside it, to go on with.
+func (o *Outlet) run(ctx context.Context, c *connection) (next *connection) {
+	lived, why, next := o.session(ctx, c)
+	isFine := errors.Is(why, errDoubted) // it has ended the connection in order: so it does read
 	if ctx.Err() != nil || isOurs(why) {
 		o.failover.left(time.Now(), c.server)
-		if errors.Is(why, errDoubted) { // it has ended the connection in order: so it does read
-			o.failover.asked(c.server, true, time.Now().Add(patientInterval))
-			o.closeBetter()
-		}
 	} else {
 		o.failover.failed(time.Now(), c.server, lived, c.probed, why)
 	}
+	if isFine {
+		o.failover.asked(c.server, true, time.Now().Add(patientInterval))
+	}
+	if next != nil && (isFine || ctx.Err() != nil || next.config != o.config.Load()) {
+		next.close()
+		return nil
+	}
+	return next
 }
 
 // connect returns a connection to the first server that can be used, and tries until
 // there is one. nil: nothing is left to send, or ctx has ended.
 func (o *Outlet) connect(ctx context.Context) *connection {
-	if c := o.takeBetter(); c != nil {
-		return c
-	}
 	r := o.search(ctx, wholeList, nil)
 	defer r.stop()
 	for r.found == nil && ctx.Err() == nil {
@@ -146,23 +145,4 @@ func (o *Outlet) connect(ctx context.Context) *connection {
 		o.pulse.Work()
 	}
 	return r.found
-}
-
-// takeBetter returns the connection that was opened beside the last session.
-func (o *Outlet) takeBetter() *connection {
-	select {
-	case c := <-o.better:
-		if c.config == o.config.Load() {
-			return c
-		}
-		c.close()
-	default:
-	}
-	return nil
-}
-
-func (o *Outlet) closeBetter() {
-	if c := o.takeBetter(); c != nil {
-		c.close()
-	}
 }

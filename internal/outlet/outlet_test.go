@@ -729,7 +729,7 @@ func TestMaxAge(t *testing.T) {
 		r.Configure(Config{To: addresses(t, toBoth[0]), MaxAge: time.Minute})
 		r.send(time.Second)
 		before := len(net.servers[atA].attempts()) // two, where the first was made before that
-		r.send(11 * time.Minute) // each lasts 63 to 66 s
+		r.send(11 * time.Minute)                   // each lasts 63 to 66 s
 		if n := len(net.servers[atA].attempts()) - before; n != 10 || len(net.servers[atA].lines()) != r.sent {
 			t.Errorf("%d connections, %d of %d lines", n, len(net.servers[atA].lines()), r.sent)
 		}

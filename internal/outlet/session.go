@@ -51,12 +51,13 @@ type session struct {
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
-// to do. It returns how long the server worked, and why it ended.
-func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
+// to do. It returns how long the server worked, why it ended, and what to go on with, if it is
+// there.
+func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error, next *connection) {
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.source,
-		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1)}, timer: time.NewTimer(0),
+		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1), better: make(chan *connection, 1)}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
 	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
@@ -76,7 +77,11 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	o.source.End(ended, how)
 	cancel()
 	s.besides.Wait()
-	return ended.Sub(c.began), c.explain(why)
+	select {
+	case next = <-s.better:
+	default:
+	}
+	return ended.Sub(c.began), c.explain(why), next
 }
 
 // isDatagram says whether lines go in datagrams.
