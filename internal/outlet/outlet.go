@@ -104,7 +104,7 @@ func (o *Outlet) Run(ctx context.Context) {
 // run runs the session on c, which it takes, and takes note of how it ended. It returns what was
 // opened beside it, to go on with.
 func (o *Outlet) run(ctx context.Context, c *connection) (next *connection) {
-	lived, why, next := o.session(ctx, c)
+	lived, next, why := o.session(ctx, c)
 	isFine := errors.Is(why, errDoubted) // it has ended the connection in order: so it does read
 	if ctx.Err() != nil || isOurs(why) {
 		o.failover.left(time.Now(), c.server)

@@ -51,9 +51,9 @@ type session struct {
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
-// to do. It returns how long the server worked, why it ended, and what to go on with, if it is
-// there.
-func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error, next *connection) {
+// to do. It returns how long the server worked, what to go on with, if it is there, and why it
+// ended.
+func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, next *connection, why error) {
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.source,
@@ -81,7 +81,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	case next = <-s.better:
 	default:
 	}
-	return ended.Sub(c.began), c.explain(why), next
+	return ended.Sub(c.began), next, c.explain(why)
 }
 
 // isDatagram says whether lines go in datagrams.
