@@ -84,11 +84,13 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 func (d *decoder) syntax(text []byte, bad *yaml.LoadError) {
 	at, lines := syntaxPlace(text, bad.Mark), splitLines(text)
 	hint, what := hintForSyntax(lines, at), bad.Message
-	if strings.Contains(what, "anchor") { // which it names
-		hint, what = "a value that begins with * or & needs quotes", noAnchors
-	}
 	near := strings.Join(lines[max(at.line-4, 0):at.line], "\n")
-	if len(near) > maxNear {
+	switch {
+	case strings.Contains(what, "anchor"): // which it names
+		hint, what = "a value that begins with * or & needs quotes", noAnchors
+	case strings.Contains(what, "max depth"):
+		hint = "nothing is more than five deep here: close the brackets and braces that are open"
+	case len(near) > maxNear:
 		hint = "write it in shorter lines"
 	}
 	if at.line > 0 {
