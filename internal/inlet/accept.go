@@ -90,9 +90,8 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 	if err != nil {
 		return err
 	}
-	isUnix := l.Address.IsUnix()
-	framing := framing{understands: isUnix && l.Protocol == line.StatsD}
-	s := &streamReader{socket: socket, isUnix: isUnix, framing: framing, pacer: in.pacer(l), connections: in.connections}
+	s := &streamReader{socket: socket, isUnix: l.Address.IsUnix(), pacer: in.pacer(l), connections: in.connections}
+	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
 	s.handler = in.newHandler(l, func() string { return addressOf(from) })
 	in.connections.add(s)
 	l.open.Add(1)

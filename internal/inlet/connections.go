@@ -22,7 +22,6 @@ const (
 	leastLeaving = 64
 
 	shortage = 10 * time.Second // when descriptors have run out, for which the rest of the process gets some
-	spare    = 8
 
 	moreDescriptors = "LimitNOFILE= in the unit, or ulimit -n"
 )
@@ -182,7 +181,7 @@ func (c *connections) ranOut(err error) {
 	c.short.isThere(c.log, "out of descriptors: new connections wait until old ones end", "err", err, "remedy", moreDescriptors)
 	c.stats.ShortOf++
 	if now := time.Now(); now.After(c.until) {
-		c.least, c.until = max(1, c.open-min(spare, c.open/2)), now.Add(shortage)
+		c.least, c.until = max(1, c.open-min(8, c.open/2)), now.Add(shortage)
 	}
 	c.hangUp()
 }

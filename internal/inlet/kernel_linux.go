@@ -54,6 +54,7 @@ type packets struct {
 	peers [packetBatch]unix.RawSockaddrAny
 	buf   []byte
 	size  int // of the part for each
+	n     int // datagrams of the last recv
 }
 
 func newPackets() (*packets, error) {
@@ -74,6 +75,7 @@ func (p *packets) divide(size int) {
 		p.iovs[i].SetLen(size)
 		h := &p.msgs[i].hdr
 		h.Iov, h.Name = &p.iovs[i], (*byte)(unsafe.Pointer(&p.peers[i]))
+		h.Namelen = unix.SizeofSockaddrAny
 		h.SetIovlen(1)
 	}
 }
@@ -85,14 +87,15 @@ func (p *packets) recv(fd, size, most int) (int, error) {
 	if p.size != size {
 		p.divide(size)
 	}
-	for i := range most {
-		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny
+	for i := range p.n {
+		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny // of which the kernel made the length
 	}
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&p.msgs[0])), uintptr(most), unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
-	return int(n), nil
+	p.n = int(n)
+	return p.n, nil
 }
 
 // packet returns the i-th datagram of the last recv, valid until the next one, and how many

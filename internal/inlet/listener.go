@@ -19,10 +19,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
-const (
-	receiveBuffer = 8 << 20 // bytes that a datagram socket asks of the kernel
-	smallBuffer   = 1 << 20 // below which input must not gather for long: an ordinary burst would overrun it
-)
+// smallBuffer is the size, in bytes, of a receive buffer below which input must not gather for long:
+// an ordinary burst would overrun it.
+const smallBuffer = 1 << 20
 
 // A Listener is one bound socket. The reader that runs on it closes it.
 type Listener struct {
@@ -87,7 +86,7 @@ func (l *Listener) identify(fd int) error {
 	case l.IsStream() && listens == 0:
 		return errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
 	case !l.IsStream():
-		l.ReceiveBuffer, err = recvbuf.Grow(fd, receiveBuffer)
+		l.ReceiveBuffer, err = recvbuf.Grow(fd, 8<<20)
 		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
 		return err
 	case !l.Address.IsUnix():
