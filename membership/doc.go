@@ -26,7 +26,7 @@
 //	keep.go         keeping a claim: renew, suspend, resume, lose, let go
 //	records.go      writing about tenures, beside the lease
 //	outage.go       when etcd fails: what is logged, and when to try again
-//	store.go        what is asked of etcd: leases, and lost data
+//	store.go        what is asked of etcd: leases, lost data, the records of tenures
 //	claiming.go     the claim in etcd: what is asked for, and what an earlier request got
 //	renewing.go     a renewal in etcd, over one stream
 //	waiting.go      waiting in etcd for a name that is freed
