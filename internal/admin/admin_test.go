@@ -547,6 +547,9 @@ func TestServeUnixInPlaceOfStaleSocket(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
 	defer client.CloseIdleConnections()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("got %v, %v; want mode 0660", info, err)
+	}
 	if got := get(t, client, "http://prefixproxy"); got != membership.Held {
 		t.Errorf("state %q, want held", got)
 	}

@@ -11,8 +11,8 @@ import (
 // Config steers a Server. DefaultConfig returns the defaults that the field
 // comments give; Problems checks a Config.
 type Config struct {
-	// Listen is where the pages are: host:port, or unix:///path; "" turns them
-	// off. Default localhost:8127. On an address that is not loopback everybody
+	// Listen is where the pages are: host:port, or unix:///path, for our user and
+	// group; "" turns them off. Default localhost:8127. On an address that is not loopback everybody
 	// who reaches it can read names, upstreams and bad lines.
 	Listen string `yaml:"listen"`
 
