@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -253,4 +254,38 @@ func latin1(s string) string {
 		b.WriteRune(rune(c))
 	}
 	return b.String()
+}
+
+// No line of a web page is taken, though there be no room for the head of its request.
+func TestRequestThatIsGivenUp(t *testing.T) {
+	in := start(t, defaults, localTCP)
+	const requests, size = 300, 17_000
+	var conns []net.Conn
+	for range requests {
+		conn := in.dial(t, 0)
+		write(t, conn, "POST /"+strings.Repeat("x", size))
+		conns = append(conns, conn)
+	}
+	eventually(t, "all are read, and some given up", func() bool {
+		in.connections.mu.Lock()
+		defer in.connections.mu.Unlock()
+		kept, lost := 0, 0
+		for s := range in.connections.running {
+			if s.tail.lost > 0 {
+				lost++
+			} else if len(s.tail.data) > size {
+				kept++
+			}
+		}
+		return kept+lost == requests && lost > 0
+	})
+	for _, conn := range conns {
+		write(t, conn, " HTTP/1.1\nhost.a:1|c\n")
+	}
+	for _, conn := range conns {
+		ends(t, conn)
+	}
+	if n := in.count("host"); n > 0 {
+		t.Errorf("%d lines of requests were taken", n)
+	}
 }

@@ -139,8 +139,8 @@ func (s *streamReader) hand(data []byte, kept, lost int, take func(Handler, []by
 	s.handler.Begin(now)
 	if lost > 0 {
 		s.handler.Drop(TooLong, data[:kept])
-		if s.framing.kind == framed {
-			s.framing.left -= lost
+		if s.framing.left -= lost; s.framing.kind == unknown { // a request
+			s.framing.kind = refused
 		}
 		data = data[kept:]
 	}
