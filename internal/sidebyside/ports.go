@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 )
@@ -11,12 +12,11 @@ import (
 // FreePort returns a port on which nobody listens at 127.0.0.1, by TCP or UDP.
 // It is not one that the kernel would give to an outgoing connection before the
 // test's server takes it, or an embedded etcd to itself (internal/devetcd), and not one
-// that another test of this process got.
+// that another test got, of this process or of one that runs beside it.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		port := 20_000 + rand.IntN(10_000)
-		if _, given := givenPorts.LoadOrStore(port, true); !given && isFree(port) {
+		if port := 20_000 + rand.IntN(10_000); isFree(port) && reserve(port) {
 			return port
 		}
 	}
@@ -24,7 +24,21 @@ func FreePort(t testing.TB) int {
 	return 0
 }
 
-var givenPorts sync.Map // of FreePort
+var reserved sync.Map // the listeners that reserve ports, until the process ends
+
+// reserve says whether no other test has reserved a port. Processes know of each other by the
+// abstract names of unix sockets, which end with them.
+func reserve(port int) bool {
+	var l net.Listener
+	if runtime.GOOS == "linux" {
+		var err error
+		if l, err = net.Listen("unix", fmt.Sprintf("@prefixproxy-test-port-%d", port)); err != nil {
+			return false
+		}
+	}
+	_, given := reserved.LoadOrStore(port, l)
+	return !given
+}
 
 func isFree(port int) bool {
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
