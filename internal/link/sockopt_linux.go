@@ -13,6 +13,12 @@ func setUserTimeout(fd int, d time.Duration) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, max(1, int(d.Milliseconds())))
 }
 
+// boundPauses bounds how long the kernel waits until it asks a peer again that has no room or does
+// not answer: TCP_RTO_MAX_MS, since Linux 6.15.
+func boundPauses(fd int, d time.Duration) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(d.Milliseconds()))
+}
+
 // unsent returns how many bytes of a stream the peer has not acknowledged; of a
 // unix socket, how much memory what it has not read takes.
 func unsent(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }

@@ -8,6 +8,7 @@ import (
 )
 
 func setUserTimeout(int, time.Duration) error { return errors.ErrUnsupported }
+func boundPauses(int, time.Duration) error    { return errors.ErrUnsupported }
 func unsent(int) (int, error)                 { return 0, errors.ErrUnsupported }
 func limitUnsent(int, int) error              { return errors.ErrUnsupported }
 

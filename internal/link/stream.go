@@ -23,6 +23,9 @@ const (
 	narrowUnsent = 256 << 10
 )
 
+// askTime is within what time the kernel asks a peer again that has no room.
+const askTime = 10 * time.Second
+
 // keepAlive finds out within 20 s that the host of an idle connection is gone.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 3}
 
@@ -40,6 +43,7 @@ type stream struct {
 	raw     syscall.RawConn
 	written uint64 // bytes that our kernel took
 	narrowd bool
+	asks    bool // it is asked again and again, and for ever
 }
 
 // newStream takes a connection. See Dialer.Resets for resets.
@@ -54,6 +58,7 @@ func newStream(conn streamConn, resets bool) (*stream, error) {
 		return l, nil
 	}
 	if resets {
+		l.asks = l.control(func(fd int) error { return boundPauses(fd, askTime) }) == nil
 		return l, errors.Join(l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))
 	}
 	return l, errors.Join(l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetWriteBuffer(onceBuffer),
@@ -103,8 +108,11 @@ func (l *stream) lookUnix() (peer Peer, err error) {
 	return peer, err
 }
 
+// Bound: where nothing leaves that is left behind, and the peer is asked anyway, the kernel need not
+// give up. It may do so though the peer takes lines: it counts from when it first asked, whatever was
+// taken since, unless the peer had room for all that was to go at once (icsk_probes_tstamp).
 func (l *stream) Bound(d time.Duration) error {
-	if l.tcp == nil {
+	if l.tcp == nil || l.asks {
 		return nil
 	}
 	return l.control(func(fd int) error { return setUserTimeout(fd, d) })

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/proxy"
@@ -69,6 +71,7 @@ var scenarios = []scenario{
 	{"a statsd pauses, and the name goes", statsdPausesAndTheNameGoes},
 	{"a statsd pauses, and is killed", statsdPausesAndIsKilled},
 	{"slow: a graphite pauses", graphitePauses},
+	{"slow: a graphite reads slowly", graphiteIsSlow},
 	{"an idle connection is closed", idleIsClosed},
 	{"slow: an idle connection is closed late", idleIsClosedLate},
 	{"a server half-closes", func(t *testing.T) { halfCloses(t, "carbon") }},
@@ -484,6 +487,28 @@ func graphitePauses(t *testing.T) {
 	w.counts(server)
 	w.send("carbon", 100_000, 100_000) // more than two sockets hold
 	w.sendFor("carbon", 100, 25*time.Second)
+	server.Behave(manner{})
+	w.awaitDelivered("carbon")
+	if n := server.Connections(); n != 1 {
+		t.Errorf("%d connections came, want one that lasts", n)
+	}
+}
+
+// graphiteIsSlow: the kernel asks it again and again whether it has room, and goes on.
+func graphiteIsSlow(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, 10_000)
+	unix.Close(fd)
+	if err != nil {
+		t.Skipf("TCP_RTO_MAX_MS: %v", err)
+	}
+	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{PerSecond: 30_000})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL)})
+	w.counts(server)
+	w.sendFor("carbon", 2000, 30*time.Second)
 	server.Behave(manner{})
 	w.awaitDelivered("carbon")
 	if n := server.Connections(); n != 1 {
