@@ -164,8 +164,8 @@ func (q *carbonQueue) books() (seen books, all []account) {
 	}
 	for _, kept := range q.store.Books() {
 		seen := q.seen
-		if until, is := q.until[kept.Destination]; is && kept.Removed {
-			seen = until
+		if kept.Removed {
+			seen = q.until[kept.Destination] // nothing, if it was gone from the start
 		}
 		b := seen.minus(q.since[kept.Destination])
 		b.adopted, b.resent, b.queued, b.spooled = kept.Adopted, kept.Resent, kept.Queued, kept.Spooled

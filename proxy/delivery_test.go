@@ -223,3 +223,41 @@ func TestDestinations(t *testing.T) {
 		t.Errorf("main: %+v", b)
 	}
 }
+
+// A destination that is gone when the process starts shows what became of its lines, and
+// nothing of what comes later; it may come back.
+func TestDestinationGoneAtStart(t *testing.T) {
+	t.Parallel()
+	up, down := newSink(t, "tcp"), newSink(t, "tcp")
+	down.close()
+	cfg, opt := keptConfig(t, up.address)
+	main := cfg.Forward.Carbon[0]
+	dr := main
+	main.Name, dr.Name, dr.To = "main", "dr", []Upstream{down.address}
+	cfg.Forward.Carbon = []CarbonForward{main, dr}
+	p := startWith(t, cfg, holding("Denali"), opt)
+	write(t, p.dial(t, "carbon", 0), "host.a 1 1700000000\n")
+	up.expect("Denali.a 1 1700000000")
+	p.stop()
+
+	cfg.Forward.Carbon = []CarbonForward{main}
+	p = startWith(t, cfg, holding("Denali"), opt)
+	conn := p.dial(t, "carbon", 0)
+	write(t, conn, "host.b 1 1700000000\n")
+	up.until("Denali.b 1 1700000000")
+	expect := func(received, queued uint64) {
+		t.Helper()
+		for _, d := range p.Status().Destinations {
+			balanced(t, d.Name, d.Lines)
+			if b := d.Lines; d.Name == "dr" && (b.Received != received || b.Adopted != 1 || b.Dropped["shutdown"] != 1 || b.Queued != queued) {
+				t.Errorf("got %+v, want %d received and %d queued", b, received, queued)
+			}
+		}
+	}
+	expect(0, 0)
+	cfg.Forward.Carbon = []CarbonForward{main, dr}
+	reloaded(t, p, cfg)
+	write(t, conn, "host.c 1 1700000000\n")
+	up.until("Denali.c 1 1700000000")
+	expect(1, 1)
+}
