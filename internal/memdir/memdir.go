@@ -48,16 +48,20 @@ type Dir struct {
 
 // Find returns the directory in memory of disk, which it makes in the first of bases
 // that will do, where there is none; nil: none will. It removes those in bases that are
-// abandoned.
+// abandoned. Of the two files that name each other, one may be damaged.
 func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
-	if path, err := pointer(disk); err == nil {
-		d, err := use(disk, path)
-		if err == nil {
+	path, err := pointer(disk)
+	if err == nil {
+		var d *Dir
+		if d, err = use(disk, path); err == nil {
 			return d
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			log.Warn("the queue's directory is not usable; what waited there is not found", "err", err)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		if d := search(disk, bases); d != nil {
+			return d
 		}
+		log.Warn("the queue's directory is not usable; what waited there is not found", "err", err)
 	}
 	for _, base := range bases {
 		Collect(base, log)
@@ -68,6 +72,50 @@ func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 		log.Warn("no directory for the queue here", "dir", base, "err", err)
 	}
 	return nil
+}
+
+// search returns the directory in bases that says it is disk's, or nil. The pointer is wrong.
+func search(disk *statedir.Dir, bases []string) *Dir {
+	setAside(disk, pointerName)
+	for _, base := range bases {
+		for _, path := range list(base) {
+			if whose, err := ownerOf(path); err != nil || whose != owner(disk) {
+				continue
+			}
+			d, err := use(disk, path)
+			if err == nil && disk.WriteFile(pointerName, []byte(path+"\n")) == nil {
+				return d
+			}
+			if err == nil {
+				d.Close()
+			}
+		}
+	}
+	return nil
+}
+
+// list returns what is named like a directory in memory.
+func list(base string) (paths []string) {
+	entries, _ := os.ReadDir(base)
+	for _, e := range entries {
+		path, err := filepath.Abs(filepath.Join(base, e.Name()))
+		if err == nil && e.IsDir() && isNamed(path) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// isNamed says whether path is that of a directory in memory, by its name.
+func isNamed(path string) bool {
+	return filepath.IsAbs(path) && strings.HasPrefix(filepath.Base(path), prefix)
+}
+
+// setAside renames what is in the place of a file, and none.
+func setAside(dir *statedir.Dir, name string) {
+	if info, err := os.Lstat(filepath.Join(dir.Path(), name)); err == nil && !info.Mode().IsRegular() {
+		dir.Rename(name, name+".bad")
+	}
 }
 
 func pointer(disk *statedir.Dir) (path string, err error) {
@@ -85,13 +133,13 @@ func owner(disk *statedir.Dir) string {
 
 // use uses a directory that is there, if it is ours.
 func use(disk *statedir.Dir, path string) (*Dir, error) {
-	if !filepath.IsAbs(path) || !strings.HasPrefix(filepath.Base(path), prefix) {
+	if !isNamed(path) {
 		return nil, fmt.Errorf("%q is no directory of a queue", path)
 	}
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	d, err := open(disk, path, 0)
+	d, err := open(disk, path, os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -100,10 +148,10 @@ func use(disk *statedir.Dir, path string) (*Dir, error) {
 		return d, nil
 	}
 	defer d.Close()
-	if err != nil || !isSame(string(whose), disk.Path()) && !isAbandoned(path) {
+	if err == nil && filepath.IsAbs(string(whose)) && !isSame(string(whose), disk.Path()) && !isAbandoned(path) {
 		return nil, fmt.Errorf("%s is of another state directory: %q", path, whose)
 	}
-	if err := d.WriteFile(ownerName, []byte(owner(disk))); err != nil { // it was moved
+	if err := d.WriteFile(ownerName, []byte(owner(disk))); err != nil { // it was moved, or damaged
 		return nil, err
 	}
 	return open(disk, path, 0)
@@ -120,6 +168,9 @@ func open(disk *statedir.Dir, path string, flag int) (*Dir, error) {
 	dir, err := statedir.Open(path)
 	if err != nil {
 		return nil, err
+	}
+	if flag == os.O_CREATE {
+		setAside(dir, ownerName)
 	}
 	lock, err := dir.OpenFile(ownerName, os.O_RDWR|flag, 0o600)
 	if err != nil {
@@ -209,10 +260,8 @@ func (d *Dir) Remove() error {
 // Collect removes the directories in base whose owners are gone for good: no process has
 // them locked, and their directory on disk is gone, or has another.
 func Collect(base string, log *slog.Logger) {
-	entries, _ := os.ReadDir(base)
-	for _, e := range entries {
-		path, err := filepath.Abs(filepath.Join(base, e.Name()))
-		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) || !isAbandoned(path) {
+	for _, path := range list(base) {
+		if !isAbandoned(path) {
 			continue
 		}
 		if d, err := open(nil, path, 0); err == nil {
@@ -227,25 +276,32 @@ func Collect(base string, log *slog.Logger) {
 	}
 }
 
-// isAbandoned says whether the owner of a directory is gone, or has another, or was
-// never written.
-func isAbandoned(path string) bool {
+// ownerOf returns what a directory of this user says whose it is.
+func ownerOf(path string) (string, error) {
 	dir, err := statedir.Open(path)
 	if err != nil {
-		return false // somebody else's
+		return "", err
 	}
 	defer dir.Close()
 	whose, err := dir.ReadFile(ownerName, maxPath)
+	return string(whose), err
+}
+
+// isAbandoned says whether the owner of a directory is gone, or has another, or was
+// never written.
+func isAbandoned(path string) bool {
+	whose, err := ownerOf(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(whose) == 0 {
 		info, err := os.Stat(path)
 		return err == nil && time.Since(info.ModTime()) > unownedAge
 	}
-	if err != nil || !filepath.IsAbs(string(whose)) {
+	if err != nil || !filepath.IsAbs(whose) {
 		return false
 	}
-	there, err := os.ReadFile(filepath.Join(string(whose), pointerName))
+	there, err := os.ReadFile(filepath.Join(whose, pointerName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
-	return err == nil && strings.TrimSuffix(string(there), "\n") != path
+	other := strings.TrimSuffix(string(there), "\n")
+	return err == nil && isNamed(other) && other != path // what is damaged names none
 }

@@ -113,6 +113,43 @@ func TestMoved(t *testing.T) {
 	}
 }
 
+// Of the two files that name each other, one may be damaged; nobody takes what is there for
+// abandoned meanwhile.
+func TestDamaged(t *testing.T) {
+	for _, name := range []string{pointerName, ownerName} {
+		for what, damage := range map[string]func(path string) error{
+			"empty":   func(path string) error { return os.Truncate(path, 0) },
+			"cut":     func(path string) error { return os.Truncate(path, 9) },
+			"changed": func(path string) error { return os.WriteFile(path, []byte("\x00\xff"), 0o600) },
+			"foreign": func(path string) error { return os.WriteFile(path, []byte("/etc\n"), 0o600) },
+			"a directory": func(path string) error {
+				os.Remove(path)
+				return os.MkdirAll(filepath.Join(path, "x"), 0o700)
+			},
+			"a link": func(path string) error { os.Remove(path); return os.Symlink("/etc/passwd", path) },
+		} {
+			t.Run(name+" "+what, func(t *testing.T) {
+				o := newTenant(t, t.TempDir())
+				dir := o.leave()
+				if name == pointerName {
+					dir = o.disk.Path()
+				}
+				if err := damage(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+				if name == pointerName {
+					Collect(o.bases[0], slog.New(slog.DiscardHandler))
+				}
+				for range 2 {
+					if !o.kept() {
+						t.Fatalf("not found: %s", &o.log)
+					}
+				}
+			})
+		}
+	}
+}
+
 // Those whose owners are gone for good are removed; others are not.
 func TestCollect(t *testing.T) {
 	base := t.TempDir()
