@@ -22,6 +22,14 @@ const MaxPlace = 1 << 62
 // IsSound says whether there can be such a place.
 func (p Place) IsSound() bool { return p.At <= MaxPlace && p.Line <= p.At }
 
+// Before returns the first of two places.
+func (p Place) Before(q Place) Place {
+	if q.At < p.At {
+		return q
+	}
+	return p
+}
+
 // UnmarshalJSON refuses what is none.
 func (p *Place) UnmarshalJSON(b []byte) error {
 	type place Place

@@ -253,6 +253,21 @@ func TestPowerFailure(t *testing.T) {
 	wholeLines(t, b.deliver())
 }
 
+// Where the directory in memory was removed, and the process is killed, what has gone to disk since
+// the state there was written is found.
+func TestMemoryRemoved(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	b.putMany("x", 30_000)
+	b.step(b.now)
+	os.RemoveAll(b.memory.Path())
+	b.putMany("y", 30_000)
+	before := b.books("main")
+	b.kill()
+	if got := b.books("main"); got.Spooled != before.Spooled || int(got.Dropped[SpoolFull]) > before.Queued {
+		t.Errorf("before %+v, after %+v; %s", before, got, &b.log)
+	}
+}
+
 // What was delivered before the power failed is not taken for lost, whatever the disk knew by then:
 // neither what was sent from memory, nor a file that had gone.
 func TestPowerFailureAfterDelivery(t *testing.T) {
@@ -595,5 +610,24 @@ func TestNoRoomForARecord(t *testing.T) {
 	b.putLines("a 1 1"+strings.Repeat(" ", 100), "b 1 1")
 	if got := b.begin("main").take(); strings.Count(got, "\n") != 2 || strings.Count(b.log.String(), "no room") != 1 {
 		t.Errorf("%q is sent; %s", got, &b.log)
+	}
+}
+
+// Where a file can be begun, but takes no record, or few, each batch that is dropped is not said
+// anew.
+func TestNoRoomIsSaidOnce(t *testing.T) {
+	b := newBench(t)
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if op == "write" && size > 1000 || op == "create" && path == "memory" {
+			return 0, syscall.EFBIG
+		}
+		return size, nil
+	}
+	for range 20 {
+		b.putLines("a 1 1")
+		b.putLines("b 1 1" + strings.Repeat(" ", 1000))
+	}
+	if n := strings.Count(b.log.String(), "no memory for them"); n != 1 || b.books("main").Dropped[QueueFull] != 20 {
+		t.Errorf("said %d times; %s", n, &b.log)
 	}
 }

@@ -175,6 +175,7 @@ func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment
 	}
 	if isOpen {
 		open.sealed = true
+		t.saidNoRoom = false
 	}
 	l.segments = append(l.segments, g)
 	return g, nil

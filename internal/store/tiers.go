@@ -22,7 +22,7 @@ type tiers struct {
 	trash                []entry // files on disk that are to be removed
 	outdated             []entry // and those for which that has time until the state there doesn't name them
 	saidUnkept           bool
-	saidNoRoom           bool                       // and no segment has been begun since
+	saidNoRoom           bool                       // and no segment has been filled since
 	recordHeader         [records.RecordHeader]byte // a buffer
 }
 
@@ -54,7 +54,6 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 		return err
 	}
 	t.memoryUsed += records.HeaderSize
-	t.saidNoRoom = false
 	return nil
 }
 
