@@ -254,17 +254,24 @@ func TestPowerFailure(t *testing.T) {
 }
 
 // Where the directory in memory was removed, and the process is killed, what has gone to disk since
-// the state there was written is found.
+// the state there was written is found, and what waited when it was is counted.
 func TestMemoryRemoved(t *testing.T) {
-	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
-	b.putMany("x", 30_000)
-	b.step(b.now)
-	os.RemoveAll(b.memory.Path())
-	b.putMany("y", 30_000)
-	before := b.books("main")
-	b.kill()
-	if got := b.books("main"); got.Spooled != before.Spooled || int(got.Dropped[SpoolFull]) > before.Queued {
-		t.Errorf("before %+v, after %+v; %s", before, got, &b.log)
+	for _, isSynced := range []bool{false, true} {
+		b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+		b.putMany("x", 30_000)
+		b.step(b.now)
+		os.RemoveAll(b.memory.Path())
+		b.putMany("y", 30_000)
+		lost := 0
+		before := b.books("main")
+		if isSynced {
+			b.step(b.now)
+			lost = before.Queued
+		}
+		b.kill()
+		if got := b.books("main"); got.Spooled != before.Spooled || int(got.Dropped[SpoolFull]) != lost || int(got.Adopted) != before.Spooled+lost {
+			t.Errorf("synced %t: before %+v, after %+v; %s", isSynced, before, got, &b.log)
+		}
 	}
 }
 

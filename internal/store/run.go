@@ -272,6 +272,7 @@ func (s *Store) load(l *log, c *records.Chunk) error {
 // sync makes the disk write what was written.
 func (s *Store) sync() (err error) {
 	s.mu.Lock()
+	s.syncs++
 	moved, outdated, state := s.unsynced, s.outdated, s.state(!s.unsaved)
 	s.unsynced, s.outdated = nil, nil
 	s.mu.Unlock()

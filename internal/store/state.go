@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +20,8 @@ import (
 // needs.
 type state struct {
 	ID         uint64        // of the store
-	Generation uint64        // counts up from 1
+	Generation uint64        // counts up from 1, whenever something is delivered or lost
+	Sync       uint64        // counts up whenever the disk's is written
 	Named      records.Place // where the log ends
 	Held       records.Place
 	HeldTodo   records.Spans // wait for a name
@@ -75,7 +77,7 @@ func decodeState(b []byte) (st state, err error) {
 // and not synced every second.
 func (s *Store) state(powerFails bool) []byte {
 	isUsed := !powerFails || s.diskUsed > 0
-	st := state{ID: s.id, Generation: s.generation, Named: s.named.tail, Held: s.held.tail, Partial: powerFails}
+	st := state{ID: s.id, Generation: s.generation, Sync: s.syncs, Named: s.named.tail, Held: s.held.tail, Partial: powerFails}
 	if isUsed {
 		st.HeldTodo = s.held.todo
 	}
@@ -114,7 +116,8 @@ func (f *stateFile) load() (newest state, err error) {
 		if readErr != nil && !errors.Is(readErr, errNoState) {
 			return newest, readErr
 		}
-		if err = errors.Join(err, readErr); st.Generation > newest.Generation {
+		err = errors.Join(err, readErr)
+		if cmp.Or(cmp.Compare(st.Generation, newest.Generation), cmp.Compare(st.Sync, newest.Sync)) > 0 {
 			newest, f.turn = st, 1-i
 		}
 	}
@@ -168,6 +171,7 @@ type saving struct {
 	diskState   stateFile // of sync alone
 
 	generation uint64        // of what was saved last
+	syncs      uint64        // by this process
 	unsaved    bool          // by memory's state
 	dirty      chan struct{} // cap 1: the disk is to be synced, and to know the state
 	unsynced   []*segment    // that are on disk
