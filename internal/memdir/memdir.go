@@ -5,7 +5,7 @@
 // found again by what is in the directory on disk: the file "memory" there names it. Its
 // file "owner" names the directory on disk, and is locked while a process has it. So one
 // whose owner is gone for good can be told, and is removed by the next process that looks
-// for a place.
+// for a place. If one of the two files is damaged, the other will do.
 //
 // # Not promised
 //
