@@ -75,7 +75,9 @@ func NewHolder(c *etcd.Client, cfg Config, dir *state.Dir, log *slog.Logger) (*H
 		}
 		cfg.Owner = pool.ShowOwner(host)
 	}
-	return newHolder(storeOf(c, cfg), cfg, dir, boottime, log), nil
+	h := newHolder(storeOf(c, cfg), cfg, dir, boottime, log)
+	h.pause = retry.SleepLong
+	return h, nil
 }
 
 func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Logger) *Holder {
@@ -86,7 +88,7 @@ func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Lo
 	h := &Holder{
 		current: newCurrent(),
 		requests: requests{
-			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, log: log,
+			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, pause: retry.Sleep, log: log,
 			outage: outage{log: log, now: now, causes: make(map[string]time.Duration)},
 		},
 		counts:  counts{losses: make(map[Loss]*atomic.Uint64)},

@@ -17,6 +17,7 @@ type requests struct {
 	ttl      time.Duration // of the configuration
 	now      clock
 	jitter   retry.Jitter
+	pause    func(context.Context, time.Duration) bool // retry.Sleep, or SleepLong
 	log      *slog.Logger
 	pulse    pulse.Pulse // of Run
 	outage   outage
@@ -37,7 +38,7 @@ func (r *requests) Turns() uint64 { return r.pulse.Turns() }
 func (r *requests) sleep(ctx context.Context, d time.Duration) bool {
 	r.pulse.Rest()
 	defer r.pulse.Work()
-	return retry.SleepLong(ctx, d)
+	return r.pause(ctx, d)
 }
 
 // request makes a request that belongs to a claim. Its time-out leaves half of the claim's usable

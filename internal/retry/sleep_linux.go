@@ -11,9 +11,9 @@ import (
 // SleepLong is Sleep, of which the process has less to do when it is over. The runtime sleeps until
 // its next timer in epoll_wait(2), which may take a thousandth longer; meanwhile its monitor, which
 // is there in time, naps for 20 µs again and again: about 20 times after 2.5 s. It knows nothing of
-// a timerfd_create(2).
+// a timerfd_create(2). (Nor does testing/synctest.)
 func SleepLong(ctx context.Context, d time.Duration) bool {
-	if isFake() || d < time.Millisecond {
+	if d < time.Millisecond {
 		return Sleep(ctx, d)
 	}
 	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
