@@ -148,6 +148,12 @@ func (s *Store) recall(to []Destination) error {
 // there is lost and counted.
 func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 	c := s.newCursor(Destination{Name: p.Name, To: p.To})
+	if p.Removed { // what its session had in doubt was nobody's then
+		c.books.Adopted = uint64(p.Todo.Lines())
+		c.books.Dropped[Shutdown], c.books.Removed = c.books.Adopted, true
+		s.removed = append(s.removed, c)
+		return
+	}
 	s.cursors = append(s.cursors, c)
 	lost += s.named.recall(&p.Todo, tail)
 	for i := range p.Again {

@@ -31,10 +31,11 @@ type state struct {
 
 // placeOf is the place of one destination.
 type placeOf struct {
-	Name  string
-	To    []string
-	Todo  records.Spans              // not delivered
-	Again [maxIdle + 1]records.Spans // delivered, and to be sent again; as needs.done
+	Name    string
+	To      []string
+	Todo    records.Spans              // not delivered
+	Again   [maxIdle + 1]records.Spans // delivered, and to be sent again; as needs.done
+	Removed bool                       // it is a destination no more, and its session has not ended
 }
 
 const (
@@ -81,8 +82,11 @@ func (s *Store) state(powerFails bool) []byte {
 	if isUsed {
 		st.HeldTodo = s.held.todo
 	}
-	for _, c := range s.cursors {
-		p := placeOf{Name: c.Name, To: c.To, Again: c.done}
+	for _, c := range slices.Concat(s.cursors, s.removed) {
+		if c.books.Removed && len(c.lost) == 0 {
+			continue
+		}
+		p := placeOf{Name: c.Name, To: c.To, Again: c.done, Removed: c.books.Removed}
 		if isUsed {
 			p.Todo = slices.Clone(c.todo)
 		}

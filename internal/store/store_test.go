@@ -809,6 +809,34 @@ func TestRemovedInASession(t *testing.T) {
 	}
 }
 
+// What the session of one that is removed had in doubt when the process was killed is counted by
+// the next process, once, whether it is back by then or not.
+func TestRemovedAndKilled(t *testing.T) {
+	a, c := Destination{Name: "a", Queue: roomy}, Destination{Name: "c", Queue: roomy}
+	for _, isBack := range []bool{false, true} {
+		b := newBench(t, a, c)
+		b.putLines("1 1 1", "2 1 1")
+		b.begin("a").take()
+		b.SetDestinations([]Destination{c})
+		if got := b.books("a"); got.Queued != 2 {
+			t.Fatalf("removed: %+v", got)
+		}
+		if b.to = []Destination{c}; isBack {
+			b.to = []Destination{a, c}
+		}
+		b.kill()
+		if got := b.books("a"); got.Removed == isBack || got.Adopted != 2 || got.Dropped[Shutdown] != 2 || got.Queued != 0 {
+			t.Errorf("back %v: got %+v", isBack, got)
+		}
+		b.kill()
+		for _, got := range b.Books() {
+			if got.Destination == "a" && got.Adopted != 0 {
+				t.Errorf("back %v: counted again: %+v", isBack, got)
+			}
+		}
+	}
+}
+
 // A destination is known again by its name, or by an address that it has still; and one
 // that has no name is the first that has one, or is one no more.
 func TestRenamed(t *testing.T) {
