@@ -80,12 +80,10 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 	if ifRoom && in.connections.open >= in.connections.most() {
 		return errFull
 	}
-	fd, from, err := unix.Accept(l.socket.FD())
+	fd, from, err := acceptFD(l.socket.FD())
 	if err != nil {
 		return err
 	}
-	unix.CloseOnExec(fd)
-	unix.SetNonblock(fd, true)
 	socket, err := in.poller.Own(fd)
 	if err != nil {
 		return err

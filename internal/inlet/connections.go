@@ -102,6 +102,7 @@ func (c *connections) set(s Settings) {
 		c.log.Warn("fewer descriptors than max_connections asks for", "max_connections", s.MaxConnections,
 			"connections", c.limit, "descriptors", all, "remedy", moreDescriptors)
 	}
+	c.wake()
 }
 
 // most is how many may be open now. c.mu is held.
@@ -202,6 +203,11 @@ func (c *connections) retire(s *streamReader) {
 func (c *connections) close(s *streamReader) {
 	s.ended = true
 	c.open--
+	c.wake()
+}
+
+// wake wakes those who wait for room. c.mu is held.
+func (c *connections) wake() {
 	close(c.freed)
 	c.freed = make(chan struct{})
 }

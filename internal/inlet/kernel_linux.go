@@ -11,6 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// acceptFD accepts a connection, without waiting; EAGAIN if there is none.
+func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
+	return unix.Accept4(listening, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+}
+
 // keepAlive makes the connections of a listening socket, which inherit its options, find out
 // within three minutes that their peers are gone: tcp(7).
 func keepAlive(listening int) error {

@@ -8,6 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// acceptFD accepts a connection, without waiting; EAGAIN if there is none. The poller makes it
+// one that does not block.
+func acceptFD(listening int) (fd int, from unix.Sockaddr, err error) {
+	fd, from, err = unix.Accept(listening)
+	if err == nil {
+		unix.CloseOnExec(fd)
+	}
+	return fd, from, err
+}
+
 // keepAlive makes the connections of a listening socket find out that their peers
 // are gone.
 func keepAlive(listening int) error {
