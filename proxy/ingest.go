@@ -199,6 +199,9 @@ func (in *ingest) earlier(ln []byte) {
 // again takes lines and points that were held until there is a name.
 func (in *ingest) again(data []byte) {
 	for {
+		if in.proto == line.Carbon {
+			data = in.plainLines(data) // no point is one
+		}
 		ln, rest, ok := line.Cut(data)
 		switch {
 		case !ok:

@@ -59,9 +59,12 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 
 // isUsual says whether there is nothing in name to look at closely: it is short, of plain
 // bytes, and has no tags and no '~' in front.
-func isUsual(name []byte) bool {
+func isUsual(name []byte) bool { return hasUsualEnds(name) && isPlain(name) }
+
+// hasUsualEnds is isUsual but for the bytes between.
+func hasUsualEnds(name []byte) bool {
 	n := len(name)
-	return 0 < n && n <= maxNode && name[0] != '~' && name[n-1] != '}' && isPlain(name)
+	return 0 < n && n <= maxNode && name[0] != '~' && name[n-1] != '}'
 }
 
 // checkName takes back what was appended to dst, if carbon can have no file for the name

@@ -46,7 +46,7 @@ func plainLine(data []byte) (name, end int, first8 uint64) {
 		}
 		name += 8
 	}
-	if name == 0 || name > maxNode || data[name] != ' ' || data[0] == '~' || data[name-1] == '}' {
+	if data[name] != ' ' || !hasUsualEnds(data[:name]) {
 		return 0, 0, 0
 	}
 	value := plainValue(data[name+1:])
