@@ -34,7 +34,7 @@ type dataLoss struct {
 // a request with a time-out, so if the number stays odd for half a minute, the loop is stuck.
 func (r *requests) Turns() uint64 { return r.pulse.Turns() }
 
-// sleep is sleep, at rest.
+// sleep waits for d, or until ctx ends, and returns whether ctx has not. The loop is at rest meanwhile.
 func (r *requests) sleep(ctx context.Context, d time.Duration) bool {
 	r.pulse.Rest()
 	defer r.pulse.Work()

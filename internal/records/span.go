@@ -22,8 +22,8 @@ const MaxPlace = 1 << 62
 // IsSound says whether there can be such a place.
 func (p Place) IsSound() bool { return p.At <= MaxPlace && p.Line <= p.At }
 
-// Before returns the first of two places.
-func (p Place) Before(q Place) Place {
+// Earlier returns the first of two places.
+func Earlier(p, q Place) Place {
 	if q.At < p.At {
 		return q
 	}

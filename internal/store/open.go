@@ -121,7 +121,7 @@ func (s *Store) recall(to []Destination) error {
 	s.generation, s.named.tail, s.held.tail = st.Generation, st.Named, st.Held
 	s.recallSegments(found, st.ID)
 	if st.Partial { // what is in memory is everybody's, as is what was put since
-		st.Named, st.Held = s.named.border().Before(st.Named), s.held.border().Before(st.Held)
+		st.Named, st.Held = records.Earlier(s.named.border(), st.Named), records.Earlier(s.held.border(), st.Held)
 	}
 	if st.Generation == 0 { // there was none: all that is there is everybody's
 		st.Named, st.Held = s.named.start(s.named.segments), s.held.start(s.held.segments)
