@@ -481,7 +481,7 @@ func TestTurnsOfALongList(t *testing.T) {
 	t.Parallel()
 	client := newClient(t, sharedEtcd)
 	cfg := testConfig(t, PrefixedNumerics("web-", 400)...)
-	lease := newLease(t, client)
+	lease := devetcdtest.NewLease(t, client.Client)
 	for _, name := range append(PrefixedNumerics("web-", 5), "web-7") {
 		if _, err := client.Put(t.Context(), pool.NamesKey(cfg.Pool)+name, "marge", clientv3.WithLease(lease)); err != nil {
 			t.Fatal(err)

@@ -59,7 +59,7 @@ func TestReadBackAmongForeignKeys(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	s := storeOf(c, cfg)
-	under := lease{id: newLease(t, c), ttl: time.Minute}
+	under := lease{id: devetcdtest.NewLease(t, c.Client), ttl: time.Minute}
 	put := func(name, owner string) {
 		if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+name, owner, clientv3.WithLease(under.id)); err != nil {
 			t.Fatal(err)

@@ -11,25 +11,16 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/prefixproxy/prefixproxy/membership/etcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
-
-func newLease(t *testing.T, c *etcd.Client) clientv3.LeaseID {
-	t.Helper()
-	resp, err := c.Grant(t.Context(), 60)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.ID
-}
 
 func TestJoinUntilNoneIsFree(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	ids := PrefixedNumerics(t.Name()+"/", namesPerTxn+5) // more than one transaction holds
-	lease := newLease(t, c)
+	lease := devetcdtest.NewLease(t, c.Client)
 	for _, id := range ids {
 		m, err := Join(c.Client, t.Context(), lease, "homer", ids)
 		if err != nil {
@@ -92,7 +83,7 @@ func TestLadderFitsIntoATransaction(t *testing.T) {
 		namesPerTxn:     nil,
 		namesPerTxn + 1: rpctypes.ErrTooManyOps,
 	} {
-		if _, err := s.climb(t.Context(), lease{id: newLease(t, c)}, longestLadder(s, names), time.Now()); !errors.Is(err, want) {
+		if _, err := s.climb(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, longestLadder(s, names), time.Now()); !errors.Is(err, want) {
 			t.Errorf("%d names: got %v, want %v", names, err, want)
 		}
 	}
@@ -111,7 +102,7 @@ func TestOneLeaseOneName(t *testing.T) {
 		cfg := testConfig(t, names...)
 		cfg.Pool += fmt.Sprint(len(names))
 		s := storeOf(c, cfg)
-		under := lease{id: newLease(t, c)}
+		under := lease{id: devetcdtest.NewLease(t, c.Client)}
 		first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 		if err != nil {
 			t.Fatal(err)
@@ -138,7 +129,7 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	s := storeOf(c, testConfig(t))
-	under := lease{id: newLease(t, c)}
+	under := lease{id: devetcdtest.NewLease(t, c.Client)}
 	first, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()})
 	if err != nil {
 		t.Fatal(err)
@@ -148,12 +139,12 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 		{Name: first.name, Revision: first.revision - 1, Lease: under.id},
 		{Name: first.name},
 	} {
-		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()}); err != nil || got.name == first.name || got.takenOver {
+		if got, err := s.claim(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, asking{names: s.cfg.Names, own: &own, from: time.Now()}); err != nil || got.name == first.name || got.takenOver {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
 	own := state.Claim{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.ID, Here: true}
-	got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
+	got, err := s.claim(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)
 	}
@@ -172,7 +163,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 			}
 		}
 		s := storeOf(c, cfg)
-		if got, err := s.claim(t.Context(), lease{id: newLease(t, c)}, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != ErrNoFreeName {
+		if got, err := s.claim(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != ErrNoFreeName {
 			t.Fatalf("all taken: got %+v, %v; want ErrNoFreeName", got, err)
 		}
 		if _, err := c.Delete(t.Context(), pool.NamesKey(cfg.Pool)+names[0]); err != nil {

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
@@ -388,7 +389,7 @@ func TestPrune(t *testing.T) {
 			s := storeOf(c, cfg)
 			h := newHolder(s, cfg, nil, boottime, testLog(t))
 			h.wall = func() time.Time { return now.Add(test.ahead) }
-			h.lease = &lease{id: newLease(t, c)}
+			h.lease = &lease{id: devetcdtest.NewLease(t, c.Client)}
 			got, err := s.claim(t.Context(), *h.lease, asking{names: s.cfg.Names, own: nil, from: h.wall()})
 			if err != nil {
 				t.Fatal(err)

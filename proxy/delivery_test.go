@@ -170,6 +170,14 @@ func TestStopKeeps(t *testing.T) {
 	}
 }
 
+// mainAndDR returns two destinations: main, which is cfg's one, and dr, at another server.
+func mainAndDR(cfg Config, other *sink) []CarbonForward {
+	main := cfg.Forward.Carbon[0]
+	dr := main
+	main.Name, dr.Name, dr.To = "main", "dr", []Upstream{other.address}
+	return []CarbonForward{main, dr}
+}
+
 // Each destination gets every line; one that is down keeps no other waiting, in the books
 // of each its lines balance, and what a reload adds and removes is counted.
 func TestDestinations(t *testing.T) {
@@ -177,9 +185,7 @@ func TestDestinations(t *testing.T) {
 	up, down := newSink(t, "tcp"), newSink(t, "tcp")
 	down.close()
 	cfg, opt := keptConfig(t, up.address)
-	second := cfg.Forward.Carbon[0]
-	cfg.Forward.Carbon[0].Name, second.Name, second.To = "main", "dr", []Upstream{down.address}
-	cfg.Forward.Carbon = append(cfg.Forward.Carbon, second)
+	cfg.Forward.Carbon = mainAndDR(cfg, down)
 	p := startWith(t, cfg, holding("Denali"), opt)
 	conn := p.dial(t, "carbon", 0)
 	for i := range 100 {
@@ -206,7 +212,7 @@ func TestDestinations(t *testing.T) {
 	eventually(t, "dr has all", func() bool { return of("dr").Forwarded == 100_000 })
 
 	third := newSink(t, "tcp")
-	added := second
+	added := cfg.Forward.Carbon[1]
 	added.Name, added.To = "new", []Upstream{third.address}
 	down.close()
 	write(t, conn, "host.more 1 1700000000\n")
@@ -231,16 +237,14 @@ func TestDestinationGoneAtStart(t *testing.T) {
 	up, down := newSink(t, "tcp"), newSink(t, "tcp")
 	down.close()
 	cfg, opt := keptConfig(t, up.address)
-	main := cfg.Forward.Carbon[0]
-	dr := main
-	main.Name, dr.Name, dr.To = "main", "dr", []Upstream{down.address}
-	cfg.Forward.Carbon = []CarbonForward{main, dr}
+	both := mainAndDR(cfg, down)
+	cfg.Forward.Carbon = both
 	p := startWith(t, cfg, holding("Denali"), opt)
 	write(t, p.dial(t, "carbon", 0), "host.a 1 1700000000\n")
 	up.expect("Denali.a 1 1700000000")
 	p.stop()
 
-	cfg.Forward.Carbon = []CarbonForward{main}
+	cfg.Forward.Carbon = both[:1]
 	p = startWith(t, cfg, holding("Denali"), opt)
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.b 1 1700000000\n")
@@ -255,7 +259,7 @@ func TestDestinationGoneAtStart(t *testing.T) {
 		}
 	}
 	expect(0, 0)
-	cfg.Forward.Carbon = []CarbonForward{main, dr}
+	cfg.Forward.Carbon = both
 	reloaded(t, p, cfg)
 	write(t, conn, "host.c 1 1700000000\n")
 	up.until("Denali.c 1 1700000000")

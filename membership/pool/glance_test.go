@@ -30,7 +30,7 @@ func TestLookAt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	id := newLease(t, c)
+	id := devetcdtest.NewLease(t, c.Client)
 	for i := range 250 { // more than one answer
 		at := now.Add(time.Duration(i-300) * time.Minute)
 		tenure := Tenure{Name: "Denali", Owner: fmt.Sprint("web", i), Lease: clientv3.LeaseID(i + 1), From: at, ID: RecordID(at, clientv3.LeaseID(i+1))}
@@ -39,8 +39,8 @@ func TestLookAt(t *testing.T) {
 	put("names/MtLogan", "web17", clientv3.WithLease(id))
 	put("names/Everest", "not of the list")
 	put("names/no name", "x")
-	put("waiting/"+LeaseHex(newLease(t, c)), "of no lease")
-	waits := newLease(t, c)
+	put("waiting/"+LeaseHex(devetcdtest.NewLease(t, c.Client)), "of no lease")
+	waits := devetcdtest.NewLease(t, c.Client)
 	put("waiting/"+LeaseHex(waits), "web99", clientv3.WithLease(waits))
 
 	requests = nil

@@ -35,15 +35,6 @@ func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClient
 	return c
 }
 
-func newLease(t *testing.T, c *etcd.Client) clientv3.LeaseID {
-	t.Helper()
-	resp, err := c.Grant(t.Context(), 60)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.ID
-}
-
 // numbered returns web-1 to web-<count>.
 func numbered(count int) []string {
 	names := make([]string, count)
@@ -162,7 +153,7 @@ func TestLook(t *testing.T) {
 func TestTenuresForPeople(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, devetcdtest.Start(t))
-	lease := newLease(t, c)
+	lease := devetcdtest.NewLease(t, c.Client)
 	put := func(name string, from, to int64, lease clientv3.LeaseID, owner string) {
 		r := Tenure{Name: name, Owner: owner, Lease: lease, From: time.Unix(from, 0)}
 		if to != 0 {

@@ -42,3 +42,13 @@ func EnableUsers(t testing.TB, c *clientv3.Client) {
 		}
 	}
 }
+
+// NewLease grants a lease of a minute.
+func NewLease(t testing.TB, c *clientv3.Client) clientv3.LeaseID {
+	t.Helper()
+	resp, err := c.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.ID
+}
