@@ -1,11 +1,21 @@
 package membership
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
+
+// askFor is pool.AskFor that gives up: a wish that ran out is waited for in vain.
+func askFor(t *testing.T, c *etcd.Client, in, name string) (owner string, err error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	return pool.AskFor(ctx, c, in, name)
+}
 
 // The holder of a name lets go of it when somebody asks for it, takes another,
 // and stays away from it for one TTL. Its tenure ends by choice.
@@ -15,7 +25,7 @@ func TestAskFor(t *testing.T) {
 	cfg := testConfig(t, "Denali", "MtLogan")
 	h := start(t, c, cfg, newState(t, t.TempDir()))
 	first := h.held(t)
-	if owner, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil || owner != "homer" {
+	if owner, err := askFor(t, c, cfg.Pool, "Denali"); err != nil || owner != "homer" {
 		t.Fatalf("got %q, %v; want homer", owner, err)
 	}
 	h.await(t, "another claim", func() bool { c, ok := h.Current(); return ok && c != first })
@@ -31,13 +41,13 @@ func TestAskFor(t *testing.T) {
 	if err != nil || len(past) != 1 || past[0].Ended != pool.Released {
 		t.Errorf("who: got %+v (%v), want one that ended by release", past, err)
 	}
-	if _, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); !errors.Is(err, pool.ErrNotHeld) {
+	if _, err := askFor(t, c, cfg.Pool, "Denali"); !errors.Is(err, pool.ErrNotHeld) {
 		t.Errorf("a free name: got %v, want %v", err, pool.ErrNotHeld)
 	}
 	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge"); err != nil {
 		t.Fatal(err)
 	}
-	if owner, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrNoLease) {
+	if owner, err := askFor(t, c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrNoLease) {
 		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, pool.ErrNoLease)
 	}
 }
@@ -50,7 +60,7 @@ func TestAskForTheOnlyName(t *testing.T) {
 	cfg := waitingConfig(t, "Denali")
 	h := start(t, c, cfg, nil)
 	first := h.held(t)
-	if _, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
+	if _, err := askFor(t, c, cfg.Pool, "Denali"); err != nil {
 		t.Fatal(err)
 	}
 	h.await(t, "to wait", func() bool { return h.State() == Waiting })
@@ -63,7 +73,7 @@ func TestAskForTheOnlyName(t *testing.T) {
 	if second == first {
 		t.Error("the claim is the same after it was let go")
 	}
-	if _, err := pool.AskFor(t.Context(), c, cfg.Pool, "Denali"); err != nil {
+	if _, err := askFor(t, c, cfg.Pool, "Denali"); err != nil {
 		t.Fatal(err)
 	}
 	waiter.held(t)

@@ -2,9 +2,11 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,13 +30,14 @@ var sharedEtcd *devetcd.Server
 func TestMain(m *testing.M) { os.Exit(withSharedEtcd(m)) }
 
 func withSharedEtcd(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "membership")
+	dir, err := sidebyside.NewMemoryDir()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if sharedEtcd, err = devetcd.Start(dir); err != nil {
+	os.Setenv("TMPDIR", dir) // state directories, too: a holder waits for what it writes there
+	if sharedEtcd, err = devetcd.Start(filepath.Join(dir, "etcd")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -75,8 +78,12 @@ func betweenRenewals(t *testing.T, s *devetcd.Server) (c *etcd.Client, do func(w
 		return err
 	})
 	return c, func(what func() error) error {
-		wanted <- what
-		return <-done
+		select {
+		case wanted <- what:
+			return <-done
+		case <-time.After(4 * time.Minute):
+			return errors.New("no renewal in four minutes")
+		}
 	}
 }
 

@@ -65,8 +65,7 @@ func TestSimulation(t *testing.T) {
 
 // simulate runs the schedule of a seed.
 func simulate(t *testing.T, seed uint64, log *slog.Logger) (counted tally) {
-	dir := simDir(t)
-	defer os.RemoveAll(dir)
+	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimulation(seed, dir, log)
 		s.run()
@@ -76,15 +75,6 @@ func simulate(t *testing.T, seed uint64, log *slog.Logger) (counted tally) {
 		}
 	})
 	return counted
-}
-
-// simDir makes a directory where a sync costs nothing, if there is such a place.
-func simDir(t *testing.T) string {
-	dir, err := os.MkdirTemp("/dev/shm", "membership-sim-")
-	if err != nil {
-		return t.TempDir()
-	}
-	return dir
 }
 
 // A simulation is one schedule: its world, and the one goroutine that makes the

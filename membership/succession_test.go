@@ -3,7 +3,6 @@ package membership
 import (
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,8 +43,7 @@ func TestSuccession(t *testing.T) {
 		}, 0, 2*renewal + 200*time.Millisecond, string(Expired)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir := simDir(t)
-			defer os.RemoveAll(dir)
+			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
 				s := newScript(dir)
 				last, next := s.newHost(), s.newHost()

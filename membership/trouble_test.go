@@ -265,8 +265,7 @@ func TestWallClockJumps(t *testing.T) {
 // and is cut off after a second, so that its claim is good for a while; the
 // others have not begun.
 func scripted(t *testing.T, faults func(s *simulation, h, other, third *host)) {
-	dir := simDir(t)
-	defer os.RemoveAll(dir)
+	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimulation(5, dir, testLog(t))
 		s.cfg.TTL = 15 * time.Second

@@ -14,9 +14,13 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
+
+// An embedded server writes little: two files of 64 MB before its first key are too many.
+func init() { wal.SegmentSizeBytes = 4 << 20 }
 
 // startTime bounds how long a server may take until it answers.
 const startTime = 30 * time.Second

@@ -20,7 +20,7 @@ type etcdProcess struct {
 // after a Kill, with the data it had.
 func newEtcd(t testing.TB) *etcdProcess {
 	t.Helper()
-	return newEtcdIn(t, t.TempDir())
+	return newEtcdIn(t, sidebyside.MemoryDir(t))
 }
 
 // newEtcdIn is newEtcd with its data in dir.

@@ -92,7 +92,7 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 	t.Helper()
 	statsd, carbon := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
 	r := &daemonRelay{
-		t: t, binary: plan.binary, dir: t.TempDir(), run: runtimeDir(t),
+		t: t, binary: plan.binary, dir: t.TempDir(), run: sidebyside.MemoryDir(t),
 		at: relayAddrs{carbon: carbon, carbonUDP: carbon, statsd: statsd, statsdUDP: statsd},
 	}
 	if plan.resolver != "" {
@@ -105,16 +105,6 @@ func newDaemonRelay(t testing.TB, plan daemonPlan) *daemonRelay {
 		r.bind()
 	}
 	return r
-}
-
-// runtimeDir returns a directory on tmpfs, as systemd gives a unit one.
-func runtimeDir(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "prefixproxy-testbed-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // bind opens the listening sockets. They stay open until the end of the test:

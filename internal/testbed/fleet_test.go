@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -25,7 +25,7 @@ forward: {carbon: {to: ["tcp://${CARBON}"]}}
 // 90 days of a busy pool are on record: the page of a host shows the last of them.
 func TestFleetPage(t *testing.T) {
 	t.Parallel()
-	etcd := newEtcdIn(t, inMemory(t))
+	etcd := newEtcdIn(t, sidebyside.MemoryDir(t))
 	etcd.Start(t)
 	fillPool(t, etcd.Endpoint, "default", membership.Mountains(), 90, *fleetEach)
 	sink := startSink(t)
@@ -77,17 +77,6 @@ func askOf(t *testing.T, dir, endpoint string) {
 			return nil
 		})
 	}
-}
-
-// inMemory returns a directory for the test in memory, where there is some: an etcd is to
-// be filled, and a disk takes its time.
-func inMemory(t *testing.T) string {
-	dir, err := os.MkdirTemp("/dev/shm", "prefixproxy-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 // etcdReads returns how many requests etcd has begun to answer that read.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
 	fleetpool "github.com/prefixproxy/prefixproxy/internal/fleet"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -41,7 +42,7 @@ const (
 func TestFleetBrowsers(t *testing.T) {
 	t.Parallel()
 	hosts := *browsedHosts
-	server := newEtcdIn(t, inMemory(t))
+	server := newEtcdIn(t, sidebyside.MemoryDir(t))
 	server.Start(t)
 	f := startFleet(t, hosts, 15*time.Second, func() etcd.Config {
 		return etcd.Config{Endpoints: []string{server.Endpoint}}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
@@ -205,7 +206,7 @@ func TestLearner(t *testing.T) {
 	net := newLoopbacks(t)
 	c := newCluster(t, net, 1)
 	learner := &etcdNode{spec: etcdNodeSpec{
-		Name: "learner", Dir: t.TempDir(), Joins: true,
+		Name: "learner", Dir: sidebyside.MemoryDir(t), Joins: true,
 		Client: "http://" + net.at(205, 2379), Peer: "http://" + net.at(205, 2380), Advertised: "http://" + net.at(205, 2380),
 	}}
 	learner.spec.Cluster = c.nodes[0].spec.Cluster + ",learner=" + learner.spec.Advertised

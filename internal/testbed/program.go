@@ -15,6 +15,9 @@ import (
 // programDir is where the program is built; Main makes it.
 var programDir string
 
+// sharedEtcdDir has the data of sharedEtcd; Main makes it.
+var sharedEtcdDir string
+
 // main is the TestMain of a package whose tests run the program.
 func main(m *testing.M) int {
 	if spec, ok := os.LookupEnv(receiverVariable); ok {
@@ -35,6 +38,11 @@ func main(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	programDir = dir
+	if sharedEtcdDir, err = sidebyside.NewMemoryDir(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(sharedEtcdDir)
 	return sidebyside.M{M: m, Most: 18}.Run() // they mostly wait
 }
 

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A cluster is an etcd of several members, which reach each other through
@@ -57,7 +58,7 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 	var names, endpoints []string
 	for i := range members {
 		n := &etcdNode{spec: etcdNodeSpec{
-			Name: fmt.Sprintf("m%d", i), Dir: t.TempDir(),
+			Name: fmt.Sprintf("m%d", i), Dir: sidebyside.MemoryDir(t),
 			Client: "http://" + net.at(200+i, 2379), Peer: "http://" + net.at(200+i, 2380), Advertised: "http://" + net.at(210+i, 2380),
 		}}
 		special(&n.spec)

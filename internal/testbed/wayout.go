@@ -5,7 +5,6 @@ package testbed
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +28,7 @@ type wayOut struct {
 // sharedEtcd is an etcd for daemons with a pool of their own. It ends with this
 // process.
 var sharedEtcd = sync.OnceValues(func() (*devetcd.Server, error) {
-	return devetcd.Start(filepath.Join(programDir, "etcd"))
+	return devetcd.Start(sharedEtcdDir)
 })
 
 // startWayOut starts a daemon, and waits until it has a name. Where plan names no

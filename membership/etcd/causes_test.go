@@ -26,6 +26,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // An authority signs certificates for tests.
@@ -99,7 +100,7 @@ func writePEM(t *testing.T, dir, name, kind string, der []byte) string {
 // certificates that this one signed.
 func startTLS(t *testing.T, own tls.Certificate, clients *authority) *devetcd.Server {
 	t.Helper()
-	dir := t.TempDir()
+	dir := sidebyside.MemoryDir(t)
 	secret, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
@@ -64,7 +65,7 @@ func (b *bytesRead) count(ctx context.Context, method string, req, reply any, cc
 func TestManyNamesWithAPast(t *testing.T) {
 	t.Parallel()
 	const names = 1000
-	server, err := devetcd.StartWith(t.TempDir(), func(cfg *embed.Config) { cfg.QuotaBackendBytes = 4 << 30 })
+	server, err := devetcd.StartWith(sidebyside.MemoryDir(t), func(cfg *embed.Config) { cfg.QuotaBackendBytes = 4 << 30 })
 	if err != nil {
 		t.Fatal(err)
 	}

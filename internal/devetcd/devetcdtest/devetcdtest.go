@@ -8,12 +8,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // Start starts a server that ends with the test.
 func Start(t testing.TB) *devetcd.Server {
 	t.Helper()
-	s, err := devetcd.Start(t.TempDir())
+	s, err := devetcd.Start(sidebyside.MemoryDir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
