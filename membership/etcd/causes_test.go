@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -280,5 +281,34 @@ func TestMemberThatSaysNothing(t *testing.T) {
 	trouble, _ := errors.AsType[*Trouble](c.Try(ctx, get))
 	if trouble == nil || trouble.What != "it does not answer" || trouble.Endpoint != muteURL {
 		t.Errorf("the trouble is %+v", trouble)
+	}
+}
+
+// A name whose addresses are ever new ones, as in a cluster that is replaced all the time, costs no
+// memory for those that are gone.
+func TestAddressesThatAreGone(t *testing.T) {
+	t.Parallel()
+	c, err := newConnector([]string{"http://127.0.0.1:1", "http://[::1]:1"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 * maxKnown {
+		gone := fmt.Sprintf("192.0.2.1:%d", i)
+		c.turns++
+		c.tried[gone] = c.turns
+		c.failed(nil, gone, errSilent)
+		if _, err := c.resolve(t.Context(), c.endpoints[i%2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failures, _ := c.why()
+	if most := maxKnown + 4; len(c.tried) > most || len(failures) > most {
+		t.Errorf("remembered: %d addresses and %d failures, want at most %d", len(c.tried), len(failures), most)
+	}
+	if last := failures[len(failures)-1].endpoint; last != fmt.Sprintf("192.0.2.1:%d", 10*maxKnown-1) {
+		t.Errorf("the last failure is %s, want the newest", last)
+	}
+	if len(c.inTurn()) != 2 || c.tried[c.endpoints[0].String()] == 0 {
+		t.Error("an endpoint is forgotten")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/url"
@@ -30,6 +31,9 @@ const (
 	handshakeTime = 5 * time.Second
 	resolveTime   = 2 * time.Second
 )
+
+// maxKnown is about how many addresses are remembered: a name may have ever new ones.
+const maxKnown = 256
 
 // A connector makes the connection to etcd: one at a time, to the address that was tried longest
 // ago, over all addresses of all endpoints. gRPC asks it for the next one when a connection has
@@ -149,6 +153,9 @@ func (c *connector) resolve(ctx context.Context, e *url.URL) ([]string, error) {
 	for _, a := range addresses {
 		c.tried[a] += 0 // it is known
 	}
+	maps.DeleteFunc(c.tried, func(a string, turn int) bool {
+		return turn <= c.turns-maxKnown && !strings.Contains(a, "://") && !slices.Contains(addresses, a)
+	})
 	slices.SortStableFunc(addresses, func(a, b string) int { return cmp.Compare(c.tried[a], c.tried[b]) })
 	return addresses, nil
 }
@@ -247,7 +254,7 @@ func (c *connector) failed(l *link, endpoint string, err error) error {
 // note notes the last failure of an address. The caller holds mu.
 func (c *connector) note(failure *connectError) {
 	others := slices.DeleteFunc(c.failures, func(f *connectError) bool { return f.endpoint == failure.endpoint })
-	c.failures = append(others, failure)
+	c.failures = append(others[max(0, len(others)-maxKnown+1):], failure)
 }
 
 // works notes that the member at the end of l has said something.
