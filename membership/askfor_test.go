@@ -51,30 +51,3 @@ func TestAskFor(t *testing.T) {
 		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, pool.ErrNoLease)
 	}
 }
-
-// Where there is no other name, who waits gets it; and after one TTL without any,
-// the one who let go takes it again.
-func TestAskForTheOnlyName(t *testing.T) {
-	t.Parallel()
-	c := newClient(t, sharedEtcd)
-	cfg := waitingConfig(t, "Denali")
-	h := start(t, c, cfg, nil)
-	first := h.held(t)
-	if _, err := askFor(t, c, cfg.Pool, "Denali"); err != nil {
-		t.Fatal(err)
-	}
-	h.await(t, "to wait", func() bool { return h.State() == Waiting })
-	h.held(t)
-
-	cfg.Owner = "marge"
-	waiter := start(t, c, cfg, nil)
-	waiter.await(t, "to wait", func() bool { return waiter.State() == Waiting })
-	second, _ := h.Current()
-	if second == first {
-		t.Error("the claim is the same after it was let go")
-	}
-	if _, err := askFor(t, c, cfg.Pool, "Denali"); err != nil {
-		t.Fatal(err)
-	}
-	waiter.held(t)
-}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -42,18 +43,26 @@ func withSharedEtcd(m *testing.M) int {
 		return 1
 	}
 	defer sharedEtcd.Close()
-	return sidebyside.M{M: m, Most: 32}.Run() // most wait for leases, and use no processor
+	return sidebyside.M{M: m, Most: 32}.Run() // most wait for etcd, and use no processor
 }
 
-// newClient returns a client of s that ends with the test.
+// newClient returns a client that ends with the test, of a server that the test does not stop:
+// it is never late.
 func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *etcd.Client {
 	t.Helper()
-	return newClientOf(t, etcd.Config{Endpoints: []string{s.Endpoint()}}, interceptors...)
+	return newClientOf(t, etcd.Config{Endpoints: []string{s.Endpoint()}}, append(interceptors, devetcdtest.Unhurried)...)
+}
+
+// newHastyClient returns one of a server that the test stops: what a holder asks has its
+// time-outs, and what the test asks is answered at last.
+func newHastyClient(t *testing.T, s *devetcd.Server) *etcd.Client {
+	t.Helper()
+	return newClientOf(t, etcd.Config{Endpoints: []string{s.Endpoint()}})
 }
 
 func newClientOf(t *testing.T, cfg etcd.Config, interceptors ...grpc.UnaryClientInterceptor) *etcd.Client {
 	t.Helper()
-	c, err := etcd.New(cfg, grpc.WithChainUnaryInterceptor(interceptors...))
+	c, err := etcd.New(cfg, grpc.WithChainUnaryInterceptor(append(interceptors, devetcdtest.Patiently)...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,14 +96,6 @@ func betweenRenewals(t *testing.T, s *devetcd.Server) (c *etcd.Client, do func(w
 	}
 }
 
-// waitingConfig is testConfig for tests that wait for a lease to run out: one that is
-// long enough for a machine that is busy with other tests, too.
-func waitingConfig(t *testing.T, names ...string) Config {
-	cfg := testConfig(t, names...)
-	cfg.TTL = 8 * time.Second
-	return cfg
-}
-
 // testConfig returns a configuration with a pool of the test's own, at each run of
 // it.
 func testConfig(t *testing.T, names ...string) Config {
@@ -102,7 +103,7 @@ func testConfig(t *testing.T, names ...string) Config {
 	name := strings.NewReplacer("/", "-", "#", "-").Replace(t.Name())
 	cfg.Pool = fmt.Sprintf("%.50s-%d", name, pools.Add(1))
 	cfg.Owner = "homer"
-	cfg.TTL = 15 * time.Second
+	cfg.TTL = 10 * time.Minute // no lease runs out because the machine is slow
 	if len(names) > 0 {
 		cfg.Names = names
 	}
@@ -114,23 +115,32 @@ var pools atomic.Int64
 // A running holder, and the way to end it.
 type running struct {
 	*Holder
-	stop func() // ends Run and waits for it; may be called twice
+	ahead *atomic.Int64 // its clock, after start
+	stop  func()        // ends Run and waits for it; may be called twice
 }
 
-// start runs a holder until the test ends, at the latest.
+// start runs a holder until the test ends, at the latest. By its clock no time passes but what the
+// test lets pass: no request takes long, and nothing runs out.
 func start(t *testing.T, c *etcd.Client, cfg Config, dir *state.Dir) running {
 	t.Helper()
-	h, err := NewHolder(c, cfg, dir, testLog(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return run(t, h)
+	return startWith(t, c, cfg, dir, func(*Holder) {})
 }
 
-// startQuick is start on a machine so quick that every grant is answered before there
-// can be another leader: its lease has a term.
-func startQuick(t *testing.T, c *etcd.Client, cfg Config) running {
-	return run(t, newHolder(storeOf(c, cfg), cfg, nil, func() time.Duration { return boottime() / 20 }, testLog(t)))
+// startWith is start of a holder that change has changed.
+func startWith(t *testing.T, c *etcd.Client, cfg Config, dir *state.Dir, change func(*Holder)) running {
+	t.Helper()
+	ahead := new(atomic.Int64)
+	h := newHolder(storeOf(c, cfg), cfg, dir, func() time.Duration { return time.Hour + time.Duration(ahead.Load()) }, testLog(t))
+	change(h)
+	r := run(t, h)
+	r.ahead = ahead
+	return r
+}
+
+// pass lets time pass by the holder's clock.
+func (r running) pass(d time.Duration) {
+	r.ahead.Add(int64(d))
+	r.suspended()
 }
 
 func run(t *testing.T, h *Holder) running {
@@ -174,6 +184,21 @@ func (r running) held(t *testing.T) *Claim {
 	var c *Claim
 	r.await(t, "a claim", func() (ok bool) { c, ok = r.Current(); return ok })
 	return c
+}
+
+// heldLater is held where a claim is not used for one TTL, which it lets pass.
+func (r running) heldLater(t *testing.T) *Claim {
+	t.Helper()
+	var passed *Claim
+	r.await(t, "a claim", func() bool {
+		c, ok := r.Current()
+		if c != nil && !ok && c != passed {
+			passed = c
+			r.ahead.Add(int64(r.cfg.TTL))
+		}
+		return ok
+	})
+	return r.held(t)
 }
 
 func newState(t *testing.T, dir string) *state.Dir {

@@ -137,7 +137,6 @@ func TestManyStartAtOnce(t *testing.T) {
 		}
 		t.Run(word, func(t *testing.T) {
 			cfg := testConfig(t, PrefixedNumerics("web-", n)...)
-			cfg.TTL = 10 * time.Minute // nobody renews while we count, or loses a name
 			holders := make([]running, n)
 			ours := joinAtOnce(t, n, func(t *testing.T, i int, c *etcd.Client) string {
 				h, err := NewHolder(c, cfg, nil, slog.New(slog.DiscardHandler))
@@ -212,17 +211,12 @@ func TestManyWaitForOneName(t *testing.T) {
 	var log syncBuffer
 	c := newClient(t, sharedEtcd, cost.count)
 	cfg := testConfig(t, "Denali", "MtLogan")
-	cfg.TTL = 10 * time.Minute
 	first, second := start(t, c, cfg, nil), start(t, c, cfg, nil)
 	first.held(t)
 	second.held(t)
 	waiting := make([]running, waiters)
 	for i := range waiting {
-		h, err := NewHolder(c, cfg, nil, slog.New(slog.NewTextHandler(&log, nil)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		waiting[i] = run(t, h)
+		waiting[i] = startWith(t, c, cfg, nil, func(h *Holder) { h.log = slog.New(slog.NewTextHandler(&log, nil)) })
 	}
 	for _, r := range waiting {
 		r.await(t, "no free name", func() bool { return r.State() == Waiting })
@@ -242,8 +236,8 @@ func TestManyWaitForOneName(t *testing.T) {
 	herd := time.NewTimer(4 * herdSpread) // whoever else has asked for it has its answer
 	<-herd.C
 	for _, r := range waiting {
-		if r.Holder != got.Holder && r.State() != Waiting {
-			t.Errorf("state of another: got %s, want waiting", r.State())
+		if r.Holder != got.Holder {
+			r.await(t, "that it waits on", func() bool { return r.State() == Waiting })
 		}
 	}
 	// Who tries reads what is taken, and claims what is free; nobody tries twice, and most
@@ -252,7 +246,9 @@ func TestManyWaitForOneName(t *testing.T) {
 	for _, r := range waiting {
 		r.stop()
 	}
-	if most := int64(2*waiters + 4); spent > most {
+	if took > maxRenewEvery {
+		t.Log("this machine is too slow to tell what they ask: some had to begin anew")
+	} else if most := int64(2*waiters + 4); spent > most {
 		t.Errorf("requests: got %d, want %d at most", spent, most)
 	}
 	t.Logf("taken after %v, for %d requests of %d hosts", took.Round(time.Millisecond), spent, waiters)
@@ -303,7 +299,7 @@ func TestWaitAfterACompaction(t *testing.T) {
 func awaitAny(t *testing.T, rs []running) running {
 	t.Helper()
 	first := make(chan running, len(rs))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	for _, r := range rs {
 		go func() {

@@ -34,7 +34,6 @@ func TestKeysUnderOurLease(t *testing.T) {
 			t.Parallel()
 			c := newClient(t, sharedEtcd)
 			cfg := testConfig(t, "Denali", "MtLogan", "KingPeak")
-			cfg.TTL = time.Minute // nothing runs out, however busy the machine
 			h := start(t, c, cfg, nil)
 			first := h.held(t)
 			_, err := c.Txn(t.Context()).Then(
@@ -82,7 +81,6 @@ func TestLongValues(t *testing.T) {
 	server := devetcdtest.Start(t)
 	c := newClient(t, server)
 	cfg := testConfig(t)
-	cfg.TTL = time.Minute // so that a busy machine has time for so much
 	long := strings.Repeat("x", 1<<20)
 	now := time.Now().Truncate(time.Millisecond)
 	put := func(key, value string) {
@@ -153,7 +151,6 @@ func TestRecordsOfTheFuture(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
-	cfg.TTL = time.Minute
 	now := time.Now()
 	for _, ahead := range []time.Duration{time.Hour, 73 * 365 * 24 * time.Hour} {
 		putRecord(t, c, cfg.Pool, pool.Tenure{Name: "Denali", Owner: "marge", From: now.Add(ahead), To: now.Add(ahead)})

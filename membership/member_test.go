@@ -169,7 +169,7 @@ func TestAwaitFreeLooksBack(t *testing.T) {
 		if _, err := c.Delete(t.Context(), pool.NamesKey(cfg.Pool)+names[0]); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
 		if err := s.awaitFree(ctx); err != nil {
 			t.Errorf("%d names: got %v, want none", len(names), err)

@@ -37,10 +37,8 @@ func awaitEnded(t *testing.T, c *etcd.Client, in, name string, n int) pool.Tenur
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	for resp := range c.Watch(ctx, pool.TenuresKey(in)+name+"/", clientv3.WithPrefix(), clientv3.WithRev(1)) {
-		if err := resp.Err(); err != nil {
-			t.Fatal(err)
-		}
+	changed := c.Watch(ctx, pool.TenuresKey(in)+name+"/", clientv3.WithPrefix())
+	for ; ctx.Err() == nil; <-changed {
 		ts := pool.ReadTenures(in, recordsOf(t, c, in, name))
 		if len(ts) > n && !ts[n].Open() {
 			return ts[n]
@@ -76,7 +74,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	before := time.Now()
-	h := startQuick(t, c, cfg)
+	h := start(t, c, cfg, nil)
 	claim := h.held(t)
 
 	check := func(when string, want map[string]string) {
@@ -119,7 +117,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	check("while it lasts", map[string]string{})
 
 	// Name and record change as one: one revision has both.
-	watch := c.Watch(t.Context(), pool.Key(cfg.Pool), clientv3.WithPrefix())
+	watch := c.Watch(t.Context(), pool.Key(cfg.Pool), clientv3.WithPrefix(), clientv3.WithRev(claim.revision+1))
 	h.stop()
 	var events []string
 	for _, ev := range (<-watch).Events {
@@ -174,13 +172,13 @@ func TestSuccessorEndsTheRecordOfACrash(t *testing.T) {
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	cfg.OnStop = Keep // what etcd sees of a crash
-	crashed := startQuick(t, c, cfg)
+	crashed := start(t, c, cfg, nil)
 	claim := crashed.held(t)
 	crashed.stop()
 	if _, err := c.Revoke(t.Context(), claim.lease); err != nil {
 		t.Fatal(err)
 	}
-	startQuick(t, c, cfg).held(t)
+	start(t, c, cfg, nil).held(t)
 	got := awaitEnded(t, c, cfg.Pool, "Denali", 0)
 	next := pool.ReadTenures(cfg.Pool, recordsOf(t, c, cfg.Pool, "Denali"))[1]
 	if got.Ended != "expired" || !got.To.Equal(next.From) || !next.Open() {
@@ -229,7 +227,7 @@ func TestTenureOfATakeOver(t *testing.T) {
 			if _, ok := claim.NameAt(then); ok == copied {
 				t.Errorf("a line of the first one's time has a name: %v, want %v", ok, !copied)
 			}
-			second.held(t) // that of a copy is used, and released, a TTL later
+			second.heldLater(t) // and so released
 			second.stop()
 			if got := awaitEnded(t, c, cfg.Pool, "Denali", len(ts)-1); got.Ended != pool.Released {
 				t.Errorf("ended: got %s, want release", got.Ended)
@@ -244,7 +242,6 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, sharedEtcd)
 	cfg := testConfig(t, "Denali", "MtLogan")
-	cfg.TTL = 3 * pool.ClocksApart // a third of it is between a crash and its heir
 	now := time.Now()
 	hoursAgo := func(hours int) time.Time { return now.Add(-time.Duration(hours) * time.Hour).Truncate(time.Second) }
 	putRecord(t, c, cfg.Pool, pool.Tenure{Name: "Denali", From: hoursAgo(20), To: hoursAgo(19), Ended: pool.Released})
@@ -254,12 +251,7 @@ func TestClaimKnowsItsPast(t *testing.T) {
 	clock.Store(now.Unix())
 	dir := t.TempDir()
 	begin := func(dir *state.Dir) running {
-		h, err := NewHolder(c, cfg, dir, testLog(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.wall = func() time.Time { return time.Unix(clock.Load(), 0) }
-		return run(t, h)
+		return startWith(t, c, cfg, dir, func(h *Holder) { h.wall = func() time.Time { return time.Unix(clock.Load(), 0) } })
 	}
 	state := newState(t, dir)
 	first := begin(state)
@@ -313,12 +305,9 @@ func TestOwnTenureAfterACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	h, err := NewHolder(c, cfg, newState(t, dir), testLog(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.wall = func() time.Time { return crashed.Add(2 * time.Hour) }
-	second := run(t, h).held(t)
+	second := startWith(t, c, cfg, newState(t, dir), func(h *Holder) {
+		h.wall = func() time.Time { return crashed.Add(2 * time.Hour) }
+	}).held(t)
 	for after, want := range map[time.Duration]string{-time.Hour: "MtLogan", time.Minute: "Denali", 59 * time.Minute: "Denali", 61 * time.Minute: "MtLogan"} {
 		if got, ok := second.NameAt(crashed.Add(after).Unix()); got != want || !ok {
 			t.Errorf("%v after the claim before the crash: got %q, %v; want %q", after, got, ok, want)

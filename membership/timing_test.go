@@ -9,15 +9,20 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 const simTTL = 15 * time.Second
 
-// newSim returns a holder on a model of etcd, which is not running yet, and its way there.
-func newSim(t *testing.T, e *model) (*Holder, *way) {
+// newSim returns a holder on a model of etcd, which is not running yet, and its way there. Without
+// names, it has two.
+func newSim(t *testing.T, e *model, names ...string) (*Holder, *way) {
 	cfg := DefaultConfig()
 	cfg.Owner, cfg.Names, cfg.TTL = "homer", []string{"Denali", "MtLogan"}, simTTL
+	if len(names) > 0 {
+		cfg.Names = names
+	}
 	w := &way{etcd: e, process: &process{clock: e.now, dead: make(chan struct{})}}
 	w.exactly(false, 0)
 	return newHolder(newStore(w.client(t.Context()), w, wayLeases{w: w}, cfg), cfg, nil, w.process.now, testLog(t)), w
@@ -368,6 +373,38 @@ func TestWaitingInAnOutage(t *testing.T) {
 		pass(t, time.Second)
 		if got := r.State(); got != Claiming {
 			t.Errorf("a claim refused: state %s, want claiming", got)
+		}
+	})
+}
+
+// Where there is no other name, who waits gets it; and after one TTL without any,
+// the one who let go takes it again.
+func TestAskForTheOnlyName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newModel()
+		h, _ := newSim(t, e, "Denali")
+		r := run(t, h)
+		first := r.held(t)
+		ask := func(of *Claim) {
+			e.byHand(pool.ReleasedKey(h.cfg.Pool)+"Denali", pool.LeaseHex(of.lease), false)
+		}
+		ask(first)
+		<-first.Done()
+		begin := e.now()
+		second := r.held(t)
+		if d := e.now() - begin; d < simTTL || d > simTTL+time.Second {
+			t.Errorf("claimed again after %v, want one TTL", d)
+		}
+
+		h, _ = newSim(t, e, "Denali")
+		waiter := run(t, h)
+		waiter.await(t, "to wait", func() bool { return waiter.State() == Waiting })
+		ask(second)
+		<-second.Done()
+		begin = e.now()
+		waiter.held(t)
+		if d := e.now() - begin; d > time.Second {
+			t.Errorf("who waits has it after %v, want a second at most", d)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 )
@@ -23,7 +24,7 @@ func bluePool(t *testing.T) (client *clientv3.Client, file string) {
 	t.Cleanup(func() { etcdPatience = patience })
 	etcdPatience = time.Minute // on a busy machine, too
 	server := devetcdtest.Start(t)
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{server.Endpoint()}, DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(devetcdtest.Patiently)}})
 	if err != nil {
 		t.Fatal(err)
 	}

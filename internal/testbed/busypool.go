@@ -9,7 +9,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -29,7 +31,7 @@ var oldNames = membership.PrefixedNumerics("old-", 12)
 // was called otherwise; who has not heard of the new list still waits there.
 func fillPool(t testing.TB, endpoint, pool string, names []string, days, each int) {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialOptions: []grpc.DialOption{grpc.WithChainUnaryInterceptor(devetcdtest.Patiently)}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ const testPool = "test"
 
 func newClient(t *testing.T, s *devetcd.Server, interceptors ...grpc.UnaryClientInterceptor) *etcd.Client {
 	t.Helper()
-	c, err := etcd.New(etcd.Config{Endpoints: []string{s.Endpoint()}}, grpc.WithChainUnaryInterceptor(interceptors...))
+	c, err := etcd.New(etcd.Config{Endpoints: []string{s.Endpoint()}}, grpc.WithChainUnaryInterceptor(append(interceptors, devetcdtest.Unhurried)...))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,11 +3,17 @@
 package devetcdtest
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
@@ -20,6 +26,23 @@ func Start(t testing.TB) *devetcd.Server {
 	}
 	t.Cleanup(s.Close)
 	return s
+}
+
+// Patiently is an interceptor that makes a request without a deadline, as tests do, again and again
+// until etcd has answered: a busy machine may need half a minute for it.
+func Patiently(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	for {
+		err := invoke(ctx, method, req, reply, cc, opts...)
+		if _, has := ctx.Deadline(); has || status.Code(err) != codes.Unavailable || !retry.Sleep(ctx, 50*time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// Unhurried is Patiently, and takes the deadline off a request that has one: to whoever asks so,
+// etcd is never late. It must not be stopped.
+func Unhurried(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return Patiently(context.WithoutCancel(ctx), method, req, reply, cc, invoke, opts...)
 }
 
 // EnableUsers makes the users root and prefixproxy, with passwords r and p.
@@ -44,10 +67,10 @@ func EnableUsers(t testing.TB, c *clientv3.Client) {
 	}
 }
 
-// NewLease grants a lease of a minute.
+// NewLease grants a lease that outlives the test.
 func NewLease(t testing.TB, c *clientv3.Client) clientv3.LeaseID {
 	t.Helper()
-	resp, err := c.Grant(t.Context(), 60)
+	resp, err := c.Grant(t.Context(), 3600)
 	if err != nil {
 		t.Fatal(err)
 	}
