@@ -677,6 +677,16 @@ func TestProblems(t *testing.T) {
 		}
 	}
 
+	for _, r := range []Rules{
+		{From: "host", To: "{name}", Names: []string{"Denali", "_tagged"}},
+		{From: "host", To: "~_{name}", Names: []string{"Denali", "tagged"}},
+		{From: "host", To: "_tagged/{name}", Names: []string{"Denali"}},
+	} {
+		if got := r.Problems(); len(got) != 1 || got[0].Path != "rewrite.to" || !strings.Contains(got[0].Text, "_tagged") {
+			t.Errorf("to %q with %q: got %v, want one problem: it lies where Carbon keeps series with tags", r.To, r.Names, got)
+		}
+	}
+
 	got := rules("host", "{name}.{name}", ForwardUnmatched).Problems()
 	if len(got) == 0 || got[len(got)-1].Path != "rewrite.to" || !strings.Contains(got.Error(), "2 times") {
 		t.Errorf("{name} twice: got %v", got)

@@ -142,6 +142,9 @@ func (r Rules) checkNames(p Protocol, ps *conf.Problems) {
 			ps.Addf("rewrite.from", hint, "%q is a name of the list too", r.From)
 		} else if under(from, key) {
 			ps.Addf("rewrite.from", hint, "%q lies under %s, where only the holder of %s may write", r.From, to, name)
+		} else if under(key, tagStore) {
+			ps.Addf("rewrite.to", "another prefix, or other names", "%q lies where Carbon keeps series with tags", to)
+			return
 		}
 	}
 }
