@@ -388,7 +388,7 @@ type wayWatcher struct {
 }
 
 // Watch tells of the first deletion since the revision that is asked for: more
-// is not made use of. Without a leader, it ends.
+// is not made use of. Without a leader it ends, as asked.
 func (ww wayWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
 	events := make(chan clientv3.WatchResponse, 1)
 	from := clientv3.OpGet(key, opts...).Rev()
@@ -400,7 +400,6 @@ func (ww wayWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpO
 				Type: mvccpb.DELETE,
 				Kv:   &mvccpb.KeyValue{Key: []byte(found.key), ModRevision: found.revision},
 			}}}
-			<-ctx.Done() // as etcd's, it goes on
 		}
 	}()
 	return events

@@ -392,7 +392,7 @@ func TestAskForTheOnlyName(t *testing.T) {
 		<-first.Done()
 		begin := e.now()
 		second := r.held(t)
-		if d := e.now() - begin; d < simTTL || d > simTTL+time.Second {
+		if d := e.now() - begin; d < simTTL || d > simTTL+5*time.Second { // the model's watch ends at its first event
 			t.Errorf("claimed again after %v, want one TTL", d)
 		}
 
