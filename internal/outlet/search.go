@@ -16,9 +16,10 @@ const (
 	maxAttempt = 10 * time.Second
 	nextAfter  = time.Second
 
-	// A name may take maxResolve: a resolver asks its second server when the first has
-	// been silent for 5 s. The next address is tried beside it after resolveTime.
-	maxResolve  = 15 * time.Second
+	// A name may take maxResolve: for each domain of its search list, a resolver asks its second
+	// server when the first has been silent for 5 s. The next address is tried beside it after
+	// resolveTime.
+	maxResolve  = time.Minute
 	resolveTime = 2 * time.Second
 )
 
