@@ -87,6 +87,9 @@ const (
 
 // mark notes when the next record arrives.
 func (l *log) mark(now time.Time) {
+	for i := len(l.marks) - 1; i >= 0 && l.marks[i].when.After(now); i-- {
+		l.marks[i].when = now // the clock was set back
+	}
 	if last := len(l.marks) - 1; last >= 0 && now.Sub(l.marks[last].when) < markEvery {
 		return
 	}

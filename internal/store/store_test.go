@@ -736,6 +736,20 @@ func TestExpire(t *testing.T) {
 	}
 }
 
+// A clock that was set back makes nothing younger than it is.
+func TestExpireWhereTheClockWasSetBack(t *testing.T) {
+	b := newBench(t)
+	b.PutHeld([]byte("a 1 1\n"), 1, b.now)
+	b.kill()
+	b.now = b.now.Add(-time.Hour)
+	b.PutHeld([]byte("b 1 1\n"), 1, b.now)
+	b.pass(11 * time.Second)
+	b.Expire(b.now.Add(-10 * time.Second))
+	if got := b.books("main"); got.Dropped[NoName] != 2 || got.Queued != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // Who is added gets what comes from then on; the lines of who is removed are counted.
 func TestDestinations(t *testing.T) {
 	a, c := Destination{Name: "a", Queue: roomy}, Destination{Name: "c", Queue: roomy}
