@@ -97,6 +97,8 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	ask := asking{own: h.own.Before, from: h.wall(), look: h.waited, names: h.cfg.Names}
 	if h.now() < h.avoidUntil {
 		ask = ask.without(h.avoid)
+	} else {
+		h.avoid = ""
 	}
 	err := h.request(ctx, func(ctx context.Context) (err error) {
 		got, err = h.store.claim(ctx, *h.lease, ask)
@@ -202,8 +204,8 @@ func (h *Holder) wait(ctx context.Context) error {
 // its own time.
 func (h *Holder) askAgain() time.Duration {
 	d := waitAtMost + h.jitter(waitAtMost)
-	if avoided := h.avoidUntil - h.now(); avoided > 0 {
-		d = min(d, avoided)
+	if h.avoid != "" { // it was not asked for, even if that would be right by now
+		d = min(d, max(0, h.avoidUntil-h.now()))
 	}
 	return d
 }

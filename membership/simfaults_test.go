@@ -19,7 +19,7 @@ type fault struct {
 
 // harmlessFaults returns those that never let two hosts have one name.
 func harmlessFaults() []fault {
-	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults)
+	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults, wishFaults)
 }
 
 func allFaults() []fault {
@@ -224,6 +224,15 @@ func (s *simulation) unseen() time.Duration {
 		return min(s.cfg.TTL/6, maxRenewEvery)*102/100 + 50*time.Millisecond
 	}
 	return pool.HorizonShare(s.cfg.TTL) * 103 / 100
+}
+
+// What people with prefixproxy release do.
+var wishFaults = []fault{
+	{"its name is asked for", func(s *simulation, h *host) {
+		if c := h.process.holder.claim.Load(); c != nil {
+			s.etcd.byHand(pool.ReleasedKey(s.cfg.Pool)+c.name, pool.LeaseHex(c.lease), false)
+		}
+	}},
 }
 
 // What makes etcd lose data.

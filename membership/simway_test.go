@@ -387,19 +387,23 @@ type wayWatcher struct {
 	w                *way
 }
 
-// Watch tells of the first deletion since the revision that is asked for: more
-// is not made use of. Without a leader it ends, as asked.
+// Watch tells of the deletions since the revision that is asked for: more is not made use
+// of. Without a leader, it ends.
 func (ww wayWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
 	events := make(chan clientv3.WatchResponse, 1)
 	from := clientv3.OpGet(key, opts...).Rev()
 	go func() {
 		defer close(events)
-		found := ww.w.watch(ctx, from, key)
-		if found != nil && ww.w.process.awake() {
-			events <- clientv3.WatchResponse{Events: []*clientv3.Event{{
+		for found := ww.w.watch(ctx, from, key); found != nil && ww.w.process.awake(); found = ww.w.watch(ctx, from, key) {
+			from = found.revision + 1
+			select {
+			case events <- clientv3.WatchResponse{Events: []*clientv3.Event{{
 				Type: mvccpb.DELETE,
 				Kv:   &mvccpb.KeyValue{Key: []byte(found.key), ModRevision: found.revision},
-			}}}
+			}}}:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	return events
