@@ -30,7 +30,7 @@ import (
 //
 //	go test ./membership -run StartAtOnce -v -joins.hosts 100,1000 -joins.original
 var (
-	joinsHosts    = flag.String("joins.hosts", "100,300", "how many hosts start at once, on as many names")
+	joinsHosts    = flag.String("joins.hosts", "40,130", "how many hosts start at once, on as many names")
 	joinsOriginal = flag.Bool("joins.original", false, "measure the original algorithm, too")
 )
 
@@ -95,18 +95,17 @@ func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *etcd.Clie
 	return j
 }
 
-// most returns the most that one host asked of each kind, and the sum of all.
-// Whom an overloaded etcd answered with an error had to ask again, and is not
-// among the most.
-func (j joined) most() (grants, reads, txns, all int64) {
+// most returns the most that one host asked of each kind, the sum of all, and how many
+// requests an overloaded etcd answered with an error: who had to ask again may have held two
+// names for a while, and then others found none.
+func (j joined) most() (grants, reads, txns, all, failed int64) {
 	for _, r := range j.cost {
 		g, d, x := r.grants.Load(), r.reads.Load(), r.txns.Load()
 		all += g + d + x
-		if r.failed.Load() == 0 {
-			grants, reads, txns = max(grants, g), max(reads, d), max(txns, x)
-		}
+		grants, reads, txns = max(grants, g), max(reads, d), max(txns, x)
+		failed += r.failed.Load()
 	}
-	return grants, reads, txns, all
+	return grants, reads, txns, all, failed
 }
 
 // check says whether each name was given once.
@@ -154,13 +153,13 @@ func TestManyStartAtOnce(t *testing.T) {
 				}
 			})
 			ours.check(t, cfg.Names)
-			grants, reads, txns, all := ours.most()
+			grants, reads, txns, all, failed := ours.most()
 			wantReads, wantTxns := int64(0), int64((n+namesPerTxn-1)/namesPerTxn)
 			if n > namesPerTxn {
 				wantReads = 1
 			}
-			if grants == 0 {
-				t.Logf("%d hosts: of each, some request failed; this machine is too slow to tell what one asks", n)
+			if failed > 0 {
+				t.Logf("%d hosts: %d requests failed; this machine is too slow to tell what a host asks", n, failed)
 			} else if grants != 1 || reads > wantReads || txns > wantTxns {
 				t.Errorf("a host asked at most %d grants, %d reads, %d transactions; want 1, %d, %d", grants, reads, txns, wantReads, wantTxns)
 			}
@@ -171,7 +170,7 @@ func TestManyStartAtOnce(t *testing.T) {
 			}
 			original := joinAtOnce(t, n, func(t *testing.T, i int, c *etcd.Client) string { return joinOriginally(t, c, cfg.Names) })
 			original.check(t, cfg.Names)
-			grants, reads, txns, all = original.most()
+			grants, reads, txns, all, _ = original.most()
 			fmt.Fprintf(&table, "| | one name after the other | %d | %d | %.2f s |\n", all, grants+reads+txns, original.took.Seconds())
 		})
 	}
