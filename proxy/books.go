@@ -90,7 +90,7 @@ func (b books) report() Books {
 }
 
 // crowded is how many bytes may wait before the readers let others go first.
-const crowded = 4 * batchSize
+const crowded = 2 * batchSize
 
 // giveWay lets the upstream, or the spool, go first, if so many bytes wait: readers that always
 // find input would keep it from its turn.

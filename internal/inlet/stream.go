@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	streamBlock = 56 << 10        // bytes read from a stream at a time
+	streamBlock = 112 << 10       // bytes read from a stream at a time
 	busyBytes   = streamBlock / 2 // between two waits: the sender is as fast as we are, and the next wait is skipped
 	packetSize  = 128             // supposed to come at a time: a stream's packets can't be seen
 )

@@ -35,8 +35,8 @@ import (
 const (
 	magic = "ppstore\n"
 
-	// Version is that of the format.
-	Version = 1
+	// Version is that of the format. Before 2, a record had 64 KiB at most.
+	Version = 2
 
 	// HeaderSize is that of a segment's header, and RecordHeader that of a record's,
 	// in bytes.
@@ -44,7 +44,7 @@ const (
 	RecordHeader = 16
 
 	// MaxRecord bounds the lines of a record, in bytes, and so the longest line.
-	MaxRecord = 64 << 10
+	MaxRecord = 128 << 10
 
 	// ChunkSize is how much is read at once: any record fits.
 	ChunkSize = RecordHeader + MaxRecord
@@ -126,7 +126,7 @@ func ReadHeader(f io.ReaderAt) (h Header, err error) {
 	if string(b[:8]) == magic && le.Uint32(b[8:]) > Version && le.Uint32(b[48:]) == crc32.Checksum(b[:48], castagnoli) {
 		return h, ErrLater
 	}
-	if string(b[:8]) != magic || le.Uint32(b[8:]) != Version || le.Uint32(b[48:]) != crc32.Checksum(b[:48], castagnoli) ||
+	if string(b[:8]) != magic || le.Uint32(b[8:]) == 0 || le.Uint32(b[48:]) != crc32.Checksum(b[:48], castagnoli) ||
 		h.Kind != Named && h.Kind != Held || !h.Base.IsSound() {
 		return h, errNoSegment
 	}

@@ -3,6 +3,7 @@ package records
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -81,6 +82,16 @@ func TestSoundAtItsPlace(t *testing.T) {
 		if _, err := ReadHeader(bytes.NewReader(b)); err == nil {
 			t.Errorf("a header whose byte %d is wrong was taken", at)
 		}
+	}
+}
+
+// What an earlier version wrote is read.
+func TestReadHeaderOfVersion1(t *testing.T) {
+	b := header(Held).Append(nil)
+	b[8] = 1
+	le.PutUint32(b[48:], crc32.Checksum(b[:48], castagnoli))
+	if h, err := ReadHeader(bytes.NewReader(b)); err != nil || h.Kind != Held || h.Base != (Place{100, 10}) {
+		t.Errorf("got %+v, %v", h, err)
 	}
 }
 

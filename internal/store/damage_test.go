@@ -158,7 +158,7 @@ func TestLaterVersion(t *testing.T) {
 			binary.LittleEndian.PutUint32(header[48:], crc32.Checksum(header[:48], castagnoli))
 			patch(files[0], 0, header)
 		} else {
-			patch(state, int64(len("ppstate ")), []byte("2"))
+			patch(state, int64(len("ppstate ")), fmt.Append(nil, records.Version+1))
 		}
 		_, err := Open(b.places, b.to, slog.New(slog.DiscardHandler))
 		if !errors.Is(err, records.ErrLater) {

@@ -107,7 +107,7 @@ func (s *Store) resize() {
 		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
 	}
 	s.grain = s.segmentSize
-	s.segmentSize = min(max(least/64, 2*records.ChunkSize), 16<<20)
+	s.segmentSize = min(max(least/64, records.ChunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
 	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack

@@ -200,8 +200,8 @@ func TestNeverGivenUp(t *testing.T) {
 // What is sent again on the next session, by how long the last one lasted and how it
 // ended; the same after the process was killed.
 func TestAgain(t *testing.T) {
-	const replay = 60_000
-	line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 40_000)) }
+	const replay = 120_000
+	line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 80_000)) }
 	for _, c := range []struct {
 		name   string
 		lasted time.Duration
@@ -267,7 +267,7 @@ func TestEndedInOrder(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
-			line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 40_000)) }
+			line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 80_000)) }
 			for i, how := range tt.sessions {
 				l := b.begin("main")
 				b.putLines(line(i))
@@ -315,7 +315,7 @@ func TestTakesLittle(t *testing.T) {
 	b := newBench(t)
 	var sent [5]int
 	for i := range sent {
-		b.putLines(fmt.Sprint(i, strings.Repeat("x", 40_000), " 1 1"))
+		b.putLines(fmt.Sprint(i, strings.Repeat("x", 80_000), " 1 1"))
 	}
 	for range 10 * len(sent) {
 		l := b.begin("main")
@@ -331,14 +331,14 @@ func TestTakesLittle(t *testing.T) {
 
 // A peer's kernel may hold more than the replay window: all that it has offered to take.
 func TestWindowIsReplayed(t *testing.T) {
-	line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 40_000)) }
+	line := func(i int) string { return fmt.Sprintf("a%d%s 1 1", i, strings.Repeat("x", 80_000)) }
 	for _, tt := range []struct {
 		replay, window int64
 		want           []int // of 0 to 3
 	}{
-		{60_000, 0, []int{2, 3}},
-		{60_000, 80_000, []int{0, 1, 2, 3}},
-		{0, 80_000, nil},
+		{120_000, 0, []int{2, 3}},
+		{120_000, 160_000, []int{0, 1, 2, 3}},
+		{0, 160_000, nil},
 	} {
 		b := newBench(t, Destination{Name: "main", Queue: roomy, Replay: tt.replay})
 		l := b.begin("main")
