@@ -136,9 +136,6 @@ func use(disk *statedir.Dir, path string) (*Dir, error) {
 	if !isNamed(path) {
 		return nil, fmt.Errorf("%q is no directory of a queue", path)
 	}
-	if _, err := os.Stat(path); err != nil {
-		return nil, err
-	}
 	d, err := open(disk, path, os.O_CREATE)
 	if err != nil {
 		return nil, err
@@ -165,7 +162,7 @@ func isSame(a, b string) bool {
 
 // open opens and locks a directory; flag is for its file "owner".
 func open(disk *statedir.Dir, path string, flag int) (*Dir, error) {
-	dir, err := statedir.Open(path)
+	dir, err := statedir.OpenExisting(path)
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +275,7 @@ func Collect(base string, log *slog.Logger) {
 
 // ownerOf returns what a directory of this user says whose it is.
 func ownerOf(path string) (string, error) {
-	dir, err := statedir.Open(path)
+	dir, err := statedir.OpenExisting(path)
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,8 @@ package memdir
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -174,6 +176,20 @@ func TestCollect(t *testing.T) {
 	}
 	if !stopped.kept() {
 		t.Errorf("a stopped one's is gone: %s", &stopped.log)
+	}
+}
+
+// Who looks for abandoned directories makes none that another has just removed.
+func TestLooksOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), prefix+"1")
+	if isAbandoned(path) {
+		t.Error("what is gone is abandoned")
+	}
+	if _, err := open(nil, path, os.O_CREATE); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("opened what is gone: %v", err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("who looked made it")
 	}
 }
 

@@ -50,8 +50,11 @@ func Open(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
 	}
-	return open(os.Open(path))
+	return OpenExisting(path)
 }
+
+// OpenExisting is Open for a directory that is not made.
+func OpenExisting(path string) (*Dir, error) { return open(os.Open(path)) }
 
 // Sub opens a directory below d likewise.
 func (d *Dir) Sub(name string) (*Dir, error) {
