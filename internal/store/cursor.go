@@ -113,7 +113,7 @@ func (c *Cursor) lose(sp records.Span, why Reason) {
 func (c *Cursor) bound() {
 	s := c.store
 	c.excess = min(c.excess, c.todo.Bytes()+s.grain)
-	for c.todo.Bytes() > max(c.Queue+c.Spool+s.segmentSize, c.excess) {
+	for c.todo.Bytes() > c.most() {
 		why := SpoolFull
 		if c.Spool == 0 {
 			why = QueueFull
@@ -122,6 +122,9 @@ func (c *Cursor) bound() {
 		s.settle()
 	}
 }
+
+// most returns how many bytes may wait; 0: nobody has said so yet.
+func (c *Cursor) most() int64 { return max(c.Queue+c.Spool+c.store.segmentSize, c.excess) }
 
 // snapshot returns the books.
 func (c *Cursor) snapshot() Books {

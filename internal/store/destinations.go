@@ -29,8 +29,8 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 			}
 			c.books.Adopted += uint64(s.held.todo.Lines())
 		}
+		c.excess = stays(c.todo.Bytes(), s.segmentSize, c.most())
 		c.Destination = d
-		c.excess = c.todo.Bytes() + s.segmentSize
 		kept = append(kept, c)
 	}
 	for _, c := range s.cursors {

@@ -106,16 +106,26 @@ func (s *Store) resize() {
 		queue, least = max(queue, c.Queue), min(cmp.Or(least, c.Queue), c.Queue)
 		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
 	}
+	was := max(s.memoryLimit, s.excess)
 	s.grain = s.segmentSize
 	s.segmentSize = min(max(least/64, records.ChunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
 	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack
-	s.excess = s.memoryUsed + s.grain
+	s.excess = stays(s.memoryUsed, s.grain, was)
 	if s.disk == nil {
 		s.diskLimit = 0
 	}
 	notify(s.work)
+}
+
+// stays returns a bound that leaves what is there where less is allowed now, and a segment more; but
+// not more than the bound that was, if there was one.
+func stays(used, grain, was int64) int64 {
+	if most := used + grain; was == 0 || most < was {
+		return most
+	}
+	return was
 }
 
 // Put copies n whole lines that arrived at born, each ending in '\n' and none longer than

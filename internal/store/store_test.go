@@ -647,6 +647,34 @@ func TestLowered(t *testing.T) {
 	}
 }
 
+// However often the destinations are set anew, or the process is killed, what waits is bounded.
+func TestBoundsSetAgain(t *testing.T) {
+	for _, isKilled := range []bool{false, true} {
+		for _, lowered := range []bool{false, true} {
+			b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 4 << 20})
+			b.putThousands(100)
+			if lowered {
+				b.to[0].Queue, b.to[0].Spool = 1<<20, 1<<20
+			}
+			b.SetDestinations(b.to)
+			bound, boundTodo := b.memoryUsed, b.cursors[0].todo.Bytes()
+			for range 30 {
+				if b.putThousands(6); isKilled {
+					b.kill()
+				} else {
+					b.SetDestinations(b.to)
+				}
+			}
+			if got := b.memoryUsed; got > max(bound, b.memoryLimit)+b.segmentSize {
+				t.Errorf("killed %v, lowered %v: %d bytes in memory, %d at first, limit %d", isKilled, lowered, got, bound, b.memoryLimit)
+			}
+			if got := b.cursors[0].todo.Bytes(); got > max(boundTodo, b.to[0].Queue+b.to[0].Spool)+2*b.segmentSize {
+				t.Errorf("killed %v, lowered %v: %d bytes wait, %d at first", isKilled, lowered, got, boundTodo)
+			}
+		}
+	}
+}
+
 // What only the kernels have takes no room from what waits: neither where a server takes
 // everything at once, nor where it has stalled with much on the way.
 func TestOnTheWay(t *testing.T) {
