@@ -5,7 +5,7 @@
 // found again by what is in the directory on disk: the file "memory" there names it. Its
 // file "owner" names the directory on disk, and is locked while a process has it. So one
 // whose owner is gone for good can be told, and is removed by the next process that looks
-// for a place. If one of the two files is damaged, the other will do.
+// for a place. If one of the two files is damaged or gone, the other will do.
 //
 // # Not promised
 //
@@ -48,7 +48,7 @@ type Dir struct {
 
 // Find returns the directory in memory of disk, which it makes in the first of bases
 // that will do, where there is none; nil: none will. It removes those in bases that are
-// abandoned. Of the two files that name each other, one may be damaged.
+// abandoned. Of the two files that name each other, one may be damaged or gone.
 func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 	path, err := pointer(disk)
 	if err == nil {
@@ -57,10 +57,10 @@ func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 			return d
 		}
 	}
+	if d := search(disk, bases); d != nil {
+		return d
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		if d := search(disk, bases); d != nil {
-			return d
-		}
 		log.Warn("the queue's directory is not usable; what waited there is not found", "err", err)
 	}
 	for _, base := range bases {
@@ -74,7 +74,7 @@ func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 	return nil
 }
 
-// search returns the directory in bases that says it is disk's, or nil. The pointer is wrong.
+// search returns the directory in bases that says it is disk's, or nil. The pointer is wrong, or gone.
 func search(disk *statedir.Dir, bases []string) *Dir {
 	setAside(disk, pointerName)
 	for _, base := range bases {
