@@ -22,6 +22,7 @@ type segment struct {
 	onDisk bool // in the second tier
 	sealed bool // no more is appended
 	gone   bool // nobody needs it, and others may be in its place
+	moving bool // it is being copied
 }
 
 // An entry is where a file is.

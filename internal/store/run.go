@@ -101,10 +101,12 @@ func (s *Store) moveDown(all bool) error {
 	for n := 0; all || n < segmentsAtOnce; n++ {
 		s.mu.Lock()
 		g := s.mover(all)
-		s.mu.Unlock()
 		if g == nil {
+			s.mu.Unlock()
 			return nil
 		}
+		g.moving = true
+		s.mu.Unlock()
 		s.takeOut()
 		if err := s.move(g); err != nil && !(errors.Is(err, syscall.ENOSPC) && s.makeRoom()) {
 			return err
@@ -150,6 +152,10 @@ func (s *Store) move(g *segment) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.logOf(g)
+	g.moving = false
+	if err != nil && g.gone {
+		return nil // and its file was closed
+	}
 	if err != nil {
 		g.sealed = s.closed || l.last() != g // if no other can be created, it takes more lines
 		return fmt.Errorf("spool a segment: %w", err)
