@@ -342,5 +342,5 @@ func (s *Store) Close() error {
 		err = errors.Join(err, s.sync())
 	}
 	s.takeOut()
-	return errors.Join(err, s.leave(isEmpty))
+	return errors.Join(err, s.leave(isEmpty && (err == nil || !isFound))) // else its state is the newest
 }
