@@ -170,6 +170,9 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 			}
 			return
 		}
+		if s.memory != nil && l.last().dir == nil {
+			defer s.save() // the next process is to know what was lost
+		}
 		if l.kind == records.Held {
 			s.held.todo.Add(sp)
 			s.hold()
