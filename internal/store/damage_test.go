@@ -275,6 +275,48 @@ func TestMemoryRemoved(t *testing.T) {
 	}
 }
 
+// Where somebody removes the file that names the directory in memory, that is found.
+func TestPointerRemoved(t *testing.T) {
+	b := newBench(t)
+	b.putMany("x", 1000)
+	os.Remove(filepath.Join(b.places.State, "store", "memory"))
+	b.kill()
+	if got := b.books("main"); got.Queued != 1000 {
+		t.Errorf("%+v; %s", got, &b.log)
+	}
+}
+
+// Where a segment is needed no more while it is being moved, what its file is used for next is not
+// what comes to disk: the next process would take that for the newest.
+func TestReusedWhileMoved(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	l := b.begin("main")
+	b.pass(young)
+	b.putThousands(8)
+	b.pressure = 0
+	b.files.fault = func(op, path string, size int) (int, error) {
+		switch {
+		case op == "create" && strings.HasSuffix(path, newSuffix):
+			b.pressure = 1 << 40
+			l.takeAll()
+			for len(b.spare) > 0 {
+				b.Put(many("y", 500), 500, b.now)
+			}
+		case op == "rename":
+			b.Put(many("z", 100), 100, b.now)
+		}
+		return size, nil
+	}
+	b.turn(b.now)
+	b.files.fault = nil
+	b.putLines("a 1 1")
+	before := b.books("main")
+	b.kill()
+	if after := b.books("main"); before.Queued < 500 || int(after.Adopted) != before.Queued || after.Dropped != [NumReasons]uint64{} {
+		t.Errorf("before %+v, after %+v; %s", before, after, &b.log)
+	}
+}
+
 // What was delivered before the power failed is not taken for lost, whatever the disk knew by then:
 // neither what was sent from memory, nor a file that had gone.
 func TestPowerFailureAfterDelivery(t *testing.T) {
@@ -583,6 +625,56 @@ func TestStopWhileFull(t *testing.T) {
 	b.open()
 	after := b.books("main")
 	if left := before.Queued + before.Spooled; before.Dropped[Shutdown] == 0 || int(after.Adopted) != left || after.Dropped != [NumReasons]uint64{} {
+		t.Errorf("before %+v, after %+v; %s", before, after, &b.log)
+	}
+}
+
+// Where the disk takes no state at a stop, what the next process finds is that of memory.
+func TestStopWithoutState(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+	b.putMany("x", 30_000)
+	b.step(b.now)
+	l := b.begin("main")
+	b.pass(young)
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if op == "write" && strings.Contains(path, "state-") && strings.HasPrefix(path, b.places.State) {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	l.takeAll()
+	l.end(outlet.Finished)
+	b.CloseInput()
+	b.Close()
+	before := b.books("main")
+	b.open()
+	after := b.books("main")
+	if before.Queued+before.Spooled != 0 || after.Adopted != 0 {
+		t.Errorf("before %+v, after %+v; %s", before, after, &b.log)
+	}
+}
+
+// What is in memory without a name when the process is killed is counted by the next.
+func TestNamelessIsCounted(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
+	l := b.begin("main")
+	b.putMany("x", 1000)
+	l.take()
+	l.deliver()
+	b.putMany("x", 1000)
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if (op == "create" || op == "write" && size > records.HeaderSize && !strings.Contains(path, "state-")) && path != "memory" {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	for range 10 {
+		b.Put(many("y", 100), 100, b.now)
+	}
+	before := b.books("main")
+	b.kill()
+	after := b.books("main")
+	if int(after.Adopted) != before.Queued+before.Spooled {
 		t.Errorf("before %+v, after %+v; %s", before, after, &b.log)
 	}
 }
