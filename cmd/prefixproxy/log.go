@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -85,16 +86,20 @@ func toJournal(w io.Writer, stream string) (journal, bool) {
 	return journal{file, priorityWarning}, ok && stream == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }
 
-// Write puts the priority before each line of p, which holds whole ones.
+// Write writes p, which holds whole lines.
 func (j journal) Write(p []byte) (int, error) {
-	var out []byte
-	for ln := range bytes.Lines(p) {
-		out = append(fmt.Appendf(out, "<%d>", j.priority), ln...)
-	}
-	if _, err := j.File.Write(out); err != nil {
+	if _, err := j.File.Write(prioritized(j.priority, p)); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// prioritized puts the priority before each line of p.
+func prioritized(priority int, p []byte) (out []byte) {
+	for ln := range bytes.Lines(p) {
+		out = append(fmt.Appendf(out, "<%d>", priority), ln...)
+	}
+	return out
 }
 
 // A lossyHandler waits for nobody who reads the log: neither a renewal nor the end may hang
@@ -112,13 +117,24 @@ type logWriter struct {
 
 	mu    sync.Mutex // held from asking whether the file takes a record to writing it
 	lost  int        // records since the last one that was written
+	isCut bool       // that one has no end
 	level slog.Level // of the record that is written
+}
+
+// maxWrite is what a pipe takes without waiting, in bytes, where it takes anything: PIPE_BUF
+// of pipe(7).
+const maxWrite = 4096
+
+// takesMore says whether the file takes that much now.
+func (w *logWriter) takesMore() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.file.Fd()), Events: unix.POLLOUT}}, 0)
+	return n > 0 || err != nil
 }
 
 func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(h.out.file.Fd()), Events: unix.POLLOUT}}, 0); n == 0 && err == nil {
+	if !h.out.takesMore() {
 		h.out.lost++
 		return nil
 	}
@@ -132,21 +148,37 @@ func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// Write writes a record; mu is held.
+// Write writes a record, as far as that is possible now; mu is held.
 func (w *logWriter) Write(p []byte) (int, error) {
-	if !w.isJournal {
-		return w.file.Write(p)
+	out := p
+	if w.isJournal {
+		out = prioritized(priorityOf(w.level), p)
 	}
-	priority := priorityDebug
+	if w.isCut {
+		out, w.isCut = append([]byte("\n"), out...), false
+	}
+	for part := range slices.Chunk(out, maxWrite) {
+		if w.isCut = !w.takesMore(); w.isCut {
+			w.lost++
+			break
+		}
+		if _, err := w.file.Write(part); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+func priorityOf(level slog.Level) int {
 	switch {
-	case w.level >= slog.LevelError:
-		priority = priorityError
-	case w.level >= slog.LevelWarn:
-		priority = priorityWarning
-	case w.level >= slog.LevelInfo:
-		priority = priorityInfo
+	case level >= slog.LevelError:
+		return priorityError
+	case level >= slog.LevelWarn:
+		return priorityWarning
+	case level >= slog.LevelInfo:
+		return priorityInfo
 	}
-	return journal{w.file, priority}.Write(p)
+	return priorityDebug
 }
 
 func (h lossyHandler) WithAttrs(attrs []slog.Attr) slog.Handler {

@@ -9,36 +9,41 @@ import (
 	"time"
 )
 
-// Nobody waits for who reads the log, and what that cost is said when it is read again.
+// Nobody waits for who reads the log, whether records are many or long, and what that cost is
+// said when it is read again.
 func TestLogWaitsForNobody(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	log, err := logFlags{}.logger(w, slog.LevelInfo)
-	if err != nil {
-		t.Fatal(err)
-	}
-	logged := make(chan struct{})
-	go func() {
-		defer close(logged)
-		for range 5000 {
-			log.With("who", "upstream").Info("state", "text", strings.Repeat("x", 100))
+	for _, tt := range []struct{ records, size int }{{5000, 100}, {1, 200_000}, {3, 60_000}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	select {
-	case <-logged:
-	case <-time.After(20 * time.Second):
-		t.Fatal("logging waits for the reader")
-	}
-	if _, err := io.ReadFull(r, make([]byte, 32<<10)); err != nil {
-		t.Fatal(err)
-	}
-	log.Info("last")
-	w.Close()
-	text, err := io.ReadAll(r)
-	if err != nil || !strings.Contains(string(text), "log lines lost, which nobody read in time\" lines=") || !strings.Contains(string(text), "msg=last") {
-		t.Errorf("got %v and the end %q", err, text[max(0, len(text)-300):])
+		defer r.Close()
+		log, err := logFlags{}.logger(w, slog.LevelInfo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logged := make(chan struct{})
+		go func() {
+			defer close(logged)
+			for range tt.records {
+				log.With("who", "upstream").Info("state", "text", strings.Repeat("x", tt.size))
+			}
+		}()
+		select {
+		case <-logged:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("logging %d records of %d bytes waits for the reader", tt.records, tt.size)
+		}
+		if _, err := io.ReadFull(r, make([]byte, 32<<10)); err != nil {
+			t.Fatal(err)
+		}
+		log.Info("last")
+		w.Close()
+		text, err := io.ReadAll(r)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		said, last := lines[max(0, len(lines)-2)], lines[len(lines)-1]
+		if err != nil || !strings.HasPrefix(said, "time=") || !strings.Contains(said, "log lines lost, which nobody read in time\" lines=") || !strings.Contains(last, "msg=last") {
+			t.Errorf("%d records of %d bytes: got %v and the end %q", tt.records, tt.size, err, text[max(0, len(text)-300):])
+		}
 	}
 }
