@@ -92,13 +92,18 @@ const (
 	serviceCredentials  = "/run/credentials/prefixproxy.service" // while the service runs; root's and the service's
 )
 
+// configTime bounds how long a pipe, in the place of the file, is waited for: the end of the
+// process waits for a reload.
+const configTime = 5 * time.Second
+
 // readConfig reads a file, or what of it is too much for a configuration.
 func readConfig(file string) ([]byte, error) {
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	f.SetReadDeadline(time.Now().Add(configTime)) // an error: what it holds is there
 	return io.ReadAll(io.LimitReader(f, maxConfig+1))
 }
 

@@ -6,12 +6,16 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
@@ -21,7 +25,7 @@ import (
 
 // testEnv stands for the environment of a test.
 func testEnv(name string) (string, bool) {
-	value, ok := map[string]string{"POOL": "blue", "COUNT": "3", "DOLLAR": "$$", "EMPTY": ""}[name]
+	value, ok := map[string]string{"POOL": "blue", "COUNT": "3", "DOLLAR": "$$", "EMPTY": "", "LATIN": "\xff"}[name]
 	return value, ok
 }
 
@@ -231,6 +235,7 @@ func TestConfigProblems(t *testing.T) {
 			`4:10: membership.owner: the environment variable NONE is not set`,
 			`4:10: membership.owner: the environment variable NONE2 is not set`,
 		}},
+		{"listen: {statsd: [\"unix:///run/${LATIN}\"]}", []string{`3:19: listen.statsd[0]: the environment variable LATIN is not UTF-8`}},
 		{"membership:\n  owner: ${NO-NE}", []string{`4:10: membership.owner: "${NO-NE}" names no variable`}},
 		{"membership:\n  owner: ${POOL", []string{`4:10: membership.owner: "${POOL" names no variable`}},
 		{"listen: {statsd: [unix:///a/s?group=-1]}", []string{`3:19: listen.statsd[0]: "-1" is no group`}},
@@ -400,6 +405,48 @@ func TestHostileConfigs(t *testing.T) {
 				t.Errorf("%d MiB for %d KiB", used>>20, len(text)>>10)
 			}
 		})
+	}
+}
+
+// A pipe may stand in the place of the file; nobody waits for what does not come.
+func TestConfigInAPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "config.yaml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	load := func() error {
+		loaded := make(chan error, 1)
+		go func() {
+			_, err := loadConfig(pipe, defaultConfig())
+			loaded <- err
+		}()
+		select {
+		case err := <-loaded:
+			return err
+		case <-time.After(20 * time.Second):
+			t.Fatal("loading waits for who does not write")
+			return nil
+		}
+	}
+	if err := load(); err == nil || !strings.Contains(err.Error(), "no etcd endpoint") {
+		t.Errorf("without a writer: got %v, want what an empty file gets", err)
+	}
+	writer, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := load(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("with one who says nothing: got %v", err)
+	}
+	go func() {
+		fmt.Fprint(writer, complete)
+		for n := 1; n > 0; { // until it is read, since the writer is a reader, too
+			n, _ = unix.IoctlGetInt(int(writer.Fd()), unix.TIOCINQ)
+		}
+		writer.Close()
+	}()
+	if err := load(); err != nil {
+		t.Errorf("with one who writes: %v", err)
 	}
 }
 

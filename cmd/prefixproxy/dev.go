@@ -170,7 +170,13 @@ func writeConfig(cfg config, dir string) (file string, err error) {
 		return "", err
 	}
 	file = filepath.Join(dir, "config.yaml")
-	return file, os.WriteFile(file, text, 0o600)
+	os.Remove(file) // others may have put a link there, or a pipe
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(text)
+	return file, errors.Join(err, f.Close())
 }
 
 // greet says, once there is a name, what was done and what to type next.

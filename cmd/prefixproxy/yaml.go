@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -313,6 +314,10 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			ok = false
 		} else if !set {
 			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
+			ok = false
+		}
+		if !utf8.ValidString(value) {
+			d.wrongf(path, n, "export "+name+"=… in UTF-8", "the environment variable %s is not UTF-8", name)
 			ok = false
 		}
 		if value != "" && name != credentialsVariable && conf.MayBeSecret(name, value) {
