@@ -155,8 +155,9 @@ func DefaultConfig() Config {
 // Problems returns what is wrong with the configuration, all of it.
 func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
-	c.Listen.problems(&ps)
-	c.Forward.problems(c.Listen, &ps)
+	own := c.Listen.places()
+	c.Listen.problems(own, &ps)
+	c.Forward.problems(c.Listen, own, &ps)
 	c.aggregateProblems(&ps)
 	if c.Coalesce < 0 || c.Coalesce > inlet.MaxCoalesce {
 		ps.Addf("coalesce", "0 to 1s", "coalesce %v is out of range", c.Coalesce)
@@ -164,28 +165,31 @@ func (c Config) Problems() conf.Problems {
 	return ps
 }
 
-// A place is an address and where it is written.
+// A place is a socket and where it is written.
 type place struct {
 	path string
-	Address
+	address.Socket
 }
 
-func (l Listen) problems(ps *conf.Problems) {
-	var before []place
-	for _, list := range []struct {
-		key   string
-		addrs []Address
-	}{{"listen.statsd", l.StatsD}, {"listen.carbon", l.Carbon}} {
-		for i, a := range list.addrs {
-			p := place{fmt.Sprintf("%s[%d]", list.key, i), a}
-			if a.Network == "stdout" {
-				ps.Addf(p.path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
-				continue
-			}
-			if i := slices.IndexFunc(before, func(b place) bool { return b.Takes(a) }); i >= 0 {
-				ps.Addf(p.path, "remove one, or give it another port or path", "%s would take the socket of %s, %s", a, before[i].path, before[i].Address)
-			}
-			before = append(before, p)
+// places are those of the listeners.
+func (l Listen) places() (all []place) {
+	for i, a := range l.StatsD {
+		all = append(all, place{fmt.Sprintf("listen.statsd[%d]", i), a.Socket()})
+	}
+	for i, a := range l.Carbon {
+		all = append(all, place{fmt.Sprintf("listen.carbon[%d]", i), a.Socket()})
+	}
+	return all
+}
+
+func (l Listen) problems(all []place, ps *conf.Problems) {
+	for i, p := range all {
+		if p.Network == "stdout" {
+			ps.Addf(p.path, "use udp://, tcp://, unix:// or unixgram://", "stdout: is no listener")
+			continue
+		}
+		if j := slices.IndexFunc(all[:i], func(before place) bool { return before.Takes(p.Socket) }); j >= 0 {
+			ps.Addf(p.path, "remove one, or give it another port or path", "%s would take the socket of %s, %s", p.Address, all[j].path, all[j].Address)
 		}
 	}
 	if len(l.StatsD)+len(l.Carbon) == 0 {
@@ -199,13 +203,13 @@ func (l Listen) problems(ps *conf.Problems) {
 	}
 }
 
-func (f Forward) problems(l Listen, ps *conf.Problems) {
+func (f Forward) problems(l Listen, own []place, ps *conf.Problems) {
 	if len(l.StatsD) > 0 && len(f.StatsD.To) == 0 {
 		ps.Addf("forward.statsd.to", "forward: {statsd: {to: [udp://statsd.example.net:8125]}}; where nobody sends StatsD: listen: {statsd: []}", "no upstream for StatsD, which listens")
 	}
-	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout", "carbon"}, l, ps)
+	checkUpstreams("forward.statsd.to", f.StatsD.To, []string{"udp", "tcp", "tls", "unixgram", "stdout", "carbon"}, own, ps)
 	checkConnections("forward.statsd", f.StatsD.To, f.StatsD.TLS, f.StatsD.MaxAge, ps)
-	f.carbonProblems(l, ps)
+	f.carbonProblems(l, own, ps)
 	if f.StatsD.Queue < minQueue {
 		ps.Addf("forward.statsd.queue", "1MiB or more", "queue %v is too small", f.StatsD.Queue)
 	}
@@ -282,7 +286,7 @@ func (f Forward) Upstreams() iter.Seq2[string, Upstream] {
 }
 
 // carbonProblems are those of the destinations.
-func (f Forward) carbonProblems(l Listen, ps *conf.Problems) {
+func (f Forward) carbonProblems(l Listen, own []place, ps *conf.Problems) {
 	if len(f.Carbon) == 0 {
 		ps.Addf("forward.carbon", "[{name: main, to: [tcp://graphite.example.net:2003]}]", "the list of destinations is empty")
 	}
@@ -297,16 +301,16 @@ func (f Forward) carbonProblems(l Listen, ps *conf.Problems) {
 		case slices.ContainsFunc(f.Carbon[:i], sameName):
 			ps.Addf(path+".name", "give it another name", "another destination is called %s", d.Name)
 		}
-		d.problems(path, l, ps)
+		d.problems(path, l, own, ps)
 	}
 }
 
 // problems are those of one destination.
-func (f CarbonForward) problems(path string, l Listen, ps *conf.Problems) {
+func (f CarbonForward) problems(path string, l Listen, own []place, ps *conf.Problems) {
 	if len(l.Carbon) > 0 && len(f.To) == 0 {
 		ps.Addf(path+".to", "forward: {carbon: {to: [tcp://graphite.example.net:2003]}}; where nobody sends Carbon: listen: {carbon: []}", "no upstream for Carbon, which listens")
 	}
-	checkUpstreams(path+".to", f.To, []string{"tcp", "tls", "unix", "stdout"}, l, ps)
+	checkUpstreams(path+".to", f.To, []string{"tcp", "tls", "unix", "stdout"}, own, ps)
 	checkConnections(path, f.To, f.TLS, f.MaxAge, ps)
 	if f.Queue < minQueue {
 		ps.Addf(path+".queue", "1MiB or more", "queue %v is too small", f.Queue)
@@ -319,7 +323,7 @@ func (f CarbonForward) problems(path string, l Listen, ps *conf.Problems) {
 	}
 }
 
-func checkUpstreams(path string, to []address.Upstream, networks []string, l Listen, ps *conf.Problems) {
+func checkUpstreams(path string, to []address.Upstream, networks []string, own []place, ps *conf.Problems) {
 	for i, a := range to {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if !slices.Contains(networks, a.Network) {
@@ -335,10 +339,9 @@ func checkUpstreams(path string, to []address.Upstream, networks []string, l Lis
 		if !a.IsUnix() && a.Host == "" {
 			ps.Addf(at, "write host and port", "%s names no host", a)
 		}
-		for _, own := range append(append([]Address{}, l.StatsD...), l.Carbon...) {
-			if a.Reaches(own) {
-				ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own)
-			}
+		server := a.Socket()
+		if i := slices.IndexFunc(own, func(p place) bool { return server.Reaches(p.Socket) }); i >= 0 {
+			ps.Addf(at, "move the listener or the server to another port", "%s is our own listener %s: the lines would run in circles", a, own[i].Address)
 		}
 	}
 }

@@ -134,14 +134,15 @@ func (c config) Problems() conf.Problems {
 
 // sharedSockets tells of a page that would take the socket of a listener, or be an upstream.
 func (c config) sharedSockets() (ps conf.Problems) {
-	for _, page := range c.page() {
+	for _, at := range c.page() {
+		page := at.Socket()
 		for path, to := range c.Proxy.Forward.Upstreams() {
-			if to.Reaches(page) {
+			if to.Socket().Reaches(page) {
 				ps.Addf(path, "move the page or the server to another port", "%s is our own page", to)
 			}
 		}
 		for _, a := range c.listeners() {
-			if page.Takes(a) {
+			if page.Takes(a.Socket()) {
 				ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
 			}
 		}

@@ -378,8 +378,17 @@ func TestHostileConfigs(t *testing.T) {
 	for i := range 600 {
 		fmt.Fprintf(&deep, "%*sa:\n", i, "")
 	}
+	var files, ports, local strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&files, "unix:///run/a/b/c/d%d, ", i)
+		fmt.Fprintf(&ports, "tcp://0.0.0.0:2003, ")
+		fmt.Fprintf(&local, "tcp://127.0.%d.%d:2003, ", i/250, i%250)
+	}
 	for name, text := range map[string]string{
-		"brackets": strings.Repeat("[", 100_000), "braces": strings.Repeat("{a:", 20_000), "dashes": strings.Repeat("- ", 100_000),
+		"sockets":     complete + "listen: {statsd: [" + files.String() + "], carbon: [" + files.String() + "]}",
+		"own sockets": "etcd: {endpoints: [http://e:2379]}\nlisten: {carbon: [" + files.String() + "]}\nforward: {carbon: {to: [" + files.String() + "]}}",
+		"own ports":   "etcd: {endpoints: [http://e:2379]}\nlisten: {carbon: [" + ports.String() + "]}\nforward: {carbon: {to: [" + local.String() + "]}}",
+		"brackets":    strings.Repeat("[", 100_000), "braces": strings.Repeat("{a:", 20_000), "dashes": strings.Repeat("- ", 100_000),
 		"question marks": strings.Repeat("? ", 100_000), "tags": strings.Repeat("! ", 100_000), "anchors": strings.Repeat("&a ", 80_000),
 		"aliases": "a: &a [x]\n" + strings.Repeat("b: *a\n", 40_000), "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b]\n",
 		"keys": strings.Repeat("a: 1\n", 50_000), "one line": "a: " + strings.Repeat("x ", 120_000), "quoted lines": "a: \"" + strings.Repeat("x\n\n", 80_000),

@@ -80,7 +80,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 // in the way.
 func (r *reloader) bindHint(err error, at []proxy.Address) error {
 	for _, ours := range slices.Concat(r.cfg.listeners(), r.cfg.page()) {
-		if errors.Is(err, syscall.EADDRINUSE) && slices.ContainsFunc(at, ours.Takes) {
+		if errors.Is(err, syscall.EADDRINUSE) && slices.ContainsFunc(at, func(a proxy.Address) bool { return ours.Socket().Takes(a.Socket()) }) {
 			return hinted{err, fmt.Sprintf("this daemon itself listens there, at %s, and lets go of it only when it ends: systemctl restart prefixproxy", ours)}
 		}
 	}

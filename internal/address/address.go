@@ -7,9 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -189,50 +186,6 @@ func checkGroup(s string) error {
 		return fmt.Errorf("%q is no group (write a name or a number, like group=adm)", s)
 	}
 	return nil
-}
-
-// Takes says, as far as the text tells, whether two listeners would take the same
-// socket, or one a part of the other's: both can't be bound.
-func (a Address) Takes(b Address) bool {
-	if a.IsUnix() || b.IsUnix() {
-		return a.IsUnix() && b.IsUnix() && isOnePath(a.Path, b.Path)
-	}
-	return a.Network == b.Network && a.Port == b.Port && a.Port != 0 && a.meets(b, func(x, y netip.Addr) bool {
-		return x == y || covers(x, y) || covers(y, x)
-	})
-}
-
-// meets says whether a host that a stands for, and one of b's, do.
-func (a Address) meets(b Address, do func(x, y netip.Addr) bool) bool {
-	if strings.EqualFold(a.Host, b.Host) {
-		return true
-	}
-	for _, x := range a.hosts() {
-		if slices.ContainsFunc(b.hosts(), func(y netip.Addr) bool { return do(x, y) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// covers says whether who listens at all is unspecified, and takes what is for ip, too.
-func covers(all, ip netip.Addr) bool { return all.IsUnspecified() && (all.Is6() || ip.Is4()) }
-
-// isOnePath says whether two paths lead to one file, or would.
-func isOnePath(a, b string) bool {
-	x, xErr := os.Stat(a)
-	y, yErr := os.Stat(b)
-	return realPath(a) == realPath(b) || xErr == nil && yErr == nil && os.SameFile(x, y)
-}
-
-// realPath is where a path leads, as far as that is there: /var/run is /run on many
-// hosts.
-func realPath(path string) string {
-	dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-	if err != nil {
-		return filepath.Clean(path)
-	}
-	return filepath.Join(dir, filepath.Base(path))
 }
 
 // hosts are the addresses that a host stands for; none, for a name. :: takes those of

@@ -129,7 +129,7 @@ func TestTakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Takes(b) != tt.want || b.Takes(a) != tt.want {
+		if a.Socket().Takes(b.Socket()) != tt.want || b.Socket().Takes(a.Socket()) != tt.want {
 			t.Errorf("%s and %s: %v, want %v", a, b, !tt.want, tt.want)
 		}
 	}

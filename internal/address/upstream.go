@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -60,33 +59,6 @@ func (u Upstream) At() string {
 		return u.Path
 	}
 	return u.HostPort()
-}
-
-// Reaches says whether what is sent there arrives at a listener at own. What only a name that
-// is looked up shows, it does not know.
-func (u Upstream) Reaches(own Address) bool {
-	to := u.Address
-	if to.IsUnix() {
-		return to.Network == own.Network && isOnePath(to.Path, own.Path)
-	}
-	if to.Network == "tls" {
-		to.Network = "tcp"
-	}
-	if hosts := to.hosts(); len(hosts) == 1 && hosts[0].IsUnspecified() {
-		to.Host = localhost // that is where the kernel connects to
-	}
-	return to.Network == own.Network && to.Port == own.Port && to.Port != 0 && to.meets(own, func(x, y netip.Addr) bool {
-		return x == y || covers(y, x) && isOurs(x)
-	})
-}
-
-// isOurs says whether this host has an address.
-func isOurs(ip netip.Addr) bool {
-	ours, _ := net.InterfaceAddrs()
-	return ip.IsLoopback() || slices.ContainsFunc(ours, func(a net.Addr) bool {
-		n, ok := a.(*net.IPNet)
-		return ok && n.IP.Equal(ip.AsSlice())
-	})
 }
 
 // ParseUpstream reads an upstream; see Upstream for the forms.

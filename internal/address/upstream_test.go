@@ -104,7 +104,7 @@ func TestReaches(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := to.Reaches(listen); got != c.own {
+		if got := to.Socket().Reaches(listen.Socket()); got != c.own {
 			t.Errorf("%s reaches %s: %v", to, listen, got)
 		}
 	}

@@ -56,7 +56,7 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 			return l.Address.Port, nil
 		})
 		if err != nil {
-			isInTheWay := func(l *Listener) bool { return l.Address.Takes(s.Address) }
+			isInTheWay := func(l *Listener) bool { return l.Address.Socket().Takes(s.Address.Socket()) }
 			return nil, cmp.Or(b.unwanted(isInTheWay), fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err))
 		}
 	}

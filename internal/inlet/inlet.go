@@ -119,8 +119,9 @@ func (in *Inlet) Listeners() []*Listener {
 // Owns says whether dialing at, in a network as package net calls it, reaches one of the bound
 // sockets.
 func (in *Inlet) Owns(network, at string) bool {
-	to, err := address.ParseUpstream(network + "://" + at)
-	return err == nil && slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return to.Reaches(l.at) })
+	u, err := address.ParseUpstream(network + "://" + at)
+	to := u.Socket()
+	return err == nil && slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return to.Reaches(l.at.Socket()) })
 }
 
 // Begin begins to read, until ctx ends, and then what has reached the sockets by then; but what
