@@ -55,9 +55,11 @@ func (b *bench) open(ctx context.Context) (err error) {
 	return err
 }
 
+// buildDaemon builds the daemon as it is shipped.
 func buildDaemon(ctx context.Context, binary string, flags ...string) error {
-	args := append([]string{"build", "-o", binary}, flags...)
+	args := append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", binary}, flags...)
 	build := exec.CommandContext(ctx, "go", append(args, "github.com/prefixproxy/prefixproxy/cmd/prefixproxy")...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the daemon: %w\n%s", err, out)
 	}
