@@ -657,10 +657,6 @@ func TestStopWithoutState(t *testing.T) {
 // What is in memory without a name when the process is killed is counted by the next.
 func TestNamelessIsCounted(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
-	l := b.begin("main")
-	b.putMany("x", 1000)
-	l.take()
-	l.deliver()
 	b.putMany("x", 1000)
 	b.files.fault = func(op, path string, size int) (int, error) {
 		if (op == "create" || op == "write" && size > records.HeaderSize && !strings.Contains(path, "state-")) && path != "memory" {

@@ -61,6 +61,7 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, s.leave(false))
 	}
+	s.save() // now both files of the state are there, which can be overwritten where there is no more room
 	return s, nil
 }
 
