@@ -297,6 +297,7 @@ func (s *Store) place(g *segment, behind []*segment) {
 		g.file.Close()
 		g.file = nil
 		s.diskUsed += g.size()
+		s.unsynced = append(s.unsynced, g) // the last process may have been killed before
 	} else {
 		s.memoryUsed += g.size()
 	}
