@@ -3,8 +3,6 @@ package proxy
 import (
 	"runtime"
 	"time"
-
-	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
 // A tally counts what one read brought, until the queue books it.
@@ -17,7 +15,7 @@ type tally struct {
 // books is the account of one protocol in lines.
 type books struct {
 	received, adopted, rewritten, resent uint64
-	forwarded                            store.Forwards // also of upstreams that a reload has removed
+	forwarded                            map[string]uint64 // by upstream, also of those that a reload has removed
 	dropped                              [numReasons]uint64
 	queued                               int // in memory: waiting, in somebody's hands, or not acknowledged
 	spooled                              int // on disk
@@ -78,8 +76,8 @@ func (b books) report() Books {
 		Received: b.received, Adopted: b.adopted, Resent: b.resent,
 		Queued: uint64(b.queued), Spooled: uint64(b.spooled), Dropped: map[string]uint64{},
 	}
-	for _, f := range b.forwarded {
-		r.Forwarded += f.Lines
+	for _, lines := range b.forwarded {
+		r.Forwarded += lines
 	}
 	for why := range reasons {
 		if n := b.dropped[why]; n > 0 {

@@ -115,8 +115,8 @@ func (p *Proxy) collectBooks(counter counter, gauge gauge, proto line.Protocol, 
 	for why := range reasons {
 		counter(descDropped, b.dropped[why], proto.String(), destination, why.String())
 	}
-	for _, f := range b.forwarded {
-		counter(descForwarded, f.Lines, proto.String(), destination, f.Upstream)
+	for upstream, lines := range b.forwarded {
+		counter(descForwarded, lines, proto.String(), destination, upstream)
 	}
 	gauge(descQueueLines, float64(b.queued), proto.String(), destination)
 }

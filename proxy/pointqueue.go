@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -56,7 +57,7 @@ func newPointQueue(p *Proxy) *pointQueue {
 	cfg := p.cfg.counting()
 	q.config.Store(&cfg)
 	q.sums = aggregate.New(cfg)
-	q.books.forwarded.Add("carbon:", 0)
+	q.books.forwarded = map[string]uint64{"carbon:": 0}
 	return q
 }
 
@@ -218,7 +219,7 @@ func (q *pointQueue) flush() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	lines := q.sums.Flushed()
-	q.books.forwarded[0].Lines += uint64(lines)
+	q.books.forwarded["carbon:"] += uint64(lines)
 	q.books.queued -= lines
 }
 
@@ -315,7 +316,7 @@ func (q *pointQueue) snapshot() (books, int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := q.books
-	b.forwarded = slices.Clone(b.forwarded)
+	b.forwarded = maps.Clone(b.forwarded)
 	return b, int(q.sums.Stats().Bytes)
 }
 

@@ -1,7 +1,7 @@
 package proxy
 
 import (
-	"slices"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,7 +37,7 @@ type statsdQueue struct {
 }
 
 func newStatsDQueue(limit int) *statsdQueue {
-	return &statsdQueue{limit: limit, more: make(chan struct{}, 1), heldMore: make(chan struct{}, 1)}
+	return &statsdQueue{limit: limit, books: books{forwarded: map[string]uint64{}}, more: make(chan struct{}, 1), heldMore: make(chan struct{}, 1)}
 }
 
 func (q *statsdQueue) namesLater() bool          { return false }
@@ -65,7 +65,7 @@ func (q *statsdQueue) takeOver(b books) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.books.adopted += b.adopted
-	q.books.forwarded = append(q.books.forwarded, b.forwarded...)
+	maps.Copy(q.books.forwarded, b.forwarded)
 }
 
 // put appends b to its list and evicts what is over the bound. q.mu is held.
@@ -232,7 +232,7 @@ func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
 func (q *statsdQueue) forward(upstream string, lines int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.books.forwarded.Add(upstream, lines)
+	q.books.forwarded[upstream] += uint64(lines)
 	q.settle(lines)
 }
 
@@ -284,7 +284,7 @@ func (q *statsdQueue) know(to []address.Upstream) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, a := range to {
-		q.books.forwarded.Add(a.String(), 0)
+		q.books.forwarded[a.String()] += 0
 	}
 }
 
@@ -315,6 +315,6 @@ func (q *statsdQueue) snapshot() (books, int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := q.books
-	b.forwarded = slices.Clone(b.forwarded)
+	b.forwarded = maps.Clone(b.forwarded)
 	return b, q.bytes
 }

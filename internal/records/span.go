@@ -131,18 +131,14 @@ func (ss *Spans) Add(s Span) {
 	*ss = slices.Insert(*ss, i, s)
 }
 
-// Remove takes away what is in s, and returns how much that was.
-func (ss *Spans) Remove(s Span) (lines int, bytes int64) {
-	if !ss.Touches(s) {
-		return 0, 0
-	}
+// Remove takes away what is in s, and returns how many lines that were.
+func (ss *Spans) Remove(s Span) (lines int) {
 	first := ss.index(s.From.At)
 	last := first
 	var left [2]Span
 	rest := left[:0]
 	for part := range ss.Within(s) {
 		lines += part.Lines()
-		bytes += part.Bytes()
 		before, behind := (*ss)[last].Minus(s)
 		for _, edge := range [...]Span{before, behind} {
 			if !edge.IsEmpty() {
@@ -152,11 +148,11 @@ func (ss *Spans) Remove(s Span) (lines int, bytes int64) {
 		last++
 	}
 	*ss = slices.Replace(*ss, first, last, rest...)
-	return lines, bytes
+	return lines
 }
 
-// Move moves what is in s to another set, and returns how much that was.
-func (ss *Spans) Move(s Span, to *Spans) (lines int, bytes int64) {
+// Move moves what is in s to another set, and returns how many lines that were.
+func (ss *Spans) Move(s Span, to *Spans) (lines int) {
 	for part := range ss.Within(s) {
 		to.Add(part)
 	}

@@ -1,7 +1,7 @@
 package store
 
 import (
-	"slices"
+	"maps"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
@@ -130,7 +130,7 @@ func (c *Cursor) most() int64 { return max(c.Queue+c.Spool+c.store.segmentSize, 
 func (c *Cursor) snapshot() Books {
 	s := c.store
 	b := c.books
-	b.Forwarded = slices.Clone(b.Forwarded)
+	b.Forwarded = maps.Clone(b.Forwarded)
 	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
 	count := func(all records.Spans, l *log) {
 		lines, bytes := all.Count(l.inMemory())
@@ -157,7 +157,7 @@ func (c *Cursor) snapshot() Books {
 func (c *Cursor) Know(upstream string) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	c.books.Forwarded.Add(upstream, 0)
+	c.books.Forwarded[upstream] += 0
 }
 
 // More implements outlet.Source.

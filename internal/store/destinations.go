@@ -86,7 +86,8 @@ func (s *Store) Cursor(name string) *Cursor {
 }
 
 func (s *Store) newCursor(d Destination) *Cursor {
-	return &Cursor{Destination: d, store: s, books: Books{Destination: d.Name}, more: make(chan struct{}, 1)}
+	books := Books{Destination: d.Name, Forwarded: map[string]uint64{}}
+	return &Cursor{Destination: d, store: s, books: books, more: make(chan struct{}, 1)}
 }
 
 // retire ends the use of a cursor. What its session has sent is dropped at its end, if the

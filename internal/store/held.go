@@ -17,7 +17,7 @@ type heldLines struct {
 
 // loseHeld drops the waiting lines in sp.
 func (s *Store) loseHeld(sp records.Span, why Reason) {
-	n, _ := s.held.todo.Remove(sp)
+	n := s.held.todo.Remove(sp)
 	for _, c := range s.cursors {
 		c.books.Dropped[why] += uint64(n)
 	}

@@ -580,8 +580,8 @@ func (m *model) check() {
 			continue
 		}
 		sum := b.Queued + b.Spooled
-		for _, f := range b.Forwarded {
-			sum += int(f.Lines)
+		for _, lines := range b.Forwarded {
+			sum += int(lines)
 		}
 		dropped := 0
 		for _, n := range b.Dropped {

@@ -123,9 +123,7 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 	i, kept := first, first
 	for ; i < len(n.sent) && n.sent[i].end <= to; i++ {
 		p := n.sent[i]
-		had, _ := n.todo.Move(p.Span, &n.done[0])
-		gone, _ := n.lost.Remove(p.Span)
-		lines += had + gone
+		lines += n.todo.Move(p.Span, &n.done[0]) + n.lost.Remove(p.Span)
 		if kept > 0 && n.sent[kept-1].To == p.From && n.sent[kept-1].queue == p.queue &&
 			n.sent[kept-1].size+p.size <= records.MaxRecord*(1+kept/manyParts) {
 			p.From, p.size = n.sent[kept-1].From, p.size+n.sent[kept-1].size
@@ -199,15 +197,14 @@ func (n *needs) forgetIdle(idle int, sp records.Span) {
 func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 	n.forget(sp)
 	for _, p := range n.sent[n.proven:] {
-		if gone, _ := n.todo.Move(p.Within(sp), &n.lost); gone > 0 {
+		if n.todo.Move(p.Within(sp), &n.lost) > 0 {
 			n.why = why
 		}
 	}
 	for q := range n.queues {
 		n.queues[q].Remove(sp)
 	}
-	lines, _ = n.todo.Remove(sp)
-	return lines
+	return n.todo.Remove(sp)
 }
 
 // rewind makes what was sent, and is still kept, wait again. isIdle says that the peer closed

@@ -225,7 +225,7 @@ func (c *Cursor) replayed() int64 {
 // deliver books that the peer has what was sent up to an offset in the session.
 func (c *Cursor) deliver(to uint64) (changed bool) {
 	lines, changed := c.needs.deliver(to)
-	c.books.Forwarded.Add(c.Upstream, lines)
+	c.books.Forwarded[c.Upstream] += uint64(lines)
 	return changed
 }
 

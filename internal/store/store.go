@@ -49,7 +49,7 @@ type Books struct {
 	Removed     bool // it is a destination no more
 	Adopted     uint64
 	Resent      uint64
-	Forwarded   Forwards
+	Forwarded   map[string]uint64 // by upstream; 0: it has had none yet
 	Dropped     [NumReasons]uint64
 	Queued      int // in memory, and not delivered
 	Spooled     int // on disk, and not delivered
@@ -57,25 +57,6 @@ type Books struct {
 	QueueBytes, SpoolBytes int64     // of these lines
 	QueueLimit, SpoolLimit int64     // of these bytes
 	Oldest                 time.Time // arrival of the oldest of those on disk, or a little earlier
-}
-
-// Forwarded counts the lines that were delivered to one upstream.
-type Forwarded struct {
-	Upstream string
-	Lines    uint64
-}
-
-// Forwards are the counts of all upstreams that there were.
-type Forwards []Forwarded
-
-// Add counts lines that were delivered to an upstream; 0 makes it appear.
-func (f *Forwards) Add(upstream string, lines int) {
-	i := slices.IndexFunc(*f, func(one Forwarded) bool { return one.Upstream == upstream })
-	if i < 0 {
-		*f = append(*f, Forwarded{Upstream: upstream})
-		i = len(*f) - 1
-	}
-	(*f)[i].Lines += uint64(lines)
 }
 
 // A Store keeps lines until every destination has them. Any goroutine may call its exported

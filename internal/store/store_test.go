@@ -97,8 +97,8 @@ func (b *bench) books(name string) Books {
 }
 
 func (b Books) forwarded() (n uint64) {
-	for _, f := range b.Forwarded {
-		n += f.Lines
+	for _, lines := range b.Forwarded {
+		n += lines
 	}
 	return n
 }
