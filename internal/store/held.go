@@ -52,7 +52,7 @@ func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 				return lines, false
 			}
 		}
-		if lines, ok = s.fetch(&h.log, &h.ahead, sp); ok && h.todo.Holds(lines.Span) {
+		if lines = s.fetch(&h.log, &h.ahead, sp); !lines.IsEmpty() && h.todo.Holds(lines.Span) {
 			h.taken, h.queue = lines, q
 			return lines, true
 		}

@@ -215,14 +215,14 @@ func (s *Store) readAhead() (err error) {
 
 // fetch returns the beginning of sp: what was read ahead or, in memory, is read now. mu is held,
 // but not while it reads.
-func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk, ok bool) {
+func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk) {
 	if ahead.Begins(sp) {
 		c, *ahead = *ahead, c
 		notify(s.work)
-		return c, true
+		return c
 	}
-	c.Span = sp
-	return c, s.load(l, &c) == nil
+	c, _ = s.load(l, sp)
+	return c
 }
 
 // prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
@@ -230,49 +230,49 @@ func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell cha
 	if sp.IsEmpty() || ahead.Begins(sp) {
 		return nil
 	}
-	got := records.Chunk{Span: sp}
-	if err := s.load(l, &got); err != nil {
-		got.Free()
-		if errors.Is(err, errChanged) {
-			notify(s.work)
-			return nil
-		}
+	c, err := s.load(l, sp)
+	switch {
+	case err != nil:
 		return err
+	case c.IsEmpty():
+		notify(s.work)
+	default:
+		ahead.Free()
+		*ahead = c
+		notify(tell)
 	}
-	ahead.Free()
-	*ahead = got
-	notify(tell)
 	return nil
 }
 
-// errChanged is the error of load for what was moved or lost meanwhile.
-var errChanged = errors.New("moved, or lost")
-
-// load reads what is at c.From, in either tier. Any error but errChanged is one of the disk, and
-// may go away. mu is held, but not while it reads.
-func (s *Store) load(l *log, c *records.Chunk) error {
-	if l == &s.named && s.recent.take(c, len(s.cursors) > 1) {
-		return nil
+// load reads the beginning of sp, in either tier; nothing, if it was moved or lost meanwhile. An
+// error is one of the disk, and may go away. mu is held, but not while it reads.
+func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
+	c.Span = sp
+	if l == &s.named && s.recent.take(&c, len(s.cursors) > 1) {
+		return c, nil
 	}
-	g := l.at(c.From)
+	g := l.at(sp.From)
 	if g == nil {
-		return errChanged
+		return records.Chunk{}, nil
 	}
-	c.Span = c.Within(g.span())
+	c.Span = sp.Within(g.span())
 	onDisk, e := g.onDisk, g.entry
 	s.mu.Unlock()
-	err := e.read(func(f *os.File) error { return g.Read(f, c) })
+	err = e.read(func(f *os.File) error { return g.Read(f, &c) })
 	s.mu.Lock()
 	switch {
 	case g.gone || g.onDisk != onDisk:
-		return errChanged
+		err = nil
 	case err == nil:
-		return nil
+		return c, nil
 	case onDisk && !isDamage(err):
-		return fmt.Errorf("read the spool: %w", err)
+		err = fmt.Errorf("read the spool: %w", err)
+	default:
+		s.damaged(g, sp.From, err)
+		err = nil
 	}
-	s.damaged(g, c.From, err)
-	return errChanged
+	c.Free()
+	return c, err
 }
 
 // sync makes the disk write what was written.
@@ -283,7 +283,10 @@ func (s *Store) sync() (err error) {
 	s.unsynced, s.outdated = nil, nil
 	s.mu.Unlock()
 	for _, g := range moved {
-		err = errors.Join(err, s.syncSegment(g.name))
+		syncErr := g.read(func(f *os.File) error { return s.files.sync(f.Name(), f) })
+		if !errors.Is(syncErr, fs.ErrNotExist) { // else nobody needs it any more
+			err = errors.Join(err, syncErr)
+		}
 	}
 	if err = errors.Join(err, s.diskState.write(&s.files, state, true)); err == nil {
 		err = s.files.sync(s.disk.Path(), s.disk)
@@ -301,18 +304,6 @@ func (s *Store) sync() (err error) {
 	}
 	s.syncErr = err
 	return err
-}
-
-func (s *Store) syncSegment(name string) error {
-	f, err := s.disk.OpenFile(name, os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // nobody needs it any more
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return s.files.sync(f.Name(), f)
 }
 
 // Close ends the use of the store, once Run and all sessions have ended. What is left goes to

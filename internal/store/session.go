@@ -45,8 +45,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			}
 			return nil, wait, nil
 		}
-		var ok bool
-		if c.hand, ok = s.fetch(&s.named, &c.ahead, sp); ok && c.send(now, q) {
+		if c.hand = s.fetch(&s.named, &c.ahead, sp); !c.hand.IsEmpty() && c.send(now, q) {
 			return c.hand.Data, 0, nil
 		}
 	}
