@@ -52,7 +52,6 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 	if s.disk == nil {
 		return 0
 	}
-	s.takeOut()
 	readErr := s.readAhead()
 	if wait = max(0, s.resumes.Sub(now)); wait > 0 {
 		return wait
@@ -107,7 +106,6 @@ func (s *Store) moveDown(all bool) error {
 		}
 		g.moving = true
 		s.mu.Unlock()
-		s.takeOut()
 		if err := s.move(g); err != nil && !(errors.Is(err, syscall.ENOSPC) && s.makeRoom()) {
 			return err
 		}
@@ -117,7 +115,7 @@ func (s *Store) moveDown(all bool) error {
 }
 
 // mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it;
-// where the bounds were lowered, no more than that. mu is held.
+// where the bounds were lowered, no more than that. mu is held, but not while it removes files.
 func (s *Store) mover(all bool) *segment {
 	limit := max(s.diskLimit, s.diskUsed)
 	for g := s.eldest(false); g != nil && (all || s.isPressed()); g = s.eldest(false) {
@@ -128,20 +126,17 @@ func (s *Store) mover(all bool) *segment {
 		if all || s.memoryUsed <= s.excess || !s.evict(true) {
 			break
 		}
+		s.takeOut()
 	}
 	return nil
 }
 
-// makeRoom frees what is on a full disk and needed no more, or a segment that is kept only to be
-// sent again. It returns whether there was anything.
+// makeRoom removes from a full disk what is needed no more, or else a segment that is kept only to
+// be sent again. It returns whether there was anything.
 func (s *Store) makeRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.outdated) > 0 {
-		s.trash, s.outdated = append(s.trash, s.outdated...), nil
-		return true
-	}
-	return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) })
+	return s.takeOut() || slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) }) && s.takeOut()
 }
 
 // move moves a sealed segment to disk. Nobody waits for it.
@@ -162,7 +157,7 @@ func (s *Store) move(g *segment) error {
 	}
 	notify(s.dirty)
 	if g.gone {
-		s.outdated = append(s.outdated, entry{dir: s.disk, name: name})
+		s.unused = append(s.unused, entry{dir: s.disk, name: name})
 		return nil
 	}
 	old := *g
@@ -179,17 +174,19 @@ func (s *Store) move(g *segment) error {
 	return nil
 }
 
-// takeOut removes the files that are in the way.
-func (s *Store) takeOut() {
-	s.mu.Lock()
-	trash := s.trash
-	s.trash = nil
+// takeOut removes the files on disk that nobody needs, and returns whether there were any. mu is
+// held, but not while it removes them.
+func (s *Store) takeOut() bool {
+	unused := s.unused
+	s.unused = nil
 	s.mu.Unlock()
-	s.remove(trash)
+	defer s.mu.Lock()
+	s.remove(unused)
+	return len(unused) > 0
 }
 
-func (s *Store) remove(trash []entry) {
-	for _, e := range trash {
+func (s *Store) remove(unused []entry) {
+	for _, e := range unused {
 		if err := s.files.remove(e.dir, e.name); err != nil {
 			s.out.Warn("file of the spool not removed", "err", err) // the next start will
 		}
@@ -279,8 +276,8 @@ func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
 func (s *Store) sync() (err error) {
 	s.mu.Lock()
 	s.syncs++
-	moved, outdated, state := s.unsynced, s.outdated, s.state(!s.unsaved)
-	s.unsynced, s.outdated = nil, nil
+	moved, unused, state := s.unsynced, s.unused, s.state(!s.unsaved)
+	s.unsynced, s.unused = nil, nil
 	s.mu.Unlock()
 	for _, g := range moved {
 		syncErr := g.read(func(f *os.File) error { return s.files.sync(f.Name(), f) })
@@ -292,14 +289,14 @@ func (s *Store) sync() (err error) {
 		err = s.files.sync(s.disk.Path(), s.disk)
 	}
 	if err == nil || errors.Is(err, syscall.ENOSPC) { // this makes room
-		s.remove(outdated)
-		outdated = nil
+		s.remove(unused)
+		unused = nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
 		err = fmt.Errorf("sync the spool: %w", err)
-		s.unsynced, s.outdated = append(moved, s.unsynced...), append(outdated, s.outdated...)
+		s.unsynced, s.unused = append(moved, s.unsynced...), append(unused, s.unused...)
 		notify(s.dirty)
 	}
 	s.syncErr = err
@@ -332,6 +329,5 @@ func (s *Store) Close() error {
 	if s.disk != nil {
 		err = errors.Join(err, s.sync())
 	}
-	s.takeOut()
 	return errors.Join(err, s.leave(isEmpty && (err == nil || !isFound))) // else its state is the newest
 }

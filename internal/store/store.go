@@ -205,7 +205,7 @@ func (s *Store) evict(onDisk bool) bool {
 		}
 	}
 	s.lose(g, g.Base, g.full())
-	s.evacuate(g)
+	s.settle()
 	return true
 }
 
@@ -218,24 +218,15 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 	for sp := c.delivered(tier); !sp.IsEmpty(); sp = c.delivered(tier) {
 		g := s.named.at(sp.From)
 		if c.forget(g.span()); !s.isNeeded(g) {
-			s.evacuate(g)
+			s.settle()
 			return true
 		}
 	}
 	return false
 }
 
-// evacuate frees a segment whose room is needed at once.
-func (s *Store) evacuate(g *segment) {
-	l := s.logOf(g)
-	l.segments = slices.DeleteFunc(l.segments, func(h *segment) bool { return h == g })
-	s.free(g, &s.trash)
-	s.save()
-}
-
-// free ends the use of a segment that is no longer in its log; on disk, its file is one of those to
-// be removed.
-func (s *Store) free(g *segment, files *[]entry) {
+// free ends the use of a segment that is no longer in its log.
+func (s *Store) free(g *segment) {
 	g.gone = true
 	if !g.onDisk {
 		s.memoryUsed -= g.size()
@@ -243,9 +234,8 @@ func (s *Store) free(g *segment, files *[]entry) {
 		return
 	}
 	s.diskUsed -= g.size()
-	*files = append(*files, g.entry)
+	s.unused = append(s.unused, g.entry)
 	notify(s.dirty)
-	notify(s.work)
 }
 
 // lose drops what is in g from p on.
@@ -267,7 +257,7 @@ func (s *Store) sweep() {
 			if s.isNeeded(g) {
 				return false
 			}
-			s.free(g, &s.outdated)
+			s.free(g)
 			return true
 		})
 	}

@@ -19,8 +19,7 @@ type tiers struct {
 	bounds
 	memoryUsed, diskUsed int64   // bytes
 	spare                []entry // files in memory that are not in use
-	trash                []entry // files on disk that are to be removed
-	outdated             []entry // and those for which that has time until the state there doesn't name them
+	unused               []entry // files on disk to remove: when the state there doesn't name them, or for their room
 	saidUnkept           bool
 	saidNoRoom           bool                       // and no segment has been filled since
 	recordHeader         [records.RecordHeader]byte // a buffer
