@@ -88,11 +88,10 @@ type ended struct {
 	end       uint64
 }
 
-// An ack says that so many bytes were acknowledged at some time. It combines those that came
-// together: the first at first, for from bytes.
+// An ack says that so many bytes were acknowledged at some time.
 type ack struct {
-	first, when time.Time
-	from, bytes uint64
+	when  time.Time
+	bytes uint64
 }
 
 // A burst is a part of the backlog while it is being sent.

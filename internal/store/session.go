@@ -181,11 +181,10 @@ func (c *Cursor) note(now time.Time, peer outlet.Peer) {
 	c.acked = n
 	c.burst.ack(now, n)
 	now = now.Add(-peer.Heard)
-	if last := len(c.acks) - 1; last >= 0 && now.Sub(c.acks[last].first) < markEvery && int64(n-c.acks[last].from) < c.mostInDoubt()/8 {
-		c.acks[last].when, c.acks[last].bytes = now, n
-		return
+	if last := len(c.acks) - 1; last > 0 && now.Sub(c.acks[last-1].when) < markEvery && int64(n-c.acks[last-1].bytes) < c.mostInDoubt()/8 {
+		c.acks = c.acks[:last] // it is combined with this one
 	}
-	c.acks = append(c.acks, ack{now, now, n, n})
+	c.acks = append(c.acks, ack{now, n})
 }
 
 // mature books what counts as delivered by now, and returns whether anything changed. A peer
@@ -249,22 +248,22 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	c.mature(now)
 	c.takeBack()
 	isIdle := c.acked == c.handed && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
+	isYoung := now.Sub(c.began) < young
 	isLast := c.books.Removed && how == outlet.Finished
-	if isOver := isIdle && (isLast || now.Sub(c.began) >= young); isOver || c.Certain {
+	if c.Certain || isIdle && (isLast || !isYoung) {
 		c.deliver(c.acked)
 		c.needs.trim(0, c.acked)
 	}
 	c.trim(now)
-	after := session{}
-	if how == outlet.Finished && isIdle && len(c.acks) == 0 && now.Sub(c.began) < young {
-		after = session{Session: c.Session, before: append(c.before, ended{c.began, now, c.acked}),
-			since: c.since, base: c.acked, handed: c.acked, written: c.acked, acked: c.acked}
+	if how == outlet.Finished && isIdle && isYoung && len(c.acks) == 0 {
+		c.before = append(c.before, ended{c.began, now, c.acked})
+		c.linked, c.base = false, c.acked
 	} else {
 		c.giveUp(isIdle)
+		c.session = session{}
 	}
 	c.ahead.Free()
 	c.hand.Free()
-	c.session = after
 	s.settle()
 }
 
