@@ -52,7 +52,11 @@ func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 				return lines, false
 			}
 		}
-		if lines = s.fetch(&h.log, &h.ahead, sp); !lines.IsEmpty() && h.todo.Holds(lines.Span) {
+		lines, err := s.fetch(&h.log, &h.ahead, sp)
+		if err != nil {
+			return lines, false // who names asks again
+		}
+		if !lines.IsEmpty() && h.todo.Holds(lines.Span) {
 			h.taken, h.queue = lines, q
 			return lines, true
 		}

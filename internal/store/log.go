@@ -18,7 +18,6 @@ type segment struct {
 	end records.Place // behind its last record
 
 	entry
-	begun  bool // by this process
 	onDisk bool // in the second tier
 	sealed bool // no more is appended
 	gone   bool // nobody needs it, and others may be in its place
@@ -27,7 +26,7 @@ type segment struct {
 
 // An entry is where a file is.
 type entry struct {
-	file *os.File      // nil: on disk, and opened when it is read
+	file *os.File      // nil: not begun by this process, or moved; it is opened when it is read
 	dir  *statedir.Dir // nil: it has no name, and ends with the process
 	name string
 }
@@ -170,7 +169,7 @@ func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment
 	if isOpen && open.size()+size <= t.segmentSize {
 		return open, nil
 	}
-	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail, begun: true}
+	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
 	if err := t.begin(g, hasName); err != nil {
 		if isOpen && !hasName && t.memoryUsed+size <= t.memoryLimit {
 			return open, nil

@@ -237,27 +237,21 @@ func (s *Store) find(dir *statedir.Dir, found []*segment) ([]*segment, error) {
 		if !strings.HasSuffix(e.Name(), segmentSuffix) {
 			continue
 		}
-		f, err := dir.OpenFile(e.Name(), os.O_RDONLY, 0)
-		if errors.Is(err, syscall.EMFILE) {
+		g := &segment{entry: entry{dir: dir, name: e.Name()}, onDisk: dir == s.disk, sealed: true}
+		err := g.read(func(f *os.File) (err error) {
+			g.Header, err = records.ReadHeader(f)
+			return err
+		})
+		switch g.end = g.Base; {
+		case errors.Is(err, syscall.EMFILE):
 			return nil, err
-		}
-		if err != nil {
-			s.out.Warn("file in the store's directory left alone", "err", err)
-			continue
-		}
-		g := &segment{entry: entry{f, dir, e.Name()}, onDisk: dir == s.disk, sealed: true}
-		if g.Header, err = records.ReadHeader(f); errors.Is(err, records.ErrLater) {
-			f.Close()
+		case errors.Is(err, records.ErrLater):
 			return nil, later(g.path())
-		} else if err != nil {
+		case err != nil:
 			s.setAside(g, err)
-			continue
+		default:
+			found = append(found, g)
 		}
-		if g.end = g.Base; g.onDisk {
-			f.Close()
-			g.file = nil
-		}
-		found = append(found, g)
 	}
 	return found, nil
 }
@@ -270,7 +264,6 @@ func later(path string) error {
 // setAside renames a file that is not part of the store.
 func (s *Store) setAside(g *segment, err error) {
 	s.out.Warn("file in the store's directory set aside", "file", g.path()+".bad", "err", err)
-	g.file.Close()
 	s.files.rename(g.dir, g.name, g.name+".bad")
 }
 
@@ -294,8 +287,6 @@ func (s *Store) place(g *segment, behind []*segment) {
 	// By its place in the log it may belong to the disk, even if its file is elsewhere.
 	g.onDisk = g.onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.Kind == g.Kind && h.onDisk })
 	if g.onDisk {
-		g.file.Close()
-		g.file = nil
 		s.diskUsed += g.size()
 		s.unsynced = append(s.unsynced, g) // the last process may have been killed before
 	} else {

@@ -143,7 +143,7 @@ func (s *Store) makeRoom() bool {
 func (s *Store) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
 	// If the file was cut, who reads it will say so.
-	err := s.files.replace(s.disk, name, io.NewSectionReader(g.file, 0, g.size()))
+	err := g.read(func(f *os.File) error { return s.files.replace(s.disk, name, io.NewSectionReader(f, 0, g.size())) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.logOf(g)
@@ -212,14 +212,13 @@ func (s *Store) readAhead() (err error) {
 
 // fetch returns the beginning of sp: what was read ahead or, in memory, is read now. mu is held,
 // but not while it reads.
-func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk) {
-	if ahead.Begins(sp) {
-		c, *ahead = *ahead, c
-		notify(s.work)
-		return c
+func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk, err error) {
+	if !ahead.Begins(sp) {
+		return s.load(l, sp)
 	}
-	c, _ = s.load(l, sp)
-	return c
+	c, *ahead = *ahead, c
+	notify(s.work)
+	return c, nil
 }
 
 // prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
@@ -242,7 +241,7 @@ func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell cha
 }
 
 // load reads the beginning of sp, in either tier; nothing, if it was moved or lost meanwhile. An
-// error is one of the disk, and may go away. mu is held, but not while it reads.
+// error may go away. mu is held, but not while it reads.
 func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
 	c.Span = sp
 	if l == &s.named && s.recent.take(&c, len(s.cursors) > 1) {
@@ -262,8 +261,8 @@ func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
 		err = nil
 	case err == nil:
 		return c, nil
-	case onDisk && !isDamage(err):
-		err = fmt.Errorf("read the spool: %w", err)
+	case !isDamage(err):
+		err = fmt.Errorf("read what waits: %w", err)
 	default:
 		s.damaged(g, sp.From, err)
 		err = nil

@@ -45,7 +45,10 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			}
 			return nil, wait, nil
 		}
-		if c.hand = s.fetch(&s.named, &c.ahead, sp); !c.hand.IsEmpty() && c.send(now, q) {
+		if c.hand, err = s.fetch(&s.named, &c.ahead, sp); err != nil {
+			return nil, retry, nil
+		}
+		if !c.hand.IsEmpty() && c.send(now, q) {
 			return c.hand.Data, 0, nil
 		}
 	}

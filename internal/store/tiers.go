@@ -58,7 +58,7 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 
 // release keeps the file of a segment in memory for the next one, or removes it.
 func (t *tiers) release(g *segment) {
-	mayStay := g.begun && !g.moving && (g.dir != nil || t.memory == nil)
+	mayStay := g.file != nil && !g.moving && (g.dir != nil || t.memory == nil)
 	isSmall := int64(len(t.spare))*t.segmentSize < t.memoryLimit/8
 	if mayStay && isSmall {
 		t.spare = append(t.spare, g.entry)
