@@ -16,14 +16,11 @@ type carbonQueue struct {
 	store *store.Store
 	seen  books // received, rewritten, and dropped before they were put
 
-	// A destination's books leave out what was seen before it was one (since), and
-	// after it was one (until).
-	since, until map[string]books
+	seenBy map[string]*books // likewise, while there was a destination of that name
+	seeing []*books          // of these, and seen: those that go on
 }
 
-func newCarbonQueue() *carbonQueue {
-	return &carbonQueue{since: map[string]books{}, until: map[string]books{}}
-}
+func newCarbonQueue() *carbonQueue { return &carbonQueue{seenBy: map[string]*books{}} }
 
 // open opens the store. The queue must not be used before, but for its books.
 func (q *carbonQueue) open(at store.Places, to []CarbonForward, log *slog.Logger) error {
@@ -34,7 +31,29 @@ func (q *carbonQueue) open(at store.Places, to []CarbonForward, log *slog.Logger
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.store = s
+	q.follow(to)
 	return nil
+}
+
+// follow begins, or goes on with, the books of the destinations there are now.
+func (q *carbonQueue) follow(to []CarbonForward) {
+	q.seeing = []*books{&q.seen}
+	for _, f := range to {
+		if q.seenBy[f.Name] == nil {
+			q.seenBy[f.Name] = &books{}
+		}
+		q.seeing = append(q.seeing, q.seenBy[f.Name])
+	}
+}
+
+// see books what was decided before lines are put, and clears t.
+func (q *carbonQueue) see(received int, t *tally) {
+	for _, b := range q.seeing {
+		all := *t
+		b.received += uint64(received)
+		b.book(&all)
+	}
+	*t = tally{}
 }
 
 // destinations is what the store needs to know of them.
@@ -53,27 +72,11 @@ func destinations(to []CarbonForward) (all []store.Destination) {
 func (q *carbonQueue) redirect(to []CarbonForward) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	had := map[string]bool{}
-	for _, b := range q.store.Books() {
-		had[b.Destination] = !b.Removed
-	}
 	for heir, from := range q.store.SetDestinations(destinations(to)) {
-		q.since[heir] = q.since[from]
-		delete(q.since, from)
-		had[from], had[heir] = false, true
+		q.seenBy[heir] = q.seenBy[from]
+		delete(q.seenBy, from)
 	}
-	has := map[string]bool{}
-	for _, f := range to {
-		if has[f.Name] = true; !had[f.Name] {
-			q.since[f.Name] = q.seen.minus(q.until[f.Name]).plus(q.since[f.Name])
-			delete(q.until, f.Name)
-		}
-	}
-	for name, was := range had {
-		if was && !has[name] {
-			q.until[name] = q.seen
-		}
-	}
+	q.follow(to)
 }
 
 func (q *carbonQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
@@ -82,8 +85,7 @@ func (q *carbonQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
 func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.seen.received += uint64(t.received)
-	q.seen.book(t)
+	q.see(t.received, t)
 	for _, b := range in {
 		switch {
 		case b.lines == 0:
@@ -120,7 +122,7 @@ func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 		for _, b := range in {
 			put(b.buf, b.lines, b.born)
 		}
-		q.seen.book(t)
+		q.see(0, t)
 	})
 	for _, b := range in {
 		b.free()
@@ -163,11 +165,10 @@ func (q *carbonQueue) books() (seen books, all []account) {
 		return books{}, []account{{}}
 	}
 	for _, kept := range q.store.Books() {
-		seen := q.seen
-		if kept.Removed {
-			seen = q.until[kept.Destination] // nothing, if it was gone from the start
+		var b books
+		if seen := q.seenBy[kept.Destination]; seen != nil { // else it was gone from the start
+			b = *seen
 		}
-		b := seen.minus(q.since[kept.Destination])
 		b.adopted, b.resent, b.queued, b.spooled = kept.Adopted, kept.Resent, kept.Queued, kept.Spooled
 		b.forwarded = kept.Forwarded
 		for why, n := range kept.Dropped {
@@ -182,16 +183,3 @@ func (q *carbonQueue) books() (seen books, all []account) {
 var storeReasons = [store.NumReasons]reason{
 	store.QueueFull: queueFull, store.SpoolFull: spoolFull, store.NoName: noName, store.Shutdown: shutdown,
 }
-
-// minus returns what b has more than other, of what counts up before lines are put.
-func (b books) minus(other books) books {
-	b.received -= other.received
-	b.rewritten -= other.rewritten
-	for why := range b.dropped {
-		b.dropped[why] -= other.dropped[why]
-	}
-	return b
-}
-
-// plus is the opposite of minus.
-func (b books) plus(other books) books { return b.minus(books{}.minus(other)) }
