@@ -132,10 +132,10 @@ func (c *Cursor) snapshot() Books {
 	b.Forwarded = maps.Clone(b.Forwarded)
 	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
 	count := func(all records.Spans, l *log) {
-		lines, bytes := all.Count(l.inMemory())
+		lines, bytes := all.Count(l.in(inMemory))
 		b.Queued += lines
 		b.QueueBytes += bytes
-		if lines, bytes = all.Count(l.onDisk()); lines == 0 {
+		if lines, bytes = all.Count(l.in(onDisk)); lines == 0 {
 			return
 		}
 		b.Spooled += lines

@@ -148,7 +148,7 @@ func TestLaterVersion(t *testing.T) {
 	for _, name := range []string{"segment", "state"} {
 		b, _ := filled(t)
 		files := b.segmentFiles()
-		state := filepath.Join(b.memory.Path(), stateName(1-b.memoryState.turn))
+		state := filepath.Join(b.memory.Path(), stateName(1-b.states[inMemory].turn))
 		b.abandon()
 		if name == "segment" {
 			header := make([]byte, records.HeaderSize)
@@ -235,7 +235,7 @@ func TestPowerFailure(t *testing.T) {
 		if slices.Contains(b.unsynced, g) {
 			unsynced += g.span().Lines()
 			os.Truncate(g.path(), 0)
-		} else if g.onDisk {
+		} else if g.tier == onDisk {
 			synced += g.span().Lines()
 		}
 	}
@@ -509,7 +509,7 @@ func TestSlowSync(t *testing.T) {
 func TestDiskFullOfTheDelivered(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
 	b.files.fault = func(op, path string, size int) (int, error) {
-		if op == "write" && strings.HasPrefix(path, b.places.State) && b.diskUsed+int64(size) > 8<<20 {
+		if op == "write" && strings.HasPrefix(path, b.places.State) && b.used[onDisk]+int64(size) > 8<<20 {
 			return 0, syscall.ENOSPC
 		}
 		return size, nil
@@ -522,8 +522,8 @@ func TestDiskFullOfTheDelivered(t *testing.T) {
 	}
 	b.pass(maturity)
 	l.ack()
-	if got := b.books("main"); got.Queued+got.Spooled > 0 || b.diskUsed < 4<<20 {
-		t.Fatalf("%d bytes on disk; %+v", b.diskUsed, got)
+	if got := b.books("main"); got.Queued+got.Spooled > 0 || b.used[onDisk] < 4<<20 {
+		t.Fatalf("%d bytes on disk; %+v", b.used[onDisk], got)
 	}
 	for range 80 { // 8 MB, which it does not take: twice the queue
 		b.putThousands(1)
@@ -596,7 +596,7 @@ func FuzzState(f *testing.F) {
 func TestTmpfsIsSmall(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: roomy, Spool: 1 << 30})
 	b.files.fault = func(op, path string, size int) (int, error) {
-		if op == "write" && strings.HasPrefix(path, b.places.Memory[0]) && b.memoryUsed > 4<<20 {
+		if op == "write" && strings.HasPrefix(path, b.places.Memory[0]) && b.used[inMemory] > 4<<20 {
 			return 0, syscall.ENOSPC
 		}
 		return size, nil
@@ -613,7 +613,7 @@ func TestStopWhileFull(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
 	b.files.fault = func(op, path string, size int) (int, error) {
 		inMemory, isState := strings.HasPrefix(path, b.places.Memory[0]), strings.Contains(path, "state-")
-		if b.memoryUsed > 2<<20 && (op == "create" && inMemory || op == "write" && !isState && path != "memory") {
+		if b.used[inMemory] > 2<<20 && (op == "create" && inMemory || op == "write" && !isState && path != "memory") {
 			return 0, syscall.ENOSPC
 		}
 		return size, nil

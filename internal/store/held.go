@@ -26,7 +26,7 @@ func (s *Store) loseHeld(sp records.Span, why Reason) {
 
 // hold updates what IsHolding returns.
 func (s *Store) hold() {
-	isHolding := s.held.todo.Touches(s.held.inMemory())
+	isHolding := s.held.todo.Touches(s.held.in(inMemory))
 	if s.holding.Store(isHolding); s.closed && !isHolding {
 		s.tellAll() // it may have been all that was waited for
 	}
@@ -44,9 +44,9 @@ func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 	defer s.mu.Unlock()
 	h := &s.held
 	for {
-		sp, q := h.todo.First(h.inMemory()), fresh
+		sp, q := h.todo.First(h.in(inMemory)), fresh
 		if sp.IsEmpty() {
-			sp, q = h.todo.First(h.onDisk()), late
+			sp, q = h.todo.First(h.in(onDisk)), late
 			if !h.ahead.Begins(sp) {
 				notify(s.work)
 				return lines, false

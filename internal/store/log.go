@@ -18,7 +18,7 @@ type segment struct {
 	end records.Place // behind its last record
 
 	entry
-	onDisk bool // in the second tier
+	tier   tier
 	sealed bool // no more is appended
 	gone   bool // nobody needs it, and others may be in its place
 	moving bool // it is being copied
@@ -56,14 +56,6 @@ func (g *segment) span() records.Span { return records.Between(g.Base, g.end) }
 
 // size returns the bytes of the file.
 func (g *segment) size() int64 { return records.HeaderSize + g.span().Bytes() }
-
-// full is the reason for dropping lines where the segment is.
-func (g *segment) full() Reason {
-	if g.onDisk {
-		return SpoolFull
-	}
-	return QueueFull
-}
 
 // A log is a sequence of segments: those on disk, then those in memory. Lines are appended to
 // the last.
@@ -106,12 +98,9 @@ func (l *log) since(when time.Time) records.Place {
 }
 
 // tier returns the segments of one tier.
-func (l *log) tier(onDisk bool) []*segment {
-	border := sort.Search(len(l.segments), func(i int) bool { return !l.segments[i].onDisk })
-	if onDisk {
-		return l.segments[:border]
-	}
-	return l.segments[border:]
+func (l *log) tier(t tier) []*segment {
+	border := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].tier == inMemory })
+	return [...][]*segment{inMemory: l.segments[border:], onDisk: l.segments[:border]}[t]
 }
 
 // start returns where some segments of the log begin; without segments, the log's tail.
@@ -123,11 +112,12 @@ func (l *log) start(of []*segment) records.Place {
 }
 
 // border returns where the second tier ends and the first begins.
-func (l *log) border() records.Place { return l.start(l.tier(false)) }
+func (l *log) border() records.Place { return l.start(l.tier(inMemory)) }
 
-// onDisk is what lies in the second tier; inMemory, what lies in the first.
-func (l *log) onDisk() records.Span   { return records.Span{To: l.border()} }
-func (l *log) inMemory() records.Span { return records.Between(l.border(), l.tail) }
+// in returns what lies in a tier.
+func (l *log) in(t tier) records.Span {
+	return [...]records.Span{inMemory: records.Between(l.border(), l.tail), onDisk: {To: l.border()}}[t]
+}
 
 // at returns the segment that holds the record at p, or nil.
 func (l *log) at(p records.Place) *segment {
@@ -171,7 +161,7 @@ func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment
 	}
 	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
 	if err := t.begin(g, hasName); err != nil {
-		if isOpen && !hasName && t.memoryUsed+size <= t.memoryLimit {
+		if isOpen && !hasName && t.used[inMemory]+size <= t.limit[inMemory] {
 			return open, nil
 		}
 		return nil, fmt.Errorf("begin a segment: %w", err)
@@ -191,7 +181,7 @@ func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (
 		g.sealed = true // what is behind its end is no record
 		if g.Base == g.end {
 			l.segments = l.segments[:len(l.segments)-1]
-			t.memoryUsed -= g.size()
+			t.used[inMemory] -= g.size()
 			t.discard(g.entry)
 		}
 		return sp, err
@@ -200,6 +190,6 @@ func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (
 	sp.To.At += uint64(records.RecordHeader + len(lines))
 	sp.To.Line += uint64(n)
 	l.tail, g.end = sp.To, sp.To
-	t.memoryUsed += sp.Bytes()
+	t.used[inMemory] += sp.Bytes()
 	return sp, nil
 }

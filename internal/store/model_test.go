@@ -602,7 +602,7 @@ func (m *model) check() {
 	for _, l := range []*log{&s.named, &s.held.log} {
 		border := false
 		for i, g := range l.segments {
-			if g.onDisk {
+			if g.tier == onDisk {
 				disk += g.size()
 				if border {
 					m.Fatalf("a segment on disk behind one in memory")
@@ -616,8 +616,8 @@ func (m *model) check() {
 			}
 		}
 	}
-	if memory != s.memoryUsed || disk != s.diskUsed || memory > max(s.memoryLimit, s.excess)+s.segmentSize {
-		m.Fatalf("%d bytes in memory, counted %d, of %d; %d on disk, counted %d", memory, s.memoryUsed, s.memoryLimit, disk, s.diskUsed)
+	if memory != s.used[inMemory] || disk != s.used[onDisk] || memory > max(s.limit[inMemory], s.excess)+s.segmentSize {
+		m.Fatalf("%d bytes in memory, counted %d, of %d; %d on disk, counted %d", memory, s.used[inMemory], s.limit[inMemory], disk, s.used[onDisk])
 	}
 }
 

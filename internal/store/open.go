@@ -53,7 +53,7 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w", err)
 	}
-	s.diskState.dir = s.disk
+	s.states[onDisk].dir = s.disk
 	s.findMemory(at)
 	if err = s.recall(to); err == nil {
 		err = predecessor.Adopt(state, s.adopt, out)
@@ -73,7 +73,7 @@ func (s *Store) findMemory(at Places) {
 		predecessor.Collect(dir, s.out)
 	}
 	if s.memory != nil {
-		s.memoryState.dir = s.memory.Dir
+		s.states[inMemory].dir = s.memory.Dir
 		if state, _ := filepath.Abs(at.State); len(at.Memory) > 1 && filepath.Dir(s.memory.Path()) == state {
 			s.out.Warn("the queue is on disk, which costs writes; give the daemon a directory on tmpfs", "dir", s.memory.Path())
 		}
@@ -93,7 +93,7 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 		c.books.Adopted += uint64(lines.Count())
 	}
 	s.put(l, lines.Data, lines.Count(), lines.Born, fresh)
-	s.excess = s.memoryUsed
+	s.excess = s.used[inMemory]
 	s.mu.Unlock()
 	return s.moveDown(false)
 }
@@ -102,7 +102,8 @@ func (s *Store) adopt(lines predecessor.Lines) error {
 func (s *Store) recall(to []Destination) error {
 	var st state
 	var found []*segment
-	for _, f := range []*stateFile{&s.diskState, &s.memoryState} {
+	for _, t := range []tier{onDisk, inMemory} {
+		f := &s.states[t]
 		if f.dir == nil {
 			continue
 		}
@@ -115,7 +116,7 @@ func (s *Store) recall(to []Destination) error {
 		if its.Generation > 0 && its.Generation >= st.Generation {
 			st = its
 		}
-		if found, err = s.find(f.dir, found); err != nil {
+		if found, err = s.find(t, f.dir, found); err != nil {
 			return err
 		}
 	}
@@ -224,8 +225,8 @@ func (s *Store) recallSegments(found []*segment, id uint64) {
 	}
 }
 
-// find appends the segments in a directory.
-func (s *Store) find(dir *statedir.Dir, found []*segment) ([]*segment, error) {
+// find appends the segments in the directory of a tier.
+func (s *Store) find(t tier, dir *statedir.Dir, found []*segment) ([]*segment, error) {
 	entries, err := os.ReadDir(dir.Path())
 	if err != nil {
 		return nil, fmt.Errorf("list the store's directory: %w", err)
@@ -237,7 +238,7 @@ func (s *Store) find(dir *statedir.Dir, found []*segment) ([]*segment, error) {
 		if !strings.HasSuffix(e.Name(), segmentSuffix) {
 			continue
 		}
-		g := &segment{entry: entry{dir: dir, name: e.Name()}, onDisk: dir == s.disk, sealed: true}
+		g := &segment{entry: entry{dir: dir, name: e.Name()}, tier: t, sealed: true}
 		err := g.read(func(f *os.File) (err error) {
 			g.Header, err = records.ReadHeader(f)
 			return err
@@ -285,13 +286,11 @@ func (s *Store) place(g *segment, behind []*segment) {
 		s.out.Error("segment cannot be read", "file", g.path(), "err", err)
 	}
 	// By its place in the log it may belong to the disk, even if its file is elsewhere.
-	g.onDisk = g.onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.Kind == g.Kind && h.onDisk })
-	if g.onDisk {
-		s.diskUsed += g.size()
+	if g.tier == onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.Kind == g.Kind && h.tier == onDisk }) {
+		g.tier = onDisk
 		s.unsynced = append(s.unsynced, g) // the last process may have been killed before
-	} else {
-		s.memoryUsed += g.size()
 	}
+	s.used[g.tier] += g.size()
 	l.segments = append(l.segments, g)
 	l.marks = []mark{{last, l.segments[0].Base}} // all that is behind it came then at the latest
 	if g.end.At > l.tail.At {
@@ -319,9 +318,9 @@ func (s *Store) abandon() {
 	for _, e := range s.spare {
 		e.file.Close()
 	}
-	for i := range s.diskState.files {
-		s.diskState.files[i].Close()
-		s.memoryState.files[i].Close()
+	for _, f := range s.states {
+		f.files[0].Close()
+		f.files[1].Close()
 	}
 	if s.memory != nil {
 		s.memory.Close()

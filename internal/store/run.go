@@ -117,13 +117,13 @@ func (s *Store) moveDown(all bool) error {
 // mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it;
 // where the bounds were lowered, no more than that. mu is held, but not while it removes files.
 func (s *Store) mover(all bool) *segment {
-	limit := max(s.diskLimit, s.diskUsed)
-	for g := s.eldest(false); g != nil && (all || s.isPressed()); g = s.eldest(false) {
-		if s.diskUsed+g.size() <= limit {
+	limit := max(s.limit[onDisk], s.used[onDisk])
+	for g := s.eldest(inMemory); g != nil && (all || s.isPressed()); g = s.eldest(inMemory) {
+		if s.used[onDisk]+g.size() <= limit {
 			g.sealed = true
 			return g
 		}
-		if all || s.memoryUsed <= s.excess || !s.evict(true) {
+		if all || s.used[inMemory] <= s.excess || !s.evict(onDisk) {
 			break
 		}
 		s.takeOut()
@@ -136,7 +136,7 @@ func (s *Store) mover(all bool) *segment {
 func (s *Store) makeRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeOut() || slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, true) }) && s.takeOut()
+	return s.takeOut() || slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, onDisk) }) && s.takeOut()
 }
 
 // move moves a sealed segment to disk. Nobody waits for it.
@@ -161,9 +161,9 @@ func (s *Store) move(g *segment) error {
 		return nil
 	}
 	old := *g
-	s.memoryUsed -= g.size()
-	s.diskUsed += g.size()
-	g.entry, g.onDisk = entry{dir: s.disk, name: name}, true
+	s.used[inMemory] -= g.size()
+	s.used[onDisk] += g.size()
+	g.entry, g.tier = entry{dir: s.disk, name: name}, onDisk
 	s.unsynced = append(s.unsynced, g)
 	s.release(&old)
 	if l == &s.held.log {
@@ -199,11 +199,11 @@ func (s *Store) readAhead() (err error) {
 	defer s.mu.Unlock()
 	isThirsty := func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst }
 	if h := &s.held; h.taken.IsEmpty() && !s.closed && slices.ContainsFunc(s.cursors, isThirsty) {
-		err = s.prefetch(&h.log, h.todo.First(h.onDisk()), &h.ahead, s.MoreHeld)
+		err = s.prefetch(&h.log, h.todo.First(h.in(onDisk)), &h.ahead, s.MoreHeld)
 	}
 	for _, c := range slices.Clone(s.cursors) {
 		if c.linked && !s.closed {
-			sp, _ := c.first(s.named.onDisk())
+			sp, _ := c.first(s.named.in(onDisk))
 			err = errors.Join(err, s.prefetch(&s.named, sp, &c.ahead, c.more))
 		}
 	}
@@ -252,12 +252,12 @@ func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
 		return records.Chunk{}, nil
 	}
 	c.Span = sp.Within(g.span())
-	onDisk, e := g.onDisk, g.entry
+	t, e := g.tier, g.entry
 	s.mu.Unlock()
 	err = e.read(func(f *os.File) error { return g.Read(f, &c) })
 	s.mu.Lock()
 	switch {
-	case g.gone || g.onDisk != onDisk:
+	case g.gone || g.tier != t:
 		err = nil
 	case err == nil:
 		return c, nil
@@ -284,7 +284,7 @@ func (s *Store) sync() (err error) {
 			err = errors.Join(err, syncErr)
 		}
 	}
-	if err = errors.Join(err, s.diskState.write(&s.files, state, true)); err == nil {
+	if err = errors.Join(err, s.states[onDisk].write(&s.files, state, true)); err == nil {
 		err = s.files.sync(s.disk.Path(), s.disk)
 	}
 	if err == nil || errors.Is(err, syscall.ENOSPC) { // this makes room

@@ -74,15 +74,15 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Durati
 		c.trust++
 	}
 	if !c.isLagging() {
-		sp, q = c.first(s.named.inMemory())
+		sp, q = c.first(s.named.in(inMemory))
 		return sp, q, 0
 	}
 	c.giveWay(now)
-	if sp = c.queues[fresh].First(s.named.inMemory()); !sp.IsEmpty() {
+	if sp = c.queues[fresh].First(s.named.in(inMemory)); !sp.IsEmpty() {
 		return sp, fresh, 0
 	}
-	if sp, q = c.first(s.named.onDisk()); s.closed || !c.ahead.Begins(sp) {
-		sp, q = c.first(s.named.inMemory())
+	if sp, q = c.first(s.named.in(onDisk)); s.closed || !c.ahead.Begins(sp) {
+		sp, q = c.first(s.named.in(inMemory))
 	}
 	if wait = c.burst.pause(now); wait > 0 && !sp.IsEmpty() && !s.closed {
 		return records.Span{}, 0, wait
@@ -125,7 +125,7 @@ func (c *Cursor) send(now time.Time, q queue) bool {
 // is on disk waits for the next process.
 func (c *Cursor) isDrained() bool {
 	s := c.store
-	return c.books.Removed || s.closed && !s.IsHolding() && c.proven == len(c.sent) && !c.todo.Touches(s.named.inMemory())
+	return c.books.Removed || s.closed && !s.IsHolding() && c.proven == len(c.sent) && !c.todo.Touches(s.named.in(inMemory))
 }
 
 // Expire implements outlet.Source: without a session, nothing becomes too old.

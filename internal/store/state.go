@@ -77,7 +77,7 @@ func decodeState(b []byte) (st state, err error) {
 // memory that may be delivered by then: what was sent, and everything while the disk is not in use
 // and not synced every second.
 func (s *Store) state(powerFails bool) []byte {
-	isUsed := !powerFails || s.diskUsed > 0
+	isUsed := !powerFails || s.used[onDisk] > 0
 	st := state{ID: s.id, Generation: s.generation, Sync: s.syncs, Named: s.named.tail, Held: s.held.tail, Partial: powerFails}
 	if isUsed {
 		st.HeldTodo = s.held.todo
@@ -95,7 +95,7 @@ func (s *Store) state(powerFails bool) []byte {
 		}
 		if powerFails {
 			for _, sent := range c.sent {
-				p.Todo.Remove(sent.Within(s.named.inMemory()))
+				p.Todo.Remove(sent.Within(s.named.in(inMemory)))
 			}
 		}
 		st.Places = append(st.Places, p)
@@ -171,9 +171,7 @@ func (f *stateFile) write(o *files, state []byte, sync bool) (err error) {
 
 // saving is what is known about the state's files.
 type saving struct {
-	memoryState stateFile
-	diskState   stateFile // of sync alone
-
+	states     [2]stateFile  // by tier; the disk's is sync's
 	generation uint64        // of what was saved last
 	syncs      uint64        // by this process
 	unsaved    bool          // by memory's state
@@ -190,12 +188,12 @@ type saving struct {
 func (s *Store) save() {
 	s.generation++
 	if s.memory != nil {
-		err := s.memoryState.write(&s.files, s.state(false), false)
+		err := s.states[inMemory].write(&s.files, s.state(false), false)
 		if s.unsaved = err != nil; s.unsaved {
 			s.unkept(err)
 		}
 	}
-	if s.unsaved || s.diskUsed > 0 {
+	if s.unsaved || s.used[onDisk] > 0 {
 		notify(s.dirty)
 	}
 }

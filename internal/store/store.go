@@ -87,15 +87,15 @@ func (s *Store) resize() {
 		queue, least = max(queue, c.Queue), min(cmp.Or(least, c.Queue), c.Queue)
 		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
 	}
-	was := max(s.memoryLimit, s.excess)
+	was := max(s.limit[inMemory], s.excess)
 	s.grain = s.segmentSize
 	s.segmentSize = min(max(least/64, records.ChunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
-	s.memoryLimit, s.diskLimit = queue+replay+slack, spool
+	s.limit[inMemory], s.limit[onDisk] = queue+replay+slack, spool
 	s.pressure = queue/2 + replay + slack
-	s.excess = stays(s.memoryUsed, s.grain, was)
+	s.excess = stays(s.used[inMemory], s.grain, was)
 	if s.disk == nil {
-		s.diskLimit = 0
+		s.limit[onDisk] = 0
 	}
 	notify(s.work)
 }
@@ -130,7 +130,7 @@ func (s *Store) PutHeld(lines []byte, n int, born time.Time) (waiting int64) {
 
 // put appends to a log; what has its name waits in q.
 func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
-	s.excess = min(s.excess, s.memoryUsed+s.grain)
+	s.excess = min(s.excess, s.used[inMemory]+s.grain)
 	if q == fresh {
 		l.mark(born)
 	}
@@ -176,7 +176,7 @@ func (s *Store) bound() (waiting int64) {
 			waiting = max(waiting, c.queues[fresh].Bytes())
 		}
 	}
-	for s.memoryUsed > max(s.memoryLimit, s.excess) && s.evict(false) {
+	for s.used[inMemory] > max(s.limit[inMemory], s.excess) && s.evict(inMemory) {
 	}
 	if isPressed {
 		notify(s.work)
@@ -187,35 +187,31 @@ func (s *Store) bound() (waiting int64) {
 
 // isPressed says whether lines must go to disk.
 func (s *Store) isPressed() bool {
-	return s.diskLimit > 0 && s.memoryUsed > s.pressure
+	return s.limit[onDisk] > 0 && s.used[inMemory] > s.pressure
 }
 
 // evict frees a segment of one tier: the oldest that is kept only in case a destination that
 // would otherwise lose lines must be sent it again; or else the oldest, whose lines are dropped
 // for all that have not got them. It returns whether there was one.
-func (s *Store) evict(onDisk bool) bool {
-	g := s.eldest(onDisk)
+func (s *Store) evict(t tier) bool {
+	g := s.eldest(t)
 	if g == nil {
 		return false
 	}
 	g.sealed = true
 	for _, c := range s.cursors {
-		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, onDisk) {
+		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, t) {
 			return true
 		}
 	}
-	s.lose(g, g.Base, g.full())
+	s.lose(g, g.Base, t.full())
 	s.settle()
 	return true
 }
 
 // forget lets go of lines already delivered to a destination, until that frees a segment of a tier.
-func (s *Store) forget(c *Cursor, onDisk bool) bool {
-	tier := s.named.inMemory()
-	if onDisk {
-		tier = s.named.onDisk()
-	}
-	for sp := c.delivered(tier); !sp.IsEmpty(); sp = c.delivered(tier) {
+func (s *Store) forget(c *Cursor, t tier) bool {
+	for sp := c.delivered(s.named.in(t)); !sp.IsEmpty(); sp = c.delivered(s.named.in(t)) {
 		g := s.named.at(sp.From)
 		if c.forget(g.span()); !s.isNeeded(g) {
 			s.settle()
@@ -228,12 +224,11 @@ func (s *Store) forget(c *Cursor, onDisk bool) bool {
 // free ends the use of a segment that is no longer in its log.
 func (s *Store) free(g *segment) {
 	g.gone = true
-	if !g.onDisk {
-		s.memoryUsed -= g.size()
+	s.used[g.tier] -= g.size()
+	if g.tier == inMemory {
 		s.release(g)
 		return
 	}
-	s.diskUsed -= g.size()
 	s.unused = append(s.unused, g.entry)
 	notify(s.dirty)
 }
@@ -289,9 +284,9 @@ func (s *Store) logOf(g *segment) *log { return s.logs()[g.Kind-records.Named] }
 func (s *Store) segments() []*segment { return slices.Concat(s.named.segments, s.held.segments) }
 
 // eldest returns the segment of a tier with the oldest lines, or nil.
-func (s *Store) eldest(onDisk bool) (eldest *segment) {
+func (s *Store) eldest(t tier) (eldest *segment) {
 	for _, l := range s.logs() {
-		if all := l.tier(onDisk); len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
+		if all := l.tier(t); len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
 			eldest = all[0]
 		}
 	}
@@ -302,7 +297,7 @@ func (s *Store) eldest(onDisk bool) (eldest *segment) {
 func (s *Store) damaged(g *segment, p records.Place, err error) {
 	g.sealed = true // behind what is damaged nothing would be found
 	s.out.Error("lines that wait cannot be read again", "lines", records.Between(p, g.end).Lines(), "file", g.path(), "err", err)
-	s.lose(g, p, g.full())
+	s.lose(g, p, g.tier.full())
 	s.settle()
 }
 

@@ -657,7 +657,7 @@ func TestBoundsSetAgain(t *testing.T) {
 				b.to[0].Queue, b.to[0].Spool = 1<<20, 1<<20
 			}
 			b.SetDestinations(b.to)
-			bound, boundTodo := b.memoryUsed, b.cursors[0].todo.Bytes()
+			bound, boundTodo := b.used[inMemory], b.cursors[0].todo.Bytes()
 			for range 30 {
 				if b.putThousands(6); isKilled {
 					b.kill()
@@ -665,8 +665,8 @@ func TestBoundsSetAgain(t *testing.T) {
 					b.SetDestinations(b.to)
 				}
 			}
-			if got := b.memoryUsed; got > max(bound, b.memoryLimit)+b.segmentSize {
-				t.Errorf("killed %v, lowered %v: %d bytes in memory, %d at first, limit %d", isKilled, lowered, got, bound, b.memoryLimit)
+			if got := b.used[inMemory]; got > max(bound, b.limit[inMemory])+b.segmentSize {
+				t.Errorf("killed %v, lowered %v: %d bytes in memory, %d at first, limit %d", isKilled, lowered, got, bound, b.limit[inMemory])
 			}
 			if got := b.cursors[0].todo.Bytes(); got > max(boundTodo, b.to[0].Queue+b.to[0].Spool)+2*b.segmentSize {
 				t.Errorf("killed %v, lowered %v: %d bytes wait, %d at first", isKilled, lowered, got, boundTodo)

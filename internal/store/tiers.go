@@ -8,6 +8,18 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
+// A tier is where a segment is.
+type tier int
+
+// The tiers: files on tmpfs, and files on disk.
+const (
+	inMemory tier = iota
+	onDisk
+)
+
+// full is the reason for dropping lines there.
+func (t tier) full() Reason { return [...]Reason{inMemory: QueueFull, onDisk: SpoolFull}[t] }
+
 // tiers are where the files of segments are, and how much they take.
 type tiers struct {
 	out    *slog.Logger
@@ -17,21 +29,21 @@ type tiers struct {
 	memory *memdir.Dir   // of the first tier; nil: its files have no names
 
 	bounds
-	memoryUsed, diskUsed int64   // bytes
-	spare                []entry // files in memory that are not in use
-	unused               []entry // files on disk to remove: when the state there doesn't name them, or for their room
-	saidUnkept           bool
-	saidNoRoom           bool                       // and no segment has been filled since
-	recordHeader         [records.RecordHeader]byte // a buffer
+	used         [2]int64 // bytes, by tier
+	spare        []entry  // files in memory that are not in use
+	unused       []entry  // files on disk to remove: when the state there doesn't name them, or for their room
+	saidUnkept   bool
+	saidNoRoom   bool                       // and no segment has been filled since
+	recordHeader [records.RecordHeader]byte // a buffer
 }
 
 // bounds are how many bytes may be kept.
 type bounds struct {
-	segmentSize            int64 // at most; more if it has one record
-	memoryLimit, diskLimit int64
-	pressure               int64 // in memory, from which the oldest go to disk
-	excess                 int64 // in memory when the limit was lowered, as far as they are still there
-	grain                  int64 // of segments before that
+	segmentSize int64 // at most; more if it has one record
+	limit       [2]int64
+	pressure    int64 // in memory, from which the oldest go to disk
+	excess      int64 // in memory when the limit was lowered, as far as they are still there
+	grain       int64 // of segments before that
 }
 
 // begin makes the file of a new segment in memory: one that was used before, since overwriting
@@ -52,14 +64,14 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 		t.discard(g.entry)
 		return err
 	}
-	t.memoryUsed += records.HeaderSize
+	t.used[inMemory] += records.HeaderSize
 	return nil
 }
 
 // release keeps the file of a segment in memory for the next one, or removes it.
 func (t *tiers) release(g *segment) {
 	mayStay := g.file != nil && !g.moving && (g.dir != nil || t.memory == nil)
-	isSmall := int64(len(t.spare))*t.segmentSize < t.memoryLimit/8
+	isSmall := int64(len(t.spare))*t.segmentSize < t.limit[inMemory]/8
 	if mayStay && isSmall {
 		t.spare = append(t.spare, g.entry)
 		return
@@ -78,7 +90,7 @@ func (t *tiers) discard(e entry) {
 // unkept logs that lines would not survive the process. Where there is no room for what may wait
 // in memory, it goes to disk before.
 func (t *tiers) unkept(err error) {
-	t.pressure = min(t.pressure, t.memoryUsed/2)
+	t.pressure = min(t.pressure, t.used[inMemory]/2)
 	if !t.saidUnkept {
 		t.saidUnkept = true
 		t.out.Warn("the queue has no room for its files; some of what waits would be lost if the process were killed", "err", err)
