@@ -59,7 +59,8 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 		err = predecessor.Adopt(state, s.adopt, out)
 	}
 	if err != nil {
-		return nil, errors.Join(err, s.leave(false))
+		s.abandon()
+		return nil, err
 	}
 	s.save() // now both files of the state are there, which can be overwritten where there is no more room
 	return s, nil
@@ -296,18 +297,6 @@ func (s *Store) place(g *segment, behind []*segment) {
 	if g.end.At > l.tail.At {
 		l.tail = g.end
 	}
-}
-
-// leave ends the use of all files. The directory of the first tier is removed if it is empty.
-func (s *Store) leave(isEmpty bool) (err error) {
-	defer s.abandon()
-	for _, e := range s.spare {
-		s.discard(e)
-	}
-	if s.memory != nil && isEmpty {
-		return s.memory.Remove()
-	}
-	return nil
 }
 
 // abandon closes all files and directories, as the end of the process would.

@@ -328,5 +328,12 @@ func (s *Store) Close() error {
 	if s.disk != nil {
 		err = errors.Join(err, s.sync())
 	}
-	return errors.Join(err, s.leave(isEmpty && (err == nil || !isFound))) // else its state is the newest
+	for _, e := range s.spare {
+		s.discard(e)
+	}
+	if s.memory != nil && isEmpty && (err == nil || !isFound) { // else its state is the newest
+		err = errors.Join(err, s.memory.Remove())
+	}
+	s.abandon()
+	return err
 }
