@@ -133,23 +133,29 @@ func (s *Store) recall(to []Destination) error {
 		}
 	}
 	s.held.todo = st.HeldTodo
-	lost := s.held.recall(&s.held.todo, st.Held)
+	s.held.recall(&s.held.todo, st.Held)
 	for _, p := range st.Places {
-		s.recallPlace(p, st.Named, lost)
+		s.recallPlace(p, st.Named)
 	}
-	s.SetDestinations(to)
 	s.hold()
+	for _, gap := range s.held.gaps() {
+		s.loseHeld(gap, SpoolFull)
+	}
 	for _, c := range s.cursors {
+		if n := c.books.Dropped[SpoolFull]; n > 0 {
+			s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", n)
+		}
 		if n := c.todo.Lines() + s.held.todo.Lines(); n > 0 {
 			s.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
 		}
 	}
+	s.SetDestinations(to)
 	return nil
 }
 
 // recallPlace makes a cursor for a destination of an earlier process. What it needs and is not
-// there is lost and counted.
-func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
+// there is lost.
+func (s *Store) recallPlace(p placeOf, tail records.Place) {
 	c := s.newCursor(Destination{Name: p.Name, To: p.To})
 	if p.Removed { // what its session had in doubt was nobody's then
 		c.books.Adopted = uint64(p.Todo.Lines())
@@ -158,41 +164,34 @@ func (s *Store) recallPlace(p placeOf, tail records.Place, lost int) {
 		return
 	}
 	s.cursors = append(s.cursors, c)
-	lost += s.named.recall(&p.Todo, tail)
+	s.named.recall(&p.Todo, tail)
 	for i := range p.Again {
 		p.Again[i].Remove(records.Between(tail, records.End))
-		s.named.clip(&p.Again[i])
 	}
 	c.done = p.Again
 	c.wait(records.Span{To: records.End}, again)
 	for _, sp := range p.Todo {
 		c.add(sp, fresh)
 	}
-	c.books.Adopted = uint64(p.Todo.Lines() + s.held.todo.Lines() + lost)
-	c.books.Dropped[SpoolFull] += uint64(lost)
-	if lost > 0 {
-		s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", lost)
+	c.books.Adopted = uint64(c.todo.Lines() + s.held.todo.Lines())
+	for _, gap := range s.named.gaps() {
+		c.lose(gap, SpoolFull)
 	}
 }
 
 // recall adds to what was to be done when the state was saved what was put later, after tail.
-// It takes out what is in no segment, and returns how many lines those are.
-func (l *log) recall(todo *records.Spans, tail records.Place) (lost int) {
+func (l *log) recall(todo *records.Spans, tail records.Place) {
 	todo.Remove(records.Between(tail, records.End))
 	todo.Add(records.Between(tail, l.tail))
-	return l.clip(todo)
 }
 
-// clip takes out what is in no segment, and returns how many lines those are.
-func (l *log) clip(all *records.Spans) (lost int) {
-	gone := slices.Clone(*all)
+// gaps are what is in no segment.
+func (l *log) gaps() records.Spans {
+	gaps := records.Spans{{To: records.End}}
 	for _, g := range l.segments {
-		gone.Remove(g.span())
+		gaps.Remove(g.span())
 	}
-	for _, sp := range gone {
-		all.Remove(sp)
-	}
-	return gone.Lines()
+	return gaps
 }
 
 // recallSegments puts the segments that were found into their logs. id is the store's; 0: the
