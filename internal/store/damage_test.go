@@ -612,8 +612,8 @@ func TestTmpfsIsSmall(t *testing.T) {
 func TestStopWhileFull(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
 	b.files.fault = func(op, path string, size int) (int, error) {
-		inMemory, isState := strings.HasPrefix(path, b.places.Memory[0]), strings.Contains(path, "state-")
-		if b.used[inMemory] > 2<<20 && (op == "create" && inMemory || op == "write" && !isState && path != "memory") {
+		isInMemory, isState := strings.HasPrefix(path, b.places.Memory[0]), strings.Contains(path, "state-")
+		if b.used[inMemory] > 2<<20 && (op == "create" && isInMemory || op == "write" && !isState && path != "memory") {
 			return 0, syscall.ENOSPC
 		}
 		return size, nil

@@ -21,7 +21,7 @@ type segment struct {
 	tier   tier
 	sealed bool // no more is appended
 	gone   bool // nobody needs it, and others may be in its place
-	moving bool // it is being copied
+	moving bool // it is being copied, and its file stays as it is
 }
 
 // An entry is where a file is.

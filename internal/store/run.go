@@ -53,12 +53,11 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 		return 0
 	}
 	readErr := s.readAhead()
-	if wait = max(0, s.resumes.Sub(now)); wait > 0 {
+	if wait = s.resumes.Sub(now); wait > 0 {
 		return wait
 	}
 	err := errors.Join(readErr, s.moveDown(false))
 	if err != nil {
-		wait = retry
 		s.resumes = now.Add(retry)
 	}
 	s.mu.Lock()
@@ -72,7 +71,7 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 		s.out.Info("spool in order again")
 	}
 	s.isBroken = err != nil
-	return wait
+	return max(0, s.resumes.Sub(now))
 }
 
 // keepSynced syncs at most once a second, when there is something to be synced.
@@ -100,12 +99,10 @@ func (s *Store) moveDown(all bool) error {
 	for n := 0; all || n < segmentsAtOnce; n++ {
 		s.mu.Lock()
 		g := s.mover(all)
+		s.mu.Unlock()
 		if g == nil {
-			s.mu.Unlock()
 			return nil
 		}
-		g.moving = true
-		s.mu.Unlock()
 		if err := s.move(g); err != nil && !(errors.Is(err, syscall.ENOSPC) && s.makeRoom()) {
 			return err
 		}
@@ -120,7 +117,7 @@ func (s *Store) mover(all bool) *segment {
 	limit := max(s.limit[onDisk], s.used[onDisk])
 	for g := s.eldest(inMemory); g != nil && (all || s.isPressed()); g = s.eldest(inMemory) {
 		if s.used[onDisk]+g.size() <= limit {
-			g.sealed = true
+			g.sealed, g.moving = true, true
 			return g
 		}
 		if all || s.used[inMemory] <= s.excess || !s.evict(onDisk) {
@@ -148,24 +145,22 @@ func (s *Store) move(g *segment) error {
 	defer s.mu.Unlock()
 	l := s.logOf(g)
 	g.moving = false
-	if err != nil && g.gone {
-		return nil // and its file was closed
+	if g.gone { // its room was needed, and its file is still there
+		s.release(g.entry)
+		s.unused = append(s.unused, entry{dir: s.disk, name: name})
+		notify(s.dirty)
+		return nil
 	}
 	if err != nil {
 		g.sealed = s.closed || l.last() != g // if no other can be created, it takes more lines
 		return fmt.Errorf("spool a segment: %w", err)
 	}
 	notify(s.dirty)
-	if g.gone {
-		s.unused = append(s.unused, entry{dir: s.disk, name: name})
-		return nil
-	}
-	old := *g
+	s.release(g.entry)
 	s.used[inMemory] -= g.size()
 	s.used[onDisk] += g.size()
 	g.entry, g.tier = entry{dir: s.disk, name: name}, onDisk
 	s.unsynced = append(s.unsynced, g)
-	s.release(&old)
 	if l == &s.held.log {
 		s.hold()
 		notify(s.MoreHeld)

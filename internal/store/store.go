@@ -225,12 +225,13 @@ func (s *Store) forget(c *Cursor, t tier) bool {
 func (s *Store) free(g *segment) {
 	g.gone = true
 	s.used[g.tier] -= g.size()
-	if g.tier == inMemory {
-		s.release(g)
-		return
+	switch {
+	case g.tier == onDisk:
+		s.unused = append(s.unused, g.entry)
+		notify(s.dirty)
+	case !g.moving: // else it is released when it has been copied
+		s.release(g.entry)
 	}
-	s.unused = append(s.unused, g.entry)
-	notify(s.dirty)
 }
 
 // lose drops what is in g from p on.

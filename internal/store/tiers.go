@@ -69,14 +69,13 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 }
 
 // release keeps the file of a segment in memory for the next one, or removes it.
-func (t *tiers) release(g *segment) {
-	mayStay := g.file != nil && !g.moving && (g.dir != nil || t.memory == nil)
-	isSmall := int64(len(t.spare))*t.segmentSize < t.limit[inMemory]/8
-	if mayStay && isSmall {
-		t.spare = append(t.spare, g.entry)
-		return
+func (t *tiers) release(e entry) {
+	isOurs := e.file != nil && (e.dir != nil || t.memory == nil)
+	if isOurs && int64(len(t.spare))*t.segmentSize < t.limit[inMemory]/8 {
+		t.spare = append(t.spare, e)
+	} else {
+		t.discard(e)
 	}
-	t.discard(g.entry)
 }
 
 // discard closes and removes a file in memory.
