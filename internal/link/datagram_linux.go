@@ -133,16 +133,16 @@ func (l *datagram) poll(events int16, limit time.Duration) error {
 // Watch returns when the network reports something about the server.
 func (l *datagram) Watch() ([]byte, error) {
 	for l.reports.Wait() == nil {
-		err := l.error()
-		l.drain()
-		if err != nil {
+		if err := l.error(); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
 }
 
-// error returns what the network has reported about the server; nil: nothing.
+// error returns what the network has reported about the server; nil: nothing. A report is the
+// socket's error, too; but sendmmsg(2) takes that, and does not tell, unless it is met by the first
+// datagram; and the queue of reports may be full.
 func (l *datagram) error() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,23 +153,26 @@ func (l *datagram) error() error {
 	if err != nil {
 		return err
 	}
-	if errno := syscall.Errno(n); errno != 0 && errno != syscall.EMSGSIZE { // that is about the path
-		l.err = errno
+	for errno, more := syscall.Errno(n), true; more; errno, more = report(l.fd) {
+		if l.err == nil && errno != 0 && errno != syscall.EMSGSIZE { // that is about the path
+			l.err = errno
+		}
 	}
 	return l.err
 }
 
-// drain takes the messages about errors.
-func (l *datagram) drain() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var b, oob [512]byte
-	for l.fd >= 0 {
-		n, oobn, _, _, err := unix.Recvmsg(l.fd, b[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
-		if err != nil || n+oobn == 0 {
-			return
-		}
+// report takes a report of the network out of a socket's queue; false: there is none.
+func report(fd int) (errno syscall.Errno, ok bool) {
+	var b, oob [128]byte
+	_, n, _, _, err := unix.Recvmsg(fd, b[:], oob[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+	if err != nil {
+		return 0, false
 	}
+	_, data, _, err := unix.ParseOneSocketControlMessage(oob[:n])
+	if err == nil && len(data) >= int(unsafe.Sizeof(unix.SockExtendedErr{})) {
+		errno = syscall.Errno((*unix.SockExtendedErr)(unsafe.Pointer(&data[0])).Errno)
+	}
+	return errno, true
 }
 
 // Look: a datagram that was sent is gone, unless it was refused by now.

@@ -45,3 +45,30 @@ func TestDatagramWatch(t *testing.T) {
 		server.Close()
 	}
 }
+
+// Of datagrams that one system call sends, the kernel keeps the refusal of one to itself when it
+// sends the next: none of them counts as delivered all the same.
+func TestRefusedTogether(t *testing.T) {
+	for _, host := range []string{"127.0.0.1:0", "[::1]:0"} {
+		server, err := net.ListenPacket("udp", host)
+		if err != nil {
+			t.Skip(err)
+		}
+		conn, err := net.Dial("udp", server.LocalAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.Close()
+		l, err := newDatagram(conn, "udp", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if n, err := l.Write([]byte("a:1|c\nb:1|c\n"), time.Second); n != 6 || err != nil { // b met the refusal of a
+			t.Fatalf("%s: wrote %d, %v", host, n, err)
+		}
+		if peer, err := l.Look(); peer.Acked != 0 || !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: %d bytes are delivered, %v", host, peer.Acked, err)
+		}
+	}
+}
