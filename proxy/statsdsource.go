@@ -2,8 +2,8 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
@@ -24,15 +24,11 @@ type statsdSource struct {
 	hand     *batch // taken from the queue: to be written
 	mid      bool   // hand begins with the rest of a line
 	upstream string
-	flight   []byte   // what is not acknowledged
-	acked    uint64   // bytes of this session before it
-	claims   []flight // of what is in flight, the oldest first
-}
+	flight   []byte // what is not acknowledged
+	acked    uint64 // bytes of this session before it
 
-// A flight says under which claim the bytes up to its end are.
-type flight struct {
-	end   uint64 // in bytes of the session
-	claim *membership.Claim
+	claim *membership.Claim // that lines in flight are under, the oldest; nil: they need no name
+	until uint64            // they end, in bytes of the session
 }
 
 var _ outlet.Source = (*statsdSource)(nil)
@@ -111,8 +107,8 @@ func (s *statsdSource) Wrote(_ time.Time, n int) {
 	written := s.hand.buf[:n]
 	s.mid = written[n-1] != '\n'
 	s.flight = append(s.flight, written...)
-	if claim := s.hand.claim; claim != nil {
-		s.claims = append(s.claims, flight{s.acked + uint64(len(s.flight)), claim})
+	if s.hand.claim != nil {
+		s.claim, s.until = cmp.Or(s.claim, s.hand.claim), s.acked+uint64(len(s.flight))
 	}
 	s.hand.cut(n, bytes.Count(written, newline))
 }
@@ -132,44 +128,40 @@ func (s *statsdSource) Ack(_ time.Time, peer outlet.Peer) (due outlet.Due, err e
 		s.flight = s.flight[:copy(s.flight, s.flight[n:])]
 		s.acked += uint64(n)
 	}
-	s.claims = slices.DeleteFunc(s.claims, func(f flight) bool { return f.end <= peer.Acked })
-	if len(s.claims) == 0 {
+	if peer.Acked >= s.until {
+		s.claim = nil
+	}
+	if s.claim == nil {
 		return outlet.Due{}, nil
 	}
-	left := s.left(s.claims)
+	left := s.left(s.claim)
 	if left <= 0 {
 		return outlet.Due{}, outlet.ErrRevoked
 	}
 	return outlet.Due{Again: left, Leave: left}, nil
 }
 
-// left returns how long lines may still leave: while all of their claims may be used.
-func (s *statsdSource) left(claims []flight) (left time.Duration) {
-	current, _ := s.gate.names.Current()
-	for i, f := range claims {
-		if f.claim != current {
-			return 0
-		}
-		if l := f.claim.Left() - statsdGuard; i == 0 || l < left {
-			left = l
-		}
+// left returns how long lines under a claim may still leave: while it is held, and may be used.
+func (s *statsdSource) left(claim *membership.Claim) time.Duration {
+	if current, _ := s.gate.names.Current(); claim != current {
+		return 0
 	}
-	return left
+	return claim.Left() - statsdGuard
 }
 
 // Leaving implements outlet.Source.
 func (s *statsdSource) Leaving() (left func() time.Duration) {
-	claims := slices.Clone(s.claims)
-	if len(claims) == 0 {
-		return func() time.Duration { return statsdMaxAge } // they need no name
+	claim := s.claim
+	if claim == nil {
+		return func() time.Duration { return statsdMaxAge }
 	}
-	return func() time.Duration { return s.left(claims) }
+	return func() time.Duration { return s.left(claim) }
 }
 
 // End drops what is in doubt, and the rest of a line of which a part is.
 func (s *statsdSource) End(time.Time, outlet.Ending) {
 	s.queue.drop(bytes.Count(s.flight, newline), sendError)
-	s.flight, s.claims = s.flight[:0], s.claims[:0]
+	s.flight, s.claim, s.until = s.flight[:0], nil, 0
 	if s.mid {
 		s.mid = false
 		s.Refuse(bytes.IndexByte(s.hand.buf, '\n') + 1)
