@@ -332,22 +332,24 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-// A UDP upstream that refuses is down; what it refuses is not forwarded.
+// A UDP upstream that refuses is down; what it refuses at once it gets when it doesn't.
 func TestRefusedUDP(t *testing.T) {
 	statsd := newSink(t, "udp")
 	statsd.close()
 	p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"))
 	conn := p.dial(t, "statsd", 1)
 	write(t, conn, "host.a:1|c\n")
-	eventually(t, "the line is refused", func() bool { return balance(t, p.Proxy)["statsd"].Dropped["send_error"] == 1 })
 	eventually(t, "it is down", func() bool {
 		u := p.Status().Upstreams[0]
 		return !u.Up && strings.Contains(u.Reason, "refused")
 	})
+	if b := balance(t, p.Proxy)["statsd"]; b.Forwarded != 0 || b.Queued != 1 {
+		t.Errorf("got %+v", b)
+	}
 	statsd.open()
 	write(t, conn, "host.b:1|c\nhost.c:1|c\n")
-	statsd.expect("Denali.b:1|c", "Denali.c:1|c")
-	eventually(t, "they are forwarded", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 2 })
+	statsd.expect("Denali.a:1|c", "Denali.b:1|c", "Denali.c:1|c")
+	eventually(t, "they are forwarded", func() bool { return balance(t, p.Proxy)["statsd"].Forwarded == 3 })
 }
 
 // An upstream that turns out to be one of our listeners is not used.

@@ -18,7 +18,8 @@ type endingSource struct {
 
 func (s endingSource) End(_ time.Time, how Ending) { s.ended <- how }
 
-// A datagram that was sent is gone: the socket of one that was refused is not kept open.
+// A datagram that was sent is gone: the socket of one that was refused is not kept open. The line
+// in it waits for a server that takes it.
 func TestRefusedDatagram(t *testing.T) {
 	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -45,4 +46,7 @@ func TestRefusedDatagram(t *testing.T) {
 	}
 	cancel()
 	<-done
+	if source.sent != nil {
+		t.Errorf("%q count as sent", source.sent)
+	}
 }

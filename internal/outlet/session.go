@@ -143,17 +143,19 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 		s.outlet.pulse.Rest() // who reads it may stop
 	}
 	n, err := s.link.Write(lines, limit)
+	if s.trial && n > 0 {
+		s.trial = false
+		s.settle(ctx, settleTime)
+		if err := s.collect(time.Now()); err != nil {
+			return err // so nobody has it: it is sent again
+		}
+	}
 	if s.took(now, lines[:n]); n > 0 {
 		s.source.Wrote(now, n)
 	}
 	if errors.Is(err, link.ErrTooLong) {
 		s.source.Refuse(link.PacketEnd(lines[n:], s.config.MaxDatagram))
 		return nil
-	}
-	if s.trial && n > 0 && err == nil {
-		s.trial = false
-		s.settle(ctx, settleTime)
-		return s.collect(time.Now())
 	}
 	return s.named("send to", err)
 }
