@@ -627,6 +627,29 @@ func TestParkedHalfClosed(t *testing.T) {
 	}
 }
 
+// What must not leave any more does not, though the server has closed its side, and it is not known
+// whether it reads on.
+func TestRevokedWhileHalfClosed(t *testing.T) {
+	net := newNet(atA)
+	a := net.servers[atA]
+	a.reads, a.unread = true, true
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(time.Second)
+		a.last().end(link.ErrClosed)
+		r.send(time.Second)
+		r.source.mu.Lock()
+		r.source.ackErr = ErrRevoked
+		r.source.mu.Unlock()
+		r.send(200 * time.Millisecond)
+		if got := a.parted(0); got != "reset" {
+			t.Errorf("it was %q, want a reset", got)
+		}
+		r.source.mu.Lock()
+		r.source.ackErr = nil
+		r.source.mu.Unlock()
+	})
+}
+
 // While a server is left that has not taken all, what must not leave any more does not.
 func TestRevokedWhileLeaving(t *testing.T) {
 	net := newNet(atA, atB)

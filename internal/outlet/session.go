@@ -43,7 +43,9 @@ type session struct {
 	trial  bool // nothing is known of the server: one line is enough to find out
 	proven bool
 	paused atomic.Bool // it has taken nothing for stallTime
-	peer   hangup
+
+	peer    hangup
+	certain Peer // what the source was told last
 	leave
 	timer *time.Timer // await's: it is called for each batch
 
@@ -178,14 +180,20 @@ func (s *session) collect(now time.Time) error {
 	return s.named("watch", err)
 }
 
-// tell tells the source what is acknowledged: nothing, while that is in doubt.
+// tell tells the source what is acknowledged: while that is in doubt, what was before.
 func (s *session) tell(now time.Time) (again time.Duration, err error) {
-	if s.isDoubtful() {
-		return doubtTime, nil
+	isDoubtful := s.isDoubtful()
+	if isDoubtful {
+		now = s.peer.at
+	} else {
+		s.certain = s.Peer
 	}
-	due, err := s.source.Ack(now, s.Peer)
+	due, err := s.source.Ack(now, s.certain)
 	if s.within = answerTime; due.Leave > 0 {
 		s.within = due.Leave
+	}
+	if isDoubtful {
+		due.Again = soonest(due.Again, doubtTime)
 	}
 	return due.Again, err
 }
