@@ -107,7 +107,8 @@ type CarbonForward struct {
 	TLS link.TLS `yaml:"tls"`
 
 	// MaxAge is the age at which a connection is ended, in order and between two lines,
-	// so that load balancers can spread connections again; default 0: never.
+	// so that load balancers can spread connections again; default 0: never. Less than
+	// 21 s proves no server: lines are sent again, and every third connection lasts 22 s.
 	MaxAge time.Duration `yaml:"max_age"`
 
 	// Queue bounds the lines that wait in memory, in bytes; default 64MiB.

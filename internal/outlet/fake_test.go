@@ -266,6 +266,7 @@ type fakeSource struct {
 	closed bool
 	left   func() time.Duration
 	again  time.Duration // it is in doubt whether lines are delivered
+	keep   time.Duration // the session must not be ended
 	ackErr error
 	more   chan struct{}
 }
@@ -322,7 +323,7 @@ func (s *fakeSource) Refuse(int) {}
 func (s *fakeSource) Ack(time.Time, Peer) (Due, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Due{Again: s.again}, s.ackErr
+	return Due{Again: s.again, Keep: s.keep}, s.ackErr
 }
 
 // doubts says how long it is in doubt whether lines are delivered.
@@ -330,6 +331,15 @@ func (s *fakeSource) doubts(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.again = d
+}
+
+// keeps says that sessions must not be ended for their age, or that they may be.
+func (s *fakeSource) keeps(is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keep = 0; is {
+		s.keep = 21 * time.Second
+	}
 }
 
 func (s *fakeSource) Leaving() func() time.Duration { return s.left }

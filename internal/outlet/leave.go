@@ -45,6 +45,13 @@ func (s *session) leaveFor(c *connection, why error) {
 	}
 }
 
+// keep puts off the end of a session that would be too old before then.
+func (l *leave) keep(until time.Time) {
+	if !l.expires.IsZero() && l.expires.Before(until) {
+		l.expires = until
+	}
+}
+
 func (l *leave) depart(now time.Time, why error) { l.why, l.by = why, now.Add(partTime) }
 
 // isLeaving says whether it is time to leave. inDoubt says that the source waits for something

@@ -704,6 +704,25 @@ func TestMaxAgeWaits(t *testing.T) {
 	})
 }
 
+// A session that the source wants to be kept goes on for that long, and sends.
+func TestMaxAgeIsPutOff(t *testing.T) {
+	net := newNet(atA)
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.source.keeps(true)
+		r.Configure(Config{To: addresses(t, toBoth[0]), MaxAge: 2 * time.Second})
+		r.send(30 * time.Second)
+		a := net.servers[atA]
+		if n, got := a.sessions(), len(a.lines()); n > 2 || got != r.sent { // one was made before that
+			t.Errorf("%d sessions, %d of %d lines", n, got, r.sent)
+		}
+		r.source.keeps(false)
+		r.send(24 * time.Second)
+		if n := a.sessions(); n < 2 {
+			t.Errorf("%d sessions", n)
+		}
+	})
+}
+
 // A source that has ended keeps nobody waiting for a server that takes nothing.
 func TestDrainedAndUnread(t *testing.T) {
 	net := newNet(atA)

@@ -192,6 +192,7 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 	if s.within = answerTime; due.Leave > 0 {
 		s.within = due.Leave
 	}
+	s.keep(now.Add(due.Keep))
 	if isDoubtful {
 		due.Again = soonest(due.Again, doubtTime)
 	}

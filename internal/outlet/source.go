@@ -86,6 +86,9 @@ type Due struct {
 	// Leave is within which time what is not acknowledged must have left; 0: there is
 	// no end to that.
 	Leave time.Duration
+
+	// Keep is for how long the session is not to be ended for its age; 0 or less: it may be.
+	Keep time.Duration
 }
 
 // A Session is what a source needs to know of one.

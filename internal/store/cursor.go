@@ -18,9 +18,6 @@ const (
 	// HAProxy makes four attempts of 5 s, and closes.
 	young = 21 * time.Second
 
-	// atOnce is how soon a session follows one that was ended in order, and speaks for it.
-	atOnce = 5 * time.Second
-
 	// maxIdle is how many times a line is sent again because it went to a young session that was
 	// then idle, and whose peer closed in order. The last time but one waits for a session that
 	// works, and the last for one that is not young: a balancer without a backend closes like
@@ -65,27 +62,17 @@ type Cursor struct {
 	hand records.Chunk // what Next has returned, as far as it was not written; the caller's
 }
 
-// A session is what is known about one, and about those before it that we have ended in order:
-// max_age may be less than young. Offsets count from the first of them.
+// A session is what is known about one.
 type session struct {
 	outlet.Session
 	linked  bool
 	began   time.Time
-	before  []ended
-	since   time.Time // the first of them began
-	base    uint64    // where this one begins
-	handed  uint64    // bytes that Next has returned
+	handed  uint64 // bytes that Next has returned
 	written uint64
 	acked   uint64
 	window  int64 // the most that the peer's kernel has offered; 0: not known
 	acks    []ack // that are not mature, the oldest first
 	burst   burst
-}
-
-// An ended session was young, and had delivered all when it was ended in order.
-type ended struct {
-	began, at time.Time
-	end       uint64
 }
 
 // An ack says that so many bytes were acknowledged at some time.

@@ -402,18 +402,18 @@ func (m *model) ack(p *peer, n int) {
 
 // end ends a session. What the peer has not read is lost, and so is a line of which
 // it has read a part; but one that closes in order has read all that it had
-// acknowledged. A balancer has read nothing, and is found out in time.
+// acknowledged. A balancer has read nothing, whoever ends a session, and is found out in time.
 func (m *model) end(p *peer, how outlet.Ending) {
 	if !p.linked {
 		return
 	}
-	if p.fake {
+	if p.fake && how == outlet.Closed {
 		how = outlet.Broken
 	} else if how == outlet.Finished && p.acked < len(p.sent) {
 		how = outlet.Broken
 	}
 	m.logf("%s: end, %d of %d acked, how: %v", p.name, p.acked, len(p.sent), how)
-	if how != outlet.Broken {
+	if how != outlet.Broken && !p.fake {
 		p.read = p.acked
 	}
 	m.arrive(p)

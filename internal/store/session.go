@@ -13,14 +13,7 @@ func (c *Cursor) Begin(now time.Time, with outlet.Session) {
 	s := c.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := len(c.before); n > 0 && (with != c.Session || now.Sub(c.before[n-1].at) >= atOnce) {
-		c.giveUp(true)
-		c.session = session{}
-	}
-	if c.since.IsZero() {
-		c.since = now
-	}
-	c.Session, c.linked, c.began = with, true, now
+	c.session = session{Session: with, linked: true, began: now}
 	notify(s.work) // it may be read ahead
 	notify(c.more)
 }
@@ -57,11 +50,14 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 // trusts are the ages of a session at which it is trusted with what rests.
 var trusts = [...]time.Duration{working, young}
 
+// rests says whether anything waits for a session to be trusted.
+func (c *Cursor) rests() bool { return len(c.queues[resting])+len(c.queues[lastTry]) > 0 }
+
 // restsFor returns after which time something that rests is sent; 0: nothing does.
 func (c *Cursor) restsFor(now time.Time) time.Duration {
 	for i, age := range trusts[c.trust:] {
 		if len(c.queues[int(resting)+c.trust+i]) > 0 {
-			return c.since.Add(age).Sub(now)
+			return c.began.Add(age).Sub(now)
 		}
 	}
 	return 0
@@ -70,7 +66,7 @@ func (c *Cursor) restsFor(now time.Time) time.Duration {
 // pick returns what to send now, and its queue; if that is nothing, when to ask again.
 func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Duration) {
 	s := c.store
-	for c.trust < len(trusts) && now.Sub(c.since) >= trusts[c.trust] {
+	for c.trust < len(trusts) && now.Sub(c.began) >= trusts[c.trust] {
 		c.trust++
 	}
 	if !c.isLagging() {
@@ -169,6 +165,9 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 	if len(c.acks) > 0 {
 		due.Again = c.acks[0].when.Add(maturity).Sub(now)
 	}
+	if c.rests() {
+		due.Keep = c.began.Add(young + maturity).Sub(now)
+	}
 	return due, nil
 }
 
@@ -177,7 +176,7 @@ func (c *Cursor) Leaving() func() time.Duration { return nil }
 
 // note notes how much the peer's kernel has, and since when.
 func (c *Cursor) note(now time.Time, peer outlet.Peer) {
-	n := min(c.base+peer.Acked, c.written)
+	n := min(peer.Acked, c.written)
 	if n <= c.acked {
 		return
 	}
@@ -231,15 +230,10 @@ func (c *Cursor) deliver(to uint64) (changed bool) {
 }
 
 // trim lets go of what was delivered and lies before the replay window. On a young session
-// everything is kept, as far as there is room: however much follows, its peer may lose it all. What
-// one took that was ended in order is kept until it would be young no more.
+// everything is kept, as far as there is room: however much follows, its peer may lose it all.
 func (c *Cursor) trim(now time.Time) {
 	if now.Sub(c.began) >= young {
 		c.needs.trim(c.replayed(), c.acked)
-	}
-	for len(c.before) > 0 && now.Sub(c.before[0].began) >= young {
-		c.needs.trim(0, c.before[0].end)
-		c.before = slices.Delete(c.before, 0, 1)
 	}
 }
 
@@ -251,22 +245,16 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	c.mature(now)
 	c.takeBack()
 	isIdle := c.acked == c.handed && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
-	isYoung := now.Sub(c.began) < young
 	isLast := c.books.Removed && how == outlet.Finished
-	if c.Certain || isIdle && (isLast || !isYoung) {
+	if c.Certain || isIdle && (isLast || now.Sub(c.began) >= young) {
 		c.deliver(c.acked)
 		c.needs.trim(0, c.acked)
 	}
 	c.trim(now)
-	if how == outlet.Finished && isIdle && isYoung && len(c.acks) == 0 {
-		c.before = append(c.before, ended{c.began, now, c.acked})
-		c.linked, c.base = false, c.acked
-	} else {
-		c.giveUp(isIdle)
-		c.session = session{}
-	}
+	c.giveUp(isIdle)
 	c.ahead.Free()
 	c.hand.Free()
+	c.session = session{}
 	s.settle()
 }
 
