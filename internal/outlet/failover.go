@@ -211,19 +211,26 @@ func (f *failover) next(now time.Time) time.Duration {
 	return 0
 }
 
-// begin says that a session with s has begun. It returns whether s is on trial: it has
-// failed before, or all others of its name have, and must prove itself; so must who gets
-// datagrams.
-func (f *failover) begin(now time.Time, s *server) (trial bool) {
+// begin says that a session with s has begun. It returns for how long s is on trial; 0: it isn't.
+// Who has failed before, or whose name has, must prove itself; so must who gets datagrams, and who
+// failed at those may be far away.
+func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := s.entry
 	e.server, s.paused = s, time.Time{}
 	e.said.pauses.over()
-	if trial = s.strikes > 0 || e.name.strikes > 0; !trial {
+	hasFailed := s.strikes > 0 || e.name.strikes > 0
+	if !hasFailed {
 		f.isUp(now, e)
 	}
-	return trial || e.address.IsDatagram()
+	switch {
+	case hasFailed && e.address.IsDatagram():
+		return refuseTime
+	case hasFailed, e.address.IsDatagram():
+		return settleTime
+	}
+	return 0
 }
 
 // proven says that a session with s has lasted.

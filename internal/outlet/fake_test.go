@@ -51,6 +51,7 @@ type fakeServer struct {
 	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
 	single  bool          // it serves one connection at a time
 	picky   bool          // it hangs up when it gets something
+	refuses time.Duration // it refuses what it gets, that later; 0: it doesn't
 	reads   bool          // it goes on to, after link.ErrClosed
 	hang    chan struct{} // writes to it return when this is closed
 	dials   []time.Time
@@ -198,6 +199,11 @@ func (l *fakeLink) Write(lines []byte, limit time.Duration) (int, error) {
 		l.server.mu.Lock()
 		return 0, nil
 	}
+	if l.server.refuses > 0 {
+		time.AfterFunc(l.server.refuses, func() { l.end(syscall.ECONNREFUSED) })
+		l.taken += uint64(len(lines))
+		return len(lines), nil
+	}
 	for ln := range bytes.Lines(lines) {
 		l.server.got = append(l.server.got, strings.TrimSuffix(string(ln), "\n"))
 	}
@@ -210,6 +216,9 @@ func (l *fakeLink) Look() (Peer, error) {
 	defer l.server.mu.Unlock()
 	if !l.server.unread {
 		l.acked = l.taken
+	}
+	if l.server.refuses > 0 {
+		return Peer{Acked: l.acked}, l.err
 	}
 	if l.server.cutOff {
 		return Peer{Acked: l.acked, Silence: stallTime}, nil
@@ -316,6 +325,13 @@ func (s *fakeSource) Wrote(_ time.Time, n int) {
 		n -= len(s.lines[0]) + 1
 		s.sent = append(s.sent, s.lines[0])
 	}
+}
+
+// gone returns how many lines it has given away.
+func (s *fakeSource) gone() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sent)
 }
 
 func (s *fakeSource) Refuse(int) {}

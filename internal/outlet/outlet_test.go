@@ -359,6 +359,26 @@ func TestUDPRests(t *testing.T) {
 	})
 }
 
+// A server that refuses datagrams, and is far away, is given one at a time, which stays ours.
+func TestRefusesLate(t *testing.T) {
+	net := newNet(atA)
+	a := net.servers[atA]
+	a.refuses = 120 * time.Millisecond
+	run(t, net, []string{"udp://" + atA}, func(t *testing.T, r *rig) {
+		r.send(2 * time.Second)
+		lost := r.source.gone()
+		r.send(20 * time.Second)
+		if n := r.source.gone() - lost; n > 0 {
+			t.Errorf("%d lines are lost", n)
+		}
+		a.set(func(s *fakeServer) { s.refuses = 0 })
+		r.send(maxRetry + 2*time.Second)
+		if n := len(a.lines()); n < r.sent-lost {
+			t.Errorf("%d of %d lines", n, r.sent-lost)
+		}
+	})
+}
+
 // The first of two addresses of a name doesn't answer.
 func TestSilentAddress(t *testing.T) {
 	net := newNet(atA, atB, "10.0.0.3:2003")

@@ -21,8 +21,10 @@ const (
 	answerTime = 10 * time.Second
 
 	// settleTime is how long a server that has failed has to do so again, before it
-	// is sent anything; where lines go in datagrams, to refuse the first line.
+	// is sent anything; where lines go in datagrams, to refuse the first line. refuseTime,
+	// where those have failed before.
 	settleTime = 100 * time.Millisecond
+	refuseTime = time.Second
 
 	// stallTime is how long a server may take nothing while another waits.
 	stallTime = 5 * time.Second
@@ -40,7 +42,7 @@ type session struct {
 	outlet *Outlet
 	source Source
 
-	trial  bool // nothing is known of the server: one line is enough to find out
+	trial  time.Duration // nothing is known of the server: one line is enough to find out, within that
 	proven bool
 	paused atomic.Bool // it has taken nothing for stallTime
 
@@ -66,9 +68,9 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 
 	ctx, cancel := context.WithCancel(parent)
 	o.beside(ctx, s)
-	if s.trial && !s.isDatagram() {
-		s.trial = false
-		s.settle(ctx, settleTime)
+	if s.trial > 0 && !s.isDatagram() {
+		s.settle(ctx, s.trial)
+		s.trial = 0
 	}
 	why = s.reason(ctx, s.send(ctx))
 	how, why := s.end(parent, why)
@@ -138,16 +140,16 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 	if within > 0 {
 		limit, s.within = min(limit, within), min(s.within, within)
 	}
-	if s.why != nil || s.trial {
+	if s.why != nil || s.trial > 0 {
 		lines = lines[:bytes.IndexByte(lines, '\n')+1]
 	}
 	if s.server.entry.address.Network == "stdout" {
 		s.outlet.pulse.Rest() // who reads it may stop
 	}
 	n, err := s.link.Write(lines, limit)
-	if s.trial && n > 0 {
-		s.trial = false
-		s.settle(ctx, settleTime)
+	if s.trial > 0 && n > 0 {
+		s.settle(ctx, s.trial)
+		s.trial = 0
 		if err := s.collect(time.Now()); err != nil {
 			return err // so nobody has it: it is sent again
 		}
