@@ -16,7 +16,8 @@ import (
 // TLS says how the server of a tls:// address is known, and who we are.
 type TLS struct {
 	// CA is a PEM file of those who may have signed the server's certificate; "":
-	// the system's list. The files are read anew at each connect.
+	// the system's list, as it was when it was first needed. The files are read anew at
+	// each connect.
 	CA string `yaml:"ca"`
 
 	// Cert and Key are PEM files of our own certificate, for servers that want one.
