@@ -87,7 +87,7 @@ func (o *Outlet) addresses(ctx context.Context, host string) (ips []netip.Addr, 
 	answers := make(chan func() ([]netip.Addr, error), 2)
 	ask := func(network string) {
 		asking.Go(func() {
-			ips, err := o.resolver.LookupNetIP(ctx, network, host)
+			ips, err := o.options.Resolver.LookupNetIP(ctx, network, host)
 			answers <- func() ([]netip.Addr, error) { return ips, err }
 		})
 	}

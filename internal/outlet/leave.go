@@ -110,7 +110,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 				why = s.named("watch", s.peer.err)
 			}
 		case !errors.Is(err, errUnread):
-			s.outlet.log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
+			s.outlet.options.Log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
 		}
 	}
 	s.collect(time.Now())

@@ -3,7 +3,6 @@ package outlet
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -22,9 +21,6 @@ import (
 //	 └──────→ end ←──────┘
 type Outlet struct {
 	options  Options
-	source   Source
-	log      *slog.Logger
-	resolver Resolver
 	failover *failover
 
 	config  atomic.Pointer[Config] // what is to be done; Run takes it over
@@ -36,13 +32,13 @@ type Outlet struct {
 
 // New returns an outlet. It starts nothing.
 func New(cfg Config, opt Options) *Outlet {
+	if opt.Resolver == nil {
+		opt.Resolver = net.DefaultResolver
+	}
 	o := &Outlet{
-		options: opt, source: opt.Source, log: opt.Log, resolver: opt.Resolver,
+		options:  opt,
 		failover: &failover{log: opt.Log, lost: opt.Source.Lost},
 		changed:  make(chan struct{}, 1),
-	}
-	if o.resolver == nil {
-		o.resolver = net.DefaultResolver
 	}
 	o.config.Store(&cfg)
 	o.failover.reset(time.Now(), &cfg)
@@ -128,7 +124,7 @@ func (o *Outlet) connect(ctx context.Context) *connection {
 	defer r.stop()
 	for r.found == nil && ctx.Err() == nil {
 		now := time.Now()
-		expire, err := o.source.Expire(now)
+		expire, err := o.options.Source.Expire(now)
 		if err != nil {
 			return nil
 		}
@@ -141,7 +137,7 @@ func (o *Outlet) connect(ctx context.Context) *connection {
 			continue
 		}
 		o.pulse.Rest()
-		r.await(soonest(max(wait, 0), expire), o.changed, o.source.More())
+		r.await(soonest(max(wait, 0), expire), o.changed, o.options.Source.More())
 		o.pulse.Work()
 	}
 	return r.found

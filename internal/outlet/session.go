@@ -60,11 +60,11 @@ type session struct {
 func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, next *connection, why error) {
 	now := time.Now()
 	s := &session{
-		connection: c, sent: newSent(now), outlet: o, source: o.source,
+		connection: c, sent: newSent(now), outlet: o, source: o.options.Source,
 		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1), better: make(chan *connection, 1)}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
-	o.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
+	s.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
 	ctx, cancel := context.WithCancel(parent)
 	o.beside(ctx, s)
@@ -78,7 +78,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	if s.isDoubtful() {
 		ended = s.peer.at
 	}
-	o.source.End(ended, how)
+	s.source.End(ended, how)
 	cancel()
 	s.besides.Wait()
 	select {
