@@ -16,11 +16,7 @@ What is printed can be used as a configuration file itself: all keys, with varia
 }
 
 // Run checks the file and prints what is in effect.
-func (c *checkCmd) Run(ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *checkCmd) Run(ui *ui, cfg config) error {
 	cfg.Graphite.Events = conf.Mask(cfg.Graphite.Events)
 	text, err := cfg.YAML()
 	if err != nil {

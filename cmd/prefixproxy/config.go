@@ -52,7 +52,8 @@ func defaultConfig() config {
 	}
 }
 
-func (c configFlag) load() (config, error) { return loadConfig(c.Config, defaultConfig()) }
+// ProvideConfig returns the configuration. kong gives it to each Run that takes one.
+func (c configFlag) ProvideConfig() (config, error) { return loadConfig(c.Config, defaultConfig()) }
 
 // loadConfig reads the YAML file over the defaults and checks the whole. Its
 // error is a *configError when the file can be read.

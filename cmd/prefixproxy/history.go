@@ -20,16 +20,12 @@ func (historyCmd) Help() string {
 }
 
 // Run prints which names the owner held.
-func (c *historyCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	if c.Owner == "" {
 		return usageError(errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners")
 	}
 	var past []pool.Tenure
-	err = cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
+	err := cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
 		past, err = pool.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
 		return err
 	})

@@ -64,11 +64,7 @@ const (
 )
 
 // Run prints the members of the pool.
-func (c *membersCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	client, err := cfg.Etcd.client()
 	if err != nil {
 		return err

@@ -156,11 +156,16 @@ Everest   not of our list    -                     -, not in the list    -
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 
+	cfg, err := configFlag{file}.ProvideConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+
 	// --watch shows the same, JSON without a time before it, and goes on until it is told to end.
 	for _, asJSON := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
 		out := until{"held", cancel, new(bytes.Buffer)}
-		if err := (&membersCmd{configFlag{file}, asJSON, true}).Run(ctx, &ui{out: out, err: t.Output()}); err != nil {
+		if err := (&membersCmd{JSON: asJSON, Watch: true}).Run(ctx, &ui{out: out, err: t.Output()}, cfg); err != nil {
 			t.Error(err)
 		}
 		if got := out.String(); asJSON != json.Valid([]byte(got)) || strings.Count(got, "2026-11-22T22:26:57") != 2 {

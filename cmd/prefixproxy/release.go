@@ -28,14 +28,10 @@ To stop the host itself, stop its daemon: it releases its name.`
 const releasePatience = 10 * time.Second
 
 // Run asks for the name.
-func (c *releaseCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *releaseCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	var owner string
 	var refused error
-	err = cfg.Etcd.ask(ctx, releasePatience, func(ctx context.Context, client *etcd.Client) error {
+	err := cfg.Etcd.ask(ctx, releasePatience, func(ctx context.Context, client *etcd.Client) error {
 		owner, refused = pool.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
 		return refused
 	})

@@ -28,11 +28,7 @@ func (rewriteCmd) Help() string {
 }
 
 // Run rewrites stdin to stdout.
-func (c *rewriteCmd) Run(ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *rewriteCmd) Run(ui *ui, cfg config) error {
 	if !slices.Contains(cfg.Membership.Names, c.Name) {
 		return notListed(c.Name, cfg, c.Config)
 	}

@@ -26,7 +26,7 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	ctx, hangups, stop := untilSignal(ctx, ui.log)
 	defer stop()
 	sockets := activation.Files(true)
-	cfg, err := c.load()
+	cfg, err := c.ProvideConfig()
 	if err != nil {
 		return err
 	}
@@ -48,6 +48,6 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
 	r := reloader{daemon: d, cfg: cfg, page: d.admin}
-	g.Go(func() error { return atHangup(ctx, hangups, func() { r.reload(ctx, c.load) }) })
+	g.Go(func() error { return atHangup(ctx, hangups, func() { r.reload(ctx, c.ProvideConfig) }) })
 	return g.Wait()
 }

@@ -35,11 +35,7 @@ Times are RFC 3339, "14:05", Unix seconds, or how long ago: -7d, now-90min.`
 }
 
 // Run prints the target.
-func (c *targetCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	from, until := int64(math.MinInt64), int64(math.MaxInt64)
 	now := time.Now()
 	for _, bound := range []struct {

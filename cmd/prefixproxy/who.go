@@ -31,13 +31,10 @@ TO and ENDED are empty (null in JSON) while the name is held. They tell the end 
 const lastHolders = 10
 
 // Run prints who holds or held the name.
-func (c *whoCmd) Run(ctx context.Context, ui *ui) error {
-	cfg, err := c.load()
-	if err != nil {
-		return err
-	}
+func (c *whoCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	listed := slices.Contains(cfg.Membership.Names, c.Name)
 	var at time.Time
+	var err error
 	if c.At != "" {
 		if at, err = parseTime("--at", c.At, time.Now()); err != nil {
 			return err
