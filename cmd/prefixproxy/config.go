@@ -234,8 +234,8 @@ func node(path string, v reflect.Value) *yaml.Node {
 		return node(path, v.Index(0))
 	case v.Kind() == reflect.Struct:
 		section := &yaml.Node{Kind: yaml.MappingNode}
-		for key, field := range fields(v) {
-			section.Content = append(section.Content, textNode(key), node(join(path, key), field))
+		for _, f := range fields(v) {
+			section.Content = append(section.Content, textNode(f.key), node(join(path, f.key), f.value))
 		}
 		return section
 	case v.Kind() == reflect.Slice:

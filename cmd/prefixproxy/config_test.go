@@ -77,8 +77,8 @@ func TestExampleHoldsEveryKeyAndItsDefault(t *testing.T) {
 // keyPaths returns the path of each key of v and below.
 func keyPaths(path string, v reflect.Value) []string {
 	var paths []string
-	for key, field := range fields(v) {
-		at := join(path, key)
+	for _, f := range fields(v) {
+		at, field := join(path, f.key), f.value
 		paths = append(paths, at)
 		if at == carbonPath {
 			field = field.Index(0)

@@ -176,7 +176,8 @@ func TestSecretsUnderEveryKey(t *testing.T) {
 	env := func(string) (string, bool) { return "root:s3cret", true }
 	paths := []string{"password", "user", "auth", "etcd.pass", "etcd.user", "etcd.login", "forward.statsd.auth", "forward.carbon.token", "graphite.user", "admin.auth", "listen.x"}
 	var known []string
-	for path := range values("", reflect.ValueOf(defaultConfig())) {
+	for _, f := range values("", reflect.ValueOf(defaultConfig())) {
+		path := f.key
 		known = append(known, path)
 	}
 	forms := []string{

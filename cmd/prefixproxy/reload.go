@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"reflect"
 	"slices"
 	"strings"
@@ -132,38 +131,15 @@ func refuse(changed []string) error {
 // changedKeys returns the keys, in the order of the file, whose values differ.
 func changedKeys(a, b config) (keys []string) {
 	after := map[string]any{}
-	for key, v := range values("", reflect.ValueOf(b)) {
-		after[key] = v
+	for _, f := range values("", reflect.ValueOf(b)) {
+		after[f.key] = f.value.Interface()
 	}
-	for key, v := range values("", reflect.ValueOf(a)) {
-		if !reflect.DeepEqual(v, after[key]) {
-			keys = append(keys, key)
+	for _, f := range values("", reflect.ValueOf(a)) {
+		if !reflect.DeepEqual(f.value.Interface(), after[f.key]) {
+			keys = append(keys, f.key)
 		}
 	}
 	return keys
-}
-
-// values yields every key of the section v, which path names, with its value.
-func values(path string, v reflect.Value) iter.Seq2[string, any] {
-	return func(yield func(string, any) bool) {
-		for key, field := range fields(v) {
-			key = join(path, key)
-			if key == carbonPath && isAlone(field) {
-				field = field.Index(0)
-			}
-			if field.Kind() != reflect.Struct || isText(field) {
-				if !yield(key, field.Interface()) {
-					return
-				}
-				continue
-			}
-			for key, v := range values(key, field) {
-				if !yield(key, v) {
-					return
-				}
-			}
-		}
-	}
 }
 
 // reloads is what became of the last one: the start is one.

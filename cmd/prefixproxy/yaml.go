@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -49,7 +48,8 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places, d.unread = map[string]place{}, map[string]bool{}
 	d.told, d.private = map[string]bool{}, map[string]bool{}
 	d.top, d.sections, d.texts = keys(v), map[string][]string{}, map[string]*yaml.Node{}
-	for path := range values("", v) {
+	for _, f := range values("", v) {
+		path := f.key
 		for i := strings.LastIndexByte(path, '.'); i >= 0; i = strings.LastIndexByte(path, '.') {
 			if key := path[i+1:]; !slices.Contains(d.sections[key], path[:i]) {
 				d.sections[key] = append(d.sections[key], path[:i])
@@ -131,23 +131,23 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 	if isNull(n) {
 		return
 	}
+	known := keys(v)
 	if n.Kind != yaml.MappingNode {
-		d.wrongf(path, n, sectionHint(path, n, keys(v)), "want a section, got %s", describe(n))
+		d.wrongf(path, n, sectionHint(path, n, known), "want a section, got %s", describe(n))
 		return
 	}
-	known := maps.Collect(fields(v))
-	seen := map[string]place{}
+	all, seen := fields(v), map[string]place{}
 	for entry := range slices.Chunk(n.Content, 2) {
 		key, at := entry[0].Value, placeOf(entry[0])
 		if entry[0].Kind != yaml.ScalarNode {
-			d.addf(path, at, "known here: "+strings.Join(keys(v), ", "), "%s is no key", describe(entry[0]))
+			d.addf(path, at, "known here: "+strings.Join(known, ", "), "%s is no key", describe(entry[0]))
 			continue
 		}
-		field, ok := known[key]
+		i := slices.IndexFunc(all, func(f field) bool { return f.key == key })
 		first, again := seen[key]
 		switch {
-		case !ok:
-			hint, meant := d.unknownHint(path, key, keys(v))
+		case i < 0:
+			hint, meant := d.unknownHint(path, key, known)
 			d.hide(key, entry[1], true)
 			note(d.told, key)
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
@@ -159,7 +159,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		default:
 			seen[key] = at
 			d.places[join(path, key)] = valuePlace(entry[0], entry[1])
-			d.value(join(path, key), entry[1], field)
+			d.value(join(path, key), entry[1], all[i].value)
 		}
 	}
 }
@@ -429,35 +429,49 @@ func outward(path string) iter.Seq[string] {
 	}
 }
 
-// fields yields the key and the value of each field of the struct v, with the
-// fields of an inline struct in its place.
-func fields(v reflect.Value) iter.Seq2[string, reflect.Value] {
-	return func(yield func(string, reflect.Value) bool) {
-		for f, field := range v.Fields() {
-			switch key := f.Tag.Get("yaml"); key {
-			case "-":
-			case ",inline":
-				for key, field := range fields(field) {
-					if !yield(key, field) {
-						return
-					}
-				}
-			default:
-				if !yield(key, field) {
-					return
-				}
-			}
+// A field is a key and its value.
+type field struct {
+	key   string
+	value reflect.Value
+}
+
+// fields returns those of the struct v in order, with the fields of an inline struct in its
+// place.
+func fields(v reflect.Value) (all []field) {
+	for f, value := range v.Fields() {
+		switch key := f.Tag.Get("yaml"); key {
+		case "-":
+		case ",inline":
+			all = append(all, fields(value)...)
+		default:
+			all = append(all, field{key, value})
 		}
 	}
+	return all
 }
 
 // keys returns the keys of the struct v, in order.
-func keys(v reflect.Value) []string {
-	var ks []string
-	for key := range fields(v) {
-		ks = append(ks, key)
+func keys(v reflect.Value) (all []string) {
+	for _, f := range fields(v) {
+		all = append(all, f.key)
 	}
-	return ks
+	return all
+}
+
+// values returns the values in the section v, which path names, with their own paths for keys.
+func values(path string, v reflect.Value) (all []field) {
+	for _, f := range fields(v) {
+		f.key = join(path, f.key)
+		if f.key == carbonPath && isAlone(f.value) {
+			f.value = f.value.Index(0)
+		}
+		if f.value.Kind() == reflect.Struct && !isText(f.value) {
+			all = append(all, values(f.key, f.value)...)
+		} else {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // isText says whether v reads itself from text.
