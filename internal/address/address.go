@@ -65,11 +65,8 @@ func (a Address) IsLocal() bool {
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // UnmarshalText is Parse.
-func (a *Address) UnmarshalText(text []byte) error {
-	parsed, err := Parse(string(text))
-	if err == nil {
-		*a = parsed
-	}
+func (a *Address) UnmarshalText(text []byte) (err error) {
+	*a, err = Parse(string(text))
 	return err
 }
 
@@ -84,7 +81,7 @@ func Parse(s string) (Address, error) {
 	}
 	switch network {
 	case "udp", "tcp":
-		return parseHostPort(network, rest)
+		return parseHostPort(network, rest, "localhost:8125", 0)
 	case "unix", "unixgram":
 		return parseUnix(network, rest)
 	}
@@ -93,19 +90,25 @@ func Parse(s string) (Address, error) {
 
 const localhost = "localhost" // two addresses
 
-func parseHostPort(network, rest string) (Address, error) {
-	host, port, err := net.SplitHostPort(rest)
+// parseHostPort reads host:port, with a port from least on; example is one for hints.
+func parseHostPort(network, s, example string, least uint64) (Address, error) {
+	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://localhost:8125; an IPv6 address in brackets)", rest, network)
+		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://%s; an IPv6 address in brackets)", s, network, example)
 	}
 	if !IsHost(host) {
-		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://localhost:8125)", host, network)
+		return Address{}, fmt.Errorf("%q is no host (write a name or an address, like %s://%s)", host, network, example)
 	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return Address{}, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one for a listener)", port)
+	n, err := parsePort(port, least)
+	return Address{Network: network, Host: usual(host), Port: n}, err
+}
+
+func parsePort(s string, least uint64) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n < least {
+		return 0, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one for a listener)", s)
 	}
-	return Address{Network: network, Host: usual(host), Port: int(n)}, nil
+	return int(n), nil
 }
 
 // usual returns the usual spelling of this host.

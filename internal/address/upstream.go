@@ -2,7 +2,6 @@ package address
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -33,11 +32,8 @@ func (u Upstream) String() string {
 func (u Upstream) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // UnmarshalText is ParseUpstream.
-func (u *Upstream) UnmarshalText(text []byte) error {
-	parsed, err := ParseUpstream(string(text))
-	if err == nil {
-		*u = parsed
-	}
+func (u *Upstream) UnmarshalText(text []byte) (err error) {
+	*u, err = ParseUpstream(string(text))
 	return err
 }
 
@@ -86,15 +82,7 @@ func parseServer(network, rest string) (u Upstream, err error) {
 		return u, fmt.Errorf("an upstream takes no user or password (write %s://host:port)", network)
 	}
 	hostPort, query, _ := strings.Cut(strings.TrimSuffix(rest, "/"), "?")
-	host, port, err := net.SplitHostPort(hostPort)
-	if err != nil {
-		return u, fmt.Errorf("%q is not host:port (write it like %s://graphite:2003; an IPv6 address in brackets)", hostPort, network)
-	}
-	if !IsHost(host) {
-		return u, fmt.Errorf("%q is no host (write a name or an address, like %s://graphite:2003)", host, network)
-	}
-	u.Address = Address{Network: network, Host: usual(host)}
-	if u.Port, err = parsePort(port); err != nil {
+	if u.Address, err = parseHostPort(network, hostPort, "graphite:2003", 1); err != nil {
 		return u, err
 	}
 	values, err := url.ParseQuery(query)
@@ -105,17 +93,9 @@ func parseServer(network, rest string) (u Upstream, err error) {
 		if key != "health" || network != "udp" || len(v) > 1 {
 			return u, fmt.Errorf("unknown or doubled option %q (udp:// takes health=8126, the port of statsd's management; others take none)", key)
 		}
-		if u.Health, err = parsePort(v[0]); err != nil {
+		if u.Health, err = parsePort(v[0], 1); err != nil {
 			return u, err
 		}
 	}
 	return u, nil
-}
-
-func parsePort(s string) (int, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("%q is no port (use 1 to 65535)", s)
-	}
-	return int(n), nil
 }
