@@ -100,6 +100,24 @@ func roff(text string) string {
 	return strings.Join(lines, "\n")
 }
 
+// A completion is what the shells are told of the value of a flag.
+type completion struct{ bash, zsh, fish string }
+
+func completionOf(f *kong.Flag) completion {
+	words := strings.Join(f.EnumSlice(), " ")
+	switch {
+	case f.IsBool():
+		return completion{}
+	case f.Name == "config":
+		return completion{"-f", ":file:_files", " -r -F"}
+	case f.Name == "data-dir":
+		return completion{"-d", ":directory:_directories", " -r -F"}
+	case f.Enum != "":
+		return completion{fmt.Sprintf("-W %q", words), ":value:(" + words + ")", " -x -a " + quoteShell(words)}
+	}
+	return completion{"", ":" + strings.ToLower(f.FormatPlaceHolder()) + ":", " -x"}
+}
+
 // writeBash writes the completions for bash.
 func writeBash(w io.Writer, app *kong.Application) {
 	names, flags, values := []string{"--help", "--version"}, "", map[string]string{}
@@ -108,13 +126,8 @@ func writeBash(w io.Writer, app *kong.Application) {
 		flags += "\t" + c.Name + ") flags='"
 		for _, f := range flagsOf(c) {
 			flags += " --" + f.Name
-			switch {
-			case f.Name == "config":
-				values[f.Name] = "-f"
-			case f.Name == "data-dir":
-				values[f.Name] = "-d"
-			case f.Enum != "":
-				values[f.Name] = fmt.Sprintf("-W %q", strings.Join(f.EnumSlice(), " "))
+			if value := completionOf(f).bash; value != "" {
+				values[f.Name] = value
 			}
 		}
 		flags += "' ;;\n"
@@ -138,27 +151,15 @@ func writeZsh(w io.Writer, app *kong.Application) {
 	for _, c := range commandsOf(app) {
 		fmt.Fprintf(w, "\t%s) _arguments", c.Name)
 		for _, f := range flagsOf(c) {
-			fmt.Fprintf(w, " \\\n\t\t%s", quoteShell("--"+f.Name+zshValue(f)))
+			fmt.Fprintf(w, " \\\n\t\t%s", quoteShell("--"+f.Name+"["+noColons.Replace(f.Help)+"]"+completionOf(f).zsh))
 		}
 		fmt.Fprint(w, " ;;\n")
 	}
 	fmt.Fprint(w, "\tesac\n}\n\n_prefixproxy \"$@\"\n")
 }
 
-func zshValue(f *kong.Flag) string {
-	about := "[" + strings.NewReplacer("[", "(", "]", ")", ":", ";").Replace(f.Help) + "]"
-	switch {
-	case f.IsBool():
-		return about
-	case f.Name == "config":
-		return about + ":file:_files"
-	case f.Name == "data-dir":
-		return about + ":directory:_directories"
-	case f.Enum != "":
-		return about + ":value:(" + strings.Join(f.EnumSlice(), " ") + ")"
-	}
-	return about + ":" + strings.ToLower(f.FormatPlaceHolder()) + ":"
-}
+// noColons takes from a text what means something to zsh.
+var noColons = strings.NewReplacer("[", "(", "]", ")", ":", ";")
 
 // writeFish writes the completions for fish.
 func writeFish(w io.Writer, app *kong.Application) {
@@ -166,16 +167,7 @@ func writeFish(w io.Writer, app *kong.Application) {
 	for _, c := range commandsOf(app) {
 		fmt.Fprintf(w, "complete -c prefixproxy -n __fish_use_subcommand -a %s -d %s\n", c.Name, quoteShell(c.Help))
 		for _, f := range flagsOf(c) {
-			value := " -x"
-			switch {
-			case f.IsBool():
-				value = ""
-			case f.Name == "config" || f.Name == "data-dir":
-				value = " -r -F"
-			case f.Enum != "":
-				value = " -x -a " + quoteShell(strings.Join(f.EnumSlice(), " "))
-			}
-			fmt.Fprintf(w, "complete -c prefixproxy -n '__fish_seen_subcommand_from %s' -l %s%s -d %s\n", c.Name, f.Name, value, quoteShell(f.Help))
+			fmt.Fprintf(w, "complete -c prefixproxy -n '__fish_seen_subcommand_from %s' -l %s%s -d %s\n", c.Name, f.Name, completionOf(f).fish, quoteShell(f.Help))
 		}
 	}
 }
