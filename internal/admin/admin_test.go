@@ -588,6 +588,32 @@ func TestUnixSocketOfAnother(t *testing.T) {
 	}
 }
 
+// A brittle listener fails some times.
+type brittle struct {
+	net.Listener
+	errs []error
+}
+
+func (b *brittle) Accept() (net.Conn, error) {
+	if len(b.errs) > 0 {
+		err := b.errs[0]
+		b.errs = b.errs[1:]
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", err)}
+	}
+	return b.Listener.Accept()
+}
+
+// What accept(2) fails for, once or some times, does not end the page.
+func TestAcceptFails(t *testing.T) {
+	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	if err := s.Bind(); err != nil {
+		t.Fatal(err)
+	}
+	s.listeners[0] = &brittle{s.listeners[0], []error{syscall.ENOBUFS, syscall.ENOMEM, syscall.EPROTO, syscall.EPERM, syscall.EMFILE, syscall.ENETDOWN}}
+	run(t, s)
+	get(t, http.DefaultClient, "http://"+s.Addr().String())
+}
+
 func TestBindInUse(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -28,6 +29,8 @@ const (
 	// Where there are too many connections, a new one waits so long for room, and those behind it
 	// in the kernel's backlog.
 	roomWait = time.Second
+
+	retryAccept = 10 * time.Millisecond // where it fails
 )
 
 // What a client does, in the order in which they make room for another one.
@@ -184,12 +187,17 @@ type boundedListener struct {
 	connections *connections
 }
 
-// Accept returns the next connection for which there is room.
+// Accept returns the next connection for which there is room. What accept(2) fails for, a
+// connection that has failed or want of memory, is over soon: it does not end the server.
 func (l boundedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return nil, err
+		}
+		if err != nil {
+			time.Sleep(retryAccept)
+			continue
 		}
 		if admitted := l.connections.admit(conn); admitted != nil {
 			return admitted, nil
