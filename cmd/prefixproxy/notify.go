@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -13,20 +14,23 @@ import (
 
 // A notifier tells systemd, where it has started us and waits for it, how we are:
 // sd_notify(3).
-type notifier struct{ log *slog.Logger }
+type notifier struct {
+	log    *slog.Logger
+	failed atomic.Bool // the last time, which was logged
+}
 
 // ready says that the listeners are up, whether etcd and Graphite are or not; and
 // that a reload has ended.
-func (n notifier) ready() { n.send(sd.SdNotifyReady) }
+func (n *notifier) ready() { n.send(sd.SdNotifyReady) }
 
 // status says how we are, in a line for people.
-func (n notifier) status(line string) { n.send("STATUS=" + line) }
+func (n *notifier) status(line string) { n.send("STATUS=" + line) }
 
 // alive feeds the watchdog.
-func (n notifier) alive() { n.send(sd.SdNotifyWatchdog) }
+func (n *notifier) alive() { n.send(sd.SdNotifyWatchdog) }
 
 // watchdog returns how often alive is to be called at least; 0: nobody waits for it.
-func (n notifier) watchdog() time.Duration {
+func (n *notifier) watchdog() time.Duration {
 	limit, err := sd.SdWatchdogEnabled(false)
 	if err != nil {
 		n.log.Warn("watchdog not known", "err", err)
@@ -35,7 +39,7 @@ func (n notifier) watchdog() time.Duration {
 }
 
 // reloaded answers who waits for the end of a reload: "" is a good one.
-func (n notifier) reloaded(problem string) {
+func (n *notifier) reloaded(problem string) {
 	dir, ok := ownRuntimeDir()
 	if !ok {
 		return
@@ -71,12 +75,14 @@ func underUnit() bool {
 }
 
 // reloading says that a reload has begun. It ends with ready.
-func (n notifier) reloading() { n.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec()) }
+func (n *notifier) reloading() { n.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec()) }
 
-func (n notifier) stopping() { n.send(sd.SdNotifyStopping + "\nSTATUS=draining") }
+func (n *notifier) stopping() { n.send(sd.SdNotifyStopping + "\nSTATUS=draining") }
 
-func (n notifier) send(state string) {
-	if _, err := sd.SdNotify(false, state); err != nil {
+func (n *notifier) send(state string) {
+	if _, err := sd.SdNotify(false, state); err == nil {
+		n.failed.Store(false)
+	} else if !n.failed.Swap(true) {
 		n.log.Warn("systemd not notified", "err", err)
 	}
 }

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// That systemd does not hear us is said once, until it does.
+func TestNotifyNobody(t *testing.T) {
+	var log strings.Builder
+	n := notifier{log: slog.New(slog.NewTextHandler(&log, nil))}
+	path := filepath.Join(t.TempDir(), "notify")
+	t.Setenv("NOTIFY_SOCKET", path)
+	for range 3 {
+		n.alive()
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.alive()
+	conn.Close()
+	for range 3 {
+		n.alive()
+	}
+	if got := strings.Count(log.String(), "systemd not notified"); got != 2 {
+		t.Errorf("said %d times, want 2:\n%s", got, &log)
+	}
+}
