@@ -74,6 +74,9 @@ func twinMisread(r Rules, name, line string, result Result) bool {
 			}
 		}
 		path, _, ok := strings.Cut(packet, ":")
+		if ok && twinCounts(packet) && !twinKept(packet) {
+			return true
+		}
 		if !ok || !twinCounts(packet) || i == 0 && result != Free {
 			continue
 		}
@@ -92,7 +95,7 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 				return "", BadRate
 			}
 		}
-		if path, _, ok := strings.Cut(line, ":"); ok && twinCounts(line) && twinMatters(r, StatsD, name, path) {
+		if path, _, ok := strings.Cut(line, ":"); ok && twinCounts(line) && (twinMatters(r, StatsD, name, path) || !twinKept(line)) {
 			return "", BadPath
 		}
 		if len(line) > 16384 {
@@ -183,7 +186,7 @@ func twinKept(line string) bool {
 	bits, tags, _ := strings.Cut(line, "|#")
 	name, _, _ := strings.Cut(bits, ":")
 	key := serverpath.StatsD(line, false)[0].Key
-	return len(name)+len(tags) <= MaxLen-300 && (strings.Contains(key, ";") || storable(key))
+	return len(name)+len(tags) <= MaxLen-300 && twinStorable(key)
 }
 
 func storable(metric string) bool {

@@ -280,16 +280,29 @@ var statsdRows = []row{
 	same(strings.Repeat("x", 251)+":1|c", BadPath),
 	same(strings.Repeat("x", 251)+".a:1|g", BadPath),
 	same("a."+strings.Repeat("x/", 126)+":1|ms", BadPath), // a '-' each
-	same("a."+strings.Repeat(" \u00a0x", 125)+"("+":1|ms", Free),
+	same("a."+strings.Repeat(" \tx", 125)+"("+":1|ms", Free),
+	same("a."+strings.Repeat(" \u00a0x", 125)+"("+":1|ms", BadPath), // by TCP, the blank is a 'B' and another
 	same(strings.Repeat("x.", 500)+"y:1|c", Free),
 	same(strings.Repeat("a.", 950)+"b:1|c", BadPath),
 	same(strings.Repeat("a......", 600)+"b:1|c", BadPath),
 	same("x;a="+strings.Repeat("b", 300)+":1|c", Free), // its file is named by a hash
 	same(strings.Repeat("x", 300)+":1|c|#a:b", Free),
+	same(strings.Repeat("x", 251)+";name=a:1|c", BadPath), // which is no tag to carbon
+	same(strings.Repeat("x", 251)+":1|c|#na(me:a", BadPath),
+	same(strings.Repeat("x", 251)+";name=a:1|c|#b:c", Free),
+	same(strings.Repeat("x", 251)+";name=:1|c", Free), // it cannot read it
+	same(strings.Repeat("x", 251)+":1|c|#name", Free),
 	same("x;a="+strings.Repeat("b", MaxLen-100)+":1|c", BadPath), // no line of carbon, with what statsd adds
 	same("x:1|c|#a:"+strings.Repeat("b", MaxLen-100), BadPath),
 	same("x:"+strings.Repeat("1|c:", 1000)+"1|c", Free),
 	{"host." + strings.Repeat("x", 251) + ":1|c", "", BadPath},
+	same(strings.Repeat("\u00e9", 250)+".a:1|c", Free), // nothing, or by TCP 250 of 'C'
+	same(strings.Repeat("\u00e9", 251)+".a:1|c", BadPath),
+	{"host." + strings.Repeat("\xe1", 251) + ":1|c", "", BadPath},
+	same("_e{"+strings.Repeat("x", 250)+"}:1|c", BadPath),
+	same("_sc|"+strings.Repeat("x", 250)+"|0|d:1|h:a", BadPath),
+	same("_sc|"+strings.Repeat("x", 250)+"|0|d", Free), // no metric
+	same("_e{5,400}:title|"+strings.Repeat("x", 400), Free),
 	same("\xba\xc7:x|1", Free), // an empty name
 	same("_tagged:1|g", Free),
 }

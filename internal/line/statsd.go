@@ -44,7 +44,7 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	}
 	e, cut := w.edit(name)
 	out, result := e.append(dst, line, cut)
-	if found&high != 0 && w.isMisread(out, len(dst), result) || len(line) > maxNode && result < Held && !w.isKept(out[len(dst):]) {
+	if found&high != 0 && w.isMisread(out, len(dst), result) || len(line) > maxNode && result < Held && !w.isKept(out[len(dst):len(out)-1]) {
 		return dst, BadPath
 	}
 	return out, result
@@ -58,10 +58,36 @@ const maxName = MaxLen - 300
 // not, each flush costs others theirs, or what stands behind it. What becomes points is looked
 // at as such.
 func (w *Rewriter) isKept(line []byte) bool {
-	metrics, tags, _ := bytes.Cut(line[:len(line)-1], []byte("|#"))
+	metrics, tags, _ := bytes.Cut(line, []byte("|#"))
 	name, _, _ := bytes.Cut(metrics, []byte(":"))
-	tagged := len(tags) > 0 || bytes.IndexByte(name, ';') >= 0
-	return w.points || len(name)+len(tags) <= maxName && (tagged || StatsD.isStorable(name))
+	if w.points || len(name)+len(tags) > maxName {
+		return w.points
+	}
+	key := appendKey(nil, name)
+	if tags, _, _ = bytes.Cut(tags, []byte("|#")); len(tags) > 0 {
+		for tag := range bytes.SplitSeq(tags, []byte(",")) {
+			tag = bytes.Replace(tag, []byte(";"), []byte("_"), 1)
+			key = appendKey(append(key, ';'), bytes.Replace(tag, []byte(":"), []byte("="), 1))
+		}
+	}
+	path := key[:indexOr(key, ";", len(key))]
+	tagged, ok := readTags(key[len(path):])
+	return tagged || !ok || StatsD.isStorable(path) // a file is named by a hash of tags, and of what cannot be read
+}
+
+// appendKey appends what statsd makes of a part of a name, with its tags.
+func appendKey(dst, part []byte) []byte {
+	for len(part) > 0 {
+		c, size := StatsD.next(part)
+		if part[0] == ';' {
+			c = ';'
+		}
+		if c != 0 {
+			dst = append(dst, c)
+		}
+		part = part[size:]
+	}
+	return dst
 }
 
 // CutOwn cuts a line that is to become points (Rules.Points) into what stands between from and
@@ -88,7 +114,7 @@ func (w *Rewriter) appendEvent(dst, line []byte, found content) ([]byte, Result)
 	if anyRate(line, isDeadly) {
 		return dst, BadRate
 	}
-	if e := w.reads(line); e != nil && e != w.other {
+	if e := w.reads(line); e != nil && (e != w.other || len(line) > maxNode && !w.isKept(line)) {
 		return dst, BadPath
 	}
 	out, result := event.append(dst, line, 0)
@@ -132,7 +158,7 @@ func (w *Rewriter) isMisread(out []byte, begin int, result Result) bool {
 		line, rest, _ := bytes.Cut(read, []byte("\n"))
 		e := w.reads(line)
 		switch {
-		case anyRate(line, isDeadly):
+		case anyRate(line, isDeadly), e != nil && len(line) > maxNode && !w.isKept(line):
 			return true
 		case !first && e != nil && e.result != Free:
 			return true

@@ -404,6 +404,7 @@ func TestLongestStatsDNames(t *testing.T) {
 		"fits." + longest + ":1|ms", "fits." + longest + ".(" + longest + "):1|g", longest + "x;a=b:1|g", longest + "y:1|g|#a:b",
 		"fits;a=" + strings.Repeat("t", 16_000) + ":1|c", strings.Repeat("m.", 900) + "x:1|c",
 		longest + "x:1|g", "a." + longest + "/.b:1|ms", strings.Repeat("m.", 960) + "y:1|g", strings.Repeat(longest+".", 17) + ":1|c",
+		strings.Repeat("é", 251) + ":1|g", "_e{" + longest + ":1|g", longest + "x;name=b:1|g",
 		"never;a=" + strings.Repeat("t", 16_200) + ":1|c", "never:1|c|#a:" + strings.Repeat("t", 16_200),
 		"host.last:1|g",
 	} {
@@ -417,8 +418,8 @@ func TestLongestStatsDNames(t *testing.T) {
 		}
 		return nil
 	})
-	if got := fmt.Sprint(d.AwaitUp(t).Lines["statsd"].Dropped); got != "map[bad_path:6]" {
-		t.Errorf("dropped: %s, want 6 bad_path", got)
+	if got := fmt.Sprint(d.AwaitUp(t).Lines["statsd"].Dropped); got != "map[bad_path:9]" {
+		t.Errorf("dropped: %s, want 9 bad_path", got)
 	}
 	if log := carbon.Stdout.Text(); strings.Contains(log, "Error creating") || strings.Contains(log, "Error writing") {
 		t.Error("carbon-cache could not store one that came")
