@@ -120,10 +120,11 @@ func (s *Store) mover(all bool) *segment {
 			g.sealed, g.moving = true, true
 			return g
 		}
+		unused := len(s.unused)
 		if all || s.used[inMemory] <= s.excess || !s.evict(onDisk) {
 			break
 		}
-		s.takeOut()
+		s.takeOut(unused)
 	}
 	return nil
 }
@@ -133,7 +134,7 @@ func (s *Store) mover(all bool) *segment {
 func (s *Store) makeRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeOut() || slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, onDisk) }) && s.takeOut()
+	return s.takeOut(0) || slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, onDisk) }) && s.takeOut(0)
 }
 
 // move moves a sealed segment to disk. Nobody waits for it.
@@ -169,11 +170,11 @@ func (s *Store) move(g *segment) error {
 	return nil
 }
 
-// takeOut removes the files on disk that nobody needs, and returns whether there were any. mu is
-// held, but not while it removes them.
-func (s *Store) takeOut() bool {
-	unused := s.unused
-	s.unused = nil
+// takeOut removes files on disk that nobody needs, but the first few, and returns whether there were
+// any. mu is held, but not while it removes them.
+func (s *Store) takeOut(kept int) bool {
+	unused := s.unused[kept:]
+	s.unused = slices.Clone(s.unused[:kept])
 	s.mu.Unlock()
 	defer s.mu.Lock()
 	s.remove(unused)
