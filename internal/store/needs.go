@@ -144,21 +144,17 @@ const manyParts = 256
 // trim lets go of what is delivered and lies before a window of so many bytes. The window ends
 // with what is acknowledged but not delivered yet.
 func (n *needs) trim(window int64, acked uint64) {
-	for i := len(n.sent) - 1; i >= 0; i-- {
-		if n.sent[i].end > acked {
-			continue
+	before := len(n.sent)
+	for ; before > n.proven || before > 0 && window > 0; before-- {
+		if p := n.sent[before-1]; p.end <= acked {
+			window -= int64(p.size)
 		}
-		if window > 0 || i >= n.proven {
-			window -= int64(n.sent[i].size)
-			continue
-		}
-		for _, p := range n.sent[:i+1] {
-			n.forget(p.Span)
-		}
-		n.sent = append(n.sent[:0], n.sent[i+1:]...)
-		n.proven -= i + 1
-		return
 	}
+	for _, p := range n.sent[:before] {
+		n.forget(p.Span)
+	}
+	n.sent = slices.Delete(n.sent, 0, before)
+	n.proven -= before
 }
 
 // keeps says whether anything of sp is kept.
