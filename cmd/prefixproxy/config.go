@@ -56,7 +56,7 @@ func defaultConfig() config {
 func (c configFlag) ProvideConfig() (config, error) { return loadConfig(c.Config, defaultConfig()) }
 
 // loadConfig reads the YAML file over the defaults and checks the whole. Its
-// error is a *configError when the file can be read.
+// error holds a *configError when the file can be read.
 func loadConfig(file string, defaults config) (config, error) {
 	if file == "" {
 		return config{}, usageError(errors.New("no configuration file is named"), "--config FILE, or $PREFIXPROXY_CONFIG")
@@ -116,7 +116,7 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	cfg.share()
 	d.add(cfg.Problems())
 	if len(d.problems) > 0 {
-		return config{}, newConfigError(file, text, &d)
+		return config{}, coded{newConfigError(file, text, &d), exitConfig}
 	}
 	return cfg, nil
 }

@@ -366,11 +366,23 @@ var (
 	noDashBlank = regexp.MustCompile(`^\s*-[^\s-]`)
 	noColon     = regexp.MustCompile(`^\s*[a-z_]+\s*$`)
 	assignment  = regexp.MustCompile(`^\s*[\w.]+\s*=`)
-	bareName    = regexp.MustCompile(`to:\s*([\w.-]*\{name\}[\w.-]*)`)
-	bareBrace   = regexp.MustCompile(`[\[{,]\s*(?:\w+:\s+)?([^\s"'\[\]{},]*(?:\$\{\w*\}|://\[[\w:.%]+\])[^\s"'\[\]{},]*)`) // in a list or section in one line
-	bareColon   = regexp.MustCompile(`to:\s*((?:carbon|stdout):)`)
-	dashBehind  = regexp.MustCompile(`^\s*[\w]+:\s+-\s+(\S+)`)
 )
+
+// mistakes are those that one line tells, with a hint for each, which may show what is in the
+// group.
+var mistakes = []struct {
+	form *regexp.Regexp
+	hint string
+}{
+	{regexp.MustCompile(`^ *\t`), "YAML is indented by blanks: replace the tabs"},
+	{regexp.MustCompile(`[^\x00-\x7f\pL\pM\pN\pP\pS]`), typeAnew}, // isFalseBlank
+	{regexp.MustCompile(`^%`), "the file has no directives: remove this line"},
+	{regexp.MustCompile(`to:\s*((?:carbon|stdout):)`), "a list stands in brackets: to: [%s]"},
+	{regexp.MustCompile(`to:\s*([\w.-]*\{name\}[\w.-]*)`), "text with a brace needs quotes: to: %q"},
+	// in a list or section in one line
+	{regexp.MustCompile(`[\[{,]\s*(?:\w+:\s+)?([^\s"'\[\]{},]*(?:\$\{\w*\}|://\[[\w:.%]+\])[^\s"'\[\]{},]*)`), "a value with brackets or braces, in a list or section in one line, needs quotes: %q"},
+	{regexp.MustCompile(`^\s*[\w]+:\s+-\s+(\S+)`), "a list in one line stands in brackets: [%s]"},
+}
 
 // hintForSyntax names the usual mistake in a file, which was noticed at a place.
 func hintForSyntax(lines []string, at place) string {
@@ -378,26 +390,12 @@ func hintForSyntax(lines []string, at place) string {
 		return ""
 	}
 	here := lines[at.line-1]
-	if indent := here[:len(here)-len(strings.TrimLeft(here, " \t"))]; strings.Contains(indent, "\t") {
-		return "YAML is indented by blanks: replace the tabs"
-	}
-	if strings.ContainsFunc(here, isFalseBlank) {
-		return typeAnew
-	}
-	if strings.HasPrefix(here, "%") {
-		return "the file has no directives: remove this line"
-	}
-	if m := bareColon.FindStringSubmatch(here); m != nil {
-		return fmt.Sprintf("a list stands in brackets: to: [%s]", m[1])
-	}
-	if m := bareName.FindStringSubmatch(here); m != nil {
-		return fmt.Sprintf("text with a brace needs quotes: to: %q", m[1])
-	}
-	if m := bareBrace.FindStringSubmatch(here); m != nil {
-		return fmt.Sprintf("a value with brackets or braces, in a list or section in one line, needs quotes: %q", m[1])
-	}
-	if m := dashBehind.FindStringSubmatch(here); m != nil {
-		return fmt.Sprintf("a list in one line stands in brackets: [%s]", m[1])
+	for _, usual := range mistakes {
+		if m := usual.form.FindStringSubmatch(here); len(m) > 1 {
+			return fmt.Sprintf(usual.hint, m[1])
+		} else if m != nil {
+			return usual.hint
+		}
 	}
 	rest := here[min(at.column-1, len(here)):] // which does not fit
 	for i := at.line - 1; i >= max(at.line-3, 0); i-- {

@@ -72,13 +72,10 @@ func usageError(err error, hint string) error { return coded{hinted{err, hint}, 
 
 // exitCode returns the code that err ends the process with.
 func exitCode(err error) int {
-	_, isConfig := errors.AsType[*configError](err)
 	own, isCoded := errors.AsType[coded](err)
 	switch {
 	case err == nil:
 		return exitDone
-	case isConfig:
-		return exitConfig
 	case isCoded:
 		return own.code
 	}

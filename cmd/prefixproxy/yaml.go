@@ -257,23 +257,21 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return "", false, false
 	}
 	n.Value, d.texts[path] = text, n
-	if typographic := strings.IndexAny(text, "“”„‘’«»"); typographic == 0 {
+	switch {
+	case strings.IndexAny(text, "“”„‘’«»") == 0:
 		d.wrongf(path, n, "quotes in YAML are \" and '", "a quote stands here that YAML takes for a letter: %q", text)
-		return "", false, false
-	}
-	if hasUser.MatchString(text) {
+	case hasUser.MatchString(text):
 		hint := "write scheme, host and port alone"
 		if strings.HasPrefix(path, "etcd.") {
 			hint += "; the user goes to etcd.username and etcd.password_file"
 		}
 		d.wrongf(path, n, hint, "an address has no user and no password")
-		return "", false, false
-	}
-	if strings.Contains(text, "-----BEGIN ") {
+	case strings.Contains(text, "-----BEGIN "):
 		d.wrongf(path, n, "write the name of the file that holds it", "a key or a certificate stands here, and not a file's name")
-		return "", false, false
+	default:
+		return text, isPlain(n) || text != written, true
 	}
-	return text, isPlain(n) || text != written, true
+	return "", false, false
 }
 
 // hasUser finds an address with a user in it.
@@ -288,21 +286,22 @@ var (
 // expand replaces ${NAME} by the environment's value and $$ by a dollar.
 func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded string, ok bool) {
 	ok = true
+	refuse := func(hint, format string, args ...any) string {
+		d.wrongf(path, n, hint, format, args...)
+		ok = false
+		return ""
+	}
 	size := 0
 	expanded = variables.ReplaceAllStringFunc(text, func(match string) string {
 		if match == "$$" {
 			return "$"
 		}
 		if match[1] != '{' {
-			d.wrongf(path, n, "write ${"+match[1:]+"}, or $"+match+" for these characters themselves", "a variable stands in braces, and %s does not", match)
-			ok = false
-			return ""
+			return refuse("write ${"+match[1:]+"}, or $"+match+" for these characters themselves", "a variable stands in braces, and %s does not", match)
 		}
 		name, closed := strings.CutSuffix(match[len("${"):], "}")
 		if !closed || !variableName.MatchString(name) {
-			d.wrongf(path, n, "write ${NAME}, or $$ for a dollar", "%q names no variable", match)
-			ok = false
-			return ""
+			return refuse("write ${NAME}, or $$ for a dollar", "%q names no variable", match)
 		}
 		value, set := d.lookupEnv(name)
 		if size += len(value); size > maxConfig {
@@ -310,15 +309,12 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 			return ""
 		}
 		if !set && path == "rewrite.to" && name == "name" {
-			d.wrongf(path, n, `to: "{name}"`, "%s is no variable of the environment here", match)
-			ok = false
+			return refuse(`to: "{name}"`, "%s is no variable of the environment here", match)
 		} else if !set {
-			d.wrongf(path, n, "export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
-			ok = false
+			return refuse("export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 		}
 		if !utf8.ValidString(value) {
-			d.wrongf(path, n, "export "+name+"=… in UTF-8", "the environment variable %s is not UTF-8", name)
-			ok = false
+			refuse("export "+name+"=… in UTF-8", "the environment variable %s is not UTF-8", name)
 		}
 		if value != "" && name != credentialsVariable && conf.MayBeSecret(name, value) {
 			d.hidden = append(d.hidden, value)
