@@ -74,7 +74,7 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 		return pool.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
-	d.registry.MustRegister(d.proxy, admin.NewClaimCollector(d.holder, cfg.Membership.TTL), admin.NewPoolCollector(d.pool), admin.NewBuildInfo(buildVersion(), buildCommit()))
+	d.registry.MustRegister(d.proxy, admin.Collector{Names: d.holder, Pool: d.pool, TTL: cfg.Membership.TTL}, admin.NewBuildInfo(buildVersion(), buildCommit()))
 	d.reloads = newReloads(d.registry)
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -111,8 +111,17 @@ func statsdOnly() fakeLines {
 
 func newServer(cfg Config, names Names, lines Lines) *Server {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(NewClaimCollector(names, 15*time.Second), NewBuildInfo("v1.2.3", "0123456789ab"))
-	return New(cfg, Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: reg}, slog.New(slog.DiscardHandler))
+	reg.MustRegister(Collector{names, fakePool{}, 15 * time.Second}, NewBuildInfo("v1.2.3", "0123456789ab"))
+	src := newSource(names, lines)
+	src.Gatherer = reg
+	return New(cfg, src, slog.New(slog.DiscardHandler))
+}
+
+// newSource returns a source that knows of a past neither lines nor names.
+func newSource(names Names, lines Lines) Source {
+	src := Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Health: alive(true)}
+	src.Rates = NewRates(src)
+	return src
 }
 
 // ask returns the answer of a server of the default configuration.
@@ -343,15 +352,16 @@ func TestIndexWithoutName(t *testing.T) {
 	}
 }
 
-type dead struct{}
+// alive says whether loops turn.
+type alive bool
 
-func (dead) Alive() bool { return false }
+func (a alive) Alive() bool { return bool(a) }
 
 // A program whose loops stand still is not healthy, whoever asks.
 func TestUnhealthy(t *testing.T) {
 	s := newServer(DefaultConfig(), holding(), bothUp())
 	src := s.src
-	src.Health = dead{}
+	src.Health = alive(false)
 	s = New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
 	w := httptest.NewRecorder()
 	s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/healthz", nil))

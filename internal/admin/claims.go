@@ -10,15 +10,12 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// NewClaimCollector returns the metrics of a holder whose lease is for ttl. Each scrape
-// asks the holder once, so that held and info agree.
-func NewClaimCollector(names Names, ttl time.Duration) prometheus.Collector {
-	return claimCollector{names, ttl}
-}
-
-type claimCollector struct {
-	names Names
-	ttl   time.Duration
+// A Collector has the metrics of a holder, and of its pool. Each scrape asks the holder once,
+// so that held and info agree, and never waits for etcd.
+type Collector struct {
+	Names Names
+	Pool  Pool
+	TTL   time.Duration // of the holder's lease
 }
 
 var (
@@ -34,24 +31,26 @@ var (
 		"Names claimed or taken over since the start.", nil, nil)
 	claimLosses = prometheus.NewDesc("prefixproxy_claim_losses_total",
 		"Claims lost, not by choice, since the start.", []string{"reason"}, nil)
+	poolNames = prometheus.NewDesc("prefixproxy_pool_names",
+		"Names of the pool that are held and free, and hosts waiting for one; asked of etcd at most once a minute.", []string{"state"}, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (c claimCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{claimHeld, claimInfo, claimHorizon, claimTTL, claims, claimLosses} {
+func (c Collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{claimHeld, claimInfo, claimHorizon, claimTTL, claims, claimLosses, poolNames} {
 		ch <- desc
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
+func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, labels...)
 	}
 	counter := func(desc *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(v), labels...)
 	}
-	if status := claimStatus(c.names); status.State == membership.Held {
+	if status := claimStatus(c.Names); status.State == membership.Held {
 		gauge(claimHeld, 1)
 		gauge(claimInfo, 1, status.Pool, *status.Name, status.Owner)
 		gauge(claimHorizon, status.HorizonSeconds)
@@ -59,34 +58,18 @@ func (c claimCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(claimHeld, 0)
 		gauge(claimHorizon, 0)
 	}
-	gauge(claimTTL, c.ttl.Seconds())
-	stats := c.names.Stats()
+	gauge(claimTTL, c.TTL.Seconds())
+	stats := c.Names.Stats()
 	counter(claims, stats.Claims)
 	for _, loss := range membership.Losses() {
 		counter(claimLosses, stats.Losses[loss], string(loss))
 	}
-}
-
-// NewPoolCollector returns the metric of a pool's names. A scrape never waits for etcd:
-// until that has answered there is none.
-func NewPoolCollector(pool Pool) prometheus.Collector { return poolCollector{pool} }
-
-type poolCollector struct{ pool Pool }
-
-var poolNames = prometheus.NewDesc("prefixproxy_pool_names",
-	"Names of the pool that are held and free, and hosts waiting for one; asked of etcd at most once a minute.", []string{"state"}, nil)
-
-// Describe implements prometheus.Collector.
-func (c poolCollector) Describe(ch chan<- *prometheus.Desc) { ch <- poolNames }
-
-// Collect implements prometheus.Collector.
-func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
-	v := c.pool.Known()
+	v := c.Pool.Known()
 	if v == nil || v.At.IsZero() || time.Since(v.At) > 3*fleet.FreshCounts {
-		return
+		return // nobody knows
 	}
 	for state, n := range map[string]int{"held": v.Held, "free": v.Free, "waiting": len(v.Waiting)} {
-		ch <- prometheus.MustNewConstMetric(poolNames, prometheus.GaugeValue, float64(n), state)
+		gauge(poolNames, float64(n), state)
 	}
 }
 

@@ -31,7 +31,7 @@ prefixproxy_claims_total 3
 		{"waiting", waiting(), none},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			if got := scrape(t, NewClaimCollector(tt.names, 15*time.Second)); got != tt.want {
+			if got := scrape(t, Collector{tt.names, fakePool{}, 15 * time.Second}); got != tt.want {
 				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
 			}
 		})

@@ -53,7 +53,8 @@ func poolOf(names, each int, owner string) *fleet.View {
 
 func askPool(t testing.TB, view *fleet.View, path string) *httptest.ResponseRecorder {
 	t.Helper()
-	src := Source{Version: "v1.2.3", Names: holding(), Lines: bothUp(), Gatherer: prometheus.NewRegistry(), Pool: fakePool{view}}
+	src := newSource(holding(), bothUp())
+	src.Pool = fakePool{view}
 	w := httptest.NewRecorder()
 	New(DefaultConfig(), src, slog.New(slog.DiscardHandler)).http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost:8127"+path, nil))
 	return w
@@ -155,7 +156,8 @@ func TestFleetOverlaps(t *testing.T) {
 func TestOwnRow(t *testing.T) {
 	view := poolOf(2, 1, "web17")
 	view.Rows[1].Name = "Denali"
-	src := Source{Names: suspended(), Lines: bothUp(), Gatherer: prometheus.NewRegistry(), Pool: fakePool{view}}
+	src := newSource(suspended(), bothUp())
+	src.Pool = fakePool{view}
 	w := httptest.NewRecorder()
 	New(DefaultConfig(), src, slog.New(slog.DiscardHandler)).http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost:8127/fleet", nil))
 	body := w.Body.String()
@@ -237,7 +239,7 @@ func TestPoolMetric(t *testing.T) {
 	view := &fleet.View{At: time.Now(), Held: 3, Free: 97, Waiting: make([]pool.Waiter, 2)}
 	gathered := func(v *fleet.View) string {
 		reg := prometheus.NewRegistry()
-		reg.MustRegister(NewPoolCollector(fakePool{v}))
+		reg.MustRegister(Collector{holding(), fakePool{v}, 15 * time.Second})
 		families, err := reg.Gather()
 		if err != nil {
 			t.Fatal(err)
@@ -245,6 +247,9 @@ func TestPoolMetric(t *testing.T) {
 		var all []string
 		for _, f := range families {
 			for _, m := range f.GetMetric() {
+				if f.GetName() != "prefixproxy_pool_names" {
+					continue
+				}
 				all = append(all, fmt.Sprintf("%s{%s} %v", f.GetName(), m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()))
 			}
 		}

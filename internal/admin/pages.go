@@ -41,10 +41,8 @@ func (p pages) routes() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.src.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: maxRequests, DisableCompression: true}))
 	mux.HandleFunc("GET /healthz", p.serveHealth)
 	mux.HandleFunc("GET /readyz", p.serveReady)
-	if p.src.Pool != nil {
-		mux.HandleFunc("GET /fleet", p.serveFleet)
-		mux.HandleFunc("GET /names.json", p.serveNames)
-	}
+	mux.HandleFunc("GET /fleet", p.serveFleet)
+	mux.HandleFunc("GET /names.json", p.serveNames)
 	if p.badLines {
 		mux.HandleFunc("GET /badlines", p.serveBadLines)
 	}
@@ -73,9 +71,6 @@ const (
 
 // informed asks for the pool before the request has its turn: no other waits for that.
 func (src Source) informed(next http.Handler) http.Handler {
-	if src.Pool == nil {
-		return next
-	}
 	await := func(r *http.Request, ask func(context.Context) *fleet.View, patience time.Duration) {
 		ctx, cancel := context.WithTimeout(r.Context(), patience)
 		defer cancel()
@@ -112,7 +107,7 @@ func serveJSON(w http.ResponseWriter, data any) {
 }
 
 func (p pages) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	if p.src.Health != nil && !p.src.Health.Alive() {
+	if !p.src.Health.Alive() {
 		http.Error(w, "a loop stands still", http.StatusServiceUnavailable)
 		return
 	}

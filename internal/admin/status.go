@@ -17,9 +17,9 @@ type Source struct {
 	Names    Names               // the holder
 	Lines    Lines               // the proxy
 	Gatherer prometheus.Gatherer // what /metrics serves
-	Pool     Pool                // who holds what; nil: nobody knows
-	Rates    *Rates              // what has come; nil: nobody knows
-	Health   Health              // whether the loops turn; nil: they do
+	Pool     Pool                // who holds what
+	Rates    *Rates              // what has come
+	Health   Health              // whether the loops turn
 }
 
 // Health is what /healthz asks.

@@ -19,7 +19,6 @@ type view struct {
 	Since    time.Time
 	Wrong    []wrong
 	BadLines bool     // there is a page of them
-	Fleet    bool     // there is one of the fleet
 	Columns  []string // the protocols; of several destinations, each
 	Books    []bookRow
 	Rates    []rateRow
@@ -55,16 +54,14 @@ func newView(src Source, badLines bool, now time.Time) view {
 	s.Bounds = slices.DeleteFunc(s.Bounds, func(b proxy.Bound) bool {
 		return b.Queue+b.Spool == 0 && !slices.Contains(protocols, b.Protocol)
 	})
-	v := view{Status: s, Title: "no name", Meaning: meanings[s.State], Since: src.since(s, now), BadLines: badLines, Fleet: src.Pool != nil, now: now}
+	v := view{Status: s, Title: "no name", Meaning: meanings[s.State], Since: src.since(s, now), BadLines: badLines, now: now}
 	if s.Name != nil {
 		v.Title = *s.Name
 	}
 	rates := map[string]Rate{}
 	for _, protocol := range protocols {
-		if src.Rates != nil {
-			rates[protocol] = src.Rates.of(protocol, s.Lines[protocol], now)
-			v.Rates = append(v.Rates, rateRow{protocol, rates[protocol]})
-		}
+		rates[protocol] = src.Rates.of(protocol, s.Lines[protocol], now)
+		v.Rates = append(v.Rates, rateRow{protocol, rates[protocol]})
 	}
 	v.Wrong = src.wrongs(s, rates, now)
 	v.addColumn("statsd", s.Lines["statsd"])

@@ -7,6 +7,7 @@ import (
 	"net"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -41,15 +42,7 @@ func (src Source) wrongs(s Status, rates map[string]Rate, now time.Time) (all []
 	for _, protocol := range slices.Sorted(maps.Keys(rates)) {
 		all = append(all, wrongLines(protocol, rates[protocol])...)
 	}
-	slices.SortStableFunc(all, func(a, b wrong) int {
-		if a.Mild == b.Mild {
-			return 0
-		}
-		if a.Mild {
-			return 1
-		}
-		return -1
-	})
+	sort.SliceStable(all, func(i, j int) bool { return !all[i].Mild && all[j].Mild })
 	return all
 }
 
@@ -122,9 +115,6 @@ func (src Source) since(s Status, now time.Time) time.Time {
 		if past := -claim.Left(); past > 0 && past < 24*time.Hour {
 			return now.Add(-past)
 		}
-	}
-	if src.Rates == nil {
-		return time.Time{}
 	}
 	return src.Rates.stateSince(s.State)
 }
