@@ -110,12 +110,16 @@ func (o *Outlet) leaveUnread(ctx context.Context, s *session, wait time.Duration
 }
 
 // open connects to the first server of the first n addresses that can be used; than is passed
-// over. A connection must stay open for age while nothing is sent; and a server that read
-// nothing must first show that it reads again. nil: none can be used, or ctx ended.
+// over. Unless age is 0, a connection must stay open for that long while nothing is sent, and for
+// longer than sessions did that failed; and a server that read nothing must first show that it
+// reads again. nil: none can be used, or ctx ended.
 func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duration) *connection {
 	c := o.seek(ctx, n, than)
 	if c == nil || c.server.entry.address.IsDatagram() {
 		return c // it has rested for long, or says that it is well
+	}
+	if age > 0 {
+		age = max(age, o.failover.lasted(c.server)+passTime)
 	}
 	late := time.NewTimer(age)
 	defer late.Stop()

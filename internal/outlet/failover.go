@@ -50,6 +50,7 @@ type failover struct {
 
 	mu      sync.Mutex
 	entries []*entry
+	unfit   *entry // whose session was the last to end, if it failed before it worked
 	tls     link.TLS
 	saidUp  *entry // the last that was said to be up, if it wasn't said to be down since
 }
@@ -75,15 +76,16 @@ type entry struct {
 type server struct {
 	entry   *entry
 	at      string
-	strikes int       // failures, one after the other
-	deceits int       // of them, though it could be connected to
-	trying  bool      // an attempt is under way
-	rest    time.Time // not used before, while there is another
-	retry   time.Time // not tried before
-	paused  time.Time // since when a session that goes on has taken nothing; zero: it takes
-	pause   string    // what is known of that
-	silent  bool      // it read nothing, when it was last used or asked
-	ask     time.Time // not asked before whether it reads
+	strikes int           // failures, one after the other
+	deceits int           // of them, though it could be connected to
+	lived   time.Duration // the longest session of those that failed before it worked
+	trying  bool          // an attempt is under way
+	rest    time.Time     // not used before, while there is another
+	retry   time.Time     // not tried before
+	paused  time.Time     // since when a session that goes on has taken nothing; zero: it takes
+	pause   string        // what is known of that
+	silent  bool          // it read nothing, when it was last used or asked
+	ask     time.Time     // not asked before whether it reads
 }
 
 // isName says whether s stands for the name of its entry.
@@ -114,11 +116,23 @@ func newEntry(now time.Time, a address.Upstream) *entry {
 	return e
 }
 
-// list returns the entries.
-func (f *failover) list() []*entry {
+// list returns the first n entries, in the order in which to try them: where that is all, those
+// come first that follow one which failed before it worked.
+func (f *failover) list(n int) []*entry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.entries
+	if n < len(f.entries) {
+		return f.entries[:n]
+	}
+	next := slices.Index(f.entries, f.unfit) + 1
+	return slices.Concat(f.entries[next:], f.entries[:next])
+}
+
+// lasted returns how long sessions with s have lasted that failed since it last worked.
+func (f *failover) lasted(s *server) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.lived
 }
 
 // rests says whether a server is not to be tried now.
@@ -237,7 +251,7 @@ func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 func (f *failover) proven(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.strikes, s.rest = 0, time.Time{}
+	s.strikes, s.lived, s.rest = 0, 0, time.Time{}
 	s.entry.name.strikes = 0
 	f.isUp(now, s.entry)
 }
@@ -272,7 +286,7 @@ func (f *failover) left(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := s.entry
-	e.server = nil
+	e.server, f.unfit = nil, nil
 	if e.up {
 		e.up, e.since = false, now
 	}
@@ -286,13 +300,16 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 	defer f.mu.Unlock()
 	e := s.entry
 	if e.server == s {
-		e.server = nil
+		e.server, f.unfit = nil, e
 	}
 	isStalled := errors.Is(why, errStalled) || errors.Is(why, errCutOff)
 	s.silent, s.ask = isStalled, time.Time{}
 	works := worked >= provenAge && !isStalled
+	if !probed {
+		s.lived = max(s.lived, worked)
+	}
 	if works {
-		s.strikes, e.name.strikes = 0, 0
+		s.strikes, e.name.strikes, s.lived, f.unfit = 0, 0, 0, nil
 	}
 	isYoung := worked < brokenAge
 	if errors.Is(why, link.ErrClosed) {

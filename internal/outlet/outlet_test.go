@@ -51,6 +51,33 @@ func TestFirstHangsUp(t *testing.T) {
 	}
 }
 
+// Of four servers, three end each session after 3 s: each is tried once, and then the last is used,
+// and not left for one that only stays open for as long.
+func TestLastOfFour(t *testing.T) {
+	const atC, atD = "10.0.0.3:2003", "10.0.0.4:2003"
+	net := newNet(atA, atB, atC, atD)
+	var to []string
+	for _, at := range []string{atA, atB, atC, atD} {
+		to = append(to, "tcp://"+at)
+		if at != atD {
+			s := net.servers[at]
+			s.hangUp, s.endErr = 3*time.Second, link.ErrClosed
+		}
+	}
+	run(t, net, to, func(t *testing.T, r *rig) {
+		r.send(10 * time.Second)
+		if n := len(net.servers[atD].lines()); n == 0 {
+			t.Error("the last has no lines after 10s")
+		}
+		r.send(time.Minute)
+		for _, at := range []string{atA, atB, atC} {
+			if n := net.servers[at].sessions(); n > 2 {
+				t.Errorf("%d sessions with %s", n, at)
+			}
+		}
+	})
+}
+
 // A balancer may need long to find that it has no backend: a server that ends each session
 // after some seconds is left for a second that doesn't.
 func TestFirstHangsUpLate(t *testing.T) {

@@ -66,9 +66,8 @@ func (o *Outlet) search(ctx context.Context, n int, than *server) *search {
 func (r *search) again() {
 	r.config = r.outlet.config.Load()
 	f := r.outlet.failover
-	list := f.list()
 	r.todo, r.first = nil, nil
-	for _, e := range list[:min(r.n, len(list))] {
+	for _, e := range f.list(r.n) {
 		s := &e.name
 		if !e.address.IsName() {
 			s = f.resolved(time.Now(), e, []string{e.address.At()})[0]
