@@ -173,6 +173,20 @@ func TestQueueDrained(t *testing.T) {
 	}
 }
 
+// At the end, what is in the hand of who never comes back is dropped, too.
+func TestQueueAbandoned(t *testing.T) {
+	q := newStatsDQueue(1 << 20)
+	now := time.Now()
+	accept(q, aBatch(now, nil, false, "a", "b"))
+	q.tryTake()
+	accept(q, aBatch(now, newClaim("Denali", time.Hour), false, "c"), aBatch(now, nil, true, "d"))
+	q.close()
+	dropped := q.abandon()
+	if b, _ := q.snapshot(); dropped != 4 || b.queued != 0 || b.received != 4 {
+		t.Errorf("dropped %d, queued %d of %d lines; want all 4 dropped", dropped, b.queued, b.received)
+	}
+}
+
 func TestBatchKeepSplit(t *testing.T) {
 	b := aBatch(time.Now(), nil, false, "Denali.a:1|c", "app.x:1|c", "Denali:1|c", "Denalix.a:1|c", "(Denali.b:1|c")
 	n := newNaming(noNames(), line.Rules{From: "host", To: "{name}", Names: []string{"Denali"}})

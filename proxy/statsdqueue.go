@@ -269,6 +269,7 @@ func (q *statsdQueue) abandon() uint64 {
 	for list := q.oldest(); list != nil; list = q.oldest() {
 		q.drop1(list, shutdown)
 	}
+	q.bookDrop(q.books.queued, shutdown) // taken by who writes to a stdout that nobody reads
 	return q.books.dropped[shutdown]
 }
 
