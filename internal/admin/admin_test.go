@@ -359,10 +359,9 @@ func (a alive) Alive() bool { return bool(a) }
 
 // A program whose loops stand still is not healthy, whoever asks.
 func TestUnhealthy(t *testing.T) {
-	s := newServer(DefaultConfig(), holding(), bothUp())
-	src := s.src
+	src := newSource(holding(), bothUp())
 	src.Health = alive(false)
-	s = New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
+	s := New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
 	w := httptest.NewRecorder()
 	s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/healthz", nil))
 	if w.Code != 503 || w.Body.String() != "a loop stands still\n" {
@@ -697,10 +696,10 @@ func (g *gatherer) Gather() ([]*dto.MetricFamily, error) {
 // However many connections there are, and however many ask at once: few are open, few
 // are answered at a time, and who comes later gets an answer.
 func TestBounds(t *testing.T) {
-	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
 	var g gatherer
-	s.src.Gatherer = &g
-	s.ServeBadLines(true)
+	src := newSource(holding(), bothUp())
+	src.Gatherer = &g
+	s := New(Config{Listen: "127.0.0.1:0"}, src, slog.New(slog.DiscardHandler))
 	start(t, s)
 	addr := s.Addr().String()
 	open := func() int {

@@ -9,6 +9,7 @@ import (
 	"html/template"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -29,7 +30,7 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 // pages serves the pages of a source.
 type pages struct {
 	src      Source
-	badLines bool // serve /badlines
+	badLines *atomic.Bool // serve /badlines
 }
 
 // routes returns the pages. The patterns refuse every method but GET and HEAD.
@@ -43,14 +44,12 @@ func (p pages) routes() http.Handler {
 	mux.HandleFunc("GET /readyz", p.serveReady)
 	mux.HandleFunc("GET /fleet", p.serveFleet)
 	mux.HandleFunc("GET /names.json", p.serveNames)
-	if p.badLines {
-		mux.HandleFunc("GET /badlines", p.serveBadLines)
-	}
+	mux.HandleFunc("GET /badlines", p.serveBadLines)
 	return mux
 }
 
 func (p pages) serveIndex(w http.ResponseWriter, _ *http.Request) {
-	serveTemplate(w, "index.html", newView(p.src, p.badLines, time.Now()))
+	serveTemplate(w, "index.html", newView(p.src, p.badLines.Load(), time.Now()))
 }
 
 func serveTemplate(w http.ResponseWriter, name string, data any) {
@@ -124,7 +123,11 @@ func (p pages) serveReady(w http.ResponseWriter, _ *http.Request) {
 
 // serveBadLines lists the last refused lines, the newest first: time,
 // protocol, reason, peer, and the line's beginning, quoted.
-func (p pages) serveBadLines(w http.ResponseWriter, _ *http.Request) {
+func (p pages) serveBadLines(w http.ResponseWriter, r *http.Request) {
+	if !p.badLines.Load() {
+		http.NotFound(w, r)
+		return
+	}
 	var text bytes.Buffer
 	for _, bad := range p.src.Lines.BadLines() {
 		fmt.Fprintln(&text, bad)

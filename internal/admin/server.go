@@ -19,9 +19,8 @@ import (
 // A Server serves the pages. Whoever made it calls Bind once, then Run once;
 // Run's goroutines own the listeners.
 type Server struct {
-	cfg       Config // of the listeners
-	src       Source
-	handler   atomic.Pointer[http.Handler]
+	cfg       Config      // of the listeners
+	badLines  atomic.Bool // are served
 	log       *slog.Logger
 	http      *http.Server
 	listeners []net.Listener
@@ -32,10 +31,11 @@ type Server struct {
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg, src: src, log: log, connections: newConnections()}
+	s := &Server{cfg: cfg, log: log, connections: newConnections()}
 	s.ServeBadLines(cfg.BadLines)
+	a, _ := cfg.Address()
 	s.http = &http.Server{
-		Handler:           http.HandlerFunc(s.serve),
+		Handler:           guard(src.informed(bounded(pages{src, &s.badLines}.routes())), cfg.Local() && !a.IsUnix()),
 		ConnState:         s.connections.note,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
@@ -51,13 +51,7 @@ func New(cfg Config, src Source, log *slog.Logger) *Server {
 
 // ServeBadLines says, from the next request on, whether /badlines is served. It may
 // be called at any time.
-func (s *Server) ServeBadLines(yes bool) {
-	a, _ := s.cfg.Address()
-	handler := guard(s.src.informed(bounded(pages{s.src, yes}.routes())), s.cfg.Local() && !a.IsUnix())
-	s.handler.Store(&handler)
-}
-
-func (s *Server) serve(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }
+func (s *Server) ServeBadLines(yes bool) { s.badLines.Store(yes) }
 
 // Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
 // has them. The error holds the address.
