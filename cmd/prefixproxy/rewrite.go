@@ -109,8 +109,8 @@ func (f *filter) run() error {
 				return err
 			}
 		}
-		if errors.Is(readErr, bufio.ErrBufferFull) {
-			readErr = f.skipLine()
+		for errors.Is(readErr, bufio.ErrBufferFull) { // skips the rest of the line
+			_, readErr = f.in.ReadSlice('\n')
 		}
 		if readErr == io.EOF {
 			return nil
@@ -160,14 +160,4 @@ func (f *filter) count(ln []byte) string {
 // refuse tells about a line that does not leave.
 func (f *filter) refuse(number int, reason string, ln []byte) {
 	fmt.Fprintf(f.refused, "line %d: %s: %q\n", number, reason, ln[:min(len(ln), maxShown)])
-}
-
-// skipLine reads to the end of a line.
-func (f *filter) skipLine() error {
-	for {
-		_, err := f.in.ReadSlice('\n')
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return err
-		}
-	}
 }

@@ -23,10 +23,9 @@ type fleetView struct {
 	Grid   string // the ticks, as a path
 	Narrow bool   // there is no room for what helps
 	Units  int64  // the width of the picture
+	Ended  []ending
 	own    ClaimStatus
 	now    time.Time
-
-	unclean []ending
 }
 
 // An ending is a tenure of the picture that did not end by a release.
@@ -92,7 +91,7 @@ func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) fl
 	f.Narrow = len(v.Rows) > manyRows
 	for f.Units = pictureUnits; ; f.Units /= 2 {
 		size := 0
-		f.Rows, f.unclean = f.Rows[:0], nil
+		f.Rows, f.Ended = f.Rows[:0], nil
 		for _, row := range v.Rows {
 			r := f.row(row)
 			f.Rows = append(f.Rows, r)
@@ -161,7 +160,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 			tones[0].draw(from, end)
 		}
 		if isUnclean(b) {
-			f.unclean = append(f.unclean, ending{row.Name, b})
+			f.Ended = append(f.Ended, ending{row.Name, b})
 		}
 		if b.To != 0 && isUnclean(b) && inDetail {
 			unclean.draw(max(end-f.Units/150, 0), end)
@@ -286,10 +285,10 @@ func (f fleetView) FreeNames() (all []string) {
 // Unclean returns the tenures of the picture that did not end by a release, the last ones
 // first.
 func (f fleetView) Unclean() (all []string) {
-	slices.SortStableFunc(f.unclean, func(a, b ending) int { return cmp.Compare(end(b.bar), end(a.bar)) })
-	for i, e := range f.unclean {
+	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b.bar), end(a.bar)) })
+	for i, e := range f.Ended {
 		if i == manyUnclean {
-			return append(all, fmt.Sprintf("and %d more", len(f.unclean)-i))
+			return append(all, fmt.Sprintf("and %d more", len(f.Ended)-i))
 		}
 		when, why := "nobody knows when", ""
 		if e.bar.To != 0 {
@@ -327,6 +326,3 @@ func (f fleetView) Old() string {
 
 // Clock returns what time it is.
 func (f fleetView) Clock() string { return f.now.Format("2 Jan, 15:04 MST") }
-
-// UncleanCount returns how many tenures of the picture did not end by a release.
-func (f fleetView) UncleanCount() int { return len(f.unclean) }

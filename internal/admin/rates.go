@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"maps"
 	"sync"
 	"time"
 
@@ -67,11 +66,7 @@ func (r *Rates) note(now time.Time) {
 }
 
 func (r *Rates) sample(now time.Time) {
-	books := map[string]proxy.Books{}
-	for protocol, b := range r.src.Lines.Status().Lines {
-		b.Dropped = maps.Clone(b.Dropped)
-		books[protocol] = b
-	}
+	books := r.src.Lines.Status().Lines
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.samples[r.taken%len(r.samples)] = sample{now, books}

@@ -48,7 +48,7 @@ type Pool interface {
 
 // Lines is what the pages ask a proxy.Proxy.
 type Lines interface {
-	Status() proxy.Status
+	Status() proxy.Status // the caller's own
 	BadLines() []proxy.BadLine
 }
 

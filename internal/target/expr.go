@@ -333,11 +333,6 @@ func nodesOf(to string) (n, place int) {
 
 // labelOf keeps what is safe in a node, and in a replacement: an owner is any printable
 // text.
-func labelOf(owner string) string {
-	return strings.Map(func(r rune) rune {
-		if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
-			return r
-		}
-		return '_'
-	}, owner)
-}
+func labelOf(owner string) string { return unsafeInLabel.ReplaceAllString(owner, "_") }
+
+var unsafeInLabel = regexp.MustCompile(`[^A-Za-z0-9_-]`)
