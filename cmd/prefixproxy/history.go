@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -24,11 +23,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	if c.Owner == "" {
 		return usageError(errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners")
 	}
-	var past []pool.Tenure
-	err := cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
-		past, err = pool.TenuresBy(ctx, client, cfg.Membership.Pool, c.Owner)
-		return err
-	})
+	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresBy, c.Owner)
 	if err != nil {
 		return err
 	}

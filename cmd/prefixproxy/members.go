@@ -131,19 +131,19 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fle
 	return ms, nil
 }
 
-// ask lets question ask etcd, for as long as a person waits.
-func (c etcdConfig) ask(ctx context.Context, patience time.Duration, question func(context.Context, *etcd.Client) error) error {
-	client, err := c.client()
+// ask asks etcd about a name or an owner, for as long as a person waits.
+func ask[T any](ctx context.Context, cfg config, patience time.Duration, question func(ctx context.Context, client *etcd.Client, pool, about string) (T, error), about string) (answer T, err error) {
+	client, err := cfg.Etcd.client()
 	if err != nil {
-		return err
+		return answer, err
 	}
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if err := question(ctx, client); err != nil {
-		return c.explain(ctx, patience, err)
+	if answer, err = question(ctx, client, cfg.Membership.Pool, about); err != nil {
+		err = cfg.Etcd.explain(ctx, patience, err)
 	}
-	return nil
+	return answer, err
 }
 
 // explain makes err, which a call to etcd under ctx, with so much time, ended with, one for

@@ -29,12 +29,11 @@ const releasePatience = 10 * time.Second
 
 // Run asks for the name.
 func (c *releaseCmd) Run(ctx context.Context, ui *ui, cfg config) error {
-	var owner string
-	var refused error
-	err := cfg.Etcd.ask(ctx, releasePatience, func(ctx context.Context, client *etcd.Client) error {
-		owner, refused = pool.AskFor(ctx, client, cfg.Membership.Pool, c.Name)
-		return refused
-	})
+	var refused error // as it is before it is explained
+	owner, err := ask(ctx, cfg, releasePatience, func(ctx context.Context, client *etcd.Client, in, name string) (owner string, err error) {
+		owner, refused = pool.AskFor(ctx, client, in, name)
+		return owner, refused
+	}, c.Name)
 	switch {
 	case refused != nil && owner == "" && !slices.Contains(cfg.Membership.Names, c.Name): // nor is it held by who has a longer list, as far as is known
 		return notListed(c.Name, cfg, c.Config)

@@ -61,16 +61,12 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	if err != nil {
 		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From))
 	}
-	var own, others []pool.Tenure
-	err = cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
-		own, others, err = tenuresAround(ctx, client, cfg.Membership.Pool, c.Owner)
-		return err
-	})
+	past, err := ask(ctx, cfg, etcdPatience, tenuresAround, c.Owner)
 	if err != nil {
 		return err
 	}
 	step := int64(c.Step / time.Second)
-	spans := target.InSteps(target.SpansOf(own, others, now), from, until, step)
+	spans := target.InSteps(target.SpansOf(past.own, past.others, now), from, until, step)
 	if len(spans) == 0 {
 		ui.notef("%q held no name of pool %s in that time, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
 		return nil
@@ -89,23 +85,24 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 // longTarget is what gunicorn takes of a request line by default, less what else stands there.
 const longTarget = 4000
 
-// tenuresAround returns the tenures of owner, and those that others had of the same
-// names.
-func tenuresAround(ctx context.Context, client *etcd.Client, in, owner string) (own, others []pool.Tenure, err error) {
-	if own, err = pool.TenuresBy(ctx, client, in, owner); err != nil {
-		return nil, nil, err
+// A sharedPast is the tenures of an owner, and those that others had of the same names.
+type sharedPast struct{ own, others []pool.Tenure }
+
+func tenuresAround(ctx context.Context, client *etcd.Client, in, owner string) (past sharedPast, err error) {
+	if past.own, err = pool.TenuresBy(ctx, client, in, owner); err != nil {
+		return past, err
 	}
 	seen := map[string]bool{}
-	for _, t := range own {
+	for _, t := range past.own {
 		if seen[t.Name] {
 			continue
 		}
 		seen[t.Name] = true
 		all, err := pool.TenuresOf(ctx, client, in, t.Name)
 		if err != nil {
-			return nil, nil, err
+			return past, err
 		}
-		others = append(others, slices.DeleteFunc(all, func(t pool.Tenure) bool { return t.Owner == owner })...)
+		past.others = append(past.others, slices.DeleteFunc(all, func(t pool.Tenure) bool { return t.Owner == owner })...)
 	}
-	return own, others, nil
+	return past, nil
 }

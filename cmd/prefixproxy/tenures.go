@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,18 +53,16 @@ func writeTenures(w io.Writer, ts []pool.Tenure, asJSON bool) error {
 // likeOwner asks whether the holder of a name was meant that has another case, or another
 // domain; "" where there is none.
 func likeOwner(ctx context.Context, cfg config, owner string) string {
-	question := ""
 	host, _, _ := strings.Cut(owner, ".")
-	cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) error {
-		pool, err := pool.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, nil)
-		for _, h := range pool.Held {
-			if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {
-				question = "; did you mean " + h.Owner + "?"
-			}
+	glance, _ := ask(ctx, cfg, etcdPatience, func(ctx context.Context, client *etcd.Client, in, _ string) (pool.Glance, error) {
+		return pool.LookAt(ctx, client, in, cfg.Membership.Names, nil)
+	}, "")
+	for _, h := range slices.Backward(glance.Held) {
+		if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {
+			return "; did you mean " + h.Owner + "?"
 		}
-		return err
-	})
-	return question
+	}
+	return ""
 }
 
 func writeJSON(w io.Writer, v any) error {

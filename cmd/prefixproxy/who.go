@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -40,11 +39,7 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 			return err
 		}
 	}
-	var past []pool.Tenure
-	err = cfg.Etcd.ask(ctx, etcdPatience, func(ctx context.Context, client *etcd.Client) (err error) {
-		past, err = pool.TenuresOf(ctx, client, cfg.Membership.Pool, c.Name)
-		return err
-	})
+	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresOf, c.Name)
 	switch {
 	case !listed && len(past) == 0: // nor was it of a longer list, as far as is known
 		return notListed(c.Name, cfg, c.Config)
@@ -66,12 +61,9 @@ func (c *whoCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 // heldAt returns those of past, the latest first, that had the name at t: one,
 // unless clocks disagree.
 func heldAt(past []pool.Tenure, t time.Time) []pool.Tenure {
-	var held []pool.Tenure
-	for _, p := range past {
-		if !p.From.After(t) && (p.To.IsZero() || p.To.After(t)) {
-			held = append(held, p)
-		}
-	}
+	held := slices.DeleteFunc(slices.Clone(past), func(p pool.Tenure) bool {
+		return p.From.After(t) || !p.To.IsZero() && !p.To.After(t)
+	})
 	if n := len(held); n > 1 && held[0].From.IsZero() { // who has no record came after those who have
 		held = held[1:]
 	}
