@@ -58,6 +58,7 @@ func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 		}
 	}
 	if d := search(disk, bases); d != nil {
+		d.point(log)
 		return d
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -67,6 +68,7 @@ func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 		Collect(base, log)
 		d, err := create(disk, base)
 		if err == nil {
+			d.point(log)
 			return d
 		}
 		log.Warn("no directory for the queue here", "dir", base, "err", err)
@@ -82,12 +84,8 @@ func search(disk *statedir.Dir, bases []string) *Dir {
 			if whose, err := ownerOf(path); err != nil || whose != owner(disk) {
 				continue
 			}
-			d, err := use(disk, path)
-			if err == nil && disk.WriteFile(pointerName, []byte(path+"\n")) == nil {
+			if d, err := use(disk, path); err == nil {
 				return d
-			}
-			if err == nil {
-				d.Close()
 			}
 		}
 	}
@@ -216,21 +214,18 @@ func fill(disk *statedir.Dir, path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err = d.lock.WriteString(owner(disk)); err == nil {
-		err = disk.WriteFile(pointerName, []byte(path+"\n"))
-	}
-	if err != nil {
+	if _, err = d.lock.WriteString(owner(disk)); err != nil {
 		d.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-// IsFound says whether the next process will find the directory: its owner on disk may
-// have been removed meanwhile.
-func (d *Dir) IsFound() bool {
-	path, err := pointer(d.disk)
-	return err == nil && path == d.Path()
+// point makes the directory on disk name this one.
+func (d *Dir) point(log *slog.Logger) {
+	if err := d.disk.WriteFile(pointerName, []byte(d.Path()+"\n")); err != nil {
+		log.Warn("the queue's directory is found only by what it says itself: another daemon may take it for abandoned", "dir", d.Path(), "err", err)
+	}
 }
 
 // Close ends the use of the directory; what is in it stays.

@@ -115,6 +115,18 @@ func TestMoved(t *testing.T) {
 	}
 }
 
+// A disk that takes nothing, from the start on, costs nothing of what is in memory.
+func TestNotNamedOnDisk(t *testing.T) {
+	o := newTenant(t, t.TempDir())
+	if err := os.MkdirAll(filepath.Join(o.disk.Path(), pointerName+".new", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o.leave()
+	if !o.kept() {
+		t.Errorf("not found: %s", &o.log)
+	}
+}
+
 // Of the two files that name each other, one may be damaged; nobody takes what is there for
 // abandoned meanwhile.
 func TestDamaged(t *testing.T) {

@@ -311,9 +311,8 @@ func (s *Store) Close() error {
 	err := s.moveDown(true)
 	s.mu.Lock()
 	isEmpty := true // the directory in memory
-	isFound := s.memory == nil || s.memory.IsFound()
 	for _, g := range s.segments() {
-		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil || g.dir != s.disk && !isFound {
+		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil {
 			s.lose(g, g.Base, Shutdown)
 		} else if g.dir != s.disk {
 			isEmpty = false
@@ -327,7 +326,7 @@ func (s *Store) Close() error {
 	for _, e := range s.spare {
 		s.discard(e)
 	}
-	if s.memory != nil && isEmpty && (err == nil || !isFound) { // else its state is the newest
+	if s.memory != nil && isEmpty && err == nil { // else its state is the newest
 		err = errors.Join(err, s.memory.Remove())
 	}
 	s.abandon()
