@@ -61,13 +61,14 @@ type queue interface {
 	moreHeld() <-chan struct{}
 }
 
-// book adds the part of t that is not about receiving, and clears t.
+// book adds the part of t that is not about receiving. Most reads drop nothing.
 func (b *books) book(t *tally) {
 	b.rewritten += uint64(t.rewritten)
-	for r, n := range t.dropped {
-		b.dropped[r] += uint64(n)
+	if t.dropped != [numReasons]int{} {
+		for r, n := range t.dropped {
+			b.dropped[r] += uint64(n)
+		}
 	}
-	*t = tally{}
 }
 
 // report gives the books as they are shown to people and programs.

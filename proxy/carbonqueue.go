@@ -49,9 +49,8 @@ func (q *carbonQueue) follow(to []CarbonForward) {
 // see books what was decided before lines are put, and clears t.
 func (q *carbonQueue) see(received int, t *tally) {
 	for _, b := range q.seeing {
-		all := *t
 		b.received += uint64(received)
-		b.book(&all)
+		b.book(t)
 	}
 	*t = tally{}
 }

@@ -248,6 +248,7 @@ func (q *pointQueue) accept(t *tally, in ...*batch) {
 	defer q.mu.Unlock()
 	q.books.received += uint64(t.received)
 	q.books.book(t)
+	*t = tally{}
 	for _, b := range in {
 		if b.unnamed { // under a name of the list, which may be ours or not
 			q.books.dropped[noName] += uint64(b.lines)

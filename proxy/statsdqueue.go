@@ -53,6 +53,7 @@ func (q *statsdQueue) enter(t *tally, in []*batch) (waiting int64) {
 	defer q.mu.Unlock()
 	q.books.received += uint64(t.received)
 	q.books.book(t)
+	*t = tally{}
 	for _, b := range in {
 		q.books.queued += b.lines
 		q.put(b)
@@ -222,6 +223,7 @@ func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
 		q.settle(n)
 	}
 	q.books.book(t)
+	*t = tally{}
 	for _, b := range in {
 		q.put(b)
 	}
