@@ -12,6 +12,7 @@
 package statedir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -139,11 +140,17 @@ func readAll(file *os.File, err error, most int64) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s: %w: more than %d bytes", file.Name(), ErrTooLong, most)
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
 	}
-	return data, err
+	if info.Size() > most {
+		return nil, fmt.Errorf("%s: %w: more than %d bytes", file.Name(), ErrTooLong, most)
+	}
+	var data bytes.Buffer
+	data.Grow(int(info.Size()) + bytes.MinRead) // it does not grow while it is read
+	_, err = data.ReadFrom(io.LimitReader(file, most))
+	return data.Bytes(), err
 }
 
 // WriteFile replaces a file (0600), whole or not at all, also where the power fails

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 )
@@ -159,5 +160,30 @@ func TestSub(t *testing.T) {
 	os.Chmod(filepath.Join(dir, "open"), 0o777)
 	if _, err := d.Sub("open"); !errors.Is(err, ErrOpenToOthers) {
 		t.Errorf("got %v, want %v", err, ErrOpenToOthers)
+	}
+}
+
+// A file takes no more memory than it has bytes; one that is too long, none.
+func TestReadTakesLittleMemory(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	const most = 8 << 20
+	for size, want := range map[int64]struct {
+		err   error
+		bytes uint64
+	}{most: {nil, most + 64<<10}, most + 1: {ErrTooLong, 64 << 10}, 1 << 33: {ErrTooLong, 64 << 10}} {
+		file, err := d.OpenFile("a", os.O_CREATE|os.O_WRONLY, 0o600)
+		if err = errors.Join(err, file.Truncate(size), file.Close()); err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		data, err := d.ReadFile("a", most)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, want.err) || err == nil && int64(len(data)) != size {
+			t.Errorf("%d bytes: got %d, %v; want %v", size, len(data), err, want.err)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > want.bytes {
+			t.Errorf("%d bytes took %d KiB of memory, want %d", size, used>>10, want.bytes>>10)
+		}
 	}
 }
