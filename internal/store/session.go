@@ -111,9 +111,6 @@ func (c *Cursor) send(now time.Time, q queue) bool {
 	if isLagging && q != fresh {
 		c.burst.send(now, p)
 	}
-	if !q.isNew() {
-		c.books.Resent += uint64(p.Lines())
-	}
 	return true
 }
 
@@ -146,9 +143,12 @@ func (c *Cursor) Lost() (n uint64) {
 
 // Wrote implements outlet.Source.
 func (c *Cursor) Wrote(now time.Time, n int) {
-	c.hand.Data = c.hand.Data[n:]
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
+	if p, ok := c.unwritten(); ok && n > 0 && !p.queue.isNew() {
+		c.books.Resent += uint64(p.Lines())
+	}
+	c.hand.Data = c.hand.Data[n:]
 	c.written += uint64(n)
 }
 
@@ -266,18 +266,20 @@ func (c *Cursor) giveUp(isIdle bool) {
 	}
 }
 
+// unwritten returns the part in hand; false: some of it was written, or there is none.
+func (c *Cursor) unwritten() (p part, ok bool) {
+	if len(c.sent) > 0 {
+		p = c.sent[len(c.sent)-1]
+	}
+	return p, p.size > 0 && len(c.hand.Data) == p.size
+}
+
 // takeBack undoes the sending of what is in hand if none of it was written.
 func (c *Cursor) takeBack() {
-	last := len(c.sent) - 1
-	if last < 0 || len(c.hand.Data) < c.sent[last].size {
-		return
-	}
-	p := c.sent[last]
-	c.sent = c.sent[:last]
-	c.handed = c.written
-	c.wait(p.Span, p.queue)
-	if !p.queue.isNew() {
-		c.books.Resent -= uint64(p.Lines())
+	if p, ok := c.unwritten(); ok {
+		c.sent = c.sent[:len(c.sent)-1]
+		c.handed = c.written
+		c.wait(p.Span, p.queue)
 	}
 }
 

@@ -496,6 +496,32 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// What is handed out, and not written, was not sent again.
+func TestResentIsWritten(t *testing.T) {
+	b := newBench(t)
+	b.putLines("1 1 1", "2 1 1")
+	l := b.begin("main")
+	l.take()
+	l.end(outlet.Broken)
+	l = b.begin("main")
+	if lines, _, _ := l.Next(b.now); len(lines) == 0 || b.books("main").Resent != 0 {
+		t.Errorf("%q handed out, %+v", lines, b.books("main"))
+	}
+	l.Wrote(b.now, 0)
+	l.end(outlet.Broken)
+	l = b.begin("main")
+	l.Next(b.now)
+	l.Wrote(b.now, 3)
+	l.Wrote(b.now, 3)
+	if got := b.books("main"); got.Resent != 2 {
+		t.Errorf("in the middle of a line: %+v", got)
+	}
+	l.end(outlet.Broken)
+	if got := b.books("main"); got.Resent != 2 || got.Queued != 2 {
+		t.Errorf("at the end: %+v", got)
+	}
+}
+
 // many returns a batch of n lines of 100 bytes.
 func many(name string, n int) []byte {
 	var b []byte
