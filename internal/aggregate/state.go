@@ -194,6 +194,9 @@ func (a *Aggregator) replay(text []byte) {
 	var series []*series // by number; nil: there was no room for it
 	var r Reading
 	for ln := range bytes.Lines(text) {
+		if len(ln) == 1 {
+			continue // nothing that was written
+		}
 		kind, record := ln[0], ln[1:len(ln)-1]
 		counted := false
 		switch kind {
@@ -231,7 +234,7 @@ func (a *Aggregator) heed(text []byte) {
 	if json.Unmarshal(text, &h) != nil {
 		return
 	}
-	for _, s := range a.order[:min(h.Based, len(a.order))] {
+	for _, s := range a.order[:min(max(h.Based, 0), len(a.order))] {
 		s.ahead = false
 	}
 	a.closed = h.Closed

@@ -323,6 +323,51 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// Whatever stands in the place of lines, the process starts, and counts what it can read.
+func TestDamagedLines(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range 200 {
+		dir := t.TempDir()
+		a := open(t, tenth(), at(0), dir)
+		put(a, "a:1|c", "a:2|c", "b:3|ms", "c:x|s", "g:4|g", "g:+1|g", "b:7|ms|@0.5", "a:1|c")
+		path := pathOf(dir, "lines", a.journal.generation)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch r.IntN(4) {
+		case 0:
+			text = slices.Insert(text, r.IntN(len(text)+1), []byte("\n\n")...)
+		case 1:
+			text = slices.Delete(text, r.IntN(len(text)), len(text))
+			text = append(text, '\n')
+		case 2:
+			for range 1 + r.IntN(9) {
+				text[r.IntN(len(text))] = byte(r.IntN(256))
+			}
+		case 3:
+			text = append(append(text, note), "{\"Based\":-1,\"Slot\":{\"Seq\":-5,\"Start\":-1}}\n"...)
+		}
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		func() {
+			defer func() {
+				if bad := recover(); bad != nil {
+					t.Errorf("%d: %v in %q", i, bad, text)
+				}
+			}()
+			again, err := Open(tenth(), []string{dir}, at(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(again, "a:1|c")
+			again.Seal(at(10))
+			points(again)
+		}()
+	}
+}
+
 // What a link in the place of the directory leads to is neither read nor removed.
 func TestLinkedDirectory(t *testing.T) {
 	dir, elsewhere := filepath.Join(t.TempDir(), "aggregate"), t.TempDir()
