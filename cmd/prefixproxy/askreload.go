@@ -46,14 +46,7 @@ func (c *reloadCmd) Run(ui *ui) error {
 		return fmt.Errorf("process %d has not said what became of the reload: %w", c.PID, err)
 	}
 	if problem := string(answer[:n]); problem != "" {
-		return refusedReload(problem)
+		return errors.New("configuration not reloaded; the old one stays:\n" + strings.TrimPrefix(problem, "prefixproxy: error: "))
 	}
 	return nil
-}
-
-// A refusedReload is what the daemon reported, in the form that people get it.
-type refusedReload string
-
-func (r refusedReload) Error() string {
-	return "configuration not reloaded; the old one stays:\n" + strings.TrimPrefix(string(r), "prefixproxy: error: ")
 }

@@ -113,12 +113,9 @@ func (r *reloader) turnTo(ctx context.Context, page *admin.Server, cfg admin.Con
 // refuse returns an error that names the keys among changed which a running daemon
 // cannot change: it would be another host's, or another cluster's.
 func refuse(changed []string) error {
-	var fixed []string
-	for _, key := range changed {
-		if strings.HasPrefix(key, "membership.") || strings.HasPrefix(key, "etcd.") {
-			fixed = append(fixed, key)
-		}
-	}
+	fixed := slices.DeleteFunc(slices.Clone(changed), func(key string) bool {
+		return !within(key, "membership") && !within(key, "etcd")
+	})
 	if len(fixed) == 0 {
 		return nil
 	}

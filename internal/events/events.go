@@ -237,10 +237,7 @@ func shown(to string) string {
 }
 
 func (s *Sender) post(ctx context.Context, to string, n note) error {
-	body, err := json.Marshal(n)
-	if err != nil {
-		return err
-	}
+	body, _ := json.Marshal(n)
 	ctx, cancel := context.WithTimeout(ctx, postTime)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
@@ -249,11 +246,8 @@ func (s *Sender) post(ctx context.Context, to string, n note) error {
 	}
 	request.Header.Set("Content-Type", "application/json")
 	resp, err := s.http.Do(request)
-	if failure, ok := errors.AsType[*url.Error](err); ok {
-		return failure.Err // without the URL
-	}
 	if err != nil {
-		return err
+		return errors.Unwrap(err) // of a url.Error, which has the URL in it
 	}
 	defer resp.Body.Close()
 	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
