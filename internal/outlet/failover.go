@@ -305,9 +305,7 @@ func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed
 	isStalled := errors.Is(why, errStalled) || errors.Is(why, errCutOff)
 	s.silent, s.ask = isStalled, time.Time{}
 	works := worked >= provenAge && !isStalled
-	if !probed {
-		s.lived = max(s.lived, worked)
-	}
+	s.lived = max(s.lived, worked)
 	if works {
 		s.strikes, e.name.strikes, s.lived, f.unfit = 0, 0, 0, nil
 	}

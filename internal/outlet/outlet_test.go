@@ -78,6 +78,19 @@ func TestLastOfFour(t *testing.T) {
 	})
 }
 
+// That a connection stayed open before it was used is no proof that its server works: one that
+// resets each 3.5 s after it got something is left alone for long.
+func TestFirstResetsLate(t *testing.T) {
+	net := newNet(atA, atB)
+	net.servers[atA].refuses = 3500 * time.Millisecond
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(2 * time.Minute)
+		if n := net.servers[atA].sessions(); n > 4 {
+			t.Errorf("%d sessions with the first", n)
+		}
+	})
+}
+
 // A balancer may need long to find that it has no backend: a server that ends each session
 // after some seconds is left for a second that doesn't.
 func TestFirstHangsUpLate(t *testing.T) {

@@ -41,6 +41,7 @@ type session struct {
 	sent
 	outlet *Outlet
 	source Source
+	since  time.Time // it is used
 
 	trial  time.Duration // nothing is known of the server: one line is enough to find out, within that
 	proven bool
@@ -60,7 +61,7 @@ type session struct {
 func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, next *connection, why error) {
 	now := time.Now()
 	s := &session{
-		connection: c, sent: newSent(now), outlet: o, source: o.options.Source,
+		connection: c, sent: newSent(now), outlet: o, source: o.options.Source, since: now,
 		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1), better: make(chan *connection, 1)}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
@@ -85,7 +86,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	case next = <-s.better:
 	default:
 	}
-	return ended.Sub(c.began), next, c.explain(why)
+	return ended.Sub(now), next, c.explain(why)
 }
 
 // isDatagram says whether lines go in datagrams.
@@ -175,7 +176,7 @@ func (s *session) named(what string, err error) error {
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
 	err := s.look(now, s.link)
-	if !s.proven && now.Sub(s.began) >= provenAge && !s.isDoubtful() && s.stands(now) < provenAge/2 {
+	if !s.proven && now.Sub(s.since) >= provenAge && !s.isDoubtful() && s.stands(now) < provenAge/2 {
 		s.proven = true
 		s.outlet.failover.proven(now, s.server)
 	}
@@ -230,7 +231,7 @@ func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Durati
 	if !s.isAcked() {
 		next = soonest(next, s.lookAgain())
 	}
-	if age := now.Sub(s.began); !s.proven && age < provenAge {
+	if age := now.Sub(s.since); !s.proven && age < provenAge {
 		next = soonest(next, provenAge-age)
 	}
 	if !s.expires.IsZero() {
