@@ -147,8 +147,7 @@ func readAll(file *os.File, err error, most int64) ([]byte, error) {
 	if info.Size() > most {
 		return nil, fmt.Errorf("%s: %w: more than %d bytes", file.Name(), ErrTooLong, most)
 	}
-	var data bytes.Buffer
-	data.Grow(int(info.Size()) + bytes.MinRead) // it does not grow while it is read
+	data := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead)) // which does not grow
 	_, err = data.ReadFrom(io.LimitReader(file, most))
 	return data.Bytes(), err
 }
