@@ -34,7 +34,7 @@ var (
 	joinsOriginal = flag.Bool("joins.original", false, "measure the original algorithm, too")
 )
 
-// costs counts what one host asks of etcd for its claim: renewals, which
+// costs counts what one host asks of etcd for its claim, each attempt: renewals, which
 // begin when it has one, read a single key and compare another.
 type costs struct{ grants, reads, txns, failed, all atomic.Int64 }
 
@@ -74,10 +74,15 @@ func joinAtOnce(t *testing.T, n int, join func(t *testing.T, i int, c *etcd.Clie
 	clients := make([]*etcd.Client, n)
 	for i := range clients {
 		j.cost[i] = new(costs)
-		clients[i] = newClient(t, server, j.cost[i].count)
-		if _, err := clients[i].Get(t.Context(), "connect"); err != nil {
+		c, err := etcd.New(etcd.Config{Endpoints: []string{server.Endpoint()}}, grpc.WithChainUnaryInterceptor(devetcdtest.Unhurried, j.cost[i].count))
+		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := c.Get(t.Context(), "connect"); err != nil {
+			t.Fatal(err)
+		}
+		clients[i] = c
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
