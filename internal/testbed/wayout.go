@@ -31,6 +31,10 @@ var sharedEtcd = sync.OnceValues(func() (*devetcd.Server, error) {
 	return devetcd.Start(sharedEtcdDir)
 })
 
+// longTTL is the TTL where the etcd goes on: one that is slow for seconds, as on a busy machine, must
+// end no claim. Its lines might not leave any more, or be of somebody else's time.
+const longTTL = "30s"
+
 // startWayOut starts a daemon, and waits until it has a name. Where plan names no
 // upstreams of a protocol, its lines go to stdout.
 func startWayOut(t testing.TB, plan daemonPlan) *wayOut {
@@ -45,6 +49,7 @@ func startWayOut(t testing.TB, plan daemonPlan) *wayOut {
 			t.Fatal(err)
 		}
 		plan.etcd = etcd.Endpoint()
+		plan.ttl = longTTL
 	}
 	plan.binary, plan.stateDir = binary, "${DIR}/state"
 	for _, upstreams := range []*string{&plan.statsd, &plan.carbon} {

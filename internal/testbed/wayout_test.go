@@ -373,14 +373,10 @@ func deviceIsFull(t *testing.T) {
 	}
 }
 
-// longTTL is the TTL where an etcd that is slow for seconds, as on a busy machine, must not end
-// what may still leave.
-const longTTL = "30s"
-
 // statsdPauses: a reset would end it.
 func statsdPauses(t *testing.T) {
 	server := startReceiver(t, receiverSpec{Buffer: smallBuffer}, manner{Stall: true})
-	w := startWayOut(t, daemonPlan{statsd: to(server.URL), ttl: longTTL})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.counts(server)
 	w.sendFor("statsd", 2000, 4*time.Second)
 	server.Behave(manner{})

@@ -122,10 +122,10 @@ func haproxyIsSilent(t *testing.T) {
 
 // startStatsDWay starts a statsd in front of a receiver of its flushes, and a
 // daemon in front of it, by TCP.
-func startStatsDWay(t *testing.T, ttl string) (statsd *statsD, flushes *receiver, w *wayOut) {
+func startStatsDWay(t *testing.T) (statsd *statsD, flushes *receiver, w *wayOut) {
 	flushes = startSink(t)
 	statsd = startPlainStatsD(t, flushes.Addr)
-	return statsd, flushes, startWayOut(t, daemonPlan{statsd: to("tcp://" + statsd.Addr), ttl: ttl})
+	return statsd, flushes, startWayOut(t, daemonPlan{statsd: to("tcp://" + statsd.Addr)})
 }
 
 // lives checks that a statsd counts what it is sent.
@@ -143,10 +143,9 @@ func (s *statsD) lives(t *testing.T, flushes *receiver, name string) {
 	})
 }
 
-// statsdIsStopped: a statsd that pauses is not reset, which would end it. A claim that a
-// busy machine renews late would end the session: its lines may not leave any more.
+// statsdIsStopped: a statsd that pauses is not reset, which would end it.
 func statsdIsStopped(t *testing.T) {
-	statsd, flushes, w := startStatsDWay(t, "1m")
+	statsd, flushes, w := startStatsDWay(t)
 	w.sendFor("statsd", 10_000, time.Second)
 	statsd.Signal(syscall.SIGSTOP)
 	w.sendFor("statsd", 10_000, 3*time.Second)
@@ -161,7 +160,7 @@ func statsdIsStopped(t *testing.T) {
 func statsdIsStoppedLong(t *testing.T, d time.Duration, settings string, others ...string) {
 	flushes := startSink(t)
 	statsd := startPlainStatsD(t, flushes.Addr)
-	w := startWayOut(t, daemonPlan{statsd: to(append([]string{"tcp://" + statsd.Addr}, others...)...) + settings, ttl: longTTL})
+	w := startWayOut(t, daemonPlan{statsd: to(append([]string{"tcp://" + statsd.Addr}, others...)...) + settings})
 	w.sendFor("statsd", 2000, 6*time.Second)
 	statsd.Signal(syscall.SIGSTOP)
 	w.sendFor("statsd", 2000, d)
@@ -190,7 +189,7 @@ func statsdIsBackAndWeStop(t *testing.T) {
 
 // statsdSurvivesUs: it lives on when we are killed under load.
 func statsdSurvivesUs(t *testing.T) {
-	statsd, flushes, w := startStatsDWay(t, "")
+	statsd, flushes, w := startStatsDWay(t)
 	for i := range 3 {
 		before := w.lines.written()
 		sent := make(chan struct{})
