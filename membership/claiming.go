@@ -208,7 +208,7 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 
 // readBack returns what an earlier request for the same rungs claimed under a
 // lease. Anybody may have put something under it, too: ours is a name of the list
-// with our owner. The error is errNotOurs when there is none such.
+// with our owner. The error is errNotOurs when there is none such, Expired when the lease is gone.
 func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claimed, error) {
 	attached, err := s.client.TimeToLive(ctx, under.id, clientv3.WithAttachedKeys())
 	if errors.Is(err, rpctypes.ErrPermissionDenied) { // we may read all that we write
@@ -216,6 +216,9 @@ func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claime
 	}
 	if err != nil {
 		return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
+	}
+	if attached.TTL < 0 {
+		return claimed{}, Expired // meanwhile
 	}
 	var own *mvccpb.KeyValue
 	for _, key := range attached.Keys {

@@ -72,6 +72,12 @@ func TestReadBackAmongForeignKeys(t *testing.T) {
 	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || got.name != "Denali" {
 		t.Errorf("beside a foreign key: got %q, %v; want Denali", got.name, err)
 	}
+	if _, err := c.Revoke(t.Context(), under.id); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.readBack(t.Context(), under, nil); err != Expired {
+		t.Errorf("when the lease is gone: got %+v, %v; want %v", got, err, Expired)
+	}
 }
 
 // Values that are too long, many of them, are left out, and what is a record is
