@@ -629,11 +629,10 @@ func (m *model) finish() {
 	for _, p := range m.peers {
 		m.end(p, outlet.Broken)
 	}
-	for i := 0; ; i++ {
+	deliver := func() {
 		m.pass(100 * time.Millisecond)
 		m.store.step(m.now)
 		m.name()
-		left := 0
 		for _, p := range m.peers {
 			m.send(p, 20)
 			p.fake = false
@@ -645,6 +644,10 @@ func (m *model) finish() {
 			m.ack(p, 0)
 		}
 		m.check()
+	}
+	for i := 0; ; i++ {
+		deliver()
+		left := 0
 		for _, b := range m.store.Books() {
 			left += b.Queued + b.Spooled
 		}
@@ -670,8 +673,10 @@ func (m *model) finish() {
 		}
 	}
 	m.pass(young)
+	for range 20 { // what has waited for that
+		deliver()
+	}
 	for _, p := range m.peers {
-		m.ack(p, 0)
 		m.end(p, outlet.Finished)
 	}
 	if err := m.store.Close(); err != nil {
