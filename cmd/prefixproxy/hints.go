@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"go.yaml.in/yaml/v4"
 
@@ -179,7 +178,7 @@ func sectionHint(path string, n *yaml.Node, known []string) string {
 	}
 	below := "write keys below it: " + strings.Join(known, ", ")
 	switch {
-	case strings.ContainsFunc(n.Value, isFalseBlank):
+	case falseBlank.MatchString(n.Value):
 		return typeAnew
 	case assignment.MatchString(n.Value) || noBlankList.MatchString(n.Value):
 		return keyValue
@@ -247,8 +246,8 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 	switch {
 	case key == "<<":
 		return "merge keys are not supported; write the keys themselves", ""
-	case strings.ContainsFunc(key, isFalseBlank), strings.TrimSpace(key) != key:
-		_, meant = d.unknownHint(path, strings.TrimSpace(strings.Join(strings.FieldsFunc(key, isFalseBlank), "")), known)
+	case falseBlank.MatchString(key), strings.TrimSpace(key) != key:
+		_, meant = d.unknownHint(path, strings.TrimSpace(falseBlank.ReplaceAllString(key, "")), known)
 		return typeAnew, meant
 	case len(key) > maxKey:
 		return "known here: " + strings.Join(known, ", "), ""
@@ -308,8 +307,8 @@ var alsoCalled = map[string][]string{
 	"key":         strings.Fields("keyfile clientkey privatekey"),
 }
 
-// isFalseBlank says whether a person who sees r takes it for a blank, or for nothing.
-func isFalseBlank(r rune) bool { return r > 0x7f && !unicode.IsPrint(r) }
+// falseBlank is what a person takes for a blank, or for nothing.
+var falseBlank = regexp.MustCompile(`[^\x00-\x7f\pL\pM\pN\pP\pS]`)
 
 const typeAnew = "what looks like a blank here, or like nothing, is no blank: type the line anew"
 
@@ -375,7 +374,7 @@ var mistakes = []struct {
 	hint string
 }{
 	{regexp.MustCompile(`^ *\t`), "YAML is indented by blanks: replace the tabs"},
-	{regexp.MustCompile(`[^\x00-\x7f\pL\pM\pN\pP\pS]`), typeAnew}, // isFalseBlank
+	{falseBlank, typeAnew},
 	{regexp.MustCompile(`^%`), "the file has no directives: remove this line"},
 	{regexp.MustCompile(`to:\s*((?:carbon|stdout):)`), "a list stands in brackets: to: [%s]"},
 	{regexp.MustCompile(`to:\s*([\w.-]*\{name\}[\w.-]*)`), "text with a brace needs quotes: to: %q"},
