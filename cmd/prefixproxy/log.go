@@ -115,10 +115,10 @@ type logWriter struct {
 	file      *os.File
 	isJournal bool
 
-	mu    sync.Mutex // held from asking whether the file takes a record to writing it
+	mu    sync.Mutex // held while a record is written
+	level slog.Level // of that
 	lost  int        // records since the last one that was written
-	isCut bool       // that one has no end
-	level slog.Level // of the record that is written
+	isCut bool       // of the last one, only a part was
 }
 
 // maxWrite is what a pipe takes without waiting, in bytes, where it takes anything: PIPE_BUF
@@ -134,11 +134,7 @@ func (w *logWriter) takesMore() bool {
 func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
-	if !h.out.takesMore() {
-		h.out.lost++
-		return nil
-	}
-	if h.out.lost > 0 {
+	if h.out.lost > 0 && h.out.takesMore() {
 		said := slog.NewRecord(r.Time, slog.LevelWarn, "log lines lost, which nobody read in time", 0)
 		said.Add("lines", h.out.lost)
 		h.out.lost, h.out.level = 0, said.Level
@@ -155,17 +151,19 @@ func (w *logWriter) Write(p []byte) (int, error) {
 		out = prioritized(priorityOf(w.level), p)
 	}
 	if w.isCut {
-		out, w.isCut = append([]byte("\n"), out...), false
+		out = append([]byte("\n"), out...)
 	}
 	for part := range slices.Chunk(out, maxWrite) {
-		if w.isCut = !w.takesMore(); w.isCut {
+		if !w.takesMore() {
 			w.lost++
-			break
+			return len(p), nil
 		}
 		if _, err := w.file.Write(part); err != nil {
 			return 0, err
 		}
+		w.isCut = true
 	}
+	w.isCut = false
 	return len(p), nil
 }
 
