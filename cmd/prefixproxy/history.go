@@ -28,7 +28,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 		return err
 	}
 	if len(past) == 0 {
-		ui.notef("%q held no name of pool %s, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
+		ui.notef("%q held no name of pool %s, as far as is recorded", c.Owner, cfg.Membership.Pool)
 	}
 	return writeTenures(ui.out, past, c.JSON)
 }

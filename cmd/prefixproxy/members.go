@@ -27,7 +27,7 @@ type membersCmd struct {
 func (membersCmd) Help() string {
 	return `Asks etcd which names of the pool are held at this moment, and prints them in the order of the list; names that the list does not have (any more) come last.
 
-STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days. In a terminal that is too narrow, columns and the ends of owners are left out.`
+STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days.`
 }
 
 // etcdPatience is how long a command waits for etcd.
@@ -170,12 +170,15 @@ func (ms members) write(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return writeJSON(w, ms)
 	}
-	_, err := fmt.Fprint(w, ms.text(columnsOf(w)))
+	if err := writeTable(w, ms.rows()); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, ms.summary())
 	return err
 }
 
-// text returns the table, and a summary below it; columns is 0 where it goes to no terminal.
-func (ms members) text(columns int) string {
+// summary is the line below the table.
+func (ms members) summary() string {
 	unlisted := 0
 	for _, m := range ms.Members {
 		if !m.Listed {
@@ -193,14 +196,10 @@ func (ms members) text(columns int) string {
 		}
 		most += " held at once in the last " + mostHeldLabel
 	}
-	summary := fmt.Sprintf("%s, %d free, %d waiting in pool %s%s", held, ms.Free, len(ms.Waiting), ms.Pool, most)
-	if 0 < columns && columns < len(summary) {
-		summary = strings.Replace(summary, "; ", "\n", 1)
-	}
-	return ms.table().text(columns) + summary + "\n"
+	return fmt.Sprintf("%s, %d free, %d waiting in pool %s%s", held, ms.Free, len(ms.Waiting), ms.Pool, most)
 }
 
-func (ms members) table() table {
+func (ms members) rows() [][]string {
 	rows := [][]string{{"NAME", "OWNER", "SINCE", "STATE", "RENEWED"}}
 	for _, m := range ms.Members {
 		state, renewed := "-", "-"
@@ -218,5 +217,5 @@ func (ms members) table() table {
 	for _, h := range ms.Waiting {
 		rows = append(rows, []string{"-", h.Owner, tableTime(h.Since), "waiting", "-"})
 	}
-	return table{rows: rows, owner: 1, spare: []int{4, 2}}
+	return rows
 }

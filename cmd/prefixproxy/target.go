@@ -68,7 +68,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	step := int64(c.Step / time.Second)
 	spans := target.InSteps(target.SpansOf(past.own, past.others, now), from, until, step)
 	if len(spans) == 0 {
-		ui.notef("%q held no name of pool %s in that time, as far as is recorded%s", c.Owner, cfg.Membership.Pool, likeOwner(ctx, cfg, c.Owner))
+		ui.notef("%q held no name of pool %s in that time, as far as is recorded", c.Owner, cfg.Membership.Pool)
 		return nil
 	}
 	if last := spans[len(spans)-1]; last.To == math.MaxInt64 && until == math.MaxInt64 {

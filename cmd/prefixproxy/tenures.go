@@ -2,15 +2,14 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
+	"fmt"
 	"io"
-	"slices"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership"
-	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -47,22 +46,16 @@ func writeTenures(w io.Writer, ts []pool.Tenure, asJSON bool) error {
 	case len(ts) == 0:
 		return nil
 	}
-	return table{rows: rows, owner: 1}.write(w)
+	return writeTable(w, rows)
 }
 
-// likeOwner asks whether the holder of a name was meant that has another case, or another
-// domain; "" where there is none.
-func likeOwner(ctx context.Context, cfg config, owner string) string {
-	host, _, _ := strings.Cut(owner, ".")
-	glance, _ := ask(ctx, cfg, etcdPatience, func(ctx context.Context, client *etcd.Client, in, _ string) (pool.Glance, error) {
-		return pool.LookAt(ctx, client, in, cfg.Membership.Names, nil)
-	}, "")
-	for _, h := range slices.Backward(glance.Held) {
-		if short, _, _ := strings.Cut(h.Owner, "."); h.Owner != owner && strings.EqualFold(short, host) {
-			return "; did you mean " + h.Owner + "?"
-		}
+// writeTable writes rows of cells, the titles first.
+func writeTable(w io.Writer, rows [][]string) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(out, strings.Join(row, "\t"))
 	}
-	return ""
+	return out.Flush()
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -86,7 +86,6 @@ MtLogan  web17  2026-11-22T22:26:57Z  ?                     -
   }
 ]
 `, ""},
-		{"history WEB17.example.net", "", "prefixproxy: note: \"WEB17.example.net\" held no name of pool blue, as far as is recorded; did you mean web17?\n"},
 		{"history web4 --json", "[]\n", "prefixproxy: note: \"web4\" held no name of pool blue, as far as is recorded\n"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
