@@ -71,8 +71,6 @@ func loadConfig(file string, defaults config) (config, error) {
 		hint = letServiceRead(file)
 	case errors.Is(err, fs.ErrPermission):
 		hint = "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")
-	case strings.HasPrefix(file, "~"):
-		hint = "a shell replaces ~ at the start of a word alone: --config \"$HOME\"" + quoteShell(file[1:])
 	case errors.Is(err, syscall.EISDIR):
 		hint = "name the file in it: --config " + quoteShell(filepath.Join(file, "config.yaml"))
 	}
@@ -116,7 +114,7 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	cfg.share()
 	d.add(cfg.Problems())
 	if len(d.problems) > 0 {
-		return config{}, coded{newConfigError(file, text, &d), exitConfig}
+		return config{}, coded{newConfigError(file, d.problems), exitConfig}
 	}
 	return cfg, nil
 }
@@ -204,7 +202,7 @@ func unusableFiles(path string, t link.TLS) (ws []string) {
 	_, badCert := conf.ReadTLS("", t.Cert, t.Key)
 	for _, err := range []error{badCA, badCert} {
 		if err != nil {
-			ws = append(ws, fmt.Sprintf("%s: %v: the server stays down as long as that is so", path, err))
+			ws = append(ws, fmt.Sprintf("%s: %v: the server stays down as long as that is so", path, fileError(err)))
 		}
 	}
 	return ws
@@ -302,7 +300,7 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 			return
 		}
 		if strings.Trim(form.Prefix, nameBytes) != "" || len(form.Prefix) > maxPrefix {
-			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "prefix %q is not usable", form.Prefix)
+			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "%s", concealed(path+".prefix", form.Prefix, fmt.Sprintf("prefix %q is not usable", form.Prefix)))
 			return
 		}
 		if form.Count < 1 || form.Count > maxCount {

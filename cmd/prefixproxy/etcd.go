@@ -40,9 +40,6 @@ type tlsConfig struct {
 	Key  string `yaml:"key"`  // the key of Cert
 }
 
-// passwordPath is the key next to which a password may stand by mistake.
-const passwordPath = "etcd.password_file"
-
 // Problems returns what is wrong with the configuration, all of it. It reads
 // the files, and asks nothing of the network.
 func (c etcdConfig) Problems() conf.Problems {
@@ -57,15 +54,23 @@ func (c etcdConfig) Problems() conf.Problems {
 		ps.Addf("etcd.username", "username: prefixproxy", "password_file is given, and no username")
 	}
 	if _, err := c.password(); err != nil {
-		if path, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(c.PasswordFile) {
-			err = path.Err // it may be the password itself that stands there
-		} else if ok {
-			err = fmt.Errorf("%w, of %s", path.Err, path.Path) // "…-password: x" would be masked
-		}
-		ps.Addf(passwordPath, c.passwordHint(err), "%v", err)
+		ps.Addf("etcd.password_file", c.passwordHint(err), "%v", fileError(err))
 	}
 	c.TLS.check(&ps)
 	return ps
+}
+
+// fileError says what is wrong with a file, and which it is if that is a path: a password may
+// stand in its place.
+func fileError(err error) error {
+	path, ok := errors.AsType[*fs.PathError](err)
+	switch {
+	case !ok:
+		return err
+	case filepath.IsAbs(path.Path):
+		return fmt.Errorf("%w, of %s", path.Err, path.Path) // "…-password: x" would be masked
+	}
+	return path.Err
 }
 
 // passwordHint is how to mend a password file that cannot be read.
@@ -73,8 +78,6 @@ func (c etcdConfig) passwordHint(err error) string {
 	switch {
 	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && errors.Is(err, fs.ErrNotExist):
 		return "systemd puts it there while the service runs, if the unit has a line LoadCredential for it: systemctl start prefixproxy"
-	case errors.Is(err, fs.ErrPermission) && underUnit() && isHome(c.PasswordFile):
-		return "the service sees no /home and no /root: install -m 0640 -g prefixproxy " + quoteShell(c.PasswordFile) + " /etc/prefixproxy/etcd-password"
 	case errors.Is(err, fs.ErrPermission) && underUnit():
 		return letServiceRead(c.PasswordFile)
 	case errors.Is(err, fs.ErrPermission):
@@ -92,10 +95,6 @@ func letServiceRead(file string) string {
 	return "let the service alone read it: chgrp prefixproxy " + quoteShell(file) + " && chmod 0640 " + quoteShell(file)
 }
 
-func isHome(file string) bool {
-	return strings.HasPrefix(file, "/home/") || strings.HasPrefix(file, "/root/")
-}
-
 func isRoots(file string) bool {
 	info, err := os.Stat(file)
 	return err == nil && fromRoot(info)
@@ -110,7 +109,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
 		u, err := etcd.ParseEndpoint(endpoint)
 		if err != nil {
-			ps.Addf(path, endpointHint(endpoint), "%v", err)
+			ps.Addf(path, "write it like http://127.0.0.1:2379", "%v", err)
 			continue
 		}
 		switch first = cmp.Or(first, u.Scheme); {
@@ -173,10 +172,10 @@ func (c tlsConfig) check(ps *conf.Problems) {
 		return
 	}
 	if _, err := conf.ReadTLS(c.CA, "", ""); err != nil {
-		ps.Addf("etcd.tls.ca", "name a PEM file that this user may read", "%v", err)
+		ps.Addf("etcd.tls.ca", "name a PEM file that this user may read", "%v", fileError(err))
 	}
 	if _, err := conf.ReadTLS("", c.Cert, c.Key); err != nil {
-		ps.Addf("etcd.tls.cert", "name PEM files that belong together and that this user may read", "%v", err)
+		ps.Addf("etcd.tls.cert", "name PEM files that belong together and that this user may read", "%v", fileError(err))
 	}
 }
 

@@ -47,11 +47,6 @@ func parse(text []byte) (root *yaml.Node, more place, err error) {
 // lineEnd is what YAML takes for one.
 var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
 
-// splitLines returns the lines of a file, as places count them.
-func splitLines(text []byte) []string {
-	return lineEnd.Split(strings.TrimPrefix(string(text), "\ufeff"), -1)
-}
-
 // unreadableByte returns the place of the first byte that no YAML file may hold:
 // what is not UTF-8, control characters, and what Unicode says is no character.
 func unreadableByte(text []byte) (at place, what string) {
@@ -74,20 +69,17 @@ func unreadableByte(text []byte) (at place, what string) {
 	return place{}, ""
 }
 
-// syntaxPlace returns where a mistake was found: at the end of the file, where that
+// syntaxPlace returns where a mistake was found, and the line: the end of the file, where that
 // came too early; nowhere, where the parser does not say.
-func syntaxPlace(text []byte, mark yaml.Mark) place {
+func syntaxPlace(text []byte, mark yaml.Mark) (at place, line string) {
 	if mark.Line == 0 {
-		return place{}
+		return place{}, ""
 	}
-	lines := splitLines(text)
-	for len(lines) > 1 && lines[len(lines)-1] == "" {
-		lines = lines[:len(lines)-1]
+	lines := lineEnd.Split(strings.TrimPrefix(string(text), "\ufeff"), -1)
+	if last := lines[len(lines)-1]; mark.Line > len(lines) {
+		return place{len(lines), utf8.RuneCountInString(last) + 1}, last
 	}
-	if mark.Line > len(lines) {
-		return place{len(lines), utf8.RuneCountInString(lines[len(lines)-1]) + 1}
-	}
-	return place{mark.Line, mark.Column}
+	return place{mark.Line, mark.Column}, lines[mark.Line-1]
 }
 
 // isPlain says whether a scalar is written without quotes, in one line or more.

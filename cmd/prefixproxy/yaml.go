@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -20,42 +19,24 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// A problem is a complaint with its place in the file.
-type problem struct {
-	conf.Problem
-	at place
-}
-
 // A decoder sets the fields of a struct from a YAML document. It is strict, and
 // goes on after a problem, so that one run finds all of them.
 type decoder struct {
 	lookupEnv func(name string) (value string, ok bool)
 
-	top      []string              // the keys of the file
-	sections map[string][]string   // in which another key is known, by the key
-	texts    map[string]*yaml.Node // the values that were read, by their paths
-	places   map[string]place      // of each value in the file, by its path; of a section, its key's
-	unread   map[string]bool       // the paths of values that could not be read: true; of what they are in: false
-	told     map[string]bool       // words that an excerpt may show
-	private  map[string]bool       // and those that it may not
-	hidden   []string              // values that nothing may tell
+	paths    []string          // of all keys that have a value
+	texts    map[string]string // the values that were read, with variables replaced, by their paths
+	places   map[string]place  // of each value in the file, by its path; of a section, its key's
+	unread   map[string]bool   // the paths of values that could not be read: true; of what they are in: false
 	problems []problem
 }
 
 // decode reads text into the struct that v is; what text does not hold stays
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
-	d.places, d.unread = map[string]place{}, map[string]bool{}
-	d.told, d.private = map[string]bool{}, map[string]bool{}
-	d.top, d.sections, d.texts = keys(v), map[string][]string{}, map[string]*yaml.Node{}
+	d.places, d.unread, d.texts = map[string]place{}, map[string]bool{}, map[string]string{}
 	for _, f := range values("", v) {
-		path := f.key
-		for i := strings.LastIndexByte(path, '.'); i >= 0; i = strings.LastIndexByte(path, '.') {
-			if key := path[i+1:]; !slices.Contains(d.sections[key], path[:i]) {
-				d.sections[key] = append(d.sections[key], path[:i])
-			}
-			path = path[:i]
-		}
+		d.paths = append(d.paths, f.key)
 	}
 	if len(text) > maxConfig {
 		d.failf(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", "the file has more than %v", conf.Bytes(maxConfig))
@@ -76,39 +57,28 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	case more != place{}:
 		d.failf(more, "keep one document, without directives", "the file holds more than one YAML document")
 	case root != nil:
-		d.hide("", root, false)
 		d.value("", root, v)
 	}
 }
 
 // syntax complains about a file that cannot be parsed.
 func (d *decoder) syntax(text []byte, bad *yaml.LoadError) {
-	at, lines := syntaxPlace(text, bad.Mark), splitLines(text)
-	hint, what := hintForSyntax(lines, at), bad.Message
-	near := strings.Join(lines[max(at.line-4, 0):at.line], "\n")
-	switch {
-	case strings.Contains(what, "anchor"): // which it names
-		hint, what = "a value that begins with * or & needs quotes", noAnchors
-	case strings.Contains(what, "max depth"):
-		hint = "nothing is more than five deep here: close the brackets and braces that are open"
-	case len(near) > maxNear:
-		hint = "write it in shorter lines"
+	at, line := syntaxPlace(text, bad.Mark)
+	what := bad.Message
+	if strings.Contains(what, "anchor") { // which it names
+		what = noAnchors
 	}
-	if at.line > 0 {
-		d.hideUnknown(lines[at.line-1])
+	if begins := bad.ContextMark.Line; 0 < begins && begins < at.line {
+		what += fmt.Sprintf(" (%s, from line %d on)", bad.ContextMsg, begins)
 	}
-	d.failf(at, d.concealWords(near[:min(len(near), maxNear)]).Replace(hint), "%s", what)
+	d.failf(at, syntaxHint(line), "%s", what)
 }
-
-// maxNear bounds the lines that a hint is made of, in bytes.
-const maxNear = 8000
 
 const noAnchors = "anchors, aliases and tags are not supported"
 
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
-		d.hide("", n, true)
 		d.wrongf(path, n, "write the value itself", noAnchors)
 		return
 	}
@@ -133,7 +103,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 	}
 	known := keys(v)
 	if n.Kind != yaml.MappingNode {
-		d.wrongf(path, n, sectionHint(path, n, known), "want a section, got %s", describe(n))
+		d.wrongf(path, n, "write keys below it: "+strings.Join(known, ", "), "want a section, got %s", describe(n))
 		return
 	}
 	all, seen := fields(v), map[string]place{}
@@ -148,8 +118,6 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		switch {
 		case i < 0:
 			hint, meant := d.unknownHint(path, key, known)
-			d.hide(key, entry[1], true)
-			note(d.told, key)
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
 			if meant != "" {
 				d.skip(meant) // that it is missing need not be said
@@ -171,7 +139,7 @@ const maxList = 1000
 // each, if those are sections; otherwise its content goes.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	if n.Kind != yaml.SequenceNode {
-		d.wrongf(path, n, listHint(path, n, v), "want a list, got %s", describe(n))
+		d.wrongf(path, n, "write it in brackets: [first, second]; [] is none", "want a list, got %s", describe(n))
 		return
 	}
 	if len(n.Content) > most {
@@ -201,12 +169,12 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	case isText(v):
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
 			what, remedy := withRemedy(err)
-			d.wrongf(path, n, cmp.Or(valueHint(path, text, v), remedy), "%s", what)
+			d.wrongf(path, n, remedy, "%s", concealed(path, text, what))
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
 		if err != nil {
-			d.wrongf(path, n, durationHint(path, text), "%q is no duration", text)
+			d.wrongf(path, n, "a number with a unit, like 5ms, 15s or 10m", "want a duration, got %s", describe(n))
 		}
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
@@ -214,23 +182,32 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	case v.Kind() == reflect.Int:
 		number, err := strconv.Atoi(text)
 		if err != nil || !bare {
-			d.wrongf(path, n, "write it in digits, without quotes", "want a whole number, got %q", text)
+			d.wrongf(path, n, "write it in digits, without quotes", "want a whole number, got %s", describe(n))
 		}
 		v.SetInt(int64(number))
 	case v.Kind() == reflect.Float64:
 		number, err := strconv.ParseFloat(text, 64)
 		if err != nil || !bare {
-			d.wrongf(path, n, "write it in digits, without quotes", "want a number, got %q", text)
+			d.wrongf(path, n, "write it in digits, without quotes", "want a number, got %s", describe(n))
 		}
 		v.SetFloat(number)
 	case v.Kind() == reflect.Bool:
 		if text != "true" && text != "false" || !bare {
-			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %q", text)
+			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %s", describe(n))
 		}
 		v.SetBool(text == "true")
 	default:
 		panic("configuration field " + path + " has an unsupported type: " + v.Type().String())
 	}
+}
+
+// withRemedy takes an error of a value apart: "x is no port (use 1 to 65535)".
+func withRemedy(err error) (text, remedy string) {
+	text = err.Error()
+	if i := strings.LastIndex(text, " ("); i >= 0 && strings.HasSuffix(text, ")") {
+		return text[:i], text[i+len(" (") : len(text)-1]
+	}
+	return text, ""
 }
 
 // text returns the text of a scalar with its variables replaced, and whether it
@@ -245,37 +222,19 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return "", false, false
 	}
 	if isWord(n) {
-		if hint := quotesHint(path, n.Value); hint != "" && v.Kind() == reflect.String && !isText(v) {
-			d.wrongf(path, n, hint, "want a string, got %s", describe(n))
+		if v.Kind() == reflect.String && !isText(v) && !isAddress.MatchString(path) {
+			d.wrongf(path, n, "put it in quotes", "want a string, got %s", describe(n))
 			return "", false, false
 		}
-		d.texts[path] = n
+		d.texts[path] = n.Value
 		return n.Value, true, true
 	}
-	written := n.Value
-	if text, ok = d.expand(path, n, written); !ok {
+	if text, ok = d.expand(path, n, n.Value); !ok {
 		return "", false, false
 	}
-	n.Value, d.texts[path] = text, n
-	switch {
-	case strings.IndexAny(text, "“”„‘’«»") == 0:
-		d.wrongf(path, n, "quotes in YAML are \" and '", "a quote stands here that YAML takes for a letter: %q", text)
-	case hasUser.MatchString(text):
-		hint := "write scheme, host and port alone"
-		if strings.HasPrefix(path, "etcd.") {
-			hint += "; the user goes to etcd.username and etcd.password_file"
-		}
-		d.wrongf(path, n, hint, "an address has no user and no password")
-	case strings.Contains(text, "-----BEGIN "):
-		d.wrongf(path, n, "write the name of the file that holds it", "a key or a certificate stands here, and not a file's name")
-	default:
-		return text, isPlain(n) || text != written, true
-	}
-	return "", false, false
+	d.texts[path] = text
+	return text, isPlain(n) || text != n.Value, true
 }
-
-// hasUser finds an address with a user in it.
-var hasUser = regexp.MustCompile(`^[a-z]+://[^/?#]+@`)
 
 // The places of variables in a value; an escaped dollar is one, too.
 var (
@@ -296,28 +255,20 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 		if match == "$$" {
 			return "$"
 		}
-		if match[1] != '{' {
-			return refuse("write ${"+match[1:]+"}, or $"+match+" for these characters themselves", "a variable stands in braces, and %s does not", match)
-		}
-		name, closed := strings.CutSuffix(match[len("${"):], "}")
+		name, closed := strings.CutSuffix(match[min(len("${"), len(match)):], "}")
 		if !closed || !variableName.MatchString(name) {
-			return refuse("write ${NAME}, or $$ for a dollar", "%q names no variable", match)
+			return refuse("write ${NAME}, or $$ for a dollar", "a dollar here begins no variable")
 		}
 		value, set := d.lookupEnv(name)
 		if size += len(value); size > maxConfig {
 			ok = false
 			return ""
 		}
-		if !set && path == "rewrite.to" && name == "name" {
-			return refuse(`to: "{name}"`, "%s is no variable of the environment here", match)
-		} else if !set {
+		if !set {
 			return refuse("export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
 		}
 		if !utf8.ValidString(value) {
 			refuse("export "+name+"=… in UTF-8", "the environment variable %s is not UTF-8", name)
-		}
-		if value != "" && name != credentialsVariable && conf.MayBeSecret(name, value) {
-			d.hidden = append(d.hidden, value)
 		}
 		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {
 			return "[" + value + "]" // the address of a host, in an address
@@ -341,29 +292,15 @@ func (d *decoder) failf(at place, hint, format string, args ...any) {
 	d.addf("", at, hint, format, args...)
 }
 
-// asksWho finds the keys that people who think of a user and a password think of.
-var asksWho = regexp.MustCompile(`^(?:etcd|admin|graphite)\b`)
-
 // wrongf appends a problem of the value n at path, which could not be read.
 func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ...any) {
 	at := placeOf(n)
 	if isMissing(n) {
 		at = d.places[path]
 	}
-	if len(n.Content) > 1 && asksWho.MatchString(path) {
-		d.hide("", n, true)
-	}
 	d.skip(path)
-	if n.Kind == yaml.ScalarNode && isFree.MatchString(path) {
-		d.addf(path, at, hint, format, args...)
-		return
-	}
-	conceal := d.conceal(n)
-	d.addf(path, at, conceal.Replace(hint), "%s", conceal.Replace(fmt.Sprintf(format, args...)))
+	d.addf(path, at, hint, format, args...)
 }
-
-// isFree finds the keys whose values are names: what is wrong with one is told.
-var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names(?:\[\d+\]|\.prefix)?)$|rewrite\.(?:from|to)$|.*\.name$)`)
 
 // add appends what a package found wrong with the values it was given, but for
 // what only follows from a value that could not be read.
@@ -372,14 +309,13 @@ func (d *decoder) add(ps conf.Problems) {
 	for _, p := range ps {
 		if rest, ok := strings.CutPrefix(p.Path, carbonPath+"."); ok && listed { // of one that is alone
 			p.Path = carbonPath + "[0]." + rest
+		} else if rest, ok := strings.CutPrefix(p.Path, carbonPath+"[0]."); ok && !listed {
+			p.Path = carbonPath + "." + rest
 		}
 		if d.follows(p.Path) {
 			continue
 		}
-		if n := d.texts[p.Path]; n != nil && !isFree.MatchString(p.Path) {
-			conceal := d.conceal(n)
-			p.Text, p.Hint = conceal.Replace(p.Text), conceal.Replace(p.Hint)
-		}
+		p.Text = concealed(p.Path, d.texts[p.Path], p.Text)
 		d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path)})
 	}
 }
@@ -511,8 +447,6 @@ func describe(n *yaml.Node) string {
 		return "nothing"
 	case isWord(n):
 		return n.Value
-	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
-		return "a block of text"
 	}
-	return strconv.Quote(n.Value)
+	return "text"
 }

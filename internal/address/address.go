@@ -81,7 +81,7 @@ func Parse(s string) (Address, error) {
 	}
 	switch network {
 	case "udp", "tcp":
-		return parseHostPort(network, rest, "localhost:8125", 0)
+		return parseHostPort(network, rest, "localhost", 0)
 	case "unix", "unixgram":
 		return parseUnix(network, rest)
 	}
@@ -90,8 +90,13 @@ func Parse(s string) (Address, error) {
 
 const localhost = "localhost" // two addresses
 
-// parseHostPort reads host:port, with a port from least on; example is one for hints.
+// parseHostPort reads host:port, with a port from least on; example is a host for hints.
 func parseHostPort(network, s, example string, least uint64) (Address, error) {
+	usualPort := "2003"
+	if network == "udp" {
+		usualPort = "8125"
+	}
+	example = net.JoinHostPort(example, usualPort)
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		return Address{}, fmt.Errorf("%q is not host:port (write it like %s://%s; an IPv6 address in brackets)", s, network, example)

@@ -74,7 +74,7 @@ func ParseUpstream(s string) (Upstream, error) {
 		}
 		return Upstream{Address: a}, err
 	}
-	return Upstream{}, fmt.Errorf("unknown scheme %q (use udp, tcp, tls, unix, unixgram or stdout:)", network)
+	return Upstream{}, fmt.Errorf("unknown scheme %q (use udp, tcp, tls, unix, unixgram, stdout: or, for StatsD, carbon:)", network)
 }
 
 func parseServer(network, rest string) (u Upstream, err error) {
@@ -82,7 +82,7 @@ func parseServer(network, rest string) (u Upstream, err error) {
 		return u, fmt.Errorf("an upstream takes no user or password (write %s://host:port)", network)
 	}
 	hostPort, query, _ := strings.Cut(strings.TrimSuffix(rest, "/"), "?")
-	if u.Address, err = parseHostPort(network, hostPort, "graphite:2003", 1); err != nil {
+	if u.Address, err = parseHostPort(network, hostPort, "graphite", 1); err != nil {
 		return u, err
 	}
 	values, err := url.ParseQuery(query)

@@ -438,11 +438,8 @@ func TestProblems(t *testing.T) {
 		{"unix://admin.sock", `admin.listen: "admin.sock" is not an absolute path (write it like unix:///run/prefixproxy/socket)`},
 		{"unix:///", `admin.listen: "/" is a directory (write the socket's own path, like unix:///run/prefixproxy/socket)`},
 		{"unix:///x?mode=0600", `admin.listen: "/x?mode=0600": the page's socket takes no options (write it like unix:///run/prefixproxy/admin.sock)`},
-		{"8127", `admin.listen: "8127" is not host:port (localhost:8127)`},
-		{"http://localhost:8127/", `admin.listen: "http://localhost:8127/" is not host:port (localhost:8127)`},
-		{"::1:8127", `admin.listen: "::1:8127" is not host:port ([::1]:8127)`},
-		{"unix:/run/a.sock", `admin.listen: "unix:/run/a.sock" is not host:port (unix:///run/a.sock)`},
-		{"off", `admin.listen: "off" is not host:port ("" turns the page off)`},
+		{"8127", `admin.listen: "8127" is not host:port (write it like localhost:8127 or unix:///path; "" turns the page off)`},
+		{"::1:8127", `admin.listen: "::1:8127" is not host:port (write it like localhost:8127 or unix:///path; "" turns the page off)`},
 		{"localhost:http", `admin.listen: "http" is no port (1 to 65535; 0 takes a free one)`},
 		{"localhost:65536", `admin.listen: "65536" is no port (1 to 65535; 0 takes a free one)`},
 	} {

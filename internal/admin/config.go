@@ -38,28 +38,11 @@ func (c Config) Problems() conf.Problems {
 		ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", path)
 	case isSocket || err == nil:
 	case splitErr != nil || !address.IsHost(host) || strings.Contains(port, "/"):
-		ps.Addf("admin.listen", c.hint(), "%q is not host:port", c.Listen)
+		ps.Addf("admin.listen", `write it like localhost:8127 or unix:///path; "" turns the page off`, "%q is not host:port", c.Listen)
 	default:
 		ps.Addf("admin.listen", "1 to 65535; 0 takes a free one", "%q is no port", port)
 	}
 	return ps
-}
-
-// hint is how Listen may have been meant.
-func (c Config) hint() string {
-	switch c.Listen {
-	case "off", "none", "false", "no":
-		return `"" turns the page off`
-	case "on", "true", "yes":
-		return DefaultConfig().Listen
-	}
-	for _, meant := range address.Meant(c.Listen, "tcp", "8127") {
-		meant = strings.TrimPrefix(meant, "tcp://")
-		if _, err := (Config{Listen: meant}).Address(); err == nil {
-			return meant
-		}
-	}
-	return `localhost:8127, unix:///path, or "" to turn the page off`
 }
 
 // Address returns where the pages are; an error where they are off, or Listen is wrong.
