@@ -13,7 +13,7 @@ import (
 )
 
 type reloadCmd struct {
-	PID int `arg:"" help:"The daemon's process: $MAINPID."`
+	PID int `arg:"" optional:"" help:"The daemon's process: $MAINPID."`
 }
 
 // reloadPatience is how long a daemon has to answer.
@@ -25,8 +25,8 @@ func (c *reloadCmd) Run(ui *ui) error {
 	if !ok && os.Getenv("RUNTIME_DIRECTORY") != "" {
 		return hinted{errors.New("RUNTIME_DIRECTORY does not name two directories"), "the unit needs RuntimeDirectory=prefixproxy prefixproxy-queue, whatever a drop-in adds; until then: kill -HUP " + strconv.Itoa(c.PID)}
 	}
-	if !ok {
-		return hinted{errors.New("reload is for the unit"), fmt.Sprintf("systemctl reload prefixproxy, or kill -HUP %d", c.PID)}
+	if !ok || c.PID <= 0 {
+		return hinted{errors.New("reload is for the unit"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process"}
 	}
 	path := filepath.Join(dir, reloadSocket)
 	os.Remove(path) // of one that was killed

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -99,55 +97,24 @@ func (d *daemon) bind() error {
 
 // bindHint adds what to do to the error of a socket that we can't have.
 func bindHint(err error) error {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	dns, isDNS := errors.AsType[*net.DNSError](err)
+	text := fmt.Sprint(err)
 	switch {
 	case errors.Is(err, proxy.ErrUnwantedSocket):
 		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
 	case errors.Is(err, syscall.EADDRINUSE):
-		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: " + whoListens(err)}
+		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: sudo ss -lntupx"}
 	case strings.Contains(text, "/run/prefixproxy-sockets/"):
 		return hinted{err, "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"}
-	case strings.Contains(text, "another user's socket"):
-		return hinted{err, "let that user remove it, or write another path"}
-	case errors.Is(err, syscall.EPERM):
+	case errors.Is(err, syscall.EPERM) && strings.Contains(text, "group="):
 		return hinted{err, "only a member of a group may give a socket to it: systemctl edit prefixproxy: [Service] SupplementaryGroups= with that group"}
-	case (errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EROFS)) && strings.Contains(text, "unix"):
-		return hinted{err, "use a directory that this user may write; the service has /run/prefixproxy"}
-	case errors.Is(err, syscall.EACCES):
+	case errors.Is(err, syscall.EACCES) && !strings.Contains(text, "unix"):
 		return hinted{err, "use a port from 1024 on"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return hinted{err, "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"}
-	case errors.Is(err, syscall.EINVAL) && strings.Contains(text, "%"):
-		return hinted{err, "behind the % goes an interface of this host: ip link shows them"}
-	case isDNS:
-		return hinted{err, "write an address of this host, or localhost; getent hosts " + quoteShell(dns.Name)}
-	case errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR):
-		return hinted{err, "make the directory first, or use one that is there: /run/prefixproxy, which the service's unit makes"}
-	case strings.Contains(text, "unknown group"):
-		return hinted{err, "getent group shows those that there are; or leave ?group= out"}
-	case strings.Contains(text, "is no socket"):
-		return hinted{err, "it is a file of somebody's: remove it, or write another path"}
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		return hinted{err, "use a directory that is there and that this user may write; the service has /run/prefixproxy"}
 	}
 	return err
-}
-
-// whoListens is the command that shows who has the port of err.
-func whoListens(err error) string {
-	bind, ok := errors.AsType[*net.OpError](err)
-	switch {
-	case !ok && strings.Contains(err.Error(), "unix"):
-		return "sudo ss -lxp"
-	case !ok || bind.Addr == nil:
-		return "ss -lntup"
-	}
-	if _, port, err := net.SplitHostPort(bind.Addr.String()); err == nil {
-		return "sudo ss -lntup sport = :" + port
-	}
-	return "sudo ss -lxp | grep " + quoteShell(bind.Addr.String())
 }
 
 // run works until ctx ends, and then ends in this order: the data path drains,
@@ -264,20 +231,13 @@ func openState(cfg config) (*state.Dir, error) {
 func stateHint(dir string, err error) string {
 	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(dir))
 	usual := defaultConfig().Membership.StateDir
-	info, absent := os.Stat(dir)
-	_, nothing := os.Lstat(dir)
+	_, absent := os.Stat(dir)
 	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return "make room there (see: df -h; df -i), or set membership.state_dir to a directory where there is some"
-	case errors.Is(err, syscall.EMFILE):
-		return "let it open more files: ulimit -n 8192 (a unit: LimitNOFILE=)"
-	case errors.Is(err, syscall.EISDIR):
-		return "a directory stands in the place of a file there: rm -r " + quoteShell(filepath.Join(dir, "lock"))
-	case errors.Is(err, syscall.ENOTDIR), nothing == nil && (absent != nil || !info.IsDir()):
-		return "set membership.state_dir to a directory that this user may write: " + dir + " is no directory"
+	case !errors.Is(err, statedir.ErrNotOurs) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS):
+		return "set membership.state_dir to a directory that this user may write"
 	case underUnit() && dir != usual:
 		return "remove membership.state_dir, since the service has " + usual + "; or allow it another: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
-	case !underUnit() && absent == nil && (errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)):
+	case !underUnit() && absent == nil:
 		return "another user's daemon keeps its state there: give this one a membership.state_dir of its own; the service is started by: systemctl start prefixproxy"
 	}
 	return "set membership.state_dir to a directory that this user may write, or: " + install

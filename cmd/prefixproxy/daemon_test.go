@@ -10,16 +10,14 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
-	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // The hint for a state directory takes it away from nobody, and fits where we run.
 func TestStateHint(t *testing.T) {
 	there := t.TempDir()
-	absent, file, dangling := filepath.Join(there, "absent"), filepath.Join(there, "file"), filepath.Join(there, "dangling")
-	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink("nowhere", dangling)); err != nil {
+	absent, file := filepath.Join(there, "absent"), filepath.Join(there, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -32,12 +30,8 @@ func TestStateHint(t *testing.T) {
 		{"may not be entered", there, false, fs.ErrPermission, "give this one a membership.state_dir of its own"},
 		{"may not be made", absent, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
 		{"the unit's", defaultConfig().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},
-		{"a file", file, false, syscall.ENOTDIR, file + " is no directory"},
-		{"below a file", filepath.Join(file, "state"), false, syscall.ENOTDIR, "is no directory"},
-		{"a link to nowhere", dangling, false, fs.ErrExist, dangling + " is no directory"},
-		{"a directory for its lock", there, false, syscall.EISDIR, "rm -r " + there + "/lock"},
-		{"a full disk", absent, false, fmt.Errorf("mkdir: %w", syscall.ENOSPC), "make room"},
-		{"no descriptors", there, false, syscall.EMFILE, "ulimit -n"},
+		{"a file", file, false, syscall.ENOTDIR, "set membership.state_dir"},
+		{"a full disk", absent, false, fmt.Errorf("mkdir: %w", syscall.ENOSPC), "set membership.state_dir"},
 		{"the unit forbids it", absent, true, fs.ErrPermission, "ReadWritePaths=" + absent},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -62,43 +56,15 @@ func TestBindHint(t *testing.T) {
 		{fmt.Errorf("listen for statsd on unixgram:///run/s.sock: %w", syscall.EACCES), "the service has /run/prefixproxy"},
 		{fmt.Errorf("listen for statsd on unixgram:///srv/s.sock: %w", syscall.EROFS), "the service has /run/prefixproxy"},
 		{fmt.Errorf("listen for statsd on unixgram:///run/prefixproxy-sockets/s.sock: %w", syscall.EACCES), "enable --now prefixproxy-unix.socket"},
-		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock: %w", syscall.EADDRINUSE), "sudo ss -lxp"},
-		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntup"},
+		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock: %w", syscall.EADDRINUSE), "ss -lntupx"},
+		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntupx"},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=adm: %w", syscall.EPERM), "SupplementaryGroups="},
-		{fmt.Errorf("listen for statsd on udp://[fe80::1%%eth7]:8125: %w", syscall.EINVAL), "ip link"},
-		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "another path"},
+		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "use a directory"},
 		{fmt.Errorf("listen for statsd on unix:///etc/passwd/s.sock: %w", syscall.ENOTDIR), "/run/prefixproxy"},
 	} {
 		hint, ok := errors.AsType[hinted](bindHint(tt.err))
 		if !ok || !strings.Contains(hint.hint, tt.want) {
 			t.Errorf("%v: got the hint %q, want %q in it", tt.err, hint.hint, tt.want)
-		}
-	}
-}
-
-// What is in the way of a reload may be our own, and then nobody looks for another.
-func TestReloadBindHint(t *testing.T) {
-	var r reloader
-	r.cfg.Admin.Listen = "127.0.0.1:8127"
-	r.cfg.Proxy.Listen.StatsD = []proxy.Address{{Network: "udp", Host: "localhost", Port: 8125}, {Network: "unix", Path: "/run/s.sock"}}
-	for _, tt := range []struct {
-		asked string
-		err   error
-		want  string
-	}{
-		{"udp://0.0.0.0:8125", syscall.EADDRINUSE, "this daemon itself listens there, at udp://localhost:8125"},
-		{"unixgram:///run/s.sock?mode=0666", syscall.EADDRINUSE, "this daemon itself listens there, at unix:///run/s.sock"},
-		{"tcp://[::]:8127", syscall.EADDRINUSE, "this daemon itself listens there, at tcp://127.0.0.1:8127"},
-		{"tcp://0.0.0.0:8125", syscall.EADDRINUSE, "another prefixproxy, statsd or Graphite"},
-		{"unix:///run/s.sock?group=adm", syscall.EPERM, "SupplementaryGroups="},
-	} {
-		a, err := address.Parse(tt.asked)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = r.bindHint(fmt.Errorf("listen for carbon on %s: %w", a, tt.err), []proxy.Address{a})
-		if hint, _ := errors.AsType[hinted](err); !strings.Contains(hint.hint, tt.want) {
-			t.Errorf("%s: got the hint %q, want %q in it", tt.asked, hint.hint, tt.want)
 		}
 	}
 }

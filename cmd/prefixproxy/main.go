@@ -1,8 +1,8 @@
 // Prefixproxy gives this host a short recycled name and forwards the metrics of
 // its applications under it. See the README for what it does and how to run it.
 //
-// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go,
-// hints.go and etcd.go read the configuration; daemon.go, reload.go, notify.go and attend.go are what
+// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go, parse.go,
+// hints.go, problems.go and etcd.go read the configuration; daemon.go, reload.go, notify.go and attend.go are what
 // run and dev have in common; each other file is a command.
 package main
 
@@ -15,7 +15,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -92,7 +91,7 @@ func execute(args []string, ui *ui) error {
 		return unwritten
 	}
 	if err != nil {
-		return usageError(errors.New(inOurWords.Replace(noValue.ReplaceAllString(err.Error(), "its value is missing"))), usageHint(err))
+		return usageError(errors.New(noValue.ReplaceAllString(err.Error(), "its value is missing")), usageHint(err))
 	}
 	usual := slog.LevelInfo
 	if command.Selected().Name == "dev" {
@@ -105,20 +104,15 @@ func execute(args []string, ui *ui) error {
 	return command.Run(ui)
 }
 
-// asMeant returns args in the form that kong takes: version and help are commands, too,
-// --config may stand before the command, and a time may begin with a dash (--at -2h).
+// asMeant returns args in the form that kong takes: version and help are commands, too, and a
+// time may begin with a dash (--at -2h).
 func asMeant(args []string) []string {
 	args = slices.Clone(args)
-	if len(args) == 1 && (args[0] == "--version" || args[0] == "-V" || args[0] == "-v") {
+	if len(args) == 1 && args[0] == "--version" {
 		return []string{"version"}
 	}
 	if len(args) > 0 && args[0] == "help" {
 		args = append(args[1:], "--help")
-	}
-	if len(args) > 2 && (args[0] == "--config" || args[0] == "-c") {
-		args = append(args[2:], args[:2]...)
-	} else if len(args) > 1 && strings.HasPrefix(args[0], "--config=") {
-		args = append(args[1:], args[0])
 	}
 	for i := 0; i+1 < len(args); i++ {
 		if slices.Contains([]string{"--at", "--from", "--now", "--until"}, args[i]) && looksLikeTime.MatchString(args[i+1]) {
@@ -135,38 +129,10 @@ var looksLikeTime = regexp.MustCompile(`^-[0-9]`)
 // noValue is how kong says that a flag is the last word, or that another flag follows.
 var noValue = regexp.MustCompile(`expected \w+ value but got ("EOL" .*|"-.*)`)
 
-// inOurWords says what kong says as the help does.
-var inOurWords = strings.NewReplacer(
-	`expected "<name>"`, "no NAME is given", `expected "<owner>"`, "no OWNER is given", `expected "<owner> <expr>"`, "no OWNER and no EXPR is given",
-	`expected "<expr>"`, "no EXPR is given", `expected "<pid>"`, "no PID is given", `expected "<kind>"`, "no KIND is given",
-	`expected duration but got`, "want a number with a unit, like 10s, not",
-)
-
-// usageHint says what may have been meant, or names the help of the command that was, as
-// far as err tells.
+// usageHint names the help of the command that was meant, as far as err tells.
 func usageHint(err error) string {
-	bad, ok := errors.AsType[*kong.ParseError](err)
-	if !ok {
-		return "prefixproxy --help"
+	if bad, ok := errors.AsType[*kong.ParseError](err); ok && bad.Context.Selected() != nil {
+		return "prefixproxy " + bad.Context.Selected().Name + " --help"
 	}
-	word, isWord := strings.CutPrefix(err.Error(), "unexpected argument ")
-	command := bad.Context.Selected()
-	switch {
-	case command == nil && slices.Contains([]string{"start", "stop", "restart", "status"}, word):
-		return "systemctl " + word + " prefixproxy"
-	case command != nil && (isWord || strings.HasPrefix(err.Error(), "expected ")) && examples[command.Name] != "":
-		return "prefixproxy " + command.Name + " " + examples[command.Name]
-	case command != nil && command.Name == "members" && isWord:
-		return "prefixproxy who " + quoteShell(word)
-	case command == nil:
-		return "prefixproxy --help"
-	case command.Name == "reload":
-		return "systemctl reload prefixproxy"
-	case isWord && (strings.HasSuffix(word, ".yaml") || strings.HasSuffix(word, ".yml") || strings.ContainsRune(word, '/')):
-		return "prefixproxy " + command.Name + " --config " + quoteShell(word)
-	}
-	return "prefixproxy " + command.Name + " --help"
+	return "prefixproxy --help"
 }
-
-// examples are the arguments of the commands that have some.
-var examples = map[string]string{"who": "Denali", "release": "Denali", "history": "web17", "target": "web17 'host.cpu.user' --from -7d"}

@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
-	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // A reloader makes a daemon go on with another configuration: all of it, or none.
@@ -59,14 +58,13 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	}
 	page, err := r.preparePage(cfg.Admin)
 	if err != nil {
-		return nil, r.bindHint(err, cfg.page())
+		return nil, reloadHint(err)
 	}
 	if err := r.daemon.proxy.Reload(cfg.Proxy); err != nil {
 		if page != r.page {
 			page.Close()
 		}
-		isNamed := func(a proxy.Address) bool { return strings.Contains(err.Error(), a.String()+": ") }
-		return nil, r.bindHint(err, slices.DeleteFunc(cfg.listeners(), func(a proxy.Address) bool { return !isNamed(a) }))
+		return nil, reloadHint(err)
 	}
 	r.turnTo(ctx, page, cfg.Admin)
 	r.daemon.events.Configure(cfg.Graphite)
@@ -75,13 +73,10 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	return changed, nil
 }
 
-// bindHint is bindHint for a socket at one of these addresses, where another of our own may be
-// in the way.
-func (r *reloader) bindHint(err error, at []proxy.Address) error {
-	for _, ours := range slices.Concat(r.cfg.listeners(), r.cfg.page()) {
-		if errors.Is(err, syscall.EADDRINUSE) && slices.ContainsFunc(at, func(a proxy.Address) bool { return ours.Socket().Takes(a.Socket()) }) {
-			return hinted{err, fmt.Sprintf("this daemon itself listens there, at %s, and lets go of it only when it ends: systemctl restart prefixproxy", ours)}
-		}
+// reloadHint is bindHint where what is in the way may be ours.
+func reloadHint(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return hinted{err, "if it is this daemon itself, at another spelling of the address: systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx"}
 	}
 	return bindHint(err)
 }
