@@ -21,7 +21,8 @@ type past struct {
 	seen  bool          // it was asked who holds it
 	now   pool.Standing // who does; Revision 0: nobody
 	since time.Time     // when that was first seen; zero: the first time
-	until time.Time     // it is looked at again before this
+	until time.Time     // it is looked at again and again before this
+	again bool          // and once more
 }
 
 // A record is a tenure, as small as it gets: there are many. Times are in Unix

@@ -262,18 +262,18 @@ func (p *Pool) work(now time.Time) (asks []pool.AskPast) {
 	if now.After(p.again) {
 		p.again = now.Add(lookAgain)
 		for _, its := range p.past {
-			its.until = now.Add(Fresh / 2)
+			its.again = true
 		}
 	}
 	asked := map[string]bool{}
 	for _, stage := range []func(*past) bool{
 		func(its *past) bool { return !its.read },
 		func(its *past) bool { return its.lacksFirst(now.Add(-24 * time.Hour)) },
-		func(its *past) bool { return p.first && now.Before(its.until) },
+		func(its *past) bool { return p.first && (its.again || now.Before(its.until)) },
 	} {
 		for _, name := range p.order() {
 			if its := p.of(name); !asked[name] && stage(its) && len(asks) < pool.AsksPerGlance && p.tenures < maxTenures {
-				asks, asked[name] = append(asks, its.ask(name, p.begun)), true
+				asks, asked[name], its.again = append(asks, its.ask(name, p.begun)), true, false
 			}
 		}
 	}

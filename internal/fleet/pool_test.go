@@ -245,6 +245,27 @@ func TestChanges(t *testing.T) {
 	})
 }
 
+// However long the list, all of it is looked at again.
+func TestChangesInALongList(t *testing.T) {
+	names := membership.PrefixedNumerics("web-", 3*pool.AsksPerGlance)
+	run(t, names, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		p.View(t.Context())
+		time.Sleep(time.Hour) // held and released while nobody looked
+		for _, name := range names {
+			e.tenures = append(e.tenures, pool.Tenure{Name: name, Owner: "web1", Lease: 8, From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-20 * time.Minute), Ended: "release"})
+		}
+		for range 3 {
+			p.View(t.Context())
+			time.Sleep(Fresh)
+		}
+		for _, row := range p.View(t.Context()).Rows {
+			if len(row.Bars) != 1 {
+				t.Errorf("%s has %d tenures, want 1", row.Name, len(row.Bars))
+			}
+		}
+	})
+}
+
 // An etcd that does not answer costs no page more than its patience; what is known stays.
 func TestEtcdIsAway(t *testing.T) {
 	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
