@@ -200,7 +200,7 @@ func TestTenureOfATakeOver(t *testing.T) {
 			dir := t.TempDir()
 			state := newState(t, dir)
 			first := start(t, c, cfg, state)
-			first.held(t)
+			was := first.held(t).Tenure()
 			first.stop()
 			state.Close()
 			if copied {
@@ -222,6 +222,9 @@ func TestTenureOfATakeOver(t *testing.T) {
 			list, err := look(t, c, cfg)
 			if err != nil || len(list) != 1 || !list[0].Since.Equal(ts[len(ts)-1].From) {
 				t.Errorf("held: got %+v (%v), want Denali since %v", list, err, ts[len(ts)-1].From)
+			}
+			if goesOn := claim.Tenure() == was; goesOn == copied {
+				t.Errorf("tenure: got %q after %q", claim.Tenure(), was)
 			}
 			then := ts[0].From.Unix()
 			if _, ok := claim.NameAt(then); ok == copied {

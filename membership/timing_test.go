@@ -293,7 +293,7 @@ func TestDataLoss(t *testing.T) {
 }
 
 func testClaim(name string, valid time.Duration, h history) *Claim {
-	c := newClaim(name, "", "", 0, 0, boottime)
+	c := newClaim(name, "", "", 0, 0, "", boottime)
 	c.history = h
 	c.extendTo(boottime() + valid)
 	return c

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -169,9 +168,7 @@ func (q *pointQueue) turn(now time.Time) {
 	q.mu.Lock()
 	if begins {
 		q.claim = claim
-		if tenure := tenureOf(claim); !q.sums.Holds(tenure) {
-			q.sums.Hold(now, tenure)
-		}
+		q.sums.Hold(now, claim.Tenure())
 	}
 	if q.sums.IsOver(now) && !q.sums.IsFlushing() { // else in the next turn
 		q.sums.Seal(now)
@@ -180,11 +177,6 @@ func (q *pointQueue) turn(now time.Time) {
 		q.due, q.pace = now.Add(q.naming.spread(claim, part)), part/time.Duration(1+series/flushStep)
 	}
 	notify(q.more)
-}
-
-// tenureOf tells a tenure from all others, in the next process, too.
-func tenureOf(c *membership.Claim) string {
-	return fmt.Sprintf("%s %x %x", c.Name(), c.Revision(), int64(c.LeaseID()))
 }
 
 // spread returns when, within limit, this host is to flush: by the place of its name.

@@ -107,13 +107,16 @@ func (a *Aggregator) Seal(now time.Time) {
 	a.beginBase()
 }
 
-// Hold says that the name is held under another tenure from now on. The points of the slot
-// in which the tenure begins belong to the former holder, who may have written them already,
+// Hold says under which tenure the name is held from now on. The points of the slot in which
+// another tenure begins belong to the former holder, who may have written them already,
 // so what arrives in the rest of that slot counts in the next one. So does what arrived in it
 // before, if the slot began outside any tenure of ours; otherwise that is sealed. The last
 // flush must have ended.
 func (a *Aggregator) Hold(now time.Time, tenure string) {
 	a.named = true
+	if a.open.Tenure == tenure {
+		return
+	}
 	if a.HasBegun(now) {
 		a.close((now.Unix()/a.interval + 1) * a.interval)
 		if a.open.Tenure != "" {

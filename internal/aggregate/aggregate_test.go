@@ -408,7 +408,7 @@ func TestTenure(t *testing.T) {
 	put(a, "a:1000|c")
 	a.Seal(at(40))
 	equal(t, points(a), []string{"N.a.count 1000 @30", "N.a.rate 100 @30"})
-	if !a.Holds("second") {
+	if a.open.Tenure != "second" {
 		t.Error("the tenure is forgotten")
 	}
 }

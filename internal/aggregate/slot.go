@@ -107,9 +107,6 @@ func (s *slots) Ends() time.Time {
 	return end
 }
 
-// Holds says whether the open slot belongs to a tenure.
-func (s *slots) Holds(tenure string) bool { return s.open.Tenure == tenure }
-
 // HasBegun says whether the open slot has begun at now. It hasn't if the present already had
 // its slot: in the first seconds of a tenure, or if the clock was set back.
 func (s *slots) HasBegun(now time.Time) bool { return s.open.Start <= now.Unix() }

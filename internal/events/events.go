@@ -157,7 +157,7 @@ type watch struct {
 // look returns what has changed.
 func (w *watch) look(now time.Time) (notes []note) {
 	claim, _ := w.names.Current()
-	if claim == w.claim {
+	if claim == w.claim || claim != nil && w.claim != nil && claim.Tenure() == w.claim.Tenure() {
 		return nil
 	}
 	if w.claim != nil {

@@ -99,6 +99,18 @@ func TestNotes(t *testing.T) {
 	running.Wait()
 }
 
+// A claim in the place of another one of its tenure changes nothing.
+func TestSameTenure(t *testing.T) {
+	names := newFakeNames()
+	w := watch{names: names}
+	for i, want := range []int{1, 0, 0} {
+		names.set("Denali", "")
+		if got := w.look(time.Now()); len(got) != want {
+			t.Errorf("claim %d: got %+v, want %d notes", i, got, want)
+		}
+	}
+}
+
 // An owner of any length leaves an event that fits.
 func TestLongOwner(t *testing.T) {
 	w := watch{names: newFakeNames()}
