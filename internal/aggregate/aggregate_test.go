@@ -390,6 +390,21 @@ func TestClock(t *testing.T) {
 	}
 }
 
+// No slot shares time with one that is closed, if a reload makes them longer.
+func TestLongerSlots(t *testing.T) {
+	cfg := tenth()
+	a := open(t, cfg, at(51))
+	a.Hold(at(52), "first") // before 60 the name may have been another's
+	put(a, "a:1|c")
+	a.Seal(at(65))
+	equal(t, points(a), []string{"N.a.count 1 @60", "N.a.rate 0.1 @60"})
+	put(a, "a:10|c")
+	cfg.Interval = time.Minute
+	a.Reconfigure(cfg, at(65))
+	a.Seal(at(170))
+	equal(t, points(a), []string{"N.a.count 10 @100", "N.a.rate 0.16666666666666666 @100"})
+}
+
 // What comes in the slot in which a tenure begins counts in the next.
 func TestTenure(t *testing.T) {
 	a := open(t, tenth(), at(0))

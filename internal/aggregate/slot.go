@@ -39,13 +39,14 @@ type slots struct {
 
 func (s *slots) configure(cfg Config) { s.cfg, s.interval = cfg, int64(cfg.Interval/time.Second) }
 
-// next returns the start of the first slot that is not over at now and may be used.
+// next returns the start of the first slot that is not over at now and may be used: it shares no
+// time with a closed one.
 func (s *slots) next(now int64) int64 {
 	start := now - ((now%s.interval)+s.interval)%s.interval
 	for again := true; again; {
 		again = false
 		for _, c := range s.closed {
-			if c.From <= start && start < c.To {
+			if c.From < start+s.interval && start < c.To {
 				start = (c.To + s.interval - 1) / s.interval * s.interval
 				again = true
 			}
