@@ -159,36 +159,20 @@ func (h *Holder) extend(held *tenancy) (resumed bool) {
 func (h *Holder) release(ctx context.Context) {
 	c := h.claim.Load()
 	h.letGo(Released)
-	if h.lease == nil {
-		return
-	}
-	if c != nil && h.held.isShared(h.now()) {
-		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl)
-		return
-	}
-	if c != nil && h.cfg.OnStop == Keep {
-		h.log.Info("name kept for a restart", "name", c.name, "for", h.lease.ttl)
-		return
-	}
-	var err error
-	if c != nil {
-		until := h.usedUntil(c)
-		saved := h.own.End(h.held.tenure, until)
-		err = h.within(ctx, releaseTime/2, func(ctx context.Context) error {
-			if err := await(ctx, saved); err != nil {
-				return fmt.Errorf("save the own tenures: %w", err)
-			}
-			return h.store.release(ctx, c, h.held.tenure.End(until, pool.Released))
-		})
-	}
-	if revoked := h.within(ctx, releaseTime/2, h.revoke); revoked == nil {
-		err = nil // either of the two frees the name
-	}
 	switch {
-	case c == nil: // the lease of an attempt, which runs out by itself if it must
-	case err != nil:
-		h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.lease.ttl, "err", err)
+	case h.lease == nil:
+	case c == nil:
+		h.within(ctx, releaseTime/2, h.revoke) // the lease of an attempt, which runs out by itself if it must
+	case h.held.isShared(h.now()):
+		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.held.ttl)
+	case h.cfg.OnStop == Keep:
+		h.log.Info("name kept for a restart", "name", c.name, "for", h.held.ttl)
 	default:
+		err := h.free(ctx, h.held)
+		if revoked := h.within(ctx, releaseTime/2, h.revoke); err != nil && revoked != nil { // either of the two frees the name
+			h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.held.ttl, "err", err)
+			return
+		}
 		h.log.Info("name released", "name", c.name)
 		h.own.Remember(state.Claim{Pool: h.cfg.Pool, Name: c.name})
 	}

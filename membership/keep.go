@@ -3,6 +3,7 @@ package membership
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
@@ -122,19 +123,21 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.name, "away_for", held.ttl)
 	h.avoid, h.avoidUntil = held.name, h.now()+held.ttl
 	h.lease.spent = true
+	h.own.Last = state.Claim{Pool: h.cfg.Pool} // a restart stays away, too
+	h.free(context.WithoutCancel(ctx), held)
+}
+
+// free deletes the name of held, which nobody uses any more, and records that its tenure ended by
+// choice. What can't be done is done when the lease is revoked, or by the name's next holder.
+func (h *Holder) free(ctx context.Context, held *tenancy) error {
 	until := h.usedUntil(held.Claim)
-	h.own.Tenures.End(held.tenure, until)
-	saved := h.own.Remember(state.Claim{Pool: h.cfg.Pool})
-	ended := held.tenure.End(until, pool.Released)
-	err := h.request(ctx, func(ctx context.Context) error {
+	saved := h.own.End(held.tenure, until)
+	return h.within(ctx, releaseTime/2, func(ctx context.Context) error {
 		if err := await(ctx, saved); err != nil {
-			return err
+			return fmt.Errorf("save the own tenures: %w", err)
 		}
-		return h.store.release(ctx, held.Claim, ended)
+		return h.store.release(ctx, held.Claim, held.tenure.End(until, pool.Released))
 	})
-	if err != nil {
-		h.recordEnd(ended, saved)
-	}
 }
 
 // usedUntil returns the wall-clock time until which c was used, now that it ends.

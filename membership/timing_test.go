@@ -399,6 +399,23 @@ func TestNameLetGoIsTakenAgain(t *testing.T) {
 	})
 }
 
+// That a name was let go on a wish is on record even if the host ends in its last words.
+func TestAskedForAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newModel()
+		h, _ := newSim(t, e)
+		r := run(t, h)
+		c := r.held(t)
+		e.byHand(pool.ReleasedKey(h.cfg.Pool)+c.name, pool.LeaseHex(c.lease), false)
+		<-c.Parting()
+		r.stop()
+		ts := pool.ReadTenures(h.cfg.Pool, e.match([]byte(pool.TenuresKey(h.cfg.Pool)), []byte{0}))
+		if len(ts) != 1 || ts[0].Ended != pool.Released || e.keys[c.key] != nil {
+			t.Errorf("got %+v, and %v at its key; want an end by release, and nothing", ts, e.keys[c.key])
+		}
+	})
+}
+
 // Where there is no other name, who waits gets it; and after one TTL without any,
 // the one who let go takes it again.
 func TestAskForTheOnlyName(t *testing.T) {
