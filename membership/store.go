@@ -74,10 +74,10 @@ func (s *store) saw(ctx context.Context, h *pb.ResponseHeader) error {
 
 // termFell says whether the term is lower than it was. A member that has caught
 // up by a snapshot names an older one than it knows, until it has applied
-// something: a lease that nobody needs.
+// something: that a key which is not there is deleted, even where its database is full.
 func (s *store) termFell(ctx context.Context, before uint64) bool {
-	resp, err := s.client.Grant(ctx, 1)
-	return err == nil && resp.RaftTerm < before
+	resp, err := s.client.Delete(ctx, pool.ReleasedKey(s.cfg.Pool))
+	return err == nil && resp.Header.RaftTerm < before
 }
 
 // grant makes a new lease: its ID, the TTL that was granted, and the term.

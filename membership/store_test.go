@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
@@ -110,6 +111,22 @@ func TestSaw(t *testing.T) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// Nor does it matter that its database is full.
+func TestSawAFullEtcd(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, devetcdtest.Start(t))
+	if _, err := pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}); err != nil {
+		t.Fatal(err)
+	}
+	s := storeOf(c, testConfig(t))
+	if err := s.saw(t.Context(), &pb.ResponseHeader{MemberId: 2, RaftTerm: 100}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.saw(t.Context(), &pb.ResponseHeader{MemberId: 3, RaftTerm: 1}); got != DataLoss {
+		t.Errorf("got %v, want %v", got, DataLoss)
 	}
 }
 
