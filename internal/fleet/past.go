@@ -25,13 +25,11 @@ type past struct {
 	again bool          // and once more
 }
 
-// A record is a tenure, as small as it gets: there are many. Times are in Unix
-// milliseconds.
+// A record is a tenure, as small as it gets: there are many.
 type record struct {
-	owner, ended unique.Handle[string]
-	from, to     int64 // to is 0 where the record has no end
-	lease        clientv3.LeaseID
-	order        int64
+	Bar   // To is 0 where the record has no end
+	lease clientv3.LeaseID
+	order int64
 }
 
 // stand takes note of who holds the name.
@@ -44,7 +42,7 @@ func (p *past) stand(s pool.Standing, now time.Time) {
 
 // lacksFirst says whether nothing tells who had the name at a moment of the last days.
 func (p *past) lacksFirst(at time.Time) bool {
-	return p.read && !p.first && (len(p.records) == 0 || p.records[0].from > at.UnixMilli())
+	return p.read && !p.first && (len(p.records) == 0 || p.records[0].From > at.UnixMilli())
 }
 
 // ask returns what to ask for next; begun is when the last days began.
@@ -57,7 +55,7 @@ func (p *past) ask(name string, begun time.Time) pool.AskPast {
 	case !p.first && p.lacksFirst(time.Now().Add(-24*time.Hour)):
 		ask = pool.AskPast{Name: name, Before: begun, Last: true}
 	case n > 0: // the one before may have got its end
-		ask.From = time.UnixMilli(p.records[max(n-2, 0)].from).Add(-time.Minute)
+		ask.From = time.UnixMilli(p.records[max(n-2, 0)].From).Add(-time.Minute)
 	}
 	return ask
 }
@@ -66,15 +64,12 @@ func (p *past) ask(name string, begun time.Time) pool.AskPast {
 func (p *past) learn(ask pool.AskPast, answer pool.Past) (more int) {
 	before := len(p.records)
 	for _, t := range answer.Tenures {
-		r := record{
-			owner: unique.Make(t.Owner), ended: unique.Make(t.Ended),
-			from: t.From.UnixMilli(), lease: t.Lease, order: t.Created,
-		}
-		if !t.To.IsZero() {
-			r.to = t.To.UnixMilli()
+		r := record{Bar{Owner: unique.Make(t.Owner).Value(), From: t.From.UnixMilli(), Ended: unique.Make(t.Ended).Value()}, t.Lease, t.Created}
+		if !t.Open() {
+			r.To = t.To.UnixMilli()
 		}
 		i, known := slices.BinarySearchFunc(p.records, r, func(a, b record) int {
-			return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.from, b.from))
+			return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.From, b.From))
 		})
 		if known {
 			p.records[i] = r
@@ -94,7 +89,7 @@ func (p *past) learn(ask pool.AskPast, answer pool.Past) (more int) {
 // forget drops the records of what ended before begun, and returns how many.
 func (p *past) forget(begun time.Time) int {
 	before := len(p.records)
-	p.records = slices.DeleteFunc(p.records, func(r record) bool { return r.to != 0 && r.to < begun.UnixMilli() })
+	p.records = slices.DeleteFunc(p.records, func(r record) bool { return r.To != 0 && r.To < begun.UnixMilli() })
 	return before - len(p.records)
 }
 
@@ -104,19 +99,19 @@ func (p *past) bars() (bars []Bar, since time.Time) {
 	bars = make([]Bar, 0, len(p.records)+1)
 	lasting := -1
 	for i, r := range p.records {
-		b := Bar{Owner: r.owner.Value(), From: r.from, To: r.to, Ended: r.ended.Value()}
+		b := r.Bar
 		switch {
-		case r.to != 0:
+		case b.To != 0:
 		case p.now.Revision != 0 && r.lease == p.now.Lease && lasting < 0 && r.lease != 0:
 			lasting, b.Lasts = i, true
 		case i+1 < len(p.records): // a crash left no end
-			b.To, b.Ended = max(p.records[i+1].from, r.from), "expired"
+			b.To, b.Ended = max(p.records[i+1].From, b.From), "expired"
 		}
 		bars = append(bars, b)
 	}
 	switch {
 	case lasting >= 0:
-		return bars, time.UnixMilli(p.records[lasting].from)
+		return bars, time.UnixMilli(bars[lasting].From)
 	case p.now.Revision == 0 || !p.read && p.since.IsZero():
 		return bars, time.Time{}
 	}
