@@ -65,7 +65,7 @@ func Find(disk *statedir.Dir, bases []string, log *slog.Logger) *Dir {
 		log.Warn("the queue's directory is not usable; what waited there is not found", "err", err)
 	}
 	for _, base := range bases {
-		Collect(base, log)
+		collect(base, log)
 		d, err := create(disk, base)
 		if err == nil {
 			d.point(log)
@@ -249,9 +249,9 @@ func (d *Dir) Remove() error {
 	return errors.Join(err, os.RemoveAll(d.Path()), d.Close())
 }
 
-// Collect removes the directories in base whose owners are gone for good: no process has
+// collect removes the directories in base whose owners are gone for good: no process has
 // them locked, and their directory on disk is gone, or has another.
-func Collect(base string, log *slog.Logger) {
+func collect(base string, log *slog.Logger) {
 	for _, path := range list(base) {
 		if !isAbandoned(path) {
 			continue
@@ -290,7 +290,7 @@ func isAbandoned(path string) bool {
 	if err != nil || !filepath.IsAbs(whose) {
 		return false
 	}
-	there, err := os.ReadFile(filepath.Join(whose, pointerName))
+	there, err := statedir.ReadFile(filepath.Join(whose, pointerName), maxPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -106,7 +108,7 @@ func TestMoved(t *testing.T) {
 		if !o.kept() {
 			t.Fatalf("not found: %s", &o.log)
 		}
-		if Collect(o.bases[0], slog.New(slog.DiscardHandler)); !o.kept() {
+		if collect(o.bases[0], slog.New(slog.DiscardHandler)); !o.kept() {
 			t.Error("collected")
 		}
 	}
@@ -140,6 +142,8 @@ func TestDamaged(t *testing.T) {
 				os.Remove(path)
 				return os.MkdirAll(filepath.Join(path, "x"), 0o700)
 			},
+			"huge":   func(path string) error { return os.Truncate(path, 1<<40) },
+			"a fifo": func(path string) error { os.Remove(path); return unix.Mkfifo(path, 0o600) },
 			"a link": func(path string) error { os.Remove(path); return os.Symlink("/etc/passwd", path) },
 		} {
 			t.Run(name+" "+what, func(t *testing.T) {
@@ -152,7 +156,7 @@ func TestDamaged(t *testing.T) {
 					t.Fatal(err)
 				}
 				if name == pointerName {
-					Collect(o.bases[0], slog.New(slog.DiscardHandler))
+					collect(o.bases[0], slog.New(slog.DiscardHandler))
 				}
 				for range 2 {
 					if !o.kept() {
@@ -218,7 +222,7 @@ func TestCollectBesideARestart(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				Collect(base, slog.New(slog.DiscardHandler))
+				collect(base, slog.New(slog.DiscardHandler))
 			}
 		}
 	})
