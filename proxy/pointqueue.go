@@ -82,7 +82,10 @@ func (q *pointQueue) open(cfg Config, dirs []string) error {
 		q.state = dirs[len(dirs)-1]
 	}
 	q.books.queued = sums.Lines()
-	q.books.adopted = uint64(q.books.queued)
+	q.books.adopted = uint64(q.books.queued + sums.Lost())
+	if q.books.dropped[queueFull] = uint64(sums.Lost()); sums.Lost() > 0 {
+		q.log.Error("lines that an earlier process had counted are lost", "lines", sums.Lost())
+	}
 	return nil
 }
 

@@ -61,11 +61,12 @@ func (q *statsdQueue) enter(t *tally, in []*batch) (waiting int64) {
 	return int64(q.bytes)
 }
 
-// takeOver books what a queue of points adopted that has ended, and forwarded.
+// takeOver books what a queue of points adopted that has ended, and forwarded or lost.
 func (q *statsdQueue) takeOver(b books) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.books.adopted += b.adopted
+	q.books.dropped[queueFull] += b.dropped[queueFull]
 	maps.Copy(q.books.forwarded, b.forwarded)
 }
 

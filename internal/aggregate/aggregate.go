@@ -3,6 +3,7 @@ package aggregate
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 )
@@ -13,6 +14,7 @@ type Aggregator struct {
 	sums
 	flush
 	journal journal
+	lost    int
 }
 
 // New returns an empty aggregator. No slot is open before Open.
@@ -53,20 +55,59 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		}
 		a.journal.note(a.header())
 	}
-	if a.isFlushing || len(dirs) == 0 {
-		return a, nil // where it was found, until all points have left
+	if len(dirs) == 0 {
+		return a, nil
 	}
-	if err := os.MkdirAll(dirs[0], 0o700); err != nil {
-		return nil, fmt.Errorf("aggregate: %w", err)
+	if !a.isFlushing { // else where it was found, until all points have left
+		if err := os.MkdirAll(dirs[0], 0o700); err != nil {
+			return nil, fmt.Errorf("aggregate: %w", err)
+		}
+		a.journal.dir = dirs[0]
+		a.checkpoint()
+		for _, dir := range dirs {
+			removeBefore(dir, a.journal.generation)
+		}
+		a.journal.fail(lost) // until the next base
 	}
-	a.journal.dir = dirs[0]
-	a.checkpoint()
-	for _, dir := range dirs {
-		removeBefore(dir, a.journal.generation)
-	}
-	a.journal.fail(lost) // until the next base
+	a.miss(dirs)
+	a.journal.prepare()
 	return a, nil
 }
+
+// miss finds out how many lines the last process had counted that are not there.
+func (a *Aggregator) miss(dirs []string) {
+	for _, dir := range dirs {
+		for seq, lines := range told(dir) {
+			switch seq {
+			case a.open.Seq:
+				lines -= a.open.Lines
+			case a.sealed.Seq:
+				lines -= a.sealed.Lines
+			}
+			a.lost += max(lines, 0)
+		}
+		if dir != a.journal.dir {
+			os.Remove(filepath.Join(dir, countName))
+		}
+	}
+}
+
+// tell keeps for the next process how many lines are counted, while files may lack some.
+func (a *Aggregator) tell() {
+	j := &a.journal
+	switch {
+	case j.tally == nil:
+	case j.err != nil:
+		j.told = true
+		j.tell(a.open, a.sealed)
+	case j.told:
+		j.told = false
+		j.tell(Slot{}, Slot{})
+	}
+}
+
+// Lost returns how many lines the last process had counted that were in none of its files.
+func (a *Aggregator) Lost() int { return a.lost }
 
 // Reconfigure puts cfg into effect. What was counted in the open slot moves to the one that
 // is open now. No flush may be under way.
@@ -94,6 +135,7 @@ func (a *Aggregator) Add(r *Reading) (counted int) {
 	}
 	a.journal.flush()
 	a.open.Lines += counted
+	a.tell()
 	r.n = 0
 	return counted
 }
@@ -176,6 +218,7 @@ func (a *Aggregator) Flushed() (lines int) {
 		removeBefore(a.journal.dir, a.journal.generation)
 		a.beginBase()
 	}
+	a.tell()
 	return lines
 }
 
@@ -187,6 +230,7 @@ func (a *Aggregator) Close(disk string) error {
 	if was == "" {
 		return nil
 	}
+	defer a.tell()
 	if a.open.Lines > 0 {
 		a.open.Tenure = ""
 	}

@@ -22,6 +22,8 @@ type journal struct {
 	generation uint64
 	lineFile
 	draft
+	tally  *os.File  // how many lines the slots have; nil: there is none
+	told   bool      // that says so
 	length int64     // of the last base, in bytes
 	found  time.Time // when an earlier process wrote its last
 	err    error     // the first since a base was written
@@ -95,13 +97,43 @@ func (j *journal) flush() bool {
 	if j.lines == nil {
 		return false
 	}
-	_, err := j.lines.WriteAt(j.pending, j.size)
+	if _, err := j.lines.WriteAt(j.pending, j.size); err != nil {
+		j.lines.Truncate(j.size) // what is there of them would count twice
+		j.follow(nil, err)
+		return false
+	}
 	j.size += int64(len(j.pending))
 	j.pending = j.pending[:0]
+	return true
+}
+
+const countName = "count"
+
+// prepare makes the file in which lines are counted that are in no other: to overwrite it takes no room.
+func (j *journal) prepare() {
+	file, err := statedir.OpenFile(filepath.Join(j.dir, countName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		j.follow(nil, err)
+		j.fail(err)
+		return
 	}
-	return err == nil
+	j.tally = file
+	j.tell(Slot{}, Slot{})
+}
+
+// tell says how many lines two slots have.
+func (j *journal) tell(open, sealed Slot) {
+	_, err := j.tally.WriteAt(fmt.Appendf(nil, "%10d %10d %10d %10d\n", open.Seq, open.Lines, sealed.Seq, sealed.Lines), 0)
+	j.fail(err)
+}
+
+// told returns how many lines each slot had when the last process wrote that.
+func told(dir string) map[int32]int {
+	var open, sealed Slot
+	text, _ := statedir.ReadFile(filepath.Join(dir, countName), 100)
+	if _, err := fmt.Sscan(string(text), &open.Seq, &open.Lines, &sealed.Seq, &sealed.Lines); err != nil {
+		return nil
+	}
+	return map[int32]int{open.Seq: open.Lines, sealed.Seq: sealed.Lines}
 }
 
 // note names the slot of the lines after it, and returns whether it is in the file.
@@ -223,7 +255,7 @@ func (j *journal) spill(most int) {
 // leave syncs what there is.
 func (j *journal) leave() error {
 	j.follow(nil, nil)
-	return errors.Join(j.err, syncFile(pathOf(j.dir, "base", j.generation)), syncFile(j.dir))
+	return errors.Join(j.err, syncFile(pathOf(j.dir, "base", j.generation)), syncFile(j.dir), syncFile(filepath.Dir(j.dir)))
 }
 
 func syncFile(path string) error {

@@ -28,6 +28,8 @@ import (
 // base has come: a series in it is as it was then. Until that note, the base is ahead of the
 // lines: they are counted in it already.
 //
+// A third, count, has how many lines the slots have, while one of the others could not be written.
+//
 // docs/decisions/0014 says why nothing counts twice.
 //
 //	base:   header\n | kind seq name value …\n | … | CRC-32 of all before, in hex

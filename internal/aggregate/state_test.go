@@ -436,6 +436,45 @@ func TestFullDisk(t *testing.T) {
 	equal(t, points(a), []string{"N.c.count 10 @10", "N.c.rate 1 @10", "N.g 6 @10"})
 }
 
+// What a process had counted and could not write, the next one knows to be lost, until a base has
+// made good for it.
+func TestLost(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	dirs := []string{filepath.Join(t.TempDir(), "memory"), filepath.Join(t.TempDir(), "state")}
+	var a *Aggregator
+	start := func(wantLines, wantLost int) {
+		t.Helper()
+		if a = open(t, tenth(), at(0), dirs...); a.Lines() != wantLines || a.Lost() != wantLost {
+			t.Errorf("%d lines found, %d lost; want %d, %d", a.Lines(), a.Lost(), wantLines, wantLost)
+		}
+	}
+	start(0, 0)
+	a.SetNamed(true, at(0))
+	put(a, "c:1|c", "c:1|c", "c:1|c")
+	a.journal.follow(full, nil)
+	put(a, "c:2|c")
+	put(a, "c:2|c")
+	start(3, 2)
+	start(3, 0)
+	a.journal.follow(full, nil)
+	put(a, "c:2|c")
+	a.Seal(at(10))
+	a.journal.follow(full, nil)
+	put(a, "c:2|c")
+	a.journal.abandon()
+	start(3, 2)
+	a.journal.follow(full, nil)
+	put(a, "c:2|c")
+	a.Seal(at(20))
+	put(a, "c:2|c")
+	points(a)
+	put(a, "c:2|c")
+	start(2, 0)
+}
+
 // Where the disk takes nothing at a stop, what was counted is left in memory.
 func TestNoDisk(t *testing.T) {
 	memory, file := filepath.Join(t.TempDir(), "memory"), filepath.Join(t.TempDir(), "file")
