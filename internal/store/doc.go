@@ -36,7 +36,7 @@
 // In reading order: store.go (Put, evict), log.go, tiers.go and recent.go (the
 // log), needs.go, cursor.go, session.go and destinations.go (a place in it for each
 // destination), held.go (lines without a name), run.go (the disk), state.go and open.go
-// (what the last process left; internal/predecessor, what an earlier version left), files.go.
+// (what the last process left), files.go.
 //
 // # Not promised
 //

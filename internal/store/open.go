@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/memdir"
-	"github.com/prefixproxy/prefixproxy/internal/predecessor"
 	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -46,19 +45,17 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	state, err := statedir.Open(at.State)
 	if err == nil {
 		defer state.Close()
-		if s.disk, err = state.Sub("store"); err != nil && !errors.Is(err, syscall.EMFILE) {
-			err = fmt.Errorf("%w; remove it, or make it a directory of this user alone", err)
+		if err := leftBefore(at.State); err != nil {
+			return nil, err
 		}
+		err = s.openDisk(state)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w", err)
 	}
 	s.states[onDisk].dir = s.disk
 	s.findMemory(at)
-	if err = s.recall(to); err == nil {
-		err = predecessor.Adopt(state, s.adopt, out)
-	}
-	if err != nil {
+	if err := s.recall(to); err != nil {
 		s.abandon()
 		return nil, err
 	}
@@ -66,13 +63,40 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	return s, nil
 }
 
+// openDisk opens the directory of the second tier. One that it makes survives a power failure.
+func (s *Store) openDisk(state *statedir.Dir) (err error) {
+	const name = "store"
+	_, missing := os.Lstat(filepath.Join(state.Path(), name))
+	if s.disk, err = state.Sub(name); err != nil && !errors.Is(err, syscall.EMFILE) {
+		return fmt.Errorf("%w; remove it, or make it a directory of this user alone", err)
+	}
+	if err == nil && missing != nil {
+		s.files.sync(state.Path(), state) // where that fails, nothing else is safe, and is said then
+	}
+	return err
+}
+
+// leftBefore returns an error if a version that had no store left lines in the state directory: a
+// spool of segments, or a link to the file of its queue. One that had sent everything left neither.
+func leftBefore(dir string) error {
+	left, _ := os.Readlink(filepath.Join(dir, "queue"))
+	if _, err := os.Lstat(left); err != nil || !strings.HasSuffix(left, ".queue") {
+		left = ""
+	}
+	spool, _ := os.ReadDir(filepath.Join(dir, "spool"))
+	if slices.ContainsFunc(spool, func(e os.DirEntry) bool { return strings.HasSuffix(e.Name(), ".spool") }) {
+		left = filepath.Join(dir, "spool")
+	}
+	if left == "" {
+		return nil
+	}
+	return fmt.Errorf("%s has lines of an earlier version, which this one does not read; start that version once more and let it send them, or move it away", left)
+}
+
 // findMemory finds the directory of the first tier. Without one, what waits there is lost with
 // the process.
 func (s *Store) findMemory(at Places) {
 	s.memory = memdir.Find(s.disk, at.Memory, s.out)
-	for _, dir := range at.Memory {
-		predecessor.Collect(dir, s.out)
-	}
 	if s.memory != nil {
 		s.states[inMemory].dir = s.memory.Dir
 		if state, _ := filepath.Abs(at.State); len(at.Memory) > 1 && filepath.Dir(s.memory.Path()) == state {
@@ -81,22 +105,6 @@ func (s *Store) findMemory(at Places) {
 	} else if len(at.Memory) > 0 {
 		s.out.Warn("what waits in memory would be lost if the process were killed")
 	}
-}
-
-// adopt puts the lines of an earlier version. What doesn't fit into memory goes to disk at once.
-func (s *Store) adopt(lines predecessor.Lines) error {
-	s.mu.Lock()
-	l := &s.named
-	if lines.Held {
-		l = &s.held.log
-	}
-	for _, c := range s.cursors {
-		c.books.Adopted += uint64(lines.Count())
-	}
-	s.put(l, lines.Data, lines.Count(), lines.Born, fresh)
-	s.excess = s.used[inMemory]
-	s.mu.Unlock()
-	return s.moveDown(false)
 }
 
 // recall finds what an earlier process left.
@@ -157,12 +165,6 @@ func (s *Store) recall(to []Destination) error {
 // there is lost.
 func (s *Store) recallPlace(p placeOf, tail records.Place) {
 	c := s.newCursor(Destination{Name: p.Name, To: p.To})
-	if p.Removed { // what its session had in doubt was nobody's then
-		c.books.Adopted = uint64(p.Todo.Lines())
-		c.books.Dropped[Shutdown], c.books.Removed = c.books.Adopted, true
-		s.removed = append(s.removed, c)
-		return
-	}
 	s.cursors = append(s.cursors, c)
 	s.named.recall(&p.Todo, tail)
 	for i := range p.Again {

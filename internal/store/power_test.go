@@ -22,6 +22,7 @@ var powerFailures = flag.Int("store.powerfailures", 8, "how many schedules TestP
 // and of the rest anything.
 type platter struct {
 	dir    string
+	kept   bool              // its own name, in the directory above
 	names  map[string]uint64 // in the directory, when that was synced
 	synced map[uint64][]byte // contents, by inode
 	gone   map[uint64][]byte // contents of files that were removed
@@ -47,6 +48,8 @@ func (p *platter) list() map[string]uint64 {
 // fault stands before every change of a file.
 func (p *platter) fault(op, path string, size int) (int, error) {
 	switch {
+	case op == "sync" && path == filepath.Dir(p.dir):
+		p.kept = true
 	case !strings.HasPrefix(path, p.dir):
 	case op == "sync" && path == p.dir:
 		p.names = p.list()
@@ -62,6 +65,10 @@ func (p *platter) fault(op, path string, size int) (int, error) {
 
 // fail makes the directory what is found after a power failure.
 func (p *platter) fail(r *rand.Rand) {
+	if !p.kept {
+		os.RemoveAll(p.dir)
+		return
+	}
 	now := p.list()
 	files := map[uint64][]byte{}
 	for name, i := range now {
@@ -110,7 +117,10 @@ func TestPowerFails(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, *firstSeed))
 		b := newBench(t, Destination{Name: "a", Queue: 1 << 20, Spool: 1 << 30}, Destination{Name: "b", Queue: 1 << 20, Spool: 1 << 30})
 		p := &platter{dir: b.places.State + "/store", names: map[string]uint64{}, synced: map[uint64][]byte{}, gone: map[uint64][]byte{}}
-		b.files.fault, b.places.files.fault = p.fault, p.fault
+		b.places.files.fault = p.fault
+		b.abandon()
+		os.RemoveAll(p.dir)
+		b.open()
 		var synced [2]records.Spans // what was to do on disk, when it was synced
 		var todo [2]int
 		var tails [2]uint64

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -896,34 +897,6 @@ func TestRemovedInASession(t *testing.T) {
 	}
 }
 
-// What the session of one that is removed had in doubt when the process was killed is counted by
-// the next process, once, whether it is back by then or not.
-func TestRemovedAndKilled(t *testing.T) {
-	a, c := Destination{Name: "a", Queue: roomy}, Destination{Name: "c", Queue: roomy}
-	for _, isBack := range []bool{false, true} {
-		b := newBench(t, a, c)
-		b.putLines("1 1 1", "2 1 1")
-		b.begin("a").take()
-		b.SetDestinations([]Destination{c})
-		if got := b.books("a"); got.Queued != 2 {
-			t.Fatalf("removed: %+v", got)
-		}
-		if b.to = []Destination{c}; isBack {
-			b.to = []Destination{a, c}
-		}
-		b.kill()
-		if got := b.books("a"); got.Removed == isBack || got.Adopted != 2 || got.Dropped[Shutdown] != 2 || got.Queued != 0 {
-			t.Errorf("back %v: got %+v", isBack, got)
-		}
-		b.kill()
-		for _, got := range b.Books() {
-			if got.Destination == "a" && got.Adopted != 0 {
-				t.Errorf("back %v: counted again: %+v", isBack, got)
-			}
-		}
-	}
-}
-
 // A destination is known again by its name, or by an address that it has still; and one
 // that has no name is the first that has one, or is one no more.
 func TestRenamed(t *testing.T) {
@@ -1015,58 +988,58 @@ func TestStopAtTheBound(t *testing.T) {
 	}
 }
 
-// What the version before left is taken over.
+// What a version before the store left is an error that names it and stays; what that leaves when it
+// has sent everything is none.
 func TestOldVersion(t *testing.T) {
-	b := newBench(t)
-	b.abandon()
-	if err := os.CopyFS(filepath.Join(b.places.State, "spool"), os.DirFS("../predecessor/testdata/spool")); err != nil {
-		t.Fatal(err)
-	}
-	chmodAll(t, filepath.Join(b.places.State, "spool"))
-	file := make([]byte, 3<<17)
-	for i := range 3 {
-		part, err := os.ReadFile(fmt.Sprintf("../predecessor/testdata/queue.%d", i))
-		if err != nil {
-			t.Fatal(err)
+	for _, tt := range []struct {
+		name string
+		left bool
+		make func(state, memory string) (path string)
+	}{
+		{"spool", true, func(state, _ string) string {
+			os.Mkdir(filepath.Join(state, "spool"), 0o700)
+			os.WriteFile(filepath.Join(state, "spool", "0000000000000001.spool"), nil, 0o600)
+			return filepath.Join(state, "spool")
+		}},
+		{"queue", true, func(state, memory string) string {
+			path := filepath.Join(memory, "prefixproxy-0123.queue")
+			os.WriteFile(path, nil, 0o600)
+			os.Symlink(path, filepath.Join(state, "queue"))
+			return path
+		}},
+		{"drained", false, func(state, memory string) string {
+			os.Mkdir(filepath.Join(state, "spool"), 0o700)
+			os.WriteFile(filepath.Join(state, "spool", "cursor"), nil, 0o600)
+			os.Symlink(filepath.Join(memory, "prefixproxy-0123.queue"), filepath.Join(state, "queue"))
+			return filepath.Join(state, "spool")
+		}},
+		{"a link elsewhere", false, func(state, _ string) string {
+			os.Symlink("/etc/passwd", filepath.Join(state, "queue"))
+			return filepath.Join(state, "queue")
+		}},
+		{"fifo", false, func(state, _ string) string {
+			syscall.Mkfifo(filepath.Join(state, "queue"), 0o600)
+			syscall.Mkfifo(filepath.Join(state, "spool"), 0o600)
+			return filepath.Join(state, "spool")
+		}},
+	} {
+		root := tempDir(t)
+		at := Places{State: filepath.Join(root, "st[a]te"), Memory: []string{filepath.Join(root, "memory")}}
+		os.Mkdir(at.State, 0o700)
+		os.Mkdir(at.Memory[0], 0o700)
+		path := tt.make(at.State, at.Memory[0])
+		s, err := Open(at, nil, slog.New(slog.DiscardHandler))
+		if s != nil {
+			s.abandon()
 		}
-		copy(file[i<<17:], part)
-	}
-	queue := filepath.Join(b.places.Memory[0], "prefixproxy-0123.queue")
-	if err := os.WriteFile(queue, file, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(queue, filepath.Join(b.places.State, "queue")); err != nil {
-		t.Fatal(err)
-	}
-	b.open()
-	l := b.begin("main")
-	l.want("spool.named 1 1", "spool.named 2 1", "spool.named 3 1", "queue.window 1 1", "queue.named 1 1", "queue.copied 1 1")
-	var held []string
-	for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
-		held = append(held, string(h.Data))
-		b.FinishHeld(func(func([]byte, int, time.Time)) {})
-	}
-	if !slices.Equal(held, []string{"spool.raw 1 1\nqueue.raw 1 1\n"}) {
-		t.Errorf("held: %q", held)
-	}
-	if got := b.books("main"); got.Adopted != 8 {
-		t.Errorf("%d lines adopted", got.Adopted)
-	}
-	for _, path := range []string{queue, filepath.Join(b.places.State, "queue"), filepath.Join(b.places.State, "spool")} {
-		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("%s is still there", path)
+		if (err != nil) != tt.left || err != nil && !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", tt.name, err)
 		}
-	}
-}
-
-func chmodAll(t *testing.T, dir string) {
-	t.Helper()
-	os.Chmod(dir, 0o700)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		os.Chmod(filepath.Join(dir, e.Name()), 0o600)
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if _, err := os.Lstat(filepath.Join(at.State, "store")); (err == nil) == tt.left {
+			t.Errorf("%s: the store's directory: %v", tt.name, err)
+		}
 	}
 }
