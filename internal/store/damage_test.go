@@ -600,7 +600,7 @@ func FuzzState(f *testing.F) {
 func TestTmpfsIsSmall(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: roomy, Spool: 1 << 30})
 	b.files.fault = func(op, path string, size int) (int, error) {
-		if op == "write" && strings.HasPrefix(path, b.places.Memory[0]) && b.used[inMemory] > 4<<20 {
+		if (op == "write" && b.used[inMemory] > 4<<20 || op == "free") && strings.HasPrefix(path, b.places.Memory[0]) {
 			return 0, syscall.ENOSPC
 		}
 		return size, nil
@@ -609,6 +609,57 @@ func TestTmpfsIsSmall(t *testing.T) {
 	b.kill()
 	if got := b.books("main"); got.Queued+got.Spooled != 200_000 || got.Dropped != [NumReasons]uint64{} {
 		t.Errorf("got %+v; %s", got, &b.log)
+	}
+}
+
+// Where tmpfs has been full for a moment, as much waits in memory afterwards as before.
+func TestTmpfsHasRoomAgain(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: roomy, Spool: 1 << 30})
+	isFull := true
+	b.files.fault = func(op, path string, size int) (int, error) {
+		if isFull && (op == "write" && b.used[inMemory] > 4<<20 || op == "free") && strings.HasPrefix(path, b.places.Memory[0]) {
+			return 0, syscall.ENOSPC
+		}
+		return size, nil
+	}
+	b.putThousands(100)
+	isFull = false
+	b.putThousands(700)
+	if got := b.books("main"); got.QueueBytes < roomy/2-2*b.segmentSize || strings.Count(b.log.String(), "no room") != 1 {
+		t.Errorf("got %+v; %s", got, &b.log)
+	}
+}
+
+// A disk that cannot be read for a while costs nothing; what never can be is given up and counted.
+func TestUnreadableForAWhile(t *testing.T) {
+	unreadable, err := os.Open("/proc/self/mem") // at the beginning is an EIO
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, isForever := range []bool{false, true} {
+		b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
+		b.putMany("x", 30_000)
+		first := b.named.segments[0]
+		first.file = unreadable
+		l := b.begin("main")
+		for range maxFailures - 1 {
+			b.step(b.now)
+			b.pass(retry)
+		}
+		if got := b.books("main"); got.Dropped != [NumReasons]uint64{} || !strings.Contains(b.log.String(), "out of order") {
+			t.Errorf("after a while: %+v; %s", got, &b.log)
+		}
+		lost := 0
+		if isForever {
+			lost = first.span().Lines()
+		} else {
+			first.file = nil
+		}
+		l.end(outlet.Broken)
+		sent := strings.Count(b.deliver(), "\n")
+		if got := b.books("main"); sent != 30_000-lost || int(got.Dropped[SpoolFull]) != lost {
+			t.Errorf("%d lines are sent, %d lost: %+v; %s", sent, lost, got, &b.log)
+		}
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -96,6 +98,16 @@ func (o *files) do(op, path string, change func() error) error {
 		return err
 	}
 	return change()
+}
+
+// free returns how many bytes a directory has room for.
+func (o *files) free(dir string) int64 {
+	var of unix.Statfs_t
+	if err := unix.Statfs(dir, &of); err != nil {
+		return 0
+	}
+	n, _ := o.ask("free", dir, int(of.Bavail)*int(of.Bsize))
+	return int64(n)
 }
 
 // isDamage says whether what could not be read is lost. Any other error may go away by the next

@@ -18,10 +18,11 @@ type segment struct {
 	end records.Place // behind its last record
 
 	entry
-	tier   tier
-	sealed bool // no more is appended
-	gone   bool // nobody needs it, and others may be in its place
-	moving bool // it is being copied, and its file stays as it is
+	tier     tier
+	sealed   bool // no more is appended
+	gone     bool // nobody needs it, and others may be in its place
+	moving   bool // it is being copied, and its file stays as it is
+	failures int  // to read it
 }
 
 // An entry is where a file is.

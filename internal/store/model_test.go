@@ -154,7 +154,7 @@ func (m *model) fault(op, path string, size int) (int, error) {
 		panic(errKilled)
 	}
 	for dir := range m.full {
-		if strings.HasPrefix(path, dir) && (op == "write" || op == "create") {
+		if strings.HasPrefix(path, dir) && (op == "write" || op == "create" || op == "free") {
 			return m.rand.IntN(size + 1), syscall.ENOSPC
 		}
 	}

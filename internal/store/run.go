@@ -23,6 +23,10 @@ const (
 	syncInterval = time.Second
 	retry        = time.Second // not longer, however long it has failed: memory fills
 
+	// maxFailures is how often a segment cannot be read before it is given up: a disk that is gone
+	// for a while may be back, a bad sector stays.
+	maxFailures = 60
+
 	// segmentsAtOnce is how many segments are moved before Run looks for other work.
 	segmentsAtOnce = 16
 )
@@ -52,11 +56,13 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 	if s.disk == nil {
 		return 0
 	}
-	readErr := s.readAhead()
+	if s.readErr == nil || !now.Before(s.reread) {
+		s.readErr, s.reread = s.readAhead(), now.Add(retry)
+	}
 	if wait = s.resumes.Sub(now); wait > 0 {
 		return wait
 	}
-	err := errors.Join(readErr, s.moveDown(false))
+	err := errors.Join(s.readErr, s.moveDown(false))
 	if err != nil {
 		s.resumes = now.Add(retry)
 	}
@@ -257,7 +263,8 @@ func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
 		err = nil
 	case err == nil:
 		return c, nil
-	case !isDamage(err):
+	case !isDamage(err), errors.Is(err, syscall.EIO) && g.failures < maxFailures:
+		g.failures++
 		err = fmt.Errorf("read what waits: %w", err)
 	default:
 		s.damaged(g, sp.From, err)

@@ -31,11 +31,10 @@ type state struct {
 
 // placeOf is the place of one destination.
 type placeOf struct {
-	Name    string
-	To      []string
-	Todo    records.Spans              // not delivered
-	Again   [maxIdle + 1]records.Spans // delivered, and to be sent again; as needs.done
-	Removed bool                       // it is a destination no more, and its session has not ended
+	Name  string
+	To    []string
+	Todo  records.Spans              // not delivered
+	Again [maxIdle + 1]records.Spans // delivered, and to be sent again; as needs.done
 }
 
 const (
@@ -82,11 +81,8 @@ func (s *Store) state(powerFails bool) []byte {
 	if isUsed {
 		st.HeldTodo = s.held.todo
 	}
-	for _, c := range slices.Concat(s.cursors, s.removed) {
-		if c.books.Removed && len(c.lost) == 0 {
-			continue
-		}
-		p := placeOf{Name: c.Name, To: c.To, Again: c.done, Removed: c.books.Removed}
+	for _, c := range s.cursors {
+		p := placeOf{Name: c.Name, To: c.To, Again: c.done}
 		if isUsed {
 			p.Todo = slices.Clone(c.todo)
 		}
@@ -181,6 +177,8 @@ type saving struct {
 
 	// Run's:
 	resumes  time.Time // when to try again what failed
+	readErr  error     // of the last time that something was read ahead
+	reread   time.Time // when to try that again
 	isBroken bool      // the disk does not work
 }
 

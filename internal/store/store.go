@@ -92,7 +92,8 @@ func (s *Store) resize() {
 	s.segmentSize = min(max(least/64, records.ChunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
 	s.limit[inMemory], s.limit[onDisk] = queue+replay+slack, spool
-	s.pressure = queue/2 + replay + slack
+	s.relaxed = queue/2 + replay + slack
+	s.pressure = s.relaxed
 	s.excess = stays(s.used[inMemory], s.grain, was)
 	if s.disk == nil {
 		s.limit[onDisk] = 0

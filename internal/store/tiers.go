@@ -41,7 +41,8 @@ type tiers struct {
 type bounds struct {
 	segmentSize int64 // at most; more if it has one record
 	limit       [2]int64
-	pressure    int64 // in memory, from which the oldest go to disk
+	relaxed     int64 // in memory, from which the oldest go to disk
+	pressure    int64 // likewise; less where there was no room for the files
 	excess      int64 // in memory when the limit was lowered, as far as they are still there
 	grain       int64 // of segments before that
 }
@@ -63,6 +64,9 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	if err = t.files.write(g.file, g.Append(nil), nil, 0); err != nil {
 		t.discard(g.entry)
 		return err
+	}
+	if t.pressure < t.relaxed && t.memory != nil && t.files.free(t.memory.Path()) > t.limit[inMemory]-t.used[inMemory] {
+		t.pressure = t.relaxed
 	}
 	t.used[inMemory] += records.HeaderSize
 	return nil
@@ -87,7 +91,7 @@ func (t *tiers) discard(e entry) {
 }
 
 // unkept logs that lines would not survive the process. Where there is no room for what may wait
-// in memory, it goes to disk before.
+// in memory, it goes to disk before, until there is.
 func (t *tiers) unkept(err error) {
 	t.pressure = min(t.pressure, t.used[inMemory]/2)
 	if !t.saidUnkept {
