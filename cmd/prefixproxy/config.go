@@ -184,12 +184,15 @@ func (c config) warnings() []string {
 		ws = append(ws, "aggregate has no effect: StatsD is counted here where forward.statsd.to is [carbon:]")
 	}
 	ws = append(ws, unusableFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
-	for _, d := range c.Proxy.Forward.Carbon {
-		for _, a := range d.To {
-			if s := a.String(); strings.HasPrefix(s, "tcp://") && strings.HasSuffix(s, ":2004") {
-				ws = append(ws, s+": on 2004 a carbon takes pickles, and no lines; those go to 2003")
-			}
+	for path, to := range c.Proxy.Forward.Upstreams() {
+		switch isStatsD := strings.HasPrefix(path, "forward.statsd."); {
+		case !isStatsD && to.Network == "tcp" && to.Port == 2004:
+			ws = append(ws, to.String()+": on 2004 a carbon takes pickles, and no lines; those go to 2003")
+		case isStatsD && (to.Port == 2003 || to.Port == 2004), !isStatsD && to.Port == 8125:
+			ws = append(ws, fmt.Sprintf("%s: %s: usually StatsD is at 8125, and Carbon at 2003", path, to))
 		}
+	}
+	for _, d := range c.Proxy.Forward.Carbon {
 		ws = append(ws, unusableFiles("forward.carbon.tls", d.TLS)...)
 	}
 	return ws
@@ -309,8 +312,10 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 		}
 		v.Set(reflect.ValueOf(membership.PrefixedNumerics(form.Prefix, form.Count)))
 	default:
-		var word string
-		d.scalar(path, n, reflect.ValueOf(&word).Elem())
+		word, _, ok := d.text(path, n, v)
+		if !ok {
+			return
+		}
 		if word != "mountains" {
 			d.wrongf(path, n, "mountains, [Denali, MtLogan] or {prefix: web-, count: 200}", "want a list of names, got %s", describe(n))
 			return

@@ -232,15 +232,16 @@ func stateHint(dir string, err error) string {
 	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(dir))
 	usual := defaultConfig().Membership.StateDir
 	_, absent := os.Stat(dir)
+	isClosed := errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)
 	switch {
-	case !errors.Is(err, statedir.ErrNotOurs) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS):
-		return "set membership.state_dir to a directory that this user may write"
+	case isClosed && !underUnit() && absent == nil:
+		return "another user's daemon keeps its state there: give this one a membership.state_dir of its own; the service is started by: systemctl start prefixproxy"
 	case underUnit() && dir != usual:
 		return "remove membership.state_dir, since the service has " + usual + "; or allow it another: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
-	case !underUnit() && absent == nil:
-		return "another user's daemon keeps its state there: give this one a membership.state_dir of its own; the service is started by: systemctl start prefixproxy"
+	case isClosed, errors.Is(err, statedir.ErrOpenToOthers), errors.Is(err, syscall.EROFS):
+		return "set membership.state_dir to a directory that this user may write, or: " + install
 	}
-	return "set membership.state_dir to a directory that this user may write, or: " + install
+	return "set membership.state_dir to a directory that this user may write"
 }
 
 // queueDirs returns where Carbon's queue may be: the second runtime directory that

@@ -28,6 +28,7 @@ func TestStateHint(t *testing.T) {
 	}{
 		{"another user's", there, false, statedir.ErrNotOurs, "give this one a membership.state_dir of its own"},
 		{"may not be entered", there, false, fs.ErrPermission, "give this one a membership.state_dir of its own"},
+		{"open to others", there, false, statedir.ErrOpenToOthers, "or: sudo install -d -m 0700"},
 		{"may not be made", absent, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
 		{"the unit's", defaultConfig().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},
 		{"a file", file, false, syscall.ENOTDIR, "set membership.state_dir"},
