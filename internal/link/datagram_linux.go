@@ -45,15 +45,14 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// newDatagram takes a connection. It asks the kernel for the errors that the network
-// reports, a host that can't be reached among them (ip(7), IP_RECVERR).
+// newDatagram takes a connection.
 func newDatagram(conn net.Conn, network string, size int) (l *datagram, err error) {
 	l = &datagram{max: size}
 	if l.fd, err = poll.Detach(conn.(poll.Conn)); err != nil {
 		return nil, err
 	}
 	if network == "udp" {
-		err = reportErrors(l.fd)
+		err = setUDP(l.fd)
 	}
 	if err == nil {
 		l.reports, err = poll.ErrorsOf(l.fd)
@@ -65,8 +64,10 @@ func newDatagram(conn net.Conn, network string, size int) (l *datagram, err erro
 	return l, nil
 }
 
-// reportErrors asks for errors, of the family that the socket is of.
-func reportErrors(fd int) error {
+// setUDP asks the kernel for the errors that the network reports, a host that can't be reached
+// among them (ip(7), IP_RECVERR); and lets routers cut up a datagram that is too long for the next
+// part of the way (IP_MTU_DISCOVER): they would drop it, and not all say so. IPv6's never cut.
+func setUDP(fd int) error {
 	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil {
 		return err
@@ -74,7 +75,8 @@ func reportErrors(fd int) error {
 	if family == unix.AF_INET6 {
 		return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
 	}
-	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	return errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT))
 }
 
 func (l *datagram) Write(lines []byte, limit time.Duration) (int, error) {

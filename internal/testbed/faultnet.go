@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,16 +39,48 @@ func newFaraway(t testing.TB) *faraway {
 	n := faraways.Add(1)
 	subnet := freeSubnet(t, "198.18")
 	f := &faraway{t: t, name: fmt.Sprintf("ppx%d-%d", os.Getpid(), n), host: subnet + ".2"}
-	if out, err := exec.Command("ip", "netns", "add", f.name).CombinedOutput(); err != nil {
-		t.Skipf("no network namespace can be made here: %v: %s", err, out)
-	}
-	t.Cleanup(func() { f.ip("netns", "del", f.name) }) // takes the devices with it
+	f.add()
 	f.ip("link", "add", f.name, "type", "veth", "peer", "name", "far", "netns", f.name)
 	f.ip("addr", "add", subnet+".1/24", "dev", f.name)
 	f.ip("link", "set", f.name, "up")
 	f.ip("-n", f.name, "addr", "add", f.host+"/24", "dev", "far")
 	f.connect()
 	return f
+}
+
+// add makes the namespace. Its end takes the devices with it.
+func (f *faraway) add() {
+	if out, err := exec.Command("ip", "netns", "add", f.name).CombinedOutput(); err != nil {
+		f.t.Skipf("no network namespace can be made here: %v: %s", err, out)
+	}
+	f.t.Cleanup(func() { f.ip("netns", "del", f.name) })
+}
+
+// beyond makes a machine that is reached by way of f, which passes on packets of so many bytes
+// there, at most; and says so to who sends a longer one that must not be cut up, if it tells.
+func (f *faraway) beyond(mtu int, tells bool) *faraway {
+	f.t.Helper()
+	name, size := fmt.Sprintf("ppx%d-%d", os.Getpid(), faraways.Add(1)), strconv.Itoa(mtu)
+	b := &faraway{t: f.t, name: name, host: freeSubnet(f.t, "198.18") + ".2"}
+	b.add()
+	f.ip("-n", f.name, "link", "add", "next", "mtu", size, "type", "veth", "peer", "name", "far", "mtu", size, "netns", b.name)
+	f.ip("-n", f.name, "addr", "add", b.near()+"/24", "dev", "next")
+	f.ip("-n", f.name, "link", "set", "next", "up")
+	b.ip("-n", b.name, "addr", "add", b.host+"/24", "dev", "far")
+	b.connect()
+	b.ip("-n", b.name, "route", "add", "default", "via", b.near())
+	b.ip("route", "add", b.host, "via", f.host)
+	if !tells { // it does not know the way back
+		f.ip("-n", f.name, "route", "del", strings.TrimSuffix(f.host, "2")+"0/24", "dev", "far")
+	}
+	if err := f.inside(func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
+			os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("0"), 0),
+			os.WriteFile("/proc/sys/net/ipv4/conf/far/rp_filter", []byte("0"), 0))
+	}); err != nil {
+		f.t.Fatal(err)
+	}
+	return b
 }
 
 // freeSubnet returns the first three numbers of a subnet that no other test on this

@@ -64,6 +64,8 @@ var scenarios = []scenario{
 	{"a udp server ends, and then its host vanishes", udpServerEndsHostVanishes},
 	{"a udp host refuses late", udpRefusesLate},
 	{"a udp server ends at an empty datagram", udpServerEndsAtEmpty},
+	{"a udp path is narrow, and says so", func(t *testing.T) { udpPathIsNarrow(t, true) }},
+	{"a udp path is narrow, and silent about it", func(t *testing.T) { udpPathIsNarrow(t, false) }},
 	{"our own device is too slow, by udp", deviceIsFull},
 
 	{"a statsd pauses", statsdPauses},
@@ -352,6 +354,18 @@ func udpServerEndsAtEmpty(t *testing.T) {
 	server := startReceiver(t, receiverSpec{Network: "udp"}, manner{EndAtEmpty: true})
 	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
 	w.sendUntilArrives("statsd", server)
+}
+
+// udpPathIsNarrow: between us and a host is a network that carries less than our own.
+func udpPathIsNarrow(t *testing.T, tells bool) {
+	far := newFaraway(t).beyond(600, tells)
+	server := startReceiver(t, receiverSpec{Network: "udp", Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), Buffer: 4 << 20, host: far}, manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.counts(server)
+	const lines = 15_000
+	w.send("statsd", 5000, lines)
+	w.awaitDelivered("statsd")
+	w.awaitArrivals("statsd", lines)
 }
 
 // deviceIsFull: that our own network device takes no more is not the server's fault.
