@@ -170,9 +170,9 @@ func (o *Outlet) reads(ctx context.Context, c *connection) (reads bool) {
 }
 
 // park keeps a connection that was left, whose server has not taken what it was sent yet: to
-// reset it could end the server. It is closed when the server has, and reset when that may not
-// leave any more, or ctx ends.
-func (o *Outlet) park(ctx context.Context, c *connection, s sent, left func() time.Duration) {
+// reset it could end the server. It is closed when the server has, and the rest of a line of which
+// it had a part; and reset when that may not leave any more, or ctx ends.
+func (o *Outlet) park(ctx context.Context, c *connection, s sent, rest []byte, left func() time.Duration) {
 	o.parked.Go(func() {
 		for end := time.Now().Add(parkTime); ; {
 			now := time.Now()
@@ -181,7 +181,14 @@ func (o *Outlet) park(ctx context.Context, c *connection, s sent, left func() ti
 				c.reset()
 				return
 			}
-			if err := s.look(now, c.link); err != nil || s.isAcked() {
+			err := s.look(now, c.link)
+			if err == nil && len(rest) > 0 {
+				var n int
+				n, err = c.link.Write(rest, parkLook)
+				s.took(now, rest[:n])
+				rest = rest[n:]
+			}
+			if err != nil || s.isAcked() && len(rest) == 0 {
 				c.close()
 				return
 			}

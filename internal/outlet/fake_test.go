@@ -46,6 +46,7 @@ type fakeServer struct {
 	hangUp  time.Duration // it ends connections after so long, if endErr is set
 	endErr  error
 	stall   bool          // it takes nothing
+	half    bool          // it stalls when it has taken half a line
 	unread  bool          // its kernel takes, and acknowledges nothing
 	cutOff  bool          // its host does not answer, either
 	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
@@ -163,6 +164,7 @@ type fakeLink struct {
 	ended  chan error
 	err    error  // how the server ended it
 	taken  uint64 // bytes
+	tail   []byte // of them, behind the last line
 	wrote  time.Time
 	acked  uint64 // of them
 	gone   string // how we ended it: "closed" or "reset"
@@ -204,8 +206,12 @@ func (l *fakeLink) Write(lines []byte, limit time.Duration) (int, error) {
 		l.taken += uint64(len(lines))
 		return len(lines), nil
 	}
-	for ln := range bytes.Lines(lines) {
-		l.server.got = append(l.server.got, strings.TrimSuffix(string(ln), "\n"))
+	if l.server.half {
+		lines, l.server.half, l.server.stall = lines[:bytes.IndexByte(lines, '\n')/2], false, true
+	}
+	l.tail = append(l.tail, lines...)
+	for ln, rest, ok := bytes.Cut(l.tail, []byte("\n")); ok; ln, rest, ok = bytes.Cut(rest, []byte("\n")) {
+		l.server.got, l.tail = append(l.server.got, string(ln)), rest
 	}
 	l.taken, l.wrote = l.taken+uint64(len(lines)), time.Now()
 	return len(lines), nil
@@ -269,6 +275,7 @@ func (s *fakeServer) parted(i int) string {
 type fakeSource struct {
 	mu     sync.Mutex
 	lines  []string // the oldest first
+	mid    int      // bytes of the first that were written
 	sent   []string // of this session
 	ends   []Ending
 	ended  time.Time // when the last session did, as was said
@@ -315,14 +322,15 @@ func (s *fakeSource) Next(time.Time) ([]byte, time.Duration, error) {
 	for _, ln := range s.lines {
 		b = append(append(b, ln...), '\n')
 	}
-	return b, 0, nil
+	return b[s.mid:], 0, nil
 }
 
 func (s *fakeSource) Wrote(_ time.Time, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ; n > 0; s.lines = s.lines[1:] {
-		n -= len(s.lines[0]) + 1
+	s.mid += n
+	for ; len(s.lines) > 0 && s.mid > len(s.lines[0]); s.lines = s.lines[1:] {
+		s.mid -= len(s.lines[0]) + 1
 		s.sent = append(s.sent, s.lines[0])
 	}
 }
@@ -364,6 +372,9 @@ func (s *fakeSource) End(now time.Time, how Ending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ends, s.ended = append(s.ends, how), now
+	if s.mid > 0 {
+		s.lines, s.mid = s.lines[1:], 0
+	}
 }
 
 func (s *fakeSource) endings() []Ending {

@@ -1,6 +1,7 @@
 package outlet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -125,14 +126,23 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 		return Closed, why
 	case errors.Is(why, ErrRevoked):
 		s.reset()
-	case s.isAcked(), s.isDatagram():
+	case s.isAcked() && !s.mid, s.isDatagram():
 		s.close()
 	case left == nil || ctx.Err() != nil:
 		s.reset()
 	default:
-		s.outlet.park(ctx, s.connection, s.sent, left)
+		s.outlet.park(ctx, s.connection, s.sent, s.rest(), left)
 	}
 	return Broken, why
+}
+
+// rest returns what is missing of a line of which a part was written.
+func (s *session) rest() []byte {
+	if !s.mid {
+		return nil
+	}
+	lines, _, _ := s.source.Next(time.Now())
+	return bytes.Clone(lines[:bytes.IndexByte(lines, '\n')+1])
 }
 
 // Why a connection does not end in order. errUnread: all is acknowledged.

@@ -670,6 +670,27 @@ func TestParked(t *testing.T) {
 	}
 }
 
+// A server that was left in the middle of a line, and takes lines again, gets the rest: there is no
+// telling what it would make of half of one.
+func TestParkedInMidLine(t *testing.T) {
+	net := newNet(atA, atB)
+	a := net.servers[atA]
+	a.half = true
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.source.left = func() time.Duration { return time.Hour }
+		r.send(25 * time.Second)
+		if n := len(net.servers[atB].lines()); n == 0 {
+			t.Fatal("the second has no line")
+		}
+		a.set(func(s *fakeServer) { s.stall = false })
+		time.Sleep(4 * parkLook)
+		synctest.Wait()
+		if got, tail, how := a.lines(), a.links[0].tail, a.parted(0); len(got) != 1 || got[0] != "n0" || len(tail) > 0 || how != "closed" {
+			t.Errorf("it has %q and %q when the connection is %q", got, tail, how)
+		}
+	})
+}
+
 // One that has closed its side, too. The race detector sees whether the session goes on with
 // what is looked at beside it now, in one of some hundred times.
 func TestParkedHalfClosed(t *testing.T) {
