@@ -43,8 +43,13 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 	if earlier := slices.Index(s.config.To, a); earlier > 0 {
 		s.besides.Go(func() { o.leaveForEarlier(ctx, s, earlier) })
 	}
-	if wait := o.failover.asksIn(time.Now(), s.server); wait > 0 && !a.IsDatagram() && a.Host != "" {
-		s.besides.Go(func() { o.leaveUnread(ctx, s, wait) })
+	if isAlone := o.failover.isAlone(s.server); isAlone || a.IsDatagram() {
+		o.dropSpares()
+	} else {
+		s.besides.Go(func() { o.holdSpares(ctx, s) })
+		if a.Host != "" {
+			s.besides.Go(func() { o.leaveUnread(ctx, s) })
+		}
 	}
 	if a.Network == "unixgram" || a.Network == "udp" && a.IsName() {
 		s.besides.Go(func() { o.leaveRenamed(ctx, s) })
@@ -57,6 +62,49 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 // seekAgain waits for about seekInterval; it returns false when ctx has ended.
 func seekAgain(ctx context.Context) bool {
 	return retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval))
+}
+
+// holdSpares connects to all other servers that can be used, and holds that until s has proven
+// itself: so any number of servers that accept connections and end them cost the time of one.
+// Those that were held when the session before failed are still.
+func (o *Outlet) holdSpares(ctx context.Context, s *session) {
+	if !retry.Sleep(ctx, settleTime) {
+		return
+	}
+	if len(o.spares) == 0 && !o.failover.works(s.server) {
+		r := o.search(ctx, wholeList, s.server)
+		r.quiet = true
+		for ; r.next() != nil; r.found = nil {
+			o.spares = append(o.spares, r.found)
+		}
+		r.stop()
+	}
+	if retry.Sleep(ctx, provenAge) {
+		o.dropSpares()
+	}
+}
+
+// spare returns the first of those that are held whose server has not ended it; nil: there is none.
+func (o *Outlet) spare() *connection {
+	for len(o.spares) > 0 {
+		c := o.spares[0]
+		o.spares = o.spares[1:]
+		select {
+		case why := <-c.heard:
+			c.close()
+			o.failover.failed(time.Now(), c, 0, c.explain(why))
+		default:
+			return c
+		}
+	}
+	return nil
+}
+
+func (o *Outlet) dropSpares() {
+	for _, c := range o.spares {
+		c.close()
+	}
+	o.spares = nil
 }
 
 // leaveForEarlier makes s leave its server when one of the first n addresses is back.
@@ -93,8 +141,8 @@ func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 // what it is sent doesn't tell, for megabytes: a quiet host's lines of hours. One that reads
 // closes what we close. If it does not, the session ends in order, which tells: it might
 // serve one connection at a time.
-func (o *Outlet) leaveUnread(ctx context.Context, s *session, wait time.Duration) {
-	for ; retry.Sleep(ctx, wait); wait = askInterval {
+func (o *Outlet) leaveUnread(ctx context.Context, s *session) {
+	for wait := o.failover.asksIn(time.Now(), s.server); retry.Sleep(ctx, wait); wait = askInterval {
 		if s.paused.Load() {
 			continue // which tells, too
 		}
@@ -111,7 +159,7 @@ func (o *Outlet) leaveUnread(ctx context.Context, s *session, wait time.Duration
 
 // open connects to the first server of the first n addresses that can be used; than is passed
 // over. Unless age is 0, a connection must stay open for that long while nothing is sent, and for
-// longer than sessions did that failed; and a server that read nothing must first show that it
+// longer than those did that failed; and a server that read nothing must first show that it
 // reads again. nil: none can be used, or ctx ended.
 func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duration) *connection {
 	c := o.seek(ctx, n, than)
@@ -127,7 +175,7 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 	case <-late.C:
 	case err := <-c.heard:
 		c.close()
-		o.failover.failed(time.Now(), c.server, 0, false, c.explain(err))
+		o.failover.failed(time.Now(), c, 0, c.explain(err))
 		return nil
 	case <-ctx.Done():
 		c.close()
@@ -138,7 +186,7 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 		return c
 	}
 	if !o.reads(ctx, c) && ctx.Err() == nil {
-		o.failover.failed(time.Now(), c.server, 0, true, errStalled)
+		o.failover.failed(time.Now(), c, 0, errStalled)
 	}
 	return nil
 }

@@ -50,7 +50,6 @@ type failover struct {
 
 	mu      sync.Mutex
 	entries []*entry
-	unfit   *entry // whose session was the last to end, if it failed before it worked
 	tls     link.TLS
 	saidUp  *entry // the last that was said to be up, if it wasn't said to be down since
 }
@@ -76,9 +75,10 @@ type entry struct {
 type server struct {
 	entry   *entry
 	at      string
+	works   bool          // a session has lasted, and nothing failed since
 	strikes int           // failures, one after the other
 	deceits int           // of them, though it could be connected to
-	lived   time.Duration // the longest session of those that failed before it worked
+	lived   time.Duration // the longest connection of those that failed before it worked
 	trying  bool          // an attempt is under way
 	rest    time.Time     // not used before, while there is another
 	retry   time.Time     // not tried before
@@ -116,19 +116,17 @@ func newEntry(now time.Time, a address.Upstream) *entry {
 	return e
 }
 
-// list returns the first n entries, in the order in which to try them: where that is all, those
-// come first that follow one which failed before it worked.
+// list returns the first n entries, in the order in which to try them: who has failed less often
+// comes first.
 func (f *failover) list(n int) []*entry {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n < len(f.entries) {
-		return f.entries[:n]
-	}
-	next := slices.Index(f.entries, f.unfit) + 1
-	return slices.Concat(f.entries[next:], f.entries[:next])
+	list := slices.Clone(f.entries[:min(n, len(f.entries))])
+	slices.SortStableFunc(list, func(a, b *entry) int { return a.name.strikes - b.name.strikes })
+	return list
 }
 
-// lasted returns how long sessions with s have lasted that failed since it last worked.
+// lasted returns how long connections to s have lasted that failed since it last worked.
 func (f *failover) lasted(s *server) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -251,19 +249,30 @@ func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 func (f *failover) proven(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.strikes, s.lived, s.rest = 0, 0, time.Time{}
+	s.works, s.strikes, s.lived, s.rest = true, 0, 0, time.Time{}
 	s.entry.name.strikes = 0
 	f.isUp(now, s.entry)
 }
 
+// isAlone says whether there is no other server than s.
+func (f *failover) isAlone(s *server) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.entries) == 1 && len(s.entry.answer) < 2
+}
+
+// works says whether a session with s has lasted, and nothing failed since.
+func (f *failover) works(s *server) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.works
+}
+
 // asksIn returns after which time s, with which a session begins, is to be asked whether it
-// reads; 0: never, since there is no other server.
+// reads.
 func (f *failover) asksIn(now time.Time, s *server) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.entries) == 1 && len(s.entry.answer) < 2 {
-		return 0
-	}
 	return max(askAfter, s.ask.Sub(now))
 }
 
@@ -286,34 +295,34 @@ func (f *failover) left(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := s.entry
-	e.server, f.unfit = nil, nil
+	e.server = nil
 	if e.up {
 		e.up, e.since = false, now
 	}
 }
 
-// failed says that a session with s failed that had worked for so long. One that stalled,
+// failed says that a session on c failed that had worked for so long. One that stalled,
 // or that failed soon though its connection had been idle for a while (probed), shows that
-// to accept a connection proves nothing here: s rests as long as one that says nothing.
-func (f *failover) failed(now time.Time, s *server, worked time.Duration, probed bool, why error) {
+// to accept a connection proves nothing here: the server rests as long as one that says nothing.
+func (f *failover) failed(now time.Time, c *connection, worked time.Duration, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e := s.entry
+	s, e := c.server, c.server.entry
 	if e.server == s {
-		e.server, f.unfit = nil, e
+		e.server = nil
 	}
 	isStalled := errors.Is(why, errStalled) || errors.Is(why, errCutOff)
 	s.silent, s.ask = isStalled, time.Time{}
 	works := worked >= provenAge && !isStalled
-	s.lived = max(s.lived, worked)
+	s.lived = max(s.lived, now.Sub(c.began))
 	if works {
-		s.strikes, e.name.strikes, s.lived, f.unfit = 0, 0, 0, nil
+		s.strikes, e.name.strikes, s.lived = 0, 0, 0
 	}
 	isYoung := worked < brokenAge
 	if errors.Is(why, link.ErrClosed) {
 		isYoung = worked < closedAge // it was idle
 	}
-	deceives := isStalled || probed && isYoung
+	deceives := isStalled || c.probed && isYoung
 	if works && !deceives && !e.address.IsDatagram() {
 		if isYoung {
 			s.rest = now.Add(minRest) // another may have a backend
@@ -369,6 +378,7 @@ func (f *failover) strike(now time.Time, s *server) {
 }
 
 func (s *server) strike(now time.Time) {
+	s.works = false
 	s.strikes++
 	retry := doubled(minRest, maxRetry, s.strikes)
 	s.retry = now.Add(retry/2 + rand.N(retry/2+1)) // so that a fleet does not return as one

@@ -28,6 +28,7 @@ type Outlet struct {
 
 	pulse  pulse.Pulse    // of Run
 	parked sync.WaitGroup // connections that have a moment more
+	spares []*connection  // to other servers; Run's, and while there is a session, its holdSpares'
 }
 
 // New returns an outlet. It starts nothing.
@@ -90,6 +91,7 @@ func (o *Outlet) Run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer o.parked.Wait()
 	defer cancel()
+	defer o.dropSpares()
 	for c := o.connect(ctx); c != nil; {
 		if c = o.run(ctx, c); c == nil {
 			c = o.connect(ctx)
@@ -104,8 +106,12 @@ func (o *Outlet) run(ctx context.Context, c *connection) (next *connection) {
 	isFine := errors.Is(why, errDoubted) // it has ended the connection in order: so it does read
 	if ctx.Err() != nil || isOurs(why) {
 		o.failover.left(time.Now(), c.server)
+		o.dropSpares()
 	} else {
-		o.failover.failed(time.Now(), c.server, lived, c.probed, why)
+		o.failover.failed(time.Now(), c, lived, why)
+		if next == nil {
+			next = o.spare()
+		}
 	}
 	if isFine {
 		o.failover.asked(c.server, true, time.Now().Add(patientInterval))

@@ -35,6 +35,7 @@ type search struct {
 	config *Config // that todo is of
 	n      int     // so many addresses of the list are tried
 	than   *server // is not
+	quiet  bool    // nothing is said of those that can't be connected to
 
 	todo     []*server    // the next first
 	first    *server      // that is waited for, before the next is tried; nil: none is
@@ -84,7 +85,7 @@ func (r *search) step(now time.Time) time.Duration {
 		if wait := r.until.Sub(now); wait > 0 {
 			return wait
 		}
-		if r.first = nil; s.isName() {
+		if r.first = nil; s.isName() && !r.quiet {
 			f.late(now, s.entry, fmt.Errorf("look up upstream %s: no answer within %v", s.entry.address, resolveTime))
 		}
 	}
@@ -147,7 +148,7 @@ func (r *search) take(a attempt) {
 		r.first = nil
 	}
 	switch {
-	case a.err != nil && r.ctx.Err() == nil:
+	case a.err != nil && r.ctx.Err() == nil && !r.quiet:
 		f.unreachable(time.Now(), a.server, a.err)
 	case a.err != nil:
 	case a.isName():
@@ -159,12 +160,10 @@ func (r *search) take(a attempt) {
 	}
 }
 
-// seek connects to the first server of the first n addresses that does not rest, and
-// takes the connection; than is passed over. nil: none does, or ctx ended.
-func (o *Outlet) seek(ctx context.Context, n int, than *server) *connection {
-	r := o.search(ctx, n, than)
-	defer r.stop()
-	for r.found == nil && ctx.Err() == nil {
+// next connects to the next server that does not rest, unless one is found already. nil: none is
+// left, or ctx ended.
+func (r *search) next() *connection {
+	for r.found == nil && r.ctx.Err() == nil {
 		wait := r.step(time.Now())
 		if wait == 0 && r.underWay == 0 {
 			break
@@ -172,6 +171,14 @@ func (o *Outlet) seek(ctx context.Context, n int, than *server) *connection {
 		r.await(wait, nil, nil)
 	}
 	return r.found
+}
+
+// seek connects to the first server of the first n addresses that does not rest; than is passed
+// over. nil: none does, or ctx ended.
+func (o *Outlet) seek(ctx context.Context, n int, than *server) *connection {
+	r := o.search(ctx, n, than)
+	defer r.stop()
+	return r.next()
 }
 
 // errSlow says that a server needed too long.

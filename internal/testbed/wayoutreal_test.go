@@ -21,7 +21,7 @@ var realScenarios = []scenario{
 	{"haproxy without a backend", func(t *testing.T) { haproxyWithoutBackend(t, "check inter 200ms") }},
 	{"haproxy that looks for a backend", func(t *testing.T) { haproxyWithoutBackend(t, "") }},
 	{"haproxy whose backend comes and goes", haproxyWithFlappingBackend},
-	{"haproxy without a backend, and a good one", haproxyAndAnother},
+	{"four haproxys without a backend, and a good one", haproxysAndAnother},
 	{"slow: haproxy with a silent backend, and a good one", haproxyIsSilent},
 	{"statsd 0.9 is stopped for 3 s", statsdIsStopped},
 	{"slow: statsd 0.9 is stopped for long", func(t *testing.T) { statsdIsStoppedLong(t, 35*time.Second, "") }},
@@ -95,16 +95,25 @@ func haproxyWithFlappingBackend(t *testing.T) {
 	w.awaitDelivered("carbon")
 }
 
-// haproxyAndAnother: the one that works is used.
-func haproxyAndAnother(t *testing.T) {
-	balancer := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), "", "1s")
+// haproxysAndAnother: the one that works is used.
+func haproxysAndAnother(t *testing.T) {
+	var balancers, list []string
+	for range 4 {
+		addr := startHAProxy(t, fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t)), "", "1s")
+		balancers, list = append(balancers, addr), append(list, "tcp://"+addr)
+	}
 	good := startSink(t)
-	w := startWayOut(t, daemonPlan{carbon: to("tcp://"+balancer, good.URL)})
+	w := startWayOut(t, daemonPlan{carbon: to(append(list, good.URL)...)})
 	w.counts(good)
-	w.sendFor("carbon", 400, 10*time.Second)
+	began := time.Now()
+	w.sendUntilArrives("carbon", good)
+	t.Logf("the good one is used after %v", time.Since(began).Round(100*time.Millisecond))
+	w.sendFor("carbon", 400, 6*time.Second)
 	w.awaitUp(good.URL)
 	w.awaitDelivered("carbon")
-	w.saidOnce(balancer)
+	for _, addr := range balancers {
+		w.saidOnce(addr)
+	}
 }
 
 // haproxyIsSilent: the host of its backend is gone, so that it needs 20 s to find that out.
