@@ -17,17 +17,15 @@ import (
 // logFlags are the flags of every command that say how to log.
 type logFlags struct {
 	LogFormat string `help:"Form of the log on stderr: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
-	LogLevel  string `help:"What to log: debug, info, warn or error, and what is worse; default: info, and warn for dev." placeholder:"LEVEL"`
+	LogLevel  string `help:"What to log: debug, info, warn or error, and what is worse; default: info, and warn for dev." enum:"debug,info,warn,error," default:"" placeholder:"LEVEL"`
 }
 
 // logger returns the logger that the flags describe; usual is the level where
 // they give none.
-func (f logFlags) logger(w io.Writer, usual slog.Level) (*slog.Logger, error) {
+func (f logFlags) logger(w io.Writer, usual slog.Level) *slog.Logger {
 	level := usual
 	if f.LogLevel != "" {
-		if err := level.UnmarshalText([]byte(f.LogLevel)); err != nil {
-			return nil, usageError(fmt.Errorf("--log-level: %w", err), "debug, info, warn or error")
-		}
+		level.UnmarshalText([]byte(f.LogLevel)) // it is one: kong has checked that
 	}
 	options := &slog.HandlerOptions{Level: level}
 	out := &logWriter{}
@@ -38,9 +36,9 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) (*slog.Logger, error) {
 	case *os.File:
 		out.file = w
 	default:
-		return slog.New(f.handler(w, options)), nil
+		return slog.New(f.handler(w, options))
 	}
-	return slog.New(lossyHandler{f.handler(out, options), out}), nil
+	return slog.New(lossyHandler{f.handler(out, options), out})
 }
 
 func (f logFlags) handler(w io.Writer, options *slog.HandlerOptions) slog.Handler {

@@ -18,10 +18,7 @@ func TestLogWaitsForNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer r.Close()
-		log, err := logFlags{}.logger(w, slog.LevelInfo)
-		if err != nil {
-			t.Fatal(err)
-		}
+		log := logFlags{}.logger(w, slog.LevelInfo)
 		logged := make(chan struct{})
 		go func() {
 			defer close(logged)

@@ -97,9 +97,7 @@ func execute(args []string, ui *ui) error {
 	if command.Selected().Name == "dev" {
 		usual = slog.LevelWarn // its greeting says the rest
 	}
-	if ui.log, err = line.logger(ui.err, usual); err != nil {
-		return err
-	}
+	ui.log = line.logger(ui.err, usual)
 	command.BindTo(context.Background(), (*context.Context)(nil))
 	return command.Run(ui)
 }
