@@ -64,14 +64,14 @@ func seekAgain(ctx context.Context) bool {
 	return retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval))
 }
 
-// holdSpares connects to all other servers that can be used, and holds that until s has proven
-// itself: so any number of servers that accept connections and end them cost the time of one.
-// Those that were held when the session before failed are still.
+// holdSpares connects to all other servers that can be used, once one has failed, and holds that
+// until s has proven itself: so any number of servers that accept connections and end them cost the
+// time of two. Those that were held when the session before failed are still.
 func (o *Outlet) holdSpares(ctx context.Context, s *session) {
 	if !retry.Sleep(ctx, settleTime) {
 		return
 	}
-	if len(o.spares) == 0 && !o.failover.works(s.server) {
+	if len(o.spares) == 0 && o.failover.wantsSpares(s.server) {
 		r := o.search(ctx, wholeList, s.server)
 		r.quiet = true
 		for ; r.next() != nil; r.found = nil {

@@ -261,11 +261,22 @@ func (f *failover) isAlone(s *server) bool {
 	return len(f.entries) == 1 && len(s.entry.answer) < 2
 }
 
-// works says whether a session with s has lasted, and nothing failed since.
-func (f *failover) works(s *server) bool {
+// wantsSpares says whether others may soon be needed than s, which has yet to prove itself: where
+// one has failed, the next often does, too. A list that works is left alone.
+func (f *failover) wantsSpares(s *server) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return s.works
+	return !s.works && slices.ContainsFunc(f.entries, (*entry).hasFailed)
+}
+
+// hasFailed says whether one of its servers has failed, or its name, and has not worked since.
+func (e *entry) hasFailed() bool {
+	for _, s := range e.servers {
+		if s.strikes > 0 {
+			return true
+		}
+	}
+	return e.name.strikes > 0
 }
 
 // asksIn returns after which time s, with which a session begins, is to be asked whether it

@@ -51,7 +51,7 @@ func TestFirstHangsUp(t *testing.T) {
 	}
 }
 
-// Of five servers, four end each session soon. That costs the time of one; then the last is used,
+// Of five servers, four end each session soon. That costs the time of two; then the last is used,
 // and not left for one that only stays open for as long.
 func TestLastOfFive(t *testing.T) {
 	const last = "10.0.0.5:2003"
@@ -66,9 +66,10 @@ func TestLastOfFive(t *testing.T) {
 		}
 		slices.Sort(to)
 		run(t, net, to, func(t *testing.T, r *rig) {
-			r.send(after + time.Second)
+			limit := 2*after + time.Second
+			r.send(limit)
 			if n := len(net.servers[last].lines()); n == 0 {
-				t.Errorf("%v: the last has no lines after %v", after, after+time.Second)
+				t.Errorf("%v: the last has no lines after %v", after, limit)
 			}
 			r.send(time.Minute)
 			for at, s := range net.servers {
@@ -78,6 +79,17 @@ func TestLastOfFive(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While the first one works, no other hears of us: not even at the start.
+func TestOthersAreLeftAlone(t *testing.T) {
+	net := newNet(atA, atB)
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		if n := len(net.servers[atB].attempts()); n > 0 {
+			t.Errorf("%d attempts to connect to the second", n)
+		}
+	})
 }
 
 // That a connection stayed open before it was used is no proof that its server works: one that
