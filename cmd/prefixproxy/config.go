@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -196,6 +197,13 @@ func (c config) warnings() []string {
 		ws = append(ws, unusableFiles("forward.carbon.tls", d.TLS)...)
 	}
 	return ws
+}
+
+// warn logs the warnings.
+func (c config) warn(log *slog.Logger) {
+	for _, w := range c.warnings() {
+		log.Warn("configuration", "warning", w)
+	}
 }
 
 // unusableFiles tells of those that a connection to a server cannot do without. They are

@@ -48,6 +48,7 @@ type daemon struct {
 // whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the
 // etcd client. The caller closes it.
 func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
+	cfg.warn(ui.log)
 	d = &daemon{log: ui.log, pages: make(chan *admin.Server), tell: notifier{log: ui.log}}
 	if d.client, err = cfg.Etcd.client(); err != nil {
 		return nil, err

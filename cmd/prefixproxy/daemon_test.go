@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // The hint for a state directory takes it away from nobody, and fits where we run.
@@ -66,6 +69,28 @@ func TestBindHint(t *testing.T) {
 		hint, ok := errors.AsType[hinted](bindHint(tt.err))
 		if !ok || !strings.Contains(hint.hint, tt.want) {
 			t.Errorf("%v: got the hint %q, want %q in it", tt.err, hint.hint, tt.want)
+		}
+	}
+}
+
+// The daemon says what check warns of.
+func TestDaemonWarns(t *testing.T) {
+	cfg := mustParse(t, strings.Replace(complete, "graphite:2003", "graphite:2004", 1)+"admin: {listen: 0.0.0.0:0}\nlisten: {statsd: [udp://0.0.0.0:0]}\n")
+	cfg.Membership.StateDir = t.TempDir()
+	dir, err := state.Open(cfg.Membership.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var log bytes.Buffer
+	d, err := newDaemon(cfg, dir, &ui{log: slog.New(slog.NewTextHandler(&log, nil))}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	for _, want := range []string{"udp://0.0.0.0:0 is not loopback", "admin.listen 0.0.0.0:0 is not loopback", "takes pickles"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("got %s\nwant %q", &log, want)
 		}
 	}
 }

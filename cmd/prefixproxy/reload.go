@@ -69,6 +69,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	r.turnTo(ctx, page, cfg.Admin)
 	r.daemon.events.Configure(cfg.Graphite)
 	tuneMemory(cfg)
+	cfg.warn(r.daemon.log)
 	r.cfg = cfg
 	return changed, nil
 }

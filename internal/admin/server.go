@@ -69,9 +69,6 @@ func (s *Server) Bind() error {
 		return fmt.Errorf("admin page: %w", err)
 	}
 	s.log.Info("admin page", "address", s.Addr().String())
-	if !s.cfg.Local() {
-		s.log.Warn("admin page can be reached from other hosts", "address", s.Addr().String())
-	}
 	return nil
 }
 

@@ -189,7 +189,4 @@ func (in *Inlet) announce(l *Listener) {
 		in.log.Warn("small receive buffer: input gathers 1ms at most, and bursts may be lost",
 			"listener", l.Address, "receive_buffer", l.ReceiveBuffer, "remedy", remedy)
 	}
-	if !l.at.IsLocal() {
-		in.log.Warn("listening on an address that is not loopback: whoever reaches it can write metrics", "listener", l.Address)
-	}
 }
