@@ -34,6 +34,7 @@ type tenancy struct {
 // acquire returns a new claim, which Current returns from then on; nil when ctx has ended.
 func (h *Holder) acquire(ctx context.Context) *tenancy {
 	backoff := retry.Backoff{Jitter: h.jitter}
+	h.mark(ctx) // before it is our turn
 	h.sleep(ctx, h.spread())
 	for ctx.Err() == nil {
 		held, err := h.attempt(ctx)
@@ -73,11 +74,8 @@ func (h *Holder) spread() time.Duration {
 // attempt claims a name once.
 func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 	// 1. Tell the pool of a data loss before claiming in it.
-	if h.lostData.unmarked {
-		if err := h.request(ctx, h.store.mark); err != nil {
-			return nil, err
-		}
-		h.lostData.unmarked = false
+	if err := h.mark(ctx); err != nil {
+		return nil, err
 	}
 	// 2. Get rid of a lease that is no longer any good.
 	if h.lease != nil && h.lease.spent {
@@ -119,6 +117,16 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 		return nil, err
 	}
 	return h.tenancyOf(ctx, got, answered), nil
+}
+
+// mark tells the pool of a data loss, if that is not done yet.
+func (h *Holder) mark(ctx context.Context) error {
+	if !h.lostData.unmarked {
+		return nil
+	}
+	err := h.request(ctx, h.store.mark)
+	h.lostData.unmarked = err != nil
+	return err
 }
 
 func (h *Holder) grant(ctx context.Context) error {

@@ -89,7 +89,7 @@ func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Lo
 		current: newCurrent(),
 		requests: requests{
 			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, pause: retry.Sleep, log: log,
-			outage: outage{log: log, now: now, causes: make(map[string]time.Duration)},
+			outage: outage{log: log, causes: make(map[string]time.Time)},
 		},
 		counts:  counts{losses: make(map[Loss]*atomic.Uint64)},
 		cfg:     cfg,

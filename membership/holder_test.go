@@ -194,12 +194,7 @@ func TestEtcdRefusesUs(t *testing.T) {
 	client := newClientOf(t, etcd.Config{Endpoints: []string{"127.0.0.1:1"}})
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		start := time.Now()
-		o := outage{
-			log:    slog.New(slog.NewTextHandler(&log, nil)),
-			now:    func() time.Duration { return time.Since(start) },
-			causes: make(map[string]time.Duration),
-		}
+		o := outage{log: slog.New(slog.NewTextHandler(&log, nil)), causes: make(map[string]time.Time)}
 		for i := range 7 {
 			err := rpctypes.ErrPermissionDenied
 			if i > 2 && i != 5 { // and back, as members that fail in different ways do
@@ -233,7 +228,7 @@ func TestEtcdIsNotThere(t *testing.T) {
 			var log bytes.Buffer
 			start := time.Now()
 			now := func() time.Duration { return time.Since(start) }
-			r := requests{store: &store{route: noEtcd{}}, now: now, outage: outage{log: slog.New(slog.NewTextHandler(&log, nil)), now: now, causes: make(map[string]time.Duration), heard: heard}}
+			r := requests{store: &store{route: noEtcd{}}, now: now, outage: outage{log: slog.New(slog.NewTextHandler(&log, nil)), causes: make(map[string]time.Time), heard: heard}}
 			for range 3 {
 				err := r.within(t.Context(), 5*time.Second, func(ctx context.Context) error {
 					pass(t, 2*time.Second)

@@ -14,18 +14,15 @@ import (
 // changes, and when it is over.
 type outage struct {
 	log    *slog.Logger
-	now    clock
-	since  time.Duration            // by now
-	saying string                   // the cause of now; "" while there is no outage
-	causes map[string]time.Duration // when each that it has had was there last
-	heard  bool                     // etcd has answered once
-
-	shown atomic.Pointer[Outage] // what is said now, for others; nil: nothing
+	since  time.Time
+	causes map[string]time.Time   // when each that it has had was there last
+	heard  bool                   // etcd has answered once
+	shown  atomic.Pointer[Outage] // nil: there is none
 }
 
 // An Outage is a time during which etcd fails us.
 type Outage struct {
-	Since time.Time // by the wall clock
+	Since time.Time
 	*etcd.Trouble
 }
 
@@ -42,8 +39,9 @@ func (h *Holder) Outage() (Outage, bool) {
 // fail in their own way, again and again: a cause is logged again when it was absent for a
 // minute.
 func (o *outage) failed(err error, before int) {
-	if o.saying == "" && before == 0 {
-		o.since = o.now()
+	shown := o.shown.Load()
+	if shown == nil && before == 0 {
+		o.since = time.Now()
 	}
 	if _, answered := errors.AsType[Loss](err); answered || before == 0 {
 		return
@@ -52,14 +50,13 @@ func (o *outage) failed(err error, before int) {
 	if !ok {
 		trouble = &etcd.Trouble{What: "the request failed", Err: err}
 	}
-	last, known := o.causes[trouble.What]
-	o.causes[trouble.What] = o.now()
-	if o.saying == trouble.What {
+	last := o.causes[trouble.What]
+	o.causes[trouble.What] = time.Now()
+	if shown != nil && shown.What == trouble.What {
 		return
 	}
-	o.saying = trouble.What
-	o.shown.Store(&Outage{time.Now().Add(o.since - o.now()), trouble})
-	if known && o.now()-last < time.Minute {
+	o.shown.Store(&Outage{o.since, trouble})
+	if time.Since(last) < time.Minute {
 		return
 	}
 	about := []any{"cause", trouble.What, "endpoint", trouble.Endpoint, "err", trouble.Err, "meanwhile", "trying again and again"}
@@ -88,11 +85,11 @@ func (o *outage) watch(unreachable func() error) (stop func()) {
 	watching.Go(func() {
 		look := time.NewTicker(patience)
 		defer look.Stop()
-		for o.saying == "" {
+		for o.shown.Load() == nil {
 			select {
 			case <-look.C:
 				if err := unreachable(); err != nil {
-					o.since = o.now()
+					o.since = time.Now()
 					o.failed(err, 1)
 				}
 			case <-ended:
@@ -109,11 +106,8 @@ func (o *outage) watch(unreachable func() error) (stop func()) {
 // over notes that a request succeeded.
 func (o *outage) over() {
 	o.heard = true
-	if o.saying == "" {
-		return
+	if o.shown.Swap(nil) != nil {
+		o.log.Info("etcd reachable again", "after", time.Since(o.since).Round(time.Millisecond))
+		clear(o.causes)
 	}
-	o.log.Info("etcd reachable again", "after", (o.now() - o.since).Round(time.Millisecond))
-	o.saying = ""
-	clear(o.causes)
-	o.shown.Store(nil)
 }

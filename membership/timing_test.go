@@ -292,6 +292,22 @@ func TestDataLoss(t *testing.T) {
 	})
 }
 
+// However long the list, and whenever its turn to claim comes, a host tells of a loss at once.
+func TestDataLossOfALongList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newModel()
+		h, _ := newSim(t, e, PrefixedNumerics("web-", 1000)...)
+		h.jitter = func(d time.Duration) time.Duration { return d / 2 }
+		c := run(t, h).held(t)
+		e.restore(backup{}, false)
+		<-c.Done()
+		synctest.Wait()
+		if e.keys[pool.MarkerKey(h.cfg.Pool)] == nil {
+			t.Error("there is no marker")
+		}
+	})
+}
+
 func testClaim(name string, valid time.Duration, h history) *Claim {
 	c := newClaim(name, "", "", 0, 0, "", boottime)
 	c.history = h
