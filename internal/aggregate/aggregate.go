@@ -36,16 +36,13 @@ func (a *Aggregator) configure(cfg Config) {
 func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	a := New(cfg)
 	found, generation := newest(dirs)
-	fresh := found == ""
-	var lost error
-	if !fresh {
-		if err := a.recall(found, generation); err != nil {
-			fresh, a = true, New(cfg)
-			a.journal.generation = generation
-			lost = fmt.Errorf("what the last process had counted is lost: %w", err)
-		}
+	err := a.recall(found, generation)
+	if err != nil {
+		err = fmt.Errorf("what the last process had counted is lost: %w", err)
+		a = New(cfg)
+		a.journal.generation = generation
 	}
-	if fresh {
+	if a.open.Seq == 0 { // nothing was found
 		a.begin(now.Unix())
 	} else {
 		a.label()
@@ -67,7 +64,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		for _, dir := range dirs {
 			removeBefore(dir, a.journal.generation)
 		}
-		a.journal.fail(lost) // until the next base
+		a.journal.fail(err) // until the next base
 	}
 	a.miss(dirs)
 	a.journal.prepare()

@@ -146,8 +146,11 @@ func (j *journal) blob(b []byte) {
 // maxState bounds what is read of a file that somebody may have put there, in bytes.
 const maxState = 1 << 30
 
-// recall restores a base, and the lines after it.
+// recall restores a base, and the lines after it. In no directory there is none.
 func (a *Aggregator) recall(dir string, generation uint64) error {
+	if dir == "" {
+		return nil
+	}
 	base, err := statedir.ReadFile(pathOf(dir, "base", generation), maxState)
 	if err != nil {
 		return err
@@ -274,9 +277,6 @@ func (a *Aggregator) load(base []byte) (err error) {
 		return errors.New("another version wrote it")
 	}
 	a.open, a.closed, a.named = h.Slot, h.Closed, h.Slot.Tenure != ""
-	if a.open.Layout == "" {
-		a.label() // one that was written before slots had labels
-	}
 	a.memory.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
 	defer a.configure(a.cfg)
 	for ln := range bytes.Lines(records) {
