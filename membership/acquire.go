@@ -48,7 +48,7 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 		switch {
 		case held != nil:
 			h.outage.over()
-			h.hold(held)
+			h.hold(ctx, held)
 			return held
 		case ctx.Err() != nil:
 		case err == nil: // a name was freed
@@ -253,16 +253,16 @@ func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time)
 }
 
 // hold makes held the current claim.
-func (h *Holder) hold(held *tenancy) {
+func (h *Holder) hold(ctx context.Context, held *tenancy) {
 	if own := h.own.Before; own != nil && own.Here && own.Lease != 0 && own.Lease != held.lease {
 		// A request of its time may come late, and must claim nothing under it.
-		h.records.add(job{name: held.name, do: func(ctx context.Context) error { return h.store.revoke(ctx, own.Lease) }})
+		h.records.write(ctx, held.name, 0, func(ctx context.Context) error { return h.store.revoke(ctx, own.Lease) })
 	}
 	h.own.Before = nil
 	if h.waited {
 		h.waited = false
 		lease := held.lease
-		h.records.add(job{name: held.name, do: func(ctx context.Context) error { return h.store.leave(ctx, lease) }})
+		h.records.write(ctx, held.name, 0, func(ctx context.Context) error { return h.store.leave(ctx, lease) })
 	}
 	h.held = held
 	h.claims.Add(1)
@@ -274,7 +274,7 @@ func (h *Holder) hold(held *tenancy) {
 	}
 	h.note(held)
 	if inUse {
-		h.tidy(held)
+		h.tidy(ctx, held)
 	}
 }
 

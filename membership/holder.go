@@ -35,7 +35,7 @@ type Holder struct {
 
 	cfg     Config
 	wall    func() time.Time // for what Carbon lines and people are told, and no lease
-	records *records
+	records records
 	own     *state.Own
 
 	held   *tenancy // with the claim, while there is one
@@ -94,7 +94,7 @@ func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Lo
 		counts:  counts{losses: make(map[Loss]*atomic.Uint64)},
 		cfg:     cfg,
 		wall:    time.Now,
-		records: newRecords(cfg.TTL/3, log),
+		records: records{timeOut: cfg.TTL / 3, jitter: retry.Randomly, log: log},
 		own:     state.NewOwn(dir, log),
 	}
 	for _, l := range Losses() {
@@ -128,7 +128,7 @@ func (h *Holder) Run(ctx context.Context) error {
 	saving, saveLast := context.WithCancel(context.WithoutCancel(ctx))
 	defer saveLast()
 	wg.Go(func() { h.own.Run(saving) })
-	wg.Go(func() { h.records.run(ctx) })
+	defer h.records.all.Wait()
 
 	h.own.Recall(h.cfg.Pool, h.cfg.Names)
 	for ctx.Err() == nil {

@@ -33,7 +33,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			return
 		}
 		if loss, lost := errors.AsType[Loss](err); lost {
-			h.lose(held, loss)
+			h.lose(ctx, held, loss)
 			return
 		}
 		if ctx.Err() != nil {
@@ -65,7 +65,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			suspended = false
 			h.notify()
 			h.log.Info("name in use", "name", held.name)
-			h.tidy(held)
+			h.tidy(ctx, held)
 		}
 	}
 }
@@ -76,10 +76,10 @@ func renewEvery(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewEve
 func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
 // lose ends a claim that is no longer ours. Its lease is revoked before the next claim.
-func (h *Holder) lose(held *tenancy, loss Loss) {
+func (h *Holder) lose(ctx context.Context, held *tenancy, loss Loss) {
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
-	h.recordEnd(held.tenure.End(until, string(loss)), h.own.End(h.held.tenure, until))
+	h.recordEnd(ctx, held.tenure.End(until, string(loss)), h.own.End(h.held.tenure, until))
 	h.lease.spent = true
 	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
@@ -97,11 +97,11 @@ func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
 	loss, known := errors.AsType[Loss](err)
 	switch {
 	case known:
-		h.lose(held, loss)
+		h.lose(ctx, held, loss)
 	case err == nil && ctx.Err() == nil:
 		own := h.own.Last
 		own.Here = true
-		h.lose(held, Expired)
+		h.lose(ctx, held, Expired)
 		h.lease = nil // its name is taken over, which ends it
 		h.own.Before = &own
 	default:

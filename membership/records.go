@@ -14,67 +14,34 @@ import (
 )
 
 // Records are what must be written about tenures: their ends, and what is pruned. It happens beside
-// the goroutine that renews. What can't be done is left to the name's next holder.
+// the goroutine that renews, and nothing of it waits for another. What can't be done is left to the
+// name's next holder.
 type records struct {
-	jobs    chan job
+	all     sync.WaitGroup
 	timeOut time.Duration // of one request
 	jitter  retry.Jitter
 	log     *slog.Logger
 }
 
-// A job is one such thing.
-type job struct {
-	name string
-	wait time.Duration // before it is done
-	do   func(context.Context) error
-}
+const recordTries = 5
 
-const (
-	recordTries = 5
-	recordQueue = 16
-)
-
-func newRecords(timeOut time.Duration, log *slog.Logger) *records {
-	return &records{jobs: make(chan job, recordQueue), timeOut: timeOut, jitter: retry.Randomly, log: log}
-}
-
-// add has j done.
-func (r *records) add(j job) {
-	select {
-	case r.jobs <- j:
-	default:
-	}
-}
-
-// run does the jobs until ctx ends. None waits for another.
-func (r *records) run(ctx context.Context) {
-	var all sync.WaitGroup
-	defer all.Wait()
-	for {
-		select {
-		case j := <-r.jobs:
-			all.Go(func() { r.do(ctx, j) })
-		case <-ctx.Done():
-			return
+// write tries to do something about name, after a wait, until it is done or given up.
+func (r *records) write(ctx context.Context, name string, wait time.Duration, do func(context.Context) error) {
+	r.all.Go(func() {
+		backoff := retry.Backoff{Jitter: r.jitter}
+		for ; retry.Sleep(ctx, wait); wait = backoff.Next() {
+			trying, cancel := context.WithTimeout(ctx, r.timeOut)
+			err := do(trying)
+			cancel()
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			if backoff.Failures == recordTries-1 {
+				r.log.Warn("record not written", "name", name, "err", err)
+				return
+			}
 		}
-	}
-}
-
-// do tries a job until it is done, or is given up.
-func (r *records) do(ctx context.Context, j job) {
-	backoff := retry.Backoff{Jitter: r.jitter}
-	for wait := j.wait; retry.Sleep(ctx, wait); wait = backoff.Next() {
-		trying, cancel := context.WithTimeout(ctx, r.timeOut)
-		err := j.do(trying)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		if backoff.Failures == recordTries-1 {
-			r.log.Warn("record not written", "name", j.name, "err", err)
-			return
-		}
-	}
+	})
 }
 
 // firstWord is how long the holder of a name leaves it to the one before to record how its tenure
@@ -82,35 +49,35 @@ func (r *records) do(ctx context.Context, j job) {
 const firstWord = 2 * maxRenewEvery
 
 // recordEnd arranges for the end of one of our own tenures to be written, once it is saved.
-func (h *Holder) recordEnd(t pool.Tenure, saved <-chan struct{}) {
+func (h *Holder) recordEnd(ctx context.Context, t pool.Tenure, saved <-chan struct{}) {
 	if t.ID != "" {
-		h.records.add(job{name: t.Name, do: func(ctx context.Context) error {
+		h.records.write(ctx, t.Name, 0, func(ctx context.Context) error {
 			if err := await(ctx, saved); err != nil {
 				return err
 			}
 			return h.store.recordEnd(ctx, t, nil)
-		}})
+		})
 	}
 }
 
 // tidy arranges for the missing ends of tenures before ours to be written, now that we use the
 // name and nobody else does, and for what is too old or too much to be pruned. Mostly there is
 // neither.
-func (h *Holder) tidy(held *tenancy) {
+func (h *Holder) tidy(ctx context.Context, held *tenancy) {
 	name, claim := held.name, held.Claim
 	if ends := held.ends(); len(ends) > 0 {
-		h.records.add(job{name: name, wait: firstWord, do: func(ctx context.Context) error {
+		h.records.write(ctx, name, firstWord, func(ctx context.Context) error {
 			for _, t := range ends {
 				if err := h.store.recordEnd(ctx, t, claim); err != nil {
 					return err
 				}
 			}
 			return nil
-		}})
+		})
 	}
 	before := keptSince(held.earlier, h.cfg.Owner, h.wall())
 	if held.cut || len(held.earlier) > 0 && held.earlier[0].From.Before(before) {
-		h.records.add(job{name: name, do: func(ctx context.Context) error { return h.store.prune(ctx, name, before) }})
+		h.records.write(ctx, name, 0, func(ctx context.Context) error { return h.store.prune(ctx, name, before) })
 	}
 	held.earlier, held.cut, held.doubts = nil, false, nil // once is enough
 }

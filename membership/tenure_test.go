@@ -386,12 +386,8 @@ func TestPrune(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			h.tidy(h.tenancyOf(t.Context(), got, h.wall()))
-			for len(h.records.jobs) > 0 {
-				if j := <-h.records.jobs; j.wait == 0 { // no end, but a pruning
-					h.records.do(t.Context(), j)
-				}
-			}
+			h.tidy(t.Context(), h.tenancyOf(t.Context(), got, h.wall()))
+			h.records.all.Wait()
 			kvs := recordsOf(t, c, cfg.Pool, "Denali")
 			if len(kvs) != test.want {
 				t.Errorf("records: got %d, want %d", len(kvs), test.want)
@@ -406,10 +402,8 @@ func TestPrune(t *testing.T) {
 // Where nothing is to be done, nothing is asked.
 func TestTidyIsIdle(t *testing.T) {
 	h := newHolder(nil, DefaultConfig(), nil, boottime, testLog(t))
-	h.tidy(&tenancy{Claim: &Claim{name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []pool.Tenure{
+	h.tidy(t.Context(), &tenancy{Claim: &Claim{name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []pool.Tenure{
 		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: pool.Released},
 	}})
-	if n := len(h.records.jobs); n != 0 {
-		t.Errorf("jobs: got %d, want none", n)
-	}
+	h.records.all.Wait() // there is no store to ask
 }
