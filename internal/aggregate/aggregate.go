@@ -36,7 +36,7 @@ func (a *Aggregator) configure(cfg Config) {
 func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	a := New(cfg)
 	found, generation := newest(dirs)
-	err := a.recall(found, generation)
+	written, err := a.recall(found, generation)
 	if err != nil {
 		err = fmt.Errorf("what the last process had counted is lost: %w", err)
 		a = New(cfg)
@@ -46,7 +46,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		a.begin(now.Unix())
 	} else {
 		a.label()
-		if a.open.Tenure == "" || a.HasBegun(now) && !a.HasBegun(a.journal.found) {
+		if a.open.Tenure == "" || a.HasBegun(now) && !a.HasBegun(written) {
 			a.open.Tenure = "" // when the slot began, the process was gone, and maybe the name
 			a.move(now.Unix())
 		}

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -22,11 +21,10 @@ type journal struct {
 	generation uint64
 	lineFile
 	draft
-	tally  *os.File  // how many lines the slots have; nil: there is none
-	told   bool      // that says so
-	length int64     // of the last base, in bytes
-	found  time.Time // when an earlier process wrote its last
-	err    error     // the first since a base was written
+	tally  *os.File // how many lines the slots have; nil: there is none
+	told   bool     // that says so
+	length int64    // of the last base, in bytes
+	err    error    // the first since a base was written
 }
 
 // A lineFile is lines-generation.

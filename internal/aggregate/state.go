@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
@@ -146,17 +147,18 @@ func (j *journal) blob(b []byte) {
 // maxState bounds what is read of a file that somebody may have put there, in bytes.
 const maxState = 1 << 30
 
-// recall restores a base, and the lines after it. In no directory there is none.
-func (a *Aggregator) recall(dir string, generation uint64) error {
+// recall restores a base, and the lines after it, of which the last were written at that time. In
+// no directory there is none.
+func (a *Aggregator) recall(dir string, generation uint64) (written time.Time, err error) {
 	if dir == "" {
-		return nil
+		return written, nil
 	}
 	base, err := statedir.ReadFile(pathOf(dir, "base", generation), maxState)
 	if err != nil {
-		return err
+		return written, err
 	}
 	if err := a.load(base); err != nil {
-		return fmt.Errorf("%s: %w", pathOf(dir, "base", generation), err)
+		return written, fmt.Errorf("%s: %w", pathOf(dir, "base", generation), err)
 	}
 	j := &a.journal
 	j.dir, j.generation = dir, generation
@@ -168,10 +170,10 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 			break
 		}
 		if err != nil {
-			return err
+			return written, err
 		}
 		if info, err := os.Stat(path); err == nil {
-			j.found = info.ModTime()
+			written = info.ModTime()
 		}
 		a.replay(text)
 		j.generation = generation
@@ -190,7 +192,7 @@ func (a *Aggregator) recall(dir string, generation uint64) error {
 		}
 		a.endPart()
 	}
-	return nil
+	return written, nil
 }
 
 // replay counts the lines of a file again.
