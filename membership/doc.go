@@ -68,7 +68,9 @@
 //
 // Nothing downstream checks the fencing token (Claim.Revision): a caller that has asked
 // Current and is then stopped, by the scheduler or by a paused hypervisor, uses the name
-// late. The clocks' rates must agree to within a third.
+// late. The clocks' rates must agree to within a third. etcd's gRPC proxy answers a keep-alive
+// with the next answer that it gets to one of its own, and so perhaps to one that is older, by
+// as long as that answer was under way.
 //
 // A virtual machine that was cloned while it ran, a cluster that was wiped or restored, a
 // lease revoked by hand, and a name whose records were deleted with it can give two hosts
