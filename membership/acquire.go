@@ -220,8 +220,9 @@ func (h *Holder) askAgain() time.Duration {
 
 // tenancyOf returns the tenancy of what was claimed under h.lease and answered at that time.
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
+	name := got.tenure.Name
 	held := &tenancy{
-		Claim:    newClaim(got.name, got.key, h.cfg.Owner, h.lease.id, got.revision, got.name+"/"+cmp.Or(got.tenure.ID, pool.LeaseHex(h.lease.id)), h.now),
+		Claim:    newClaim(name, pool.NamesKey(h.cfg.Pool)+name, h.cfg.Owner, h.lease.id, got.revision, name+"/"+cmp.Or(got.tenure.ID, pool.LeaseHex(h.lease.id)), h.now),
 		ttl:      h.lease.ttl,
 		sent:     h.lease.sent,
 		claimed:  h.now(),

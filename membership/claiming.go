@@ -38,13 +38,12 @@ func (a asking) without(name string) asking {
 
 // claimed is the result of a claim.
 type claimed struct {
-	name, key string
 	revision  int64  // at which the key was created
 	term      uint64 // of etcd then, or a later one
 	takenOver bool   // it was our own living claim
 	marked    bool   // the marker of data loss was there
 
-	tenure  pool.Tenure   // without an id if its record is gone
+	tenure  pool.Tenure   // of the name; without an id if its record is gone
 	earlier []pool.Tenure // the name's last ones before it, in the order of time
 	cut     bool          // there were more before these
 }
@@ -179,10 +178,10 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 		return claimed{}, err
 	}
 	s.looked = cmp.Or(s.looked, resp.Header.Revision)
+	marked := len(resp.Responses[0].GetResponseRange().Kvs) > 0
 	if !resp.Succeeded {
 		c, err := s.readBack(ctx, under, rungs)
-		c.term = resp.Header.RaftTerm
-		c.marked = len(resp.Responses[0].GetResponseRange().Kvs) > 0
+		c.term, c.marked = resp.Header.RaftTerm, marked
 		return c, err
 	}
 	i, answer, ok := climbed(resp.Responses[1].GetResponseTxn())
@@ -190,12 +189,7 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 		return claimed{}, ErrNoFreeName
 	}
 	r := rungs[i]
-	c := claimed{
-		name: r.name, key: pool.NamesKey(s.cfg.Pool) + r.name,
-		revision: resp.Header.Revision, term: resp.Header.RaftTerm,
-		marked: len(resp.Responses[0].GetResponseRange().Kvs) > 0,
-		tenure: s.tenureOf(r, under, from),
-	}
+	c := claimed{revision: resp.Header.Revision, term: resp.Header.RaftTerm, marked: marked, tenure: s.tenureOf(r, under, from)}
 	if r.takeOver != nil {
 		c.revision, c.takenOver = r.takeOver.Revision, true
 	}
@@ -240,16 +234,15 @@ func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claime
 	if own == nil {
 		return claimed{}, errNotOurs
 	}
-	c := claimed{key: string(own.Key), revision: own.CreateRevision}
-	c.name = strings.TrimPrefix(c.key, pool.NamesKey(s.cfg.Pool))
-	c.takenOver = own.Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
-		return r.takeOver != nil && r.name == c.name && r.takeOver.Revision == c.revision
-	})
-	ts, cut, err := s.tenures(ctx, c.name)
+	name := strings.TrimPrefix(string(own.Key), pool.NamesKey(s.cfg.Pool))
+	ts, cut, err := s.tenures(ctx, name)
 	if err != nil {
 		return claimed{}, err
 	}
-	c.tenure, c.cut = pool.Tenure{Name: c.name, Owner: s.cfg.Owner, Lease: under.id}, cut
+	c := claimed{revision: own.CreateRevision, tenure: pool.Tenure{Name: name, Owner: s.cfg.Owner, Lease: under.id}, cut: cut}
+	c.takenOver = own.Version > 1 && slices.ContainsFunc(rungs, func(r rung) bool {
+		return r.takeOver != nil && r.name == name && r.takeOver.Revision == c.revision
+	})
 	if i := slices.IndexFunc(ts, func(t pool.Tenure) bool { return t.Lease == under.id }); i >= 0 {
 		c.tenure = ts[i]
 	}

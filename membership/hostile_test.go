@@ -69,8 +69,8 @@ func TestReadBackAmongForeignKeys(t *testing.T) {
 		t.Errorf("with a foreign key alone: got %+v, %v; want %v", got, err, errNotOurs)
 	}
 	put("Denali", "homer")
-	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || got.name != "Denali" {
-		t.Errorf("beside a foreign key: got %q, %v; want Denali", got.name, err)
+	if got, err := s.claim(t.Context(), under, asking{names: s.cfg.Names, own: nil, from: time.Now()}); err != nil || got.tenure.Name != "Denali" {
+		t.Errorf("beside a foreign key: got %q, %v; want Denali", got.tenure.Name, err)
 	}
 	if _, err := c.Revoke(t.Context(), under.id); err != nil {
 		t.Fatal(err)

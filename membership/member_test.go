@@ -91,7 +91,7 @@ func TestLadderFitsIntoATransaction(t *testing.T) {
 
 // same says whether two outcomes are of one claim.
 func same(a, b claimed) bool {
-	return a.name == b.name && a.key == b.key && a.revision == b.revision && a.takenOver == b.takenOver && a.tenure.ID == b.tenure.ID
+	return a.revision == b.revision && a.takenOver == b.takenOver && a.tenure.ID == b.tenure.ID
 }
 
 // A lease has one name, however often its claim is sent.
@@ -135,15 +135,15 @@ func TestTakeOverNeedsTheWholeProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, own := range []state.Claim{
-		{Name: first.name, Revision: first.revision, Lease: under.id + 1},
-		{Name: first.name, Revision: first.revision - 1, Lease: under.id},
-		{Name: first.name},
+		{Name: first.tenure.Name, Revision: first.revision, Lease: under.id + 1},
+		{Name: first.tenure.Name, Revision: first.revision - 1, Lease: under.id},
+		{Name: first.tenure.Name},
 	} {
-		if got, err := s.claim(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, asking{names: s.cfg.Names, own: &own, from: time.Now()}); err != nil || got.name == first.name || got.takenOver {
+		if got, err := s.claim(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, asking{names: s.cfg.Names, own: &own, from: time.Now()}); err != nil || got.tenure.Name == first.tenure.Name || got.takenOver {
 			t.Errorf("with %+v: got %+v, %v; want another name", own, got, err)
 		}
 	}
-	own := state.Claim{Name: first.name, Revision: first.revision, Lease: under.id, Record: first.tenure.ID, Here: true}
+	own := state.Claim{Name: first.tenure.Name, Revision: first.revision, Lease: under.id, Record: first.tenure.ID, Here: true}
 	got, err := s.claim(t.Context(), lease{id: devetcdtest.NewLease(t, c.Client)}, asking{names: s.cfg.Names, own: &own, from: time.Now()})
 	if first.takenOver = true; err != nil || !same(got, first) {
 		t.Errorf("with the proof: got %+v, %v; want %+v", got, err, first)

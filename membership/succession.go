@@ -98,7 +98,7 @@ func (h *Holder) unended(ctx context.Context, got claimed) []pool.Tenure {
 		return err
 	})
 	if err != nil {
-		h.log.Warn("whether the last holder has let go is not known", "name", got.name, "err", err)
+		h.log.Warn("whether the last holder has let go is not known", "name", got.tenure.Name, "err", err)
 	}
 	return open
 }
@@ -163,7 +163,7 @@ func (h *Holder) closeCrashed(ctx context.Context, got claimed, now time.Time) e
 			continue
 		}
 		after := append(slices.Clone(got.earlier), got.tenure)
-		if own.Name != got.name {
+		if own.Name != got.tenure.Name {
 			err := h.request(ctx, func(ctx context.Context) (err error) {
 				after, _, err = h.store.tenures(ctx, own.Name)
 				return err
