@@ -109,7 +109,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
 		u, err := etcd.ParseEndpoint(endpoint)
 		if err != nil {
-			ps.Addf(path, "write it like http://127.0.0.1:2379", "%v", err)
+			ps.Addf(path, "write each by itself: [http://etcd1:2379, http://etcd2:2379]", "%v", err)
 			continue
 		}
 		switch first = cmp.Or(first, u.Scheme); {
