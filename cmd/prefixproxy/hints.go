@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -77,11 +79,14 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// scalarHint tells how to write one value where n stands.
-func scalarHint(n *yaml.Node) string {
+// scalarHint tells how to write one value, for v, where n stands.
+func scalarHint(n *yaml.Node, v reflect.Value) string {
 	switch {
 	case isNull(n):
 		return "write a value, or remove the key for the default"
+	case isText(v):
+		_, remedy := withRemedy(v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText(nil))
+		return remedy
 	case isBraced(n):
 		return `text with a brace needs quotes: "{name}"`
 	}

@@ -103,7 +103,7 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 	}
 	known := keys(v)
 	if n.Kind != yaml.MappingNode {
-		d.wrongf(path, n, "write keys below it: "+strings.Join(known, ", "), "want a section, got %s", describe(n))
+		d.wrongf(path, n, `write keys below it, as "key: value" with a blank behind the colon: `+strings.Join(known, ", "), "want a section, got %s", describe(n))
 		return
 	}
 	all, seen := fields(v), map[string]place{}
@@ -218,7 +218,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 		return text, true, true
 	}
 	if n.Kind != yaml.ScalarNode || isNull(n) {
-		d.wrongf(path, n, scalarHint(n), "want one value, got %s", describe(n))
+		d.wrongf(path, n, scalarHint(n, v), "want one value, got %s", describe(n))
 		return "", false, false
 	}
 	if isWord(n) {
