@@ -62,7 +62,9 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		a.journal.dir = dirs[0]
 		a.checkpoint()
 		for _, dir := range dirs {
-			removeBefore(dir, a.journal.generation)
+			if a.journal.err == nil { // else what was found is all that there is
+				removeBefore(dir, a.journal.generation)
+			}
 		}
 		a.journal.fail(err) // until the next base
 	}

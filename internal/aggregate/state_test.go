@@ -436,6 +436,26 @@ func TestFullDisk(t *testing.T) {
 	equal(t, points(a), []string{"N.c.count 10 @10", "N.c.rate 1 @10", "N.g 6 @10"})
 }
 
+// Where there is no room for a base at the start, what was found is found again.
+func TestNoRoomAtTheStart(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, tenth(), at(0), dir)
+	put(a, "c:1|c", "c:1|c")
+	inTheWay := filepath.Join(dir, "base.new")
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Open(tenth(), []string{dir}, at(0))
+	if err != nil || a.Trouble() == nil {
+		t.Fatalf("%v, and no trouble", err)
+	}
+	put(a, "c:1|c")
+	os.Remove(inTheWay)
+	if a = open(t, tenth(), at(0), dir); a.Lines() != 3 || a.Lost() != 0 {
+		t.Errorf("%d lines found, %d lost", a.Lines(), a.Lost())
+	}
+}
+
 // What a process had counted and could not write, the next one knows to be lost, until a base has
 // made good for it.
 func TestLost(t *testing.T) {
