@@ -53,11 +53,11 @@ type Cursor struct {
 	Destination
 	needs
 	session
-	store  *Store
-	books  Books
-	more   chan struct{} // cap 1: Next may have something to say
-	ahead  records.Chunk // of what is on disk: read before it is sent
-	excess int64         // bytes of todo when the bounds were lowered
+	store *Store
+	books Books
+	more  chan struct{} // cap 1: Next may have something to say
+	ahead records.Chunk // of what is on disk: read before it is sent
+	most  int64         // bytes of todo: as bounds.most
 
 	hand records.Chunk // what Next has returned, as far as it was not written; the caller's
 }
@@ -98,8 +98,8 @@ func (c *Cursor) lose(sp records.Span, why Reason) {
 // bound drops the oldest lines beyond what the destination may lag behind.
 func (c *Cursor) bound() {
 	s := c.store
-	c.excess = min(c.excess, c.todo.Bytes()+s.grain)
-	for c.todo.Bytes() > c.most() {
+	c.most = s.allowed(c.most, c.Queue+c.Spool+s.segmentSize, c.todo.Bytes())
+	for c.todo.Bytes() > c.most {
 		why := SpoolFull
 		if c.Spool == 0 {
 			why = QueueFull
@@ -108,9 +108,6 @@ func (c *Cursor) bound() {
 		s.settle()
 	}
 }
-
-// most returns how many bytes may wait; 0: nobody has said so yet.
-func (c *Cursor) most() int64 { return max(c.Queue+c.Spool+c.store.segmentSize, c.excess) }
 
 // snapshot returns the books.
 func (c *Cursor) snapshot() Books {

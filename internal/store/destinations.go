@@ -1,6 +1,7 @@
 package store
 
 import (
+	"math"
 	"slices"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -29,7 +30,6 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 			}
 			c.books.Adopted += uint64(s.held.todo.Lines())
 		}
-		c.excess = stays(c.todo.Bytes(), s.segmentSize, c.most())
 		c.Destination = d
 		kept = append(kept, c)
 	}
@@ -41,6 +41,7 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	s.cursors = kept
 	s.resize()
 	s.settle()
+	s.bound()
 	return renamed
 }
 
@@ -87,7 +88,7 @@ func (s *Store) Cursor(name string) *Cursor {
 
 func (s *Store) newCursor(d Destination) *Cursor {
 	books := Books{Destination: d.Name, Forwarded: map[string]uint64{}}
-	return &Cursor{Destination: d, store: s, books: books, more: make(chan struct{}, 1)}
+	return &Cursor{Destination: d, store: s, books: books, more: make(chan struct{}, 1), most: math.MaxInt64}
 }
 
 // retire ends the use of a cursor. What its session has sent is dropped at its end, if the

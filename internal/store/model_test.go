@@ -617,7 +617,7 @@ func (m *model) check() {
 			}
 		}
 	}
-	if memory != s.used[inMemory] || disk != s.used[onDisk] || memory > max(s.limit[inMemory], s.excess)+s.segmentSize {
+	if memory != s.used[inMemory] || disk != s.used[onDisk] || memory > max(s.limit[inMemory], s.most)+s.segmentSize {
 		m.Fatalf("%d bytes in memory, counted %d, of %d; %d on disk, counted %d", memory, s.used[inMemory], s.limit[inMemory], disk, s.used[onDisk])
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ type Places struct {
 // directory or file that is not as it must be.
 func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	s := &Store{tiers: tiers{out: out, files: at.files}, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
-	s.dirty = make(chan struct{}, 1)
+	s.dirty, s.most = make(chan struct{}, 1), math.MaxInt64
 	s.named.kind, s.held.kind = records.Named, records.Held
 	if at.State == "" {
 		return s, s.recall(to)

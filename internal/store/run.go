@@ -127,7 +127,7 @@ func (s *Store) mover(all bool) *segment {
 			return g
 		}
 		unused := len(s.unused)
-		if all || s.used[inMemory] <= s.excess || !s.evict(onDisk) {
+		if all || s.most > s.limit[inMemory] || !s.evict(onDisk) {
 			break
 		}
 		s.takeOut(unused)

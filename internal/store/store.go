@@ -87,27 +87,16 @@ func (s *Store) resize() {
 		queue, least = max(queue, c.Queue), min(cmp.Or(least, c.Queue), c.Queue)
 		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
 	}
-	was := max(s.limit[inMemory], s.excess)
 	s.grain = s.segmentSize
 	s.segmentSize = min(max(least/64, records.ChunkSize), 16<<20)
 	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
 	s.limit[inMemory], s.limit[onDisk] = queue+replay+slack, spool
 	s.relaxed = queue/2 + replay + slack
 	s.pressure = s.relaxed
-	s.excess = stays(s.used[inMemory], s.grain, was)
 	if s.disk == nil {
 		s.limit[onDisk] = 0
 	}
 	notify(s.work)
-}
-
-// stays returns a bound that leaves what is there where less is allowed now, and a segment more; but
-// not more than the bound that was, if there was one.
-func stays(used, grain, was int64) int64 {
-	if most := used + grain; was == 0 || most < was {
-		return most
-	}
-	return was
 }
 
 // Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
@@ -131,7 +120,6 @@ func (s *Store) PutHeld(lines []byte, n int, born time.Time) (waiting int64) {
 
 // put appends to a log; what has its name waits in q.
 func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
-	s.excess = min(s.excess, s.used[inMemory]+s.grain)
 	if q == fresh {
 		l.mark(born)
 	}
@@ -177,7 +165,8 @@ func (s *Store) bound() (waiting int64) {
 			waiting = max(waiting, c.queues[fresh].Bytes())
 		}
 	}
-	for s.used[inMemory] > max(s.limit[inMemory], s.excess) && s.evict(inMemory) {
+	s.most = s.allowed(s.most, s.limit[inMemory], s.used[inMemory])
+	for s.used[inMemory] > s.most && s.evict(inMemory) {
 	}
 	if isPressed {
 		notify(s.work)

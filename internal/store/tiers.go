@@ -43,9 +43,13 @@ type bounds struct {
 	limit       [2]int64
 	relaxed     int64 // in memory, from which the oldest go to disk
 	pressure    int64 // likewise; less where there was no room for the files
-	excess      int64 // in memory when the limit was lowered, as far as they are still there
-	grain       int64 // of segments before that
+	most        int64 // in memory: the limit or, where that was lowered, what was there then, as far as it still is
+	grain       int64 // of segments before it was
 }
+
+// allowed returns how much may be kept, where it was most before: up to a limit, or up to what is used
+// and a segment.
+func (b *bounds) allowed(most, limit, used int64) int64 { return max(limit, min(most, used+b.grain)) }
 
 // begin makes the file of a new segment in memory: one that was used before, since overwriting
 // is cheaper than new memory, or a new one.
