@@ -1,8 +1,6 @@
 package records
 
 import (
-	"encoding/json"
-	"fmt"
 	"iter"
 	"slices"
 	"sort"
@@ -28,18 +26,6 @@ func Earlier(p, q Place) Place {
 		return q
 	}
 	return p
-}
-
-// UnmarshalJSON refuses what is none.
-func (p *Place) UnmarshalJSON(b []byte) error {
-	type place Place
-	if err := json.Unmarshal(b, (*place)(p)); err != nil {
-		return err
-	}
-	if !p.IsSound() {
-		return fmt.Errorf("no place in a log: %v", *p)
-	}
-	return nil
 }
 
 // End is behind all places.
@@ -88,21 +74,6 @@ func (s Span) Minus(o Span) (before, behind Span) {
 
 // Spans are apart from each other, in order.
 type Spans []Span
-
-// UnmarshalJSON refuses what is no such set.
-func (ss *Spans) UnmarshalJSON(b []byte) error {
-	if err := json.Unmarshal(b, (*[]Span)(ss)); err != nil {
-		return err
-	}
-	var last Place
-	for _, s := range *ss {
-		if s.From.At < last.At || s.From.Line < last.Line || s.IsEmpty() || s.Lines() < 0 {
-			return fmt.Errorf("no spans, in order: %v", *ss)
-		}
-		last = s.To
-	}
-	return nil
-}
 
 // index returns the index of the first that ends behind at.
 func (ss Spans) index(at uint64) int {
