@@ -82,6 +82,8 @@ func (p *past) learn(ask pool.AskPast, answer pool.Past) (more int) {
 		p.first = true
 	case !p.read:
 		p.read, p.next = !answer.More, answer.Next
+	default:
+		p.again = answer.More
 	}
 	return len(p.records) - before
 }

@@ -242,6 +242,21 @@ func TestChanges(t *testing.T) {
 		if row := p.View(t.Context()).Rows[1]; row.Held || len(row.Bars) != 1 {
 			t.Errorf("while nobody looked: %+v", row)
 		}
+		// And more often than one answer of etcd tells.
+		time.Sleep(time.Hour)
+		e.set(func() {
+			for i := range 5 {
+				from := time.Now().Add(time.Duration(2*i-20) * time.Minute)
+				e.tenures = append(e.tenures, pool.Tenure{Name: "b", Owner: "web3", Lease: 9, From: from, To: from.Add(time.Second), Ended: "release"})
+			}
+		})
+		for range 5 {
+			p.View(t.Context())
+			time.Sleep(Fresh)
+		}
+		if row := p.View(t.Context()).Rows[1]; len(row.Bars) != 6 {
+			t.Errorf("often, while nobody looked: %+v", row)
+		}
 	})
 }
 
