@@ -138,6 +138,15 @@ func run(t *testing.T, seed uint64) {
 			if !a.isFlushing {
 				a.beginBase()
 			}
+		case 9: // reloaded
+			flush(true)
+			if a.HasBegun(now) {
+				seal()
+			}
+			flush(true)
+			cfg.Interval = time.Duration(5+random.IntN(20)) * time.Second
+			a.Reconfigure(cfg, now)
+			twin.Reconfigure(cfg, now)
 		}
 		if a.IsOver(now) {
 			flush(true)
