@@ -65,9 +65,6 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		os.Exit(exitFailed)
 	}
 	etcd, err := devetcd.StartOr(end, filepath.Join(dir, "etcd"))
-	if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) {
-		return hinted{err, "dev needs a loopback interface with 127.0.0.1 or ::1: ip link set lo up"}
-	}
 	if err != nil {
 		return err
 	}

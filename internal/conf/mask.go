@@ -60,7 +60,7 @@ func Mask(text string) string {
 			head = "//"
 		}
 		if secret := s[len(head) : len(s)-1]; secret != "/" { // of a path: unix:///@x
-			return head + Stars(secret) + "@"
+			return head + stars(secret) + "@"
 		}
 		return s
 	})
@@ -87,11 +87,11 @@ func maskValues(form *regexp.Regexp, text string, isSecret func(key, value strin
 			continue
 		}
 		b.WriteString(text[end:m[4]])
-		b.WriteString(Stars(text[m[4]:m[5]]))
+		b.WriteString(stars(text[m[4]:m[5]]))
 		end = m[5]
 	}
 	return b.String() + text[end:]
 }
 
-// Stars returns as many asterisks as s has characters.
-func Stars(s string) string { return strings.Repeat("*", utf8.RuneCountInString(s)) }
+// stars returns as many asterisks as s has characters.
+func stars(s string) string { return strings.Repeat("*", utf8.RuneCountInString(s)) }
