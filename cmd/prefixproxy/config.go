@@ -172,7 +172,7 @@ func (c config) warnings() []string {
 	}
 	for _, a := range c.listeners() {
 		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
-			ws = append(ws, a.String()+": the service has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
+			ws = append(ws, a.String()+": as a service, the daemon has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
 		}
 		if !a.IsLocal() {
 			ws = append(ws, fmt.Sprintf("%s is not loopback: everybody who reaches it can write metrics under this host's name", a))

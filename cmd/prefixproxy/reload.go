@@ -77,7 +77,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 // reloadHint is bindHint where what is in the way may be ours.
 func reloadHint(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return hinted{err, "if it is this daemon itself, at another spelling of the address: systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx"}
+		return hinted{err, "if it is this daemon itself (another spelling, or mode, of an address that it has): systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx"}
 	}
 	return bindHint(err)
 }
