@@ -25,6 +25,7 @@ type gathering struct {
 	nap      atomic.Int64 // the longest nap that all sockets can bear, in ns; 0: none
 	timeout  atomic.Int64 // of an idle connection, in ns; 0: none
 	busy     busy
+	turns    chan struct{} // cap: of the processors
 	traffic  traffic
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -403,4 +404,42 @@ func TestStopDoesNotWaitForTheTick(t *testing.T) {
 		t.Errorf("got %q", n)
 	}
 	t.Log(time.Since(before)) // a figure, no verdict
+}
+
+// Where many connections bring much, few are read at a time: what they all have to be read
+// into, and how long all else waits, is bounded.
+func TestBusyConnectionsTakeTurns(t *testing.T) {
+	const senders = 100
+	in := bound(t, nil, localTCP)
+	var inside, most atomic.Int64
+	in.newHandler = func(*Listener, func() string) Handler { return &slowPupil{pupil{book: in.book}, &inside, &most} }
+	in.run(t, defaults)
+	line := strings.Repeat("x", 99) + "\n"
+	var sending sync.WaitGroup
+	for range senders {
+		conn := in.dial(t, 0)
+		sending.Go(func() { write(t, conn, strings.Repeat(line, 10_000)) })
+	}
+	sending.Wait()
+	eventually(t, "all lines", func() bool { return len(in.Lines()) == senders*10_000 })
+	if n := most.Load(); n > crowd+int64(runtime.GOMAXPROCS(0)) {
+		t.Errorf("%d of %d were read at once", n, senders)
+	}
+}
+
+// A slowPupil lets others go on while it takes a block.
+type slowPupil struct {
+	pupil
+	inside, most *atomic.Int64 // of all
+}
+
+func (p *slowPupil) Stream(data []byte) []byte {
+	n := p.inside.Add(1)
+	defer p.inside.Add(-1)
+	for most := p.most.Load(); n > most && !p.most.CompareAndSwap(most, n); most = p.most.Load() {
+	}
+	for range 100 {
+		runtime.Gosched()
+	}
+	return p.pupil.Stream(data)
 }

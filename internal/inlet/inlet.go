@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -83,6 +84,7 @@ type Inlet struct {
 // or a connection; peer names the sender of what the Handler is being given.
 func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
 	in := &Inlet{poller: poller, log: log, newHandler: newHandler, connections: newConnections(log)}
+	in.gathering.turns = make(chan struct{}, runtime.GOMAXPROCS(0))
 	in.bound.Store(&[]*Listener{})
 	return in
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 const (
 	streamBlock = 112 << 10       // bytes read from a stream at a time
 	busyBytes   = streamBlock / 2 // between two waits: the sender is as fast as we are, and the next wait is skipped
+	crowd       = 8               // readers at work, of which more take turns
 	packetSize  = 128             // supposed to come at a time: a stream's packets can't be seen
 )
 
@@ -45,7 +47,7 @@ func (s *streamReader) run(ctx context.Context) {
 	defer s.pacer.busy.Add(-1)
 	burst := 0 // bytes since the last wait
 	for ctx.Err() == nil {
-		n, err := s.step()
+		n, err := s.inTurn()
 		burst += n
 		isBusy := burst >= busyBytes
 		switch {
@@ -66,6 +68,18 @@ func (s *streamReader) run(ctx context.Context) {
 		burst = 0
 	}
 	s.readRest(context.WithoutCancel(ctx))
+}
+
+// inTurn takes a step. Where many readers have something to do, one does at a time, and all else
+// goes first: the lease would wait for each of them, and memory take a block for each.
+func (s *streamReader) inTurn() (int, error) {
+	if s.pacer.busy.Load() <= crowd {
+		return s.step()
+	}
+	s.pacer.turns <- struct{}{}
+	defer func() { <-s.pacer.turns }()
+	defer runtime.Gosched()
+	return s.step()
 }
 
 // readRest reads until the sender ends the connection, for lastRead at most: one that has only

@@ -168,6 +168,13 @@ var attacks = []attack{
 		}
 		v.pause(20 * time.Millisecond)
 	}},
+	{"busy connections", "100 connections of StatsD that bring more than is read", 100, func(v *besieged, rng *rand.Rand) {
+		if conn := v.connect("tcp", v.statsdTCP); conn != nil {
+			io.WriteString(conn, strings.Repeat("host.busy:1|c\n", 20_000))
+			conn.Close()
+		}
+		v.pause(time.Second)
+	}},
 	{"Carbon in bulk", "5,000 lines/s, a connection for each thousand", 1, func(v *besieged, rng *rand.Rand) {
 		if conn := v.connect("tcp", v.carbonTCP); conn != nil {
 			io.WriteString(conn, strings.Repeat("host.bulk 1 1700000000\n", 1000))
