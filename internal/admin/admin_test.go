@@ -15,6 +15,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -811,6 +813,73 @@ func TestSharedAnswer(t *testing.T) {
 		close(busy)
 		asking.Wait()
 	})
+}
+
+// What is written to who reads slowly takes no more memory than it may: a large answer that is
+// one too many is refused. One that many read counts once, and small ones are always given.
+func TestAnswersInMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		page := bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second) // who asks for the same meanwhile, and has no turn, shares the next
+			size, _ := strconv.Atoi(r.URL.Path[len("/a/"):])
+			w.Write(make([]byte, size))
+		}))
+		var asking sync.WaitGroup
+		ended := make(chan struct{})
+		var mu sync.Mutex
+		var codes []int
+		ask := func(path string, ends <-chan struct{}) {
+			w := &slowReader{httptest.NewRecorder(), ends}
+			asking.Go(func() {
+				page.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+				mu.Lock()
+				defer mu.Unlock()
+				codes = append(codes, w.Code)
+			})
+			synctest.Wait()
+		}
+		ask("/a/3000000", ended)
+		ask("/b/100000", ended)
+		for range 5 { // with one body
+			ask("/c/1000000", ended)
+		}
+		time.Sleep(5 * time.Second)
+		close(ended)
+		asking.Wait()
+		if want := []int{200, 200, 200, 200, 200, 200, 200}; !slices.Equal(codes, want) {
+			t.Errorf("got %v, want %v", codes, want)
+		}
+
+		ended, codes = make(chan struct{}), nil
+		ask("/a/9000000", ended) // alone
+		time.Sleep(2 * time.Second)
+		ask("/b/100000", ended)
+		ask("/c/10000", ended)
+		time.Sleep(5 * time.Second)
+		if want := []int{503}; !slices.Equal(codes, want) {
+			t.Errorf("beside one that is too large: got %v, want %v", codes, want)
+		}
+		close(ended)
+		asking.Wait()
+		ask("/b/100000", ended)
+		asking.Wait()
+		if want := []int{503, 200, 200, 200}; !slices.Equal(codes, want) {
+			t.Errorf("got %v, want %v", codes, want)
+		}
+	})
+}
+
+// A slowReader takes the body of a large or small answer, but not of a refusal, when it has ended.
+type slowReader struct {
+	*httptest.ResponseRecorder
+	ended <-chan struct{}
+}
+
+func (r *slowReader) Write(p []byte) (int, error) {
+	if r.Code == http.StatusOK {
+		<-r.ended
+	}
+	return r.ResponseRecorder.Write(p)
 }
 
 // Who comes while all connections are busy waits: until one has ended, or has been busy for

@@ -25,6 +25,8 @@ const (
 	maxConnections = 32              // and an eighth of the descriptors of this process
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
+	smallAnswer    = 64 << 10        // bytes
+	largeAnswers   = 4 << 20         // bytes of longer ones that are being written, or one alone
 
 	// Where there are too many connections, a new one waits so long for room, and those behind it
 	// in the kernel's backlog.
@@ -207,10 +209,12 @@ func (l boundedListener) Accept() (net.Conn, error) {
 }
 
 // bounded answers maxRequests at a time, and writes what next answers when it has answered: who
-// reads slowly keeps no other waiting. Who asks for the same as one that still waits for its turn
-// shares its answer, even if that one is gone: however many ask for it, they cost no more than one.
+// reads slowly keeps no other waiting, unless all answers together take too much memory. Who asks
+// for the same as one that still waits for its turn shares its answer, even if that one is gone:
+// however many ask for it, they cost no more than one.
 func bounded(next http.Handler) http.Handler {
 	turns := make(chan struct{}, maxRequests)
+	large := answers{readers: map[*answer]int{}}
 	var waiting singleflight.Group // by request
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		request := fmt.Sprint(r.Method, r.URL, r.Header)
@@ -222,12 +226,17 @@ func bounded(next http.Handler) http.Handler {
 				waiting.Forget(request) // what it says is too old for who comes from now on
 				next.ServeHTTP(a, r)
 			case <-time.After(requestWait):
-				a.header.Set("Retry-After", "1")
-				http.Error(a, "too many requests at a time", http.StatusServiceUnavailable)
+				a.refuse()
 			}
 			return a, nil
 		})
 		a := made.(*answer)
+		if large.enter(a) {
+			defer large.leave(a)
+		} else {
+			a = &answer{header: http.Header{}}
+			a.refuse()
+		}
 		maps.Copy(w.Header(), a.header)
 		w.WriteHeader(a.code)
 		w.Write(a.body.Bytes())
@@ -242,5 +251,53 @@ type answer struct {
 }
 
 func (a *answer) Header() http.Header         { return a.header }
-func (a *answer) WriteHeader(code int)        { a.code = code }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
+
+// WriteHeader takes back what was written before.
+func (a *answer) WriteHeader(code int) {
+	a.code = code
+	a.body.Reset()
+}
+
+func (a *answer) refuse() {
+	a.header.Set("Retry-After", "1")
+	http.Error(a, "too many requests at a time", http.StatusServiceUnavailable)
+}
+
+// large is how many bytes it has, unless it is small.
+func (a *answer) large() int {
+	if n := a.body.Len(); n > smallAnswer {
+		return n
+	}
+	return 0
+}
+
+// answers are those that are being written.
+type answers struct {
+	mu      sync.Mutex
+	readers map[*answer]int // how many it is written to
+	bytes   int             // of the large ones, each counted once
+}
+
+// enter says whether there is room for a, which then leaves.
+func (all *answers) enter(a *answer) bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if n := a.large(); all.readers[a] == 0 {
+		if all.bytes > 0 && n > 0 && all.bytes+n > largeAnswers {
+			return false
+		}
+		all.bytes += n
+	}
+	all.readers[a]++
+	return true
+}
+
+func (all *answers) leave(a *answer) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.readers[a]--; all.readers[a] == 0 {
+		all.bytes -= a.large()
+		delete(all.readers, a)
+	}
+}

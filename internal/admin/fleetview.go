@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"math"
 	"net/http"
 	"slices"
@@ -19,7 +20,6 @@ type fleetView struct {
 	Span   fleetSpan
 	Spans  []fleetSpan
 	Ticks  []tick
-	Rows   []fleetRow
 	Grid   string // the ticks, as a path
 	Narrow bool   // there is no room for what helps
 	Units  int64  // the width of the picture
@@ -81,25 +81,40 @@ const (
 	manyUnclean  = 6
 )
 
-func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) fleetView {
-	f := fleetView{View: v, Pool: own.Pool, own: own, Span: fleetSpans[1], Spans: fleetSpans, now: now}
+func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) *fleetView {
+	f := &fleetView{View: v, Pool: own.Pool, own: own, Span: fleetSpans[1], Spans: fleetSpans, now: now}
 	for _, s := range fleetSpans {
 		if s.Name == last {
 			f.Span = s
 		}
 	}
 	f.Narrow = len(v.Rows) > manyRows
+	for _, row := range v.Rows {
+		for _, b := range row.Bars {
+			if isUnclean(b) && f.shows(b) {
+				f.Ended = append(f.Ended, ending{row.Name, b})
+			}
+		}
+	}
 	for f.Units = pictureUnits; ; f.Units /= 2 {
 		size := 0
-		f.Rows, f.Ended = f.Rows[:0], nil
-		for _, row := range v.Rows {
-			r := f.row(row)
-			f.Rows = append(f.Rows, r)
+		for r := range f.Rows() {
 			size += len(r.Even) + len(r.Odd) + len(r.Unknown) + len(r.Unclean)
 		}
 		if size <= manyBytes || f.Units < 20 {
 			f.addTicks()
 			return f
+		}
+	}
+}
+
+// Rows yields the names; all rows at once would take more memory than the page.
+func (f *fleetView) Rows() iter.Seq[fleetRow] {
+	return func(yield func(fleetRow) bool) {
+		for _, row := range f.View.Rows {
+			if !yield(f.row(row)) {
+				return
+			}
 		}
 	}
 }
@@ -136,21 +151,17 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	if row.Held && !row.Since.IsZero() {
 		r.Age = age(f.now.Sub(row.Since))
 	}
-	begin, last := f.now.Add(-f.Span.Last).UnixMilli(), f.Span.Last.Milliseconds()
+	begin, last := f.begin(), f.Span.Last.Milliseconds()
 	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
 	inDetail := f.Units > pictureUnits/4
 	var tones [2]pen
 	var unknown, unclean pen
 	for i, b := range row.Bars {
-		to := b.To
-		if to == 0 {
-			to = f.now.UnixMilli()
-		}
-		if to < begin || b.From > f.now.UnixMilli() {
+		if !f.shows(b) {
 			continue
 		}
 		from := min(at(b.From), f.Units-1)
-		end := max(at(to), from+1)
+		end := max(at(cmp.Or(b.To, f.now.UnixMilli())), from+1)
 		switch {
 		case isUnknown(b):
 			unknown.draw(from, end)
@@ -158,9 +169,6 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 			tones[i%2].draw(from, end)
 		default:
 			tones[0].draw(from, end)
-		}
-		if isUnclean(b) {
-			f.Ended = append(f.Ended, ending{row.Name, b})
 		}
 		if b.To != 0 && isUnclean(b) && inDetail {
 			unclean.draw(max(end-f.Units/150, 0), end)
@@ -178,6 +186,15 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	}
 	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
 	return r
+}
+
+// begin is where the picture begins, in Unix milliseconds.
+func (f *fleetView) begin() int64 { return f.now.Add(-f.Span.Last).UnixMilli() }
+
+// shows says whether a tenure is in the picture.
+func (f *fleetView) shows(b fleet.Bar) bool {
+	now := f.now.UnixMilli()
+	return cmp.Or(b.To, now) >= f.begin() && b.From <= now
 }
 
 // isUnknown says whether nobody knows when it began, or when it ended.
@@ -261,7 +278,7 @@ func (p pages) serveNames(w http.ResponseWriter, _ *http.Request) {
 }
 
 // WaitingAges returns who waits, and for how long.
-func (f fleetView) WaitingAges() (all []string) {
+func (f *fleetView) WaitingAges() (all []string) {
 	for _, w := range f.Waiting {
 		text := cut(w.Owner, longestOwner)
 		if !w.Since.IsZero() {
@@ -273,8 +290,8 @@ func (f fleetView) WaitingAges() (all []string) {
 }
 
 // FreeNames returns the names of the list that nobody holds.
-func (f fleetView) FreeNames() (all []string) {
-	for _, r := range f.Rows {
+func (f *fleetView) FreeNames() (all []string) {
+	for _, r := range f.View.Rows {
 		if r.Listed && !r.Held {
 			all = append(all, r.Name)
 		}
@@ -284,7 +301,7 @@ func (f fleetView) FreeNames() (all []string) {
 
 // Unclean returns the tenures of the picture that did not end by a release, the last ones
 // first.
-func (f fleetView) Unclean() (all []string) {
+func (f *fleetView) Unclean() (all []string) {
 	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b.bar), end(a.bar)) })
 	for i, e := range f.Ended {
 		if i == manyUnclean {
@@ -311,13 +328,13 @@ func first(all []string, n int) []string {
 }
 
 // Known says how far back the most that were held at once is known.
-func (f fleetView) Known() string { return age(f.now.Sub(f.Begun)) }
+func (f *fleetView) Known() string { return age(f.now.Sub(f.Begun)) }
 
 // isOld says whether etcd has not answered lately.
-func (f fleetView) isOld() bool { return f.Err != nil || f.now.Sub(f.At) > fleet.Fresh+etcdTime }
+func (f *fleetView) isOld() bool { return f.Err != nil || f.now.Sub(f.At) > fleet.Fresh+etcdTime }
 
 // Old returns how old the view is, where etcd does not answer.
-func (f fleetView) Old() string {
+func (f *fleetView) Old() string {
 	if f.At.IsZero() || !f.isOld() {
 		return ""
 	}
@@ -325,4 +342,4 @@ func (f fleetView) Old() string {
 }
 
 // Clock returns what time it is.
-func (f fleetView) Clock() string { return f.now.Format("2 Jan, 15:04 MST") }
+func (f *fleetView) Clock() string { return f.now.Format("2 Jan, 15:04 MST") }

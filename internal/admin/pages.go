@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"encoding/json"
@@ -53,12 +52,10 @@ func (p pages) serveIndex(w http.ResponseWriter, _ *http.Request) {
 }
 
 func serveTemplate(w http.ResponseWriter, name string, data any) {
-	var page bytes.Buffer
-	if err := templates.ExecuteTemplate(&page, name, data); err != nil {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	if err := templates.ExecuteTemplate(w, name, data); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
 	}
-	write(w, http.StatusOK, "text/html; charset=utf-8", page.Bytes())
 }
 
 // etcdTime is how long a page waits for etcd; a scrape waits only for the first answer,
@@ -97,12 +94,12 @@ func (p pages) serveStatus(w http.ResponseWriter, _ *http.Request) {
 }
 
 func serveJSON(w http.ResponseWriter, data any) {
-	text, err := json.MarshalIndent(data, "", "  ")
-	if err != nil {
+	w.Header().Set("Content-Type", "application/json")
+	text := json.NewEncoder(w)
+	text.SetIndent("", "  ")
+	if err := text.Encode(data); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
 	}
-	write(w, http.StatusOK, "application/json", append(text, '\n'))
 }
 
 func (p pages) serveHealth(w http.ResponseWriter, _ *http.Request) {
@@ -110,15 +107,15 @@ func (p pages) serveHealth(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "a loop stands still", http.StatusServiceUnavailable)
 		return
 	}
-	write(w, http.StatusOK, plain, []byte("alive\n"))
+	servePlain(w, "alive")
 }
 
 func (p pages) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if reasons := p.src.status().notReady(); len(reasons) > 0 {
-		write(w, http.StatusServiceUnavailable, plain, []byte(strings.Join(reasons, "\n")+"\n"))
+		http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
 		return
 	}
-	write(w, http.StatusOK, plain, []byte("ready\n"))
+	servePlain(w, "ready")
 }
 
 // serveBadLines lists the last refused lines, the newest first: time,
@@ -128,18 +125,13 @@ func (p pages) serveBadLines(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	var text bytes.Buffer
-	for _, bad := range p.src.Lines.BadLines() {
-		fmt.Fprintln(&text, bad)
-	}
-	write(w, http.StatusOK, plain, text.Bytes())
+	servePlain(w, p.src.Lines.BadLines()...)
 }
 
-const plain = "text/plain; charset=utf-8"
-
-// write sends one answer. A reader that has gone is no concern of ours.
-func write(w http.ResponseWriter, code int, contentType string, body []byte) {
-	w.Header().Set("Content-Type", contentType)
-	w.WriteHeader(code)
-	w.Write(body)
+// servePlain serves lines.
+func servePlain[T any](w http.ResponseWriter, lines ...T) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	for _, ln := range lines {
+		fmt.Fprintln(w, ln)
+	}
 }
