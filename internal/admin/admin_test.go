@@ -856,6 +856,7 @@ func TestAnswersInMemory(t *testing.T) {
 		ask("/b/100000", ended)
 		ask("/c/10000", ended)
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		if want := []int{503}; !slices.Equal(codes, want) {
 			t.Errorf("beside one that is too large: got %v, want %v", codes, want)
 		}

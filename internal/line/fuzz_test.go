@@ -95,7 +95,7 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 				return "", BadRate
 			}
 		}
-		if path, _, ok := strings.Cut(line, ":"); ok && twinCounts(line) && (twinMatters(r, StatsD, name, path) || !twinKept(line)) {
+		if path, _, ok := strings.Cut(line, ":"); ok && twinCounts(line) && (twinMatters(r, StatsD, name, path) || !twinKept(line) || !twinTaggable(line)) {
 			return "", BadPath
 		}
 		if len(line) > 16384 {
@@ -119,7 +119,7 @@ func twinStatsD(r Rules, name, line string) (string, Result) {
 		}
 	}
 	out, result := twinRewrite(r, StatsD, name, path, line)
-	if result.Appended() && result != Held && !twinKept(strings.TrimSuffix(out, "\n")) {
+	if result.Appended() && result != Held && (!twinKept(strings.TrimSuffix(out, "\n")) || !twinTaggable(line)) {
 		return "", BadPath
 	}
 	return out, result
@@ -179,6 +179,14 @@ func twinStorable(path string) bool {
 		return true
 	}
 	return storable(metric)
+}
+
+// twinTaggable says whether graphite-web can read the tags in the name of a line, as statsd writes
+// them.
+func twinTaggable(line string) bool {
+	name, _, _ := strings.Cut(line, ":")
+	_, tags, ok := strings.Cut(serverpath.StatsD(name+":", false)[0].Key, ";")
+	return !ok || serverpath.Taggable("x;"+tags)
 }
 
 // twinKept says whether a carbon behind statsd has a file for what statsd makes of a line.

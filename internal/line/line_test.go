@@ -102,7 +102,7 @@ var statsdRows = []row{
 	{"host.cpu#dc=x:1|c", "Denali.cpu#dc=x:1|c", Rewritten},
 	{"host.cpu[dc=x]:1|c", "Denali.cpu[dc=x]:1|c", Rewritten},
 	same("host;dc=a.b:1|c", Free),
-	same("app;host.cpu:1|c", Free),
+	same("app;a=host.cpu:1|c", Free),
 
 	// Only the path changes.
 	{"host.cpu:1|c|@0.1|#host.a:host.b", "Denali.cpu:1|c|@0.1|#host.a:host.b", Rewritten},
@@ -290,8 +290,21 @@ var statsdRows = []row{
 	same(strings.Repeat("x", 251)+";name=a:1|c", BadPath), // which is no tag to carbon
 	same(strings.Repeat("x", 251)+":1|c|#na(me:a", BadPath),
 	same(strings.Repeat("x", 251)+";name=a:1|c|#b:c", Free),
-	same(strings.Repeat("x", 251)+";name=:1|c", Free), // it cannot read it
+	same(strings.Repeat("x", 251)+";name=:1|c", BadPath), // it cannot read it
 	same(strings.Repeat("x", 251)+":1|c|#name", Free),
+	same("x;a:1|c", BadPath),
+	same("x;:1|c", BadPath),
+	same("x;a=:1|c", BadPath),
+	same("x;=b:1|c", BadPath),
+	same("x;a=b;:1|c", BadPath),
+	same("x;a=(é):1|c", BadPath), // nothing of which is left
+	same("_sc|x;a:1|c", BadPath),
+	{"host.x;a:1|c", "", BadPath},
+	same("x;a=~b:1|c", Free), // whose '~' goes
+	same("x;a!=b:1|c", Free),
+	same("x;a=b;a=c:1|c", Free),
+	same("x;name=b:1|c", Free),
+	same("x:1|c|#a", Free), // servers other than statsd want it
 	same("x;a="+strings.Repeat("b", MaxLen-100)+":1|c", BadPath), // no line of carbon, with what statsd adds
 	same("x:1|c|#a:"+strings.Repeat("b", MaxLen-100), BadPath),
 	same("x:"+strings.Repeat("1|c:", 1000)+"1|c", Free),
@@ -643,7 +656,7 @@ func TestRules(t *testing.T) {
 			same("servers.MtLogan-x.os:1|c", ForeignName),
 			same("servers.MtLogan-x.osx:1|c", Free),
 			same("servers.MtLogan-x:1|c", Free),
-			same("servers.MtLogan-x;os.a:1|c", Free),
+			same("servers.MtLogan-x;os=a:1|c", Free),
 			same("servers.Denali-x.os.cpu:1|c", Named),
 			same("Denali.cpu:1|c", Free),
 		}},

@@ -44,10 +44,25 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	}
 	e, cut := w.edit(name)
 	out, result := e.append(dst, line, cut)
-	if found&high != 0 && w.isMisread(out, len(dst), result) || len(line) > maxNode && result < Held && !w.isKept(out[len(dst):len(out)-1]) {
+	switch {
+	case found&high != 0 && w.isMisread(out, len(dst), result),
+		len(line) > maxNode && result < Held && !w.isKept(out[len(dst):len(out)-1]),
+		!isTaggable(name) && result < Held && !w.points:
 		return dst, BadPath
 	}
 	return out, result
+}
+
+// isTaggable says whether graphite-web can read the tags in a name that statsd has read: if not,
+// those of others are not indexed either (series). DogStatsD's are for servers that can do without
+// values.
+func isTaggable(name []byte) bool {
+	tags := bytes.IndexByte(name, ';')
+	if tags < 0 {
+		return true // nearly every name
+	}
+	_, ok := readTags(appendKey(nil, name[tags:]))
+	return ok
 }
 
 // maxName is how long the name and the tags of a series may be in a line that statsd sends to
@@ -114,7 +129,7 @@ func (w *Rewriter) appendEvent(dst, line []byte, found content) ([]byte, Result)
 	if anyRate(line, isDeadly) {
 		return dst, BadRate
 	}
-	if e := w.reads(line); e != nil && (e != w.other || len(line) > maxNode && !w.isKept(line)) {
+	if e := w.reads(line); e != nil && (e != w.other || len(line) > maxNode && !w.isKept(line) || !w.points && !isTaggable(line[:bytes.IndexByte(line, ':')])) {
 		return dst, BadPath
 	}
 	out, result := event.append(dst, line, 0)
