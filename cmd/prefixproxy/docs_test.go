@@ -200,7 +200,7 @@ func TestArchitectureNames(t *testing.T) {
 	}
 }
 
-// ARCHITECTURE.md has every room.
+// ARCHITECTURE.md has every room, and no other.
 func TestArchitectureRooms(t *testing.T) {
 	text := document(t, "docs/ARCHITECTURE.md")
 	rooms, err := os.ReadDir(filepath.Join(root, "internal"))
@@ -210,6 +210,11 @@ func TestArchitectureRooms(t *testing.T) {
 	for _, room := range rooms {
 		if !strings.Contains(text, "`internal/"+room.Name()+"`") {
 			t.Errorf("docs/ARCHITECTURE.md lacks internal/%s", room.Name())
+		}
+	}
+	for _, m := range regexp.MustCompile("`(internal/[a-z]+)`").FindAllStringSubmatch(text, -1) {
+		if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+			t.Errorf("docs/ARCHITECTURE.md names a room that is gone: %v", err)
 		}
 	}
 }
