@@ -191,7 +191,8 @@ func (d *Dir) isThere() bool {
 	return err == nil && thereErr == nil && os.SameFile(locked, there)
 }
 
-// create makes a directory in base.
+// create makes a directory in base for disk. It is locked before it says whose it is, so that nobody
+// takes it for one that is abandoned.
 func create(disk *statedir.Dir, base string) (*Dir, error) {
 	path, err := filepath.Abs(filepath.Join(base, prefix+rand.Text()))
 	if err != nil {
@@ -200,25 +201,15 @@ func create(disk *statedir.Dir, base string) (*Dir, error) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
-	d, err := fill(disk, path)
-	if err != nil {
-		os.RemoveAll(path)
-	}
-	return d, err
-}
-
-// fill makes a new directory that of disk. It is locked before it says whose it is, so that
-// nobody takes it for one that is abandoned.
-func fill(disk *statedir.Dir, path string) (*Dir, error) {
 	d, err := open(disk, path, os.O_CREATE|os.O_EXCL)
-	if err != nil {
-		return nil, err
-	}
-	if _, err = d.lock.WriteString(owner(disk)); err != nil {
+	if err == nil {
+		if _, err = d.lock.WriteString(owner(disk)); err == nil {
+			return d, nil
+		}
 		d.Close()
-		return nil, err
 	}
-	return d, nil
+	os.RemoveAll(path)
+	return nil, err
 }
 
 // point makes the directory on disk name this one.
@@ -270,12 +261,7 @@ func collect(base string, log *slog.Logger) {
 
 // ownerOf returns what a directory of this user says whose it is.
 func ownerOf(path string) (string, error) {
-	dir, err := statedir.OpenExisting(path)
-	if err != nil {
-		return "", err
-	}
-	defer dir.Close()
-	whose, err := dir.ReadFile(ownerName, maxPath)
+	whose, err := statedir.ReadFile(filepath.Join(path, ownerName), maxPath)
 	return string(whose), err
 }
 
