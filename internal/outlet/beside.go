@@ -21,6 +21,9 @@ const (
 	// for it to be back.
 	betterAge = 2 * time.Second
 
+	// maxSpares is how many other servers are held at once.
+	maxSpares = 8
+
 	// passTime is what a balancer has to connect to its own server.
 	passTime = time.Second
 
@@ -74,7 +77,7 @@ func (o *Outlet) holdSpares(ctx context.Context, s *session) {
 	if len(o.spares) == 0 && o.failover.wantsSpares(s.server) {
 		r := o.search(ctx, wholeList, s.server)
 		r.quiet = true
-		for ; r.next() != nil; r.found = nil {
+		for ; len(o.spares) < maxSpares && r.next() != nil; r.found = nil {
 			o.spares = append(o.spares, r.found)
 		}
 		r.stop()
