@@ -14,6 +14,9 @@ import (
 // kernel.
 const statsdGuard = 50 * time.Millisecond
 
+// lateAge is how old lines are that come late.
+const lateAge = time.Second
+
 // A statsdSource gives StatsD lines to an outlet: each at most once, and only under
 // the name that is held at that moment. A line is forwarded when the peer's kernel
 // has acknowledged it; what is in doubt when a session ends is lost.
@@ -182,8 +185,10 @@ func (s *statsdSource) Expire(now time.Time) (again time.Duration, err error) {
 	return 0, nil // an idle host is left alone
 }
 
+// HasBacklog says whether the lines in hand come late: after an outage, or when a name has come.
+func (s *statsdSource) HasBacklog(now time.Time) bool { return now.Sub(s.hand.born) >= lateAge }
+
 func (s *statsdSource) More() <-chan struct{} { return s.queue.more }
-func (s *statsdSource) HasBacklog() bool      { return false }
 func (s *statsdSource) Lost() uint64          { return s.queue.lost() }
 
 // abandon drops what could not be sent before the end.

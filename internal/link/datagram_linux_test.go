@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"syscall"
@@ -44,6 +45,39 @@ func TestDatagramWatch(t *testing.T) {
 		}
 		server.Close()
 	}
+}
+
+// What comes late is sent little by little.
+func TestNarrowDatagram(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := net.Dial("udp", server.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newDatagram(conn, "udp", 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	lines := bytes.Repeat([]byte("a:1|c\n"), 2*sendBatch)
+	write := func(isLate bool, want int) {
+		t.Helper()
+		l.Narrow(isLate)
+		if n, err := l.Write(lines, time.Second); n != 6*want || err != nil {
+			t.Fatalf("wrote %d, %v; want %d datagrams", n, err, want)
+		}
+	}
+	write(false, sendBatch)
+	for range narrowBatches {
+		write(true, narrowBatch)
+	}
+	write(true, sendBatch)
+	write(false, sendBatch)
+	write(true, narrowBatch)
 }
 
 // Of datagrams that one system call sends, the kernel keeps the refusal of one to itself when it

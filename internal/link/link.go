@@ -42,7 +42,8 @@ type Link interface {
 	// where Look tells.
 	Watch() (said []byte, err error)
 
-	// Narrow bounds what the kernel takes that it cannot send yet, or ends that.
+	// Narrow bounds what the kernel takes that it cannot send yet, or, where nothing is
+	// acknowledged, how fast lines go; or ends that.
 	Narrow(is bool)
 
 	// CloseWrite says that no more will come. It returns whether the peer, when it

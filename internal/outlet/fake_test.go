@@ -392,9 +392,9 @@ func (s *fakeSource) Expire(time.Time) (time.Duration, error) {
 	return 0, nil
 }
 
-func (s *fakeSource) More() <-chan struct{} { return s.more }
-func (s *fakeSource) HasBacklog() bool      { return false }
-func (s *fakeSource) Lost() uint64          { return 0 }
+func (s *fakeSource) More() <-chan struct{}     { return s.more }
+func (s *fakeSource) HasBacklog(time.Time) bool { return false }
+func (s *fakeSource) Lost() uint64              { return 0 }
 
 // A rig is an outlet at work, in a bubble of synctest.
 type rig struct {

@@ -117,7 +117,6 @@ func (s *session) send(ctx context.Context) error {
 		if s.isLeaving(now, again > 0) {
 			return s.why
 		}
-		s.link.Narrow(s.source.HasBacklog())
 		lines, wait, err := s.source.Next(now)
 		switch {
 		case err != nil:
@@ -147,6 +146,7 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 	if s.server.entry.address.Network == "stdout" {
 		s.outlet.pulse.Rest() // who reads it may stop
 	}
+	s.link.Narrow(s.source.HasBacklog(now))
 	n, err := s.link.Write(lines, limit)
 	if s.trial > 0 && n > 0 {
 		s.settle(ctx, s.trial)

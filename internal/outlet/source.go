@@ -65,9 +65,9 @@ type Source interface {
 	// More receives when Next may have something new, or the end, to say.
 	More() <-chan struct{}
 
-	// HasBacklog says whether lines wait that younger ones go before: the kernel
-	// is given little then that it cannot send at once.
-	HasBacklog() bool
+	// HasBacklog says whether what Next has returned comes late, or lines wait that younger
+	// ones go before: the link is given little at once then.
+	HasBacklog(now time.Time) bool
 
 	// Lost returns how many lines have been dropped so far because they could not
 	// leave.

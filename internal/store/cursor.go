@@ -147,7 +147,7 @@ func (c *Cursor) Know(upstream string) {
 func (c *Cursor) More() <-chan struct{} { return c.more }
 
 // HasBacklog implements outlet.Source.
-func (c *Cursor) HasBacklog() bool {
+func (c *Cursor) HasBacklog(time.Time) bool {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	return c.isLagging()

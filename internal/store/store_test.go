@@ -565,7 +565,7 @@ func TestLiveFirst(t *testing.T) {
 	b.pass(time.Minute)
 	l := b.begin("main")
 	b.putLines("new 1 1")
-	if !l.HasBacklog() {
+	if !l.HasBacklog(time.Now()) {
 		t.Error("there is no backlog")
 	}
 	b.step(b.now)

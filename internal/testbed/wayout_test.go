@@ -66,6 +66,7 @@ var scenarios = []scenario{
 	{"a udp server ends at an empty datagram", udpServerEndsAtEmpty},
 	{"a udp path is narrow, and says so", func(t *testing.T) { udpPathIsNarrow(t, true) }},
 	{"a udp path is narrow, and silent about it", func(t *testing.T) { udpPathIsNarrow(t, false) }},
+	{"a udp server restarts", udpServerRestarts},
 	{"our own device is too slow, by udp", deviceIsFull},
 
 	{"a statsd pauses", statsdPauses},
@@ -366,6 +367,24 @@ func udpPathIsNarrow(t *testing.T, tells bool) {
 	w.send("statsd", 5000, lines)
 	w.awaitDelivered("statsd")
 	w.awaitArrivals("statsd", lines)
+}
+
+// udpServerRestarts: its kernel has no room for all that has waited meanwhile at once.
+func udpServerRestarts(t *testing.T) {
+	server := startReceiver(t, receiverSpec{Network: "udp"}, manner{})
+	w := startWayOut(t, daemonPlan{statsd: to(server.URL)})
+	w.counts(server)
+	w.sendUntilArrives("statsd", server)
+	server.Behave(manner{Refuse: true})
+	const lines = 12_000
+	w.send("statsd", 2000, lines)
+	server.Behave(manner{})
+	w.awaitDelivered("statsd")
+	status, err := w.current().Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.awaitArrivals("statsd", int(status.Lines["statsd"].Forwarded)-lines/4) // a busy machine's receiver may be late
 }
 
 // deviceIsFull: that our own network device takes no more is not the server's fault.
