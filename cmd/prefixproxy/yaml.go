@@ -255,8 +255,9 @@ func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded strin
 		if match == "$$" {
 			return "$"
 		}
-		name, closed := strings.CutSuffix(match[min(len("${"), len(match)):], "}")
-		if !closed || !variableName.MatchString(name) {
+		inner, opened := strings.CutPrefix(match, "${")
+		name, closed := strings.CutSuffix(inner, "}")
+		if !opened || !closed || !variableName.MatchString(name) {
 			return refuse("write ${NAME}, or $$ for a dollar", "a dollar here begins no variable")
 		}
 		value, set := d.lookupEnv(name)
@@ -445,8 +446,12 @@ func describe(n *yaml.Node) string {
 		return "an alias"
 	case isNull(n):
 		return "nothing"
-	case isWord(n):
-		return n.Value
+	case n.ShortTag() == "!!int":
+		return "a number"
+	case n.ShortTag() == "!!float":
+		return "a fraction"
+	case n.ShortTag() == "!!bool":
+		return "a boolean"
 	}
 	return "text"
 }
