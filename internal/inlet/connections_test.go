@@ -409,19 +409,19 @@ func TestStopDoesNotWaitForTheTick(t *testing.T) {
 // Where many connections bring much, few are read at a time: what they all have to be read
 // into, and how long all else waits, is bounded.
 func TestBusyConnectionsTakeTurns(t *testing.T) {
-	const senders = 100
+	const senders, lines = 100, 300
 	in := bound(t, nil, localTCP)
 	var inside, most atomic.Int64
 	in.newHandler = func(*Listener, func() string) Handler { return &slowPupil{pupil{book: in.book}, &inside, &most} }
 	in.run(t, defaults)
-	line := strings.Repeat("x", 99) + "\n"
+	line := strings.Repeat("x", 999) + "\n"
 	var sending sync.WaitGroup
 	for range senders {
 		conn := in.dial(t, 0)
-		sending.Go(func() { write(t, conn, strings.Repeat(line, 10_000)) })
+		sending.Go(func() { write(t, conn, strings.Repeat(line, lines)) })
 	}
 	sending.Wait()
-	eventually(t, "all lines", func() bool { return len(in.Lines()) == senders*10_000 })
+	eventually(t, "all lines", func() bool { return len(in.Lines()) == senders*lines })
 	if n := most.Load(); n > crowd+int64(runtime.GOMAXPROCS(0)) {
 		t.Errorf("%d of %d were read at once", n, senders)
 	}

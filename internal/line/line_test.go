@@ -304,7 +304,7 @@ var statsdRows = []row{
 	same("x;a!=b:1|c", Free),
 	same("x;a=b;a=c:1|c", Free),
 	same("x;name=b:1|c", Free),
-	same("x:1|c|#a", Free), // servers other than statsd want it
+	same("x:1|c|#a", Free),                                       // servers other than statsd want it
 	same("x;a="+strings.Repeat("b", MaxLen-100)+":1|c", BadPath), // no line of carbon, with what statsd adds
 	same("x:1|c|#a:"+strings.Repeat("b", MaxLen-100), BadPath),
 	same("x:"+strings.Repeat("1|c:", 1000)+"1|c", Free),
