@@ -103,7 +103,7 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 		t.Fatal(err)
 	}
 	p.drainTime = time.Second
-	if err := p.Bind(); err != nil {
+	if err := p.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

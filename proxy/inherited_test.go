@@ -168,7 +168,7 @@ func TestUnwantedSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Bind(); !errors.Is(err, ErrUnwantedSocket) || !strings.Contains(err.Error(), unwanted.String()) {
+	if err := p.Bind(t.Context()); !errors.Is(err, ErrUnwantedSocket) || !strings.Contains(err.Error(), unwanted.String()) {
 		t.Errorf("Bind: %v, want an error that names %s", err, unwanted)
 	}
 }
@@ -183,7 +183,7 @@ func TestUnwantedSocketInTheWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Bind(); !errors.Is(err, ErrUnwantedSocket) {
+	if err := p.Bind(t.Context()); !errors.Is(err, ErrUnwantedSocket) {
 		t.Errorf("Bind: %v, want %v", err, ErrUnwantedSocket)
 	}
 }
@@ -199,7 +199,7 @@ func TestPassedNoSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Bind(); !errors.Is(err, unix.ENOTSOCK) {
+	if err := p.Bind(t.Context()); !errors.Is(err, unix.ENOTSOCK) {
 		t.Errorf("Bind: %v, want %v", err, unix.ENOTSOCK)
 	}
 }
@@ -244,7 +244,7 @@ func TestBacklogAtTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Bind(); err != nil {
+	if err := p.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	const each = 50

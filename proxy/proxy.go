@@ -135,12 +135,12 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 
 // Bind binds all listeners, or none. Its error names the address; it is an
 // ErrUnwantedSocket if a passed socket has no listener.
-func (p *Proxy) Bind() (err error) {
+func (p *Proxy) Bind(ctx context.Context) (err error) {
 	if p.poller, err = poll.New(); err != nil {
 		return err
 	}
 	in := inlet.New(p.poller, p.log, p.newHandler)
-	if err := in.Bind(p.cfg.Listen.specs(), p.options.Sockets); err != nil {
+	if err := in.Bind(ctx, p.cfg.Listen.specs(), p.options.Sockets); err != nil {
 		p.poller.Close()
 		return err
 	}

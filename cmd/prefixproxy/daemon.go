@@ -89,11 +89,11 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 func (d *daemon) close() { d.client.Close() }
 
 // bind opens all sockets, before anything is claimed.
-func (d *daemon) bind() error {
-	if err := d.proxy.Bind(); err != nil {
+func (d *daemon) bind(ctx context.Context) error {
+	if err := d.proxy.Bind(ctx); err != nil {
 		return bindHint(err)
 	}
-	return bindHint(d.admin.Bind())
+	return bindHint(d.admin.Bind(ctx))
 }
 
 // bindHint adds what to do to the error of a socket that we can't have.

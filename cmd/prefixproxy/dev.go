@@ -77,7 +77,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	defer d.close()
-	if err := d.bind(); err != nil {
+	if err := d.bind(ctx); err != nil {
 		return err
 	}
 	file, err := writeConfig(cfg, dir)

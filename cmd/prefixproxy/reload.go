@@ -56,7 +56,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	if err := refuse(changed); err != nil {
 		return nil, err
 	}
-	page, err := r.preparePage(cfg.Admin)
+	page, err := r.preparePage(ctx, cfg.Admin)
 	if err != nil {
 		return nil, reloadHint(err)
 	}
@@ -84,12 +84,12 @@ func reloadHint(err error) error {
 
 // preparePage returns the server for cfg, bound: the one at work, where the address
 // stays.
-func (r *reloader) preparePage(cfg admin.Config) (*admin.Server, error) {
+func (r *reloader) preparePage(ctx context.Context, cfg admin.Config) (*admin.Server, error) {
 	if cfg.Listen == r.cfg.Admin.Listen {
 		return r.page, nil
 	}
 	page := admin.New(cfg, r.daemon.source, r.daemon.log)
-	return page, page.Bind()
+	return page, page.Bind(ctx)
 }
 
 // turnTo makes page the one that is served.

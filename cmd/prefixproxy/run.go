@@ -42,7 +42,7 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	defer d.close()
-	if err := d.bind(); err != nil {
+	if err := d.bind(ctx); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -13,10 +13,9 @@ import (
 // be compared with each.
 type Socket struct {
 	Address
-	path   string       // of a unix socket, without links
-	file   os.FileInfo  // at that path; nil: nothing
-	ips    []netip.Addr // that the host stands for
-	isOurs bool         // this host has one of them
+	path string       // of a unix socket, without links
+	file os.FileInfo  // at that path; nil: nothing
+	ips  []netip.Addr // that the host stands for
 }
 
 // Socket returns where the address leads.
@@ -26,7 +25,6 @@ func (a Address) Socket() Socket {
 		s.path = realPath(a.Path)
 		s.file, _ = os.Stat(a.Path)
 	}
-	s.isOurs = slices.ContainsFunc(s.ips, isOurs)
 	return s
 }
 
@@ -51,10 +49,10 @@ func (s Socket) Reaches(own Socket) bool {
 		s.Network = "tcp"
 	}
 	if len(s.ips) == 1 && s.ips[0].IsUnspecified() {
-		s.ips, s.isOurs = Address{Host: localhost}.hosts(), true // that is where the kernel connects to
+		s.ips = Address{Host: localhost}.hosts() // that is where the kernel connects to
 	}
 	return s.isPortOf(own) && s.meets(own, func(x, y netip.Addr) bool {
-		return x == y || covers(y, x) && s.isOurs
+		return x == y || covers(y, x) && isOurs(x)
 	})
 }
 

@@ -492,7 +492,7 @@ func TestOddRequests(t *testing.T) {
 
 func start(t *testing.T, s *Server) {
 	t.Helper()
-	if err := s.Bind(); err != nil {
+	if err := s.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	run(t, s)
@@ -562,7 +562,7 @@ func TestServeUnixInPlaceOfStaleSocket(t *testing.T) {
 		t.Errorf("state %q, want held", got)
 	}
 	second := newServer(Config{Listen: "unix://" + path}, holding(), bothUp())
-	if err := second.Bind(); !errors.Is(err, syscall.EADDRINUSE) {
+	if err := second.Bind(t.Context()); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("second server on one socket: %v, want address already in use", err)
 	}
 }
@@ -572,7 +572,7 @@ func TestUnixSocketOfAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	bind := func() *Server {
 		s := newServer(Config{Listen: "unix://" + path}, holding(), bothUp())
-		if err := s.Bind(); err != nil {
+		if err := s.Bind(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		return s
@@ -614,7 +614,7 @@ func (b *brittle) Accept() (net.Conn, error) {
 // What accept(2) fails for, once or some times, does not end the page.
 func TestAcceptFails(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
-	if err := s.Bind(); err != nil {
+	if err := s.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s.listeners[0] = &brittle{s.listeners[0], []error{syscall.ENOBUFS, syscall.ENOMEM, syscall.EPROTO, syscall.EPERM, syscall.EMFILE, syscall.ENETDOWN}}
@@ -631,7 +631,7 @@ func TestBindInUse(t *testing.T) {
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	for _, host := range []string{"localhost", "127.0.0.1"} {
 		s := newServer(Config{Listen: net.JoinHostPort(host, port)}, holding(), bothUp())
-		err := s.Bind()
+		err := s.Bind(t.Context())
 		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), port) {
 			t.Errorf("%s: got %v, want address already in use, with port %s", host, err, port)
 		}
@@ -643,7 +643,7 @@ func TestBindInUse(t *testing.T) {
 
 func TestIPv4Alone(t *testing.T) {
 	s := newServer(Config{Listen: "0.0.0.0:0"}, holding(), bothUp())
-	if err := s.Bind(); err != nil {
+	if err := s.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
@@ -756,7 +756,7 @@ func TestBounds(t *testing.T) {
 // many who say nothing.
 func TestEachGetsAnAnswer(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
-	if err := s.Bind(); err != nil {
+	if err := s.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var conns []net.Conn

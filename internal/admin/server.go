@@ -55,13 +55,13 @@ func (s *Server) ServeBadLines(yes bool) { s.badLines.Store(yes) }
 
 // Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
 // has them. The error holds the address.
-func (s *Server) Bind() error {
+func (s *Server) Bind(ctx context.Context) error {
 	if s.cfg.Listen == "" {
 		return nil
 	}
 	a, err := s.cfg.Address()
 	if err == nil {
-		err = sockets.Each(a, s.bind)
+		err = sockets.Each(a, func(a address.Address) (port int, err error) { return s.bind(ctx, a) })
 	}
 	if err != nil {
 		s.Close()
@@ -72,8 +72,8 @@ func (s *Server) Bind() error {
 	return nil
 }
 
-func (s *Server) bind(a address.Address) (port int, err error) {
-	conn, file, err := sockets.Bind(a)
+func (s *Server) bind(ctx context.Context, a address.Address) (port int, err error) {
+	conn, file, err := sockets.Bind(ctx, a)
 	if err != nil {
 		return 0, err
 	}

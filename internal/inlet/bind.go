@@ -2,6 +2,7 @@ package inlet
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -40,7 +41,7 @@ func (b *binder) inherit(files []*os.File) (err error) {
 
 // bindAll returns the sockets of specs. After an error nothing has changed, except that the
 // inherited sockets that were asked for are closed.
-func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
+func (b *binder) bindAll(ctx context.Context, specs []Spec) (bound []*Listener, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(b.added)
@@ -48,7 +49,7 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 	}()
 	for _, s := range specs {
 		err := sockets.Each(s.Address, func(a address.Address) (port int, err error) {
-			l, err := b.bind(Spec{s.Protocol, a})
+			l, err := b.bind(ctx, Spec{s.Protocol, a})
 			if err != nil {
 				return 0, err
 			}
@@ -64,15 +65,15 @@ func (b *binder) bindAll(specs []Spec) (bound []*Listener, err error) {
 }
 
 // bind returns the socket of an address: one that is already bound, or a new one.
-func (b *binder) bind(s Spec) (l *Listener, err error) {
-	if i := slices.IndexFunc(b.have, func(l *Listener) bool { return l.serves(s) }); i >= 0 {
+func (b *binder) bind(ctx context.Context, s Spec) (l *Listener, err error) {
+	if i := slices.IndexFunc(b.have, func(l *Listener) bool { return l.serves(ctx, s) }); i >= 0 {
 		l = b.have[i]
 		b.have = slices.Delete(b.have, i, i+1)
 		if l.isOurs() {
 			return l, nil
 		}
 	} else {
-		conn, file, err := sockets.Bind(s.Address)
+		conn, file, err := sockets.Bind(ctx, s.Address)
 		if err != nil {
 			return nil, err
 		}

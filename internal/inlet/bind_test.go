@@ -1,6 +1,7 @@
 package inlet
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -52,7 +53,7 @@ func TestLocalhost(t *testing.T) {
 		t.Skip("no IPv6 on this host")
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bindAll([]Spec{statsdAt(address.Address{Network: network, Host: "localhost"})})
+		ls, err := newBinder(t).bindAll(t.Context(), []Spec{statsdAt(address.Address{Network: network, Host: "localhost"})})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,12 +66,12 @@ func TestLocalhost(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	for _, network := range []string{"udp", "tcp"} {
-		ls, err := newBinder(t).bindAll([]Spec{statsdAt(address.Address{Network: network, Host: "127.0.0.1"})})
+		ls, err := newBinder(t).bindAll(t.Context(), []Spec{statsdAt(address.Address{Network: network, Host: "127.0.0.1"})})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer closeAll(ls)
-		again, err := newBinder(t).bindAll([]Spec{statsdAt(ls[0].Address)})
+		again, err := newBinder(t).bindAll(t.Context(), []Spec{statsdAt(ls[0].Address)})
 		if err == nil {
 			closeAll(again)
 			t.Fatalf("%s: bound twice", network)
@@ -155,5 +156,28 @@ func TestRebindLostSocket(t *testing.T) {
 	defer other.Close()
 	if err := in.Rebind(t.Context(), []Spec{statsdAt(a)}, defaults); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("got %v, want %v", err, syscall.EADDRINUSE)
+	}
+}
+
+// A nameserver that does not answer keeps nobody waiting who wants to end.
+func TestLookupEndsWithItsContext(t *testing.T) {
+	asked := make(chan struct{}, 16)
+	usual := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		asked <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	defer func() { net.DefaultResolver = usual }()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		_, err := newBinder(t).bindAll(ctx, []Spec{{line.StatsD, address.Address{Network: "udp", Host: "host.example"}}})
+		ended <- err
+	}()
+	<-asked
+	cancel()
+	if err := <-ended; !strings.Contains(err.Error(), "canceled") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -146,7 +146,7 @@ func bound(t testing.TB, inherited []*os.File, at ...address.Address) *running {
 	for _, a := range at {
 		specs = append(specs, Spec{line.StatsD, a})
 	}
-	if err := in.Bind(specs, inherited); err != nil {
+	if err := in.Bind(t.Context(), specs, inherited); err != nil {
 		t.Fatal(err)
 	}
 	return &running{Inlet: in, book: b, stop: poller.Close}

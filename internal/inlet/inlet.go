@@ -92,11 +92,11 @@ func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, pee
 // Bind binds all sockets that are asked for, or none. Its error names the address; it is an
 // ErrUnwantedSocket if an inherited socket is not asked for. It takes inherited: descriptors of
 // bound sockets, which somebody else holds too and will hand to our successor.
-func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
+func (in *Inlet) Bind(ctx context.Context, specs []Spec, inherited []*os.File) error {
 	b := binder{poller: in.poller}
 	err := b.inherit(inherited)
 	if err == nil {
-		err = in.bind(&b, specs)
+		err = in.bind(ctx, &b, specs)
 	}
 	if err != nil {
 		closeAll(b.have)
@@ -105,8 +105,8 @@ func (in *Inlet) Bind(specs []Spec, inherited []*os.File) error {
 }
 
 // bind makes the sockets of specs the bound ones.
-func (in *Inlet) bind(b *binder, specs []Spec) error {
-	bound, err := b.bindAll(specs)
+func (in *Inlet) bind(ctx context.Context, b *binder, specs []Spec) error {
+	bound, err := b.bindAll(ctx, specs)
 	if err == nil {
 		in.bound.Store(&bound)
 	}
@@ -135,7 +135,7 @@ func (in *Inlet) Begin(ctx context.Context, s Settings) { in.follow(ctx, s, in.L
 // Rebind returns when the sockets that are no longer asked for are drained and closed.
 func (in *Inlet) Rebind(ctx context.Context, specs []Spec, s Settings) error {
 	b := binder{poller: in.poller, have: slices.Clone(in.Listeners())}
-	if err := in.bind(&b, specs); err != nil {
+	if err := in.bind(ctx, &b, specs); err != nil {
 		return err
 	}
 	in.follow(ctx, s, b.added, b.have)

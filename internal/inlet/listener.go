@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,20 +114,23 @@ func addrPort(at unix.Sockaddr) netip.AddrPort {
 
 // isMeant says whether the socket is the one that binding a would create. An empty host means
 // any address of this machine, IPv6 or IPv4.
-func (l *Listener) isMeant(a address.Address) bool {
+func (l *Listener) isMeant(ctx context.Context, a address.Address) bool {
 	if l.at.Network != a.Network || l.at.Port != a.Port || l.at.Path != a.Path {
 		return false
 	}
-	means, err := net.ResolveTCPAddr("tcp", a.HostPort())
 	at, _ := netip.ParseAddr(l.at.Host)
-	return a.IsUnix() || a.Host == "" && at.IsUnspecified() || err == nil && means.AddrPort().Addr().Unmap() == at.Unmap()
+	if a.IsUnix() || a.Host == "" {
+		return a.IsUnix() || at.IsUnspecified()
+	}
+	means, _ := net.DefaultResolver.LookupIPAddr(ctx, a.Host)
+	return slices.ContainsFunc(means, func(ip net.IPAddr) bool { return ip.String() == at.Unmap().String() })
 }
 
 // serves says whether the socket is the one asked for: as before or, if it is inherited, for
 // the first time.
-func (l *Listener) serves(s Spec) bool {
+func (l *Listener) serves(ctx context.Context, s Spec) bool {
 	if !l.isOurs() {
-		return l.isMeant(s.Address)
+		return l.isMeant(ctx, s.Address)
 	}
 	return l.Protocol == s.Protocol && l.asked == s.Address && !l.file.IsLost()
 }

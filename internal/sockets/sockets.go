@@ -7,6 +7,7 @@
 package sockets
 
 import (
+	"context"
 	"errors"
 	"math"
 	"net"
@@ -18,19 +19,20 @@ import (
 )
 
 // Bind binds a socket: a net.Listener, or a net.PacketConn for datagrams. A unix socket has a
-// file, of which the caller takes care. Port 0 takes one that is free in both families.
-func Bind(a address.Address) (conn poll.Conn, file File, err error) {
+// file, of which the caller takes care. Port 0 takes one that is free in both families. A host that
+// is a name is looked up, until ctx ends.
+func Bind(ctx context.Context, a address.Address) (conn poll.Conn, file File, err error) {
 	at := a.Path
 	if a.IsUnix() {
 		err = removeStale(a)
 	} else {
 		if a.Port == 0 {
-			a.Port, err = freePort(a.Network)
+			a.Port, err = freePort(ctx, a.Network)
 		}
 		at = a.HostPort()
 	}
 	if err == nil {
-		conn, err = bind(a.Family(), at)
+		conn, err = bind(ctx, a.Family(), at)
 	}
 	if err != nil || !a.IsUnix() {
 		return conn, file, err
@@ -43,15 +45,16 @@ func Bind(a address.Address) (conn poll.Conn, file File, err error) {
 }
 
 // bind binds a socket as package net names it.
-func bind(network, at string) (poll.Conn, error) {
+func bind(ctx context.Context, network, at string) (poll.Conn, error) {
+	var listen net.ListenConfig
 	if strings.HasPrefix(network, "udp") || network == "unixgram" {
-		packets, err := net.ListenPacket(network, at)
+		packets, err := listen.ListenPacket(ctx, network, at)
 		if err != nil {
 			return nil, err
 		}
 		return packets.(poll.Conn), nil
 	}
-	stream, err := net.Listen(network, at)
+	stream, err := listen.Listen(ctx, network, at)
 	if err != nil {
 		return nil, err
 	}
@@ -62,8 +65,8 @@ func bind(network, at string) (poll.Conn, error) {
 }
 
 // freePort returns a port that is free in both families.
-func freePort(network string) (port int, err error) {
-	conn, err := bind(network, ":0")
+func freePort(ctx context.Context, network string) (port int, err error) {
+	conn, err := bind(ctx, network, ":0")
 	if err != nil {
 		return 0, err
 	}

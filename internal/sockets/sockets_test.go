@@ -28,7 +28,7 @@ func pathFor(t *testing.T) string {
 // try binds a socket, and closes it at the end of the test.
 func try(t *testing.T, a address.Address) (File, error) {
 	t.Helper()
-	conn, file, err := Bind(a)
+	conn, file, err := Bind(t.Context(), a)
 	if err == nil {
 		t.Cleanup(func() { conn.Close() })
 	}

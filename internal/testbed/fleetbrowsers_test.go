@@ -114,7 +114,7 @@ func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names i
 	})
 	src := admin.Source{Names: h, Gatherer: prometheus.NewRegistry(), Pool: known}
 	pages := admin.New(admin.Config{Listen: "127.0.0.1:0"}, src, slog.New(slog.DiscardHandler))
-	if err := pages.Bind(); err != nil {
+	if err := pages.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
