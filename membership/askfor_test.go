@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
@@ -49,5 +52,13 @@ func TestAskFor(t *testing.T) {
 	}
 	if owner, err := askFor(t, c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrNoLease) {
 		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, pool.ErrNoLease)
+	}
+	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge", clientv3.WithLease(devetcdtest.NewLease(t, c.Client))); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if owner, err := pool.AskFor(ctx, c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrStillHeld) {
+		t.Errorf("a host that does not hear: got %q, %v; want marge and %v", owner, err, pool.ErrStillHeld)
 	}
 }

@@ -174,10 +174,11 @@ func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]b
 	return waiting
 }
 
-// The errors of AskFor when there is nobody to ask.
+// The errors of AskFor when there is nobody to ask, or nobody hears.
 var (
-	ErrNotHeld = errors.New("nobody holds it")
-	ErrNoLease = errors.New("its key has no lease: no host holds it, somebody has put it there")
+	ErrNotHeld   = errors.New("nobody holds it")
+	ErrNoLease   = errors.New("its key has no lease: no host holds it, somebody has put it there")
+	ErrStillHeld = errors.New("its holder has not let go of it in time")
 )
 
 // AskFor asks the holder of a name to let go of it, and to stay away from it for one TTL, and
@@ -212,15 +213,15 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 	}
 	for {
 		resp, err := c.Ask(ctx, clientv3.OpGet(key))
-		if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return held.Owner, ErrStillHeld
+		case err != nil:
 			return held.Owner, fmt.Errorf("wait for %s: %w", name, err)
-		}
-		if kvs := resp.Get().Kvs; len(kvs) == 0 || kvs[0].CreateRevision != held.Revision {
+		case len(resp.Get().Kvs) == 0 || resp.Get().Kvs[0].CreateRevision != held.Revision:
 			return held.Owner, nil
 		}
-		if !retry.Sleep(ctx, 200*time.Millisecond) {
-			return held.Owner, fmt.Errorf("%s has not let go of %s: %w", held.Owner, name, ctx.Err())
-		}
+		retry.Sleep(ctx, 200*time.Millisecond)
 	}
 }
 
