@@ -143,6 +143,28 @@ func replace(path string, make func() error) error {
 	return make()
 }
 
+// What was sent already is known by the state in memory, whatever the disk's is: one is begun, and no
+// more, where the disk was full from the start.
+func TestUnsoundState(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		b, _ := filled(t)
+		b.abandon()
+		dirs := []string{b.disk.Path()}
+		if both {
+			dirs = append(dirs, b.memory.Path())
+		}
+		for _, dir := range dirs {
+			os.WriteFile(filepath.Join(dir, stateName(0)), nil, 0o600)
+			os.WriteFile(filepath.Join(dir, stateName(1)), nil, 0o600)
+		}
+		b.open()
+		if isSaid := strings.Contains(b.log.String(), "is not known"); isSaid != both || b.books("main").Adopted != 7200 {
+			t.Errorf("both %v: %+v; %s", both, b.books("main"), &b.log)
+		}
+		b.abandon()
+	}
+}
+
 // What a later version has left is not touched: that is an error with what to do.
 func TestLaterVersion(t *testing.T) {
 	for _, name := range []string{"segment", "state"} {

@@ -108,27 +108,41 @@ func (s *Store) findMemory(at Places) {
 	}
 }
 
-// recall finds what an earlier process left.
-func (s *Store) recall(to []Destination) error {
-	var st state
-	var found []*segment
+// latest returns the newest state that there is, and all segments.
+func (s *Store) latest() (st state, found []*segment, err error) {
+	var unsound *statedir.Dir // whose state is not as it was written
 	for _, t := range []tier{onDisk, inMemory} {
 		f := &s.states[t]
 		if f.dir == nil {
 			continue
 		}
 		its, err := f.load()
-		if errors.Is(err, errNoState) {
-			s.out.Error("what was sent already is not known, and may be sent again", "dir", f.dir.Path(), "err", err)
-		} else if err != nil {
-			return err
+		switch {
+		case errors.Is(err, errNoState):
+			unsound = f.dir
+		case err != nil:
+			return st, nil, err
+		case t == inMemory && its.Generation > 0: // it is newer than what the disk has
+			unsound = nil
 		}
 		if its.Generation > 0 && its.Generation >= st.Generation {
 			st = its
 		}
 		if found, err = s.find(t, f.dir, found); err != nil {
-			return err
+			return st, nil, err
 		}
+	}
+	if unsound != nil {
+		s.out.Error("what was sent already is not known, and may be sent again", "dir", unsound.Path(), "err", errNoState)
+	}
+	return st, found, nil
+}
+
+// recall finds what an earlier process left.
+func (s *Store) recall(to []Destination) error {
+	st, found, err := s.latest()
+	if err != nil {
+		return err
 	}
 	s.generation, s.named.tail, s.held.tail = st.Generation, st.Named, st.Held
 	s.recallSegments(found, st.ID)
