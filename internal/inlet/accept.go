@@ -84,6 +84,7 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 	if err != nil {
 		return err
 	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // what is urgent keeps its place in the stream
 	socket, err := in.poller.Own(fd)
 	if err != nil {
 		return err

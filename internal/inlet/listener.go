@@ -91,8 +91,7 @@ func (l *Listener) identify(fd int) error {
 		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
 		return err
 	case !l.Address.IsUnix():
-		urgent := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // keeps its place in the stream
-		return errors.Join(urgent, keepAlive(fd))
+		return keepAlive(fd)
 	}
 	return nil
 }
