@@ -339,6 +339,7 @@ func checkUpstreams(path string, to []address.Upstream, networks []string, own [
 		}
 		if !a.IsUnix() && a.Host == "" {
 			ps.Addf(at, "write host and port", "%s names no host", a)
+			continue
 		}
 		server := a.Socket()
 		if i := slices.IndexFunc(own, func(p place) bool { return server.Reaches(p.Socket) }); i >= 0 {

@@ -169,6 +169,9 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	case isText(v):
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
 			what, remedy := withRemedy(err)
+			if text != n.Value {
+				what += ", with its variables replaced"
+			}
 			d.wrongf(path, n, remedy, "%s", concealed(path, text, what))
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
