@@ -277,7 +277,7 @@ func TestConfigRemedies(t *testing.T) {
 		{etcd + "forward:\n" + statsd + "  carbon: {to: [tls://a:1], tls: {server_name: a b}}", `4:48: forward.carbon.tls.server_name: "…" is no host`, "as its certificate has it"},
 		{etcd + "forward:\n  carbon: {to: [tcp://a:1]}\n  statsd: {to: [udp://s:8125], tls: {ca: /c}}", `4:32: forward.statsd.tls: tls is given`, "remove it"},
 		{etcd + "forward:\n  carbon: {to: [tcp://a:1]}\n  statsd: {to: ['udp://:8125']}", `4:17: forward.statsd.to[0]: udp://:8125 names no host`, "host and port"},
-		{etcd + "forward:\n  carbon: {to: ['tcp://${POOL}']}\n"+statsd, `3:17: forward.carbon.to[0]: "…" is not host:port, with its variables replaced`, "tcp://graphite:2003"},
+		{etcd + "forward:\n  carbon: {to: ['tcp://${POOL}']}\n" + statsd, `3:17: forward.carbon.to[0]: "…" is not host:port, with its variables replaced`, "tcp://graphite:2003"},
 		{etcd + "forward: {statsd: {to: carbon:}}", `2:30: did not find`, "needs quotes"},
 		{etcd + "forward: {statsd: {to: [udp://[::1]:8125, udp://b:1]}}", `2:31: did not find`, "needs quotes"},
 		{"etcd: {endpoints: [http://[::1]:2379]}", `1:27: did not find`, "needs quotes"},
