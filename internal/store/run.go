@@ -56,10 +56,11 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 	if s.disk == nil {
 		return 0
 	}
-	if s.readErr == nil || !now.Before(s.reread) {
-		s.readErr, s.reread = s.readAhead(), now.Add(retry)
+	wait = s.resumes.Sub(now)
+	if s.readErr == nil || wait <= 0 {
+		s.readErr = s.readAhead()
 	}
-	if wait = s.resumes.Sub(now); wait > 0 {
+	if wait > 0 {
 		return wait
 	}
 	err := errors.Join(s.readErr, s.moveDown(false))

@@ -177,8 +177,7 @@ type saving struct {
 
 	// Run's:
 	resumes  time.Time // when to try again what failed
-	readErr  error     // of the last time that something was read ahead
-	reread   time.Time // when to try that again
+	readErr  error     // of what was read ahead last
 	isBroken bool      // the disk does not work
 }
 
