@@ -291,6 +291,7 @@ func TestConfigRemedies(t *testing.T) {
 		{complete + "listen: {statsd: ['unix://@name']}", `3:19: listen.statsd[0]: "…" is not an absolute path`, "unix:///"},
 		{complete + "coalesce: 5ms\n\ufeffadmin: {}", "4:1: the file holds a byte order mark", "UTF-8"},
 		{complete + "membership:\u00a0{pool: a}", "3:1: membership:", "only looks like a blank"},
+		{complete + "größe: 1", `3:1: größe: unknown key "größe"`, "known here"},
 		{"%YAML 1.2\n---\n" + complete, "1:1: found incompatible YAML document", "look here"},
 	} {
 		_, err := parseConfig("f", []byte(tt.text), defaultConfig(), testEnv)

@@ -17,7 +17,7 @@ import (
 func (d *decoder) unknownHint(path, key string, known []string) (hint, meant string) {
 	all := "known here: " + strings.Join(known, ", ")
 	switch {
-	case strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII }):
+	case strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII && !unicode.IsLetter(r) }):
 		return "a character in it only looks like a blank, or like nothing: type the line anew", ""
 	case len(key) > maxKey:
 		return all, ""
