@@ -538,7 +538,7 @@ func TestStopLeavesSlowPeerItsLines(t *testing.T) {
 	defer l.Close()
 	to := Upstream{Address: Address{Network: "tcp", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}}
 	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, to), holding("Denali"))
-	p.Proxy.drainTime = 3 * time.Second // a line that is acknowledged counts after one
+	p.Proxy.drainTime = 100 * time.Millisecond
 	peer, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -546,11 +546,14 @@ func TestStopLeavesSlowPeerItsLines(t *testing.T) {
 	defer peer.Close()
 	const lines = 10000
 	write(t, p.dial(t, "carbon", 0), numbered("host.n%d 1 1700000000", 0, lines))
-	eventually(t, "all is read", func() bool { return balance(t, p.Proxy)["carbon"].Received == lines })
+	eventually(t, "all is read, and some counts as delivered", func() bool {
+		b := balance(t, p.Proxy)["carbon"]
+		return b.Received == lines && b.Forwarded > 0
+	})
 	p.stop() // the peer has read nothing yet
 	forwarded := balance(t, p.Proxy)["carbon"].Forwarded
 	all, err := io.ReadAll(peer)
-	if got := uint64(strings.Count(string(all), "\n")); !errors.Is(err, syscall.ECONNRESET) || got < forwarded || forwarded == 0 {
+	if got := uint64(strings.Count(string(all), "\n")); !errors.Is(err, syscall.ECONNRESET) || got < forwarded {
 		t.Errorf("%d lines arrived of %d that were forwarded: %v", got, forwarded, err)
 	}
 }
