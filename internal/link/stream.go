@@ -23,8 +23,8 @@ const (
 	narrowUnsent = 256 << 10
 )
 
-// askTime is within what time the kernel asks a peer again that has no room.
-const askTime = 10 * time.Second
+// AskTime is within what time the kernel asks a peer again that has no room.
+const AskTime = 10 * time.Second
 
 // keepAlive finds out within 20 s that the host of an idle connection is gone.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 3 * time.Second, Count: 3}
@@ -58,7 +58,7 @@ func newStream(conn streamConn, resets bool) (*stream, error) {
 		return l, nil
 	}
 	if resets {
-		l.asks = l.control(func(fd int) error { return boundPauses(fd, askTime) }) == nil
+		l.asks = l.control(func(fd int) error { return boundPauses(fd, AskTime) }) == nil
 		return l, errors.Join(l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))
 	}
 	return l, errors.Join(l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetWriteBuffer(onceBuffer),

@@ -145,7 +145,7 @@ func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
 // closes what we close. If it does not, the session ends in order, which tells: it might
 // serve one connection at a time.
 func (o *Outlet) leaveUnread(ctx context.Context, s *session) {
-	for wait := o.failover.asksIn(time.Now(), s.server); retry.Sleep(ctx, wait); wait = askInterval {
+	for wait := max(askAfter, time.Until(o.failover.of(s.server).ask)); retry.Sleep(ctx, wait); wait = askInterval {
 		if s.paused.Load() {
 			continue // which tells, too
 		}
@@ -170,7 +170,7 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 		return c // it has rested for long, or says that it is well
 	}
 	if age > 0 {
-		age = max(age, o.failover.lasted(c.server)+passTime)
+		age = max(age, o.failover.of(c.server).lived+passTime)
 	}
 	late := time.NewTimer(age)
 	defer late.Stop()
@@ -185,7 +185,7 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 		return nil
 	}
 	c.probed = age > 0
-	if !o.failover.isSilent(c.server) {
+	if !o.failover.of(c.server).silent {
 		return c
 	}
 	if !o.reads(ctx, c) && ctx.Err() == nil {

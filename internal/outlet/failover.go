@@ -126,11 +126,11 @@ func (f *failover) list(n int) []*entry {
 	return list
 }
 
-// lasted returns how long connections to s have lasted that failed since it last worked.
-func (f *failover) lasted(s *server) time.Duration {
+// of returns what is known of s.
+func (f *failover) of(s *server) server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return s.lived
+	return *s
 }
 
 // rests says whether a server is not to be tried now.
@@ -279,26 +279,11 @@ func (e *entry) hasFailed() bool {
 	return e.name.strikes > 0
 }
 
-// asksIn returns after which time s, with which a session begins, is to be asked whether it
-// reads.
-func (f *failover) asksIn(now time.Time, s *server) time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return max(askAfter, s.ask.Sub(now))
-}
-
 // asked says whether s reads, and when to ask it again.
 func (f *failover) asked(s *server, reads bool, again time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s.silent, s.ask = !reads, again
-}
-
-// isSilent says whether s must show that it reads before it is used again.
-func (f *failover) isSilent(s *server) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return s.silent
 }
 
 // left says that a session with s ended though s did not fail.

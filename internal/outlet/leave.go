@@ -147,7 +147,6 @@ func (s *session) rest() []byte {
 
 // Why a connection does not end in order. errUnread: all is acknowledged.
 var (
-	errPartial = errors.New("the server took only a part of a line")
 	errUntaken = errors.New("the server has not acknowledged all in time")
 	errUnread  = errors.New("the server does not close")
 )
@@ -156,7 +155,7 @@ var (
 // all and closed.
 func (s *session) finish(ctx context.Context, why error) error {
 	if s.mid {
-		return errPartial
+		return errUntaken
 	}
 	limit, patience := partTime, closeTime
 	switch {

@@ -47,7 +47,7 @@ type sent struct {
 }
 
 func newSent(now time.Time) sent {
-	return sent{lastAck: now, progress: now, pause: firstLook, within: answerTime}
+	return sent{lastAck: now, progress: now, pause: firstLook, within: link.AskTime}
 }
 
 // took takes note of what a write took.

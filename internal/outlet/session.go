@@ -17,9 +17,6 @@ const (
 	// writeTime bounds one write, so that what is acknowledged meanwhile gets known.
 	writeTime = time.Second
 
-	// answerTime is within what time the kernel asks a peer again that has no room.
-	answerTime = 10 * time.Second
-
 	// settleTime is how long a server that has failed has to do so again, before it
 	// is sent anything; where lines go in datagrams, to refuse the first line. refuseTime,
 	// where those have failed before.
@@ -192,7 +189,7 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 		s.certain = s.Peer
 	}
 	due, err := s.source.Ack(now, s.certain)
-	if s.within = answerTime; due.Leave > 0 {
+	if s.within = link.AskTime; due.Leave > 0 {
 		s.within = due.Leave
 	}
 	s.keep(now.Add(due.Keep))
