@@ -15,6 +15,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
@@ -81,6 +82,9 @@ var (
 	// ErrTooLong says that a line is longer than any datagram.
 	ErrTooLong = errors.New("line longer than any datagram")
 
+	// ErrUnanswered says that a server that can be connected to does not shake hands.
+	ErrUnanswered = errors.New("the handshake was not answered")
+
 	errOwnListener = errors.New("it is our own listener: the lines would run in circles")
 )
 
@@ -109,9 +113,31 @@ type Dialer struct {
 	}
 }
 
-// Dial connects to the server of a at the resolved address at. maxDatagram is the payload of
-// a datagram, in bytes.
-func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, t TLS, maxDatagram int) (Link, error) {
+// A Way is how to speak with a server.
+type Way struct {
+	TLS         TLS
+	MaxDatagram int  // bytes of payload
+	Small       bool // by TCP, in packets that every network on the way carries
+}
+
+// What a packet of any network holds of TCP, in bytes: RFC 9293 (3.7.1) and RFC 8200 (5).
+const (
+	smallSegment4 = 576 - 40
+	smallSegment6 = 1280 - 60
+)
+
+// smallSegments makes the segments of a connection small, in both directions. It must not be open yet.
+func smallSegments(network, _ string, conn syscall.RawConn) (err error) {
+	size := smallSegment4
+	if network == "tcp6" {
+		size = smallSegment6
+	}
+	ctlErr := conn.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, size) })
+	return errors.Join(err, ctlErr)
+}
+
+// Dial connects to the server of a at the resolved address at.
+func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, way Way) (Link, error) {
 	if a.Network == "stdout" {
 		return &stdout{w: d.Stdout}, nil
 	}
@@ -127,12 +153,16 @@ func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, t TLS, 
 			return nil, err
 		}
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, network, at)
+	dialer := net.Dialer{}
+	if way.Small && network == "tcp" {
+		dialer.Control = smallSegments
+	}
+	conn, err := dialer.DialContext(ctx, network, at)
 	if err != nil {
 		return nil, err
 	}
 	if a.IsDatagram() {
-		return newDatagram(conn, network, maxDatagram)
+		return newDatagram(conn, network, way.MaxDatagram)
 	}
 	l, err := newStream(conn.(streamConn), d.Resets)
 	if err != nil {
@@ -142,7 +172,7 @@ func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, t TLS, 
 	if a.Network != "tls" {
 		return l, nil
 	}
-	c, err := t.config(a.Host)
+	c, err := way.TLS.config(a.Host)
 	if err != nil {
 		l.Close()
 		return nil, err

@@ -73,7 +73,7 @@ func handshakeError(err error, after time.Duration) error {
 	const hint = "a server without TLS, or another port?"
 	switch _, isPlain := errors.AsType[tls.RecordHeaderError](err); {
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("the handshake was not answered within %v (%s)", after.Round(100*time.Millisecond), hint)
+		return fmt.Errorf("%w within %v (%s)", ErrUnanswered, after.Round(100*time.Millisecond), hint)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w in the handshake (%s)", ErrClosed, hint)
 	case isPlain:

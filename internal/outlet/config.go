@@ -33,7 +33,7 @@ type Options struct {
 
 // A Dialer is what is used of a link.Dialer.
 type Dialer interface {
-	Dial(ctx context.Context, a address.Upstream, at string, t link.TLS, maxDatagram int) (link.Link, error)
+	Dial(ctx context.Context, a address.Upstream, at string, way link.Way) (link.Link, error)
 }
 
 // A Resolver is what is used of a *net.Resolver.

@@ -19,6 +19,7 @@ type connection struct {
 	server  *server
 	began   time.Time     // when it was open
 	probed  bool          // it stayed open while nothing was sent
+	proven  bool          // a session on it has lasted
 	config  *Config       // that it was made by
 	heard   chan error    // cap 1: why the peer has ended it
 	watched chan struct{} // closed when nothing more will be heard
@@ -113,7 +114,8 @@ func (o *Outlet) addresses(ctx context.Context, host string) (ips []netip.Addr, 
 func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, limit time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	l, err := o.options.Dialer.Dial(ctx, s.entry.address, s.at, cfg.TLS, cfg.MaxDatagram)
+	way := link.Way{TLS: cfg.TLS, MaxDatagram: cfg.MaxDatagram, Small: o.failover.of(s).narrow}
+	l, err := o.options.Dialer.Dial(ctx, s.entry.address, s.at, way)
 	if err != nil {
 		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
@@ -84,6 +85,7 @@ type server struct {
 	retry   time.Time     // not tried before
 	paused  time.Time     // since when a session that goes on has taken nothing; zero: it takes
 	pause   string        // what is known of that
+	narrow  bool          // a network on the way may carry small packets only, and not say so
 	silent  bool          // it read nothing, when it was last used or asked
 	ask     time.Time     // not asked before whether it reads
 }
@@ -307,7 +309,11 @@ func (f *failover) failed(now time.Time, c *connection, worked time.Duration, wh
 	if e.server == s {
 		e.server = nil
 	}
-	isStalled := errors.Is(why, errStalled) || errors.Is(why, errCutOff)
+	isCutOff := errors.Is(why, errCutOff)
+	if !c.proven && (isCutOff || errors.Is(why, errGone) || errors.Is(why, syscall.ETIMEDOUT)) {
+		s.narrow = !s.narrow // that it could be connected to takes small packets only
+	}
+	isStalled := isCutOff || errors.Is(why, errStalled)
 	s.silent, s.ask = isStalled, time.Time{}
 	works := worked >= provenAge && !isStalled
 	s.lived = max(s.lived, now.Sub(c.began))
@@ -351,6 +357,9 @@ func (f *failover) unreachable(now time.Time, s *server, why error) {
 	defer f.mu.Unlock()
 	if s.isName() {
 		s.entry.answer = nil
+	}
+	if errors.Is(why, link.ErrUnanswered) {
+		s.narrow = !s.narrow
 	}
 	f.strike(now, s)
 	f.isDown(now, s.entry, why, cause(why))

@@ -49,6 +49,7 @@ type fakeServer struct {
 	half    bool          // it stalls when it has taken half a line
 	unread  bool          // its kernel takes, and acknowledges nothing
 	cutOff  bool          // its host does not answer, either
+	silence time.Duration // for how long it has not then; 0: stallTime
 	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
 	single  bool          // it serves one connection at a time
 	picky   bool          // it hangs up when it gets something
@@ -99,7 +100,7 @@ func (n *fakeNet) name(host string, ips ...string) {
 	}
 }
 
-func (n *fakeNet) Dial(ctx context.Context, _ address.Upstream, at string, _ link.TLS, _ int) (link.Link, error) {
+func (n *fakeNet) Dial(ctx context.Context, _ address.Upstream, at string, way link.Way) (link.Link, error) {
 	s := n.servers[at]
 	if s == nil {
 		return nil, fmt.Errorf("no server at %s", at)
@@ -107,7 +108,7 @@ func (n *fakeNet) Dial(ctx context.Context, _ address.Upstream, at string, _ lin
 	s.mu.Lock()
 	s.dials = append(s.dials, time.Now())
 	needs, dialErr := s.needs, s.dialErr
-	l := &fakeLink{server: s, ended: make(chan error, 2)}
+	l := &fakeLink{server: s, small: way.Small, ended: make(chan error, 2)}
 	s.links = append(s.links, l)
 	if s.endErr != nil {
 		err := s.endErr
@@ -161,6 +162,7 @@ func (s *fakeServer) last() *fakeLink {
 // A fakeLink is a connection to a fakeServer.
 type fakeLink struct {
 	server *fakeServer
+	small  bool // in small packets
 	ended  chan error
 	err    error  // how the server ended it
 	taken  uint64 // bytes
@@ -227,7 +229,7 @@ func (l *fakeLink) Look() (Peer, error) {
 		return Peer{Acked: l.acked}, l.err
 	}
 	if l.server.cutOff {
-		return Peer{Acked: l.acked, Silence: stallTime}, nil
+		return Peer{Acked: l.acked, Silence: max(stallTime, l.server.silence)}, nil
 	}
 	return Peer{Acked: l.acked, Heard: time.Since(l.wrote)}, nil
 }

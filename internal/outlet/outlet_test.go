@@ -288,6 +288,36 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
+// A server that can be connected to, and whose host then answers nothing, is sent small packets, and
+// long ones again where that is no better. One whose host answered for long has gone.
+func TestNarrow(t *testing.T) {
+	net := newNet(atA)
+	a := net.servers[atA]
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		want := func(small ...bool) {
+			t.Helper()
+			r.send(goneAfter + stallTime)
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			for i, l := range a.links {
+				if i < len(small) && l.small != small[i] {
+					t.Errorf("connection %d: small packets are %v", i, l.small)
+				}
+			}
+			if len(a.links) != len(small) {
+				t.Errorf("%d connections, want %d", len(a.links), len(small))
+			}
+		}
+		a.set(func(s *fakeServer) { s.unread, s.cutOff, s.silence = true, true, goneAfter })
+		want(false, true)
+		want(false, true, false)
+		a.set(func(s *fakeServer) { s.unread, s.cutOff = false, false })
+		want(false, true, false)
+		a.set(func(s *fakeServer) { s.unread, s.cutOff = true, true })
+		want(false, true, false, false)
+	})
+}
+
 // A server that nobody reads is left for another though its kernel takes all, and not taken
 // back until it reads.
 func TestReadsNothing(t *testing.T) {

@@ -41,8 +41,7 @@ type session struct {
 	since  time.Time // it is used
 
 	trial  time.Duration // nothing is known of the server: one line is enough to find out, within that
-	proven bool
-	paused atomic.Bool // it has taken nothing for stallTime
+	paused atomic.Bool   // it has taken nothing for stallTime
 
 	peer    hangup
 	certain Peer // what the source was told last

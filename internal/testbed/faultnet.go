@@ -70,8 +70,19 @@ func (f *faraway) beyond(mtu int, tells bool) *faraway {
 	b.connect()
 	b.ip("-n", b.name, "route", "add", "default", "via", b.near())
 	b.ip("route", "add", b.host, "via", f.host)
-	if !tells { // it does not know the way back
+	if !tells { // it does not know the way back, which is another one
 		f.ip("-n", f.name, "route", "del", strings.TrimSuffix(f.host, "2")+"0/24", "dev", "far")
+		b.ip("link", "add", "b"+b.name, "type", "veth", "peer", "name", "back", "netns", b.name)
+		b.ip("addr", "add", f.near()+"/32", "dev", "b"+b.name)
+		b.ip("link", "set", "b"+b.name, "up")
+		b.ip("-n", b.name, "link", "set", "back", "up")
+		b.ip("-n", b.name, "route", "add", f.near(), "dev", "back")
+		anyWay := func(device string) error {
+			return os.WriteFile("/proc/sys/net/ipv4/conf/"+device+"/rp_filter", []byte("2"), 0)
+		}
+		if err := errors.Join(anyWay("b"+b.name), b.inside(func() error { return anyWay("far") })); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	if err := f.inside(func() error {
 		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),

@@ -66,6 +66,8 @@ var scenarios = []scenario{
 	{"a udp server ends at an empty datagram", udpServerEndsAtEmpty},
 	{"a udp path is narrow, and says so", func(t *testing.T) { udpPathIsNarrow(t, true) }},
 	{"a udp path is narrow, and silent about it", func(t *testing.T) { udpPathIsNarrow(t, false) }},
+	{"slow: a tcp path is narrow, and silent about it", func(t *testing.T) { tcpPathIsNarrow(t, false) }},
+	{"slow: a path is narrow, and silent about it, with tls", func(t *testing.T) { tcpPathIsNarrow(t, true) }},
 	{"a udp server restarts", udpServerRestarts},
 	{"our own device is too slow, by udp", deviceIsFull},
 
@@ -367,6 +369,22 @@ func udpPathIsNarrow(t *testing.T, tells bool) {
 	w.send("statsd", 5000, lines)
 	w.awaitDelivered("statsd")
 	w.awaitArrivals("statsd", lines)
+}
+
+// tcpPathIsNarrow: the kernel would send its long packets in vain, for ever.
+func tcpPathIsNarrow(t *testing.T, withTLS bool) {
+	far := newFaraway(t).beyond(600, false)
+	spec, settings := receiverSpec{Addr: fmt.Sprintf("%s:%d", far.host, sidebyside.FreePort(t)), host: far}, ""
+	if withTLS {
+		ca := newAuthority(t)
+		spec.TLS, settings = ca.issue(far.host, time.Hour).server(t, nil), ", "+trust(ca)
+	}
+	server := startReceiver(t, spec, manner{})
+	w := startWayOut(t, daemonPlan{carbon: to(server.URL) + settings})
+	w.counts(server)
+	w.send("carbon", 2000, 20_000)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 20_000)
 }
 
 // udpServerRestarts: its kernel has no room for all that has waited meanwhile at once.
