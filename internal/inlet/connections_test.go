@@ -450,3 +450,40 @@ func (p *slowPupil) Stream(data []byte) []byte {
 	}
 	return p.pupil.Stream(data)
 }
+
+// Of large datagrams, those of one read are handed over in parts: a handler need not hold them all.
+func TestLargeDatagramsInParts(t *testing.T) {
+	const senders, size = 8, 200_000
+	a := address.Address{Network: "unixgram", Path: socketPath(t, "d")}
+	in := bound(t, nil, a)
+	var most atomic.Int64
+	in.newHandler = func(*Listener, func() string) Handler { return &measuring{pupil{book: in.book}, &most, 0} }
+	for range senders { // they wait in the socket, for one read
+		conn := in.dial(t, 0)
+		conn.(*net.UnixConn).SetWriteBuffer(size)
+		write(t, conn, strings.Repeat("x", size-1)+"\n")
+	}
+	in.run(t, defaults)
+	eventually(t, "all datagrams", func() bool { return len(in.Lines()) == senders })
+	if n := most.Load(); n > keptRoom+size {
+		t.Errorf("%d bytes were handed over at once", n)
+	}
+}
+
+// A measuring notes how much it is given from Begin to End, at most.
+type measuring struct {
+	pupil
+	most  *atomic.Int64
+	given int
+}
+
+func (m *measuring) Begin(at time.Time) {
+	m.given = 0
+	m.pupil.Begin(at)
+}
+
+func (m *measuring) Datagram(data []byte, lost int) {
+	m.given += len(data)
+	m.most.Store(max(m.most.Load(), int64(m.given)))
+	m.pupil.Datagram(data, lost)
+}

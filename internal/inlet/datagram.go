@@ -86,10 +86,15 @@ func (d *datagramReader) step() (n int, err error) {
 		return 0, err
 	}
 	d.packets = p
-	bytes := 0
+	bytes, given := 0, 0
 	d.handler.Begin(time.Now())
 	for d.current = range n {
 		data, lost := p.packet(d.current)
+		if bytes-given > keptRoom { // it need not hold all of what are large
+			d.handler.End()
+			d.handler.Begin(time.Now())
+			given = bytes
+		}
 		d.handler.Datagram(data, lost)
 		bytes += len(data)
 	}
