@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/prefixproxy/prefixproxy/internal/poll"
@@ -214,7 +215,7 @@ func (l boundedListener) Accept() (net.Conn, error) {
 // however many ask for it, they cost no more than one.
 func bounded(next http.Handler) http.Handler {
 	turns := make(chan struct{}, maxRequests)
-	large := answers{readers: map[*answer]int{}}
+	room := semaphore.NewWeighted(largeAnswers)
 	var waiting singleflight.Group // by request
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		request := fmt.Sprint(r.Method, r.URL, r.Header)
@@ -231,11 +232,13 @@ func bounded(next http.Handler) http.Handler {
 			return a, nil
 		})
 		a := made.(*answer)
-		if large.enter(a) {
-			defer large.leave(a)
-		} else {
-			a = &answer{header: http.Header{}}
-			a.refuse()
+		if n := min(int64(a.body.Len()), largeAnswers); n > smallAnswer {
+			if room.TryAcquire(n) {
+				defer room.Release(n)
+			} else {
+				a = &answer{header: http.Header{}}
+				a.refuse()
+			}
 		}
 		maps.Copy(w.Header(), a.header)
 		w.WriteHeader(a.code)
@@ -262,42 +265,4 @@ func (a *answer) WriteHeader(code int) {
 func (a *answer) refuse() {
 	a.header.Set("Retry-After", "1")
 	http.Error(a, "too many requests at a time", http.StatusServiceUnavailable)
-}
-
-// large is how many bytes it has, unless it is small.
-func (a *answer) large() int {
-	if n := a.body.Len(); n > smallAnswer {
-		return n
-	}
-	return 0
-}
-
-// answers are those that are being written.
-type answers struct {
-	mu      sync.Mutex
-	readers map[*answer]int // how many it is written to
-	bytes   int             // of the large ones, each counted once
-}
-
-// enter says whether there is room for a, which then leaves.
-func (all *answers) enter(a *answer) bool {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if n := a.large(); all.readers[a] == 0 {
-		if all.bytes > 0 && n > 0 && all.bytes+n > largeAnswers {
-			return false
-		}
-		all.bytes += n
-	}
-	all.readers[a]++
-	return true
-}
-
-func (all *answers) leave(a *answer) {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if all.readers[a]--; all.readers[a] == 0 {
-		all.bytes -= a.large()
-		delete(all.readers, a)
-	}
 }
