@@ -44,10 +44,10 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 	}
 	e, cut := w.edit(name)
 	out, result := e.append(dst, line, cut)
-	switch {
-	case found&high != 0 && w.isMisread(out, len(dst), result),
-		len(line) > maxNode && result < Held && !w.isKept(out[len(dst):len(out)-1]),
-		!isTaggable(name) && result < Held && !w.points:
+	if found&high != 0 && w.isMisread(out, len(dst), result) || len(line) > maxNode && result < Held && !w.isKept(out[len(dst):len(out)-1]) {
+		return dst, BadPath
+	}
+	if bytes.IndexByte(name, ';') >= 0 && result < Held && !w.points && !isTaggable(name) {
 		return dst, BadPath
 	}
 	return out, result
@@ -57,11 +57,7 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 // those of others are not indexed either (series). DogStatsD's are for servers that can do without
 // values.
 func isTaggable(name []byte) bool {
-	tags := bytes.IndexByte(name, ';')
-	if tags < 0 {
-		return true // nearly every name
-	}
-	_, ok := readTags(appendKey(nil, name[tags:]))
+	_, ok := readTags(appendKey(nil, name[indexOr(name, ";", len(name)):]))
 	return ok
 }
 
