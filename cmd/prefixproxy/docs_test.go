@@ -184,6 +184,17 @@ func TestReadmeConfiguration(t *testing.T) {
 	}
 }
 
+// The README's rate is the one that was measured last.
+func TestReadmeRate(t *testing.T) {
+	measured := regexp.MustCompile(`highest rate at which nothing was lost \| ([0-9,]+) lines/s`).FindStringSubmatch(document(t, "docs/PERFORMANCE.md"))
+	if measured == nil {
+		t.Fatal("docs/PERFORMANCE.md has no rate")
+	}
+	if said := measured[1] + " StatsD datagrams a second"; !strings.Contains(document(t, "README.md"), said) {
+		t.Errorf("README.md does not say %q, which docs/PERFORMANCE.md has", said)
+	}
+}
+
 // What ARCHITECTURE.md names in code type is in the code.
 func TestArchitectureNames(t *testing.T) {
 	known := identifiers(t)
