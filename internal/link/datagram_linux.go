@@ -169,7 +169,7 @@ func (l *datagram) Watch() ([]byte, error) {
 func (l *datagram) error() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fd < 0 || l.err != nil {
+	if l.fd < 0 || l.err != nil || !poll.HasError(l.fd) {
 		return l.err
 	}
 	n, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_ERROR)

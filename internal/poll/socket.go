@@ -54,7 +54,12 @@ func (s *Socket) Use(f func(fd int) error) error {
 }
 
 // HasInput says, without waiting, whether something has come that is not read yet.
-func HasInput(fd int) bool {
-	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+func HasInput(fd int) bool { return has(fd, unix.POLLIN) }
+
+// HasError says, without waiting, whether the socket fd has an error to tell.
+func HasError(fd int) bool { return has(fd, 0) }
+
+func has(fd int, events int16) bool {
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 0)
 	return n > 0
 }
