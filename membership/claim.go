@@ -56,6 +56,7 @@ func init() {
 	claimtest.Extend = func(claim any, valid time.Duration) {
 		claim.(*Claim).extendTo(boottime() + valid)
 	}
+	claimtest.End = func(claim any) { close(claim.(*Claim).over) }
 }
 
 // Name returns the name: Denali.

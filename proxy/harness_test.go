@@ -47,6 +47,9 @@ func newClaim(name string, valid time.Duration) *membership.Claim {
 func (f *fakeNames) set(claim *membership.Claim, state membership.State) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.claim != nil && f.claim != claim {
+		claimtest.End(f.claim)
+	}
 	f.claim, f.state = claim, state
 	close(f.changed)
 	f.changed = make(chan struct{})

@@ -131,10 +131,22 @@ func (n *naming) of(claim *membership.Claim) *rewriters {
 	return r
 }
 
-// suspended says whether claim is the current one, past its horizon.
-func (n *naming) suspended(claim *membership.Claim) bool {
-	current, ok := n.names.Current()
-	return current == claim && !ok
+// standing says how long a claim may be used, and whether it is over: a claim that has no time left
+// and isn't over is suspended. Its horizon is read first, so that what was over by then is not used.
+func standing(claim *membership.Claim) (left time.Duration, isOver bool) {
+	left = claim.Left()
+	select {
+	case <-claim.Done():
+		return 0, true
+	default:
+		return left, false
+	}
+}
+
+// isSuspended says whether a claim may not be used now, and may be later.
+func isSuspended(claim *membership.Claim) bool {
+	left, isOver := standing(claim)
+	return left <= 0 && !isOver
 }
 
 // owns says whether ln, a StatsD line that leaves or is counted, carries the name of r, in

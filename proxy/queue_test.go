@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -256,10 +257,8 @@ func TestReasons(t *testing.T) {
 // Parked lines are older than all that is ready, and go first once their claim
 // is renewed.
 func TestParkedGoFirst(t *testing.T) {
-	claim := newClaim("Denali", time.Hour)
-	suspended := true
+	claim := newClaim("Denali", -time.Second)
 	q := newStatsDQueue(1 << 20)
-	q.suspended = func(*membership.Claim) bool { return suspended }
 	now := time.Now()
 	accept(q, aBatch(now, claim, false, "a:1|g"))
 	first, _ := q.tryTake()
@@ -269,7 +268,7 @@ func TestParkedGoFirst(t *testing.T) {
 		t.Fatalf("suspended: took %q", b.buf)
 	}
 	accept(q, aBatch(now, claim, false, "a:3|g"))
-	suspended = false
+	claimtest.Extend(claim, time.Hour)
 	for _, want := range []string{"a:1|g\n", "a:3|g\n"} {
 		if b, _ := q.tryTake(); string(b.buf) != want {
 			t.Fatalf("renewed: took %q, want %q", b.buf, want)

@@ -51,7 +51,6 @@ type statsdForwarder struct {
 func newStatsDForwarder(p *Proxy) *statsdForwarder {
 	cfg := p.cfg.Forward.StatsD
 	f := &statsdForwarder{statsdQueue: newStatsDQueue(int(cfg.Queue)), left: newPointQueue(p), log: p.log}
-	f.suspended = p.naming.suspended
 	f.know(cfg.To)
 	f.source = &statsdSource{queue: f.statsdQueue, gate: p.naming}
 	f.to = &destination{protocol: line.StatsD, Outlet: outlet.New(cfg.outlet(), p.outletOptions(line.StatsD, "", f.source))}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
-	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // A statsdQueue holds StatsD lines in memory, and keeps their books: they change in the
@@ -17,9 +16,6 @@ import (
 // for a name, and parked ones, which have a name, for their claim to be renewed. A batch
 // that was put belongs to the queue until it is taken.
 type statsdQueue struct {
-	// suspended says whether parked lines of a claim must go on waiting.
-	suspended func(claim *membership.Claim) bool
-
 	more     chan struct{} // cap 1: something is ready
 	heldMore chan struct{} // cap 1: something is held
 	holding  atomic.Int64  // lines that are held or parked
@@ -188,7 +184,7 @@ func (q *statsdQueue) drop1(list *fifo, why reason) {
 func (q *statsdQueue) tryTake() (*batch, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if b := q.parked.first(); b != nil && !q.suspended(b.claim) {
+	if b := q.parked.first(); b != nil && !isSuspended(b.claim) {
 		q.holding.Add(-int64(b.lines))
 		return q.pop(&q.parked), nil
 	}

@@ -22,7 +22,7 @@ const lateAge = time.Second
 // has acknowledged it; what is in doubt when a session ends is lost.
 type statsdSource struct {
 	queue *statsdQueue
-	gate  *naming // asked before every write
+	gate  *naming // knows which lines carry our name
 
 	hand     *batch // taken from the queue: to be written
 	mid      bool   // hand begins with the rest of a line
@@ -71,15 +71,18 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 	if len(b.buf) == 0 {
 		return nil, 0, nil
 	}
-	claim, ok := s.gate.names.Current()
-	isHeld := b.claim == nil || claim == b.claim && ok
+	left, isOver := time.Duration(0), false // of lines that need no name: no end
+	if b.claim != nil {
+		left, isOver = standing(b.claim)
+	}
+	isHeld := b.claim == nil || left > 0
 	overtakes := b.claim != nil && !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
 	switch {
 	case isHeld && !overtakes && !b.tooOld(now):
-		return b.buf, leaves(b.claim), nil
+		return b.buf, left, nil
 	case s.mid && isHeld: // a part of a line is worse than one that is late
-		return b.buf[:bytes.IndexByte(b.buf, '\n')+1], leaves(b.claim), nil
-	case s.mid && claim == b.claim:
+		return b.buf[:bytes.IndexByte(b.buf, '\n')+1], left, nil
+	case s.mid && !isOver:
 		return nil, suspendedLook, nil
 	case s.mid:
 		return nil, 0, errCut
@@ -89,21 +92,13 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 		return nil, 0, nil
 	}
 	owned := s.gate.of(b.claim).owns
-	if claim == b.claim {
+	if !isOver {
 		s.queue.park(b.split(owned))
 	} else {
 		s.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
 	}
 	b.claim = nil
 	return b.buf, 0, nil
-}
-
-// leaves returns how long lines may leave under a claim; 0: there is no end to that.
-func leaves(claim *membership.Claim) time.Duration {
-	if claim == nil {
-		return 0
-	}
-	return max(claim.Left(), time.Nanosecond)
 }
 
 func (s *statsdSource) Wrote(_ time.Time, n int) {
@@ -137,28 +132,26 @@ func (s *statsdSource) Ack(_ time.Time, peer outlet.Peer) (due outlet.Due, err e
 	if s.claim == nil {
 		return outlet.Due{}, nil
 	}
-	left := s.left(s.claim)
+	left := timeToLeave(s.claim)
 	if left <= 0 {
 		return outlet.Due{}, outlet.ErrRevoked
 	}
 	return outlet.Due{Again: left, Leave: left}, nil
 }
 
-// left returns how long lines under a claim may still leave: while it is held, and may be used.
-func (s *statsdSource) left(claim *membership.Claim) time.Duration {
-	if current, _ := s.gate.names.Current(); claim != current {
-		return 0
-	}
-	return claim.Left() - statsdGuard
+// timeToLeave returns how long lines under a claim may still leave.
+func timeToLeave(claim *membership.Claim) time.Duration {
+	left, _ := standing(claim)
+	return left - statsdGuard
 }
 
 // Leaving implements outlet.Source.
-func (s *statsdSource) Leaving() (left func() time.Duration) {
+func (s *statsdSource) Leaving() func() time.Duration {
 	claim := s.claim
 	if claim == nil {
 		return func() time.Duration { return statsdMaxAge }
 	}
-	return func() time.Duration { return s.left(claim) }
+	return func() time.Duration { return timeToLeave(claim) }
 }
 
 // End drops what is in doubt, and the rest of a line of which a part is.

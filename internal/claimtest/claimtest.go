@@ -19,9 +19,10 @@ type Tenure struct {
 	From, To time.Time
 }
 
-// Make returns a *membership.Claim, and Extend moves the horizon of one to valid from
-// now.
+// Make returns a *membership.Claim, Extend moves the horizon of one to valid from now, and End
+// ends it.
 var (
 	Make   func(Claim) any
 	Extend func(claim any, valid time.Duration)
+	End    func(claim any)
 )
