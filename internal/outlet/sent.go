@@ -10,7 +10,7 @@ import (
 const (
 	// lookEvery is how often acknowledgements are asked for while there is much to
 	// write.
-	lookEvery = 2 * time.Millisecond
+	lookEvery = 10 * time.Millisecond
 
 	// firstLook is when acknowledgements are asked for, after the last write; the
 	// next looks come later and later, up to lastLook. A peer may put off its
