@@ -33,9 +33,7 @@ type daemon struct {
 	client   *etcd.Client
 	holder   *membership.Holder
 	proxy    *proxy.Proxy
-	admin    *admin.Server // until another one comes by way of pages
-	pages    chan *admin.Server
-	source   admin.Source // of what the page shows
+	admin    *admin.Server
 	reloads  *reloads
 	registry *prometheus.Registry // of our own metrics
 	pool     *fleet.Pool          // as the page shows it
@@ -49,7 +47,7 @@ type daemon struct {
 // etcd client. The caller closes it.
 func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
 	cfg.warn(ui.log)
-	d = &daemon{log: ui.log, pages: make(chan *admin.Server), tell: notifier{log: ui.log}}
+	d = &daemon{log: ui.log, tell: notifier{log: ui.log}}
 	if d.client, err = cfg.Etcd.client(); err != nil {
 		return nil, err
 	}
@@ -77,12 +75,10 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 	d.reloads = newReloads(d.registry)
 	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	d.source = admin.Source{
+	d.admin = admin.New(cfg.Admin, admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
 		Pool: d.pool, Health: &d.health,
-	}
-	d.source.Rates = admin.NewRates(d.source)
-	d.admin = admin.New(cfg.Admin, d.source, d.log)
+	}, d.log)
 	return d, nil
 }
 
@@ -141,33 +137,12 @@ func (d *daemon) run(ctx context.Context) error {
 		defer stopServing()
 		return d.holder.Run(holding)
 	})
-	for _, run := range []func(context.Context){d.pool.Run, d.source.Rates.Run, d.events.Run, d.attend} {
+	for _, run := range []func(context.Context){d.pool.Run, d.events.Run, d.attend, d.admin.Run} {
 		g.Go(func() error { run(serving); return nil })
 	}
-	g.Go(func() error { return d.servePages(serving) })
 	err := g.Wait()
 	sayEnd(d.log, atStop, d.proxy.Status())
 	return err
-}
-
-// servePages serves the page until ctx ends: when a reload has moved it, elsewhere.
-func (d *daemon) servePages(ctx context.Context) error {
-	for server := d.admin; server != nil; {
-		serving, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() { ended <- server.Run(serving) }()
-		var next *admin.Server
-		select {
-		case next = <-d.pages:
-		case <-serving.Done():
-		}
-		stop()
-		if err := <-ended; err != nil {
-			return err
-		}
-		server = next
-	}
-	return nil
 }
 
 // oneSignal is how close two signals may follow each other and be one: a

@@ -12,8 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-
-	"github.com/prefixproxy/prefixproxy/internal/admin"
 )
 
 // A reloader makes a daemon go on with another configuration: all of it, or none.
@@ -21,7 +19,6 @@ import (
 type reloader struct {
 	daemon *daemon
 	cfg    config // in force
-	page   *admin.Server
 }
 
 // reload makes the configuration that load reads the one in force, and says what
@@ -56,17 +53,9 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	if err := refuse(changed); err != nil {
 		return nil, err
 	}
-	page, err := r.preparePage(ctx, cfg.Admin)
-	if err != nil {
+	if err := r.daemon.admin.Reload(ctx, cfg.Admin, func() error { return r.daemon.proxy.Reload(cfg.Proxy) }); err != nil {
 		return nil, reloadHint(err)
 	}
-	if err := r.daemon.proxy.Reload(cfg.Proxy); err != nil {
-		if page != r.page {
-			page.Close()
-		}
-		return nil, reloadHint(err)
-	}
-	r.turnTo(ctx, page, cfg.Admin)
 	r.daemon.events.Configure(cfg.Graphite)
 	tuneMemory(cfg)
 	cfg.warn(r.daemon.log)
@@ -80,30 +69,6 @@ func reloadHint(err error) error {
 		return hinted{err, "if it is this daemon itself (another spelling, or mode, of an address that it has): systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx"}
 	}
 	return bindHint(err)
-}
-
-// preparePage returns the server for cfg, bound: the one at work, where the address
-// stays.
-func (r *reloader) preparePage(ctx context.Context, cfg admin.Config) (*admin.Server, error) {
-	if cfg.Listen == r.cfg.Admin.Listen {
-		return r.page, nil
-	}
-	page := admin.New(cfg, r.daemon.source, r.daemon.log)
-	return page, page.Bind(ctx)
-}
-
-// turnTo makes page the one that is served.
-func (r *reloader) turnTo(ctx context.Context, page *admin.Server, cfg admin.Config) {
-	if page == r.page {
-		page.ServeBadLines(cfg.BadLines)
-		return
-	}
-	select {
-	case r.daemon.pages <- page:
-		r.page = page
-	case <-ctx.Done():
-		page.Close()
-	}
 }
 
 // refuse returns an error that names the keys among changed which a running daemon

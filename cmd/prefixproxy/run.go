@@ -47,7 +47,7 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
-	r := reloader{daemon: d, cfg: cfg, page: d.admin}
+	r := reloader{daemon: d, cfg: cfg}
 	g.Go(func() error { return atHangup(ctx, hangups, func() { r.reload(ctx, c.ProvideConfig) }) })
 	return g.Wait()
 }

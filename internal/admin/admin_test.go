@@ -121,9 +121,7 @@ func newServer(cfg Config, names Names, lines Lines) *Server {
 
 // newSource returns a source that knows of a past neither lines nor names.
 func newSource(names Names, lines Lines) Source {
-	src := Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Health: alive(true)}
-	src.Rates = NewRates(src)
-	return src
+	return Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Health: alive(true)}
 }
 
 // ask returns the answer of a server of the default configuration.
@@ -347,7 +345,7 @@ func TestReady(t *testing.T) {
 // The page of a host without a name says so, and why.
 func TestIndexWithoutName(t *testing.T) {
 	page := ask(t, waiting(), carbonDown(), "GET", "/").Body.String()
-	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<h2>no carbon upstream is up <small>since 1 May", "tcp://a.example.net:2003: connection refused", `<p class="type">nc -vz -w3 a.example.net 2003</p>`} {
+	for _, want := range []string{"foo-ns31 has", `<h1 class="waiting">no name</h1>`, "every name is taken", "<h2>no carbon upstream is up <small>since 1 May", "tcp://a.example.net:2003: connection refused", `nc -vz -w3 a.example.net 2003</p>`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("got %s\nwant it to contain %q", page, want)
 		}
@@ -459,19 +457,18 @@ func TestOddRequests(t *testing.T) {
 	for _, tt := range []struct {
 		request string
 		code    int
-		closes  bool
 	}{
-		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, false},
-		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.com\r\n\r\n", 400, true},
-		{"GET http://evil.com/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 403, false},
-		{"CONNECT evil.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 403, false},
-		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 403, true},
-		{"OPTIONS * HTTP/1.1\r\nHost: evil.com\r\n\r\n", 403, false},
-		{"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405, false},
-		{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nx", 405, true},
-		{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", 405, true},
-		{"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n", 200, true},
-		{"GET /" + strings.Repeat("x", 32<<10) + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, true},
+		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200},
+		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.com\r\n\r\n", 400},
+		{"GET http://evil.com/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 403},
+		{"CONNECT evil.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 403},
+		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 403},
+		{"OPTIONS * HTTP/1.1\r\nHost: evil.com\r\n\r\n", 403},
+		{"TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n", 405},
+		{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nx", 405},
+		{"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", 405},
+		{"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n", 200},
+		{"GET /" + strings.Repeat("x", 32<<10) + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 431},
 	} {
 		conn, err := net.Dial("tcp", s.Addr().String())
 		if err != nil {
@@ -484,8 +481,8 @@ func TestOddRequests(t *testing.T) {
 			t.Errorf("%.60q: %v", tt.request, err)
 			continue
 		}
-		if resp.StatusCode != tt.code || resp.Close != tt.closes {
-			t.Errorf("%.60q: code %d, closes: %t; want %d, %t", tt.request, resp.StatusCode, resp.Close, tt.code, tt.closes)
+		if resp.StatusCode != tt.code || !resp.Close {
+			t.Errorf("%.60q: code %d, closes: %t; want %d, true", tt.request, resp.StatusCode, resp.Close, tt.code)
 		}
 	}
 }
@@ -502,13 +499,11 @@ func start(t *testing.T, s *Server) {
 func run(t *testing.T, s *Server) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- s.Run(ctx) }()
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run returned %v, want nil", err)
-		}
+		<-ended
 	})
 }
 
@@ -534,7 +529,7 @@ func get(t *testing.T, client *http.Client, url string) membership.State {
 func TestServeLocalhost(t *testing.T) {
 	s := newServer(Config{Listen: "localhost:0"}, holding(), bothUp())
 	start(t, s)
-	for _, ln := range s.listeners {
+	for _, ln := range s.site.Load().listeners {
 		if got := get(t, http.DefaultClient, "http://"+ln.Addr().String()); got != membership.Held {
 			t.Errorf("%s: state %q, want held", ln.Addr(), got)
 		}
@@ -577,7 +572,7 @@ func TestUnixSocketOfAnother(t *testing.T) {
 		}
 		return s
 	}
-	bind().Close()
+	bind().site.Load().close()
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the file stays: %v", err)
 	}
@@ -590,7 +585,7 @@ func TestUnixSocketOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	s.Close()
+	s.site.Load().close()
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("another's file is gone: %v", err)
 	}
@@ -617,7 +612,8 @@ func TestAcceptFails(t *testing.T) {
 	if err := s.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.listeners[0] = &brittle{s.listeners[0], []error{syscall.ENOBUFS, syscall.ENOMEM, syscall.EPROTO, syscall.EPERM, syscall.EMFILE, syscall.ENETDOWN}}
+	at := s.site.Load()
+	at.listeners[0] = &brittle{at.listeners[0], []error{syscall.ENOBUFS, syscall.ENOMEM, syscall.EPROTO, syscall.EPERM, syscall.EMFILE, syscall.ENETDOWN}}
 	run(t, s)
 	get(t, http.DefaultClient, "http://"+s.Addr().String())
 }
@@ -646,7 +642,7 @@ func TestIPv4Alone(t *testing.T) {
 	if err := s.Bind(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer s.site.Load().close()
 	if got := s.Addr().(*net.TCPAddr).IP; got.To4() == nil {
 		t.Errorf("0.0.0.0 listens on %v as well", got)
 	}
@@ -786,7 +782,7 @@ func TestSharedAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var made atomic.Int32
 		busy := make(chan struct{})
-		page := bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page := newLimits().bound(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			n := made.Add(1)
 			<-busy
 			fmt.Fprint(w, r.URL.Path, n)
@@ -819,7 +815,7 @@ func TestSharedAnswer(t *testing.T) {
 // one too many is refused, and small ones are always given.
 func TestAnswersInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		page := bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		page := newLimits().bound(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			size, _ := strconv.Atoi(r.URL.Path[len("/a/"):])
 			w.Write(make([]byte, size))
 		}))
@@ -866,6 +862,12 @@ func (r *slowReader) Write(p []byte) (int, error) {
 	return r.ResponseRecorder.Write(p)
 }
 
+// A pipe is a socket that has no descriptor.
+type pipe struct{ net.Conn }
+
+func (pipe) SyscallConn() (syscall.RawConn, error) { return nil, errors.ErrUnsupported }
+func (pipe) CloseRead() error                      { return nil }
+
 // Who comes while all connections are busy waits: until one has ended, or has been busy for
 // too long; but not for ever.
 func TestRoomForConnections(t *testing.T) {
@@ -874,7 +876,7 @@ func TestRoomForConnections(t *testing.T) {
 		admit := func() *client {
 			conn, peer := net.Pipe()
 			t.Cleanup(func() { conn.Close(); peer.Close() })
-			return c.admit(conn)
+			return c.admit(pipe{conn})
 		}
 		var all []*client
 		for range maxConnections {
@@ -893,26 +895,84 @@ func TestRoomForConnections(t *testing.T) {
 			t.Fatal("no room where one has ended")
 		}
 		c.note(last, http.StateActive)
-		time.Sleep(graces[asked] - roomWait)
+		time.Sleep(answerTime - roomWait)
 		if admit() == nil {
 			t.Error("no room where others have been busy for long")
 		}
 		if len(c.open) > maxConnections {
 			t.Errorf("%d are open", len(c.open))
 		}
-		for at, grace := range graces {
-			for other := range c.open {
-				other.stage, other.since = asked, time.Now()
-			}
-			for other := range c.open { // one
-				other.stage = stage(at)
-				break
-			}
-			if now := time.Now(); grace < roomWait && (admit() == nil || time.Since(now).Round(graces[idle]) != grace) {
-				t.Errorf("no room where one has been at stage %d for %v", at, grace)
-			}
+		for other := range c.open {
+			other.asked, other.until = true, time.Now().Add(answerTime)
+		}
+		for other := range c.open { // one
+			other.asked, other.until = false, time.Now().Add(askTime)
+			break
+		}
+		if now := time.Now(); admit() == nil || time.Since(now) != askTime {
+			t.Errorf("room after %v where one says nothing, want %v", time.Since(now), askTime)
 		}
 	})
+}
+
+// A reload moves the page, or says something else of it: all of it or, where something else
+// fails, nothing.
+func TestReload(t *testing.T) {
+	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	start(t, s)
+	first := s.Addr().String()
+	reload := func(cfg Config, rest error, want error) {
+		t.Helper()
+		if err := s.Reload(t.Context(), cfg, func() error { return rest }); !errors.Is(err, want) {
+			t.Fatalf("reload to %+v: got %v, want %v", cfg, err, want)
+		}
+	}
+	code := func(addr, path string) int {
+		resp, err := http.Get("http://" + addr + path)
+		if err != nil {
+			return 0
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	refused := errors.New("refused")
+	path := filepath.Join(t.TempDir(), "admin.sock")
+
+	reload(Config{Listen: taken.Addr().String(), BadLines: true}, nil, syscall.EADDRINUSE)
+	reload(Config{Listen: "unix://" + path, BadLines: true}, refused, refused)
+	reload(Config{Listen: "127.0.0.1:0", BadLines: true}, refused, refused)
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a socket is left of a reload that was refused: %v", err)
+	}
+	if got := code(first, "/badlines"); got != 404 {
+		t.Errorf("/badlines after reloads that were refused: %d, want 404", got)
+	}
+	reload(Config{Listen: "127.0.0.1:0", BadLines: true}, nil, nil)
+	if got := code(first, "/badlines"); got != 200 {
+		t.Errorf("/badlines: %d, want 200", got)
+	}
+	reload(Config{Listen: "127.0.0.1:00"}, nil, nil)
+	second := first
+	for second == first { // Run closes the one and serves the other
+		second = s.Addr().String()
+	}
+	if got := code(second, "/healthz"); got != 200 {
+		t.Errorf("at the new address: %d, want 200", got)
+	}
+	if got := code(first, "/healthz"); got != 0 {
+		t.Errorf("at the old address: %d, want none", got)
+	}
+	reload(Config{}, nil, nil)
+	for s.Addr() != nil {
+	}
+	if got := code(second, "/healthz"); got != 0 {
+		t.Errorf("where the page is off: %d, want none", got)
+	}
 }
 
 // Of several destinations the page has a column for each, and says whose an upstream

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,14 +21,18 @@ import (
 
 // What the pages may cost, however many ask for them: the rest is closed, or gets
 // 503.
-// A connection is a descriptor and some 30 KiB; a request, a processor while it is
-// answered.
+// A connection is a request, a descriptor and some 30 KiB; an answer, a processor while it is
+// made.
 const (
 	maxConnections = 32              // and an eighth of the descriptors of this process
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
 	smallAnswer    = 64 << 10        // bytes
 	largeAnswers   = 4 << 20         // bytes of longer ones that are being written, or one alone
+
+	// At the bound, who has had this long to ask, or for its answer, makes room for another.
+	askTime    = 5 * time.Millisecond
+	answerTime = 2 * time.Second
 
 	// Where there are too many connections, a new one waits so long for room, and those behind it
 	// in the kernel's backlog.
@@ -36,132 +41,87 @@ const (
 	retryAccept = 10 * time.Millisecond // where it fails
 )
 
-// What a client does, in the order in which they make room for another one.
-type stage int
-
-const (
-	idle   stage = iota
-	asking       // a part of its request has come
-	asked
-)
-
-// graces are for how long a client has been at a stage, at least, when it makes room. What has
-// come and is not read, since the host had no time for it, was sent at once.
-var graces = [...]time.Duration{idle: time.Millisecond, asking: 5 * time.Millisecond, asked: 2 * time.Second}
-
 // connections are those that are open. Any goroutine may use them.
 type connections struct {
-	most  int
-	mu    sync.Mutex
-	open  map[*client]struct{}
-	freed chan struct{} // cap 1: there may be room
+	most int
+	mu   sync.Mutex
+	open map[*client]struct{}
 }
 
 func newConnections() *connections {
-	return &connections{
-		most: min(maxConnections, max(1, sockets.Descriptors()/8)),
-		open: map[*client]struct{}{}, freed: make(chan struct{}, 1),
-	}
+	return &connections{most: min(maxConnections, max(1, sockets.Descriptors()/8)), open: map[*client]struct{}{}}
 }
 
-// A client is an open connection.
+// A client is an open connection. The mutex of the connections guards it.
 type client struct {
-	net.Conn
-	all *connections
-
-	stage stage // all.mu is held to use it
-	since time.Time
+	socket
+	asked bool      // its request is read
+	until time.Time // it makes no room before
 }
 
-// Read implements net.Conn.
-func (c *client) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 {
-		c.all.mu.Lock()
-		defer c.all.mu.Unlock()
-		if c.stage == idle {
-			c.stage, c.since = asking, time.Now()
-		}
-	}
-	return n, err
+// A socket is a connection by TCP, or by a unix socket.
+type socket interface {
+	net.Conn
+	syscall.Conn
+	CloseRead() error
 }
 
 // end ends the connection. Where a request may have been read just now, it is answered first.
 func (c *client) end() {
-	if half, ok := c.Conn.(interface{ CloseRead() error }); ok && c.stage != asked {
-		half.CloseRead()
-	} else {
+	if c.asked {
 		c.Close()
+	} else {
+		c.CloseRead()
 	}
 }
 
 // hasInput says whether something has come that is not read yet.
 func (c *client) hasInput() (has bool) {
-	socket, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return false
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { has = poll.HasInput(int(fd)) })
 	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false
-	}
-	raw.Control(func(fd uintptr) { has = poll.HasInput(int(fd)) })
-	return has
+	return has && err == nil
 }
 
-// admit returns conn as a client when there is room for it; nil if there is none for so long.
-func (c *connections) admit(conn net.Conn) *client {
-	for until := time.Now().Add(roomWait); time.Now().Before(until); {
-		if admitted := c.enter(conn, time.Now()); admitted != nil {
+// admit returns a connection as a client when there is room for it; nil if there is none for so
+// long.
+func (c *connections) admit(s socket) *client {
+	for until := time.Now().Add(roomWait); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		if admitted := c.enter(s, time.Now()); admitted != nil {
 			return admitted
-		}
-		select {
-		case <-c.freed:
-		case <-time.After(graces[idle]):
 		}
 	}
 	return nil
 }
 
-func (c *connections) enter(conn net.Conn, now time.Time) *client {
+func (c *connections) enter(s socket, now time.Time) *client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.open) >= c.most && !c.makeRoom(now) {
 		return nil
 	}
-	admitted := &client{conn, c, idle, now}
+	admitted := &client{s, false, now.Add(askTime)}
 	c.open[admitted] = struct{}{}
 	return admitted
 }
 
-// makeRoom ends the client that has been at the earliest stage for longest, if that is long
-// enough; or else one at a later stage. mu is held.
+// makeRoom ends the client whose time was over first. What has come and is not read, since the
+// host had no time for it, was sent at once. mu is held.
 func (c *connections) makeRoom(now time.Time) bool {
-	for at, grace := range graces {
-		for {
-			longest := c.longest(stage(at))
-			if longest == nil || now.Sub(longest.since) < grace {
-				break
-			}
-			if stage(at) == asked || !longest.hasInput() {
-				delete(c.open, longest)
-				longest.end()
-				return true
-			}
-			longest.since = now // it is we who have not looked
+	for {
+		first := slices.MinFunc(slices.Collect(maps.Keys(c.open)), func(a, b *client) int { return a.until.Compare(b.until) })
+		switch {
+		case now.Before(first.until):
+			return false
+		case !first.asked && first.hasInput(): // it is we who have not looked
+			first.until = now.Add(askTime)
+			continue
 		}
+		delete(c.open, first)
+		first.end()
+		return true
 	}
-	return false
-}
-
-// longest returns the client that has been at a stage for longest; nil if none is. mu is held.
-func (c *connections) longest(at stage) (longest *client) {
-	for other := range c.open {
-		if other.stage == at && (longest == nil || other.since.Before(longest.since)) {
-			longest = other
-		}
-	}
-	return longest
 }
 
 // note is told by the server what a connection does.
@@ -171,15 +131,9 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 	client := conn.(*client)
 	switch state {
 	case http.StateActive: // its request is read
-		client.stage, client.since = asked, time.Now()
-	case http.StateIdle:
-		client.stage, client.since = idle, time.Now()
-	case http.StateClosed, http.StateHijacked:
+		client.asked, client.until = true, time.Now().Add(answerTime)
+	case http.StateClosed:
 		delete(c.open, client)
-		select {
-		case c.freed <- struct{}{}:
-		default:
-		}
 	}
 }
 
@@ -202,48 +156,60 @@ func (l boundedListener) Accept() (net.Conn, error) {
 			time.Sleep(retryAccept)
 			continue
 		}
-		if admitted := l.connections.admit(conn); admitted != nil {
+		if admitted := l.connections.admit(conn.(socket)); admitted != nil {
 			return admitted, nil
 		}
 		conn.Close() // a 503 that nobody has asked for would confuse some clients
 	}
 }
 
-// bounded answers maxRequests at a time, and writes what next answers when it has answered: who
-// reads slowly keeps no other waiting, unless all answers together take too much memory. Who asks
-// for the same as one that still waits for its turn shares its answer, even if that one is gone:
-// however many ask for it, they cost no more than one.
-func bounded(next http.Handler) http.Handler {
-	turns := make(chan struct{}, maxRequests)
-	room := semaphore.NewWeighted(largeAnswers)
-	var waiting singleflight.Group // by request
+// limits let maxRequests be answered at a time, and their answers be written when they are made:
+// who reads slowly keeps no other waiting, unless all answers together take too much memory. Who
+// asks for the same as one that still waits for its turn shares its answer, even if that one is
+// gone: however many ask for it, they cost no more than one.
+type limits struct {
+	turns   chan struct{}
+	room    *semaphore.Weighted
+	waiting singleflight.Group // by request
+}
+
+func newLimits() *limits {
+	return &limits{turns: make(chan struct{}, maxRequests), room: semaphore.NewWeighted(largeAnswers)}
+}
+
+// bound returns next within the limits.
+func (l *limits) bound(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		request := fmt.Sprint(r.Method, r.URL, r.Header)
-		made, _, _ := waiting.Do(request, func() (any, error) {
-			a := &answer{header: http.Header{}, code: http.StatusOK}
-			select {
-			case turns <- struct{}{}:
-				defer func() { <-turns }()
-				waiting.Forget(request) // what it says is too old for who comes from now on
-				next.ServeHTTP(a, r)
-			case <-time.After(requestWait):
-				a.refuse()
-			}
-			return a, nil
-		})
-		a := made.(*answer)
+		a := l.answer(next, r)
 		if n := min(int64(a.body.Len()), largeAnswers); n > smallAnswer {
-			if room.TryAcquire(n) {
-				defer room.Release(n)
+			if l.room.TryAcquire(n) {
+				defer l.room.Release(n)
 			} else {
-				a = &answer{header: http.Header{}}
-				a.refuse()
+				a = refusal()
 			}
 		}
 		maps.Copy(w.Header(), a.header)
 		w.WriteHeader(a.code)
 		w.Write(a.body.Bytes())
 	})
+}
+
+// answer returns what next answers, when it has its turn.
+func (l *limits) answer(next http.Handler, r *http.Request) *answer {
+	request := fmt.Sprint(r.Method, r.URL, r.Header)
+	made, _, _ := l.waiting.Do(request, func() (any, error) {
+		select {
+		case l.turns <- struct{}{}:
+		case <-time.After(requestWait):
+			return refusal(), nil
+		}
+		defer func() { <-l.turns }()
+		l.waiting.Forget(request) // what it says is too old for who comes from now on
+		a := newAnswer()
+		next.ServeHTTP(a, r)
+		return a, nil
+	})
+	return made.(*answer)
 }
 
 // An answer is an http.ResponseWriter that keeps what it is given.
@@ -253,6 +219,15 @@ type answer struct {
 	body   bytes.Buffer
 }
 
+func newAnswer() *answer { return &answer{header: http.Header{}, code: http.StatusOK} }
+
+func refusal() *answer {
+	a := newAnswer()
+	a.header.Set("Retry-After", "1")
+	http.Error(a, "too many requests at a time", http.StatusServiceUnavailable)
+	return a
+}
+
 func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
@@ -260,9 +235,4 @@ func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 func (a *answer) WriteHeader(code int) {
 	a.code = code
 	a.body.Reset()
-}
-
-func (a *answer) refuse() {
-	a.header.Set("Retry-After", "1")
-	http.Error(a, "too many requests at a time", http.StatusServiceUnavailable)
 }

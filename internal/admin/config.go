@@ -58,3 +58,9 @@ func (c Config) Local() bool {
 	a, _ := c.Address()
 	return c.Listen == "" || a.IsLocal()
 }
+
+// isLoopback says whether the pages are at loopback addresses.
+func (c Config) isLoopback() bool {
+	a, _ := c.Address()
+	return c.Local() && !a.IsUnix()
+}

@@ -2,7 +2,7 @@
 // for Prometheus and for an orchestrator's probes. In reading order:
 //
 //	config.go  where it listens
-//	server.go  the server: bind, serve, stop
+//	server.go  the server: bind, serve, move, stop
 //	bounds.go  how many connections and requests at a time
 //	guard.go   the headers of every answer, and who gets one
 //	status.go  what is shown, and where it comes from

@@ -145,7 +145,7 @@ func TestFleetOverlaps(t *testing.T) {
 	if got, want := strings.Join(drawn, ", "), "41 37 b, 33 8 c, 16 16 a, 4 4 d, 0 100 b"; got != want { // the last one is by hand
 		t.Errorf("labels: got %q, want %q\n%s", got, want, body)
 	}
-	for _, want := range []string{`<b>MtLogan</b><i>by hand</i><s>no lease</s>`, `<path class="o" d="M833 0h750M83 0h83"/>`, `<path class="u" d="M0 0h2000"/>`, "At most 7 were held at once in the last 7 d (the list has 1)."} {
+	for _, want := range []string{`<b>MtLogan</b><i>by hand</i><s>no lease</s>`, `<path d="M333 0h1329M83 0h79"/>`, `<path class="u" d="M0 0h2000"/>`, "At most 7 were held at once in the last 7 d (the list has 1)."} {
 		if !strings.Contains(body, want) {
 			t.Errorf("want %q in\n%s", want, body)
 		}
@@ -292,7 +292,7 @@ func TestWrong(t *testing.T) {
 	}{
 		{"StatsD is counted, and Carbon is away", holding(), counted, []string{"no carbon upstream is up", "none is lost before both are full", "the memory of StatsD&#39;s series is 94 % full"}},
 		{"StatsD is counted, and the name suspended", suspended(), counted, []string{"and the points of StatsD, wait"}},
-		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "Bring etcd back", "openssl &lt;x&gt;"}},
+		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "openssl &lt;x&gt;"}},
 		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "the name can&#39;t be renewed <small>since", "3 min", "The name is good for another 3600 s"}},
 		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
 		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1 GiB", "1 B of 64 MiB"}},
@@ -308,20 +308,6 @@ func TestWrong(t *testing.T) {
 		}
 		if err := wellFormed(page); err != nil {
 			t.Errorf("%s: %v", tt.what, err)
-		}
-	}
-}
-
-// What is prose in a hint is said, and only what is a command can be typed.
-func TestAdvice(t *testing.T) {
-	for hint, want := range map[string][2]string{
-		"": {}, "set etcd.tls.cert and etcd.tls.key": {"Set etcd.tls.cert and etcd.tls.key."},
-		"ETCDCTL_API=3 etcdctl endpoint health":                              {"", "ETCDCTL_API=3 etcdctl endpoint health"},
-		"grant its role readwrite on /prefixproxy/: ETCDCTL_API=3 etcdctl x": {"Grant its role readwrite on /prefixproxy/.", "ETCDCTL_API=3 etcdctl x"},
-		"look at both clocks (date); openssl s_client -connect a:1":          {"Look at both clocks (date).", "openssl s_client -connect a:1"},
-	} {
-		if words, command := advice(hint); [2]string{words, command} != want {
-			t.Errorf("%q: got %q and %q, want %q", hint, words, command, want)
 		}
 	}
 }
@@ -343,7 +329,7 @@ func (s steadyLines) Status() proxy.Status {
 func TestRates(t *testing.T) {
 	var received, dropped uint64
 	lines := steadyLines{bothUp(), &received, &dropped}
-	r := NewRates(Source{Names: holding(), Lines: lines})
+	r := &rates{src: Source{Names: holding(), Lines: lines}}
 	now := noon
 	for i := range 1000 {
 		r.sample(now)
@@ -358,16 +344,11 @@ func TestRates(t *testing.T) {
 	if rate.Received != 100 || rate.Dropped != 0.5 || rate.DroppedBy["bad_value"] != 30 || rate.Over != time.Minute {
 		t.Errorf("got %+v, want 100 lines/s, 30 of them dropped in a minute", rate)
 	}
-	if len(rate.Hour) != 60 || rate.Hour[0] != 10 || rate.Hour[59] != 100 || rate.HourMost != 100 {
+	if len(rate.Hour) != 60 || rate.Hour[0] != 10 || rate.Hour[59] != 100 {
 		t.Errorf("the last hour: got %v", rate.Hour)
 	}
-	kept := 0
-	for _, s := range r.samples {
-		if s.books["carbon"].Dropped != nil {
-			kept++
-		}
-	}
-	if kept > minuteSamples+2 {
-		t.Errorf("the reasons of %d samples are kept", kept)
+	received = 10 // by another destination
+	if rate := r.of("carbon", lines.Status().Lines["carbon"], now); rate.Received != 0 {
+		t.Errorf("fewer lines than before: got %v lines/s", rate.Received)
 	}
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -55,7 +56,7 @@ type tick struct{ At, Label string }
 type fleetRow struct {
 	fleet.Row
 	State, Age string
-	Even, Odd  string // tenures by turns, as paths
+	Tenures    string // as a path
 	Unknown    string // tenures of which nobody knows the beginning, or the end
 	Unclean    string // ends that were no release
 	Labels     []label
@@ -72,11 +73,12 @@ type label struct {
 // The picture is so many units wide; its paths are drawn with a stroke as high as a row.
 const (
 	pictureUnits = 2000
-	labelParts   = 28      // of the picture, a bar with a label is at least one
-	manyBytes    = 110_000 // of paths; more are drawn in less detail
-	manyRows     = 200     // more go without the grid, and without owners on the bars
-	longestOwner = 40      // characters shown in a row
-	manyWaiting  = 50      // of more, only the number is shown
+	labelParts   = 28     // of the picture, a bar with a label is at least one
+	manyBars     = 11_000 // of ten bytes; more are drawn in less detail
+	gapParts     = 500    // of the picture, one lies between a tenure and the next; none where there is little room
+	manyRows     = 200    // more go without the grid, and without owners on the bars
+	longestOwner = 40     // characters shown in a row
+	manyWaiting  = 50     // of more, only the number is shown
 	manyFree     = 30
 	manyUnclean  = 6
 )
@@ -89,23 +91,23 @@ func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) *f
 		}
 	}
 	f.Narrow = len(v.Rows) > manyRows
+	bars := 0
 	for _, row := range v.Rows {
 		for _, b := range row.Bars {
-			if isUnclean(b) && f.shows(b) {
+			if !f.shows(b) {
+				continue
+			}
+			bars++
+			if isUnclean(b) {
 				f.Ended = append(f.Ended, ending{row.Name, b})
 			}
 		}
 	}
-	for f.Units = pictureUnits; ; f.Units /= 2 {
-		size := 0
-		for r := range f.Rows() {
-			size += len(r.Even) + len(r.Odd) + len(r.Unknown) + len(r.Unclean)
-		}
-		if size <= manyBytes || f.Units < 20 {
-			f.addTicks()
-			return f
-		}
+	if f.Units = pictureUnits; bars+len(f.Ended) > manyBars {
+		f.Units = max(20, manyBars/int64(len(v.Rows))) // what touches is one: half as many bars a row
 	}
+	f.addTicks()
+	return f
 }
 
 // Rows yields the names; all rows at once would take more memory than the page.
@@ -134,7 +136,7 @@ func (f *fleetView) addTicks() {
 }
 
 // row draws a name. Where there is little room, tenures that touch are one, and ends are
-// like others.
+// not marked.
 func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	r = fleetRow{Row: row, State: "free"}
 	r.Owner = cut(row.Owner, longestOwner)
@@ -153,24 +155,19 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	}
 	begin, last := f.begin(), f.Span.Last.Milliseconds()
 	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
-	inDetail := f.Units > pictureUnits/4
-	var tones [2]pen
-	var unknown, unclean pen
-	for i, b := range row.Bars {
+	var held, unknown, unclean pen
+	for _, b := range row.Bars {
 		if !f.shows(b) {
 			continue
 		}
 		from := min(at(b.From), f.Units-1)
 		end := max(at(cmp.Or(b.To, f.now.UnixMilli())), from+1)
-		switch {
-		case isUnknown(b):
+		if isUnknown(b) {
 			unknown.draw(from, end)
-		case inDetail:
-			tones[i%2].draw(from, end)
-		default:
-			tones[0].draw(from, end)
+		} else {
+			held.draw(from, max(end-f.Units/gapParts, from+1))
 		}
-		if b.To != 0 && isUnclean(b) && inDetail {
+		if b.To != 0 && isUnclean(b) && f.Units == pictureUnits {
 			unclean.draw(max(end-f.Units/150, 0), end)
 		}
 	}
@@ -184,7 +181,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 			room = from
 		}
 	}
-	r.Even, r.Odd, r.Unknown, r.Unclean = string(tones[0].path), string(tones[1].path), string(unknown.path), string(unclean.path)
+	r.Tenures, r.Unknown, r.Unclean = string(held.path), string(unknown.path), string(unclean.path)
 	return r
 }
 
@@ -255,18 +252,17 @@ func (p *pen) draw(from, to int64) {
 	p.path = strconv.AppendInt(p.path, to-from, 10)
 }
 
-// serveFleet serves the pool for people.
-func (p pages) serveFleet(w http.ResponseWriter, r *http.Request) {
-	f := newFleetView(cmp.Or(p.src.Pool.Known(), &fleet.View{}), claimStatus(p.src.Names), r.URL.Query().Get("last"), time.Now())
-	serveTemplate(w, "fleet.html", f)
+// writeFleet writes the pool for people.
+func (s *Server) writeFleet(w http.ResponseWriter, r *http.Request) error {
+	view := cmp.Or(s.src.Pool.Known(), &fleet.View{})
+	return templates.ExecuteTemplate(w, "fleet.html", newFleetView(view, claimStatus(s.src.Names), r.URL.Query().Get("last"), time.Now()))
 }
 
-// serveNames serves who has which name now, for programs: {"Denali": "web17"}.
-func (p pages) serveNames(w http.ResponseWriter, _ *http.Request) {
-	v := p.src.Pool.Known()
+// writeNames writes who has which name now, for programs: {"Denali": "web17"}.
+func (s *Server) writeNames(w http.ResponseWriter, _ *http.Request) error {
+	v := s.src.Pool.Known()
 	if v == nil || v.At.IsZero() || v.Err != nil && time.Since(v.At) > time.Minute {
-		http.Error(w, "etcd has not answered", http.StatusServiceUnavailable)
-		return
+		return errors.New("etcd has not answered")
 	}
 	names := map[string]string{}
 	for _, row := range v.Rows {
@@ -274,7 +270,7 @@ func (p pages) serveNames(w http.ResponseWriter, _ *http.Request) {
 			names[row.Name] = row.Owner
 		}
 	}
-	serveJSON(w, names)
+	return writeJSON(w, names)
 }
 
 // WaitingAges returns who waits, and for how long.

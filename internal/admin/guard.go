@@ -20,18 +20,15 @@ var headers = map[string]string{
 	"X-Content-Type-Options":       "nosniff",
 }
 
-// guard puts the headers on every answer of next. With loopbackOnly it refuses
-// requests whose Host is not a loopback one: else a web page elsewhere could
+// guard puts the headers on every answer of next. Where only this host reaches the pages by
+// TCP, it refuses requests whose Host is not a loopback one: else a web page elsewhere could
 // point its own name at 127.0.0.1 and read the answers (DNS rebinding).
-func guard(next http.Handler, loopbackOnly bool) http.Handler {
+func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for key, value := range headers {
 			w.Header().Set(key, value)
 		}
-		if r.ContentLength != 0 {
-			w.Header().Set("Connection", "close") // nobody waits for the body
-		}
-		if loopbackOnly && !isOurs(r) {
+		if s.cfg.Load().isLoopback() && !isOurs(r) {
 			http.Error(w, fmt.Sprintf("this page answers to localhost and its own port, not to %q", r.Host), http.StatusForbidden)
 			return
 		}

@@ -4,16 +4,15 @@ import (
 	"context"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
+	"io/fs"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/prefixproxy/prefixproxy/internal/fleet"
 )
 
 //go:embed index.html fleet.html style.css
@@ -26,35 +25,24 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"int64": func(n int) int64 { return int64(n) },
 }).ParseFS(files, "*.html"))
 
-// pages serves the pages of a source.
-type pages struct {
-	src      Source
-	badLines *atomic.Bool // serve /badlines
+// A page is what is served at a path.
+type page struct {
+	path, kind string                // kind: its Content-Type; "": write says
+	ask        func(context.Context) // of etcd, before the request has its turn: no other waits for that; nil: nothing
+	write      func(w http.ResponseWriter, r *http.Request) error
 }
 
-// routes returns the pages. The patterns refuse every method but GET and HEAD.
-func (p pages) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", p.serveIndex)
-	mux.HandleFunc("GET /style.css", serveStyle)
-	mux.HandleFunc("GET /status.json", p.serveStatus)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(p.src.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: maxRequests, DisableCompression: true}))
-	mux.HandleFunc("GET /healthz", p.serveHealth)
-	mux.HandleFunc("GET /readyz", p.serveReady)
-	mux.HandleFunc("GET /fleet", p.serveFleet)
-	mux.HandleFunc("GET /names.json", p.serveNames)
-	mux.HandleFunc("GET /badlines", p.serveBadLines)
-	return mux
-}
-
-func (p pages) serveIndex(w http.ResponseWriter, _ *http.Request) {
-	serveTemplate(w, "index.html", newView(p.src, p.badLines.Load(), time.Now()))
-}
-
-func serveTemplate(w http.ResponseWriter, name string, data any) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	if err := templates.ExecuteTemplate(w, name, data); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+// ServeHTTP implements http.Handler. What write cannot tell now is 503, and what is not there 404.
+func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.kind != "" {
+		w.Header().Set("Content-Type", p.kind)
+	}
+	err := p.write(w, r)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		http.NotFound(w, r)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	}
 }
 
@@ -65,73 +53,95 @@ const (
 	scrapeTime = 300 * time.Millisecond
 )
 
-// informed asks for the pool before the request has its turn: no other waits for that.
-func (src Source) informed(next http.Handler) http.Handler {
-	await := func(r *http.Request, ask func(context.Context) *fleet.View, patience time.Duration) {
-		ctx, cancel := context.WithTimeout(r.Context(), patience)
-		defer cancel()
-		ask(ctx)
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/fleet", "/names.json":
-			await(r, src.Pool.View, etcdTime)
-		case "/metrics":
-			if src.Pool.Known() == nil {
-				await(r, src.Pool.Counts, scrapeTime)
+// pages returns the pages. The patterns refuse every method but GET and HEAD.
+func (s *Server) pages() http.Handler {
+	const html, plain, programs = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
+	mux, limits := http.NewServeMux(), newLimits()
+	for _, p := range []page{
+		{"/{$}", html, nil, s.writeIndex},
+		{"/fleet", html, s.askPool, s.writeFleet},
+		{"/names.json", programs, s.askPool, s.writeNames},
+		{"/status.json", programs, nil, s.writeStatus},
+		{"/metrics", "", s.askCounts, s.writeMetrics},
+		{"/healthz", plain, nil, s.writeHealth},
+		{"/readyz", plain, nil, s.writeReady},
+		{"/badlines", plain, nil, s.writeBadLines},
+		{"/style.css", "text/css; charset=utf-8", nil, writeStyle},
+	} {
+		bounded := limits.bound(p)
+		mux.HandleFunc("GET "+p.path, func(w http.ResponseWriter, r *http.Request) {
+			if p.ask != nil {
+				p.ask(r.Context())
 			}
-		}
-		next.ServeHTTP(w, r)
-	})
+			bounded.ServeHTTP(w, r)
+		})
+	}
+	return mux
 }
 
-func serveStyle(w http.ResponseWriter, r *http.Request) {
-	http.ServeFileFS(w, r, files, "style.css")
+func (s *Server) askPool(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, etcdTime)
+	defer cancel()
+	s.src.Pool.View(ctx)
 }
 
-func (p pages) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	serveJSON(w, p.src.status())
+func (s *Server) askCounts(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, scrapeTime)
+	defer cancel()
+	if s.src.Pool.Known() == nil {
+		s.src.Pool.Counts(ctx)
+	}
 }
 
-func serveJSON(w http.ResponseWriter, data any) {
-	w.Header().Set("Content-Type", "application/json")
+func (s *Server) writeIndex(w http.ResponseWriter, _ *http.Request) error {
+	return templates.ExecuteTemplate(w, "index.html", s.newView(time.Now()))
+}
+
+func (s *Server) writeMetrics(w http.ResponseWriter, r *http.Request) error {
+	promhttp.HandlerFor(s.src.Gatherer, promhttp.HandlerOpts{DisableCompression: true}).ServeHTTP(w, r)
+	return nil
+}
+
+func writeStyle(w http.ResponseWriter, _ *http.Request) error {
+	text, err := files.ReadFile("style.css")
+	w.Write(text)
+	return err
+}
+
+func (s *Server) writeStatus(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, s.src.status())
+}
+
+func writeJSON(w http.ResponseWriter, data any) error {
 	text := json.NewEncoder(w)
 	text.SetIndent("", "  ")
-	if err := text.Encode(data); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-	}
+	return text.Encode(data)
 }
 
-func (p pages) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	if !p.src.Health.Alive() {
-		http.Error(w, "a loop stands still", http.StatusServiceUnavailable)
-		return
+func (s *Server) writeHealth(w http.ResponseWriter, _ *http.Request) error {
+	if !s.src.Health.Alive() {
+		return errors.New("a loop stands still")
 	}
-	servePlain(w, "alive")
+	fmt.Fprintln(w, "alive")
+	return nil
 }
 
-func (p pages) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if reasons := p.src.status().notReady(); len(reasons) > 0 {
-		http.Error(w, strings.Join(reasons, "\n"), http.StatusServiceUnavailable)
-		return
+func (s *Server) writeReady(w http.ResponseWriter, _ *http.Request) error {
+	if reasons := s.src.status().notReady(); len(reasons) > 0 {
+		return errors.New(strings.Join(reasons, "\n"))
 	}
-	servePlain(w, "ready")
+	fmt.Fprintln(w, "ready")
+	return nil
 }
 
-// serveBadLines lists the last refused lines, the newest first: time,
+// writeBadLines lists the last refused lines, the newest first: time,
 // protocol, reason, peer, and the line's beginning, quoted.
-func (p pages) serveBadLines(w http.ResponseWriter, r *http.Request) {
-	if !p.badLines.Load() {
-		http.NotFound(w, r)
-		return
+func (s *Server) writeBadLines(w http.ResponseWriter, _ *http.Request) error {
+	if !s.cfg.Load().BadLines {
+		return fs.ErrNotExist
 	}
-	servePlain(w, p.src.Lines.BadLines()...)
-}
-
-// servePlain serves lines.
-func servePlain[T any](w http.ResponseWriter, lines ...T) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	for _, ln := range lines {
+	for _, ln := range s.src.Lines.BadLines() {
 		fmt.Fprintln(w, ln)
 	}
+	return nil
 }

@@ -10,35 +10,33 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// Rates remember what the page shows of the last hour: some 150 KiB, whatever comes. Run's
-// goroutine writes it.
-type Rates struct {
+// rates remember what the page shows of the last hour: some 50 KiB, whatever comes. run's
+// goroutine writes them.
+type rates struct {
 	src Source
 
-	mu      sync.Mutex
-	samples [hourSamples + 1]sample // a ring
-	taken   int                     // samples, so far
-	state   membership.State
-	since   time.Time // the state is so, within the patience of a sample
+	mu     sync.Mutex
+	taken  int      // samples, so far
+	minute []sample // those of the last minute, the oldest first
+	hour   []sample // one a minute
+	state  membership.State
+	since  time.Time // the state is so, within the patience of a sample
 }
 
 const (
 	sampleEvery   = 10 * time.Second
 	minuteSamples = 6
-	hourSamples   = 360
+	hourSamples   = 60 + 1
 )
 
 // A sample is the books of both protocols at one moment.
 type sample struct {
 	at    time.Time
-	books map[string]proxy.Books // their Dropped is nil in what is older than a minute
+	books map[string]proxy.Books
 }
 
-// NewRates returns rates of src that know nothing.
-func NewRates(src Source) *Rates { return &Rates{src: src} }
-
-// Run takes samples until ctx ends.
-func (r *Rates) Run(ctx context.Context) {
+// run takes samples until ctx ends.
+func (r *rates) run(ctx context.Context) {
 	tick := time.NewTimer(retry.ToBeat(sampleEvery))
 	r.sample(time.Now())
 	for {
@@ -56,7 +54,7 @@ func (r *Rates) Run(ctx context.Context) {
 }
 
 // note takes note of the state.
-func (r *Rates) note(now time.Time) {
+func (r *rates) note(now time.Time) {
 	state := claimStatus(r.src.Names).State
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -65,79 +63,64 @@ func (r *Rates) note(now time.Time) {
 	}
 }
 
-func (r *Rates) sample(now time.Time) {
-	books := r.src.Lines.Status().Lines
+func (r *rates) sample(now time.Time) {
+	s := sample{now, r.src.Lines.Status().Lines}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.samples[r.taken%len(r.samples)] = sample{now, books}
+	r.minute = keep(r.minute, s, minuteSamples)
+	if r.taken%minuteSamples == 0 {
+		r.hour = keep(r.hour, s, hourSamples)
+	}
 	r.taken++
-	if old := r.taken - minuteSamples - 2; old >= 0 {
-		for protocol, b := range r.samples[old%len(r.samples)].books {
-			b.Dropped = nil
-			r.samples[old%len(r.samples)].books[protocol] = b
-		}
-	}
 }
 
-// back returns the sample that is n older than the last, or the oldest.
-func (r *Rates) back(n int) (s sample, ok bool) {
-	if r.taken == 0 {
-		return sample{}, false
-	}
-	n = min(n, r.taken-1, len(r.samples)-1)
-	return r.samples[(r.taken-1-n)%len(r.samples)], true
+// keep returns the last so many of samples and s.
+func keep(samples []sample, s sample, most int) []sample {
+	samples = append(samples, s)
+	return samples[max(0, len(samples)-most):]
 }
 
-// A Rate is what became of the lines of a protocol in the last minute.
-type Rate struct {
+// A rate is what became of the lines of a protocol in the last minute.
+type rate struct {
 	Over                time.Duration // as far as there are samples
 	Received, Forwarded float64       // lines a second
 	Dropped             float64
 	DroppedBy           map[string]uint64 // lines
 	Hour                []float64         // lines received a second, minute by minute, the last one last
-	HourMost            float64
 }
 
 // of returns the rate of a protocol whose books are b now.
-func (r *Rates) of(protocol string, b proxy.Books, now time.Time) (rate Rate) {
+func (r *rates) of(protocol string, b proxy.Books, now time.Time) rate {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	then, ok := r.back(minuteSamples - 1)
-	if ok {
-		rate.Over = now.Sub(then.at)
+	out := rate{DroppedBy: map[string]uint64{}}
+	for i := range max(0, len(r.hour)-1) {
+		from, to := r.hour[i], r.hour[i+1]
+		lines := more(to.books[protocol].Received, from.books[protocol].Received)
+		out.Hour = append(out.Hour, lines/to.at.Sub(from.at).Seconds())
 	}
-	if seconds := rate.Over.Seconds(); seconds >= 1 {
-		was := then.books[protocol]
-		rate.Received = float64(b.Received-was.Received) / seconds
-		rate.Forwarded = float64(b.Forwarded-was.Forwarded) / seconds
-		for why, n := range b.Dropped {
-			if more := n - was.Dropped[why]; more > 0 && more <= n {
-				if rate.DroppedBy == nil {
-					rate.DroppedBy = map[string]uint64{}
-				}
-				rate.DroppedBy[why] = more
-				rate.Dropped += float64(more) / seconds
-			}
+	if len(r.minute) == 0 || now.Sub(r.minute[0].at) < time.Second {
+		return out
+	}
+	out.Over = now.Sub(r.minute[0].at)
+	was, seconds := r.minute[0].books[protocol], out.Over.Seconds()
+	out.Received = more(b.Received, was.Received) / seconds
+	out.Forwarded = more(b.Forwarded, was.Forwarded) / seconds
+	for why, n := range b.Dropped {
+		if lines := more(n, was.Dropped[why]); lines > 0 {
+			out.DroppedBy[why] = uint64(lines)
+			out.Dropped += lines / seconds
 		}
 	}
-	for n := hourSamples - minuteSamples; n >= 0; n -= minuteSamples {
-		if n+minuteSamples > r.taken-1 {
-			continue
-		}
-		from, _ := r.back(n + minuteSamples)
-		to, _ := r.back(n)
-		value := 0.0
-		if seconds := to.at.Sub(from.at).Seconds(); seconds > 0 {
-			value = float64(to.books[protocol].Received-from.books[protocol].Received) / seconds
-		}
-		rate.Hour = append(rate.Hour, value)
-		rate.HourMost = max(rate.HourMost, value)
-	}
-	return rate
+	return out
 }
 
+// more returns how many there are now that were not then; of another destination, which a
+// reload has put first, there may be fewer.
+func more(now, then uint64) float64 { return float64(now - min(then, now)) }
+
 // stateSince returns since when the state is what it is; zero: not known.
-func (r *Rates) stateSince(state membership.State) time.Time {
+func (r *rates) stateSince(state membership.State) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if state != r.state {

@@ -7,126 +7,165 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
-// A Server serves the pages. Whoever made it calls Bind once, then Run once;
-// Run's goroutines own the listeners.
+// A Server serves the pages. Whoever made it calls Bind once, then Run once. Another
+// goroutine may call Reload.
 type Server struct {
-	cfg       Config      // of the listeners
-	badLines  atomic.Bool // are served
-	log       *slog.Logger
-	http      *http.Server
+	src         Source
+	rates       *rates
+	log         *slog.Logger
+	http        *http.Server
+	connections *connections
+
+	cfg   atomic.Pointer[Config] // in force
+	site  atomic.Pointer[site]   // Run's
+	moved chan *site             // for Run, which takes them
+}
+
+// A site is where the pages are served.
+type site struct {
 	listeners []net.Listener
 	file      sockets.File // of a unix socket
-
-	connections *connections
 }
 
 // New returns a server of src's state. It does no I/O.
 func New(cfg Config, src Source, log *slog.Logger) *Server {
-	s := &Server{cfg: cfg, log: log, connections: newConnections()}
-	s.ServeBadLines(cfg.BadLines)
-	a, _ := cfg.Address()
+	s := &Server{src: src, rates: &rates{src: src}, log: log, connections: newConnections(), moved: make(chan *site)}
+	s.cfg.Store(&cfg)
+	s.site.Store(&site{})
 	s.http = &http.Server{
-		Handler:           guard(src.informed(bounded(pages{src, &s.badLines}.routes())), cfg.Local() && !a.IsUnix()),
+		Handler:           s.guard(s.pages()),
 		ConnState:         s.connections.note,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
 		WriteTimeout:      10 * time.Second,
-		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 
 		DisableGeneralOptionsHandler: true, // OPTIONS * is none of ours, either
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	s.http.SetKeepAlivesEnabled(false) // a connection is a request
 	return s
 }
-
-// ServeBadLines says, from the next request on, whether /badlines is served. It may
-// be called at any time.
-func (s *Server) ServeBadLines(yes bool) { s.badLines.Store(yes) }
 
 // Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
 // has them. The error holds the address.
 func (s *Server) Bind(ctx context.Context) error {
-	if s.cfg.Listen == "" {
+	at, err := s.bind(ctx, *s.cfg.Load())
+	if err == nil {
+		s.site.Store(at)
+	}
+	return err
+}
+
+// Reload makes Run, which must be running, go on with cfg, if rest succeeds; with an error,
+// nothing has changed. A new address is bound before rest, and the old one closed after.
+func (s *Server) Reload(ctx context.Context, cfg Config, rest func() error) (err error) {
+	var to *site // nil: where it is
+	if cfg.Listen != s.cfg.Load().Listen {
+		if to, err = s.bind(ctx, cfg); err != nil {
+			return err
+		}
+	}
+	if err := rest(); err != nil {
+		to.close()
+		return err
+	}
+	if s.cfg.Store(&cfg); to == nil {
 		return nil
 	}
-	a, err := s.cfg.Address()
-	if err == nil {
-		err = sockets.Each(a, func(a address.Address) (port int, err error) { return s.bind(ctx, a) })
+	select {
+	case s.moved <- to:
+	case <-ctx.Done():
+		to.close()
 	}
-	if err != nil {
-		s.Close()
-		s.listeners = nil
-		return fmt.Errorf("admin page: %w", err)
-	}
-	s.log.Info("admin page", "address", s.Addr().String())
 	return nil
 }
 
-func (s *Server) bind(ctx context.Context, a address.Address) (port int, err error) {
+// bind opens the listeners of a configuration, or none.
+func (s *Server) bind(ctx context.Context, cfg Config) (*site, error) {
+	at := &site{}
+	if cfg.Listen == "" {
+		return at, nil
+	}
+	a, err := cfg.Address()
+	if err == nil {
+		err = sockets.Each(a, func(a address.Address) (port int, err error) { return at.bind(ctx, a) })
+	}
+	if err != nil {
+		at.close()
+		return nil, fmt.Errorf("admin page: %w", err)
+	}
+	s.log.Info("admin page", "address", at.addr().String())
+	return at, nil
+}
+
+func (at *site) bind(ctx context.Context, a address.Address) (port int, err error) {
 	conn, file, err := sockets.Bind(ctx, a)
 	if err != nil {
 		return 0, err
 	}
-	s.listeners, s.file = append(s.listeners, conn.(net.Listener)), file
-	if at, ok := s.Addr().(*net.TCPAddr); ok {
-		port = at.Port
+	at.listeners, at.file = append(at.listeners, conn.(net.Listener)), file
+	if tcp, ok := at.addr().(*net.TCPAddr); ok {
+		port = tcp.Port
 	}
 	return port, nil
 }
 
-// Close closes the listeners of a server that will not Run.
-func (s *Server) Close() {
-	s.file.Remove()
-	for _, ln := range s.listeners {
+func (at *site) close() {
+	if at == nil {
+		return
+	}
+	at.file.Remove()
+	for _, ln := range at.listeners {
 		ln.Close()
 	}
 }
 
-// Addr returns the address of the page; nil when it is off or not bound.
-func (s *Server) Addr() net.Addr {
-	if len(s.listeners) == 0 {
+func (at *site) addr() net.Addr {
+	if len(at.listeners) == 0 {
 		return nil
 	}
-	return s.listeners[0].Addr()
+	return at.listeners[0].Addr()
 }
 
-// Run serves until ctx ends, lets the requests in hand end, for a second at
-// most, and returns nil.
-func (s *Server) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, ln := range s.listeners {
-		g.Go(func() error {
-			if err := s.http.Serve(boundedListener{ln, s.connections}); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve admin page on %s: %w", ln.Addr(), err)
-			}
-			return nil
-		})
+// Addr returns the address of the page; nil when it is off or not bound.
+func (s *Server) Addr() net.Addr { return s.site.Load().addr() }
+
+// Run serves until ctx ends, and lets the requests in hand end, for a second at most.
+func (s *Server) Run(ctx context.Context) {
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	serving.Go(func() { s.rates.run(ctx) })
+	for at := s.site.Load(); ; {
+		for _, ln := range at.listeners {
+			serving.Go(func() { s.http.Serve(boundedListener{ln, s.connections}) }) // until ln is closed
+		}
+		select {
+		case to := <-s.moved:
+			at.close()
+			at = to
+			s.site.Store(at)
+		case <-ctx.Done():
+			at.close()
+			s.stop(context.WithoutCancel(ctx))
+			return
+		}
 	}
-	g.Go(func() error {
-		<-ctx.Done()
-		return s.stop(context.WithoutCancel(ctx))
-	})
-	return g.Wait()
 }
 
 // stop ends the server within a second, requests in hand or not.
-func (s *Server) stop(ctx context.Context) error {
+func (s *Server) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	s.file.Remove()
-	err := s.http.Shutdown(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return s.http.Close()
+	if err := s.http.Shutdown(ctx); errors.Is(err, context.DeadlineExceeded) {
+		s.http.Close()
 	}
-	return err
 }

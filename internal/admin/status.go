@@ -18,7 +18,6 @@ type Source struct {
 	Lines    Lines               // the proxy
 	Gatherer prometheus.Gatherer // what /metrics serves
 	Pool     Pool                // who holds what
-	Rates    *Rates              // what has come
 	Health   Health              // whether the loops turn
 }
 

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -18,26 +19,24 @@ type view struct {
 	Meaning  string // of the state, for a newcomer
 	Since    time.Time
 	Wrong    []wrong
-	BadLines bool     // there is a page of them
-	Columns  []string // the protocols; of several destinations, each
-	Books    []bookRow
+	BadLines bool // there is a page of them
 	Rates    []rateRow
+	Books    []bookColumn
+	Reasons  []string // for which lines were dropped
 
-	columns []proxy.Books
-	now     time.Time
+	now time.Time
 }
 
 // A rateRow is what came of a protocol lately.
 type rateRow struct {
 	Protocol string
-	Rate
+	rate
 }
 
-// A bookRow is one line of the books: one number a column.
-type bookRow struct {
-	Title  string
-	Counts []uint64 // in the order of view.Columns
-	Drop   bool     // it counts drops of one reason
+// A bookColumn is the books of a protocol; of several destinations, of each.
+type bookColumn struct {
+	Title string
+	proxy.Books
 }
 
 var meanings = map[membership.State]string{
@@ -48,67 +47,32 @@ var meanings = map[membership.State]string{
 	membership.Released:  "stopping",
 }
 
-func newView(src Source, badLines bool, now time.Time) view {
-	s := src.status()
-	protocols := s.protocols()
-	s.Bounds = slices.DeleteFunc(s.Bounds, func(b proxy.Bound) bool {
+func (s *Server) newView(now time.Time) view {
+	status := s.src.status()
+	protocols := status.protocols()
+	status.Bounds = slices.DeleteFunc(status.Bounds, func(b proxy.Bound) bool {
 		return b.Queue+b.Spool == 0 && !slices.Contains(protocols, b.Protocol)
 	})
-	v := view{Status: s, Title: "no name", Meaning: meanings[s.State], Since: src.since(s, now), BadLines: badLines, now: now}
-	if s.Name != nil {
-		v.Title = *s.Name
+	v := view{Status: status, Title: "no name", Meaning: meanings[status.State], Since: s.since(status, now), BadLines: s.cfg.Load().BadLines, now: now}
+	if status.Name != nil {
+		v.Title = *status.Name
 	}
-	rates := map[string]Rate{}
 	for _, protocol := range protocols {
-		rates[protocol] = src.Rates.of(protocol, s.Lines[protocol], now)
-		v.Rates = append(v.Rates, rateRow{protocol, rates[protocol]})
+		v.Rates = append(v.Rates, rateRow{protocol, s.rates.of(protocol, status.Lines[protocol], now)})
 	}
-	v.Wrong = src.wrongs(s, rates, now)
-	v.addColumn("statsd", s.Lines["statsd"])
-	if len(s.Destinations) < 2 {
-		v.addColumn("carbon", s.Lines["carbon"])
-	} else {
-		for _, d := range s.Destinations {
-			v.addColumn("carbon "+d.Name, d.Lines)
+	v.Wrong = s.wrongs(v)
+	v.Books = []bookColumn{{"statsd", status.Lines["statsd"]}}
+	for _, d := range status.Destinations {
+		v.Books = append(v.Books, bookColumn{strings.TrimSpace("carbon " + d.Name), d.Lines})
+	}
+	reasons := map[string]bool{}
+	for _, column := range v.Books {
+		for reason := range column.Dropped {
+			reasons[reason] = true
 		}
 	}
-	v.addRow("received", func(b proxy.Books) uint64 { return b.Received })
-	v.addRow("adopted", func(b proxy.Books) uint64 { return b.Adopted })
-	v.addRow("forwarded", func(b proxy.Books) uint64 { return b.Forwarded })
-	v.addRow("resent", func(b proxy.Books) uint64 { return b.Resent })
-	v.addRow("queued", func(b proxy.Books) uint64 { return b.Queued })
-	v.addRow("spooled", func(b proxy.Books) uint64 { return b.Spooled })
-	v.addDrops()
+	v.Reasons = slices.Sorted(maps.Keys(reasons))
 	return v
-}
-
-func (v *view) addColumn(title string, books proxy.Books) {
-	v.Columns, v.columns = append(v.Columns, title), append(v.columns, books)
-}
-
-func (v *view) addRow(title string, count func(proxy.Books) uint64) {
-	row := bookRow{Title: title}
-	for _, books := range v.columns {
-		row.Counts = append(row.Counts, count(books))
-	}
-	v.Books = append(v.Books, row)
-}
-
-// addDrops adds a row for each reason for which a line was dropped.
-func (v *view) addDrops() {
-	var reasons []string
-	for _, books := range v.columns {
-		for reason, n := range books.Dropped {
-			if n > 0 {
-				reasons = append(reasons, reason)
-			}
-		}
-	}
-	slices.Sort(reasons)
-	for _, reason := range slices.Compact(reasons) {
-		v.addRow(reason, func(b proxy.Books) uint64 { return b.Dropped[reason] })
-		v.Books[len(v.Books)-1].Drop = true
-	}
 }
 
 // Ago returns a moment, and how long ago it was; "" for the zero one.
@@ -130,15 +94,14 @@ func (r rateRow) HasLine() bool { return len(r.Hour) > 1 }
 // isSpare says whether an address is not used because another one works.
 func isSpare(u proxy.UpstreamStatus) bool { return !u.Up && u.Reason == outlet.Spare }
 
+// HourMost is the most that came in a minute.
+func (r rateRow) HourMost() float64 { return slices.Max(r.Hour) }
+
 // Line returns the points of the last hour's line, in a picture of 60 by 20.
 func (r rateRow) Line() string {
 	var b strings.Builder
 	for i, value := range r.Hour {
-		y := 19.0
-		if r.HourMost > 0 {
-			y = 19 - 18*value/r.HourMost
-		}
-		fmt.Fprintf(&b, "%d,%.1f ", 60-len(r.Hour)+i, y)
+		fmt.Fprintf(&b, "%d,%.1f ", 60-len(r.Hour)+i, 19-18*value/max(r.HourMost(), 1e-9))
 	}
 	return strings.TrimSpace(b.String())
 }

@@ -4,13 +4,12 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net"
-	"regexp"
 	"slices"
 	"sort"
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -23,7 +22,6 @@ type wrong struct {
 	Cause string    // "" where What says it
 	Means string
 	Do    string // "" where nothing can be done
-	Type  string // what can be typed; ""
 	Mild  bool   // nothing is lost by it, yet
 }
 
@@ -31,16 +29,16 @@ type wrong struct {
 const nearBound = 0.8
 
 // wrongs returns what is wrong, the worst first.
-func (src Source) wrongs(s Status, rates map[string]Rate, now time.Time) (all []wrong) {
-	all = append(all, src.wrongName(s, now)...)
-	for _, protocol := range s.protocols() {
-		all = append(all, wrongUpstreams(s, protocol)...)
+func (s *Server) wrongs(v view) (all []wrong) {
+	all = s.wrongName(v)
+	for _, r := range v.Rates {
+		all = append(all, v.wrongUpstreams(r.Protocol)...)
 	}
-	for _, b := range s.Bounds {
-		all = append(all, s.wrongBounds(b)...)
+	for _, b := range v.Bounds {
+		all = append(all, v.wrongBounds(b)...)
 	}
-	for _, protocol := range slices.Sorted(maps.Keys(rates)) {
-		all = append(all, wrongLines(protocol, rates[protocol])...)
+	for _, r := range v.Rates {
+		all = append(all, r.wrongLines()...)
 	}
 	sort.SliceStable(all, func(i, j int) bool { return !all[i].Mild && all[j].Mild })
 	return all
@@ -55,35 +53,24 @@ func (s Status) heldLines() string {
 }
 
 // wrongName returns what keeps us from the name, and from etcd.
-func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
-	out, failing := src.Names.Outage()
-	w, mend := wrong{Since: src.since(s, now)}, "Bring etcd back."
+func (s *Server) wrongName(v view) []wrong {
+	w := wrong{Since: v.Since}
+	out, failing := s.src.Names.Outage()
 	if failing {
-		w.Cause = out.Error()
-		words, command := advice(out.Hint)
-		mend, w.Type = cmp.Or(words, mend), command
+		w.Cause, w.Do = out.Error(), cmp.Or(out.Hint, "Bring etcd back.")
 	}
-	switch s.State {
+	switch v.State {
 	case membership.Held:
 		if !failing {
 			return nil
 		}
-		return []wrong{{
-			What: "the name can't be renewed", Since: out.Since, Cause: w.Cause, Type: w.Type, Mild: true,
-			Means: fmt.Sprintf("The name is good for another %.0f s without etcd; then it is suspended, and lines wait.", s.HorizonSeconds),
-			Do:    mend,
-		}}
+		w.What, w.Since, w.Mild = "the name can't be renewed", out.Since, true
+		w.Means = fmt.Sprintf("The name is good for another %.0f s without etcd; then it is suspended, and lines wait.", v.HorizonSeconds)
 	case membership.Suspended:
-		w.What, w.Means = "the name may not be used", s.heldLines()
-		w.Do = "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most."
-		if failing {
-			w.Do = mend + " The name goes on then, if its lease is still there."
-		}
+		w.What, w.Means = "the name may not be used", v.heldLines()+" The name goes on when etcd confirms it, if its lease is still there."
+		w.Do = cmp.Or(w.Do, "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most.")
 	case membership.Claiming:
-		w.What, w.Means = "no name yet", s.heldLines()
-		if w.Do = "Nothing: it takes a moment."; failing {
-			w.Do = mend
-		}
+		w.What, w.Means, w.Do = "no name yet", v.heldLines(), cmp.Or(w.Do, "Nothing: it takes a moment.")
 	case membership.Waiting:
 		w.What = "every name is taken"
 		w.Means = "This host takes the next one that is freed. Until then lines that need a name wait for 10 s, and are dropped then."
@@ -94,34 +81,19 @@ func (src Source) wrongName(s Status, now time.Time) (all []wrong) {
 	return []wrong{w}
 }
 
-// commandForm is a hint that ends in a command.
-var commandForm = regexp.MustCompile(`^(?:(.*)[:;] )?((?:ETCDCTL_API=3|getent|ip|openssl) .*)$`)
-
-// advice splits what a person is told of a trouble into words, and what can be typed.
-func advice(hint string) (words, command string) {
-	if words = hint; commandForm.MatchString(hint) {
-		m := commandForm.FindStringSubmatch(hint)
-		words, command = m[1], m[2]
-	}
-	if words != "" {
-		words = strings.ToUpper(words[:1]) + words[1:] + "."
-	}
-	return words, command
-}
-
 // since returns since when the state is what it is.
-func (src Source) since(s Status, now time.Time) time.Time {
-	if claim, usable := src.Names.Current(); s.State == membership.Suspended && claim != nil && !usable {
+func (s *Server) since(status Status, now time.Time) time.Time {
+	if claim, usable := s.src.Names.Current(); status.State == membership.Suspended && claim != nil && !usable {
 		if past := -claim.Left(); past > 0 && past < 24*time.Hour {
 			return now.Add(-past)
 		}
 	}
-	return src.Rates.stateSince(s.State)
+	return s.rates.stateSince(status.State)
 }
 
 // wrongUpstreams returns the destinations of a protocol of which no address works. Where
 // StatsD is counted, its own are Carbon's.
-func wrongUpstreams(s Status, protocol string) (all []wrong) {
+func (s Status) wrongUpstreams(protocol string) (all []wrong) {
 	byDestination := map[string][]proxy.UpstreamStatus{}
 	for _, u := range s.Upstreams {
 		if u.Protocol == protocol && !isCounting(u) {
@@ -129,70 +101,61 @@ func wrongUpstreams(s Status, protocol string) (all []wrong) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(byDestination)) {
-		list := byDestination[name]
-		if slices.ContainsFunc(list, func(u proxy.UpstreamStatus) bool { return u.Up }) {
-			continue
+		w := wrong{
+			What:  fmt.Sprintf("no %s upstream is up", strings.TrimSpace(protocol+" "+name)),
+			Means: "Lines wait in memory for 10 s, and are dropped then.",
+			Do:    reach(byDestination[name][0].Address),
 		}
-		w := wrong{What: fmt.Sprintf("no %s upstream is up", protocol), Since: list[0].Since, Do: "Look whether it runs, and whether this host reaches it.", Type: reach(list[0].Address)}
-		if name != "" {
-			w.What = fmt.Sprintf("no %s upstream of %s is up", protocol, name)
+		if protocol == "carbon" {
+			w.Means = "Lines wait, in memory and then on disk; none is lost before both are full."
 		}
+		isDown := true
 		var causes []string
-		for _, u := range list {
-			if cause := u.Reason; strings.Contains(cause, u.Address) {
-				causes = append(causes, cause)
-			} else {
-				causes = append(causes, u.Address+": "+cause)
-			}
+		for _, u := range byDestination[name] {
+			isDown = isDown && !u.Up
+			causes = append(causes, u.Address+": "+u.Reason)
 			if u.Since.After(w.Since) {
 				w.Since = u.Since
 			}
 		}
-		w.Cause = strings.Join(causes, "; ")
-		if w.Means = "Lines wait in memory for 10 s, and are dropped then."; protocol == "carbon" {
-			w.Means = "Lines wait, in memory and then on disk; none is lost before both are full."
+		if w.Cause = strings.Join(causes, "; "); isDown {
+			all = append(all, w)
 		}
-		all = append(all, w)
 	}
 	return all
 }
 
-// reach is what a person types to see whether a server is there; "" where it has no port.
-func reach(address string) string {
-	network, server, _ := strings.Cut(address, "://")
-	server, _, _ = strings.Cut(server, "?")
-	host, port, err := net.SplitHostPort(server)
-	switch {
-	case err != nil:
-		return ""
-	case network == "udp":
-		return fmt.Sprintf("nc -uvz -w3 %s %s", host, port)
+// reach is what a person does to see whether a server is there.
+func reach(server string) string {
+	do := "Look whether it runs, and whether this host reaches it"
+	switch u, err := address.ParseUpstream(server); {
+	case err != nil || u.Host == "":
+		return do + "."
+	case u.Network == "udp":
+		return fmt.Sprintf("%s: nc -uvz -w3 %s %d", do, u.Host, u.Port)
+	default:
+		return fmt.Sprintf("%s: nc -vz -w3 %s %d", do, u.Host, u.Port)
 	}
-	return fmt.Sprintf("nc -vz -w3 %s %s", host, port)
 }
 
 // wrongBounds returns what is nearly full, or waits on disk.
 func (s Status) wrongBounds(b proxy.Bound) (all []wrong) {
-	of := b.Protocol
-	if b.Destination != "" {
-		of += " " + b.Destination
+	look := func(what string, n, limit int64, w wrong) {
+		if part(n, limit) >= nearBound {
+			w.What = fmt.Sprintf("%s is %s full", what, percent(n, limit))
+			all = append(all, w)
+		}
 	}
-	if b.SpoolLimit > 0 && part(b.Spool, b.SpoolLimit) >= nearBound {
-		all = append(all, wrong{
-			What: fmt.Sprintf("the spool of %s is %s full", of, percent(b.Spool, b.SpoolLimit)), Since: b.Oldest,
-			Means: "At its bound the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
-		})
-	}
-	switch {
-	case part(b.Queue, b.QueueLimit) < nearBound:
-	case b.Protocol == "statsd" && s.counts():
-		all = append(all, wrong{
-			What:  fmt.Sprintf("the memory of StatsD's series is %s full", percent(b.Queue, b.QueueLimit)),
+	of := strings.TrimSpace(b.Protocol + " " + b.Destination)
+	look("the spool of "+of, b.Spool, b.SpoolLimit, wrong{
+		Since: b.Oldest, Means: "At its bound the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
+	})
+	if b.Protocol == "statsd" && s.counts() {
+		look("the memory of StatsD's series", b.Queue, b.QueueLimit, wrong{
 			Means: "At its bound new series are dropped, and timers are accurate to 1 %.", Do: "See whether an application puts ids into names, or raise aggregate.memory.",
 		})
-	default:
-		all = append(all, wrong{
-			What:  fmt.Sprintf("the queue of %s is %s full", of, percent(b.Queue, b.QueueLimit)),
+	} else {
+		look("the queue of "+of, b.Queue, b.QueueLimit, wrong{
 			Means: "At its bound the oldest lines are dropped, unless the disk takes them.", Do: "See why the upstream, or the disk, is slow.",
 		})
 	}
@@ -222,10 +185,9 @@ var refused = map[string]string{
 }
 
 // wrongLines returns what was dropped in the last minute.
-func wrongLines(protocol string, r Rate) (all []wrong) {
+func (r rateRow) wrongLines() (all []wrong) {
 	for _, why := range slices.Sorted(maps.Keys(r.DroppedBy)) {
-		n := r.DroppedBy[why]
-		w := wrong{What: fmt.Sprintf("%s %s dropped in the last minute: %s", plural(n, protocol+" line"), was(n), why), Mild: true}
+		w := wrong{What: fmt.Sprintf("%s lines dropped in the last minute: %s as %s", r.Protocol, number(r.DroppedBy[why]), why), Mild: true}
 		if w.Means = undelivered[why]; w.Means == "" {
 			w.Means = cmp.Or(refused[why], "The server would refuse them, or lose others because of them.")
 			w.Do = "See who sends them: the last ones are at /badlines."
@@ -233,20 +195,6 @@ func wrongLines(protocol string, r Rate) (all []wrong) {
 		all = append(all, w)
 	}
 	return all
-}
-
-func was(n uint64) string {
-	if n == 1 {
-		return "was"
-	}
-	return "were"
-}
-
-func plural(n uint64, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return number(n) + " " + what + "s"
 }
 
 func part(n, of int64) float64 {

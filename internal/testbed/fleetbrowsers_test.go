@@ -22,6 +22,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 var (
@@ -105,6 +106,12 @@ type looked struct {
 	pool *fleetpool.Pool
 }
 
+// noLines is a proxy that does nothing.
+type noLines struct{}
+
+func (noLines) Status() proxy.Status      { return proxy.Status{} }
+func (noLines) BadLines() []proxy.BadLine { return nil }
+
 // servePages serves the pages of a host.
 func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names int) looked {
 	t.Helper()
@@ -112,7 +119,7 @@ func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names i
 	known := fleetpool.New(list, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
 		return pool.LookAt(ctx, client, "default", list, asks)
 	})
-	src := admin.Source{Names: h, Gatherer: prometheus.NewRegistry(), Pool: known}
+	src := admin.Source{Names: h, Lines: noLines{}, Gatherer: prometheus.NewRegistry(), Pool: known}
 	pages := admin.New(admin.Config{Listen: "127.0.0.1:0"}, src, slog.New(slog.DiscardHandler))
 	if err := pages.Bind(t.Context()); err != nil {
 		t.Fatal(err)
