@@ -1,11 +1,11 @@
 package proxy
 
 import (
-	"context"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -25,26 +25,28 @@ func (s *stuckNames) State() membership.State {
 }
 
 // A proxy whose loops run is alive; one whose namer stands still is not.
-func TestAlive(t *testing.T) {
+func TestLoops(t *testing.T) {
 	names := &stuckNames{fakeNames: holding("Denali"), asked: make(chan struct{}), going: make(chan struct{})}
 	r := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), names)
-	eventually(t, "the proxy runs", r.Proxy.running.Load)
-	for range 2 {
-		if err := r.Proxy.Alive(t.Context()); err != nil {
-			t.Errorf("a proxy at work: %v", err)
+	now := time.Now()
+	stuck := func() pulse.Loop {
+		watch := pulse.Watch{Limit: time.Minute}
+		for range 4 {
+			if loop := watch.Stuck(now, r.Proxy.Loops()); loop != nil {
+				return loop
+			}
+			now = now.Add(25 * time.Second)
 		}
+		return nil
 	}
+	eventually(t, "no loop is stuck", func() bool { return stuck() == nil })
 	names.isStuck.Store(true)
 	names.set(nil, membership.Claiming) // the namer asks again
 	<-names.asked
 	names.isStuck.Store(false)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if r.Proxy.Alive(ctx) == nil {
-		t.Error("a proxy whose namer stands still is alive")
+	if loop := stuck(); loop != &r.Proxy.namer.pulse {
+		t.Errorf("the namer stands still: %v is stuck", loop)
 	}
 	close(names.going)
-	if err := r.Proxy.Alive(t.Context()); err != nil {
-		t.Errorf("a proxy that goes on: %v", err)
-	}
+	eventually(t, "the namer goes on", func() bool { return stuck() == nil })
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -159,6 +160,7 @@ func (r *rewriters) owns(ln []byte) bool {
 // they have waited too long. One goroutine runs it.
 type namer struct {
 	*naming
+	pulse   pulse.Pulse
 	queues  [2]queue // by protocol
 	ingests [2]*ingest
 }
@@ -171,12 +173,14 @@ func newNamer(n *naming, queues [2]queue, bad *badLines) *namer {
 	return m
 }
 
-// run names held lines until ctx ends. It closes what comes from alive.
-func (n *namer) run(ctx context.Context, alive <-chan chan struct{}) {
+// run names held lines until ctx ends.
+func (n *namer) run(ctx context.Context) {
+	defer n.pulse.Rest()
 	var waiting time.Time // since when all names have been taken; zero: they are not
 	tick := time.NewTimer(time.Hour)
 	defer tick.Stop()
 	for {
+		n.pulse.Work()
 		changed := n.names.Changed()
 		if n.names.State() != membership.Waiting {
 			waiting = time.Time{}
@@ -188,13 +192,12 @@ func (n *namer) run(ctx context.Context, alive <-chan chan struct{}) {
 		} else {
 			tick.Stop() // an idle host is left alone
 		}
+		n.pulse.Rest()
 		select {
 		case <-changed:
 		case <-n.queues[line.StatsD].moreHeld():
 		case <-n.queues[line.Carbon].moreHeld():
 		case <-tick.C:
-		case answer := <-alive:
-			close(answer)
 		case <-ctx.Done():
 			return
 		}
@@ -212,6 +215,7 @@ func (n *namer) pass(now, waiting time.Time) (holding bool) {
 		q.expire(now, noNameBefore)
 		q.wake()
 		for n.nameHeld(q, n.ingests[p]) {
+			n.pulse.Work()
 		}
 		holding = holding || q.isHolding()
 	}

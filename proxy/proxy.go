@@ -65,6 +65,7 @@ type Proxy struct {
 	log     *slog.Logger
 
 	naming    *naming
+	namer     *namer
 	statsd    statsdSink
 	carbon    *carbonQueue
 	outlets   outlets
@@ -76,8 +77,6 @@ type Proxy struct {
 	inlet   atomic.Pointer[inlet.Inlet] // set by Bind
 	reloads chan reload                 // for Run
 	ended   chan struct{}               // closed when Run reads no more
-	alive   chan chan struct{}          // asks the namer to answer
-	running atomic.Bool                 // its loops run
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -97,7 +96,6 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		drainTime: drainTime,
 		reloads:   make(chan reload),
 		ended:     make(chan struct{}),
-		alive:     make(chan chan struct{}),
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
@@ -110,6 +108,7 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		p.statsd = newStatsDForwarder(p)
 	}
 	p.outlets.list = p.statsd.destinations()
+	p.namer = newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad)
 	return p, nil
 }
 
@@ -204,10 +203,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	polling.Go(p.poller.Run)
 	defer polling.Wait()
 	defer p.poller.Close()
-	beside.Go(func() { newNamer(p.naming, [2]queue{p.queue(line.StatsD), p.carbon}, p.bad).run(sending, p.alive) })
+	beside.Go(func() { p.namer.run(sending) })
 	beside.Go(func() { p.carbon.store.Run(sending) })
 	p.outlets.begin(sending, p)
-	p.running.Store(true)
 
 	p.read(ctx)
 	p.log.Info("draining", "limit", p.drainTime)
@@ -216,7 +214,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	limit := time.AfterFunc(p.drainTime, stopSending)
 	defer limit.Stop()
 	waitAtMost(&p.outlets.running, p.drainTime+time.Second) // a stdout that nobody reads cannot be interrupted
-	p.running.Store(false)
 	stopSending()
 	beside.Wait()
 	p.statsd.end()
@@ -298,28 +295,10 @@ func (p *Proxy) Status() Status {
 	return s
 }
 
-// Alive returns nil if the loops of Run respond and the queues can be read; ctx's error
-// if that takes longer than ctx. Before and after Run it checks nothing.
-func (p *Proxy) Alive(ctx context.Context) error {
-	if !p.running.Load() {
-		return nil
-	}
-	if err := p.poller.Probe(ctx); err != nil {
-		return err
-	}
-	answer := make(chan struct{})
-	select {
-	case p.alive <- answer:
-		<-answer
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	p.Status() // takes the locks
-	return nil
-}
-
-// Loops returns the loops that read datagrams and that send.
-func (p *Proxy) Loops() (all []pulse.Loop) {
+// Loops returns the loops that wait for sockets, name lines, read datagrams, and send. It is to
+// be called after Bind.
+func (p *Proxy) Loops() []pulse.Loop {
+	all := []pulse.Loop{&p.poller.Pulse, &p.namer.pulse}
 	for _, l := range p.listeners() {
 		all = append(all, &l.Pulse)
 	}

@@ -22,7 +22,7 @@ const attendEvery = 5 * time.Second
 const stuckAfter = 30 * time.Second
 
 // attend tells systemd how we are, whenever that changes, and feeds its watchdog as
-// long as our loops answer; until ctx ends. /healthz says the same to others.
+// long as none of our loops is stuck; until ctx ends. /healthz says the same to others.
 func (d *daemon) attend(ctx context.Context) {
 	every := attendEvery
 	if limit := d.tell.watchdog(); limit > 0 {
@@ -36,7 +36,7 @@ func (d *daemon) attend(ctx context.Context) {
 			said = line
 			d.tell.status(line)
 		}
-		if d.isAlive(ctx, every, &loops) {
+		if loops.Stuck(time.Now(), append(d.proxy.Loops(), d.holder)) == nil {
 			d.health.Store(time.Now())
 			d.tell.alive()
 		}
@@ -57,13 +57,6 @@ type health struct{ atomic.Value }
 func (h *health) Alive() bool {
 	seen, ok := h.Load().(time.Time)
 	return !ok || time.Since(seen) < stuckAfter
-}
-
-// isAlive says whether the loops answer within limit, and none is stuck.
-func (d *daemon) isAlive(ctx context.Context, limit time.Duration, loops *pulse.Watch) bool {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return d.proxy.Alive(ctx) == nil && loops.Stuck(time.Now(), append(d.proxy.Loops(), d.holder)) == nil
 }
 
 // statusLine is what systemctl status shows: the name, the state, the upstreams.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
 // A Poller tells goroutines when their sockets can be read. The runtime's own
@@ -18,7 +20,8 @@ type Poller struct {
 	epfd int
 	file *os.File // epfd, as the runtime polls it
 
-	probe   *Socket // can always be read; of Probe, which one goroutine calls
+	Pulse pulse.Pulse // of Run
+
 	mu      sync.Mutex
 	sockets map[int32]*Socket // by file descriptor
 }
@@ -55,7 +58,12 @@ func waitFor(file *os.File, has func() bool) error {
 
 // Run wakes those who wait, until the poller is closed.
 func (p *Poller) Run() {
-	for waitFor(p.file, p.Look) == nil {
+	look := func() bool {
+		p.Pulse.Work()
+		defer p.Pulse.Rest()
+		return p.Look()
+	}
+	for waitFor(p.file, look) == nil {
 	}
 }
 
@@ -75,30 +83,6 @@ func (p *Poller) Look() bool {
 		}
 	}
 	return true
-}
-
-// Probe returns nil when Run has woken one who waits for what can be read at once;
-// ctx's error when that has not come before it ends.
-func (p *Poller) Probe(ctx context.Context) error {
-	probe, err := p.readable()
-	if err != nil {
-		return err
-	}
-	return probe.Wait(ctx, 0)
-}
-
-// readable returns a socket that can always be read.
-func (p *Poller) readable() (*Socket, error) {
-	if p.probe == nil {
-		fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-		if err != nil {
-			return nil, fmt.Errorf("eventfd: %w", err)
-		}
-		if p.probe, err = p.Own(fd); err != nil {
-			return nil, err
-		}
-	}
-	return p.probe, nil
 }
 
 func (p *Poller) Close() { p.file.Close() }

@@ -8,11 +8,16 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
 // A Poller tells goroutines when their sockets can be read: here, it is the
 // runtime's.
-type Poller struct{ ended chan struct{} }
+type Poller struct {
+	ended chan struct{}
+	Pulse pulse.Pulse // of Run, which only waits
+}
 
 func New() (*Poller, error) { return &Poller{ended: make(chan struct{})}, nil }
 
@@ -21,9 +26,6 @@ func (p *Poller) Run() { <-p.ended }
 
 // Look would wake those whose sockets can be read; the runtime does.
 func (p *Poller) Look() {}
-
-// Probe would ask Run for an answer; the runtime polls.
-func (p *Poller) Probe(context.Context) error { return nil }
 
 func (p *Poller) Close() { close(p.ended) }
 
