@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 )
 
 // A reload asks Run to go on with another configuration.
@@ -48,13 +49,15 @@ func (p *Proxy) read(ctx context.Context) {
 	in := p.inlet.Load()
 	in.Begin(ctx, p.cfg.settings())
 	defer in.Wait()
+	var telling sync.WaitGroup
+	defer telling.Wait()
 	t := newTelemetry(p)
-	defer t.end()
-	t.begin(ctx)
+	t.follow(p.cfg)
+	telling.Go(func() { t.run(ctx) })
 	for {
 		select {
 		case ask := <-p.reloads:
-			ask.done <- p.change(ctx, t, ask.cfg)
+			ask.done <- p.change(ctx, ask.cfg, t)
 		case <-ctx.Done():
 			return
 		}
@@ -62,7 +65,7 @@ func (p *Proxy) read(ctx context.Context) {
 }
 
 // change makes cfg the configuration.
-func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
+func (p *Proxy) change(ctx context.Context, cfg Config, t *telemetry) error {
 	if cfg.Forward.StatsD.Aggregates() != p.cfg.Forward.StatsD.Aggregates() {
 		return errAggregates
 	}
@@ -73,8 +76,7 @@ func (p *Proxy) change(ctx context.Context, t *telemetry, cfg Config) error {
 	p.naming.setRules(cfg.rules())
 	p.statsd.configure(cfg)
 	p.carbon.redirect(cfg.Forward.Carbon)
-	t.end()
 	p.outlets.follow(p)
-	t.begin(ctx)
+	t.follow(cfg)
 	return nil
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cactus/go-statsd-client/v5/statsd"
@@ -15,41 +16,21 @@ import (
 // telemetryInterval is how often our own numbers are sent.
 const telemetryInterval = 10 * time.Second
 
-// A telemetry sends our own numbers through our own path, from begin to end.
+// A telemetry sends our own numbers through our own path. run's goroutine owns it, but for from.
 type telemetry struct {
 	proxy *Proxy
-	stop  context.CancelFunc // nil: nothing is sent
-	ended chan struct{}
-
-	from string             // below this node
-	sent map[string]float64 // what was sent last of each counter
+	from  atomic.Pointer[string] // below this node; nil: nothing is sent
+	sent  map[string]float64     // what was sent last of each counter
 }
 
 func newTelemetry(p *Proxy) *telemetry { return &telemetry{proxy: p, sent: map[string]float64{}} }
 
-// begin begins to send, where that is wanted.
-func (t *telemetry) begin(ctx context.Context) {
-	p := t.proxy
-	if p.options.Telemetry == nil || !p.cfg.Telemetry || len(p.cfg.Forward.StatsD.To) == 0 {
-		return
-	}
-	parent := ctx
-	ctx, t.stop = context.WithCancel(parent)
-	t.ended, t.from = make(chan struct{}), p.cfg.Rewrite.From
-	go func() {
-		defer close(t.ended)
-		t.run(ctx)
-		if parent.Err() != nil { // and no other one begins
-			t.sendLast()
-		}
-	}()
-}
-
-func (t *telemetry) end() {
-	if t.stop != nil {
-		t.stop()
-		<-t.ended
-		t.stop = nil
+// follow makes a configuration hold from now on.
+func (t *telemetry) follow(cfg Config) {
+	if t.proxy.options.Telemetry == nil || !cfg.Telemetry || len(cfg.Forward.StatsD.To) == 0 {
+		t.from.Store(nil)
+	} else {
+		t.from.Store(&cfg.Rewrite.From)
 	}
 }
 
@@ -57,6 +38,7 @@ func (t *telemetry) end() {
 func (t *telemetry) run(ctx context.Context) {
 	names := t.proxy.naming.names
 	tick := time.NewTimer(retry.ToBeat(telemetryInterval))
+	defer t.sendLast()
 	for {
 		changed := names.Changed()
 		claim, ok := names.Current()
@@ -92,10 +74,13 @@ func (t *telemetry) sendLast() {
 
 // send sends all our numbers once, the gauges as value has them.
 func (t *telemetry) send(value func(*dto.Gauge) float64) {
-	p := t.proxy
+	p, from := t.proxy, t.from.Load()
+	if from == nil {
+		return
+	}
 	q := p.queue(line.StatsD)
 	sink := &ownLines{ingest: newIngest(line.StatsD, q, p.bad)}
-	client, err := statsd.NewClientWithSender(sink, t.from+".prefixproxy", statsd.SuffixOctothorpe)
+	client, err := statsd.NewClientWithSender(sink, *from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
 		p.log.Error("own telemetry is off", "err", err)
 		return

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,8 +62,7 @@ func TestTelemetry(t *testing.T) {
 		info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_info", ConstLabels: prometheus.Labels{"owner": "foo-ns31"}})
 		registry.MustRegister(p, info)
 		ctx, cancel := context.WithCancel(t.Context())
-		sending := newTelemetry(p)
-		sending.begin(ctx)
+		end := tell(newTelemetry(p), ctx)
 
 		carbon := p.carbon
 		if err := carbon.open(store.Places{}, p.cfg.Forward.Carbon, p.log); err != nil {
@@ -87,8 +87,16 @@ func TestTelemetry(t *testing.T) {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
 		}
 		cancel()
-		sending.end()
+		end()
 	})
+}
+
+// tell begins to send our own numbers until ctx ends, and returns what waits for that.
+func tell(t *telemetry, ctx context.Context) (wait func()) {
+	var telling sync.WaitGroup
+	t.follow(t.proxy.cfg)
+	telling.Go(func() { t.run(ctx) })
+	return telling.Wait
 }
 
 // telemetryLines returns what the next interval sends.
@@ -101,8 +109,8 @@ func telemetryLines(t *testing.T, p *Proxy) []string {
 	return strings.Split(strings.TrimSuffix(string(b.buf), "\n"), "\n")
 }
 
-// At the end every gauge says 0, since a statsd would repeat it for ever; but not when a
-// reload only begins to send anew.
+// At the end every gauge says 0, since a statsd would repeat it for ever; but not after a
+// reload.
 func TestLastTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
@@ -115,14 +123,14 @@ func TestLastTelemetry(t *testing.T) {
 		registry.MustRegister(held)
 		ctx, cancel := context.WithCancel(t.Context())
 		sending := newTelemetry(p)
-		sending.begin(ctx)
-		sending.end() // as a reload does
+		end := tell(sending, ctx)
+		sending.follow(p.cfg) // as a reload does
+		synctest.Wait()
 		if b, _ := p.statsd.(*statsdForwarder).tryTake(); b != nil {
-			t.Errorf("the end before a reload sent %q", b.buf)
+			t.Errorf("a reload sent %q", b.buf)
 		}
-		sending.begin(ctx)
 		cancel()
-		sending.end()
+		end()
 		b, _ := p.statsd.(*statsdForwarder).tryTake()
 		if b == nil || string(b.buf) != "Denali.prefixproxy.claim_held:0|g\n" {
 			t.Errorf("the end sent %v, want claim_held:0", b)
