@@ -15,6 +15,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
@@ -31,7 +32,7 @@ type commandLine struct {
 	Target   targetCmd   `cmd:"" help:"Print a Graphite target that follows a host through its names."`
 	Release  releaseCmd  `cmd:"" help:"Ask the holder of a name to let go of it."`
 	Reload   reloadCmd   `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
-	Generate generateCmd `cmd:"" hidden:"" help:"Write the manual page or the completions of a shell: for packages."`
+	Complete completeCmd `cmd:"" hidden:"" help:"List what may stand next on the command line: for the completions of shells."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	logFlags
@@ -75,7 +76,6 @@ func run(args []string, in io.Reader, out, err io.Writer) int {
 }
 
 func execute(args []string, ui *ui) error {
-	args = asMeant(args)
 	var line commandLine
 	parser, err := kong.New(&line,
 		kong.Name("prefixproxy"),
@@ -86,7 +86,7 @@ func execute(args []string, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	command, err := parser.Parse(args)
+	command, err := parser.Parse(asMeant(args, parser.Model.Children))
 	if unwritten, ok := errors.AsType[*fs.PathError](err); ok { // the help
 		return unwritten
 	}
@@ -102,15 +102,20 @@ func execute(args []string, ui *ui) error {
 	return command.Run(ui)
 }
 
-// asMeant returns args in the form that kong takes: version and help are commands, too, and a
-// time may begin with a dash (--at -2h).
-func asMeant(args []string) []string {
+// asMeant returns args in the form that kong takes: flags may stand before the command,
+// version and help are commands, too, and a time may begin with a dash (--at -2h).
+func asMeant(args []string, commands []*kong.Node) []string {
 	args = slices.Clone(args)
-	if len(args) == 1 && args[0] == "--version" {
-		return []string{"version"}
+	isCommand := func(arg string) bool {
+		return slices.ContainsFunc(commands, func(c *kong.Node) bool { return c.Name == arg })
 	}
-	if len(args) > 0 && args[0] == "help" {
-		args = append(args[1:], "--help")
+	switch i := slices.IndexFunc(args, isCommand); {
+	case slices.Equal(args, []string{"--version"}):
+		return []string{"version"}
+	case len(args) > 0 && args[0] == "help":
+		return append(args[1:], "--help")
+	case i > 0 && strings.HasPrefix(args[0], "-"):
+		args = slices.Concat(args[i:i+1], args[:i], args[i+1:])
 	}
 	for i := 0; i+1 < len(args); i++ {
 		if slices.Contains([]string{"--at", "--from", "--now", "--until"}, args[i]) && looksLikeTime.MatchString(args[i+1]) {

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// completeCmd lists what may stand in the place of the last of some words, and behind a tab what
+// it is for. The completions of the shells (deploy/completions) ask it.
+type completeCmd struct {
+	Words []string `arg:"" passthrough:"" help:"What stands behind prefixproxy."`
+}
+
+// Run lists commands, or the flags of the one that is there, or the values of a flag; nothing
+// where any file or word may stand.
+func (c *completeCmd) Run(ui *ui, app *kong.Kong) error {
+	word, before := c.Words[len(c.Words)-1], c.Words[:len(c.Words)-1]
+	command, last := app.Model.Node, ""
+	for _, w := range before {
+		last = w
+		if i := slices.IndexFunc(app.Model.Children, func(n *kong.Node) bool { return n.Name == w }); i >= 0 {
+			command = app.Model.Children[i]
+		}
+	}
+	var commands, flags []string
+	for _, n := range command.Children {
+		if !n.Hidden {
+			commands = append(commands, n.Name+"\t"+n.Help)
+		}
+	}
+	for _, f := range slices.Concat(command.AllFlags(true)...) {
+		if !f.IsBool() && (last == "--"+f.Name || last == "-"+string(f.Short)) {
+			return list(ui, word, f.EnumSlice())
+		}
+		flags = append(flags, "--"+f.Name+"\t"+f.Help)
+	}
+	if commands != nil && !strings.HasPrefix(word, "-") {
+		return list(ui, word, commands)
+	}
+	return list(ui, word, flags)
+}
+
+// list prints those of all that begin with word.
+func list(ui *ui, word string, all []string) error {
+	all = slices.DeleteFunc(all, func(s string) bool { return s == "" || !strings.HasPrefix(s, word) })
+	_, err := fmt.Fprint(ui.out, strings.Join(append(all, ""), "\n"))
+	return err
+}
