@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -31,17 +30,13 @@ type Expr []part
 // the nodes that stand for the name. What is not one whole expression is refused: it may be
 // put into another one.
 func Parse(expr, from string) (Expr, error) {
-	if expr = strings.Trim(expr, blanks); expr == "" {
-		return nil, errors.New("there is no expression")
-	}
+	expr = strings.Trim(expr, " \t\r\n")
 	p := exprParser{expr: expr, from: strings.Split(from, ".")}
-	err := p.expression()
-	if p.blanks(); err == nil && p.at < len(expr) {
-		err = fmt.Errorf("%q is too much", expr[p.at:])
-	}
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%q is no Graphite expression: %w", expr, err)
+	switch ok := utf8.ValidString(expr) && p.expression(); {
+	case expr == "":
+		return nil, errors.New("there is no expression")
+	case !ok || p.at < len(expr):
+		return nil, fmt.Errorf("%q is no Graphite expression: something is wrong at %q", expr, expr[p.at:])
 	case len(p.parts) == 0:
 		return nil, fmt.Errorf("%q has no path below %s", expr, from)
 	}
@@ -50,11 +45,12 @@ func Parse(expr, from string) (Expr, error) {
 }
 
 // An exprParser reads an expression from left to right. What it has not made a part of by
-// then is text.
+// then is text. Its methods say whether they found what they are to read.
 type exprParser struct {
 	expr  string
 	from  []string
 	at    int // is read up to here
+	begin int // of what was read last
 	taken int // is in parts up to here
 	parts Expr
 }
@@ -74,80 +70,67 @@ func (p *exprParser) takeText(end int) {
 // oneLine returns s without line breaks, which are like other blanks to graphite-web.
 func oneLine(s string) string { return strings.NewReplacer("\n", " ", "\r", " ").Replace(s) }
 
-const blanks = " \t\r\n"
+// The words of the grammar, behind blanks.
+var (
+	opening  = lexeme(`[(]`)
+	closing  = lexeme(`[)]`)
+	comma    = lexeme(`,`)
+	pipe     = lexeme(`[|]`)
+	function = lexeme(`[A-Za-z_][A-Za-z0-9_]*[ \t\r\n]*[(]`)
+	argument = lexeme(`[A-Za-z_][A-Za-z0-9_]*[ \t\r\n]*=`)
+	quoted   = lexeme(`"(?:[^"\\\r\n]|\\.|"")*"|'(?:[^'\\\r\n]|\\.|'')*'`)
 
-func (p *exprParser) blanks() {
-	p.at = len(p.expr) - len(strings.TrimLeft(p.expr[p.at:], blanks))
-}
+	// A path, a name or a number: \pC and \pZ cannot be printed; in braces is no dot.
+	word = lexeme(`(?:[^(){},|'"\\\pC\pZ]|\\[^\pC\pZ]|[{](?:[^(){}.|'"\\\pC\pZ]|\\[^\pC\pZ])*[}])+`)
+)
 
-// isNext says whether c is what comes next, but for blanks.
-func (p *exprParser) isNext(c byte) bool {
-	rest := strings.TrimLeft(p.expr[p.at:], blanks)
-	return rest != "" && rest[0] == c
-}
+func lexeme(form string) *regexp.Regexp { return regexp.MustCompile(`^[ \t\r\n]*(` + form + `)`) }
 
-// skip skips blanks and c, if it is there.
-func (p *exprParser) skip(c byte) bool {
-	is := p.isNext(c)
-	if is {
-		p.blanks()
-		p.at++
+// next reads what form finds.
+func (p *exprParser) next(form *regexp.Regexp) bool {
+	m := form.FindStringSubmatchIndex(p.expr[p.at:])
+	if m != nil {
+		p.begin, p.at = p.at+m[2], p.at+m[3]
 	}
-	return is
+	return m != nil
 }
 
 // expression reads a path or a call, and what it is piped into.
-func (p *exprParser) expression() error {
-	p.blanks()
-	start := p.at
-	word, err := p.word()
-	if err != nil {
-		return err
+func (p *exprParser) expression() bool {
+	if !p.next(word) {
+		return false
 	}
-	if p.isNext('(') {
-		err = p.call(start, word)
-	} else if series, ok := p.path(word); ok {
+	start, name := p.begin, p.expr[p.begin:p.at]
+	if p.next(opening) {
+		if !p.call(start, name) {
+			return false
+		}
+	} else if series, ok := p.path(name); ok {
 		p.take(start, series)
 	}
-	for err == nil && p.skip('|') {
-		if p.blanks(); !callForm.MatchString(p.expr[p.at:]) {
-			return errors.New("a pipe leads to no function")
+	for p.next(pipe) {
+		if !p.next(function) || !p.call(0, "") {
+			return false
 		}
-		p.word()
-		err = p.call(0, "")
 	}
-	return err
+	return true
 }
 
-var (
-	argumentName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*[ \t\r\n]*=`)
-	callForm     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*[ \t\r\n]*[(]`)
-)
-
-// call reads the parentheses of a function, and what is in them; the function stands at
-// start.
-func (p *exprParser) call(start int, function string) error {
+// call reads what is in the parentheses of a function, which stands at start, and their end.
+func (p *exprParser) call(start int, name string) bool {
 	var texts [][2]int // where they are, without their quotes
-	p.skip('(')
-	for first := true; !p.skip(')'); first = false {
-		if !first && !p.skip(',') {
-			return errors.New("a parenthesis is not closed")
+	for first := true; !p.next(closing); first = false {
+		if !first && !p.next(comma) {
+			return false
 		}
-		p.blanks()
-		p.at += len(argumentName.FindString(p.expr[p.at:]))
-		p.blanks()
-		if rest := p.expr[p.at:]; rest != "" && (rest[0] == '"' || rest[0] == '\'') {
-			n := quotedLen(rest)
-			if n == 0 {
-				return errors.New("a quote is not closed")
-			}
-			texts = append(texts, [2]int{p.at + 1, p.at + n - 1})
-			p.at += n
-		} else if err := p.expression(); err != nil {
-			return err
+		p.next(argument)
+		if p.next(quoted) {
+			texts = append(texts, [2]int{p.begin + 1, p.at - 1})
+		} else if !p.expression() {
+			return false
 		}
 	}
-	if function == "seriesByTag" {
+	if name == "seriesByTag" {
 		for _, t := range texts {
 			if series, ok := p.byTag(start, t[0], t[1]); ok {
 				p.take(start, series)
@@ -155,62 +138,7 @@ func (p *exprParser) call(start int, function string) error {
 			}
 		}
 	}
-	return nil
-}
-
-// quotedLen returns the length of the quoted text with which s begins; 0: it does not end.
-func quotedLen(s string) int {
-	for i := 1; i < len(s); i++ {
-		switch s[i] {
-		case s[0]:
-			if i+1 == len(s) || s[i+1] != s[0] {
-				return i + 1
-			}
-			i++ // doubled, it is one of the text
-		case '\\':
-			i++
-		case '\n', '\r':
-			return 0
-		}
-	}
-	return 0
-}
-
-// word reads a path, a name or a number.
-func (p *exprParser) word() (string, error) {
-	start, braces := p.at, 0
-	for p.at < len(p.expr) {
-		r, n := utf8.DecodeRuneInString(p.expr[p.at:])
-		switch {
-		case r == '\\' && p.at+1 == len(p.expr):
-			return "", errors.New("nothing is escaped")
-		case r == '\\':
-			n = 2
-		case r == '{':
-			braces++
-		case r == '}':
-			braces--
-		case r == '.' && braces > 0:
-			return "", errors.New("a node in braces has a dot")
-		case strings.ContainsRune("()|'\" \t\r\n", r), r == ',' && braces == 0:
-			n = 0
-		case r == utf8.RuneError && n == 1 || !unicode.IsPrint(r):
-			return "", fmt.Errorf("%+q is not printable", r)
-		}
-		if n == 0 {
-			break
-		}
-		if p.at += n; braces < 0 || braces > 1 {
-			return "", errors.New("braces don't match")
-		}
-	}
-	switch {
-	case braces != 0:
-		return "", errors.New("a brace is not closed")
-	case p.at == start:
-		return "", errors.New("something is missing")
-	}
-	return p.expr[start:p.at], nil
+	return true
 }
 
 // path returns the series of a path whose nodes from are whole nodes of it, with some
