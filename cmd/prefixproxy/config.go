@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -269,15 +270,10 @@ func escape(s string) string { return strings.ReplaceAll(s, "$", "$$") }
 
 // shortDuration writes d without the zero units of its String: 10m, not 10m0s.
 func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return zeroUnits.ReplaceAllString(d.String(), "$1")
 }
+
+var zeroUnits = regexp.MustCompile(`([hm])(?:0m)?0s$`)
 
 // namesPath is the key of the list of names, which has three forms: the word
 // mountains, a list, or a prefix with a count.
@@ -311,7 +307,7 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 			return
 		}
 		if strings.Trim(form.Prefix, nameBytes) != "" || len(form.Prefix) > maxPrefix {
-			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "%s", concealed(path+".prefix", form.Prefix, fmt.Sprintf("prefix %q is not usable", form.Prefix)))
+			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "%s", concealed(path+".prefix", fmt.Sprintf("prefix %q is not usable", form.Prefix)))
 			return
 		}
 		if form.Count < 1 || form.Count > maxCount {

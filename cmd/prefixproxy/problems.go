@@ -81,7 +81,6 @@ const maxBrief = 400
 
 // brief returns text as it may be told.
 func brief(text string) string {
-	text = conf.Mask(text)
 	if all := []rune(text); len(all) > maxBrief {
 		text = string(all[:maxBrief]) + "…"
 	}
@@ -102,13 +101,18 @@ func visible(text string) string {
 // isFree finds the keys whose values are names: what is wrong with one is told with it.
 var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names(?:\[\d+\]|\.prefix)?)$|rewrite\.(?:from|to)$|.*\.name$)`)
 
-// concealed returns what is said of a value at path, without the value or its parts, which
-// stand in quotes.
-func concealed(path, value, text string) string {
-	if isFree.MatchString(path) && !conf.MayBeSecret(path, value) {
-		return text
-	}
-	return quoted.ReplaceAllString(text, `"…"`)
+// concealed returns what is said of the value at path, without the value or its parts, which
+// stand in quotes: but for names, and for single characters of one.
+func concealed(path, text string) string {
+	return quoted.ReplaceAllStringFunc(text, func(value string) string {
+		if isFree.MatchString(path) && plainName.MatchString(value) {
+			return value
+		}
+		return `"…"`
+	})
 }
 
-var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+var (
+	quoted    = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	plainName = regexp.MustCompile(`^"(?:[\w.{}-]*|\\?.)"$`)
+)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -9,7 +10,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,17 +24,16 @@ import (
 type decoder struct {
 	lookupEnv func(name string) (value string, ok bool)
 
-	paths    []string          // of all keys that have a value
-	texts    map[string]string // the values that were read, with variables replaced, by their paths
-	places   map[string]place  // of each value in the file, by its path; of a section, its key's
-	unread   map[string]bool   // the paths of values that could not be read: true; of what they are in: false
+	paths    []string         // of all keys that have a value
+	places   map[string]place // of each value in the file, by its path; of a section, its key's
+	unread   map[string]bool  // the paths of values that could not be read: true; of what they are in: false
 	problems []problem
 }
 
 // decode reads text into the struct that v is; what text does not hold stays
 // as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
-	d.places, d.unread, d.texts = map[string]place{}, map[string]bool{}, map[string]string{}
+	d.places, d.unread = map[string]place{}, map[string]bool{}
 	for _, f := range values("", v) {
 		d.paths = append(d.paths, f.key)
 	}
@@ -118,6 +117,9 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		switch {
 		case i < 0:
 			hint, meant := d.unknownHint(path, key, known)
+			if user, _, isPair := strings.Cut(key, ":"); isPair {
+				key = user + ":…" // a password may follow
+			}
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
 			if meant != "" {
 				d.skip(meant) // that it is missing need not be said
@@ -172,7 +174,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 			if text != n.Value {
 				what += ", with its variables replaced"
 			}
-			d.wrongf(path, n, remedy, "%s", concealed(path, text, what))
+			d.wrongf(path, n, remedy, "%s", concealed(path, what))
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
@@ -182,26 +184,18 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
 		v.SetString(text)
-	case v.Kind() == reflect.Int:
-		number, err := strconv.Atoi(text)
-		if err != nil || !bare {
-			d.wrongf(path, n, "write it in digits, without quotes", "want a whole number, got %s", describe(n))
+	default: // a number or a boolean, which are as in JSON
+		if err := json.Unmarshal([]byte(text), v.Addr().Interface()); err != nil || !bare {
+			wanted := plainValues[v.Kind()]
+			d.wrongf(path, n, wanted.hint, "want %s, got %s", wanted.what, describe(n))
 		}
-		v.SetInt(int64(number))
-	case v.Kind() == reflect.Float64:
-		number, err := strconv.ParseFloat(text, 64)
-		if err != nil || !bare {
-			d.wrongf(path, n, "write it in digits, without quotes", "want a number, got %s", describe(n))
-		}
-		v.SetFloat(number)
-	case v.Kind() == reflect.Bool:
-		if text != "true" && text != "false" || !bare {
-			d.wrongf(path, n, "write true or false, without quotes", "want true or false, got %s", describe(n))
-		}
-		v.SetBool(text == "true")
-	default:
-		panic("configuration field " + path + " has an unsupported type: " + v.Type().String())
 	}
+}
+
+var plainValues = map[reflect.Kind]struct{ what, hint string }{
+	reflect.Int:     {"a whole number", "write it in digits, without quotes"},
+	reflect.Float64: {"a number", "write it in digits, without quotes"},
+	reflect.Bool:    {"true or false", "write true or false, without quotes"},
 }
 
 // withRemedy takes an error of a value apart: "x is no port (use 1 to 65535)".
@@ -229,58 +223,52 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 			d.wrongf(path, n, "put it in quotes", "want a string, got %s", describe(n))
 			return "", false, false
 		}
-		d.texts[path] = n.Value
 		return n.Value, true, true
 	}
-	if text, ok = d.expand(path, n, n.Value); !ok {
-		return "", false, false
-	}
-	d.texts[path] = text
-	return text, isPlain(n) || text != n.Value, true
+	text, ok = d.expand(path, n)
+	return text, isPlain(n) || text != n.Value, ok
 }
 
-// The places of variables in a value; an escaped dollar is one, too.
+// The places of variables in a value, and what is one; an escaped dollar has a place, too.
 var (
-	variables    = regexp.MustCompile(`\$\$|\$\{([^}]*)\}?|\$[A-Za-z_][A-Za-z0-9_]*`)
-	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	variables   = regexp.MustCompile(`\$\$|\$\{[^}]*\}?|\$[A-Za-z_][A-Za-z0-9_]*`)
+	oneVariable = regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
 )
 
-// expand replaces ${NAME} by the environment's value and $$ by a dollar.
-func (d *decoder) expand(path string, n *yaml.Node, text string) (expanded string, ok bool) {
+// expand returns the text of n with ${NAME} replaced by the environment's value, and $$ by a
+// dollar.
+func (d *decoder) expand(path string, n *yaml.Node) (expanded string, ok bool) {
 	ok = true
+	size := 0
 	refuse := func(hint, format string, args ...any) string {
 		d.wrongf(path, n, hint, format, args...)
 		ok = false
 		return ""
 	}
-	size := 0
-	expanded = variables.ReplaceAllStringFunc(text, func(match string) string {
+	expanded = variables.ReplaceAllStringFunc(n.Value, func(match string) string {
 		if match == "$$" {
 			return "$"
 		}
-		inner, opened := strings.CutPrefix(match, "${")
-		name, closed := strings.CutSuffix(inner, "}")
-		if !opened || !closed || !variableName.MatchString(name) {
+		m := oneVariable.FindStringSubmatch(match)
+		if m == nil {
 			return refuse("write ${NAME}, or $$ for a dollar", "a dollar here begins no variable")
 		}
-		value, set := d.lookupEnv(name)
-		if size += len(value); size > maxConfig {
-			ok = false
+		value, set := d.lookupEnv(m[1])
+		switch size += len(value); {
+		case size > maxConfig:
 			return ""
+		case !set:
+			return refuse("export "+m[1]+"=…, or write $"+match+" for these characters themselves", "the environment variable %s is not set", m[1])
+		case !utf8.ValidString(value):
+			return refuse("export "+m[1]+"=… in UTF-8", "the environment variable %s is not UTF-8", m[1])
 		}
-		if !set {
-			return refuse("export "+name+"=…, or write $${"+name+"} for these characters themselves", "the environment variable %s is not set", name)
-		}
-		if !utf8.ValidString(value) {
-			refuse("export "+name+"=… in UTF-8", "the environment variable %s is not UTF-8", name)
-		}
-		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(text, "://"+match) {
+		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(n.Value, "://"+match) {
 			return "[" + value + "]" // the address of a host, in an address
 		}
 		return value
 	})
 	if size > maxConfig {
-		d.wrongf(path, n, "write it in fewer words", "with its variables it has more than %v", conf.Bytes(maxConfig))
+		refuse("write it in fewer words", "with its variables it has more than %v", conf.Bytes(maxConfig))
 	}
 	return expanded, ok
 }
@@ -319,7 +307,7 @@ func (d *decoder) add(ps conf.Problems) {
 		if d.follows(p.Path) {
 			continue
 		}
-		p.Text = concealed(p.Path, d.texts[p.Path], p.Text)
+		p.Text = concealed(p.Path, p.Text)
 		d.problems = append(d.problems, problem{Problem: p, at: d.nearest(p.Path)})
 	}
 }
