@@ -71,21 +71,55 @@ func (a *Address) UnmarshalText(text []byte) (err error) {
 }
 
 // Parse reads an address; see Address for the forms.
-func Parse(s string) (Address, error) {
-	if s == "stdout:" || s == "stdout" {
-		return Address{Network: "stdout"}, nil
-	}
-	network, rest, ok := strings.Cut(s, "://")
+func Parse(s string) (a Address, err error) {
+	network, at, query, ok := split(s)
 	if !ok {
-		return Address{}, fmt.Errorf("%q is no address (write it like udp://localhost:8125 or tcp://localhost:2003)", s)
+		return a, fmt.Errorf("%q is no address (write it like udp://localhost:8125 or tcp://localhost:2003)", s)
 	}
 	switch network {
+	case "stdout":
+		a = Address{Network: network}
 	case "udp", "tcp":
-		return parseHostPort(network, rest, "localhost", 0)
+		if a, err = parseHostPort(network, at, localhost, 0); err == nil {
+			err = readOptions(query, "only unix sockets take some", nil)
+		}
 	case "unix", "unixgram":
-		return parseUnix(network, rest)
+		if a, err = parsePath(network, at); err == nil {
+			err = readOptions(query, "use mode and group, like ?mode=0660&group=adm", map[string]func(string) error{"mode": a.setMode, "group": a.setGroup})
+		}
+	default:
+		err = fmt.Errorf("unknown scheme %q in %q (use udp, tcp, unix or unixgram; stdout: for an upstream)", network, s)
 	}
-	return Address{}, fmt.Errorf("unknown scheme %q in %q (use udp, tcp, unix or unixgram; stdout: for an upstream)", network, s)
+	return a, err
+}
+
+// split takes an address apart; of stdout: and carbon:, which need no colon, the network is all.
+func split(s string) (network, at, query string, ok bool) {
+	switch network, rest, ok := strings.Cut(s, "://"); {
+	case ok:
+		at, query, _ = strings.Cut(rest, "?")
+		return network, at, query, true
+	case s == "stdout:", s == "stdout", s == "carbon:", s == "carbon":
+		return strings.TrimSuffix(s, ":"), "", "", true
+	}
+	return "", "", "", false
+}
+
+// readOptions gives each option of a query to the function of its name.
+func readOptions(query, hint string, read map[string]func(string) error) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fmt.Errorf("%q: %w (%s)", query, err, hint)
+	}
+	for key, all := range values {
+		if read[key] == nil || len(all) > 1 {
+			return fmt.Errorf("unknown or doubled option %q (%s)", key, hint)
+		}
+		if err := read[key](all[0]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const localhost = "localhost" // two addresses
@@ -142,57 +176,40 @@ func isNoHost(r rune) bool {
 // one of them for the end.
 const maxPath = 107
 
-func parseUnix(network, rest string) (Address, error) {
-	path, query, _ := strings.Cut(rest, "?")
+func parsePath(network, path string) (Address, error) {
+	why := ""
 	switch {
 	case !strings.HasPrefix(path, "/"):
-		return Address{}, fmt.Errorf("%q is not an absolute path (write it like %s:///run/prefixproxy/socket)", path, network)
+		why = "is not an absolute path"
 	case strings.HasSuffix(path, "/"):
-		return Address{}, fmt.Errorf("%q is a directory (write the socket's own path, like %s:///run/prefixproxy/socket)", path, network)
+		why = "is a directory, and no socket in one"
 	case len(path) > maxPath:
-		return Address{}, fmt.Errorf("a path of %d bytes is too long for a unix socket, %q (at most %d: put it into a directory nearer to the root, like /run/prefixproxy)", len(path), path, maxPath)
+		why = fmt.Sprintf("is too long for a unix socket, whose path has at most %d bytes", maxPath)
 	case strings.ContainsFunc(path, unicode.IsControl):
-		return Address{}, fmt.Errorf("%q has control characters in it (write it like %s:///run/prefixproxy/socket)", path, network)
+		why = "has control characters in it"
+	default:
+		return Address{Network: network, Path: path}, nil
 	}
-	a := Address{Network: network, Path: path}
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return Address{}, fmt.Errorf("%q: %w (write options like ?mode=0660&group=adm)", query, err)
-	}
-	for key, v := range values {
-		if len(v) > 1 {
-			return Address{}, fmt.Errorf("%s is given %d times in %q (remove all but one)", key, len(v), query)
-		}
-		switch key {
-		case "mode":
-			a.Mode, err = parseMode(v[0])
-		case "group":
-			a.Group, err = v[0], checkGroup(v[0])
-		default:
-			err = fmt.Errorf("unknown option %q of a unix socket (use mode and group)", key)
-		}
-		if err != nil {
-			return Address{}, err
-		}
-	}
-	return a, nil
+	return Address{}, fmt.Errorf("%q %s (write it like %s:///run/prefixproxy/socket)", path, why, network)
 }
 
-func parseMode(s string) (uint32, error) {
+func (a *Address) setMode(s string) error {
 	mode, err := strconv.ParseUint(s, 8, 32)
 	if err != nil || mode == 0 || mode > 0o777 || len(s) < 3 || len(s) > 4 {
-		return 0, fmt.Errorf("%q is no mode (write it in octal, like mode=0660)", s)
+		return fmt.Errorf("%q is no mode (write it in octal, like mode=0660)", s)
 	}
-	return uint32(mode), nil
+	a.Mode = uint32(mode)
+	return nil
 }
 
-// checkGroup checks the form of a group. -1 is what chown(2) takes for no change.
-func checkGroup(s string) error {
+// setGroup checks the form of a group. -1 is what chown(2) takes for no change.
+func (a *Address) setGroup(s string) error {
 	gid, err := strconv.ParseUint(s, 10, 32)
 	isNumber := strings.Trim(s, "0123456789") == ""
 	if s == "" || isNumber && (err != nil || gid == math.MaxUint32) || s[0] == '-' || strings.ContainsFunc(s, unicode.IsControl) || strings.ContainsAny(s, ":,/ ") {
 		return fmt.Errorf("%q is no group (write a name or a number, like group=adm)", s)
 	}
+	a.Group = s
 	return nil
 }
 

@@ -3,7 +3,6 @@ package address
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 )
@@ -58,44 +57,35 @@ func (u Upstream) At() string {
 }
 
 // ParseUpstream reads an upstream; see Upstream for the forms.
-func ParseUpstream(s string) (Upstream, error) {
-	network, rest, ok := strings.Cut(s, "://")
-	switch {
-	case s == "stdout:", s == "stdout", s == "carbon:", s == "carbon":
-		return Upstream{Address: Address{Network: strings.TrimSuffix(s, ":")}}, nil
-	case !ok:
-		return Upstream{}, fmt.Errorf("%q is no address (write it like tcp://graphite:2003 or udp://statsd:8125)", s)
-	case network == "udp", network == "tcp", network == "tls":
-		return parseServer(network, rest)
-	case network == "unix", network == "unixgram":
-		a, err := parseUnix(network, rest)
-		if err == nil && strings.Contains(rest, "?") {
-			err = fmt.Errorf("%q: an upstream takes no options (write it like %s:///run/carbon.sock)", rest, network)
-		}
-		return Upstream{Address: a}, err
+func ParseUpstream(s string) (u Upstream, err error) {
+	network, at, query, ok := split(s)
+	if !ok {
+		return u, fmt.Errorf("%q is no address (write it like tcp://graphite:2003 or udp://statsd:8125)", s)
 	}
-	return Upstream{}, fmt.Errorf("unknown scheme %q (use udp, tcp, tls, unix, unixgram, stdout: or, for StatsD, carbon:)", network)
+	options := map[string]func(string) error{}
+	switch network {
+	case "stdout", "carbon":
+		u.Network = network
+	case "udp", "tcp", "tls":
+		if strings.Contains(s, "@") {
+			return u, fmt.Errorf("an upstream takes no user or password (write %s://host:port)", network)
+		}
+		if network == "udp" {
+			options["health"] = u.setHealth
+		}
+		u.Address, err = parseHostPort(network, strings.TrimSuffix(at, "/"), "graphite", 1)
+	case "unix", "unixgram":
+		u.Address, err = parsePath(network, at)
+	default:
+		return u, fmt.Errorf("unknown scheme %q (use udp, tcp, tls, unix, unixgram, stdout: or, for StatsD, carbon:)", network)
+	}
+	if err == nil {
+		err = readOptions(query, "udp:// takes ?health=8126, the port of statsd's management; others take no options", options)
+	}
+	return u, err
 }
 
-func parseServer(network, rest string) (u Upstream, err error) {
-	if strings.Contains(rest, "@") {
-		return u, fmt.Errorf("an upstream takes no user or password (write %s://host:port)", network)
-	}
-	hostPort, query, _ := strings.Cut(strings.TrimSuffix(rest, "/"), "?")
-	if u.Address, err = parseHostPort(network, hostPort, "graphite", 1); err != nil {
-		return u, err
-	}
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return u, fmt.Errorf("%q: %w (udp:// takes ?health=8126; others take no options)", query, err)
-	}
-	for key, v := range values {
-		if key != "health" || network != "udp" || len(v) > 1 {
-			return u, fmt.Errorf("unknown or doubled option %q (udp:// takes health=8126, the port of statsd's management; others take none)", key)
-		}
-		if u.Health, err = parsePort(v[0], 1); err != nil {
-			return u, err
-		}
-	}
-	return u, nil
+func (u *Upstream) setHealth(port string) (err error) {
+	u.Health, err = parsePort(port, 1)
+	return err
 }

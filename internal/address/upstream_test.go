@@ -34,7 +34,7 @@ func TestParseUpstream(t *testing.T) {
 		"udp://statsd:8125?health=1&health=2":  "doubled",
 		"udp://statsd:8125?health=x":           "1 to 65535",
 		"unix://run/s.sock":                    "absolute path",
-		"unix:///run/s.sock?mode=0660":         "takes no options",
+		"unix:///run/s.sock?mode=0660":         "take no options",
 		"unix:///":                             "directory",
 		"udp://a b:1":                          "no host",
 		"tcp://a:b@c:1":                        "no user",
