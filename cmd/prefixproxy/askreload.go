@@ -23,10 +23,10 @@ const reloadPatience = 30 * time.Second
 func (c *reloadCmd) Run(ui *ui) error {
 	dir, ok := ownRuntimeDir()
 	if !ok && os.Getenv("RUNTIME_DIRECTORY") != "" {
-		return hinted{errors.New("RUNTIME_DIRECTORY does not name two directories"), "the unit needs RuntimeDirectory=prefixproxy prefixproxy-queue, whatever a drop-in adds; until then: kill -HUP " + strconv.Itoa(c.PID)}
+		return hinted(errors.New("RUNTIME_DIRECTORY does not name two directories"), "the unit needs RuntimeDirectory=prefixproxy prefixproxy-queue, whatever a drop-in adds; until then: kill -HUP "+strconv.Itoa(c.PID))
 	}
 	if !ok || c.PID <= 0 {
-		return hinted{errors.New("reload is for the unit"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process"}
+		return hinted(errors.New("reload is for the unit"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process")
 	}
 	path := filepath.Join(dir, reloadSocket)
 	os.Remove(path) // of one that was killed

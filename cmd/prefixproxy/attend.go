@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership"
@@ -34,11 +36,11 @@ func (d *daemon) attend(ctx context.Context) {
 		changed := d.holder.Changed()
 		if line := d.statusLine(); line != said {
 			said = line
-			d.tell.status(line)
+			d.tell.send("STATUS=" + line)
 		}
 		if loops.Stuck(time.Now(), append(d.proxy.Loops(), d.holder)) == nil {
 			d.health.Store(time.Now())
-			d.tell.alive()
+			d.tell.send(sd.SdNotifyWatchdog)
 		}
 		select {
 		case <-changed:

@@ -76,7 +76,7 @@ func loadConfig(file string, defaults config) (config, error) {
 	case errors.Is(err, syscall.EISDIR):
 		hint = "name the file in it: --config " + quoteShell(filepath.Join(file, "config.yaml"))
 	}
-	return config{}, coded{hinted{err, hint}, exitConfig}
+	return config{}, failure{err, hint, exitConfig}
 }
 
 // lookupEnv is os.LookupEnv, but for where systemd keeps the credentials of the
@@ -116,7 +116,7 @@ func parseConfig(file string, text []byte, defaults config, lookupEnv func(strin
 	cfg.share()
 	d.add(cfg.Problems())
 	if len(d.problems) > 0 {
-		return config{}, coded{newConfigError(file, d.problems), exitConfig}
+		return config{}, failure{newConfigError(file, d.problems), "", exitConfig}
 	}
 	return cfg, nil
 }
@@ -135,17 +135,19 @@ func (c config) Problems() conf.Problems {
 
 // sharedSockets tells of a page that would take the socket of a listener, or be an upstream.
 func (c config) sharedSockets() (ps conf.Problems) {
-	for _, at := range c.page() {
-		page := at.Socket()
-		for path, to := range c.Proxy.Forward.Upstreams() {
-			if to.Socket().Reaches(page) {
-				ps.Addf(path, "move the page or the server to another port", "%s is our own page", to)
-			}
+	at, err := c.Admin.Address()
+	if err != nil { // it is off, or wrong
+		return nil
+	}
+	page := at.Socket()
+	for path, to := range c.Proxy.Forward.Upstreams() {
+		if to.Socket().Reaches(page) {
+			ps.Addf(path, "move the page or the server to another port", "%s is our own page", to)
 		}
-		for _, a := range c.listeners() {
-			if page.Takes(a.Socket()) {
-				ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
-			}
+	}
+	for _, a := range c.listeners() {
+		if page.Takes(a.Socket()) {
+			ps.Addf("admin.listen", "give it another port or path", "%s would take the socket of the listener %s", c.Admin.Listen, a)
 		}
 	}
 	return ps
@@ -153,15 +155,6 @@ func (c config) sharedSockets() (ps conf.Problems) {
 
 func (c config) listeners() []proxy.Address {
 	return slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon)
-}
-
-// page is where the page listens; nowhere, if it is off, or wrong.
-func (c config) page() []proxy.Address {
-	a, err := c.Admin.Address()
-	if err != nil {
-		return nil
-	}
-	return []proxy.Address{a}
 }
 
 // warnings returns what is allowed but dangerous: who can reach us, and what servers wait

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
@@ -94,30 +95,32 @@ func (d *daemon) bind(ctx context.Context) error {
 
 // bindHint adds what to do to the error of a socket that we can't have.
 func bindHint(err error) error {
-	text := fmt.Sprint(err)
+	text, hint := fmt.Sprint(err), ""
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, proxy.ErrUnwantedSocket):
-		return hinted{err, "write its address in listen: as the socket unit does, or take it out of the unit and restart both"}
+		hint = "write its address in listen: as the socket unit does, or take it out of the unit and restart both"
 	case errors.Is(err, syscall.EADDRINUSE):
-		return hinted{err, "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: sudo ss -lntupx"}
+		hint = "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: sudo ss -lntupx"
 	case strings.Contains(text, "/run/prefixproxy-sockets/"):
-		return hinted{err, "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"}
+		hint = "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"
 	case errors.Is(err, syscall.EPERM) && strings.Contains(text, "group="):
-		return hinted{err, "only a member of a group may give a socket to it: systemctl edit prefixproxy: [Service] SupplementaryGroups= with that group"}
+		hint = "only a member of a group may give a socket to it: systemctl edit prefixproxy: [Service] SupplementaryGroups= with that group"
 	case errors.Is(err, syscall.EACCES) && !strings.Contains(text, "unix"):
-		return hinted{err, "use a port from 1024 on"}
+		hint = "use a port from 1024 on"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return hinted{err, "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"}
+		hint = "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
-		return hinted{err, "use a directory that is there and that this user may write; the service has /run/prefixproxy"}
+		hint = "use a directory that is there and that this user may write; the service has /run/prefixproxy"
 	}
-	return err
+	return hinted(err, hint)
 }
 
 // run works until ctx ends, and then ends in this order: the data path drains,
 // the name is released, the page goes.
 func (d *daemon) run(ctx context.Context) error {
-	d.tell.ready()
+	d.tell.send(sd.SdNotifyReady) // the listeners are up, whether etcd and Graphite are or not
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
@@ -126,7 +129,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error {
 		<-failed.Done()
 		atStop = d.proxy.Status()
-		d.tell.stopping()
+		d.tell.send(sd.SdNotifyStopping + "\nSTATUS=draining")
 		return nil
 	})
 	g.Go(func() error {
@@ -196,9 +199,9 @@ func openState(cfg config) (*state.Dir, error) {
 	dir, err := state.Open(cfg.Membership.StateDir)
 	switch {
 	case errors.Is(err, state.ErrLocked):
-		return nil, hinted{err, "stop the other one, or give this one a membership.state_dir of its own"}
+		return nil, hinted(err, "stop the other one, or give this one a membership.state_dir of its own")
 	case err != nil:
-		return nil, hinted{err, stateHint(cfg.Membership.StateDir, err)}
+		return nil, hinted(err, stateHint(cfg.Membership.StateDir, err))
 	}
 	return dir, nil
 }

@@ -66,7 +66,7 @@ func TestBindHint(t *testing.T) {
 		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "use a directory"},
 		{fmt.Errorf("listen for statsd on unix:///etc/passwd/s.sock: %w", syscall.ENOTDIR), "/run/prefixproxy"},
 	} {
-		hint, ok := errors.AsType[hinted](bindHint(tt.err))
+		hint, ok := errors.AsType[failure](bindHint(tt.err))
 		if !ok || !strings.Contains(hint.hint, tt.want) {
 			t.Errorf("%v: got the hint %q, want %q in it", tt.err, hint.hint, tt.want)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 	"github.com/prefixproxy/prefixproxy/proxy"
@@ -53,7 +54,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	stateDir, err := openState(cfg)
 	if err != nil && c.DataDir != "" && !errors.Is(err, state.ErrLocked) {
-		return hinted{err, "--data-dir takes a directory that this user may write, and nobody else"}
+		return hinted(err, "--data-dir takes a directory that this user may write, and nobody else")
 	}
 	if err != nil {
 		return err
@@ -80,7 +81,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	if err := d.bind(ctx); err != nil {
 		return err
 	}
-	file, err := writeConfig(cfg, dir)
+	file, err := writeConfig(cfg, stateDir.Path())
 	if err != nil {
 		return err
 	}
@@ -116,10 +117,10 @@ func (w readOut) Write(b []byte) (int, error) {
 func etcdHint(err error) error {
 	err = fmt.Errorf("the embedded etcd: %w", err)
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EFBIG) || errors.Is(err, syscall.EDQUOT) {
-		return hinted{err, "it needs some 100 MB: --data-dir DIR, or TMPDIR=DIR, where there is room"}
+		return hinted(err, "it needs some 100 MB: --data-dir DIR, or TMPDIR=DIR, where there is room")
 	}
 	if strings.Contains(err.Error(), "descriptor") {
-		return hinted{err, "ulimit -n 8192"}
+		return hinted(err, "ulimit -n 8192")
 	}
 	return err
 }
@@ -131,7 +132,7 @@ func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 		return dir, func() {}, err
 	}
 	if dir, err = os.MkdirTemp("", "prefixproxy-dev-"); err != nil {
-		err = hinted{err, "--data-dir DIR, or TMPDIR=DIR, with a directory that is there and that this user may write"}
+		err = hinted(err, "--data-dir DIR, or TMPDIR=DIR, with a directory that is there and that this user may write")
 	}
 	return dir, func() { os.RemoveAll(dir) }, err
 }
@@ -161,19 +162,17 @@ func (c *devCmd) load(dir string) (config, error) {
 }
 
 // writeConfig writes the effective configuration, for the other commands.
-func writeConfig(cfg config, dir string) (file string, err error) {
+func writeConfig(cfg config, path string) (file string, err error) {
 	text, err := cfg.YAML()
 	if err != nil {
 		return "", err
 	}
-	file = filepath.Join(dir, "config.yaml")
-	os.Remove(file) // others may have put a link there, or a pipe
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dir, err := statedir.Open(path)
 	if err != nil {
 		return "", err
 	}
-	_, err = f.Write(text)
-	return file, errors.Join(err, f.Close())
+	defer dir.Close()
+	return filepath.Join(path, "config.yaml"), dir.WriteFile("config.yaml", text)
 }
 
 // greet says, once there is a name, what was done and what to type next.
@@ -182,7 +181,7 @@ func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file st
 	if claim == nil {
 		return
 	}
-	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name(), endpoint, filepath.Dir(file))
+	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name(), endpoint, filepath.Dir(filepath.Dir(file)))
 	status := d.proxy.Status()
 	if to, ok := tryStatsD(status); ok {
 		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w1 %s\n", to)

@@ -163,7 +163,7 @@ func (c etcdConfig) explain(ctx context.Context, patience time.Duration, err err
 	case !known || trouble.Endpoint == "":
 		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
 	}
-	return hinted{err, hint}
+	return hinted(err, hint)
 }
 
 func (ms members) write(w io.Writer, asJSON bool) error {

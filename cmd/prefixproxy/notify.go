@@ -19,16 +19,6 @@ type notifier struct {
 	failed atomic.Bool // the last time, which was logged
 }
 
-// ready says that the listeners are up, whether etcd and Graphite are or not; and
-// that a reload has ended.
-func (n *notifier) ready() { n.send(sd.SdNotifyReady) }
-
-// status says how we are, in a line for people.
-func (n *notifier) status(line string) { n.send("STATUS=" + line) }
-
-// alive feeds the watchdog.
-func (n *notifier) alive() { n.send(sd.SdNotifyWatchdog) }
-
 // watchdog returns how often alive is to be called at least; 0: nobody waits for it.
 func (n *notifier) watchdog() time.Duration {
 	limit, err := sd.SdWatchdogEnabled(false)
@@ -74,11 +64,7 @@ func underUnit() bool {
 	return ok && os.Getenv("INVOCATION_ID") != ""
 }
 
-// reloading says that a reload has begun. It ends with ready.
-func (n *notifier) reloading() { n.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec()) }
-
-func (n *notifier) stopping() { n.send(sd.SdNotifyStopping + "\nSTATUS=draining") }
-
+// send tells it a state.
 func (n *notifier) send(state string) {
 	if _, err := sd.SdNotify(false, state); err == nil {
 		n.failed.Store(false)

@@ -15,16 +15,16 @@ func TestNotifyNobody(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	t.Setenv("NOTIFY_SOCKET", path)
 	for range 3 {
-		n.alive()
+		n.send("WATCHDOG=1")
 	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.alive()
+	n.send("WATCHDOG=1")
 	conn.Close()
 	for range 3 {
-		n.alive()
+		n.send("WATCHDOG=1")
 	}
 	if got := strings.Count(log.String(), "systemd not notified"); got != 2 {
 		t.Errorf("said %d times, want 2:\n%s", got, &log)

@@ -41,9 +41,9 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 		ui.notef("nobody holds %s", c.Name)
 		return nil
 	case errors.Is(err, pool.ErrNoLease):
-		return hinted{fmt.Errorf("%s (%s): %w", c.Name, owner, refused), cfg.Etcd.etcdctl() + " del /prefixproxy/" + cfg.Membership.Pool + "/names/" + c.Name}
+		return hinted(fmt.Errorf("%s (%s): %w", c.Name, owner, refused), cfg.Etcd.etcdctl()+" del /prefixproxy/"+cfg.Membership.Pool+"/names/"+c.Name)
 	case errors.Is(refused, pool.ErrStillHeld):
-		return hinted{fmt.Errorf("%s (%s): %w", c.Name, owner, refused), "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/" + cfg.Membership.Pool + "/released/ is not told"}
+		return hinted(fmt.Errorf("%s (%s): %w", c.Name, owner, refused), "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/"+cfg.Membership.Pool+"/released/ is not told")
 	case err != nil:
 		return err
 	}

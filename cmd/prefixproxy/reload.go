@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -24,7 +25,7 @@ type reloader struct {
 // reload makes the configuration that load reads the one in force, and says what
 // became of it.
 func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
-	r.daemon.tell.reloading()
+	r.daemon.tell.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec())
 	changed, err := r.tryReload(ctx, load)
 	problem := ""
 	switch {
@@ -39,7 +40,7 @@ func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
 		r.daemon.log.Info("configuration reloaded", "changed", strings.Join(changed, " "))
 	}
 	r.daemon.reloads.add(err == nil)
-	r.daemon.tell.ready()
+	r.daemon.tell.send(sd.SdNotifyReady) // the reload has ended
 	r.daemon.tell.reloaded(problem)
 }
 
@@ -66,7 +67,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 // reloadHint is bindHint where what is in the way may be ours.
 func reloadHint(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return hinted{err, "if it is this daemon itself (another spelling, or mode, of an address that it has): systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx"}
+		return hinted(err, "if it is this daemon itself (another spelling, or mode, of an address that it has): systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx")
 	}
 	return bindHint(err)
 }
@@ -80,10 +81,9 @@ func refuse(changed []string) error {
 	if len(fixed) == 0 {
 		return nil
 	}
-	return hinted{
+	return hinted(
 		fmt.Errorf("%s cannot change while the daemon runs", strings.Join(fixed, ", ")),
-		"restart to change what is under membership or etcd, or put it back as it was",
-	}
+		"restart to change what is under membership or etcd, or put it back as it was")
 }
 
 // changedKeys returns the keys, in the order of the file, whose values differ.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -32,7 +31,7 @@ func (c *rewriteCmd) Run(ui *ui, cfg config) error {
 	if !slices.Contains(cfg.Membership.Names, c.Name) {
 		return notListed(c.Name, cfg, c.Config)
 	}
-	f := filter{now: time.Now, in: bufio.NewReaderSize(ui.in, maxInput), out: bufio.NewWriter(ui.out), refused: ui.err}
+	f := filter{now: time.Now, in: bufio.NewReader(ui.in), out: bufio.NewWriter(ui.out), refused: ui.err}
 	if c.Now != "" {
 		at, err := parseTime("--now", c.Now, time.Now())
 		if err != nil {
@@ -40,48 +39,20 @@ func (c *rewriteCmd) Run(ui *ui, cfg config) error {
 		}
 		f.now = func() time.Time { return at }
 	}
-	protocol := line.StatsD
-	if c.Protocol == line.Carbon.String() {
-		protocol = line.Carbon
-	} else if cfg.Proxy.Forward.StatsD.Aggregates() {
-		return c.aggregate(cfg, &f)
+	rules, protocol := cfg.Proxy.Rewrite, line.Carbon
+	if c.Protocol == line.StatsD.String() {
+		protocol = line.StatsD
+		rules.Points = cfg.Proxy.Forward.StatsD.Aggregates()
 	}
-	f.rewriter = cfg.Proxy.Rewrite.Rewriter(protocol, c.Name)
+	f.rewriter = rules.Rewriter(protocol, c.Name)
+	if rules.Points {
+		return f.aggregate(cfg, c.Name)
+	}
 	return f.run()
 }
 
-// aggregate prints the points that StatsD's lines become, all in one slot.
-func (c *rewriteCmd) aggregate(cfg config, f *filter) error {
-	at := f.now().Truncate(time.Second)
-	rules := cfg.Proxy.Rewrite
-	rules.Points = true
-	cfg.Proxy.Aggregate.To = rules.To
-	sums, err := aggregate.Open(cfg.Proxy.Aggregate, nil, at)
-	if err != nil {
-		return err
-	}
-	f.rewriter, f.sums, f.tags = rules.Rewriter(line.StatsD, c.Name), sums, cfg.Proxy.Aggregate.Tags
-	points := f.out
-	f.out = bufio.NewWriter(io.Discard)
-	if err := f.run(); err != nil {
-		return err
-	}
-	sums.SetNamed(true, at)
-	sums.Seal(at)
-	var series []string
-	for more := true; more; {
-		more = sums.Take(1)
-		series = append(series, strings.ReplaceAll(string(sums.Points(nil)), line.Mark, c.Name))
-	}
-	slices.Reverse(series) // the last come first
-	points.WriteString(strings.Join(series, ""))
-	return points.Flush()
-}
-
-const (
-	maxInput = 64 << 10 // bytes of a line as it comes, with its end; what leaves is bounded by line.MaxLen
-	maxShown = 200      // bytes of a refused line that a person gets to see
-)
+// maxShown is how many bytes of a refused line a person gets to see.
+const maxShown = 200
 
 // A filter rewrites lines from in to out.
 type filter struct {
@@ -96,54 +67,64 @@ type filter struct {
 	reading  aggregate.Reading     // for sums
 }
 
+// aggregate prints the points that StatsD's lines become, all in one slot.
+func (f *filter) aggregate(cfg config, name string) (err error) {
+	at := f.now().Truncate(time.Second)
+	cfg.Proxy.Aggregate.To, f.tags = cfg.Proxy.Rewrite.To, cfg.Proxy.Aggregate.Tags
+	if f.sums, err = aggregate.Open(cfg.Proxy.Aggregate, nil, at); err != nil {
+		return err
+	}
+	if err := f.run(); err != nil {
+		return err
+	}
+	f.sums.SetNamed(true, at)
+	f.sums.Seal(at)
+	var series []string
+	for more := true; more; {
+		more = f.sums.Take(1)
+		series = append(series, strings.ReplaceAll(string(f.sums.Points(nil)), line.Mark, name))
+	}
+	slices.Reverse(series) // the last come first
+	f.out.WriteString(strings.Join(series, ""))
+	return f.out.Flush()
+}
+
 // run rewrites until in ends. What was read is out before it waits for more, so
 // that it can be used behind tail -f.
 func (f *filter) run() error {
 	for number := 1; ; number++ {
-		data, readErr := f.in.ReadSlice('\n')
-		if err := f.line(number, data, readErr); err != nil {
-			return err
+		data, readErr := f.in.ReadBytes('\n')
+		if readErr != nil && readErr != io.EOF {
+			return fmt.Errorf("read stdin: %w", readErr)
+		}
+		switch ln, rest, ended := line.Cut(data); {
+		case ended:
+			f.line(number, ln)
+		case len(rest) > 0:
+			f.refuse(number, "unterminated", rest)
 		}
 		if readErr == io.EOF || f.in.Buffered() == 0 {
-			if err := f.out.Flush(); err != nil {
+			if err := f.out.Flush(); err != nil || readErr == io.EOF {
 				return err
 			}
-		}
-		for errors.Is(readErr, bufio.ErrBufferFull) { // skips the rest of the line
-			_, readErr = f.in.ReadSlice('\n')
-		}
-		if readErr == io.EOF {
-			return nil
-		}
-		if readErr != nil {
-			return fmt.Errorf("read stdin: %w", readErr)
 		}
 	}
 }
 
-// line rewrites one line, which data holds with its end, unless readErr says
-// why it has none.
-func (f *filter) line(number int, data []byte, readErr error) error {
-	ln, rest, ended := line.Cut(data)
+// line rewrites or counts one line.
+func (f *filter) line(number int, ln []byte) {
+	out, result := f.rewriter.Append(f.buf[:0], ln, f.now().Unix())
+	f.buf = out
+	reason := result.Reason()
 	switch {
-	case ended:
-		out, result := f.rewriter.Append(f.buf[:0], ln, f.now().Unix())
-		f.buf = out
-		reason := result.Reason()
-		if f.sums != nil && result.Appended() {
-			reason = f.count(out)
-		}
-		if reason != "" {
-			f.refuse(number, reason, ln)
-		}
-		_, err := f.out.Write(out)
-		return err
-	case errors.Is(readErr, bufio.ErrBufferFull):
-		f.refuse(number, line.TooLong.Reason(), rest)
-	case len(rest) > 0:
-		f.refuse(number, "unterminated", rest)
+	case f.sums == nil:
+		f.out.Write(out) // an error stays, and Flush tells it
+	case result.Appended():
+		reason = f.count(out)
 	}
-	return nil
+	if reason != "" {
+		f.refuse(number, reason, ln)
+	}
 }
 
 // count counts a line in sums, and returns why it isn't.

@@ -47,33 +47,28 @@ const (
 	exitConfig = 78 // EX_CONFIG of sysexits.h
 )
 
-// hinted is an error with a remedy.
-type hinted struct {
+// A failure is an error with a remedy, which may be "", and an exit code.
+type failure struct {
 	error
 	hint string
-}
-
-func (h hinted) Unwrap() error { return h.error }
-
-// coded is an error with an exit code of its own.
-type coded struct {
-	error
 	code int
 }
 
-func (c coded) Unwrap() error { return c.error }
+func (f failure) Unwrap() error { return f.error }
+
+// hinted returns err, which is what the command failed with, with a remedy.
+func hinted(err error, hint string) error { return failure{err, hint, exitFailed} }
 
 // usageError returns an error of the command line.
-func usageError(err error, hint string) error { return coded{hinted{err, hint}, exitUsage} }
+func usageError(err error, hint string) error { return failure{err, hint, exitUsage} }
 
 // exitCode returns the code that err ends the process with.
 func exitCode(err error) int {
-	own, isCoded := errors.AsType[coded](err)
-	switch {
-	case err == nil:
+	if err == nil {
 		return exitDone
-	case isCoded:
-		return own.code
+	}
+	if known, ok := errors.AsType[failure](err); ok {
+		return known.code
 	}
 	return exitFailed
 }
@@ -91,7 +86,7 @@ func report(w io.Writer, err error) {
 	fmt.Fprintln(w, "prefixproxy: error:", mask(err.Error()))
 	if errors.Is(err, syscall.EMFILE) {
 		fmt.Fprintln(w, "prefixproxy: hint: LimitNOFILE=8192 in the unit, or ulimit -n 8192")
-	} else if h, ok := errors.AsType[hinted](err); ok {
-		fmt.Fprintln(w, "prefixproxy: hint:", mask(h.hint))
+	} else if known, _ := errors.AsType[failure](err); known.hint != "" {
+		fmt.Fprintln(w, "prefixproxy: hint:", mask(known.hint))
 	}
 }

@@ -77,8 +77,8 @@ func Parse(s string) (a Address, err error) {
 		return a, fmt.Errorf("%q is no address (write it like udp://localhost:8125 or tcp://localhost:2003)", s)
 	}
 	switch network {
-	case "stdout":
-		a = Address{Network: network}
+	case "stdout:":
+		a.Network = "stdout"
 	case "udp", "tcp":
 		if a, err = parseHostPort(network, at, localhost, 0); err == nil {
 			err = readOptions(query, "only unix sockets take some", nil)
@@ -93,14 +93,14 @@ func Parse(s string) (a Address, err error) {
 	return a, err
 }
 
-// split takes an address apart; of stdout: and carbon:, which need no colon, the network is all.
+// split takes an address apart. stdout: and carbon:, which need no colon, are all of one.
 func split(s string) (network, at, query string, ok bool) {
 	switch network, rest, ok := strings.Cut(s, "://"); {
 	case ok:
 		at, query, _ = strings.Cut(rest, "?")
 		return network, at, query, true
 	case s == "stdout:", s == "stdout", s == "carbon:", s == "carbon":
-		return strings.TrimSuffix(s, ":"), "", "", true
+		return strings.TrimSuffix(s, ":") + ":", "", "", true
 	}
 	return "", "", "", false
 }

@@ -64,8 +64,8 @@ func ParseUpstream(s string) (u Upstream, err error) {
 	}
 	options := map[string]func(string) error{}
 	switch network {
-	case "stdout", "carbon":
-		u.Network = network
+	case "stdout:", "carbon:":
+		u.Network = strings.TrimSuffix(network, ":")
 	case "udp", "tcp", "tls":
 		if strings.Contains(s, "@") {
 			return u, fmt.Errorf("an upstream takes no user or password (write %s://host:port)", network)

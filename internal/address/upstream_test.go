@@ -25,6 +25,7 @@ func TestParseUpstream(t *testing.T) {
 	}
 	for in, hint := range map[string]string{
 		"graphite:2003":                        "tcp://graphite:2003",
+		"carbon://graphite:2003":               "use udp, tcp",
 		"http://graphite":                      "tls",
 		"tcp://graphite":                       "host:port",
 		"tcp://graphite:0":                     "1 to 65535",
