@@ -58,7 +58,7 @@ func defaultConfig() config {
 func (c configFlag) ProvideConfig() (config, error) { return loadConfig(c.Config, defaultConfig()) }
 
 // loadConfig reads the YAML file over the defaults and checks the whole. Its
-// error holds a *configError when the file can be read.
+// error holds a configError when the file can be read.
 func loadConfig(file string, defaults config) (config, error) {
 	if file == "" {
 		return config{}, usageError(errors.New("no configuration file is named"), "--config FILE, or $PREFIXPROXY_CONFIG")

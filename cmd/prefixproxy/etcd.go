@@ -126,27 +126,16 @@ func (c etcdConfig) password() (string, error) {
 	if c.PasswordFile == "" {
 		return "", nil
 	}
-	file, err := conf.OpenFile(c.PasswordFile)
-	if err != nil {
-		return "", err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return "", err
-	}
-	if othersMayRead(info) {
-		return "", fmt.Errorf("%w %s (mode %04o)", errOthersMayRead, c.PasswordFile, info.Mode().Perm())
-	}
-	text, err := conf.ReadAll(file)
-	if err != nil {
-		return "", err
-	}
+	text, info, err := conf.ReadFile(c.PasswordFile)
 	password := strings.TrimRight(string(text), "\r\n")
-	if password == "" {
+	switch {
+	case err != nil:
+		return "", err
+	case othersMayRead(info):
+		return "", fmt.Errorf("%w %s (mode %04o)", errOthersMayRead, c.PasswordFile, info.Mode().Perm())
+	case password == "":
 		return "", fmt.Errorf("%s is empty", c.PasswordFile)
-	}
-	if strings.ContainsAny(password, "\r\n") {
+	case strings.ContainsAny(password, "\r\n"):
 		return "", fmt.Errorf("%s has more than one line", c.PasswordFile)
 	}
 	return password, nil

@@ -2,8 +2,8 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,62 +18,40 @@ type problem struct {
 	at place
 }
 
-// A configError is a file with problems. What it says holds no value of the file that could
-// not be read as what it is to be: one may be a password in the wrong line.
-type configError struct {
-	file     string
-	problems []problem // in the order of the file
-	more     int       // problems, that are not told
-}
+// A configError is what is wrong with a file, in its order: a sentence and a remedy each. It holds
+// no value of the file that could not be read as what it is to be: one may be a password in the
+// wrong line.
+type configError []failure
 
 // maxProblems bounds how many are told of a file, which may be no configuration at all.
 const maxProblems = 100
 
-func newConfigError(file string, problems []problem) *configError {
+// newConfigError makes sentences of problems: file:line:column, the key, and what is wrong with
+// it. What the file lacks is said to be at its start.
+func newConfigError(file string, problems []problem) (e configError) {
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		return cmp.Or(a.at.line-b.at.line, a.at.column-b.at.column)
 	})
-	told := min(len(problems), maxProblems)
-	return &configError{file, problems[:told], len(problems) - told}
+	for _, p := range problems[:min(len(problems), maxProblems)] {
+		where := fmt.Sprintf("%s:%d:%d: ", file, max(p.at.line, 1), max(p.at.column, 1))
+		if p.Path != "" {
+			where += brief(p.Path) + ": "
+		}
+		e = append(e, failure{error: errors.New(where + brief(p.Text)), hint: brief(p.Hint)})
+	}
+	if more := len(problems) - maxProblems; more > 0 {
+		e = append(e, failure{error: fmt.Errorf("%s: and %d problems more", file, more)})
+	}
+	return e
 }
 
 // Error gives one problem a line.
-func (e *configError) Error() string {
-	var lines []string
-	for _, p := range e.problems {
-		lines = append(lines, e.sentence(p))
-	}
-	if e.more > 0 {
-		lines = append(lines, e.andMore())
+func (e configError) Error() string {
+	lines := make([]string, len(e))
+	for i, f := range e {
+		lines[i] = f.Error()
 	}
 	return strings.Join(lines, "\n")
-}
-
-func (e *configError) andMore() string {
-	return fmt.Sprintf("%s: and %d problems more", e.file, e.more)
-}
-
-// sentence is file:line:column, the key and what is wrong with it. What the
-// file lacks is said to be at its start.
-func (e *configError) sentence(p problem) string {
-	where := fmt.Sprintf("%s:%d:%d: ", e.file, max(p.at.line, 1), max(p.at.column, 1))
-	if p.Path != "" {
-		where += brief(p.Path) + ": "
-	}
-	return where + brief(p.Text)
-}
-
-// report tells a person about all problems.
-func (e *configError) report(w io.Writer) {
-	for _, p := range e.problems {
-		fmt.Fprintln(w, "prefixproxy: error:", e.sentence(p))
-		if p.Hint != "" {
-			fmt.Fprintln(w, "prefixproxy: hint:", brief(p.Hint))
-		}
-	}
-	if e.more > 0 {
-		fmt.Fprintln(w, "prefixproxy: error:", e.andMore())
-	}
 }
 
 // maxBrief bounds what is told of something that somebody has written, in characters.

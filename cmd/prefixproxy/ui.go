@@ -73,20 +73,24 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report tells a person about err.
+// report tells a person about err, or about each of the mistakes in a file.
 func report(w io.Writer, err error) {
-	if bad, ok := errors.AsType[*configError](err); ok {
-		bad.report(w)
-		return
+	all, ok := errors.AsType[configError](err)
+	if !ok {
+		known, _ := errors.AsType[failure](err)
+		if errors.Is(err, syscall.EMFILE) {
+			known.hint = "LimitNOFILE=8192 in the unit, or ulimit -n 8192"
+		}
+		all = configError{{error: err, hint: known.hint}}
 	}
-	mask := func(text string) string { return text }
-	if code := exitCode(err); code == exitUsage || code == exitConfig { // it tells what was typed
-		mask = conf.Mask
-	}
-	fmt.Fprintln(w, "prefixproxy: error:", mask(err.Error()))
-	if errors.Is(err, syscall.EMFILE) {
-		fmt.Fprintln(w, "prefixproxy: hint: LimitNOFILE=8192 in the unit, or ulimit -n 8192")
-	} else if known, _ := errors.AsType[failure](err); known.hint != "" {
-		fmt.Fprintln(w, "prefixproxy: hint:", mask(known.hint))
+	for _, f := range all {
+		text, hint := f.Error(), f.hint
+		if code := exitCode(err); !ok && (code == exitUsage || code == exitConfig) { // it tells what was typed
+			text, hint = conf.Mask(text), conf.Mask(hint)
+		}
+		fmt.Fprintln(w, "prefixproxy: error:", text)
+		if hint != "" {
+			fmt.Fprintln(w, "prefixproxy: hint:", hint)
+		}
 	}
 }

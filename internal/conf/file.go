@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -12,41 +13,25 @@ import (
 // maxFile bounds a file that the configuration names, in bytes: certificates, a password.
 const maxFile = 1 << 20
 
-// OpenFile opens a file that the configuration names. What is no plain file, like a FIFO or a
-// device, is an error, and not waited for.
-func OpenFile(path string) (*os.File, error) {
+// ReadFile returns what a file holds that the configuration names, and what it is. What is no
+// plain file, like a FIFO or a device, is an error, and not waited for; so is too much.
+func ReadFile(path string) (text []byte, info fs.FileInfo, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no plain file", path)
-	}
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return file, nil
-}
-
-// ReadFile returns what such a file holds.
-func ReadFile(path string) ([]byte, error) {
-	file, err := OpenFile(path)
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer file.Close()
-	return ReadAll(file)
-}
-
-// ReadAll returns what an open one holds. It is an error if that is too much.
-func ReadAll(file *os.File) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("%s has more than %v", file.Name(), Bytes(maxFile))
+	if info, err = file.Stat(); err != nil {
+		return nil, nil, err
 	}
-	return text, err
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is no plain file", path)
+	}
+	text, err = io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s has more than %v", path, Bytes(maxFile))
+	}
+	return text, info, err
 }
 
 // ReadTLS returns what a connection needs by such files: the authorities in ca ("": the
@@ -54,7 +39,7 @@ func ReadAll(file *os.File) ([]byte, error) {
 func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
-		pem, err := ReadFile(ca)
+		pem, _, err := ReadFile(ca)
 		if err != nil {
 			return nil, err
 		}
@@ -65,11 +50,11 @@ func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 	if cert == "" {
 		return c, nil
 	}
-	certPEM, err := ReadFile(cert)
+	certPEM, _, err := ReadFile(cert)
 	if err != nil {
 		return nil, err
 	}
-	keyPEM, err := ReadFile(key)
+	keyPEM, _, err := ReadFile(key)
 	if err != nil {
 		return nil, err
 	}

@@ -27,11 +27,11 @@ func TestReadFile(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := ReadFile(link); err != nil || !bytes.Equal(text, make([]byte, maxFile)) {
+	if text, _, err := ReadFile(link); err != nil || !bytes.Equal(text, make([]byte, maxFile)) {
 		t.Errorf("got %d bytes, %v", len(text), err)
 	}
 	for _, path := range []string{write("long", maxFile+1), fifo, dir, "/dev/zero", filepath.Join(dir, "none")} {
-		if _, err := ReadFile(path); err == nil {
+		if _, _, err := ReadFile(path); err == nil {
 			t.Errorf("%s is read", path)
 		}
 	}

@@ -3,7 +3,8 @@
 //
 // What lies in it is opened below the directory that was checked, and only if it is a
 // plain file: a link is never followed, and a FIFO or a device never waited for. What
-// was planted while the directory was open to others does no harm, then.
+// was planted while the directory was open to others does no harm, then. Nobody exchanges it
+// between the look and the opening: nobody else may write there.
 //
 // # Not promised
 //
@@ -19,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 var (
@@ -42,7 +44,7 @@ var (
 // path; any number of goroutines may use them.
 type Dir struct {
 	path string
-	file *os.File
+	root *os.Root
 }
 
 // Open opens the directory at path, which it makes (0700) where it is missing. Its
@@ -55,25 +57,46 @@ func Open(path string) (*Dir, error) {
 }
 
 // OpenExisting is Open for a directory that is not made.
-func OpenExisting(path string) (*Dir, error) { return open(os.Open(path)) }
-
-// Sub opens a directory below d likewise.
-func (d *Dir) Sub(name string) (*Dir, error) {
-	if err := os.Mkdir(d.join(name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	return open(d.openAt(name, directoryFlags, 0))
+func OpenExisting(path string) (*Dir, error) {
+	root, err := os.OpenRoot(path)
+	return checked(path, root, err)
 }
 
-func open(file *os.File, err error) (*Dir, error) {
+// Sub opens a directory below d likewise; no link to one.
+func (d *Dir) Sub(name string) (*Dir, error) {
+	if err := d.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, d.whole(name, err)
+	}
+	info, err := d.root.Lstat(name)
+	if err = mustBeDir(d.join(name), info, err); err != nil {
+		return nil, err
+	}
+	root, err := d.root.OpenRoot(name)
+	return checked(d.join(name), root, d.whole(name, err))
+}
+
+// checked makes a Dir of root, which was opened at path.
+func checked(path string, root *os.Root, err error) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkDir(file); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("%s: %w", file.Name(), err)
+	info, err := root.Stat(".")
+	if err == nil {
+		err = check(info)
 	}
-	return &Dir{file.Name(), file}, nil
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &Dir{path, root}, nil
+}
+
+// mustBeDir returns an error where the file at path, as lstat(2) has it, is no directory.
+func mustBeDir(path string, info fs.FileInfo, err error) error {
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+	}
+	return err
 }
 
 // Path returns the path that Open was given.
@@ -81,17 +104,42 @@ func (d *Dir) Path() string { return d.path }
 
 func (d *Dir) join(name string) string { return filepath.Join(d.path, name) }
 
+// whole returns err with the whole path of a file.
+func (d *Dir) whole(name string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		e.Path = d.join(name)
+	}
+	return err
+}
+
 // Sync makes what was made, renamed or removed in the directory outlive a power failure.
-func (d *Dir) Sync() error { return d.file.Sync() }
+func (d *Dir) Sync() error {
+	file, err := d.root.Open(".")
+	if err != nil {
+		return d.whole(".", err)
+	}
+	defer file.Close()
+	return file.Sync()
+}
 
 // Close closes the directory; files that were opened stay open.
-func (d *Dir) Close() error { return d.file.Close() }
+func (d *Dir) Close() error { return d.root.Close() }
+
+// Remove removes a file; of a link, the link.
+func (d *Dir) Remove(name string) error { return d.whole(name, d.root.Remove(name)) }
+
+// Rename gives a file another name, and replaces what had it.
+func (d *Dir) Rename(from, to string) error { return d.root.Rename(from, to) }
 
 // OpenFile is os.OpenFile for a plain file in the directory of path, which is opened as Sub
 // does.
 func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
-	parent := &Dir{path: filepath.Dir(path)}
-	d, err := open(parent.reopen())
+	parent := filepath.Dir(path)
+	info, err := os.Lstat(parent)
+	if err = mustBeDir(parent, info, err); err != nil {
+		return nil, err
+	}
+	d, err := OpenExisting(parent)
 	if err != nil {
 		return nil, err
 	}
@@ -107,25 +155,17 @@ func ReadFile(path string, most int64) ([]byte, error) {
 
 // OpenFile is os.OpenFile for a plain file.
 func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
-	file, err := d.openAt(name, flag&^os.O_TRUNC, perm)
-	if err != nil {
-		return nil, err
-	}
-	info, err := file.Stat()
-	switch {
+	switch info, err := d.root.Lstat(name); {
+	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
+		return nil, d.whole(name, err)
 	case !info.Mode().IsRegular():
-		err = fmt.Errorf("%s: %w", file.Name(), ErrNotAFile)
+		return nil, fmt.Errorf("%s: %w", d.join(name), ErrNotAFile)
 	case flag&(os.O_WRONLY|os.O_RDWR) != 0 && names(info) > 1:
-		err = fmt.Errorf("%s: %w", file.Name(), ErrLinked)
-	case flag&os.O_TRUNC != 0:
-		err = file.Truncate(0)
+		return nil, fmt.Errorf("%s: %w", d.join(name), ErrLinked)
 	}
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	return file, nil
+	file, err := d.root.OpenFile(name, flag, perm)
+	return file, d.whole(name, err)
 }
 
 // ReadFile returns what is in a file, of most bytes at most: of a longer one, an

@@ -46,7 +46,7 @@ func TestWriteAndRead(t *testing.T) {
 	if _, err := d.ReadFile("long", 7); err == nil {
 		t.Error("8 bytes were read, of 7 at most")
 	}
-	if names, _ := d.file.Readdirnames(0); len(names) != 2 {
+	if names, _ := os.ReadDir(path); len(names) != 2 {
 		t.Errorf("got %q, want a and long", names)
 	}
 }
