@@ -78,7 +78,9 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	defer d.close()
-	if err := d.bind(ctx); err != nil {
+	if err := d.bind(ctx); errors.Is(err, syscall.EADDRINUSE) && c.Config == "" {
+		return hinted(errors.Unwrap(err), "stop what is there (sudo ss -lntupx shows it), or give dev other ports: dev --config FILE, and in it listen: {statsd: [udp://localhost:9125], carbon: [tcp://localhost:9003]} and admin: {listen: localhost:9127}")
+	} else if err != nil {
 		return err
 	}
 	file, err := writeConfig(cfg, stateDir.Path())

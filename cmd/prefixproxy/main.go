@@ -91,7 +91,8 @@ func execute(args []string, ui *ui) error {
 		return unwritten
 	}
 	if err != nil {
-		return usageError(errors.New(noValue.ReplaceAllString(err.Error(), "its value is missing")), usageHint(err))
+		text := noValue.ReplaceAllString(err.Error(), "its value is missing")
+		return usageError(errors.New(strings.Replace(text, `,"" but`, " but", 1)), usageHint(err))
 	}
 	usual := slog.LevelInfo
 	if command.Selected().Name == "dev" {

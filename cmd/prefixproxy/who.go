@@ -72,15 +72,12 @@ func heldAt(past []pool.Tenure, t time.Time) []pool.Tenure {
 
 // notListed is the error of a name that the list in file lacks.
 func notListed(name string, cfg config, file string) error {
-	return usageError(
-		fmt.Errorf("%q is not a name of the list membership.names in %s", name, file),
-		"did you mean "+closestName(name, cfg.Membership.Names)+"?",
-	)
-}
-
-// closestName returns the name of the list that name is most likely meant to be.
-func closestName(name string, names []string) string {
-	return slices.MinFunc(names, func(a, b string) int {
-		return distance(strings.ToLower(a), strings.ToLower(name)) - distance(strings.ToLower(b), strings.ToLower(name))
-	})
+	names, lower := cfg.Membership.Names, strings.ToLower(name)
+	far := func(of string) int { return distance(strings.ToLower(of), lower) }
+	closest := slices.MinFunc(names, func(a, b string) int { return far(a) - far(b) })
+	hint := "the list begins with " + strings.Join(names[:min(len(names), 3)], ", ")
+	if far(closest) <= len(name)/2 {
+		hint = "did you mean " + closest + "?"
+	}
+	return usageError(fmt.Errorf("%q is not a name of the list membership.names in %s", name, file), hint)
 }

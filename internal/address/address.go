@@ -182,7 +182,7 @@ func parsePath(network, path string) (Address, error) {
 	case !strings.HasPrefix(path, "/"):
 		why = "is not an absolute path"
 	case strings.HasSuffix(path, "/"):
-		why = "is a directory, and no socket in one"
+		why = "is a directory"
 	case len(path) > maxPath:
 		why = fmt.Sprintf("is too long for a unix socket, whose path has at most %d bytes", maxPath)
 	case strings.ContainsFunc(path, unicode.IsControl):
@@ -190,7 +190,7 @@ func parsePath(network, path string) (Address, error) {
 	default:
 		return Address{Network: network, Path: path}, nil
 	}
-	return Address{}, fmt.Errorf("%q %s (write it like %s:///run/prefixproxy/socket)", path, why, network)
+	return Address{}, fmt.Errorf("%q %s (write the socket's own path, like %s:///run/prefixproxy/socket)", path, why, network)
 }
 
 func (a *Address) setMode(s string) error {

@@ -435,7 +435,7 @@ func TestProblems(t *testing.T) {
 		{"localhost:8127", ""},
 		{"[::]:0", ""},
 		{"unix:///run/admin.sock", ""},
-		{"unix://admin.sock", `admin.listen: "admin.sock" is not an absolute path (write it like unix:///run/prefixproxy/socket)`},
+		{"unix://admin.sock", `admin.listen: "admin.sock" is not an absolute path (write the socket's own path, like unix:///run/prefixproxy/socket)`},
 		{"unix:///", `admin.listen: "/" is a directory (write the socket's own path, like unix:///run/prefixproxy/socket)`},
 		{"unix:///x?mode=0600", `admin.listen: "/x?mode=0600": the page's socket takes no options (write it like unix:///run/prefixproxy/admin.sock)`},
 		{"8127", `admin.listen: "8127" is not host:port (write it like localhost:8127 or unix:///path; "" turns the page off)`},
