@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // A supervisor binds sockets and keeps them, as systemd does.
@@ -220,7 +220,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	for range 100 {
 		write(t, conn, "host.a:1|c\n")
 	}
-	if n, err := recvbuf.Drops(fd); err != nil || n == 0 {
+	if n, err := sockets.Drops(fd); err != nil || n == 0 {
 		t.Fatalf("the kernel dropped %d, %v", n, err)
 	}
 	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // A leastSpec is what a least or plain forwarder is to do.
@@ -72,7 +72,7 @@ func forwardLeastDatagrams(spec leastSpec, parent *channel) error {
 		return err
 	}
 	port, err := localPort(in)
-	granted, growErr := recvbuf.Grow(in, receiveBuffer)
+	granted, growErr := sockets.Grow(in, receiveBuffer)
 	if err := errors.Join(err, growErr, unix.Connect(out, loopback(spec.Port))); err != nil {
 		return err
 	}

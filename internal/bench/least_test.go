@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sockets returns two connected UDP sockets.
-func sockets(t *testing.T) (out, in int) {
+// connected returns two connected UDP sockets.
+func connected(t *testing.T) (out, in int) {
 	t.Helper()
 	in, err := udpSocket()
 	if err != nil {
@@ -32,7 +32,7 @@ func sockets(t *testing.T) (out, in int) {
 }
 
 func TestPackerFillsDatagrams(t *testing.T) {
-	out, in := sockets(t)
+	out, in := connected(t)
 	p := &packer{fd: out, out: newPackets(2, maxDatagram)}
 	const lines = 100
 	input := "host.requests:1|c" // a datagram's last line lacks its end

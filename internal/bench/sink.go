@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // A sinkPorts is what a sink says first: where it receives lines, on 127.0.0.1.
@@ -123,7 +123,7 @@ func newSink() (*sink, error) {
 	if s.udp, err = udpSocket(); err != nil {
 		return nil, err
 	}
-	_, err = recvbuf.Grow(s.udp, receiveBuffer)
+	_, err = sockets.Grow(s.udp, receiveBuffer)
 	return s, err
 }
 
@@ -150,7 +150,7 @@ func (s *sink) answer(parent *channel) error {
 }
 
 func (s *sink) report(request sinkRequest) (sinkReport, error) {
-	dropped, err := recvbuf.Drops(s.udp)
+	dropped, err := sockets.Drops(s.udp)
 	if err != nil {
 		return sinkReport{}, err
 	}

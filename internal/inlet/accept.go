@@ -3,7 +3,6 @@ package inlet
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"syscall"
 	"time"
 
@@ -80,7 +79,7 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 	if ifRoom && in.connections.open >= in.connections.most() {
 		return errFull
 	}
-	fd, from, err := acceptFD(l.socket.FD())
+	fd, peer, err := l.socket.Accept()
 	if err != nil {
 		return err
 	}
@@ -91,7 +90,7 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 	}
 	s := &streamReader{socket: socket, isUnix: l.Address.IsUnix(), pacer: in.pacer(l), connections: in.connections}
 	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
-	s.handler = in.newHandler(l, func() string { return addressOf(from) })
+	s.handler = in.newHandler(l, func() string { return peer })
 	in.connections.add(s)
 	l.open.Add(1)
 	l.readers.Go(func() {
@@ -100,15 +99,4 @@ func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error 
 		s.run(ctx)
 	})
 	return nil
-}
-
-// addressOf writes the address of a peer; "" if it has none.
-func addressOf(from unix.Sockaddr) string {
-	if a, ok := from.(*unix.SockaddrUnix); ok && a.Name != "@" { // as one that is bound to nothing is told
-		return a.Name
-	}
-	if at := addrPort(from); at.IsValid() {
-		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String()
-	}
-	return ""
 }

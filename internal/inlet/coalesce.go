@@ -125,10 +125,9 @@ func (p *pacer) gather(ctx context.Context, every time.Duration) {
 		if left <= 0 {
 			return
 		}
-		if p.busy.Load() > 0 || !nap(min(left, most)) {
+		if p.busy.Load() > 0 || !p.poller.Nap(min(left, most)) {
 			break
 		}
-		p.poller.Look()
 	}
 	retry.Sleep(ctx, time.Until(tick))
 }

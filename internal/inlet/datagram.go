@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
@@ -16,10 +17,10 @@ type datagramReader struct {
 	handler Handler
 	pacer   pacer
 
-	size    int      // how much of a datagram is read, in bytes
-	most    int      // datagrams at once: few while they are large
-	packets *packets // borrowed for a step
-	current int      // index in packets of the datagram that is being handled
+	size    int           // how much of a datagram is read, in bytes
+	most    int           // datagrams at once: few while they are large
+	packets *poll.Packets // borrowed for a step
+	current int           // index in packets of the datagram that is being handled
 }
 
 // How much is received at a time. A UDP datagram has at most 64 KiB. One of a unix socket may be
@@ -32,17 +33,14 @@ const (
 	keptRoom    = 1 << 20 // what they may leave filled, in bytes
 )
 
-// slots returns how many datagrams of so many bytes one system call receives.
-func slots(size int) int { return min(packetBatch, packetRoom/size) }
-
 // rooms are lent to the readers of datagrams, each for one read.
 var rooms sync.Pool
 
-func borrow() (*packets, error) {
-	if p, ok := rooms.Get().(*packets); ok {
+func borrow() (*poll.Packets, error) {
+	if p, ok := rooms.Get().(*poll.Packets); ok {
 		return p, nil
 	}
-	return newPackets()
+	return poll.NewPackets()
 }
 
 // receive reads datagrams from l until ctx ends, and then those that have arrived by then,
@@ -52,8 +50,8 @@ func (in *Inlet) receive(ctx context.Context, l *Listener) {
 	if l.Address.IsUnix() {
 		d.size = unixSize
 	}
-	d.most = min(fewPackets, slots(d.size))
-	d.handler = in.newHandler(l, func() string { return d.packets.peer(d.current) })
+	d.most = min(fewPackets, poll.Slots(d.size))
+	d.handler = in.newHandler(l, func() string { return d.packets.Peer(d.current) })
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
 	defer d.Pulse.Rest()
@@ -81,7 +79,7 @@ func (d *datagramReader) step() (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if n, err = p.recv(d.socket.FD(), d.size, d.most); err != nil {
+	if n, err = p.Recv(d.socket, d.size, d.most); err != nil {
 		rooms.Put(p)
 		return 0, err
 	}
@@ -89,7 +87,7 @@ func (d *datagramReader) step() (n int, err error) {
 	bytes, given := 0, 0
 	d.handler.Begin(time.Now())
 	for d.current = range n {
-		data, lost := p.packet(d.current)
+		data, lost := p.Packet(d.current)
 		if bytes-given > keptRoom { // it need not hold all of what are large
 			d.handler.End()
 			d.handler.Begin(time.Now())
@@ -98,11 +96,11 @@ func (d *datagramReader) step() (n int, err error) {
 		d.handler.Datagram(data, lost)
 		bytes += len(data)
 	}
-	if d.most = slots(d.size); bytes > n*largePacket { // many of them would fill the whole buffer
+	if d.most = poll.Slots(d.size); bytes > n*largePacket { // many of them would fill the whole buffer
 		d.most = min(d.most, fewPackets)
 	}
 	if bytes > keptRoom {
-		p.forget()
+		p.Forget()
 	}
 	d.packets = nil
 	rooms.Put(p)

@@ -11,7 +11,6 @@
 //	stream.go       the reader of a connection; tails.go: what it keeps until more comes
 //	framing.go      streams that are cut into packets
 //	coalesce.go     letting input gather
-//	kernel_*.go     what the kernel does otherwise elsewhere: many datagrams per system call
 //
 // # What is not promised
 //

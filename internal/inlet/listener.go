@@ -16,7 +16,6 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
@@ -87,11 +86,11 @@ func (l *Listener) identify(fd int) error {
 	case l.IsStream() && listens == 0:
 		return errors.Join(err, errors.New("it is no listening socket; a socket unit needs Accept=no"))
 	case !l.IsStream():
-		l.ReceiveBuffer, err = recvbuf.Grow(fd, 8<<20)
-		l.earlierDrops, _ = recvbuf.Drops(fd) // where it is not known, it is not asked for later
+		l.ReceiveBuffer, err = sockets.Grow(fd, 8<<20)
+		l.earlierDrops, _ = sockets.Drops(fd) // where it is not known, it is not asked for later
 		return err
 	case !l.Address.IsUnix():
-		return keepAlive(fd)
+		return sockets.KeepAlive(fd)
 	}
 	return nil
 }
@@ -192,7 +191,7 @@ func (l *Listener) KernelDrops() (n uint64, err error) {
 		return 0, errors.ErrUnsupported
 	}
 	err = l.socket.Use(func(fd int) (err error) {
-		n, err = recvbuf.Drops(fd)
+		n, err = sockets.Drops(fd)
 		return err
 	})
 	return n - l.earlierDrops, err

@@ -2,10 +2,13 @@ package poll
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -61,15 +64,24 @@ func (p *Poller) Run() {
 	look := func() bool {
 		p.Pulse.Work()
 		defer p.Pulse.Rest()
-		return p.Look()
+		return p.look()
 	}
 	for waitFor(p.file, look) == nil {
 	}
 }
 
-// Look wakes those whose sockets can be read by now, and says whether there are
+// Nap sleeps for d, or until a signal arrives, without giving the processor to another
+// goroutine, and wakes those whose sockets can be read then. It returns whether it can.
+func (p *Poller) Nap(d time.Duration) bool {
+	t := unix.NsecToTimespec(int64(d))
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
+	p.look()
+	return true
+}
+
+// look wakes those whose sockets can be read by now, and says whether there are
 // any.
-func (p *Poller) Look() bool {
+func (p *Poller) look() bool {
 	var events [64]unix.EpollEvent
 	n, err := unix.EpollWait(p.epfd, events[:], 0)
 	if err != nil || n == 0 {
@@ -153,6 +165,40 @@ func (p *Poller) Sockets() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.sockets)
+}
+
+// Accept accepts a connection, without waiting, and returns the address of its peer; EAGAIN
+// where none has come.
+func (s *Socket) Accept() (fd int, peer string, err error) {
+	var from unix.RawSockaddrAny
+	length := uint32(unix.SizeofSockaddrAny)
+	n, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(s.fd), uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&length)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, "", errno
+	}
+	return int(n), name(&from, length), nil
+}
+
+// name writes the address of a socket; "" of one that is bound to nothing.
+func name(at *unix.RawSockaddrAny, length uint32) string {
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(at)), length)
+	if len(raw) <= 2 {
+		return "" // what is behind may be another's
+	}
+	var ip netip.Addr
+	switch at.Addr.Family {
+	case unix.AF_INET:
+		ip, _ = netip.AddrFromSlice(raw[4:8])
+	case unix.AF_INET6:
+		ip, _ = netip.AddrFromSlice(raw[8:24])
+	default:
+		if path := raw[2:]; path[0] != 0 {
+			return unix.ByteSliceToString(path)
+		}
+		return "@" + string(raw[3:]) // abstract
+	}
+	return netip.AddrPortFrom(ip.Unmap(), binary.BigEndian.Uint16(raw[2:])).String()
 }
 
 // wake puts a token into c unless one is there.

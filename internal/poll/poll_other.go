@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
@@ -24,8 +26,8 @@ func New() (*Poller, error) { return &Poller{ended: make(chan struct{})}, nil }
 // Run returns when the poller is closed.
 func (p *Poller) Run() { <-p.ended }
 
-// Look would wake those whose sockets can be read; the runtime does.
-func (p *Poller) Look() {}
+// Nap would sleep without giving the processor to another goroutine; here it does nothing.
+func (p *Poller) Nap(time.Duration) bool { return false }
 
 func (p *Poller) Close() { close(p.ended) }
 
@@ -73,6 +75,16 @@ func (s *Socket) Wait(ctx context.Context, limit time.Duration) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// Accept accepts a connection, without waiting; EAGAIN where none has come. Own makes it one that
+// does not block. The address of its peer is not told here.
+func (s *Socket) Accept() (fd int, peer string, err error) {
+	fd, _, err = unix.Accept(s.fd)
+	if err == nil {
+		unix.CloseOnExec(fd)
+	}
+	return fd, "", err
 }
 
 // Close closes the descriptor; more than once does no harm.

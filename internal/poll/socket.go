@@ -53,6 +53,9 @@ func (s *Socket) Use(f func(fd int) error) error {
 	return f(s.fd)
 }
 
+// Slots returns how many datagrams of so many bytes Packets receive at once.
+func Slots(size int) int { return min(packetBatch, packetRoom/size) }
+
 // HasInput says, without waiting, whether something has come that is not read yet.
 func HasInput(fd int) bool { return has(fd, unix.POLLIN) }
 

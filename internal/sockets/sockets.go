@@ -1,6 +1,6 @@
-// Package sockets binds sockets to addresses as the configuration writes them, and looks after
-// the files of unix sockets: they take the place of what dead processes left behind, and go with
-// us, but nobody else's do.
+// Package sockets binds sockets to addresses as the configuration writes them, sets what the
+// kernel is to do for them, and looks after the files of unix sockets: they take the place of what
+// dead processes left behind, and go with us, but nobody else's do.
 //
 // Not promised: anything against who may write to the directory, and does so at the same
 // moment.

@@ -27,9 +27,9 @@ forward:
   carbon: {to: ["tcp://${CARBON}"]}
 `
 
-// sockets are the listeners of graphiteConfig: how a client reaches each, and
+// ways are the listeners of graphiteConfig: how a client reaches each, and
 // how its address begins.
-var sockets = []struct{ name, network, prefix string }{
+var ways = []struct{ name, network, prefix string }{
 	{"udp4", "udp", "udp://127.0.0.1:"},
 	{"udp6", "udp", "udp://[::1]:"},
 	{"tcp4", "tcp", "tcp://127.0.0.1:"},
@@ -63,7 +63,7 @@ func TestGraphite(t *testing.T) {
 			countRequests(t, d.Address(t, "statsd", "udp://127.0.0.1:"))
 			sendAmongBadLines(t, d, now)
 
-			for i, s := range sockets {
+			for i, s := range ways {
 				carbon.AwaitSum(t, float64(i+1), "Denali", "app", "statsd", s.name, "count")
 				carbon.AwaitValue(t, now, float64(i)+0.5, "Denali", "app", "carbon", s.name)
 			}
@@ -94,7 +94,7 @@ func debianEtcd(t testing.TB) string {
 // its own.
 func sendEverywhere(t testing.TB, d *daemon, now int64) {
 	t.Helper()
-	for i, s := range sockets {
+	for i, s := range ways {
 		send(t, s.network, d.Address(t, "statsd", s.prefix), fmt.Sprintf("host.statsd.%s:%d|c\n", s.name, i+1))
 		send(t, s.network, d.Address(t, "carbon", s.prefix), fmt.Sprintf("host.carbon.%s %d.5 %d\n", s.name, i, now))
 	}

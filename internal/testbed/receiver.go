@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/internal/recvbuf"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 // A manner is how a receiver treats who sends to it. The zero one reads all
@@ -164,7 +164,7 @@ func (s *server) setBuffer(_, _ string, conn syscall.RawConn) (err error) {
 	}
 	ctlErr := conn.Control(func(fd uintptr) {
 		if err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, s.spec.Buffer); err == nil {
-			_, err = recvbuf.Grow(int(fd), s.spec.Buffer)
+			_, err = sockets.Grow(int(fd), s.spec.Buffer)
 		}
 	})
 	return errors.Join(err, ctlErr)

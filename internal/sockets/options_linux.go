@@ -1,4 +1,4 @@
-package recvbuf
+package sockets
 
 import (
 	"unsafe"
@@ -60,4 +60,20 @@ func Drops(fd int) (uint64, error) {
 		return 0, errno
 	}
 	return uint64(info[drops]), nil
+}
+
+// KeepAlive makes the connections of a listening socket, which inherit its options, find out
+// within three minutes that their peers are gone: tcp(7).
+func KeepAlive(listening int) error {
+	for _, o := range []struct{ level, option, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 8},
+	} {
+		if err := unix.SetsockoptInt(listening, o.level, o.option, o.value); err != nil {
+			return err
+		}
+	}
+	return nil
 }

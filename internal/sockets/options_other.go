@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package recvbuf
+package sockets
 
 import (
 	"errors"
@@ -21,3 +21,9 @@ func Grow(fd, bytes int) (granted int, err error) {
 
 // Drops is not known here.
 func Drops(int) (uint64, error) { return 0, errors.ErrUnsupported }
+
+// KeepAlive makes the connections of a listening socket find out that their peers
+// are gone.
+func KeepAlive(listening int) error {
+	return unix.SetsockoptInt(listening, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+}

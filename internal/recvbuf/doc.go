@@ -1,3 +1,0 @@
-// Package recvbuf is about the receive buffers of sockets: their size, and what
-// the kernel dropped because they were full.
-package recvbuf
