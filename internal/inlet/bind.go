@@ -21,7 +21,6 @@ var ErrUnwantedSocket = errors.New("systemd keeps a socket for it, and no listen
 type binder struct {
 	poller *poll.Poller
 	have   []*Listener // bound by an earlier configuration, or by somebody else, and not asked for yet
-	added  []*Listener // those that have only just become ours
 }
 
 // inherit takes descriptors of bound sockets that a supervisor holds as well. They outlive us,
@@ -44,7 +43,7 @@ func (b *binder) inherit(files []*os.File) (err error) {
 func (b *binder) bindAll(ctx context.Context, specs []Spec) (bound []*Listener, err error) {
 	defer func() {
 		if err != nil {
-			closeAll(b.added)
+			closeAll(slices.DeleteFunc(bound, (*Listener).hasBegun))
 		}
 	}()
 	for _, s := range specs {
@@ -58,7 +57,7 @@ func (b *binder) bindAll(ctx context.Context, specs []Spec) (bound []*Listener, 
 		})
 		if err != nil {
 			isInTheWay := func(l *Listener) bool { return l.Address.Socket().Takes(s.Address.Socket()) }
-			return nil, cmp.Or(b.unwanted(isInTheWay), fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err))
+			return bound, cmp.Or(b.unwanted(isInTheWay), fmt.Errorf("listen for %s on %s: %w", s.Protocol, s.Address, err))
 		}
 	}
 	return bound, b.unwanted(func(*Listener) bool { return true })
@@ -82,7 +81,6 @@ func (b *binder) bind(ctx context.Context, s Spec) (l *Listener, err error) {
 		}
 	}
 	l.take(s)
-	b.added = append(b.added, l)
 	return l, nil
 }
 

@@ -10,12 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
 const (
-	idleEnough = time.Second // without anything whole, for a connection to be ended for another
-	calm       = time.Minute // without a trouble, for it to be over
+	idleEnough  = time.Second // without anything whole, for a connection to be ended for another
+	lookForRoom = 10 * time.Millisecond
+	calm        = time.Minute // without a trouble, for it to be over
 
 	// So many connections that we have ended may wait for their peers to end them, too, if there are
 	// descriptors for them; or else a quarter of those that are open.
@@ -43,14 +45,13 @@ type connections struct {
 	open    int             // of them, not ended at our side
 	leaving []*streamReader // ended at our side, and not at their peers' yet, the first one first
 	kept    int             // bytes in their tails
-	freed   chan struct{}   // closed when there may be room
 	full    trouble         // the limit was reached
 	short   trouble         // descriptors ran out
 	stats   ConnectionStats
 }
 
 func newConnections(log *slog.Logger) *connections {
-	return &connections{log: log, running: map[*streamReader]struct{}{}, freed: make(chan struct{})}
+	return &connections{log: log, running: map[*streamReader]struct{}{}}
 }
 
 // A trouble is logged when it begins, and when it has not been there for a while. It is when it
@@ -102,7 +103,6 @@ func (c *connections) set(s Settings) {
 		c.log.Warn("fewer descriptors than max_connections asks for", "max_connections", s.MaxConnections,
 			"connections", c.limit, "descriptors", all, "remedy", moreDescriptors)
 	}
-	c.wake()
 }
 
 // most is how many may be open now. c.mu is held.
@@ -125,26 +125,18 @@ func (c *connections) add(s *streamReader) {
 
 // awaitRoom returns when there is room, or ctx ends.
 func (c *connections) awaitRoom(ctx context.Context) {
-	for first := true; ctx.Err() == nil; first = false {
-		freed, wait := c.makeRoom(first)
-		if wait <= 0 {
-			return
-		}
-		select {
-		case <-freed:
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
+	for first := true; ctx.Err() == nil && !c.makeRoom(first); first = false {
+		retry.Sleep(ctx, lookForRoom)
 	}
 }
 
-// makeRoom ends the connection that was idle longest. If none has been idle long enough, it
-// returns how long to wait for one, and what tells of a free place before that.
-func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Duration) {
+// makeRoom says whether there is room: the connection makes it that was idle longest, if that
+// was long enough. first says that nobody has asked for it yet.
+func (c *connections) makeRoom(first bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.open < c.most() {
-		return nil, 0
+		return true
 	}
 	c.full.isThere(c.log, "connections at their limit: the one that was idle longest makes room for a new one", "limit", c.most())
 	s, idle := c.idlest()
@@ -155,12 +147,12 @@ func (c *connections) makeRoom(first bool) (freed <-chan struct{}, wait time.Dur
 	if idle >= idleEnough {
 		c.stats.MadeRoom++
 		c.retire(s)
-		return nil, 0
+		return true
 	}
 	if first {
 		c.stats.Waited++
 	}
-	return c.freed, idleEnough - idle
+	return false
 }
 
 // idlest returns the reader that was idle longest, and for how long. c.mu is held.
@@ -190,26 +182,13 @@ func (c *connections) ranOut(err error) {
 // retire ends our side of a connection. What its peer sends by TCP is read until it closes, too.
 // c.mu is held.
 func (c *connections) retire(s *streamReader) {
-	c.close(s)
+	s.ended = true
+	c.open--
 	s.finish()
 	if !s.isUnix {
 		c.leaving = append(c.leaving, s)
 		c.hangUp()
 	}
-}
-
-// close counts a connection as one that is not open any more, and tells those who wait for room.
-// c.mu is held.
-func (c *connections) close(s *streamReader) {
-	s.ended = true
-	c.open--
-	c.wake()
-}
-
-// wake wakes those who wait for room. c.mu is held.
-func (c *connections) wake() {
-	close(c.freed)
-	c.freed = make(chan struct{})
 }
 
 // hangUp makes readers that have been leaving for long read what is there, and then stop, if
@@ -237,7 +216,7 @@ func (c *connections) leave(s *streamReader) {
 	defer c.mu.Unlock()
 	delete(c.running, s)
 	if !s.ended {
-		c.close(s)
+		c.open--
 	} else if i := slices.Index(c.leaving, s); i >= 0 {
 		c.leaving = slices.Delete(c.leaving, i, i+1)
 	}

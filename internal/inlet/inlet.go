@@ -128,7 +128,7 @@ func (in *Inlet) Owns(network, at string) bool {
 
 // Begin begins to read, until ctx ends, and then what has reached the sockets by then; but what
 // waits at inherited ones is left to our successor.
-func (in *Inlet) Begin(ctx context.Context, s Settings) { in.follow(ctx, s, in.Listeners(), nil) }
+func (in *Inlet) Begin(ctx context.Context, s Settings) { in.follow(ctx, s, nil) }
 
 // Rebind continues with the sockets of specs, until ctx ends. Those that are already bound stay
 // open, with their connections. New ones are bound first; after an error, nothing has changed.
@@ -138,7 +138,7 @@ func (in *Inlet) Rebind(ctx context.Context, specs []Spec, s Settings) error {
 	if err := in.bind(ctx, &b, specs); err != nil {
 		return err
 	}
-	in.follow(ctx, s, b.added, b.have)
+	in.follow(ctx, s, b.have)
 	return nil
 }
 
@@ -149,11 +149,14 @@ func (in *Inlet) Wait() {
 	}
 }
 
-// follow starts reading from some listeners, and stops reading from others.
-func (in *Inlet) follow(ctx context.Context, s Settings, added, gone []*Listener) {
+// follow starts reading from the listeners that are new, and stops reading from some that are gone.
+func (in *Inlet) follow(ctx context.Context, s Settings, gone []*Listener) {
 	in.gathering.set(s, in.Listeners())
 	in.connections.set(s)
-	for _, l := range added {
+	for _, l := range in.Listeners() {
+		if l.hasBegun() {
+			continue
+		}
 		in.announce(l)
 		ctx, stop := context.WithCancel(ctx)
 		l.stop = stop

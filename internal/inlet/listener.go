@@ -35,7 +35,7 @@ type Listener struct {
 	socket *poll.Socket
 	file   sockets.File // of one that we have bound
 
-	stop    context.CancelFunc // ends its readers
+	stop    context.CancelFunc // ends its readers; nil: there are none yet
 	readers sync.WaitGroup     // of it, and of its connections
 	Pulse   pulse.Pulse        // of the loop that reads datagrams
 
@@ -132,6 +132,9 @@ func (l *Listener) serves(ctx context.Context, s Spec) bool {
 	}
 	return l.Protocol == s.Protocol && l.asked == s.Address && !l.file.IsLost()
 }
+
+// hasBegun says whether it is read.
+func (l *Listener) hasBegun() bool { return l.stop != nil }
 
 // isOurs says whether the socket has been asked for.
 func (l *Listener) isOurs() bool { return l.asked.Network != "" }
