@@ -9,7 +9,7 @@
 //	pages.go   the pages
 //	view.go    the status, arranged for people
 //	wrong.go   what is wrong, what it means and what to do
-//	rates.go   what came in the last minute and hour
+//	rates.go   what came in the last minute
 //	units.go   numbers as people read them
 //	fleetview.go  the pool: one row per name, one bar per tenure
 //	ready.go   whether the daemon can do its job now

@@ -298,22 +298,17 @@ func (f *fleetView) FreeNames() (all []string) {
 // Unclean returns the tenures of the picture that did not end by a release, the last ones
 // first.
 func (f *fleetView) Unclean() (all []string) {
-	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b.bar), end(a.bar)) })
-	for i, e := range f.Ended {
-		if i == manyUnclean {
-			return append(all, fmt.Sprintf("and %d more", len(f.Ended)-i))
-		}
+	end := func(e ending) int64 { return cmp.Or(e.bar.To, math.MaxInt64) } // of those that nobody knows
+	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b), end(a)) })
+	for _, e := range f.Ended {
 		when, why := "nobody knows when", ""
 		if e.bar.To != 0 {
 			when, why = moment(time.UnixMilli(e.bar.To), f.now), ", "+e.bar.Ended
 		}
 		all = append(all, fmt.Sprintf("%s: %s of %s%s", when, e.name, cut(e.bar.Owner, longestOwner), why))
 	}
-	return all
+	return first(all, manyUnclean)
 }
-
-// end is when a tenure ended, as far as is known; the present where it is not.
-func end(b fleet.Bar) int64 { return cmp.Or(b.To, math.MaxInt64) }
 
 // first returns the first n of all, and how many more there are.
 func first(all []string, n int) []string {

@@ -10,15 +10,12 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// rates remember what the page shows of the last hour: some 50 KiB, whatever comes. run's
-// goroutine writes them.
+// rates remember what the page shows of the last minute. run's goroutine writes them.
 type rates struct {
 	src Source
 
 	mu     sync.Mutex
-	taken  int      // samples, so far
-	minute []sample // those of the last minute, the oldest first
-	hour   []sample // one a minute
+	minute []sample // the oldest first
 	state  membership.State
 	since  time.Time // the state is so, within the patience of a sample
 }
@@ -26,7 +23,6 @@ type rates struct {
 const (
 	sampleEvery   = 10 * time.Second
 	minuteSamples = 6
-	hourSamples   = 60 + 1
 )
 
 // A sample is the books of both protocols at one moment.
@@ -67,38 +63,24 @@ func (r *rates) sample(now time.Time) {
 	s := sample{now, r.src.Lines.Status().Lines}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.minute = keep(r.minute, s, minuteSamples)
-	if r.taken%minuteSamples == 0 {
-		r.hour = keep(r.hour, s, hourSamples)
-	}
-	r.taken++
-}
-
-// keep returns the last so many of samples and s.
-func keep(samples []sample, s sample, most int) []sample {
-	samples = append(samples, s)
-	return samples[max(0, len(samples)-most):]
+	r.minute = append(r.minute, s)
+	r.minute = r.minute[max(0, len(r.minute)-minuteSamples):]
 }
 
 // A rate is what became of the lines of a protocol in the last minute.
 type rate struct {
+	Protocol            string
 	Over                time.Duration // as far as there are samples
 	Received, Forwarded float64       // lines a second
 	Dropped             float64
 	DroppedBy           map[string]uint64 // lines
-	Hour                []float64         // lines received a second, minute by minute, the last one last
 }
 
 // of returns the rate of a protocol whose books are b now.
 func (r *rates) of(protocol string, b proxy.Books, now time.Time) rate {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := rate{DroppedBy: map[string]uint64{}}
-	for i := range max(0, len(r.hour)-1) {
-		from, to := r.hour[i], r.hour[i+1]
-		lines := more(to.books[protocol].Received, from.books[protocol].Received)
-		out.Hour = append(out.Hour, lines/to.at.Sub(from.at).Seconds())
-	}
+	out := rate{Protocol: protocol, DroppedBy: map[string]uint64{}}
 	if len(r.minute) == 0 || now.Sub(r.minute[0].at) < time.Second {
 		return out
 	}

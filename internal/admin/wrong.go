@@ -185,7 +185,7 @@ var refused = map[string]string{
 }
 
 // wrongLines returns what was dropped in the last minute.
-func (r rateRow) wrongLines() (all []wrong) {
+func (r rate) wrongLines() (all []wrong) {
 	for _, why := range slices.Sorted(maps.Keys(r.DroppedBy)) {
 		w := wrong{What: fmt.Sprintf("%s lines dropped in the last minute: %s as %s", r.Protocol, number(r.DroppedBy[why]), why), Mild: true}
 		if w.Means = undelivered[why]; w.Means == "" {
