@@ -335,22 +335,8 @@ func namesNode(names []string) *yaml.Node {
 	return node("", reflect.ValueOf(names))
 }
 
-// carbonPath is the key of the destinations of Carbon, which has two forms: a list, or
-// one that is alone.
+// carbonPath is the key of the destinations of Carbon: a list, or one that is alone.
 const carbonPath = "forward.carbon"
-
-// readDestinations reads carbonPath; v is a []proxy.CarbonForward, whose first
-// has the defaults of each.
-func readDestinations(d *decoder, path string, n *yaml.Node, v reflect.Value) {
-	if n.Kind == yaml.SequenceNode {
-		d.list(path, n, v, maxList)
-		return
-	}
-	one := make([]proxy.CarbonForward, 1)
-	copy(one, v.Interface().([]proxy.CarbonForward))
-	d.section(path, n, reflect.ValueOf(one).Index(0))
-	v.Set(reflect.ValueOf(one))
-}
 
 // isAlone says whether v, the destinations of Carbon, is one without a name.
 func isAlone(v reflect.Value) bool {

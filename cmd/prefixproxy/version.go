@@ -9,10 +9,6 @@ import (
 // version is the release, set by -ldflags "-X main.version=v1.2.3".
 var version string
 
-// commit is what was built, set by -ldflags "-X main.commit=…" where the build
-// sees no repository.
-var commit string
-
 type versionCmd struct{}
 
 // Run prints version, commit and platform in one line.
@@ -32,11 +28,8 @@ func buildVersion() string {
 	return "devel"
 }
 
-// buildCommit returns the commit: the linker's, or that of the repository.
+// buildCommit returns the commit that was built, as far as the build saw a repository.
 func buildCommit() string {
-	if commit != "" {
-		return commit
-	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.revision" {

@@ -82,10 +82,8 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	switch {
-	case path == namesPath: // in more ways than its type shows, as the next one
+	case path == namesPath: // in more ways than its type shows
 		readNames(d, path, n, v)
-	case path == carbonPath:
-		readDestinations(d, path, n, v)
 	case isText(v) || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
 		d.scalar(path, n, v)
 	case v.Kind() == reflect.Struct:
@@ -138,8 +136,18 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 const maxList = 1000
 
 // list sets the slice v to no more than most values. Its former first has the defaults of
-// each, if those are sections; otherwise its content goes.
+// each, if those are sections, of which one may stand alone; otherwise its content goes.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
+	element := reflect.New(v.Type().Elem()).Elem()
+	ofSections := element.Kind() == reflect.Struct && !isText(element)
+	if ofSections && v.Len() > 0 {
+		element.Set(v.Index(0))
+	}
+	if ofSections && n.Kind != yaml.SequenceNode {
+		d.section(path, n, element)
+		v.Set(reflect.Append(reflect.MakeSlice(v.Type(), 0, 1), element))
+		return
+	}
 	if n.Kind != yaml.SequenceNode {
 		d.wrongf(path, n, "write it in brackets: [first, second]; [] is none", "want a list, got %s", describe(n))
 		return
@@ -149,13 +157,11 @@ func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 		return
 	}
 	all := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
-	for i, element := range n.Content {
+	for i, value := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		d.places[at] = placeOf(element)
-		if v.Type().Elem().Kind() == reflect.Struct && !isText(all.Index(i)) && v.Len() > 0 {
-			all.Index(i).Set(v.Index(0))
-		}
-		d.value(at, element, all.Index(i))
+		d.places[at] = placeOf(value)
+		all.Index(i).Set(element)
+		d.value(at, value, all.Index(i))
 	}
 	v.Set(all)
 }
