@@ -15,20 +15,17 @@ import (
 // A tenancy is the claim that Run keeps, with what others need not see of it.
 type tenancy struct {
 	*Claim
-	ttl  time.Duration // as granted
-	sent time.Duration // by now: when the last renewal (or the grant) was sent
+	claimed        // without doubts, and what was earlier, once these are tidied
+	under   *lease // Run's
 
 	// When the claim was answered, by now and by the wall clock; and why it is not
 	// used from then on.
-	claimed  time.Duration
+	at       time.Duration
 	answered time.Time
 	doubts   []doubt
 
-	tenure  pool.Tenure   // its record
-	goesOn  bool          // it began before the claim, in the last process
-	start   int64         // its first whole second, by the wall clock
-	earlier []pool.Tenure // the name's, in the order of time; nil once they are tidied
-	cut     bool          // there were more before these
+	goesOn bool  // its tenure began before the claim, in the last process
+	start  int64 // the tenure's first whole second, by the wall clock
 }
 
 // acquire returns a new claim, which Current returns from then on; nil when ctx has ended.
@@ -220,33 +217,27 @@ func (h *Holder) askAgain() time.Duration {
 
 // tenancyOf returns the tenancy of what was claimed under h.lease and answered at that time.
 func (h *Holder) tenancyOf(ctx context.Context, got claimed, answered time.Time) *tenancy {
-	name := got.tenure.Name
+	name, ttl := got.tenure.Name, h.lease.ttl
 	held := &tenancy{
-		Claim:    newClaim(name, pool.NamesKey(h.cfg.Pool)+name, h.cfg.Owner, h.lease.id, got.revision, name+"/"+cmp.Or(got.tenure.ID, pool.LeaseHex(h.lease.id)), h.now),
-		ttl:      h.lease.ttl,
-		sent:     h.lease.sent,
-		claimed:  h.now(),
-		answered: answered,
-		tenure:   got.tenure,
-		earlier:  got.earlier,
-		cut:      got.cut,
+		Claim:   newClaim(name, pool.NamesKey(h.cfg.Pool)+name, h.lease.id, got.revision, cmp.Or(got.tenure.ID, pool.LeaseHex(h.lease.id)), h.now),
+		claimed: got, under: h.lease, at: h.now(), answered: answered,
 	}
-	if got.marked || held.claimed < h.lostData.until {
-		held.doubt(held.ttl, whyDataLoss, "")
+	if got.marked || held.at < h.lostData.until {
+		held.doubt(ttl, whyDataLoss, "")
 	}
 	switch {
 	case got.takenOver && h.own.Before.Here: // nobody has used the name since we did
 		held.goesOn = true
-		held.doubt(h.own.Before.UsableFrom-held.claimed, whyBefore, "")
-		if h.own.Before.UsableFrom <= held.claimed {
-			held.horizon.Store(int64(held.claimed)) // and we may have, until now
+		held.doubt(h.own.Before.UsableFrom-held.at, whyBefore, "")
+		if h.own.Before.UsableFrom <= held.at {
+			held.horizon.Store(int64(held.at)) // and we may have, until now
 		}
 	case got.takenOver:
-		held.doubt(max(held.ttl, min(h.own.Before.TTL, pool.MaxTTL)), whyCopied, "") // ours, or the other's
+		held.doubt(max(ttl, min(h.own.Before.TTL, pool.MaxTTL)), whyCopied, "") // ours, or the other's
 		fallthrough
 	default:
 		for _, t := range h.unended(ctx, got) {
-			held.doubt(cmp.Or(t.TTL, held.ttl), whyNoEnd, t.ID)
+			held.doubt(cmp.Or(t.TTL, ttl), whyNoEnd, t.ID)
 		}
 	}
 	h.date(held)
@@ -266,10 +257,10 @@ func (h *Holder) hold(ctx context.Context, held *tenancy) {
 		h.records.write(ctx, held.name, 0, func(ctx context.Context) error { return h.store.leave(ctx, lease) })
 	}
 	h.held = held
-	h.claims.Add(1)
+	h.count(func(s *Stats) { s.Claims++ })
 	inUse := h.extend(held)
 	h.setClaim(held.Claim)
-	h.log.Info("name claimed", "name", held.name, "owner", held.owner, "revision", held.revision)
+	h.log.Info("name claimed", "name", held.name, "owner", h.cfg.Owner, "revision", held.Claim.revision)
 	if from, why := held.usable(); from > h.now() {
 		h.log.Warn("name not used yet, its last holder may still be there", "name", held.name, "because", why, "at_most", (from - h.now()).Round(time.Second))
 	}
@@ -283,7 +274,7 @@ func (h *Holder) hold(ctx context.Context, held *tenancy) {
 func (h *Holder) note(held *tenancy) {
 	h.own.Tenures.Begin(held.tenure, held.start, h.wall())
 	h.own.Remember(state.Claim{
-		Pool: h.cfg.Pool, Name: held.name, Lease: held.lease, Revision: held.revision, TTL: held.ttl,
+		Pool: h.cfg.Pool, Name: held.name, Lease: held.lease, Revision: held.Claim.revision, TTL: held.under.ttl,
 		Record: held.tenure.ID, Start: held.start,
 		UsableFrom: held.usableFrom(),
 	})

@@ -15,10 +15,10 @@ import (
 // A Claim is a name held under a lease. It is a value: losing a name and claiming it again gives
 // another *Claim, so the pointer is the epoch. Only the horizon moves, and only forward; anybody may read it.
 type Claim struct {
-	name, key, owner string
-	lease            clientv3.LeaseID
-	revision         int64
-	tenure           string
+	name, key string
+	lease     clientv3.LeaseID
+	revision  int64
+	record    string // of its tenure: the last part of the key
 
 	history history // never changes
 	now     clock
@@ -31,10 +31,10 @@ type Claim struct {
 type clock func() time.Duration
 
 // newClaim returns a claim whose horizon is in the past.
-func newClaim(name, key, owner string, lease clientv3.LeaseID, revision int64, tenure string, now clock) *Claim {
+func newClaim(name, key string, lease clientv3.LeaseID, revision int64, record string, now clock) *Claim {
 	return &Claim{
-		name: name, key: key, owner: owner, lease: lease, revision: revision, tenure: tenure,
-		now: now, over: make(chan struct{}), parting: make(chan struct{}),
+		name: name, key: key, lease: lease, revision: revision, record: record, now: now,
+		over: make(chan struct{}), parting: make(chan struct{}),
 	}
 }
 
@@ -48,7 +48,7 @@ func init() {
 		for _, t := range c.Others {
 			others = append(others, pool.Tenure{Name: t.Name, From: t.From, To: t.To})
 		}
-		claim := newClaim(c.Name, "", "", 0, c.Revision, fmt.Sprintf("%s/%d", c.Name, c.Revision), boottime)
+		claim := newClaim(c.Name, "", 0, c.Revision, fmt.Sprint(c.Revision), boottime)
 		claim.history = newHistory(firstSecond(c.Start), c.Name, ours, others, false)
 		claim.extendTo(boottime() + c.Valid)
 		return claim
@@ -62,21 +62,12 @@ func init() {
 // Name returns the name: Denali.
 func (c *Claim) Name() string { return c.name }
 
-// Key returns the name's key in etcd: /prefixproxy/default/names/Denali.
-func (c *Claim) Key() string { return c.key }
-
-// Owner returns the value of that key.
-func (c *Claim) Owner() string { return c.owner }
-
-// LeaseID returns the lease of that key.
-func (c *Claim) LeaseID() clientv3.LeaseID { return c.lease }
-
-// Revision returns the revision at which the key was created: the fencing token.
+// Revision returns the revision of etcd at which the name was claimed: the fencing token.
 func (c *Claim) Revision() int64 { return c.revision }
 
 // Tenure tells the tenure that began with this claim from all others. A process that takes the
 // claim over after a kill goes on with it, under another lease.
-func (c *Claim) Tenure() string { return c.tenure }
+func (c *Claim) Tenure() string { return c.name + "/" + c.record }
 
 // Done returns a channel that is closed when the claim is over: lost, or released, or replaced
 // by another one on the same name before it was used. A suspended claim is not over: it may
@@ -111,7 +102,7 @@ func (c *Claim) Floor() int64 { return c.history.floor }
 
 // anew returns another claim for the same name under the same lease.
 func (c *Claim) anew() *Claim {
-	n := newClaim(c.name, c.key, c.owner, c.lease, c.revision, c.tenure, c.now)
+	n := newClaim(c.name, c.key, c.lease, c.revision, c.record, c.now)
 	n.horizon.Store(c.horizon.Load())
 	return n
 }

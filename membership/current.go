@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,11 +15,12 @@ type current struct {
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed at the next change
-	atHorizon *time.Timer   // makes a suspension such a change
+	stats     Stats
+	atHorizon *time.Timer // makes a suspension a change
 }
 
 func newCurrent() *current {
-	c := &current{changed: make(chan struct{})}
+	c := &current{changed: make(chan struct{}), stats: Stats{Losses: make(map[Loss]uint64)}}
 	c.idle.Store(new(Claiming))
 	c.atHorizon = time.AfterFunc(time.Hour, c.suspended)
 	c.atHorizon.Stop()
@@ -55,6 +57,20 @@ func (c *current) Changed() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.changed
+}
+
+// Stats returns the counts.
+func (c *current) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Stats{c.stats.Claims, maps.Clone(c.stats.Losses)}
+}
+
+// count counts in the stats.
+func (c *current) count(in func(*Stats)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in(&c.stats)
 }
 
 // letGo ends the claim for everybody who asks Current, and leaves the state p.
@@ -129,6 +145,6 @@ func (l Loss) Error() string { return "claim lost: " + string(l) }
 
 // Stats counts what a holder has done since it was created.
 type Stats struct {
-	Claims uint64          // names claimed or taken over
-	Losses map[Loss]uint64 // every Loss has its entry
+	Claims uint64 // names claimed or taken over
+	Losses map[Loss]uint64
 }

@@ -106,7 +106,7 @@ func ExampleHolder() {
 	fmt.Println(holder.State())
 	<-changed
 	if claim, ok := holder.Current(); ok {
-		fmt.Println(claim.Name(), claim.Owner(), holder.State())
+		fmt.Println(claim.Name(), holder.Owner(), holder.State())
 	}
 
 	stop() // when nothing is sent under the name any more

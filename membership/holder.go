@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -27,11 +26,10 @@ const (
 
 // A Holder claims a name, keeps it, and claims another when it is lost.
 //
-// Run's goroutine owns it, and changes what anybody may see: current and counts.
+// Run's goroutine owns it, and changes what anybody may see: current.
 type Holder struct {
 	*current
 	requests
-	counts
 
 	cfg     Config
 	wall    func() time.Time // for what Carbon lines and people are told, and no lease
@@ -44,12 +42,6 @@ type Holder struct {
 
 	avoid      string        // a name that we were asked to let go
 	avoidUntil time.Duration // by now
-}
-
-// counts are what a holder has done since it was created.
-type counts struct {
-	claims atomic.Uint64
-	losses map[Loss]*atomic.Uint64 // the map itself never changes
 }
 
 // A lease is one that etcd granted to us.
@@ -85,22 +77,17 @@ func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Lo
 		log = slog.New(slog.DiscardHandler)
 	}
 	log = log.With("pool", cfg.Pool)
-	h := &Holder{
+	return &Holder{
 		current: newCurrent(),
 		requests: requests{
 			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, pause: retry.Sleep, log: log,
 			outage: outage{log: log, causes: make(map[string]time.Time)},
 		},
-		counts:  counts{losses: make(map[Loss]*atomic.Uint64)},
 		cfg:     cfg,
 		wall:    time.Now,
 		records: records{timeOut: cfg.TTL / 3, jitter: retry.Randomly, log: log},
 		own:     state.NewOwn(dir, log),
 	}
-	for _, l := range Losses() {
-		h.losses[l] = new(atomic.Uint64)
-	}
-	return h
 }
 
 // Pool returns the pool of the configuration.
@@ -108,15 +95,6 @@ func (h *Holder) Pool() string { return h.cfg.Pool }
 
 // Owner returns the owner: the configuration's, or the host name.
 func (h *Holder) Owner() string { return h.cfg.Owner }
-
-// Stats returns the counts.
-func (c *counts) Stats() Stats {
-	s := Stats{Claims: c.claims.Load(), Losses: make(map[Loss]uint64, len(c.losses))}
-	for l, n := range c.losses {
-		s.Losses[l] = n.Load()
-	}
-	return s
-}
 
 // Run claims a name and keeps it, and claims another if it is lost, until ctx ends; then it
 // releases the name (or keeps it: Config.OnStop) and returns nil. End ctx only when nothing is
@@ -136,7 +114,7 @@ func (h *Holder) Run(ctx context.Context) error {
 		if held == nil {
 			break
 		}
-		if h.claims.Load() == 1 {
+		if h.Stats().Claims == 1 {
 			wg.Go(func() { h.warnOldServer(ctx) })
 		}
 		h.keep(ctx, held)
@@ -148,7 +126,7 @@ func (h *Holder) Run(ctx context.Context) error {
 // extend moves the horizon of held as far as the last renewal allows, if the claim may be used at
 // all by now. It returns whether that ended a suspension.
 func (h *Holder) extend(held *tenancy) (resumed bool) {
-	resumed = h.now() >= held.usableFrom() && held.extendTo(held.sent+pool.HorizonShare(held.ttl))
+	resumed = h.now() >= held.usableFrom() && held.extendTo(held.under.sent+pool.HorizonShare(held.under.ttl))
 	if left := held.Left(); left > 0 {
 		h.atHorizon.Reset(left)
 	}
@@ -164,13 +142,13 @@ func (h *Holder) release(ctx context.Context) {
 	case c == nil:
 		h.within(ctx, releaseTime/2, h.revoke) // the lease of an attempt, which runs out by itself if it must
 	case h.held.isShared(h.now()):
-		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.held.ttl)
+		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.held.under.ttl)
 	case h.cfg.OnStop == Keep:
-		h.log.Info("name kept for a restart", "name", c.name, "for", h.held.ttl)
+		h.log.Info("name kept for a restart", "name", c.name, "for", h.held.under.ttl)
 	default:
 		err := h.free(ctx, h.held)
 		if revoked := h.within(ctx, releaseTime/2, h.revoke); err != nil && revoked != nil { // either of the two frees the name
-			h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.held.ttl, "err", err)
+			h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.held.under.ttl, "err", err)
 			return
 		}
 		h.log.Info("name released", "name", c.name)

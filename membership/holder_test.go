@@ -90,7 +90,7 @@ func TestLosses(t *testing.T) {
 			return err
 		}},
 		{Overwritten, func(c *etcd.Client, held *Claim) error {
-			_, err := c.Put(context.Background(), held.key, held.owner) // without our lease
+			_, err := c.Put(context.Background(), held.key, "homer") // without our lease
 			return err
 		}},
 		{Lost, func(c *etcd.Client, held *Claim) error {
@@ -408,8 +408,11 @@ func TestOneOwnerTwoHolders(t *testing.T) {
 	client := newClient(t, sharedEtcd)
 	cfg := testConfig(t)
 	a, b := start(t, client, cfg, nil).held(t), start(t, client, cfg, nil).held(t)
-	if a.name == b.name || a.owner != b.owner {
-		t.Errorf("got %s of %s and %s of %s, want two names of one owner", a.name, a.owner, b.name, b.owner)
+	if a.name == b.name {
+		t.Errorf("both have %s, want two names of one owner", a.name)
+	}
+	if held, err := look(t, client, cfg); err != nil || len(held) != 2 || held[0].Owner != held[1].Owner {
+		t.Errorf("got %+v (%v), want two names of one owner", held, err)
 	}
 }
 

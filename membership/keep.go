@@ -14,10 +14,10 @@ import (
 // keep renews held until it is lost, or ctx ends.
 func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	defer h.store.stopRenewing()
-	every := renewEvery(held.ttl)
+	every := renewEvery(held.under.ttl)
 	suspended := !held.Valid()
 	backoff := retry.Backoff{Jitter: h.jitter}
-	next := held.sent + every
+	next := held.under.sent + every
 	for h.sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
 		sent := h.now()
@@ -25,7 +25,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 			suspended = true
 			h.log.Warn("name suspended", "name", held.name)
 		}
-		err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
+		err := h.within(ctx, renewTime(held.under.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
 
 		// 2. Lost, or asked for: let go at once, whatever the horizon.
 		if errors.Is(err, errAsked) {
@@ -43,9 +43,6 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		// 3. Failed: again, on the next member at once and then less often.
 		if err != nil {
 			h.outage.failed(err, backoff.Failures)
-			if sent-held.sent > overdue(held.ttl) && h.look(ctx, held) {
-				return
-			}
 			next = sent + backoff.Next()
 			continue
 		}
@@ -53,7 +50,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		// 4. Renewed.
 		h.outage.over()
 		backoff.Reset()
-		held.sent = sent
+		held.under.sent = sent
 		next = min(sent+every, h.now()+retry.ToBeat(every))
 		if from := held.usableFrom(); from > sent {
 			next = min(next, from)
@@ -77,37 +74,12 @@ func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Sec
 
 // lose ends a claim that is no longer ours. Its lease is revoked before the next claim.
 func (h *Holder) lose(ctx context.Context, held *tenancy, loss Loss) {
+	h.count(func(s *Stats) { s.Losses[loss]++ }) // before anybody who hears of it asks why
 	h.letGo(Claiming)
 	until := h.usedUntil(held.Claim)
 	h.recordEnd(ctx, held.tenure.End(until, string(loss)), h.own.End(h.held.tenure, until))
 	h.lease.spent = true
-	h.losses[loss].Add(1)
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
-}
-
-// overdue is how long after the last renewal its lease must be gone, even if a leader of etcd
-// gave it another TTL.
-func overdue(ttl time.Duration) time.Duration { return 2*ttl + 5*time.Second }
-
-// look finds out, with more time than a renewal has, what became of a claim that has not been
-// renewed for so long. If etcd answers, the claim is lost; if it still stands, the next claim
-// takes it over.
-func (h *Holder) look(ctx context.Context, held *tenancy) (lost bool) {
-	err := h.request(ctx, func(ctx context.Context) error { return h.store.look(ctx, held.Claim) })
-	loss, known := errors.AsType[Loss](err)
-	switch {
-	case known:
-		h.lose(ctx, held, loss)
-	case err == nil && ctx.Err() == nil:
-		own := h.own.Last
-		own.Here = true
-		h.lose(ctx, held, Expired)
-		h.lease = nil // its name is taken over, which ends it
-		h.own.Before = &own
-	default:
-		return false
-	}
-	return true
 }
 
 // lastWords is how long a claim may still be used after its name was asked for: longer than a
@@ -120,8 +92,8 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	close(held.parting)
 	h.sleep(ctx, held.Left())
 	h.letGo(Claiming)
-	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.name, "away_for", held.ttl)
-	h.avoid, h.avoidUntil = held.name, h.now()+held.ttl
+	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.name, "away_for", held.under.ttl)
+	h.avoid, h.avoidUntil = held.name, h.now()+held.under.ttl
 	h.lease.spent = true
 	h.own.Last = state.Claim{Pool: h.cfg.Pool} // a restart stays away, too
 	h.free(context.WithoutCancel(ctx), held)

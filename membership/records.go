@@ -113,7 +113,7 @@ func (t *tenancy) ends() (ends []pool.Tenure) {
 		}
 		doubted := slices.ContainsFunc(t.doubts, func(d doubt) bool { return d.record == closed.ID })
 		if i+1 < len(t.earlier) || doubted || t.goesOn {
-			to := closed.To.Add(cmp.Or(closed.TTL, t.ttl))
+			to := closed.To.Add(cmp.Or(closed.TTL, t.under.ttl))
 			if to.After(began) {
 				to = began
 			}

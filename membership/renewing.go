@@ -52,15 +52,6 @@ func (s *store) renew(ctx context.Context, c *Claim) error {
 	return nil
 }
 
-// look looks whether the name of c is still ours.
-func (s *store) look(ctx context.Context, c *Claim) error {
-	resp, err := s.client.Get(ctx, c.key)
-	if err != nil {
-		return fmt.Errorf("read who holds %s: %w", c.name, err)
-	}
-	return s.stillOurs(ctx, c, resp, false)
-}
-
 // isAsked says whether somebody asks us to let go of c. The member compares, by what it
 // knows itself: that costs the others nothing, and us no more than the answer, whatever
 // stands there.

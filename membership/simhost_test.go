@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
@@ -189,7 +188,6 @@ func (p *process) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := p.holder.Changed()
 		p.host.sim.judge.changed(p)
-		retry.Sleep(ctx, time.Microsecond) // it counts a loss just after it tells of it
 		p.host.sim.judge.noteLoss(p)
 		select {
 		case <-changed:

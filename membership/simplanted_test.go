@@ -19,8 +19,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 	}{
 		{"the horizon counts from the reply", planted.Edit{
 			File: "membership/keep.go",
-			Old:  "held.sent = sent",
-			New:  "held.sent = h.now()",
+			Old:  "held.under.sent = sent",
+			New:  "held.under.sent = h.now()",
 		}, "two valid claims", ""},
 		{"the gate is off", planted.Edit{
 			File: "membership/current.go",
@@ -79,8 +79,8 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "names a line", "TestNextHolderEndsInVain"},
 		{"an hour after a crash is nobody's", planted.Edit{
 			File: "membership/succession.go",
-			Old:  "from.Add(margin(cmp.Or(t.TTL, held.ttl)))",
-			New:  "from.Add(0*cmp.Or(t.TTL, held.ttl) + time.Hour)",
+			Old:  "from.Add(margin(cmp.Or(t.TTL, held.under.ttl)))",
+			New:  "from.Add(0*cmp.Or(t.TTL, held.under.ttl) + time.Hour)",
 		}, "drops a line", ""},
 		{"what was our own at another boot is taken for over", planted.Edit{
 			File: "membership/succession.go",
@@ -94,7 +94,7 @@ func TestSimulationFindsPlantedBugs(t *testing.T) {
 		}, "", ""},
 		{"a loss of data makes nobody cautious", planted.Edit{
 			File: "membership/acquire.go",
-			Old:  "if got.marked || held.claimed < h.lostData.until {",
+			Old:  "if got.marked || held.at < h.lostData.until {",
 			New:  "if false {",
 		}, "", ""},
 	} {

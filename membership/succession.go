@@ -42,13 +42,13 @@ const (
 // doubt adds one that lasts for d from the claim on.
 func (t *tenancy) doubt(d time.Duration, why, record string) {
 	if d > 0 {
-		t.doubts = append(t.doubts, doubt{t.claimed + d, why, record})
+		t.doubts = append(t.doubts, doubt{t.at + d, why, record})
 	}
 }
 
 // usable returns from when on the claim may be used, and what delays it until then.
 func (t *tenancy) usable() (from time.Duration, because string) {
-	from = t.claimed
+	from = t.at
 	for _, d := range t.doubts {
 		if d.until > from {
 			from, because = d.until, d.why
@@ -63,7 +63,7 @@ func (t *tenancy) usableFrom() time.Duration {
 }
 
 // unused returns for how long after the claim it is not used.
-func (t *tenancy) unused() time.Duration { return t.usableFrom() - t.claimed }
+func (t *tenancy) unused() time.Duration { return t.usableFrom() - t.at }
 
 // isShared says whether the former holder uses the name under this very claim, or has lost it
 // with etcd's data: then its end must not free the name.
@@ -111,7 +111,7 @@ func (h *Holder) date(held *tenancy) {
 	held.start = firstSecond(from)
 	for _, t := range others {
 		if t.Open() {
-			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.TTL, held.ttl)))))
+			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.TTL, held.under.ttl)))))
 		} else {
 			held.start = max(held.start, t.To.Unix()+1)
 		}
@@ -129,7 +129,7 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 		return
 	}
 	var ts []pool.Tenure
-	err := h.within(ctx, renewTime(held.ttl), func(ctx context.Context) (err error) {
+	err := h.within(ctx, renewTime(held.under.ttl), func(ctx context.Context) (err error) {
 		ts, _, err = h.store.tenures(ctx, held.name)
 		return err
 	})

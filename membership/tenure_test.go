@@ -402,8 +402,8 @@ func TestPrune(t *testing.T) {
 // Where nothing is to be done, nothing is asked.
 func TestTidyIsIdle(t *testing.T) {
 	h := newHolder(nil, DefaultConfig(), nil, boottime, testLog(t))
-	h.tidy(t.Context(), &tenancy{Claim: &Claim{name: "Denali"}, tenure: tenure("Denali", 1000, 0), earlier: []pool.Tenure{
+	h.tidy(t.Context(), &tenancy{Claim: &Claim{name: "Denali"}, claimed: claimed{tenure: tenure("Denali", 1000, 0), earlier: []pool.Tenure{
 		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: pool.Released},
-	}})
+	}}})
 	h.records.all.Wait() // there is no store to ask
 }

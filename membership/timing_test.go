@@ -308,8 +308,35 @@ func TestDataLossOfALongList(t *testing.T) {
 	})
 }
 
+// Whoever hears of a loss can ask why: it is counted by then.
+func TestLossIsCountedBeforeItIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newModel()
+		h, _ := newSim(t, e)
+		var held, lost bool
+		h.wall = func() time.Time { // is asked when the tenure ends
+			if c, _ := h.Current(); held && c == nil && !lost {
+				lost = true
+				if n := h.Stats().Losses[Deleted]; n != 1 {
+					t.Errorf("%d are counted when there is no claim any more, want 1", n)
+				}
+			}
+			return time.Now()
+		}
+		c := run(t, h).held(t)
+		synctest.Wait()
+		held = true
+		e.byHand(c.key, "", true)
+		<-c.Done()
+		synctest.Wait()
+		if !lost {
+			t.Error("it was not asked")
+		}
+	})
+}
+
 func testClaim(name string, valid time.Duration, h history) *Claim {
-	c := newClaim(name, "", "", 0, 0, "", boottime)
+	c := newClaim(name, "", 0, 0, "", boottime)
 	c.history = h
 	c.extendTo(boottime() + valid)
 	return c
@@ -329,30 +356,6 @@ func TestExtendOnlyForward(t *testing.T) {
 	if !past.Valid() {
 		t.Error("an extended claim is not good")
 	}
-}
-
-// A holder whose renewals never complete, while etcd answers to all else, does
-// not stay suspended for ever: its lease is gone, and it claims again.
-func TestRenewalsNeverComplete(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := newModel()
-		h, way := newSim(t, e)
-		r := run(t, h)
-		old := r.held(t)
-		way.exactly(false, 3*time.Second) // longer than a renewal waits
-		pass(t, overdue(simTTL)+15*time.Second)
-		if c, _ := r.Current(); c == old || c == nil {
-			t.Errorf("claim %p, want another than %p", c, old)
-		}
-		if got := r.Stats().Claims; got != 2 {
-			t.Errorf("claims: got %d, want 2", got)
-		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.leases[int64(old.lease)] != nil {
-			t.Error("the lease of the claim before is there still: a late request may claim under it")
-		}
-	})
 }
 
 // Who waits for a name while etcd can't be reached waits for etcd: nobody knows
