@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
@@ -82,10 +80,12 @@ func (s *store) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) (
 	if len(ask.names) <= namesPerTxn && !ask.look {
 		return [][]string{ask.names}, nil
 	}
-	taken, err := s.taken(ctx, lease)
+	taken := make(map[string]bool)
+	revision, err := s.names(ctx, func(name string, kv *mvccpb.KeyValue) { taken[name] = clientv3.LeaseID(kv.Lease) != lease })
 	if err != nil {
 		return nil, fmt.Errorf("read which names are taken: %w", err)
 	}
+	s.looked = revision
 	free := slices.DeleteFunc(slices.Clone(ask.names), func(name string) bool { return taken[name] })
 	// What a transaction asks for costs etcd its square, be it refused or not: so
 	// the first asks for no more than those few that others may have taken since,
@@ -102,17 +102,14 @@ func (s *store) turns(ctx context.Context, lease clientv3.LeaseID, ask asking) (
 // firstFew is how many free names of a long list are asked for at first.
 const firstFew = 16
 
-// taken returns which names are taken, except those under lease.
-func (s *store) taken(ctx context.Context, lease clientv3.LeaseID) (map[string]bool, error) {
-	taken := make(map[string]bool)
-	header, err := pool.Reader(s.client.Do).Names(ctx, s.cfg.Pool, func(name string, kv *mvccpb.KeyValue) {
-		taken[name] = clientv3.LeaseID(kv.Lease) != lease
-	})
+// names calls each for what stands at the names of the pool. It returns the revision of the first
+// answer.
+func (s *store) names(ctx context.Context, each func(name string, kv *mvccpb.KeyValue)) (revision int64, err error) {
+	header, err := pool.Reader(s.client.Do).Names(ctx, s.cfg.Pool, each)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	s.looked = header.Revision
-	return taken, s.saw(ctx, header)
+	return header.Revision, s.saw(ctx, header)
 }
 
 // rungsOf returns the rungs of a restart: take over the claim that lives, or
@@ -200,41 +197,23 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 	return c, nil
 }
 
-// readBack returns what an earlier request for the same rungs claimed under a
-// lease. Anybody may have put something under it, too: ours is a name of the list
-// with our owner. The error is errNotOurs when there is none such, Expired when the lease is gone.
+// readBack returns what an earlier request for the same rungs claimed under a lease. Anybody may
+// have put something under it, too: ours is a name of the list with our owner. The error is
+// errNotOurs when there is none such, be it because the lease is gone meanwhile.
 func (s *store) readBack(ctx context.Context, under lease, rungs []rung) (claimed, error) {
-	attached, err := s.client.TimeToLive(ctx, under.id, clientv3.WithAttachedKeys())
-	if errors.Is(err, rpctypes.ErrPermissionDenied) { // we may read all that we write
-		return claimed{}, errNotOurs
-	}
+	var name string
+	var own *mvccpb.KeyValue
+	_, err := s.names(ctx, func(n string, kv *mvccpb.KeyValue) {
+		if s.isOurs(kv, under.id) && slices.Contains(s.cfg.Names, n) {
+			name, own = n, kv
+		}
+	})
 	if err != nil {
 		return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
-	}
-	if attached.TTL < 0 {
-		return claimed{}, Expired // meanwhile
-	}
-	var own *mvccpb.KeyValue
-	for _, key := range attached.Keys {
-		name, ok := strings.CutPrefix(string(key), pool.NamesKey(s.cfg.Pool))
-		if !ok || own != nil || !slices.Contains(s.cfg.Names, name) {
-			continue
-		}
-		resp, err := s.client.Get(ctx, string(key))
-		switch {
-		case etcd.IsTooLong(err):
-			continue
-		case err != nil:
-			return claimed{}, fmt.Errorf("read what was claimed under lease %x: %w", int64(under.id), err)
-		}
-		if len(resp.Kvs) > 0 && s.isOurs(resp.Kvs[0], under.id) {
-			own = resp.Kvs[0]
-		}
 	}
 	if own == nil {
 		return claimed{}, errNotOurs
 	}
-	name := strings.TrimPrefix(string(own.Key), pool.NamesKey(s.cfg.Pool))
 	ts, cut, err := s.tenures(ctx, name)
 	if err != nil {
 		return claimed{}, err

@@ -23,8 +23,8 @@ import (
 // former holder.
 type history struct {
 	floor  int64  // from here on, each second is the current name's
-	ours   []span // our own earlier tenures, in the order of their starts
-	others []span // those of others under the current name, likewise, and disjoint
+	ours   []span // our own earlier tenures, in the order of their starts: of two, the later one has the second
+	others []span // those of others under the current name
 }
 
 // A span is seconds from..to, both included.
@@ -32,6 +32,8 @@ type span struct {
 	from, to int64
 	name     string // that was ours then; "" where it was another's
 }
+
+func (s span) has(t int64) bool { return s.from <= t && t <= s.to }
 
 // newHistory returns the history of a tenure of name whose first second is start.
 // others are the recorded tenures of other hosts under its name, in the order of
@@ -68,9 +70,8 @@ func newHistory(start int64, name string, ours state.Tenures, others []pool.Tenu
 			h.others = append(h.others, s)
 		}
 	}
-	h.others = union(h.others)
-	if n := len(h.others); n > 0 {
-		h.floor = max(h.floor, h.others[n-1].to+1)
+	for _, s := range h.others {
+		h.floor = max(h.floor, s.to+1)
 	}
 	return h
 }
@@ -96,39 +97,14 @@ func lastEnd(name string, ours []span, others []pool.Tenure, from int64) (end in
 	return end, end > math.MinInt64
 }
 
-// union returns the seconds that any of spans has, as disjoint ones in order.
-func union(spans []span) []span {
-	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.from, b.from) })
-	var out []span
-	for _, s := range spans {
-		if n := len(out); n > 0 && s.from <= out[n-1].to {
-			out[n-1].to = max(out[n-1].to, s.to)
-			continue
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-// within returns the last of spans, which are in order, that begins at t or
-// before, if it reaches t.
-func within(spans []span, t int64) (span, bool) {
-	i, found := slices.BinarySearchFunc(spans, t, func(s span, t int64) int { return cmp.Compare(s.from, t) })
-	if found {
-		i++
-	}
-	if i == 0 || spans[i-1].to < t {
-		return span{}, false
-	}
-	return spans[i-1], true
-}
-
 // before is NameAt for a second before the floor; current is the name.
 func (h history) before(t int64, current string) (name string, ok bool) {
-	if s, ok := within(h.ours, t); ok {
-		return s.name, true
+	for _, s := range slices.Backward(h.ours) {
+		if s.has(t) {
+			return s.name, true
+		}
 	}
-	if _, ok := within(h.others, t); ok {
+	if slices.ContainsFunc(h.others, func(s span) bool { return s.has(t) }) {
 		return "", false
 	}
 	return current, true

@@ -75,8 +75,8 @@ func TestReadBackAmongForeignKeys(t *testing.T) {
 	if _, err := c.Revoke(t.Context(), under.id); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.readBack(t.Context(), under, nil); err != Expired {
-		t.Errorf("when the lease is gone: got %+v, %v; want %v", got, err, Expired)
+	if got, err := s.readBack(t.Context(), under, nil); err != errNotOurs {
+		t.Errorf("when the lease is gone: got %+v, %v; want %v", got, err, errNotOurs)
 	}
 }
 

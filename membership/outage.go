@@ -13,11 +13,13 @@ import (
 // An outage is a time during which etcd fails us. It is logged when it begins, when its cause
 // changes, and when it is over.
 type outage struct {
-	log    *slog.Logger
+	log   *slog.Logger
+	heard bool                   // etcd has answered once; Run's goroutine alone looks at it
+	shown atomic.Pointer[Outage] // nil: there is none
+
+	mu     sync.Mutex
 	since  time.Time
-	causes map[string]time.Time   // when each that it has had was there last
-	heard  bool                   // etcd has answered once
-	shown  atomic.Pointer[Outage] // nil: there is none
+	causes map[string]time.Time // when each that it has had was there last
 }
 
 // An Outage is a time during which etcd fails us.
@@ -39,8 +41,10 @@ func (h *Holder) Outage() (Outage, bool) {
 // fail in their own way, again and again: a cause is logged again when it was absent for a
 // minute.
 func (o *outage) failed(err error, before int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	shown := o.shown.Load()
-	if shown == nil && before == 0 {
+	if shown == nil && (before == 0 || o.since.IsZero()) {
 		o.since = time.Now()
 	}
 	if _, answered := errors.AsType[Loss](err); answered || before == 0 {
@@ -70,42 +74,11 @@ func (o *outage) failed(err error, before int) {
 	}
 }
 
-// patience is how long the first request may wait for a connection in silence.
-const patience = 1200 * time.Millisecond
-
-// watch says why there is no connection while the first request waits for one, which it
-// does for longer than a person who has just started us. The caller calls stop when the
-// request has ended, and nothing else of o until then.
-func (o *outage) watch(unreachable func() error) (stop func()) {
-	if o.heard {
-		return func() {}
-	}
-	ended := make(chan struct{})
-	var watching sync.WaitGroup
-	watching.Go(func() {
-		look := time.NewTicker(patience)
-		defer look.Stop()
-		for o.shown.Load() == nil {
-			select {
-			case <-look.C:
-				if err := unreachable(); err != nil {
-					o.since = time.Now()
-					o.failed(err, 1)
-				}
-			case <-ended:
-				return
-			}
-		}
-	})
-	return func() {
-		close(ended)
-		watching.Wait()
-	}
-}
-
 // over notes that a request succeeded.
 func (o *outage) over() {
 	o.heard = true
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.shown.Swap(nil) != nil {
 		o.log.Info("etcd reachable again", "after", time.Since(o.since).Round(time.Millisecond))
 		clear(o.causes)

@@ -52,14 +52,27 @@ func (r *requests) within(ctx context.Context, timeOut time.Duration, f func(con
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeOut)
 	defer cancel()
-	stop := r.outage.watch(r.store.Unreachable)
+	if !r.outage.heard {
+		defer time.AfterFunc(patience, r.sayWhy).Stop()
+		defer time.AfterFunc(2*patience, r.sayWhy).Stop() // to connect takes 2 s at most
+	}
 	err := f(ctx)
-	stop()
 	if !isAnswer(err) {
 		err = r.store.Failed(err, begun)
 	}
 	r.checkDataLoss(err)
 	return err
+}
+
+// patience is how long the first request may wait for a connection in silence; the request itself
+// waits for longer than a person who has just started us.
+const patience = 1200 * time.Millisecond
+
+// sayWhy says why there is no connection, if that is known.
+func (r *requests) sayWhy() {
+	if err := r.store.Unreachable(); err != nil {
+		r.outage.failed(err, 1)
+	}
 }
 
 func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Second) }

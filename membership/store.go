@@ -173,18 +173,14 @@ func (s *store) release(ctx context.Context, c *Claim, t pool.Tenure) error {
 // it.
 func (s *store) prune(ctx context.Context, name string, before time.Time) error {
 	all := pool.TenuresKey(s.cfg.Pool) + name + "/"
-	resp, err := s.client.Txn(ctx).Then(
-		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend), clientv3.WithLimit(prunedAtOnce)),
-		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly()),
-	).Commit()
+	resp, err := s.client.Get(ctx, all, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByCreateRevision, clientv3.SortAscend), clientv3.WithLimit(prunedAtOnce))
 	if err != nil {
-		return fmt.Errorf("count the tenures of %s: %w", name, err)
+		return fmt.Errorf("read the tenures of %s: %w", name, err)
 	}
-	over := resp.Responses[1].GetResponseRange().Count - tenuresPerName
 	var deletes []clientv3.Op
-	for i, kv := range resp.Responses[0].GetResponseRange().Kvs {
+	for i, kv := range resp.Kvs {
 		t, ok := pool.ReadTenure(s.cfg.Pool, kv)
-		if old := !ok || !t.Open() && t.To.Before(before); !old && int64(i) >= over {
+		if old := !ok || !t.Open() && t.To.Before(before); !old && int64(i) >= resp.Count-tenuresPerName {
 			break
 		}
 		deletes = append(deletes, clientv3.OpDelete(string(kv.Key)))

@@ -138,8 +138,7 @@ func (h *Holder) lookBack(ctx context.Context, held *tenancy) {
 	}
 	doubts := len(held.doubts)
 	for _, t := range slices.DeleteFunc(ts, pool.Tenure.Open) {
-		known := func(before pool.Tenure) bool { return before.ID == t.ID }
-		if i := slices.IndexFunc(held.earlier, known); i >= 0 {
+		if i := slices.IndexFunc(held.earlier, func(before pool.Tenure) bool { return before.ID == t.ID }); i >= 0 {
 			held.earlier[i] = t
 		}
 		held.doubts = slices.DeleteFunc(held.doubts, func(d doubt) bool { return d.record == t.ID })

@@ -1,11 +1,9 @@
 package state
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -22,7 +20,7 @@ type Own struct {
 
 // NewOwn returns an Own that knows nothing yet, and saves in dir; nil: nowhere.
 func NewOwn(dir *Dir, log *slog.Logger) *Own {
-	return &Own{saver: saver{dir: dir, log: log, wake: make(chan struct{}, 1)}}
+	return &Own{saver: saver{dir: dir, log: log, next: make(chan saving, 1)}}
 }
 
 // Recall loads what the last process held in a pool, if it is one of names, and its tenures.
@@ -67,32 +65,29 @@ func (o *Own) End(t pool.Tenure, to time.Time) (saved <-chan struct{}) {
 type saver struct {
 	dir  *Dir // nil: nothing is saved
 	log  *slog.Logger
-	wake chan struct{}
+	next chan saving // cap 1
+}
 
-	mu      sync.Mutex
-	waiting *saved
-	done    chan struct{} // closed when waiting is saved, or can't be
+// A saving is what is to be saved; done is closed when it is, or can't be.
+type saving struct {
+	what saved
+	done chan struct{}
 }
 
 // save has m and own saved. What it returns is closed then.
 func (s *saver) save(m Claim, own Tenures) <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.done == nil {
-		s.done = make(chan struct{})
-	}
-	done := s.done
+	next := saving{saved{m, slices.Clone(own)}, make(chan struct{})}
 	if s.dir == nil {
-		close(s.done)
-		s.done = nil
-		return done
+		close(next.done)
+		return next.done
 	}
-	s.waiting = &saved{m, slices.Clone(own)}
 	select {
-	case s.wake <- struct{}{}:
+	case before := <-s.next: // is done when this is
+		next.done = before.done
 	default:
 	}
-	return done
+	s.next <- next
+	return next.done
 }
 
 // saveAgain is how long after a failure is tried again.
@@ -101,45 +96,44 @@ const saveAgain = 10 * time.Second
 // Run saves until ctx ends, and then what is left.
 func (s *saver) Run(ctx context.Context) {
 	var unsaved *saved // at the last try
-	for {
+	for ended := false; !ended; {
 		var again <-chan time.Time
 		if unsaved != nil {
 			again = time.After(saveAgain)
 		}
 		select {
-		case <-s.wake:
-			unsaved = s.write(unsaved)
+		case next := <-s.next:
+			unsaved = s.write(next.what, unsaved)
+			close(next.done)
 		case <-again:
-			unsaved = s.write(unsaved)
+			unsaved = s.write(*unsaved, unsaved)
 		case <-ctx.Done():
-			s.write(unsaved)
-			return
+			ended = true
+		}
+	}
+	select {
+	case next := <-s.next:
+		s.write(next.what, unsaved)
+		close(next.done)
+	default:
+		if unsaved != nil {
+			s.write(*unsaved, unsaved)
 		}
 	}
 }
 
-// write saves what waits, or what was not saved at the last try; it returns what is not
-// saved now.
-func (s *saver) write(unsaved *saved) *saved {
-	s.mu.Lock()
-	f, done := cmp.Or(s.waiting, unsaved), s.done
-	s.waiting, s.done = nil, nil
-	s.mu.Unlock()
-	if f == nil {
-		return nil
-	}
-	err := s.dir.save(*f)
+// write saves what, and returns what is not saved now. unsaved is what was not saved at the last
+// try.
+func (s *saver) write(what saved, unsaved *saved) *saved {
+	err := s.dir.save(what)
 	switch {
 	case err != nil && unsaved == nil:
 		s.log.Warn("claim not saved; a restart would not know it", "dir", s.dir.Path(), "err", err)
 	case err == nil && unsaved != nil:
 		s.log.Info("claim saved", "dir", s.dir.Path())
 	}
-	if done != nil {
-		close(done)
-	}
 	if err != nil {
-		return f
+		return &what
 	}
 	return nil
 }
