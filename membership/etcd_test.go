@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -212,8 +214,10 @@ func newState(t *testing.T, dir string) *state.Dir {
 }
 
 // look returns who holds the names of a pool.
-func look(t *testing.T, c *etcd.Client, cfg Config) ([]pool.Tenant, error) {
+func look(t *testing.T, c *etcd.Client, cfg Config) ([]fleet.Row, error) {
 	t.Helper()
-	v, err := pool.Look(t.Context(), c, cfg.Pool, cfg.Names)
-	return v.Held, err
+	v := fleet.New(cfg.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+		return pool.Look(ctx, c, cfg.Pool, cfg.Names, asks...)
+	}).Refresh(t.Context())
+	return slices.DeleteFunc(v.Rows, func(r fleet.Row) bool { return !r.Held }), v.Err
 }

@@ -69,6 +69,8 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 		return nil, err
 	}
 	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+		ctx, cancel := context.WithTimeout(ctx, glanceTime)
+		defer cancel()
 		return pool.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
@@ -82,6 +84,9 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 	}, d.log)
 	return d, nil
 }
+
+// glanceTime bounds one request for the page.
+const glanceTime = 2 * time.Second
 
 func (d *daemon) close() { d.client.Close() }
 

@@ -8,8 +8,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
@@ -70,20 +71,11 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 		return err
 	}
 	defer client.Close()
-	var reading sync.WaitGroup
-	defer reading.Wait()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	past := fleet.New(cfg.Membership.Names, func(_ context.Context, asks []pool.AskPast) (g pool.Glance, err error) {
-		err = client.Try(ctx, func(ctx context.Context) (err error) { // for as long as we wait
-			g, err = pool.LookAt(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks)
-			return err
-		})
-		return g, err
+	known := fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+		return pool.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks...)
 	})
-	reading.Go(func() { past.Run(ctx) })
-	ms, err := readMembers(ctx, cfg, client, past)
-	for last := ""; ; ms, err = readMembers(ctx, cfg, client, past) {
+	ms, err := readMembers(ctx, cfg, client, known)
+	for last := ""; ; ms, err = readMembers(ctx, cfg, client, known) {
 		text, _ := json.Marshal(ms)
 		now := string(text) // without RENEWED, which changes always
 		switch {
@@ -107,23 +99,35 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	}
 }
 
-// readMembers asks etcd; past knows what there was before.
-func readMembers(ctx context.Context, cfg config, client *etcd.Client, past *fleet.Pool) (members, error) {
+// readMembers asks etcd; known is what it has told before.
+func readMembers(ctx context.Context, cfg config, client *etcd.Client, known *fleet.Pool) (members, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
-	view, err := pool.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names)
+	view := known.Refresh(ctx)
+	var held []fleet.Row
+	var leases []clientv3.LeaseID
+	for _, row := range view.Rows {
+		if row.Held {
+			held, leases = append(held, row), append(leases, row.Lease)
+		}
+	}
+	err := view.Err
+	var states []pool.LeaseState
+	if err == nil {
+		states, err = pool.Leases(ctx, client, leases)
+	}
 	if err != nil {
 		return members{}, cfg.Etcd.explain(ctx, etcdPatience, err)
 	}
 	ms := members{
-		Pool: cfg.Membership.Pool, Members: make([]member, len(view.Held)), Waiting: make([]waiter, len(view.Waiting)),
+		Pool: cfg.Membership.Pool, Members: make([]member, len(held)), Waiting: make([]waiter, len(view.Waiting)),
 		Free: view.Free, MostHeld: make(map[string]int),
 	}
-	if known := past.View(ctx); known != nil && !known.Begun.IsZero() {
-		ms.MostHeld[mostHeldLabel] = max(known.MostHeld, len(view.Held))
+	if !view.Begun.IsZero() {
+		ms.MostHeld[mostHeldLabel] = view.MostHeld
 	}
-	for i, h := range view.Held {
-		ms.Members[i] = member{Name: h.Name, Owner: h.Owner, Since: jsonTime(h.Since), State: string(h.State), Listed: h.Listed, renewed: h.Renewed}
+	for i, row := range held {
+		ms.Members[i] = member{Name: row.Name, Owner: row.Owner, Since: jsonTime(row.Since), State: states[i].State, Listed: row.Listed, renewed: states[i].Renewed}
 	}
 	for i, w := range view.Waiting {
 		ms.Waiting[i] = waiter{Owner: w.Owner, Since: jsonTime(w.Since)}

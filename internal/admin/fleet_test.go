@@ -36,7 +36,7 @@ func poolOf(names, each int, owner string) *fleet.View {
 	now := time.Now()
 	v := &fleet.View{At: now, Names: names, Held: names, Begun: now.Add(-fleet.Kept), MostHeld: names}
 	for i, name := range membership.PrefixedNumerics("web-", names) {
-		row := fleet.Row{Name: name, Listed: true, Held: true, Leased: true, Owner: owner, Since: now.Add(-time.Hour)}
+		row := fleet.Row{Name: name, Listed: true, Held: true, Lease: 1, Owner: owner, Since: now.Add(-time.Hour)}
 		span := (24 * time.Hour / time.Duration(each)).Milliseconds()
 		for n := range each {
 			from := now.Add(-24*time.Hour).UnixMilli() + int64(n)*span + int64(i)

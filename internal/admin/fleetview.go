@@ -145,7 +145,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		r.Own, r.State = true, string(f.own.State)
 	case row.Held && f.isOld():
 		r.State = "was held"
-	case row.Held && !row.Leased:
+	case row.Held && row.Lease == 0:
 		r.State = "no lease"
 	case row.Held:
 		r.State = "held"

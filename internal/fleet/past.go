@@ -104,7 +104,7 @@ func (p *past) bars() (bars []Bar, since time.Time) {
 		b := r.Bar
 		switch {
 		case b.To != 0:
-		case p.now.Revision != 0 && r.lease == p.now.Lease && lasting < 0 && r.lease != 0:
+		case p.now.Revision != 0 && r.lease == p.now.Lease && lasting < 0:
 			lasting, b.Lasts = i, true
 		case i+1 < len(p.records): // a crash left no end
 			b.To, b.Ended = max(p.records[i+1].From, b.From), "expired"

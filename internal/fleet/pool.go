@@ -23,20 +23,19 @@ import (
 const (
 	Fresh       = 10 * time.Second // for a page
 	FreshCounts = time.Minute      // for a metric
-	readTime    = 2 * time.Second  // of one request
 )
 
 // The bounds of what is read and kept.
 const (
 	Kept       = 7 * 24 * time.Hour // of the past
 	maxTenures = 40_000             // some 5 MiB
-	maxOthers  = 200                // names that the list lacks
+	maxOthers  = 1000               // names that the list lacks
 	firstReads = 20                 // requests for the first view; each later one is one
 	lateEnds   = time.Minute        // within which the end of a tenure is on record
 	lookAgain  = 5 * time.Minute    // at names at which nothing seemed to change
 )
 
-// A Look asks etcd for a pool at a glance, with some of its past.
+// A Look asks etcd for a pool at a glance, with some of its past. It bounds its time itself.
 type Look func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error)
 
 // A Pool knows a pool. Any goroutine may ask it; Run's asks etcd, and owns what is known.
@@ -114,6 +113,13 @@ func (p *Pool) ask(fresh time.Duration, whole bool) (view *View, ended <-chan st
 	return p.view, p.changed
 }
 
+// Refresh asks etcd and returns the pool, with its past; its Err is why it did not. It is for who
+// does not Run.
+func (p *Pool) Refresh(ctx context.Context) *View {
+	p.end(p.attempt(ctx, true))
+	return p.view
+}
+
 // Run asks etcd whenever somebody wants to know, until ctx ends.
 func (p *Pool) Run(ctx context.Context) {
 	for {
@@ -167,9 +173,7 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 				break
 			}
 		}
-		reading, cancel := context.WithTimeout(ctx, readTime)
-		next, err := p.look(reading, asks)
-		cancel()
+		next, err := p.look(ctx, asks)
 		if err != nil {
 			return p.failed(now, err)
 		}

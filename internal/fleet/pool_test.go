@@ -30,6 +30,8 @@ type fakeEtcd struct {
 }
 
 func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	e.mu.Lock()
 	takes := e.takes
 	e.mu.Unlock()

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -29,10 +31,10 @@ type Row struct {
 	Name   string
 	Listed bool
 	Held   bool
-	Leased bool      // what holds it goes by itself when its host does
-	Owner  string    // of who holds it
-	Since  time.Time // zero: since before the past that is known
-	Bars   []Bar     // its tenures, in the order in which etcd got them
+	Lease  clientv3.LeaseID // with which it goes by itself when its host does; 0: none
+	Owner  string           // of who holds it
+	Since  time.Time        // zero: since before the past that is known
+	Bars   []Bar            // its tenures, in the order in which etcd got them
 }
 
 // ByBegin returns the tenures from left to right: by clocks that differ, that is not the
@@ -56,7 +58,7 @@ func (p *Pool) newView(g pool.Glance, now time.Time) *View {
 	whole := p.first
 	for i, name := range p.order() {
 		its := p.of(name)
-		row := Row{Name: name, Listed: i < len(p.names), Held: its.now.Revision != 0, Leased: its.now.Lease != 0, Owner: its.now.Owner}
+		row := Row{Name: name, Listed: i < len(p.names), Held: its.now.Revision != 0, Lease: its.now.Lease, Owner: its.now.Owner}
 		row.Bars, row.Since = its.bars()
 		if row.Listed || row.Held || len(row.Bars) > 0 {
 			v.Rows = append(v.Rows, row)

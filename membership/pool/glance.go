@@ -52,12 +52,17 @@ const (
 	pagesPerGlance = 16
 )
 
-// LookAt returns a pool at a glance, with some of its past: AsksPerGlance at most. It is
-// one request for as many as 1,000 names; more where somebody has put values there that
-// are too long. The member that is asked answers from what it knows itself, and a failure
-// never makes the client move on to another one.
+// Look returns a pool at a glance, with some of its past: AsksPerGlance at most. It is one request
+// for as many as 1,000 names, more where somebody has put values there that are too long, and is
+// made until a member has answered.
+func Look(ctx context.Context, c *etcd.Client, pool string, names []string, asks ...AskPast) (Glance, error) {
+	return lookAt(ctx, c.Ask, pool, names, asks)
+}
+
+// LookAt is Look for who asks again and again: the member that is asked answers from what it knows
+// itself, and a failure never makes the client move on to another one.
 func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, asks []AskPast) (Glance, error) {
-	g, err := lookAt(ctx, c.Do, pool, names, asks[:min(len(asks), AsksPerGlance)], clientv3.WithSerializable())
+	g, err := lookAt(ctx, c.Do, pool, names, asks, clientv3.WithSerializable())
 	if err != nil {
 		return Glance{}, c.Trouble(err)
 	}
@@ -66,6 +71,7 @@ func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, as
 
 func lookAt(ctx context.Context, read Reader, pool string, names []string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
 	spans := []Span{under(NamesKey(pool)), under(WaitingKey(pool))}
+	asks = asks[:min(len(asks), AsksPerGlance)]
 	for _, ask := range asks {
 		spans = append(spans, ask.span(pool))
 	}

@@ -51,104 +51,56 @@ func inOrder(stand map[string]Standing, list []string) (held []Standing, free in
 	return held, free
 }
 
-// A Tenant is a Standing with what its record and its lease say.
-type Tenant struct {
-	Standing
-	Since time.Time // when it was claimed; zero if no record tells
-
-	// State is "held"; "suspended" when it was not renewed for so long that its holder does
-	// not use it; or "" if it has no lease that tells. Renewed is how long ago that was.
-	State   string
-	Renewed time.Duration
-}
-
 // A Waiter is a host that finds no free name.
 type Waiter struct {
 	Owner string
 	Since time.Time // zero if it does not tell
 }
 
-// A View is a pool at one moment.
-type View struct {
-	Held    []Tenant
-	Waiting []Waiter // the one that waits longest first
-	Free    int      // names of the list that nobody holds
+// A LeaseState is how its lease shows the holder of a name.
+type LeaseState struct {
+	// State is "held"; "suspended" when it was not renewed for so long that its holder does
+	// not use the name; or "" if there is no such lease. Renewed is how long ago that was.
+	State   string
+	Renewed time.Duration
 }
 
-// Look returns a pool with what is left of each lease. That takes one request for each name that
-// is held, and one per 120 names.
-func Look(ctx context.Context, c *etcd.Client, pool string, names []string) (v View, err error) {
-	now, err := lookAt(ctx, c.Ask, pool, names, nil)
-	if err != nil {
-		return View{}, err
-	}
-	v = View{Held: make([]Tenant, len(now.Held)), Waiting: now.Waiting, Free: now.Free}
-	for i, s := range now.Held {
-		v.Held[i].Standing = s
-	}
-	for turn := range slices.Chunk(v.Held, AsksPerGlance) {
-		if err := readSince(ctx, c, pool, turn); err != nil {
-			return View{}, err
-		}
-	}
+// Leases returns the states of leases, in one request for each.
+func Leases(ctx context.Context, c *etcd.Client, leases []clientv3.LeaseID) ([]LeaseState, error) {
+	states := make([]LeaseState, len(leases))
 	asks, asking := errgroup.WithContext(ctx)
 	asks.SetLimit(16)
-	for i := range v.Held {
-		if h := &v.Held[i]; h.Lease != 0 {
-			asks.Go(func() error { return h.ask(asking, c) })
+	for i, lease := range leases {
+		if lease == 0 {
+			continue
 		}
+		asks.Go(func() error {
+			return c.Try(asking, func(ctx context.Context) error {
+				resp, err := c.TimeToLive(ctx, lease)
+				if err == nil && resp.GrantedTTL > 0 {
+					states[i] = stateOf(time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second)
+				}
+				return err
+			})
+		})
 	}
 	if err := asks.Wait(); err != nil {
-		return View{}, fmt.Errorf("read what is left of the leases of pool %s: %w", pool, err)
+		return nil, fmt.Errorf("read what is left of the leases: %w", err)
 	}
-	return v, nil
+	return states, nil
 }
 
-// recordsPerClaim bounds what is read to find the one of a claim.
-const recordsPerClaim = 8
-
-// readSince fills in Since from the record of each name's claim, which is among the last ones:
-// the very last may be somebody else's.
-func readSince(ctx context.Context, c *etcd.Client, pool string, held []Tenant) error {
-	spans := make([]Span, len(held))
-	for i, h := range held {
-		spans[i] = LastTenures(pool, h.Name)
-		spans[i].limit = recordsPerClaim
+// stateOf returns the state of a lease of which so much is left: a new leader gives it more.
+func stateOf(granted, left time.Duration) LeaseState {
+	s := LeaseState{State: "held", Renewed: max(granted-left, 0)}
+	if left < granted-HorizonShare(granted) {
+		s.State = "suspended"
 	}
-	pages, err := Reader(c.Ask).pages(ctx, spans)
-	if err != nil {
-		return fmt.Errorf("read since when the names of pool %s are held: %w", pool, err)
-	}
-	for i, page := range pages {
-		for _, t := range ReadTenures(pool, page.kvs) {
-			if lasts(t, held[i].Standing) && !t.InFuture(time.Now()) {
-				held[i].Since = t.From
-			}
-		}
-	}
-	return nil
+	return s
 }
 
 // lasts says whether t is the tenure of what stands at its name; if nothing does, it isn't.
 func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.Open() && s.Lease == t.Lease }
-
-// ask fills in what h's lease says.
-func (h *Tenant) ask(ctx context.Context, c *etcd.Client) error {
-	var resp *clientv3.LeaseTimeToLiveResponse
-	err := c.Try(ctx, func(ctx context.Context) (err error) {
-		resp, err = c.TimeToLive(ctx, h.Lease)
-		return err
-	})
-	if err != nil || resp.GrantedTTL == 0 {
-		return err
-	}
-	granted, left := time.Duration(resp.GrantedTTL)*time.Second, time.Duration(max(resp.TTL, 0))*time.Second
-	h.State, h.Renewed = "held", max(granted-left, 0) // a new leader gives it more
-	if left < granted-HorizonShare(granted) {
-		h.State = "suspended"
-	}
-	return nil
-}
 
 // waitersOf returns who waits by what stands at the keys of those that do, but for the
 // leases that hold a name.
