@@ -2,11 +2,13 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -152,62 +154,72 @@ func (c *Client) ofConnections(failures []*connectError) (worst *Trouble) {
 	return worst
 }
 
+// A connectionError is why a connection could not be made, or ended.
+type connectionError struct {
+	is     func(error) bool
+	what   string
+	hint   string // %s: etcdctl; %host; %certificate: how to look at the server's
+	person bool
+}
+
+// connectionErrors are all of them: of several that hold, the first.
+var connectionErrors = []connectionError{
+	{as(func(e x509.CertificateInvalidError) bool {
+		return e.Reason == x509.Expired && time.Now().Before(e.Cert.NotBefore)
+	}), "its certificate is not valid yet", "look at both clocks (date); %certificate", true},
+	{as(func(e x509.CertificateInvalidError) bool { return e.Reason == x509.Expired }), "its certificate has expired", "renew it on that member: %certificate", true},
+	{as(func(x509.UnknownAuthorityError) bool { return true }), "its certificate is signed by an authority that we don't know", "set etcd.tls.ca to the file of the one that signed it: %certificate", true},
+	{as(func(x509.HostnameError) bool { return true }), "its certificate is for another name", "write one of its names in etcd.endpoints: %certificate", true},
+	{as(func(x509.CertificateInvalidError) bool { return true }), "its certificate is no good", "%certificate", true},
+	{is(errWantsTLS), "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints", true},
+	{is(errNoEtcd), "that is no etcd, or its port for the other members", "etcd.endpoints wants the port of its --listen-client-urls, mostly 2379", true},
+	{as(func(tls.RecordHeaderError) bool { return true }), noTLS, noTLSHint, true},
+	{is(errClosedHandshake), noTLS, noTLSHint, true},
+	{as(func(*net.DNSError) bool { return true }), "its name does not resolve", "getent hosts %host", false},
+	{is(syscall.ECONNREFUSED), "nobody listens there", "%s endpoint health", false},
+	{is(syscall.ENETUNREACH, syscall.EHOSTUNREACH), "no way leads there", "ip route get %host", false},
+	{is(errClosedUnheard), "it closes connections as they come", "if that is a balancer, no etcd is behind it; if it is the port of etcd's --listen-client-http-urls, write that of --listen-client-urls", false},
+	{as(net.Error.Timeout), "it does not answer", "%s endpoint health", false},
+	{is(context.DeadlineExceeded, errSilent), "it does not answer", "%s endpoint health", false},
+	{func(error) bool { return true }, "the connection failed", "%s endpoint health", false},
+}
+
+const (
+	noTLS     = "it does not speak https, and the endpoint is https://"
+	noTLSHint = "write http:// in etcd.endpoints, and take out etcd.tls"
+)
+
+// as says of an error whether it is a T of which ok holds.
+func as[T error](ok func(T) bool) func(error) bool {
+	return func(err error) bool {
+		its, found := errors.AsType[T](err)
+		return found && ok(its)
+	}
+}
+
+// is says of an error whether it is one of several.
+func is(targets ...error) func(error) bool {
+	return func(err error) bool {
+		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+	}
+}
+
 // ofConnection returns the trouble with a connection that could not be made.
 func (c *Client) ofConnection(failure *connectError) *Trouble {
-	err := failure.err
-	text := err.Error()
-	t := &Trouble{Endpoint: failure.endpoint, Person: true, Err: err}
-	address := strings.TrimSuffix(failure.endpoint[strings.LastIndexAny(failure.endpoint, "/(")+1:], ")")
-	certificate := "openssl s_client -connect " + address + " </dev/null | openssl x509 -noout -subject -issuer -dates -ext subjectAltName"
-	var (
-		files     *filesError
-		invalid   x509.CertificateInvalidError
-		authority x509.UnknownAuthorityError
-		host      x509.HostnameError
-		dns       *net.DNSError
-		timeout   net.Error
-	)
-	switch {
-	case errors.As(err, &files):
-		return c.ofFiles(failure.endpoint, files)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && time.Now().Before(invalid.Cert.NotBefore):
-		t.What, t.Hint = "its certificate is not valid yet", "look at both clocks (date); "+certificate
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		t.What, t.Hint = "its certificate has expired", "renew it on that member: "+certificate
-	case errors.As(err, &authority):
-		t.What, t.Hint = "its certificate is signed by an authority that we don't know", "set etcd.tls.ca to the file of the one that signed it: "+certificate
-	case errors.As(err, &host):
-		t.What, t.Hint = "its certificate is for another name", "write one of its names in etcd.endpoints: "+certificate
-	case errors.As(err, &invalid):
-		t.What, t.Hint = "its certificate is no good", certificate
-	case errors.Is(err, errWantsTLS):
-		t.What, t.Hint = "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints"
-	case errors.Is(err, errNoEtcd):
-		t.What, t.Hint = "that is no etcd, or its port for the other members", "etcd.endpoints wants the port of its --listen-client-urls, mostly 2379"
-	case strings.Contains(text, "first record does not look like a TLS handshake"), errors.Is(err, errClosedHandshake):
-		t.What, t.Hint = "it does not speak https, and the endpoint is https://", "write http:// in etcd.endpoints, and take out etcd.tls"
-	case strings.Contains(text, "remote error: tls:"):
-		t.What, t.Hint = c.connector.refusedCertificate(text)
-	case errors.As(err, &dns):
-		t.Person = false
-		t.What, t.Hint = "its name does not resolve", "getent hosts "+dns.Name
-	case errors.Is(err, syscall.ECONNREFUSED):
-		t.Person = false
-		t.What, t.Hint = "nobody listens there", c.etcdctl+" endpoint health"
-	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
-		t.Person = false
-		t.What, t.Hint = "no way leads there", "ip route get "+strings.Trim(address[:strings.LastIndex(address, ":")], "[]")
-	case errors.Is(err, errClosedUnheard):
-		t.Person = false
-		t.What, t.Hint = "it closes connections as they come", "if that is a balancer, no etcd is behind it; if it is the port of etcd's --listen-client-http-urls, write that of --listen-client-urls"
-	case errors.As(err, &timeout) && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
-		t.Person = false
-		t.What, t.Hint = "it does not answer", c.etcdctl+" endpoint health"
-	default:
-		t.Person = false
-		t.What, t.Hint = "the connection failed", c.etcdctl+" endpoint health"
+	at, err := failure.endpoint, failure.err
+	if files, ok := errors.AsType[*filesError](err); ok {
+		return c.ofFiles(at, files)
 	}
-	return t
+	if strings.Contains(err.Error(), "remote error: tls:") {
+		what, hint := c.connector.refusedCertificate(err.Error())
+		return &Trouble{at, what, hint, true, err}
+	}
+	address := strings.TrimSuffix(at[strings.LastIndexAny(at, "/(")+1:], ")")
+	host := strings.Trim(address[:strings.LastIndex(address, ":")], "[]")
+	certificate := "openssl s_client -connect " + address + " </dev/null | openssl x509 -noout -subject -issuer -dates -ext subjectAltName"
+	i := slices.IndexFunc(connectionErrors, func(e connectionError) bool { return e.is(err) })
+	e := connectionErrors[i]
+	return &Trouble{at, e.what, strings.NewReplacer("%s", c.etcdctl, "%host", host, "%certificate", certificate).Replace(e.hint), e.person, err}
 }
 
 // refusedCertificate says what is wrong with our own certificate, which a server
@@ -231,22 +243,10 @@ func (c *connector) ownCertificate() *x509.Certificate {
 		return nil
 	}
 	cfg, err := c.tls()
-	if err != nil {
+	if err != nil || len(cfg.Certificates) == 0 {
 		return nil
 	}
-	pairs := cfg.Certificates
-	if cfg.GetClientCertificate != nil {
-		if pair, err := cfg.GetClientCertificate(nil); err == nil {
-			pairs = append(pairs[:0:0], *pair)
-		}
-	}
-	if len(pairs) == 0 || len(pairs[0].Certificate) == 0 {
-		return nil
-	}
-	cert, err := x509.ParseCertificate(pairs[0].Certificate[0])
-	if err != nil {
-		return nil
-	}
+	cert, _ := x509.ParseCertificate(cfg.Certificates[0].Certificate[0])
 	return cert
 }
 

@@ -37,7 +37,8 @@ type Config struct {
 	Password func() (string, error)
 
 	// TLS is asked for at each connection to an https:// endpoint. nil stands for
-	// the system's authorities, and no certificate of our own.
+	// the system's authorities, and no certificate of our own; ours is the first
+	// of Certificates.
 	TLS func() (*tls.Config, error)
 
 	// Etcdctl is how a person asks the same etcd, for hints; default etcdctl with

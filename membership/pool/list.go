@@ -200,8 +200,8 @@ func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure
 	return slices.Insert(past, 0, last), nil
 }
 
-// TenuresBy returns which names owner holds and held, the latest first. It
-// reads all records of the pool, by the thousand.
+// TenuresBy returns which names owner holds and held, the latest first. It reads all records of the
+// pool.
 func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenure, error) {
 	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
 	return past, err
@@ -246,11 +246,7 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted fun
 		}
 		ofName = append(ofName, t)
 	}
-	if name != "" {
-		_, err = Reader(c.Ask).all(ctx, under(TenuresKey(pool)+name+"/"), each)
-	} else {
-		err = readRecords(ctx, c.Ask, pool, maps.Keys(stand), each)
-	}
+	err = Reader(c.Ask).records(ctx, pool, name, each)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the tenures of pool %s: %w", pool, err)
 	}

@@ -126,11 +126,11 @@ func TestManyNamesWithAPast(t *testing.T) {
 	if n := read.most.Load(); n > etcd.MaxAnswerBytes/2 {
 		t.Errorf("one answer had %d bytes, want half of the bound %d at most", n, etcd.MaxAnswerBytes)
 	}
-	if n := read.all.Load(); n > names*(perName+2)*300 {
-		t.Errorf("%d bytes read, want 300 for each record of the last days at most", n)
+	if n := read.all.Load(); n > int64(names*(*membersRecords+5)*300) {
+		t.Errorf("%d bytes read, want 300 for each record at most", n)
 	}
-	if n := read.requests.Load(); n > names+names/namesPerRead+20 {
-		t.Errorf("%d requests, want one a name and one for each %d names", n, namesPerRead)
+	if n := read.requests.Load(); n > int64(names+names*(*membersRecords+1)/recordsPerRead+20) {
+		t.Errorf("%d requests, want one a name and some more", n)
 	}
 	t.Logf("all: %v, %d bytes in %d requests, at most %d", time.Since(begin).Round(time.Millisecond), read.all.Load(), read.requests.Load(), read.most.Load())
 }
@@ -219,7 +219,7 @@ func TestTenuresForPeople(t *testing.T) {
 func TestTenuresByReadsOn(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, devetcdtest.Start(t))
-	for turn := range slices.Chunk(numbered(2*keysPerRead+50), 100) {
+	for turn := range slices.Chunk(numbered(2*recordsPerRead+50), 100) {
 		var ops []clientv3.Op
 		for _, name := range turn {
 			r := Tenure{Name: name, Owner: "homer", From: time.Unix(100, 0)}.End(time.Unix(200, 0), Released)
@@ -229,7 +229,7 @@ func TestTenuresByReadsOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, err := TenuresBy(t.Context(), c, testPool, "homer"); err != nil || len(got) != 2*keysPerRead+50 {
-		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*keysPerRead+50)
+	if got, err := TenuresBy(t.Context(), c, testPool, "homer"); err != nil || len(got) != 2*recordsPerRead+50 {
+		t.Errorf("got %d tenures (%v), want %d", len(got), err, 2*recordsPerRead+50)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
@@ -135,7 +134,7 @@ func (r Reader) page(ctx context.Context, s Span, opts ...clientv3.OpOption) (ke
 	return page, nil
 }
 
-// all calls each for all that stands in a span, in the order of keys, by the thousand. It returns
+// all calls each for all that stands in a span, in the order of keys. It returns
 // the header of the first answer.
 func (r Reader) all(ctx context.Context, s Span, each func(*mvccpb.KeyValue)) (first *pb.ResponseHeader, err error) {
 	for more := true; more; {
@@ -181,42 +180,17 @@ func (r Reader) LastTenures(ctx context.Context, pool, name string) (ts []Tenure
 	return ReadTenures(pool, page.kvs), page.more, nil
 }
 
-// perName is how many records of a name are read together with those of others, and
-// namesPerRead of how many.
-const (
-	perName      = 250
-	namesPerRead = 40
-)
+// recordsPerRead is how many records are read at a time: etcd counts what is left of a range at each
+// read of some of it, and so 100,000 of them would cost it their square by the thousand.
+const recordsPerRead = 4000
 
-// readRecords calls each for the records of a pool, in the order of keys. etcd counts what
-// is left of a range at each read of some of it: one range for the many records of a big
-// pool would cost it their square. So they are read by the names that are held, each with
-// those up to the next one.
-func readRecords(ctx context.Context, r Reader, pool string, held iter.Seq[string], each func(*mvccpb.KeyValue)) error {
-	var spans []Span
-	all := under(TenuresKey(pool))
-	for _, name := range slices.SortedFunc(held, CompareNames) {
-		s := under(TenuresKey(pool) + name + "/")
-		s.limit = perName
-		spans = append(spans, Span{from: all.from, end: s.from, limit: perName}, s)
-		all.from = s.end
+// records calls each for the records of name, or of all names if that is "", in the order of keys.
+func (r Reader) records(ctx context.Context, pool, name string, each func(*mvccpb.KeyValue)) error {
+	s := under(TenuresKey(pool))
+	if name != "" {
+		s = under(s.from + name + "/")
 	}
-	for turn := range slices.Chunk(append(spans, all), 2*namesPerRead) {
-		pages, err := r.pages(ctx, turn)
-		if err != nil {
-			return err
-		}
-		for _, page := range pages {
-			for _, kv := range page.kvs {
-				each(kv)
-			}
-			if page.more {
-				page.rest.limit = keysPerRead
-				if _, err := r.all(ctx, page.rest, each); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
+	s.limit = recordsPerRead
+	_, err := r.all(ctx, s, each)
+	return err
 }
