@@ -3,6 +3,7 @@ package outlet
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -42,18 +43,8 @@ const (
 
 // beside starts what goes on beside the sending of s, and ends with ctx.
 func (o *Outlet) beside(ctx context.Context, s *session) {
+	s.besides.Go(func() { o.scout(ctx, s) })
 	a := s.server.entry.address
-	if earlier := slices.Index(s.config.To, a); earlier > 0 {
-		s.besides.Go(func() { o.leaveForEarlier(ctx, s, earlier) })
-	}
-	if isAlone := o.failover.isAlone(s.server); isAlone || a.IsDatagram() {
-		o.dropSpares()
-	} else {
-		s.besides.Go(func() { o.holdSpares(ctx, s) })
-		if a.Host != "" {
-			s.besides.Go(func() { o.leaveUnread(ctx, s) })
-		}
-	}
 	if a.Network == "unixgram" || a.Network == "udp" && a.IsName() {
 		s.besides.Go(func() { o.leaveRenamed(ctx, s) })
 	}
@@ -62,42 +53,87 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 	}
 }
 
-// seekAgain waits for about seekInterval; it returns false when ctx has ended.
-func seekAgain(ctx context.Context) bool {
-	return retry.Sleep(ctx, seekInterval/2+rand.N(seekInterval))
+// scout looks for another server, until it makes s leave its own for that: for any, while its own
+// takes nothing, or if that reads nothing; else for one of an earlier address. It owns the spares.
+func (o *Outlet) scout(ctx context.Context, s *session) {
+	a := s.server.entry.address
+	hasOthers := !a.IsDatagram() && !o.failover.isAlone(s.server)
+	if hasOthers {
+		o.holdSpares(ctx, s)
+	} else {
+		o.dropSpares()
+	}
+	earlier, asks, ask := slices.Index(s.config.To, a), hasOthers && a.Host != "", s.since.Add(askAfter)
+	for {
+		known := o.failover.of(s.server)
+		if known.works {
+			o.dropSpares()
+		}
+		wait := time.Duration(math.MaxInt64)
+		if earlier > 0 || len(o.spares) > 0 || s.paused.Load() {
+			wait = seekInterval/2 + rand.N(seekInterval) // the same for no two of a fleet
+		}
+		if asks {
+			wait = min(wait, max(time.Until(ask), time.Until(known.ask)))
+		}
+		select {
+		case <-time.After(wait):
+		case <-s.stalls:
+		case <-ctx.Done():
+			return
+		}
+		isUnread := asks && time.Until(ask) <= 0 && time.Until(known.ask) <= 0 && !o.isRead(ctx, s)
+		var c *connection
+		var why error
+		switch {
+		case s.paused.Load():
+			if c, why = o.open(ctx, wholeList, s.server, 0), errStalled; c == nil {
+				o.failover.alone(s.server)
+			}
+		case isUnread:
+			c, why = o.open(ctx, wholeList, s.server, 0), errDoubted
+		case earlier > 0:
+			c, why = o.open(ctx, earlier, nil, betterAge), errBetter
+		}
+		switch {
+		case c == nil:
+		case errors.Is(why, errStalled) && !s.paused.Load():
+			c.close()
+		default:
+			o.dropSpares()
+			o.spares = append(o.spares, c)
+			s.ask(why)
+			return
+		}
+	}
 }
 
 // holdSpares connects to all other servers that can be used, once one has failed, and holds that
 // until s has proven itself: so any number of servers that accept connections and end them cost the
 // time of two. Those that were held when the session before failed are still.
 func (o *Outlet) holdSpares(ctx context.Context, s *session) {
-	if !retry.Sleep(ctx, settleTime) {
-		return
-	}
-	if len(o.spares) == 0 && o.failover.wantsSpares(s.server) {
-		r := o.search(ctx, wholeList, s.server)
-		r.quiet = true
+	hold, cancel := context.WithTimeout(ctx, provenAge)
+	defer cancel()
+	if retry.Sleep(ctx, settleTime) && len(o.spares) == 0 && o.failover.wantsSpares(s.server) {
+		r := o.search(hold, wholeList, s.server)
 		for ; len(o.spares) < maxSpares && r.next() != nil; r.found = nil {
 			o.spares = append(o.spares, r.found)
 		}
 		r.stop()
 	}
-	if retry.Sleep(ctx, provenAge) {
-		o.dropSpares()
-	}
 }
 
 // spare returns the first of those that are held whose server has not ended it; nil: there is none.
-func (o *Outlet) spare() *connection {
+func (o *Outlet) spare(ctx context.Context) *connection {
 	for len(o.spares) > 0 {
 		c := o.spares[0]
 		o.spares = o.spares[1:]
-		select {
-		case why := <-c.heard:
-			c.close()
-			o.failover.failed(time.Now(), c, 0, c.explain(why))
-		default:
+		switch {
+		case !o.stays(ctx, c, 0):
+		case c.config == o.config.Load():
 			return c
+		default:
+			c.close()
 		}
 	}
 	return nil
@@ -110,56 +146,6 @@ func (o *Outlet) dropSpares() {
 	o.spares = nil
 }
 
-// leaveForEarlier makes s leave its server when one of the first n addresses is back.
-func (o *Outlet) leaveForEarlier(ctx context.Context, s *session, n int) {
-	for seekAgain(ctx) {
-		if c := o.open(ctx, n, nil, betterAge); c != nil {
-			s.leaveFor(c, errBetter)
-			return
-		}
-	}
-}
-
-// leaveStalled makes s leave its server for another while it takes nothing, as soon as
-// one could be connected to.
-func (o *Outlet) leaveStalled(ctx context.Context, s *session) {
-	for s.paused.Load() {
-		c := o.open(ctx, wholeList, s.server, 0)
-		switch {
-		case c == nil:
-			o.failover.alone(s.server)
-		case s.paused.Load():
-			s.leaveFor(c, errStalled)
-			return
-		default:
-			c.close()
-		}
-		if !seekAgain(ctx) {
-			return
-		}
-	}
-}
-
-// leaveUnread makes s leave its server for another if that reads nothing. That its kernel takes
-// what it is sent doesn't tell, for megabytes: a quiet host's lines of hours. One that reads
-// closes what we close. If it does not, the session ends in order, which tells: it might
-// serve one connection at a time.
-func (o *Outlet) leaveUnread(ctx context.Context, s *session) {
-	for wait := max(askAfter, time.Until(o.failover.of(s.server).ask)); retry.Sleep(ctx, wait); wait = askInterval {
-		if s.paused.Load() {
-			continue // which tells, too
-		}
-		c, err := o.dialServer(ctx, s.config, s.server, stallTime)
-		if err == nil && o.reads(ctx, c) || err != nil && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			continue
-		}
-		o.failover.asked(s.server, false, time.Now().Add(askInterval))
-		if c := o.open(ctx, wholeList, s.server, 0); c != nil {
-			s.leaveFor(c, errDoubted)
-		}
-	}
-}
-
 // open connects to the first server of the first n addresses that can be used; than is passed
 // over. Unless age is 0, a connection must stay open for that long while nothing is sent, and for
 // longer than those did that failed; and a server that read nothing must first show that it
@@ -169,23 +155,15 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 	if c == nil || c.server.entry.address.IsDatagram() {
 		return c // it has rested for long, or says that it is well
 	}
+	known := o.failover.of(c.server)
 	if age > 0 {
-		age = max(age, o.failover.of(c.server).lived+passTime)
+		age = max(age, known.lived+passTime)
 	}
-	late := time.NewTimer(age)
-	defer late.Stop()
-	select {
-	case <-late.C:
-	case err := <-c.heard:
-		c.close()
-		o.failover.failed(time.Now(), c, 0, c.explain(err))
-		return nil
-	case <-ctx.Done():
-		c.close()
+	if !o.stays(ctx, c, age) {
 		return nil
 	}
 	c.probed = age > 0
-	if !o.failover.of(c.server).silent {
+	if !known.silent {
 		return c
 	}
 	if !o.reads(ctx, c) && ctx.Err() == nil {
@@ -194,30 +172,65 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 	return nil
 }
 
-// reads closes c, and says whether the server closes it, too. A balancer does so by itself as
-// long as it connects to its own server.
-func (o *Outlet) reads(ctx context.Context, c *connection) (reads bool) {
-	defer c.close()
-	defer func() {
-		if reads {
-			o.failover.asked(c.server, true, time.Now().Add(askInterval))
-		}
-	}()
-	if d := passTime - time.Since(c.began); d > 0 && !retry.Sleep(ctx, d) {
-		return false
-	}
-	if _, err := c.link.CloseWrite(); err != nil {
-		return true // it has ended it
-	}
-	late := time.NewTimer(stallTime)
+// stays says whether c stays open for d. If not, or if ctx has ended, it closes c.
+func (o *Outlet) stays(ctx context.Context, c *connection, d time.Duration) bool {
+	late := time.NewTimer(d)
 	defer late.Stop()
 	select {
-	case <-c.heard:
-		return true
 	case <-late.C:
+	case <-c.watched:
 	case <-ctx.Done():
 	}
-	return false
+	select {
+	case why := <-c.heard:
+		c.close()
+		o.failover.failed(time.Now(), c, 0, c.explain(why))
+		return false
+	default:
+	}
+	if ctx.Err() != nil {
+		c.close()
+	}
+	return ctx.Err() == nil
+}
+
+// isRead says whether the server of s reads, which it asks on a connection of its own. That its
+// kernel takes what it is sent doesn't tell, for megabytes: a quiet host's lines of hours. One that
+// reads closes what we close. If it does not, s is to end in order, which tells: it might serve one
+// connection at a time.
+func (o *Outlet) isRead(ctx context.Context, s *session) bool {
+	c, err := o.dialServer(ctx, s.config, s.server, stallTime)
+	if err == nil {
+		return o.reads(ctx, c) || ctx.Err() != nil
+	}
+	is := !errors.Is(err, context.DeadlineExceeded)
+	if ctx.Err() == nil {
+		o.failover.asked(s.server, is, time.Now().Add(askInterval))
+	}
+	return is
+}
+
+// reads closes c, and says whether the server closes it, too. A balancer does so by itself as
+// long as it connects to its own server.
+func (o *Outlet) reads(ctx context.Context, c *connection) bool {
+	defer c.close()
+	retry.Sleep(ctx, passTime-time.Since(c.began))
+	_, err := c.link.CloseWrite()
+	is := err != nil // it has ended it
+	if !is {
+		late := time.NewTimer(stallTime)
+		defer late.Stop()
+		select {
+		case <-c.watched:
+			is = true
+		case <-late.C:
+		case <-ctx.Done():
+		}
+	}
+	if ctx.Err() == nil {
+		o.failover.asked(c.server, is, time.Now().Add(askInterval))
+	}
+	return is
 }
 
 // park keeps a connection that was left, whose server has not taken what it was sent yet: to

@@ -21,11 +21,10 @@ const (
 
 // leave is how we leave a server that works.
 type leave struct {
-	expires time.Time        // when we should; zero: never
-	asked   chan error       // cap 1: why we should
-	better  chan *connection // cap 1: to go on with
-	why     error            // we do when we can; nil: we don't
-	by      time.Time        // at the latest
+	expires time.Time  // when we should; zero: never
+	asked   chan error // cap 1: why we should
+	why     error      // we do when we can; nil: we don't
+	by      time.Time  // at the latest
 }
 
 // ask asks for the session to end; the first reason holds. Any goroutine may.
@@ -33,16 +32,6 @@ func (l *leave) ask(why error) {
 	select {
 	case l.asked <- why:
 	default:
-	}
-}
-
-// leaveFor asks s to end, and the outlet to go on with c, which it takes.
-func (s *session) leaveFor(c *connection, why error) {
-	select {
-	case s.better <- c:
-		s.ask(why)
-	default:
-		c.close()
 	}
 }
 

@@ -28,7 +28,7 @@ type Outlet struct {
 
 	pulse  pulse.Pulse    // of Run
 	parked sync.WaitGroup // connections that have a moment more
-	spares []*connection  // to other servers; Run's, and while there is a session, its holdSpares'
+	spares []*connection  // to other servers; Run's, and while there is a session, its scout's
 }
 
 // New returns an outlet. It starts nothing.
@@ -71,18 +71,22 @@ func (o *Outlet) IsUp() bool {
 	return slices.ContainsFunc(o.Status(), func(s Status) bool { return s.Up })
 }
 
-// Why a session ends, though its server works.
-var (
-	errMoved   = errors.New("other upstreams are configured")
-	errBetter  = errors.New("an earlier upstream is back")
-	errTooOld  = errors.New("the connection has reached its max_age")
-	errRenamed = errors.New("the upstream's name has another address")
-	errDoubted = errors.New("the upstream may read nothing")
+// An ours is why we end a session though its server works.
+type ours string
+
+func (why ours) Error() string { return string(why) }
+
+const (
+	errMoved   ours = "other upstreams are configured"
+	errBetter  ours = "an earlier upstream is back"
+	errTooOld  ours = "the connection has reached its max_age"
+	errRenamed ours = "the upstream's name has another address"
+	errDoubted ours = "the upstream may read nothing"
 )
 
-// isOurs says whether a session ended because we wanted it to.
 func isOurs(why error) bool {
-	return slices.ContainsFunc([]error{ErrDrained, errMoved, errBetter, errTooOld, errRenamed, errDoubted}, func(own error) bool { return errors.Is(why, own) })
+	_, is := errors.AsType[ours](why)
+	return is || errors.Is(why, ErrDrained)
 }
 
 // Run sends until the source is drained, or ctx ends.
@@ -92,35 +96,33 @@ func (o *Outlet) Run(ctx context.Context) {
 	defer o.parked.Wait()
 	defer cancel()
 	defer o.dropSpares()
-	for c := o.connect(ctx); c != nil; {
-		if c = o.run(ctx, c); c == nil {
-			c = o.connect(ctx)
-		}
+	for c := o.connect(ctx); c != nil; c = o.next(ctx) {
+		o.run(ctx, c)
 	}
 }
 
-// run runs the session on c, which it takes, and takes note of how it ended. It returns what was
-// opened beside it, to go on with.
-func (o *Outlet) run(ctx context.Context, c *connection) (next *connection) {
-	lived, next, why := o.session(ctx, c)
-	isFine := errors.Is(why, errDoubted) // it has ended the connection in order: so it does read
-	if ctx.Err() != nil || isOurs(why) {
-		o.failover.left(time.Now(), c.server)
-		o.dropSpares()
-	} else {
-		o.failover.failed(time.Now(), c, lived, why)
-		if next == nil {
-			next = o.spare()
-		}
+// next returns a connection to go on with: one that is held, or a new one.
+func (o *Outlet) next(ctx context.Context) *connection {
+	if c := o.spare(ctx); c != nil {
+		return c
 	}
-	if isFine {
+	return o.connect(ctx)
+}
+
+// run runs the session on c, which it takes, and takes note of how it ended.
+func (o *Outlet) run(ctx context.Context, c *connection) {
+	lived, why := o.session(ctx, c)
+	if ctx.Err() == nil && !isOurs(why) {
+		o.failover.failed(time.Now(), c, lived, why)
+		return
+	}
+	o.failover.left(time.Now(), c.server)
+	if errors.Is(why, errDoubted) { // it has ended the connection in order: so it does read
 		o.failover.asked(c.server, true, time.Now().Add(patientInterval))
 	}
-	if next != nil && (isFine || ctx.Err() != nil || next.config != o.config.Load()) {
-		next.close()
-		return nil
+	if !errors.Is(why, errBetter) {
+		o.dropSpares()
 	}
-	return next
 }
 
 // connect returns a connection to the first server that can be used, and tries until

@@ -35,7 +35,6 @@ type search struct {
 	config *Config // that todo is of
 	n      int     // so many addresses of the list are tried
 	than   *server // is not
-	quiet  bool    // nothing is said of those that can't be connected to
 
 	todo     []*server    // the next first
 	first    *server      // that is waited for, before the next is tried; nil: none is
@@ -85,7 +84,7 @@ func (r *search) step(now time.Time) time.Duration {
 		if wait := r.until.Sub(now); wait > 0 {
 			return wait
 		}
-		if r.first = nil; s.isName() && !r.quiet {
+		if r.first = nil; s.isName() {
 			f.late(now, s.entry, fmt.Errorf("look up upstream %s: no answer within %v", s.entry.address, resolveTime))
 		}
 	}
@@ -148,7 +147,7 @@ func (r *search) take(a attempt) {
 		r.first = nil
 	}
 	switch {
-	case a.err != nil && r.ctx.Err() == nil && !r.quiet:
+	case a.err != nil && r.ctx.Err() == nil:
 		f.unreachable(time.Now(), a.server, a.err)
 	case a.err != nil:
 	case a.isName():

@@ -42,6 +42,7 @@ type session struct {
 
 	trial  time.Duration // nothing is known of the server: one line is enough to find out, within that
 	paused atomic.Bool   // it has taken nothing for stallTime
+	stalls chan struct{} // cap 1: it has begun to
 
 	peer    hangup
 	certain Peer // what the source was told last
@@ -52,13 +53,12 @@ type session struct {
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
-// to do. It returns how long the server worked, what to go on with, if it is there, and why it
-// ended.
-func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, next *connection, why error) {
+// to do. It returns how long the server worked, and why it ended.
+func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
 	now := time.Now()
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.options.Source, since: now,
-		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1), better: make(chan *connection, 1)}, timer: time.NewTimer(0),
+		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1)}, stalls: make(chan struct{}, 1), timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
 	s.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
@@ -78,11 +78,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	s.source.End(ended, how)
 	cancel()
 	s.besides.Wait()
-	select {
-	case next = <-s.better:
-	default:
-	}
-	return ended.Sub(now), next, c.explain(why)
+	return ended.Sub(now), c.explain(why)
 }
 
 // isDatagram says whether lines go in datagrams.
@@ -109,7 +105,7 @@ func (s *session) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.noteStall(ctx, now)
+		s.noteStall(now)
 		if s.isLeaving(now, again > 0) {
 			return s.why
 		}
@@ -200,7 +196,7 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 
 // noteStall takes note of whether the server takes nothing. It is left when another one can
 // be connected to; until then it is waited for, but it isn't up.
-func (s *session) noteStall(ctx context.Context, now time.Time) {
+func (s *session) noteStall(now time.Time) {
 	since := s.progress
 	paused := s.stands(now) >= stallTime
 	if !s.paused.CompareAndSwap(!paused, paused) {
@@ -211,7 +207,10 @@ func (s *session) noteStall(ctx context.Context, now time.Time) {
 	}
 	s.outlet.failover.pauses(s.server, since, s.isCutOff(now))
 	if paused {
-		s.besides.Go(func() { s.outlet.leaveStalled(ctx, s) })
+		select {
+		case s.stalls <- struct{}{}:
+		default:
+		}
 	}
 }
 
