@@ -80,6 +80,8 @@ func (o *Outlet) scout(ctx context.Context, s *session) {
 		case <-time.After(wait):
 		case <-s.stalls:
 		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
 			return
 		}
 		isUnread := asks && time.Until(ask) <= 0 && time.Until(known.ask) <= 0 && !o.isRead(ctx, s)
@@ -88,7 +90,7 @@ func (o *Outlet) scout(ctx context.Context, s *session) {
 		switch {
 		case s.paused.Load():
 			if c, why = o.open(ctx, wholeList, s.server, 0), errStalled; c == nil {
-				o.failover.alone(s.server)
+				o.failover.alone()
 			}
 		case isUnread:
 			c, why = o.open(ctx, wholeList, s.server, 0), errDoubted

@@ -52,7 +52,11 @@ type failover struct {
 	mu      sync.Mutex
 	entries []*entry
 	tls     link.TLS
-	saidUp  *entry // the last that was said to be up, if it wasn't said to be down since
+	used    *server   // with which there is a session; nil: none
+	up      bool      // that works
+	paused  time.Time // since when it has taken nothing; zero: it takes
+	pause   string    // what is known of that
+	saidUp  *entry    // the last that was said to be up, if it wasn't said to be down since
 }
 
 // An entry is an address of the list, as configured.
@@ -62,8 +66,6 @@ type entry struct {
 	answer  []*server          // what it resolved to; nil: it did not
 	servers map[string]*server // by resolved address: those, and others that have failed
 
-	server   *server   // in use; nil: none
-	up       bool      // it works
 	since    time.Time // it is up, or not
 	reason   string    // why it isn't used; "": none is known
 	failures int       // since it was last up
@@ -83,8 +85,6 @@ type server struct {
 	trying  bool          // an attempt is under way
 	rest    time.Time     // not used before, while there is another
 	retry   time.Time     // not tried before
-	paused  time.Time     // since when a session that goes on has taken nothing; zero: it takes
-	pause   string        // what is known of that
 	narrow  bool          // a network on the way may carry small packets only, and not say so
 	silent  bool          // it read nothing, when it was last used or asked
 	ask     time.Time     // not asked before whether it reads
@@ -177,7 +177,7 @@ func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 		}
 	}
 	for at, s := range e.servers {
-		if !slices.Contains(e.answer, s) && s != e.server && (s.strikes == 0 || len(e.servers) > maxKnown) {
+		if !slices.Contains(e.answer, s) && s != f.used && (s.strikes == 0 || len(e.servers) > maxKnown) {
 			delete(e.servers, at)
 		}
 	}
@@ -198,28 +198,28 @@ func (f *failover) next(now time.Time) time.Duration {
 	var first *server
 	var at time.Time
 	for _, e := range f.entries {
-		s := &e.name
-		for _, other := range e.answer {
-			if s == &e.name || s.trying || !other.trying && other.retry.Before(s.retry) {
-				s = other
+		servers := e.answer
+		if servers == nil {
+			servers = []*server{&e.name}
+		}
+		for _, s := range servers {
+			if s.trying || e.name.trying {
+				continue
+			}
+			t := s.retry
+			if t.Before(e.name.retry) {
+				t = e.name.retry
+			}
+			if first == nil || t.Before(at) {
+				first, at = s, t
 			}
 		}
-		if s.trying || e.name.trying {
-			continue
-		}
-		t := s.retry
-		if t.Before(e.name.retry) {
-			t = e.name.retry
-		}
-		if first == nil || t.Before(at) {
-			first, at = s, t
-		}
 	}
-	if first == nil {
+	switch {
+	case first == nil:
 		return -1
-	}
-	if wait := at.Sub(now); wait > 0 {
-		return wait
+	case at.After(now):
+		return at.Sub(now)
 	}
 	first.rest, first.entry.name.rest = time.Time{}, time.Time{}
 	return 0
@@ -232,11 +232,11 @@ func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := s.entry
-	e.server, s.paused = s, time.Time{}
+	f.used, f.paused = s, time.Time{}
 	e.said.pauses.over()
 	hasFailed := s.strikes > 0 || e.name.strikes > 0
 	if !hasFailed {
-		f.isUp(now, e)
+		f.isUp(now)
 	}
 	switch {
 	case hasFailed && e.address.IsDatagram():
@@ -253,7 +253,7 @@ func (f *failover) proven(now time.Time, s *server) {
 	defer f.mu.Unlock()
 	s.works, s.strikes, s.lived, s.rest = true, 0, 0, time.Time{}
 	s.entry.name.strikes = 0
-	f.isUp(now, s.entry)
+	f.isUp(now)
 }
 
 // isAlone says whether there is no other server than s.
@@ -288,26 +288,30 @@ func (f *failover) asked(s *server, reads bool, again time.Time) {
 	s.silent, s.ask = !reads, again
 }
 
-// left says that a session with s ended though s did not fail.
-func (f *failover) left(now time.Time, s *server) {
+// left says that the session ended, whose server did not fail.
+func (f *failover) left(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e := s.entry
-	e.server = nil
-	if e.up {
-		e.up, e.since = false, now
-	}
+	f.unused(now)
 }
 
-// failed says that a session on c failed that had worked for so long. One that stalled,
-// or that failed soon though its connection had been idle for a while (probed), shows that
-// to accept a connection proves nothing here: the server rests as long as one that says nothing.
+// unused takes note that the session has ended. f.mu is held.
+func (f *failover) unused(now time.Time) {
+	if f.up {
+		f.used.entry.since = now
+	}
+	f.used, f.up = nil, false
+}
+
+// failed says that a session on c failed that had worked for so long; or c did, which was held. One
+// that stalled, or that failed soon though its connection had been idle for a while (probed), shows
+// that to accept a connection proves nothing here: the server rests as long as one that says nothing.
 func (f *failover) failed(now time.Time, c *connection, worked time.Duration, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s, e := c.server, c.server.entry
-	if e.server == s {
-		e.server = nil
+	if f.used == s {
+		f.unused(now)
 	}
 	isCutOff := errors.Is(why, errCutOff)
 	if !c.proven && (isCutOff || errors.Is(why, errGone) || errors.Is(why, syscall.ETIMEDOUT)) {
@@ -315,11 +319,7 @@ func (f *failover) failed(now time.Time, c *connection, worked time.Duration, wh
 	}
 	isStalled := isCutOff || errors.Is(why, errStalled)
 	s.silent, s.ask = isStalled, time.Time{}
-	works := worked >= provenAge && !isStalled
-	s.lived = max(s.lived, now.Sub(c.began))
-	if works {
-		s.strikes, e.name.strikes, s.lived = 0, 0, 0
-	}
+	works := c.proven && !isStalled
 	isYoung := worked < brokenAge
 	if errors.Is(why, link.ErrClosed) {
 		isYoung = worked < closedAge // it was idle
@@ -331,6 +331,9 @@ func (f *failover) failed(now time.Time, c *connection, worked time.Duration, wh
 		}
 		f.broke(now, s, why)
 		return
+	}
+	if !works {
+		s.lived = max(s.lived, now.Sub(c.began))
 	}
 	f.strike(now, s)
 	cause := "session"

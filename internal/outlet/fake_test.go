@@ -225,7 +225,7 @@ func (l *fakeLink) Look() (Peer, error) {
 	if !l.server.unread {
 		l.acked = l.taken
 	}
-	if l.server.refuses > 0 {
+	if l.server.refuses > 0 || errors.Is(l.err, syscall.ECONNREFUSED) {
 		return Peer{Acked: l.acked}, l.err
 	}
 	if l.server.cutOff {

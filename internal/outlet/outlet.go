@@ -116,7 +116,7 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 		o.failover.failed(time.Now(), c, lived, why)
 		return
 	}
-	o.failover.left(time.Now(), c.server)
+	o.failover.left(time.Now())
 	if errors.Is(why, errDoubted) { // it has ended the connection in order: so it does read
 		o.failover.asked(c.server, true, time.Now().Add(patientInterval))
 	}

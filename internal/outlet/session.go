@@ -205,7 +205,7 @@ func (s *session) noteStall(now time.Time) {
 	if !paused {
 		since = time.Time{}
 	}
-	s.outlet.failover.pauses(s.server, since, s.isCutOff(now))
+	s.outlet.failover.pauses(since, s.isCutOff(now))
 	if paused {
 		select {
 		case s.stalls <- struct{}{}:

@@ -12,12 +12,13 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
-// isUp takes note that e works. f.mu is held.
-func (f *failover) isUp(now time.Time, e *entry) {
-	if e.up {
+// isUp takes note that the server in use works. f.mu is held.
+func (f *failover) isUp(now time.Time) {
+	if f.up {
 		return
 	}
-	attrs := []any{"upstream", e.address.String(), "resolved", e.server.at}
+	e := f.used.entry
+	attrs := []any{"upstream", e.address.String(), "resolved", f.used.at}
 	level := slog.LevelInfo
 	switch wasSaid := e.said.down.over(); {
 	case wasSaid:
@@ -29,43 +30,44 @@ func (f *failover) isUp(now time.Time, e *entry) {
 	if f.log.Log(context.Background(), level, "upstream up", attrs...); level == slog.LevelInfo {
 		f.saidUp, e.said.up.last = e, now
 	}
-	e.up, e.since, e.reason, e.failures = true, now, "", 0
+	f.up, e.since, e.reason, e.failures = true, now, "", 0
 }
 
-// pauses says that s has taken nothing since a moment, or takes again: the zero one. Its
-// session goes on.
-func (f *failover) pauses(s *server, since time.Time, isCutOff bool) {
+// pauses says that the server in use has taken nothing since a moment, or takes again: the zero one.
+func (f *failover) pauses(since time.Time, isCutOff bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	e := f.used.entry
 	if since.IsZero() {
-		if lasted := time.Since(s.paused); s.entry.said.pauses.over() || lasted >= lasting {
-			f.log.Info("upstream takes lines again", "upstream", s.entry.address.String(), "resolved", s.at, "after", lasted.Round(time.Millisecond))
+		if lasted := time.Since(f.paused); e.said.pauses.over() || lasted >= lasting {
+			f.log.Info("upstream takes lines again", "upstream", e.address.String(), "resolved", f.used.at, "after", lasted.Round(time.Millisecond))
 		}
 	}
-	s.paused, s.pause = since, "connected, but it takes nothing: stopped, or overloaded"
+	f.paused, f.pause = since, "connected, but it takes nothing: stopped, or overloaded"
 	if isCutOff {
-		s.pause = "connected, but its host answers nothing: down, or cut off"
+		f.pause = "connected, but its host answers nothing: down, or cut off"
 	}
 }
 
-// alone says that there is no other while s pauses, if it does.
-func (f *failover) alone(s *server) {
+// alone says that there is no other while the server in use pauses, if it does.
+func (f *failover) alone() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s.paused.IsZero() {
+	if f.used == nil || f.paused.IsZero() {
 		return
 	}
-	if times, tell := s.entry.said.pauses.holds(time.Now(), "", 0); tell {
-		f.log.Warn("upstream takes nothing", append([]any{"upstream", s.entry.address.String(), "resolved", s.at, "err", s.pause}, times...)...)
+	e := f.used.entry
+	if times, tell := e.said.pauses.holds(time.Now(), "", 0); tell {
+		f.log.Warn("upstream takes nothing", append([]any{"upstream", e.address.String(), "resolved", f.used.at, "err", f.pause}, times...)...)
 	}
 }
 
 // isDown takes note that e failed, and says so. f.mu is held.
 func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
-	if e.server != nil || !slices.Contains(f.entries, e) {
+	if f.isUsed(e) || !slices.Contains(f.entries, e) {
 		return // another server of it is in use; or another list was configured meanwhile
 	}
-	e.notUsed(now, why)
+	e.reason = sanitize(why.Error())
 	if e.failures++; e.failures == 1 {
 		e.lost = f.lost()
 	}
@@ -82,7 +84,7 @@ func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
 // is said; or if it goes on like this. f.mu is held.
 func (f *failover) broke(now time.Time, s *server, why error) {
 	e := s.entry
-	e.notUsed(now, why)
+	e.reason = sanitize(why.Error())
 	if errors.Is(why, link.ErrClosed) {
 		return // it was idle
 	}
@@ -92,12 +94,8 @@ func (f *failover) broke(now time.Time, s *server, why error) {
 	}
 }
 
-func (e *entry) notUsed(now time.Time, why error) {
-	e.reason = sanitize(why.Error())
-	if e.up {
-		e.up, e.since = false, now
-	}
-}
+// isUsed says whether there is a session with a server of e. f.mu is held.
+func (f *failover) isUsed(e *entry) bool { return f.used != nil && f.used.entry == e }
 
 // sanitize keeps a reason on one line.
 func sanitize(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -121,11 +119,10 @@ func (f *failover) status() []Status {
 	out := make([]Status, len(f.entries))
 	fine := "not connected yet" // why an address is not used that nothing is wrong with
 	for i, e := range f.entries {
-		s := Status{Address: e.address, Up: e.up, Since: e.since, Reason: e.reason}
-		if e.server != nil {
-			s.Resolved = e.server.at
-			if !e.server.paused.IsZero() {
-				s.Up, s.Since, s.Reason = false, e.server.paused, e.server.pause
+		s := Status{Address: e.address, Since: e.since, Reason: e.reason}
+		if f.isUsed(e) {
+			if s.Up, s.Resolved = f.up, f.used.at; !f.paused.IsZero() {
+				s.Up, s.Since, s.Reason = false, f.paused, f.pause
 			}
 		}
 		switch {
@@ -134,7 +131,7 @@ func (f *failover) status() []Status {
 		case s.Reason == "":
 			s.Reason = fine
 		}
-		if e.server != nil && !s.Up {
+		if s.Resolved != "" && !s.Up {
 			fine = "an earlier address is tried"
 		}
 		out[i] = s
