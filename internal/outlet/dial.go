@@ -11,6 +11,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/link"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // A connection is a link to a server of the list, and what is heard from there.
@@ -80,34 +81,28 @@ func (o *Outlet) lookUp(ctx context.Context, a address.Upstream) ([]string, erro
 
 // addresses resolves a host. Some name servers never answer a question for IPv6 addresses:
 // where it takes long, it is asked for those of IPv4 alone, too.
-func (o *Outlet) addresses(ctx context.Context, host string) (ips []netip.Addr, err error) {
+func (o *Outlet) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithTimeout(ctx, maxResolve)
 	defer cancel()
-	answers := make(chan func() ([]netip.Addr, error), 2)
-	ask := func(network string) {
-		asking.Go(func() {
-			ips, err := o.options.Resolver.LookupNetIP(ctx, network, host)
-			answers <- func() ([]netip.Addr, error) { return ips, err }
-		})
-	}
-	ask("ip")
-	late := time.NewTimer(nextAfter)
-	defer late.Stop()
-	for open := 1; open > 0; {
-		select {
-		case answer := <-answers:
-			open--
-			if ips, err = answer(); err == nil {
-				return ips, nil
-			}
-		case <-late.C:
-			open++
-			ask("ip4")
+	found := make(chan []netip.Addr, 1)
+	asking.Go(func() {
+		if !retry.Sleep(ctx, nextAfter) {
+			return
 		}
+		if ips, err := o.options.Resolver.LookupNetIP(ctx, "ip4", host); err == nil {
+			found <- ips
+			cancel()
+		}
+	})
+	ips, err := o.options.Resolver.LookupNetIP(ctx, "ip", host)
+	select {
+	case ips = <-found:
+		return ips, nil
+	default:
+		return ips, err
 	}
-	return nil, err
 }
 
 // dialServer connects to s.

@@ -118,13 +118,19 @@ func newEntry(now time.Time, a address.Upstream) *entry {
 	return e
 }
 
-// list returns the first n entries, in the order in which to try them: who has failed less often
-// comes first.
-func (f *failover) list(n int) []*entry {
+// list returns what the first n entries stand for, a server or a name, in the order in which to try
+// them: who has failed less often comes first.
+func (f *failover) list(now time.Time, n int) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	list := slices.Clone(f.entries[:min(n, len(f.entries))])
-	slices.SortStableFunc(list, func(a, b *entry) int { return a.name.strikes - b.name.strikes })
+	entries := slices.Clone(f.entries[:min(n, len(f.entries))])
+	slices.SortStableFunc(entries, func(a, b *entry) int { return a.name.strikes - b.name.strikes })
+	list := make([]*server, len(entries))
+	for i, e := range entries {
+		if list[i] = &e.name; !e.address.IsName() {
+			list[i] = f.answered(now, e, []string{e.address.At()})[0]
+		}
+	}
 	return list
 }
 
@@ -156,12 +162,16 @@ func (f *failover) tried(s *server) {
 	s.trying = false
 }
 
-// resolved says what the name of e resolves to, and returns the servers. It rests until one
-// of them does not, or for maxRest. Of others, those are remembered that have failed: a name
-// may have another answer each time.
+// resolved says what the name of e resolves to, and returns the servers.
 func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.answered(now, e, ats)
+}
+
+// answered is resolved. A name rests until one of its servers does not, or for maxRest. Of others,
+// those are remembered that have failed: a name may have another answer each time. f.mu is held.
+func (f *failover) answered(now time.Time, e *entry, ats []string) []*server {
 	if e.answer == nil {
 		e.name.strikes = 0
 	}

@@ -136,13 +136,12 @@ func (o *Outlet) connect(ctx context.Context) *connection {
 		if err != nil {
 			return nil
 		}
-		wait := r.step(now)
-		if wait == 0 {
-			wait = o.failover.next(now)
-		}
-		if wait == 0 {
-			r.again()
-			continue
+		var wait time.Duration
+		if !r.isTrying() {
+			if wait = o.failover.next(now); wait == 0 {
+				r.again()
+				continue
+			}
 		}
 		o.pulse.Rest()
 		r.await(soonest(max(wait, 0), expire), o.changed, o.options.Source.More())

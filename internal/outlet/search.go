@@ -36,11 +36,11 @@ type search struct {
 	n      int     // so many addresses of the list are tried
 	than   *server // is not
 
-	todo     []*server    // the next first
-	first    *server      // that is waited for, before the next is tried; nil: none is
-	until    time.Time    // at the latest
-	underWay int          // attempts
-	ended    chan attempt // where they end
+	todo     []*server        // the next first
+	first    *server          // the last that was begun with, if that is waited for
+	turn     <-chan time.Time // receives when that has taken long; nil: the next can be tried
+	underWay int              // attempts
+	ended    chan attempt     // where they end
 	found    *connection
 }
 
@@ -65,49 +65,29 @@ func (o *Outlet) search(ctx context.Context, n int, than *server) *search {
 // again begins with the first address, as they are configured now.
 func (r *search) again() {
 	r.config = r.outlet.config.Load()
-	f := r.outlet.failover
-	r.todo, r.first = nil, nil
-	for _, e := range f.list(r.n) {
-		s := &e.name
-		if !e.address.IsName() {
-			s = f.resolved(time.Now(), e, []string{e.address.At()})[0]
-		}
-		r.todo = append(r.todo, s)
-	}
+	r.todo, r.first, r.turn = r.outlet.failover.list(time.Now(), r.n), nil, nil
 }
 
-// step tries the next server that does not rest, unless one is waited for. It returns
-// for how long one is; 0: none is left.
-func (r *search) step(now time.Time) time.Duration {
-	f := r.outlet.failover
-	if s := r.first; s != nil {
-		if wait := r.until.Sub(now); wait > 0 {
-			return wait
-		}
-		if r.first = nil; s.isName() {
-			f.late(now, s.entry, fmt.Errorf("look up upstream %s: no answer within %v", s.entry.address, resolveTime))
-		}
-	}
-	for len(r.todo) > 0 {
+// isTrying tries the next server that does not rest, unless one is waited for; false: none is left.
+func (r *search) isTrying() bool {
+	for now := time.Now(); r.turn == nil && len(r.todo) > 0; {
 		s := r.todo[0]
 		r.todo = r.todo[1:]
 		if s == r.than {
 			continue
 		}
-		if limit, ok := f.try(now, s); ok {
-			return r.begin(now, s, limit)
+		if limit, ok := r.outlet.failover.try(now, s); ok {
+			r.begin(now, s, limit)
 		}
 	}
-	return 0
+	return r.turn != nil
 }
 
-// begin begins an attempt, and returns for how long to wait for it.
-func (r *search) begin(now time.Time, s *server, limit time.Duration) time.Duration {
-	wait := nextAfter
+func (r *search) begin(now time.Time, s *server, limit time.Duration) {
+	r.first, r.turn = s, time.After(nextAfter)
 	if s.isName() {
-		wait = resolveTime
+		r.turn = time.After(resolveTime)
 	}
-	r.first, r.until = s, now.Add(wait)
 	r.underWay++
 	cfg := r.config
 	go func() {
@@ -119,10 +99,10 @@ func (r *search) begin(now time.Time, s *server, limit time.Duration) time.Durat
 		}
 		r.ended <- a
 	}()
-	return wait
 }
 
-// await waits until an attempt has ended, or something else happens; for d, unless that is 0.
+// await waits until an attempt has ended or taken long, or something else happens; for d, unless
+// that is 0.
 func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
 	var late <-chan time.Time
 	if d > 0 {
@@ -131,6 +111,10 @@ func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
 	select {
 	case a := <-r.ended:
 		r.take(a)
+	case <-r.turn:
+		if r.turn = nil; r.first.isName() {
+			r.outlet.failover.late(time.Now(), r.first.entry, fmt.Errorf("look up upstream %s: no answer within %v", r.first.entry.address, resolveTime))
+		}
 	case <-late:
 	case <-changed:
 		r.again()
@@ -144,7 +128,7 @@ func (r *search) take(a attempt) {
 	f := r.outlet.failover
 	f.tried(a.server)
 	if r.underWay--; a.server == r.first {
-		r.first = nil
+		r.turn = nil
 	}
 	switch {
 	case a.err != nil && r.ctx.Err() == nil:
@@ -162,12 +146,8 @@ func (r *search) take(a attempt) {
 // next connects to the next server that does not rest, unless one is found already. nil: none is
 // left, or ctx ended.
 func (r *search) next() *connection {
-	for r.found == nil && r.ctx.Err() == nil {
-		wait := r.step(time.Now())
-		if wait == 0 && r.underWay == 0 {
-			break
-		}
-		r.await(wait, nil, nil)
+	for r.found == nil && r.ctx.Err() == nil && (r.isTrying() || r.underWay > 0) {
+		r.await(0, nil, nil)
 	}
 	return r.found
 }

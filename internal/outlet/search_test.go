@@ -126,7 +126,7 @@ func TestNameRotates(t *testing.T) {
 				if n := strings.Count(r.log.String(), "\n"); n > 3 {
 					t.Errorf("%d addresses: the log has %d lines:\n%s", many, n, r.log)
 				}
-				known := len(r.failover.list(1)[0].servers)
+				known := len(r.failover.entries[0].servers)
 				if known > maxKnown {
 					t.Errorf("%d servers are remembered", known)
 				}
