@@ -287,7 +287,7 @@ func (o *Outlet) leaveIll(ctx context.Context, s *session) {
 			ill = 0
 		}
 		if ill == 2 {
-			s.ask(s.named("ask", err))
+			s.ask(err)
 		}
 	}
 }

@@ -36,8 +36,9 @@ func (c *connection) watch() {
 	close(c.watched)
 }
 
-// explain adds what the peer has said to why the connection ended.
+// explain says whose end it was that why says, and what the peer has said.
 func (c *connection) explain(why error) error {
+	why = fmt.Errorf("send to upstream %s (%s): %w", c.server.entry.address, c.server.at, why)
 	select {
 	case <-c.watched:
 	default:

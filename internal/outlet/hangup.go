@@ -38,12 +38,13 @@ func (s *session) reason(ctx context.Context, why error) error {
 		s.settle(ctx, settleTime)
 	}
 	switch err := s.peer.err; {
+	case err == nil || isHangUp(err):
+		return why
 	case errors.Is(err, link.ErrClosed):
-		return s.named("send to", errHungUp)
-	case err != nil && !isHangUp(err):
-		return s.named("watch", err)
+		return errHungUp
+	default:
+		return err
 	}
-	return why
 }
 
 // isHangUp says whether an error says no more than that the peer has hung up.
@@ -70,19 +71,19 @@ func (s *session) peerEnded(now time.Time) error {
 		return nil
 	case s.peer.half:
 		if s.isDoubtful() && now.Sub(s.peer.at) >= doubtTime && now.Sub(s.wrote) >= doubtTime {
-			return s.named("send to", errHungUp)
+			return errHungUp
 		}
 		return nil
 	}
 	s.peer.at = now
 	if !errors.Is(s.peer.err, link.ErrClosed) {
-		return s.named("watch", s.peer.err)
+		return s.peer.err
 	}
 	if err := s.collect(now); err != nil {
 		return err
 	}
 	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.isAcked() && now.Sub(s.lastAck) >= idleTime {
-		return s.named("watch", link.ErrClosed)
+		return link.ErrClosed
 	}
 	s.peer.half, s.peer.written = true, s.written
 	return nil

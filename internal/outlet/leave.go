@@ -2,6 +2,7 @@ package outlet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -21,18 +22,10 @@ const (
 
 // leave is how we leave a server that works.
 type leave struct {
-	expires time.Time  // when we should; zero: never
-	asked   chan error // cap 1: why we should
-	why     error      // we do when we can; nil: we don't
-	by      time.Time  // at the latest
-}
-
-// ask asks for the session to end; the first reason holds. Any goroutine may.
-func (l *leave) ask(why error) {
-	select {
-	case l.asked <- why:
-	default:
-	}
+	ask     context.CancelCauseFunc // says why we should; the first reason holds. Any goroutine may
+	expires time.Time               // when we should; zero: never
+	why     error                   // we do when we can; nil: we don't
+	by      time.Time               // at the latest
 }
 
 // keep puts off the end of a session that would be too old before then.
@@ -42,18 +35,11 @@ func (l *leave) keep(until time.Time) {
 	}
 }
 
-func (l *leave) depart(now time.Time, why error) { l.why, l.by = why, now.Add(partTime) }
-
-// isLeaving says whether it is time to leave. inDoubt says that the source waits for something
-// to prove delivered.
-func (s *session) isLeaving(now time.Time, inDoubt bool) bool {
-	if s.why == nil {
-		select {
-		case why := <-s.asked:
-			s.depart(now, why)
-		default:
-			s.depart(now, s.outdated(now))
-		}
+// isLeaving says whether it is time to leave, as ctx or the configuration wants. inDoubt says that
+// the source waits for something to prove delivered.
+func (s *session) isLeaving(ctx context.Context, now time.Time, inDoubt bool) bool {
+	if why := cmp.Or(context.Cause(ctx), s.why, s.outdated(now)); why != s.why {
+		s.why, s.by = why, now.Add(partTime)
 	}
 	switch {
 	case s.why == nil:
@@ -97,7 +83,7 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 			return Finished, why
 		case errors.Is(why, errDoubted):
 			if why = errStalled; s.peer.err != nil {
-				why = s.named("watch", s.peer.err)
+				why = s.peer.err
 			}
 		case !errors.Is(err, errUnread):
 			s.outlet.options.Log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
@@ -168,18 +154,16 @@ func (s *session) finish(ctx context.Context, why error) error {
 		if _, err := s.tell(now); err != nil {
 			return err
 		}
-		if s.isAcked() {
-			if s.peer.half || errors.Is(s.peer.err, link.ErrClosed) {
-				return nil
-			}
-			if unread.IsZero() {
-				unread = now
-			}
+		if unread.IsZero() && s.isAcked() {
+			unread = now
 		}
+		hasClosed := s.peer.half || errors.Is(s.peer.err, link.ErrClosed)
 		switch {
-		case s.peer.err != nil && !errors.Is(s.peer.err, link.ErrClosed):
+		case s.isAcked() && hasClosed:
+			return nil
+		case s.peer.err != nil && !hasClosed:
 			return s.peer.err
-		case !unread.IsZero() && (ctx.Err() != nil || now.Sub(unread) >= patience):
+		case s.isAcked() && (ctx.Err() != nil || now.Sub(unread) >= patience):
 			return errUnread
 		case ctx.Err() != nil:
 			return errUntaken

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,28 +55,31 @@ type session struct {
 // to do. It returns how long the server worked, and why it ended.
 func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
 	now := time.Now()
+	ctx, ask := context.WithCancelCause(parent)
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.options.Source, since: now,
-		trial: o.failover.begin(now, c.server), leave: leave{expires: c.expiry(), asked: make(chan error, 1)}, stalls: make(chan struct{}, 1), timer: time.NewTimer(0),
+		trial: o.failover.begin(now, c.server), stalls: make(chan struct{}, 1),
+		leave: leave{ask: ask, expires: c.expiry()}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
 	s.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
-	ctx, cancel := context.WithCancel(parent)
 	o.beside(ctx, s)
 	if s.trial > 0 && !s.isDatagram() {
 		s.settle(ctx, s.trial)
 		s.trial = 0
 	}
-	why = s.reason(ctx, s.send(ctx))
-	how, why := s.end(parent, why)
+	how, why := s.end(parent, s.reason(parent, s.send(ctx)))
 	ended := time.Now()
 	if s.isDoubtful() {
 		ended = s.peer.at
 	}
 	s.source.End(ended, how)
-	cancel()
+	ask(nil)
 	s.besides.Wait()
+	if isOurs(why) {
+		return ended.Sub(now), why
+	}
 	return ended.Sub(now), c.explain(why)
 }
 
@@ -85,16 +87,13 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 func (s *session) isDatagram() bool { return s.server.entry.address.IsDatagram() }
 
 // send sends until the connection breaks, the source is drained, or there is
-// something better to do; it returns what.
+// something better to do, as ctx says; it returns what.
 func (s *session) send(ctx context.Context) error {
 	for {
 		s.outlet.pulse.Work()
 		now := time.Now()
 		if err := s.peerEnded(now); err != nil {
 			return err
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
 		}
 		if now.Sub(s.looked) >= lookEvery {
 			if err := s.collect(now); err != nil {
@@ -106,7 +105,7 @@ func (s *session) send(ctx context.Context) error {
 			return err
 		}
 		s.noteStall(now)
-		if s.isLeaving(now, again > 0) {
+		if s.isLeaving(ctx, now, again > 0) {
 			return s.why
 		}
 		lines, wait, err := s.source.Next(now)
@@ -154,15 +153,7 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 		s.source.Refuse(link.PacketEnd(lines[n:], s.config.MaxDatagram))
 		return nil
 	}
-	return s.named("send to", err)
-}
-
-// named says which server an error is of.
-func (s *session) named(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s upstream %s (%s): %w", what, s.server.entry.address, s.server.at, err)
+	return err
 }
 
 // collect asks what is acknowledged.
@@ -172,7 +163,7 @@ func (s *session) collect(now time.Time) error {
 		s.proven = true
 		s.outlet.failover.proven(now, s.server)
 	}
-	return s.named("watch", err)
+	return err
 }
 
 // tell tells the source what is acknowledged: while that is in doubt, what was before.
@@ -250,16 +241,18 @@ func (s *session) await(ctx context.Context, d time.Duration) {
 		s.timer.Reset(d)
 		late = s.timer.C
 	}
+	asked := ctx.Done()
+	if s.why != nil {
+		asked = nil // that is known
+	}
 	s.outlet.pulse.Rest()
 	defer s.outlet.pulse.Work()
 	select {
 	case <-s.source.More():
 	case <-late:
 	case s.peer.err = <-s.heard:
-	case why := <-s.asked:
-		s.depart(time.Now(), why)
+	case <-asked:
 	case <-s.outlet.changed:
-	case <-ctx.Done():
 	}
 }
 
