@@ -63,9 +63,12 @@ func (c *connection) reset() {
 	<-c.watched
 }
 
-// lookUp returns the addresses that a, which is a name, resolves to, as package net takes
-// them.
+// lookUp returns the addresses that a resolves to, as package net takes them; itself, if it is
+// no name.
 func (o *Outlet) lookUp(ctx context.Context, a address.Upstream) ([]string, error) {
+	if !a.IsName() {
+		return []string{a.At()}, nil
+	}
 	ips, err := o.addresses(ctx, a.Host)
 	if err == nil && len(ips) == 0 {
 		err = errors.New("it has no address")

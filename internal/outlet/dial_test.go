@@ -47,7 +47,7 @@ func TestWrongServer(t *testing.T) {
 		}()
 		o := New(Config{To: addresses(t, fmt.Sprintf("%s://%s", c.network, listener.Addr()))}, Options{Source: newSource(), Log: discard, Dialer: link.Dialer{}})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		server := o.failover.list(time.Now(), 1)[0]
+		server := o.failover.resolved(time.Now(), o.failover.entries[0], []string{listener.Addr().String()})[0]
 		conn, err := o.dialServer(ctx, o.config.Load(), server, time.Minute)
 		if err == nil {
 			conn.link.Write([]byte("host.cpu 1 1700000000\n"), time.Minute)

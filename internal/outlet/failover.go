@@ -106,31 +106,25 @@ func (f *failover) reset(now time.Time, cfg *Config) {
 	}
 	f.entries, f.tls = make([]*entry, len(cfg.To)), cfg.TLS
 	for i, a := range cfg.To {
-		if f.entries[i] = old[a]; f.entries[i] == nil {
-			f.entries[i] = newEntry(now, a)
+		e := old[a]
+		if e == nil {
+			e = &entry{address: a, servers: map[string]*server{}, since: now}
+			e.name.entry = e
 		}
+		f.entries[i] = e
 	}
 }
 
-func newEntry(now time.Time, a address.Upstream) *entry {
-	e := &entry{address: a, servers: map[string]*server{}, since: now}
-	e.name.entry = e
-	return e
-}
-
-// list returns what the first n entries stand for, a server or a name, in the order in which to try
-// them: who has failed less often comes first.
-func (f *failover) list(now time.Time, n int) []*server {
+// list returns the names of the first n entries, in the order in which to try them: who has failed
+// less often comes first.
+func (f *failover) list(n int) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	entries := slices.Clone(f.entries[:min(n, len(f.entries))])
-	slices.SortStableFunc(entries, func(a, b *entry) int { return a.name.strikes - b.name.strikes })
-	list := make([]*server, len(entries))
-	for i, e := range entries {
-		if list[i] = &e.name; !e.address.IsName() {
-			list[i] = f.answered(now, e, []string{e.address.At()})[0]
-		}
+	list := make([]*server, min(n, len(f.entries)))
+	for i := range list {
+		list[i] = &f.entries[i].name
 	}
+	slices.SortStableFunc(list, func(a, b *server) int { return a.strikes - b.strikes })
 	return list
 }
 
@@ -162,16 +156,12 @@ func (f *failover) tried(s *server) {
 	s.trying = false
 }
 
-// resolved says what the name of e resolves to, and returns the servers.
+// resolved says what the name of e resolves to, and returns the servers. It rests until one
+// of them does not, or for maxRest. Of others, those are remembered that have failed: a name
+// may have another answer each time.
 func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.answered(now, e, ats)
-}
-
-// answered is resolved. A name rests until one of its servers does not, or for maxRest. Of others,
-// those are remembered that have failed: a name may have another answer each time. f.mu is held.
-func (f *failover) answered(now time.Time, e *entry, ats []string) []*server {
 	if e.answer == nil {
 		e.name.strikes = 0
 	}
@@ -191,11 +181,11 @@ func (f *failover) answered(now time.Time, e *entry, ats []string) []*server {
 			delete(e.servers, at)
 		}
 	}
-	first := slices.MinFunc(e.answer, func(a, b *server) int { return a.rest.Compare(b.rest) })
-	if latest := now.Add(maxRest); first.rest.After(latest) {
-		e.name.rest = latest
-	} else {
-		e.name.rest = first.rest
+	e.name.rest = now.Add(maxRest)
+	for _, s := range e.answer {
+		if s.rest.Before(e.name.rest) {
+			e.name.rest = s.rest
+		}
 	}
 	return e.answer
 }
@@ -278,17 +268,9 @@ func (f *failover) isAlone(s *server) bool {
 func (f *failover) wantsSpares(s *server) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !s.works && slices.ContainsFunc(f.entries, (*entry).hasFailed)
-}
-
-// hasFailed says whether one of its servers has failed, or its name, and has not worked since.
-func (e *entry) hasFailed() bool {
-	for _, s := range e.servers {
-		if s.strikes > 0 {
-			return true
-		}
-	}
-	return e.name.strikes > 0
+	return !s.works && slices.ContainsFunc(f.entries, func(e *entry) bool {
+		return e.name.strikes > 0 || slices.ContainsFunc(e.answer, func(s *server) bool { return s.strikes > 0 })
+	})
 }
 
 // asked says whether s reads, and when to ask it again.

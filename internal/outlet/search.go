@@ -65,7 +65,7 @@ func (o *Outlet) search(ctx context.Context, n int, than *server) *search {
 // again begins with the first address, as they are configured now.
 func (r *search) again() {
 	r.config = r.outlet.config.Load()
-	r.todo, r.first, r.turn = r.outlet.failover.list(time.Now(), r.n), nil, nil
+	r.todo, r.first, r.turn = r.outlet.failover.list(r.n), nil, nil
 }
 
 // isTrying tries the next server that does not rest, unless one is waited for; false: none is left.
