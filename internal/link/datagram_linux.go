@@ -43,8 +43,7 @@ type datagram struct {
 	fd  int        // -1: closed
 	err error      // what the network has reported
 
-	cut  [][]byte // scratch
-	msgs [sendBatch]mmsghdr
+	msgs [sendBatch]mmsghdr // scratch
 	iovs [sendBatch]unix.Iovec
 }
 
@@ -101,17 +100,11 @@ func (l *datagram) Write(lines []byte, limit time.Duration) (int, error) {
 		l.pauses--
 		defer time.Sleep(narrowPause)
 	}
-	l.cut = l.cut[:0]
-	for rest := lines; len(rest) > 0 && len(l.cut) < most; {
-		n := PacketEnd(rest, l.max)
-		l.cut = append(l.cut, rest[:n])
-		rest = rest[n:]
-	}
-	count, err := l.send(l.cut)
+	n, err := l.send(lines, most)
 	if errors.Is(err, syscall.EMSGSIZE) {
-		count, err = l.send(l.cut) // it may have been said of the path, about an earlier one
+		n, err = l.send(lines, most) // it may have been said of the path, about an earlier one
 	}
-	switch {
+	switch l.sent += uint64(n); {
 	case errors.Is(err, syscall.EMSGSIZE):
 		return 0, ErrTooLong
 	case errors.Is(err, syscall.EAGAIN):
@@ -119,29 +112,30 @@ func (l *datagram) Write(lines []byte, limit time.Duration) (int, error) {
 	case errors.Is(err, syscall.ENOBUFS): // our own device's queue is full (IP_RECVERR tells)
 		return 0, l.poll(0, min(limit, fullPause))
 	}
-	n := 0
-	for _, d := range l.cut[:count] {
-		n += len(d)
-	}
-	l.sent += uint64(n)
 	return n, err
 }
 
-// send sends datagrams, without waiting. It returns how many the kernel took, and
-// an error only when it took none.
-func (l *datagram) send(datagrams [][]byte) (int, error) {
-	for i, d := range datagrams {
-		l.iovs[i].Base = &d[0]
-		l.iovs[i].SetLen(len(d))
-		l.msgs[i].hdr.Iov = &l.iovs[i]
-		l.msgs[i].hdr.SetIovlen(1)
+// send sends from lines so many datagrams at most, without waiting. It returns how many bytes the
+// kernel took, and an error only when it took none.
+func (l *datagram) send(lines []byte, most int) (n int, err error) {
+	count := 0
+	for ; len(lines) > 0 && count < most; count++ {
+		end := PacketEnd(lines, l.max)
+		l.iovs[count].Base = &lines[0]
+		l.iovs[count].SetLen(end)
+		l.msgs[count].hdr.Iov = &l.iovs[count]
+		l.msgs[count].hdr.SetIovlen(1)
+		lines = lines[end:]
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), uintptr(len(datagrams)), unix.MSG_DONTWAIT, 0, 0)
-	clear(l.iovs[:len(datagrams)])
+	defer clear(l.iovs[:count])
+	taken, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&l.msgs[0])), uintptr(count), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
-	return int(n), nil
+	for _, v := range l.iovs[:taken] {
+		n += int(v.Len)
+	}
+	return n, nil
 }
 
 // poll waits until the socket is ready for something, or has an error to tell.

@@ -138,17 +138,16 @@ func smallSegments(network, _ string, conn syscall.RawConn) (err error) {
 
 // Dial connects to the server of a at the resolved address at.
 func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, way Way) (Link, error) {
-	if a.Network == "stdout" {
-		return &stdout{w: d.Stdout}, nil
-	}
 	network := a.Network
 	if network == "tls" {
 		network = "tcp"
 	}
-	if d.Own != nil && d.Own.IsOwn(network, at) {
+	switch {
+	case network == "stdout":
+		return &stdout{w: d.Stdout}, nil
+	case d.Own != nil && d.Own.IsOwn(network, at):
 		return nil, errOwnListener
-	}
-	if a.Health != 0 {
+	case a.Health != 0:
 		if err := AskHealth(ctx, a, at); err != nil {
 			return nil, err
 		}
@@ -165,17 +164,8 @@ func (d Dialer) Dial(ctx context.Context, a address.Upstream, at string, way Way
 		return newDatagram(conn, network, way.MaxDatagram)
 	}
 	l, err := newStream(conn.(streamConn), d.Resets)
-	if err != nil {
-		conn.Close()
-		return nil, err
+	if err == nil && a.Network == "tls" {
+		return startTLS(ctx, l, way.TLS, a.Host)
 	}
-	if a.Network != "tls" {
-		return l, nil
-	}
-	c, err := way.TLS.config(a.Host)
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
-	return startTLS(ctx, l, c)
+	return l, err
 }

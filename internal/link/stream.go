@@ -1,7 +1,6 @@
 package link
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -47,22 +46,24 @@ type stream struct {
 }
 
 // newStream takes a connection. See Dialer.Resets for resets.
-func newStream(conn streamConn, resets bool) (*stream, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil, err
+func newStream(conn streamConn, resets bool) (l *stream, err error) {
+	l = &stream{conn: conn}
+	l.tcp, _ = conn.(*net.TCPConn)
+	if l.raw, err = conn.SyscallConn(); err == nil && l.tcp != nil {
+		err = l.tcp.SetKeepAliveConfig(keepAlive)
 	}
-	l := &stream{conn: conn, raw: raw}
-	var isTCP bool
-	if l.tcp, isTCP = conn.(*net.TCPConn); !isTCP {
-		return l, nil
-	}
-	if resets {
+	switch {
+	case err != nil || l.tcp == nil:
+	case resets:
 		l.asks = l.control(func(fd int) error { return boundPauses(fd, AskTime) }) == nil
-		return l, errors.Join(l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))
+		err = l.tcp.SetLinger(0)
+	default:
+		err = errors.Join(l.tcp.SetWriteBuffer(onceBuffer), l.control(func(fd int) error { return limitUnsent(fd, onceUnsent) }))
 	}
-	return l, errors.Join(l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetWriteBuffer(onceBuffer),
-		l.control(func(fd int) error { return limitUnsent(fd, onceUnsent) }))
+	if err != nil {
+		conn.Close()
+	}
+	return l, err
 }
 
 // control runs f on the descriptor. That the system has no such thing is no error.
@@ -122,18 +123,15 @@ func (l *stream) Watch() ([]byte, error) { return readToEnd(l.conn) }
 
 // readToEnd is the watch of a Link.
 func readToEnd(r io.Reader) (said []byte, err error) {
-	var b [512]byte
-	for err == nil {
-		var n int
-		n, err = r.Read(b[:])
-		if len(said) == 0 {
-			said = bytes.Clone(b[:min(n, 64)])
-		}
+	said = make([]byte, 64)
+	n, err := r.Read(said)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
 	}
-	if errors.Is(err, io.EOF) {
+	if err == nil || errors.Is(err, io.EOF) {
 		err = ErrClosed
 	}
-	return said, err
+	return said[:n], err
 }
 
 func (l *stream) Narrow(is bool) {

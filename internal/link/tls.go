@@ -55,8 +55,13 @@ type tlsLink struct {
 // A mark says that so much ciphertext holds so much of the lines.
 type mark struct{ cipher, plain uint64 }
 
-// startTLS shakes hands on a stream, which it takes.
-func startTLS(ctx context.Context, s *stream, c *tls.Config) (*tlsLink, error) {
+// startTLS shakes hands with a host on a stream, which it takes.
+func startTLS(ctx context.Context, s *stream, t TLS, host string) (*tlsLink, error) {
+	c, err := t.config(host)
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
 	r := &records{streamConn: s.conn, through: true}
 	l := &tlsLink{stream: s, records: r, conn: tls.Client(r, c)}
 	began := time.Now()
@@ -105,36 +110,19 @@ func (r *records) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// SetWriteDeadline does nothing: no write waits.
-func (r *records) SetWriteDeadline(time.Time) error {
-	return nil
-}
-
-// next returns what is held, valid until taken is called.
-func (r *records) next() []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.held[:len(r.held):len(r.held)]
-}
-
-// taken says that the first n bytes of what is held are no more.
-func (r *records) taken(n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.held = r.held[:copy(r.held, r.held[n:])]
-}
-
 // maxPlain is how many bytes of lines are encrypted at once.
 const maxPlain = 64 << 10
 
 // flush hands the kernel what is held, and says whether it took all.
 func (l *tlsLink) flush(limit time.Duration) (all bool, err error) {
-	held := l.records.next()
+	l.records.mu.Lock()
+	defer l.records.mu.Unlock()
+	held := l.records.held
 	if len(held) == 0 {
 		return true, nil
 	}
 	n, err := l.stream.Write(held, limit)
-	l.records.taken(n)
+	l.records.held = held[:copy(held, held[n:])]
 	return n == len(held), err
 }
 
