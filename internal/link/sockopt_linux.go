@@ -7,26 +7,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUserTimeout bounds how long sent data may stay unacknowledged before the
-// connection is given up: tcp(7), TCP_USER_TIMEOUT.
-func setUserTimeout(fd int, d time.Duration) error {
-	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, max(1, int(d.Milliseconds())))
-}
+// What can be set of a TCP connection: tcp(7).
+const (
+	userTimeout = unix.TCP_USER_TIMEOUT  // in ms: so long sent data may stay unacknowledged before it is given up
+	maxPause    = unix.TCP_RTO_MAX_MS    // in ms, since Linux 6.15: until a peer is asked again that has no room, or does not answer
+	mostUnsent  = unix.TCP_NOTSENT_LOWAT // in bytes: what the kernel takes that it cannot send yet
+)
 
-// boundPauses bounds how long the kernel waits until it asks a peer again that has no room or does
-// not answer: TCP_RTO_MAX_MS, since Linux 6.15.
-func boundPauses(fd int, d time.Duration) error {
-	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_RTO_MAX_MS, int(d.Milliseconds()))
+func setTCP(fd, option, value int) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, option, value)
 }
 
 // unsent returns how many bytes of a stream the peer has not acknowledged; of a
 // unix socket, how much memory what it has not read takes.
 func unsent(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }
-
-// limitUnsent bounds how much the kernel takes that it cannot send yet.
-func limitUnsent(fd, bytes int) error {
-	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes)
-}
 
 // tick is the most that the kernel's times are from the truth: HZ is 100 or more.
 const tick = 10 * time.Millisecond

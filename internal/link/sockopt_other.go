@@ -2,15 +2,12 @@
 
 package link
 
-import (
-	"errors"
-	"time"
-)
+import "errors"
 
-func setUserTimeout(int, time.Duration) error { return errors.ErrUnsupported }
-func boundPauses(int, time.Duration) error    { return errors.ErrUnsupported }
-func unsent(int) (int, error)                 { return 0, errors.ErrUnsupported }
-func limitUnsent(int, int) error              { return errors.ErrUnsupported }
+const userTimeout, maxPause, mostUnsent = 0, 0, 0
+
+func setTCP(int, int, int) error { return errors.ErrUnsupported }
+func unsent(int) (int, error)    { return 0, errors.ErrUnsupported }
 
 // askTCP leaves peer as it is: nothing tells what is acknowledged.
 func askTCP(int, *Peer) (bool, error) { return false, errors.ErrUnsupported }

@@ -55,10 +55,10 @@ func newStream(conn streamConn, resets bool) (l *stream, err error) {
 	switch {
 	case err != nil || l.tcp == nil:
 	case resets:
-		l.asks = l.control(func(fd int) error { return boundPauses(fd, AskTime) }) == nil
+		l.asks = l.set(maxPause, int(AskTime.Milliseconds())) == nil
 		err = l.tcp.SetLinger(0)
 	default:
-		err = errors.Join(l.tcp.SetWriteBuffer(onceBuffer), l.control(func(fd int) error { return limitUnsent(fd, onceUnsent) }))
+		err = errors.Join(l.tcp.SetWriteBuffer(onceBuffer), l.set(mostUnsent, onceUnsent))
 	}
 	if err != nil {
 		conn.Close()
@@ -73,6 +73,11 @@ func (l *stream) control(f func(fd int) error) (err error) {
 		err = nil
 	}
 	return errors.Join(err, ctlErr)
+}
+
+// set sets an option of TCP.
+func (l *stream) set(option, value int) error {
+	return l.control(func(fd int) error { return setTCP(fd, option, value) })
 }
 
 func (l *stream) Write(lines []byte, limit time.Duration) (int, error) {
@@ -116,7 +121,7 @@ func (l *stream) Bound(d time.Duration) error {
 	if l.tcp == nil || l.asks {
 		return nil
 	}
-	return l.control(func(fd int) error { return setUserTimeout(fd, d) })
+	return l.set(userTimeout, max(1, int(d.Milliseconds())))
 }
 
 func (l *stream) Watch() ([]byte, error) { return readToEnd(l.conn) }
@@ -143,7 +148,7 @@ func (l *stream) Narrow(is bool) {
 	if is {
 		limit = narrowUnsent
 	}
-	l.control(func(fd int) error { return limitUnsent(fd, limit) }) // or it goes on as it is
+	l.set(mostUnsent, limit) // or it goes on as it is
 }
 
 func (l *stream) CloseWrite() (bool, error) { return true, l.conn.CloseWrite() }
