@@ -43,8 +43,12 @@ const (
 
 // beside starts what goes on beside the sending of s, and ends with ctx.
 func (o *Outlet) beside(ctx context.Context, s *session) {
-	s.besides.Go(func() { o.scout(ctx, s) })
 	a := s.server.entry.address
+	hasOthers := !a.IsDatagram() && !o.failover.isAlone(s.server)
+	s.besides.Go(func() { o.scout(ctx, s, hasOthers) })
+	if hasOthers && a.Host != "" {
+		s.besides.Go(func() { o.askWhetherRead(ctx, s) })
+	}
 	if a.Network == "unixgram" || a.Network == "udp" && a.IsName() {
 		s.besides.Go(func() { o.leaveRenamed(ctx, s) })
 	}
@@ -54,52 +58,40 @@ func (o *Outlet) beside(ctx context.Context, s *session) {
 }
 
 // scout looks for another server, until it makes s leave its own for that: for any, while its own
-// takes nothing, or if that reads nothing; else for one of an earlier address. It owns the spares.
-func (o *Outlet) scout(ctx context.Context, s *session) {
-	a := s.server.entry.address
-	hasOthers := !a.IsDatagram() && !o.failover.isAlone(s.server)
+// takes nothing, or seems to read nothing; else for one of an earlier address. It owns the spares.
+func (o *Outlet) scout(ctx context.Context, s *session, hasOthers bool) {
 	if hasOthers {
 		o.holdSpares(ctx, s)
 	} else {
 		o.dropSpares()
 	}
-	earlier, asks, ask := slices.Index(s.config.To, a), hasOthers && a.Host != "", s.since.Add(askAfter)
+	earlier := slices.Index(s.config.To, s.server.entry.address)
 	for {
-		known := o.failover.of(s.server)
-		if known.works {
-			o.dropSpares()
-		}
 		wait := time.Duration(math.MaxInt64)
-		if earlier > 0 || len(o.spares) > 0 || s.paused.Load() {
+		if earlier > 0 || len(o.spares) > 0 || s.paused.Load() || o.failover.of(s.server).silent {
 			wait = seekInterval/2 + rand.N(seekInterval) // the same for no two of a fleet
-		}
-		if asks {
-			wait = min(wait, max(time.Until(ask), time.Until(known.ask)))
 		}
 		select {
 		case <-time.After(wait):
-		case <-s.stalls:
+		case <-s.doubts:
 		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
 			return
 		}
-		isUnread := asks && time.Until(ask) <= 0 && time.Until(known.ask) <= 0 && !o.isRead(ctx, s)
-		var c *connection
-		var why error
-		switch {
+		n, age, why := earlier, betterAge, error(errBetter)
+		switch known := o.failover.of(s.server); {
 		case s.paused.Load():
-			if c, why = o.open(ctx, wholeList, s.server, 0), errStalled; c == nil {
-				o.failover.alone()
-			}
-		case isUnread:
-			c, why = o.open(ctx, wholeList, s.server, 0), errDoubted
-		case earlier > 0:
-			c, why = o.open(ctx, earlier, nil, betterAge), errBetter
+			n, age, why = wholeList, 0, errStalled
+		case known.silent: // the end of s, in order, tells: it might serve one connection at a time
+			n, age, why = wholeList, 0, errDoubted
+		case known.works:
+			o.dropSpares()
 		}
-		switch {
+		c := o.open(ctx, n, s.server, age)
+		switch isStalled := errors.Is(why, errStalled); {
+		case c == nil && isStalled:
+			o.failover.alone()
 		case c == nil:
-		case errors.Is(why, errStalled) && !s.paused.Load():
+		case isStalled && !s.paused.Load():
 			c.close()
 		default:
 			o.dropSpares()
@@ -168,7 +160,9 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 	if !known.silent {
 		return c
 	}
-	if !o.reads(ctx, c) && ctx.Err() == nil {
+	if reads := o.reads(ctx, c); reads {
+		o.failover.asked(c.server, true, time.Now())
+	} else if ctx.Err() == nil {
 		o.failover.failed(time.Now(), c, 0, errStalled)
 	}
 	return nil
@@ -176,13 +170,7 @@ func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duratio
 
 // stays says whether c stays open for d. If not, or if ctx has ended, it closes c.
 func (o *Outlet) stays(ctx context.Context, c *connection, d time.Duration) bool {
-	late := time.NewTimer(d)
-	defer late.Stop()
-	select {
-	case <-late.C:
-	case <-c.watched:
-	case <-ctx.Done():
-	}
+	c.isEnded(ctx, d)
 	select {
 	case why := <-c.heard:
 		c.close()
@@ -196,43 +184,29 @@ func (o *Outlet) stays(ctx context.Context, c *connection, d time.Duration) bool
 	return ctx.Err() == nil
 }
 
-// isRead says whether the server of s reads, which it asks on a connection of its own. That its
-// kernel takes what it is sent doesn't tell, for megabytes: a quiet host's lines of hours. One that
-// reads closes what we close. If it does not, s is to end in order, which tells: it might serve one
-// connection at a time.
-func (o *Outlet) isRead(ctx context.Context, s *session) bool {
-	c, err := o.dialServer(ctx, s.config, s.server, stallTime)
-	if err == nil {
-		return o.reads(ctx, c) || ctx.Err() != nil
+// askWhetherRead asks now and then whether the server of s reads, on a connection of its own. That its
+// kernel takes what it is sent doesn't tell, for megabytes: a quiet host's lines of hours.
+func (o *Outlet) askWhetherRead(ctx context.Context, s *session) {
+	for retry.Sleep(ctx, time.Until(o.failover.of(s.server).ask)) {
+		c, err := o.dialServer(ctx, s.config, s.server, stallTime)
+		reads := !errors.Is(err, context.DeadlineExceeded)
+		if err == nil {
+			reads = o.reads(ctx, c)
+		}
+		if ctx.Err() == nil {
+			o.failover.asked(s.server, reads, time.Now().Add(askInterval))
+			s.doubt()
+		}
 	}
-	is := !errors.Is(err, context.DeadlineExceeded)
-	if ctx.Err() == nil {
-		o.failover.asked(s.server, is, time.Now().Add(askInterval))
-	}
-	return is
 }
 
-// reads closes c, and says whether the server closes it, too. A balancer does so by itself as
-// long as it connects to its own server.
+// reads closes c, and says whether the server closes it, too, as one does that reads. A balancer does
+// so by itself as long as it connects to its own server.
 func (o *Outlet) reads(ctx context.Context, c *connection) bool {
 	defer c.close()
 	retry.Sleep(ctx, passTime-time.Since(c.began))
 	_, err := c.link.CloseWrite()
-	is := err != nil // it has ended it
-	if !is {
-		late := time.NewTimer(stallTime)
-		defer late.Stop()
-		select {
-		case <-c.watched:
-			is = true
-		case <-late.C:
-		case <-ctx.Done():
-		}
-	}
-	if ctx.Err() == nil {
-		o.failover.asked(c.server, is, time.Now().Add(askInterval))
-	}
-	return is
+	return err != nil || c.isEnded(ctx, stallTime)
 }
 
 // park keeps a connection that was left, whose server has not taken what it was sent yet: to

@@ -36,6 +36,19 @@ func (c *connection) watch() {
 	close(c.watched)
 }
 
+// isEnded waits for d until the peer ends c, and says whether it has.
+func (c *connection) isEnded(ctx context.Context, d time.Duration) bool {
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-c.watched:
+		return true
+	case <-late.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
 // explain says whose end it was that why says, and what the peer has said.
 func (c *connection) explain(why error) error {
 	why = fmt.Errorf("send to upstream %s (%s): %w", c.server.entry.address, c.server.at, why)

@@ -234,6 +234,10 @@ func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 	e := s.entry
 	f.used, f.paused = s, time.Time{}
 	e.said.pauses.over()
+	s.silent = false // or how would we have come here
+	if at := now.Add(askAfter); s.ask.Before(at) {
+		s.ask = at
+	}
 	hasFailed := s.strikes > 0 || e.name.strikes > 0
 	if !hasFailed {
 		f.isUp(now)

@@ -41,7 +41,7 @@ type session struct {
 
 	trial  time.Duration // nothing is known of the server: one line is enough to find out, within that
 	paused atomic.Bool   // it has taken nothing for stallTime
-	stalls chan struct{} // cap 1: it has begun to
+	doubts chan struct{} // cap 1: it has begun to, or may read nothing
 
 	peer    hangup
 	certain Peer // what the source was told last
@@ -58,7 +58,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	ctx, ask := context.WithCancelCause(parent)
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.options.Source, since: now,
-		trial: o.failover.begin(now, c.server), stalls: make(chan struct{}, 1),
+		trial: o.failover.begin(now, c.server), doubts: make(chan struct{}, 1),
 		leave: leave{ask: ask, expires: c.expiry()}, timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
@@ -198,10 +198,15 @@ func (s *session) noteStall(now time.Time) {
 	}
 	s.outlet.failover.pauses(since, s.isCutOff(now))
 	if paused {
-		select {
-		case s.stalls <- struct{}{}:
-		default:
-		}
+		s.doubt()
+	}
+}
+
+// doubt tells the scout that there may be doubts.
+func (s *session) doubt() {
+	select {
+	case s.doubts <- struct{}{}:
+	default:
 	}
 }
 
