@@ -1,6 +1,7 @@
 package outlet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"syscall"
@@ -31,25 +32,16 @@ type hangup struct {
 
 // reason returns why the peer hung up, if it said so: a write may fail before that is read.
 func (s *session) reason(ctx context.Context, why error) error {
-	if !isHangUp(why) {
+	if !errors.Is(why, syscall.EPIPE) && !errors.Is(why, syscall.ECONNRESET) {
 		return why
 	}
 	if s.peer.err == nil {
 		s.settle(ctx, settleTime)
 	}
-	switch err := s.peer.err; {
-	case err == nil || isHangUp(err):
-		return why
-	case errors.Is(err, link.ErrClosed):
+	if errors.Is(s.peer.err, link.ErrClosed) {
 		return errHungUp
-	default:
-		return err
 	}
-}
-
-// isHangUp says whether an error says no more than that the peer has hung up.
-func isHangUp(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+	return cmp.Or(s.peer.err, why)
 }
 
 // isDoubtful says whether the peer has closed its side, and has not yet shown that
@@ -60,11 +52,9 @@ func (s *session) isDoubtful() bool { return s.peer.half && s.Acked <= s.peer.wr
 // its side may read on (shutdown(2)): as long as something is under way, only its
 // answer to that tells. Where nothing is, it was idle, or took nothing at all.
 func (s *session) peerEnded(now time.Time) error {
-	if s.peer.err == nil {
-		select {
-		case s.peer.err = <-s.heard:
-		default:
-		}
+	select {
+	case s.peer.err = <-s.heard:
+	default:
 	}
 	switch {
 	case s.peer.err == nil:
@@ -82,15 +72,14 @@ func (s *session) peerEnded(now time.Time) error {
 	if err := s.collect(now); err != nil {
 		return err
 	}
-	if s.written == 0 && s.mayBeIdle(now) || s.written > 0 && s.isAcked() && now.Sub(s.lastAck) >= idleTime {
+	isIdle := s.isAcked() && now.Sub(s.lastAck) >= idleTime
+	if s.written == 0 {
+		lines, _, _ := s.source.Next(now)
+		isIdle = len(lines) == 0
+	}
+	if isIdle {
 		return link.ErrClosed
 	}
 	s.peer.half, s.peer.written = true, s.written
 	return nil
-}
-
-// mayBeIdle says whether nothing waits to be sent.
-func (s *session) mayBeIdle(now time.Time) bool {
-	lines, _, _ := s.source.Next(now)
-	return len(lines) == 0
 }

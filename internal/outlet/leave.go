@@ -20,47 +20,27 @@ const (
 	closeTime  = 500 * time.Millisecond
 )
 
-// leave is how we leave a server that works.
-type leave struct {
-	ask     context.CancelCauseFunc // says why we should; the first reason holds. Any goroutine may
-	expires time.Time               // when we should; zero: never
-	why     error                   // we do when we can; nil: we don't
-	by      time.Time               // at the latest
-}
-
-// keep puts off the end of a session that would be too old before then.
-func (l *leave) keep(until time.Time) {
-	if !l.expires.IsZero() && l.expires.Before(until) {
-		l.expires = until
-	}
-}
-
 // isLeaving says whether it is time to leave, as ctx or the configuration wants. inDoubt says that
 // the source waits for something to prove delivered.
 func (s *session) isLeaving(ctx context.Context, now time.Time, inDoubt bool) bool {
-	if why := cmp.Or(context.Cause(ctx), s.why, s.outdated(now)); why != s.why {
+	why := cmp.Or(context.Cause(ctx), s.why)
+	switch {
+	case why != nil:
+	case s.config != s.outlet.config.Load():
+		why = errMoved
+	case !s.expires.IsZero() && !now.Before(s.expires):
+		why = errTooOld
+	}
+	if why != s.why {
 		s.why, s.by = why, now.Add(partTime)
 	}
 	switch {
-	case s.why == nil:
+	case why == nil:
 		return false
-	case errors.Is(s.why, errTooOld):
+	case errors.Is(why, errTooOld):
 		return s.isAcked() && !s.mid && !inDoubt // there is no hurry
-	case !isOurs(s.why):
-		return true
 	}
-	return !s.mid || now.After(s.by)
-}
-
-// outdated says why the connection is not what the configuration wants.
-func (s *session) outdated(now time.Time) error {
-	if s.config != s.outlet.config.Load() {
-		return errMoved
-	}
-	if !s.expires.IsZero() && !now.Before(s.expires) {
-		return errTooOld
-	}
-	return nil
+	return !isOurs(why) || !s.mid || now.After(s.by)
 }
 
 // expiry returns when c is too old; zero: never. That is a little later than configured, and never
@@ -73,20 +53,19 @@ func (c *connection) expiry() (at time.Time) {
 	return at
 }
 
+var errUntaken = errors.New("the server has not acknowledged all in time")
+
 // end ends the connection: in order, where it works. It returns why it ended after all.
 func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	if isOurs(why) {
-		err := s.finish(ctx, why)
-		switch {
-		case err == nil:
+		if s.finish(ctx, why) {
 			s.close()
 			return Finished, why
-		case errors.Is(why, errDoubted):
-			if why = errStalled; s.peer.err != nil {
-				why = s.peer.err
-			}
-		case !errors.Is(err, errUnread):
-			s.outlet.options.Log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", err)
+		}
+		if errors.Is(why, errDoubted) {
+			why = cmp.Or(s.peer.err, errStalled)
+		} else if !s.isAcked() || s.mid {
+			s.outlet.options.Log.Warn("upstream did not take all that it was sent", "upstream", s.server.entry.address.String(), "err", cmp.Or(s.peer.err, errUntaken))
 		}
 	}
 	s.collect(time.Now())
@@ -106,31 +85,21 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	case left == nil || ctx.Err() != nil:
 		s.reset()
 	default:
-		s.outlet.park(ctx, s.connection, s.sent, s.rest(), left)
+		var rest []byte // of a line of which a part was written
+		if s.mid {
+			lines, _, _ := s.source.Next(time.Now())
+			rest = bytes.Clone(lines[:bytes.IndexByte(lines, '\n')+1])
+		}
+		s.outlet.park(ctx, s.connection, s.sent, rest, left)
 	}
 	return Broken, why
 }
 
-// rest returns what is missing of a line of which a part was written.
-func (s *session) rest() []byte {
-	if !s.mid {
-		return nil
-	}
-	lines, _, _ := s.source.Next(time.Now())
-	return bytes.Clone(lines[:bytes.IndexByte(lines, '\n')+1])
-}
-
-// Why a connection does not end in order. errUnread: all is acknowledged.
-var (
-	errUntaken = errors.New("the server has not acknowledged all in time")
-	errUnread  = errors.New("the server does not close")
-)
-
-// finish says that nothing more comes, and waits until the peer has acknowledged
-// all and closed.
-func (s *session) finish(ctx context.Context, why error) error {
+// finish says that nothing more comes, waits until the peer has acknowledged all and closed, and says
+// whether it has.
+func (s *session) finish(ctx context.Context, why error) bool {
 	if s.mid {
-		return errUntaken
+		return false
 	}
 	limit, patience := partTime, closeTime
 	switch {
@@ -143,31 +112,22 @@ func (s *session) finish(ctx context.Context, why error) error {
 	defer cancel()
 	answers, err := s.link.CloseWrite()
 	if err != nil || !answers {
-		return err
+		return err == nil
 	}
-	var unread time.Time // since when all is acknowledged
-	for {
+	for unread := (time.Time{}); ; s.settle(ctx, 10*time.Millisecond) {
 		now := time.Now()
-		if err := s.collect(now); err != nil {
-			return err
-		}
-		if _, err := s.tell(now); err != nil {
-			return err
+		if err = s.collect(now); err == nil {
+			_, err = s.tell(now)
 		}
 		if unread.IsZero() && s.isAcked() {
 			unread = now
 		}
 		hasClosed := s.peer.half || errors.Is(s.peer.err, link.ErrClosed)
 		switch {
-		case s.isAcked() && hasClosed:
-			return nil
-		case s.peer.err != nil && !hasClosed:
-			return s.peer.err
-		case s.isAcked() && (ctx.Err() != nil || now.Sub(unread) >= patience):
-			return errUnread
-		case ctx.Err() != nil:
-			return errUntaken
+		case err == nil && s.isAcked() && hasClosed:
+			return true
+		case err != nil, s.peer.err != nil && !hasClosed, ctx.Err() != nil, s.isAcked() && now.Sub(unread) >= patience:
+			return false
 		}
-		s.settle(ctx, 10*time.Millisecond)
 	}
 }

@@ -44,11 +44,14 @@ type session struct {
 	doubts chan struct{} // cap 1: it has begun to, or may read nothing
 
 	peer    hangup
-	certain Peer // what the source was told last
-	leave
-	timer *time.Timer // await's: it is called for each batch
+	certain Peer        // what the source was told last
+	timer   *time.Timer // await's: it is called for each batch
 
-	besides sync.WaitGroup // what goes on beside
+	ask     context.CancelCauseFunc // says why we should leave; the first reason holds. Any goroutine may
+	expires time.Time               // when we should; zero: never
+	why     error                   // we do when we can; nil: we don't
+	by      time.Time               // at the latest
+	besides sync.WaitGroup          // what goes on beside
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
@@ -59,7 +62,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.options.Source, since: now,
 		trial: o.failover.begin(now, c.server), doubts: make(chan struct{}, 1),
-		leave: leave{ask: ask, expires: c.expiry()}, timer: time.NewTimer(0),
+		ask: ask, expires: c.expiry(), timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
 	s.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
@@ -178,7 +181,9 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 	if s.within = link.AskTime; due.Leave > 0 {
 		s.within = due.Leave
 	}
-	s.keep(now.Add(due.Keep))
+	if until := now.Add(due.Keep); !s.expires.IsZero() && s.expires.Before(until) {
+		s.expires = until
+	}
 	if isDoubtful {
 		due.Again = soonest(due.Again, doubtTime)
 	}
@@ -188,18 +193,15 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 // noteStall takes note of whether the server takes nothing. It is left when another one can
 // be connected to; until then it is waited for, but it isn't up.
 func (s *session) noteStall(now time.Time) {
-	since := s.progress
-	paused := s.stands(now) >= stallTime
-	if !s.paused.CompareAndSwap(!paused, paused) {
+	paused, since := s.stands(now) >= stallTime, time.Time{}
+	if s.paused.Swap(paused) == paused {
 		return
 	}
-	if !paused {
-		since = time.Time{}
+	if paused {
+		since = s.progress
 	}
 	s.outlet.failover.pauses(since, s.isCutOff(now))
-	if paused {
-		s.doubt()
-	}
+	s.doubt()
 }
 
 // doubt tells the scout that there may be doubts.
