@@ -10,13 +10,14 @@
 //
 //	source.go    what an outlet sends; config.go: where to, and by what
 //	outlet.go    Outlet: connect → session → failed → connect …
-//	failover.go  the list: what is known of each address, and which is next
+//	failover.go  the list, and which of it is next
+//	health.go    what is known of each server
 //	status.go    what is shown and logged about it; said.go: once
 //	search.go    a server of the list that can be connected to
 //	dial.go      looking up a name, and connecting: package link
 //	session.go   sending on one link; sent.go: what was sent
 //	hangup.go    until the peer ends it; leave.go: or we do
-//	beside.go    what goes on while sending: an earlier address, a name that moves
+//	beside.go    what goes on while sending: the scout for another server; a name that moves
 //
 // # Not promised
 //

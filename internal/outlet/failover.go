@@ -3,45 +3,16 @@ package outlet
 import (
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
-// How long a server rests that failed.
-const (
-	minRest    = 100 * time.Millisecond // doubling with each failure, to
-	maxRest    = 30 * time.Second
-	maxRetry   = 5 * time.Second // where all others rest, too
-	minUDPRest = time.Minute     // silence is no proof: this long, doubling to
-	maxUDPRest = 10 * time.Minute
-
-	minDeceitRest = 30 * time.Second // of one that only accepts connections
-	minYoungRest  = 5 * time.Second  // of one whose sessions end soon
-
-	// A server is asked whether it reads when a session is askAfter old, and then every
-	// askInterval; or, where it doesn't answer, though it does, patientInterval.
-	askAfter        = 2 * time.Second
-	askInterval     = time.Minute
-	patientInterval = 10 * time.Minute
-
-	// provenAge is how long a session must have lasted for its server to work.
-	provenAge = 5 * time.Second
-
-	// A session that broke, or was closed when it was idle, before such an age proves little:
-	// a balancer may need as long to find that it has no backend (nginx a minute, HAProxy 20 s,
-	// four attempts of 5 s), and idle connections are not closed that soon.
-	brokenAge = 2 * time.Minute
-	closedAge = 21 * time.Second
-
-	// maxKnown is how many servers of a name are remembered.
-	maxKnown = 64
-)
+// maxKnown is how many servers of a name are remembered.
+const maxKnown = 64
 
 // A failover is the list of addresses: what is known of each, and of every server
 // that its name resolves to. Any goroutine may use it.
@@ -73,25 +44,6 @@ type entry struct {
 
 	said said
 }
-
-// A server is one address that a name resolved to.
-type server struct {
-	entry   *entry
-	at      string
-	works   bool          // a session has lasted, and nothing failed since
-	strikes int           // failures, one after the other
-	deceits int           // of them, though it could be connected to
-	lived   time.Duration // the longest connection of those that failed before it worked
-	trying  bool          // an attempt is under way
-	rest    time.Time     // not used before, while there is another
-	retry   time.Time     // not tried before
-	narrow  bool          // a network on the way may carry small packets only, and not say so
-	silent  bool          // it read nothing, when it was last used or asked
-	ask     time.Time     // not asked before whether it reads
-}
-
-// isName says whether s stands for the name of its entry.
-func (s *server) isName() bool { return s == &s.entry.name }
 
 // reset makes the list that of cfg. What is known of addresses that stay, stays; unless
 // they are to be spoken with in another way.
@@ -134,9 +86,6 @@ func (f *failover) of(s *server) server {
 	defer f.mu.Unlock()
 	return *s
 }
-
-// rests says whether a server is not to be tried now.
-func (s *server) rests(now time.Time) bool { return s.trying || now.Before(s.rest) }
 
 // try says for how long a server that does not rest is to be tried; or a name, to be
 // looked up. Until tried is called, nobody else does.
@@ -231,21 +180,17 @@ func (f *failover) next(now time.Time) time.Duration {
 func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e := s.entry
 	f.used, f.paused = s, time.Time{}
-	e.said.pauses.over()
-	s.silent = false // or how would we have come here
-	if at := now.Add(askAfter); s.ask.Before(at) {
-		s.ask = at
-	}
-	hasFailed := s.strikes > 0 || e.name.strikes > 0
+	s.entry.said.pauses.over()
+	s.begin(now)
+	hasFailed := s.strikes > 0 || s.entry.name.strikes > 0
 	if !hasFailed {
 		f.isUp(now)
 	}
-	switch {
-	case hasFailed && e.address.IsDatagram():
+	switch isDatagram := s.entry.address.IsDatagram(); {
+	case hasFailed && isDatagram:
 		return refuseTime
-	case hasFailed, e.address.IsDatagram():
+	case hasFailed, isDatagram:
 		return settleTime
 	}
 	return 0
@@ -255,8 +200,7 @@ func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
 func (f *failover) proven(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.works, s.strikes, s.lived, s.rest = true, 0, 0, time.Time{}
-	s.entry.name.strikes = 0
+	s.proven()
 	f.isUp(now)
 }
 
@@ -299,54 +243,18 @@ func (f *failover) unused(now time.Time) {
 	f.used, f.up = nil, false
 }
 
-// failed says that a session on c failed that had worked for so long; or c did, which was held. One
-// that stalled, or that failed soon though its connection had been idle for a while (probed), shows
-// that to accept a connection proves nothing here: the server rests as long as one that says nothing.
+// failed says that a session on c failed that had worked for so long; or c did, which was held.
 func (f *failover) failed(now time.Time, c *connection, worked time.Duration, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s, e := c.server, c.server.entry
-	if f.used == s {
+	if f.used == c.server {
 		f.unused(now)
 	}
-	isCutOff := errors.Is(why, errCutOff)
-	if !c.proven && (isCutOff || errors.Is(why, errGone) || errors.Is(why, syscall.ETIMEDOUT)) {
-		s.narrow = !s.narrow // that it could be connected to takes small packets only
+	if cause := c.server.failed(now, c, worked, why); cause != "" {
+		f.isDown(now, c.server.entry, why, cause)
+	} else {
+		f.broke(now, c.server, why)
 	}
-	isStalled := isCutOff || errors.Is(why, errStalled)
-	s.silent, s.ask = isStalled, time.Time{}
-	works := c.proven && !isStalled
-	isYoung := worked < brokenAge
-	if errors.Is(why, link.ErrClosed) {
-		isYoung = worked < closedAge // it was idle
-	}
-	deceives := isStalled || c.probed && isYoung
-	if works && !deceives && !e.address.IsDatagram() {
-		if isYoung {
-			s.rest = now.Add(minRest) // another may have a backend
-		}
-		f.broke(now, s, why)
-		return
-	}
-	if !works {
-		s.lived = max(s.lived, now.Sub(c.began))
-	}
-	f.strike(now, s)
-	cause := "session"
-	if isStalled {
-		cause = "stalled"
-	}
-	if deceives {
-		if s.deceits++; worked >= maxUDPRest {
-			s.deceits = 1
-		}
-		rest := minDeceitRest
-		if works {
-			rest = minYoungRest
-		}
-		s.rest = now.Add(doubled(rest, maxUDPRest, s.deceits))
-	}
-	f.isDown(now, e, why, cause)
 }
 
 // unreachable says that no connection to s could be made; or that s, which is a name, does
@@ -360,7 +268,7 @@ func (f *failover) unreachable(now time.Time, s *server, why error) {
 	if errors.Is(why, link.ErrUnanswered) {
 		s.narrow = !s.narrow
 	}
-	f.strike(now, s)
+	s.strike(now)
 	f.isDown(now, s.entry, why, cause(why))
 }
 
@@ -369,34 +277,4 @@ func (f *failover) late(now time.Time, e *entry, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.isDown(now, e, why, cause(why))
-}
-
-// strike counts a failure of s; and one of its name, if that has no other server to offer.
-// f.mu is held.
-func (f *failover) strike(now time.Time, s *server) {
-	s.strike(now)
-	e := s.entry
-	if !s.isName() && !slices.ContainsFunc(e.answer, func(s *server) bool { return !s.rests(now) }) {
-		e.name.strike(now)
-	}
-}
-
-func (s *server) strike(now time.Time) {
-	s.works = false
-	s.strikes++
-	retry := doubled(minRest, maxRetry, s.strikes)
-	s.retry = now.Add(retry/2 + rand.N(retry/2+1)) // so that a fleet does not return as one
-	switch a := s.entry.address; {
-	case s.isName():
-		s.rest = s.retry
-	case a.Network == "udp" && a.Health == 0:
-		s.rest = now.Add(doubled(minUDPRest, maxUDPRest, s.strikes))
-	default:
-		s.rest = now.Add(doubled(minRest, maxRest, s.strikes))
-	}
-}
-
-// doubled returns first, doubled with each of n after the first one.
-func doubled(first, most time.Duration, n int) time.Duration {
-	return min(first<<min(n-1, 20), most)
 }

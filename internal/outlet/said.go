@@ -2,6 +2,7 @@ package outlet
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -36,10 +37,10 @@ type topic struct {
 	times  int       // it came to be so since
 }
 
-// holds says that it is so. It returns what to tell, if it is to be told: how often it
-// came to be so since it last was, if that is more than once. It must have come to be so at
-// least some times, none of them a while after the one before, where that is not 0.
-func (t *topic) holds(now time.Time, cause string, least int) (times []any, tell bool) {
+// holds says that it is so, and warns with msg, if that is to be told: with how often it came to be so
+// since it last was, if that is more than once. It must have come to be so at least some times, none of
+// them a while after the one before, where that is not 0.
+func (t *topic) holds(now time.Time, cause string, least int, log *slog.Logger, msg string, attrs ...any) (told bool) {
 	if !t.is {
 		if least > 0 && now.Sub(t.since) >= sayAgain {
 			t.times = 0
@@ -50,16 +51,17 @@ func (t *topic) holds(now time.Time, cause string, least int) (times []any, tell
 	isNew := !slices.Contains(t.causes, cause) && len(t.causes) < maxCauses
 	isDue := !t.told && (t.isDue(now) || now.Sub(t.since) >= lasting)
 	if t.times < least || !isNew && !isDue {
-		return nil, false
+		return false
 	}
 	if isDue {
 		t.causes = nil
 	}
 	if t.times > 1 {
-		times = []any{"times", t.times}
+		attrs = append(attrs, "times", t.times)
 	}
 	t.told, t.last, t.causes, t.times = true, now, append(t.causes, cause), 0
-	return times, true
+	log.Warn(msg, attrs...)
+	return true
 }
 
 // isDue says whether it was not told for a while.

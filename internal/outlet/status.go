@@ -57,9 +57,7 @@ func (f *failover) alone() {
 		return
 	}
 	e := f.used.entry
-	if times, tell := e.said.pauses.holds(time.Now(), "", 0); tell {
-		f.log.Warn("upstream takes nothing", append([]any{"upstream", e.address.String(), "resolved", f.used.at, "err", f.pause}, times...)...)
-	}
+	e.said.pauses.holds(time.Now(), "", 0, f.log, "upstream takes nothing", "upstream", e.address.String(), "resolved", f.used.at, "err", f.pause)
 }
 
 // isDown takes note that e failed, and says so. f.mu is held.
@@ -72,11 +70,8 @@ func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
 		e.lost = f.lost()
 	}
 	e.said.breaks.times = 0
-	if times, tell := e.said.down.holds(now, cause, 0); tell {
-		f.log.Warn("upstream down", append([]any{"upstream", e.address.String(), "err", e.reason}, times...)...)
-		if f.saidUp == e {
-			f.saidUp = nil
-		}
+	if e.said.down.holds(now, cause, 0, f.log, "upstream down", "upstream", e.address.String(), "err", e.reason) && f.saidUp == e {
+		f.saidUp = nil
 	}
 }
 
@@ -89,9 +84,7 @@ func (f *failover) broke(now time.Time, s *server, why error) {
 		return // it was idle
 	}
 	e.said.breaks.over()
-	if times, tell := e.said.breaks.holds(now, "", minBreaks); tell {
-		f.log.Warn("upstream ends one session after the other", append([]any{"upstream", e.address.String(), "resolved", s.at, "err", e.reason}, times...)...)
-	}
+	e.said.breaks.holds(now, "", minBreaks, f.log, "upstream ends one session after the other", "upstream", e.address.String(), "resolved", s.at, "err", e.reason)
 }
 
 // isUsed says whether there is a session with a server of e. f.mu is held.
