@@ -86,7 +86,7 @@ func (o *Outlet) scout(ctx context.Context, s *session, hasOthers bool) {
 		case known.works:
 			o.dropSpares()
 		}
-		c := o.open(ctx, n, s.server, age)
+		c := o.open(ctx, n, age)
 		switch isStalled := errors.Is(why, errStalled); {
 		case c == nil && isStalled:
 			o.failover.alone()
@@ -109,7 +109,7 @@ func (o *Outlet) holdSpares(ctx context.Context, s *session) {
 	hold, cancel := context.WithTimeout(ctx, provenAge)
 	defer cancel()
 	if retry.Sleep(ctx, settleTime) && len(o.spares) == 0 && o.failover.wantsSpares(s.server) {
-		r := o.search(hold, wholeList, s.server)
+		r := o.search(hold, wholeList)
 		for ; len(o.spares) < maxSpares && r.next() != nil; r.found = nil {
 			o.spares = append(o.spares, r.found)
 		}
@@ -140,12 +140,11 @@ func (o *Outlet) dropSpares() {
 	o.spares = nil
 }
 
-// open connects to the first server of the first n addresses that can be used; than is passed
-// over. Unless age is 0, a connection must stay open for that long while nothing is sent, and for
+// open connects to the first server of the first n addresses that can be used, and is not. Unless age is 0, a connection must stay open for that long while nothing is sent, and for
 // longer than those did that failed; and a server that read nothing must first show that it
 // reads again. nil: none can be used, or ctx ended.
-func (o *Outlet) open(ctx context.Context, n int, than *server, age time.Duration) *connection {
-	c := o.seek(ctx, n, than)
+func (o *Outlet) open(ctx context.Context, n int, age time.Duration) *connection {
+	c := o.seek(ctx, n)
 	if c == nil || c.server.entry.address.IsDatagram() {
 		return c // it has rested for long, or says that it is well
 	}

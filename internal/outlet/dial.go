@@ -3,7 +3,6 @@ package outlet
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -77,28 +76,12 @@ func (c *connection) reset() {
 }
 
 // lookUp returns the addresses that a resolves to, as package net takes them; itself, if it is
-// no name.
-func (o *Outlet) lookUp(ctx context.Context, a address.Upstream) ([]string, error) {
+// no name. Some name servers never answer a question for IPv6 addresses: where it takes long, it is
+// asked for those of IPv4 alone, too.
+func (o *Outlet) lookUp(ctx context.Context, a address.Upstream) (ats []string, err error) {
 	if !a.IsName() {
 		return []string{a.At()}, nil
 	}
-	ips, err := o.addresses(ctx, a.Host)
-	if err == nil && len(ips) == 0 {
-		err = errors.New("it has no address")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look up upstream %s: %w", a, err)
-	}
-	ats := make([]string, len(ips))
-	for i, ip := range ips {
-		ats[i] = netip.AddrPortFrom(ip.Unmap(), uint16(a.Port)).String()
-	}
-	return ats, nil
-}
-
-// addresses resolves a host. Some name servers never answer a question for IPv6 addresses:
-// where it takes long, it is asked for those of IPv4 alone, too.
-func (o *Outlet) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	ctx, cancel := context.WithTimeout(ctx, maxResolve)
@@ -108,18 +91,23 @@ func (o *Outlet) addresses(ctx context.Context, host string) ([]netip.Addr, erro
 		if !retry.Sleep(ctx, nextAfter) {
 			return
 		}
-		if ips, err := o.options.Resolver.LookupNetIP(ctx, "ip4", host); err == nil {
+		if ips, err := o.options.Resolver.LookupNetIP(ctx, "ip4", a.Host); err == nil {
 			found <- ips
 			cancel()
 		}
 	})
-	ips, err := o.options.Resolver.LookupNetIP(ctx, "ip", host)
-	select {
-	case ips = <-found:
-		return ips, nil
-	default:
-		return ips, err
+	ips, err := o.options.Resolver.LookupNetIP(ctx, "ip", a.Host)
+	if err != nil {
+		select {
+		case ips = <-found:
+		default:
+			return nil, fmt.Errorf("look up upstream %s: %w", a, err)
+		}
 	}
+	for _, ip := range ips {
+		ats = append(ats, netip.AddrPortFrom(ip.Unmap(), uint16(a.Port)).String())
+	}
+	return ats, nil
 }
 
 // dialServer connects to s.

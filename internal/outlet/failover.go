@@ -87,12 +87,12 @@ func (f *failover) of(s *server) server {
 	return *s
 }
 
-// try says for how long a server that does not rest is to be tried; or a name, to be
-// looked up. Until tried is called, nobody else does.
+// try says for how long a server that does not rest, and is not in use, is to be tried; or a name,
+// to be looked up. Until tried is called, nobody else does.
 func (f *failover) try(now time.Time, s *server) (limit time.Duration, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s.rests(now) {
+	if s == f.used || s.rests(now) {
 		return 0, false
 	}
 	s.trying = true

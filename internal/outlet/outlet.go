@@ -96,17 +96,9 @@ func (o *Outlet) Run(ctx context.Context) {
 	defer o.parked.Wait()
 	defer cancel()
 	defer o.dropSpares()
-	for c := o.connect(ctx); c != nil; c = o.next(ctx) {
+	for c := o.connect(ctx); c != nil; c = o.connect(ctx) {
 		o.run(ctx, c)
 	}
-}
-
-// next returns a connection to go on with: one that is held, or a new one.
-func (o *Outlet) next(ctx context.Context) *connection {
-	if c := o.spare(ctx); c != nil {
-		return c
-	}
-	return o.connect(ctx)
 }
 
 // run runs the session on c, which it takes, and takes note of how it ended.
@@ -125,10 +117,13 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 	}
 }
 
-// connect returns a connection to the first server that can be used, and tries until
-// there is one. nil: nothing is left to send, or ctx has ended.
+// connect returns one of the connections that are held; or one to the first server that can be used,
+// and tries until there is one. nil: nothing is left to send, or ctx has ended.
 func (o *Outlet) connect(ctx context.Context) *connection {
-	r := o.search(ctx, wholeList, nil)
+	if c := o.spare(ctx); c != nil {
+		return c
+	}
+	r := o.search(ctx, wholeList)
 	defer r.stop()
 	for r.found == nil && ctx.Err() == nil {
 		now := time.Now()

@@ -34,7 +34,6 @@ type search struct {
 	cancel context.CancelFunc
 	config *Config // that todo is of
 	n      int     // so many addresses of the list are tried
-	than   *server // is not
 
 	todo     []*server        // the next first
 	first    *server          // the last that was begun with, if that is waited for
@@ -53,11 +52,10 @@ type attempt struct {
 	err   error
 }
 
-// search begins one among the first n addresses, in which than is passed over. Who does
-// calls stop.
-func (o *Outlet) search(ctx context.Context, n int, than *server) *search {
+// search begins one among the first n addresses. Who does calls stop.
+func (o *Outlet) search(ctx context.Context, n int) *search {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &search{outlet: o, ctx: ctx, cancel: cancel, n: n, than: than, ended: make(chan attempt)}
+	r := &search{outlet: o, ctx: ctx, cancel: cancel, n: n, ended: make(chan attempt)}
 	r.again()
 	return r
 }
@@ -73,9 +71,6 @@ func (r *search) isTrying() bool {
 	for now := time.Now(); r.turn == nil && len(r.todo) > 0; {
 		s := r.todo[0]
 		r.todo = r.todo[1:]
-		if s == r.than {
-			continue
-		}
 		if limit, ok := r.outlet.failover.try(now, s); ok {
 			r.begin(now, s, limit)
 		}
@@ -152,10 +147,10 @@ func (r *search) next() *connection {
 	return r.found
 }
 
-// seek connects to the first server of the first n addresses that does not rest; than is passed
-// over. nil: none does, or ctx ended.
-func (o *Outlet) seek(ctx context.Context, n int, than *server) *connection {
-	r := o.search(ctx, n, than)
+// seek connects to the first server of the first n addresses that does not rest, and is not in use.
+// nil: none does, or ctx ended.
+func (o *Outlet) seek(ctx context.Context, n int) *connection {
+	r := o.search(ctx, n)
 	defer r.stop()
 	return r.next()
 }

@@ -21,13 +21,13 @@ func TestSeek(t *testing.T) {
 	net.name("graphite", "10.0.0.1", "10.0.0.2")
 	synctest.Test(t, func(t *testing.T) {
 		o := New(Config{To: addresses(t, "tcp://graphite:2003", "tcp://"+atC)}, Options{Source: newSource(), Log: discard, Dialer: net, Resolver: net})
-		first := o.seek(t.Context(), 1, nil)
+		first := o.seek(t.Context(), 1)
 		defer first.close()
-		than := first.server
+		o.failover.begin(time.Now(), first.server)
 		seek := func(want string) {
 			t.Helper()
 			got := ""
-			if c := o.seek(t.Context(), wholeList, than); c != nil {
+			if c := o.seek(t.Context(), wholeList); c != nil {
 				got = c.server.at
 				c.close()
 			}
@@ -49,7 +49,7 @@ func TestSeek(t *testing.T) {
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if o.seek(ended, wholeList, than) != nil {
+		if o.seek(ended, wholeList) != nil {
 			t.Error("a connection though ctx has ended")
 		}
 	})
