@@ -16,7 +16,7 @@
 //	search.go    a server of the list that can be connected to
 //	dial.go      looking up a name, and connecting: package link
 //	session.go   sending on one link; sent.go: what was sent
-//	hangup.go    until the peer ends it; leave.go: or we do
+//	end.go       until the peer ends it, or we do
 //	beside.go    what goes on while sending: the scout for another server; a name that moves
 //
 // # Not promised

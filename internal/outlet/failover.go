@@ -50,21 +50,18 @@ type entry struct {
 func (f *failover) reset(now time.Time, cfg *Config) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old := map[address.Upstream]*entry{}
-	for _, e := range f.entries {
-		if e.address.Network != "tls" || cfg.TLS == f.tls {
-			old[e.address] = e
-		}
-	}
-	f.entries, f.tls = make([]*entry, len(cfg.To)), cfg.TLS
+	entries := make([]*entry, len(cfg.To))
 	for i, a := range cfg.To {
-		e := old[a]
-		if e == nil {
-			e = &entry{address: a, servers: map[string]*server{}, since: now}
-			e.name.entry = e
+		isKnown := func(e *entry) bool { return e.address == a && (a.Network != "tls" || cfg.TLS == f.tls) }
+		if at := slices.IndexFunc(f.entries, isKnown); at >= 0 {
+			entries[i] = f.entries[at]
+			continue
 		}
-		f.entries[i] = e
+		e := &entry{address: a, servers: map[string]*server{}, since: now}
+		e.name.entry = e
+		entries[i] = e
 	}
+	f.entries, f.tls = entries, cfg.TLS
 }
 
 // list returns the names of the first n entries, in the order in which to try them: who has failed

@@ -32,6 +32,20 @@ var (
 )
 
 // A session sends on one connection.
+//
+//	sending ⇄ in doubt        the peer has closed its side; back, when it shows that it reads on
+//	   │          │ shows nothing for 2 s, or resets
+//	   │          └───────────────────────────────────────────────────→ Broken
+//	   │ the peer closes, idle: Closed; an error: Broken
+//	   │
+//	   │ asked to, or too old
+//	   ↓       a line is whole        all is acknowledged, and closed
+//	leaving ──────────────────→ finish ─────────────────────────────→ Finished
+//	   │ not within partTime      │ not in time
+//	   └──────────────────────────┴────────────────────────────────→ Broken
+//
+// What is Broken is closed, if all is acknowledged; else it is reset, or, if it is not to come again,
+// parked: it goes on beside the next session.
 type session struct {
 	*connection
 	sent
