@@ -2,6 +2,7 @@ package outlet
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -269,9 +270,15 @@ func (f *failover) unreachable(now time.Time, s *server, why error) {
 	f.isDown(now, s.entry, why, cause(why))
 }
 
-// late says that the name of e is being looked up still.
-func (f *failover) late(now time.Time, e *entry, why error) {
+// late says that s, a server or a name, has not answered yet, and the next is tried.
+func (f *failover) late(s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.isDown(now, e, why, cause(why))
+	switch e := s.entry; {
+	case f.isUsed(e): // by way of another server
+	case s.isName():
+		e.reason = fmt.Sprintf("look up upstream %s: no answer within %v", e.address, resolveTime)
+	default:
+		e.reason = fmt.Sprintf("dial upstream %s: no connection within %v", e.address, nextAfter)
+	}
 }

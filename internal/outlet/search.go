@@ -2,8 +2,6 @@ package outlet
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -46,10 +44,9 @@ type search struct {
 // An attempt is what came of a server: a connection; of one that is a name, addresses.
 type attempt struct {
 	*server
-	began time.Time
-	ats   []string
-	conn  *connection
-	err   error
+	ats  []string
+	conn *connection
+	err  error
 }
 
 // search begins one among the first n addresses. Who does calls stop.
@@ -72,13 +69,13 @@ func (r *search) isTrying() bool {
 		s := r.todo[0]
 		r.todo = r.todo[1:]
 		if limit, ok := r.outlet.failover.try(now, s); ok {
-			r.begin(now, s, limit)
+			r.begin(s, limit)
 		}
 	}
 	return r.turn != nil
 }
 
-func (r *search) begin(now time.Time, s *server, limit time.Duration) {
+func (r *search) begin(s *server, limit time.Duration) {
 	r.first, r.turn = s, time.After(nextAfter)
 	if s.isName() {
 		r.turn = time.After(resolveTime)
@@ -86,7 +83,7 @@ func (r *search) begin(now time.Time, s *server, limit time.Duration) {
 	r.underWay++
 	cfg := r.config
 	go func() {
-		a := attempt{server: s, began: now}
+		a := attempt{server: s}
 		if s.isName() {
 			a.ats, a.err = r.outlet.lookUp(r.ctx, s.entry.address)
 		} else {
@@ -107,9 +104,8 @@ func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
 	case a := <-r.ended:
 		r.take(a)
 	case <-r.turn:
-		if r.turn = nil; r.first.isName() {
-			r.outlet.failover.late(time.Now(), r.first.entry, fmt.Errorf("look up upstream %s: no answer within %v", r.first.entry.address, resolveTime))
-		}
+		r.turn = nil
+		r.outlet.failover.late(r.first)
 	case <-late:
 	case <-changed:
 		r.again()
@@ -155,16 +151,9 @@ func (o *Outlet) seek(ctx context.Context, n int) *connection {
 	return r.next()
 }
 
-// errSlow says that a server needed too long.
-var errSlow = errors.New("no connection yet, when another server took one")
-
 // stop ends what is under way.
 func (r *search) stop() {
-	now, over := time.Now(), r.found != nil && r.ctx.Err() == nil
 	for r.cancel(); r.underWay > 0; {
-		a := <-r.ended
-		if r.take(a); over && a.conn == nil && !a.isName() && now.Sub(a.began) >= nextAfter {
-			r.outlet.failover.unreachable(now, a.server, fmt.Errorf("dial upstream %s: %w", a.entry.address, errSlow))
-		}
+		r.take(<-r.ended)
 	}
 }
