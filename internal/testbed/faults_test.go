@@ -163,7 +163,7 @@ func TestFaultsSeeBugs(t *testing.T) {
 		}},
 		{"what a young session took is delivered", "receiver resets after 3 s", "lost", []planted.Edit{oldSession}},
 		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{
-			{File: "internal/link/stream.go", Old: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(0))", New: "l.tcp.SetKeepAliveConfig(keepAlive), l.tcp.SetLinger(-1))"},
+			{File: "internal/link/stream.go", Old: "err = l.tcp.SetLinger(0)", New: "err = l.tcp.SetLinger(-1)"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
 			{File: "internal/store/open.go", Old: "	for _, sp := range p.Todo {\n		c.add(sp, fresh)\n	}\n", New: ""},
