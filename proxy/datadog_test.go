@@ -31,7 +31,7 @@ func TestDatadogClient(t *testing.T) {
 			p := start(t, cfg, holding("Denali"))
 			target := transport + at.Path
 			if network == "udp" {
-				target = p.listeners()[0].Address.HostPort()
+				target = p.inlet.Listeners()[0].Address.HostPort()
 			}
 			client, err := datadog.New(target, datadog.WithoutTelemetry(), datadog.WithoutClientSideAggregation(), datadog.WithSenderQueueSize(4096))
 			if err != nil {

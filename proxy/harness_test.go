@@ -126,7 +126,7 @@ func startWith(t testing.TB, cfg Config, names Names, opt Options) *running {
 // dial connects to the i-th listener of a protocol.
 func (r *running) dial(t testing.TB, protocol string, i int) net.Conn {
 	t.Helper()
-	for _, l := range r.listeners() {
+	for _, l := range r.inlet.Listeners() {
 		if l.Protocol.String() != protocol {
 			continue
 		}

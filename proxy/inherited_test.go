@@ -125,7 +125,7 @@ func TestPassedSockets(t *testing.T) {
 	}
 
 	first := run()
-	for _, l := range first.listeners() {
+	for _, l := range first.inlet.Listeners() {
 		if !l.Inherited {
 			t.Errorf("%s was bound anew", l.Address)
 		}
@@ -150,12 +150,12 @@ func TestPassedHalfOfLocalhost(t *testing.T) {
 	cfg.Listen.Carbon = []Address{a}
 	cfg.Listen.StatsD = nil
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
-	for _, l := range p.listeners() {
+	for _, l := range p.inlet.Listeners() {
 		if want := l.Address.Host == "127.0.0.1"; l.Inherited != want || l.Address.Port != a.Port {
 			t.Errorf("%s: passed %v, want %v and port %d", l.Address, l.Inherited, want, a.Port)
 		}
 	}
-	if n := len(p.listeners()); n != 2 {
+	if n := len(p.inlet.Listeners()); n != 2 {
 		t.Errorf("%d sockets, want 2", n)
 	}
 }
@@ -226,7 +226,7 @@ func TestPassedSocketsDrops(t *testing.T) {
 	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 	cfg.Listen.StatsD = []Address{a}
 	p := startWith(t, cfg, holding("Denali"), Options{Stdout: io.Discard, Sockets: s.pass()})
-	l := p.listeners()[0]
+	l := p.inlet.Listeners()[0]
 	if n, err := l.KernelDrops(); err != nil || n != 0 {
 		t.Errorf("%d drops are ours, %v", n, err)
 	}

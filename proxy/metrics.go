@@ -123,11 +123,7 @@ func (p *Proxy) collectBooks(counter counter, gauge gauge, proto line.Protocol, 
 
 // collectSockets collects what the inlet has to say.
 func (p *Proxy) collectSockets(counter counter, gauge gauge) {
-	in := p.inlet.Load()
-	if in == nil {
-		return
-	}
-	for _, l := range in.Listeners() {
+	for _, l := range p.inlet.Listeners() {
 		if n, err := l.KernelDrops(); err == nil {
 			counter(descKernel, n, l.Address.String())
 		}
@@ -135,7 +131,7 @@ func (p *Proxy) collectSockets(counter counter, gauge gauge) {
 			gauge(descConnections, float64(l.Connections()), l.Address.String())
 		}
 	}
-	c := in.Connections()
+	c := p.inlet.Connections()
 	gauge(descLimit, float64(c.Limit))
 	counter(descEnded, c.MadeRoom, "limit")
 	counter(descEnded, c.IdleTimeout, "idle")

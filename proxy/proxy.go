@@ -7,14 +7,12 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/poll"
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 )
@@ -73,10 +71,9 @@ type Proxy struct {
 	owner     *ownName
 	drainTime time.Duration // how long the upstreams have, at the end, to take what waits
 
-	poller  *poll.Poller                // set by Bind
-	inlet   atomic.Pointer[inlet.Inlet] // set by Bind
-	reloads chan reload                 // for Run
-	ended   chan struct{}               // closed when Run reads no more
+	inlet   *inlet.Inlet
+	reloads chan reload   // for Run
+	ended   chan struct{} // closed when Run reads no more
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -100,6 +97,7 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
+	p.inlet = inlet.New(p.log, p.newHandler)
 	p.owner = newOwnName(opt.Owner, p.log)
 	p.options.Stdout = &lockedWriter{w: opt.Stdout}
 	if cfg.Forward.StatsD.Aggregates() {
@@ -134,17 +132,8 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 
 // Bind binds all listeners, or none. Its error names the address; it is an
 // ErrUnwantedSocket if a passed socket has no listener.
-func (p *Proxy) Bind(ctx context.Context) (err error) {
-	if p.poller, err = poll.New(); err != nil {
-		return err
-	}
-	in := inlet.New(p.poller, p.log, p.newHandler)
-	if err := in.Bind(ctx, p.cfg.Listen.specs(), p.options.Sockets); err != nil {
-		p.poller.Close()
-		return err
-	}
-	p.inlet.Store(in)
-	return nil
+func (p *Proxy) Bind(ctx context.Context) error {
+	return p.inlet.Bind(ctx, p.cfg.Listen.specs(), p.options.Sockets)
 }
 
 // ErrUnwantedSocket means that a socket was passed to us for an address at which no
@@ -167,20 +156,9 @@ func (c Config) settings() inlet.Settings {
 	return inlet.Settings{Coalesce: c.Coalesce, MaxConnections: c.Listen.MaxConnections, IdleTimeout: c.Listen.IdleTimeout}
 }
 
-// listeners returns the bound sockets. They may be closed.
-func (p *Proxy) listeners() []*inlet.Listener {
-	if in := p.inlet.Load(); in != nil {
-		return in.Listeners()
-	}
-	return nil
-}
-
 // IsOwn says whether dialling at, in a network of package net, reaches one of our
 // listeners.
-func (p *Proxy) IsOwn(network, at string) bool {
-	in := p.inlet.Load()
-	return in != nil && in.Owns(network, at)
-}
+func (p *Proxy) IsOwn(network, at string) bool { return p.inlet.Owns(network, at) }
 
 // Run reads and forwards until ctx ends, and then, in this order: takes what has reached
 // the sockets (except passed ones, which keep it for the next process), closes them, lets
@@ -190,19 +168,14 @@ func (p *Proxy) IsOwn(network, at string) bool {
 // An error is about the files of an earlier process; then nothing was started.
 func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.carbon.open(p.places(), p.cfg.Forward.Carbon, p.log); err != nil {
-		p.poller.Close()
 		return err
 	}
 	if err := p.statsd.open(p.cfg, aggregateDirs(p.carbon.store.Memory(), p.options.StateDir)); err != nil {
-		p.poller.Close()
 		return err
 	}
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSending()
-	var polling, beside sync.WaitGroup
-	polling.Go(p.poller.Run)
-	defer polling.Wait()
-	defer p.poller.Close()
+	var beside sync.WaitGroup
 	beside.Go(func() { p.namer.run(sending) })
 	beside.Go(func() { p.carbon.store.Run(sending) })
 	p.outlets.begin(sending, p)
@@ -263,7 +236,7 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 // Status returns a snapshot.
 func (p *Proxy) Status() Status {
 	s := Status{Listeners: []ListenerStatus{}, Upstreams: []UpstreamStatus{}, Lines: map[string]Books{}}
-	for _, l := range p.listeners() {
+	for _, l := range p.inlet.Listeners() {
 		s.Listeners = append(s.Listeners, ListenerStatus{
 			Protocol: l.Protocol.String(), Address: l.Address.String(), ReceiveBuffer: l.ReceiveBuffer,
 		})
@@ -298,10 +271,7 @@ func (p *Proxy) Status() Status {
 // Loops returns the loops that wait for sockets, name lines, read datagrams, and send. It is to
 // be called after Bind.
 func (p *Proxy) Loops() []pulse.Loop {
-	all := []pulse.Loop{&p.poller.Pulse, &p.namer.pulse}
-	for _, l := range p.listeners() {
-		all = append(all, &l.Pulse)
-	}
+	all := append(p.inlet.Loops(), &p.namer.pulse)
 	for _, o := range p.outlets.all() {
 		all = append(all, o.Pulse())
 	}

@@ -355,7 +355,7 @@ func TestRefusedUDP(t *testing.T) {
 // An upstream that turns out to be one of our listeners is not used.
 func TestOwnListenerAsUpstream(t *testing.T) {
 	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"))
-	for _, l := range p.listeners() {
+	for _, l := range p.inlet.Listeners() {
 		for _, host := range []string{l.Address.Host, "0.0.0.0", "::", "::ffff:127.0.0.1"} {
 			if at := net.JoinHostPort(host, strconv.Itoa(l.Address.Port)); !p.IsOwn(l.Address.Network, at) {
 				t.Errorf("%s is not ours", at)

@@ -46,9 +46,8 @@ func (p *Proxy) Reload(cfg Config) error {
 // read reads from all listeners until ctx ends, and does what reloads ask for.
 func (p *Proxy) read(ctx context.Context) {
 	defer close(p.ended)
-	in := p.inlet.Load()
-	in.Begin(ctx, p.cfg.settings())
-	defer in.Wait()
+	p.inlet.Begin(ctx, p.cfg.settings())
+	defer p.inlet.Wait()
 	var telling sync.WaitGroup
 	defer telling.Wait()
 	t := newTelemetry(p)
@@ -69,7 +68,7 @@ func (p *Proxy) change(ctx context.Context, cfg Config, t *telemetry) error {
 	if cfg.Forward.StatsD.Aggregates() != p.cfg.Forward.StatsD.Aggregates() {
 		return errAggregates
 	}
-	if err := p.inlet.Load().Rebind(ctx, cfg.Listen.specs(), cfg.settings()); err != nil {
+	if err := p.inlet.Rebind(ctx, cfg.Listen.specs(), cfg.settings()); err != nil {
 		return err
 	}
 	p.cfg = cfg

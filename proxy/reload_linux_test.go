@@ -1,9 +1,13 @@
 package proxy
 
 import (
+	"errors"
+	"net"
 	"runtime"
 	"slices"
 	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 )
 
 // Many reloads leave no goroutine and no descriptor behind.
@@ -20,12 +24,24 @@ func TestReloadLeaks(t *testing.T) {
 	}
 	before := settled()
 	const reloads = 10
+	var gone []*inlet.Listener
 	for range reloads {
 		reloaded(t, p, more)
+		added := p.inlet.Listeners()
 		reloaded(t, p, cfg)
+		for _, l := range added {
+			if !slices.Contains(p.inlet.Listeners(), l) {
+				gone = append(gone, l)
+			}
+		}
 	}
 	eventually(t, "less than one goroutine more for each reload", func() bool { return settled() < before+reloads })
-	if n := p.poller.Sockets(); n != 4 { // the listeners
-		t.Errorf("%d sockets are polled, want 4", n)
+	for _, l := range gone {
+		if _, err := l.KernelDrops(); err == nil || l.Address.Network == "udp" && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s is open: %v", l.Address, err)
+		}
+	}
+	if len(gone) == 0 {
+		t.Error("no listener is gone")
 	}
 }

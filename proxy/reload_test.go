@@ -44,13 +44,13 @@ func TestReloadListeners(t *testing.T) {
 	conn := p.dial(t, "carbon", 0)
 	write(t, conn, "host.first 1 1700000000\nhost.sec")
 	carbon.expect("Denali.first 1 1700000000")
-	before := p.listeners()
+	before := p.inlet.Listeners()
 
 	more := cfg
 	more.Listen.Carbon = append(slices.Clone(cfg.Listen.Carbon), Address{Network: "tcp", Host: "localhost"})
 	more.Listen.StatsD = cfg.Listen.StatsD[1:]
 	reloaded(t, p, more)
-	after := p.listeners()
+	after := p.inlet.Listeners()
 	for i, l := range before[1:] {
 		if after[i] != l {
 			t.Errorf("%s was bound anew", l.Address)

@@ -131,18 +131,14 @@ func (t *telemetry) sendFamily(client statsd.StatSender, f *dto.MetricFamily, va
 	}
 }
 
-// nodes makes a metric path of a name and the values of its labels.
+// nodes makes a metric path of a name and the values of its labels; a destination may have none.
 func nodes(name string, labels []*dto.LabelPair) string {
-	var b strings.Builder
-	b.WriteString(name)
 	for _, l := range labels {
-		if l.GetValue() == "" {
-			continue // a destination without a name
+		if value := l.GetValue(); value != "" {
+			name += "." + strings.Map(pathRune, value)
 		}
-		b.WriteByte('.')
-		b.WriteString(strings.Map(pathRune, l.GetValue()))
 	}
-	return b.String()
+	return name
 }
 
 // pathRune keeps what is safe within a node of a metric path.

@@ -54,16 +54,16 @@ func (in *Inlet) receive(ctx context.Context, l *Listener) {
 	d.handler = in.newHandler(l, func() string { return d.packets.Peer(d.current) })
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
-	defer d.Pulse.Rest()
+	defer d.pulse.Rest()
 	for ctx.Err() == nil {
-		d.Pulse.Work()
+		d.pulse.Work()
 		asked := d.most
 		n, err := d.step()
 		switch {
 		case err != nil && !errors.Is(err, syscall.EAGAIN):
 			retry.Sleep(ctx, 100*time.Millisecond) // an error that waited at the socket; it is gone now
 		case n < asked && !d.pacer.wait(ctx, n):
-			d.Pulse.Rest()
+			d.pulse.Rest()
 			d.pacer.busy.idle(func() { d.socket.Wait(ctx, 0) })
 		}
 	}

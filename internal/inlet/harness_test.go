@@ -16,7 +16,6 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/poll"
 )
 
 // patience bounds every wait of the tests; none should come near.
@@ -136,12 +135,8 @@ func start(t testing.TB, s Settings, at ...address.Address) *running {
 // bound returns an Inlet that is bound, and does not run yet.
 func bound(t testing.TB, inherited []*os.File, at ...address.Address) *running {
 	t.Helper()
-	poller, err := poll.New()
-	if err != nil {
-		t.Fatal(err)
-	}
 	b := &book{dropped: map[Reason]string{}}
-	in := New(poller, slog.New(slog.NewTextHandler(b, nil)), func(*Listener, func() string) Handler { return &pupil{book: b} })
+	in := New(slog.New(slog.NewTextHandler(b, nil)), func(*Listener, func() string) Handler { return &pupil{book: b} })
 	var specs []Spec
 	for _, a := range at {
 		specs = append(specs, Spec{line.StatsD, a})
@@ -149,20 +144,16 @@ func bound(t testing.TB, inherited []*os.File, at ...address.Address) *running {
 	if err := in.Bind(t.Context(), specs, inherited); err != nil {
 		t.Fatal(err)
 	}
-	return &running{Inlet: in, book: b, stop: poller.Close}
+	return &running{Inlet: in, book: b, stop: in.poller.Close}
 }
 
 // run begins to read.
 func (r *running) run(t testing.TB, s Settings) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	work.Go(r.poller.Run)
 	r.Begin(ctx, s)
 	r.stop = func() {
 		cancel()
 		r.Wait()
-		r.poller.Close()
-		work.Wait()
 	}
 	t.Cleanup(r.stop)
 }

@@ -6,12 +6,14 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/poll"
+	"github.com/prefixproxy/prefixproxy/internal/pulse"
 )
 
 // A Handler takes what one socket brings. Only the socket's reader calls it, once per read:
@@ -71,19 +73,20 @@ type Spec struct {
 // An Inlet reads from sockets. One goroutine calls Bind, Begin, Rebind, and Wait, in this order;
 // any goroutine may ask for the rest.
 type Inlet struct {
-	poller     *poll.Poller
 	log        *slog.Logger
 	newHandler func(l *Listener, peer func() string) Handler
 
+	poller      *poll.Poller   // of the sockets, from Bind on
+	polling     sync.WaitGroup // of it
 	gathering   gathering
 	connections *connections
 	bound       atomic.Pointer[[]*Listener]
 }
 
-// New returns an Inlet whose sockets poller watches. newHandler makes the Handler of a socket
-// or a connection; peer names the sender of what the Handler is being given.
-func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
-	in := &Inlet{poller: poller, log: log, newHandler: newHandler, connections: newConnections(log)}
+// New returns an Inlet. newHandler makes the Handler of a socket or a connection; peer names the
+// sender of what the Handler is being given.
+func New(log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
+	in := &Inlet{log: log, newHandler: newHandler, connections: newConnections(log)}
 	in.gathering.turns = make(chan struct{}, runtime.GOMAXPROCS(0))
 	in.bound.Store(&[]*Listener{})
 	return in
@@ -92,14 +95,17 @@ func New(poller *poll.Poller, log *slog.Logger, newHandler func(l *Listener, pee
 // Bind binds all sockets that are asked for, or none. Its error names the address; it is an
 // ErrUnwantedSocket if an inherited socket is not asked for. It takes inherited: descriptors of
 // bound sockets, which somebody else holds too and will hand to our successor.
-func (in *Inlet) Bind(ctx context.Context, specs []Spec, inherited []*os.File) error {
+func (in *Inlet) Bind(ctx context.Context, specs []Spec, inherited []*os.File) (err error) {
+	if in.poller, err = poll.New(); err != nil {
+		return err
+	}
 	b := binder{poller: in.poller}
-	err := b.inherit(inherited)
-	if err == nil {
+	if err = b.inherit(inherited); err == nil {
 		err = in.bind(ctx, &b, specs)
 	}
 	if err != nil {
 		closeAll(b.have)
+		in.poller.Close()
 	}
 	return err
 }
@@ -128,7 +134,10 @@ func (in *Inlet) Owns(network, at string) bool {
 
 // Begin begins to read, until ctx ends, and then what has reached the sockets by then; but what
 // waits at inherited ones is left to our successor.
-func (in *Inlet) Begin(ctx context.Context, s Settings) { in.follow(ctx, s, nil) }
+func (in *Inlet) Begin(ctx context.Context, s Settings) {
+	in.polling.Go(in.poller.Run)
+	in.follow(ctx, s, nil)
+}
 
 // Rebind continues with the sockets of specs, until ctx ends. Those that are already bound stay
 // open, with their connections. New ones are bound first; after an error, nothing has changed.
@@ -147,6 +156,18 @@ func (in *Inlet) Wait() {
 	for _, l := range in.Listeners() {
 		l.readers.Wait()
 	}
+	in.poller.Close()
+	in.polling.Wait()
+}
+
+// Loops returns the loops that wait for sockets and that read datagrams. It is to be called
+// after Bind.
+func (in *Inlet) Loops() []pulse.Loop {
+	all := []pulse.Loop{&in.poller.Pulse}
+	for _, l := range in.Listeners() {
+		all = append(all, &l.pulse)
+	}
+	return all
 }
 
 // follow starts reading from the listeners that are new, and stops reading from some that are gone.

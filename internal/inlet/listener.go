@@ -37,7 +37,7 @@ type Listener struct {
 
 	stop    context.CancelFunc // ends its readers; nil: there are none yet
 	readers sync.WaitGroup     // of it, and of its connections
-	Pulse   pulse.Pulse        // of the loop that reads datagrams
+	pulse   pulse.Pulse        // of the loop that reads datagrams
 
 	earlierDrops uint64       // of the datagrams that the kernel dropped, those before us
 	open         atomic.Int64 // connections

@@ -160,13 +160,6 @@ func (s *Socket) Close() {
 	s.fd = -1
 }
 
-// Sockets returns how many sockets are open.
-func (p *Poller) Sockets() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.sockets)
-}
-
 // Accept accepts a connection, without waiting, and returns the address of its peer; EAGAIN
 // where none has come.
 func (s *Socket) Accept() (fd int, peer string, err error) {
