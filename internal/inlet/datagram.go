@@ -34,14 +34,7 @@ const (
 )
 
 // rooms are lent to the readers of datagrams, each for one read.
-var rooms sync.Pool
-
-func borrow() (*poll.Packets, error) {
-	if p, ok := rooms.Get().(*poll.Packets); ok {
-		return p, nil
-	}
-	return poll.NewPackets()
-}
+var rooms = sync.Pool{New: func() any { return new(poll.Packets) }}
 
 // receive reads datagrams from l until ctx ends, and then those that have arrived by then,
 // unless they are for our successor.
@@ -75,10 +68,7 @@ func (in *Inlet) receive(ctx context.Context, l *Listener) {
 
 // step receives datagrams, without waiting, and hands them over. It returns how many, or EAGAIN.
 func (d *datagramReader) step() (n int, err error) {
-	p, err := borrow()
-	if err != nil {
-		return 0, err
-	}
+	p := rooms.Get().(*poll.Packets)
 	if n, err = p.Recv(d.socket, d.size, d.most); err != nil {
 		rooms.Put(p)
 		return 0, err

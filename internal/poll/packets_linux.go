@@ -30,18 +30,16 @@ type Packets struct {
 	n     int // datagrams of the last recv
 }
 
-func NewPackets() (*Packets, error) {
-	buf, err := unix.Mmap(-1, 0, packetRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, fmt.Errorf("map memory to receive datagrams: %w", err)
-	}
-	p := &Packets{buf: buf}
-	runtime.AddCleanup(p, func(buf []byte) { unix.Munmap(buf) }, buf)
-	return p, nil
-}
-
 // divide makes room for datagrams of so many bytes, as many as fit.
-func (p *Packets) divide(size int) {
+func (p *Packets) divide(size int) error {
+	if p.buf == nil {
+		buf, err := unix.Mmap(-1, 0, packetRoom, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return fmt.Errorf("map memory to receive datagrams: %w", err)
+		}
+		p.buf = buf
+		runtime.AddCleanup(p, func(buf []byte) { unix.Munmap(buf) }, buf)
+	}
 	p.size = size
 	for i := range Slots(size) {
 		p.iovs[i].Base = &p.buf[i*size]
@@ -51,6 +49,7 @@ func (p *Packets) divide(size int) {
 		h.Namelen = unix.SizeofSockaddrAny
 		h.SetIovlen(1)
 	}
+	return nil
 }
 
 // Recv receives up to most datagrams of at most size bytes from s, without waiting, and returns
@@ -58,7 +57,9 @@ func (p *Packets) divide(size int) {
 // behind each, and take the processor away from those that bring much.
 func (p *Packets) Recv(s *Socket, size, most int) (int, error) {
 	if p.size != size {
-		p.divide(size)
+		if err := p.divide(size); err != nil {
+			return 0, err
+		}
 	}
 	for i := range p.n {
 		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny // of which the kernel made the length

@@ -17,8 +17,6 @@ type Packets struct {
 	cut bool
 }
 
-func NewPackets() (*Packets, error) { return &Packets{}, nil }
-
 // Recv receives a datagram of at most size bytes from s, without waiting, and returns how many: 1.
 func (p *Packets) Recv(s *Socket, size, _ int) (int, error) {
 	n, _, flags, _, err := unix.Recvmsg(s.fd, p.buf[:size], nil, unix.MSG_DONTWAIT)
