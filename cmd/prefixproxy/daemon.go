@@ -157,14 +157,12 @@ func (d *daemon) run(ctx context.Context) error {
 // supervisor may send it to the process and to its group, like timeout(1).
 const oneSignal = 100 * time.Millisecond
 
-// untilSignal returns a context that ends with SIGTERM or SIGINT; a second one
-// ends the process at once. The channel tells of SIGHUP: of several in a row, once.
-func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan os.Signal, context.CancelFunc) {
+// untilSignal returns a context that ends with one of the signals; a second one ends the process
+// at once.
+func untilSignal(ctx context.Context, log *slog.Logger, of ...os.Signal) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	signal.Notify(signals, of...)
 	go func() {
 		var first time.Time
 		for s := range signals {
@@ -179,23 +177,10 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, <-chan
 			}
 		}
 	}()
-	return ctx, hangups, func() {
+	return ctx, func() {
 		cancel()
-		signal.Stop(hangups)
 		signal.Stop(signals)
 		close(signals)
-	}
-}
-
-// atHangup does something whenever there is a hangup, until ctx ends.
-func atHangup(ctx context.Context, hangups <-chan os.Signal, do func()) error {
-	for {
-		select {
-		case <-hangups:
-			do()
-		case <-ctx.Done():
-			return nil
-		}
 	}
 }
 

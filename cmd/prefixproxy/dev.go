@@ -37,7 +37,11 @@ func (devCmd) Help() string {
 
 // Run is the daemon with an etcd of its own.
 func (c *devCmd) Run(ctx context.Context, ui *ui) error {
-	ctx, hangups, stop := untilSignal(ctx, ui.log)
+	ends := []os.Signal{syscall.SIGTERM, syscall.SIGINT}
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup(1)
+		ends = append(ends, syscall.SIGHUP) // its terminal is gone
+	}
+	ctx, stop := untilSignal(ctx, ui.log, ends...)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE) // which a server or a browser causes, too, that hangs up
 	ctx, cancel := context.WithCancel(ctx)
@@ -89,11 +93,6 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
-	g.Go(func() error {
-		return atHangup(ctx, hangups, func() {
-			ui.log.Warn("SIGHUP ignored: dev does not read its configuration anew; stop it and start it again")
-		})
-	})
 	g.Go(func() error {
 		c.greet(ctx, ui, d, etcd.Endpoint(), file)
 		return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -22,8 +23,10 @@ SIGHUP: read the configuration file anew, and go on with it. Listeners that stay
 
 // Run is the daemon.
 func (c *runCmd) Run(ctx context.Context, ui *ui) error {
-	signal.Ignore(syscall.SIGPIPE) // who reads our log may go: 2>&1 | tee
-	ctx, hangups, stop := untilSignal(ctx, ui.log)
+	signal.Ignore(syscall.SIGPIPE)     // who reads our log may go: 2>&1 | tee
+	hangups := make(chan os.Signal, 1) // of several in a row, one
+	signal.Notify(hangups, syscall.SIGHUP)
+	ctx, stop := untilSignal(ctx, ui.log, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	sockets := activation.Files(true)
 	cfg, err := c.ProvideConfig()
@@ -48,6 +51,15 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.run(ctx) })
 	r := reloader{daemon: d, cfg: cfg}
-	g.Go(func() error { return atHangup(ctx, hangups, func() { r.reload(ctx, c.ProvideConfig) }) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-hangups:
+				r.reload(ctx, c.ProvideConfig)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 	return g.Wait()
 }
