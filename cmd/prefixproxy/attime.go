@@ -1,17 +1,34 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/alecthomas/kong"
 )
 
-// parseTime returns the time that a flag's text means, in the zone of now: RFC 3339, Unix
+// A moment is a time that a flag takes; zero without the flag. It may begin with a dash: --at -2h.
+type moment struct{ time.Time }
+
+// Decode reads it, for kong.
+func (m *moment) Decode(ctx *kong.DecodeContext) (err error) {
+	token := ctx.Scan.Pop()
+	text := token.String()
+	if token.IsEOL() || strings.HasPrefix(text, "--") {
+		return errors.New("its value is missing")
+	}
+	m.Time, err = parseTime(text, time.Now())
+	return err
+}
+
+// parseTime returns the time that text means, in the zone of now: RFC 3339, Unix
 // seconds, a date, a time of day, which is the last one that has been, or how long ago, in the
 // units of graphite-web: -1d2h, now-90min, -2mon.
-func parseTime(flag, text string, now time.Time) (time.Time, error) {
+func parseTime(text string, now time.Time) (time.Time, error) {
 	s := strings.TrimSpace(text)
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
 		return t, nil
@@ -43,8 +60,7 @@ func parseTime(flag, text string, now time.Time) (time.Time, error) {
 			return time.Unix(seconds, 0), nil
 		}
 	}
-	return time.Time{}, usageError(fmt.Errorf("%s %q is no time", flag, text),
-		fmt.Sprintf("%s 2026-01-31T14:05:00Z, %[1]s 14:05, %[1]s -2h or %[1]s -7d", flag))
+	return time.Time{}, usageError(fmt.Errorf("%q is no time", text), "write it like 2026-01-31T14:05:00Z, 14:05, -2h or -7d")
 }
 
 var (

@@ -9,8 +9,8 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +30,7 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level}
 	out := &logWriter{}
 	switch w := w.(type) {
-	case journal:
+	case journalFile:
 		options.ReplaceAttr = withoutTimeAndLevel
 		out.file, out.isJournal = w.File, true
 	case *os.File:
@@ -56,36 +56,22 @@ func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// A journal is a stderr that systemd's journal reads: each line begins with its
+// A journalFile is a stderr that systemd's journal reads: each line begins with its
 // priority, as sd-daemon(3) has it.
-type journal struct {
+type journalFile struct {
 	*os.File
-	priority int // of syslog(3)
+	priority journal.Priority
 }
 
-const (
-	priorityError   = 3
-	priorityWarning = 4
-	priorityInfo    = 6
-	priorityDebug   = 7
-)
-
-// toJournal returns a journal that writes to w, if that is what the journal reads.
-func toJournal(w io.Writer, stream string) (journal, bool) {
-	file, ok := w.(*os.File)
-	if !ok || stream == "" {
-		return journal{}, false
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return journal{}, false
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	return journal{file, priorityWarning}, ok && stream == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
+// toJournal returns a file of the journal that writes to w, if that is what the journal reads.
+func toJournal(w io.Writer) (journalFile, bool) {
+	file, _ := w.(*os.File)
+	is, _ := journal.StderrIsJournalStream()
+	return journalFile{file, journal.PriWarning}, is && file == os.Stderr
 }
 
 // Write writes p, which holds whole lines.
-func (j journal) Write(p []byte) (int, error) {
+func (j journalFile) Write(p []byte) (int, error) {
 	if _, err := j.File.Write(prioritized(j.priority, p)); err != nil {
 		return 0, err
 	}
@@ -93,7 +79,7 @@ func (j journal) Write(p []byte) (int, error) {
 }
 
 // prioritized puts the priority before each line of p.
-func prioritized(priority int, p []byte) (out []byte) {
+func prioritized(priority journal.Priority, p []byte) (out []byte) {
 	for ln := range bytes.Lines(p) {
 		out = append(fmt.Appendf(out, "<%d>", priority), ln...)
 	}
@@ -165,16 +151,16 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func priorityOf(level slog.Level) int {
+func priorityOf(level slog.Level) journal.Priority {
 	switch {
 	case level >= slog.LevelError:
-		return priorityError
+		return journal.PriErr
 	case level >= slog.LevelWarn:
-		return priorityWarning
+		return journal.PriWarning
 	case level >= slog.LevelInfo:
-		return priorityInfo
+		return journal.PriInfo
 	}
-	return priorityDebug
+	return journal.PriDebug
 }
 
 func (h lossyHandler) WithAttrs(attrs []slog.Attr) slog.Handler {

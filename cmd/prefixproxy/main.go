@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+	"github.com/coreos/go-systemd/v22/journal"
 )
 
 // commandLine is what kong parses: the commands, in the order of the help.
@@ -60,14 +61,14 @@ func main() {
 
 // run executes the command that args give and returns the exit code.
 func run(args []string, in io.Reader, out, err io.Writer) int {
-	journal, ok := toJournal(err, os.Getenv("JOURNAL_STREAM"))
+	file, ok := toJournal(err)
 	if ok {
-		err = journal
+		err = file
 	}
 	failure := execute(args, &ui{in: in, out: out, err: err})
 	if ok {
-		journal.priority = priorityError
-		err = journal
+		file.priority = journal.PriErr
+		err = file
 	}
 	if failure != nil {
 		report(err, failure)
@@ -103,8 +104,8 @@ func execute(args []string, ui *ui) error {
 	return command.Run(ui)
 }
 
-// asMeant returns args in the form that kong takes: flags may stand before the command,
-// version and help are commands, too, and a time may begin with a dash (--at -2h).
+// asMeant returns args in the form that kong takes: flags may stand before the command, and
+// version and help are commands, too.
 func asMeant(args []string, commands []*kong.Node) []string {
 	args = slices.Clone(args)
 	isCommand := func(arg string) bool {
@@ -118,23 +119,17 @@ func asMeant(args []string, commands []*kong.Node) []string {
 	case i > 0 && strings.HasPrefix(args[0], "-"):
 		args = slices.Concat(args[i:i+1], args[:i], args[i+1:])
 	}
-	for i := 0; i+1 < len(args); i++ {
-		if slices.Contains([]string{"--at", "--from", "--now", "--until"}, args[i]) && looksLikeTime.MatchString(args[i+1]) {
-			args[i] += "=" + args[i+1]
-			args = slices.Delete(args, i+1, i+2)
-		}
-	}
 	return args
 }
-
-// looksLikeTime finds a time that begins with a dash: -2h.
-var looksLikeTime = regexp.MustCompile(`^-[0-9]`)
 
 // noValue is how kong says that a flag is the last word, or that another flag follows.
 var noValue = regexp.MustCompile(`expected \w+ value but got ("EOL" .*|"-.*)`)
 
-// usageHint names the help of the command that was meant, as far as err tells.
+// usageHint names the remedy in err, or the help of the command that was meant, as far as it tells.
 func usageHint(err error) string {
+	if known, ok := errors.AsType[failure](err); ok {
+		return known.hint
+	}
 	if bad, ok := errors.AsType[*kong.ParseError](err); ok && bad.Context.Selected() != nil {
 		return "prefixproxy " + bad.Context.Selected().Name + " --help"
 	}

@@ -16,7 +16,7 @@ type rewriteCmd struct {
 	configFlag
 	Name     string `required:"" placeholder:"NAME" help:"The name to hold, one of the list."`
 	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"What the lines are: carbon or statsd."`
-	Now      string `placeholder:"TIME" help:"When the lines arrive, as --at of who takes it; default: now."`
+	Now      moment `placeholder:"TIME" help:"When the lines arrive, as --at of who takes it; default: now."`
 }
 
 // Help is shown by rewrite --help.
@@ -32,12 +32,8 @@ func (c *rewriteCmd) Run(ui *ui, cfg config) error {
 		return notListed(c.Name, cfg, c.Config)
 	}
 	f := filter{now: time.Now, in: bufio.NewReader(ui.in), out: bufio.NewWriter(ui.out), refused: ui.err}
-	if c.Now != "" {
-		at, err := parseTime("--now", c.Now, time.Now())
-		if err != nil {
-			return err
-		}
-		f.now = func() time.Time { return at }
+	if !c.Now.IsZero() {
+		f.now = func() time.Time { return c.Now.Time }
 	}
 	rules, protocol := cfg.Proxy.Rewrite, line.Carbon
 	if c.Protocol == line.StatsD.String() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -16,8 +17,8 @@ type targetCmd struct {
 	Owner string `arg:"" help:"The host, as members shows it (membership.owner)."`
 	Expr  string `arg:"" help:"What to draw, with rewrite.from for the name: host.cpu.user."`
 	configFlag
-	From  string        `placeholder:"TIME" help:"Leave out names that were held before only; default: all that is on record."`
-	Until string        `placeholder:"TIME" help:"Draw nothing after this time; default: now."`
+	From  moment        `placeholder:"TIME" help:"Leave out names that were held before only; default: all that is on record."`
+	Until moment        `placeholder:"TIME" help:"Draw nothing after this time; default: now."`
 	Step  time.Duration `default:"1s" help:"Time between two points of the graph; default: ${default}."`
 }
 
@@ -38,21 +39,14 @@ Times are RFC 3339, "14:05", Unix seconds, or how long ago: -7d, now-90min.`
 func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	from, until := int64(math.MinInt64), int64(math.MaxInt64)
 	now := time.Now()
-	for _, bound := range []struct {
-		flag, text string
-		at         *int64
-	}{{"--from", c.From, &from}, {"--until", c.Until, &until}} {
-		if bound.text == "" {
-			continue
-		}
-		t, err := parseTime(bound.flag, bound.text, now)
-		if err != nil {
-			return err
-		}
-		*bound.at = t.Unix()
+	if !c.From.IsZero() {
+		from = c.From.Unix()
+	}
+	if !c.Until.IsZero() {
+		until = c.Until.Unix()
 	}
 	if from > until {
-		return usageError(fmt.Errorf("--from %s is after --until %s", c.From, c.Until), "the earlier one first: --from -7d --until -1d")
+		return usageError(errors.New("--from is after --until"), "the earlier one first: --from -7d --until -1d")
 	}
 	if c.Step < time.Second || c.Step%time.Second != 0 {
 		return usageError(fmt.Errorf("--step %v is not in whole seconds", c.Step), "--step 10s, as in storage-schemas.conf")

@@ -13,7 +13,7 @@ import (
 type whoCmd struct {
 	Name string `arg:"" help:"The name, one of the list."`
 	configFlag
-	At   string `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\" or \"-2d\"."`
+	At   moment `placeholder:"TIME" help:"Who held it then: RFC 3339, \"14:05\", \"-2h\" or \"-2d\"."`
 	JSON bool   `name:"json" help:"Print JSON."`
 }
 
@@ -32,22 +32,15 @@ const lastHolders = 10
 // Run prints who holds or held the name.
 func (c *whoCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	listed := slices.Contains(cfg.Membership.Names, c.Name)
-	var at time.Time
-	var err error
-	if c.At != "" {
-		if at, err = parseTime("--at", c.At, time.Now()); err != nil {
-			return err
-		}
-	}
 	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresOf, c.Name)
 	switch {
 	case !listed && len(past) == 0: // nor was it of a longer list, as far as is known
 		return notListed(c.Name, cfg, c.Config)
 	case err != nil:
 		return err
-	case c.At != "":
-		if past = heldAt(past, at); len(past) == 0 {
-			ui.notef("nobody held %s at %s, as far as is recorded", c.Name, at.Local().Format(time.RFC3339))
+	case !c.At.IsZero():
+		if past = heldAt(past, c.At.Time); len(past) == 0 {
+			ui.notef("nobody held %s at %s, as far as is recorded", c.Name, c.At.Local().Format(time.RFC3339))
 		}
 	default:
 		past = past[:min(len(past), lastHolders)]

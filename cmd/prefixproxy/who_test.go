@@ -130,12 +130,12 @@ func TestParseTime(t *testing.T) {
 		"2026-01-02":           "2026-01-02T00:00:00+01:00",
 		"1767319445":           "2026-01-02T03:04:05+01:00",
 	} {
-		if got, err := parseTime("--at", s, now); err != nil || got.In(zone).Format(time.RFC3339) != want {
+		if got, err := parseTime(s, now); err != nil || got.In(zone).Format(time.RFC3339) != want {
 			t.Errorf("%q: got %v, %v; want %s", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", " ", "2h", "-2", "--json", "25:00", "someday", "m", "-1", "2026-13-01", "-", "-7x", "-999999w", "-99999y", "-99y", "now now", "0", "99999999999", "17673194450000", "-7d)", "-1d-1d"} {
-		if got, err := parseTime("--at", s, now); exitCode(err) != exitUsage {
+		if got, err := parseTime(s, now); exitCode(err) != exitUsage {
 			t.Errorf("%q: got %v, %v; want an error of usage", s, got, err)
 		}
 	}
