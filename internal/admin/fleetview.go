@@ -156,7 +156,8 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	begin, last := f.begin(), f.Span.Last.Milliseconds()
 	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
 	var held, unknown, unclean pen
-	for _, b := range row.Bars {
+	room := f.Units // no label lies on the next one
+	for _, b := range slices.Backward(row.ByBegin()) {
 		if !f.shows(b) {
 			continue
 		}
@@ -170,16 +171,10 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		if b.To != 0 && isUnclean(b) && f.Units == pictureUnits {
 			unclean.draw(max(end-f.Units/150, 0), end)
 		}
-	}
-	if !f.Narrow {
-		room := f.Units // none lies on the next one
-		for _, b := range slices.Backward(row.ByBegin()) {
-			from, end := at(b.From), min(at(cmp.Or(b.To, f.now.UnixMilli())), room)
-			if (end-from)*labelParts >= f.Units {
-				r.Labels = append(r.Labels, f.label(b, from, end))
-			}
-			room = from
+		if width := min(end, room) - from; width*labelParts >= f.Units && !f.Narrow {
+			r.Labels = append(r.Labels, f.label(b, from, width))
 		}
+		room = from
 	}
 	r.Tenures, r.Unknown, r.Unclean = string(held.path), string(unknown.path), string(unclean.path)
 	return r
@@ -200,23 +195,31 @@ func isUnknown(b fleet.Bar) bool { return b.From == 0 || b.To == 0 && !b.Lasts }
 // isUnclean says whether the holder did not let go of the name by choice.
 func isUnclean(b fleet.Bar) bool { return !b.Lasts && b.Ended != "release" }
 
-func (f *fleetView) label(b fleet.Bar, from, end int64) label {
-	l := label{At: f.percent(from), Width: f.percent(end - from), Unknown: isUnknown(b), Owner: cut(b.Owner, int(200*(end-from)/f.Units))}
-	l.Title = b.Owner + ", "
-	if b.From == 0 {
-		l.Title += "…"
-	} else {
-		l.Title += moment(time.UnixMilli(b.From), f.now)
+func (f *fleetView) label(b fleet.Bar, from, width int64) label {
+	to := f.when(b.To, "nobody knows when")
+	if b.Lasts {
+		to = "now"
 	}
-	switch {
-	case b.Lasts:
-		l.Title += " until now"
-	case b.To == 0:
-		l.Title += " until nobody knows when"
-	default:
-		l.Title += " to " + moment(time.UnixMilli(b.To), f.now) + ", " + cmp.Or(b.Ended, "ended")
+	return label{
+		At: f.percent(from), Width: f.percent(width), Unknown: isUnknown(b), Owner: cut(b.Owner, int(200*width/f.Units)),
+		Title: fmt.Sprintf("%s, %s to %s%s", b.Owner, f.when(b.From, "…"), to, why(b)),
 	}
-	return l
+}
+
+// when is a moment of a tenure, where it is known.
+func (f *fleetView) when(milli int64, unknown string) string {
+	if milli == 0 {
+		return unknown
+	}
+	return moment(time.UnixMilli(milli), f.now)
+}
+
+// why tells how a tenure ended, where it is known.
+func why(b fleet.Bar) string {
+	if b.Ended == "" {
+		return ""
+	}
+	return ", " + b.Ended
 }
 
 func (f *fleetView) percent(units int64) string {
@@ -301,11 +304,7 @@ func (f *fleetView) Unclean() (all []string) {
 	end := func(e ending) int64 { return cmp.Or(e.bar.To, math.MaxInt64) } // of those that nobody knows
 	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b), end(a)) })
 	for _, e := range f.Ended {
-		when, why := "nobody knows when", ""
-		if e.bar.To != 0 {
-			when, why = moment(time.UnixMilli(e.bar.To), f.now), ", "+e.bar.Ended
-		}
-		all = append(all, fmt.Sprintf("%s: %s of %s%s", when, e.name, cut(e.bar.Owner, longestOwner), why))
+		all = append(all, fmt.Sprintf("%s: %s of %s%s", f.when(e.bar.To, "nobody knows when"), e.name, cut(e.bar.Owner, longestOwner), why(e.bar)))
 	}
 	return first(all, manyUnclean)
 }
