@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // batchSize is the capacity of a batch in bytes. What one read of a busy stream
@@ -32,9 +31,9 @@ type batch struct {
 	lines int
 	born  time.Time // arrival of the oldest line
 
-	// claim is what the lines that carry a name were named under; nil where no
-	// line is bound to a claim. StatsD leaves only while it is valid.
-	claim *membership.Claim
+	// names is what the lines that carry a name were named by; nil where no line is bound to
+	// a claim. StatsD leaves only while that is valid.
+	names *rewriters
 
 	// unnamed marks lines that wait for a name: checked, not yet rewritten.
 	unnamed bool
@@ -46,9 +45,9 @@ type batch struct {
 var batches = sync.Pool{New: func() any { return &batch{buf: make([]byte, 0, batchSize)} }}
 
 // newBatch returns an empty batch.
-func newBatch(born time.Time, claim *membership.Claim, unnamed bool) *batch {
+func newBatch(born time.Time, names *rewriters, unnamed bool) *batch {
 	b := batches.Get().(*batch)
-	b.born, b.claim, b.unnamed = born, claim, unnamed
+	b.born, b.names, b.unnamed = born, names, unnamed
 	return b
 }
 
@@ -87,7 +86,7 @@ func (b *batch) fill(other *batch) {
 // isLike says whether the lines of two batches may stand in one: they are of one
 // kind, and came together.
 func (b *batch) isLike(other *batch) bool {
-	return b.claim == other.claim && b.unnamed == other.unnamed && b.parked == other.parked && other.born.Sub(b.born) <= mergeSpan
+	return b.names == other.names && b.unnamed == other.unnamed && b.parked == other.parked && other.born.Sub(b.born) <= mergeSpan
 }
 
 // shrink gives a buffer that is mostly empty for one that fits.
@@ -130,7 +129,7 @@ func (b *batch) keep(want func(ln []byte) bool) (gone int) {
 
 // split takes the lines for which want holds out of b, into a batch like it.
 func (b *batch) split(want func(ln []byte) bool) *batch {
-	out := newBatch(b.born, b.claim, b.unnamed)
+	out := newBatch(b.born, b.names, b.unnamed)
 	b.keep(func(ln []byte) bool {
 		if !want(ln) {
 			return true

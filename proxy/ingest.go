@@ -52,11 +52,11 @@ var readings = sync.Pool{New: func() any { return new(aggregate.Reading) }}
 // after that moment.
 func (in *ingest) begin(at time.Time, r *rewriters) {
 	in.at, in.now, in.names, in.rw = at, at.Unix(), r, r.by[in.proto]
-	claim := r.claim
-	if in.proto == line.Carbon {
-		claim = nil // a Carbon line keeps its name, whoever holds it when it leaves
+	bound := r
+	if in.proto == line.Carbon || r.claim == nil {
+		bound = nil // a Carbon line keeps its name, whoever holds it when it leaves
 	}
-	in.ready = newBatch(at, claim, false)
+	in.ready = newBatch(at, bound, false)
 	if in.counts != nil {
 		in.reading = readings.Get().(*aggregate.Reading)
 	}
@@ -145,7 +145,7 @@ func (in *ingest) leave(buf []byte) {
 // fill begins another batch of lines that leave.
 func (in *ingest) fill() {
 	in.full = append(in.full, in.ready)
-	in.ready = newBatch(in.at, in.ready.claim, false)
+	in.ready = newBatch(in.at, in.ready.names, false)
 }
 
 // plain takes a line that is to be counted and is as most are, if it is one. But the first in

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,55 +39,41 @@ type naming struct {
 
 // A ruleset is how lines are rewritten, under each claim and under none.
 type ruleset struct {
-	rules    line.Rules
-	tos      []string                  // rewrite.to, of these and of all earlier rules: lines under them may still wait
 	nameless *rewriters                // under no claim
 	cached   atomic.Pointer[rewriters] // of the last claim that was seen
 }
 
-// rewriters are what rewrites under one claim.
+// rewriters are what rewrites under one claim, by one set of rules.
 type rewriters struct {
-	claim    *membership.Claim // nil: under none
-	by       [2]*line.Rewriter // by protocol
-	prefixes []line.Prefix     // rewrite.to with the name, by all rules so far, of StatsD
+	rules  line.Rules
+	claim  *membership.Claim // nil: under none
+	by     [2]*line.Rewriter // by protocol
+	prefix line.Prefix       // rewrite.to with the name, of StatsD; zero: under none
 
-	rules line.Rules
 	other sync.Map // what rewrites Carbon under names of earlier tenures: name -> *line.Rewriter
 }
 
 func newNaming(names Names, rules line.Rules) *naming {
 	n := &naming{names: names}
-	n.rules.Store(newRuleset(rules, nil))
+	n.setRules(rules)
 	return n
 }
 
 // setRules changes how lines are rewritten that are named from now on. One
 // goroutine calls it.
 func (n *naming) setRules(rules line.Rules) {
-	n.rules.Store(newRuleset(rules, n.rules.Load().tos))
+	n.rules.Store(&ruleset{nameless: newRewriters(rules, nil)})
 }
 
-// newRuleset returns a ruleset that follows one with those tos.
-func newRuleset(rules line.Rules, earlier []string) *ruleset {
-	s := &ruleset{rules: rules, tos: earlier}
-	if !slices.Contains(earlier, rules.To) {
-		s.tos = append(slices.Clone(earlier), rules.To)
-	}
-	s.nameless = s.rewriters(nil)
-	return s
-}
-
-func (s *ruleset) rewriters(claim *membership.Claim) *rewriters {
-	r := &rewriters{claim: claim, rules: s.rules}
+func newRewriters(rules line.Rules, claim *membership.Claim) *rewriters {
+	r := &rewriters{rules: rules, claim: claim}
 	name := ""
 	if claim != nil {
 		name = claim.Name()
-		for _, to := range s.tos {
-			r.prefixes = append(r.prefixes, line.StatsD.Prefix(strings.ReplaceAll(to, "{name}", name)))
-		}
+		r.prefix = line.StatsD.Prefix(strings.ReplaceAll(rules.To, "{name}", name))
 	}
-	for _, p := range []line.Protocol{line.StatsD, line.Carbon} {
-		r.by[p] = s.rules.Rewriter(p, name)
+	for _, p := range protocols {
+		r.by[p] = rules.Rewriter(p, name)
 	}
 	if claim != nil {
 		r.by[line.Carbon] = r.by[line.Carbon].Since(claim.Floor())
@@ -127,7 +112,7 @@ func (n *naming) of(claim *membership.Claim) *rewriters {
 	if r := s.cached.Load(); r != nil && r.claim == claim {
 		return r
 	}
-	r := s.rewriters(claim)
+	r := newRewriters(s.nameless.rules, claim)
 	s.cached.Store(r)
 	return r
 }
@@ -153,7 +138,7 @@ func isSuspended(claim *membership.Claim) bool {
 // owns says whether ln, a StatsD line that leaves or is counted, carries the name of r, in
 // any spelling.
 func (r *rewriters) owns(ln []byte) bool {
-	return ln[0] == line.Mark[0] || slices.ContainsFunc(r.prefixes, func(x line.Prefix) bool { return x.Starts(ln) })
+	return ln[0] == line.Mark[0] || r.claim != nil && r.prefix.Starts(ln)
 }
 
 // A namer gives the held lines their name when one comes, or drops them when

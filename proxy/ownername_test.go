@@ -12,8 +12,7 @@ import (
 
 // Who puts the host's own name below the recycled one is told so, once.
 func TestOwnName(t *testing.T) {
-	rules := newRuleset(line.Rules{From: "host", To: "servers.{name}", Names: []string{"Denali"}}, nil)
-	r := rules.rewriters(newClaim("Denali", time.Hour))
+	r := newRewriters(line.Rules{From: "host", To: "servers.{name}", Names: []string{"Denali"}}, newClaim("Denali", time.Hour))
 	for lines, want := range map[string]bool{
 		"servers.Denali.foo-ns31.load.shortterm 1 1\n":     true,
 		"servers.Denali.foo-ns31_example_com.load:1|g\n":   true,

@@ -184,7 +184,7 @@ func (q *pointQueue) turn(now time.Time) {
 
 // spread returns when, within limit, this host is to flush: by the place of its name.
 func (n *naming) spread(claim *membership.Claim, limit time.Duration) time.Duration {
-	names := n.rules.Load().rules.Names
+	names := n.rules.Load().nameless.rules.Names
 	if claim == nil || len(names) == 0 {
 		return 0
 	}

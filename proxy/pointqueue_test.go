@@ -337,7 +337,7 @@ func TestFlushOfLongSlot(t *testing.T) {
 func TestSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := count(t, holding("Denali"))
-		names := c.proxy.naming.rules.Load().rules.Names
+		names := c.proxy.naming.rules.Load().nameless.rules.Names
 		last := names[len(names)-1]
 		for name, want := range map[string]time.Duration{names[0]: 0, last: 3 * time.Second * time.Duration(len(names)-1) / time.Duration(len(names))} {
 			if got := c.proxy.naming.spread(newClaim(name, time.Hour), 3*time.Second); got != want {

@@ -10,12 +10,11 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
-	"github.com/prefixproxy/prefixproxy/membership"
 )
 
 // aBatch returns a batch of these lines.
-func aBatch(born time.Time, claim *membership.Claim, unnamed bool, lines ...string) *batch {
-	b := newBatch(born, claim, unnamed)
+func aBatch(born time.Time, names *rewriters, unnamed bool, lines ...string) *batch {
+	b := newBatch(born, names, unnamed)
 	for _, ln := range lines {
 		b.buf = append(b.buf, ln...)
 		b.buf = append(b.buf, '\n')
@@ -37,10 +36,10 @@ func accept(q queue, in ...*batch) {
 func TestQueueMerges(t *testing.T) {
 	q := newStatsDQueue(1 << 20)
 	now := time.Now()
-	claim := newClaim("Denali", time.Hour)
+	names := newRewriters(line.Rules{From: "host", To: "{name}"}, newClaim("Denali", time.Hour))
 	accept(q, aBatch(now, nil, false, "a", "b"), aBatch(now, nil, false, "c"))
-	accept(q, aBatch(now, claim, false, "d"))
-	accept(q, aBatch(now.Add(2*mergeSpan), claim, false, "e"))
+	accept(q, aBatch(now, names, false, "d"))
+	accept(q, aBatch(now.Add(2*mergeSpan), names, false, "e"))
 	accept(q, aBatch(now, nil, true, "f"))
 	for _, want := range []string{"a\nb\nc\n", "d\n", "e\n"} {
 		b, err := q.tryTake()
@@ -91,13 +90,13 @@ func TestQueueMemory(t *testing.T) {
 // StatsD lines are dropped after 10 s, wherever they wait.
 func TestExpire(t *testing.T) {
 	now := time.Now()
-	claim := newClaim("Denali", time.Hour)
+	names := newRewriters(line.Rules{From: "host", To: "{name}"}, newClaim("Denali", time.Hour))
 	q := newStatsDQueue(1 << 20)
 	for _, born := range []time.Time{now.Add(-11 * time.Second), now.Add(-9 * time.Second)} {
-		accept(q, aBatch(born, claim, false, "ready"), aBatch(born, nil, true, "held"))
+		accept(q, aBatch(born, names, false, "ready"), aBatch(born, nil, true, "held"))
 		q.mu.Lock()
 		q.books.queued++
-		q.hold(&q.parked, aBatch(born, claim, false, "parked"))
+		q.hold(&q.parked, aBatch(born, names, false, "parked"))
 		q.mu.Unlock()
 	}
 	q.expire(now, time.Time{})
@@ -180,7 +179,7 @@ func TestQueueAbandoned(t *testing.T) {
 	now := time.Now()
 	accept(q, aBatch(now, nil, false, "a", "b"))
 	q.tryTake()
-	accept(q, aBatch(now, newClaim("Denali", time.Hour), false, "c"), aBatch(now, nil, true, "d"))
+	accept(q, aBatch(now, newRewriters(line.Rules{From: "host", To: "{name}"}, newClaim("Denali", time.Hour)), false, "c"), aBatch(now, nil, true, "d"))
 	q.close()
 	dropped := q.abandon()
 	if b, _ := q.snapshot(); dropped != 4 || b.queued != 0 || b.received != 4 {
@@ -258,16 +257,17 @@ func TestReasons(t *testing.T) {
 // is renewed.
 func TestParkedGoFirst(t *testing.T) {
 	claim := newClaim("Denali", -time.Second)
+	names := newRewriters(line.Rules{From: "host", To: "{name}"}, claim)
 	q := newStatsDQueue(1 << 20)
 	now := time.Now()
-	accept(q, aBatch(now, claim, false, "a:1|g"))
+	accept(q, aBatch(now, names, false, "a:1|g"))
 	first, _ := q.tryTake()
 	q.park(first)
-	accept(q, aBatch(now, claim, false, "a:2|g"))
+	accept(q, aBatch(now, names, false, "a:2|g"))
 	if b, _ := q.tryTake(); string(b.buf) != "a:2|g\n" {
 		t.Fatalf("suspended: took %q", b.buf)
 	}
-	accept(q, aBatch(now, claim, false, "a:3|g"))
+	accept(q, aBatch(now, names, false, "a:3|g"))
 	claimtest.Extend(claim, time.Hour)
 	for _, want := range []string{"a:1|g\n", "a:3|g\n"} {
 		if b, _ := q.tryTake(); string(b.buf) != want {

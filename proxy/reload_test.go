@@ -294,21 +294,24 @@ func TestReloadRules(t *testing.T) {
 	carbon.expect("servers.Denali.other.c 1 1700000000")
 }
 
-// A line that was named by earlier rules is still known to carry the name.
+// A line that was named by earlier rules is still known to carry the name: it must not leave when
+// the claim is lost.
 func TestReloadKnowsEarlierPrefixes(t *testing.T) {
+	names := holding("Denali")
+	s := newSource(names, "Denali.a:1|c\nDenalix.a:1|c\n")
 	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
-	n := newNaming(holding("Denali"), cfg.Rewrite)
+	n := newNaming(names, cfg.Rewrite)
+	claim, _ := names.Current()
+	s.hand.names = n.of(claim)
 	rules := cfg.Rewrite
 	rules.To = "servers.{name}"
 	n.setRules(rules)
-	claim, _ := n.names.Current()
-	for _, ln := range []string{"Denali.a:1|c", "servers.Denali.a:1|c"} {
-		if !n.of(claim).owns([]byte(ln)) {
-			t.Errorf("%s is not known to carry the name", ln)
-		}
+	if !n.of(claim).owns([]byte("servers.Denali.a:1|c")) {
+		t.Error("a line by the new rules is not known to carry the name")
 	}
-	if n.of(claim).owns([]byte("Denalix.a:1|c")) {
-		t.Error("another name is taken for ours")
+	names.set(nil, membership.Claiming)
+	if lines, _, err := s.mayLeave(time.Now()); string(lines) != "Denalix.a:1|c\n" || err != nil {
+		t.Errorf("got %q, %v; want the line that is under no name", lines, err)
 	}
 }
 

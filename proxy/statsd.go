@@ -52,7 +52,7 @@ func newStatsDForwarder(p *Proxy) *statsdForwarder {
 	cfg := p.cfg.Forward.StatsD
 	f := &statsdForwarder{statsdQueue: newStatsDQueue(int(cfg.Queue)), left: newPointQueue(p), log: p.log}
 	f.know(cfg.To)
-	f.source = &statsdSource{queue: f.statsdQueue, gate: p.naming}
+	f.source = &statsdSource{queue: f.statsdQueue}
 	f.to = &destination{protocol: line.StatsD, Outlet: outlet.New(cfg.outlet(), p.outletOptions(line.StatsD, "", f.source))}
 	return f
 }

@@ -184,7 +184,7 @@ func (q *statsdQueue) drop1(list *fifo, why reason) {
 func (q *statsdQueue) tryTake() (*batch, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if b := q.parked.first(); b != nil && !isSuspended(b.claim) {
+	if b := q.parked.first(); b != nil && !isSuspended(b.names.claim) {
 		q.holding.Add(-int64(b.lines))
 		return q.pop(&q.parked), nil
 	}

@@ -22,7 +22,6 @@ const lateAge = time.Second
 // has acknowledged it; what is in doubt when a session ends is lost.
 type statsdSource struct {
 	queue *statsdQueue
-	gate  *naming // knows which lines carry our name
 
 	hand     *batch // taken from the queue: to be written
 	mid      bool   // hand begins with the rest of a line
@@ -72,11 +71,11 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 		return nil, 0, nil
 	}
 	left, isOver := time.Duration(0), false // of lines that need no name: no end
-	if b.claim != nil {
-		left, isOver = standing(b.claim)
+	if b.names != nil {
+		left, isOver = standing(b.names.claim)
 	}
-	isHeld := b.claim == nil || left > 0
-	overtakes := b.claim != nil && !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
+	isHeld := b.names == nil || left > 0
+	overtakes := b.names != nil && !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
 	switch {
 	case isHeld && !overtakes && !b.tooOld(now):
 		return b.buf, left, nil
@@ -91,13 +90,12 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 		b.cut(len(b.buf), b.lines)
 		return nil, 0, nil
 	}
-	owned := s.gate.of(b.claim).owns
 	if !isOver {
-		s.queue.park(b.split(owned))
+		s.queue.park(b.split(b.names.owns))
 	} else {
-		s.queue.drop(b.keep(func(ln []byte) bool { return !owned(ln) }), claimLost)
+		s.queue.drop(b.keep(func(ln []byte) bool { return !b.names.owns(ln) }), claimLost)
 	}
-	b.claim = nil
+	b.names = nil
 	return b.buf, 0, nil
 }
 
@@ -105,8 +103,8 @@ func (s *statsdSource) Wrote(_ time.Time, n int) {
 	written := s.hand.buf[:n]
 	s.mid = written[n-1] != '\n'
 	s.flight = append(s.flight, written...)
-	if s.hand.claim != nil {
-		s.claim, s.until = cmp.Or(s.claim, s.hand.claim), s.acked+uint64(len(s.flight))
+	if s.hand.names != nil {
+		s.claim, s.until = cmp.Or(s.claim, s.hand.names.claim), s.acked+uint64(len(s.flight))
 	}
 	s.hand.cut(n, bytes.Count(written, newline))
 }

@@ -14,12 +14,9 @@ import (
 
 // newSource returns a source with lines of Denali's in hand.
 func newSource(names Names, lines string) *statsdSource {
-	s := &statsdSource{
-		queue: newStatsDQueue(1 << 20),
-		gate:  newNaming(names, line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}}),
-	}
+	s := &statsdSource{queue: newStatsDQueue(1 << 20)}
 	claim, _ := names.Current()
-	s.hand = newBatch(time.Now(), claim, false)
+	s.hand = newBatch(time.Now(), newRewriters(line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}}, claim), false)
 	s.hand.buf, s.hand.lines = append(s.hand.buf, lines...), 2
 	return s
 }
