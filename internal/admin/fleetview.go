@@ -78,8 +78,7 @@ const (
 	gapParts     = 500    // of the picture, one lies between a tenure and the next; none where there is little room
 	manyRows     = 200    // more go without the grid, and without owners on the bars
 	longestOwner = 40     // characters shown in a row
-	manyWaiting  = 50     // of more, only the number is shown
-	manyFree     = 30
+	manyFree     = 30     // of more, only the number is shown
 	manyUnclean  = 6
 )
 
@@ -274,18 +273,6 @@ func (s *Server) writeNames(w http.ResponseWriter, _ *http.Request) error {
 		}
 	}
 	return writeJSON(w, names)
-}
-
-// WaitingAges returns who waits, and for how long.
-func (f *fleetView) WaitingAges() (all []string) {
-	for _, w := range f.Waiting {
-		text := cut(w.Owner, longestOwner)
-		if !w.Since.IsZero() {
-			text += ", for " + age(f.now.Sub(w.Since))
-		}
-		all = append(all, text)
-	}
-	return first(all, manyWaiting)
 }
 
 // FreeNames returns the names of the list that nobody holds.
