@@ -53,36 +53,31 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. All counts of a protocol are from one instant,
 // so that they balance in every scrape.
 func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
-	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
-	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
+	m := metrics{ch}
 	b, bytes := p.queue(line.StatsD).snapshot()
-	p.collectReceived(counter, line.StatsD, b)
-	p.collectBooks(counter, gauge, line.StatsD, "", b)
-	gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")
-	gauge(descQueueLimit, float64(p.statsd.bound()), line.StatsD.String(), "")
-	p.statsd.collect(counter, gauge)
+	m.collectReceived(line.StatsD, b)
+	m.collectBooks(line.StatsD, "", b)
+	m.gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")
+	m.gauge(descQueueLimit, float64(p.statsd.bound()), line.StatsD.String(), "")
+	p.statsd.collect(m)
 
 	seen, accounts := p.carbon.books()
-	p.collectReceived(counter, line.Carbon, seen)
+	m.collectReceived(line.Carbon, seen)
 	for _, a := range accounts {
-		p.collectBooks(counter, gauge, line.Carbon, a.name, a.books)
+		m.collectBooks(line.Carbon, a.name, a.books)
 		if a.kept.Removed {
 			continue
 		}
-		gauge(descQueueBytes, float64(a.kept.QueueBytes), line.Carbon.String(), a.name)
-		gauge(descQueueLimit, float64(a.kept.QueueLimit), line.Carbon.String(), a.name)
+		m.gauge(descQueueBytes, float64(a.kept.QueueBytes), line.Carbon.String(), a.name)
+		m.gauge(descQueueLimit, float64(a.kept.QueueLimit), line.Carbon.String(), a.name)
 		age := 0.0
 		if !a.kept.Oldest.IsZero() {
 			age = max(0, time.Since(a.kept.Oldest).Seconds())
 		}
-		gauge(descSpoolLines, float64(a.spooled), a.name)
-		gauge(descSpoolBytes, float64(a.kept.SpoolBytes), a.name)
-		gauge(descSpoolLimit, float64(a.kept.SpoolLimit), a.name)
-		gauge(descSpoolAge, age, a.name)
+		m.gauge(descSpoolLines, float64(a.spooled), a.name)
+		m.gauge(descSpoolBytes, float64(a.kept.SpoolBytes), a.name)
+		m.gauge(descSpoolLimit, float64(a.kept.SpoolLimit), a.name)
+		m.gauge(descSpoolAge, age, a.name)
 	}
 	for _, d := range p.outlets.all() {
 		for _, s := range d.Status() {
@@ -90,51 +85,56 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 			if s.Up {
 				up = 1
 			}
-			gauge(descUpstreamUp, up, d.protocol.String(), d.name, s.Address.String())
+			m.gauge(descUpstreamUp, up, d.protocol.String(), d.name, s.Address.String())
 		}
 	}
-	p.collectSockets(counter, gauge)
+	p.collectSockets(m)
 }
 
-// A collector takes the value of a metric.
-type (
-	counter func(d *prometheus.Desc, v uint64, labels ...string)
-	gauge   func(d *prometheus.Desc, v float64, labels ...string)
-)
+// metrics take the values of metrics.
+type metrics struct{ to chan<- prometheus.Metric }
+
+func (m metrics) counter(d *prometheus.Desc, v uint64, labels ...string) {
+	m.to <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+func (m metrics) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	m.to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
 
 // collectReceived collects what is counted once, however many destinations there are.
-func (p *Proxy) collectReceived(counter counter, proto line.Protocol, b books) {
-	counter(descReceived, b.received, proto.String())
-	counter(descRewritten, b.rewritten, proto.String())
+func (m metrics) collectReceived(proto line.Protocol, b books) {
+	m.counter(descReceived, b.received, proto.String())
+	m.counter(descRewritten, b.rewritten, proto.String())
 }
 
 // collectBooks collects the books of a destination.
-func (p *Proxy) collectBooks(counter counter, gauge gauge, proto line.Protocol, destination string, b books) {
-	counter(descAdopted, b.adopted, proto.String(), destination)
-	counter(descResent, b.resent, proto.String(), destination)
+func (m metrics) collectBooks(proto line.Protocol, destination string, b books) {
+	m.counter(descAdopted, b.adopted, proto.String(), destination)
+	m.counter(descResent, b.resent, proto.String(), destination)
 	for why := range reasons {
-		counter(descDropped, b.dropped[why], proto.String(), destination, why.String())
+		m.counter(descDropped, b.dropped[why], proto.String(), destination, why.String())
 	}
 	for upstream, lines := range b.forwarded {
-		counter(descForwarded, lines, proto.String(), destination, upstream)
+		m.counter(descForwarded, lines, proto.String(), destination, upstream)
 	}
-	gauge(descQueueLines, float64(b.queued), proto.String(), destination)
+	m.gauge(descQueueLines, float64(b.queued), proto.String(), destination)
 }
 
 // collectSockets collects what the inlet has to say.
-func (p *Proxy) collectSockets(counter counter, gauge gauge) {
+func (p *Proxy) collectSockets(m metrics) {
 	for _, l := range p.inlet.Listeners() {
 		if n, err := l.KernelDrops(); err == nil {
-			counter(descKernel, n, l.Address.String())
+			m.counter(descKernel, n, l.Address.String())
 		}
 		if l.IsStream() {
-			gauge(descConnections, float64(l.Connections()), l.Address.String())
+			m.gauge(descConnections, float64(l.Connections()), l.Address.String())
 		}
 	}
 	c := p.inlet.Connections()
-	gauge(descLimit, float64(c.Limit))
-	counter(descEnded, c.MadeRoom, "limit")
-	counter(descEnded, c.IdleTimeout, "idle")
-	counter(descDelayed, c.Waited, "limit")
-	counter(descDelayed, c.ShortOf, "descriptors")
+	m.gauge(descLimit, float64(c.Limit))
+	m.counter(descEnded, c.MadeRoom, "limit")
+	m.counter(descEnded, c.IdleTimeout, "idle")
+	m.counter(descDelayed, c.Waited, "limit")
+	m.counter(descDelayed, c.ShortOf, "descriptors")
 }

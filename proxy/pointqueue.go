@@ -316,12 +316,12 @@ func (q *pointQueue) snapshot() (books, int) {
 	return b, int(q.sums.Stats().Bytes)
 }
 
-func (q *pointQueue) collect(counter counter, gauge gauge) {
+func (q *pointQueue) collect(m metrics) {
 	q.mu.Lock()
 	s := q.sums.Stats()
 	q.mu.Unlock()
-	gauge(descSeries, float64(s.Series))
-	counter(descSketched, s.Sketched)
+	m.gauge(descSeries, float64(s.Series))
+	m.counter(descSketched, s.Sketched)
 }
 
 func (q *pointQueue) destinations() []*destination { return nil }

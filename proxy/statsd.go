@@ -30,7 +30,7 @@ type statsdSink interface {
 	bound() int64
 
 	// collect collects what only it can tell.
-	collect(counter counter, gauge gauge)
+	collect(m metrics)
 
 	// destinations are those that have servers of its own.
 	destinations() []*destination
@@ -92,4 +92,4 @@ func (f *statsdForwarder) end() {
 
 func (f *statsdForwarder) destinations() []*destination                { return []*destination{f.to} }
 func (f *statsdForwarder) upstreams([]UpstreamStatus) []UpstreamStatus { return nil }
-func (f *statsdForwarder) collect(counter, gauge)                      {}
+func (f *statsdForwarder) collect(metrics)                             {}
