@@ -17,7 +17,7 @@ import (
 const (
 	idleEnough  = time.Second // without anything whole, for a connection to be ended for another
 	lookForRoom = 10 * time.Millisecond
-	calm        = time.Minute // without a trouble, for it to be over
+	calm        = time.Minute // without a trouble, for another one to be told
 
 	// So many connections that we have ended may wait for their peers to end them, too, if there are
 	// descriptors for them; or else a quarter of those that are open.
@@ -54,22 +54,15 @@ func newConnections(log *slog.Logger) *connections {
 	return &connections{log: log, running: map[*streamReader]struct{}{}}
 }
 
-// A trouble is logged when it begins, and when it has not been there for a while. It is when it
-// was last there; zero: not lately.
+// A trouble is logged when it begins: when it has not been there for a while. It is when it was
+// last there.
 type trouble struct{ time.Time }
 
 func (t *trouble) isThere(log *slog.Logger, text string, attrs ...any) {
-	if t.IsZero() {
+	if time.Since(t.Time) > calm {
 		log.Warn(text, attrs...)
 	}
 	t.Time = time.Now()
-}
-
-func (t *trouble) mayBeOver(log *slog.Logger, text string, attrs ...any) {
-	if !t.IsZero() && time.Since(t.Time) > calm {
-		t.Time = time.Time{}
-		log.Info(text, attrs...)
-	}
 }
 
 // ConnectionStats count what became of connections for which there was no room.
@@ -119,8 +112,6 @@ func (c *connections) add(s *streamReader) {
 	c.running[s] = struct{}{}
 	c.open++
 	s.hurry = c.open > c.limit
-	c.full.mayBeOver(c.log, "room for new connections again", "waited", c.stats.Waited, "made_room", c.stats.MadeRoom)
-	c.short.mayBeOver(c.log, "descriptors for new connections again")
 }
 
 // awaitRoom returns when there is room, or ctx ends.
