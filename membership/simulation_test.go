@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	simSchedules = flag.Int("sim.schedules", 100, "how many random schedules TestSimulation runs")
+	simSchedules = flag.Int("sim.schedules", 30, "how many random schedules TestSimulation runs")
 	simSeed      = flag.Uint64("sim.seed", 0, "run this schedule alone, with its log")
 	simFrom      = flag.Uint64("sim.from", 1, "the seed of the first schedule")
 )

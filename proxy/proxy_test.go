@@ -224,8 +224,10 @@ func TestStatsDGate(t *testing.T) {
 
 // A claim that is suspended holds its lines back; once renewed, they go on.
 func TestStatsDSuspended(t *testing.T) {
+	t.Parallel()
 	for _, renewed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("renewed=%v", renewed), func(t *testing.T) {
+			t.Parallel()
 			statsd := newSink(t, "tcp")
 			statsd.close()
 			names := noNames()
@@ -334,6 +336,7 @@ func TestQueueFull(t *testing.T) {
 
 // A UDP upstream that refuses is down; what it refuses at once it gets when it doesn't.
 func TestRefusedUDP(t *testing.T) {
+	t.Parallel()
 	statsd := newSink(t, "udp")
 	statsd.close()
 	p := start(t, testConfig(statsd.address, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"))
@@ -369,6 +372,7 @@ func TestOwnListenerAsUpstream(t *testing.T) {
 
 // What has reached our sockets when the end comes is still forwarded.
 func TestStopDrains(t *testing.T) {
+	t.Parallel()
 	statsd, carbon := newSink(t, "udp"), newSink(t, "tcp")
 	cfg := testConfig(statsd.address, carbon.address)
 	cfg.Coalesce = time.Second // input would gather for long
@@ -392,6 +396,7 @@ func TestStopDrains(t *testing.T) {
 
 // What no upstream takes by the end of the drain is counted.
 func TestStopDropsTheRest(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	carbon.close()
 	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), noNames())
@@ -406,6 +411,7 @@ func TestStopDropsTheRest(t *testing.T) {
 // Under load, with a claim that comes and goes and bad lines among good ones,
 // the books balance at every look, and what was forwarded has arrived.
 func TestBooksBalanceUnderLoad(t *testing.T) {
+	t.Parallel()
 	carbon := newSink(t, "tcp")
 	names := holding("Denali")
 	p := start(t, testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon.address), names)
@@ -531,6 +537,7 @@ func TestStopWithPeerThatStaysOpen(t *testing.T) {
 // A Graphite that is alive but slower than the drain has got all that counts as
 // forwarded, when the connection is reset.
 func TestStopLeavesSlowPeerItsLines(t *testing.T) {
+	t.Parallel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

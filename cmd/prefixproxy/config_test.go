@@ -355,6 +355,7 @@ func TestHostileConfigs(t *testing.T) {
 // A pipe may stand in the place of the file, as in --config <(…); nobody waits for what does
 // not come.
 func TestConfigInAPipe(t *testing.T) {
+	t.Parallel() // it waits for who says nothing
 	load := func(file string) error {
 		loaded := make(chan error, 1)
 		go func() {

@@ -279,6 +279,7 @@ func TestOthersMayRead(t *testing.T) {
 }
 
 func TestClientLogsInWhenEtcdAnswers(t *testing.T) {
+	t.Parallel()
 	server := devetcdtest.Start(t)
 	requireLogin(t, server)
 	server.Close()

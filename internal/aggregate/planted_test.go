@@ -67,7 +67,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			planted.Patience(t, edit)
-			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|KilledTwiceBeforeSlot|Lines|Table|Tenure|Checkpoint|Moved)$", "-test.failfast", "-test.timeout=2m"}, edit)
+			planted.TestFails(t, "./internal/aggregate", []string{"-test.run=^Test(Killed|KilledTwiceBeforeSlot|Lines|Table|Tenure|Checkpoint|Moved)$", "-test.failfast", "-test.timeout=2m", "-aggregate.schedules=20"}, edit)
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package aggregate
 
 import (
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -47,13 +48,16 @@ func (g *graphite) sum(part string) (sum float64) {
 	return sum
 }
 
+// schedules is how often what happens at random is tried.
+var schedules = flag.Int("aggregate.schedules", 5, "how many schedules TestKilled runs, and ten times as many damages TestDamagedLines")
+
 // A process is killed at any step, is stopped, and started again; the clock is set; names
 // come and go; the lines become so long that a base is written in between. Each line
 // counts once, and all points are those of one that lives on.
 func TestKilled(t *testing.T) {
 	defer func(step int) { baseStep = step }(baseStep)
 	baseStep = 2
-	for seed := range uint64(20) {
+	for seed := range uint64(*schedules) {
 		run(t, seed)
 	}
 }
@@ -335,7 +339,7 @@ func TestDamage(t *testing.T) {
 // Whatever stands in the place of lines, the process starts, and counts what it can read.
 func TestDamagedLines(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for i := range 200 {
+	for i := range 10 * *schedules {
 		dir := t.TempDir()
 		a := open(t, tenth(), at(0), dir)
 		put(a, "a:1|c", "a:2|c", "b:3|ms", "c:x|s", "g:4|g", "g:+1|g", "b:7|ms|@0.5", "a:1|c")

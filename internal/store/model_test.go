@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	schedules = flag.Int("store.schedules", 15, "how many schedules TestModel runs")
+	schedules = flag.Int("store.schedules", 6, "how many schedules TestModel runs")
 	traceSize = flag.Int("store.trace", 4000, "how many bytes of its trace a failing schedule prints")
 	firstSeed = flag.Uint64("store.seed", 0, "the seed of the first")
 )

@@ -602,14 +602,14 @@ func TestYoungTakesAll(t *testing.T) {
 	}
 	l.end(outlet.Broken)
 	l = b.begin("main")
-	got := ""
+	var got strings.Builder
 	for now := b.now; b.now.Sub(now) < time.Minute; b.pass(100 * time.Millisecond) {
 		b.step(b.now)
-		got += l.take()
+		got.WriteString(l.take())
 		l.ack()
 	}
-	if missing := len(want.String()) - len(got); missing != 0 {
-		t.Errorf("%d of %d bytes are not sent again", missing, len(want.String()))
+	if missing := want.Len() - got.Len(); missing != 0 {
+		t.Errorf("%d of %d bytes are not sent again", missing, want.Len())
 	}
 }
 

@@ -179,19 +179,6 @@ func (r *rig) complain(format string, args ...any) {
 // within waits until ok, and says whether it came to that in time.
 func (r *rig) within(d time.Duration, ok func() bool) bool { return within(r.t.Context(), d, ok) }
 
-// within waits until ok, and says whether it came to that in time.
-func within(ctx context.Context, d time.Duration, ok func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	for !ok() {
-		if ctx.Err() != nil {
-			return false
-		}
-		retry.Sleep(ctx, 20*time.Millisecond)
-	}
-	return true
-}
-
 // recover ends an outage, by what end does, and waits until the relay has made
 // up for it. It returns how that went.
 func (r *rig) recover(end func()) drain {

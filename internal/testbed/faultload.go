@@ -35,13 +35,13 @@ type load struct {
 
 // beside is the rate of each of the other senders: one of Carbon by UDP, one of
 // StatsD by UDP and one by TCP, and one that connects for every few lines.
-const beside = 200
+const beside = 100
 
 // linesPerDatagram is how many lines a datagram carries.
 const linesPerDatagram = 4
 
 // sendPitch is how often a sender looks what is due.
-const sendPitch = 5 * time.Millisecond
+const sendPitch = 20 * time.Millisecond
 
 // sendBuffer is the SO_SNDBUF of senders: it bounds what may be lost with a
 // relay that is killed. The kernel doubles it.
@@ -52,7 +52,7 @@ func (l *load) run(ctx context.Context) {
 	var senders sync.WaitGroup
 	defer senders.Wait()
 	for i := range l.senders {
-		perWrite := pick(i%2 == 0, 1, 1000) // small writes, and blocks of what is due
+		perWrite := pick(i%4 == 0, 1, 1000) // small writes, and blocks of what is due
 		senders.Go(func() { l.stream(ctx, true, l.addrs.carbon, l.rate/l.senders, perWrite, 0) })
 	}
 	if l.addrs.carbonUDP != "" {
@@ -86,7 +86,7 @@ func (l *load) dial(ctx context.Context, addr string) *net.TCPConn {
 		if ctx.Err() == nil {
 			l.refused.Add(1)
 		}
-		retry.Sleep(ctx, 4*sendPitch)
+		retry.Sleep(ctx, sendPitch)
 		return nil
 	}
 	tcp := conn.(*net.TCPConn)

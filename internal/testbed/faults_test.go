@@ -39,7 +39,7 @@ func suitePlan(t testing.TB) rigPlan {
 	}
 	return rigPlan{
 		binary: binary, endpoint: embeddedEtcd(t), seed: seed(t),
-		senders: 4, rate: pick(raceEnabled, 800, 2000), quiet: pick(raceEnabled, 5*time.Second, 2*time.Second), stretch: 1,
+		senders: 4, rate: 400, quiet: pick(raceEnabled, 5*time.Second, 2*time.Second), stretch: 1,
 	}
 }
 

@@ -164,17 +164,12 @@ func (s *storm) note(what func(e *evidence)) {
 
 // recovered waits until every name is held, and who has none says that it
 // waits. It returns whether that was so in time; if not, missing says what is.
-func (s *storm) recovered(within time.Duration) bool {
+func (s *storm) recovered(d time.Duration) bool {
 	since := time.Now()
-	for {
-		if s.missing = s.notWell(since); len(s.missing) == 0 {
-			return true
-		}
-		if time.Since(since) > within {
-			return false
-		}
-		s.pause(50 * time.Millisecond)
-	}
+	return within(s.t.Context(), d, func() bool {
+		s.missing = s.notWell(since)
+		return len(s.missing) == 0
+	})
 }
 
 // notWell says what is not well, as of looks since a moment.

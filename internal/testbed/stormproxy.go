@@ -40,6 +40,7 @@ aggregate: {interval: 1s}
 // storm, with all that happened to it. Its state directory makes it a host: with
 // a fresh one it is another host, of the same owner.
 type stormProxy struct {
+	t        testing.TB
 	number   int
 	binary   string
 	dir      string
@@ -69,7 +70,7 @@ type look struct {
 // newStormProxy returns a proxy that has not started.
 func newStormProxy(t testing.TB, number int, plan stormPlan, net loopbacks, c *cluster, r *stormReceiver) *stormProxy {
 	t.Helper()
-	p := &stormProxy{number: number, binary: plan.binary, dir: t.TempDir(), drops: map[int]map[string]uint64{}}
+	p := &stormProxy{t: t, number: number, binary: plan.binary, dir: t.TempDir(), drops: map[int]map[string]uint64{}}
 	endpoints := ""
 	for i, n := range c.nodes {
 		addr := net.at(1+number, 2379+i)
@@ -129,12 +130,7 @@ func (p *stormProxy) kill() {
 // end ends the process by SIGTERM, when it has come so far that it takes one.
 func (p *stormProxy) end() {
 	d, _ := p.current()
-	for begun := time.Now(); time.Since(begun) < patience; {
-		if _, err := d.Status(); err == nil {
-			break
-		}
-		time.Sleep(lookEvery / 10)
-	}
+	within(p.t.Context(), patience, func() bool { _, err := d.Status(); return err == nil })
 	asked := time.Now()
 	d.Signal(syscall.SIGTERM)
 	select {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // patience is how long a test waits for what must happen: long enough for a
@@ -19,19 +21,21 @@ func eventually(t testing.TB, what string, check func() error) {
 
 func eventuallyWithin(t testing.TB, patience time.Duration, what string, check func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	var err error
+	if !within(t.Context(), patience, func() bool { err = check(); return err == nil }) {
+		t.Fatalf("%s: not within %v: %v", what, patience, err)
+	}
+}
+
+// within waits until ok, and says whether it came to that in time. It looks soon again at first,
+// and ever later: dozens of tests wait at once, most of them for seconds.
+func within(ctx context.Context, d time.Duration, ok func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %v: %v", what, patience, err)
+	for nap := 2 * time.Millisecond; !ok(); nap = min(nap*5/4, 100*time.Millisecond) {
+		if !retry.Sleep(ctx, nap) {
+			return false
 		}
 	}
+	return true
 }
