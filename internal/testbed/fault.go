@@ -24,6 +24,8 @@ type fault struct {
 	name  string
 	needs needs
 	run   func(r *rig)
+
+	inOthers bool // another fault has it in it, or TestWayOut: it comes in long runs only
 }
 
 // needs is what a fault needs that not every rig has.

@@ -208,7 +208,7 @@ func (r *daemonRelay) watch(ctx context.Context) {
 		if err == nil {
 			r.look(d, status)
 		}
-		retry.Sleep(ctx, time.Second/4)
+		retry.Sleep(ctx, time.Second/2)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 // killed, is down; the daemon is killed or stopped; etcd is down; the disk is
 // full.
 var faults = []fault{
-	{name: "none", run: func(r *rig) { r.pause(r.outage(2 * time.Second)) }},
-	{name: "receiver refused", run: func(r *rig) {
+	{name: "none", inOthers: true, run: func(r *rig) { r.pause(r.outage(2 * time.Second)) }},
+	{name: "receiver refused", inOthers: true, run: func(r *rig) {
 		r.receiver.tell(manner{Refuse: true})
 		r.pause(r.outage(3 * time.Second))
 		r.recover(func() { r.receiver.tell(manner{}) })
@@ -48,8 +48,8 @@ var faults = []fault{
 		}
 		r.receiver.tell(manner{})
 	}},
-	{name: "receiver hangs up at once", run: hangUp(immediately, false)},
-	{name: "receiver hangs up after 0.3 s", run: hangUp(300*time.Millisecond, false)},
+	{name: "receiver hangs up at once", inOthers: true, run: hangUp(immediately, false)},
+	{name: "receiver hangs up after 0.3 s", inOthers: true, run: hangUp(300*time.Millisecond, false)},
 	{name: "receiver resets after 3 s", run: hangUp(3*time.Second, true)},
 	{name: "receiver killed in mid-stall", run: func(r *rig) {
 		r.receiver.tell(manner{Stall: true})

@@ -38,7 +38,7 @@ var scenarios = []scenario{
 	{"hangs up after 0.3s", func(t *testing.T) { hangsUp(t, 2000, manner{HangUp: 300 * time.Millisecond}) }},
 	{"resets after 0.3s", func(t *testing.T) { hangsUp(t, 700, manner{HangUp: 300 * time.Millisecond, Reset: true}) }},
 	{"hangs up after 3s", func(t *testing.T) { hangsUp(t, 50, manner{HangUp: 3 * time.Second}) }},
-	{"resets after 3s", func(t *testing.T) { hangsUp(t, 700, manner{HangUp: 3 * time.Second, Reset: true}) }},
+	{"slow: resets after 3s", func(t *testing.T) { hangsUp(t, 700, manner{HangUp: 3 * time.Second, Reset: true}) }},
 
 	{"the first of two hangs up at once", func(t *testing.T) { firstIsLeft(t, "carbon", manner{HangUp: immediately}) }},
 	{"the first of two hangs up after 0.3s", func(t *testing.T) { firstIsLeft(t, "carbon", manner{HangUp: 300 * time.Millisecond}) }},
