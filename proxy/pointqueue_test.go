@@ -14,6 +14,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -56,7 +57,7 @@ func count(t *testing.T, names *fakeNames) *counting {
 
 // after lets time go on until so many seconds from the beginning.
 func (c *counting) after(seconds float64) {
-	time.Sleep(time.Until(c.begun.Add(time.Duration(seconds * float64(time.Second))))) // of the bubble
+	sidebyside.Pass(time.Until(c.begun.Add(time.Duration(seconds * float64(time.Second))))) // of the bubble
 }
 
 // take takes lines as a reader does.

@@ -9,6 +9,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -30,7 +31,7 @@ func TestRestOfALine(t *testing.T) {
 		s.Begin(time.Now(), outlet.Session{})
 		s.Next(time.Now())
 		s.Wrote(time.Now(), 5)
-		time.Sleep(statsdMaxAge + time.Second)
+		sidebyside.Pass(statsdMaxAge + time.Second)
 		lines, wait, err := s.Next(time.Now())
 		if string(lines) != "i.a:1|c\n" || wait == 0 || err != nil {
 			t.Fatalf("got %q, %v, %v; want the rest of the first line", lines, wait, err)

@@ -29,6 +29,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
@@ -887,7 +888,7 @@ func TestRoomForConnections(t *testing.T) {
 			t.Error("there is room, while all are busy")
 		}
 		go func() {
-			time.Sleep(roomWait / 2)
+			<-time.After(roomWait / 2)
 			c.note(all[5], http.StateClosed)
 		}()
 		last := admit()
@@ -895,7 +896,7 @@ func TestRoomForConnections(t *testing.T) {
 			t.Fatal("no room where one has ended")
 		}
 		c.note(last, http.StateActive)
-		time.Sleep(answerTime - roomWait)
+		sidebyside.Pass(answerTime - roomWait)
 		if admit() == nil {
 			t.Error("no room where others have been busy for long")
 		}

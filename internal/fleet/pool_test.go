@@ -13,6 +13,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
@@ -176,7 +177,7 @@ func TestReads(t *testing.T) {
 			browsers.Go(func() {
 				for time.Since(begun) < time.Minute-time.Millisecond {
 					p.View(t.Context())
-					time.Sleep(100 * time.Millisecond)
+					<-time.After(100 * time.Millisecond)
 				}
 			})
 		}
@@ -185,11 +186,11 @@ func TestReads(t *testing.T) {
 			t.Errorf("50 browsers cost %d reads in a minute, want 6", more)
 		}
 		before := e.reads
-		time.Sleep(time.Hour)
+		sidebyside.Pass(time.Hour)
 		if e.reads != before {
 			t.Errorf("%d reads, and nobody looks", e.reads-before)
 		}
-		for begun := time.Now(); time.Since(begun) < 10*time.Minute; time.Sleep(10 * time.Second) {
+		for begun := time.Now(); time.Since(begun) < 10*time.Minute; sidebyside.Pass(10 * time.Second) {
 			p.Known()
 		}
 		if more := e.reads - before; more < 9 || more > 10 {
@@ -202,7 +203,7 @@ func TestReads(t *testing.T) {
 func TestFirstView(t *testing.T) {
 	run(t, []string{"a", "b", "c"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		p.Counts(t.Context())
-		time.Sleep(time.Second)
+		sidebyside.Pass(time.Second)
 		if p.View(t.Context()); e.reads > 4 { // the scrape; the last days, and the gaps between names; what was before
 			t.Errorf("%d reads", e.reads)
 		}
@@ -213,7 +214,7 @@ func TestFirstView(t *testing.T) {
 func TestChanges(t *testing.T) {
 	run(t, []string{"a", "b"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		p.View(t.Context())
-		time.Sleep(Fresh)
+		sidebyside.Pass(Fresh)
 		claimed := time.Now()
 		e.set(func() {
 			e.held = []pool.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
@@ -222,22 +223,22 @@ func TestChanges(t *testing.T) {
 		if row := p.View(t.Context()).Rows[0]; !row.Held || row.Owner != "web1" || len(row.Bars) != 1 || !row.Bars[0].Lasts {
 			t.Errorf("claimed: %+v", row)
 		}
-		time.Sleep(Fresh)
+		sidebyside.Pass(Fresh)
 		if row := p.View(t.Context()).Rows[0]; !row.Since.Equal(claimed.Truncate(time.Millisecond)) || len(row.Bars) != 1 {
 			t.Errorf("its record is there: %+v, want since %v", row, claimed)
 		}
-		time.Sleep(Fresh)
+		sidebyside.Pass(Fresh)
 		e.set(func() {
 			e.held = nil
 			e.tenures[0].To, e.tenures[0].Ended = time.Now(), "release"
 		})
 		p.View(t.Context())
-		time.Sleep(Fresh)
+		sidebyside.Pass(Fresh)
 		if row := p.View(t.Context()).Rows[0]; row.Held || len(row.Bars) != 1 || row.Bars[0].Ended != "release" {
 			t.Errorf("released: %+v", row)
 		}
 		// Held and released while nobody looked.
-		time.Sleep(time.Hour)
+		sidebyside.Pass(time.Hour)
 		e.set(func() {
 			e.tenures = append(e.tenures, pool.Tenure{Name: "b", Owner: "web2", Lease: 8, From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-20 * time.Minute), Ended: "release"})
 		})
@@ -245,7 +246,7 @@ func TestChanges(t *testing.T) {
 			t.Errorf("while nobody looked: %+v", row)
 		}
 		// And more often than one answer of etcd tells.
-		time.Sleep(time.Hour)
+		sidebyside.Pass(time.Hour)
 		e.set(func() {
 			for i := range 5 {
 				from := time.Now().Add(time.Duration(2*i-20) * time.Minute)
@@ -254,7 +255,7 @@ func TestChanges(t *testing.T) {
 		})
 		for range 5 {
 			p.View(t.Context())
-			time.Sleep(Fresh)
+			sidebyside.Pass(Fresh)
 		}
 		if row := p.View(t.Context()).Rows[1]; len(row.Bars) != 6 {
 			t.Errorf("often, while nobody looked: %+v", row)
@@ -267,13 +268,13 @@ func TestChangesInALongList(t *testing.T) {
 	names := membership.PrefixedNumerics("web-", 3*pool.AsksPerGlance)
 	run(t, names, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		p.View(t.Context())
-		time.Sleep(time.Hour) // held and released while nobody looked
+		sidebyside.Pass(time.Hour) // held and released while nobody looked
 		for _, name := range names {
 			e.tenures = append(e.tenures, pool.Tenure{Name: name, Owner: "web1", Lease: 8, From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-20 * time.Minute), Ended: "release"})
 		}
 		for range 3 {
 			p.View(t.Context())
-			time.Sleep(Fresh)
+			sidebyside.Pass(Fresh)
 		}
 		for _, row := range p.View(t.Context()).Rows {
 			if len(row.Bars) != 1 {
@@ -288,14 +289,14 @@ func TestEtcdIsAway(t *testing.T) {
 	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		e.held = []pool.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
 		p.View(t.Context())
-		time.Sleep(Fresh)
+		sidebyside.Pass(Fresh)
 		e.set(func() { e.err = errors.New("no answer") })
 		v := p.View(t.Context())
 		if v.Err == nil || len(v.Rows) != 1 || !v.Rows[0].Held {
 			t.Errorf("got %+v, want the last view, and the error", v)
 		}
 		since := v.ErrSince
-		time.Sleep(time.Minute)
+		sidebyside.Pass(time.Minute)
 		e.set(func() { e.takes = time.Hour })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -303,7 +304,7 @@ func TestEtcdIsAway(t *testing.T) {
 		if v := p.View(ctx); time.Since(begun) != time.Second || v == nil {
 			t.Errorf("waited %v", time.Since(begun))
 		}
-		time.Sleep(time.Minute)
+		sidebyside.Pass(time.Minute)
 		e.set(func() { e.takes, e.err = 0, nil })
 		if v := p.View(t.Context()); v.Err != nil || v.At.Before(since) {
 			t.Errorf("etcd is back: %+v", v)
@@ -324,7 +325,7 @@ func TestBounds(t *testing.T) {
 			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+maxOthers {
 				t.Errorf("%d held in %d rows", v.Held, len(v.Rows))
 			}
-			time.Sleep(Fresh)
+			sidebyside.Pass(Fresh)
 		}
 		if len(p.past) > 1+maxOthers {
 			t.Errorf("%d names are kept", len(p.past))

@@ -18,6 +18,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A fakeNet has servers that do what a test says, by resolved address.
@@ -199,7 +200,7 @@ func (l *fakeLink) Write(lines []byte, limit time.Duration) (int, error) {
 		l.server.mu.Lock()
 	case l.server.stall:
 		l.server.mu.Unlock()
-		time.Sleep(limit)
+		<-time.After(limit)
 		l.server.mu.Lock()
 		return 0, nil
 	}
@@ -445,7 +446,7 @@ func (r *rig) send(d time.Duration) {
 	for range d / (100 * time.Millisecond) {
 		r.source.put(fmt.Sprintf("n%d", r.sent))
 		r.sent++
-		time.Sleep(100 * time.Millisecond)
+		sidebyside.Pass(100 * time.Millisecond)
 	}
 	synctest.Wait()
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/link"
 	"github.com/prefixproxy/prefixproxy/internal/pulse"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 const (
@@ -120,7 +121,7 @@ func TestFirstHangsUpLate(t *testing.T) {
 		net := newNet(atA, atB)
 		net.servers[atA].hangUp, net.servers[atA].endErr = c.after, c.how
 		run(t, net, toBoth, func(t *testing.T, r *rig) {
-			for begun := time.Now(); time.Since(begun) < time.Hour; time.Sleep(c.pause) {
+			for begun := time.Now(); time.Since(begun) < time.Hour; sidebyside.Pass(c.pause) {
 				r.send(100 * time.Millisecond)
 			}
 			if n := len(net.servers[atB].lines()); n < r.sent*3/4 {
@@ -171,7 +172,7 @@ func TestPulse(t *testing.T) {
 		watch(10 * time.Second)
 		before := len(net.servers[atA].attempts())
 		for range 60 {
-			time.Sleep(5 * time.Second)
+			sidebyside.Pass(5 * time.Second)
 			if loop.Stuck(time.Now(), []pulse.Loop{r.Pulse()}) != nil {
 				t.Fatal("the loop seemed stuck while it had nothing to do")
 			}
@@ -555,8 +556,7 @@ func TestHalfClose(t *testing.T) {
 		r.send(time.Second)
 		hungUp := time.Now()
 		a.last().end(link.ErrClosed)
-		time.Sleep(2 * doubtTime)
-		synctest.Wait()
+		sidebyside.Pass(2 * doubtTime)
 		if n := len(a.attempts()); n != 2 {
 			t.Errorf("%d connections, want another one", n)
 		}
@@ -566,7 +566,7 @@ func TestHalfClose(t *testing.T) {
 		if r.source.ended != hungUp {
 			t.Errorf("the source is told that it lived for %v more", r.source.ended.Sub(hungUp))
 		}
-		time.Sleep(time.Minute)
+		sidebyside.Pass(time.Minute)
 		a.last().end(link.ErrClosed)
 		synctest.Wait()
 		if got := r.source.endings(); len(got) != 2 || got[1] != Closed {
@@ -574,7 +574,7 @@ func TestHalfClose(t *testing.T) {
 		}
 		r.send(20 * time.Second)
 		r.source.put("last")
-		time.Sleep(idleTime) // though that it was acknowledged is seen later than it is
+		sidebyside.Pass(idleTime) // though that it was acknowledged is seen later than it is
 		a.last().end(link.ErrClosed)
 		synctest.Wait()
 		if got := r.source.endings(); len(got) != 3 || got[2] != Closed {
@@ -600,7 +600,7 @@ func TestRetries(t *testing.T) {
 		}
 		a.set(func(s *fakeServer) { s.dialErr = errors.New("connection refused") })
 		a.last().end(errors.New("connection reset by peer"))
-		time.Sleep(time.Hour)
+		sidebyside.Pass(time.Hour)
 		at := a.attempts()
 		for i := 3; i < len(at); i++ {
 			if gap := at[i].Sub(at[i-1]); gap < minRest/2 || gap > maxRetry {
@@ -686,7 +686,7 @@ func TestParked(t *testing.T) {
 		{"it takes all", func(a *fakeServer, _ *atomic.Int64, _ func()) { a.set(func(s *fakeServer) { s.unread = false }) }, "closed"},
 		{"it must not leave any more", func(_ *fakeServer, left *atomic.Int64, _ func()) { left.Store(0) }, "reset"},
 		{"we stop", func(_ *fakeServer, _ *atomic.Int64, stop func()) { stop() }, "reset"},
-		{"it never does", func(*fakeServer, *atomic.Int64, func()) { time.Sleep(parkTime) }, "reset"},
+		{"it never does", func(*fakeServer, *atomic.Int64, func()) { sidebyside.Pass(parkTime) }, "reset"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			net := newNet(atA, atB)
@@ -704,8 +704,7 @@ func TestParked(t *testing.T) {
 					t.Fatalf("the connection was %s while the server may take", got)
 				}
 				tt.then(a, left, r.stop)
-				time.Sleep(2 * parkLook)
-				synctest.Wait()
+				sidebyside.Pass(2 * parkLook)
 				if got := a.parted(0); got != tt.want {
 					t.Errorf("got %q, want it %s", got, tt.want)
 				}
@@ -727,8 +726,7 @@ func TestParkedInMidLine(t *testing.T) {
 			t.Fatal("the second has no line")
 		}
 		a.set(func(s *fakeServer) { s.stall = false })
-		time.Sleep(4 * parkLook)
-		synctest.Wait()
+		sidebyside.Pass(4 * parkLook)
 		if got, tail, how := a.lines(), a.links[0].tail, a.parted(0); len(got) != 1 || got[0] != "n0" || len(tail) > 0 || how != "closed" {
 			t.Errorf("it has %q and %q when the connection is %q", got, tail, how)
 		}
@@ -784,11 +782,11 @@ func TestRevokedWhileLeaving(t *testing.T) {
 		r.source.left = func() time.Duration { return 0 }
 		r.send(time.Second)
 		r.Configure(Config{To: addresses(t, toBoth[1])})
-		time.Sleep(partTime / 4)
+		sidebyside.Pass(partTime / 4)
 		r.source.mu.Lock()
 		r.source.ackErr = ErrRevoked
 		r.source.mu.Unlock()
-		time.Sleep(partTime / 4)
+		sidebyside.Pass(partTime / 4)
 		if got := a.parted(0); got != "reset" {
 			t.Errorf("it was %q, want a reset", got)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/link"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // What comes and goes is said once, and again after a while, with how often it did.
@@ -51,7 +52,7 @@ func TestFlapping(t *testing.T) {
 		},
 		"closes every half a minute, idle": {
 			to:   toBoth[:1],
-			flap: func(a *fakeServer) { time.Sleep(2 * idleTime); a.last().end(link.ErrClosed); synctest.Wait() },
+			flap: func(a *fakeServer) { sidebyside.Pass(2 * idleTime); a.last().end(link.ErrClosed); synctest.Wait() },
 			what: "nothing", before: 1,
 		},
 	} {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/link"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // Another server than the one in use: of the same name or of another address, in the
@@ -40,7 +41,7 @@ func TestSeek(t *testing.T) {
 		seek(atC)
 		net.servers[atB].dialErr = nil
 		seek(atC) // the second rests
-		time.Sleep(time.Minute)
+		sidebyside.Pass(time.Minute)
 		seek(atB)
 		net.servers[atB].dialErr, net.servers[atC].needs = errors.New("connection refused"), never
 		seek("")

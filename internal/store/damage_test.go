@@ -21,6 +21,7 @@ import (
 
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/records"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // filled returns a bench whose store holds lines in many segments of both tiers, and
@@ -519,8 +520,7 @@ func TestSlowSync(t *testing.T) {
 		running.Go(func() { b.Store.Run(ctx) })
 		for range 100 {
 			b.Put(many("x", 1000), 1000, time.Now())
-			time.Sleep(syncInterval / 10) // of the bubble's clock
-			synctest.Wait()
+			sidebyside.Pass(syncInterval / 10) // of the bubble's clock
 		}
 		if got := b.books("main"); got.Queued+got.Spooled != 100_000 || waiting.Load() != 1 {
 			t.Errorf("got %+v, %d syncs", got, waiting.Load())

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
@@ -56,16 +57,16 @@ func TestSavedLater(t *testing.T) {
 		ended := make(chan struct{})
 		go func() { defer close(ended); own.Run(ctx) }()
 		<-own.Remember(Claim{Pool: "default", Name: "Denali"})
-		time.Sleep(3*saveAgain + saveAgain/2)
+		sidebyside.Pass(3*saveAgain + saveAgain/2)
 		if m, _, _ := s.load("default"); m != nil {
 			t.Errorf("saved: %+v", m)
 		}
 		os.RemoveAll(inTheWay)
-		time.Sleep(saveAgain)
+		sidebyside.Pass(saveAgain)
 		if m, _, err := s.load("default"); err != nil || m == nil || m.Name != "Denali" {
 			t.Errorf("got %+v, %v; want Denali", m, err)
 		}
-		time.Sleep(3 * saveAgain)
+		sidebyside.Pass(3 * saveAgain)
 		cancel()
 		<-ended
 	})
