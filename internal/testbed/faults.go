@@ -152,6 +152,7 @@ func hangUp(after time.Duration, reset bool) func(r *rig) {
 	return func(r *rig) {
 		r.receiver.tell(manner{Refuse: true})
 		r.receiver.tell(manner{HangUp: after, Lose: true, Reset: reset})
+		r.burst(1 << 20) // more than is replayed anyway
 		r.pause(r.outage(4*time.Second) + after)
 		r.recover(func() { r.receiver.tell(manner{}) })
 	}
