@@ -23,11 +23,11 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		return all, ""
 	}
 	lower := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	closest := slices.MinFunc(known, func(a, b string) int { return distance(a, lower) - distance(b, lower) })
+	closest, far := closestTo(lower, known)
 	if i := slices.IndexFunc(known, func(k string) bool { return len(lower) > 2 && strings.HasPrefix(k, lower) }); i >= 0 {
 		closest = known[i]
 	}
-	if strings.HasPrefix(closest, lower) || distance(closest, lower) <= max(1, len(closest)/3) {
+	if strings.HasPrefix(closest, lower) || far <= max(1, len(closest)/3) {
 		return "did you mean " + closest + "?", join(path, closest)
 	}
 	switch sections := d.sectionsWith(key, path); len(sections) {
@@ -56,6 +56,14 @@ func (d *decoder) sectionsWith(key, path string) (all []string) {
 
 // maxKey bounds what is compared with the keys that are known.
 const maxKey = 100
+
+// closestTo returns the one of words that word is most likely meant to be, and their distance.
+func closestTo(word string, words []string) (closest string, far int) {
+	lower := strings.ToLower(word)
+	farFrom := func(w string) int { return distance(strings.ToLower(w), lower) }
+	closest = slices.MinFunc(words, func(a, b string) int { return farFrom(a) - farFrom(b) })
+	return closest, farFrom(closest)
+}
 
 // distance returns how many bytes to insert, delete or replace to make b of a
 // (Levenshtein's distance).

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
 // maxConfig bounds a configuration file, in bytes: what is read of a file that
@@ -23,26 +26,49 @@ type place struct{ line, column int }
 // placeOf returns where n begins.
 func placeOf(n *yaml.Node) place { return place{n.Line, n.Column} }
 
-// parse returns what a YAML file holds; nil where that is nothing. more is where a
-// second document begins. An error is a *yaml.LoadError where it has a place.
-func parse(text []byte) (root *yaml.Node, more place, err error) {
-	loader, err := yaml.NewLoader(bytes.NewReader(text))
-	if err != nil {
-		return nil, place{}, err
+// parse returns what a YAML file holds, nil where that is nothing; or what is wrong with it.
+func parse(text []byte) (*yaml.Node, *problem) {
+	fail := func(at place, hint, text string) (*yaml.Node, *problem) {
+		return nil, &problem{conf.Problem{Text: text, Hint: hint}, at}
+	}
+	if len(text) > maxConfig {
+		return fail(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", fmt.Sprintf("the file has more than %v", conf.Bytes(maxConfig)))
+	}
+	if at, what := unreadableByte(text); what != "" {
+		return fail(at, "save the file as UTF-8 text", "the file "+what)
 	}
 	var first, second yaml.Node
-	if err := loader.Load(&first); errors.Is(err, io.EOF) {
-		return nil, place{}, nil
-	} else if err != nil {
-		return nil, place{}, err
+	loader, err := yaml.NewLoader(bytes.NewReader(text))
+	if err == nil {
+		err = loader.Load(&first)
 	}
-	if err := loader.Load(&second); errors.Is(err, io.EOF) {
-		return first.Content[0], place{}, nil
-	} else if err != nil {
-		return nil, place{}, err
+	if errors.Is(err, io.EOF) {
+		return nil, nil
 	}
-	return nil, placeOf(&second), nil
+	if err == nil {
+		err = loader.Load(&second)
+	}
+	bad, hasPlace := errors.AsType[*yaml.LoadError](err)
+	switch {
+	case errors.Is(err, io.EOF):
+		return first.Content[0], nil
+	case err == nil:
+		return fail(placeOf(&second), "keep one document, without directives", "the file holds more than one YAML document")
+	case !hasPlace:
+		return fail(place{}, "", err.Error())
+	}
+	at, line := syntaxPlace(text, bad.Mark)
+	what := bad.Message
+	if strings.Contains(what, "anchor") { // which it names
+		what = noAnchors
+	}
+	if begins := bad.ContextMark.Line; 0 < begins && begins < at.line {
+		what += fmt.Sprintf(" (%s, from line %d on)", bad.ContextMsg, begins)
+	}
+	return fail(at, syntaxHint(line), what)
 }
+
+const noAnchors = "anchors, aliases and tags are not supported"
 
 // lineEnd is what YAML takes for one.
 var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")

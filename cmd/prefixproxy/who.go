@@ -65,11 +65,9 @@ func heldAt(past []pool.Tenure, t time.Time) []pool.Tenure {
 
 // notListed is the error of a name that the list in file lacks.
 func notListed(name string, cfg config, file string) error {
-	names, lower := cfg.Membership.Names, strings.ToLower(name)
-	far := func(of string) int { return distance(strings.ToLower(of), lower) }
-	closest := slices.MinFunc(names, func(a, b string) int { return far(a) - far(b) })
+	names := cfg.Membership.Names
 	hint := "the list begins with " + strings.Join(names[:min(len(names), 3)], ", ")
-	if far(closest) <= len(name)/2 {
+	if closest, far := closestTo(name, names); far <= len(name)/2 {
 		hint = "did you mean " + closest + "?"
 	}
 	return usageError(fmt.Errorf("%q is not a name of the list membership.names in %s", name, file), hint)

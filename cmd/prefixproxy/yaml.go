@@ -3,7 +3,6 @@ package main
 import (
 	"encoding"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -37,43 +36,14 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 	for _, f := range values("", v) {
 		d.paths = append(d.paths, f.key)
 	}
-	if len(text) > maxConfig {
-		d.failf(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", "the file has more than %v", conf.Bytes(maxConfig))
-		return
-	}
-	if at, what := unreadableByte(text); what != "" {
-		d.failf(at, "save the file as UTF-8 text", "the file %s", what)
-		return
-	}
-	root, more, err := parse(text)
-	if bad, ok := errors.AsType[*yaml.LoadError](err); ok {
-		d.syntax(text, bad)
-		return
-	}
-	switch {
-	case err != nil:
-		d.failf(place{}, "", "%v", err)
-	case more != place{}:
-		d.failf(more, "keep one document, without directives", "the file holds more than one YAML document")
-	case root != nil:
+	root, bad := parse(text)
+	if bad != nil {
+		d.skip("")
+		d.problems = append(d.problems, *bad)
+	} else if root != nil {
 		d.value("", root, v)
 	}
 }
-
-// syntax complains about a file that cannot be parsed.
-func (d *decoder) syntax(text []byte, bad *yaml.LoadError) {
-	at, line := syntaxPlace(text, bad.Mark)
-	what := bad.Message
-	if strings.Contains(what, "anchor") { // which it names
-		what = noAnchors
-	}
-	if begins := bad.ContextMark.Line; 0 < begins && begins < at.line {
-		what += fmt.Sprintf(" (%s, from line %d on)", bad.ContextMsg, begins)
-	}
-	d.failf(at, syntaxHint(line), "%s", what)
-}
-
-const noAnchors = "anchors, aliases and tags are not supported"
 
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
@@ -282,12 +252,6 @@ func (d *decoder) expand(path string, n *yaml.Node) (expanded string, ok bool) {
 // addf appends a problem of the value at path, which is in the file at at.
 func (d *decoder) addf(path string, at place, hint, format string, args ...any) {
 	d.problems = append(d.problems, problem{Problem: conf.Problem{Path: path, Text: fmt.Sprintf(format, args...), Hint: hint}, at: at})
-}
-
-// failf appends a problem of the file, which could not be read.
-func (d *decoder) failf(at place, hint, format string, args ...any) {
-	d.skip("")
-	d.addf("", at, hint, format, args...)
 }
 
 // wrongf appends a problem of the value n at path, which could not be read.
