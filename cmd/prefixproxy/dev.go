@@ -20,7 +20,6 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership"
-	"github.com/prefixproxy/prefixproxy/membership/state"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -57,10 +56,9 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	stateDir, err := openState(cfg)
-	if err != nil && c.DataDir != "" && !errors.Is(err, state.ErrLocked) {
-		return hinted(err, "--data-dir takes a directory that this user may write, and nobody else")
-	}
-	if err != nil {
+	if err != nil && c.DataDir != "" {
+		return hinted(errors.Unwrap(err), "--data-dir takes a directory of its own, which this user may write, and nobody else")
+	} else if err != nil {
 		return err
 	}
 	defer stateDir.Close()
