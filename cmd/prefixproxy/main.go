@@ -1,9 +1,10 @@
 // Prefixproxy gives this host a short recycled name and forwards the metrics of
 // its applications under it. See the README for what it does and how to run it.
 //
-// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go, parse.go,
-// hints.go, problems.go and etcd.go read the configuration; daemon.go, reload.go, notify.go and attend.go are what
-// run and dev have in common; each other file is a command.
+// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go, parse.go, hints.go,
+// problems.go and etcd.go read the configuration; daemon.go, tune.go, reload.go, notify.go and
+// attend.go are what run and dev have in common; attime.go and tenures.go what other commands have;
+// each other file is a command.
 package main
 
 import (
@@ -116,6 +117,8 @@ func asMeant(args []string, commands []*kong.Node) []string {
 		return []string{"version"}
 	case len(args) > 0 && args[0] == "help":
 		return append(args[1:], "--help")
+	case i < 0 && len(args) > 0 && strings.HasPrefix(args[0], "-") && !slices.Contains(args, "--help") && !slices.Contains(args, "-h"):
+		return nil // whose flags they are, nobody knows
 	case i > 0 && strings.HasPrefix(args[0], "-"):
 		args = slices.Concat(args[i:i+1], args[:i], args[i+1:])
 	}
