@@ -213,7 +213,7 @@ func (o *Outlet) reads(ctx context.Context, c *connection) bool {
 // it had a part; and reset when that may not leave any more, or ctx ends.
 func (o *Outlet) park(ctx context.Context, c *connection, s sent, rest []byte, left func() time.Duration) {
 	o.parked.Go(func() {
-		for end := time.Now().Add(parkTime); ; {
+		for end := time.Now().Add(parkTime); ; retry.Sleep(ctx, min(s.within, parkLook)) {
 			now := time.Now()
 			s.within = min(left(), end.Sub(now))
 			if s.within <= 0 || ctx.Err() != nil {
@@ -231,7 +231,6 @@ func (o *Outlet) park(ctx context.Context, c *connection, s sent, rest []byte, l
 				c.close()
 				return
 			}
-			retry.Sleep(ctx, min(s.within, parkLook))
 		}
 	})
 }

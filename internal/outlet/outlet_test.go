@@ -239,10 +239,11 @@ func TestStalled(t *testing.T) {
 	net := newNet(atA, atB)
 	net.servers[atA].stall = true
 	run(t, net, toBoth, func(t *testing.T, r *rig) {
-		r.send(2 * stallTime)
+		r.send(stallTime + time.Second) // though it is being asked whether it reads
 		if n := len(net.servers[atB].lines()); n == 0 {
 			t.Error("the second has no line")
 		}
+		r.send(stallTime - time.Second)
 		if got := r.Status()[0].Reason; !strings.Contains(got, "reads nothing") {
 			t.Errorf("reason %q", got)
 		}

@@ -59,7 +59,7 @@ type session struct {
 
 	peer    hangup
 	certain Peer        // what the source was told last
-	timer   *time.Timer // await's: it is called for each batch
+	timer   *time.Timer // listen's: it is called for each batch
 
 	ask     context.CancelCauseFunc // says why we should leave; the first reason holds. Any goroutine may
 	expires time.Time               // when we should; zero: never
@@ -257,33 +257,30 @@ func soonest(a, b time.Duration) time.Duration {
 
 // await returns after d, unless that is 0, or when something happens.
 func (s *session) await(ctx context.Context, d time.Duration) {
+	asked := ctx.Done()
+	if s.why != nil {
+		asked = nil // that is known
+	}
+	s.listen(d, asked, s.source.More(), s.outlet.changed)
+}
+
+// settle gives the peer time to end the connection.
+func (s *session) settle(ctx context.Context, d time.Duration) { s.listen(d, ctx.Done(), nil, nil) }
+
+// listen returns after d, unless that is 0, when the peer ends the connection, or with a channel.
+func (s *session) listen(d time.Duration, done, more, changed <-chan struct{}) {
 	var late <-chan time.Time
 	if d > 0 {
 		s.timer.Reset(d)
 		late = s.timer.C
 	}
-	asked := ctx.Done()
-	if s.why != nil {
-		asked = nil // that is known
-	}
 	s.outlet.pulse.Rest()
 	defer s.outlet.pulse.Work()
 	select {
-	case <-s.source.More():
+	case s.peer.err = <-s.heard:
 	case <-late:
-	case s.peer.err = <-s.heard:
-	case <-asked:
-	case <-s.outlet.changed:
-	}
-}
-
-// settle gives the peer time to end the connection.
-func (s *session) settle(ctx context.Context, d time.Duration) {
-	s.outlet.pulse.Rest()
-	defer s.outlet.pulse.Work()
-	select {
-	case s.peer.err = <-s.heard:
-	case <-time.After(d):
-	case <-ctx.Done():
+	case <-done:
+	case <-more:
+	case <-changed:
 	}
 }
