@@ -217,7 +217,7 @@ func newState(t *testing.T, dir string) *state.Dir {
 func look(t *testing.T, c *etcd.Client, cfg Config) ([]fleet.Row, error) {
 	t.Helper()
 	v := fleet.New(cfg.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
-		return pool.Look(ctx, c, cfg.Pool, cfg.Names, asks...)
+		return pool.Look(ctx, c, cfg.Pool, asks...)
 	}).Refresh(t.Context())
 	return slices.DeleteFunc(v.Rows, func(r fleet.Row) bool { return !r.Held }), v.Err
 }

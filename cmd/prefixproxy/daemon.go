@@ -71,7 +71,7 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
 		ctx, cancel := context.WithTimeout(ctx, glanceTime)
 		defer cancel()
-		return pool.LookAt(ctx, d.client, cfg.Membership.Pool, cfg.Membership.Names, asks)
+		return pool.LookAt(ctx, d.client, cfg.Membership.Pool, asks...)
 	})
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
 	d.registry.MustRegister(d.proxy, admin.Collector{Names: d.holder, Pool: d.pool, TTL: cfg.Membership.TTL}, admin.NewBuildInfo(buildVersion(), buildCommit()))

@@ -72,7 +72,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	}
 	defer client.Close()
 	known := fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
-		return pool.Look(ctx, client, cfg.Membership.Pool, cfg.Membership.Names, asks...)
+		return pool.Look(ctx, client, cfg.Membership.Pool, asks...)
 	})
 	ms, err := readMembers(ctx, cfg, client, known)
 	for last := ""; ; ms, err = readMembers(ctx, cfg, client, known) {

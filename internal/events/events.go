@@ -132,19 +132,15 @@ func (s *Sender) Run(ctx context.Context) {
 	<-sent
 }
 
-// put puts n in place of the oldest note, where there is no room.
+// put puts n in place of the oldest note, where there is no room. Nobody else puts any.
 func put(notes chan note, n note) {
-	for {
-		select {
-		case notes <- n:
-			return
-		default:
-		}
+	if len(notes) == cap(notes) {
 		select {
 		case <-notes:
-		default:
+		default: // it was just taken
 		}
 	}
+	notes <- n
 }
 
 // A watch knows the claim that was last seen.

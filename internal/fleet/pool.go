@@ -12,6 +12,7 @@ package fleet
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -63,7 +64,11 @@ type Pool struct {
 
 // New returns a pool whose list is names. It asks nothing.
 func New(names []string, look Look) *Pool {
-	return &Pool{names: names, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}}
+	p := &Pool{names: names, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}}
+	for _, name := range names {
+		p.past[name] = &past{}
+	}
+	return p
 }
 
 // View returns the pool, with its past; no older than Fresh, if etcd answers before ctx
@@ -205,7 +210,7 @@ func (p *Pool) learn(asks []pool.AskPast, answers []pool.Past) {
 // meet takes note of a name that the list may lack.
 func (p *Pool) meet(name string) {
 	if p.past[name] == nil && len(p.others) < maxOthers {
-		p.of(name)
+		p.past[name] = &past{}
 		p.others = append(p.others, name)
 	}
 }
@@ -234,30 +239,17 @@ func (p *Pool) failed(now time.Time, err error) *View {
 }
 
 // stand takes note of who holds the names.
-func (p *Pool) stand(held []pool.Standing, now time.Time) {
-	current := make(map[string]pool.Standing, len(held))
-	for _, s := range held {
-		current[s.Name] = s
-		if !s.Listed {
-			p.meet(s.Name)
-		}
+func (p *Pool) stand(held map[string]pool.Standing, now time.Time) {
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		p.meet(name)
 	}
-	for _, name := range p.order() {
-		p.of(name).stand(current[name], now)
+	for name, its := range p.past {
+		its.stand(held[name], now)
 	}
 }
 
 // order returns the names of which something is known: those of the list first.
 func (p *Pool) order() []string { return slices.Concat(p.names, p.others) }
-
-func (p *Pool) of(name string) *past {
-	its := p.past[name]
-	if its == nil {
-		its = &past{}
-		p.past[name] = its
-	}
-	return its
-}
 
 // work returns what to ask for next: the last days of all names; what reaches into
 // them, where they don't tell who was there a day ago; what may have changed; and where
@@ -276,7 +268,7 @@ func (p *Pool) work(now time.Time) (asks []pool.AskPast) {
 		func(its *past) bool { return p.first && (its.again || now.Before(its.until)) },
 	} {
 		for _, name := range p.order() {
-			if its := p.of(name); !asked[name] && stage(its) && len(asks) < pool.AsksPerGlance && p.tenures < maxTenures {
+			if its := p.past[name]; !asked[name] && stage(its) && len(asks) < pool.AsksPerGlance && p.tenures < maxTenures {
 				asks, asked[name], its.again = append(asks, its.ask(name, p.begun)), true, false
 			}
 		}

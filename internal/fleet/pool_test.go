@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +47,10 @@ func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance
 	if e.err != nil {
 		return g, e.err
 	}
-	g.Held, g.Free = slices.Clone(e.held), 10-len(e.held)
+	g.Held = make(map[string]pool.Standing)
+	for _, s := range e.held {
+		g.Held[s.Name] = s
+	}
 	for _, ask := range asks {
 		var past pool.Past
 		if ask.Name == "" {
@@ -140,7 +142,7 @@ func TestBars(t *testing.T) {
 		tenure("bb", "off", 0, 60, 40, "release")            // the list had these names
 		tenure("bc", "off", 0, 30, 20, "lost")
 		tenure("f", "gone", 0, 30*24*60, 9*24*60, "release")
-		e.held = []pool.Standing{{Name: "a", Owner: "web3", Listed: true, Lease: 1, Revision: 5}, {Name: "c", Owner: "old", Listed: true, Lease: 1, Revision: 2}, {Name: "z", Owner: "other", Lease: 3, Revision: 9}}
+		e.held = []pool.Standing{{Name: "a", Owner: "web3", Lease: 1, Revision: 5}, {Name: "c", Owner: "old", Lease: 1, Revision: 2}, {Name: "z", Owner: "other", Lease: 3, Revision: 9}}
 
 		v := p.View(t.Context())
 		want := `a: web1 300-200 release; web2 199-100 expired; web3 90-now;
@@ -217,7 +219,7 @@ func TestChanges(t *testing.T) {
 		sidebyside.Pass(Fresh)
 		claimed := time.Now()
 		e.set(func() {
-			e.held = []pool.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
+			e.held = []pool.Standing{{Name: "a", Owner: "web1", Lease: 7, Revision: 5}}
 			e.tenures = append(e.tenures, pool.Tenure{Name: "a", Owner: "web1", Lease: 7, From: claimed})
 		})
 		if row := p.View(t.Context()).Rows[0]; !row.Held || row.Owner != "web1" || len(row.Bars) != 1 || !row.Bars[0].Lasts {
@@ -287,7 +289,7 @@ func TestChangesInALongList(t *testing.T) {
 // An etcd that does not answer costs no page more than its patience; what is known stays.
 func TestEtcdIsAway(t *testing.T) {
 	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
-		e.held = []pool.Standing{{Name: "a", Owner: "web1", Listed: true, Lease: 7, Revision: 5}}
+		e.held = []pool.Standing{{Name: "a", Owner: "web1", Lease: 7, Revision: 5}}
 		p.View(t.Context())
 		sidebyside.Pass(Fresh)
 		e.set(func() { e.err = errors.New("no answer") })

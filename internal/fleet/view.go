@@ -54,12 +54,15 @@ type Bar struct {
 
 // newView returns what is known, by the last answer of etcd.
 func (p *Pool) newView(g pool.Glance, now time.Time) *View {
-	v := &View{At: now, Waiting: g.Waiting, Names: len(p.names), Held: len(g.Held), Free: g.Free}
+	v := &View{At: now, Waiting: g.Waiting, Names: len(p.names), Held: len(g.Held)}
 	whole := p.first
 	for i, name := range p.order() {
-		its := p.of(name)
+		its := p.past[name]
 		row := Row{Name: name, Listed: i < len(p.names), Held: its.now.Revision != 0, Lease: its.now.Lease, Owner: its.now.Owner}
 		row.Bars, row.Since = its.bars()
+		if row.Listed && !row.Held {
+			v.Free++
+		}
 		if row.Listed || row.Held || len(row.Bars) > 0 {
 			v.Rows = append(v.Rows, row)
 		}

@@ -117,7 +117,7 @@ func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names i
 	t.Helper()
 	list := membership.PrefixedNumerics("web-", names)
 	known := fleetpool.New(list, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
-		return pool.LookAt(ctx, client, "default", list, asks)
+		return pool.LookAt(ctx, client, "default", asks...)
 	})
 	src := admin.Source{Names: h, Lines: noLines{}, Gatherer: prometheus.NewRegistry(), Pool: known}
 	pages := admin.New(admin.Config{Listen: "127.0.0.1:0"}, src, slog.New(slog.DiscardHandler))

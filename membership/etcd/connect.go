@@ -173,7 +173,7 @@ func (c *connector) connect(ctx context.Context, e *url.URL, address string) (*l
 	c.turns++
 	c.tried[address] = c.turns
 	suspect := e.Scheme == "http" && slices.ContainsFunc(c.failures, func(f *connectError) bool {
-		return f.endpoint == shown(e, address) && (errors.Is(f, errClosedUnheard) || errors.Is(f, errWantsTLS))
+		return f.endpoint == shown(e, address) && is(errClosedUnheard, errNoEtcd, errWantsTLS)(f)
 	})
 	c.mu.Unlock()
 	if suspect && speaksTLS(ctx, address) {
@@ -191,7 +191,7 @@ func (c *connector) connect(ctx context.Context, e *url.URL, address string) (*l
 			return nil, err
 		}
 	}
-	l := &link{Conn: conn, raw: raw, of: c, shown: shown(e, address), secure: e.Scheme == "https", made: time.Now()}
+	l := &link{Conn: conn, raw: raw, of: c, shown: shown(e, address), made: time.Now()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link = l
@@ -317,7 +317,6 @@ type link struct {
 	raw      net.Conn // below TLS
 	of       *connector
 	shown    string // the endpoint
-	secure   bool
 	made     time.Time
 	failures int // requests in a row that were not answered; this and what follows under of.mu
 	ended    bool
@@ -333,8 +332,6 @@ func (l *link) Read(p []byte) (int, error) {
 		if err != nil && n == 0 {
 			l.of.failed(l, l.shown, err)
 		}
-	case n > 0 && !l.secure && looksLikeTLS(p[:n]):
-		l.of.failed(l, l.shown, errWantsTLS)
 	case n > 3 && p[3] != frameSettings:
 		l.of.failed(l, l.shown, errNoEtcd)
 	case n > 0:
@@ -349,9 +346,6 @@ func (l *link) Read(p []byte) (int, error) {
 
 // frameSettings is the type of the frame with which HTTP/2 begins, in its fourth byte.
 const frameSettings = 4
-
-// looksLikeTLS says whether what a server said first is a TLS alert.
-func looksLikeTLS(p []byte) bool { return len(p) >= 2 && p[0] == 0x15 && p[1] == 3 }
 
 // What there was to do for TLS is done when gRPC has a link: for it, credentials are what
 // a connection is called.

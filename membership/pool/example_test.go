@@ -41,14 +41,14 @@ func ExampleLook() {
 	go func() { ended <- holder.Run(ctx) }()
 	<-changed
 
-	view, err := pool.Look(ctx, client, cfg.Pool, cfg.Names)
+	view, err := pool.Look(ctx, client, cfg.Pool)
 	if err != nil {
 		log.Fatal(err)
 	}
 	for _, h := range view.Held {
 		fmt.Println(h.Name, h.Owner)
 	}
-	fmt.Println(view.Free, "free")
+	fmt.Println(len(cfg.Names)-len(view.Held), "free")
 
 	stop()
 	<-ended

@@ -14,10 +14,9 @@ import (
 
 // A Glance is a pool as one request shows it.
 type Glance struct {
-	Held    []Standing // those of the list in its order, and then others
-	Waiting []Waiter   // the one that waits longest first
-	Free    int        // names of the list that nobody holds
-	Past    []Past     // what was asked for, in that order
+	Held    map[string]Standing // by name
+	Waiting []Waiter            // the one that waits longest first
+	Past    []Past              // what was asked for, in that order
 }
 
 // An AskPast asks for those tenures of a name that began from From on and before Before;
@@ -55,21 +54,21 @@ const (
 // Look returns a pool at a glance, with some of its past: AsksPerGlance at most. It is one request
 // for as many as 1,000 names, more where somebody has put values there that are too long, and is
 // made until a member has answered.
-func Look(ctx context.Context, c *etcd.Client, pool string, names []string, asks ...AskPast) (Glance, error) {
-	return lookAt(ctx, c.Ask, pool, names, asks)
+func Look(ctx context.Context, c *etcd.Client, pool string, asks ...AskPast) (Glance, error) {
+	return lookAt(ctx, c.Ask, pool, asks)
 }
 
 // LookAt is Look for who asks again and again: the member that is asked answers from what it knows
 // itself, and a failure never makes the client move on to another one.
-func LookAt(ctx context.Context, c *etcd.Client, pool string, names []string, asks []AskPast) (Glance, error) {
-	g, err := lookAt(ctx, c.Do, pool, names, asks, clientv3.WithSerializable())
+func LookAt(ctx context.Context, c *etcd.Client, pool string, asks ...AskPast) (Glance, error) {
+	g, err := lookAt(ctx, c.Do, pool, asks, clientv3.WithSerializable())
 	if err != nil {
 		return Glance{}, c.Trouble(err)
 	}
 	return g, nil
 }
 
-func lookAt(ctx context.Context, read Reader, pool string, names []string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
+func lookAt(ctx context.Context, read Reader, pool string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
 	spans := []Span{under(NamesKey(pool)), under(WaitingKey(pool))}
 	asks = asks[:min(len(asks), AsksPerGlance)]
 	for _, ask := range asks {
@@ -87,15 +86,14 @@ func lookAt(ctx context.Context, read Reader, pool string, names []string, asks 
 	if err != nil {
 		return Glance{}, fmt.Errorf("look at pool %s: %w", pool, err)
 	}
-	stand := make(map[string]Standing)
+	g.Held = make(map[string]Standing)
 	holds := make(map[clientv3.LeaseID]bool)
 	for _, kv := range pages[0].kvs {
 		if name := strings.TrimPrefix(string(kv.Key), NamesKey(pool)); IsName(name) {
-			stand[name] = standingOf(name, kv)
+			g.Held[name] = standingOf(name, kv)
 			holds[clientv3.LeaseID(kv.Lease)] = true
 		}
 	}
-	g.Held, g.Free = inOrder(stand, names)
 	g.Waiting = waitersOf(pool, pages[1].kvs, holds)
 	now := time.Now()
 	for i, page := range pages[2:] {

@@ -22,7 +22,6 @@ func TestLookAt(t *testing.T) {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
 	c := newClient(t, devetcdtest.Start(t), count)
-	list := []string{"Denali", "MtLogan", "KingPeak"}
 	now := time.Now()
 	put := func(key, value string, opts ...clientv3.OpOption) {
 		t.Helper()
@@ -44,13 +43,13 @@ func TestLookAt(t *testing.T) {
 	put("waiting/"+LeaseHex(waits), "web99", clientv3.WithLease(waits))
 
 	requests = nil
-	g, err := LookAt(t.Context(), c, testPool, list, []AskPast{
+	g, err := LookAt(t.Context(), c, testPool, []AskPast{
 		{Name: "Denali"}, {Name: "Denali", From: now.Add(-60 * time.Minute)}, {Name: "Denali", Before: now.Add(-100 * time.Minute), Last: true}, {Name: "MtLogan"},
-	})
+	}...)
 	if err != nil || len(requests) != 1 {
 		t.Fatalf("%v after %d requests: %v", err, len(requests), requests)
 	}
-	if got := fmt.Sprint(len(g.Held), g.Free, len(g.Waiting)); got != "2 2 1" || g.Held[0].Name != "MtLogan" || g.Held[0].Lease != id || g.Held[1].Listed || g.Waiting[0].Owner != "web99" {
+	if got := fmt.Sprint(len(g.Held), len(g.Waiting)); got != "2 1" || g.Held["MtLogan"].Lease != id || g.Held["Everest"].Lease != 0 || g.Waiting[0].Owner != "web99" {
 		t.Errorf("got %+v", g)
 	}
 	if p := g.Past[0]; len(p.Tenures) != tenuresPerAsk || !p.More || p.Tenures[0].Owner != "web0" {
@@ -64,9 +63,9 @@ func TestLookAt(t *testing.T) {
 	}
 	put("tenures/KingPeak-2/x", "no record")
 	put("tenures/Old/x", strings.Repeat("x", 1<<20))
-	g, err = LookAt(t.Context(), c, testPool, list, []AskPast{
+	g, err = LookAt(t.Context(), c, testPool, []AskPast{
 		{}, {Until: "Denali"}, {After: "Denali", Until: "KingPeak"}, {After: "Denali", Until: "MtLogan"}, {After: "KingPeak-2"}, {After: "Old"},
-	})
+	}...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +76,7 @@ func TestLookAt(t *testing.T) {
 	}
 	seen := 0
 	for ask := (AskPast{Name: "Denali"}); ; {
-		g, err := LookAt(t.Context(), c, testPool, list, []AskPast{ask})
+		g, err := LookAt(t.Context(), c, testPool, ask)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +95,6 @@ func TestLookAt(t *testing.T) {
 func TestLookAtLongValues(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, devetcdtest.Start(t))
-	list := []string{"Denali", "MtLogan"}
 	long := strings.Repeat("x", 1<<20)
 	at := time.Now().Add(-time.Hour)
 	tenure := Tenure{Name: "Denali", Owner: "web17", Lease: 7, From: at, ID: RecordID(at, 7)}
@@ -109,8 +107,8 @@ func TestLookAtLongValues(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	g, err := LookAt(t.Context(), c, testPool, list, []AskPast{{Name: "Denali"}, {Name: "MtLogan"}})
-	if err != nil || len(g.Held) != 1 || g.Held[0].Owner != "web17" || len(g.Past) != 2 || len(g.Past[0].Tenures) != 1 {
+	g, err := LookAt(t.Context(), c, testPool, AskPast{Name: "Denali"}, AskPast{Name: "MtLogan"})
+	if err != nil || len(g.Held) != 1 || g.Held["Denali"].Owner != "web17" || len(g.Past) != 2 || len(g.Past[0].Tenures) != 1 {
 		t.Errorf("%v: got %+v", err, g)
 	}
 }

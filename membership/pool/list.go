@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,32 +22,12 @@ import (
 type Standing struct {
 	Name     string
 	Owner    string           // as it may be shown to people: quoted and cut if it is no owner
-	Listed   bool             // the name is of the list that was given
 	Lease    clientv3.LeaseID // 0: none, the name does not go by itself
 	Revision int64            // at which it was claimed
 }
 
 func standingOf(name string, kv *mvccpb.KeyValue) Standing {
 	return Standing{Name: name, Owner: ShowOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
-}
-
-// inOrder returns what stands at a pool's names: first those of the list, in its order, then
-// others, from a longer list; and how many names of the list nobody holds.
-func inOrder(stand map[string]Standing, list []string) (held []Standing, free int) {
-	for _, name := range list {
-		if s, taken := stand[name]; taken {
-			s.Listed = true
-			stand[name] = s
-			held = append(held, s)
-		}
-	}
-	free = len(list) - len(held)
-	for _, name := range slices.Sorted(maps.Keys(stand)) {
-		if s := stand[name]; !s.Listed {
-			held = append(held, s)
-		}
-	}
-	return held, free
 }
 
 // A Waiter is a host that finds no free name.
@@ -211,14 +190,11 @@ func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenur
 // "", the one claimed last first; and what stands at the pool's names. Tenures of the
 // future are left out, but for one that lasts: since when is not known then.
 func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
-	held, err := lookAt(ctx, c.Ask, pool, nil, nil)
+	g, err := Look(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
 	}
-	stand = make(map[string]Standing)
-	for _, s := range held.Held {
-		stand[s.Name] = s
-	}
+	stand = g.Held
 	now := time.Now()
 	var ofName []Tenure
 	take := func() { // all of a name are read
