@@ -42,6 +42,9 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 				backoff.Reset()
 			}
 		}
+		if errors.Is(err, DataLoss) && h.lease != nil {
+			h.lease.spent = true // a backup may have it, and terms begin anew
+		}
 		switch {
 		case held != nil:
 			h.outage.over()

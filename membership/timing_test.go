@@ -292,6 +292,27 @@ func TestDataLoss(t *testing.T) {
 	})
 }
 
+// Who waits lets go of its lease when etcd loses data, even if a backup has it: nobody can tell in
+// which term it was granted, now that terms begin anew.
+func TestNothingIsClaimedUnderALeaseFromBeforeALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newModel()
+		e.term = 7
+		h, _ := newSim(t, e, "Denali")
+		e.byHand(pool.NamesKey(h.cfg.Pool)+"Denali", "somebody", false)
+		r := run(t, h)
+		pass(t, time.Minute)
+		e.restore(e.backup(), true)
+		pass(t, 2*simTTL)
+		e.byHand(pool.NamesKey(h.cfg.Pool)+"Denali", "", true)
+		r.held(t)
+		ts := pool.ReadTenures(h.cfg.Pool, e.match([]byte(pool.TenuresKey(h.cfg.Pool)), []byte{0}))
+		if len(ts) != 1 || ts[0].Term != e.term {
+			t.Errorf("got %+v, want one tenure whose lease was granted in term %d", ts, e.term)
+		}
+	})
+}
+
 // However long the list, and whenever its turn to claim comes, a host tells of a loss at once.
 func TestDataLossOfALongList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
