@@ -8,7 +8,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
-	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
@@ -44,12 +43,8 @@ func init() {
 		for _, t := range c.Ours {
 			ours = append(ours, state.Tenure{Name: t.Name, Start: firstSecond(t.From), End: t.To.Unix()})
 		}
-		var others []pool.Tenure
-		for _, t := range c.Others {
-			others = append(others, pool.Tenure{Name: t.Name, From: t.From, To: t.To})
-		}
 		claim := newClaim(c.Name, "", 0, c.Revision, fmt.Sprint(c.Revision), boottime)
-		claim.history = newHistory(firstSecond(c.Start), c.Name, ours, others, false)
+		claim.history = newHistory(firstSecond(c.Start), c.Name, ours, c.Others, false)
 		claim.extendTo(boottime() + c.Valid)
 		return claim
 	}

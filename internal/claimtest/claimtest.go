@@ -2,7 +2,11 @@
 // uses them. Only package membership can make one, and it fills this package in.
 package claimtest
 
-import "time"
+import (
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
+)
 
 // A Claim says what a *membership.Claim is to be.
 type Claim struct {
@@ -13,11 +17,8 @@ type Claim struct {
 	Ours, Others []Tenure  // the earlier tenures: ours under any name, the others' under this one
 }
 
-// A Tenure is one that ended.
-type Tenure struct {
-	Name     string
-	From, To time.Time
-}
+// A Tenure is one that ended: its Name, From and To.
+type Tenure = pool.Tenure
 
 // Make returns a *membership.Claim, Extend moves the horizon of one to valid from now, and End
 // ends it.

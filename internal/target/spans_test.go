@@ -47,7 +47,7 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 					before = append(before, o)
 				}
 			}
-			claim := claimtest.Make(claimtest.Claim{Name: current.Name, Valid: time.Hour, Start: current.From, Ours: ended(own[:i]), Others: ended(before)}).(*membership.Claim)
+			claim := claimtest.Make(claimtest.Claim{Name: current.Name, Valid: time.Hour, Start: current.From, Ours: own[:i], Others: before}).(*membership.Claim)
 			// While it is held, come lines of its own time, and of its time without a name.
 			since := int64(math.MinInt64)
 			if i > 0 {
@@ -64,13 +64,6 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 			}
 		}
 	}
-}
-
-func ended(tenures []pool.Tenure) (out []claimtest.Tenure) {
-	for _, t := range tenures {
-		out = append(out, claimtest.Tenure{Name: t.Name, From: t.From, To: t.To})
-	}
-	return out
 }
 
 func second(s float64) time.Time { return time.UnixMilli(int64(s * 1000)).UTC() }

@@ -56,19 +56,23 @@ type filesError struct{ error }
 
 func (e *filesError) Unwrap() error { return e.error }
 
-func etcdctl(endpoints []string) string {
-	return "ETCDCTL_API=3 etcdctl --endpoints=" + strings.Join(endpoints, ",")
+func etcdctl(cfg Config) string {
+	command := "ETCDCTL_API=3 etcdctl --endpoints=" + strings.Join(cfg.Endpoints, ",")
+	if cfg.Username != "" {
+		command += " --user=" + cfg.Username
+	}
+	return command
 }
 
 // etcdErrors are errors that etcd answers with.
 var etcdErrors = []struct {
 	err    error
 	what   string
-	hint   string // %s: etcdctl; %u: the user; %root: etcdctl as root
+	hint   string // %s: etcdctl; %root: etcdctl as root
 	same   bool   // every member would answer so
 	person bool
 }{
-	{rpctypes.ErrAuthFailed, "wrong user name or password", "check etcd.username and etcd.password_file, which is read at each login; to try it: %s --user=%u get --limit=1 --prefix /prefixproxy/", true, true},
+	{rpctypes.ErrAuthFailed, "wrong user name or password", "check etcd.username and etcd.password_file, which is read at each login; to try it: %s get --limit=1 --prefix /prefixproxy/", true, true},
 	{rpctypes.ErrUserEmpty, "it wants a user, and none is configured", "set etcd.username and etcd.password_file", true, true},
 	{rpctypes.ErrPermissionDenied, "the user has no role that allows it", "grant its role readwrite on the prefix /prefixproxy/: %root role grant-permission ROLE --prefix=true readwrite /prefixproxy/", true, true},
 	{rpctypes.ErrNoSpace, "its database is full", "compact and defragment it, then: %s alarm disarm", true, true},
@@ -112,11 +116,7 @@ func (c *Client) Trouble(err error) error {
 	for _, e := range etcdErrors {
 		if errors.Is(err, e.err) {
 			root := strings.ReplaceAll(c.etcdctl, " --user="+c.login.user, "") + " --user=root"
-			hint := strings.NewReplacer("%s", c.etcdctl, "%root", root, "--user=%u", "--user="+c.login.user).Replace(e.hint)
-			if strings.Contains(c.etcdctl, "--user=") {
-				hint = strings.ReplaceAll(hint, c.etcdctl+" --user="+c.login.user, c.etcdctl)
-			}
-			return &Trouble{at, e.what, hint, e.person, err}
+			return &Trouble{at, e.what, strings.NewReplacer("%s", c.etcdctl, "%root", root).Replace(e.hint), e.person, err}
 		}
 	}
 	if files, ok := errors.AsType[*filesError](err); ok {

@@ -11,6 +11,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -42,7 +43,7 @@ type Config struct {
 	TLS func() (*tls.Config, error)
 
 	// Etcdctl is how a person asks the same etcd, for hints; default etcdctl with
-	// the endpoints.
+	// the endpoints and the user.
 	Etcdctl string
 }
 
@@ -93,11 +94,7 @@ func New(cfg Config, options ...grpc.DialOption) (*Client, error) {
 		return nil, fmt.Errorf("make an etcd client: %w", err)
 	}
 	login.auth, login.ctx = pb.NewAuthClient(client.ActiveConnection()), client.Ctx()
-	c := &Client{Client: client, connector: connector, login: login, etcdctl: cfg.Etcdctl}
-	if c.etcdctl == "" {
-		c.etcdctl = etcdctl(cfg.Endpoints)
-	}
-	return c, nil
+	return &Client{Client: client, connector: connector, login: login, etcdctl: cmp.Or(cfg.Etcdctl, etcdctl(cfg))}, nil
 }
 
 // Failed notes that a request that began at some moment ended with err. It moves on if another
