@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/store"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -17,7 +18,7 @@ import (
 func keptConfig(t *testing.T, carbon Upstream) (Config, Options) {
 	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, carbon)
 	cfg.Forward.Carbon[0].Queue = 1 << 20
-	return cfg, Options{Stdout: &syncBuffer{}, StateDir: t.TempDir(), QueueDirs: []string{t.TempDir()}}
+	return cfg, Options{Stdout: &syncBuffer{}, Places: store.Places{State: t.TempDir(), Memory: []string{t.TempDir()}}}
 }
 
 // writeSpooling writes lines no faster than the disk takes what memory can't hold.
@@ -142,7 +143,7 @@ func TestStopKeeps(t *testing.T) {
 			if b := balance(t, p.Proxy)["carbon"]; b.Queued+b.Spooled != 2000 {
 				t.Errorf("after the end: %+v", b)
 			}
-			left, _ := filepath.Glob(filepath.Join(opt.QueueDirs[0], "prefixproxy-*"))
+			left, _ := filepath.Glob(filepath.Join(opt.Places.Memory[0], "prefixproxy-*"))
 			if is := len(left) > 0; is != (spool == 0) {
 				t.Errorf("the queue is left: %v", left)
 			}

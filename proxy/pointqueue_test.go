@@ -261,7 +261,7 @@ func TestPointsOfOneThatForwards(t *testing.T) {
 		for _, want := range [][]string{{"Denali.x.count 5 @10"}, nil} {
 			cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
 			cfg.Aggregate.Percentiles = nil
-			next, err := New(cfg, c.names, Options{StateDir: dir})
+			next, err := New(cfg, c.names, Options{Places: store.Places{State: dir}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -40,14 +40,8 @@ type Options struct {
 	// proxy's own path; nil: not.
 	Telemetry prometheus.Gatherer
 
-	// StateDir is the directory of the spool, which no other process may use; "": what
-	// waits is kept only in memory.
-	StateDir string
-
-	// QueueDirs are where Carbon's queue may have a directory of its own, the best
-	// first: on tmpfs, and surviving this process. None, or no StateDir: what waits
-	// in memory is lost when the process is killed.
-	QueueDirs []string
+	// Places are where lines wait that outlive this process; none: they don't.
+	Places store.Places
 
 	// Sockets are descriptors of bound sockets that somebody else also holds and will
 	// pass to the next process. Bind uses each for the listener configured at its
@@ -167,10 +161,10 @@ func (p *Proxy) IsOwn(network, at string) bool { return p.inlet.Owns(network, at
 //
 // An error is about the files of an earlier process; then nothing was started.
 func (p *Proxy) Run(ctx context.Context) error {
-	if err := p.carbon.open(p.places(), p.cfg.Forward.Carbon, p.log); err != nil {
+	if err := p.carbon.open(p.options.Places, p.cfg.Forward.Carbon, p.log); err != nil {
 		return err
 	}
-	if err := p.statsd.open(p.cfg, aggregateDirs(p.carbon.store.Memory(), p.options.StateDir)); err != nil {
+	if err := p.statsd.open(p.cfg, aggregateDirs(p.carbon.store.Memory(), p.options.Places.State)); err != nil {
 		return err
 	}
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
@@ -192,14 +186,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.statsd.end()
 	p.keepCarbon()
 	return nil
-}
-
-// places are where Carbon's lines are kept.
-func (p *Proxy) places() store.Places {
-	if p.options.StateDir == "" {
-		return store.Places{}
-	}
-	return store.Places{State: p.options.StateDir, Memory: p.options.QueueDirs}
 }
 
 // keepCarbon keeps what is left of Carbon at the end, for the next process, and says

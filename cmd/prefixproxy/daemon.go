@@ -21,6 +21,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/events"
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+	"github.com/prefixproxy/prefixproxy/internal/store"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -63,7 +64,7 @@ func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queu
 	d.registry = prometheus.NewRegistry()
 	options := proxy.Options{
 		Stdout: ui.out, Log: d.log, Owner: d.holder.Owner(), Telemetry: d.registry, Sockets: sockets,
-		StateDir: stateDir.Path(), QueueDirs: queueDirs,
+		Places: store.Places{State: stateDir.Path(), Memory: queueDirs},
 	}
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func buildDaemon(ctx context.Context, binary string, flags ...string) error {
 }
 
 // notKept is the one difference of the daemon whose queue no file keeps.
-var notKept = planted.Edit{File: "proxy/proxy.go", Old: "Memory: p.options.QueueDirs", New: "Memory: nil"}
+var notKept = planted.Edit{File: "proxy/proxy.go", Old: "p.carbon.open(p.options.Places,", New: "p.carbon.open(store.Places{State: p.options.Places.State},"}
 
 // buildUnkept builds that daemon.
 func (b *bench) buildUnkept(ctx context.Context) error {
