@@ -20,7 +20,7 @@ type handler struct {
 
 // newHandler returns the handler of a socket.
 func (p *Proxy) newHandler(l *inlet.Listener, peer func() string) inlet.Handler {
-	q := p.queue(l.Protocol)
+	q := p.queues[l.Protocol]
 	h := &handler{ingest: newIngest(l.Protocol, q, p.bad), queue: q, naming: p.naming, owner: p.owner}
 	h.ingest.peer = peer
 	return h

@@ -54,7 +54,7 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 // so that they balance in every scrape.
 func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	m := metrics{ch}
-	b, bytes := p.queue(line.StatsD).snapshot()
+	b, bytes := p.statsd.snapshot()
 	m.collectReceived(line.StatsD, b)
 	m.collectBooks(line.StatsD, "", b)
 	m.gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")

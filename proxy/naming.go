@@ -72,8 +72,8 @@ func newRewriters(rules line.Rules, claim *membership.Claim) *rewriters {
 		name = claim.Name()
 		r.prefix = line.StatsD.Prefix(strings.ReplaceAll(rules.To, "{name}", name))
 	}
-	for _, p := range protocols {
-		r.by[p] = rules.Rewriter(p, name)
+	for p := range r.by {
+		r.by[p] = rules.Rewriter(line.Protocol(p), name)
 	}
 	if claim != nil {
 		r.by[line.Carbon] = r.by[line.Carbon].Since(claim.Floor())

@@ -111,7 +111,7 @@ func (c *counting) want(want ...string) {
 
 // dropped returns how many lines were dropped.
 func (c *counting) dropped(proto line.Protocol, why reason) uint64 {
-	b, _ := c.proxy.queue(proto).snapshot()
+	b, _ := c.proxy.queues[proto].snapshot()
 	return b.dropped[why]
 }
 

@@ -24,9 +24,6 @@ const statsdMaxAge = 10 * time.Second
 // has ended, unless a test is in a hurry.
 const drainTime = 5 * time.Second
 
-// protocols are all of them, in the order of their numbers.
-var protocols = [...]line.Protocol{line.StatsD, line.Carbon}
-
 // Options is what a Proxy needs of the process it runs in.
 type Options struct {
 	Stdout io.Writer    // where upstream stdout: writes; one write at a time
@@ -60,6 +57,7 @@ type Proxy struct {
 	namer     *namer
 	statsd    statsdSink
 	carbon    *carbonQueue
+	queues    [2]queue // these, by protocol
 	outlets   outlets
 	bad       *badLines
 	owner     *ownName
@@ -100,16 +98,9 @@ func New(cfg Config, names Names, opt Options) (*Proxy, error) {
 		p.statsd = newStatsDForwarder(p)
 	}
 	p.outlets.list = p.statsd.destinations()
-	p.namer = newNamer(p.naming, [2]queue{p.statsd, p.carbon}, p.bad)
+	p.queues = [...]queue{line.StatsD: p.statsd, line.Carbon: p.carbon}
+	p.namer = newNamer(p.naming, p.queues, p.bad)
 	return p, nil
-}
-
-// queue returns the queue of a protocol.
-func (p *Proxy) queue(proto line.Protocol) queue {
-	if proto == line.StatsD {
-		return p.statsd
-	}
-	return p.carbon
 }
 
 // lockedWriter lets all outlets write to one stdout.
@@ -227,9 +218,9 @@ func (p *Proxy) Status() Status {
 			Protocol: l.Protocol.String(), Address: l.Address.String(), ReceiveBuffer: l.ReceiveBuffer,
 		})
 	}
-	for _, proto := range protocols {
-		books, _ := p.queue(proto).snapshot()
-		s.Lines[proto.String()] = books.report()
+	for proto, q := range p.queues {
+		books, _ := q.snapshot()
+		s.Lines[line.Protocol(proto).String()] = books.report()
 	}
 	_, bytes := p.statsd.snapshot()
 	s.Bounds = []Bound{{Protocol: line.StatsD.String(), Queue: int64(bytes), QueueLimit: p.statsd.bound()}}

@@ -78,7 +78,7 @@ func (t *telemetry) send(value func(*dto.Gauge) float64) {
 	if from == nil {
 		return
 	}
-	q := p.queue(line.StatsD)
+	q := p.statsd
 	sink := &ownLines{ingest: newIngest(line.StatsD, q, p.bad)}
 	client, err := statsd.NewClientWithSender(sink, *from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
