@@ -85,22 +85,12 @@ func (f *failover) of(s *server) server {
 	return *s
 }
 
-// try says for how long a server that does not rest, and is not in use, is to be tried; or a name,
-// to be looked up. Until tried is called, nobody else does.
-func (f *failover) try(now time.Time, s *server) (limit time.Duration, ok bool) {
+// mayTry says whether s, which may be a name, does not rest, and is not in use; and for how long to
+// try it.
+func (f *failover) mayTry(now time.Time, s *server) (limit time.Duration, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s == f.used || s.rests(now) {
-		return 0, false
-	}
-	s.trying = true
-	return doubled(minAttempt, maxAttempt, s.strikes+1), true
-}
-
-func (f *failover) tried(s *server) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s.trying = false
+	return doubled(minAttempt, maxAttempt, s.strikes+1), s != f.used && !s.rests(now)
 }
 
 // resolved says what the name of e resolves to, and returns the servers. It rests until one
@@ -138,8 +128,8 @@ func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 }
 
 // next returns after which time a server is to be tried although all rest; 0: now, and it
-// rests no more. Negative: all are being tried, or there is none.
-func (f *failover) next(now time.Time) time.Duration {
+// rests no more. Negative: all are under way, or there is none.
+func (f *failover) next(now time.Time, underWay map[*server]bool) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var first *server
@@ -150,7 +140,7 @@ func (f *failover) next(now time.Time) time.Duration {
 			servers = []*server{&e.name}
 		}
 		for _, s := range servers {
-			if s.trying || e.name.trying {
+			if underWay[s] || underWay[&e.name] {
 				continue
 			}
 			t := s.retry

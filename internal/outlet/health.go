@@ -60,7 +60,6 @@ type server struct {
 	strikes int           // failures, one after the other
 	deceits int           // of them, though it could be connected to
 	lived   time.Duration // the longest connection of those that failed before it worked
-	trying  bool          // an attempt is under way
 	rest    time.Time     // not used before, while there is another
 	retry   time.Time     // not tried before
 	narrow  bool          // a network on the way may carry small packets only, and not say so
@@ -72,7 +71,7 @@ type server struct {
 func (s *server) isName() bool { return s == &s.entry.name }
 
 // rests says whether a server is not to be tried now.
-func (s *server) rests(now time.Time) bool { return s.trying || now.Before(s.rest) }
+func (s *server) rests(now time.Time) bool { return now.Before(s.rest) }
 
 // begin takes note that a session has begun. That it read nothing before may be over.
 func (s *server) begin(now time.Time) {

@@ -133,7 +133,7 @@ func (o *Outlet) connect(ctx context.Context) *connection {
 		}
 		var wait time.Duration
 		if !r.isTrying() {
-			if wait = o.failover.next(now); wait == 0 {
+			if wait = o.failover.next(now, r.underWay); wait == 0 {
 				r.again()
 				continue
 			}

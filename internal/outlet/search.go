@@ -36,7 +36,7 @@ type search struct {
 	todo     []*server        // the next first
 	first    *server          // the last that was begun with, if that is waited for
 	turn     <-chan time.Time // receives when that has taken long; nil: the next can be tried
-	underWay int              // attempts
+	underWay map[*server]bool // attempts
 	ended    chan attempt     // where they end
 	found    *connection
 }
@@ -52,7 +52,7 @@ type attempt struct {
 // search begins one among the first n addresses. Who does calls stop.
 func (o *Outlet) search(ctx context.Context, n int) *search {
 	ctx, cancel := context.WithCancel(ctx)
-	r := &search{outlet: o, ctx: ctx, cancel: cancel, n: n, ended: make(chan attempt)}
+	r := &search{outlet: o, ctx: ctx, cancel: cancel, n: n, underWay: map[*server]bool{}, ended: make(chan attempt)}
 	r.again()
 	return r
 }
@@ -68,7 +68,7 @@ func (r *search) isTrying() bool {
 	for now := time.Now(); r.turn == nil && len(r.todo) > 0; {
 		s := r.todo[0]
 		r.todo = r.todo[1:]
-		if limit, ok := r.outlet.failover.try(now, s); ok {
+		if limit, ok := r.outlet.failover.mayTry(now, s); ok && !r.underWay[s] {
 			r.begin(s, limit)
 		}
 	}
@@ -80,7 +80,7 @@ func (r *search) begin(s *server, limit time.Duration) {
 	if s.isName() {
 		r.turn = time.After(resolveTime)
 	}
-	r.underWay++
+	r.underWay[s] = true
 	cfg := r.config
 	go func() {
 		a := attempt{server: s}
@@ -117,8 +117,8 @@ func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
 // take takes note of an attempt that has ended.
 func (r *search) take(a attempt) {
 	f := r.outlet.failover
-	f.tried(a.server)
-	if r.underWay--; a.server == r.first {
+	delete(r.underWay, a.server)
+	if a.server == r.first {
 		r.turn = nil
 	}
 	switch {
@@ -137,7 +137,7 @@ func (r *search) take(a attempt) {
 // next connects to the next server that does not rest, unless one is found already. nil: none is
 // left, or ctx ended.
 func (r *search) next() *connection {
-	for r.found == nil && r.ctx.Err() == nil && (r.isTrying() || r.underWay > 0) {
+	for r.found == nil && r.ctx.Err() == nil && (r.isTrying() || len(r.underWay) > 0) {
 		r.await(0, nil, nil)
 	}
 	return r.found
@@ -153,7 +153,7 @@ func (o *Outlet) seek(ctx context.Context, n int) *connection {
 
 // stop ends what is under way.
 func (r *search) stop() {
-	for r.cancel(); r.underWay > 0; {
+	for r.cancel(); len(r.underWay) > 0; {
 		r.take(<-r.ended)
 	}
 }
