@@ -3,7 +3,6 @@ package aggregate
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -35,13 +34,14 @@ func (a *Aggregator) configure(cfg Config) {
 // process.
 func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 	a := New(cfg)
-	found, generation := newest(dirs)
-	written, err := a.recall(found, generation)
+	logs := logsIn(dirs...)
+	written, err := a.recall(logs)
 	if err != nil {
 		err = fmt.Errorf("what the last process had counted is lost: %w", err)
+		a.journal.file.Close()
 		a = New(cfg)
-		a.journal.generation = generation
 	}
+	a.lost = missing(logs)
 	if a.open.Seq == 0 { // nothing was found
 		a.begin(now.Unix())
 	} else {
@@ -50,59 +50,27 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 			a.open.Tenure = "" // when the slot began, the process was gone, and maybe the name
 			a.move(now.Unix())
 		}
-		a.journal.note(a.header())
+		a.note()
 	}
-	if len(dirs) == 0 {
-		return a, nil
-	}
-	if !a.isFlushing { // else where it was found, until all points have left
-		if err := os.MkdirAll(dirs[0], 0o700); err != nil {
-			return nil, fmt.Errorf("aggregate: %w", err)
-		}
-		a.journal.dir = dirs[0]
-		a.checkpoint()
-		for _, dir := range dirs {
-			if a.journal.err == nil { // else what was found is all that there is
-				removeBefore(dir, a.journal.generation)
-			}
-		}
-		a.journal.fail(err) // until the next base
-	}
-	a.miss(dirs)
-	a.journal.prepare()
-	return a, nil
-}
-
-// miss finds out how many lines the last process had counted that are not there.
-func (a *Aggregator) miss(dirs []string) {
-	for _, dir := range dirs {
-		for seq, lines := range told(dir) {
-			switch seq {
-			case a.open.Seq:
-				lines -= a.open.Lines
-			case a.sealed.Seq:
-				lines -= a.sealed.Lines
-			}
-			a.lost += max(lines, 0)
-		}
-		if dir != a.journal.dir {
-			os.Remove(filepath.Join(dir, countName))
-		}
-	}
-}
-
-// tell keeps for the next process how many lines are counted, while files may lack some.
-func (a *Aggregator) tell() {
 	j := &a.journal
-	switch {
-	case j.tally == nil:
-	case j.err != nil:
-		j.told = true
-		j.tell(a.open, a.sealed)
-	case j.told:
-		j.told = false
-		j.tell(Slot{}, Slot{})
+	if j.left = a.left; len(dirs) == 0 || a.isFlushing {
+		return a, nil // where it was found, until all points have left
 	}
+	if err := os.MkdirAll(dirs[0], 0o700); err != nil {
+		return nil, fmt.Errorf("aggregate: %w", err)
+	}
+	j.dir = dirs[0]
+	if len(logs) > 0 {
+		j.generation = logs[len(logs)-1].generation
+	}
+	a.checkpoint()
+	for _, dir := range dirs {
+		if j.err == nil { // else what was found is all that there is
+			removeBefore(dir, j.generation)
+		}
+	}
+	j.fail(err) // until the next base
+	return a, nil
 }
 
 // Lost returns how many lines the last process had counted that were in none of its files.
@@ -113,7 +81,7 @@ func (a *Aggregator) Lost() int { return a.lost }
 func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
 	a.configure(cfg)
 	a.move(now.Unix())
-	a.journal.note(a.header())
+	a.note()
 }
 
 // Add counts the lines of r in the open slot, keeps them, and empties r. It returns how many
@@ -133,8 +101,8 @@ func (a *Aggregator) Add(r *Reading) (counted int) {
 		}
 	}
 	a.journal.flush()
+	a.journal.miss(a.journal.missing + counted)
 	a.open.Lines += counted
-	a.tell()
 	r.n = 0
 	return counted
 }
@@ -167,7 +135,7 @@ func (a *Aggregator) Hold(now time.Time, tenure string) {
 		}
 	}
 	a.open.Tenure = tenure
-	a.journal.note(a.header())
+	a.note()
 }
 
 // SetNamed says whether a name is held, suspended or not. A slot that begins without one has
@@ -176,7 +144,7 @@ func (a *Aggregator) SetNamed(named bool, now time.Time) {
 	a.named = named
 	if !named && a.open.Tenure != "" && !a.HasBegun(now) {
 		a.open.Tenure = ""
-		a.journal.note(a.header())
+		a.note()
 	}
 }
 
@@ -185,17 +153,15 @@ func (a *Aggregator) SetNamed(named bool, now time.Time) {
 // that have expired are forgotten.
 func (a *Aggregator) Take(n int) (more bool) {
 	a.recycle()
-	for ; n > 0 && a.left > 0; n-- {
+	for range min(n, a.left) {
 		a.left--
 		s := a.order[a.left]
 		a.taken = append(a.taken, a.take(s, a.open.Seq))
 		if a.isExpired(s) {
 			a.forget(a.left)
-		} else {
-			a.journal.record(s)
 		}
 	}
-	a.endPart()
+	a.writeBase(n)
 	return a.left > 0
 }
 
@@ -212,12 +178,16 @@ func (a *Aggregator) Flushed() (lines int) {
 	a.recycle()
 	lines = a.sealed.Lines
 	a.sealed, a.isFlushing = Slot{}, false
-	if !(a.journal.commit() && a.journal.lines != nil) && a.journal.dir != "" {
-		// Most likely the disk is full, perhaps of old files that are no longer needed.
-		removeBefore(a.journal.dir, a.journal.generation)
+	j := &a.journal
+	a.writeBase(j.left)
+	if j.dir != "" && (j.broken || j.base == 0) {
+		// Most likely the disk is full, perhaps of what must not be found again: its points have left.
+		removeBefore(j.dir, j.generation)
+		j.broken = true
+		j.miss(a.open.Lines)
+		j.file.Truncate(headLen)
 		a.beginBase()
 	}
-	a.tell()
 	return lines
 }
 
@@ -229,7 +199,6 @@ func (a *Aggregator) Close(disk string) error {
 	if was == "" {
 		return nil
 	}
-	defer a.tell()
 	if a.open.Lines > 0 {
 		a.open.Tenure = ""
 	}
@@ -251,7 +220,7 @@ func (a *Aggregator) leaveIn(dir string) error {
 	a.journal.dir = dir
 	a.journal.fail(os.MkdirAll(dir, 0o700))
 	a.checkpoint()
-	return a.journal.leave()
+	return a.journal.sync()
 }
 
 // Trouble returns what is wrong with the files: a kill would now lose what is counted.
@@ -279,6 +248,4 @@ func (a *Aggregator) Stats() Stats {
 }
 
 // IsLeft says whether an earlier process left anything in one of dirs.
-func IsLeft(dirs []string) bool {
-	return slices.ContainsFunc(dirs, func(dir string) bool { return len(generationsOf(dir, "base")) > 0 })
-}
+func IsLeft(dirs []string) bool { return len(logsIn(dirs...)) > 0 }

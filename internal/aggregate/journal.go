@@ -1,7 +1,7 @@
 package aggregate
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -15,38 +15,26 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// A journal writes the files. Without a directory it does nothing.
+// A journal writes logs. Without a directory it does nothing.
 type journal struct {
 	dir        string
 	generation uint64
-	lineFile
-	draft
-	tally  *os.File // how many lines the slots have; nil: there is none
-	told   bool     // that says so
-	length int64    // of the last base, in bytes
-	err    error    // the first since a base was written
+	log
+	err error // the first since a base was complete
 }
 
-// A lineFile is lines-generation.
-type lineFile struct {
-	lines   *os.File // nil: it cannot be written
-	size    int64
-	pending []byte // not written
-	given   uint64 // numbers of series
-	before  uint64 // of these in earlier files
-}
-
-// A draft is the next base, beside the one that is in effect.
-type draft struct {
-	base        *os.File // nil: there is none
-	based, last int      // of its series: so many are written, and will be; last: where no flush writes it
-	buf         []byte   // not written
-	sum         uint32   // of what is
-	written     int64    // bytes
-}
-
-func pathOf(dir, kind string, generation uint64) string {
-	return filepath.Join(dir, fmt.Sprintf("%s-%016x", kind, generation))
+// A log is the file that is written. state.go has its format.
+type log struct {
+	file    *os.File // nil: there is none
+	broken  bool     // it gets no more lines: numbers would be missing
+	missing int      // lines that it should have
+	size    int64    // in bytes
+	sum     uint32   // of all but the head
+	pending []byte   // not written
+	base    int64    // bytes up to the end of its base; 0: that is being written
+	left    int      // series of the base that are not
+	given   uint64   // numbers of series
+	before  uint64   // of these in earlier logs
 }
 
 func (j *journal) fail(err error) {
@@ -55,208 +43,98 @@ func (j *journal) fail(err error) {
 	}
 }
 
+func (j *journal) breaks(err error) {
+	j.broken = true
+	j.fail(err)
+}
+
+// isBasing says whether the base is being written.
+func (l *log) isBasing() bool { return l.file != nil && !l.broken && l.base == 0 }
+
 // minLines is how many bytes of lines there are before a base is worth more, if it is no longer.
 const minLines = 8 << 20
 
 // isLong says whether writing a base costs less than going on with the lines.
-func (j *journal) isLong() bool {
-	return j.size > max(minLines, 2*j.length) && j.base == nil
+func (l *log) isLong() bool {
+	return l.base > 0 && !l.broken && l.size-l.base > max(minLines, 2*l.base)
 }
 
-// count appends a line that was counted.
-func (j *journal) count(p *pending) {
-	if j.lines == nil {
-		return
-	}
-	metrics := p.metrics
-	if p.kind != noKind && p.s.number > j.before {
-		j.pending = strconv.AppendUint(append(j.pending, numbered), p.s.number-j.before, 10)
-		metrics = metrics[:p.length]
-	} else {
-		j.pending = append(append(j.pending, whole), p.path...)
-		if p.kind != noKind {
-			j.number(p.s)
-		}
-	}
-	j.pending = append(append(append(j.pending, ':'), metrics...), '\n')
-}
-
-// number gives the next number to s, or to nobody.
-func (j *journal) number(s *series) {
-	j.given++
-	if s != nil {
-		s.number = j.given
-	}
-}
-
-// flush writes what waits, and returns whether the file has all lines. If not, it gets no
-// more: numbers would be missing.
-func (j *journal) flush() bool {
-	if j.lines == nil {
-		return false
-	}
-	if _, err := j.lines.WriteAt(j.pending, j.size); err != nil {
-		j.lines.Truncate(j.size) // what is there of them would count twice
-		j.follow(nil, err)
-		return false
-	}
-	j.size += int64(len(j.pending))
-	j.pending = j.pending[:0]
-	return true
-}
-
-const countName = "count"
-
-// prepare makes the file in which lines are counted that are in no other: to overwrite it takes no room.
-func (j *journal) prepare() {
-	file, err := statedir.OpenFile(filepath.Join(j.dir, countName), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		j.fail(err)
-		return
-	}
-	j.tally = file
-	j.tell(Slot{}, Slot{})
-}
-
-// tell says how many lines two slots have.
-func (j *journal) tell(open, sealed Slot) {
-	_, err := j.tally.WriteAt(fmt.Appendf(nil, "%10d %10d %10d %10d\n", open.Seq, open.Lines, sealed.Seq, sealed.Lines), 0)
-	j.fail(err)
-}
-
-// told returns how many lines each slot had when the last process wrote that.
-func told(dir string) map[int32]int {
-	var open, sealed Slot
-	text, _ := statedir.ReadFile(filepath.Join(dir, countName), 100)
-	if _, err := fmt.Sscan(string(text), &open.Seq, &open.Lines, &sealed.Seq, &sealed.Lines); err != nil {
-		return nil
-	}
-	return map[int32]int{open.Seq: open.Lines, sealed.Seq: sealed.Lines}
-}
-
-// note names the slot of the lines after it, and returns whether it is in the file.
-func (j *journal) note(h header) bool {
-	if j.lines == nil {
-		return false
-	}
-	text, err := json.Marshal(h)
-	j.fail(err)
-	j.pending = append(append(append(j.pending, note), text...), '\n')
-	return j.flush()
-}
-
-// turn begins the lines of the next generation, and the base that they follow.
-func (j *journal) turn(h header) {
+// turn begins the log of the next generation, with a base of so many series.
+func (j *journal) turn(series int) {
 	if j.dir == "" {
 		return
 	}
-	j.flush()
-	j.generation++
-	j.before = j.given
-	j.follow(statedir.OpenFile(pathOf(j.dir, "lines", j.generation), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600))
-	j.note(h)
-	j.create(h)
-}
-
-// follow makes file that of the lines.
-func (j *journal) follow(file *os.File, err error) {
-	if j.lines != nil {
-		j.lines.Close()
-	}
-	j.lines, j.size, j.pending = file, 0, j.pending[:0]
-	if err != nil {
-		j.lines = nil
-		j.fail(err)
-	}
-}
-
-// create begins a base.
-func (j *journal) create(h header) {
-	j.abandon()
-	text, err := json.Marshal(h)
-	j.buf, j.sum, j.written, j.based = append(append(j.buf[:0], text...), '\n'), 0, 0, 0
+	file, err := statedir.OpenFile(logFile{j.dir, linesKind, j.generation + 1}.path(), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err == nil {
-		j.base, err = statedir.OpenFile(filepath.Join(j.dir, "base.new"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		_, err = file.WriteAt(headOf(0), 0)
 	}
 	if err != nil {
-		j.base = nil
-		j.fail(err)
-	}
-}
-
-// abandon gives up a base that is not complete: what was there before stays.
-func (j *journal) abandon() {
-	if j.base != nil {
-		j.base.Close()
-		j.base = nil
-	}
-}
-
-// commit completes the base, which replaces what is older. It returns whether that
-// succeeded.
-func (j *journal) commit() bool {
-	if j.base == nil {
-		return false
-	}
-	j.spill(0)
-	j.buf = append(j.buf, crcText(j.sum)...)
-	j.spill(0)
-	if j.base == nil {
-		return false
-	}
-	name := j.base.Name()
-	j.abandon()
-	if err := os.Rename(name, pathOf(j.dir, "base", j.generation)); err != nil {
-		j.fail(err)
-		return false
-	}
-	j.length, j.err = j.written, nil
-	removeBefore(j.dir, j.generation)
-	return true
-}
-
-// removeBefore removes the files of earlier generations: bases first, since lines without
-// their base are never read.
-func removeBefore(dir string, generation uint64) {
-	for _, kind := range []string{"base", "lines"} {
-		for _, g := range generationsOf(dir, kind) {
-			if g < generation {
-				os.Remove(pathOf(dir, kind, g))
-			}
-		}
-	}
-}
-
-// crcText is how a base ends.
-func crcText(sum uint32) string { return fmt.Sprintf("%0*x", crcLen, sum) }
-
-const (
-	crcLen      = 8
-	maxBuffered = 64 << 10 // bytes of a base
-)
-
-// spill writes the buffer out if it holds more than most.
-func (j *journal) spill(most int) {
-	if j.base == nil || len(j.buf) <= most {
+		file.Close()
+		j.breaks(err)
 		return
 	}
-	j.sum = crc32.Update(j.sum, crc32.IEEETable, j.buf)
-	n, err := j.base.Write(j.buf)
-	j.written += int64(n)
-	j.buf = j.buf[:0]
-	if err != nil {
+	j.generation++
+	j.follow(file, headLen)
+	j.left = series
+}
+
+// follow makes file the log.
+func (l *log) follow(file *os.File, size int64) {
+	l.file.Close()
+	*l = log{file: file, size: size, pending: l.pending[:0], given: l.given, before: l.given}
+}
+
+// begin begins a record.
+func (l *log) begin(kind byte) { l.pending = append(l.pending, kind) }
+
+// end ends one.
+func (l *log) end() { l.pending = append(l.pending, '\n') }
+
+// flush writes what waits.
+func (j *journal) flush() {
+	if j.file != nil && !j.broken {
+		_, err := j.file.WriteAt(j.pending, j.size)
+		if err == nil {
+			j.size += int64(len(j.pending))
+			j.sum = crc32.Update(j.sum, crc32.IEEETable, j.pending)
+		} else {
+			j.file.Truncate(j.size) // what is there of them would count twice
+			j.breaks(err)
+		}
+	}
+	j.pending = j.pending[:0]
+}
+
+// commit completes the base, and with it the log: no older ones are needed any more.
+func (j *journal) commit() {
+	j.flush()
+	j.pending = fmt.Appendf(j.pending, "%c%08x\n", baseEnd, j.sum)
+	if j.flush(); j.broken {
+		return
+	}
+	if err := os.Rename(logFile{j.dir, linesKind, j.generation}.path(), logFile{j.dir, baseKind, j.generation}.path()); err != nil {
 		j.fail(err)
-		j.abandon()
+		return
+	}
+	j.base, j.err = j.size, nil
+	removeBefore(j.dir, j.generation)
+}
+
+// miss keeps for the next process how many lines are missing.
+func (j *journal) miss(lines int) {
+	if j.broken {
+		j.missing = lines
+		_, err := j.file.WriteAt(headOf(lines), 0)
+		j.fail(err)
 	}
 }
 
-// leave syncs what there is.
-func (j *journal) leave() error {
-	j.follow(nil, nil)
-	return errors.Join(j.err, syncFile(pathOf(j.dir, "base", j.generation)), syncFile(j.dir), syncFile(filepath.Dir(j.dir)))
+// sync makes what there is outlive the machine.
+func (j *journal) sync() error {
+	return errors.Join(j.err, j.file.Sync(), syncDir(j.dir), syncDir(filepath.Dir(j.dir)))
 }
 
-func syncFile(path string) error {
+func syncDir(path string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO is not waited for
 	if err != nil {
 		return err
@@ -265,30 +143,70 @@ func syncFile(path string) error {
 	return f.Sync()
 }
 
-// newest returns the newest base in any of dirs; dir is "" if there is none.
-func newest(dirs []string) (dir string, generation uint64) {
-	for _, d := range dirs {
-		for _, g := range generationsOf(d, "base") {
-			if g > generation {
-				dir, generation = d, g
+// format, with which a log begins, tells it from those of other versions.
+const format = "7 "
+
+// headOf is what a log begins with: how many lines are missing in it. To overwrite that takes no
+// room.
+func headOf(missing int) []byte { return fmt.Appendf(nil, "%s%10d\n", format, missing) }
+
+const headLen = int64(len(format) + 10 + 1)
+
+// missing returns how many lines are missing in logs, and keeps them from being found so again.
+func missing(logs []logFile) (sum int) {
+	for _, l := range logs {
+		if file, err := statedir.OpenFile(l.path(), os.O_RDWR, 0); err == nil {
+			var version, lines int
+			if fmt.Fscan(file, &version, &lines); lines > 0 {
+				sum += lines
+				file.WriteAt(headOf(0), 0)
+			}
+			file.Close()
+		}
+	}
+	return sum
+}
+
+// A logFile is where a log is.
+type logFile struct {
+	dir, kind  string
+	generation uint64
+}
+
+// The kinds of logs: those that have all of their base, and those that need the logs before them.
+const (
+	baseKind  = "base"
+	linesKind = "lines"
+)
+
+func (l logFile) path() string {
+	return filepath.Join(l.dir, fmt.Sprintf("%s-%016x", l.kind, l.generation))
+}
+
+// logsIn returns the logs in dirs, the oldest first.
+func logsIn(dirs ...string) (all []logFile) {
+	for _, dir := range dirs {
+		if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
+			continue // what a link leads to is not ours
+		}
+		entries, _ := os.ReadDir(dir) // where there is none, there are none
+		for _, e := range entries {
+			kind, digits, _ := strings.Cut(e.Name(), "-")
+			if g, err := strconv.ParseUint(digits, 16, 64); err == nil && (kind == baseKind || kind == linesKind) {
+				all = append(all, logFile{dir, kind, g})
 			}
 		}
 	}
-	return dir, generation
+	slices.SortStableFunc(all, func(x, y logFile) int { return cmp.Compare(x.generation, y.generation) })
+	return all
 }
 
-// generationsOf returns the generations of one kind of files.
-func generationsOf(dir, kind string) (all []uint64) {
-	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
-		return nil // what a link leads to is not ours
-	}
-	entries, _ := os.ReadDir(dir) // where there is none, there are none
-	for _, e := range entries {
-		digits, ok := strings.CutPrefix(e.Name(), kind+"-")
-		if g, err := strconv.ParseUint(digits, 16, 64); ok && err == nil {
-			all = append(all, g)
+// removeBefore removes the logs of earlier generations, the oldest first: what is behind a gap is
+// not read.
+func removeBefore(dir string, generation uint64) {
+	for _, l := range logsIn(dir) {
+		if l.generation < generation {
+			os.Remove(l.path())
 		}
 	}
-	slices.Sort(all)
-	return all
 }

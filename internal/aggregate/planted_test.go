@@ -16,38 +16,38 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"the open slot is forgotten at a kill": {
 			File: "internal/aggregate/state.go",
-			Old:  "			counted = a.addLine(p, a.open.Seq)\n",
-			New:  "",
+			Old:  "		if counted = r.addLine(p, r.open.Seq); p.kind",
+			New:  "		if p.kind",
 		},
-		"it is forgotten how far the base of a flush has come": {
-			File: "internal/aggregate/aggregate.go",
-			Old:  "	a.endPart()\n",
-			New:  "",
+		"a base that was not finished is taken for one that was": {
+			File: "internal/aggregate/state.go",
+			Old:  "restores: hasBase}",
+			New:  "restores: true}",
 		},
 		"a sealed slot is taken for the open one": {
 			File: "internal/aggregate/state.go",
-			Old:  "	if h.Slot.Seq != a.open.Seq {\n",
-			New:  "	if false {\n",
+			Old:  "	case r.open.Seq == 0, r.open.Seq == h.Slot.Seq:\n",
+			New:  "	case true:\n",
 		},
 		"a slot that moves at a start is where it was, behind the next kill": {
 			File: "internal/aggregate/aggregate.go",
-			Old:  "			a.move(now.Unix())\n		}\n		a.journal.note(a.header())\n",
+			Old:  "			a.move(now.Unix())\n		}\n		a.note()\n",
 			New:  "			a.move(now.Unix())\n		}\n",
 		},
 		"what a base has of the open slot counts again": {
 			File: "internal/aggregate/state.go",
-			Old:  "		s.ahead = true\n",
+			Old:  "	r.take(s, s.seq+1)",
 			New:  "",
 		},
 		"the numbers of one file go on in the next": {
 			File: "internal/aggregate/journal.go",
-			Old:  "	j.before = j.given\n",
-			New:  "",
+			Old:  ", before: l.given}",
+			New:  ", before: l.before}",
 		},
-		"what comes behind a part of a base is forgotten": {
+		"what comes before a series of a base counts twice": {
 			File: "internal/aggregate/state.go",
-			Old:  "		s.ahead = false\n",
-			New:  "		_ = s\n",
+			Old:  "	s.cur, _ = strconv.ParseFloat(string(v), 64)\n",
+			New:  "	was := s.cur\n	s.cur, _ = strconv.ParseFloat(string(v), 64)\n	s.cur += was\n",
 		},
 		"a tenure begins in the slot of the last holder": {
 			File: "internal/aggregate/aggregate.go",

@@ -10,7 +10,6 @@ import "bytes"
 type series struct {
 	name     string
 	kind     kind
-	ahead    bool // of the lines that are counted once more: see state.go
 	seq      int32
 	number   uint64  // in the journal
 	cur, old float64 // a counter's sum, a gauge's value
@@ -69,11 +68,14 @@ type sums struct {
 func newSums() sums { return sums{table: newTable(), spellings: map[uint64]spelling{}} }
 
 func (x *sums) configure(cfg Config) {
-	memory := int64(cfg.Memory)
-	x.memory.limit, x.samples.limit, x.sketches.limit = memory/2, memory/4, memory/8
-	x.spelling.limit = memory / 8
+	x.limit(int64(cfg.Memory))
 	x.names.dropTags = cfg.Tags == DropTags
 	x.forgetSpellings()
+}
+
+// limit bounds what series take, in bytes.
+func (x *sums) limit(memory int64) {
+	x.memory.limit, x.samples.limit, x.sketches.limit, x.spelling.limit = memory/2, memory/4, memory/8, memory/8
 }
 
 // A room is bounded memory.
@@ -126,11 +128,8 @@ func (x *sums) addLine(p *pending, seq int32) (counted bool) {
 
 // addValue counts one value, if there is room: s is nil where there is none.
 func (x *sums) addValue(s *series, text []byte, v, weight float64, seq int32) bool {
-	switch {
-	case s == nil:
+	if s == nil {
 		return false
-	case s.ahead:
-		return true
 	}
 	s.touch(seq)
 	switch s.kind {

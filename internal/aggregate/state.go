@@ -1,232 +1,313 @@
 package aggregate
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 )
 
-// Two kinds of files survive the process (journal.go writes them). They are numbered by generation:
+// What survives the process is a log (journal.go writes it): the lines that are counted, as they
+// come, and, among them, a base: all series that there were when the log began. Logs are
+// numbered by generation:
 //
-//	base-g   all series, as they were when lines-g began
-//	lines-g  the lines that were counted since
+//	base-g   has all of its base: no older log is needed
+//	lines-g  goes on where the logs before it end; its base is still being written
 //
-// A base is written to a temporary file and gets its name when it is complete; then the
-// files of earlier generations are removed. Lines are written once a read. A note among them
-// names the slot of those after it: if that is another one, the slot before it was sealed.
+// Behind its head, a log has records, each with its kind in the first byte:
 //
-// A base is written in parts while lines are being counted: in a flush, a part with each that
-// is taken out; otherwise one with each read. A part ends with a note that says how far the
-// base has come: a series in it is as it was then. Until that note, the base is ahead of the
-// lines: they are counted in it already.
+//	note      header           JSON; the slot of the lines behind it: if it is another, that before it is sealed
+//	whole     path:metrics     a line
+//	numbered  number:metric    a line with a plain metric, of a series that has a number
+//	based     kind seq v name  a series, as it is here; v: a counter's sum, a gauge's value, the weight of samples
+//	values    v v …            and some of its samples; or a member of a set
+//	sketched  v v v v v hex    what is exact of its samples, and their sketch
+//	baseEnd   sum              CRC-32 of all before it, but for the head
 //
-// A third, count, has how many lines the slots have, while one of the others could not be written.
+// A series has a number, in a log, from the first whole or based record on that names it and no
+// other: 1, 2, ….
+//
+// Lines are written once a read; of a base, a part with each read, or, in a flush, with each part
+// that is taken out. A series in it replaces what the lines before it made of that series, but only
+// in a log that has all of its base: in one that goes on, nothing but lines counts.
 //
 // docs/decisions/0014 says why nothing counts twice.
-//
-//	base:   header\n | kind seq name value …\n | … | CRC-32 of all before, in hex
-//	lines:  2 header\n, a note | 1 path:metrics\n | 3 number:metric\n | …
-//
-// 1, 2, and 3 are bytes; a header is JSON. The values are a counter's sum; a gauge's value; the
-// weight of a timer's samples, and they; a set's members, in hex behind an x; or the weight of
-// samples, what is exact of them, and their sketch, as a member. A series with a plain metric has
-// a number from then on, in that file of lines: 1, 2, ….
-
-// What a record of lines is, in its first byte.
 const (
 	whole byte = 1 + iota
 	note
 	numbered
+	based
+	values
+	sketched
+	baseEnd
 )
 
 // baseStep is how many series of a base are written at a time.
 var baseStep = 256
 
-// format tells these files from those of other versions.
-const format = 6
-
 // A header says where the slots are.
 type header struct {
-	Format int
 	Slot   Slot
 	Closed []Span
-	Based  int `json:",omitempty"` // of a note: so many series of the base are written
 }
 
-func (a *Aggregator) header() header { return header{Format: format, Slot: a.open, Closed: a.closed} }
+// note names the slot of what follows it.
+func (a *Aggregator) note() {
+	text, err := json.Marshal(header{a.open, a.closed})
+	j := &a.journal
+	j.fail(err)
+	j.begin(note)
+	j.pending = append(j.pending, text...)
+	j.end()
+	j.flush()
+}
 
-// beginBase begins a base, and the lines that follow it.
+// beginBase begins a log.
 func (a *Aggregator) beginBase() {
-	a.journal.turn(a.header())
-	a.journal.last = len(a.order)
+	a.journal.turn(len(a.order))
+	a.note()
 }
 
-// writeBase writes at most n series of the base, if one is being written, and no flush does
-// that.
+// writeBase writes at most n series of the base, if one is being written: in a flush, of those
+// that are taken.
 func (a *Aggregator) writeBase(n int) {
 	j := &a.journal
-	if j.base == nil || a.isFlushing {
+	if !j.isBasing() {
 		return
 	}
-	for ; n > 0 && j.based < j.last; n-- {
-		j.record(a.order[j.based])
+	for ; n > 0 && j.left > a.left; n-- {
+		if j.left--; j.left < len(a.order) {
+			j.series(a.order[j.left])
+		}
 	}
-	if a.endPart(); j.based == j.last {
+	if j.left == 0 && !a.isFlushing {
 		j.commit()
-	}
-}
-
-// endPart notes how far the base has come.
-func (a *Aggregator) endPart() {
-	if a.journal.base == nil {
-		return
-	}
-	h := a.header()
-	h.Based = a.journal.based
-	if !a.journal.note(h) {
-		a.journal.abandon()
 	}
 }
 
 // checkpoint writes a whole base. Nothing is being flushed.
 func (a *Aggregator) checkpoint() {
 	a.beginBase()
-	a.writeBase(len(a.order))
+	a.writeBase(a.journal.left)
 }
 
-// record appends a series to the base, with what came in the open slot.
-func (j *journal) record(s *series) {
-	if j.base == nil {
+// count appends a line that was counted.
+func (l *log) count(p *pending) {
+	if l.file == nil || l.broken {
 		return
 	}
-	j.based++
-	j.buf = append(strconv.AppendInt(append(j.buf, '0'+byte(s.kind), ' '), int64(s.seq), 10), ' ')
-	j.buf = append(j.buf, s.name...)
-	switch {
-	case s.kind == counterKind, s.kind == gaugeKind:
-		j.numbers(s.cur)
-	case s.kind == setKind:
-		for m := range s.set.cur {
-			j.blob([]byte(m))
+	metrics := p.metrics
+	if p.kind != noKind && p.s.number > l.before {
+		l.begin(numbered)
+		l.pending = strconv.AppendUint(l.pending, p.s.number-l.before, 10)
+		metrics = metrics[:p.length]
+	} else {
+		l.begin(whole)
+		l.pending = append(l.pending, p.path...)
+		if p.kind != noKind {
+			l.number(p.s)
 		}
-	case s.timer.cur.sketch != nil:
+	}
+	l.pending = append(append(l.pending, ':'), metrics...)
+	l.end()
+}
+
+// number gives the next number to s, or to nobody.
+func (l *log) number(s *series) {
+	l.given++
+	if s != nil {
+		s.number = l.given
+	}
+}
+
+// maxValues is how many samples a record has at most; maxRecord how many bytes any does.
+const (
+	maxValues = 2 << 10
+	maxRecord = 64 << 10
+)
+
+// series appends a series to the base, with what came in the open slot.
+func (j *journal) series(s *series) {
+	v, rest := s.cur, []float64(nil)
+	if s.kind == timerKind {
+		v, rest = s.timer.cur.weight, s.timer.cur.values
+	}
+	j.begin(based)
+	j.pending = strconv.AppendInt(append(j.pending, '0'+byte(s.kind), ' '), int64(s.seq), 10)
+	j.numbers(v)
+	j.pending = append(append(j.pending, ' '), s.name...)
+	j.end()
+	j.number(s)
+	for part := range slices.Chunk(rest, maxValues) {
+		j.begin(values)
+		j.numbers(part...)
+		j.end()
+		j.flush()
+	}
+	if s.kind == setKind {
+		for m := range s.set.cur {
+			j.begin(values)
+			j.pending = append(j.pending, m...)
+			j.end()
+		}
+	}
+	if s.kind == timerKind && s.timer.cur.sketch != nil {
 		x := &s.timer.cur
 		var sketch []byte
 		x.sketch.Encode(&sketch, false)
-		j.numbers(x.weight, x.n, x.sum, x.squares, x.lower, x.upper)
-		j.blob(sketch)
-	default:
-		j.numbers(s.timer.cur.weight)
-		j.numbers(s.timer.cur.values...)
+		j.begin(sketched)
+		j.numbers(x.n, x.sum, x.squares, x.lower, x.upper)
+		j.pending = hex.AppendEncode(append(j.pending, ' '), sketch)
+		j.end()
 	}
-	j.buf = append(j.buf, '\n')
-	j.spill(maxBuffered)
+	if len(j.pending) > maxRecord {
+		j.flush()
+	}
 }
 
-func (j *journal) numbers(all ...float64) {
+func (l *log) numbers(all ...float64) {
 	for _, v := range all {
-		j.buf = strconv.AppendFloat(append(j.buf, ' '), v, 'g', -1, 64)
-		j.spill(maxBuffered)
+		l.pending = strconv.AppendFloat(append(l.pending, ' '), v, 'g', -1, 64)
 	}
 }
 
-func (j *journal) blob(b []byte) {
-	j.buf = hex.AppendEncode(append(j.buf, ' ', 'x'), b)
-	j.spill(maxBuffered)
-}
-
-// maxState bounds what is read of a file that somebody may have put there, in bytes.
-const maxState = 1 << 30
-
-// recall restores a base, and the lines after it, of which the last were written at that time. In
-// no directory there is none.
-func (a *Aggregator) recall(dir string, generation uint64) (written time.Time, err error) {
-	if dir == "" {
-		return written, nil
-	}
-	base, err := statedir.ReadFile(pathOf(dir, "base", generation), maxState)
-	if err != nil {
-		return written, err
-	}
-	if err := a.load(base); err != nil {
-		return written, fmt.Errorf("%s: %w", pathOf(dir, "base", generation), err)
-	}
-	j := &a.journal
-	j.dir, j.generation = dir, generation
-	for ; ; generation++ {
-		path := pathOf(dir, "lines", generation)
-		text, err := statedir.ReadFile(path, maxState)
-		text = text[:bytes.LastIndexByte(text, '\n')+1]
-		if errors.Is(err, os.ErrNotExist) || err == nil && len(text) == 0 { // it had just begun
-			break
+// recall goes on with the newest base that logs have, and what comes after it, of which the last
+// was written at that time.
+func (a *Aggregator) recall(logs []logFile) (written time.Time, err error) {
+	var next logFile
+	for i, l := range logs {
+		if i == 0 || l.kind == baseKind {
+			next = l
 		}
+	}
+	for _, l := range logs {
+		if l.dir != next.dir || l.generation != next.generation {
+			continue
+		}
+		file, err := statedir.OpenFile(l.path(), os.O_RDWR, 0)
 		if err != nil {
 			return written, err
 		}
-		if info, err := os.Stat(path); err == nil {
-			written = info.ModTime()
+		info, err := file.Stat()
+		if err != nil || info.Size() < headLen {
+			return written, errors.Join(err, file.Close()) // it had just begun
 		}
-		a.replay(text)
-		j.generation = generation
-		if j.follow(statedir.OpenFile(path, os.O_RDWR, 0o600)); j.lines != nil {
-			j.size = int64(len(text))
-			j.fail(j.lines.Truncate(j.size))
+		a.journal.dir, a.journal.generation, written = l.dir, l.generation, info.ModTime()
+		if err := a.replay(file, l.kind == baseKind); err != nil {
+			return written, fmt.Errorf("%s: %w", l.path(), err)
 		}
-	}
-	for _, s := range a.order {
-		s.ahead = false // what comes from now on is in no base
-	}
-	if a.isFlushing {
-		a.beginBase()
-		for _, s := range a.order[a.left:] { // the flush does not take out what came in the open slot
-			a.journal.record(s)
-		}
-		a.endPart()
+		next.generation++
 	}
 	return written, nil
 }
 
-// replay counts the lines of a file again.
-func (a *Aggregator) replay(text []byte) {
-	a.journal.before = a.journal.given
-	var series []*series // by number; nil: there was no room for it
-	var r Reading
-	for ln := range bytes.Lines(text) {
-		if len(ln) == 1 {
-			continue // nothing that was written
+// replay counts the lines of a log again, which is then the one that is written. If it has a base,
+// nothing was there before.
+func (a *Aggregator) replay(file *os.File, hasBase bool) (err error) {
+	defer func() {
+		if recover() != nil {
+			err = errDamaged
 		}
-		kind, record := ln[0], ln[1:len(ln)-1]
-		counted := false
-		switch kind {
-		case note:
-			a.heed(record)
-		case whole:
-			r.again(cut(record, ':'))
-			p := &r.lines[0]
-			counted = a.addLine(p, a.open.Seq)
-			if p.kind != noKind {
-				series = append(series, p.s)
-				a.journal.number(p.s)
-			}
-		case numbered:
-			number, metric := cut(record, ':')
-			if n, _ := strconv.Atoi(string(number)); 0 < n && n <= len(series) {
-				counted = a.recount(series[n-1], metric)
-			}
-		}
-		if counted {
-			a.open.Lines++
-		}
+	}()
+	in := bufio.NewReaderSize(file, 2*maxRecord)
+	if head, _ := in.ReadSlice('\n'); !bytes.HasPrefix(head, []byte(format)) {
+		return errors.New("another version wrote it")
 	}
+	j := &a.journal
+	j.follow(file, headLen)
+	if hasBase {
+		a.limit(math.MaxInt64) // what is there stays
+	}
+	r := replay{Aggregator: a, restores: hasBase}
+	for {
+		record, err := in.ReadSlice('\n')
+		if err == io.EOF {
+			break // what is behind the last '\n' was cut
+		}
+		if err != nil {
+			return err
+		}
+		if len(record) > 1 { // as all that were written
+			if err := r.record(record[0], record[1:len(record)-1]); err != nil {
+				return err
+			}
+		}
+		j.size += int64(len(record))
+		j.sum = crc32.Update(j.sum, crc32.IEEETable, record)
+	}
+	if r.restores {
+		return errDamaged
+	}
+	j.fail(file.Truncate(j.size))
+	return nil
+}
+
+var errDamaged = errors.New("it is damaged")
+
+// A replay reads the records of a log.
+type replay struct {
+	*Aggregator
+	restores bool      // it has a base, whose end has not come yet
+	known    []*series // by number; nil: there was no room for it
+	s        *series   // to which values belong
+	line     Reading
+}
+
+func (r *replay) record(kind byte, text []byte) error {
+	j := &r.journal
+	counted := false
+	switch kind {
+	case note:
+		r.heed(text)
+	case whole:
+		r.line.again(cut(text, ':'))
+		p := &r.line.lines[0]
+		if counted = r.addLine(p, r.open.Seq); p.kind != noKind {
+			r.name(p.s)
+		}
+	case numbered:
+		number, metric := cut(text, ':')
+		if n, _ := strconv.Atoi(string(number)); 0 < n && n <= len(r.known) {
+			counted = r.recount(r.known[n-1], metric)
+		}
+	case based:
+		r.s = r.series(text)
+		r.name(r.s)
+	case values, sketched:
+		if r.restores {
+			return r.restore(kind, text)
+		}
+	case baseEnd:
+		if !r.restores {
+			break
+		}
+		if string(text) != fmt.Sprintf("%08x", j.sum) {
+			return errDamaged
+		}
+		r.restores, j.base = false, j.size
+		r.limit(int64(r.cfg.Memory))
+	}
+	if counted {
+		r.open.Lines++
+	}
+	return nil
+}
+
+// name gives a series the next number.
+func (r *replay) name(s *series) {
+	r.known = append(r.known, s)
+	r.journal.number(s)
 }
 
 // recount counts a plain metric again.
@@ -236,103 +317,70 @@ func (a *Aggregator) recount(s *series, metric []byte) bool {
 }
 
 // heed switches to the slot that a note names.
-func (a *Aggregator) heed(text []byte) {
+func (r *replay) heed(text []byte) {
 	var h header
 	if json.Unmarshal(text, &h) != nil {
 		return
 	}
-	for _, s := range a.order[:min(max(h.Based, 0), len(a.order))] {
-		s.ahead = false
-	}
-	a.closed = h.Closed
-	if h.Slot.Seq != a.open.Seq {
-		if a.isFlushing {
-			a.Take(len(a.order)) // it had left, but a base could not be written
-		}
-		a.seal(a.open, len(a.order))
-	} else {
-		h.Slot.Lines = a.open.Lines
-	}
-	a.open = h.Slot
-}
-
-// errDamaged says that a base is not what was written.
-var errDamaged = errors.New("it is damaged")
-
-// load reads a base.
-func (a *Aggregator) load(base []byte) (err error) {
-	defer func() {
-		if recover() != nil {
-			err = errDamaged
-		}
-	}()
-	records, sum := base[:len(base)-crcLen], base[len(base)-crcLen:]
-	if string(sum) != crcText(crc32.ChecksumIEEE(records)) {
-		return errDamaged
-	}
-	head, records := cut(records, '\n')
-	var h header
-	if err := json.Unmarshal(head, &h); err != nil {
-		return err
-	}
-	if h.Format != format {
-		return errors.New("another version wrote it")
-	}
-	a.open, a.closed, a.named = h.Slot, h.Closed, h.Slot.Tenure != ""
-	a.memory.limit, a.samples.limit, a.sketches.limit = math.MaxInt64, math.MaxInt64, math.MaxInt64 // what is there stays
-	defer a.configure(a.cfg)
-	for ln := range bytes.Lines(records) {
-		seq, rest := cut(ln[2:len(ln)-1], ' ')
-		name, values := cut(rest, ' ')
-		n, err := strconv.Atoi(string(seq))
-		if err != nil {
-			return err
-		}
-		s := a.newSeries(name, kind(ln[0]-'0'), hashOf(name), int32(n))
-		s.ahead = true
-		if err := a.restore(s, values); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// restore gives a series the values that record wrote.
-func (a *Aggregator) restore(s *series, values []byte) error {
-	var numbers []float64
-	var blobs [][]byte
-	for text := range bytes.FieldsSeq(values) {
-		if text[0] == 'x' {
-			blob, err := hex.AppendDecode(nil, text[1:])
-			if err != nil {
-				return err
-			}
-			blobs = append(blobs, blob)
-			continue
-		}
-		v, err := strconv.ParseFloat(string(text), 64)
-		if err != nil {
-			return err
-		}
-		numbers = append(numbers, v)
-	}
 	switch {
-	case s.kind == setKind:
-		for _, m := range blobs {
-			a.member(s.set, m)
+	case r.open.Seq == 0 && r.restores:
+		r.named = h.Slot.Tenure != ""
+	case r.open.Seq == 0, r.open.Seq == h.Slot.Seq:
+		h.Slot.Lines = r.open.Lines
+	default:
+		if r.isFlushing {
+			r.Take(len(r.order)) // it had left, but a base could not be written
 		}
-	case s.kind != timerKind:
-		s.cur, s.old = numbers[0], numbers[0]
-	case len(blobs) > 0:
-		x := &s.timer.cur
-		a.toSketch(x)
-		x.weight, x.n, x.sum, x.squares, x.lower, x.upper = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-		return x.decode(blobs[0])
-	case len(numbers) > 0:
-		for _, v := range numbers[1:] {
-			a.sample(&s.timer.cur, v, 0)
+		r.seal(r.open, len(r.order))
+	}
+	r.open, r.closed = h.Slot, h.Closed
+}
+
+// series finds the series of a record, which it is to be from here on if that holds.
+func (r *replay) series(text []byte) *series {
+	digit, text := cut(text, ' ')
+	seq, text := cut(text, ' ')
+	v, name := cut(text, ' ')
+	number, _ := strconv.Atoi(string(digit))
+	k, hash := kind(number), hashOf(name)
+	s := r.table.find(name, k, hash)
+	if !r.restores {
+		return s
+	}
+	if s == nil {
+		s = r.newSeries(name, k, hash, 0)
+	}
+	r.take(s, s.seq+1) // which is in the record
+	number, _ = strconv.Atoi(string(seq))
+	s.seq = int32(number)
+	s.cur, _ = strconv.ParseFloat(string(v), 64)
+	if k == timerKind {
+		s.timer.cur.weight = s.cur
+	}
+	return s
+}
+
+// restore gives values to the series before them.
+func (r *replay) restore(kind byte, text []byte) error {
+	if r.s.kind == setKind {
+		r.member(r.s.set, text)
+		return nil
+	}
+	x := &r.s.timer.cur
+	if kind == sketched {
+		var sketch []byte
+		r.toSketch(x)
+		if _, err := fmt.Sscanf(string(text), " %g %g %g %g %g %x", &x.n, &x.sum, &x.squares, &x.lower, &x.upper, &sketch); err != nil {
+			return err
 		}
-		s.timer.cur.weight = numbers[0]
+		return x.decode(sketch)
+	}
+	for number := range bytes.FieldsSeq(text) {
+		v, err := strconv.ParseFloat(string(number), 64)
+		if err != nil {
+			return err
+		}
+		r.sample(x, v, 0)
 	}
 	return nil
 }
