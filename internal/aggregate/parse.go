@@ -6,8 +6,9 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
-	"unicode"
 	"unsafe"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // The standard is statsd 0.9's handlePacket and is_valid_packet:
@@ -240,10 +241,7 @@ func kindOf(typ []byte) kind {
 	return noKind
 }
 
-func trim(b []byte) []byte { return bytes.TrimFunc(b, isScriptSpace) }
-
-// isScriptSpace says whether JavaScript takes c for white space.
-func isScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || c == '\ufeff' }
+func trim(b []byte) []byte { return bytes.TrimFunc(b, line.IsScriptSpace) }
 
 // number reads b as JavaScript's Number does; ok is false where the result is not a finite
 // number, or b is empty.

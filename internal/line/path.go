@@ -153,7 +153,7 @@ func (p Protocol) next(path []byte) (c byte, size int) {
 	case c == '/':
 		return '-', 1
 	}
-	rest := bytes.TrimLeftFunc(path, isScriptSpace)
+	rest := bytes.TrimLeftFunc(path, IsScriptSpace)
 	if blanks := len(path) - len(rest); blanks > 0 {
 		return '_', blanks
 	}
@@ -228,6 +228,9 @@ const (
 	maxPath  = 4000
 	maxNodes = 950
 )
+
+// IsStorable says whether carbon can have a file for path, as statsd writes it.
+func IsStorable(path []byte) bool { return StatsD.isStorable(path) }
 
 // isStorable says whether carbon can have a file for path, which is long, as p's server writes
 // it.

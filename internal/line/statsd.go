@@ -57,7 +57,7 @@ func (w *Rewriter) appendStatsD(dst, line []byte) ([]byte, Result) {
 // those of others are not indexed either (series). DogStatsD's are for servers that can do without
 // values.
 func isTaggable(name []byte) bool {
-	_, ok := readTags(appendKey(nil, name[indexOr(name, ";", len(name)):]))
+	_, ok := readTags(appendClean(nil, name[indexOr(name, ";", len(name)):]))
 	return ok
 }
 
@@ -74,24 +74,36 @@ func (w *Rewriter) isKept(line []byte) bool {
 	if w.points || len(name)+len(tags) > maxName {
 		return w.points
 	}
-	key := appendKey(nil, name)
-	if tags, _, _ = bytes.Cut(tags, []byte("|#")); len(tags) > 0 {
-		for tag := range bytes.SplitSeq(tags, []byte(",")) {
-			tag = bytes.Replace(tag, []byte(";"), []byte("_"), 1)
-			key = appendKey(append(key, ';'), bytes.Replace(tag, []byte(":"), []byte("="), 1))
-		}
-	}
+	tags, _, _ = bytes.Cut(tags, []byte("|#"))
+	key := AppendKey(nil, name, tags)
 	path := key[:indexOr(key, ";", len(key))]
 	tagged, ok := readTags(key[len(path):])
 	return tagged || !ok || StatsD.isStorable(path) // a file is named by a hash of tags, and of what cannot be read
 }
 
-// appendKey appends what statsd makes of a part of a name, with its tags.
-func appendKey(dst, part []byte) []byte {
+// AppendKey appends what statsd makes of a name, with its tags, and of DogStatsD's, without "#".
+func AppendKey(dst, name, tags []byte) []byte {
+	dst = appendClean(dst, name)
+	for len(tags) > 0 {
+		tag, rest, _ := bytes.Cut(tags, []byte(","))
+		begin := len(dst) + 1
+		dst = append(append(dst, ';'), tag...)
+		for i, old := range []byte(";:") { // the first of each
+			if at := bytes.IndexByte(dst[begin:], old); at >= 0 {
+				dst[begin+at] = "_="[i]
+			}
+		}
+		dst, tags = appendClean(dst[:begin], dst[begin:]), rest
+	}
+	return dst
+}
+
+// appendClean appends what statsd makes of a part of a name, with its tags.
+func appendClean(dst, part []byte) []byte {
 	for len(part) > 0 {
-		c, size := StatsD.next(part)
-		if part[0] == ';' {
-			c = ';'
+		c, size := part[0], 1
+		if classes[StatsD][c] == odd {
+			c, size = StatsD.next(part)
 		}
 		if c != 0 {
 			dst = append(dst, c)
@@ -251,9 +263,9 @@ func isDeadly(rate []byte) bool {
 	if len(rate) == 0 || isDigit(rate[0]) || rate[0] == '.' || rate[0] == '-' {
 		return false
 	}
-	number := unsigned(bytes.TrimLeftFunc(rate, isScriptSpace))
+	number := unsigned(bytes.TrimLeftFunc(rate, IsScriptSpace))
 	return len(number) == 0 || isDigit(number[0]) || number[0] == '.' || hasPrefix(number, "Infinity")
 }
 
-// isScriptSpace says whether c is white space to JavaScript.
-func isScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || c == '\ufeff' }
+// IsScriptSpace says whether c is white space to JavaScript.
+func IsScriptSpace(c rune) bool { return unicode.IsSpace(c) && c != '\u0085' || c == '\ufeff' }
