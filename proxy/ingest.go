@@ -167,8 +167,8 @@ func (in *ingest) plain(ln []byte) bool {
 
 // counted takes a line that is to be counted, with which buf ends, and came as ln.
 func (in *ingest) counted(buf, ln []byte) {
-	if why := in.reading.Line(buf[len(in.ready.buf):], in.counts.config.Load().Tags); why != aggregate.Counted {
-		in.drop(uncounted[why], ln)
+	if why := in.reading.Line(buf[len(in.ready.buf):], in.counts.config.Load().Tags); !why.Appended() {
+		in.drop(reason(why), ln)
 		return
 	}
 	in.ready.buf = buf
@@ -257,7 +257,7 @@ func (in *ingest) hold(ln []byte) {
 func (in *ingest) drop(why reason, ln []byte) {
 	in.tally.received++
 	in.tally.dropped[why]++
-	if why == unterminated || why == truncated || why == misframed || why == noPoint || line.Result(why).Refused() {
+	if why == unterminated || why == truncated || why == misframed || line.Result(why).Refused() {
 		in.bad.add(in.at, in.proto, why, in.peer(), ln)
 	}
 }

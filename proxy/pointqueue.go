@@ -252,9 +252,6 @@ func (q *pointQueue) accept(t *tally, in ...*batch) {
 	}
 }
 
-// uncounted are the reasons for which lines are not counted.
-var uncounted = [aggregate.NumReasons]reason{aggregate.NoPoint: noPoint, aggregate.BadValue: badValue, aggregate.BadPath: badPath}
-
 // configure makes cfg hold from a new slot on.
 func (q *pointQueue) configure(to Config) {
 	cfg := to.counting()

@@ -23,18 +23,12 @@ const (
 	shutdown
 	truncated // of a datagram
 	misframed
-	noPoint    // of StatsD that becomes points
-	seriesFull // likewise
+	seriesFull // of StatsD that becomes points
 	numReasons
 )
 
-// These are package line's: tooLong for lines too long to be held until their end, the
-// others for StatsD that becomes points.
-const (
-	tooLong  = reason(line.TooLong)
-	badPath  = reason(line.BadPath)
-	badValue = reason(line.BadValue)
-)
+// tooLong is also for lines too long to be held until their end.
+const tooLong = reason(line.TooLong)
 
 var reasonWords = [numReasons]string{
 	unterminated: "unterminated",
@@ -48,7 +42,6 @@ var reasonWords = [numReasons]string{
 	shutdown:     "shutdown",
 	truncated:    "truncated",
 	misframed:    "framing",
-	noPoint:      "no_point",
 	seriesFull:   "series_full",
 }
 

@@ -125,8 +125,8 @@ func (f *filter) line(number int, ln []byte) {
 
 // count counts a line in sums, and returns why it isn't.
 func (f *filter) count(ln []byte) string {
-	if why := f.reading.Line(ln, f.tags); why != aggregate.Counted {
-		return why.String()
+	if why := f.reading.Line(ln, f.tags); !why.Appended() {
+		return why.Reason()
 	}
 	if f.sums.Add(&f.reading) == 0 {
 		return "series_full"

@@ -53,7 +53,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		a.note()
 	}
 	j := &a.journal
-	if j.left = a.left; len(dirs) == 0 || a.isFlushing {
+	if j.left = a.left; len(dirs) == 0 || a.IsFlushing() {
 		return a, nil // where it was found, until all points have left
 	}
 	if err := os.MkdirAll(dirs[0], 0o700); err != nil {
@@ -87,7 +87,7 @@ func (a *Aggregator) Reconfigure(cfg Config, now time.Time) {
 // Add counts the lines of r in the open slot, keeps them, and empties r. It returns how many
 // it counted: there was no room for the others.
 func (a *Aggregator) Add(r *Reading) (counted int) {
-	if a.journal.isLong() && !a.isFlushing {
+	if a.journal.isLong() && !a.IsFlushing() {
 		a.beginBase()
 	}
 	a.writeBase(baseStep)
@@ -152,7 +152,7 @@ func (a *Aggregator) SetNamed(named bool, now time.Time) {
 // more is false: once all points are where they survive this process, call Flushed. Series
 // that have expired are forgotten.
 func (a *Aggregator) Take(n int) (more bool) {
-	a.recycle()
+	a.release()
 	for range min(n, a.left) {
 		a.left--
 		s := a.order[a.left]
@@ -175,9 +175,8 @@ func (a *Aggregator) isExpired(s *series) bool {
 // Flushed ends the flush: the slot's points have left, and none is made again. It returns how
 // many lines were counted in the slot.
 func (a *Aggregator) Flushed() (lines int) {
-	a.recycle()
-	lines = a.sealed.Lines
-	a.sealed, a.isFlushing = Slot{}, false
+	a.release()
+	lines, a.sealed = a.sealed.Lines, Slot{}
 	j := &a.journal
 	a.writeBase(j.left)
 	if j.dir != "" && (j.broken || j.base == 0) {
@@ -225,9 +224,6 @@ func (a *Aggregator) leaveIn(dir string) error {
 
 // Trouble returns what is wrong with the files: a kill would now lose what is counted.
 func (a *Aggregator) Trouble() error { return a.journal.err }
-
-// IsFlushing says whether the sealed slot still has points to take out.
-func (a *Aggregator) IsFlushing() bool { return a.isFlushing }
 
 // Sealed returns the slot that is being flushed, and its number of series.
 func (a *Aggregator) Sealed() (slot Slot, series int) { return a.sealed, a.series }

@@ -42,7 +42,7 @@ func put(a *Aggregator, lines ...string) (why string) {
 	r := readings.Get().(*Reading)
 	defer readings.Put(r)
 	for _, l := range lines {
-		why = r.Line([]byte("\x01."+l+"\n"), a.cfg.Tags).String()
+		why = r.Line([]byte("\x01."+l+"\n"), a.cfg.Tags).Reason()
 		if why == "" && a.Add(r) == 0 {
 			why = "series_full"
 		}
@@ -225,10 +225,10 @@ func TestPlain(t *testing.T) {
 			plain++
 			out, result := rw.Append(nil, ln, 0)
 			path, rest = cut(bytes.TrimSuffix(out, newline), ':')
-			if !result.Appended() || check(ownPath(path), rest, GraphiteTags) != Counted {
+			if !result.Appended() || check(bytes.TrimPrefix(path[1:], dot), rest, GraphiteTags) != line.Rewritten {
 				t.Fatalf("%q is refused: %v", ln, result)
 			}
-			r.put(ownPath(path), rest)
+			r.put(bytes.TrimPrefix(path[1:], dot), rest)
 			long.Add(&r)
 		}
 		short.Seal(at(10))

@@ -13,11 +13,10 @@ import (
 type flush struct {
 	percentiles []percentile
 
-	isFlushing bool
-	sealed     Slot
-	own        string // what stands for the host in its points, with the mark
-	series     int    // that the slot has
-	left       int    // how many of order are still to be taken
+	sealed Slot   // of no Seq where there is none
+	own    string // what stands for the host in its points, with the mark
+	series int    // that the slot has
+	left   int    // how many of order are still to be taken
 
 	taken  []taken // last
 	values []stat
@@ -31,8 +30,17 @@ func (f *flush) configure(cfg Config) {
 }
 
 func (f *flush) seal(slot Slot, series int) {
-	f.isFlushing, f.sealed, f.series, f.left = true, slot, series, series
+	f.sealed, f.series, f.left = slot, series, series
 	f.own = strings.ReplaceAll(cmp.Or(slot.To, "{name}"), "{name}", line.Mark)
+}
+
+// IsFlushing says whether the sealed slot still has points to take out.
+func (f *flush) IsFlushing() bool { return f.sealed.Seq != 0 }
+
+// release frees what was taken.
+func (f *flush) release() {
+	clear(f.taken)
+	f.taken = f.taken[:0]
 }
 
 // A taken series is what its points are made from.
@@ -41,18 +49,6 @@ type taken struct {
 	kind    kind
 	value   float64 // of a counter or gauge; how many members a set has
 	samples samples
-	timer   *timer // whose samples they are
-}
-
-// recycle clears what was taken.
-func (f *flush) recycle() {
-	for _, t := range f.taken {
-		if t.timer != nil && cap(t.samples.values) <= smallTimer {
-			t.timer.spare = t.samples.values[:0]
-		}
-	}
-	clear(f.taken)
-	f.taken = f.taken[:0]
 }
 
 // Points appends the points of what was taken last, as lines with the mark in place of the

@@ -37,14 +37,6 @@ func cut(b []byte, sep byte) (before, after []byte) {
 	return b, nil
 }
 
-// ownPath returns the path behind the mark.
-func ownPath(path []byte) []byte {
-	if len(path) > 1 && path[1] == '.' {
-		return path[2:]
-	}
-	return path[1:]
-}
-
 // tagsOf returns DogStatsD's tags of a line, without "#".
 func tagsOf(metrics []byte) (tags []byte) {
 	if i := bytes.Index(metrics, tagStart); i >= 0 {
@@ -102,22 +94,16 @@ func nextMetric(in []byte) (m metric, rest []byte) {
 	return m, rest
 }
 
-// A walk visits all values that follow a line's name: those of m, if next is true.
-type walk struct {
-	rest []byte
-	m    metric
-	more bool
-}
-
-func (w *walk) next() (text []byte, ok bool) {
-	if !w.more {
-		if len(w.rest) == 0 {
-			return nil, false
+// eachValue calls f for all values that follow a line's name, with the reason why one is not sound.
+func eachValue(in []byte, f func(k kind, text []byte, v, weight float64, why line.Result)) {
+	for len(in) > 0 {
+		var m metric
+		m, in = nextMetric(in)
+		for text := range bytes.SplitSeq(m.values, colon) {
+			v, why := m.read(text)
+			f(m.kind, text, v, m.weight, why)
 		}
-		w.m, w.rest = nextMetric(w.rest)
 	}
-	text, w.m.values, w.more = bytes.Cut(w.m.values, colon)
-	return text, true
 }
 
 // A plain metric is one as most are: "12|c", "0.5|ms|@0.1", "+1|g", "bob|s".
@@ -186,20 +172,19 @@ func plainTags(b []byte) (tags []byte, ok bool) {
 	return tags, len(rest) == 0 || bytes.HasPrefix(rest, container) && bytes.IndexByte(rest[1:], '|') < 0
 }
 
-// read reads one of its values; why is Counted if the value is sound. A set takes any text,
-// unless there are blanks around its type.
-func (m *metric) read(text []byte) (v float64, why Reason) {
+// read reads one of its values. A set takes any text, unless there are blanks around its type.
+func (m *metric) read(text []byte) (v float64, why line.Result) {
 	if m.kind == noKind {
-		return 0, NoPoint
+		return 0, line.NoPoint
 	}
 	ok := true
 	if m.kind != setKind || string(m.typ) != "s" {
 		v, ok = number(text)
 	}
 	if !ok || !m.sound || v < 0 && string(m.typ) == "ms" || m.kind == counterKind && !isFinite(v*m.weight) || !isFinite(m.weight) {
-		return 0, BadValue
+		return 0, line.BadValue
 	}
-	return v, Counted
+	return v, line.Rewritten
 }
 
 func isFinite(v float64) bool { return v-v == 0 }
@@ -228,15 +213,12 @@ func isDogStatsD(f []byte) bool {
 
 // kindOf reads a type. statsd allows blanks around it.
 func kindOf(typ []byte) kind {
-	switch string(trim(typ)) {
-	case "c", "m":
-		return counterKind
-	case "g":
-		return gaugeKind
-	case "ms", "h", "d":
+	typ = trim(typ)
+	if len(typ) == 1 {
+		return letters[typ[0]]
+	}
+	if string(typ) == "ms" {
 		return timerKind
-	case "s":
-		return setKind
 	}
 	return noKind
 }
@@ -257,12 +239,9 @@ func number(b []byte) (v float64, ok bool) {
 		return 0, true // to JavaScript
 	}
 	s := unsafe.String(&b[0], len(b)) // read before b changes
-	if len(b) > 2 && b[0] == '0' && b[1] > '9' {
-		return radix(s)
-	}
 	for _, c := range b {
 		if (c < '0' || c > '9') && c != '.' && c != '-' && c != '+' && c|0x20 != 'e' {
-			return 0, false
+			return radix(s)
 		}
 	}
 	v, err := strconv.ParseFloat(s, 64)
@@ -294,12 +273,8 @@ func decimal(b []byte) (v float64, n int) {
 
 // radix reads 0x1f, 0o17 and 0b11.
 func radix(s string) (v float64, ok bool) {
-	if s[1]|0x20 == 'e' { // 0e5
-		v, err := strconv.ParseFloat(s, 64)
-		return v, err == nil
-	}
 	whole, ok := new(big.Int).SetString(s, 0)
-	if !ok || strings.Contains(s, "_") {
+	if !ok || s[0] != '0' || strings.Contains(s, "_") {
 		return 0, false
 	}
 	v, _ = whole.Float64()

@@ -67,54 +67,36 @@ func (r *Reading) again(path, metrics []byte) {
 	}
 }
 
-// A Reason says why a line is refused.
-type Reason uint8
-
-// Counted, or why not. A line of several metrics counts if one of them does.
-const (
-	Counted  Reason = iota
-	NoPoint         // it makes no point: an event, a service check, a type that is none
-	BadValue        // no finite number, or a field behind it that statsd refuses
-	BadPath         // no file can have the name
-	NumReasons
-)
-
-// String returns the reason as people see it; "" if the line is counted.
-func (r Reason) String() string {
-	return [NumReasons]string{NoPoint: "no_point", BadValue: "bad_value", BadPath: "bad_path"}[r]
-}
-
-// Line takes a line, with or without its newline, or returns the reason to refuse it.
-func (r *Reading) Line(ln []byte, tags Tags) Reason {
+// Line takes a line, with or without its newline, and returns line.Rewritten, or the reason to refuse it.
+func (r *Reading) Line(ln []byte, tags Tags) line.Result {
 	path, metrics := cut(bytes.TrimSuffix(ln, newline), ':')
 	if len(path) == 0 || path[0] != mark {
-		return NoPoint
+		return line.NoPoint
 	}
-	path = ownPath(path)
+	path = bytes.TrimPrefix(path[1:], dot)
 	if r.Plain(path, metrics) {
-		return Counted
+		return line.Rewritten
 	}
 	why := check(path, metrics, tags)
-	if why == Counted {
+	if why.Appended() {
 		r.put(path, metrics)
 	}
 	return why
 }
 
-// check returns the reason to refuse a line; Counted if there is none.
-func check(path, metrics []byte, tags Tags) Reason {
+// check returns what becomes of a line of several metrics: it counts if one of them does.
+func check(path, metrics []byte, tags Tags) line.Result {
 	if len(path)+len(metrics) > maxNode {
 		c := canonicalizer{dropTags: tags == DropTags}
 		if !isStorable(c.of(path, tagsOf(metrics))) {
-			return BadPath
+			return line.BadPath
 		}
 	}
-	result := NoPoint
-	w := walk{rest: metrics}
-	for text, ok := w.next(); ok; text, ok = w.next() {
-		if _, why := w.m.read(text); why == Counted || result == NoPoint {
+	result := line.NoPoint
+	eachValue(metrics, func(_ kind, _ []byte, _, _ float64, why line.Result) {
+		if why.Appended() || result == line.NoPoint {
 			result = why
 		}
-	}
+	})
 	return result
 }

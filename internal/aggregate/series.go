@@ -1,6 +1,10 @@
 package aggregate
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/prefixproxy/prefixproxy/internal/line"
+)
 
 // A series is what is kept of one name and kind. cur is what arrived in the slot seq, the last
 // one in which anything arrived. If that is the open slot, old is what arrived in the slot
@@ -36,7 +40,7 @@ func (s *series) shift() {
 	case gaugeKind:
 		s.old = s.cur
 	case timerKind:
-		s.timer.shift()
+		s.timer.old, s.timer.cur = s.timer.cur, samples{}
 	case setKind:
 		s.set.old, s.set.cur = s.set.cur, nil
 	}
@@ -117,12 +121,11 @@ func (x *sums) addLine(p *pending, seq int32) (counted bool) {
 	if tags := tagsOf(p.metrics); len(tags) > 0 {
 		path = x.names.of(path, tags)
 	}
-	w := walk{rest: p.metrics}
-	for text, ok := w.next(); ok; text, ok = w.next() {
-		if v, why := w.m.read(text); why == Counted {
-			counted = x.addValue(x.seriesOf(path, hashOf(path), w.m.kind, seq), text, v, w.m.weight, seq) || counted
+	eachValue(p.metrics, func(k kind, text []byte, v, weight float64, why line.Result) {
+		if why.Appended() && x.addValue(x.seriesOf(path, hashOf(path), k, seq), text, v, weight, seq) {
+			counted = true
 		}
-	}
+	})
 	return counted
 }
 
@@ -275,7 +278,7 @@ func (x *sums) take(s *series, seq int32) taken {
 	case counterKind:
 		s.old = 0
 	case timerKind:
-		t.samples, t.timer = s.timer.old, s.timer
+		t.samples = s.timer.old
 		s.timer.old = samples{}
 		x.samples.give(t.samples.reserved)
 		x.sketches.give(t.samples.sketched)

@@ -89,14 +89,10 @@ func (s *slots) close(to int64) {
 	}
 }
 
-// IsOver says whether the open slot has ended at now. Without a name it waits a little
-// longer, in case one comes: see Hold.
+// IsOver says whether the open slot has ended at now, or the clock is set back before it. Without a
+// name it waits a little longer, in case one comes: see Hold.
 func (s *slots) IsOver(now time.Time) bool {
-	next := s.next(now.Unix())
-	if next > s.open.Start && !s.named {
-		return now.Unix() >= s.open.end()+s.open.Interval/3
-	}
-	return next != s.open.Start
+	return s.next(now.Unix()) < s.open.Start || !now.Before(s.Ends())
 }
 
 // Ends returns when IsOver becomes true, unless the clock is set.

@@ -91,7 +91,7 @@ func (a *Aggregator) writeBase(n int) {
 			j.series(a.order[j.left])
 		}
 	}
-	if j.left == 0 && !a.isFlushing {
+	if j.left == 0 && !a.IsFlushing() {
 		j.commit()
 	}
 }
@@ -328,7 +328,7 @@ func (r *replay) heed(text []byte) {
 	case r.open.Seq == 0, r.open.Seq == h.Slot.Seq:
 		h.Slot.Lines = r.open.Lines
 	default:
-		if r.isFlushing {
+		if r.IsFlushing() {
 			r.Take(len(r.order)) // it had left, but a base could not be written
 		}
 		r.seal(r.open, len(r.order))

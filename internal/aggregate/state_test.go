@@ -87,7 +87,7 @@ func run(t *testing.T, seed uint64) {
 	sent := map[string]int{}
 	gauge, tenure := 0, 0
 	flush := func(all bool) {
-		for a.isFlushing && (all || random.IntN(3) > 0) {
+		for a.IsFlushing() && (all || random.IntN(3) > 0) {
 			more := a.Take(1 + random.IntN(3))
 			g.take(a.Points(nil))
 			if !more && (all || random.IntN(3) > 0) {
@@ -96,7 +96,7 @@ func run(t *testing.T, seed uint64) {
 		}
 	}
 	flushTwin := func() {
-		for twin.isFlushing {
+		for twin.IsFlushing() {
 			more := twin.Take(10)
 			if twins.take(twin.Points(nil)); !more {
 				twin.Flushed()
@@ -148,7 +148,7 @@ func run(t *testing.T, seed uint64) {
 			a.SetNamed(false, now)
 			twin.SetNamed(false, now)
 		case 7, 8:
-			if !a.isFlushing {
+			if !a.IsFlushing() {
 				a.beginBase()
 			}
 		case 9: // reloaded

@@ -12,10 +12,7 @@ import (
 
 // A timer is the samples of a slot, all of them while they fit. When they don't, a sketch
 // takes their place: its values are accurate to 1 %.
-type timer struct {
-	cur, old samples
-	spare    []float64 // for the next
-}
+type timer struct{ cur, old samples }
 
 type samples struct {
 	values []float64
@@ -40,10 +37,6 @@ const (
 	accuracy = 0.01
 	maxBins  = 2048
 )
-
-func (t *timer) shift() {
-	t.old, t.cur, t.spare = t.cur, samples{values: t.spare}, nil
-}
 
 // sample counts a sample if there is room.
 func (x *sums) sample(s *samples, v, weight float64) bool {

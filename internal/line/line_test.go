@@ -747,7 +747,7 @@ func TestReasons(t *testing.T) {
 			got = append(got, reason)
 		}
 	}
-	want := strings.Fields("too_long control empty_path bad_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp foreign_name unmatched")
+	want := strings.Fields("too_long control empty_path bad_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp foreign_name no_point unmatched")
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

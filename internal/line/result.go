@@ -22,9 +22,10 @@ const (
 	BadRate      // StatsD: a sample rate that is no plain positive decimal
 	BadUTF8      // Carbon: invalid UTF-8
 	BadFields    // Carbon: not exactly three fields
-	BadValue     // Carbon: a value that is no decimal number
+	BadValue     // Carbon: a value that is no decimal number; StatsD that becomes points: one that is not finite, or a field that statsd refuses
 	BadTimestamp // Carbon: a timestamp that is no number of seconds from 0 to 2^32-1
 	ForeignName  // it stands under the name of another host
+	NoPoint      // StatsD that becomes points: it makes none, as an event, a service check, a type that is none
 
 	// Dropped by the rules.
 	UnmatchedPath // `from` does not match, and unmatched is drop
@@ -49,6 +50,7 @@ var words = [NumResults]string{
 	BadValue:      "bad_value",
 	BadTimestamp:  "bad_timestamp",
 	ForeignName:   "foreign_name",
+	NoPoint:       "no_point",
 	UnmatchedPath: "unmatched",
 }
 
@@ -57,7 +59,7 @@ func (r Result) Appended() bool { return r <= Held }
 
 // Refused says whether the line is bad, for whoever keeps the bad ones to be
 // looked at. A line that the rules drop is not.
-func (r Result) Refused() bool { return TooLong <= r && r <= ForeignName }
+func (r Result) Refused() bool { return TooLong <= r && r <= NoPoint }
 
 // Reason returns why the line was discarded, as the label of a counter; "" if
 // it was appended, is empty, or is Earlier.
