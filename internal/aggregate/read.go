@@ -42,9 +42,6 @@ func (r *Reading) Plain(path, metrics []byte) bool {
 	if !ok || len(path)+len(tags) > maxNode {
 		return false
 	}
-	if (p.kind == setKind || int(p.length) < len(metrics)) && line.HasControl(metrics) {
-		return false
-	}
 	p.path, p.metrics, p.tags, p.hash = path, metrics, int32(len(tags)), hashOf(path)
 	if len(tags) > 0 {
 		p.hash = 31*p.hash ^ hashOf(tags) + uint64(p.kind)

@@ -57,9 +57,11 @@ func (w *Rewriter) appendCarbon(dst, line []byte, now int64) ([]byte, Result) {
 	return checkName(dst, out, result)
 }
 
-// isUsual says whether there is nothing in name to look at closely: it is short, of plain
-// bytes, and has no tags and no '~' in front.
-func isUsual(name []byte) bool { return hasUsualEnds(name) && isPlain(name) }
+// isUsual says whether there is nothing in name, which has no blanks, to look at closely: it is
+// short, of plain bytes, and has no tags and no '~' in front.
+func isUsual(name []byte) bool {
+	return hasUsualEnds(name) && scan(name) == 0 && bytes.IndexByte(name, ';') < 0
+}
 
 // hasUsualEnds is isUsual but for the bytes between.
 func hasUsualEnds(name []byte) bool {

@@ -185,45 +185,9 @@ func (w *Rewriter) edit(name []byte) (e *edit, cut int) {
 		break
 	}
 	if w.first[name[0]]>>(node%64)&1 != 0 {
-		return w.compare(name, node)
+		return w.study(name)
 	}
 	return w.other, 0 // nearly all that from does not match
-}
-
-// compare is edit for a name whose first node, of n bytes, may be one that matters. It
-// compares a plain path as it is.
-func (w *Rewriter) compare(name []byte, n int) (e *edit, cut int) {
-	if n == len(name) || name[n] != '.' || string(name[:n]) == tagStore {
-		return w.study(name)
-	}
-	key := 0 // the end of as many nodes as the keys of names have
-	for nodes := 1; ; nodes++ {
-		if nodes == w.nodes {
-			key = n
-		}
-		if nodes == max(w.nodes, w.fromNodes) || n == len(name) || name[n] == ';' {
-			break
-		}
-		begin := n + 1
-		for n = begin; n < len(name) && classes[w.protocol][name[n]] == letter; n++ {
-		}
-		if n == begin || n < len(name) && classes[w.protocol][name[n]] == odd {
-			return w.study(name)
-		}
-	}
-	if n+1 < len(name) && isSeparator(w.protocol, name[n+1]) {
-		return w.study(name)
-	}
-	if e, ok := w.names[string(name[:key])]; ok {
-		if e.head != "" {
-			return e, key
-		}
-		return e, 0
-	}
-	if f := len(w.fromKey); hasPrefix(name, w.fromKey) && len(name) > f && name[f] == '.' {
-		return w.match, f
-	}
-	return w.other, 0
 }
 
 // study is edit for a name that may be another spelling of one that matters.

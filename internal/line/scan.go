@@ -35,52 +35,10 @@ func scan(line []byte) (found content) {
 	return 0
 }
 
-// isPlain says whether name is nothing but printable ASCII, without blanks and semicolons.
-func isPlain(name []byte) bool {
-	if len(name) < 8 {
-		for _, c := range name {
-			if c <= ' ' || c >= 0x7f || c == ';' {
-				return false
-			}
-		}
-		return true
-	}
-	last := len(name) - 8 // the last word may overlap the one before
-	bad := unplain(binary.LittleEndian.Uint64(name[last:]))
-	for i := 0; i < last; i += 8 {
-		bad |= unplain(binary.LittleEndian.Uint64(name[i:]))
-	}
-	return bad&tops == 0
-}
-
 // unplain marks, with its top bit, a byte of word that is not plain, where any is: the
 // first difference sets it for a blank and what is below, the sum for 0x7f.
 func unplain(word uint64) uint64 {
 	return (word - 0x21*ones) | (word + ones) | word | semicolons(word)
-}
-
-// isSimple says whether all bytes of path are from '-' to 'z': letters, digits, and a few
-// others, none of which ends a path or is refused.
-func isSimple(path []byte) bool {
-	if len(path) < 8 {
-		for _, c := range path {
-			if c-'-' > 'z'-'-' {
-				return false
-			}
-		}
-		return true
-	}
-	last := len(path) - 8 // the last word may overlap the one before
-	bad := unsimple(binary.LittleEndian.Uint64(path[last:]))
-	for i := 0; i < last; i += 8 {
-		bad |= unsimple(binary.LittleEndian.Uint64(path[i:]))
-	}
-	return bad&tops == 0
-}
-
-// unsimple marks, with its top bit, a byte of word that is not from '-' to 'z', where any is.
-func unsimple(word uint64) uint64 {
-	return (word - '-'*ones) | (word + (0x7f-'z')*ones) | word
 }
 
 // content tells what scan has found.

@@ -115,21 +115,14 @@ func appendClean(dst, part []byte) []byte {
 
 // CutOwn cuts a line that is to become points (Rules.Points) into what stands between from and
 // the first colon, and what follows that. ok is false unless Append would do no more than put
-// Mark in the place of from, if all that follows is sound.
+// Mark in the place of from, if there is a value and a type, and no rate that is bad.
 func (w *Rewriter) CutOwn(line []byte) (path, metrics []byte, ok bool) {
-	if !w.points || w.early || !hasPrefix(line, w.from) || len(line) > MaxLen/2 {
+	if !w.points || w.early || !hasPrefix(line, w.from) || len(line) > MaxLen/2 || scan(line)&control != 0 {
 		return nil, nil, false
 	}
-	rest := line[len(w.from):]
-	colon := bytes.IndexByte(rest, ':')
-	if colon < 0 || !isSimple(rest[:colon]) {
-		return nil, nil, false
-	}
-	return rest[:colon], rest[colon+1:], true
+	path, metrics, ok = bytes.Cut(line[len(w.from):], []byte(":"))
+	return path, metrics, ok && bytes.IndexByte(path, '|') < 0
 }
-
-// HasControl says whether there is a byte in text for which lines are refused, wherever it stands.
-func HasControl(text []byte) bool { return scan(text)&control != 0 }
 
 // appendEvent is appendStatsD for an event or a service check. It has no path, but
 // may have one for statsd, which takes it for a metric.
