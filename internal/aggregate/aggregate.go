@@ -1,6 +1,7 @@
 package aggregate
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -201,11 +202,10 @@ func (a *Aggregator) Close(disk string) error {
 	if a.open.Lines > 0 {
 		a.open.Tenure = ""
 	}
-	if disk == "" || disk == was {
-		return a.leaveIn(was)
-	}
-	err := a.leaveIn(disk)
+	err := a.leaveIn(cmp.Or(disk, was))
 	switch {
+	case disk == "" || disk == was:
+		return err
 	case err == nil:
 		return os.RemoveAll(was)
 	case a.leaveIn(was) == nil:

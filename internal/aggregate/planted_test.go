@@ -46,8 +46,8 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"what comes before a series of a base counts twice": {
 			File: "internal/aggregate/state.go",
-			Old:  "	s.cur, _ = strconv.ParseFloat(string(v), 64)\n",
-			New:  "	was := s.cur\n	s.cur, _ = strconv.ParseFloat(string(v), 64)\n	s.cur += was\n",
+			Old:  "		s.cur = v\n	}\n	return s\n",
+			New:  "		s.cur += v\n	}\n	return s\n",
 		},
 		"a tenure begins in the slot of the last holder": {
 			File: "internal/aggregate/aggregate.go",

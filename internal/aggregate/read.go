@@ -18,7 +18,7 @@ type pending struct {
 	path, metrics []byte // path: behind the mark and its dot
 	plain                // that metrics begin with, and which is all but for tags; else of noKind
 	tags          int32  // how long those behind it are, with "|#"
-	hash          uint64 // of what is looked up
+	hash          uint64 // of path
 	s             *series
 }
 
@@ -43,9 +43,6 @@ func (r *Reading) Plain(path, metrics []byte) bool {
 		return false
 	}
 	p.path, p.metrics, p.tags, p.hash = path, metrics, int32(len(tags)), hashOf(path)
-	if len(tags) > 0 {
-		p.hash = 31*p.hash ^ hashOf(tags) + uint64(p.kind)
-	}
 	r.n++
 	return true
 }

@@ -62,14 +62,14 @@ type sums struct {
 	order []*series // the same
 	names canonicalizer
 
-	spellings map[uint64]spelling // by hash
+	spellings map[spelling]*series // to sort tags costs more than to count
 
 	memory, samples, sketches, spelling room
 	sketched                            uint64
 	fetched                             uint64
 }
 
-func newSums() sums { return sums{table: newTable(), spellings: map[uint64]spelling{}} }
+func newSums() sums { return sums{table: newTable(), spellings: map[spelling]*series{}} }
 
 func (x *sums) configure(cfg Config) {
 	x.limit(int64(cfg.Memory))
@@ -167,52 +167,37 @@ func (x *sums) seriesOf(path []byte, hash uint64, k kind, seq int32) *series {
 	return x.newSeries(name, k, hash, seq)
 }
 
+// A spelling is how lines write a name with tags: "a|#c:2,b:1" for a;b=1;c=2.
+type spelling struct {
+	path, tags string
+	kind       kind
+}
+
 // spelled returns the series of a line with a plain metric, nil where there is no room for it.
-// To sort tags costs more than to count: spellings with tags are remembered.
+// Spellings with tags are remembered; where there is no room for one, all others are forgotten.
 func (x *sums) spelled(p *pending, seq int32) *series {
-	switch {
-	case p.tags == 0:
+	if p.tags == 0 || x.names.dropTags {
 		return x.seriesOf(p.path, p.hash, p.kind, seq)
-	case x.names.dropTags:
-		return x.seriesOf(p.path, hashOf(p.path), p.kind, seq)
 	}
-	if known := x.spellings[p.hash]; known.is(p) {
-		return known.s
+	if s := x.spellings[spelling{string(p.path), string(p.dog()), p.kind}]; s != nil {
+		return s
 	}
 	name := x.names.of(p.path, p.dog()[len(tagStart):])
 	s := x.seriesOf(name, hashOf(name), p.kind, seq)
-	if s != nil {
-		x.remember(p, s)
+	if s == nil {
+		return nil
 	}
-	return s
-}
-
-// A spelling is how lines write a name with tags: "a|#c:2,b:1" for a;b=1;c=2.
-type spelling struct {
-	text string
-	s    *series
-}
-
-func (k spelling) is(p *pending) bool {
-	path, tags := len(p.path), p.dog()
-	return k.s != nil && k.s.kind == p.kind && len(k.text) == path+len(tags) && k.text[:path] == string(p.path) && k.text[path:] == string(tags)
-}
-
-// remember remembers a spelling. Where there is no room, all others are forgotten.
-func (x *sums) remember(p *pending, s *series) {
-	text := string(p.path) + string(p.dog())
-	cost := int64(spellingCost + len(text))
+	cost := int64(spellingCost + len(p.path) + int(p.tags))
 	if !x.spelling.take(cost) {
 		x.forgetSpellings()
 		x.spelling.take(cost)
 	}
-	x.spellings[p.hash] = spelling{text, s}
+	x.spellings[spelling{string(p.path), string(p.dog()), p.kind}] = s
+	return s
 }
 
 func (x *sums) forgetSpellings() {
-	if len(x.spellings) > 0 {
-		clear(x.spellings)
-	}
+	clear(x.spellings)
 	x.spelling.used = 0
 }
 

@@ -3,7 +3,6 @@ package aggregate
 import (
 	"bufio"
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +31,7 @@ import (
 //	numbered  number:metric    a line with a plain metric, of a series that has a number
 //	based     kind seq v name  a series, as it is here; v: a counter's sum, a gauge's value, the weight of samples
 //	values    v v …            and some of its samples; or a member of a set
-//	sketched  v v v v v hex    what is exact of its samples, and their sketch
+//	sketched  v v v v v v n …  what is exact of its samples, and the bins of their sketch
 //	baseEnd   sum              CRC-32 of all before it, but for the head
 //
 // A series has a number, in a log, from the first whole or based record on that names it and no
@@ -139,46 +138,49 @@ const (
 
 // series appends a series to the base, with what came in the open slot.
 func (j *journal) series(s *series) {
-	v, rest := s.cur, []float64(nil)
+	var x samples
 	if s.kind == timerKind {
-		v, rest = s.timer.cur.weight, s.timer.cur.values
+		x = s.timer.cur
 	}
 	j.begin(based)
 	j.pending = strconv.AppendInt(append(j.pending, '0'+byte(s.kind), ' '), int64(s.seq), 10)
-	j.numbers(v)
+	j.numbers(s.cur + x.weight) // of which one is 0
 	j.pending = append(append(j.pending, ' '), s.name...)
-	j.end()
+	j.spill()
 	j.number(s)
-	for part := range slices.Chunk(rest, maxValues) {
+	if x.sketch != nil {
+		j.begin(sketched)
+		j.numbers(x.n, x.sum, x.squares, x.lower, x.upper)
+		x.sketch.ForEach(func(v, n float64) bool {
+			j.numbers(v, n)
+			return false
+		})
+		j.spill()
+	}
+	for part := range slices.Chunk(x.values, maxValues) {
 		j.begin(values)
 		j.numbers(part...)
-		j.end()
-		j.flush()
+		j.spill()
 	}
 	if s.kind == setKind {
 		for m := range s.set.cur {
 			j.begin(values)
 			j.pending = append(j.pending, m...)
-			j.end()
+			j.spill()
 		}
-	}
-	if s.kind == timerKind && s.timer.cur.sketch != nil {
-		x := &s.timer.cur
-		var sketch []byte
-		x.sketch.Encode(&sketch, false)
-		j.begin(sketched)
-		j.numbers(x.n, x.sum, x.squares, x.lower, x.upper)
-		j.pending = hex.AppendEncode(append(j.pending, ' '), sketch)
-		j.end()
-	}
-	if len(j.pending) > maxRecord {
-		j.flush()
 	}
 }
 
 func (l *log) numbers(all ...float64) {
 	for _, v := range all {
 		l.pending = strconv.AppendFloat(append(l.pending, ' '), v, 'g', -1, 64)
+	}
+}
+
+// spill ends a record of a base.
+func (j *journal) spill() {
+	if j.end(); len(j.pending) > maxRecord {
+		j.flush()
 	}
 }
 
@@ -339,8 +341,8 @@ func (r *replay) heed(text []byte) {
 // series finds the series of a record, which it is to be from here on if that holds.
 func (r *replay) series(text []byte) *series {
 	digit, text := cut(text, ' ')
-	seq, text := cut(text, ' ')
-	v, name := cut(text, ' ')
+	seqText, text := cut(text, ' ')
+	value, name := cut(text, ' ')
 	number, _ := strconv.Atoi(string(digit))
 	k, hash := kind(number), hashOf(name)
 	s := r.table.find(name, k, hash)
@@ -351,11 +353,13 @@ func (r *replay) series(text []byte) *series {
 		s = r.newSeries(name, k, hash, 0)
 	}
 	r.take(s, s.seq+1) // which is in the record
-	number, _ = strconv.Atoi(string(seq))
-	s.seq = int32(number)
-	s.cur, _ = strconv.ParseFloat(string(v), 64)
+	seq, _ := strconv.Atoi(string(seqText))
+	v, _ := strconv.ParseFloat(string(value), 64)
+	s.seq = int32(seq)
 	if k == timerKind {
-		s.timer.cur.weight = s.cur
+		s.timer.cur.weight = v
+	} else {
+		s.cur = v
 	}
 	return s
 }
@@ -366,21 +370,27 @@ func (r *replay) restore(kind byte, text []byte) error {
 		r.member(r.s.set, text)
 		return nil
 	}
-	x := &r.s.timer.cur
-	if kind == sketched {
-		var sketch []byte
-		r.toSketch(x)
-		if _, err := fmt.Sscanf(string(text), " %g %g %g %g %g %x", &x.n, &x.sum, &x.squares, &x.lower, &x.upper, &sketch); err != nil {
-			return err
-		}
-		return x.decode(sketch)
-	}
-	for number := range bytes.FieldsSeq(text) {
-		v, err := strconv.ParseFloat(string(number), 64)
+	var numbers []float64
+	for text := range bytes.FieldsSeq(text) {
+		v, err := strconv.ParseFloat(string(text), 64)
 		if err != nil {
 			return err
 		}
-		r.sample(x, v, 0)
+		numbers = append(numbers, v)
+	}
+	x := &r.s.timer.cur
+	if kind == values {
+		for _, v := range numbers {
+			r.sample(x, v, 0)
+		}
+		return nil
+	}
+	r.toSketch(x)
+	x.n, x.sum, x.squares, x.lower, x.upper = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+	for bin := range slices.Chunk(numbers[5:], 2) {
+		if err := x.sketch.AddWithCount(bin[0], bin[1]); err != nil {
+			return err
+		}
 	}
 	return nil
 }

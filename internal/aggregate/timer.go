@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/DataDog/sketches-go/ddsketch"
-	"github.com/DataDog/sketches-go/ddsketch/store"
 )
 
 // A timer is the samples of a slot, all of them while they fit. When they don't, a sketch
@@ -208,10 +207,4 @@ func newPercentile(p float64) percentile {
 		bound = ".lower_"
 	}
 	return percentile{p, ".count_" + name, ".mean_" + name, bound + name, ".sum_" + name, ".sum_squares_" + name}
-}
-
-// decode reads a sketch that its Encode wrote.
-func (s *samples) decode(b []byte) (err error) {
-	s.sketch, err = ddsketch.DecodeDDSketch(b, func() store.Store { return store.NewCollapsingLowestDenseStore(maxBins) }, nil)
-	return err
 }
