@@ -347,7 +347,7 @@ var fuzzRules = []Rules{
 	rules("servers", "servers.{name}", ForwardUnmatched),
 	rules("servers", "servers.{name}", DropUnmatched),
 	rules("a.very.long.prefix", "{name}", ForwardUnmatched),
-	{From: "h", To: "{name}", Names: []string{"Denali", "denali", "K2", "k2", "K", "K-2", "K_2", "K21"}}, // which look alike
+	{From: "h", To: "{name}", Unmatched: ForwardUnmatched, Names: []string{"Denali", "denali", "K2", "k2", "K", "K-2", "K_2", "K21"}}, // which look alike
 }
 
 // oddPaths are spellings of paths that matter, for seeds.

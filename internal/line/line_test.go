@@ -708,6 +708,7 @@ func TestProblems(t *testing.T) {
 		{From: "host", To: "~_{name}", Names: []string{"Denali", "tagged"}},
 		{From: "host", To: "_tagged/{name}", Names: []string{"Denali"}},
 	} {
+		r.Unmatched = ForwardUnmatched
 		if got := r.Problems(); len(got) != 1 || got[0].Path != "rewrite.to" || !strings.Contains(got[0].Text, "_tagged") {
 			t.Errorf("to %q with %q: got %v, want one problem: it lies where Carbon keeps series with tags", r.To, r.Names, got)
 		}
@@ -716,23 +717,6 @@ func TestProblems(t *testing.T) {
 	got := rules("host", "{name}.{name}", ForwardUnmatched).Problems()
 	if len(got) == 0 || got[len(got)-1].Path != "rewrite.to" || !strings.Contains(got.Error(), "2 times") {
 		t.Errorf("{name} twice: got %v", got)
-	}
-}
-
-func TestUnmatchedText(t *testing.T) {
-	for u, word := range map[Unmatched]string{ForwardUnmatched: "forward", PrefixUnmatched: "prefix", DropUnmatched: "drop"} {
-		text, err := u.MarshalText()
-		if string(text) != word || err != nil {
-			t.Errorf("%d is written %q, %v; want %q", u, text, err, word)
-		}
-		var back Unmatched
-		if err := back.UnmarshalText([]byte(word)); back != u || err != nil {
-			t.Errorf("%q is read as %v, %v", word, back, err)
-		}
-	}
-	var u Unmatched
-	if err := u.UnmarshalText([]byte("Drop")); err == nil || !strings.Contains(err.Error(), `"Drop"`) {
-		t.Errorf(`"Drop" is read as %v, %v; want an error that quotes it`, u, err)
 	}
 }
 

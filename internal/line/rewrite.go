@@ -89,12 +89,12 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 	w.bad = stay(BadPath)
 	w.match = replace(r.From, own)
 	switch r.Unmatched {
-	case ForwardUnmatched:
-		w.other = newEdit("", "", MaxLen, Free)
 	case PrefixUnmatched:
 		w.other = replace("", own+".")
 	case DropUnmatched:
 		w.other = stay(UnmatchedPath)
+	default:
+		w.other = newEdit("", "", MaxLen, Free)
 	}
 
 	w.fromKey, w.fromNodes = p.normal(r.From)
@@ -113,7 +113,7 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 			w.names[key] = stay(ForeignName)
 		case w.points && !within:
 			w.names[key] = newEdit(key, Mark, MaxLen, Rewritten)
-		case r.Unmatched == ForwardUnmatched && !within:
+		case w.other.result == Free && !within:
 			w.names[key] = newEdit("", "", MaxLen, Named)
 		}
 	}

@@ -26,38 +26,14 @@ func (p Protocol) String() string {
 }
 
 // Unmatched says what becomes of a line whose path `from` does not match.
-type Unmatched uint8
+type Unmatched string
 
 // The ways with unmatched lines.
 const (
-	ForwardUnmatched Unmatched = iota // they pass as they are, and wait for no name
-	PrefixUnmatched                   // they are put under our name as they are
-	DropUnmatched                     // they are dropped and counted
+	ForwardUnmatched Unmatched = "forward" // they pass as they are, and wait for no name
+	PrefixUnmatched  Unmatched = "prefix"  // they are put under our name as they are
+	DropUnmatched    Unmatched = "drop"    // they are dropped and counted
 )
-
-var unmatchedWords = [...]string{"forward", "prefix", "drop"}
-
-// String returns the word of the configuration.
-func (u Unmatched) String() string {
-	if int(u) >= len(unmatchedWords) {
-		return fmt.Sprintf("Unmatched(%d)", uint8(u))
-	}
-	return unmatchedWords[u]
-}
-
-// MarshalText is String, as a text.
-func (u Unmatched) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
-
-// UnmarshalText reads "forward", "prefix" or "drop".
-func (u *Unmatched) UnmarshalText(text []byte) error {
-	for i, word := range unmatchedWords {
-		if string(text) == word {
-			*u = Unmatched(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("%q says nothing about unmatched lines (use forward, prefix or drop)", text)
-}
 
 // Rules say which paths are rewritten, and into what.
 type Rules struct {
@@ -105,6 +81,9 @@ func under(path, prefix string) bool {
 // Problems returns what is wrong with the rules, all of it.
 func (r Rules) Problems() conf.Problems {
 	var ps conf.Problems
+	if !slices.Contains([]Unmatched{ForwardUnmatched, PrefixUnmatched, DropUnmatched}, r.Unmatched) {
+		ps.Addf("rewrite.unmatched", "forward, prefix or drop", "%q says nothing about unmatched lines", r.Unmatched)
+	}
 	checkNodes(&ps, "rewrite.from", r.From, r.From, "host")
 	// {name} is looked at as the node that it becomes.
 	if n := strings.Count(r.To, namePlaceholder); n == 1 || r.To == "" {
