@@ -3,6 +3,7 @@ package line
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"strconv"
 	"unicode/utf8"
@@ -93,16 +94,10 @@ const lastSecond = math.MaxUint32
 // lastDigits are the first eight digits of lastSecond.
 const lastDigits = '4'<<56 | '2'<<48 | '9'<<40 | '4'<<32 | '9'<<24 | '6'<<16 | '7'<<8 | '2'
 
-// digitsOfFloor returns what a line's first8 must be above for the line to be
-// surely not before floor: the one comparison that it costs.
+// digitsOfFloor returns what a line's first8 must be above for the line to be surely not before
+// floor: the one comparison that it costs.
 func digitsOfFloor(floor int64) uint64 {
-	switch {
-	case floor <= 0:
-		return 0 // any ten digits are more
-	case floor < 1e9 || floor >= 1e10:
-		return math.MaxUint64 // isEarlier is asked
-	}
-	return binary.BigEndian.Uint64(strconv.AppendInt(nil, floor, 10))
+	return binary.BigEndian.Uint64(fmt.Appendf(nil, "%010d", min(max(floor, 0), 1e10-1)))
 }
 
 // isEarlier says whether a line with this sound timestamp is before the floor
