@@ -230,6 +230,7 @@ func (a *Aggregator) replay(file *os.File, hasBase bool) (err error) {
 	j.follow(file, headLen)
 	if hasBase {
 		a.limit(math.MaxInt64) // what is there stays
+		defer a.limit(int64(a.cfg.Memory))
 	}
 	r := replay{Aggregator: a, restores: hasBase}
 	for {
@@ -248,7 +249,7 @@ func (a *Aggregator) replay(file *os.File, hasBase bool) (err error) {
 		j.size += int64(len(record))
 		j.sum = crc32.Update(j.sum, crc32.IEEETable, record)
 	}
-	if r.restores {
+	if r.restores && j.size > headLen { // else Flushed has cut it
 		return errDamaged
 	}
 	j.fail(file.Truncate(j.size))

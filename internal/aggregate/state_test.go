@@ -488,8 +488,12 @@ func TestNoBase(t *testing.T) {
 	put(a, "a:1|c")
 	points(a)
 	put(a, "a:1|c", "b:1|c")
+	cut := logFile{dir, linesKind, 2}
+	if err := os.Rename(cut.path(), logFile{dir, baseKind, 2}.path()); err != nil { // no other had begun
+		t.Fatal(err)
+	}
 	a, err := Open(tenth(), []string{dir}, at(11))
-	if err != nil || a.Lines() != 2 || a.Lost() != 2 || a.IsFlushing() {
+	if err != nil || a.Trouble() != nil || a.Lines() != 2 || a.Lost() != 2 || a.IsFlushing() {
 		t.Errorf("%d lines found, %d lost, %v", a.Lines(), a.Lost(), err)
 	}
 }
