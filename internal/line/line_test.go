@@ -724,7 +724,7 @@ func TestProblems(t *testing.T) {
 func TestReasons(t *testing.T) {
 	var got []string
 	for r := range NumResults {
-		if (r.Reason() != "") == (r.Appended() || r == Empty || r == Earlier) || r.Refused() && r.Reason() == "" || r.String() == "" {
+		if (r.Reason() != "") == (r.Appended() || r == Empty || r == Earlier) || r.Refused() && r.Reason() == "" {
 			t.Errorf("%d (%v): Appended %v, Refused %v, Reason %q", r, r, r.Appended(), r.Refused(), r.Reason())
 		}
 		if reason := r.Reason(); reason != "" {

@@ -35,10 +35,8 @@ const (
 	NumResults
 )
 
-// words are what was done, and reasons why a line was discarded, as counters and people see them.
-var words = [NumResults]string{
-	Rewritten: "rewritten", Named: "named", Free: "free", Held: "held", Empty: "empty", Earlier: "earlier",
-
+// words are the reasons why a line was discarded, as counters and people see them.
+var words = map[Result]string{
 	TooLong:       "too_long",
 	Control:       "control",
 	EmptyPath:     "empty_path",
@@ -63,17 +61,4 @@ func (r Result) Refused() bool { return TooLong <= r && r <= NoPoint }
 
 // Reason returns why the line was discarded, as the label of a counter; "" if
 // it was appended, is empty, or is Earlier.
-func (r Result) Reason() string {
-	if r <= Earlier {
-		return ""
-	}
-	return r.String()
-}
-
-// String returns the reason, or the name of what was done.
-func (r Result) String() string {
-	if r >= NumResults {
-		return ""
-	}
-	return words[r]
-}
+func (r Result) Reason() string { return words[r] }
