@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,10 +44,9 @@ type ruleset struct {
 
 // rewriters are what rewrites under one claim, by one set of rules.
 type rewriters struct {
-	rules  line.Rules
-	claim  *membership.Claim // nil: under none
-	by     [2]*line.Rewriter // by protocol
-	prefix line.Prefix       // rewrite.to with the name, of StatsD; zero: under none
+	rules line.Rules
+	claim *membership.Claim // nil: under none
+	by    [2]*line.Rewriter // by protocol
 
 	other sync.Map // what rewrites Carbon under names of earlier tenures: name -> *line.Rewriter
 }
@@ -70,7 +68,6 @@ func newRewriters(rules line.Rules, claim *membership.Claim) *rewriters {
 	name := ""
 	if claim != nil {
 		name = claim.Name()
-		r.prefix = line.StatsD.Prefix(strings.ReplaceAll(rules.To, "{name}", name))
 	}
 	for p := range r.by {
 		r.by[p] = rules.Rewriter(line.Protocol(p), name)
@@ -138,7 +135,7 @@ func isSuspended(claim *membership.Claim) bool {
 // owns says whether ln, a StatsD line that leaves or is counted, carries the name of r, in
 // any spelling.
 func (r *rewriters) owns(ln []byte) bool {
-	return ln[0] == line.Mark[0] || r.claim != nil && r.prefix.Starts(ln)
+	return ln[0] == line.Mark[0] || r.claim != nil && r.by[line.StatsD].Owns(ln)
 }
 
 // A namer gives the held lines their name when one comes, or drops them when

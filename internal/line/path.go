@@ -175,37 +175,6 @@ func (p Protocol) normal(path string) (nodes string, n int) {
 	}
 }
 
-// A Prefix is what paths may start with, as a server reads both.
-type Prefix struct {
-	protocol Protocol
-	key      string
-	nodes    int
-}
-
-// Prefix returns the prefix that path is, to p's server.
-func (p Protocol) Prefix(path string) Prefix {
-	key, n := p.normal(path)
-	return Prefix{p, key, n}
-}
-
-// Starts says whether the path of a line starts with the prefix, on whole nodes.
-func (x Prefix) Starts(line []byte) bool {
-	name := line[:indexOr(line, nameEnds[x.protocol], len(line))]
-	if x.starts(name, x.protocol.extent(name)) {
-		return true
-	}
-	return x.protocol == StatsD && x.starts(name, extent{0, indexOr(name, ";,#[", len(name))})
-}
-
-func (x Prefix) starts(name []byte, path extent) bool {
-	var buf [maxKey]byte
-	nodes, _, ok := x.protocol.leading(buf[:0], name, path, x.nodes)
-	return ok && string(nodes) == x.key
-}
-
-// nameEnds end the name in a line that leaves.
-var nameEnds = [...]string{StatsD: ":", Carbon: " "}
-
 // tagStore is the directory in which carbon keeps the series with tags, each under
 // the hash of its name: whose series a path below it is cannot be told.
 const tagStore = "_tagged"

@@ -22,6 +22,7 @@ type Rewriter struct {
 
 	names     map[string]*edit // by `to` rendered, as the server reads it
 	nodes     int              // of every key of names
+	ownKey    string           // of name; "": none is held
 	fromKey   string           // from, as the server reads it
 	fromNodes int
 	early     bool // names is asked before from, because a key may start with from
@@ -106,6 +107,9 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 		w.look(key)
 		within := under(key, w.fromKey)
 		w.early = w.early || within
+		if n == name {
+			w.ownKey = key
+		}
 		switch {
 		case name == "":
 			w.names[key] = stay(Held)
@@ -227,6 +231,19 @@ func (w *Rewriter) named(buf, name []byte, x extent) (e *edit, cut int) {
 		e = e.dotted
 	}
 	return e, at.cut
+}
+
+// Owns says whether a StatsD line that leaves carries our name, in any spelling.
+func (w *Rewriter) Owns(line []byte) bool {
+	var buf [maxKey]byte
+	name := line[:indexOr(line, ":", len(line))]
+	for _, ends := range []string{";", ";,#["} { // as in study
+		key, _, ok := w.protocol.leading(buf[:0], name, extent{0, indexOr(name, ends, len(name))}, w.nodes)
+		if ok && string(key) == w.ownKey {
+			return true
+		}
+	}
+	return false
 }
 
 // isBad says whether a path may not leave as it is, whosever it be.
