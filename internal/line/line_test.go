@@ -926,3 +926,19 @@ func TestPoints(t *testing.T) {
 		}
 	}
 }
+
+// A line carries our name in any spelling of it.
+func TestOwns(t *testing.T) {
+	w := rules("host", "servers.{name}", ForwardUnmatched).Rewriter(StatsD, "Denali")
+	for line, want := range map[string]bool{
+		"servers.Denali.x:1|c": true, ".servers..Denali.x:1|c": true, "servers.Den(ali:1|c": true, "servers.Denali;a=b:1|c": true, "servers.Denali,a:1|c": true,
+		"servers.Denal.x:1|c": false, "servers.Denali2.x:1|c": false, "Denali.x:1|c": false, "servers:Denali|c": false, "": false,
+	} {
+		if got := w.Owns([]byte(line)); got != want {
+			t.Errorf("%q: got %v", line, got)
+		}
+	}
+	if hostRules.Rewriter(StatsD, "").Owns([]byte("Denali.x:1|c")) {
+		t.Error("without a name, one is ours")
+	}
+}
