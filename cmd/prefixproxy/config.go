@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding"
 	"errors"
 	"fmt"
 	"io"
@@ -220,42 +219,33 @@ func (c config) YAML() ([]byte, error) {
 
 // node returns v as a YAML file has it.
 func node(path string, v reflect.Value) *yaml.Node {
-	switch x := v.Interface().(type) {
-	case encoding.TextMarshaler:
-		text, err := x.MarshalText()
-		if err != nil {
-			panic("configuration field " + path + ": " + err.Error()) // it was read from text
-		}
-		return textNode(string(text))
-	case time.Duration:
-		return textNode(shortDuration(x))
-	}
+	n := &yaml.Node{}
 	switch {
 	case path == namesPath:
 		return namesNode(v.Interface().([]string))
-	case path == carbonPath && v.Kind() == reflect.Slice && isAlone(v):
-		return node(path, v.Index(0))
+	case path == carbonPath && isAlone(v):
+		return node(path+"[]", v.Index(0))
+	case isText(v) || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
+		value := v.Interface()
+		if d, ok := value.(time.Duration); ok {
+			value = shortDuration(d)
+		}
+		if err := n.Encode(value); err != nil {
+			panic("configuration field " + path + ": " + err.Error()) // it was read from text
+		}
+		n.Value, n.Style = escape(n.Value), 0 // the usual quotes
 	case v.Kind() == reflect.Struct:
-		section := &yaml.Node{Kind: yaml.MappingNode}
+		n.Kind = yaml.MappingNode
 		for _, f := range fields(v) {
-			section.Content = append(section.Content, textNode(f.key), node(join(path, f.key), f.value))
+			n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.key}, node(join(path, f.key), f.value))
 		}
-		return section
-	case v.Kind() == reflect.Slice:
-		list := &yaml.Node{Kind: yaml.SequenceNode}
+	default:
+		n.Kind = yaml.SequenceNode
 		for i := range v.Len() {
-			list.Content = append(list.Content, node(path+"[]", v.Index(i)))
+			n.Content = append(n.Content, node(path+"[]", v.Index(i)))
 		}
-		return list
-	case v.Kind() == reflect.String:
-		return textNode(v.String())
 	}
-	return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v.Interface())}
-}
-
-// textNode returns a string, in quotes where it needs them.
-func textNode(s string) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: escape(s)}
+	return n
 }
 
 // escape keeps a dollar from being read as the start of a variable.
@@ -324,7 +314,7 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 // namesNode returns the shortest form of a list of names.
 func namesNode(names []string) *yaml.Node {
 	if slices.Equal(names, membership.Mountains()) {
-		return textNode("mountains")
+		return node("", reflect.ValueOf("mountains"))
 	}
 	if len(names) > 0 {
 		prefix := strings.TrimSuffix(names[0], "1")
