@@ -46,8 +46,7 @@ type rig struct {
 	log   func(format string, args ...any)
 	lines *tallier
 
-	relay    relay
-	daemon   *daemonRelay // the relay, where it is one; else nil
+	daemon   *daemonRelay
 	receiver *faultReceiver
 	load     *load
 	faraway  *faraway        // nil unless the fault needs it
@@ -62,7 +61,7 @@ type rig struct {
 
 // A rigPlan says how a rig is made.
 type rigPlan struct {
-	binary   string // the daemon; "" is carbon-c-relay
+	binary   string // the daemon
 	endpoint string // of an etcd that rigs share
 	needs    needs
 	senders  int
@@ -92,22 +91,15 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 	}
 	r.receiver.start()
 	t.Cleanup(r.receiver.kill)
-	r.relay = r.newRelay()
-	r.relay.start()
-	if r.daemon != nil {
-		r.daemon.current().AwaitReady(t)
-	} else {
-		awaitListening(t, r.relay.(*carbonCRelay).process, r.relay.addrs().carbon)
-	}
+	r.daemon = r.newDaemon()
+	r.daemon.start()
+	r.daemon.current().AwaitReady(t)
 	r.begin()
 	return r
 }
 
-func (r *rig) newRelay() relay {
+func (r *rig) newDaemon() *daemonRelay {
 	spec := r.receiver.spec
-	if r.plan.binary == "" {
-		return newCarbonCRelay(r.t, spec.Carbon.Addr)
-	}
 	plan := daemonPlan{
 		binary: r.plan.binary, etcd: r.plan.endpoint,
 		statsd: to("tcp://" + spec.StatsD.Addr), carbon: to("tcp://" + spec.Carbon.Addr),
@@ -121,20 +113,17 @@ func (r *rig) newRelay() relay {
 		r.etcd = devetcdtest.Start(r.t)
 		plan.etcd = r.etcd.Endpoint()
 	}
-	r.daemon = newDaemonRelay(r.t, plan)
-	return r.daemon
+	return newDaemonRelay(r.t, plan)
 }
 
 // begin starts the senders, and who looks at the daemon.
 func (r *rig) begin() {
-	r.load = &load{senders: r.plan.senders, rate: r.plan.rate, lines: r.lines, addrs: r.relay.addrs()}
+	r.load = &load{senders: r.plan.senders, rate: r.plan.rate, lines: r.lines, addrs: r.daemon.at}
 	sending, stopSending := context.WithCancel(r.t.Context())
 	watching, stopWatching := context.WithCancel(r.t.Context())
 	r.background.Go(func() { r.load.run(sending) })
 	var watcher sync.WaitGroup
-	if r.daemon != nil {
-		watcher.Go(func() { r.daemon.watch(watching) })
-	}
+	watcher.Go(func() { r.daemon.watch(watching) })
 	r.stop = func() {
 		stopSending()
 		r.background.Wait()
@@ -161,16 +150,14 @@ func (r *rig) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(r.rng.Int64N(int64(most-least)))
 }
 
-// restart kills the relay and starts it again at once. A daemon is stopped for
+// restart kills the relay and starts it again at once. It is stopped for
 // a moment before, to see what it has read.
 func (r *rig) restart() {
 	r.kills++
-	if r.daemon != nil {
-		r.daemon.current().freeze()
-		r.load.noteRead(r.kills)
-	}
-	r.relay.kill()
-	r.relay.start()
+	r.daemon.current().freeze()
+	r.load.noteRead(r.kills)
+	r.daemon.kill()
+	r.daemon.start()
 }
 
 // complain notes what a fault found wrong.
@@ -229,9 +216,6 @@ func (r *rig) settle() {
 
 // isWaiting says whether the relay holds lines that it could send.
 func (r *rig) isWaiting() bool {
-	if r.daemon == nil {
-		return false
-	}
 	lines, up, err := r.daemon.waiting()
 	return err == nil && up && lines > 0
 }
@@ -247,12 +231,8 @@ func (r *rig) verdict() []string {
 	if n := r.load.refused.Load(); r.plan.needs.sockets && n > 0 {
 		out = append(out, fmt.Sprintf("%d connections were refused, though the sockets were open all the time", n))
 	}
-	udpDrops := 0
-	if r.daemon != nil {
-		out = append(out, r.daemon.problems()...)
-		udpDrops = r.daemon.forgiven()
-	}
-	return append(out, r.lines.problems(udpDrops)...)
+	out = append(out, r.daemon.problems()...)
+	return append(out, r.lines.problems(r.daemon.forgiven())...)
 }
 
 // report fails the test for what is wrong.

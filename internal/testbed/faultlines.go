@@ -233,16 +233,6 @@ func (s *stream) first() int {
 	return 64 * len(s.got)
 }
 
-// last returns how many lines there are up to the last that arrived.
-func (s *stream) last() int {
-	for i := len(s.got) - 1; i >= 0; i-- {
-		if n := bits.Len64(s.got[i]); n > 0 {
-			return 64*i + n
-		}
-	}
-	return 0
-}
-
 // lost returns how many lines never arrived.
 func (s *stream) lost() int { return max(0, s.written-s.arrived) }
 
@@ -318,10 +308,7 @@ func (l *tallier) killsWithLoss() int {
 }
 
 // A toll is what became of the lines of some streams.
-type toll struct {
-	written, lost, doubled int
-	unread                 int // of the lost: a suffix of a connection that broke
-}
+type toll struct{ written, lost, doubled int }
 
 // toll adds up the streams of Carbon by TCP.
 func (l *tallier) toll() (t toll) {
@@ -334,9 +321,6 @@ func (l *tallier) toll() (t toll) {
 		t.written += s.written
 		t.lost += s.lost()
 		t.doubled += s.doubled
-		if s.fate == broken {
-			t.unread += max(0, s.written-s.last())
-		}
 	}
 	return t
 }

@@ -55,13 +55,9 @@ func (l *load) run(ctx context.Context) {
 		perWrite := pick(i%4 == 0, 1, 1000) // small writes, and blocks of what is due
 		senders.Go(func() { l.stream(ctx, true, l.addrs.carbon, l.rate/l.senders, perWrite, 0) })
 	}
-	if l.addrs.carbonUDP != "" {
-		senders.Go(func() { l.datagrams(ctx, true, l.addrs.carbonUDP) })
-	}
-	if l.addrs.statsd != "" {
-		senders.Go(func() { l.stream(ctx, false, l.addrs.statsd, beside, 1000, 0) })
-		senders.Go(func() { l.datagrams(ctx, false, l.addrs.statsdUDP) })
-	}
+	senders.Go(func() { l.datagrams(ctx, true, l.addrs.carbonUDP) })
+	senders.Go(func() { l.stream(ctx, false, l.addrs.statsd, beside, 1000, 0) })
+	senders.Go(func() { l.datagrams(ctx, false, l.addrs.statsdUDP) })
 	senders.Go(func() { l.stream(ctx, true, l.addrs.carbon, beside, 1000, 20) })
 }
 

@@ -22,15 +22,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-// A relay is what a fault suite looks at: it stands between senders and
-// receiver.
-type relay interface {
-	start() // also again, after kill; it may return before the relay listens
-	kill()  // kill -9
-	addrs() relayAddrs
-}
-
-// relayAddrs is where a relay listens, as host:port; "" where it does not.
+// relayAddrs is where the daemon listens, as host:port.
 type relayAddrs struct{ carbon, carbonUDP, statsd, statsdUDP string }
 
 // What a daemon may hold, in bytes.
@@ -140,8 +132,6 @@ func (r *daemonRelay) resolve(addrs ...string) {
 	file := writeFile(r.t, conf.String(), r.dir, "resolv.conf")
 	r.within = []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, file}
 }
-
-func (r *daemonRelay) addrs() relayAddrs { return r.at }
 
 func (r *daemonRelay) start() {
 	r.t.Helper()
@@ -295,32 +285,3 @@ func kernelDrops(addr string) (n int) {
 	}
 	return n
 }
-
-// A carbonCRelay is Debian's carbon-c-relay, for comparison. It keeps the lines
-// as the daemon names them.
-type carbonCRelay struct {
-	t      testing.TB
-	config string
-	addr   string
-	*process
-}
-
-func newCarbonCRelay(t testing.TB, carbon string) *carbonCRelay {
-	t.Helper()
-	lookPath(t, "carbon-c-relay", "carbon-c-relay")
-	port := sidebyside.FreePort(t)
-	config := writeFile(t, fmt.Sprintf(`cluster receiver forward %s;
-rewrite ^host\.(.*) into %s.\1;
-match * send to receiver stop;
-listen type linemode 127.0.0.1:%d proto tcp;
-`, carbon, nameArrived, port), t.TempDir(), "relay.conf")
-	return &carbonCRelay{t: t, config: config, addr: fmt.Sprintf("127.0.0.1:%d", port)}
-}
-
-func (r *carbonCRelay) start() {
-	r.process = start(r.t, exec.Command("carbon-c-relay", "-f", r.config, "-s"))
-}
-
-func (r *carbonCRelay) kill() { r.process.Kill() }
-
-func (r *carbonCRelay) addrs() relayAddrs { return relayAddrs{carbon: r.addr} }

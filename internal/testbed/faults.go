@@ -106,7 +106,7 @@ var faults = []fault{
 			r.pause(r.between(200*time.Millisecond, 1500*time.Millisecond))
 			r.daemon.stop()
 			r.knock()
-			r.relay.start()
+			r.daemon.start()
 			r.daemon.current().AwaitUp(r.t)
 		}
 		r.pause(time.Second)
@@ -116,7 +116,7 @@ var faults = []fault{
 		r.pause(r.between(500*time.Millisecond, 1500*time.Millisecond))
 		r.daemon.stop()
 		r.knock()
-		r.relay.start()
+		r.daemon.start()
 		r.pause(time.Second)
 		r.recover(r.receiver.start)
 	}},
@@ -169,7 +169,7 @@ func (r *rig) restartThrice() {
 // knock connects while there is no relay: what waits in the backlog of a
 // listening socket that lives on is read by the next one, all of it.
 func (r *rig) knock() {
-	conn, err := net.Dial("tcp", r.relay.addrs().carbon)
+	conn, err := net.Dial("tcp", r.daemon.at.carbon)
 	if err != nil {
 		r.complain("connect while there is no relay: %v", err)
 		return
@@ -186,7 +186,7 @@ func (r *rig) knock() {
 
 // burst sends so many bytes at once.
 func (r *rig) burst(size int) {
-	conn, err := net.Dial("tcp", r.relay.addrs().carbon)
+	conn, err := net.Dial("tcp", r.daemon.at.carbon)
 	if err != nil {
 		r.complain("connect for a burst: %v", err)
 		return

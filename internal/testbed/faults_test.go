@@ -4,7 +4,6 @@ package testbed
 
 import (
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -17,7 +16,6 @@ import (
 var (
 	faultMinutes = flag.Int("faults.minutes", 0, "also run the long fault suite, for so many minutes")
 	faultSeed    = flag.Uint64("faults.seed", 0, "seed of the fault suite; 0: another each time")
-	faultTable   = flag.String("faults.table", "", "also run the faults against carbon-c-relay, and write the table to this file")
 )
 
 // seed returns the seed of a run, and prints it.
@@ -71,10 +69,9 @@ func suffer(r *rig, f fault) []string {
 
 func logToll(r *rig) {
 	toll := r.lines.toll()
-	r.log("%d lines by tcp: %d lost, of these %d at the end of connections that broke; %d doubled", toll.written, toll.lost, toll.unread, toll.doubled)
-	if d := r.daemon; d != nil {
-		r.log("daemon killed %d times, stopped %d times; at most %d MiB resident; %d scrapes", d.killed, d.stopped, d.peak>>20, d.scrapes)
-	}
+	r.log("%d lines by tcp: %d lost, %d doubled", toll.written, toll.lost, toll.doubled)
+	d := r.daemon
+	r.log("daemon killed %d times, stopped %d times; at most %d MiB resident; %d scrapes", d.killed, d.stopped, d.peak>>20, d.scrapes)
 }
 
 // often is how often a fault comes in a deck of the long run; others come once.
@@ -187,36 +184,4 @@ func TestFaultsSeeBugs(t *testing.T) {
 			}
 		})
 	}
-}
-
-// What the same faults cost another relay, beside ours, in one run.
-func TestFaultsTable(t *testing.T) {
-	if *faultTable == "" {
-		t.Skip("-faults.table=FILE runs it")
-	}
-	plan := suitePlan(t)
-	plan.quiet = 5 * time.Second
-	var rows []string
-	for _, f := range comparedFaults {
-		for _, contender := range []struct{ name, binary string }{{"prefixproxy", plan.binary}, {"carbon-c-relay", ""}} {
-			t.Run(f.name+"/"+contender.name, func(t *testing.T) {
-				plan := plan
-				plan.binary, plan.rate = contender.binary, f.rate
-				r := newRig(t, plan)
-				wrong := suffer(r, f.fault)
-				if contender.binary != "" {
-					report(t, wrong)
-				}
-				rows = append(rows, tableRow(f, contender.name, r.lines.toll()))
-			})
-		}
-	}
-	if err := writeTable(*faultTable, rows); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tableRow(f comparedFault, contender string, toll toll) string {
-	share := func(n int) string { return fmt.Sprintf("%.2g %%", 100*float64(n)/float64(toll.written)) }
-	return fmt.Sprintf("| %s | %d | %s | %d | %d | %s | %d | %s |", f.name, f.rate, contender, toll.written, toll.lost, share(toll.lost), toll.unread, share(toll.doubled))
 }

@@ -58,7 +58,7 @@ func startWayOut(t testing.TB, plan daemonPlan) *wayOut {
 		}
 	}
 	w := &wayOut{daemonRelay: newDaemonRelay(t, plan), lines: &tallier{}}
-	w.load = &load{lines: w.lines, addrs: w.addrs()}
+	w.load = &load{lines: w.lines, addrs: w.at}
 	w.start()
 	w.current().AwaitName(t, nameArrived)
 	ctx, stop := context.WithCancel(t.Context())
