@@ -11,11 +11,6 @@ import (
 	"go.uber.org/zap"
 )
 
-// etcdNodeVariable in the environment makes Main play a member of an etcd
-// cluster: a process of its own, so that killing and stopping it are real. It
-// holds an etcdNodeSpec in JSON.
-const etcdNodeVariable = "PREFIXPROXY_TESTBED_ETCD"
-
 // An etcdNodeSpec says what a member of a cluster is.
 type etcdNodeSpec struct {
 	Name, Dir    string
@@ -27,10 +22,10 @@ type etcdNodeSpec struct {
 	Network      string // the path of the network namespace in which it runs; "": the test's
 }
 
-// playEtcdNode is the process of a member. It ends with its stdin.
-func playEtcdNode(spec string) error {
+// playEtcdNode is the process of a member.
+func playEtcdNode(spec []byte) error {
 	var s etcdNodeSpec
-	if err := json.Unmarshal([]byte(spec), &s); err != nil {
+	if err := json.Unmarshal(spec, &s); err != nil {
 		return fmt.Errorf("read what to be: %w", err)
 	}
 	cfg, err := s.config()

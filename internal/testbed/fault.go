@@ -83,7 +83,7 @@ func newRig(t testing.TB, plan rigPlan) *rig {
 	r.receiver = &faultReceiver{t: t, lines: r.lines}
 	if plan.needs.faraway {
 		r.faraway = newFaraway(t)
-		host, r.receiver.netns = r.faraway.host, r.faraway.name
+		host, r.receiver.within = r.faraway.host, r.faraway.inside
 	}
 	r.receiver.spec = faultReceiverSpec{
 		Carbon: receiverSpec{Addr: fmt.Sprintf("%s:%d", host, sidebyside.FreePort(t)), Buffer: receiveBuffer},

@@ -7,15 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 	"time"
 )
-
-// receiverVariable in the environment makes Main play a receiver: a process of
-// its own, so that killing it is real. It holds a faultReceiverSpec in JSON.
-const receiverVariable = "PREFIXPROXY_TESTBED_RECEIVER"
 
 // A faultReceiverSpec says where a receiver listens.
 type faultReceiverSpec struct{ Carbon, StatsD receiverSpec }
@@ -28,47 +23,23 @@ const done = "#done\n"
 // are told to, in a process of their own. What it has processed counts even when
 // it is killed.
 type faultReceiver struct {
-	t     testing.TB
-	spec  faultReceiverSpec
-	lines *tallier
-	netns string // network namespace that it runs in; "": ours
+	t      testing.TB
+	spec   faultReceiverSpec
+	lines  *tallier
+	within func(start func() error) error // where it is started; nil: here
 
-	cmd    *exec.Cmd
+	*process
 	orders *json.Encoder
 	taken  chan struct{} // a manner was
-	ended  chan struct{}
 }
 
 // start starts the process, also again after kill, and waits until it listens.
 func (r *faultReceiver) start() {
 	r.t.Helper()
-	spec, err := json.Marshal(r.spec)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.cmd = exec.Command(self)
-	if r.netns != "" {
-		r.cmd = exec.Command("ip", "netns", "exec", r.netns, self)
-	}
-	r.cmd.Env = append(os.Environ(), receiverVariable+"="+string(spec))
-	r.cmd.Stderr = os.Stderr
-	stdin, err := r.cmd.StdinPipe()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.orders, r.taken, r.ended = json.NewEncoder(stdin), make(chan struct{}, 1), make(chan struct{})
-	r.cmd.Stdout = &receipts{lines: r.lines, taken: r.taken}
-	if err := r.cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	go func(cmd *exec.Cmd, ended chan struct{}) {
-		cmd.Wait() // until all that it has processed is counted
-		close(ended)
-	}(r.cmd, r.ended)
+	r.taken = make(chan struct{}, 1)
+	var stdin io.WriteCloser
+	r.process, stdin = startPart(r.t, "receiver", r.spec, &receipts{lines: r.lines, taken: r.taken}, r.within)
+	r.orders = json.NewEncoder(stdin)
 	r.awaitTaken()
 }
 
@@ -86,7 +57,7 @@ func (r *faultReceiver) awaitTaken() {
 	select {
 	case <-r.taken:
 	case <-r.ended:
-		r.t.Fatal("the receiver has ended")
+		r.t.Fatalf("the receiver has ended:\n%s", r.Stderr.tailText())
 	case <-time.After(patience):
 		r.t.Fatalf("the receiver has not answered within %v", patience)
 	}
@@ -95,9 +66,8 @@ func (r *faultReceiver) awaitTaken() {
 // kill ends the process at once: what its kernel has taken and it has not read
 // is lost.
 func (r *faultReceiver) kill() {
-	if r.cmd != nil {
-		r.cmd.Process.Kill()
-		<-r.ended
+	if r.process != nil {
+		r.Kill()
 	}
 }
 
@@ -127,10 +97,10 @@ func (r *receipts) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// playReceiver is the process of a receiver. It ends with its stdin.
-func playReceiver(spec string) error {
+// playReceiver is the process of a receiver.
+func playReceiver(spec []byte) error {
 	var listen faultReceiverSpec
-	if err := json.Unmarshal([]byte(spec), &listen); err != nil {
+	if err := json.Unmarshal(spec, &listen); err != nil {
 		return fmt.Errorf("read what to do: %w", err)
 	}
 	out := &receiptPrinter{}

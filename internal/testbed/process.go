@@ -36,10 +36,12 @@ func start(t testing.TB, cmd *exec.Cmd) *process {
 	return p
 }
 
-// launch starts cmd. The caller kills it.
+// launch starts cmd. The caller kills it. What it prints is kept, unless cmd has a place for it.
 func launch(cmd *exec.Cmd) (*process, error) {
 	p := &process{Stdout: newOutput(), Stderr: newOutput(), cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.Stdout, p.Stderr
+	if cmd.Stderr = p.Stderr; cmd.Stdout == nil {
+		cmd.Stdout = p.Stdout
+	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -20,16 +20,8 @@ var sharedEtcdDir string
 
 // main is the TestMain of a package whose tests run the program.
 func main(m *testing.M) int {
-	if spec, ok := os.LookupEnv(receiverVariable); ok {
-		if err := playReceiver(spec); err != nil {
-			fmt.Fprintln(os.Stderr, "receiver:", err)
-			return 1
-		}
-		return 0
-	}
-	if spec, ok := os.LookupEnv(etcdNodeVariable); ok {
-		fmt.Fprintln(os.Stderr, "etcd:", playEtcdNode(spec))
-		return 1
+	if part, ok := os.LookupEnv(partVariable); ok {
+		return playPart(part)
 	}
 	dir, err := os.MkdirTemp("", "prefixproxy-testbed-")
 	if err != nil {

@@ -4,13 +4,11 @@ package testbed
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -114,31 +112,12 @@ func (c *cluster) enableUsers() {
 // start starts the member, also again with the data that it had.
 func (n *etcdNode) start(t testing.TB) {
 	t.Helper()
-	spec, err := json.Marshal(n.spec)
-	if err != nil {
-		t.Fatal(err)
+	var within func(start func() error) error
+	if n.spec.Network != "" {
+		within = func(start func() error) error { return insideNetwork(n.spec.Network, start) }
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), etcdNodeVariable+"="+string(spec))
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := func() (err error) { n.process, err = launch(cmd); return err }
-	if n.spec.Network == "" {
-		err = begin()
-	} else {
-		err = insideNetwork(n.spec.Network, begin)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.stdin = stdin
-	n.pid.Store(int64(cmd.Process.Pid))
+	n.process, n.stdin = startPart(t, "etcd", n.spec, nil, within)
+	n.pid.Store(int64(n.cmd.Process.Pid))
 }
 
 func (n *etcdNode) kill() {
