@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A peer is a program that is not ours, with its configuration: in that stand its port (1),
@@ -83,7 +85,7 @@ stream_cmd=bash -c 'cat >/dev/tcp/127.0.0.1/%[3]d'
 func (p peer) start(b *bench, ctx context.Context, _ work) (*forwarder, error) {
 	ports := make([]int, 2)
 	for i := range ports {
-		port, err := freePort()
+		port, err := sidebyside.Port()
 		if err != nil {
 			return nil, err
 		}
@@ -135,21 +137,4 @@ func answers(network string, port int) error {
 		}
 	}
 	return nil
-}
-
-// freePort returns a port of 127.0.0.1 that was free just now, by TCP and UDP.
-func freePort() (int, error) {
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return 0, err
-		}
-		port := tcpPort(ln)
-		packets, err := net.ListenPacket("udp", ln.Addr().String())
-		ln.Close()
-		if err == nil {
-			packets.Close()
-			return port, nil
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package sidebyside
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -15,13 +16,21 @@ import (
 // that another test got, of this process or of one that runs beside it.
 func FreePort(t testing.TB) int {
 	t.Helper()
+	port, err := Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// Port is FreePort for what is no test.
+func Port() (int, error) {
 	for range 100 {
 		if port := 20_000 + rand.IntN(10_000); isFree(port) && reserve(port) {
-			return port
+			return port, nil
 		}
 	}
-	t.Fatal("no free port in a hundred tries")
-	return 0
+	return 0, errors.New("no free port in a hundred tries")
 }
 
 var reserved sync.Map // the listeners that reserve ports, until the process ends

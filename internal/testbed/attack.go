@@ -264,15 +264,21 @@ func (v *besieged) begin(seed uint64, attacks ...attack) (wait func()) {
 	return hands.Wait
 }
 
-// A client sends Carbon lines as a well-behaved program does, and knows them.
+// A client sends Carbon lines as a well-behaved program does: a stream of numbered ones.
 type client struct {
-	name string
-	sent atomic.Int64
+	name   string
+	lines  *tallier
+	stream *stream
+	seq    uint32
 }
 
 // line returns the next line.
 func (c *client) line() string {
-	return fmt.Sprintf("host.good.%s.%d 1 1700000000\n", c.name, c.sent.Add(1))
+	n := numbered{carbon: true, stream: c.stream.id, seq: c.seq, sent: time.Now().UnixMilli()}
+	c.seq++
+	line := n.append(nil, nameSent)
+	c.lines.wrote(c.stream, 1, len(line))
+	return string(line)
 }
 
 // clients are well-behaved ones, by what they do until the attack is over.
@@ -343,41 +349,4 @@ func connectEachTime(v *besieged, c *client, wait time.Duration) error {
 		conn.Close()
 	}
 	return nil
-}
-
-// A goodSink is a Carbon server that keeps the lines of clients, and counts all.
-type goodSink struct {
-	addr string
-	all  atomic.Int64
-
-	mu   sync.Mutex
-	good map[string]int
-}
-
-func startGoodSink(t testing.TB) *goodSink {
-	t.Helper()
-	s := &goodSink{good: map[string]int{}}
-	s.addr = startServer(t, receiverSpec{}, manner{DropTail: true}, eachLine(s.take)).spec.Addr
-	return s
-}
-
-func (s *goodSink) take(line string) {
-	s.all.Add(1)
-	if strings.HasPrefix(line, "Denali.good.") {
-		s.mu.Lock()
-		s.good[line]++
-		s.mu.Unlock()
-	}
-}
-
-// missing returns the lines of c that have not come.
-func (s *goodSink) missing(c *client) (lines []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range c.sent.Load() {
-		if ln := fmt.Sprintf("Denali.good.%s.%d 1 1700000000", c.name, i+1); s.good[ln] == 0 {
-			lines = append(lines, ln)
-		}
-	}
-	return lines
 }

@@ -183,8 +183,8 @@ func (l *tallier) end(s *stream, f fate, bound int) {
 	s.fate, s.bound = f, bound
 }
 
-// take books whole lines that have arrived just now.
-func (l *tallier) take(lines []byte) {
+// take implements lineTaker: whole lines have arrived just now.
+func (l *tallier) take(_ int, lines []byte) {
 	now := time.Now().UnixMilli()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -54,7 +54,7 @@ func TestStreamProblem(t *testing.T) {
 			l.wrote(s, lines, lines*size)
 			l.end(s, tt.fate, tt.bound)
 			for _, digit := range tt.arrived {
-				l.take(numbered{carbon: tt.carbon, stream: s.id, seq: uint32(digit - '0')}.append(nil, nameArrived))
+				l.take(0, numbered{carbon: tt.carbon, stream: s.id, seq: uint32(digit - '0')}.append(nil, nameArrived))
 			}
 			got := strings.Join(l.problems(0), "\n")
 			if tt.says == "" && got != "" || !strings.Contains(got, tt.says) {
@@ -73,7 +73,7 @@ func TestGarbledLines(t *testing.T) {
 	} {
 		var l tallier
 		l.open(true, false)
-		l.take([]byte(strings.TrimSuffix(line, "\n") + "\n"))
+		l.take(0, []byte(strings.TrimSuffix(line, "\n")+"\n"))
 		if got := strings.Join(l.problems(0), "\n"); !strings.Contains(got, "1 lines arrived that nobody sent") {
 			t.Errorf("%q: the problem is %q, want that nobody sent it", line, got)
 		}

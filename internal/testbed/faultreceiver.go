@@ -88,11 +88,11 @@ func (r *receipts) Write(p []byte) (int, error) {
 		if at < 0 {
 			break
 		}
-		r.lines.take(rest[:at])
+		r.lines.take(0, rest[:at])
 		rest = rest[at+len(done):]
 		r.taken <- struct{}{}
 	}
-	r.lines.take(rest)
+	r.lines.take(0, rest)
 	r.tail = append(r.tail[:0], data[whole:]...)
 	return len(p), nil
 }

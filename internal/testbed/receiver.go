@@ -407,7 +407,7 @@ func (r *receiver) take(conn int, lines []byte) {
 	r.byConn[conn] = append(r.byConn[conn], lines...)
 	r.mu.Unlock()
 	if r.lines != nil {
-		r.lines.take(lines)
+		r.lines.take(conn, lines)
 	}
 	r.Write(lines)
 }
