@@ -86,7 +86,12 @@ func (o *Outlet) scout(ctx context.Context, s *session, hasOthers bool) {
 		case known.works:
 			o.dropSpares()
 		}
-		c := o.open(ctx, n, age)
+		look, cancel := context.WithCancel(ctx)
+		if why == errBetter {
+			s.besides.Go(func() { o.cancelAtDoubt(look, s, cancel) })
+		}
+		c := o.open(look, n, age)
+		cancel()
 		switch isStalled := errors.Is(why, errStalled); {
 		case c == nil && isStalled:
 			o.failover.alone()
@@ -97,6 +102,22 @@ func (o *Outlet) scout(ctx context.Context, s *session, hasOthers bool) {
 			o.dropSpares()
 			o.spares = append(o.spares, c)
 			s.ask(why)
+			return
+		}
+	}
+}
+
+// cancelAtDoubt ends a look for an earlier server when the scout has a more urgent one, until ctx ends.
+func (o *Outlet) cancelAtDoubt(ctx context.Context, s *session, cancel func()) {
+	for {
+		select {
+		case <-s.doubts:
+			if s.paused.Load() || o.failover.of(s.server).silent {
+				cancel()
+				s.doubt()
+				return
+			}
+		case <-ctx.Done():
 			return
 		}
 	}

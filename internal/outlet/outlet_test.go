@@ -276,6 +276,24 @@ func TestStalled(t *testing.T) {
 	})
 }
 
+// A server that stalls is left as soon as ever, though an earlier address is being tried, which
+// answers nothing.
+func TestStalledBehindSilent(t *testing.T) {
+	net := newNet(atA, atB, "10.0.0.3:2003")
+	net.servers[atA].needs = never
+	run(t, net, append(toBoth, "tcp://10.0.0.3:2003"), func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		if n := len(net.servers[atB].lines()); n == 0 {
+			t.Fatal("the second has no line")
+		}
+		net.servers[atB].set(func(s *fakeServer) { s.stall = true })
+		r.send(stallTime + 2*time.Second)
+		if n := len(net.servers["10.0.0.3:2003"].lines()); n == 0 {
+			t.Error("the third has no line")
+		}
+	})
+}
+
 // That a server's host is gone is said, not that the server reads nothing.
 func TestCutOff(t *testing.T) {
 	for _, to := range [][]string{toBoth[:1], toBoth} {
