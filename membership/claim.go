@@ -48,6 +48,7 @@ func init() {
 		claim.extendTo(boottime() + c.Valid)
 		return claim
 	}
+	claimtest.Suspend = func(claim any) { claim.(*Claim).endBy(boottime()) }
 	claimtest.Extend = func(claim any, valid time.Duration) {
 		claim.(*Claim).extendTo(boottime() + valid)
 	}

@@ -20,10 +20,11 @@ type Claim struct {
 // A Tenure is one that ended: its Name, From and To.
 type Tenure = pool.Tenure
 
-// Make returns a *membership.Claim, Extend moves the horizon of one to valid from now, and End
-// ends it.
+// Make returns a *membership.Claim, Suspend moves the horizon of one back to now, Extend moves it to
+// valid from now, and End ends the claim.
 var (
-	Make   func(Claim) any
-	Extend func(claim any, valid time.Duration)
-	End    func(claim any)
+	Make    func(Claim) any
+	Suspend func(claim any)
+	Extend  func(claim any, valid time.Duration)
+	End     func(claim any)
 )
