@@ -279,7 +279,6 @@ func TestOthersMayRead(t *testing.T) {
 }
 
 func TestClientLogsInWhenEtcdAnswers(t *testing.T) {
-	t.Parallel()
 	server := devetcdtest.Start(t)
 	requireLogin(t, server)
 	server.Close()

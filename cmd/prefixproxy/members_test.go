@@ -37,7 +37,6 @@ forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}
 }
 
 func TestMembers(t *testing.T) {
-	t.Parallel()
 	client, file := bluePool(t)
 	members := func(args ...string) string {
 		t.Helper()

@@ -8,7 +8,6 @@ import (
 
 // What target prints is one Graphite expression, whatever anybody has written to etcd.
 func TestTarget(t *testing.T) {
-	t.Parallel()
 	client, file := bluePool(t)
 	for key, value := range map[string]string{
 		"Denali/1795386417123-1":    `{"owner":"web17","lease":"1","from":"2026-11-22T22:26:57.123Z","to":"2026-11-22T23:00:00.900Z","ended":"release"}`,

@@ -9,7 +9,6 @@ import (
 
 // "Denali at 14:05, who was that?"
 func TestWhoAndHistory(t *testing.T) {
-	t.Parallel()
 	client, file := bluePool(t)
 	for key, value := range map[string]string{
 		"names/Denali":                    "web17",
