@@ -144,9 +144,24 @@ func (h *Holder) grant(ctx context.Context) error {
 }
 
 func (h *Holder) revoke(ctx context.Context) error {
-	err := h.store.revoke(ctx, h.lease.id)
+	err := h.putEnd(ctx)
+	if err == nil {
+		err = h.store.revoke(ctx, h.lease.id)
+	}
 	if err == nil {
 		h.lease = nil
+	}
+	return err
+}
+
+// putEnd puts the end of the tenure under the lease on record, where that is not done yet.
+func (h *Holder) putEnd(ctx context.Context) error {
+	if h.lease.end == nil {
+		return nil
+	}
+	err := h.lease.end(ctx)
+	if err == nil {
+		h.lease.end = nil
 	}
 	return err
 }

@@ -51,6 +51,8 @@ type lease struct {
 	term  uint64        // of etcd in which it was granted; 0: not known
 	sent  time.Duration // by now: when the grant was sent
 	spent bool          // nothing is claimed under it any more: to be revoked
+
+	end func(context.Context) error // first puts the end of its tenure on record; nil: that is done
 }
 
 // NewHolder returns a holder that has not started and asks etcd for nothing yet. It refuses a

@@ -100,16 +100,18 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 }
 
 // free deletes the name of held, which nobody uses any more, and records that its tenure ended by
-// choice. What can't be done is done when the lease is revoked, or by the name's next holder.
+// choice. What can't be done is done before the lease is revoked: who finds no end takes it that
+// the lease ran out, and that the name was not used for the last third of that.
 func (h *Holder) free(ctx context.Context, held *tenancy) error {
 	until := h.usedUntil(held.Claim)
 	saved := h.own.End(held.tenure, until)
-	return h.within(ctx, releaseTime/2, func(ctx context.Context) error {
+	held.under.end = func(ctx context.Context) error {
 		if err := await(ctx, saved); err != nil {
 			return fmt.Errorf("save the own tenures: %w", err)
 		}
 		return h.store.release(ctx, held.Claim, held.tenure.End(until, pool.Released))
-	})
+	}
+	return h.within(ctx, releaseTime/2, h.putEnd)
 }
 
 // usedUntil returns the wall-clock time until which c was used, now that it ends.

@@ -456,6 +456,43 @@ func TestAskedForAtTheEnd(t *testing.T) {
 	})
 }
 
+// A name whose end can't be put on record is not freed at once: who finds no end takes it that the
+// lease ran out, and that the name was not used for the last third of that.
+func TestNoNameIsFreedWithoutItsEnd(t *testing.T) {
+	for name, end := range map[string]func(h *Holder, e *model, r running, c *Claim){
+		"stopped": func(_ *Holder, _ *model, r running, _ *Claim) { r.stop() },
+		"asked for": func(h *Holder, e *model, _ running, c *Claim) {
+			e.byHand(pool.ReleasedKey(h.cfg.Pool)+c.name, pool.LeaseHex(c.lease), false)
+			<-c.Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newModel()
+				h, w := newSim(t, e)
+				r := run(t, h)
+				c := r.held(t)
+				if name == "stopped" {
+					w.set(func(w *way) { w.weather.full = true })
+				} else {
+					go func() {
+						<-c.Parting()
+						w.set(func(w *way) { w.weather.full = true })
+					}()
+				}
+				end(h, e, r, c)
+				ended := e.now()
+				for stands := true; stands; pass(t, 100*time.Millisecond) {
+					e.do(func() { stands = e.keys[c.key] != nil })
+				}
+				if d := e.now() - ended; d < simTTL/3 {
+					t.Errorf("the name is free %v after its last use, want a third of the TTL", d)
+				}
+			})
+		})
+	}
+}
+
 // Where there is no other name, who waits gets it; and after one TTL without any,
 // the one who let go takes it again.
 func TestAskForTheOnlyName(t *testing.T) {
