@@ -1,8 +1,10 @@
 package membership
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -19,7 +21,7 @@ type fault struct {
 
 // harmlessFaults returns those that never let two hosts have one name.
 func harmlessFaults() []fault {
-	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults, wishFaults)
+	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults, wishFaults, clockFaults, leaseFaults)
 }
 
 func allFaults() []fault {
@@ -144,6 +146,28 @@ var restartFaults = []fault{
 			h.quit()
 			s.pause(down)
 			h.start()
+		})
+	}},
+}
+
+// What sets a wall clock, within what clocks may differ.
+var clockFaults = []fault{
+	{"its clock is set", func(s *simulation, h *host) { h.setClock(s.rand) }},
+}
+
+// What takes a lease under which a name is to be claimed.
+var leaseFaults = []fault{
+	{"its lease is revoked, which has no name yet", func(s *simulation, h *host) {
+		s.etcd.do(func() {
+			inUse := make(map[int64]bool)
+			for key, kv := range s.etcd.keys {
+				inUse[kv.Lease] = inUse[kv.Lease] || !strings.HasPrefix(key, pool.WaitingKey(s.cfg.Pool))
+			}
+			for _, id := range slices.Sorted(maps.Keys(s.etcd.leases)) {
+				if s.etcd.leases[id].by == h.process && !inUse[id] {
+					s.etcd.end(id)
+				}
+			}
 		})
 	}},
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
@@ -26,8 +27,9 @@ type host struct {
 	from   *host  // whose state directory it got a copy of; nil: nobody's
 
 	boots int
-	zero  time.Time // when its clock would have shown 0
-	rate  float64   // of its clock
+	zero  time.Time    // when its clock would have shown 0
+	rate  float64      // of its clock
+	ahead atomic.Int64 // its wall clock, of the others' mean
 
 	process *process // nil: none runs
 	runs    int      // processes so far
@@ -39,6 +41,14 @@ func (h *host) reboot() {
 	h.boots++
 	h.zero = time.Now().Add(-10 * time.Second)
 }
+
+// setClock sets the wall clock: no two hosts' are more than pool.ClocksApart apart.
+func (h *host) setClock(r *rand.Rand) {
+	most := int64(pool.ClocksApart) * 49 / 100
+	h.ahead.Store(r.Int64N(2*most) - most)
+}
+
+func (h *host) wall() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 // origin returns the host whose claims it may take for its own.
 func (h *host) origin() *host {
@@ -170,6 +180,7 @@ func (h *host) start() {
 	}
 	p.holder = newHolder(etcd, cfg, state.New(dir, p.place), p.now, h.sim.log.With("host", h.name))
 	p.holder.jitter, p.holder.records.jitter = p.way.jitter, p.way.jitter
+	p.holder.wall = h.wall
 	h.process = p
 	h.sim.judge.add(p)
 
@@ -213,7 +224,7 @@ func (p *process) use(r *rand.Rand) {
 		// Who is stopped between asking and using may be late: that is not promised.
 		if asked := time.Now(); ok && p.awake() && time.Now().Equal(asked) {
 			p.host.sim.judge.use(p, c)
-			p.host.sim.judge.line(p, c, time.Now().Unix()-r.Int64N(1+r.Int64N(60)))
+			p.host.sim.judge.line(p, c, p.host.wall().Unix()-r.Int64N(1+r.Int64N(60)))
 		}
 	}
 }

@@ -252,7 +252,7 @@ func (j *judge) line(p *process, c *Claim, second int64) {
 	if !ok && len(j.excuses) == 0 && !p.host.cloned {
 		j.dropped(p, c, second)
 	}
-	if !ok || !known || second <= begun || len(j.excuses) > 0 || p.host.cloned {
+	if !ok || !known || second <= begun+int64(pool.ClocksApart/time.Second) || len(j.excuses) > 0 || p.host.cloned {
 		return
 	}
 	j.lines++

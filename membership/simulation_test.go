@@ -157,6 +157,7 @@ func (s *simulation) newHost() *host {
 		zero: s.begin.Add(-s.upTo(1000 * time.Hour)),
 	}
 	h.disk = h.seed
+	h.setClock(rand.New(rand.NewPCG(h.seed, 7)))
 	h.dir = filepath.Join(s.dir, h.name)
 	if err := os.Mkdir(h.dir, 0o700); err != nil {
 		panic(err)

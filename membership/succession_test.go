@@ -47,6 +47,8 @@ func TestSuccession(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScript(dir)
 				last, next := s.newHost(), s.newHost()
+				last.ahead.Store(0)
+				next.ahead.Store(0)
 				last.start()
 				s.until(t, "the last one holds it", func() bool { return last.process.holder.State() == Held })
 				began := time.Now()
