@@ -160,6 +160,9 @@ var leaseFaults = []fault{
 	{"its lease is revoked, which has no name yet", func(s *simulation, h *host) {
 		s.etcd.do(func() {
 			inUse := make(map[int64]bool)
+			if c := h.process.holder.claim.Load(); c != nil {
+				inUse[int64(c.lease)] = true // its key may be gone, which it has not seen yet
+			}
 			for key, kv := range s.etcd.keys {
 				inUse[kv.Lease] = inUse[kv.Lease] || !strings.HasPrefix(key, pool.WaitingKey(s.cfg.Pool))
 			}
