@@ -84,5 +84,6 @@
 //
 // Lists longer than 120 names are searched forward only: a name that is freed after its
 // turn is not tried again. The times of tenures come from the hosts' own clocks: two hosts
-// whose clocks are more than 5 s apart may both write one name for one moment.
+// whose clocks are more than 5 s apart may both write one name for one moment, and so may a
+// holder whose clock was set back in the seconds before its end, and the next one.
 package membership

@@ -21,7 +21,7 @@ type fault struct {
 
 // harmlessFaults returns those that never let two hosts have one name.
 func harmlessFaults() []fault {
-	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults, wishFaults, clockFaults, leaseFaults)
+	return slices.Concat(networkFaults, cutFaults, etcdFaults, stopFaults, restartFaults, copyFaults, recordFaults, wishFaults, leaseFaults)
 }
 
 func allFaults() []fault {
@@ -148,11 +148,6 @@ var restartFaults = []fault{
 			h.start()
 		})
 	}},
-}
-
-// What sets a wall clock, within what clocks may differ.
-var clockFaults = []fault{
-	{"its clock is set", func(s *simulation, h *host) { h.setClock(s.rand) }},
 }
 
 // What takes a lease under which a name is to be claimed.
