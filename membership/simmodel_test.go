@@ -11,6 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
 // A model is an etcd cluster as its clients see it: one linearizable map with
@@ -501,6 +503,14 @@ func (m *model) restore(b backup, bumped bool) {
 		m.deletes = slices.DeleteFunc(m.deletes, func(d deletion) bool { return d.revision > m.revision })
 		m.tell()
 	})
+}
+
+// tenures returns all records of a pool.
+func (m *model) tenures(of string) (ts []pool.Tenure) {
+	m.do(func() {
+		ts = pool.ReadTenures(of, m.match([]byte(pool.TenuresKey(of)), []byte(pool.TenuresKey(of)+"\xff")))
+	})
+	return ts
 }
 
 // byHand changes one key as somebody with etcdctl does.

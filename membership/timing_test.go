@@ -306,7 +306,7 @@ func TestNothingIsClaimedUnderALeaseFromBeforeALoss(t *testing.T) {
 		pass(t, 2*simTTL)
 		e.byHand(pool.NamesKey(h.cfg.Pool)+"Denali", "", true)
 		r.held(t)
-		ts := pool.ReadTenures(h.cfg.Pool, e.match([]byte(pool.TenuresKey(h.cfg.Pool)), []byte{0}))
+		ts := e.tenures(h.cfg.Pool)
 		if len(ts) != 1 || ts[0].Term != e.term {
 			t.Errorf("got %+v, want one tenure whose lease was granted in term %d", ts, e.term)
 		}
@@ -323,9 +323,11 @@ func TestDataLossOfALongList(t *testing.T) {
 		e.restore(backup{}, false)
 		<-c.Done()
 		synctest.Wait()
-		if e.keys[pool.MarkerKey(h.cfg.Pool)] == nil {
-			t.Error("there is no marker")
-		}
+		e.do(func() {
+			if e.keys[pool.MarkerKey(h.cfg.Pool)] == nil {
+				t.Error("there is no marker")
+			}
+		})
 	})
 }
 
@@ -449,7 +451,7 @@ func TestAskedForAtTheEnd(t *testing.T) {
 		e.byHand(pool.ReleasedKey(h.cfg.Pool)+c.name, pool.LeaseHex(c.lease), false)
 		<-c.Parting()
 		r.stop()
-		ts := pool.ReadTenures(h.cfg.Pool, e.match([]byte(pool.TenuresKey(h.cfg.Pool)), []byte{0}))
+		ts := e.tenures(h.cfg.Pool)
 		if len(ts) != 1 || ts[0].Ended != pool.Released || e.keys[c.key] != nil {
 			t.Errorf("got %+v, and %v at its key; want an end by release, and nothing", ts, e.keys[c.key])
 		}
