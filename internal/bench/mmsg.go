@@ -7,30 +7,26 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-)
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
-}
+	"github.com/prefixproxy/prefixproxy/internal/poll"
+)
 
 // packets are the buffers of datagrams that one system call moves.
 type packets struct {
-	msgs []mmsghdr
+	msgs []poll.Message
 	iovs []unix.Iovec
 	bufs [][]byte
 }
 
 // newPackets makes buffers for count datagrams of at most size bytes.
 func newPackets(count, size int) *packets {
-	p := &packets{msgs: make([]mmsghdr, count), iovs: make([]unix.Iovec, count), bufs: make([][]byte, count)}
+	p := &packets{msgs: make([]poll.Message, count), iovs: make([]unix.Iovec, count), bufs: make([][]byte, count)}
 	for i := range count {
 		p.bufs[i] = make([]byte, size)
 		p.iovs[i].Base = &p.bufs[i][0]
 		p.iovs[i].SetLen(size)
-		p.msgs[i].hdr.Iov = &p.iovs[i]
-		p.msgs[i].hdr.SetIovlen(1)
+		p.msgs[i].Iov = &p.iovs[i]
+		p.msgs[i].SetIovlen(1)
 	}
 	return p
 }
@@ -47,7 +43,7 @@ func (p *packets) poll(fd int) (int, error) {
 }
 
 // received returns the i-th datagram of the last recv, valid until the next.
-func (p *packets) received(i int) []byte { return p.bufs[i][:p.msgs[i].n] }
+func (p *packets) received(i int) []byte { return p.bufs[i][:p.msgs[i].N] }
 
 // setLen says how long the i-th datagram is that will be sent.
 func (p *packets) setLen(i, length int) { p.iovs[i].SetLen(length) }

@@ -43,14 +43,8 @@ type datagram struct {
 	fd  int        // -1: closed
 	err error      // what the network has reported
 
-	msgs [sendBatch]mmsghdr // scratch
+	msgs [sendBatch]poll.Message // scratch
 	iovs [sendBatch]unix.Iovec
-}
-
-// mmsghdr is struct mmsghdr of sendmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
 }
 
 // newDatagram takes a connection.
@@ -123,8 +117,8 @@ func (l *datagram) send(lines []byte, most int) (n int, err error) {
 		end := PacketEnd(lines, l.max)
 		l.iovs[count].Base = &lines[0]
 		l.iovs[count].SetLen(end)
-		l.msgs[count].hdr.Iov = &l.iovs[count]
-		l.msgs[count].hdr.SetIovlen(1)
+		l.msgs[count].Iov = &l.iovs[count]
+		l.msgs[count].SetIovlen(1)
 		lines = lines[end:]
 	}
 	defer clear(l.iovs[:count])

@@ -161,9 +161,10 @@ func (o *Outlet) dropSpares() {
 	o.spares = nil
 }
 
-// open connects to the first server of the first n addresses that can be used, and is not. Unless age is 0, a connection must stay open for that long while nothing is sent, and for
-// longer than those did that failed; and a server that read nothing must first show that it
-// reads again. nil: none can be used, or ctx ended.
+// open connects to the first server of the first n addresses that can be used, and is not. Unless
+// age is 0, a connection must stay open for that long while nothing is sent, and for longer than
+// those did that failed; and a server that read nothing must first show that it reads again. nil:
+// none can be used, or ctx ended.
 func (o *Outlet) open(ctx context.Context, n int, age time.Duration) *connection {
 	c := o.seek(ctx, n)
 	if c == nil || c.server.entry.address.IsDatagram() {

@@ -13,16 +13,16 @@ const (
 	packetRoom  = 8 << 20 // bytes that it has for them
 )
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	hdr unix.Msghdr
-	n   uint32
+// A Message is struct mmsghdr of recvmmsg(2) and sendmmsg(2).
+type Message struct {
+	unix.Msghdr
+	N uint32 // its bytes, which the kernel sets
 }
 
 // Packets receive datagrams, many per system call. Their buffer is not on the Go heap, and
 // takes memory only as far as datagrams have filled it: a page for each small one.
 type Packets struct {
-	msgs  [packetBatch]mmsghdr
+	msgs  [packetBatch]Message
 	iovs  [packetBatch]unix.Iovec
 	peers [packetBatch]unix.RawSockaddrAny
 	buf   []byte
@@ -44,7 +44,7 @@ func (p *Packets) divide(size int) error {
 	for i := range Slots(size) {
 		p.iovs[i].Base = &p.buf[i*size]
 		p.iovs[i].SetLen(size)
-		h := &p.msgs[i].hdr
+		h := &p.msgs[i].Msghdr
 		h.Iov, h.Name = &p.iovs[i], (*byte)(unsafe.Pointer(&p.peers[i]))
 		h.Namelen = unix.SizeofSockaddrAny
 		h.SetIovlen(1)
@@ -62,7 +62,7 @@ func (p *Packets) Recv(s *Socket, size, most int) (int, error) {
 		}
 	}
 	for i := range p.n {
-		p.msgs[i].hdr.Namelen = unix.SizeofSockaddrAny // of which the kernel made the length
+		p.msgs[i].Namelen = unix.SizeofSockaddrAny // of which the kernel made the length
 	}
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&p.msgs[0])), uintptr(most), unix.MSG_DONTWAIT|unix.MSG_TRUNC, 0, 0)
 	if errno != 0 {
@@ -75,7 +75,7 @@ func (p *Packets) Recv(s *Socket, size, most int) (int, error) {
 // Packet returns the i-th datagram of the last recv, valid until the next one, and how many
 // bytes were cut off its end.
 func (p *Packets) Packet(i int) (data []byte, lost int) {
-	n := int(p.msgs[i].n) // as it was sent: MSG_TRUNC
+	n := int(p.msgs[i].N) // as it was sent: MSG_TRUNC
 	read := min(n, p.size)
 	return p.buf[i*p.size:][:read], n - read
 }
@@ -84,4 +84,4 @@ func (p *Packets) Packet(i int) (data []byte, lost int) {
 func (p *Packets) Forget() { unix.Madvise(p.buf, unix.MADV_DONTNEED) }
 
 // Peer returns the sender of the i-th datagram; "" where it has no address.
-func (p *Packets) Peer(i int) string { return name(&p.peers[i], p.msgs[i].hdr.Namelen) }
+func (p *Packets) Peer(i int) string { return name(&p.peers[i], p.msgs[i].Namelen) }
