@@ -41,6 +41,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		err = fmt.Errorf("what the last process had counted is lost: %w", err)
 		a.journal.file.Close()
 		a = New(cfg)
+		a.journal.generation = logs[len(logs)-1].generation
 	}
 	a.lost = missing(logs)
 	if a.open.Seq == 0 { // nothing was found
@@ -54,6 +55,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		a.note()
 	}
 	j := &a.journal
+	j.all = dirs
 	if j.left = a.left; len(dirs) == 0 || a.IsFlushing() {
 		return a, nil // where it was found, until all points have left
 	}
@@ -61,15 +63,7 @@ func Open(cfg Config, dirs []string, now time.Time) (*Aggregator, error) {
 		return nil, fmt.Errorf("aggregate: %w", err)
 	}
 	j.dir = dirs[0]
-	if len(logs) > 0 {
-		j.generation = logs[len(logs)-1].generation
-	}
 	a.checkpoint()
-	for _, dir := range dirs {
-		if j.err == nil { // else what was found is all that there is
-			removeBefore(dir, j.generation)
-		}
-	}
 	j.fail(err) // until the next base
 	return a, nil
 }
@@ -181,11 +175,7 @@ func (a *Aggregator) Flushed() (lines int) {
 	j := &a.journal
 	a.writeBase(j.left)
 	if j.dir != "" && (j.broken || j.base == 0) {
-		// Most likely the disk is full, perhaps of what must not be found again: its points have left.
-		removeBefore(j.dir, j.generation)
-		j.broken = true
-		j.miss(a.open.Lines)
-		j.file.Truncate(headLen)
+		j.cut(a.open.Lines)
 		a.beginBase()
 	}
 	return lines

@@ -18,6 +18,7 @@ import (
 // A journal writes logs. Without a directory it does nothing.
 type journal struct {
 	dir        string
+	all        []string // directories in which older logs may be
 	generation uint64
 	log
 	err error // the first since a base was complete
@@ -112,12 +113,34 @@ func (j *journal) commit() {
 	if j.flush(); j.broken {
 		return
 	}
-	if err := os.Rename(logFile{j.dir, linesKind, j.generation}.path(), logFile{j.dir, baseKind, j.generation}.path()); err != nil {
+	if err := j.replaceOlder(); err != nil {
 		j.fail(err)
 		return
 	}
 	j.base, j.err = j.size, nil
-	removeBefore(j.dir, j.generation)
+}
+
+// cut takes all that there is out of the logs, of which this one lacks so many lines from now on:
+// most likely the disk is full, perhaps of what must not be found again, since its points have left.
+func (j *journal) cut(missing int) {
+	j.broken = true
+	j.miss(missing)
+	j.fail(errors.Join(j.file.Truncate(headLen), j.replaceOlder()))
+}
+
+// replaceOlder lets the log stand for those before it, which are removed.
+func (j *journal) replaceOlder() error {
+	if j.base == 0 {
+		if err := os.Rename(logFile{j.dir, linesKind, j.generation}.path(), logFile{j.dir, baseKind, j.generation}.path()); err != nil {
+			return err
+		}
+	}
+	for _, l := range logsIn(j.all...) {
+		if l.generation < j.generation {
+			os.Remove(l.path())
+		}
+	}
+	return nil
 }
 
 // miss keeps for the next process how many lines are missing.
@@ -199,14 +222,4 @@ func logsIn(dirs ...string) (all []logFile) {
 	}
 	slices.SortStableFunc(all, func(x, y logFile) int { return cmp.Compare(x.generation, y.generation) })
 	return all
-}
-
-// removeBefore removes the logs of earlier generations, the oldest first: what is behind a gap is
-// not read.
-func removeBefore(dir string, generation uint64) {
-	for _, l := range logsIn(dir) {
-		if l.generation < generation {
-			os.Remove(l.path())
-		}
-	}
 }

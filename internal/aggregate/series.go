@@ -72,14 +72,16 @@ type sums struct {
 func newSums() sums { return sums{table: newTable(), spellings: map[spelling]*series{}} }
 
 func (x *sums) configure(cfg Config) {
-	x.limit(int64(cfg.Memory))
+	x.limit(int64(cfg.Memory), int64(cfg.Memory))
 	x.names.dropTags = cfg.Tags == DropTags
 	x.forgetSpellings()
 }
 
-// limit bounds what series take, in bytes.
-func (x *sums) limit(memory int64) {
-	x.memory.limit, x.samples.limit, x.sketches.limit, x.spelling.limit = memory/2, memory/4, memory/8, memory/8
+// limit bounds what series take, in bytes; spare, what they can do without: timers go on in
+// sketches, and spellings are read anew.
+func (x *sums) limit(memory, spare int64) {
+	x.memory.limit, x.sketches.limit = memory/2, memory/8
+	x.samples.limit, x.spelling.limit = spare/4, spare/8
 }
 
 // A room is bounded memory.

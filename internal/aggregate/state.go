@@ -39,7 +39,8 @@ import (
 //
 // Lines are written once a read; of a base, a part with each read, or, in a flush, with each part
 // that is taken out. A series in it replaces what the lines before it made of that series, but only
-// in a log that has all of its base: in one that goes on, nothing but lines counts.
+// in a log that has all of its base: in one that goes on, it names the series, and says a gauge's value,
+// as the logs before do, unless they had to go.
 //
 // docs/decisions/0014 says why nothing counts twice.
 const (
@@ -187,29 +188,29 @@ func (j *journal) spill() {
 // recall goes on with the newest base that logs have, and what comes after it, of which the last
 // was written at that time.
 func (a *Aggregator) recall(logs []logFile) (written time.Time, err error) {
-	var next logFile
+	first := 0
 	for i, l := range logs {
-		if i == 0 || l.kind == baseKind {
-			next = l
+		if l.kind == baseKind {
+			first = i
 		}
 	}
-	for _, l := range logs {
-		if l.dir != next.dir || l.generation != next.generation {
-			continue
-		}
+	for _, l := range logs[first:] {
 		file, err := statedir.OpenFile(l.path(), os.O_RDWR, 0)
 		if err != nil {
 			return written, err
 		}
 		info, err := file.Stat()
-		if err != nil || info.Size() < headLen {
-			return written, errors.Join(err, file.Close()) // it had just begun
+		if err != nil {
+			return written, errors.Join(err, file.Close())
+		}
+		if info.Size() < headLen { // it got no further
+			file.Close()
+			continue
 		}
 		a.journal.dir, a.journal.generation, written = l.dir, l.generation, info.ModTime()
 		if err := a.replay(file, l.kind == baseKind); err != nil {
 			return written, fmt.Errorf("%s: %w", l.path(), err)
 		}
-		next.generation++
 	}
 	return written, nil
 }
@@ -222,15 +223,16 @@ func (a *Aggregator) replay(file *os.File, hasBase bool) (err error) {
 			err = errDamaged
 		}
 	}()
-	in := bufio.NewReaderSize(file, 2*maxRecord)
+	in := bufio.NewReaderSize(file, 4*maxRecord) // of all bins of a sketch, some 120 KiB
 	if head, _ := in.ReadSlice('\n'); !bytes.HasPrefix(head, []byte(format)) {
 		return errors.New("another version wrote it")
 	}
 	j := &a.journal
 	j.follow(file, headLen)
-	if hasBase {
-		a.limit(math.MaxInt64) // what is there stays
-		defer a.limit(int64(a.cfg.Memory))
+	memory := int64(a.cfg.Memory)
+	defer a.limit(memory, memory)
+	if a.limit(math.MaxInt64, memory); hasBase { // what was counted stays
+		a.limit(math.MaxInt64, math.MaxInt64)
 	}
 	r := replay{Aggregator: a, restores: hasBase}
 	for {
@@ -299,7 +301,7 @@ func (r *replay) record(kind byte, text []byte) error {
 			return errDamaged
 		}
 		r.restores, j.base = false, j.size
-		r.limit(int64(r.cfg.Memory))
+		r.limit(math.MaxInt64, int64(r.cfg.Memory))
 	}
 	if counted {
 		r.open.Lines++
@@ -347,13 +349,14 @@ func (r *replay) series(text []byte) *series {
 	number, _ := strconv.Atoi(string(digit))
 	k, hash := kind(number), hashOf(name)
 	s := r.table.find(name, k, hash)
-	if !r.restores {
-		return s
-	}
-	if s == nil {
+	if s == nil && noKind < k && k <= setKind {
 		s = r.newSeries(name, k, hash, 0)
 	}
-	r.take(s, s.seq+1) // which is in the record
+	if r.restores {
+		r.take(s, s.seq+1) // which is in the record
+	} else if s == nil || k != gaugeKind {
+		return s
+	}
 	seq, _ := strconv.Atoi(string(seqText))
 	v, _ := strconv.ParseFloat(string(value), 64)
 	s.seq = int32(seq)
@@ -389,9 +392,7 @@ func (r *replay) restore(kind byte, text []byte) error {
 	r.toSketch(x)
 	x.n, x.sum, x.squares, x.lower, x.upper = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
 	for bin := range slices.Chunk(numbers[5:], 2) {
-		if err := x.sketch.AddWithCount(bin[0], bin[1]); err != nil {
-			return err
-		}
+		x.addToBin(bin[0], bin[1])
 	}
 	return nil
 }

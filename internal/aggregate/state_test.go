@@ -481,20 +481,16 @@ func TestNoBase(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, tenth(), at(0), dir)
 	a.SetNamed(true, at(0))
-	put(a, "a:1|c", "b:1|c", "c:1|c", "d:1|c")
+	put(a, "a:1|c", "b:1|c", "c:1|c", "d:1|c", "g:7|g")
 	a.Seal(at(10))
 	put(a, "a:1|c")
 	a.journal.breaks(syscall.ENOSPC)
 	put(a, "a:1|c")
 	points(a)
-	put(a, "a:1|c", "b:1|c")
-	cut := logFile{dir, linesKind, 2}
-	if err := os.Rename(cut.path(), logFile{dir, baseKind, 2}.path()); err != nil { // no other had begun
-		t.Fatal(err)
-	}
-	a, err := Open(tenth(), []string{dir}, at(11))
-	if err != nil || a.Trouble() != nil || a.Lines() != 2 || a.Lost() != 2 || a.IsFlushing() {
-		t.Errorf("%d lines found, %d lost, %v", a.Lines(), a.Lost(), err)
+	put(a, "a:1|c", "g:+1|g", "g:+1|g", "a:1|c") // of the base, only g and d are there
+	a = open(t, tenth(), at(11), dir)
+	if a.Lines() != 4 || a.Lost() != 2 || a.IsFlushing() || valueOf(a, "g", gaugeKind) != 9 {
+		t.Errorf("%d lines found, %d lost; the gauge is %v", a.Lines(), a.Lost(), valueOf(a, "g", gaugeKind))
 	}
 }
 
@@ -571,6 +567,29 @@ func TestLessMemory(t *testing.T) {
 	}
 }
 
+// What was counted in the place of what had left is counted again, though at the start nothing
+// has left yet.
+func TestKilledAtBound(t *testing.T) {
+	cfg, dir := tenth(), t.TempDir()
+	cfg.Memory, cfg.Expire = 1<<20, cfg.Interval
+	a := open(t, cfg, at(0), dir)
+	a.SetNamed(true, at(0))
+	old, lines := 0, 0
+	for put(a, fmt.Sprintf("old%d:1|c", old)) == "" {
+		old++
+	}
+	a.Seal(at(10))
+	points(a)
+	a.Seal(at(20))
+	a.Take(old / 2)
+	for put(a, fmt.Sprintf("new%d:1|c", lines)) == "" {
+		lines++
+	}
+	if got := open(t, cfg, at(21), dir).Lines(); got != lines || lines == 0 {
+		t.Errorf("%d lines found, want %d", got, lines)
+	}
+}
+
 // What a checkpoint holds of all types is what there was.
 func TestCheckpoint(t *testing.T) {
 	cfg := DefaultConfig()
@@ -581,6 +600,7 @@ func TestCheckpoint(t *testing.T) {
 	for i := range 50_000 {
 		put(a, fmt.Sprintf("big:%d|ms", i))
 	}
+	put(a, "big:1.79e308|h", "big:-1.79e308|h", "big:5e-324|h")
 	a.checkpoint()
 	b := open(t, cfg, at(1), dir)
 	for _, x := range []*Aggregator{a, b} {

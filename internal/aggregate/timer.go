@@ -83,10 +83,13 @@ func (s *samples) addToSketch(v float64) {
 	s.sum += v
 	s.squares += v * v
 	s.lower, s.upper = min(s.lower, v), max(s.upper, v)
-	if limit := s.sketch.MaxIndexableValue(); math.Abs(v) > limit {
-		v = math.Copysign(limit, v)
-	}
-	s.sketch.Add(v)
+	s.addToBin(v, 1)
+}
+
+// addToBin adds n samples to the bin of v: to the last one if v is beyond it.
+func (s *samples) addToBin(v, n float64) {
+	limit := s.sketch.MaxIndexableValue()
+	s.sketch.AddWithCount(min(max(v, -limit), limit), n)
 }
 
 // A stat is one of a timer's values.
