@@ -356,7 +356,7 @@ var oddPaths = []string{
 	"~host.x", "\ufeff~", "~~.MtLogan.x", ".~host.x", "MtLogan{a=\"b\"}", "MtLogan{a=\"b\",c=\"d\"}\u00a0", "host.x{a=\"b\"}", "MtLogan;name=q", "{a=\"b\"}",
 	"servers..MtLogan.a", "servers/K2/a", "a..host.x", "a/host/x", "(MtLogan.a", "@host.f", "Mt(Log)an.x", "Pico/de Orizaba.x",
 	"ho,st.x", "Mt,Logan.x", "#host.x", "[MtLogan].x", "host..x", "host//x", "host/./x", "_tagged.a.b.c", "constructor", "(toString)", "__proto__",
-	"\xcdtLogan.x", "\xe8\xef\xf3\xf4.x", "x\x8ahost.y", "constructo\xf2", "Den/ali.x", "/Denali/x", "(Denali", "Denali{a=\"b\"}",
+	"\xcdtLogan.x", "\xe8\xef\xf3\xf4.x", "x\x8ahost.y", "constructo\xf2", "Den/ali.x", "/Denali/x", "(Denali", "Denali{a=\"b\"}", "K#2", "K,2.x",
 }
 
 // fuzzNames are the names that fuzzing holds, with the one that is none first.

@@ -199,8 +199,11 @@ func (w *Rewriter) study(name []byte) (e *edit, cut int) {
 	var buf [maxKey]byte
 	x := w.protocol.extent(name)
 	e, cut = w.named(buf[:0], name, x)
-	if e == nil && w.protocol == StatsD {
-		e, cut = w.named(buf[:0], name, extent{x.start, indexOr(name, ";,#[", len(name))})
+	if w.protocol == StatsD { // whoever reads it may have tags there
+		tagged, at := w.named(buf[:0], name, extent{x.start, indexOr(name, ";,#[", len(name))})
+		if e == nil || tagged != nil && tagged.result == ForeignName {
+			e, cut = tagged, at
+		}
 	}
 	if e == nil {
 		key, at, ok := w.protocol.leading(buf[:0], name, x, w.fromNodes)
