@@ -44,7 +44,7 @@ const valuesInterval = 3 // seconds
 func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 	t.Logf("-values.seed %d", *valuesSeed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	percentiles := [][]float64{{90}, {99.9, 50, -10}, {25.5, -100, 0.001, 100, -99.95}, {0, 0.1, 75}}[r.IntN(4)]
+	percentiles := randomPercentiles(r)
 	statsd := startValuesStatsD(t, layout, percentiles)
 	cfg := aggregate.DefaultConfig()
 	cfg.Interval, cfg.Layout, cfg.Percentiles, cfg.Expire = valuesInterval*time.Second, layout, percentiles, 0
@@ -135,6 +135,21 @@ func pointsOf(text string) map[string]string {
 			path += ";" + key + "=" + tags[key]
 		}
 		all[path] = f[1]
+	}
+	return all
+}
+
+// randomPercentiles returns some that are not the same.
+func randomPercentiles(r *rand.Rand) (all []float64) {
+	odd := []float64{0, 100, -100, 0.001, -0.001, 1e-7, -1e-7, 99.9, 99.999, -99.95, 50, 25.5, 33.333333333333336}
+	for range 1 + r.IntN(7) {
+		p := float64(r.IntN(201) - 100)
+		if r.IntN(2) == 0 {
+			p = odd[r.IntN(len(odd))]
+		}
+		if !slices.Contains(all, p) {
+			all = append(all, p)
+		}
 	}
 	return all
 }
