@@ -32,7 +32,7 @@ func (c *completeCmd) Run(ui *ui, app *kong.Kong) error {
 		}
 	}
 	for _, f := range slices.Concat(command.AllFlags(true)...) {
-		if !f.IsBool() && (last == "--"+f.Name || last == "-"+string(f.Short)) {
+		if !f.IsBool() && isNamed(f, last) {
 			return list(ui, word, f.EnumSlice())
 		}
 		flags = append(flags, "--"+f.Name+"\t"+f.Help)

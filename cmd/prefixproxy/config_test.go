@@ -21,7 +21,7 @@ import (
 
 // testEnv stands for the environment of a test.
 func testEnv(name string) (string, bool) {
-	value, ok := map[string]string{"POOL": "blue", "COUNT": "3", "DOLLAR": "$$", "EMPTY": "", "LATIN": "\xff"}[name]
+	value, ok := map[string]string{"POOL": "blue", "COUNT": "3", "DOLLAR": "$$", "EMPTY": "", "NULL": "null", "LATIN": "\xff"}[name]
 	return value, ok
 }
 
@@ -219,6 +219,8 @@ func TestConfigProblems(t *testing.T) {
 		{"listen: {max_connections: 0}", []string{`3:27: listen.max_connections: max_connections 0 is out of range`}},
 		{"listen: {max_connections: 1.5}", []string{`3:27: listen.max_connections: want a whole number, got a fraction`}},
 		{"listen: {max_connections: \"7\"}", []string{`3:27: listen.max_connections: want a whole number, got text`}},
+		{"listen:\n  max_connections: ${NULL}", []string{`4:20: listen.max_connections: want a whole number, got text`}},
+		{"admin:\n  badlines: ${NULL}", []string{`4:13: admin.badlines: want true or false, got text`}},
 		{"listen: {max_connections: 0x10}", []string{`3:27: listen.max_connections: want a whole number, got a number`}},
 		{"listen: {statsd: [{udp: 1}]}", []string{`3:19: listen.statsd[0]: want one value, got a section`}},
 		{"listen: {statsd: [null]}", []string{`3:19: listen.statsd[0]: want one value, got nothing`}},

@@ -76,8 +76,8 @@ func fileError(err error) error {
 // passwordHint is how to mend a password file that cannot be read.
 func (c etcdConfig) passwordHint(err error) string {
 	switch {
-	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && errors.Is(err, fs.ErrNotExist):
-		return "systemd puts it there while the service runs, if the unit has a line LoadCredential for it: systemctl start prefixproxy"
+	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && underUnit()):
+		return "systemd puts it there while the service runs (systemctl start prefixproxy), if the unit has it: systemctl edit prefixproxy: [Service] LoadCredential=" + filepath.Base(c.PasswordFile) + ":/path/of/the/secret"
 	case errors.Is(err, fs.ErrPermission) && underUnit():
 		return letServiceRead(c.PasswordFile)
 	case errors.Is(err, fs.ErrPermission):

@@ -98,6 +98,7 @@ func TestPasswordHint(t *testing.T) {
 		{"others may read it", file, false, errOthersMayRead, own},
 		{"we may not", file, false, fs.ErrPermission, "sudo "},
 		{"the service may not", file, true, fs.ErrPermission, "chgrp prefixproxy " + file},
+		{"the unit has no line for a credential", serviceCredentials + "/secret", true, fs.ErrPermission, "LoadCredential=secret:"},
 		{"it is not there", file + "x", false, fs.ErrNotExist, "install -m 0640"},
 	} {
 		if t.Setenv("RUNTIME_DIRECTORY", ""); tt.unit {

@@ -38,7 +38,7 @@ type commandLine struct {
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	logFlags
-	ShowVersion bool `name:"version" help:"Print the version."`
+	ShowVersion versionFlag `name:"version" help:"Print the version."`
 }
 
 // configFlag names the configuration file of a command that needs one.
@@ -105,24 +105,33 @@ func execute(args []string, ui *ui) error {
 	return command.Run(ui)
 }
 
-// asMeant returns args in the form that kong takes: flags may stand before the command, and
-// version and help are commands, too.
+// asMeant returns args in the form that kong takes: flags may stand before the command, and help
+// is a command, too.
 func asMeant(args []string, commands []*kong.Node) []string {
 	args = slices.Clone(args)
 	isCommand := func(arg string) bool {
 		return slices.ContainsFunc(commands, func(c *kong.Node) bool { return c.Name == arg })
 	}
+	isOfCommand := func(arg string) bool {
+		return slices.ContainsFunc(commands, func(c *kong.Node) bool {
+			return slices.ContainsFunc(c.Flags, func(f *kong.Flag) bool { return isNamed(f, arg) })
+		})
+	}
 	switch i := slices.IndexFunc(args, isCommand); {
-	case slices.Equal(args, []string{"--version"}):
-		return []string{"version"}
 	case len(args) > 0 && args[0] == "help":
 		return append(args[1:], "--help")
-	case i < 0 && len(args) > 0 && strings.HasPrefix(args[0], "-") && !slices.Contains(args, "--help") && !slices.Contains(args, "-h"):
-		return nil // whose flags they are, nobody knows
+	case i < 0 && len(args) > 0 && isOfCommand(args[0]):
+		return nil // a command is missing
 	case i > 0 && strings.HasPrefix(args[0], "-"):
 		args = slices.Concat(args[i:i+1], args[:i], args[i+1:])
 	}
 	return args
+}
+
+// isNamed says whether arg is the flag f, with or without its value.
+func isNamed(f *kong.Flag, arg string) bool {
+	name, _, _ := strings.Cut(arg, "=")
+	return name == "--"+f.Name || name == "-"+string(f.Short)
 }
 
 // noValue is how kong says that a flag is the last word, or that another flag follows.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+
+	"github.com/alecthomas/kong"
 )
 
 // version is the release, set by -ldflags "-X main.version=v1.2.3".
@@ -14,6 +16,18 @@ type versionCmd struct{}
 // Run prints version, commit and platform in one line.
 func (versionCmd) Run(ui *ui) error {
 	_, err := fmt.Fprintf(ui.out, "prefixproxy %s (%s, %s %s/%s)\n", buildVersion(), buildCommit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// versionFlag is the command as a flag, wherever it stands.
+type versionFlag bool
+
+// BeforeReset prints it before anything else is looked at, for kong.
+func (versionFlag) BeforeReset(app *kong.Kong) error {
+	err := versionCmd{}.Run(&ui{out: app.Stdout})
+	if err == nil {
+		app.Exit(exitDone)
+	}
 	return err
 }
 

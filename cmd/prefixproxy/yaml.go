@@ -161,7 +161,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	case v.Kind() == reflect.String:
 		v.SetString(text)
 	default: // a number or a boolean, which are as in JSON
-		if err := json.Unmarshal([]byte(text), v.Addr().Interface()); err != nil || !bare {
+		if err := json.Unmarshal([]byte(text), v.Addr().Interface()); err != nil || !bare || strings.Contains(text, "null") {
 			wanted := plainValues[v.Kind()]
 			d.wrongf(path, n, wanted.hint, "want %s, got %s", wanted.what, describe(n))
 		}

@@ -35,6 +35,8 @@ func Parse(expr, from string) (Expr, error) {
 	switch ok := utf8.ValidString(expr) && p.expression(); {
 	case expr == "":
 		return nil, errors.New("there is no expression")
+	case !ok && p.at == len(expr):
+		return nil, fmt.Errorf("%q is no Graphite expression: it ends too early", expr)
 	case !ok || p.at < len(expr):
 		return nil, fmt.Errorf("%q is no Graphite expression: something is wrong at %q", expr, expr[p.at:])
 	case len(p.parts) == 0:
