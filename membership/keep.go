@@ -72,12 +72,17 @@ func renewEvery(ttl time.Duration) time.Duration { return min(ttl/6, maxRenewEve
 // renewTime bounds each of the requests that are made at a renewal.
 func renewTime(ttl time.Duration) time.Duration { return min(max(ttl/6, time.Second), 10*time.Second) }
 
-// lose ends a claim that is no longer ours. Its lease is revoked before the next claim.
+// lose ends a claim that is no longer ours. Its lease, if there is still one, is revoked before the
+// next claim, but after the end is on record.
 func (h *Holder) lose(ctx context.Context, held *tenancy, loss Loss) {
 	h.count(func(s *Stats) { s.Losses[loss]++ }) // before anybody who hears of it asks why
 	h.letGo(Claiming)
-	until := h.usedUntil(held.Claim)
-	h.recordEnd(ctx, held.tenure.End(until, string(loss)), h.own.End(h.held.tenure, until))
+	end := h.endOf(held, string(loss), func(ctx context.Context, t pool.Tenure) error { return h.store.recordEnd(ctx, t, nil) })
+	if loss == Expired {
+		h.records.write(ctx, held.name, 0, end)
+	} else {
+		h.lease.end = end
+	}
 	h.lease.spent = true
 	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
 }
@@ -103,16 +108,19 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 // choice. What can't be done is done before the lease is revoked: who finds no end takes it that
 // the lease ran out, and that the name was not used for the last third of that.
 func (h *Holder) free(ctx context.Context, held *tenancy) error {
-	until := h.usedUntil(held.Claim)
-	saved := h.own.End(held.tenure, until)
-	held.under.end = func(ctx context.Context) error {
-		if err := await(ctx, saved); err != nil {
-			return fmt.Errorf("save the own tenures: %w", err)
-		}
-		return h.store.release(ctx, held.Claim, held.tenure.End(until, pool.Released))
-	}
+	held.under.end = h.endOf(held, pool.Released, func(ctx context.Context, t pool.Tenure) error { return h.store.release(ctx, held.Claim, t) })
 	return h.within(ctx, releaseTime/2, h.putEnd)
 }
 
-// usedUntil returns the wall-clock time until which c was used, now that it ends.
-func (h *Holder) usedUntil(c *Claim) time.Time { return h.wall().Add(min(c.Left(), 0)) }
+// endOf ends the tenure of held, whose name is not used any more, for some reason. It returns what
+// puts the end on record, once it is saved.
+func (h *Holder) endOf(held *tenancy, why string, put func(context.Context, pool.Tenure) error) func(context.Context) error {
+	until := h.wall().Add(min(held.Left(), 0))
+	saved := h.own.End(held.tenure, until)
+	return func(ctx context.Context) error {
+		if err := await(ctx, saved); err != nil {
+			return fmt.Errorf("save the own tenures: %w", err)
+		}
+		return put(ctx, held.tenure.End(until, why))
+	}
+}

@@ -48,18 +48,6 @@ func (r *records) write(ctx context.Context, name string, wait time.Duration, do
 // ended: that one finds out at its next renewal, and knows why.
 const firstWord = 2 * maxRenewEvery
 
-// recordEnd arranges for the end of one of our own tenures to be written, once it is saved.
-func (h *Holder) recordEnd(ctx context.Context, t pool.Tenure, saved <-chan struct{}) {
-	if t.ID != "" {
-		h.records.write(ctx, t.Name, 0, func(ctx context.Context) error {
-			if err := await(ctx, saved); err != nil {
-				return err
-			}
-			return h.store.recordEnd(ctx, t, nil)
-		})
-	}
-}
-
 // tidy arranges for the missing ends of tenures before ours to be written, now that we use the
 // name and nobody else does, and for what is too old or too much to be pruned. Mostly there is
 // neither.

@@ -144,6 +144,9 @@ func (s *store) endOp(t pool.Tenure, more ...clientv3.Cmp) clientv3.Op {
 // read. The end of another's is only for the name's holder to write: by is its claim, or nil
 // if the tenure was our own. Any goroutine may call it.
 func (s *store) recordEnd(ctx context.Context, t pool.Tenure, by *Claim) error {
+	if t.ID == "" { // it has none
+		return nil
+	}
 	var more []clientv3.Cmp
 	if by != nil {
 		more = stands(by.key, by.revision, by.lease)

@@ -458,13 +458,21 @@ func TestAskedForAtTheEnd(t *testing.T) {
 	})
 }
 
-// A name whose end can't be put on record is not freed at once: who finds no end takes it that the
+// A lease is not revoked before the end of its tenure is on record: who finds none takes it that the
 // lease ran out, and that the name was not used for the last third of that.
-func TestNoNameIsFreedWithoutItsEnd(t *testing.T) {
+func TestNoLeaseIsRevokedWithoutAnEnd(t *testing.T) {
 	for name, end := range map[string]func(h *Holder, e *model, r running, c *Claim){
 		"stopped": func(_ *Holder, _ *model, r running, _ *Claim) { r.stop() },
 		"asked for": func(h *Holder, e *model, _ running, c *Claim) {
 			e.byHand(pool.ReleasedKey(h.cfg.Pool)+c.name, pool.LeaseHex(c.lease), false)
+			<-c.Done()
+		},
+		"deleted": func(_ *Holder, e *model, _ running, c *Claim) {
+			e.byHand(c.key, "", true)
+			<-c.Done()
+		},
+		"overwritten": func(_ *Holder, e *model, _ running, c *Claim) {
+			e.byHand(c.key, "somebody", false)
 			<-c.Done()
 		},
 	} {
@@ -474,21 +482,21 @@ func TestNoNameIsFreedWithoutItsEnd(t *testing.T) {
 				h, w := newSim(t, e)
 				r := run(t, h)
 				c := r.held(t)
-				if name == "stopped" {
-					w.set(func(w *way) { w.weather.full = true })
-				} else {
+				if name == "asked for" {
 					go func() {
 						<-c.Parting()
 						w.set(func(w *way) { w.weather.full = true })
 					}()
+				} else {
+					w.set(func(w *way) { w.weather.full = true })
 				}
 				end(h, e, r, c)
 				ended := e.now()
-				for stands := true; stands; pass(t, 100*time.Millisecond) {
-					e.do(func() { stands = e.keys[c.key] != nil })
+				for lasts := true; lasts; pass(t, 100*time.Millisecond) {
+					e.do(func() { lasts = e.leases[int64(c.lease)] != nil })
 				}
 				if d := e.now() - ended; d < simTTL/3 {
-					t.Errorf("the name is free %v after its last use, want a third of the TTL", d)
+					t.Errorf("the lease is gone %v after its name's last use, want a third of the TTL", d)
 				}
 			})
 		})
