@@ -77,8 +77,9 @@ func (f *full) run() {
 		case 0, 1, 2, 3:
 			f.next(nil)
 		case 4:
-			f.stop()
-			f.next(f.Close(f.dirs[1]))
+			if f.stop(); f.Lines() == 0 { // else the next process moves them to another slot, and may have no room to say so
+				f.next(f.Close(f.dirs[1]))
+			}
 		case 5, 6, 7:
 			if !f.IsFlushing() {
 				f.beginBase()

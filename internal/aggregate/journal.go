@@ -131,7 +131,8 @@ func (j *journal) cut(missing int) {
 // replaceOlder lets the log stand for those before it, which are removed.
 func (j *journal) replaceOlder() error {
 	if j.base == 0 {
-		if err := os.Rename(logFile{j.dir, linesKind, j.generation}.path(), logFile{j.dir, baseKind, j.generation}.path()); err != nil {
+		was := j.file.Name() // not in dir, if that took no log yet
+		if err := os.Rename(was, logFile{filepath.Dir(was), baseKind, j.generation}.path()); err != nil {
 			return err
 		}
 	}
