@@ -121,6 +121,7 @@ func (p *pacer) gather(ctx context.Context, every time.Duration) {
 	tick := now.Add(every - now.Sub(epoch)%every)
 	for most > 0 && p.busy.Load() == 0 && ctx.Err() == nil {
 		runtime.Gosched() // the upstream sends what was read, timers fire, others nap
+		runtime.Gosched() // each 61st time the scheduler prefers us to them
 		left := time.Until(tick)
 		if left <= 0 {
 			return
