@@ -35,7 +35,7 @@ type Link interface {
 	Look() (Peer, error)
 
 	// Bound makes the kernel give up when the peer has taken nothing for d, even if we
-	// are no more.
+	// are no more. It may do so sooner where the peer was Full before.
 	Bound(d time.Duration) error
 
 	// Watch returns when the peer ends the connection: ErrClosed, if in order; and the
@@ -73,6 +73,9 @@ type Peer struct {
 
 	// Silence is that, if it was asked something since; 0: it answers.
 	Silence time.Duration
+
+	// Full is for how long in all its kernel has had no room for what was to go; 0: not known.
+	Full time.Duration
 }
 
 var (

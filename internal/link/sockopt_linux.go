@@ -39,6 +39,7 @@ func askTCP(fd int, peer *Peer) (closed bool, err error) {
 	peer.Window = int64(info.Snd_wnd) // since Linux 5.4
 	silence := time.Duration(info.Last_ack_recv) * time.Millisecond
 	peer.Heard = silence + tick
+	peer.Full = time.Duration(info.Rwnd_limited) * time.Microsecond
 	if info.Unacked > 0 || info.Probes > 0 {
 		peer.Silence = silence
 	}

@@ -51,6 +51,7 @@ type fakeServer struct {
 	unread  bool          // its kernel takes, and acknowledges nothing
 	cutOff  bool          // its host does not answer, either
 	silence time.Duration // for how long it has not then; 0: stallTime
+	full    time.Duration // for how long its kernel has had no room
 	mute    bool          // its kernel takes all, and nobody reads it: it does not close what we close
 	single  bool          // it serves one connection at a time
 	picky   bool          // it hangs up when it gets something
@@ -109,7 +110,7 @@ func (n *fakeNet) Dial(ctx context.Context, _ address.Upstream, at string, way l
 	s.mu.Lock()
 	s.dials = append(s.dials, time.Now())
 	needs, dialErr := s.needs, s.dialErr
-	l := &fakeLink{server: s, small: way.Small, ended: make(chan error, 2)}
+	l := &fakeLink{server: s, small: way.Small, full: s.full, ended: make(chan error, 2)}
 	s.links = append(s.links, l)
 	if s.endErr != nil {
 		err := s.endErr
@@ -169,8 +170,9 @@ type fakeLink struct {
 	taken  uint64 // bytes
 	tail   []byte // of them, behind the last line
 	wrote  time.Time
-	acked  uint64 // of them
-	gone   string // how we ended it: "closed" or "reset"
+	acked  uint64        // of them
+	full   time.Duration // the server's, when it began
+	gone   string        // how we ended it: "closed" or "reset"
 }
 
 // end ends the connection, as the server does.
@@ -232,7 +234,7 @@ func (l *fakeLink) Look() (Peer, error) {
 	if l.server.cutOff {
 		return Peer{Acked: l.acked, Silence: max(stallTime, l.server.silence)}, nil
 	}
-	return Peer{Acked: l.acked, Heard: time.Since(l.wrote)}, nil
+	return Peer{Acked: l.acked, Heard: time.Since(l.wrote), Full: l.server.full - l.full}, nil
 }
 
 func (l *fakeLink) Watch() ([]byte, error) {

@@ -923,6 +923,42 @@ func TestMaxAge(t *testing.T) {
 	})
 }
 
+// Once a server had no room for a while, another connection to it is made when it has taken all:
+// on this one, the next time might end it. That costs nothing where lines are sent again.
+func TestServerHadNoRoom(t *testing.T) {
+	for _, once := range []bool{true, false} {
+		net := newNet(atA)
+		a := net.servers[atA]
+		run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+			if once {
+				r.source.left = func() time.Duration { return time.Hour }
+			}
+			r.send(30 * time.Second)
+			a.set(func(s *fakeServer) { s.full += fullTime / 2 }) // it was busy
+			r.send(time.Minute)
+			a.set(func(s *fakeServer) { s.unread = true })
+			r.send(time.Second)
+			a.set(func(s *fakeServer) { s.full += fullTime })
+			r.send(time.Second)
+			if n := len(a.attempts()); n != 1 {
+				t.Errorf("%d connections before all was taken", n)
+			}
+			a.set(func(s *fakeServer) { s.unread = false })
+			r.send(10 * time.Second)
+			want, parted := 1, ""
+			if once {
+				want, parted = 2, "closed"
+			}
+			if got, n := a.parted(0), len(a.attempts()); got != parted || n != want {
+				t.Errorf("the connection was %q, and there are %d; want %q, %d", got, n, parted, want)
+			}
+			if n := len(a.lines()); n != r.sent {
+				t.Errorf("%d of %d lines", n, r.sent)
+			}
+		})
+	}
+}
+
 // Other servers take over at once; without one, lines wait.
 func TestConfigure(t *testing.T) {
 	net := newNet(atA, atB)

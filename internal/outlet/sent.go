@@ -21,6 +21,10 @@ const (
 	// boundEvery is how often the kernel is told how long it may go on trying.
 	boundEvery = 500 * time.Millisecond
 
+	// fullTime is how long at once a peer must have had no room for its kernel to be asked whether it
+	// has: half of the least that ours waits before it does (TCP_RTO_MIN), since looks come at any time.
+	fullTime = 100 * time.Millisecond
+
 	// goneAfter is how long a peer must have answered nothing to be gone.
 	goneAfter = 15 * time.Second
 )
@@ -33,6 +37,7 @@ type sent struct {
 	Peer           // what is known of the other side
 	mid     bool   // written ends in the middle of a line
 	blocked bool   // the last write was in vain
+	worn    bool   // the peer had no room for a while, and may be given up too soon the next time
 
 	wrote    time.Time     // when something was last written
 	lastAck  time.Time     // when something was last seen to be acknowledged
@@ -73,6 +78,7 @@ func (s *sent) look(now time.Time, l link.Link) error {
 		s.progress, s.lastAck, s.pause = now, now.Add(-peer.Heard), firstLook
 	}
 	peer.Acked = max(peer.Acked, s.Acked)
+	s.worn = s.worn || peer.Full-s.Full >= fullTime
 	s.Peer = peer
 	stands := s.stands(now)
 	if err == nil && !s.isAcked() && (s.within < s.bounded-boundEvery/2 || now.Sub(s.told) >= boundEvery) {

@@ -62,7 +62,7 @@ type session struct {
 	timer   *time.Timer // listen's: it is called for each batch
 
 	ask     context.CancelCauseFunc // says why we should leave; the first reason holds. Any goroutine may
-	expires time.Time               // when we should; zero: never
+	expires time.Time               // when we should, once all is acknowledged; zero: never
 	why     error                   // we do when we can; nil: we don't
 	by      time.Time               // at the latest
 	besides sync.WaitGroup          // what goes on beside
@@ -176,6 +176,9 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
 	err := s.look(now, s.link)
+	if s.worn && s.source.Leaving() != nil && (s.expires.IsZero() || now.Before(s.expires)) {
+		s.expires = now // what is lost with it is not sent again
+	}
 	if !s.proven && now.Sub(s.since) >= provenAge && !s.isDoubtful() && s.stands(now) < provenAge/2 {
 		s.proven = true
 		s.outlet.failover.proven(now, s.server)
