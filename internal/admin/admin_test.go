@@ -920,6 +920,13 @@ func TestRoomForConnections(t *testing.T) {
 // fails, nothing.
 func TestReload(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
+	var log strings.Builder
+	s.log = slog.New(slog.NewTextHandler(&log, nil))
+	t.Cleanup(func() { // Run has ended
+		if n := strings.Count(log.String(), "admin page"); n != 2 {
+			t.Errorf("%d pages in the log, want the first and the second:\n%s", n, log.String())
+		}
+	})
 	start(t, s)
 	first := s.Addr().String()
 	reload := func(cfg Config, rest error, want error) {

@@ -103,7 +103,6 @@ func (s *Server) bind(ctx context.Context, cfg Config) (*site, error) {
 		at.close()
 		return nil, fmt.Errorf("admin page: %w", err)
 	}
-	s.log.Info("admin page", "address", at.addr().String())
 	return at, nil
 }
 
@@ -145,6 +144,9 @@ func (s *Server) Run(ctx context.Context) {
 	defer serving.Wait()
 	serving.Go(func() { s.rates.run(ctx) })
 	for at := s.site.Load(); ; {
+		if addr := at.addr(); addr != nil {
+			s.log.Info("admin page", "address", addr.String())
+		}
 		for _, ln := range at.listeners {
 			serving.Go(func() { s.http.Serve(boundedListener{ln, s.connections}) }) // until ln is closed
 		}
