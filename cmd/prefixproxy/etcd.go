@@ -63,14 +63,10 @@ func (c etcdConfig) Problems() conf.Problems {
 // fileError says what is wrong with a file, and which it is if that is a path: a password may
 // stand in its place.
 func fileError(err error) error {
-	path, ok := errors.AsType[*fs.PathError](err)
-	switch {
-	case !ok:
-		return err
-	case filepath.IsAbs(path.Path):
-		return fmt.Errorf("%w, of %s", path.Err, path.Path) // "…-password: x" would be masked
+	if path, ok := errors.AsType[*fs.PathError](err); ok && !filepath.IsAbs(path.Path) {
+		return path.Err
 	}
-	return path.Err
+	return err
 }
 
 // passwordHint is how to mend a password file that cannot be read.

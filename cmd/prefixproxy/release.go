@@ -18,7 +18,7 @@ type releaseCmd struct {
 
 // Help is shown by release --help.
 func (releaseCmd) Help() string {
-	return `The host that holds the name lets go of it within some seconds, takes another if there is one, and stays away from this one for one TTL (membership.ttl of that host). Who waits for a name takes it. The etcd user needs readwrite on the prefix /prefixproxy/, as a daemon does.
+	return `The host that holds the name lets go of it within some seconds, takes another if there is one, and stays away from this one for one TTL (membership.ttl of that host). Who waits for a name takes it. The etcd user needs to read the prefix /prefixproxy/ and to write below /prefixproxy/<pool>/released/.
 
 To stop the host itself, stop its daemon: it releases its name.`
 }

@@ -16,7 +16,7 @@ type rewriteCmd struct {
 	configFlag
 	Name     string `required:"" placeholder:"NAME" help:"The name to hold, one of the list."`
 	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"What the lines are: carbon or statsd."`
-	Now      moment `placeholder:"TIME" help:"When the lines arrive, as --at of who takes it; default: now."`
+	Now      moment `placeholder:"TIME" help:"When the lines arrive, in a form that who takes for --at; default: now."`
 }
 
 // Help is shown by rewrite --help.

@@ -17,7 +17,7 @@ type targetCmd struct {
 	Owner string `arg:"" help:"The host, as members shows it (membership.owner)."`
 	Expr  string `arg:"" help:"What to draw, with rewrite.from for the name: host.cpu.user."`
 	configFlag
-	From  moment        `placeholder:"TIME" help:"Leave out names that were held before only; default: all that is on record."`
+	From  moment        `placeholder:"TIME" help:"Leave out names that were held only before this time; default: all that is on record."`
 	Until moment        `placeholder:"TIME" help:"Draw nothing after this time; default: now."`
 	Step  time.Duration `default:"1s" help:"Time between two points of the graph; default: ${default}."`
 }
@@ -30,7 +30,7 @@ func (targetCmd) Help() string {
 
 EXPR may be any Graphite expression, with wildcards, functions and tags: host.cpu.{user,system}, sumSeries(host.disk.*.free), seriesByTag('name=host.requests','dc=eu'). Each path in it that has the node host (rewrite.from) is replaced; StatsD's own prefixes may stand before it: stats.timers.host.api.mean. Series are named after the host: web17.cpu.user. Functions that ask Graphite again for a series by its name (applyByNode, aliasQuery) find none; the tag name is that of a function, so alias by nodes: aliasByTags(…,0).
 
---step is the time between two points of the graph: the retention in storage-schemas.conf, and for a graph that reaches further back than its first one, the one that is drawn. Then each point is in its place, wherever the graph begins; the step in which a name changes hands is its former holder's. With another step, points are taken for the wrong host's for up to the longer of both at each change. A name that the host holds still is drawn until now: when the host has changed its name, ask again.
+--step is the time between two points of the graph: the retention in storage-schemas.conf, and for a graph that reaches further back than its first one, the one that is drawn. Then each point is in its place, wherever the graph begins; the step in which a name changes hands is its former holder's. With another step, points near a change (within the longer of both steps) are drawn for the wrong host. A name that the host still holds is drawn until now: when the host has changed its name, ask again.
 
 Times are RFC 3339, "14:05", Unix seconds, or how long ago: -7d, now-90min.`
 }

@@ -19,11 +19,11 @@ type whoCmd struct {
 
 // Help is shown by who --help.
 func (whoCmd) Help() string {
-	return `Without --at: who holds the name now, and the last that did, the latest first. A time of day is the last one that has been, on the local clock; a date or a time without a zone is local, too. For example:
+	return `Without --at: who holds the name now, and the last that did, the latest first. A time of day is the latest such time, on the local clock; a date or a time without a zone is local, too. For example:
 
     prefixproxy who --config prefixproxy.yaml Denali --at 14:05
 
-TO and ENDED are empty (null in JSON) while the name is held. They tell the end and why: release, or why the name was lost: expired, deleted, overwritten, lost, data_loss. TO is "?" when the host crashed and nobody has claimed the name since. Records are kept for 90 days.`
+TO and ENDED are "-" (null in JSON) while the name is held. They tell the end and why: release, or why the name was lost: expired, deleted, overwritten, lost, data_loss. TO is "?" when the host crashed and nobody has claimed the name since. Records are kept for 90 days.`
 }
 
 // lastHolders is how many who shows without --at.

@@ -11,9 +11,13 @@ import (
 // what stands behind a user and a colon and is no port.
 var secrets = []*regexp.Regexp{
 	regexp.MustCompile(`(//)([^\s"']*@)`),
-	regexp.MustCompile(`([?&][\w.-]+=|(?i:pass|pw|secret|token|auth|key)[\w-]*[=:] ?)([^\s"'&]+)`),
+	regexp.MustCompile(`([?&][\w.-]+=|` + secretWord + `[=:])([^\s"'&]+)`),
+	regexp.MustCompile(`((?:^|[\s"'])[\w-]*` + secretWord + `[=:] )([^\s"'&]+)`),
 	regexp.MustCompile(`((?:^|[\s"'=])[^\s"'=:/]+:)([^\s"':/]*[^\s"':/\d,;\])}][^\s"']*)`),
 }
+
+// secretWord tells of a secret.
+const secretWord = `(?i:pass|pw|secret|token|auth|key)[\w-]*`
 
 // Mask returns text, which tells of what was typed, with asterisks in the place of all that looks
 // like a secret. The number of characters stays.

@@ -21,7 +21,7 @@ func TestMask(t *testing.T) {
 		}
 	}
 	for _, plain := range []string{
-		"http://127.0.0.1:2379", "unix:///run/s?", "udp://a:8125", "open /etc/x: no such file", "user@example.net", "udp://localhost:statsd", "root:2379",
+		"http://127.0.0.1:2379", "unix:///run/s?", "udp://a:8125", "open /etc/x: no such file", "open /etc/my-secret: no such file", "open ./keys: no such file", "user@example.net", "udp://localhost:statsd", "root:2379",
 		`--at "2026-01-31T25:00:00Z" is no time`, `unknown flag --password, did you mean "--protocol"?`, "ttl 2s is out of range", "[udp://x:1, stdout:]", "https://graphite/events/",
 	} {
 		if got := Mask(plain); got != plain {
