@@ -81,16 +81,15 @@ func report(w io.Writer, err error) {
 		if errors.Is(err, syscall.EMFILE) {
 			known.hint = "LimitNOFILE=8192 in the unit, or ulimit -n 8192"
 		}
+		if code := exitCode(err); code == exitUsage || code == exitConfig { // it tells what was typed
+			err, known.hint = errors.New(conf.Mask(err.Error())), conf.Mask(known.hint)
+		}
 		all = configError{{error: err, hint: known.hint}}
 	}
 	for _, f := range all {
-		text, hint := f.Error(), f.hint
-		if code := exitCode(err); !ok && (code == exitUsage || code == exitConfig) { // it tells what was typed
-			text, hint = conf.Mask(text), conf.Mask(hint)
-		}
-		fmt.Fprintln(w, "prefixproxy: error:", text)
-		if hint != "" {
-			fmt.Fprintln(w, "prefixproxy: hint:", hint)
+		fmt.Fprintln(w, "prefixproxy: error:", f)
+		if f.hint != "" {
+			fmt.Fprintln(w, "prefixproxy: hint:", f.hint)
 		}
 	}
 }
