@@ -110,7 +110,7 @@ func (w *way) Failed(err error, begun time.Time) error {
 	return err
 }
 
-// version implements route.
+// Version implements route.
 func (w *way) Version(context.Context) (string, error) { return "3.7.3", nil }
 
 // fate decides on the request what to endpoint e; -1 is any.

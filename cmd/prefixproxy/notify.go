@@ -19,7 +19,7 @@ type notifier struct {
 	failed atomic.Bool // the last time, which was logged
 }
 
-// watchdog returns how often alive is to be called at least; 0: nobody waits for it.
+// watchdog returns how often systemd is to hear from us at least; 0: it does not wait for that.
 func (n *notifier) watchdog() time.Duration {
 	limit, err := sd.SdWatchdogEnabled(false)
 	if err != nil {

@@ -450,7 +450,6 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// start binds and runs s for the length of the test.
 // What no browser and no Prometheus sends is refused, and its body is not waited for.
 func TestOddRequests(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
@@ -488,6 +487,7 @@ func TestOddRequests(t *testing.T) {
 	}
 }
 
+// start binds and runs s for the length of the test.
 func start(t *testing.T, s *Server) {
 	t.Helper()
 	if err := s.Bind(t.Context()); err != nil {

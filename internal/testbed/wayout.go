@@ -71,7 +71,7 @@ func startWayOut(t testing.TB, plan daemonPlan) *wayOut {
 	return w
 }
 
-// receiver starts an upstream whose lines count as arrived.
+// counts makes the lines of receivers count as arrived.
 func (w *wayOut) counts(receivers ...*receiver) {
 	for _, r := range receivers {
 		r.server.mu.Lock()
