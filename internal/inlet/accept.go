@@ -13,9 +13,14 @@ import (
 )
 
 const (
-	// lastRead bounds how long a reader goes on once it is told to end: with what has reached its
-	// socket and, on a connection, with what its sender was just sending.
-	lastRead    = 250 * time.Millisecond
+	// lastRead is how long the reader of a connection, once it is told to end, goes on with what the
+	// sender was just sending.
+	lastRead = 250 * time.Millisecond
+
+	// drainTime bounds how long it takes what has reached the socket by then: a host that is busy
+	// needs long for a full backlog, and some sender may never pause.
+	drainTime = 2 * time.Second
+
 	retryAccept = 10 * time.Millisecond // when accept(2) lacks a resource
 )
 
@@ -56,10 +61,10 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	})
 }
 
-// drain calls read until that fails, for lastRead at most.
+// drain calls read until that fails, for drainTime at most.
 func drain(read func() (int, error)) {
 	var err error
-	for until := time.Now().Add(lastRead); err == nil && time.Now().Before(until); {
+	for until := time.Now().Add(drainTime); err == nil && time.Now().Before(until); {
 		_, err = read()
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -342,6 +343,24 @@ func TestStopLosesNoConnection(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A full backlog is accepted at the end, though the host is so busy that each of it takes a while.
+func TestDrainOnABusyHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		waiting := 1500
+		drain(func() (int, error) {
+			if waiting == 0 {
+				return 0, syscall.EAGAIN
+			}
+			time.Sleep(time.Millisecond)
+			waiting--
+			return 1, nil
+		})
+		if waiting > 0 {
+			t.Errorf("%d of 1500 are left", waiting)
+		}
+	})
 }
 
 // Who could send to a unix socket of datagrams before the end has it read; who can't is
