@@ -65,7 +65,7 @@ type Proxy struct {
 
 	inlet   *inlet.Inlet
 	reloads chan reload   // for Run
-	ended   chan struct{} // closed when Run reads no more
+	ended   chan struct{} // closed at the end of Run
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -152,6 +152,7 @@ func (p *Proxy) IsOwn(network, at string) bool { return p.inlet.Owns(network, at
 //
 // An error is about the files of an earlier process; then nothing was started.
 func (p *Proxy) Run(ctx context.Context) error {
+	defer close(p.ended)
 	if err := p.carbon.open(p.options.Places, p.cfg.Forward.Carbon, p.log); err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/store"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
@@ -408,6 +411,27 @@ func TestReloadAfterTheEnd(t *testing.T) {
 	p := start(t, cfg, holding("Denali"))
 	p.stop()
 	if err := p.Reload(cfg); err == nil {
+		t.Error("it reloads")
+	}
+}
+
+// Nor does one that could not begin: what was asked for meanwhile keeps nobody waiting.
+func TestReloadOfWhatCannotBegin(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "no directory")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
+	p, err := New(cfg, holding("Denali"), Options{Places: store.Places{State: file}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reloaded := make(chan error)
+	go func() { reloaded <- p.Reload(cfg) }()
+	if err := p.Run(t.Context()); err == nil {
+		t.Error("it runs")
+	}
+	if err := <-reloaded; err == nil {
 		t.Error("it reloads")
 	}
 }
