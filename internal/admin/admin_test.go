@@ -975,6 +975,16 @@ func TestReload(t *testing.T) {
 	if got := code(first, "/healthz"); got != 0 {
 		t.Errorf("at the old address: %d, want none", got)
 	}
+	reload(Config{Listen: "unix://" + path}, nil, nil)
+	for s.Addr().Network() != "unix" {
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	reload(Config{Listen: "unix://" + path}, nil, nil)
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("a socket that was removed is not bound again: %v", err)
+	}
 	reload(Config{}, nil, nil)
 	for s.Addr() != nil {
 	}

@@ -66,10 +66,11 @@ func (s *Server) Bind(ctx context.Context) error {
 }
 
 // Reload makes Run, which must be running, go on with cfg, if rest succeeds; with an error,
-// nothing has changed. A new address is bound before rest, and the old one closed after.
+// nothing has changed. A new address, or a unix socket that somebody has removed, is bound before
+// rest, and the old one closed after.
 func (s *Server) Reload(ctx context.Context, cfg Config, rest func() error) (err error) {
 	var to *site // nil: where it is
-	if cfg.Listen != s.cfg.Load().Listen {
+	if cfg.Listen != s.cfg.Load().Listen || s.site.Load().file.IsLost() {
 		if to, err = s.bind(ctx, cfg); err != nil {
 			return err
 		}
