@@ -225,6 +225,8 @@ func TestConfigProblems(t *testing.T) {
 		{"listen: {statsd: [{udp: 1}]}", []string{`3:19: listen.statsd[0]: want one value, got a section`}},
 		{"listen: {statsd: [null]}", []string{`3:19: listen.statsd[0]: want one value, got nothing`}},
 		{"listen: {statsd: [udp://localhost:8125, udp://localhost:8125]}", []string{`3:41: listen.statsd[1]: udp://localhost:8125 would take the socket of listen.statsd[0]`}},
+		{"\"password=pw\": 1", []string{`3:1: password=…: unknown key "password=…"`}},
+		{"etcd-user pw@etcd: 1", []string{`3:1: etcd-user …: unknown key "etcd-user …"`}},
 		{"telemetry: {statsd: yes}", []string{`3:21: telemetry.statsd: want true or false, got text`}},
 		{"telemetry: {statsd: \"true\"}", []string{`3:21: telemetry.statsd: want true or false, got text`}},
 		{"admin: {listen: nowhere}", []string{`3:17: admin.listen: "…" is not host:port`}},
@@ -293,6 +295,7 @@ func TestConfigRemedies(t *testing.T) {
 		{complete + "listen: {statsd: ['unix://@name']}", `3:19: listen.statsd[0]: "…" is not an absolute path`, "unix:///"},
 		{complete + "coalesce: 5ms\n\ufeffadmin: {}", "4:1: the file holds a byte order mark", "UTF-8"},
 		{complete + "membership:\u00a0{pool: a}", "3:1: membership:", "only looks like a blank"},
+		{complete + "coalesce: *b", `3:11: anchors, aliases`, "the value itself"},
 		{complete + "größe: 1", `3:1: größe: unknown key "größe"`, "known here"},
 		{"%YAML 1.2\n---\n" + complete, "1:1: found incompatible YAML document", "look here"},
 	} {

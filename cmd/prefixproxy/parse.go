@@ -58,17 +58,20 @@ func parse(text []byte) (*yaml.Node, *problem) {
 		return fail(place{}, "", err.Error())
 	}
 	at, line := syntaxPlace(text, bad.Mark)
-	what := bad.Message
+	what, hint := bad.Message, syntaxHint(line)
 	if strings.Contains(what, "anchor") { // which it names
-		what = noAnchors
+		what, hint = noAnchors, valueItself
 	}
 	if begins := bad.ContextMark.Line; 0 < begins && begins < at.line {
 		what += fmt.Sprintf(" (%s, from line %d on)", bad.ContextMsg, begins)
 	}
-	return fail(at, syntaxHint(line), what)
+	return fail(at, hint, what)
 }
 
-const noAnchors = "anchors, aliases and tags are not supported"
+const (
+	noAnchors   = "anchors, aliases and tags are not supported"
+	valueItself = "write the value itself"
+)
 
 // lineEnd is what YAML takes for one.
 var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")

@@ -48,7 +48,7 @@ func (d *decoder) decode(text []byte, v reflect.Value) {
 // value sets v from n.
 func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind == yaml.AliasNode || n.Anchor != "" || n.Style&yaml.TaggedStyle != 0 {
-		d.wrongf(path, n, "write the value itself", noAnchors)
+		d.wrongf(path, n, valueItself, noAnchors)
 		return
 	}
 	switch {
@@ -85,8 +85,8 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 		switch {
 		case i < 0:
 			hint, meant := d.unknownHint(path, key, known)
-			if user, _, isPair := strings.Cut(key, ":"); isPair {
-				key = user + ":…" // a password may follow
+			if i := strings.IndexAny(key, ":=@ "); i >= 0 {
+				key = key[:i+1] + "…" // a password may follow
 			}
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
 			if meant != "" {
