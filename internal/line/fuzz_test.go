@@ -77,10 +77,10 @@ func twinMisread(r Rules, name, line string, result Result) bool {
 		if ok && twinCounts(packet) && !twinKept(packet) {
 			return true
 		}
-		if !ok || !twinCounts(packet) || i == 0 && result != Free {
+		if !ok || !twinCounts(packet) {
 			continue
 		}
-		matters := twinMatters(r, StatsD, name, path)
+		matters := i == 0 && result != Free && twinIsForeign(r, StatsD, name, path) || (i > 0 || result == Free) && twinMatters(r, StatsD, name, path)
 		if matters || i > 0 && r.Unmatched != ForwardUnmatched {
 			return true
 		}
@@ -253,6 +253,13 @@ func twinMatters(r Rules, p Protocol, name, path string) bool {
 	return strings.HasPrefix(twinPaths(p, path)[0], twinPaths(p, r.From)[0]+".") || r.Unmatched == ForwardUnmatched && twinCosts(p, path)
 }
 
+// twinIsForeign says whether a path is under the name of another host.
+func twinIsForeign(r Rules, p Protocol, name, path string) bool {
+	return slices.ContainsFunc(r.Names, func(n string) bool {
+		return n != name && slices.ContainsFunc(twinPaths(p, path), func(read string) bool { return startsWith(read, twinTo(r, p, n)) })
+	})
+}
+
 // twinCosts says whether a path costs others, as it is.
 func twinCosts(p Protocol, path string) bool {
 	if strings.HasPrefix(twinPaths(p, path)[0], "_tagged.") {
@@ -356,7 +363,7 @@ var oddPaths = []string{
 	"~host.x", "\ufeff~", "~~.MtLogan.x", ".~host.x", "MtLogan{a=\"b\"}", "MtLogan{a=\"b\",c=\"d\"}\u00a0", "host.x{a=\"b\"}", "MtLogan;name=q", "{a=\"b\"}",
 	"servers..MtLogan.a", "servers/K2/a", "a..host.x", "a/host/x", "(MtLogan.a", "@host.f", "Mt(Log)an.x", "Pico/de Orizaba.x",
 	"ho,st.x", "Mt,Logan.x", "#host.x", "[MtLogan].x", "host..x", "host//x", "host/./x", "_tagged.a.b.c", "constructor", "(toString)", "__proto__",
-	"\xcdtLogan.x", "\xe8\xef\xf3\xf4.x", "x\x8ahost.y", "constructo\xf2", "Den/ali.x", "/Denali/x", "(Denali", "Denali{a=\"b\"}", "K#2", "K,2.x",
+	"\xcdtLogan.x", "\xe8\xef\xf3\xf4.x", "x\x8ahost.y", "constructo\xf2", "Den/ali.x", "/Denali/x", "(Denali", "Denali{a=\"b\"}", "K#2", "K,2.x", "K\xba2",
 }
 
 // fuzzNames are the names that fuzzing holds, with the one that is none first.

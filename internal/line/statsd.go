@@ -178,8 +178,8 @@ func (w *Rewriter) isMisread(out []byte, begin int, result Result) bool {
 			return true
 		case !first && e != nil && e.result != Free:
 			return true
-		case first && result == Free && e != nil && e != w.other:
-			return true // one that is ours starts with our name, in ASCII
+		case first && e != nil && (e.result == ForeignName || result == Free && e != w.other):
+			return true
 		}
 		read, first = rest, false
 	}
