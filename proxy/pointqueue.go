@@ -171,7 +171,7 @@ func (q *pointQueue) turn(now time.Time) {
 	q.mu.Lock()
 	if begins {
 		q.claim = claim
-		q.sums.Hold(now, claim.Tenure())
+		q.sums.Hold(time.Now(), claim.Tenure()) // which is behind its beginning, as now may not be
 	}
 	if q.sums.IsOver(now) && !q.sums.IsFlushing() { // else in the next turn
 		q.sums.Seal(now)

@@ -156,6 +156,22 @@ func TestPointsAcrossTenures(t *testing.T) {
 	})
 }
 
+// What was read before a tenure begins, and is counted then, is not of the slot that had begun
+// between the two.
+func TestReadBeforeTenure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := count(t, noNames())
+		c.after(9.9)
+		c.ingest.begin(time.Now(), c.proxy.naming.current(c.points))
+		c.ingest.datagram([]byte("host.x:1|c"))
+		c.after(10.2)
+		c.names.set(tenureFrom("Denali", nil, []claimtest.Tenure{{Name: "Denali", From: c.begun, To: time.Now()}}), membership.Held)
+		c.points.accept(&c.ingest.tally, c.ingest.end()...)
+		c.after(60)
+		c.want("Denali.x.count 1 @20")
+	})
+}
+
 // Without a name slots are flushed as ever; their points wait, and what falls into
 // another host's tenure is dropped and counted.
 func TestPointsWithoutName(t *testing.T) {
