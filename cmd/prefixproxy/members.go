@@ -123,7 +123,7 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, known *fl
 		Pool: cfg.Membership.Pool, Members: make([]member, len(held)), Waiting: make([]waiter, len(view.Waiting)),
 		Free: view.Free, MostHeld: make(map[string]int),
 	}
-	if !view.Begun.IsZero() {
+	if !view.Begun.IsZero() && view.At.Sub(view.Begun) >= fleet.Kept {
 		ms.MostHeld[mostHeldLabel] = view.MostHeld
 	}
 	for i, row := range held {

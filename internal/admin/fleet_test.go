@@ -73,6 +73,18 @@ func TestFleetSize(t *testing.T) {
 	}
 }
 
+// Where less than the week is known, the picture says so.
+func TestFleetBeforeWhatIsKnown(t *testing.T) {
+	view := poolOf(2, 1, "web17")
+	view.Begun = view.At.Add(-84 * time.Hour)
+	for last, want := range map[string]bool{"7d": true, "24h": false} {
+		page := askPool(t, view, "/fleet?last="+last).Body.String()
+		if got := strings.Count(page, `<path class="u" d="M0 0h`) == 3; got != want { // one is the legend's
+			t.Errorf("%s: unknown before what is known: got %v, want %v", last, got, want)
+		}
+	}
+}
+
 func BenchmarkFleet(b *testing.B) {
 	view := poolOf(1000, 11, "app-0f3a2.prod.example.net")
 	for b.Loop() {

@@ -175,6 +175,9 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		}
 		room = from
 	}
+	if until := min(at(f.Begun.UnixMilli()), room); until > 0 { // too much happened since
+		unknown.draw(0, until)
+	}
 	r.Tenures, r.Unknown, r.Unclean = string(held.path), string(unknown.path), string(unclean.path)
 	return r
 }

@@ -7,7 +7,7 @@
 //	view.go  what pages show: a View
 //
 // Not promised: to be complete. A name that was held for less than a few seconds between
-// two requests may be seen minutes later, and anything beyond maxTenures is left out.
+// two requests may be seen minutes later, and of more than maxTenures the last ones are known.
 package fleet
 
 import (
@@ -28,9 +28,10 @@ const (
 
 // The bounds of what is read and kept.
 const (
-	Kept       = 7 * 24 * time.Hour // of the past
+	Kept       = 7 * 24 * time.Hour // of the past, or as much of it as fits
 	maxTenures = 40_000             // some 5 MiB
 	maxOthers  = 1000               // names that the list lacks
+	leastKept  = time.Hour          // of the past: what has no end stays, however much that is
 	firstReads = 20                 // requests for the first view; each later one is one
 	lateEnds   = time.Minute        // within which the end of a tenure is on record
 	lookAgain  = 5 * time.Minute    // at names at which nothing seemed to change
@@ -57,6 +58,7 @@ type Pool struct {
 	others  []string       // names with a past that the list lacks
 	gaps    []pool.AskPast // between the names that are known, where others may be
 	tenures int            // that are kept
+	keeps   time.Duration  // how much of the past
 	begun   time.Time      // from when on the past is known; zero: it was not asked for yet
 	again   time.Time      // when all names are looked at again
 	first   bool           // there was a first view
@@ -64,7 +66,7 @@ type Pool struct {
 
 // New returns a pool whose list is names. It asks nothing.
 func New(names []string, look Look) *Pool {
-	p := &Pool{names: names, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}}
+	p := &Pool{names: names, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}, keeps: Kept}
 	for _, name := range names {
 		p.past[name] = &past{}
 	}
@@ -168,7 +170,7 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 	now := time.Now()
 	reads := 1
 	if whole && !p.first {
-		p.begun, reads, p.gaps = now.Add(-Kept), firstReads, gapsBetween(p.names)
+		p.begun, reads, p.gaps = now.Add(-p.keeps), firstReads, gapsBetween(p.names)
 	}
 	var g pool.Glance
 	for n := range reads {
@@ -185,6 +187,10 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 		g = next
 		p.stand(g.Held, now)
 		p.learn(asks, g.Past)
+		for p.tenures >= maxTenures && p.keeps > leastKept {
+			p.keeps /= 2
+			p.forget(now)
+		}
 	}
 	p.first = p.first || whole
 	p.forget(now)
@@ -281,7 +287,7 @@ func (p *Pool) forget(now time.Time) {
 	if p.begun.IsZero() { // no past is kept
 		return
 	}
-	p.begun = now.Add(-Kept)
+	p.begun = now.Add(-p.keeps)
 	for _, past := range p.past {
 		p.tenures -= past.forget(p.begun)
 	}

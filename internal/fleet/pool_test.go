@@ -27,6 +27,7 @@ type fakeEtcd struct {
 	err      error
 	takes    time.Duration
 	mostAsks int
+	atOnce   int // tenures that it gives
 }
 
 func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance, err error) {
@@ -68,9 +69,9 @@ func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance
 		switch n := len(past.Tenures); {
 		case ask.Last:
 			past.Tenures = past.Tenures[max(n-1, 0):]
-		case n > 3: // etcd gives so many at once
-			past.Tenures, past.More = past.Tenures[:3], true
-			past.Next = past.Tenures[2].From.Add(time.Millisecond)
+		case n > e.atOnce:
+			past.Tenures, past.More = past.Tenures[:e.atOnce], true
+			past.Next = past.Tenures[e.atOnce-1].From.Add(time.Millisecond)
 		}
 		g.Past = append(g.Past, past)
 	}
@@ -85,7 +86,7 @@ func (e *fakeEtcd) set(change func()) {
 
 func run(t *testing.T, names []string, test func(t *testing.T, e *fakeEtcd, p *Pool)) {
 	synctest.Test(t, func(t *testing.T) {
-		e := &fakeEtcd{takes: 50 * time.Millisecond}
+		e := &fakeEtcd{takes: 50 * time.Millisecond, atOnce: 3}
 		p := New(names, e.look)
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
@@ -159,6 +160,40 @@ bc: off 30-20 lost;
 		}
 		if v.Held != 3 || v.MostHeld != 5 || v.Begun.IsZero() {
 			t.Errorf("held %d, most %d, begun %v; want 3, 5 and a time", v.Held, v.MostHeld, v.Begun)
+		}
+	})
+}
+
+// Of a pool with more tenures than are kept, the last ones are known.
+func TestBusyPool(t *testing.T) {
+	names := membership.PrefixedNumerics("web-", 200)
+	run(t, names, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		const each = 400
+		step := Kept / each
+		now := time.Now()
+		e.atOnce = 100
+		for _, name := range names {
+			for i := range each { // the last one lasts
+				from := now.Add(-step * time.Duration(each-i))
+				its := pool.Tenure{Name: name, Owner: "web", Lease: clientv3.LeaseID(i + 1), From: from, Created: int64(i)}
+				if i < each-1 {
+					its = its.End(from.Add(step/2), pool.Released)
+				}
+				e.tenures = append(e.tenures, its)
+			}
+			e.held = append(e.held, pool.Standing{Name: name, Owner: "web", Lease: each, Revision: 5})
+		}
+		v := p.View(t.Context())
+		if v.MostHeld != len(names) || v.Begun.IsZero() || v.Begun.After(now.Add(-24*time.Hour)) {
+			t.Errorf("most held %d since %v, want %d in the last day at least", v.MostHeld, v.Begun, len(names))
+		}
+		for _, row := range v.Rows {
+			if n := len(row.Bars); n < each/7 || row.Since.UnixMilli() != now.Add(-step).UnixMilli() {
+				t.Fatalf("%s: %d tenures, held since %v; want those of the last day, and since %v", row.Name, n, row.Since, now.Add(-step))
+			}
+		}
+		if p.tenures > maxTenures {
+			t.Errorf("%d tenures are kept, want %d at most", p.tenures, maxTenures)
 		}
 	})
 }
