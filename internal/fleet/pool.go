@@ -121,8 +121,11 @@ func (p *Pool) ask(fresh time.Duration, whole bool) (view *View, ended <-chan st
 }
 
 // Refresh asks etcd and returns the pool, with its past; its Err is why it did not. It is for who
-// does not Run.
+// does not Run, and is to know at once since when a name is held.
 func (p *Pool) Refresh(ctx context.Context) *View {
+	if p.first {
+		p.attempt(ctx, true) // who holds what: the next one reads the records of what has changed
+	}
 	p.end(p.attempt(ctx, true))
 	return p.view
 }

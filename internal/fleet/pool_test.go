@@ -198,6 +198,20 @@ func TestBusyPool(t *testing.T) {
 	})
 }
 
+// Who refreshes knows since when a name is held as soon as it is.
+func TestRefresh(t *testing.T) {
+	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
+		p.Refresh(t.Context())
+		claimed := time.Now()
+		e.tenures = []pool.Tenure{{Name: "a", Owner: "web1", Lease: 1, From: claimed}}
+		e.held = []pool.Standing{{Name: "a", Owner: "web1", Lease: 1, Revision: 5}}
+		<-time.After(2 * time.Second)
+		if got := p.Refresh(t.Context()).Rows[0].Since; got.UnixMilli() != claimed.UnixMilli() {
+			t.Errorf("held since %v, want %v", got, claimed)
+		}
+	})
+}
+
 // However many look: one request in 10 s, none while nobody does; and one a minute for the
 // metric.
 func TestReads(t *testing.T) {
