@@ -52,17 +52,21 @@ func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance
 	for _, s := range e.held {
 		g.Held[s.Name] = s
 	}
+	of := make(map[string][]pool.Tenure)
+	for _, t := range e.tenures {
+		of[t.Name] = append(of[t.Name], t)
+	}
 	for _, ask := range asks {
 		var past pool.Past
 		if ask.Name == "" {
-			for _, t := range e.tenures {
-				if (ask.After == "" || t.Name > ask.After) && (ask.Until == "" || t.Name < ask.Until) && (past.Name == "" || t.Name < past.Name) {
-					past.Name = t.Name
+			for name := range of {
+				if (ask.After == "" || name > ask.After) && (ask.Until == "" || name < ask.Until) && (past.Name == "" || name < past.Name) {
+					past.Name = name
 				}
 			}
 		}
-		for _, t := range e.tenures {
-			if t.Name == ask.Name && !t.From.Before(ask.From) && (ask.Before.IsZero() || t.From.Before(ask.Before)) {
+		for _, t := range of[ask.Name] {
+			if !t.From.Before(ask.From) && (ask.Before.IsZero() || t.From.Before(ask.Before)) {
 				past.Tenures = append(past.Tenures, t)
 			}
 		}
