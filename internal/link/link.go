@@ -74,7 +74,8 @@ type Peer struct {
 	// Silence is that, if it was asked something since; 0: it answers.
 	Silence time.Duration
 
-	// Full is for how long in all its kernel has had no room for what was to go; 0: not known.
+	// Full is for how long in all its kernel has had no room for what was to go, where that
+	// matters to Bound.
 	Full time.Duration
 }
 

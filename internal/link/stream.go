@@ -97,6 +97,9 @@ func (l *stream) Look() (Peer, error) {
 	peer, closed := Peer{Acked: l.written}, false
 	err := l.control(func(fd int) (err error) { closed, err = askTCP(fd, &peer); return err })
 	peer.Acked = min(peer.Acked, l.written)
+	if l.asks {
+		peer.Full = 0 // nothing is bounded
+	}
 	if closed && err == nil && peer.Acked < l.written {
 		err = syscall.ECONNRESET
 	}

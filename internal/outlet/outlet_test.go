@@ -924,36 +924,39 @@ func TestMaxAge(t *testing.T) {
 }
 
 // Once a server had no room for a while, another connection to it is made when it has taken all:
-// on this one, the next time might end it. That costs nothing where lines are sent again.
+// on this one, the next time might be its end. Where what a young session took is sent again, that
+// waits until this one is older.
 func TestServerHadNoRoom(t *testing.T) {
-	for _, once := range []bool{true, false} {
+	for _, repeats := range []bool{false, true} {
 		net := newNet(atA)
 		a := net.servers[atA]
 		run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
-			if once {
+			if !repeats {
 				r.source.left = func() time.Duration { return time.Hour }
 			}
-			r.send(30 * time.Second)
+			connects := func(want int, when string) {
+				t.Helper()
+				if n := len(a.attempts()); n != want {
+					t.Errorf("%v: %d connections %s, want %d", repeats, n, when, want)
+				}
+			}
+			r.send(time.Second)
 			a.set(func(s *fakeServer) { s.full += fullTime / 2 }) // it was busy
-			r.send(time.Minute)
+			r.send(time.Second)
 			a.set(func(s *fakeServer) { s.unread = true })
 			r.send(time.Second)
 			a.set(func(s *fakeServer) { s.full += fullTime })
 			r.send(time.Second)
-			if n := len(a.attempts()); n != 1 {
-				t.Errorf("%d connections before all was taken", n)
-			}
+			connects(1, "before all was taken")
 			a.set(func(s *fakeServer) { s.unread = false })
 			r.send(10 * time.Second)
-			want, parted := 1, ""
-			if once {
-				want, parted = 2, "closed"
+			if repeats {
+				connects(1, "while the session is young")
+				r.send(closedAge)
 			}
-			if got, n := a.parted(0), len(a.attempts()); got != parted || n != want {
-				t.Errorf("the connection was %q, and there are %d; want %q, %d", got, n, parted, want)
-			}
-			if n := len(a.lines()); n != r.sent {
-				t.Errorf("%d of %d lines", n, r.sent)
+			connects(2, "in the end")
+			if got, n := a.parted(0), len(a.lines()); got != "closed" || n != r.sent {
+				t.Errorf("%v: the first was %q; %d of %d lines", repeats, got, n, r.sent)
 			}
 		})
 	}
