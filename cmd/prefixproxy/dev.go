@@ -140,7 +140,7 @@ func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 // the system is used, and nothing is sent unless the file says where.
 func (c *devCmd) load(dir string) (config, error) {
 	cfg := defaultConfig()
-	cfg.Etcd.Endpoints = []string{"http://127.0.0.1:2379"} // until ours runs
+	cfg.Etcd.unused = true
 	stdout := []proxy.Upstream{{Address: proxy.Address{Network: "stdout"}}}
 	cfg.Proxy.Forward.StatsD.To = stdout
 	cfg.Proxy.Forward.Carbon[0].To = stdout

@@ -47,3 +47,15 @@ func TestDevWritesItsOwnFile(t *testing.T) {
 		})
 	}
 }
+
+// The daemon's own file can be tried, wherever its etcd is, and whoever may read the password.
+func TestDevNeedsNothingOfTheFilesEtcd(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	text := "etcd: {endpoints: [x], username: prefixproxy, password_file: /no/such, tls: {ca: /no/such}}\nmembership: {ttl: 10s}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if cfg, err := (&devCmd{Config: file}).load(t.TempDir()); err != nil || cfg.Membership.TTL != 10*time.Second {
+		t.Errorf("got %v, and a ttl of %v", err, cfg.Membership.TTL)
+	}
+}
