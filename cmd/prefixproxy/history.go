@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
@@ -20,9 +19,6 @@ func (historyCmd) Help() string {
 
 // Run prints which names the owner held.
 func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config) error {
-	if c.Owner == "" {
-		return usageError(errors.New("the owner is empty"), "prefixproxy history web17; prefixproxy members shows owners")
-	}
 	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresBy, c.Owner)
 	if err != nil {
 		return err

@@ -137,6 +137,9 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, known *fl
 
 // ask asks etcd about a name or an owner, for as long as a person waits.
 func ask[T any](ctx context.Context, cfg config, patience time.Duration, question func(ctx context.Context, client *etcd.Client, pool, about string) (T, error), about string) (answer T, err error) {
+	if about == "" {
+		return answer, usageError(errors.New("the name or owner is empty"), "prefixproxy members shows names and owners")
+	}
 	client, err := cfg.Etcd.client()
 	if err != nil {
 		return answer, err

@@ -56,7 +56,7 @@ func TestTarget(t *testing.T) {
 			t.Errorf("%q: got %d %q %s, want a mistake of usage", expr, code, out, err)
 		}
 	}
-	for _, args := range [][]string{{"web99", "host.x"}, {"web17", "host.x", "--until", "2026-11-22T00:00:00Z"}, {"", "host.x"}} {
+	for _, args := range [][]string{{"web99", "host.x"}, {"web17", "host.x", "--until", "2026-11-22T00:00:00Z"}} {
 		if out, err, code := target(args...); code != exitDone || out != "" || !strings.Contains(err, "held no name") {
 			t.Errorf("%q: got %d %q %q, want nothing, and a note", args, code, out, err)
 		}
