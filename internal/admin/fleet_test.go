@@ -73,6 +73,14 @@ func TestFleetSize(t *testing.T) {
 	}
 }
 
+// Of many unclean ends, a few are shown.
+func TestFleetUncleanEnds(t *testing.T) {
+	page := askPool(t, poolOf(10, 11, "web17"), "/fleet").Body.String()
+	if got := strings.Count(page, " of web17, expired</li>"); got != manyUnclean || !strings.Contains(page, "<li>and 44 more</li>") {
+		t.Errorf("%d unclean ends are shown, want %d and 44 more", got, manyUnclean)
+	}
+}
+
 // Where less than the week is known, the picture says so.
 func TestFleetBeforeWhatIsKnown(t *testing.T) {
 	view := poolOf(2, 1, "web17")

@@ -285,7 +285,7 @@ func (f *fleetView) FreeNames() (all []string) {
 			all = append(all, r.Name)
 		}
 	}
-	return first(all, manyFree)
+	return first(all, manyFree, len(all))
 }
 
 // Unclean returns the tenures of the picture that did not end by a release, the last ones
@@ -293,18 +293,18 @@ func (f *fleetView) FreeNames() (all []string) {
 func (f *fleetView) Unclean() (all []string) {
 	end := func(e ending) int64 { return cmp.Or(e.bar.To, math.MaxInt64) } // of those that nobody knows
 	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b), end(a)) })
-	for _, e := range f.Ended {
+	for _, e := range f.Ended[:min(len(f.Ended), manyUnclean)] {
 		all = append(all, fmt.Sprintf("%s: %s of %s%s", f.when(e.bar.To, "nobody knows when"), e.name, cut(e.bar.Owner, longestOwner), why(e.bar)))
 	}
-	return first(all, manyUnclean)
+	return first(all, manyUnclean, len(f.Ended))
 }
 
-// first returns the first n of all, and how many more there are.
-func first(all []string, n int) []string {
-	if len(all) <= n {
+// first returns the first n of all, and how many more there are: of so many.
+func first(all []string, n, of int) []string {
+	if of <= n {
 		return all
 	}
-	return append(all[:n:n], fmt.Sprintf("and %d more", len(all)-n))
+	return append(all[:n:n], fmt.Sprintf("and %d more", of-n))
 }
 
 // Known says how far back the most that were held at once is known.
