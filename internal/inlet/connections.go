@@ -19,8 +19,8 @@ const (
 	lookForRoom = 10 * time.Millisecond
 	calm        = time.Minute // without a trouble, for another one to be told
 
-	// So many connections that we have ended may wait for their peers to end them, too, if there are
-	// descriptors for them; or else a quarter of those that are open.
+	// So many connections that we have ended may wait for their peers to end them, too, beside as many
+	// open ones as there may be, if there are descriptors for them; or else a quarter of those.
 	leastLeaving = 64
 
 	shortage = 10 * time.Second // when descriptors have run out, for which the rest of the process gets some
@@ -38,7 +38,7 @@ type connections struct {
 
 	mu      sync.Mutex
 	limit   int       // of open
-	linger  int       // limit of leaving
+	linger  int       // limit of leaving, where no more can be open
 	least   int       // limit while descriptors are short
 	until   time.Time // they are, until then
 	running map[*streamReader]struct{}
@@ -112,6 +112,7 @@ func (c *connections) add(s *streamReader) {
 	c.running[s] = struct{}{}
 	c.open++
 	s.hurry = c.open > c.limit
+	c.hangUp()
 }
 
 // awaitRoom returns when there is room, or ctx ends.
@@ -185,7 +186,7 @@ func (c *connections) retire(s *streamReader) {
 // hangUp makes readers that have been leaving for long read what is there, and then stop, if
 // there are too many. c.mu is held.
 func (c *connections) hangUp() {
-	for len(c.leaving) > c.linger || len(c.leaving) > 0 && time.Now().Before(c.until) {
+	for len(c.leaving) > c.linger+max(0, c.limit-c.open) || len(c.leaving) > 0 && time.Now().Before(c.until) {
 		c.leaving[0].shut(unix.SHUT_RD)
 		c.leaving = c.leaving[1:]
 	}

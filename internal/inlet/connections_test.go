@@ -249,6 +249,23 @@ func TestIdleTimeout(t *testing.T) {
 	}
 }
 
+// Nor is anything lost where many are idle at a time: who is waited for takes the place of those that
+// are open, as long as there is one.
+func TestIdleTimeoutOfMany(t *testing.T) {
+	s := limited(100)
+	s.IdleTimeout = 20 * time.Millisecond
+	in := start(t, s, localTCP)
+	var conns []net.Conn
+	for range 90 {
+		conns = append(conns, in.dial(t, 0))
+	}
+	eventually(t, "all are ended", func() bool { return in.Connections().IdleTimeout == uint64(len(conns)) })
+	for _, conn := range conns {
+		write(t, conn, "blind\n")
+	}
+	eventually(t, "all lines", func() bool { return in.count("blind") == len(conns) })
+}
+
 // By default a silent connection stays.
 func TestSilentConnectionStays(t *testing.T) {
 	in := start(t, defaults, localTCP)
