@@ -31,7 +31,7 @@ func (c *rewriteCmd) Run(ui *ui, cfg config) error {
 	if !slices.Contains(cfg.Membership.Names, c.Name) {
 		return notListed(c.Name, cfg, c.Config)
 	}
-	f := filter{now: time.Now, in: bufio.NewReader(ui.in), out: bufio.NewWriter(ui.out), refused: ui.err}
+	f := filter{now: time.Now, in: bufio.NewReaderSize(ui.in, maxInput), out: bufio.NewWriter(ui.out), refused: ui.err}
 	if !c.Now.IsZero() {
 		f.now = func() time.Time { return c.Now.Time }
 	}
@@ -47,8 +47,10 @@ func (c *rewriteCmd) Run(ui *ui, cfg config) error {
 	return f.run()
 }
 
-// maxShown is how many bytes of a refused line a person gets to see.
-const maxShown = 200
+const (
+	maxInput = 64 << 10 // bytes of a line as it comes, with its end; what leaves is bounded by line.MaxLen
+	maxShown = 200      // bytes of a refused line that a person gets to see
+)
 
 // A filter rewrites lines from in to out.
 type filter struct {
@@ -89,7 +91,13 @@ func (f *filter) aggregate(cfg config, name string) (err error) {
 // that it can be used behind tail -f.
 func (f *filter) run() error {
 	for number := 1; ; number++ {
-		data, readErr := f.in.ReadBytes('\n')
+		data, readErr := f.in.ReadSlice('\n')
+		if readErr == bufio.ErrBufferFull {
+			f.refuse(number, line.TooLong.Reason(), data)
+			for data = nil; readErr == bufio.ErrBufferFull; { // skips the rest
+				_, readErr = f.in.ReadSlice('\n')
+			}
+		}
 		if readErr != nil && readErr != io.EOF {
 			return fmt.Errorf("read stdin: %w", readErr)
 		}

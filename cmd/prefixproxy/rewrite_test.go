@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -25,6 +26,27 @@ func TestRewriteLongLines(t *testing.T) {
 			t.Errorf("%d bytes: got %d lines on stderr, want line 2 and line 4:\n%s", size, got, &refused)
 		}
 	}
+}
+
+// What has no lines, like a device, costs no memory.
+func TestRewriteEndless(t *testing.T) {
+	file := writeFile(t, "config.yaml", complete, 0o600)
+	const size = 64 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	code := run([]string{"rewrite", "--config", file, "--name", "Denali", "--protocol", "carbon"}, io.LimitReader(zeros{}, size), io.Discard, io.Discard)
+	runtime.ReadMemStats(&after)
+	if spent := after.TotalAlloc - before.TotalAlloc; code != exitDone || spent > size/2 {
+		t.Errorf("exit code %d, %d bytes allocated for %d", code, spent, size)
+	}
+}
+
+// zeros is what /dev/zero holds.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // What was read is out before more is asked for.
