@@ -260,15 +260,15 @@ func (f *failover) unreachable(now time.Time, s *server, why error) {
 	f.isDown(now, s.entry, why, cause(why))
 }
 
-// late says that s, a server or a name, has not answered yet, and the next is tried.
-func (f *failover) late(s *server) {
+// late says that s, a server or a name, has not answered yet, and the next is tried. A name may need
+// a minute to fail.
+func (f *failover) late(now time.Time, s *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch e := s.entry; {
-	case f.isUsed(e): // by way of another server
 	case s.isName():
-		e.reason = fmt.Sprintf("look up upstream %s: no answer within %v", e.address, resolveTime)
-	default:
+		f.isDown(now, e, fmt.Errorf("look up upstream %s: no answer within %v", e.address, resolveTime), "late")
+	case !f.isUsed(e): // else it is by way of another server
 		e.reason = fmt.Sprintf("dial upstream %s: no connection within %v", e.address, nextAfter)
 	}
 }

@@ -105,7 +105,7 @@ func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
 		r.take(a)
 	case <-r.turn:
 		r.turn = nil
-		r.outlet.failover.late(r.first)
+		r.outlet.failover.late(time.Now(), r.first)
 	case <-late:
 	case <-changed:
 		r.again()

@@ -81,6 +81,9 @@ func TestSlowName(t *testing.T) {
 		if got := r.Status()[0].Reason; !strings.Contains(got, "look up") {
 			t.Errorf("the first isn't used because of %q", got)
 		}
+		if n := r.logged("upstream down", "look up"); n != 1 {
+			t.Errorf("that is said %d times", n)
+		}
 		r.send(20 * time.Second)
 		if !r.Status()[0].Up {
 			t.Errorf("the first is not in use: %+v", r.Status())
