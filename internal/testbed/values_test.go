@@ -84,6 +84,71 @@ func compareValues(t *testing.T, layout aggregate.Layout, seed uint64) {
 	}
 }
 
+// Names and tags are spelled in any way: both have the same series, on the way that lines take
+// in the daemon. Graphite's empty last node is none to us.
+func TestSeriesOfSpellings(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	statsd := startValuesStatsD(t, aggregate.Plain, nil)
+	cfg := aggregate.DefaultConfig()
+	cfg.Percentiles, cfg.Interval = nil, valuesInterval*time.Second
+	now := time.Unix(1_700_000_001, 0)
+	ours, err := aggregate.Open(cfg, nil, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewriter := line.Rules{From: "host", To: "{name}", Unmatched: line.DropUnmatched, Points: true}.Rewriter(line.StatsD, "")
+	udp := statsd.dial(t, "udp")
+	parts := slices.Concat(oddities, []string{"a", "b", "9", ";", "=", ";k=v", " ", "\t", "__proto__", ";name=z", ";q=", ";=q", "host"})
+	tags := slices.Concat(parts, []string{":", ",", "k:v", "name:z", "q:", ":q", ",,"})
+	some := func(from []string, most int, without string) (text string) {
+		for range r.IntN(most) {
+			if part := from[r.IntN(len(from))]; !strings.ContainsAny(part, without) {
+				text += part
+			}
+		}
+		return text
+	}
+	var reading aggregate.Reading
+	var input []byte
+	sent := 0
+	for i := range 1000 {
+		text := fmt.Sprintf("host.%s.u%dx%s:%d|%s", some(parts, 8, "|;"), i, some(parts, 3, "|"), i, []string{"c", "g", "ms", "s"}[r.IntN(4)])
+		if r.IntN(2) == 0 {
+			text += "|#" + some(tags, 9, "|")
+		}
+		out, _ := rewriter.Append(nil, []byte(text), 0)
+		if path, metrics, ok := rewriter.CutOwn([]byte(text)); !ok || !reading.Plain(path, metrics) {
+			if why := reading.Line(out, cfg.Tags); why != line.Rewritten {
+				t.Errorf("%q is refused: %s", text, why.Reason())
+				continue
+			}
+		}
+		ours.Add(&reading)
+		input = append(append(input, text...), '\n')
+		if sent++; i%20 == 19 { // its receive buffer is small
+			statsd.send(t, udp, input)
+			input = nil
+			statsd.await(t, sent)
+		}
+	}
+	theirs := statsd.flush(t, sent)
+	ours.Seal(now.Add(valuesInterval * time.Second))
+	compareFlushes(t, 0, withoutLast(theirs), withoutLast(flushOurs(ours)))
+}
+
+// withoutLast takes empty last nodes from names.
+func withoutLast(all map[string]string) map[string]string {
+	named := map[string]string{}
+	for name, value := range all {
+		path, tags, _ := strings.Cut(name+";", ";")
+		named[strings.TrimRight(path, ".")+";"+tags] = value
+	}
+	return named
+}
+
 // compareFlushes wants both to have the same series with the same values.
 func compareFlushes(t *testing.T, round int, theirs, ours map[string]string) {
 	series := 0
@@ -253,12 +318,7 @@ func (s *valuesStatsD) send(t *testing.T, conn net.Conn, lines []byte) {
 // flush returns what statsd flushes when it has read so many lines.
 func (s *valuesStatsD) flush(t *testing.T, lines int) map[string]string {
 	t.Helper()
-	eventually(t, "all lines counted by statsd", func() error {
-		if got := s.received(t); got != lines {
-			return fmt.Errorf("got %d of %d", got, lines)
-		}
-		return nil
-	})
+	s.await(t, lines)
 	s.Signal(syscall.SIGUSR2)
 	conn, err := s.carbon.Accept()
 	if err != nil {
@@ -270,6 +330,17 @@ func (s *valuesStatsD) flush(t *testing.T, lines int) map[string]string {
 		t.Fatal(err)
 	}
 	return pointsOf(string(text))
+}
+
+// await waits until statsd has counted so many lines since its last flush.
+func (s *valuesStatsD) await(t *testing.T, lines int) {
+	t.Helper()
+	eventually(t, "all lines counted by statsd", func() error {
+		if got := s.received(t); got != lines {
+			return fmt.Errorf("got %d of %d", got, lines)
+		}
+		return nil
+	})
 }
 
 // received returns how many lines statsd has counted since its last flush.
