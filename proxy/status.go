@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
 // Status is a snapshot of the data path, in the form of /status.json.
@@ -55,6 +57,9 @@ type UpstreamStatus struct {
 	Since       time.Time `json:"since"`       // it has been up, or not
 	Reason      string    `json:"reason"`      // why it is not used; "" while up
 }
+
+// IsSpare says whether it is not used because an earlier address works.
+func (u UpstreamStatus) IsSpare() bool { return !u.Up && u.Reason == outlet.Spare }
 
 // Books is the account of one protocol's lines, taken at one instant:
 //

@@ -72,19 +72,22 @@ func (d *daemon) statusLine() string {
 		line = claim.Name() + " " + string(membership.Suspended)
 	}
 	for _, u := range d.proxy.Status().Upstreams {
-		state := "down"
-		switch {
-		case u.Up:
-			state = "up"
-		case u.Reason == "":
-			state = "not in use"
-		}
-		line += fmt.Sprintf("; %s %s %s", u.Protocol, u.Address, state)
+		line += fmt.Sprintf("; %s %s %s", u.Protocol, u.Address, upstreamState(u))
 	}
 	if d.reloads.refused.Load() {
 		line += "; the last reload was refused"
 	}
 	return strings.ReplaceAll(line, "\n", " ")
+}
+
+func upstreamState(u proxy.UpstreamStatus) string {
+	switch {
+	case u.Up:
+		return "up"
+	case u.IsSpare():
+		return "not in use"
+	}
+	return "down"
 }
 
 // sayEnd logs what became of the lines between two moments: when we were told to

@@ -12,8 +12,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership/state"
+	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
 // The hint for a state directory takes it away from nobody, and fits where we run.
@@ -91,6 +93,19 @@ func TestDaemonWarns(t *testing.T) {
 	for _, want := range []string{"udp://0.0.0.0:0 is not loopback", "admin.listen 0.0.0.0:0 is not loopback", "takes pickles"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("got %s\nwant %q", &log, want)
+		}
+	}
+}
+
+// systemd is not told that an address is down with which nothing is wrong.
+func TestUpstreamState(t *testing.T) {
+	for want, u := range map[string]proxy.UpstreamStatus{
+		"up":         {Up: true},
+		"not in use": {Reason: outlet.Spare},
+		"down":       {Reason: "connection refused"},
+	} {
+		if got := upstreamState(u); got != want {
+			t.Errorf("%+v is %q, want %q", u, got, want)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 var files embed.FS
 
 var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"age": age, "bytes": bytesOf, "number": number, "percent": percent, "rate": perSecond, "spare": isSpare, "cut": cut,
+	"age": age, "bytes": bytesOf, "number": number, "percent": percent, "rate": perSecond, "cut": cut,
 	"ago":   func(t time.Time) time.Duration { return time.Since(t) },
 	"high":  func(limit int64) int64 { return int64(nearBound * float64(limit)) },
 	"int64": func(n int) int64 { return int64(n) },

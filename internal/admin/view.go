@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -71,6 +70,3 @@ func (v view) Ago(t time.Time) string {
 func (v view) IsBad() bool {
 	return slices.ContainsFunc(v.Wrong, func(w wrong) bool { return !w.Mild })
 }
-
-// isSpare says whether an address is not used because another one works.
-func isSpare(u proxy.UpstreamStatus) bool { return !u.Up && u.Reason == outlet.Spare }
