@@ -121,7 +121,10 @@ func (t *telemetry) sendFamily(client statsd.StatSender, f *dto.MetricFamily, va
 		switch {
 		case m.Counter != nil:
 			total := m.Counter.GetValue()
-			if delta := int64(total - t.sent[path]); delta != 0 {
+			if total < t.sent[path] { // it has begun anew: of a listener that a reload opened again
+				t.sent[path] = 0
+			}
+			if delta := int64(total - t.sent[path]); delta > 0 {
 				client.Inc(path, delta, 1)
 			}
 			t.sent[path] = total

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -79,12 +80,41 @@ func TestTelemetry(t *testing.T) {
 			t.Errorf("an owner became a series: %q", first)
 		}
 		accept(carbon, aBatch(time.Now(), nil, false, "c 1 1"))
-		if second := telemetryLines(t, p); !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
+		before := time.Now()
+		second := telemetryLines(t, p)
+		if took := time.Since(before); took != 10*time.Second {
+			t.Errorf("the next came after %v, want 10s", took)
+		}
+		if !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
 			t.Errorf("no delta in %q", second)
 		}
 		b, _ := p.statsd.(*statsdForwarder).snapshot()
 		if b.received == 0 || b.rewritten != b.received {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
+		}
+		cancel()
+		end()
+	})
+}
+
+// The counter of a listener that a reload closed begins anew when another one opens it again.
+func TestTelemetryOfANewCounter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		drops := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "prefixproxy_drops_total"}, []string{"listener"})
+		registry.MustRegister(drops)
+		ctx, cancel := context.WithCancel(t.Context())
+		end := tell(newTelemetry(p), ctx)
+		for _, n := range []float64{5, 2} {
+			drops.Reset()
+			drops.WithLabelValues("udp").Add(n)
+			if got, want := telemetryLines(t, p), fmt.Sprintf("Denali.prefixproxy.drops.udp:%v|c", n); got[0] != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
 		}
 		cancel()
 		end()
