@@ -201,15 +201,15 @@ func TestBatchKeepSplit(t *testing.T) {
 
 func TestBadLinesRing(t *testing.T) {
 	var r badLines
-	for i := range badLinesKept + 5 {
+	for i := range 105 {
 		r.add(time.Unix(int64(i), 0), line.StatsD, tooLong, "peer", []byte(strings.Repeat("x", i*3)))
 	}
 	got := r.list()
-	if len(got) != badLinesKept || got[0].Time.Unix() != badLinesKept+4 || got[badLinesKept-1].Time.Unix() != 5 {
+	if len(got) != 100 || got[0].Time.Unix() != 104 || got[99].Time.Unix() != 5 {
 		t.Errorf("%d kept, from %v to %v", len(got), got[0].Time, got[len(got)-1].Time)
 	}
-	if len(got[0].Line) != badLineMaxBytes || len(got[badLinesKept-1].Line) != 15 {
-		t.Errorf("lines of %d and %d bytes", len(got[0].Line), len(got[badLinesKept-1].Line))
+	if len(got[0].Line) != 200 || len(got[99].Line) != 15 {
+		t.Errorf("lines of %d and %d bytes", len(got[0].Line), len(got[99].Line))
 	}
 	for i := range 150 { // one sender of many does not push out the others
 		r.add(time.Unix(int64(1000+i), 0), line.Carbon, reason(line.BadValue), "peer", []byte("x nan 1"))
@@ -221,7 +221,7 @@ func TestBadLinesRing(t *testing.T) {
 	for _, b := range r.list() {
 		count[b.Reason]++
 	}
-	if count["bad_value"] < 45 || count["bad_fields"] != 3 || count["too_long"] < 45 || r.total != badLinesKept {
+	if count["bad_value"] < 45 || count["bad_fields"] != 3 || count["too_long"] < 45 || r.total != 100 {
 		t.Errorf("kept %v", count)
 	}
 	if got := r.list(); got[0].Time.Unix() != 1149 || !slices.IsSortedFunc(got, func(a, b BadLine) int { return b.Time.Compare(a.Time) }) {

@@ -117,7 +117,7 @@ func TestDocumentsNameReasons(t *testing.T) {
 			t.Errorf("docs/LINES.md does not tell of reason %s", why)
 		}
 	}
-	for _, why := range strings.Fields("unterminated truncated framing no_name too_old claim_lost queue_full send_error shutdown") {
+	for _, why := range strings.Fields("unterminated truncated framing no_name other_tenure too_old claim_lost queue_full spool_full send_error shutdown no_point series_full") {
 		if !strings.Contains(lines, "`"+why+"`") {
 			t.Errorf("docs/LINES.md does not tell of reason %s", why)
 		}

@@ -65,7 +65,7 @@ func TestDrain(t *testing.T) {
 	send(t, "tcp", d.Address(t, "carbon", carbonListener), lines.String())
 	d.awaitBooks(t, "carbon", func(b proxy.Books) bool { return b.Received == n })
 	d.Signal(syscall.SIGTERM)
-	d.Stderr.Await(t, "draining")
+	d.Stderr.Await(t, "msg=draining limit=5s")
 	sink.Behave(manner{})
 	if code := d.ExitCode(t); code != 0 {
 		t.Errorf("exit code %d after SIGTERM, want 0", code)
