@@ -90,6 +90,21 @@ func TestRenewalsKeepTheirRhythm(t *testing.T) {
 	})
 }
 
+// Renewals are sent every TTL/6, 2.5 s at most; each has TTL/6, from 1 s to 10 s.
+func TestRenewalsOfShortAndLongTTLs(t *testing.T) {
+	for ttl, want := range map[time.Duration][2]time.Duration{
+		6 * time.Second:  {time.Second, time.Second},
+		5 * time.Second:  {5 * time.Second / 6, time.Second},
+		15 * time.Second: {2500 * time.Millisecond, 2500 * time.Millisecond},
+		30 * time.Second: {2500 * time.Millisecond, 5 * time.Second},
+		time.Hour:        {2500 * time.Millisecond, 10 * time.Second},
+	} {
+		if got := [2]time.Duration{renewEvery(ttl), renewTime(ttl)}; got != want {
+			t.Errorf("TTL %v: every %v with %v, want %v", ttl, got[0], got[1], want)
+		}
+	}
+}
+
 func TestSuspendedThenInUseAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newModel()
