@@ -173,7 +173,7 @@ func (h *Holder) wait(ctx context.Context) error {
 	h.enter(Waiting)
 	if !h.waited {
 		h.waited = true
-		h.log.Warn("all names are taken; waiting for one", "names", len(h.cfg.Names))
+		h.log.Warn("all names are taken; waiting for one", "names", len(h.cfg.Names), "meanwhile", "lines that need a name wait for some seconds, and are dropped then")
 	}
 	defer h.store.stopRenewing()
 	var watching sync.WaitGroup

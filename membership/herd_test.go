@@ -256,7 +256,7 @@ func TestManyWaitForOneName(t *testing.T) {
 		t.Errorf("requests: got %d, want %d at most", spent, most)
 	}
 	t.Logf("taken after %v, for %d requests of %d hosts", took.Round(time.Millisecond), spent, waiters)
-	if got := strings.Count(log.String(), "all names are taken"); got != waiters {
+	if got := strings.Count(log.String(), `meanwhile="lines that need a name wait for some seconds`); got != waiters {
 		t.Errorf("exhaustion was said %d times by %d hosts, want once by each:\n%s", got, waiters, log.String())
 	}
 }

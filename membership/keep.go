@@ -23,7 +23,7 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 		sent := h.now()
 		if !suspended && !held.Valid() { // perhaps because we were stopped
 			suspended = true
-			h.log.Warn("name suspended", "name", held.name)
+			h.log.Warn("name suspended", "name", held.name, "meanwhile", "lines that need it wait")
 		}
 		err := h.within(ctx, renewTime(held.under.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
 
@@ -84,7 +84,7 @@ func (h *Holder) lose(ctx context.Context, held *tenancy, loss Loss) {
 		h.lease.end = end
 	}
 	h.lease.spent = true
-	h.log.Warn("name lost", "name", held.name, "reason", string(loss))
+	h.log.Warn("name lost", "name", held.name, "reason", string(loss), "meanwhile", "lines that need a name wait")
 }
 
 // lastWords is how long a claim may still be used after its name was asked for: longer than a

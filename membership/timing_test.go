@@ -148,7 +148,7 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 }
 
 // Whoever was stopped past the horizon says that the name was suspended, and then that it
-// is in use again.
+// is in use again, or lost; and what that means for lines.
 func TestStoppedPastTheHorizon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, way := newSim(t, newModel())
@@ -161,6 +161,13 @@ func TestStoppedPastTheHorizon(t *testing.T) {
 		_, said, _ := strings.Cut(log.String(), "name claimed")
 		if _, after, ok := strings.Cut(said, "name suspended"); !ok || !strings.Contains(after, "name in use") {
 			t.Errorf("it says %s", said)
+		}
+		way.process.stop(20*time.Second, false)
+		pass(t, 21*time.Second)
+		for _, want := range []string{`meanwhile="lines that need it wait"`, `reason=expired meanwhile="lines that need a name wait"`} {
+			if !strings.Contains(log.String(), want) { // what it means for the metrics
+				t.Errorf("it says %s, without %s", &log, want)
+			}
 		}
 	})
 }
