@@ -13,7 +13,10 @@ import (
 	"time"
 )
 
-const smallDisk = "AGGREGATE_TEST_SMALL_DISK"
+const (
+	smallDisk = "AGGREGATE_TEST_SMALL_DISK"
+	noMounts  = 77 // the exit code where nothing can be mounted
+)
 
 // A tmpfs fills up and has room again, at any moment, while processes are killed and stopped:
 // each line that was counted is found by the next process, or known to be lost, and none
@@ -26,8 +29,8 @@ func TestFullTmpfs(t *testing.T) {
 		cmd.Env = append(os.Environ(), smallDisk+"="+dir)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 		out, err := cmd.CombinedOutput()
-		if os.Geteuid() != 0 && cmd.ProcessState == nil {
-			t.Skip("nothing can be mounted: ", err)
+		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() == noMounts {
+			t.Skipf("nothing can be mounted: %v\n%s", err, out)
 		}
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
@@ -35,7 +38,8 @@ func TestFullTmpfs(t *testing.T) {
 		return
 	}
 	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=48k"); err != nil {
-		t.Fatal(err)
+		fmt.Println(err)
+		os.Exit(noMounts)
 	}
 	defer func(step int) { baseStep = step }(baseStep)
 	baseStep = 3
