@@ -27,7 +27,7 @@ const stuckAfter = 30 * time.Second
 // long as none of our loops is stuck; until ctx ends. /healthz says the same to others.
 func (d *daemon) attend(ctx context.Context) {
 	every := attendEvery
-	if limit := d.tell.watchdog(); limit > 0 {
+	if limit := d.tell.Watchdog(); limit > 0 {
 		every = min(every, limit)
 	}
 	said := ""
@@ -36,11 +36,11 @@ func (d *daemon) attend(ctx context.Context) {
 		changed := d.holder.Changed()
 		if line := d.statusLine(); line != said {
 			said = line
-			d.tell.send("STATUS=" + line)
+			d.tell.Send("STATUS=" + line)
 		}
 		if loops.Stuck(time.Now(), append(d.proxy.Loops(), d.holder)) == nil {
 			d.health.Store(time.Now())
-			d.tell.send(sd.SdNotifyWatchdog)
+			d.tell.Send(sd.SdNotifyWatchdog)
 		}
 		select {
 		case <-changed:

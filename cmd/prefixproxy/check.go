@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 )
 
 type checkCmd struct {
@@ -16,13 +17,13 @@ What is printed can be used as a configuration file itself: all keys, with varia
 }
 
 // Run checks the file and prints what is in effect.
-func (c *checkCmd) Run(ui *ui, cfg config) error {
+func (c *checkCmd) Run(ui *ui, cfg config.Config) error {
 	cfg.Graphite.Events = conf.Mask(cfg.Graphite.Events)
 	text, err := cfg.YAML()
 	if err != nil {
 		return err
 	}
-	for _, warning := range cfg.warnings() {
+	for _, warning := range cfg.Warnings() {
 		ui.warnf("%s", warning)
 	}
 	_, err = ui.out.Write(text)

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -18,10 +20,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/admin"
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/events"
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/internal/store"
+	"github.com/prefixproxy/prefixproxy/internal/unit"
 	"github.com/prefixproxy/prefixproxy/membership"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -41,16 +46,16 @@ type daemon struct {
 	pool     *fleet.Pool          // as the page shows it
 	events   *events.Sender       // notes in Graphite
 	health   health
-	tell     notifier
+	tell     unit.Notifier
 }
 
 // newDaemon makes the parts of a daemon, which takes the sockets that were passed to us, and
 // whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the
 // etcd client. The caller closes it.
-func newDaemon(cfg config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
-	cfg.warn(ui.log)
-	d = &daemon{log: ui.log, tell: notifier{log: ui.log}}
-	if d.client, err = cfg.Etcd.client(); err != nil {
+func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
+	cfg.Warn(ui.log)
+	d = &daemon{log: ui.log, tell: unit.Notifier{Log: ui.log}}
+	if d.client, err = cfg.Etcd.Client(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -126,7 +131,7 @@ func bindHint(err error) error {
 // run works until ctx ends, and then ends in this order: the data path drains,
 // the name is released, the page goes.
 func (d *daemon) run(ctx context.Context) error {
-	d.tell.send(sd.SdNotifyReady) // the listeners are up, whether etcd and Graphite are or not
+	d.tell.Send(sd.SdNotifyReady) // the listeners are up, whether etcd and Graphite are or not
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
@@ -135,7 +140,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error {
 		<-failed.Done()
 		atStop = d.proxy.Status()
-		d.tell.send(sd.SdNotifyStopping + "\nSTATUS=draining")
+		d.tell.Send(sd.SdNotifyStopping + "\nSTATUS=draining")
 		return nil
 	})
 	g.Go(func() error {
@@ -186,7 +191,7 @@ func untilSignal(ctx context.Context, log *slog.Logger, of ...os.Signal) (contex
 }
 
 // openState opens the state directory of the daemon.
-func openState(cfg config) (*state.Dir, error) {
+func openState(cfg config.Config) (*state.Dir, error) {
 	dir, err := state.Open(cfg.Membership.StateDir)
 	switch {
 	case errors.Is(err, state.ErrLocked):
@@ -199,14 +204,14 @@ func openState(cfg config) (*state.Dir, error) {
 
 // stateHint says how to come by a state directory, where dir can't be had.
 func stateHint(dir string, err error) string {
-	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), quoteShell(dir))
-	usual := defaultConfig().Membership.StateDir
+	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), conf.ShellQuote(dir))
+	usual := config.Default().Membership.StateDir
 	_, absent := os.Stat(dir)
 	isClosed := errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)
 	switch {
-	case isClosed && !underUnit() && absent == nil:
+	case isClosed && !unit.IsOurs() && absent == nil:
 		return "another user's daemon keeps its state there: give this one a membership.state_dir of its own; the service is started by: systemctl start prefixproxy"
-	case underUnit() && dir != usual:
+	case unit.IsOurs() && dir != usual:
 		return "remove membership.state_dir, since the service has " + usual + "; or allow it another: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
 	case isClosed, errors.Is(err, statedir.ErrOpenToOthers), errors.Is(err, syscall.EROFS):
 		return "set membership.state_dir to a directory that this user may write, or: " + install
@@ -219,16 +224,35 @@ func stateHint(dir string, err error) string {
 // the memory that every Linux shares; or else the disk.
 func queueDirs(stateDir string) []string {
 	var dirs []string
-	if own, ok := ownRuntimeDir(); ok {
+	if own, ok := unit.RuntimeDir(); ok {
 		dirs = append(dirs, own)
 	}
 	return append(dirs, "/dev/shm", stateDir)
 }
 
-// quoteShell quotes a word for a shell where it must be.
-func quoteShell(s string) string {
-	if s != "" && !strings.ContainsAny(s, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
-		return s
+// heapBeside is what Go's memory may hold beside the queue of StatsD; that of
+// Carbon is not Go's. The daemon may take 48 MiB beside the queues; half of it is
+// for what is not Go's: pages of the binary, and the room for datagrams.
+const heapBeside conf.Bytes = 24 << 20
+
+// tune fits the Go runtime to a daemon on a host that has better things to do,
+// unless the environment says otherwise. One processor is enough: work is
+// handed from reader to upstream without waking another thread, which costs
+// more than the work.
+func tune(cfg config.Config) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	tuneMemory(cfg)
+}
+
+// tuneMemory is the part of tune that depends on the configuration.
+func tuneMemory(cfg config.Config) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		limit := heapBeside + cfg.Proxy.Forward.StatsD.Queue
+		if cfg.Proxy.Forward.StatsD.Aggregates() {
+			limit = heapBeside + cfg.Proxy.Aggregate.Memory
+		}
+		debug.SetMemoryLimit(int64(limit))
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership/state"
@@ -35,7 +36,7 @@ func TestStateHint(t *testing.T) {
 		{"may not be entered", there, false, fs.ErrPermission, "give this one a membership.state_dir of its own"},
 		{"open to others", there, false, statedir.ErrOpenToOthers, "or: sudo install -d -m 0700"},
 		{"may not be made", absent, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
-		{"the unit's", defaultConfig().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},
+		{"the unit's", config.Default().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},
 		{"a file", file, false, syscall.ENOTDIR, "set membership.state_dir"},
 		{"a full disk", absent, false, fmt.Errorf("mkdir: %w", syscall.ENOSPC), "set membership.state_dir"},
 		{"the unit forbids it", absent, true, fs.ErrPermission, "ReadWritePaths=" + absent},

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
@@ -72,7 +74,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 		return err
 	}
 	defer etcd.Close()
-	cfg.Etcd = etcdConfig{Endpoints: []string{etcd.Endpoint()}}
+	cfg.Etcd = config.Etcd{Endpoints: []string{etcd.Endpoint()}}
 
 	// The queue lies with the rest: where dev is killed, nothing else is left of it.
 	d, err := newDaemon(cfg, stateDir, ui, nil, []string{stateDir.Path()})
@@ -138,9 +140,9 @@ func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 
 // load returns the configuration, with what makes dev safe to try: nothing of
 // the system is used, and nothing is sent unless the file says where.
-func (c *devCmd) load(dir string) (config, error) {
-	cfg := defaultConfig()
-	cfg.Etcd.unused = true
+func (c *devCmd) load(dir string) (config.Config, error) {
+	cfg := config.Default()
+	cfg.Etcd.Unused = true
 	stdout := []proxy.Upstream{{Address: proxy.Address{Network: "stdout"}}}
 	cfg.Proxy.Forward.StatsD.To = stdout
 	cfg.Proxy.Forward.Carbon[0].To = stdout
@@ -151,17 +153,17 @@ func (c *devCmd) load(dir string) (config, error) {
 	if c.Config != "" {
 		var err error
 		if cfg, err = loadConfig(c.Config, cfg); err != nil {
-			return config{}, err
+			return config.Config{}, err
 		}
 	}
 	cfg.Membership.StateDir = filepath.Join(dir, "state")
 	cfg.Telemetry.StatsD = false
-	cfg.share()
+	cfg.Share()
 	return cfg, nil
 }
 
 // writeConfig writes the effective configuration, for the other commands.
-func writeConfig(cfg config, path string) (file string, err error) {
+func writeConfig(cfg config.Config, path string) (file string, err error) {
 	text, err := cfg.YAML()
 	if err != nil {
 		return "", err
@@ -185,7 +187,7 @@ func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file st
 	if to, ok := tryStatsD(status); ok {
 		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w1 %s\n", to)
 	}
-	fmt.Fprintf(ui.err, "prefixproxy: who is who: %s members --config %s\n", ourselves(), quoteShell(file))
+	fmt.Fprintf(ui.err, "prefixproxy: who is who: %s members --config %s\n", ourselves(), conf.ShellQuote(file))
 	if page := d.admin.Addr(); page != nil {
 		fmt.Fprintf(ui.err, "prefixproxy: the page:   %s\n", pageURL(page))
 	}
@@ -230,5 +232,5 @@ func ourselves() string {
 	if strings.Contains(os.Args[0], "go-build") {
 		return "go run ./cmd/prefixproxy"
 	}
-	return quoteShell(os.Args[0])
+	return conf.ShellQuote(os.Args[0])
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
@@ -38,7 +39,7 @@ func document(t *testing.T, name string) string {
 // metricNames returns the names of all metrics of the daemon.
 func metricNames(t *testing.T) []string {
 	t.Helper()
-	cfg, err := parseConfig("", []byte(document(t, "config.example.yaml")), defaultConfig(), os.LookupEnv)
+	cfg, err := config.Parse("", []byte(document(t, "config.example.yaml")), config.Default(), os.LookupEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +167,7 @@ func hasFlag(c *kong.Node, name string) bool {
 
 // The README's pieces of configuration load.
 func TestReadmeConfiguration(t *testing.T) {
-	defaults, err := parseConfig("", []byte(document(t, "config.example.yaml")), defaultConfig(), os.LookupEnv)
+	defaults, err := config.Parse("", []byte(document(t, "config.example.yaml")), config.Default(), os.LookupEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +176,7 @@ func TestReadmeConfiguration(t *testing.T) {
 		pieces++
 		lookupEnv := func(string) (string, bool) { return t.TempDir(), true }
 		text := regexp.MustCompile(`(?m)^  (username|password_file): .*\n`).ReplaceAllString(block[1], "") // of a file that is not here
-		if _, err := parseConfig("README.md", []byte(text), defaults, lookupEnv); err != nil {
+		if _, err := config.Parse("README.md", []byte(text), defaults, lookupEnv); err != nil {
 			t.Errorf("%s\n%v", text, err)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -18,7 +19,7 @@ func (historyCmd) Help() string {
 }
 
 // Run prints which names the owner held.
-func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config) error {
+func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresBy, c.Owner)
 	if err != nil {
 		return err

@@ -1,9 +1,8 @@
 // Prefixproxy gives this host a short recycled name and forwards the metrics of
 // its applications under it. See the README for what it does and how to run it.
 //
-// The files: main.go, ui.go and log.go are the frame; config.go, yaml.go, parse.go, hints.go,
-// problems.go and etcd.go read the configuration; daemon.go, tune.go, reload.go, notify.go and
-// attend.go are what run and dev have in common; attime.go and tenures.go what other commands have;
+// The files: main.go, ui.go, log.go and config.go are the frame; daemon.go, reload.go and attend.go
+// are what run and dev have in common; attime.go and tenures.go what other commands have;
 // each other file is a command.
 package main
 

@@ -12,6 +12,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
@@ -65,8 +66,8 @@ const (
 )
 
 // Run prints the members of the pool.
-func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config) error {
-	client, err := cfg.Etcd.client()
+func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
+	client, err := cfg.Etcd.Client()
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 }
 
 // readMembers asks etcd; known is what it has told before.
-func readMembers(ctx context.Context, cfg config, client *etcd.Client, known *fleet.Pool) (members, error) {
+func readMembers(ctx context.Context, cfg config.Config, client *etcd.Client, known *fleet.Pool) (members, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
 	view := known.Refresh(ctx)
@@ -117,7 +118,7 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, known *fl
 		states, err = pool.Leases(ctx, client, leases)
 	}
 	if err != nil {
-		return members{}, cfg.Etcd.explain(ctx, etcdPatience, err)
+		return members{}, explain(ctx, cfg.Etcd, etcdPatience, err)
 	}
 	ms := members{
 		Pool: cfg.Membership.Pool, Members: make([]member, len(held)), Waiting: make([]waiter, len(view.Waiting)),
@@ -136,11 +137,11 @@ func readMembers(ctx context.Context, cfg config, client *etcd.Client, known *fl
 }
 
 // ask asks etcd about a name or an owner, for as long as a person waits.
-func ask[T any](ctx context.Context, cfg config, patience time.Duration, question func(ctx context.Context, client *etcd.Client, pool, about string) (T, error), about string) (answer T, err error) {
+func ask[T any](ctx context.Context, cfg config.Config, patience time.Duration, question func(ctx context.Context, client *etcd.Client, pool, about string) (T, error), about string) (answer T, err error) {
 	if about == "" {
 		return answer, usageError(errors.New("the name or owner is empty"), "prefixproxy members shows names and owners")
 	}
-	client, err := cfg.Etcd.client()
+	client, err := cfg.Etcd.Client()
 	if err != nil {
 		return answer, err
 	}
@@ -148,16 +149,16 @@ func ask[T any](ctx context.Context, cfg config, patience time.Duration, questio
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if answer, err = question(ctx, client, cfg.Membership.Pool, about); err != nil {
-		err = cfg.Etcd.explain(ctx, patience, err)
+		err = explain(ctx, cfg.Etcd, patience, err)
 	}
 	return answer, err
 }
 
 // explain makes err, which a call to etcd under ctx, with so much time, ended with, one for
 // people.
-func (c etcdConfig) explain(ctx context.Context, patience time.Duration, err error) error {
+func explain(ctx context.Context, c config.Etcd, patience time.Duration, err error) error {
 	endpoints := strings.Join(c.Endpoints, ",")
-	hint := c.etcdctl() + " endpoint health"
+	hint := c.Etcdctl() + " endpoint health"
 	trouble, known := errors.AsType[*etcd.Trouble](err)
 	if known {
 		err, hint = trouble, cmp.Or(trouble.Hint, hint)

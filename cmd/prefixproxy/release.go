@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
@@ -28,7 +29,7 @@ To stop the host itself, stop its daemon: it releases its name.`
 const releasePatience = 10 * time.Second
 
 // Run asks for the name.
-func (c *releaseCmd) Run(ctx context.Context, ui *ui, cfg config) error {
+func (c *releaseCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	var refused error // as it is before it is explained
 	owner, err := ask(ctx, cfg, releasePatience, func(ctx context.Context, client *etcd.Client, in, name string) (owner string, err error) {
 		owner, refused = pool.AskFor(ctx, client, in, name)
@@ -41,7 +42,7 @@ func (c *releaseCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 		ui.notef("nobody holds %s", c.Name)
 		return nil
 	case errors.Is(err, pool.ErrNoLease):
-		return hinted(fmt.Errorf("%s (%s): %w", c.Name, owner, refused), cfg.Etcd.etcdctl()+" del /prefixproxy/"+cfg.Membership.Pool+"/names/"+c.Name)
+		return hinted(fmt.Errorf("%s (%s): %w", c.Name, owner, refused), cfg.Etcd.Etcdctl()+" del /prefixproxy/"+cfg.Membership.Pool+"/names/"+c.Name)
 	case errors.Is(refused, pool.ErrStillHeld):
 		return hinted(fmt.Errorf("%s (%s): %w", c.Name, owner, refused), "prefixproxy members tells when it was renewed last: a host that is gone leaves the name when its lease runs out, and one whose etcd user may not read /prefixproxy/"+cfg.Membership.Pool+"/released/ is not told")
 	case err != nil:

@@ -4,28 +4,73 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prefixproxy/prefixproxy/internal/config"
+	"github.com/prefixproxy/prefixproxy/internal/unit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
+
+type reloadCmd struct {
+	PID int `arg:"" optional:"" help:"The daemon's process: $MAINPID."`
+}
+
+// reloadPatience is how long a daemon has to answer.
+const reloadPatience = 30 * time.Second
+
+// Run sends SIGHUP to a daemon of our own unit and waits for what becomes of it.
+func (c *reloadCmd) Run(ui *ui) error {
+	dir, ok := unit.RuntimeDir()
+	if !ok && os.Getenv("RUNTIME_DIRECTORY") != "" {
+		return hinted(errors.New("RUNTIME_DIRECTORY does not name two directories"), "the unit needs RuntimeDirectory=prefixproxy prefixproxy-queue, whatever a drop-in adds; until then: kill -HUP "+strconv.Itoa(c.PID))
+	}
+	if !ok || c.PID <= 0 {
+		return hinted(errors.New("reload is for the unit"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process")
+	}
+	path := filepath.Join(dir, unit.ReloadSocket)
+	os.Remove(path) // of one that was killed
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
+	if err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	defer conn.Close()
+	if err := syscall.Kill(c.PID, syscall.SIGHUP); err != nil {
+		return fmt.Errorf("signal process %d: %w", c.PID, err)
+	}
+	conn.SetReadDeadline(time.Now().Add(reloadPatience))
+	answer := make([]byte, 64<<10)
+	n, err := conn.Read(answer)
+	if err != nil {
+		return fmt.Errorf("process %d has not said what became of the reload: %w", c.PID, err)
+	}
+	if problem := string(answer[:n]); problem != "" {
+		return errors.New("configuration not reloaded; the old one stays:\n" + strings.TrimPrefix(problem, "prefixproxy: error: "))
+	}
+	return nil
+}
 
 // A reloader makes a daemon go on with another configuration: all of it, or none.
 // One goroutine uses it.
 type reloader struct {
 	daemon *daemon
-	cfg    config // in force
+	cfg    config.Config // in force
 }
 
 // reload makes the configuration that load reads the one in force, and says what
 // became of it.
-func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
-	r.daemon.tell.send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec())
+func (r *reloader) reload(ctx context.Context, load func() (config.Config, error)) {
+	r.daemon.tell.Send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec())
 	changed, err := r.tryReload(ctx, load)
 	problem := ""
 	switch {
@@ -40,17 +85,17 @@ func (r *reloader) reload(ctx context.Context, load func() (config, error)) {
 		r.daemon.log.Info("configuration reloaded", "changed", strings.Join(changed, " "))
 	}
 	r.daemon.reloads.add(err == nil)
-	r.daemon.tell.send(sd.SdNotifyReady) // the reload has ended
-	r.daemon.tell.reloaded(problem)
+	r.daemon.tell.Send(sd.SdNotifyReady) // the reload has ended
+	r.daemon.tell.Reloaded(problem)
 }
 
 // tryReload returns the keys that have changed.
-func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (changed []string, err error) {
+func (r *reloader) tryReload(ctx context.Context, load func() (config.Config, error)) (changed []string, err error) {
 	cfg, err := load()
 	if err != nil {
 		return nil, err
 	}
-	changed = changedKeys(r.cfg, cfg)
+	changed = config.Changed(r.cfg, cfg)
 	if err := refuse(changed); err != nil {
 		return nil, err
 	}
@@ -59,7 +104,7 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config, error)) (
 	}
 	r.daemon.events.Configure(cfg.Graphite)
 	tuneMemory(cfg)
-	cfg.warn(r.daemon.log)
+	cfg.Warn(r.daemon.log)
 	r.cfg = cfg
 	return changed, nil
 }
@@ -76,7 +121,7 @@ func reloadHint(err error) error {
 // cannot change: it would be another host's, or another cluster's.
 func refuse(changed []string) error {
 	fixed := slices.DeleteFunc(slices.Clone(changed), func(key string) bool {
-		return !within(key, "membership") && !within(key, "etcd")
+		return !strings.HasPrefix(key, "membership.") && !strings.HasPrefix(key, "etcd.")
 	})
 	if len(fixed) == 0 {
 		return nil
@@ -84,20 +129,6 @@ func refuse(changed []string) error {
 	return hinted(
 		fmt.Errorf("%s cannot change while the daemon runs", strings.Join(fixed, ", ")),
 		"restart to change what is under membership or etcd, or put it back as it was")
-}
-
-// changedKeys returns the keys, in the order of the file, whose values differ.
-func changedKeys(a, b config) (keys []string) {
-	after := map[string]any{}
-	for _, f := range values("", reflect.ValueOf(b)) {
-		after[f.key] = f.value.Interface()
-	}
-	for _, f := range values("", reflect.ValueOf(a)) {
-		if !reflect.DeepEqual(f.value.Interface(), after[f.key]) {
-			keys = append(keys, f.key)
-		}
-	}
-	return keys
 }
 
 // reloads is what became of the last one: the start is one.

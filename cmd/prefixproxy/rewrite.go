@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
@@ -27,7 +28,7 @@ func (rewriteCmd) Help() string {
 }
 
 // Run rewrites stdin to stdout.
-func (c *rewriteCmd) Run(ui *ui, cfg config) error {
+func (c *rewriteCmd) Run(ui *ui, cfg config.Config) error {
 	if !slices.Contains(cfg.Membership.Names, c.Name) {
 		return notListed(c.Name, cfg, c.Config)
 	}
@@ -66,7 +67,7 @@ type filter struct {
 }
 
 // aggregate prints the points that StatsD's lines become, all in one slot.
-func (f *filter) aggregate(cfg config, name string) (err error) {
+func (f *filter) aggregate(cfg config.Config, name string) (err error) {
 	at := f.now().Truncate(time.Second)
 	cfg.Proxy.Aggregate.To, f.tags = cfg.Proxy.Rewrite.To, cfg.Proxy.Aggregate.Tags
 	if f.sums, err = aggregate.Open(cfg.Proxy.Aggregate, nil, at); err != nil {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/target"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
@@ -36,7 +38,7 @@ Times are RFC 3339, "14:05", Unix seconds, or how long ago: -7d, now-90min.`
 }
 
 // Run prints the target.
-func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
+func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	from, until := int64(math.MinInt64), int64(math.MaxInt64)
 	now := time.Now()
 	if !c.From.IsZero() {
@@ -53,7 +55,7 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config) error {
 	}
 	parts, err := target.Parse(c.Expr, cfg.Proxy.Rewrite.From)
 	if err != nil {
-		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", quoteShell(c.Owner), cfg.Proxy.Rewrite.From))
+		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", conf.ShellQuote(c.Owner), cfg.Proxy.Rewrite.From))
 	}
 	past, err := ask(ctx, cfg, etcdPatience, tenuresAround, c.Owner)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 )
 
 // How we talk to people:
@@ -31,7 +32,7 @@ type ui struct {
 
 // warnf tells about something dangerous.
 func (u *ui) warnf(format string, args ...any) {
-	fmt.Fprintln(u.err, "prefixproxy: warning:", visible(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(u.err, "prefixproxy: warning:", conf.Visible(fmt.Sprintf(format, args...)))
 }
 
 // notef tells about something that may surprise.
@@ -70,26 +71,34 @@ func exitCode(err error) int {
 	if known, ok := errors.AsType[failure](err); ok {
 		return known.code
 	}
+	if _, ok := errors.AsType[config.Error](err); ok {
+		return exitConfig
+	}
 	return exitFailed
 }
 
 // report tells a person about err, or about each of the mistakes in a file.
 func report(w io.Writer, err error) {
-	all, ok := errors.AsType[configError](err)
-	if !ok {
-		known, _ := errors.AsType[failure](err)
-		if errors.Is(err, syscall.EMFILE) {
-			known.hint = "LimitNOFILE=8192 in the unit, or ulimit -n 8192"
+	if all, ok := errors.AsType[config.Error](err); ok {
+		for _, mistake := range all {
+			tell(w, mistake, mistake.Hint)
 		}
-		if code := exitCode(err); code == exitUsage || code == exitConfig { // it tells what was typed
-			err, known.hint = errors.New(conf.Mask(err.Error())), conf.Mask(known.hint)
-		}
-		all = configError{{error: err, hint: known.hint}}
+		return
 	}
-	for _, f := range all {
-		fmt.Fprintln(w, "prefixproxy: error:", f)
-		if f.hint != "" {
-			fmt.Fprintln(w, "prefixproxy: hint:", f.hint)
-		}
+	known, _ := errors.AsType[failure](err)
+	text, hint := err.Error(), known.hint
+	if errors.Is(err, syscall.EMFILE) {
+		hint = "LimitNOFILE=8192 in the unit, or ulimit -n 8192"
+	}
+	if code := exitCode(err); code == exitUsage || code == exitConfig { // it tells what was typed
+		text, hint = conf.Mask(text), conf.Mask(hint)
+	}
+	tell(w, text, hint)
+}
+
+func tell(w io.Writer, problem any, hint string) {
+	fmt.Fprintln(w, "prefixproxy: error:", problem)
+	if hint != "" {
+		fmt.Fprintln(w, "prefixproxy: hint:", hint)
 	}
 }

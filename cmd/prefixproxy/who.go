@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -30,7 +32,7 @@ TO and ENDED are "-" (null in JSON) while the name is held. They tell the end an
 const lastHolders = 10
 
 // Run prints who holds or held the name.
-func (c *whoCmd) Run(ctx context.Context, ui *ui, cfg config) error {
+func (c *whoCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	listed := slices.Contains(cfg.Membership.Names, c.Name)
 	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresOf, c.Name)
 	switch {
@@ -64,10 +66,10 @@ func heldAt(past []pool.Tenure, t time.Time) []pool.Tenure {
 }
 
 // notListed is the error of a name that the list in file lacks.
-func notListed(name string, cfg config, file string) error {
+func notListed(name string, cfg config.Config, file string) error {
 	names := cfg.Membership.Names
 	hint := "the list begins with " + strings.Join(names[:min(len(names), 3)], ", ")
-	if closest, far := closestTo(name, names); far <= len(name)/2 {
+	if closest, far := conf.Closest(name, names); far <= len(name)/2 {
 		hint = "did you mean " + closest + "?"
 	}
 	return usageError(fmt.Errorf("%q is not a name of the list membership.names in %s", name, file), hint)

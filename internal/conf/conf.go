@@ -1,9 +1,9 @@
-// Package conf is shared by the packages that own parts of the configuration and the
-// command that reads the file: the form of a complaint about a value, the notation of
-// sizes, and how the files are read that it names.
+// Package conf is shared by the packages that own parts of the configuration, internal/config,
+// which reads the file, and the commands: the form of a complaint about a value, the notation of
+// sizes, how the files are read that it names, and text for people.
 //
 // A package validates its own part and returns Problems; each names its place
-// by the path of its key, so that the command can add file, line and column.
+// by the path of its key, so that internal/config can add file, line and column.
 package conf
 
 import (

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -12,11 +12,12 @@ import (
 	"syscall"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
+	"github.com/prefixproxy/prefixproxy/internal/unit"
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// etcdConfig says how etcd is reached.
-type etcdConfig struct {
+// Etcd says how etcd is reached.
+type Etcd struct {
 	// Endpoints are the members of the cluster, each as http://host:port,
 	// https://host:port or host:port; all are tried. No default: hosts that
 	// don't ask the same etcd would all be Denali.
@@ -29,14 +30,14 @@ type etcdConfig struct {
 	// It is refused when others may read it.
 	PasswordFile string `yaml:"password_file"`
 
-	TLS tlsConfig `yaml:"tls"`
+	TLS TLS `yaml:"tls"`
 
-	unused bool `yaml:"-"` // dev has an etcd of its own
+	Unused bool `yaml:"-"` // dev has an etcd of its own
 }
 
-// tlsConfig names PEM files. All are optional: without them, https:// endpoints
+// TLS names PEM files. All are optional: without them, https:// endpoints
 // are checked against the system's authorities.
-type tlsConfig struct {
+type TLS struct {
 	CA   string `yaml:"ca"`   // the authorities that may have signed the servers' certificates
 	Cert string `yaml:"cert"` // our own certificate, for a cluster that asks for one
 	Key  string `yaml:"key"`  // the key of Cert
@@ -44,9 +45,9 @@ type tlsConfig struct {
 
 // Problems returns what is wrong with the configuration, all of it. It reads
 // the files, and asks nothing of the network.
-func (c etcdConfig) Problems() conf.Problems {
+func (c Etcd) Problems() conf.Problems {
 	var ps conf.Problems
-	if c.unused {
+	if c.Unused {
 		return ps
 	}
 	c.checkEndpoints(&ps)
@@ -75,25 +76,20 @@ func fileError(err error) error {
 }
 
 // passwordHint is how to mend a password file that cannot be read.
-func (c etcdConfig) passwordHint(err error) string {
+func (c Etcd) passwordHint(err error) string {
 	switch {
-	case strings.HasPrefix(c.PasswordFile, serviceCredentials) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && underUnit()):
+	case strings.HasPrefix(c.PasswordFile, unit.Credentials) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && unit.IsOurs()):
 		return "systemd puts it there while the service runs (systemctl start prefixproxy), if the unit has it: systemctl edit prefixproxy: [Service] LoadCredential=" + filepath.Base(c.PasswordFile) + ":/path/of/the/secret"
-	case errors.Is(err, fs.ErrPermission) && underUnit():
-		return letServiceRead(c.PasswordFile)
+	case errors.Is(err, fs.ErrPermission) && unit.IsOurs():
+		return unit.LetRead(c.PasswordFile)
 	case errors.Is(err, fs.ErrPermission):
 		return "ask as root or as the service's user: sudo " + strings.Join(os.Args, " ")
 	case errors.Is(err, errOthersMayRead) && isRoots(c.PasswordFile):
-		return letServiceRead(c.PasswordFile)
+		return unit.LetRead(c.PasswordFile)
 	case errors.Is(err, errOthersMayRead):
-		return "chmod 0600 " + quoteShell(c.PasswordFile)
+		return "chmod 0600 " + conf.ShellQuote(c.PasswordFile)
 	}
 	return "a file that holds the password alone: install -m 0640 -g prefixproxy /dev/stdin /etc/prefixproxy/etcd-password"
-}
-
-// letServiceRead is how the service comes to read a file of root's that others may not.
-func letServiceRead(file string) string {
-	return "let the service alone read it: chgrp prefixproxy " + quoteShell(file) + " && chmod 0640 " + quoteShell(file)
 }
 
 func isRoots(file string) bool {
@@ -101,7 +97,7 @@ func isRoots(file string) bool {
 	return err == nil && fromRoot(info)
 }
 
-func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
+func (c Etcd) checkEndpoints(ps *conf.Problems) {
 	if len(c.Endpoints) == 0 {
 		ps.Addf("etcd.endpoints", "etcd: {endpoints: [http://127.0.0.1:2379]}; to try it without one: prefixproxy dev", "no etcd endpoint, and there is no default: hosts that don't share one would all take the same name")
 	}
@@ -114,7 +110,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 			continue
 		}
 		switch first = cmp.Or(first, u.Scheme); {
-		case c.TLS != tlsConfig{} && u.Scheme != "https":
+		case c.TLS != TLS{} && u.Scheme != "https":
 			ps.Addf(path, "https://"+u.Host+", or remove etcd.tls", "etcd.tls is given, and this endpoint is not https://")
 		case u.Scheme != first:
 			ps.Addf(path, "use https:// for all", "http:// and https:// endpoints are mixed")
@@ -123,7 +119,7 @@ func (c etcdConfig) checkEndpoints(ps *conf.Problems) {
 }
 
 // password reads the password file; "" if there is none.
-func (c etcdConfig) password() (string, error) {
+func (c Etcd) password() (string, error) {
 	if c.PasswordFile == "" {
 		return "", nil
 	}
@@ -156,7 +152,7 @@ func fromRoot(info os.FileInfo) bool {
 	return ok && owner.Uid == 0
 }
 
-func (c tlsConfig) check(ps *conf.Problems) {
+func (c TLS) check(ps *conf.Problems) {
 	if (c.Cert == "") != (c.Key == "") {
 		ps.Addf("etcd.tls", "give both or none", "a certificate and its key go together, and one is missing")
 		return
@@ -170,7 +166,7 @@ func (c tlsConfig) check(ps *conf.Problems) {
 }
 
 // config returns what a connection needs, by the files as they are now.
-func (c tlsConfig) config() (*tls.Config, error) {
+func (c TLS) config() (*tls.Config, error) {
 	config, err := conf.ReadTLS(c.CA, c.Cert, c.Key)
 	if err == nil && c.Cert != "" { // etcd gets it whoever signed it, and says what is wrong with it
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -180,22 +176,22 @@ func (c tlsConfig) config() (*tls.Config, error) {
 	return config, err
 }
 
-// client returns a client that connects on demand; the caller closes it. It is
+// Client returns a client that connects on demand; the caller closes it. It is
 // not an error that etcd cannot be reached.
-func (c etcdConfig) client() (*etcd.Client, error) {
+func (c Etcd) Client() (*etcd.Client, error) {
 	return etcd.New(etcd.Config{
-		Endpoints: c.Endpoints, Username: c.Username, Password: c.password, TLS: c.TLS.config, Etcdctl: c.etcdctl(),
+		Endpoints: c.Endpoints, Username: c.Username, Password: c.password, TLS: c.TLS.config, Etcdctl: c.Etcdctl(),
 	})
 }
 
-// etcdctl returns how a person asks the same etcd.
-func (c etcdConfig) etcdctl() string {
-	command := "ETCDCTL_API=3 etcdctl --endpoints=" + quoteShell(strings.Join(c.Endpoints, ","))
+// Etcdctl returns how a person asks the same etcd.
+func (c Etcd) Etcdctl() string {
+	command := "ETCDCTL_API=3 etcdctl --endpoints=" + conf.ShellQuote(strings.Join(c.Endpoints, ","))
 	for _, flag := range []struct{ name, value string }{
 		{"cacert", c.TLS.CA}, {"cert", c.TLS.Cert}, {"key", c.TLS.Key}, {"user", c.Username},
 	} {
 		if flag.value != "" {
-			command += " --" + flag.name + "=" + quoteShell(flag.value)
+			command += " --" + flag.name + "=" + conf.ShellQuote(flag.value)
 		}
 	}
 	return command

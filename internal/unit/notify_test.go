@@ -1,4 +1,4 @@
-package main
+package unit
 
 import (
 	"log/slog"
@@ -11,20 +11,20 @@ import (
 // That systemd does not hear us is said once, until it does.
 func TestNotifyNobody(t *testing.T) {
 	var log strings.Builder
-	n := notifier{log: slog.New(slog.NewTextHandler(&log, nil))}
+	n := Notifier{Log: slog.New(slog.NewTextHandler(&log, nil))}
 	path := filepath.Join(t.TempDir(), "notify")
 	t.Setenv("NOTIFY_SOCKET", path)
 	for range 3 {
-		n.send("WATCHDOG=1")
+		n.Send("WATCHDOG=1")
 	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.send("WATCHDOG=1")
+	n.Send("WATCHDOG=1")
 	conn.Close()
 	for range 3 {
-		n.send("WATCHDOG=1")
+		n.Send("WATCHDOG=1")
 	}
 	if got := strings.Count(log.String(), "systemd not notified"); got != 2 {
 		t.Errorf("said %d times, want 2:\n%s", got, &log)

@@ -1,8 +1,9 @@
-package main
+package config
 
 import (
 	"encoding"
 	"encoding/json"
+	"flag"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -16,10 +17,12 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
+var update = flag.Bool("update", false, "write docs/config.schema.json")
+
 // docs/config.schema.json is what the structs of the configuration say: for editors.
 func TestSchema(t *testing.T) {
 	g := schemaWriter{comments: fieldComments(t)}
-	schema := g.of("", reflect.ValueOf(defaultConfig()))
+	schema := g.of("", reflect.ValueOf(Default()))
 	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	schema["title"] = "Configuration of prefixproxy"
 	got, err := json.MarshalIndent(schema, "", " ")
@@ -27,14 +30,14 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	got = append(got, '\n')
-	file := filepath.Join(root, "docs", "config.schema.json")
+	file := filepath.Join("..", "..", "docs", "config.schema.json")
 	if *update {
 		if err := os.WriteFile(file, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if want, _ := os.ReadFile(file); string(want) != string(got) {
-		t.Errorf("%s is not what the structs say: go test ./cmd/prefixproxy -run TestSchema -update", file)
+		t.Errorf("%s is not what the structs say: go test ./internal/config -run TestSchema -update", file)
 	}
 }
 
@@ -117,8 +120,8 @@ func (g schemaWriter) add(properties schema, path string, v reflect.Value) {
 func fieldComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}
-	for _, dir := range []string{"cmd/prefixproxy", "membership", "proxy", "internal/admin", "internal/aggregate", "internal/events", "internal/line", "internal/link"} {
-		files, err := filepath.Glob(filepath.Join(root, dir, "*.go"))
+	for _, dir := range []string{"internal/config", "membership", "proxy", "internal/admin", "internal/aggregate", "internal/events", "internal/line", "internal/link"} {
+		files, err := filepath.Glob(filepath.Join("..", "..", dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)
 		}

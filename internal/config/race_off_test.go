@@ -1,5 +1,5 @@
 //go:build !race
 
-package main
+package config
 
 const raceDetector = false

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"crypto/ecdsa"
@@ -19,7 +19,7 @@ import (
 // A certificate that was rotated on disk is the one of the next connection.
 func TestRotatedCertificate(t *testing.T) {
 	dir := t.TempDir()
-	files := tlsConfig{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}
+	files := TLS{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}
 	server := selfSigned(t, files, 1)
 	for serial := int64(1); serial <= 2; serial++ {
 		config, err := files.config()
@@ -30,7 +30,7 @@ func TestRotatedCertificate(t *testing.T) {
 		if got := serialSeen(t, config, server); got != serial {
 			t.Errorf("the server sees the certificate of serial number %d, want %d", got, serial)
 		}
-		selfSigned(t, tlsConfig{CA: filepath.Join(dir, "other"), Cert: files.Cert, Key: files.Key}, serial+1)
+		selfSigned(t, TLS{CA: filepath.Join(dir, "other"), Cert: files.Cert, Key: files.Key}, serial+1)
 	}
 	if err := os.Remove(files.Cert); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestRotatedCertificate(t *testing.T) {
 
 // selfSigned writes a certificate of that serial number to files, and returns
 // it: it is its own authority.
-func selfSigned(t *testing.T, files tlsConfig, serial int64) tls.Certificate {
+func selfSigned(t *testing.T, files TLS, serial int64) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

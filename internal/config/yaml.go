@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding"
@@ -231,7 +231,7 @@ func (d *decoder) expand(path string, n *yaml.Node) (expanded string, ok bool) {
 		}
 		value, set := d.lookupEnv(m[1])
 		switch size += len(value); {
-		case size > maxConfig:
+		case size > MaxSize:
 			return ""
 		case !set:
 			return refuse("export "+m[1]+"=…, or write $"+match+" for these characters themselves", "the environment variable %s is not set", m[1])
@@ -243,8 +243,8 @@ func (d *decoder) expand(path string, n *yaml.Node) (expanded string, ok bool) {
 		}
 		return value
 	})
-	if size > maxConfig {
-		refuse("write it in fewer words", "with its variables it has more than %v", conf.Bytes(maxConfig))
+	if size > MaxSize {
+		refuse("write it in fewer words", "with its variables it has more than %v", conf.Bytes(MaxSize))
 	}
 	return expanded, ok
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding"
@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -23,7 +24,7 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		return all, ""
 	}
 	lower := strings.ReplaceAll(strings.ToLower(key), "-", "_")
-	closest, far := closestTo(lower, known)
+	closest, far := conf.Closest(lower, known)
 	if i := slices.IndexFunc(known, func(k string) bool { return len(lower) > 2 && strings.HasPrefix(k, lower) }); i >= 0 {
 		closest = known[i]
 	}
@@ -56,36 +57,6 @@ func (d *decoder) sectionsWith(key, path string) (all []string) {
 
 // maxKey bounds what is compared with the keys that are known.
 const maxKey = 100
-
-// closestTo returns the one of words that word is most likely meant to be, and their distance.
-func closestTo(word string, words []string) (closest string, far int) {
-	lower := strings.ToLower(word)
-	farFrom := func(w string) int { return distance(strings.ToLower(w), lower) }
-	closest = slices.MinFunc(words, func(a, b string) int { return farFrom(a) - farFrom(b) })
-	return closest, farFrom(closest)
-}
-
-// distance returns how many bytes to insert, delete or replace to make b of a
-// (Levenshtein's distance).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
 
 // scalarHint tells how to write one value, for v, where n stands.
 func scalarHint(n *yaml.Node, v reflect.Value) string {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -15,9 +15,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// maxConfig bounds a configuration file, in bytes: what is read of a file that
+// MaxSize bounds a configuration file, in bytes: what is read of a file that
 // somebody else wrote must not cost much memory. A list of 3,000 names fits.
-const maxConfig = 256 << 10
+const MaxSize = 256 << 10
 
 // A place is a position in a file: line and column, from 1, in characters. The
 // zero place stands for a value that the file does not hold.
@@ -31,8 +31,8 @@ func parse(text []byte) (*yaml.Node, *problem) {
 	fail := func(at place, hint, text string) (*yaml.Node, *problem) {
 		return nil, &problem{conf.Problem{Text: text, Hint: hint}, at}
 	}
-	if len(text) > maxConfig {
-		return fail(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", fmt.Sprintf("the file has more than %v", conf.Bytes(maxConfig)))
+	if len(text) > MaxSize {
+		return fail(place{}, "a long list of names is shorter as {prefix: web-, count: 200}", fmt.Sprintf("the file has more than %v", conf.Bytes(MaxSize)))
 	}
 	if at, what := unreadableByte(text); what != "" {
 		return fail(at, "save the file as UTF-8 text", "the file "+what)

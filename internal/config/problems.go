@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
@@ -18,17 +17,23 @@ type problem struct {
 	at place
 }
 
-// A configError is what is wrong with a file, in its order: a sentence and a remedy each. It holds
+// A Error is what is wrong with a file, in its order: a sentence and a remedy each. It holds
 // no value of the file that could not be read as what it is to be: one may be a password in the
 // wrong line.
-type configError []failure
+type Error []Mistake
+
+// A Mistake is a sentence, and how to mend it; "": that isn't known.
+type Mistake struct {
+	error
+	Hint string
+}
 
 // maxProblems bounds how many are told of a file, which may be no configuration at all.
 const maxProblems = 100
 
-// newConfigError makes sentences of problems: file:line:column, the key, and what is wrong with
+// newError makes sentences of problems: file:line:column, the key, and what is wrong with
 // it. What the file lacks is said to be at its start.
-func newConfigError(file string, problems []problem) (e configError) {
+func newError(file string, problems []problem) (e Error) {
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		return cmp.Or(a.at.line-b.at.line, a.at.column-b.at.column)
 	})
@@ -37,16 +42,16 @@ func newConfigError(file string, problems []problem) (e configError) {
 		if p.Path != "" {
 			where += brief(p.Path) + ": "
 		}
-		e = append(e, failure{error: errors.New(where + brief(p.Text)), hint: brief(p.Hint)})
+		e = append(e, Mistake{error: errors.New(where + brief(p.Text)), Hint: brief(p.Hint)})
 	}
 	if more := len(problems) - maxProblems; more > 0 {
-		e = append(e, failure{error: fmt.Errorf("%s: and %d problems more", file, more)})
+		e = append(e, Mistake{error: fmt.Errorf("%s: and %d problems more", file, more)})
 	}
 	return e
 }
 
 // Error gives one problem a line.
-func (e configError) Error() string {
+func (e Error) Error() string {
 	lines := make([]string, len(e))
 	for i, f := range e {
 		lines[i] = f.Error()
@@ -62,18 +67,7 @@ func brief(text string) string {
 	if all := []rune(text); len(all) > maxBrief {
 		text = string(all[:maxBrief]) + "…"
 	}
-	return visible(text)
-}
-
-// visible returns text with a mark in the place of each character that a terminal would obey,
-// or not show.
-func visible(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return '\ufffd'
-	}, text)
+	return conf.Visible(text)
 }
 
 // isFree finds the keys whose values are names: what is wrong with one is told with it.
