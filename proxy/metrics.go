@@ -79,14 +79,12 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		m.gauge(descSpoolLimit, float64(a.kept.SpoolLimit), a.name)
 		m.gauge(descSpoolAge, age, a.name)
 	}
-	for _, d := range p.outlets.all() {
-		for _, s := range d.Status() {
-			up := 0.0
-			if s.Up {
-				up = 1
-			}
-			m.gauge(descUpstreamUp, up, d.protocol.String(), d.name, s.Address.String())
+	for _, u := range p.upstreams() {
+		up := 0.0
+		if u.Up {
+			up = 1
 		}
+		m.gauge(descUpstreamUp, up, u.Protocol, u.Destination, u.Address)
 	}
 	p.collectSockets(m)
 }

@@ -234,16 +234,21 @@ func (p *Proxy) Status() Status {
 			})
 		}
 	}
+	s.Upstreams = append(s.Upstreams, p.upstreams()...)
+	return s
+}
+
+// upstreams returns the addresses to which lines go, StatsD's first.
+func (p *Proxy) upstreams() (all []UpstreamStatus) {
 	for _, d := range p.outlets.all() {
 		for _, u := range d.Status() {
-			s.Upstreams = append(s.Upstreams, UpstreamStatus{
+			all = append(all, UpstreamStatus{
 				Protocol: d.protocol.String(), Destination: d.name, Address: u.Address.String(),
 				Resolved: u.Resolved, Up: u.Up, Since: u.Since, Reason: u.Reason,
 			})
 		}
 	}
-	s.Upstreams = append(p.statsd.upstreams(s.Upstreams), s.Upstreams...)
-	return s
+	return append(p.statsd.upstreams(all), all...)
 }
 
 // Loops returns the loops that wait for sockets, name lines, read datagrams, and send. It is to

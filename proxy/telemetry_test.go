@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
@@ -49,6 +50,38 @@ func TestMetricNames(t *testing.T) {
 	}
 	if b.String() != string(want) {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
+// Each upstream that the status shows is in the scrape, whoever counts StatsD.
+func TestUpstreamsInScrape(t *testing.T) {
+	stdout := Upstream{Address: Address{Network: "stdout"}}
+	for _, statsd := range []Upstream{stdout, {Address: Address{Network: "carbon"}}} {
+		cfg := testConfig(statsd, stdout)
+		cfg.Rewrite.Unmatched = line.PrefixUnmatched
+		p := start(t, cfg, holding("Denali"))
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(p.Proxy)
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want []string
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "prefixproxy_upstream_up" {
+					got = append(got, m.GetLabel()[1].GetValue()+" "+m.GetLabel()[2].GetValue())
+				}
+			}
+		}
+		for _, u := range p.Status().Upstreams {
+			want = append(want, u.Protocol+" "+u.Address)
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 

@@ -72,7 +72,11 @@ func (d *daemon) statusLine() string {
 		line = claim.Name() + " " + string(membership.Suspended)
 	}
 	for _, u := range d.proxy.Status().Upstreams {
-		line += fmt.Sprintf("; %s %s %s", u.Protocol, u.Address, upstreamState(u))
+		to := u.Protocol
+		if u.Destination != "" {
+			to += " " + u.Destination
+		}
+		line += fmt.Sprintf("; %s %s %s", to, u.Address, upstreamState(u))
 	}
 	if d.reloads.refused.Load() {
 		line += "; the last reload was refused"
