@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"os/user"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -107,9 +108,12 @@ func (d *daemon) bind(ctx context.Context) error {
 // bindHint adds what to do to the error of a socket that we can't have.
 func bindHint(err error) error {
 	text, hint := fmt.Sprint(err), ""
+	group, isUnknown := errors.AsType[user.UnknownGroupError](err)
 	switch {
 	case err == nil:
 		return nil
+	case isUnknown:
+		hint = "sudo groupadd --system " + conf.ShellQuote(string(group)) + ", or name a group that there is: getent group"
 	case errors.Is(err, proxy.ErrUnwantedSocket):
 		hint = "write its address in listen: as the socket unit does, or take it out of the unit and restart both"
 	case errors.Is(err, syscall.EADDRINUSE):

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -66,6 +67,7 @@ func TestBindHint(t *testing.T) {
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock: %w", syscall.EADDRINUSE), "ss -lntupx"},
 		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntupx"},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=adm: %w", syscall.EPERM), "SupplementaryGroups="},
+		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=apps: %w", user.UnknownGroupError("apps")), "groupadd --system apps"},
 		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "use a directory"},
 		{fmt.Errorf("listen for statsd on unix:///etc/passwd/s.sock: %w", syscall.ENOTDIR), "/run/prefixproxy"},
 	} {
