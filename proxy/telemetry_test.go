@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/store"
@@ -20,18 +21,24 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// The names of the metrics are a contract.
-func TestMetricNames(t *testing.T) {
-	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
-	p := start(t, cfg, holding("Denali"))
+// scrape returns the metrics of p.
+func scrape(t *testing.T, p *Proxy) []*dto.MetricFamily {
+	t.Helper()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(p.Proxy)
+	registry.MustRegister(p)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return families
+}
+
+// The names of the metrics are a contract.
+func TestMetricNames(t *testing.T) {
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}})
+	p := start(t, cfg, holding("Denali"))
 	var b strings.Builder
-	for _, f := range families {
+	for _, f := range scrape(t, p.Proxy) {
 		labels := []string{}
 		for _, l := range f.GetMetric()[0].GetLabel() {
 			labels = append(labels, l.GetName())
@@ -60,14 +67,8 @@ func TestUpstreamsInScrape(t *testing.T) {
 		cfg := testConfig(statsd, stdout)
 		cfg.Rewrite.Unmatched = line.PrefixUnmatched
 		p := start(t, cfg, holding("Denali"))
-		registry := prometheus.NewRegistry()
-		registry.MustRegister(p.Proxy)
-		families, err := registry.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
 		var got, want []string
-		for _, f := range families {
+		for _, f := range scrape(t, p.Proxy) {
 			for _, m := range f.GetMetric() {
 				if f.GetName() == "prefixproxy_upstream_up" {
 					got = append(got, m.GetLabel()[1].GetValue()+" "+m.GetLabel()[2].GetValue())

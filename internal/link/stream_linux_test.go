@@ -2,7 +2,6 @@ package link
 
 import (
 	"io"
-	"net"
 	"testing"
 	"time"
 )
@@ -10,25 +9,7 @@ import (
 // A peer whose kernel has had no room for a while is known to have been full, when it has taken all,
 // too.
 func TestFull(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	conn, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	peer, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer peer.Close()
-	l, err := newStream(conn.(streamConn), false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	l, peer := connect(t, "tcp", "127.0.0.1:0", false)
 
 	lines, written := make([]byte, 4000), 0
 	look := func(want string, is func(Peer) bool) {
@@ -44,14 +25,18 @@ func TestFull(t *testing.T) {
 		}
 	}
 	isTaken := func(p Peer) bool { return p.Acked == uint64(written) }
-	if written, err = l.Write(lines, time.Second); err != nil {
-		t.Fatal(err)
-	}
-	look("that it was not full", func(p Peer) bool { return isTaken(p) && p.Full == 0 })
-	for n := 1; n > 0; written += n {
-		if n, err = l.Write(lines, time.Millisecond); err != nil {
+	write := func(limit time.Duration) (n int) {
+		t.Helper()
+		n, err := l.Write(lines, limit)
+		if err != nil {
 			t.Fatal(err)
 		}
+		written += n
+		return n
+	}
+	write(time.Second)
+	look("that it was not full", func(p Peer) bool { return isTaken(p) && p.Full == 0 })
+	for write(time.Millisecond) > 0 {
 	}
 	look("that it is full", func(p Peer) bool { return p.Full >= time.Second })
 	go io.Copy(io.Discard, peer)

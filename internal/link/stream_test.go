@@ -8,29 +8,33 @@ import (
 	"time"
 )
 
-// What a program at the other end of a unix socket has read counts as acknowledged while it
-// reads on, and never more than that.
-func TestUnixAcknowledges(t *testing.T) {
-	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+// connect returns a stream to a peer, which listens at an address.
+func connect(t *testing.T, network, at string, resets bool) (l *stream, peer net.Conn) {
+	t.Helper()
+	listener, err := net.Listen(network, at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	conn, err := net.Dial("unix", listener.Addr().String())
+	conn, err := net.Dial(network, listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := listener.Accept()
-	if err != nil {
+	if peer, err = listener.Accept(); err != nil {
 		t.Fatal(err)
 	}
-	defer peer.Close()
-	l, err := newStream(conn.(streamConn), true)
-	if err != nil {
+	t.Cleanup(func() { peer.Close() })
+	if l, err = newStream(conn.(streamConn), resets); err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
+	return l, peer
+}
 
+// What a program at the other end of a unix socket has read counts as acknowledged while it
+// reads on, and never more than that.
+func TestUnixAcknowledges(t *testing.T) {
+	l, peer := connect(t, "unix", filepath.Join(t.TempDir(), "s"), true)
 	lines, read, last := make([]byte, 4000), uint64(0), uint64(0)
 	for range 10 {
 		if n, err := l.Write(lines, time.Second); n != len(lines) || err != nil {
