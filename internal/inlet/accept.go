@@ -28,13 +28,15 @@ const (
 // accepts those that already wait, unless they are for our successor.
 func (in *Inlet) accept(ctx context.Context, l *Listener) {
 	for ctx.Err() == nil {
-		switch err := in.acceptOne(ctx, l, true); {
+		switch s, err := in.acceptOne(l, true); {
+		case err == nil:
+			in.read(ctx, l, s)
 		case errors.Is(err, syscall.EAGAIN):
 			l.socket.Wait(ctx, 0)
 		case errors.Is(err, errFull):
 			l.socket.Wait(ctx, 0) // nobody has to make room before somebody comes
 			in.connections.awaitRoom(ctx)
-		case err != nil && !errors.Is(err, syscall.ECONNABORTED):
+		case !errors.Is(err, syscall.ECONNABORTED):
 			if isShortage(err) {
 				in.connections.ranOut(err)
 			}
@@ -46,16 +48,28 @@ func (in *Inlet) accept(ctx context.Context, l *Listener) {
 	}
 }
 
-// acceptRest accepts all connections that wait, whatever the limit: they will end soon.
+// acceptRest accepts all connections that wait, whatever the limit: they will end soon. It begins to
+// read when it has them all: thousands of readers would keep it from the rest.
 func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	l.admitNoMore()
-	drain(func() (int, error) {
-		err := in.acceptOne(ctx, l, false)
-		if isShortage(err) {
-			retry.Sleep(context.WithoutCancel(ctx), retryAccept) // those that are open end soon
+	var rest []*streamReader
+	begin := func() {
+		for _, s := range rest {
+			in.read(ctx, l, s)
 		}
-		if errors.Is(err, syscall.EAGAIN) {
+		rest = nil
+	}
+	defer begin()
+	drain(func() (int, error) {
+		s, err := in.acceptOne(l, false)
+		switch {
+		case err == nil:
+			rest = append(rest, s)
+		case errors.Is(err, syscall.EAGAIN):
 			return 0, err
+		case isShortage(err):
+			begin() // those that are open end soon
+			retry.Sleep(context.WithoutCancel(ctx), retryAccept)
 		}
 		return 1, nil
 	})
@@ -76,32 +90,36 @@ func isShortage(err error) bool {
 		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
-// acceptOne accepts a connection, without waiting, and starts its reader. If there is to be
-// room for it, and is none, the error is errFull.
-func (in *Inlet) acceptOne(ctx context.Context, l *Listener, ifRoom bool) error {
+// acceptOne accepts a connection, without waiting. If there is to be room for it, and is none, the
+// error is errFull.
+func (in *Inlet) acceptOne(l *Listener, ifRoom bool) (*streamReader, error) {
 	in.connections.mu.Lock()
 	defer in.connections.mu.Unlock()
 	if ifRoom && in.connections.open >= in.connections.most() {
-		return errFull
+		return nil, errFull
 	}
 	fd, peer, err := l.socket.Accept()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // what is urgent keeps its place in the stream
 	socket, err := in.poller.Own(fd)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s := &streamReader{socket: socket, isUnix: l.Address.IsUnix(), pacer: in.pacer(l), connections: in.connections}
 	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
 	s.handler = in.newHandler(l, func() string { return peer })
 	in.connections.add(s)
 	l.open.Add(1)
+	return s, nil
+}
+
+// read starts the reader of a connection of l.
+func (in *Inlet) read(ctx context.Context, l *Listener, s *streamReader) {
 	l.readers.Go(func() {
 		defer l.open.Add(-1)
 		defer in.connections.leave(s)
 		s.run(ctx)
 	})
-	return nil
 }

@@ -1,6 +1,7 @@
 package inlet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -359,6 +360,38 @@ func TestStopLosesNoConnection(t *testing.T) {
 				t.Errorf("%d lines came of %d, %d were cut off", n, sent.Load(), cut.Load())
 			}
 		})
+	}
+}
+
+// notes is a pupil that notes how many connections had been accepted when one was read first.
+type notes struct {
+	pupil
+	accepted, atFirst *atomic.Int64
+}
+
+func (n *notes) Begin(at time.Time) {
+	n.atFirst.CompareAndSwap(0, n.accepted.Load())
+	n.pupil.Begin(at)
+}
+
+// At the end, all connections that wait are accepted before any of them is read.
+func TestStopAcceptsFirst(t *testing.T) {
+	const waiting = 200
+	r := bound(t, nil, localTCP)
+	var accepted, atFirst atomic.Int64
+	r.newHandler = func(*Listener, func() string) Handler {
+		accepted.Add(1)
+		return &notes{pupil{book: r.book}, &accepted, &atFirst}
+	}
+	for range waiting {
+		write(t, r.dial(t, 0), "a\n")
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	r.Begin(ctx, defaults)
+	r.Wait()
+	if got, read := atFirst.Load(), len(r.Lines()); got != waiting || read != waiting {
+		t.Errorf("%d were accepted before the first was read, and %d lines read; want %d of both", got, read, waiting)
 	}
 }
 
