@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -72,11 +71,7 @@ func (d *daemon) statusLine() string {
 		line = claim.Name() + " " + string(membership.Suspended)
 	}
 	for _, u := range d.proxy.Status().Upstreams {
-		to := u.Protocol
-		if u.Destination != "" {
-			to += " " + u.Destination
-		}
-		line += fmt.Sprintf("; %s %s %s", to, u.Address, upstreamState(u))
+		line += "; " + upstreamLine(u)
 	}
 	if d.reloads.refused.Load() {
 		line += "; the last reload was refused"
@@ -84,14 +79,19 @@ func (d *daemon) statusLine() string {
 	return strings.ReplaceAll(line, "\n", " ")
 }
 
-func upstreamState(u proxy.UpstreamStatus) string {
+// upstreamLine says how an upstream is: "carbon main tcp://graphite:2003 up".
+func upstreamLine(u proxy.UpstreamStatus) string {
+	to, state := u.Protocol, "down"
+	if u.Destination != "" {
+		to += " " + u.Destination
+	}
 	switch {
 	case u.Up:
-		return "up"
+		state = "up"
 	case u.IsSpare():
-		return "not in use"
+		state = "not in use"
 	}
-	return "down"
+	return to + " " + u.Address + " " + state
 }
 
 // sayEnd logs what became of the lines between two moments: when we were told to

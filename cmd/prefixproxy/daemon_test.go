@@ -101,13 +101,13 @@ func TestDaemonWarns(t *testing.T) {
 }
 
 // systemd is not told that an address is down with which nothing is wrong.
-func TestUpstreamState(t *testing.T) {
+func TestUpstreamLine(t *testing.T) {
 	for want, u := range map[string]proxy.UpstreamStatus{
-		"up":         {Up: true},
-		"not in use": {Reason: outlet.Spare},
-		"down":       {Reason: "connection refused"},
+		"statsd udp://a:1 up":          {Protocol: "statsd", Address: "udp://a:1", Up: true},
+		"carbon tcp://a:1 not in use":  {Protocol: "carbon", Address: "tcp://a:1", Reason: outlet.Spare},
+		"carbon second tcp://a:1 down": {Protocol: "carbon", Address: "tcp://a:1", Destination: "second", Reason: "connection refused"},
 	} {
-		if got := upstreamState(u); got != want {
+		if got := upstreamLine(u); got != want {
 			t.Errorf("%+v is %q, want %q", u, got, want)
 		}
 	}
