@@ -17,7 +17,7 @@ type problem struct {
 	at place
 }
 
-// A Error is what is wrong with a file, in its order: a sentence and a remedy each. It holds
+// An Error is what is wrong with a file, in its order: a sentence and a remedy each. It holds
 // no value of the file that could not be read as what it is to be: one may be a password in the
 // wrong line.
 type Error []Mistake
