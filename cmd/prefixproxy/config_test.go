@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,13 +28,11 @@ func mustParse(t *testing.T, text string) config.Config {
 	return cfg
 }
 
-func writeFile(t *testing.T, name, text string, mode fs.FileMode) string {
+// configFile returns the path of a file that holds text.
+func configFile(t *testing.T, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), mode); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask is
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -125,7 +122,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 		"coalesce: 5ms\ncoalesce: s3cret":                                            "coalesce",
 		`etcd: {tls: {ca: "root: s3cret@etcd"}}`:                                     "etcd.tls.ca",
 	} {
-		file := writeFile(t, "config.yaml", text+"\n", 0o600)
+		file := configFile(t, text+"\n")
 		var out, err bytes.Buffer
 		if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitConfig {
 			t.Errorf("%s: exit code: got %d, want %d", text, code, exitConfig)
@@ -157,8 +154,8 @@ func TestSecretsOnTheCommandLine(t *testing.T) {
 
 // What check prints holds no secret, where the configuration does.
 func TestCheckMasks(t *testing.T) {
-	file := writeFile(t, "config.yaml", `{etcd: {endpoints: [etcd:2379]}, forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}},
-  graphite: {events: "https://graphite/events/?api_key=s3cret"}}`, 0o600)
+	file := configFile(t, `{etcd: {endpoints: [etcd:2379]}, forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}},
+  graphite: {events: "https://graphite/events/?api_key=s3cret"}}`)
 	var out, err bytes.Buffer
 	if code := run([]string{"check", "--config", file}, nil, &out, &err); code != exitDone {
 		t.Fatalf("exit code %d: %s", code, err.String())

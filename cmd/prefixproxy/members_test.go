@@ -29,11 +29,11 @@ func bluePool(t *testing.T) (client *clientv3.Client, file string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	return client, writeFile(t, "config.yaml", `
+	return client, configFile(t, `
 membership: {pool: blue, names: [Denali, MtLogan, KingPeak, MtBona]}
 etcd: {endpoints: [`+server.Endpoint()+`]}
 forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}}
-`, 0o600)
+`)
 }
 
 func TestMembers(t *testing.T) {

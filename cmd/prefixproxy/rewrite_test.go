@@ -13,7 +13,7 @@ import (
 
 // A line of any length costs itself, and no other.
 func TestRewriteLongLines(t *testing.T) {
-	file := writeFile(t, "config.yaml", complete, 0o600)
+	file := configFile(t, complete)
 	for _, size := range []int{line.MaxLen, line.MaxLen + 1, 64 << 10, 1 << 20} {
 		long := "host." + strings.Repeat("x", size-len("host."))
 		in := strings.NewReader("host.a:1|c\n" + long + "\nhost.b:1|c\n" + long)
@@ -30,7 +30,7 @@ func TestRewriteLongLines(t *testing.T) {
 
 // What has no lines, like a device, costs no memory.
 func TestRewriteEndless(t *testing.T) {
-	file := writeFile(t, "config.yaml", complete, 0o600)
+	file := configFile(t, complete)
 	const size = 64 << 20
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -51,7 +51,7 @@ func (zeros) Read(b []byte) (int, error) {
 
 // What was read is out before more is asked for.
 func TestRewriteInAPipe(t *testing.T) {
-	file := writeFile(t, "config.yaml", complete, 0o600)
+	file := configFile(t, complete)
 	in, feed := io.Pipe()
 	lines, out := io.Pipe()
 	ended := make(chan int)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 func limited(n int) Settings {
@@ -403,7 +404,7 @@ func TestDrainOnABusyHost(t *testing.T) {
 			if waiting == 0 {
 				return 0, syscall.EAGAIN
 			}
-			time.Sleep(time.Millisecond)
+			sidebyside.Pass(time.Millisecond)
 			waiting--
 			return 1, nil
 		})
