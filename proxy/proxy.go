@@ -65,7 +65,7 @@ type Proxy struct {
 
 	inlet   *inlet.Inlet
 	reloads chan reload   // for Run
-	ended   chan struct{} // closed at the end of Run
+	ended   chan struct{} // closed when Run reads no more
 }
 
 // New returns a Proxy that rewrites to the name that names holds. It checks
@@ -152,11 +152,8 @@ func (p *Proxy) IsOwn(network, at string) bool { return p.inlet.Owns(network, at
 //
 // An error is about the files of an earlier process; then nothing was started.
 func (p *Proxy) Run(ctx context.Context) error {
-	defer close(p.ended)
-	if err := p.carbon.open(p.options.Places, p.cfg.Forward.Carbon, p.log); err != nil {
-		return err
-	}
-	if err := p.statsd.open(p.cfg, aggregateDirs(p.carbon.store.Memory(), p.options.Places.State)); err != nil {
+	if err := p.open(); err != nil {
+		close(p.ended)
 		return err
 	}
 	sending, stopSending := context.WithCancel(context.WithoutCancel(ctx))
@@ -178,6 +175,14 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.statsd.end()
 	p.keepCarbon()
 	return nil
+}
+
+// open finds what an earlier process left.
+func (p *Proxy) open() error {
+	if err := p.carbon.open(p.options.Places, p.cfg.Forward.Carbon, p.log); err != nil {
+		return err
+	}
+	return p.statsd.open(p.cfg, aggregateDirs(p.carbon.store.Memory(), p.options.Places.State))
 }
 
 // keepCarbon keeps what is left of Carbon at the end, for the next process, and says

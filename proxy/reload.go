@@ -45,6 +45,7 @@ func (p *Proxy) Reload(cfg Config) error {
 
 // read reads from all listeners until ctx ends, and does what reloads ask for.
 func (p *Proxy) read(ctx context.Context) {
+	defer close(p.ended)
 	p.inlet.Begin(ctx, p.cfg.settings())
 	defer p.inlet.Wait()
 	var telling sync.WaitGroup

@@ -14,9 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/line"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -413,6 +415,44 @@ func TestReloadAfterTheEnd(t *testing.T) {
 	if err := p.Reload(cfg); err == nil {
 		t.Error("it reloads")
 	}
+}
+
+// Nor does one that drains, and who asks is told at once.
+func TestReloadWhileItDrains(t *testing.T) {
+	t.Parallel()
+	at := fmt.Sprintf("127.0.0.1:%d", sidebyside.FreePort(t))
+	to, err := address.ParseUpstream("tcp://" + at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(Upstream{Address: Address{Network: "stdout"}}, to)
+	p := start(t, cfg, holding("Denali"))
+	p.Proxy.drainTime = time.Hour
+	write(t, p.dial(t, "carbon", 0), "host.a 1 1\n")
+	eventually(t, "the line waits", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 1 })
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		p.stop()
+	}()
+	eventually(t, "reloads are refused", func() bool { return errors.Is(p.Reload(cfg), errEnded) })
+	select {
+	case <-stopped:
+		t.Error("not before the end")
+	default:
+	}
+	l, err := net.Listen("tcp", at) // now it takes the line
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	}()
+	<-stopped
 }
 
 // Nor does one that could not begin: what was asked for meanwhile keeps nobody waiting.
