@@ -23,20 +23,26 @@ const lateAge = time.Second
 type statsdSource struct {
 	queue *statsdQueue
 
-	hand     *batch // taken from the queue: to be written
-	mid      bool   // hand begins with the rest of a line
-	upstream string
-	flight   []byte // what is not acknowledged
-	acked    uint64 // bytes of this session before it
+	hand   *batch // taken from the queue: to be written
+	mid    bool   // hand begins with the rest of a line
+	flight flight
+}
 
-	claim *membership.Claim // that lines in flight are under, the oldest; nil: they need no name
-	until uint64            // they end, in bytes of the session
+// A flight is what was written in a session, and is not acknowledged.
+type flight struct {
+	queue    *statsdQueue
+	upstream string
+	lines    []byte
+	acked    uint64 // bytes of the session before them
+
+	claim *membership.Claim // that some are under, the oldest; nil: they need no name
+	until uint64            // these end, in bytes of the session
 }
 
 var _ outlet.Source = (*statsdSource)(nil)
 
 func (s *statsdSource) Begin(_ time.Time, session outlet.Session) {
-	s.upstream, s.acked = session.Upstream, 0
+	s.flight = flight{queue: s.queue, upstream: session.Upstream, lines: s.flight.lines[:0]}
 }
 
 // errCut says that a line may not go on to leave of which a part has.
@@ -102,9 +108,15 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 func (s *statsdSource) Wrote(_ time.Time, n int) {
 	written := s.hand.buf[:n]
 	s.mid = written[n-1] != '\n'
-	s.flight = append(s.flight, written...)
+	s.take(n)
+}
+
+// take moves bytes from the batch in hand to what is in flight.
+func (s *statsdSource) take(n int) {
+	written, f := s.hand.buf[:n], &s.flight
+	f.lines = append(f.lines, written...)
 	if s.hand.names != nil {
-		s.claim, s.until = cmp.Or(s.claim, s.hand.names.claim), s.acked+uint64(len(s.flight))
+		f.claim, f.until = cmp.Or(f.claim, s.hand.names.claim), f.acked+uint64(len(f.lines))
 	}
 	s.hand.cut(n, bytes.Count(written, newline))
 }
@@ -119,43 +131,59 @@ func (s *statsdSource) Refuse(n int) {
 }
 
 func (s *statsdSource) Ack(_ time.Time, peer outlet.Peer) (due outlet.Due, err error) {
-	if n := int(peer.Acked - s.acked); n > 0 {
-		s.queue.forward(s.upstream, bytes.Count(s.flight[:n], newline))
-		s.flight = s.flight[:copy(s.flight, s.flight[n:])]
-		s.acked += uint64(n)
-	}
-	if peer.Acked >= s.until {
-		s.claim = nil
-	}
-	if s.claim == nil {
+	s.flight.Ack(peer.Acked)
+	if s.flight.claim == nil {
 		return outlet.Due{}, nil
 	}
-	left := timeToLeave(s.claim)
+	left := s.flight.Left()
 	if left <= 0 {
 		return outlet.Due{}, outlet.ErrRevoked
 	}
 	return outlet.Due{Again: left, Leave: left}, nil
 }
 
-// timeToLeave returns how long lines under a claim may still leave.
-func timeToLeave(claim *membership.Claim) time.Duration {
-	left, _ := standing(claim)
+// Repeats implements outlet.Source.
+func (s *statsdSource) Repeats() bool { return false }
+
+// Leave implements outlet.Source: what is in flight stays queued until it is known what becomes of it.
+func (s *statsdSource) Leave() (l outlet.Leaving, rest []byte) {
+	if s.mid {
+		rest = bytes.Clone(s.hand.buf[:bytes.IndexByte(s.hand.buf, '\n')+1])
+		s.take(len(rest))
+		s.mid = false
+	}
+	f := s.flight
+	s.flight = flight{}
+	return &f, rest
+}
+
+// Ack implements outlet.Leaving.
+func (f *flight) Ack(acked uint64) {
+	if n := int(acked - f.acked); n > 0 {
+		f.queue.forward(f.upstream, bytes.Count(f.lines[:n], newline))
+		f.lines = f.lines[:copy(f.lines, f.lines[n:])]
+		f.acked = acked
+	}
+	if acked >= f.until {
+		f.claim = nil
+	}
+}
+
+// Left implements outlet.Leaving.
+func (f *flight) Left() time.Duration {
+	if f.claim == nil {
+		return statsdMaxAge
+	}
+	left, _ := standing(f.claim)
 	return left - statsdGuard
 }
 
-// Leaving implements outlet.Source.
-func (s *statsdSource) Leaving() func() time.Duration {
-	claim := s.claim
-	if claim == nil {
-		return func() time.Duration { return statsdMaxAge }
-	}
-	return func() time.Duration { return timeToLeave(claim) }
-}
+// End implements outlet.Leaving: what is in doubt is lost.
+func (f *flight) End() { f.queue.drop(bytes.Count(f.lines, newline), sendError) }
 
 // End drops what is in doubt, and the rest of a line of which a part is.
 func (s *statsdSource) End(time.Time, outlet.Ending) {
-	s.queue.drop(bytes.Count(s.flight, newline), sendError)
-	s.flight, s.claim, s.until = s.flight[:0], nil, 0
+	s.flight.End()
 	if s.mid {
 		s.mid = false
 		s.Refuse(bytes.IndexByte(s.hand.buf, '\n') + 1)

@@ -85,19 +85,58 @@ func TestUnderWay(t *testing.T) {
 				t.Errorf("got %+v, %v; want some %v", due, err, valid)
 			}
 		}
-		left := s.Leaving()
-		if got := left(); got < 5*time.Second {
-			t.Errorf("left %v", got)
-		}
 		names.set(newClaim("MtLogan", time.Minute), membership.Held)
 		if _, err := s.Ack(time.Now(), outlet.Peer{}); !errors.Is(err, outlet.ErrRevoked) {
 			t.Errorf("under another name: %v", err)
 		}
-		if got := left(); got > 0 {
-			t.Errorf("under another name, left %v", got)
-		}
 		if due, err := s.Ack(time.Now(), outlet.Peer{Acked: uint64(len(lines))}); due != (outlet.Due{}) || err != nil {
 			t.Errorf("all is acknowledged: %+v, %v", due, err)
 		}
+	})
+}
+
+// What a session leaves on its way, with the rest of a line, is queued until it is known whether the
+// server has taken it: so the books agree with what arrives.
+func TestLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names, claim := noNames(), newClaim("Denali", 6*time.Second)
+		names.set(claim, membership.Held)
+		s := newSource(names, "")
+		in := newBatch(time.Now(), newRewriters(line.Rules{From: "host", To: "{name}", Names: []string{"Denali", "MtLogan"}}, claim), false)
+		for _, ln := range []string{"Denali.a:1|c\n", "Denali.b:1|c\n", "Denali.c:1|c\n", "Denali.d:1|c\n"} {
+			in.buf, in.lines = append(in.buf, ln...), in.lines+1
+		}
+		s.queue.accept(&tally{received: 4}, in)
+		books := func(when string, forwarded, lost uint64, queued int) {
+			t.Helper()
+			b, _ := s.queue.snapshot()
+			if b.forwarded["tcp://a:1"] != forwarded || b.dropped[sendError] != lost || b.queued != queued {
+				t.Errorf("%s: %d forwarded, %d lost, %d queued; want %d, %d, %d", when, b.forwarded["tcp://a:1"], b.dropped[sendError], b.queued, forwarded, lost, queued)
+			}
+		}
+		s.Begin(time.Now(), outlet.Session{Upstream: "tcp://a:1"})
+		lines, _, _ := s.Next(time.Now())
+		size := uint64(len(lines) / 4)
+		s.Wrote(time.Now(), int(2*size+5))
+		s.Ack(time.Now(), outlet.Peer{Acked: size})
+		l, rest := s.Leave()
+		s.End(time.Now(), outlet.Broken)
+		if string(rest) != "i.c:1|c\n" || l.Left() < 5*time.Second {
+			t.Errorf("the rest of the line is %q, and may leave for %v", rest, l.Left())
+		}
+		books("left", 1, 0, 3)
+
+		s.Begin(time.Now(), outlet.Session{Upstream: "tcp://b:1"})
+		if lines, _, _ := s.Next(time.Now()); string(lines) != "Denali.d:1|c\n" {
+			t.Errorf("the next session gets %q", lines)
+		}
+		l.Ack(2*size + 5)
+		books("it has taken a line", 2, 0, 2)
+		names.set(newClaim("MtLogan", time.Minute), membership.Held)
+		if got := l.Left(); got > 0 {
+			t.Errorf("under another name, left %v", got)
+		}
+		l.End()
+		books("its end", 2, 1, 1)
 	})
 }

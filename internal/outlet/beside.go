@@ -233,11 +233,12 @@ func (o *Outlet) reads(ctx context.Context, c *connection) bool {
 // park keeps a connection that was left, whose server has not taken what it was sent yet: to
 // reset it could end the server. It is closed when the server has, and the rest of a line of which
 // it had a part; and reset when that may not leave any more, or ctx ends.
-func (o *Outlet) park(ctx context.Context, c *connection, s sent, rest []byte, left func() time.Duration) {
+func (o *Outlet) park(ctx context.Context, c *connection, s sent, l Leaving, rest []byte) {
 	o.parked.Go(func() {
+		defer l.End()
 		for end := time.Now().Add(parkTime); ; retry.Sleep(ctx, min(s.within, parkLook)) {
 			now := time.Now()
-			s.within = min(left(), end.Sub(now))
+			s.within = min(l.Left(), end.Sub(now))
 			if s.within <= 0 || ctx.Err() != nil {
 				c.reset()
 				return
@@ -249,7 +250,7 @@ func (o *Outlet) park(ctx context.Context, c *connection, s sent, rest []byte, l
 				s.took(now, rest[:n])
 				rest = rest[n:]
 			}
-			if err != nil || s.isAcked() && len(rest) == 0 {
+			if l.Ack(s.Acked); err != nil || s.isAcked() && len(rest) == 0 {
 				c.close()
 				return
 			}

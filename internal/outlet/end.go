@@ -1,7 +1,6 @@
 package outlet
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -147,7 +146,6 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 	if errors.Is(why, errStalled) && s.isCutOff(time.Now()) {
 		why = errCutOff
 	}
-	left := s.source.Leaving()
 	switch {
 	case errors.Is(why, link.ErrClosed):
 		s.close()
@@ -156,15 +154,11 @@ func (s *session) end(ctx context.Context, why error) (Ending, error) {
 		s.reset()
 	case s.isAcked() && !s.mid, s.isDatagram():
 		s.close()
-	case left == nil || ctx.Err() != nil:
+	case s.source.Repeats() || ctx.Err() != nil:
 		s.reset()
 	default:
-		var rest []byte // of a line of which a part was written
-		if s.mid {
-			lines, _, _ := s.source.Next(time.Now())
-			rest = bytes.Clone(lines[:bytes.IndexByte(lines, '\n')+1])
-		}
-		s.outlet.park(ctx, s.connection, s.sent, rest, left)
+		l, rest := s.source.Leave()
+		s.outlet.park(ctx, s.connection, s.sent, l, rest)
 	}
 	return Broken, why
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -285,7 +286,8 @@ type fakeSource struct {
 	ends   []Ending
 	ended  time.Time // when the last session did, as was said
 	closed bool
-	left   func() time.Duration
+	left   func() time.Duration // nil: lines are sent again
+	leaves []*fakeLeaving
 	again  time.Duration // it is in doubt whether lines are delivered
 	keep   time.Duration // the session must not be ended
 	ackErr error
@@ -371,7 +373,31 @@ func (s *fakeSource) keeps(is bool) {
 	}
 }
 
-func (s *fakeSource) Leaving() func() time.Duration { return s.left }
+func (s *fakeSource) Repeats() bool { return s.left == nil }
+
+func (s *fakeSource) Leave() (Leaving, []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &fakeLeaving{left: s.left}
+	s.leaves = append(s.leaves, l)
+	var rest []byte
+	if s.mid > 0 {
+		rest = []byte(s.lines[0][s.mid:] + "\n")
+		s.lines, s.mid = s.lines[1:], 0
+	}
+	return l, rest
+}
+
+// A fakeLeaving is what a session of a fakeSource has left.
+type fakeLeaving struct {
+	left  func() time.Duration
+	acked atomic.Uint64
+	ended atomic.Bool
+}
+
+func (l *fakeLeaving) Left() time.Duration { return l.left() }
+func (l *fakeLeaving) Ack(acked uint64)    { l.acked.Store(acked) }
+func (l *fakeLeaving) End()                { l.ended.Store(true) }
 
 func (s *fakeSource) End(now time.Time, how Ending) {
 	s.mu.Lock()

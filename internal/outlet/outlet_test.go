@@ -736,11 +736,12 @@ func TestParked(t *testing.T) {
 		what string
 		then func(a *fakeServer, left *atomic.Int64, stop func())
 		want string
+		took bool
 	}{
-		{"it takes all", func(a *fakeServer, _ *atomic.Int64, _ func()) { a.set(func(s *fakeServer) { s.unread = false }) }, "closed"},
-		{"it must not leave any more", func(_ *fakeServer, left *atomic.Int64, _ func()) { left.Store(0) }, "reset"},
-		{"we stop", func(_ *fakeServer, _ *atomic.Int64, stop func()) { stop() }, "reset"},
-		{"it never does", func(*fakeServer, *atomic.Int64, func()) { sidebyside.Pass(parkTime) }, "reset"},
+		{"it takes all", func(a *fakeServer, _ *atomic.Int64, _ func()) { a.set(func(s *fakeServer) { s.unread = false }) }, "closed", true},
+		{"it must not leave any more", func(_ *fakeServer, left *atomic.Int64, _ func()) { left.Store(0) }, "reset", false},
+		{"we stop", func(_ *fakeServer, _ *atomic.Int64, stop func()) { stop() }, "reset", false},
+		{"it never does", func(*fakeServer, *atomic.Int64, func()) { sidebyside.Pass(parkTime) }, "reset", false},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			net := newNet(atA, atB)
@@ -761,6 +762,9 @@ func TestParked(t *testing.T) {
 				sidebyside.Pass(2 * parkLook)
 				if got := a.parted(0); got != tt.want {
 					t.Errorf("got %q, want it %s", got, tt.want)
+				}
+				if l := r.source.leaves[0]; !l.ended.Load() || l.acked.Load() > 0 != tt.took {
+					t.Errorf("the source knows of %d bytes that were taken, and of the end: %v", l.acked.Load(), l.ended.Load())
 				}
 			})
 		})

@@ -176,7 +176,7 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 // collect asks what is acknowledged.
 func (s *session) collect(now time.Time) error {
 	err := s.look(now, s.link)
-	if s.worn && (s.expires.IsZero() || now.Before(s.expires)) && (s.source.Leaving() != nil || now.Sub(s.since) >= closedAge) {
+	if s.worn && (s.expires.IsZero() || now.Before(s.expires)) && (!s.source.Repeats() || now.Sub(s.since) >= closedAge) {
 		s.expires = now // nothing is sent again then: what a younger session took could be
 	}
 	if !s.proven && now.Sub(s.since) >= provenAge && !s.isDoubtful() && s.stands(now) < provenAge/2 {

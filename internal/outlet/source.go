@@ -47,11 +47,13 @@ type Source interface {
 	// Ack says what is known of the peer. At ErrRevoked the connection is reset.
 	Ack(now time.Time, peer Peer) (Due, error)
 
-	// Leaving returns what says, of the lines that are not acknowledged now, how long
-	// they may still leave: 0 or less, when they must not. It is asked for before End,
-	// where their connection is to go on beside the next session, and may be called at
-	// any time. nil: it need not go on.
-	Leaving() (left func() time.Duration)
+	// Repeats says whether what is in doubt when a session ends is sent again.
+	Repeats() bool
+
+	// Leave hands over what is not acknowledged, where that is not sent again, and the rest
+	// of a line of which a part was written: its connection goes on beside the next session.
+	// It is called before End.
+	Leave() (l Leaving, rest []byte)
 
 	// End ends the session, which worked until then: not while it was in doubt whether the
 	// peer read on.
@@ -72,6 +74,18 @@ type Source interface {
 	// Lost returns how many lines have been dropped so far because they could not
 	// leave.
 	Lost() uint64
+}
+
+// A Leaving is what a session has left on its way. One goroutine uses it.
+type Leaving interface {
+	// Left returns how long it may still leave: 0 or less, when it must not.
+	Left() time.Duration
+
+	// Ack says what the peer has acknowledged, from Begin of the session.
+	Ack(acked uint64)
+
+	// End says that the connection has ended.
+	End()
 }
 
 // A Peer is what is known of the other side. Acked counts from Begin.

@@ -171,8 +171,11 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 	return due, nil
 }
 
-// Leaving implements outlet.Source: what is in doubt is sent again.
-func (c *Cursor) Leaving() func() time.Duration { return nil }
+// Repeats implements outlet.Source.
+func (c *Cursor) Repeats() bool { return true }
+
+// Leave implements outlet.Source: what is in doubt is sent again.
+func (c *Cursor) Leave() (outlet.Leaving, []byte) { return nil, nil }
 
 // note notes how much the peer's kernel has, and since when.
 func (c *Cursor) note(now time.Time, peer outlet.Peer) {
