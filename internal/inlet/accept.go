@@ -17,11 +17,14 @@ const (
 	// sender was just sending.
 	lastRead = 250 * time.Millisecond
 
-	// drainTime bounds how long it takes what has reached the socket by then: a host that is busy
-	// needs long for a full backlog, and some sender may never pause.
-	drainTime = 2 * time.Second
+	// What waits at a socket that admits no more is all read, however long a busy host needs for it.
+	// Only of who never pauses there is no end: these are more than the kernel keeps.
+	mostWaiting = 1 << 16 // connections in a backlog
+	mostUnread  = 64      // blocks of a stream
+	mostPackets = 1 << 10 // times that datagrams are received
 
 	retryAccept = 10 * time.Millisecond // when accept(2) lacks a resource
+	lastRetry   = 2 * time.Second       // at the end, without success
 )
 
 // accept accepts connections on l, while there is room for them, until ctx ends; then it
@@ -60,12 +63,13 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 		rest = nil
 	}
 	defer begin()
-	drain(func() (int, error) {
+	last := time.Now() // of which one could be accepted
+	drain(mostWaiting, func() (int, error) {
 		s, err := in.acceptOne(l, false)
 		switch {
 		case err == nil:
-			rest = append(rest, s)
-		case errors.Is(err, syscall.EAGAIN):
+			rest, last = append(rest, s), time.Now()
+		case errors.Is(err, syscall.EAGAIN), time.Since(last) > lastRetry:
 			return 0, err
 		case isShortage(err):
 			begin() // those that are open end soon
@@ -75,11 +79,12 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	})
 }
 
-// drain calls read until that fails, for drainTime at most.
-func drain(read func() (int, error)) {
-	var err error
-	for until := time.Now().Add(drainTime); err == nil && time.Now().Before(until); {
-		_, err = read()
+// drain calls read until that fails, so many times at most.
+func drain(most int, read func() (int, error)) {
+	for range most {
+		if _, err := read(); err != nil {
+			return
+		}
 	}
 }
 

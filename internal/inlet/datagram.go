@@ -62,7 +62,7 @@ func (in *Inlet) receive(ctx context.Context, l *Listener) {
 	}
 	if !d.Inherited {
 		d.admitNoMore()
-		drain(d.step)
+		drain(mostPackets, d.step)
 	}
 }
 

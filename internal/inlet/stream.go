@@ -96,7 +96,7 @@ func (s *streamReader) readRest(ctx context.Context) {
 		}
 	}
 	s.shut(unix.SHUT_RD)
-	drain(s.step)
+	drain(mostUnread, s.step)
 }
 
 // shut ends one direction of the connection: SHUT_WR tells the sender; after SHUT_RD the
