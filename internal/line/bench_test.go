@@ -31,6 +31,7 @@ func BenchmarkAppend(b *testing.B) {
 		{"statsd/unmatched", StatsD, strings.ReplaceAll(statsdInput, "host.", "shop.")},
 		{"carbon/matched", Carbon, carbonInput},
 		{"carbon/long", Carbon, strings.Repeat("host.r07.s03.t0000001234567890 000000000042 4000000000\n", 5)},
+		{"carbon/tagged", Carbon, strings.Repeat("host.http.requests;dc=ams;rack=r07;env=prod 1234.5 1763848800\n", 5)},
 		{"carbon/now", Carbon, strings.ReplaceAll(carbonInput, "1763848800", "-1")},
 	} {
 		b.Run(bm.name, func(b *testing.B) {

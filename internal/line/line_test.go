@@ -849,11 +849,11 @@ func TestPlainValue(t *testing.T) {
 // the limit.
 func TestAppendPlain(t *testing.T) {
 	w := hostRules.Rewriter(Carbon, "Denali").Since(1763848800)
-	const head = "host.cpu.0.user 3.4 1763848800\nx 1 1763848800\nhost.m -12345678.25 1763848900\nhost.f 0.12345678901234567 4294967199\nDenali.x +1. 1763848800\n"
-	const want = "Denali.cpu.0.user 3.4 1763848800\nx 1 1763848800\nDenali.m -12345678.25 1763848900\nDenali.f 0.12345678901234567 4294967199\nDenali.x +1. 1763848800\n"
+	const head = "host.cpu.0.user 3.4 1763848800\nx 1 1763848800\nhost.m -12345678.25 1763848900\nhost.f 0.12345678901234567 4294967199\nDenali.x;a=b;dc=x-7 +1. 1763848800\n"
+	const want = "Denali.cpu.0.user 3.4 1763848800\nx 1 1763848800\nDenali.m -12345678.25 1763848900\nDenali.f 0.12345678901234567 4294967199\nDenali.x;a=b;dc=x-7 +1. 1763848800\n"
 	for _, rest := range []string{
 		"", "\n", "host.x 1 176384880", "host.x 1 1763848800", "host.x 1 1763848800\r\n", "host.x 1  1763848800\n", " host.x 1 1763848800\n",
-		"host.x\t1 1763848800\n", "host.x;a=b 1 1763848800\n", "MtLogan.x 1 1763848800\n", "host.x 1 1763848799\n", "host.x 1 4294967296\n",
+		"host.x\t1 1763848800\n", "host.x;a 1 1763848800\n", "host.x;a=~b 1 1763848800\n", "host.x;a=b;\xff=c 1 1763848800\n", ";a=b 1 1763848800\n", "host.x;a=b", "host.x; 1 1763848800\n", "MtLogan.x;a=b 1 1763848800\n", "MtLogan.x 1 1763848800\n", "host.x 1 1763848799\n", "host.x 1 4294967296\n",
 		"host.x 1e3 1763848800\n", "host.x  1763848800\n", "host.x - 1763848800\n", "~host.x 1 1763848800\n", "host{a=\"b\"} 1 1763848800\n",
 		"host.\x7f 1 1763848800\n", "host.\xff 1 1763848800\n", "host.x 1 17638488x0\n", "host.x 1 1763848800 \n", pad(270, "host.", " 1 1763848800\n"),
 	} {

@@ -1,6 +1,7 @@
 package line
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -31,8 +32,8 @@ func (w *Rewriter) AppendPlain(dst, data []byte, limit int) (out, rest []byte, l
 }
 
 // plainLine returns the length of the name, and of all with its '\n', of the first line
-// of data: a name that isUsual, a number like 1, -1 or 1.5, and a timestamp of ten digits,
-// with single blanks between. end is 0 for any other line, which may be as sound. first8
+// of data: a name that isUsual, maybe with tags behind it that Graphite can read, a number like
+// 1, -1 or 1.5, and a timestamp of ten digits, with single blanks between. end is 0 for any other line, which may be as sound. first8
 // are the first eight digits of the timestamp, as a number that begins with the first. A
 // time that may be past the last second is not plain.
 func plainLine(data []byte) (name, end int, first8 uint64) {
@@ -45,6 +46,13 @@ func plainLine(data []byte) (name, end int, first8 uint64) {
 			break
 		}
 		name += 8
+	}
+	if name > 0 && data[name] == ';' {
+		tags := data[name:][:max(bytes.IndexByte(data[name:], ' '), 0)]
+		if _, ok := readTags(tags); !ok || scan(tags) != 0 {
+			return 0, 0, 0
+		}
+		name += len(tags)
 	}
 	if data[name] != ' ' || !hasUsualEnds(data[:name]) {
 		return 0, 0, 0
