@@ -2,9 +2,9 @@ package line
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -792,28 +792,39 @@ func TestScan(t *testing.T) {
 	}
 }
 
-func TestAreDigits(t *testing.T) {
-	for i := range 8 {
-		for c := range 256 {
-			b := []byte("09182736")
-			b[i] = byte(c)
-			if got, want := areDigits(binary.BigEndian.Uint64(b)), '0' <= c && c <= '9'; got != want {
-				t.Errorf("%q: got %v, want %v", b, got, want)
+// Every byte at every place of a timestamp, and of a name.
+func TestPlainLine(t *testing.T) {
+	check := func(line string, at, c int, want bool) {
+		b := tight([]byte(line))
+		b[at] = byte(c)
+		if _, end, _ := plainLine(b); (end > 0) != want {
+			t.Fatalf("plainLine(%q): %v, want %v", b, end > 0, want)
+		}
+	}
+	for c := range 256 {
+		for i := range 10 {
+			check("a 1 1763848800\n", len("a 1 ")+i, c, '0' <= c && c <= '9' && (i > 0 || c < '4'))
+		}
+		for n := 1; n <= 20 && c != ' '; n++ {
+			for i := range n {
+				name := bytes.Repeat([]byte("x"), n)
+				name[i] = byte(c)
+				check(string(name)+" 1 1763848800\n", i, c, isUsual(name))
 			}
 		}
 	}
 }
 
 // Every number of up to four bytes that matter; and of up to 17, with every byte at every
-// place, and with any two that matter; beside plainNumber, which looks at one byte after
-// another.
+// place, and with any two that matter.
 func TestPlainValue(t *testing.T) {
+	plain := regexp.MustCompile(`^[+-]?[0-9]+(\.[0-9]*)?$`)
 	check := func(value []byte) {
 		if bytes.IndexByte(value, ' ') >= 0 {
 			return // the first blank is what is looked for
 		}
 		want := len(value)
-		if plainNumber(value) != want {
+		if !plain.Match(value) {
 			want = 0
 		}
 		for _, behind := range []string{" 1763848800\n", " 1763848800\nhost.cpu 1 1763848800\n"} {

@@ -37,11 +37,12 @@ func (w *Rewriter) AppendPlain(dst, data []byte, limit int) (out, rest []byte, l
 // are the first eight digits of the timestamp, as a number that begins with the first. A
 // time that may be past the last second is not plain.
 func plainLine(data []byte) (name, end int, first8 uint64) {
+	near := data[:min(len(data), maxNode+8)]
 	for {
-		if len(data)-name < 8 || name > maxNode {
+		if len(near)-name < 8 {
 			return 0, 0, 0
 		}
-		if bad := unplain(binary.LittleEndian.Uint64(data[name:])) & tops; bad != 0 {
+		if bad := unplain(binary.LittleEndian.Uint64(near[name:])) & tops; bad != 0 {
 			name += bits.TrailingZeros64(bad) / 8
 			break
 		}
@@ -65,64 +66,33 @@ func plainLine(data []byte) (name, end int, first8 uint64) {
 	}
 	stamp := data[begin:end]
 	first8 = binary.BigEndian.Uint64(stamp)
-	if !areDigits(first8) || !isDigit(stamp[8]) || !isDigit(stamp[9]) || stamp[10] != '\n' || first8 >= lastDigits {
+	last8 := binary.BigEndian.Uint64(stamp[3:])
+	if others(first8) != 0 || others(last8) != 0x80 || stamp[10] != '\n' || first8 >= lastDigits {
 		return 0, 0, 0
 	}
 	return name, end, first8
 }
 
 // plainValue returns the length of the number that b begins with, if it is one like 1, -1
-// or 1.5 and a blank follows; otherwise 0.
+// or 1.5, and a blank and more than eight bytes follow; otherwise 0.
 func plainValue(b []byte) int {
-	if len(b) < 8 {
-		return 0
-	}
-	first, second := binary.LittleEndian.Uint64(b), uint64(zeros)
-	n := bits.TrailingZeros64(blanks(first)) / 8
-	switch {
-	case n < 8:
-		first = fill(first, n)
-	case len(b) < 16:
-		return 0
-	default:
-		second = binary.LittleEndian.Uint64(b[8:])
-		n += bits.TrailingZeros64(blanks(second)) / 8
-		if n == 16 {
-			return longValue(b)
+	n := len(b) - len(unsigned(b))
+	begin, dotted := n, false
+	for len(b)-n >= 8 {
+		bad := others(binary.LittleEndian.Uint64(b[n:]))
+		if bad == 0 {
+			n += 8
+			continue
 		}
-		second = fill(second, n-8)
+		n += bits.TrailingZeros64(bad) / 8
+		if b[n] == ' ' && n > begin {
+			return n
+		}
+		if b[n] != '.' || n == begin || dotted {
+			return 0
+		}
+		dotted = true
+		n++
 	}
-	if isSign(byte(first)) && n > 1 {
-		first = first>>8 | '0'<<56
-	}
-	if n == 0 || !isDigit(byte(first)) {
-		return 0
-	}
-	rest, moreRest := others(first), others(second)
-	if rest|moreRest == 0 {
-		return n
-	}
-	both := rest | moreRest>>1
-	if rest != marks(first, '.') || moreRest != marks(second, '.') || both&(both-1) != 0 {
-		return 0
-	}
-	return n
-}
-
-// longValue is plainValue, a byte at a time.
-func longValue(b []byte) int {
-	n := plainNumber(b)
-	if n == len(b) || b[n] != ' ' {
-		return 0
-	}
-	return n
-}
-
-// fill makes all bytes of word behind the first n zeros.
-func fill(word uint64, n int) uint64 { return word&(1<<(8*n)-1) | zeros<<(8*n) }
-
-// blanks marks, with its top bit, the first byte of word that is one, and nothing before it.
-func blanks(word uint64) uint64 {
-	x := word ^ ' '*ones
-	return (x - ones) &^ x & tops
+	return 0
 }

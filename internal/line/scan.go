@@ -35,10 +35,11 @@ func scan(line []byte) (found content) {
 	return 0
 }
 
-// unplain marks, with its top bit, a byte of word that is not plain, where any is: the
-// first difference sets it for a blank and what is below, the sum for 0x7f.
+// unplain marks, with its top bit, the first byte of word that is not plain, where any is, and
+// maybe others behind it: the first difference sets the bit for a blank, what is below, and 0xff;
+// the sum for 0x7f to 0xfe; the second difference for a semicolon.
 func unplain(word uint64) uint64 {
-	return (word - 0x21*ones) | (word + ones) | word | semicolons(word)
+	return (word - 0x21*ones) | (word + ones) | (word ^ ';'*ones - ones)
 }
 
 // content tells what scan has found.
@@ -73,12 +74,6 @@ func suspects(word uint64) uint64 {
 	return ((word - 0x20*ones) | (word + ones)) &^ word
 }
 
-// semicolons marks, with its top bit, a byte of word that is one, where any is.
-func semicolons(word uint64) uint64 {
-	x := word ^ ';'*ones
-	return (x - ones) &^ x
-}
-
 func isSign(c byte) bool { return c == '+' || c == '-' }
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
@@ -100,41 +95,10 @@ func digits(b []byte) int {
 	return len(b)
 }
 
-// areDigits says whether the eight bytes of v are digits: 0x30 to 0x39. What is
-// above 0x39 carries into the upper half of its byte, or has another one.
-func areDigits(v uint64) bool {
-	const upper, threes, sixes = 0xf0f0f0f0f0f0f0f0, 0x3030303030303030, 0x0606060606060606
-	return v&upper == threes && (v+sixes)&upper == threes
-}
-
-// marks marks, with its top bit, every byte of word that is c.
-func marks(word uint64, c byte) uint64 {
-	x := word ^ uint64(c)*ones
-	return ^((x&^tops + ^uint64(tops)) | x) & tops
-}
-
-// zeros are eight digits.
-const zeros = '0' * ones
-
 // others marks, with its top bit, every byte of word that is no digit.
 func others(word uint64) uint64 {
-	values := word ^ zeros // of digits
+	values := word ^ '0'*ones // of digits
 	return (values&^tops + 0x76*ones | values) & tops
-}
-
-// plainNumber returns the length of the number that b starts with, if it is one
-// like 1, -1 or 1.5; otherwise 0.
-func plainNumber(b []byte) int {
-	sign := len(b) - len(unsigned(b))
-	whole := digits(b[sign:])
-	if whole == 0 {
-		return 0
-	}
-	n := sign + whole
-	if n < len(b) && b[n] == '.' {
-		n += 1 + digits(b[n+1:])
-	}
-	return n
 }
 
 // unsigned strips the sign, if there is one.
