@@ -32,10 +32,11 @@ func (w *Rewriter) AppendPlain(dst, data []byte, limit int) (out, rest []byte, l
 }
 
 // plainLine returns the length of the name, and of all with its '\n', of the first line
-// of data: a name that isUsual, maybe with tags behind it that Graphite can read, a number like
-// 1, -1 or 1.5, and a timestamp of ten digits, with single blanks between. end is 0 for any other line, which may be as sound. first8
-// are the first eight digits of the timestamp, as a number that begins with the first. A
-// time that may be past the last second is not plain.
+// of data: a name that isUsual, maybe with tags behind it that Graphite can read, a number
+// like 1, -1 or 1.5, and a timestamp of ten digits, with single blanks between. end is 0 for
+// any other line, which may be as sound. first8 are the first eight digits of the timestamp,
+// as a number that begins with the first. A time that may be past the last second is not
+// plain. No more is looked at than the longest of such names.
 func plainLine(data []byte) (name, end int, first8 uint64) {
 	near := data[:min(len(data), maxNode+8)]
 	for {
@@ -49,7 +50,7 @@ func plainLine(data []byte) (name, end int, first8 uint64) {
 		name += 8
 	}
 	if name > 0 && data[name] == ';' {
-		tags := data[name:][:max(bytes.IndexByte(data[name:], ' '), 0)]
+		tags := near[name:][:max(bytes.IndexByte(near[name:], ' '), 0)]
 		if _, ok := readTags(tags); !ok || scan(tags) != 0 {
 			return 0, 0, 0
 		}
