@@ -6,8 +6,9 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/prefixproxy/prefixproxy/internal/unit"
 )
 
 type runCmd struct {
@@ -28,7 +29,10 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	signal.Notify(hangups, syscall.SIGHUP)
 	ctx, stop := untilSignal(ctx, ui.log, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	sockets := activation.Files(true)
+	sockets, err := unit.Sockets()
+	if err != nil {
+		return hinted(err, "systemd sets it for its socket units; elsewhere: unset LISTEN_PID LISTEN_FDS LISTEN_FDNAMES")
+	}
 	cfg, err := c.ProvideConfig()
 	if err != nil {
 		return err
