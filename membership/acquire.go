@@ -53,6 +53,12 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 		case ctx.Err() != nil:
 		case err == nil: // a name was freed
 			backoff.Reset()
+		case errors.Is(err, errUnsaved):
+			h.enter(Claiming)
+			if backoff.Failures == 0 {
+				h.log.Warn("no name is claimed before the state directory has taken the end of the last tenure", "meanwhile", "lines that need a name wait", "hint", "look at its disk")
+			}
+			h.sleep(ctx, backoff.Next())
 		default:
 			h.enter(Claiming)
 			h.outage.failed(err, backoff.Failures)
@@ -215,6 +221,12 @@ func (h *Holder) wait(ctx context.Context) error {
 			return nil
 		case isAnswer(err):
 			return err
+		case errors.Is(err, errUnsaved):
+			h.enter(Claiming)
+			if backoff.Failures == 0 {
+				h.log.Warn("no name is claimed before the state directory has taken the end of the last tenure", "meanwhile", "lines that need a name wait", "hint", "look at its disk")
+			}
+			h.sleep(ctx, backoff.Next())
 		default:
 			h.enter(Claiming)
 			h.outage.failed(err, backoff.Failures)

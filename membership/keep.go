@@ -3,7 +3,6 @@ package membership
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
@@ -112,14 +111,17 @@ func (h *Holder) free(ctx context.Context, held *tenancy) error {
 	return h.within(ctx, releaseTime/2, h.putEnd)
 }
 
+// errUnsaved is the error of a request that waited in vain for the state directory.
+var errUnsaved = errors.New("the state directory has not taken the end of our last tenure yet")
+
 // endOf ends the tenure of held, whose name is not used any more, for some reason. It returns what
 // puts the end on record, once it is saved.
 func (h *Holder) endOf(held *tenancy, why string, put func(context.Context, pool.Tenure) error) func(context.Context) error {
 	until := h.wall().Add(min(held.Left(), 0))
 	saved := h.own.End(held.tenure, until)
 	return func(ctx context.Context) error {
-		if err := await(ctx, saved); err != nil {
-			return fmt.Errorf("save the own tenures: %w", err)
+		if await(ctx, saved) != nil {
+			return errUnsaved
 		}
 		return put(ctx, held.tenure.End(until, why))
 	}

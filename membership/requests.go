@@ -57,7 +57,7 @@ func (r *requests) within(ctx context.Context, timeOut time.Duration, f func(con
 		defer time.AfterFunc(2*patience, r.sayWhy).Stop() // to connect takes 2 s at most
 	}
 	err := f(ctx)
-	if !isAnswer(err) {
+	if !isAnswer(err) && !errors.Is(err, errUnsaved) {
 		err = r.store.Failed(err, begun)
 	}
 	r.checkDataLoss(err)
