@@ -216,7 +216,7 @@ func newState(t *testing.T, dir string) *state.Dir {
 // look returns who holds the names of a pool.
 func look(t *testing.T, c *etcd.Client, cfg Config) ([]fleet.Row, error) {
 	t.Helper()
-	v := fleet.New(cfg.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+	v := fleet.New(cfg.Names, fleet.MaxOthers, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
 		return pool.Look(ctx, c, cfg.Pool, asks...)
 	}).Refresh(t.Context())
 	return slices.DeleteFunc(v.Rows, func(r fleet.Row) bool { return !r.Held }), v.Err

@@ -75,7 +75,7 @@ func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.Fil
 	if d.proxy, err = proxy.New(cfg.Proxy, d.holder, options); err != nil {
 		return nil, err
 	}
-	d.pool = fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+	d.pool = fleet.New(cfg.Membership.Names, fleet.MaxOthers, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
 		ctx, cancel := context.WithTimeout(ctx, glanceTime)
 		defer cancel()
 		return pool.LookAt(ctx, d.client, cfg.Membership.Pool, asks...)

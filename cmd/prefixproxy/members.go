@@ -63,6 +63,7 @@ type waiter struct {
 const (
 	mostHeldLabel = "7d" // fleet.Kept
 	watchEvery    = 2 * time.Second
+	maxOthers     = 20_000 // names that the list lacks: more than a glance shows
 )
 
 // Run prints the members of the pool.
@@ -72,7 +73,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 		return err
 	}
 	defer client.Close()
-	known := fleet.New(cfg.Membership.Names, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+	known := fleet.New(cfg.Membership.Names, maxOthers, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
 		return pool.Look(ctx, client, cfg.Membership.Pool, asks...)
 	})
 	ms, err := readMembers(ctx, cfg, client, known)

@@ -187,3 +187,26 @@ func (u until) Write(p []byte) (int, error) {
 	}
 	return u.Buffer.Write(p)
 }
+
+// After a change of the list, members still shows everybody who holds a name of the old one.
+func TestMembersOfAnotherList(t *testing.T) {
+	client, file := bluePool(t)
+	const held = 1500
+	for i := 0; i < held; {
+		var puts []clientv3.Op
+		for ; i < held && len(puts) < 100; i++ {
+			puts = append(puts, clientv3.OpPut(fmt.Sprintf("/prefixproxy/blue/names/web-%d", i), "foo"))
+		}
+		if _, err := client.Txn(t.Context()).Then(puts...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out, err bytes.Buffer
+	if code := run([]string{"members", "--config", file}, nil, &out, &err); code != exitDone {
+		t.Fatalf("exit code: got %d, want %d\n%s", code, exitDone, &err)
+	}
+	got := out.String()
+	if rows := strings.Count(got, "web-"); rows != held || !strings.Contains(got, "1500 held (1500 not in the list), 4 free") {
+		t.Errorf("got %d rows, want %d; the last is\n%s", rows, held, got[strings.LastIndexByte(strings.TrimSpace(got), '\n')+1:])
+	}
+}

@@ -20,6 +20,9 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
+// MaxOthers is how many names that the list lacks a daemon keeps.
+const MaxOthers = 1000
+
 // How often etcd is asked, at most.
 const (
 	Fresh       = 10 * time.Second // for a page
@@ -30,7 +33,6 @@ const (
 const (
 	Kept       = 7 * 24 * time.Hour // of the past, or as much of it as fits
 	maxTenures = 40_000             // some 5 MiB
-	maxOthers  = 1000               // names that the list lacks
 	leastKept  = time.Hour          // of the past: what has no end stays, however much that is
 	firstReads = 20                 // requests for the first view; each later one is one
 	lateEnds   = time.Minute        // within which the end of a tenure is on record
@@ -43,6 +45,7 @@ type Look func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error)
 // A Pool knows a pool. Any goroutine may ask it; Run's asks etcd, and owns what is known.
 type Pool struct {
 	names []string
+	most  int // of others
 	look  Look
 	wake  chan struct{} // cap 1
 
@@ -64,9 +67,10 @@ type Pool struct {
 	first   bool           // there was a first view
 }
 
-// New returns a pool whose list is names. It asks nothing.
-func New(names []string, look Look) *Pool {
-	p := &Pool{names: names, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}, keeps: Kept}
+// New returns a pool whose list is names; of names that the list lacks, it keeps so many. It asks
+// nothing.
+func New(names []string, others int, look Look) *Pool {
+	p := &Pool{names: names, most: others, look: look, wake: make(chan struct{}, 1), changed: make(chan struct{}), past: map[string]*past{}, keeps: Kept}
 	for _, name := range names {
 		p.past[name] = &past{}
 	}
@@ -218,7 +222,7 @@ func (p *Pool) learn(asks []pool.AskPast, answers []pool.Past) {
 
 // meet takes note of a name that the list may lack.
 func (p *Pool) meet(name string) {
-	if p.past[name] == nil && len(p.others) < maxOthers {
+	if p.past[name] == nil && len(p.others) < p.most {
 		p.past[name] = &past{}
 		p.others = append(p.others, name)
 	}

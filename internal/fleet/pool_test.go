@@ -91,7 +91,7 @@ func (e *fakeEtcd) set(change func()) {
 func run(t *testing.T, names []string, test func(t *testing.T, e *fakeEtcd, p *Pool)) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &fakeEtcd{takes: 50 * time.Millisecond, atOnce: 3}
-		p := New(names, e.look)
+		p := New(names, MaxOthers, e.look)
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { p.Run(ctx) })
@@ -377,12 +377,12 @@ func TestBounds(t *testing.T) {
 					e.held = append(e.held, pool.Standing{Name: fmt.Sprintf("x%d-%d", turn, i), Owner: "evil", Revision: int64(turn + 1)})
 				}
 			})
-			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+maxOthers {
+			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+MaxOthers {
 				t.Errorf("%d held in %d rows", v.Held, len(v.Rows))
 			}
 			sidebyside.Pass(Fresh)
 		}
-		if len(p.past) > 1+maxOthers {
+		if len(p.past) > 1+MaxOthers {
 			t.Errorf("%d names are kept", len(p.past))
 		}
 	})
