@@ -80,7 +80,7 @@ func Parse(s string) (a Address, err error) {
 	case "stdout:":
 		a.Network = "stdout"
 	case "udp", "tcp":
-		if a, err = parseHostPort(network, at, localhost, 0); err == nil {
+		if a, err = parseHostPort(network, strings.TrimSuffix(at, "/"), localhost, 0); err == nil {
 			err = readOptions(query, "only unix sockets take some", nil)
 		}
 	case "unix", "unixgram":
@@ -164,12 +164,13 @@ func usual(host string) string {
 // IsHost says whether host may be a name or an address; "" may.
 func IsHost(host string) bool {
 	isNumber := host != "" && strings.Trim(host, "0123456789.") == ""
-	return !strings.ContainsFunc(host, isNoHost) && (!isNumber || net.ParseIP(host) != nil)
+	return !strings.ContainsFunc(host, isNoHost) && !strings.HasPrefix(host, "-") && !strings.Contains(host, "..") && (!isNumber || net.ParseIP(host) != nil)
 }
 
-// isNoHost says whether neither a host name nor an address has r.
+// isNoHost says whether neither a host name nor an address has r: a name with other letters than
+// ASCII's is looked up by another one (xn--…).
 func isNoHost(r rune) bool {
-	return unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`/?#@\"'<>,;=()*$!&^|~{}+`+"`", r)
+	return r > unicode.MaxASCII || unicode.IsControl(r) || unicode.IsSpace(r) || strings.ContainsRune(`/?#@\"'<>,;=()*$!&^|~{}+`+"`", r)
 }
 
 // maxPath is the longest path of a unix socket, in bytes: sun_path of unix(7) has 108,

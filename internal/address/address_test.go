@@ -65,6 +65,7 @@ func TestParseRefuses(t *testing.T) {
 		"unix:///s?mode=6", "unix:///s?mode=000", "unix:///s?mode=00660", "unix:///s?owner=me", "unix:///s?mode=0660;group=adm", "unix:///s?mode=%zz",
 		"unix://" + long, "unixgram://" + long, "unix:///run/", "unix:///", "unix://run/s", "unix:///run/\x00s", "unix:///run/\x1bs",
 		"udp://local host:8125", "udp://127.0.0:8125", "udp://256.0.0.1:8125", "udp://localhost/:8125", "udp://a,b:8125", "udp://a!:8125", "udp://{a}:8125", "udp://localhost:+1",
+		"udp://\uff4cocalhost:8125", "udp://\u200clocalhost:8125", "udp://m\u00fcller:8125", "udp://-a:8125", "udp://a..b:8125",
 	} {
 		if a, err := Parse(s); err == nil {
 			t.Errorf("%q is %+v", s, a)
@@ -74,7 +75,7 @@ func TestParseRefuses(t *testing.T) {
 	}
 	for _, s := range []string{
 		"unix://" + long[:107], "unix:///s?mode=0660&group=adm", "unix:///s?mode=660", "unix:///s?group=0", "unixgram:///run/a b",
-		"udp://:8125", "udp://[fe80::1%eth0]:8125", "tcp://graphite_1.example.net:2003", "tcp://[::]:0",
+		"udp://:8125", "udp://localhost:8125/", "udp://[fe80::1%eth0]:8125", "tcp://graphite_1.example.net:2003", "tcp://[::]:0",
 	} {
 		if _, err := Parse(s); err != nil {
 			t.Errorf("%q: %v", s, err)

@@ -297,13 +297,17 @@ func TestConfigRemedies(t *testing.T) {
 		{complete + "rewrite: {to: '{name}.{name}'}", `3:15: rewrite.to: "{name}.{name}" holds {name} 2 times`, "{name} or"},
 		{complete + "rewrite: {to: '{Name}'}", `3:15: rewrite.to: "{Name}" holds {name} 0 times`, "{name} or"},
 		{complete + "membership:\n  owner: {{ .Node }}", `4:10: membership.owner: want one value`, "quotes"},
+		{complete + "m\u0435mbership: {}", "3:1: m\u0435mbership: unknown key", "did you mean membership? A letter in it only looks like"},
+		{complete + "membership.owner: a", "3:1: membership.owner: unknown key", "membership: {owner: …}"},
+		{complete + "etcd.tls.ca: /c", "3:1: etcd.tls.ca: unknown key", "etcd: {tls: {ca: …}}"},
+		{"%YAML 1.2\n---\n" + complete, "1:1: found incompatible", "take the line out"},
+		{"[etcd]\nendpoints = e\n", "2:1: did not find expected <document start>", "the file is YAML"},
 		{complete + "\"a\\nb\\u001b\": 1", "3:1: a\ufffdb\ufffd: unknown key", "known here"},
 		{complete + "listen: {statsd: ['unix://@name']}", `3:19: listen.statsd[0]: "…" is not an absolute path`, "unix:///"},
 		{complete + "coalesce: 5ms\n\ufeffadmin: {}", "4:1: the file holds a byte order mark", "UTF-8"},
 		{complete + "membership:\u00a0{pool: a}", "3:1: membership:", "only looks like a blank"},
 		{complete + "coalesce: *b", `3:11: anchors, aliases`, "the value itself"},
 		{complete + "größe: 1", `3:1: größe: unknown key "größe"`, "known here"},
-		{"%YAML 1.2\n---\n" + complete, "1:1: found incompatible YAML document", "look here"},
 	} {
 		_, err := Parse("f", []byte(tt.text), Default(), testEnv)
 		bad, _ := errors.AsType[Error](err)

@@ -29,7 +29,14 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		closest = known[i]
 	}
 	if strings.HasPrefix(closest, lower) || far <= max(1, len(closest)/3) {
-		return "did you mean " + closest + "?", join(path, closest)
+		hint = "did you mean " + closest + "?"
+		if strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII }) {
+			hint += " A letter in it only looks like the right one: type it anew"
+		}
+		return hint, join(path, closest)
+	}
+	if outer, inner, dotted := strings.Cut(key, "."); dotted && slices.ContainsFunc(d.paths, func(known string) bool { return within(known, join(path, key)) }) {
+		return "write it in sections, as " + outer + ": {" + strings.ReplaceAll(inner, ".", ": {") + ": …" + strings.Repeat("}", strings.Count(key, ".")), join(path, key)
 	}
 	switch sections := d.sectionsWith(key, path); len(sections) {
 	case 0:
@@ -75,10 +82,15 @@ func scalarHint(n *yaml.Node, v reflect.Value) string {
 // isAddress finds the strings that are addresses: a number there is for their own check.
 var isAddress = regexp.MustCompile(`^(?:admin\.listen|etcd\.endpoints.*|graphite\.events)$`)
 
-// syntaxHint names what is usually wrong in a line that is no YAML.
-func syntaxHint(line string) string {
-	if strings.HasPrefix(strings.TrimLeft(line, " "), "\t") {
+// syntaxHint names what is usually wrong where line, of what the parser complains, is no YAML.
+func syntaxHint(line, what string) string {
+	switch {
+	case strings.HasPrefix(strings.TrimLeft(line, " "), "\t"):
 		return "YAML is indented by blanks: replace the tabs"
+	case strings.HasPrefix(line, "%"):
+		return "take the line out"
+	case strings.Contains(what, "<document start>"):
+		return "the file is YAML: a key, a colon, a blank and its value in each line, as etcd: {endpoints: [http://127.0.0.1:2379]}"
 	}
 	return `look here and in the line before: a bracket, brace or quote is not closed, a colon or a dash lacks the blank behind it, a key is not indented like its neighbours, or a value needs quotes (it has ": " or " #" in it, or begins with one of [ ] { } @ % & * ! | > ' ")`
 }

@@ -58,7 +58,7 @@ func parse(text []byte) (*yaml.Node, *problem) {
 		return fail(place{}, "", err.Error())
 	}
 	at, line := syntaxPlace(text, bad.Mark)
-	what, hint := bad.Message, syntaxHint(line)
+	what, hint := bad.Message, syntaxHint(line, bad.Message)
 	if strings.Contains(what, "anchor") { // which it names
 		what, hint = noAnchors, valueItself
 	}

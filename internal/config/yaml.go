@@ -155,7 +155,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
 		if err != nil {
-			d.wrongf(path, n, "a number with a unit, like 5ms, 15s or 10m", "want a duration, got %s", describe(n))
+			d.wrongf(path, n, "a number with a unit, like 5ms, 15s, 10m or 24h", "want a duration, got %s", describe(n))
 		}
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
