@@ -19,6 +19,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
 // commandLine is what kong parses: the commands, in the order of the help.
@@ -142,7 +144,11 @@ func usageHint(err error) string {
 		return known.hint
 	}
 	if bad, ok := errors.AsType[*kong.ParseError](err); ok && bad.Context.Selected() != nil {
-		return "prefixproxy " + bad.Context.Selected().Name + " --help"
+		command := "prefixproxy " + bad.Context.Selected().Name
+		if file, extra := strings.CutPrefix(err.Error(), "unexpected argument "); extra && strings.HasSuffix(file, "ml") { // .yaml, .yml
+			return command + " --config " + conf.ShellQuote(file)
+		}
+		return command + " --help"
 	}
 	return "prefixproxy --help"
 }
