@@ -115,6 +115,8 @@ func (c Config) Warnings() []string {
 	if dir := c.Membership.StateDir; !filepath.IsAbs(dir) {
 		ws = append(ws, fmt.Sprintf("membership.state_dir %s is relative: started in another directory, the daemon finds neither its last name nor its spool", dir))
 	}
+	ws = append(ws, relativeFiles("etcd", "password_file", c.Etcd.PasswordFile)...)
+	ws = append(ws, relativeFiles("etcd.tls", "ca", c.Etcd.TLS.CA, "cert", c.Etcd.TLS.Cert, "key", c.Etcd.TLS.Key)...)
 	for _, a := range c.listeners() {
 		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
 			ws = append(ws, a.String()+": as a service, the daemon has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
@@ -154,11 +156,23 @@ func (c Config) Warn(log *slog.Logger) {
 // unusableFiles tells of those that a connection to a server cannot do without. They are
 // read at each connect, so that they may come later.
 func unusableFiles(path string, t link.TLS) (ws []string) {
+	ws = relativeFiles(path, "ca", t.CA, "cert", t.Cert, "key", t.Key)
 	_, badCA := conf.ReadTLS(t.CA, "", "")
 	_, badCert := conf.ReadTLS("", t.Cert, t.Key)
 	for _, err := range []error{badCA, badCert} {
 		if err != nil {
 			ws = append(ws, fmt.Sprintf("%s: %v: the server stays down as long as that is so", path, fileError(err)))
+		}
+	}
+	return ws
+}
+
+// relativeFiles tells of the files that only a daemon finds which is started where we are. keysAndFiles
+// are those of the section at path.
+func relativeFiles(path string, keysAndFiles ...string) (ws []string) {
+	for one := range slices.Chunk(keysAndFiles, 2) {
+		if key, file := one[0], one[1]; file != "" && !filepath.IsAbs(file) {
+			ws = append(ws, fmt.Sprintf("%s.%s is relative: started in another directory, the daemon does not find it", path, key))
 		}
 	}
 	return ws

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/unit"
@@ -106,7 +107,7 @@ func (c Etcd) checkEndpoints(ps *conf.Problems) {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
 		u, err := etcd.ParseEndpoint(endpoint)
 		if err != nil {
-			ps.Addf(path, "write each by itself: [http://etcd1:2379, http://etcd2:2379]", "%v", err)
+			ps.Addf(path, "write each by itself, with its port: [http://etcd1:2379, http://etcd2:2379]", "%v", err)
 			continue
 		}
 		switch first = cmp.Or(first, u.Scheme); {
@@ -134,9 +135,14 @@ func (c Etcd) password() (string, error) {
 		return "", fmt.Errorf("%s is empty", c.PasswordFile)
 	case strings.ContainsAny(password, "\r\n"):
 		return "", fmt.Errorf("%s has more than one line", c.PasswordFile)
+	case strings.ContainsFunc(password, isUnseen):
+		return "", fmt.Errorf("%s holds a character that cannot be seen, as a byte order mark", c.PasswordFile)
 	}
 	return password, nil
 }
+
+// isUnseen says whether r comes from how a file was saved, and not from who chose a password.
+func isUnseen(r rune) bool { return r == '\ufeff' || unicode.IsControl(r) }
 
 var errOthersMayRead = errors.New("others may read")
 

@@ -84,6 +84,14 @@ func TestPasswordHint(t *testing.T) {
 	if _, err := c.password(); err == nil || !strings.Contains(err.Error(), "more than one line") {
 		t.Errorf("two lines: got %v, want more than one line", err)
 	}
+	for _, text := range []string{"\ufeffsecret\n", "s\x00e\x00", "se\tcret"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.password(); err == nil || !strings.Contains(err.Error(), "cannot be seen") {
+			t.Errorf("%q: got %v, want a character that cannot be seen", text, err)
+		}
+	}
 	own := "chmod 0600 "
 	if os.Getuid() == 0 {
 		own = "chgrp prefixproxy " + file + " && chmod 0640 "

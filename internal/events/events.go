@@ -15,10 +15,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/address"
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/membership"
 )
@@ -37,8 +39,12 @@ func (c Config) Problems() conf.Problems {
 		return nil
 	}
 	u, err := url.Parse(c.Events)
+	isPort := func(port string) bool {
+		_, err := strconv.ParseUint(port, 10, 16)
+		return port == "" || err == nil
+	}
 	switch {
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Path == "" || u.Path == "/":
+	case err != nil || !address.IsHost(u.Hostname()) || !isPort(u.Port()) || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Path == "" || u.Path == "/":
 		ps.Addf("graphite.events", `write it like http://graphite.example.net/events/; "" for none`, "this is no URL of graphite-web's events")
 	case u.User != nil:
 		ps.Addf("graphite.events", "take it out; let graphite-web take events of these hosts", "a URL holds no user and no password")

@@ -209,6 +209,7 @@ func TestProblems(t *testing.T) {
 	for url, bad := range map[string]bool{
 		"": false, "http://graphite/events/": false, "https://g.example.com:8443/x/events/": false, "http://[::1]:80/events": false,
 		"graphite/events": true, "udp://graphite/events/": true, "http://graphite": true, "http://graphite/": true, "http:///events/": true, "http://u:secret@graphite/events/": true, "http://%zz/": true,
+		"http://graphite:99999/events/": true, "http://\uff47raphite/events/": true,
 	} {
 		ps := Config{url}.Problems()
 		if (len(ps) > 0) != bad {
