@@ -116,7 +116,7 @@ func (noLines) BadLines() []proxy.BadLine { return nil }
 func servePages(t *testing.T, h *membership.Holder, client *etcd.Client, names int) looked {
 	t.Helper()
 	list := membership.PrefixedNumerics("web-", names)
-	known := fleetpool.New(list, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
+	known := fleetpool.New(list, fleetpool.MaxOthers, func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error) {
 		return pool.LookAt(ctx, client, "default", asks...)
 	})
 	src := admin.Source{Names: h, Lines: noLines{}, Gatherer: prometheus.NewRegistry(), Pool: known}
