@@ -123,6 +123,9 @@ func (j *journal) commit() {
 // cut takes all that there is out of the logs, of which this one lacks so many lines from now on:
 // most likely the disk is full, perhaps of what must not be found again, since its points have left.
 func (j *journal) cut(missing int) {
+	if j.file == nil { // none could be begun
+		return
+	}
 	j.broken = true
 	j.miss(missing)
 	j.fail(errors.Join(j.file.Truncate(headLen), j.replaceOlder()))

@@ -473,6 +473,41 @@ func TestNoRoomAtTheStart(t *testing.T) {
 	}
 }
 
+// Where no log can be begun (here, for want of descriptors, of inodes …), points leave, and what is
+// counted is kept from when one can be.
+func TestNoLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(t.TempDir(), dir); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Open(tenth(), []string{dir}, at(0))
+	if err != nil || a.Trouble() == nil {
+		t.Fatalf("%v, and no trouble", err)
+	}
+	a.SetNamed(true, at(0))
+	put(a, "a:1|c")
+	a.Seal(at(10))
+	put(a, "a:1|c")
+	if got := points(a); !slices.Contains(got, "N.a.count 1 @0") {
+		t.Errorf("got %q", got)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.Seal(at(20))
+	points(a)
+	put(a, "a:1|c")
+	if err := a.Trouble(); err != nil {
+		t.Errorf("there is room again: %v", err)
+	}
+	if a = open(t, tenth(), at(21), dir); a.Lines() != 1 || a.Lost() != 0 {
+		t.Errorf("%d lines found, %d lost", a.Lines(), a.Lost())
+	}
+}
+
 // Where a base could not be written while the points of its slot left, and the next is not
 // complete, lines count that came since.
 func TestNoBase(t *testing.T) {
