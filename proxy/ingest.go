@@ -94,9 +94,9 @@ func (in *ingest) plainLines(data []byte) (rest []byte) {
 	}
 }
 
-// datagram takes all lines of data, the last of which may lack its end.
+// datagram takes all lines of data, the last of which may lack its end, or the half of it.
 func (in *ingest) datagram(data []byte) {
-	if rest := in.stream(data); len(rest) > 0 {
+	if rest := bytes.TrimSuffix(in.stream(data), []byte("\r")); len(rest) > 0 {
 		in.line(rest)
 	}
 }

@@ -91,6 +91,17 @@ func TestStream(t *testing.T) {
 	carbon.none()
 }
 
+// The last line of a datagram may lack its end, or the second half of that.
+func TestEndOfDatagram(t *testing.T) {
+	t.Parallel()
+	sink := newSink(t, "tcp")
+	p := start(t, testConfig(sink.address, sink.address), holding("Denali"))
+	for i, end := range []string{"", "\r", "\n", "\r\n"} {
+		write(t, p.dial(t, "statsd", 0), fmt.Sprintf("host.a%d:1|c\r\nhost.b%d:1|c%s", i, i, end))
+		sink.expect(fmt.Sprintf("Denali.a%d:1|c", i), fmt.Sprintf("Denali.b%d:1|c", i))
+	}
+}
+
 // A line longer than a block is dropped once, and the next line is whole.
 func TestStreamLineTooLong(t *testing.T) {
 	t.Parallel()
