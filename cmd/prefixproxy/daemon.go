@@ -25,6 +25,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/events"
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
+	"github.com/prefixproxy/prefixproxy/internal/sockets"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 	"github.com/prefixproxy/prefixproxy/internal/unit"
@@ -97,8 +98,15 @@ const glanceTime = 2 * time.Second
 
 func (d *daemon) close() { d.client.Close() }
 
+// fewDescriptors are not enough for the sockets of the default configuration, etcd, and the queue's
+// files: lines would be lost for want of them.
+const fewDescriptors = 33
+
 // bind opens all sockets, before anything is claimed.
 func (d *daemon) bind(ctx context.Context) error {
+	if n := sockets.Descriptors(); n <= fewDescriptors {
+		return fmt.Errorf("%d descriptors are not enough: %w", n, syscall.EMFILE)
+	}
 	if err := d.proxy.Bind(ctx); err != nil {
 		return bindHint(err)
 	}
