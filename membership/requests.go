@@ -82,7 +82,7 @@ func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Se
 // who claims in that time, including us.
 func (r *requests) checkDataLoss(err error) {
 	if errors.Is(err, DataLoss) {
-		r.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts")
+		r.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts; if nobody restored it, see whether etcd.endpoints name two clusters")
 		r.lostData = dataLoss{unmarked: true, until: r.now() + r.ttl}
 	}
 }
