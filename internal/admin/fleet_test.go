@@ -53,7 +53,12 @@ func poolOf(names, each int, owner string) *fleet.View {
 
 func askPool(t testing.TB, view *fleet.View, path string) *httptest.ResponseRecorder {
 	t.Helper()
-	src := newSource(holding(), bothUp())
+	return askPoolOf(t, holding(), view, path)
+}
+
+func askPoolOf(t testing.TB, names Names, view *fleet.View, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	src := newSource(names, bothUp())
 	src.Pool = fakePool{view}
 	w := httptest.NewRecorder()
 	New(DefaultConfig(), src, slog.New(slog.DiscardHandler)).http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost:8127"+path, nil))
@@ -206,6 +211,13 @@ func TestFleetWithoutEtcd(t *testing.T) {
 		if w := askPool(t, tt.view, "/names.json"); w.Code != tt.code {
 			t.Errorf("%s: names.json %d, want %d", tt.what, w.Code, tt.code)
 		}
+	}
+}
+
+// The first look at a pool says why there is nothing to see, if that is known.
+func TestFleetOfAnOutage(t *testing.T) {
+	if page := askPoolOf(t, failingNames{holding()}, nil, "/fleet").Body.String(); !strings.Contains(page, "etcd at https://etcd2:2379: its certificate has expired") {
+		t.Errorf("got\n%s\nwant the cause", page)
 	}
 }
 

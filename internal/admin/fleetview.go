@@ -259,7 +259,13 @@ func (p *pen) draw(from, to int64) {
 
 // writeFleet writes the pool for people.
 func (s *Server) writeFleet(w http.ResponseWriter, r *http.Request) error {
-	view := cmp.Or(s.src.Pool.Known(), &fleet.View{})
+	view := s.src.Pool.Known()
+	if view == nil {
+		view = &fleet.View{}
+		if out, failing := s.src.Names.Outage(); failing { // which is known before the pool's own request fails
+			view.Err = out.Trouble
+		}
+	}
 	return templates.ExecuteTemplate(w, "fleet.html", newFleetView(view, claimStatus(s.src.Names), r.URL.Query().Get("last"), time.Now()))
 }
 
