@@ -28,8 +28,10 @@ const (
 	// passTime is what a balancer has to connect to its own server.
 	passTime = time.Second
 
-	// renameInterval is how often a name or path is resolved again whose lines go in datagrams.
+	// renameInterval is how often a name is resolved again whose lines go in datagrams; pathInterval,
+	// how often a path is: the socket that was there may still be open, and nobody read from it.
 	renameInterval = 30 * time.Second
+	pathInterval   = 2 * time.Second
 
 	// parkTime is for how long at most a server that was left has to take what it was
 	// sent; parkLook, how often it is looked at.
@@ -263,7 +265,11 @@ func (o *Outlet) park(ctx context.Context, c *connection, s sent, l Leaving, res
 func (o *Outlet) leaveRenamed(ctx context.Context, s *session) {
 	a := s.server.entry.address
 	was, _ := os.Stat(a.Path)
-	for retry.Sleep(ctx, renameInterval) {
+	interval := renameInterval
+	if a.IsUnix() {
+		interval = pathInterval
+	}
+	for retry.Sleep(ctx, interval) {
 		if a.IsUnix() {
 			if is, err := os.Stat(a.Path); err == nil && !os.SameFile(was, is) {
 				s.ask(errRenamed)

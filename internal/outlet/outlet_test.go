@@ -566,12 +566,12 @@ func TestPathMoves(t *testing.T) {
 	bind()
 	net := newNet(path)
 	run(t, net, []string{"unixgram://" + path}, func(t *testing.T, r *rig) {
-		r.send(3 * renameInterval)
+		r.send(3 * pathInterval)
 		if n := len(net.servers[path].attempts()); n != 1 {
 			t.Errorf("%d connections, want one that lasts", n)
 		}
 		bind()
-		r.send(renameInterval + time.Second)
+		r.send(3 * time.Second)
 		if n := len(net.servers[path].attempts()); n != 2 || len(net.servers[path].lines()) != r.sent {
 			t.Errorf("%d connections, want 2; %d of %d lines", n, len(net.servers[path].lines()), r.sent)
 		}
