@@ -45,17 +45,12 @@ type queue interface {
 	name(lines int, t *tally, in ...*batch)
 
 	// expire drops the lines that are too old, and held ones that arrived
-	// before noNameBefore, unless that is zero.
+	// before noNameBefore, unless that is zero. It makes the upstream look again: a claim
+	// may have been renewed or lost.
 	expire(now, noNameBefore time.Time)
-
-	// wake makes the upstream look again: a claim may have been renewed or lost.
-	wake()
 
 	// close says that nothing more will be accepted.
 	close()
-
-	// snapshot returns the books and the bytes in memory, of one instant.
-	snapshot() (books, int)
 
 	// moreHeld receives when something is held.
 	moreHeld() <-chan struct{}

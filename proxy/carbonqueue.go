@@ -101,7 +101,6 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 func (q *carbonQueue) namesLater() bool          { return false }
 func (q *carbonQueue) isHolding() bool           { return q.store.IsHolding() }
 func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.MoreHeld }
-func (q *carbonQueue) wake()                     {}
 func (q *carbonQueue) close()                    { q.store.CloseInput() }
 
 func (q *carbonQueue) takeHeld() *batch {
@@ -134,12 +133,6 @@ func (q *carbonQueue) expire(_, noNameBefore time.Time) {
 	if !noNameBefore.IsZero() {
 		q.store.Expire(noNameBefore)
 	}
-}
-
-// snapshot returns the books of the first destination.
-func (q *carbonQueue) snapshot() (books, int) {
-	first := q.accounts()[0]
-	return first.books, int(first.kept.QueueBytes)
 }
 
 // An account is the books of one destination.

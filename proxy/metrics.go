@@ -54,11 +54,11 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 // so that they balance in every scrape.
 func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	m := metrics{ch}
-	b, bytes := p.statsd.snapshot()
+	b, bound := p.statsd.snapshot()
 	m.collectReceived(line.StatsD, b)
 	m.collectBooks(line.StatsD, "", b)
-	m.gauge(descQueueBytes, float64(bytes), line.StatsD.String(), "")
-	m.gauge(descQueueLimit, float64(p.statsd.bound()), line.StatsD.String(), "")
+	m.gauge(descQueueBytes, float64(bound.Queue), line.StatsD.String(), "")
+	m.gauge(descQueueLimit, float64(bound.QueueLimit), line.StatsD.String(), "")
 	p.statsd.collect(m)
 
 	seen, accounts := p.carbon.books()

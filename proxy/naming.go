@@ -195,7 +195,6 @@ func (n *namer) pass(now, waiting time.Time) (holding bool) {
 	}
 	for p, q := range n.queues {
 		q.expire(now, noNameBefore)
-		q.wake()
 		for n.nameHeld(q, n.ingests[p]) {
 			n.pulse.Work()
 		}

@@ -303,14 +303,12 @@ func (q *pointQueue) end() {
 	}
 }
 
-func (q *pointQueue) bound() int64 { return int64(q.config.Load().Memory) }
-
-func (q *pointQueue) snapshot() (books, int) {
+func (q *pointQueue) snapshot() (books, Bound) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := q.books
 	b.forwarded = maps.Clone(b.forwarded)
-	return b, int(q.sums.Stats().Bytes)
+	return b, Bound{Protocol: line.StatsD.String(), Queue: q.sums.Stats().Bytes, QueueLimit: int64(q.config.Load().Memory)}
 }
 
 func (q *pointQueue) collect(m metrics) {
@@ -341,5 +339,4 @@ func (q *pointQueue) isHolding() bool             { return false }
 func (q *pointQueue) takeHeld() *batch            { return nil }
 func (q *pointQueue) name(int, *tally, ...*batch) {}
 func (q *pointQueue) expire(time.Time, time.Time) {}
-func (q *pointQueue) wake()                       {}
 func (q *pointQueue) moreHeld() <-chan struct{}   { return nil }

@@ -111,8 +111,7 @@ func (c *counting) want(want ...string) {
 
 // dropped returns how many lines were dropped.
 func (c *counting) dropped(proto line.Protocol, why reason) uint64 {
-	b, _ := c.proxy.queues[proto].snapshot()
-	return b.dropped[why]
+	return c.proxy.Status().Lines[proto.String()].Dropped[why.String()]
 }
 
 // tenureFrom returns a claim that begins now, behind earlier tenures.

@@ -218,19 +218,20 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 
 // Status returns a snapshot.
 func (p *Proxy) Status() Status {
-	s := Status{Listeners: []ListenerStatus{}, Upstreams: []UpstreamStatus{}, Lines: map[string]Books{}}
+	statsd, bound := p.statsd.snapshot()
+	carbon := p.carbon.accounts()
+	s := Status{
+		Listeners: []ListenerStatus{},
+		Upstreams: append([]UpstreamStatus{}, p.upstreams()...),
+		Lines:     map[string]Books{line.StatsD.String(): statsd.report(), line.Carbon.String(): carbon[0].report()},
+		Bounds:    []Bound{bound},
+	}
 	for _, l := range p.inlet.Listeners() {
 		s.Listeners = append(s.Listeners, ListenerStatus{
 			Protocol: l.Protocol.String(), Address: l.Address.String(), ReceiveBuffer: l.ReceiveBuffer,
 		})
 	}
-	for proto, q := range p.queues {
-		books, _ := q.snapshot()
-		s.Lines[line.Protocol(proto).String()] = books.report()
-	}
-	_, bytes := p.statsd.snapshot()
-	s.Bounds = []Bound{{Protocol: line.StatsD.String(), Queue: int64(bytes), QueueLimit: p.statsd.bound()}}
-	for _, a := range p.carbon.accounts() {
+	for _, a := range carbon {
 		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.name, Lines: a.report()})
 		if !a.kept.Removed {
 			s.Bounds = append(s.Bounds, Bound{
@@ -239,7 +240,6 @@ func (p *Proxy) Status() Status {
 			})
 		}
 	}
-	s.Upstreams = append(s.Upstreams, p.upstreams()...)
 	return s
 }
 

@@ -108,16 +108,16 @@ func TestExpire(t *testing.T) {
 // Carbon lines are dropped only where all names have been taken for 10 s.
 func TestCarbonExpire(t *testing.T) {
 	now := time.Now()
-	q := newTestQueue(line.Carbon, 1<<20)
+	q := newTestQueue(line.Carbon, 1<<20).(*carbonQueue)
 	for _, born := range []time.Time{now.Add(-11 * time.Second), now.Add(-9 * time.Second)} {
 		accept(q, aBatch(born, nil, false, "ready"), aBatch(born, nil, true, "held"))
 	}
 	q.expire(now, time.Time{})
-	if b, _ := q.snapshot(); b.queued != 4 {
+	if b := q.accounts()[0]; b.queued != 4 {
 		t.Errorf("lines do not wait for etcd: %d queued", b.queued)
 	}
 	q.expire(now, now.Add(-heldMax))
-	if b, _ := q.snapshot(); b.dropped[noName] != 1 || b.queued != 3 || !q.isHolding() {
+	if b := q.accounts()[0]; b.dropped[noName] != 1 || b.queued != 3 || !q.isHolding() {
 		t.Errorf("all names taken: %d dropped, %d queued", b.dropped[noName], b.queued)
 	}
 }

@@ -26,8 +26,8 @@ type statsdSink interface {
 	// end drops what has not left, or keeps it for the next process. run has returned.
 	end()
 
-	// bound returns how many bytes it may take.
-	bound() int64
+	// snapshot returns the books, and how full it is, of one instant.
+	snapshot() (books, Bound)
 
 	// collect collects what only it can tell.
 	collect(m metrics)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
@@ -39,7 +40,6 @@ func newStatsDQueue(limit int) *statsdQueue {
 func (q *statsdQueue) namesLater() bool          { return false }
 func (q *statsdQueue) isHolding() bool           { return q.holding.Load() > 0 }
 func (q *statsdQueue) moreHeld() <-chan struct{} { return q.heldMore }
-func (q *statsdQueue) wake()                     { notify(q.more) }
 
 func (q *statsdQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
 
@@ -89,13 +89,6 @@ func (q *statsdQueue) resize(f StatsDForward) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.limit, q.excess = int(f.Queue), q.bytes
-}
-
-// bound returns how many bytes may wait.
-func (q *statsdQueue) bound() int64 {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return int64(q.limit)
 }
 
 // park takes back a taken batch whose claim is suspended: it waits, before all
@@ -245,9 +238,14 @@ func (q *statsdQueue) drop(lines int, why reason) {
 	q.bookDrop(lines, why)
 }
 
-// expire drops the lines that are too old: all after 10 s, and held ones that
-// arrived before noNameBefore, unless that is zero.
 func (q *statsdQueue) expire(now, noNameBefore time.Time) {
+	q.dropOld(now, noNameBefore)
+	notify(q.more)
+}
+
+// dropOld drops the lines that are too old: all after 10 s, and held ones that
+// arrived before noNameBefore, unless that is zero.
+func (q *statsdQueue) dropOld(now, noNameBefore time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, list := range []*fifo{&q.ready, &q.parked, &q.held} {
@@ -311,10 +309,10 @@ func (q *statsdQueue) lost() (n uint64) {
 	return n
 }
 
-func (q *statsdQueue) snapshot() (books, int) {
+func (q *statsdQueue) snapshot() (books, Bound) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	b := q.books
 	b.forwarded = maps.Clone(b.forwarded)
-	return b, q.bytes
+	return b, Bound{Protocol: line.StatsD.String(), Queue: int64(q.bytes), QueueLimit: int64(q.limit)}
 }

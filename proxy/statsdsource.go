@@ -191,7 +191,7 @@ func (s *statsdSource) End(time.Time, outlet.Ending) {
 }
 
 func (s *statsdSource) Expire(now time.Time) (again time.Duration, err error) {
-	s.queue.expire(now, time.Time{})
+	s.queue.dropOld(now, time.Time{})
 	if s.hand != nil && s.hand.tooOld(now) {
 		s.dropHand(tooOld)
 	}
