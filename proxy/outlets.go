@@ -73,7 +73,7 @@ func (p *Proxy) outletOptions(proto line.Protocol, name string, source outlet.So
 		log = log.With("destination", name)
 	}
 	dialer := link.Dialer{Stdout: p.options.Stdout, Resets: proto == line.Carbon, Own: p}
-	return outlet.Options{Source: source, Log: log, Dialer: dialer}
+	return outlet.Options{Source: source, Log: log, Dialer: dialer, Follow: p.inlet.Gathers}
 }
 
 // outlet is what the outlet of StatsD needs to know.

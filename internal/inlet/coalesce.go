@@ -25,6 +25,8 @@ type gathering struct {
 	nap      atomic.Int64 // the longest nap that all sockets can bear, in ns; 0: none
 	timeout  atomic.Int64 // of an idle connection, in ns; 0: none
 	busy     busy
+	waiting  atomic.Int32  // readers, for a tick
+	restless atomic.Int32  // of these, those that look whether they may nap
 	turns    chan struct{} // cap: of the processors
 	traffic  traffic
 }
@@ -108,27 +110,40 @@ func (p *pacer) wait(ctx context.Context, n int) (again bool) {
 	if !p.traffic.note(n, int64(time.Since(epoch)/coalesce)) || p.misses > maxMisses {
 		return false
 	}
+	p.waiting.Add(1)
 	p.busy.idle(func() { p.gather(ctx, every) })
+	p.waiting.Add(-1)
 	return true
 }
 
 // gather waits for the tick. Where nobody else has anything to do, it sleeps without telling
 // the Go scheduler: putting the thread aside, looking for other work, and waking the thread
-// and the runtime's monitor again takes longer than what arrives in a tick. Timers and the
-// network have to wait that long.
+// and the runtime's monitor again takes longer than what arrives in a tick. Timers, the
+// network, and who waits for our processor have to wait that long: so no reader does.
 func (p *pacer) gather(ctx context.Context, every time.Duration) {
 	now, most := time.Now(), time.Duration(p.nap.Load())
 	tick := now.Add(every - now.Sub(epoch)%every)
 	for most > 0 && p.busy.Load() == 0 && ctx.Err() == nil {
-		runtime.Gosched() // the upstream sends what was read, timers fire, others nap
-		runtime.Gosched() // each 61st time the scheduler prefers us to them
+		alone := p.giveWay()
 		left := time.Until(tick)
-		if left <= 0 {
-			return
-		}
-		if p.busy.Load() > 0 || !p.poller.Nap(min(left, most)) {
+		if left > 0 && (!alone || p.busy.Load() > 0 || !p.poller.Nap(min(left, most))) {
 			break
+		}
+		if time.Until(tick) <= 0 {
+			return
 		}
 	}
 	retry.Sleep(ctx, time.Until(tick))
+}
+
+// giveWay lets all others have their turns before a nap: the upstream sends what was read, timers
+// fire, readers look whether they may nap. It says whether there is no such reader left.
+func (g *gathering) giveWay() (alone bool) {
+	g.restless.Add(1)
+	runtime.Gosched()
+	runtime.Gosched() // each 61st time the scheduler prefers us to them
+	if g.waiting.Load() > 1 {
+		runtime.Gosched() // who sends has let us go first (Gathers)
+	}
+	return g.restless.Add(-1) == 0
 }

@@ -132,6 +132,10 @@ func (in *Inlet) Owns(network, at string) bool {
 	return err == nil && slices.ContainsFunc(in.Listeners(), func(l *Listener) bool { return to.Reaches(l.at.Socket()) })
 }
 
+// Gathers says whether more than one reader lets input gather: they read at the same instants, one
+// right behind the other.
+func (in *Inlet) Gathers() bool { return in.gathering.waiting.Load() > 1 }
+
 // Begin begins to read, until ctx ends, and then what has reached the sockets by then; but what
 // waits at inherited ones is left to our successor.
 func (in *Inlet) Begin(ctx context.Context, s Settings) {

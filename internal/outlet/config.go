@@ -29,6 +29,10 @@ type Options struct {
 	Log      *slog.Logger
 	Dialer   Dialer
 	Resolver Resolver // nil: net.DefaultResolver
+
+	// Follow says whether others are likely to add to the source right behind the first, and are
+	// to go before it is sent: one write for all. nil: nobody is. It never blocks.
+	Follow func() bool
 }
 
 // A Dialer is what is used of a link.Dialer.

@@ -283,6 +283,7 @@ type fakeSource struct {
 	lines  []string // the oldest first
 	mid    int      // bytes of the first that were written
 	sent   []string // of this session
+	writes int
 	ends   []Ending
 	ended  time.Time // when the last session did, as was said
 	closed bool
@@ -336,6 +337,7 @@ func (s *fakeSource) Wrote(_ time.Time, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mid += n
+	s.writes++
 	for ; len(s.lines) > 0 && s.mid > len(s.lines[0]); s.lines = s.lines[1:] {
 		s.mid -= len(s.lines[0]) + 1
 		s.sent = append(s.sent, s.lines[0])
@@ -432,6 +434,7 @@ type rig struct {
 	*Outlet
 	net    *fakeNet
 	source *fakeSource
+	follow atomic.Bool // others add right behind
 	log    *bytes.Buffer
 	sent   int
 	stop   func()
@@ -443,7 +446,7 @@ func run(t *testing.T, net *fakeNet, to []string, f func(t *testing.T, r *rig)) 
 	synctest.Test(t, func(t *testing.T) {
 		r := &rig{net: net, source: newSource(), log: &bytes.Buffer{}}
 		r.Outlet = New(Config{To: addresses(t, to...), MaxDatagram: 1432}, Options{
-			Source: r.source, Log: slog.New(slog.NewTextHandler(r.log, nil)), Dialer: net, Resolver: net,
+			Source: r.source, Log: slog.New(slog.NewTextHandler(r.log, nil)), Dialer: net, Resolver: net, Follow: r.follow.Load,
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		r.stop = cancel

@@ -36,6 +36,9 @@ func New(cfg Config, opt Options) *Outlet {
 	if opt.Resolver == nil {
 		opt.Resolver = net.DefaultResolver
 	}
+	if opt.Follow == nil {
+		opt.Follow = func() bool { return false }
+	}
 	o := &Outlet{
 		options:  opt,
 		failover: &failover{log: opt.Log, lost: opt.Source.Lost},

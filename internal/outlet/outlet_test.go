@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -725,6 +726,25 @@ func TestStalledBesideDeadOfOneName(t *testing.T) {
 		r.send(2 * time.Second)
 		if got := r.Status()[0]; !got.Up || r.logged("upstream down") > 0 {
 			t.Errorf("status %+v\n%s", got, r.log)
+		}
+	})
+}
+
+// What others add right behind the first line goes with it: one write for all.
+func TestFollow(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // who is woken last has the next turn
+	run(t, newNet(atA), toBoth[:1], func(t *testing.T, r *rig) {
+		r.send(time.Second)
+		r.follow.Store(true)
+		const rounds = 200
+		before := r.source.writes
+		for range rounds {
+			go r.source.put("behind")
+			r.source.put("first")
+			synctest.Wait()
+		}
+		if n := r.source.writes - before; n > rounds*5/4 { // each 61st time, the scheduler has another order
+			t.Errorf("%d writes for %d times two lines", n, rounds)
 		}
 	})
 }

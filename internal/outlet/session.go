@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -284,6 +285,9 @@ func (s *session) listen(d time.Duration, done, more, changed <-chan struct{}) {
 	case <-late:
 	case <-done:
 	case <-more:
+		if s.outlet.options.Follow() {
+			runtime.Gosched() // they go first
+		}
 	case <-changed:
 	}
 }
