@@ -65,6 +65,7 @@ func (j *journal) turn(series int) {
 	if j.dir == "" {
 		return
 	}
+	os.MkdirAll(j.dir, 0o700) // somebody may have removed it; else its error is the next one, too
 	file, err := statedir.OpenFile(logFile{j.dir, linesKind, j.generation + 1}.path(), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err == nil {
 		_, err = file.WriteAt(headOf(0), 0)

@@ -508,6 +508,22 @@ func TestNoLog(t *testing.T) {
 	}
 }
 
+// A directory that somebody has removed is made again with the next log.
+func TestRemovedDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "memory", "aggregate")
+	a := open(t, tenth(), at(0), dir)
+	put(a, "a:1|c")
+	if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	a.Seal(at(10))
+	points(a)
+	put(a, "a:1|c")
+	if a = open(t, tenth(), at(11), dir); a.Lines() != 1 {
+		t.Errorf("%d lines found", a.Lines())
+	}
+}
+
 // Where a base could not be written while the points of its slot left, and the next is not
 // complete, lines count that came since.
 func TestNoBase(t *testing.T) {
