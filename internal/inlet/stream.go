@@ -89,14 +89,14 @@ func (s *streamReader) readRest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastRead)
 	defer cancel()
 	for !s.hurry && ctx.Err() == nil {
-		if _, err := s.step(); errors.Is(err, syscall.EAGAIN) {
+		if _, err := s.inTurn(); errors.Is(err, syscall.EAGAIN) {
 			s.pacer.busy.idle(func() { s.socket.Wait(ctx, 0) })
 		} else if err != nil {
 			return
 		}
 	}
 	s.shut(unix.SHUT_RD)
-	drain(mostUnread, s.step)
+	drain(mostUnread, s.inTurn)
 }
 
 // shut ends one direction of the connection: SHUT_WR tells the sender; after SHUT_RD the
