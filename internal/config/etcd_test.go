@@ -42,6 +42,8 @@ func TestEtcdProblems(t *testing.T) {
 	}{
 		{"http", Etcd{Endpoints: one}, ""},
 		{"without a scheme", Etcd{Endpoints: []string{"etcd:2379", "[::1]:2379"}}, ""},
+		{"the zone of an address", Etcd{Endpoints: []string{"http://[fe80::1%25eth0]:2379", "[fe80::1%eth0]:2379"}}, ""},
+		{"an empty zone", Etcd{Endpoints: []string{"http://[fe80::1%]:2379"}}, "etcd.endpoints[0]"},
 		{"https", Etcd{Endpoints: []string{"https://etcd:2379/"}}, ""},
 		{"scheme in capitals", Etcd{Endpoints: []string{"HTTPS://a:1", "https://b:1"}}, ""},
 		{"user", Etcd{Endpoints: one, Username: "u", PasswordFile: secret}, ""},
@@ -70,6 +72,15 @@ func TestEtcdProblems(t *testing.T) {
 		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+		if got != "" {
+			continue
+		}
+		c, err := tt.etcd.Client()
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		c.Close()
 	}
 }
 

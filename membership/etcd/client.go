@@ -16,6 +16,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -72,12 +73,13 @@ func New(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	first := connector.endpoints[0]
 	reconnect := backoff.DefaultConfig
 	reconnect.BaseDelay, reconnect.MaxDelay = 100*time.Millisecond, 2*time.Second
 	login := newLogin(cfg.Username, cfg.Password, connector)
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints:            []string{"http://" + connector.endpoints[0].Host}, // a name for them all: connector knows where to go
-		DialKeepAliveTime:    10 * time.Second,                                  // gRPC takes no less
+		Endpoints:            []string{"http://" + net.JoinHostPort(nameOf(first), first.Port())}, // a name for them all: connector knows where to go
+		DialKeepAliveTime:    10 * time.Second,                                                    // gRPC takes no less
 		DialKeepAliveTimeout: 3 * time.Second,
 		MaxUnaryRetries:      1,
 		MaxCallRecvMsgSize:   MaxAnswerBytes,

@@ -84,6 +84,9 @@ func ParseEndpoint(text string) (*url.URL, error) {
 		full = "http://" + full
 	}
 	u, err := url.Parse(full)
+	if err != nil && strings.Contains(full, "://[") { // the zone of an address, as the system writes it
+		u, err = url.Parse(strings.Replace(full, "%", "%25", 1))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%q is no endpoint", conf.Mask(text))
 	}
@@ -96,6 +99,12 @@ func ParseEndpoint(text string) (*url.URL, error) {
 	}
 	u.Path = ""
 	return u, nil
+}
+
+// nameOf returns the host of an endpoint as others know it: the zone of an IPv6 address is ours.
+func nameOf(u *url.URL) string {
+	host, _, _ := strings.Cut(u.Hostname(), "%")
+	return host
 }
 
 // dial is how gRPC gets a connection: to the first address that accepts one.
@@ -187,7 +196,7 @@ func (c *connector) connect(ctx context.Context, e *url.URL, address string) (*l
 	boundSilence(raw)
 	conn := raw
 	if e.Scheme == "https" {
-		if conn, err = c.handshake(ctx, conn, e.Hostname()); err != nil {
+		if conn, err = c.handshake(ctx, conn, nameOf(e)); err != nil {
 			return nil, err
 		}
 	}
