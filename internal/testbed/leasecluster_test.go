@@ -222,7 +222,7 @@ func TestLearner(t *testing.T) {
 }
 
 // One DNS name may stand for all members, of which one is cut off, and one is
-// not there.
+// not there; and it may no longer resolve.
 func TestOneNameOfSeveralAddresses(t *testing.T) {
 	t.Parallel()
 	loop := newLoopbacks(t)
@@ -241,6 +241,10 @@ func TestOneNameOfSeveralAddresses(t *testing.T) {
 	})
 	f.whole()
 	c.part(0, false, false)
+	f.keeps(8 * time.Second)
+	c.part(0, true, true)
+	dns.move("etcd.example") // to nowhere; the members are where they were
+	c.part(1, false, false)
 	f.keeps(8 * time.Second)
 }
 

@@ -43,10 +43,11 @@ type connector struct {
 	tls       func() (*tls.Config, error)
 
 	mu       sync.Mutex
-	turns    int             // tries so far
-	tried    map[string]int  // by endpoint, and by address that is known: the turn of the last try
-	link     *link           // the newest; nil before the first
-	failures []*connectError // why there is no connection: the last of each address, in order; none while there is one
+	turns    int                 // tries so far
+	tried    map[string]int      // by endpoint, and by address that is known: the turn of the last try
+	hosts    map[string][]string // by endpoint: what its host resolved to last
+	link     *link               // the newest; nil before the first
+	failures []*connectError     // why there is no connection: the last of each address, in order; none while there is one
 }
 
 // A connectError is why a connection could not be made, or why it ended.
@@ -62,7 +63,7 @@ func newConnector(endpoints []string, tls func() (*tls.Config, error)) (*connect
 	if len(endpoints) == 0 {
 		return nil, errors.New("no etcd endpoint")
 	}
-	c := &connector{tls: tls, tried: make(map[string]int)}
+	c := &connector{tls: tls, tried: make(map[string]int), hosts: make(map[string][]string)}
 	for _, text := range endpoints {
 		u, err := ParseEndpoint(text)
 		if err != nil {
@@ -140,7 +141,9 @@ func (c *connector) inTurn() []*url.URL {
 	return es
 }
 
-// resolve returns the addresses of an endpoint, the one tried longest ago first.
+// resolve returns the addresses of an endpoint, the one tried longest ago first. While its name does
+// not resolve, which is the error, they are those of the last time: the members need not have gone
+// with the name server.
 func (c *connector) resolve(ctx context.Context, e *url.URL) ([]string, error) {
 	c.mu.Lock()
 	c.turns++
@@ -149,16 +152,17 @@ func (c *connector) resolve(ctx context.Context, e *url.URL) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
 	hosts, err := net.DefaultResolver.LookupHost(ctx, e.Hostname())
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if err != nil {
-		return nil, err
+		hosts = c.hosts[e.String()]
 	}
+	c.hosts[e.String()] = hosts
 	rand.Shuffle(len(hosts), func(i, j int) { hosts[i], hosts[j] = hosts[j], hosts[i] })
 	addresses := make([]string, len(hosts))
 	for i, host := range hosts {
 		addresses[i] = net.JoinHostPort(host, e.Port())
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, a := range addresses {
 		c.tried[a] += 0 // it is known
 	}
@@ -166,7 +170,7 @@ func (c *connector) resolve(ctx context.Context, e *url.URL) ([]string, error) {
 		return turn <= c.turns-maxKnown && !strings.Contains(a, "://") && !slices.Contains(addresses, a)
 	})
 	slices.SortStableFunc(addresses, func(a, b string) int { return cmp.Compare(c.tried[a], c.tried[b]) })
-	return addresses, nil
+	return addresses, err
 }
 
 // shown returns an address as people know it.
