@@ -162,16 +162,6 @@ func (n *needs) keeps(sp records.Span) bool {
 	return n.todo.Touches(sp) || slices.ContainsFunc(n.done[:], func(done records.Spans) bool { return done.Touches(sp) })
 }
 
-// delivered returns a part of a tier that is delivered and kept; an empty span if there is none.
-func (n *needs) delivered(tier records.Span) (sp records.Span) {
-	for _, done := range n.done {
-		if sp = done.First(tier); !sp.IsEmpty() {
-			break
-		}
-	}
-	return sp
-}
-
 // forget lets go of what is delivered of sp.
 func (n *needs) forget(sp records.Span) {
 	for idle := range n.done {

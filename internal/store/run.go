@@ -141,7 +141,7 @@ func (s *Store) mover(all bool) *segment {
 func (s *Store) makeRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeOut(0) || slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return s.forget(c, onDisk) }) && s.takeOut(0)
+	return s.takeOut(0) || s.drop(s.delivered(onDisk)) && s.takeOut(0)
 }
 
 // move moves a sealed segment to disk. Nobody waits for it.

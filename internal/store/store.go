@@ -180,35 +180,30 @@ func (s *Store) isPressed() bool {
 	return s.limit[onDisk] > 0 && s.used[inMemory] > s.pressure
 }
 
-// evict frees a segment of one tier: the oldest that is kept only in case a destination that
-// would otherwise lose lines must be sent it again; or else the oldest, whose lines are dropped
-// for all that have not got them. It returns whether there was one.
-func (s *Store) evict(t tier) bool {
-	g := s.eldest(t)
+// evict frees a segment of a tier: one that is kept only in case it must be sent again, or else the
+// oldest. It returns whether there was one.
+func (s *Store) evict(t tier) bool { return s.drop(s.delivered(t)) || s.drop(s.eldest(t)) }
+
+// drop frees a segment, if it is one. Its lines are dropped for all that have not got them.
+func (s *Store) drop(g *segment) bool {
 	if g == nil {
 		return false
 	}
 	g.sealed = true
-	for _, c := range s.cursors {
-		if g.Kind == records.Named && c.todo.Touches(g.span()) && s.forget(c, t) {
-			return true
-		}
-	}
-	s.lose(g, g.Base, t.full())
+	s.lose(g, g.Base, g.tier.full())
 	s.settle()
 	return true
 }
 
-// forget lets go of lines already delivered to a destination, until that frees a segment of a tier.
-func (s *Store) forget(c *Cursor, t tier) bool {
-	for sp := c.delivered(s.named.in(t)); !sp.IsEmpty(); sp = c.delivered(s.named.in(t)) {
-		g := s.named.at(sp.From)
-		if c.forget(g.span()); !s.isNeeded(g) {
-			s.settle()
-			return true
+// delivered returns the oldest segment of a tier that has nothing but what all destinations have, or
+// nil.
+func (s *Store) delivered(t tier) *segment {
+	for _, g := range s.named.tier(t) {
+		if !slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.todo.Touches(g.span()) }) {
+			return g
 		}
 	}
-	return false
+	return nil
 }
 
 // free ends the use of a segment that is no longer in its log.
