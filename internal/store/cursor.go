@@ -67,7 +67,8 @@ type session struct {
 	outlet.Session
 	linked  bool
 	began   time.Time
-	handed  uint64 // bytes that Next has returned
+	queue   queue // in which what is in hand waited
+	whole   bool  // in hand: nothing of it is written
 	written uint64
 	acked   uint64
 	window  int64 // the most that the peer's kernel has offered; 0: not known

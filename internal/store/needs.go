@@ -39,9 +39,6 @@ const (
 	numQueues
 )
 
-// isNew says whether what waits in q was never sent.
-func (q queue) isNew() bool { return q == late || q == fresh }
-
 // next is the queue of what was in another and was sent.
 var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated: spent, spent: spent, resting: spent, lastTry: spent}
 
@@ -49,7 +46,6 @@ var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated
 type part struct {
 	records.Span
 	queue queue  // in which it waited
-	size  int    // bytes of lines
 	end   uint64 // where it ends in the session
 }
 
@@ -88,14 +84,9 @@ func (n *needs) age(live records.Place) {
 	n.queues[fresh].Move(records.Span{To: live}, &n.queues[late])
 }
 
-// take moves a part of a queue to what was sent; false: it no longer waits.
-func (n *needs) take(p part) bool {
-	if !n.queues[p.queue].Holds(p.Span) {
-		return false
-	}
-	n.queues[p.queue].Remove(p.Span)
-	n.sent = append(n.sent, p)
-	return true
+// take takes something out of a queue; false: it no longer waits there.
+func (n *needs) take(sp records.Span, q queue) bool {
+	return n.queues[q].Holds(sp) && n.queues[q].Remove(sp) > 0
 }
 
 // wait makes what is kept of sp wait.
@@ -125,8 +116,8 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 		p := n.sent[i]
 		lines += n.todo.Move(p.Span, &n.done[0]) + n.lost.Remove(p.Span)
 		if kept > 0 && n.sent[kept-1].To == p.From && n.sent[kept-1].queue == p.queue &&
-			n.sent[kept-1].size+p.size <= records.MaxRecord*(1+kept/manyParts) {
-			p.From, p.size = n.sent[kept-1].From, p.size+n.sent[kept-1].size
+			n.sent[kept-1].Bytes()+p.Bytes() <= records.MaxRecord*int64(1+kept/manyParts) {
+			p.From = n.sent[kept-1].From
 			kept--
 		}
 		n.sent[kept] = p
@@ -141,17 +132,12 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 // memory.
 const manyParts = 256
 
-// trim lets go of what is delivered and lies before a window of so many bytes. The window ends
-// with what is acknowledged but not delivered yet.
+// trim lets go of what is delivered and lies before a window of so many bytes, which ends with what
+// is acknowledged.
 func (n *needs) trim(window int64, acked uint64) {
-	before := len(n.sent)
-	for ; before > n.proven || before > 0 && window > 0; before-- {
-		if p := n.sent[before-1]; p.end <= acked {
-			window -= int64(p.size)
-		}
-	}
-	for _, p := range n.sent[:before] {
-		n.forget(p.Span)
+	before := 0
+	for ; before < n.proven && int64(acked-n.sent[before].end) >= window; before++ {
+		n.forget(n.sent[before].Span)
 	}
 	n.sent = slices.Delete(n.sent, 0, before)
 	n.proven -= before

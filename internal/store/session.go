@@ -41,9 +41,14 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		if c.hand, err = s.fetch(&s.named, &c.ahead, sp); err != nil {
 			return nil, retry, nil
 		}
-		if !c.hand.IsEmpty() && c.send(now, q) {
-			return c.hand.Data, 0, nil
+		isLagging := c.isLagging()
+		if !c.take(c.hand.Span, q) {
+			continue
 		}
+		if c.queue, c.whole = q, true; isLagging && q != fresh {
+			c.burst.send(now, len(c.hand.Data), c.written)
+		}
+		return c.hand.Data, 0, nil
 	}
 }
 
@@ -100,20 +105,6 @@ func (c *Cursor) giveWay(now time.Time) {
 	notify(c.store.work) // it may be read ahead
 }
 
-// send notes that what is in hand is sent; false: it no longer waits.
-func (c *Cursor) send(now time.Time, q queue) bool {
-	isLagging := c.isLagging()
-	p := part{c.hand.Span, q, len(c.hand.Data), c.handed + uint64(len(c.hand.Data))}
-	if !c.take(p) {
-		return false
-	}
-	c.handed = p.end
-	if isLagging && q != fresh {
-		c.burst.send(now, p)
-	}
-	return true
-}
-
 // isDrained says whether there is nothing more to send, and everything sent is delivered. What
 // is on disk waits for the next process.
 func (c *Cursor) isDrained() bool {
@@ -145,8 +136,12 @@ func (c *Cursor) Lost() (n uint64) {
 func (c *Cursor) Wrote(now time.Time, n int) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	if p, ok := c.unwritten(); ok && n > 0 && !p.queue.isNew() {
-		c.books.Resent += uint64(p.Lines())
+	if c.whole && n > 0 {
+		c.whole = false
+		c.sent = append(c.sent, part{c.hand.Span, c.queue, c.written + uint64(len(c.hand.Data))})
+		if c.queue != late && c.queue != fresh {
+			c.books.Resent += uint64(c.hand.Lines())
+		}
 	}
 	c.hand.Data = c.hand.Data[n:]
 	c.written += uint64(n)
@@ -246,8 +241,11 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.mature(now)
-	c.takeBack()
-	isIdle := c.acked == c.handed && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
+	if c.whole {
+		c.wait(c.hand.Span, c.queue)
+		c.hand.Free()
+	}
+	isIdle := c.acked == c.written && len(c.hand.Data) == 0 && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
 	isLast := c.books.Removed && how == outlet.Finished
 	if c.Certain || isIdle && (isLast || now.Sub(c.began) >= young) {
 		c.deliver(c.acked)
@@ -269,23 +267,6 @@ func (c *Cursor) giveUp(isIdle bool) {
 	}
 }
 
-// unwritten returns the part in hand; false: some of it was written, or there is none.
-func (c *Cursor) unwritten() (p part, ok bool) {
-	if len(c.sent) > 0 {
-		p = c.sent[len(c.sent)-1]
-	}
-	return p, p.size > 0 && len(c.hand.Data) == p.size
-}
-
-// takeBack undoes the sending of what is in hand if none of it was written.
-func (c *Cursor) takeBack() {
-	if p, ok := c.unwritten(); ok {
-		c.sent = c.sent[:len(c.sent)-1]
-		c.handed = c.written
-		c.wait(p.Span, p.queue)
-	}
-}
-
 // pause returns for how long not to send any more of the backlog.
 func (b *burst) pause(now time.Time) time.Duration {
 	if b.bytes < burstBytes {
@@ -294,12 +275,12 @@ func (b *burst) pause(now time.Time) time.Duration {
 	return min(max(now.Sub(b.began), time.Millisecond), longestLook) // until it is acknowledged
 }
 
-func (b *burst) send(now time.Time, p part) {
+func (b *burst) send(now time.Time, n int, from uint64) {
 	if b.bytes == 0 {
 		b.began = now
 	}
-	b.bytes += p.size
-	b.end = p.end
+	b.bytes += n
+	b.end = from + uint64(n)
 }
 
 func (b *burst) ack(now time.Time, acked uint64) {

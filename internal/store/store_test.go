@@ -878,6 +878,8 @@ func TestRemovedInASession(t *testing.T) {
 		}
 		if tt.acked {
 			l.take()
+		} else {
+			l.Wrote(b.now, len("1 1 1\n2"))
 		}
 		b.putLines("3 1 1")
 		b.SetDestinations([]Destination{c})
