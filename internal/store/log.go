@@ -140,12 +140,19 @@ func (l *log) last() *segment {
 // append writes a record at the end of the log, and returns where it is. If no file with a name
 // has room, it goes to one without.
 func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.Span, err error) {
+	size := records.RecordHeader + int64(len(lines))
 	for _, hasName := range []bool{true, false} {
 		var g *segment
-		if g, err = l.room(t, records.RecordHeader+int64(len(lines)), born, hasName); err == nil {
-			if sp, err = l.write(t, g, lines, n, born); err == nil {
+		if g, err = l.room(t, size, born, hasName); err == nil {
+			g.PutRecord(t.recordHeader[:], l.tail, lines, n, born)
+			if err = t.files.write(g.file, t.recordHeader[:], lines, g.Offset(l.tail)); err == nil {
+				sp.From = l.tail
+				l.tail = records.Place{At: l.tail.At + uint64(size), Line: l.tail.Line + uint64(n)}
+				sp.To, g.end = l.tail, l.tail
+				t.used[inMemory] += size
 				return sp, nil
 			}
+			g.sealed = true // what is behind its end is no record
 		}
 		t.unkept(err)
 	}
@@ -173,24 +180,4 @@ func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment
 	}
 	l.segments = append(l.segments, g)
 	return g, nil
-}
-
-// write writes a record to g, the last segment.
-func (l *log) write(t *tiers, g *segment, lines []byte, n int, born time.Time) (sp records.Span, err error) {
-	g.PutRecord(t.recordHeader[:], l.tail, lines, n, born)
-	if err := t.files.write(g.file, t.recordHeader[:], lines, g.Offset(l.tail)); err != nil {
-		g.sealed = true // what is behind its end is no record
-		if g.Base == g.end {
-			l.segments = l.segments[:len(l.segments)-1]
-			t.used[inMemory] -= g.size()
-			t.discard(g.entry)
-		}
-		return sp, err
-	}
-	sp.From, sp.To = l.tail, l.tail
-	sp.To.At += uint64(records.RecordHeader + len(lines))
-	sp.To.Line += uint64(n)
-	l.tail, g.end = sp.To, sp.To
-	t.used[inMemory] += sp.Bytes()
-	return sp, nil
 }
