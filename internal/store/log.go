@@ -20,8 +20,7 @@ type segment struct {
 	entry
 	tier     tier
 	sealed   bool // no more is appended
-	gone     bool // nobody needs it, and others may be in its place
-	moving   bool // it is being copied, and its file stays as it is
+	moving   bool // it is being copied, and stays
 	failures int  // to read it
 }
 

@@ -153,12 +153,6 @@ func (s *Store) move(g *segment) error {
 	defer s.mu.Unlock()
 	l := s.logOf(g)
 	g.moving = false
-	if g.gone { // its room was needed, and its file is still there
-		s.release(g.entry)
-		s.unused = append(s.unused, entry{dir: s.disk, name: name})
-		notify(s.dirty)
-		return nil
-	}
 	if err != nil {
 		g.sealed = s.closed || l.last() != g // if no other can be created, it takes more lines
 		return fmt.Errorf("spool a segment: %w", err)
@@ -260,7 +254,7 @@ func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
 	err = e.read(func(f *os.File) error { return g.Read(f, &c) })
 	s.mu.Lock()
 	switch {
-	case g.gone || g.tier != t:
+	case l.at(sp.From) != g || g.tier != t:
 		err = nil
 	case err == nil:
 		return c, nil

@@ -199,7 +199,7 @@ func (s *Store) drop(g *segment) bool {
 // nil.
 func (s *Store) delivered(t tier) *segment {
 	for _, g := range s.named.tier(t) {
-		if !slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.todo.Touches(g.span()) }) {
+		if !g.moving && !slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.todo.Touches(g.span()) }) {
 			return g
 		}
 	}
@@ -208,15 +208,13 @@ func (s *Store) delivered(t tier) *segment {
 
 // free ends the use of a segment that is no longer in its log.
 func (s *Store) free(g *segment) {
-	g.gone = true
 	s.used[g.tier] -= g.size()
-	switch {
-	case g.tier == onDisk:
-		s.unused = append(s.unused, g.entry)
-		notify(s.dirty)
-	case !g.moving: // else it is released when it has been copied
+	if g.tier == inMemory {
 		s.release(g.entry)
+		return
 	}
+	s.unused = append(s.unused, g.entry)
+	notify(s.dirty)
 }
 
 // lose drops what is in g from p on.
@@ -244,10 +242,10 @@ func (s *Store) sweep() {
 	}
 }
 
-// isNeeded says whether a segment takes more lines, or has some that somebody needs.
+// isNeeded says whether a segment takes more lines, or has some that somebody needs, or is moving.
 func (s *Store) isNeeded(g *segment) bool {
 	switch {
-	case !g.sealed:
+	case !g.sealed, g.moving:
 		return true
 	case g.Kind == records.Held:
 		return s.held.todo.Touches(g.span())
@@ -269,10 +267,14 @@ func (s *Store) logOf(g *segment) *log { return s.logs()[g.Kind-records.Named] }
 
 func (s *Store) segments() []*segment { return slices.Concat(s.named.segments, s.held.segments) }
 
-// eldest returns the segment of a tier with the oldest lines, or nil.
+// eldest returns the segment of a tier with the oldest lines, but for one that is moving, or nil.
 func (s *Store) eldest(t tier) (eldest *segment) {
 	for _, l := range s.logs() {
-		if all := l.tier(t); len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
+		all := l.tier(t)
+		if len(all) > 0 && all[0].moving {
+			all = all[1:]
+		}
+		if len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
 			eldest = all[0]
 		}
 	}
