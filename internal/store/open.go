@@ -109,33 +109,25 @@ func (s *Store) findMemory(at Places) {
 }
 
 // latest returns the newest state that there is, and all segments.
-func (s *Store) latest() (st state, found []*segment, err error) {
-	var unsound *statedir.Dir // whose state is not as it was written
-	for _, t := range []tier{onDisk, inMemory} {
-		f := &s.states[t]
-		if f.dir == nil {
+func (s *Store) latest() (newest state, found []*segment, err error) {
+	for t := range s.states {
+		if s.states[t].dir == nil {
 			continue
 		}
-		its, err := f.load()
+		st, err := s.states[t].load()
 		switch {
-		case errors.Is(err, errNoState):
-			unsound = f.dir
-		case err != nil:
-			return st, nil, err
-		case t == inMemory && its.Generation > 0: // it is newer than what the disk has
-			unsound = nil
+		case errors.Is(err, errNoState) && newest.Generation == 0: // else memory has it
+			s.out.Error("what was sent already is not known, and may be sent again", "dir", s.states[t].dir.Path(), "err", err)
+		case err != nil && !errors.Is(err, errNoState):
+			return newest, nil, err
+		case st.Generation > newest.Generation:
+			newest = st
 		}
-		if its.Generation > 0 && its.Generation >= st.Generation {
-			st = its
-		}
-		if found, err = s.find(t, f.dir, found); err != nil {
-			return st, nil, err
+		if found, err = s.find(tier(t), found); err != nil {
+			return newest, nil, err
 		}
 	}
-	if unsound != nil {
-		s.out.Error("what was sent already is not known, and may be sent again", "dir", unsound.Path(), "err", errNoState)
-	}
-	return st, found, nil
+	return newest, found, nil
 }
 
 // recall finds what an earlier process left.
@@ -221,7 +213,7 @@ func (s *Store) recallSegments(found []*segment, id uint64) {
 		s.id = rand.Uint64() | 1
 	}
 	slices.SortStableFunc(found, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Base.At, b.Base.At)) // on disk before in memory
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Base.At, b.Base.At), cmp.Compare(b.tier, a.tier))
 	})
 	kept := found[:0]
 	for _, g := range found {
@@ -233,7 +225,7 @@ func (s *Store) recallSegments(found []*segment, id uint64) {
 			kept = append(kept, g)
 		case kept[last].dir == g.dir:
 			s.setAside(g, errors.New("another is in its place"))
-		default: // it was moved, and is a file that is not in use
+		default: // it was moved to disk, and is a file that is not in use
 			s.discard(g.entry)
 		}
 	}
@@ -243,7 +235,8 @@ func (s *Store) recallSegments(found []*segment, id uint64) {
 }
 
 // find appends the segments in the directory of a tier.
-func (s *Store) find(t tier, dir *statedir.Dir, found []*segment) ([]*segment, error) {
+func (s *Store) find(t tier, found []*segment) ([]*segment, error) {
+	dir := s.states[t].dir
 	entries, err := os.ReadDir(dir.Path())
 	if err != nil {
 		return nil, fmt.Errorf("list the store's directory: %w", err)
