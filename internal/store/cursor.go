@@ -19,13 +19,9 @@ const (
 	young = 21 * time.Second
 
 	// maxIdle is how many times a line is sent again because it went to a young session that was
-	// then idle, and whose peer closed in order. The last time but one waits for a session that
-	// works, and the last for one that is not young: a balancer without a backend closes like
-	// that, too, any number of times.
+	// then idle, and whose peer closed in order. The last time waits for a session that is not
+	// young: a balancer without a backend closes like that, too, any number of times.
 	maxIdle = 3
-
-	// working is how long a session must last for its server to work.
-	working = 5 * time.Second
 
 	// longestLook is how long to wait for the acknowledgement of a burst before looking again: a
 	// peer may delay it by 40 ms.

@@ -20,7 +20,7 @@ type needs struct {
 	queues [numQueues]records.Spans   // what waits
 	sent   []part                     // on this session, in that order
 	proven int                        // so many of them are delivered by this session
-	trust  int                        // in the session: 0: what rests is not sent; 1: but for the last try; 2: all is
+	lasts  bool                       // the session does: what rests is sent
 }
 
 // A queue is a part of what waits.
@@ -34,13 +34,12 @@ const (
 	fresh                 // new
 	repeated              // was sent on more sessions than one
 	spent                 // had its turn among those
-	resting               // went to idle peers, or to a balancer that has nobody to give it to; waits for a session that works
-	lastTry               // went there so often that it waits for one that lasts
+	resting               // went so often to idle peers, or to a balancer that has nobody to give it to, that it waits for a session that lasts
 	numQueues
 )
 
 // next is the queue of what was in another and was sent.
-var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated: spent, spent: spent, resting: spent, lastTry: spent}
+var next = [numQueues]queue{again: repeated, late: again, fresh: again, repeated: spent, spent: spent, resting: spent}
 
 // A part of the log that was sent.
 type part struct {
@@ -55,8 +54,13 @@ func (n *needs) add(sp records.Span, q queue) {
 	n.queues[q].Add(sp)
 }
 
-// waiting are the queues of what is sent on this session, as old as it is.
-func (n *needs) waiting() []records.Spans { return n.queues[:int(resting)+n.trust] }
+// waiting are the queues of what is sent on this session.
+func (n *needs) waiting() []records.Spans {
+	if n.lasts {
+		return n.queues[:]
+	}
+	return n.queues[:resting]
+}
 
 // first returns what of a tier is sent first, and its queue; an empty span if there is nothing.
 func (n *needs) first(tier records.Span) (sp records.Span, q queue) {
@@ -95,11 +99,8 @@ func (n *needs) wait(sp records.Span, q queue) {
 		n.queues[q].Add(part)
 	}
 	for idle, done := range n.done {
-		switch idle {
-		case maxIdle - 1:
+		if idle == maxIdle {
 			q = resting
-		case maxIdle:
-			q = lastTry
 		}
 		for part := range done.Within(sp) {
 			n.queues[q].Add(part)
@@ -151,17 +152,13 @@ func (n *needs) keeps(sp records.Span) bool {
 // forget lets go of what is delivered of sp.
 func (n *needs) forget(sp records.Span) {
 	for idle := range n.done {
-		n.forgetIdle(idle, sp)
-	}
-}
-
-func (n *needs) forgetIdle(idle int, sp records.Span) {
-	for part := range n.done[idle].Within(sp) {
-		for q := range n.queues {
-			n.queues[q].Remove(part)
+		for part := range n.done[idle].Within(sp) {
+			for q := range n.queues {
+				n.queues[q].Remove(part)
+			}
 		}
+		n.done[idle].Remove(sp)
 	}
-	n.done[idle].Remove(sp)
 }
 
 // lose takes out sp, and returns how many of its lines are not delivered. Of what was sent, that
@@ -195,6 +192,6 @@ func (n *needs) rewind(isIdle bool) (dropped int) {
 		n.queues[repeated], n.queues[spent] = n.queues[spent], nil
 	}
 	dropped = n.lost.Lines()
-	n.sent, n.lost, n.proven, n.trust = n.sent[:0], nil, 0, 0
+	n.sent, n.lost, n.proven, n.lasts = n.sent[:0], nil, 0, false
 	return dropped
 }

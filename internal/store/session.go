@@ -33,8 +33,8 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		}
 		sp, q, wait := c.pick(now)
 		if sp.IsEmpty() {
-			if wait == 0 {
-				wait = c.restsFor(now)
+			if wait == 0 && !c.lasts && len(c.queues[resting]) > 0 {
+				wait = c.began.Add(young).Sub(now)
 			}
 			return nil, wait, nil
 		}
@@ -52,28 +52,10 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 	}
 }
 
-// trusts are the ages of a session at which it is trusted with what rests.
-var trusts = [...]time.Duration{working, young}
-
-// rests says whether anything waits for a session to be trusted.
-func (c *Cursor) rests() bool { return len(c.queues[resting])+len(c.queues[lastTry]) > 0 }
-
-// restsFor returns after which time something that rests is sent; 0: nothing does.
-func (c *Cursor) restsFor(now time.Time) time.Duration {
-	for i, age := range trusts[c.trust:] {
-		if len(c.queues[int(resting)+c.trust+i]) > 0 {
-			return c.began.Add(age).Sub(now)
-		}
-	}
-	return 0
-}
-
 // pick returns what to send now, and its queue; if that is nothing, when to ask again.
 func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Duration) {
 	s := c.store
-	for c.trust < len(trusts) && now.Sub(c.began) >= trusts[c.trust] {
-		c.trust++
-	}
+	c.lasts = now.Sub(c.began) >= young
 	if !c.isLagging() {
 		sp, q = c.first(s.named.in(inMemory))
 		return sp, q, 0
@@ -160,7 +142,7 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 	if len(c.acks) > 0 {
 		due.Again = c.acks[0].when.Add(maturity).Sub(now)
 	}
-	if c.rests() {
+	if len(c.queues[resting]) > 0 {
 		due.Keep = c.began.Add(young + maturity).Sub(now)
 	}
 	return due, nil
@@ -263,7 +245,9 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 func (c *Cursor) giveUp(isIdle bool) {
 	c.books.Dropped[c.why] += uint64(c.rewind(isIdle))
 	for rest := &c.done[maxIdle]; rest.Bytes() > c.Queue/4; {
-		c.forgetIdle(maxIdle, c.store.named.at((*rest)[0].From).span())
+		sp := c.store.named.at((*rest)[0].From).span()
+		rest.Remove(sp)
+		c.queues[resting].Remove(sp)
 	}
 }
 
