@@ -58,6 +58,9 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	s.findMemory(at)
 	if err := s.recall(to); err != nil {
 		s.abandon()
+		if errors.Is(err, records.ErrLater) {
+			err = fmt.Errorf("%w; start that version and let it send what is there, or move the directory away", err)
+		}
 		return nil, err
 	}
 	s.save() // now both files of the state are there, which can be overwritten where there is no more room
@@ -116,12 +119,12 @@ func (s *Store) latest() (newest state, found []*segment, err error) {
 		}
 		st, err := s.states[t].load()
 		switch {
-		case errors.Is(err, errNoState) && newest.Generation == 0: // else memory has it
-			s.out.Error("what was sent already is not known, and may be sent again", "dir", s.states[t].dir.Path(), "err", err)
 		case err != nil && !errors.Is(err, errNoState):
 			return newest, nil, err
 		case st.Generation > newest.Generation:
 			newest = st
+		case err != nil && newest.Generation == 0: // else memory has it
+			s.out.Error("what was sent already is not known, and may be sent again", "dir", s.states[t].dir.Path(), "err", err)
 		}
 		if found, err = s.find(tier(t), found); err != nil {
 			return newest, nil, err
@@ -254,10 +257,8 @@ func (s *Store) find(t tier, found []*segment) ([]*segment, error) {
 			return err
 		})
 		switch g.end = g.Base; {
-		case errors.Is(err, syscall.EMFILE):
-			return nil, err
-		case errors.Is(err, records.ErrLater):
-			return nil, later(g.path())
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, records.ErrLater):
+			return nil, fmt.Errorf("%s: %w", g.path(), err)
 		case err != nil:
 			s.setAside(g, err)
 		default:
@@ -265,11 +266,6 @@ func (s *Store) find(t tier, found []*segment) ([]*segment, error) {
 		}
 	}
 	return found, nil
-}
-
-// later is the error for what a later version left.
-func later(path string) error {
-	return fmt.Errorf("%s: %w; start that version and let it send what is there, or move the directory away", path, records.ErrLater)
 }
 
 // setAside renames a file that is not part of the store.

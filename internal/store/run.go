@@ -53,9 +53,6 @@ func (s *Store) Run(ctx context.Context) error {
 
 // turn does what there is to do, and returns when there will be more; 0: when something happens.
 func (s *Store) turn(now time.Time) (wait time.Duration) {
-	if s.disk == nil {
-		return 0
-	}
 	wait = s.resumes.Sub(now)
 	if s.readErr == nil || wait <= 0 {
 		s.readErr = s.readAhead()
@@ -219,22 +216,13 @@ func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.
 }
 
 // prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
-func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) error {
-	if sp.IsEmpty() || ahead.Begins(sp) {
-		return nil
-	}
-	c, err := s.load(l, sp)
-	switch {
-	case err != nil:
-		return err
-	case c.IsEmpty():
-		notify(s.work)
-	default:
+func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (err error) {
+	if !sp.IsEmpty() && !ahead.Begins(sp) {
 		ahead.Free()
-		*ahead = c
+		*ahead, err = s.load(l, sp)
 		notify(tell)
 	}
-	return nil
+	return err
 }
 
 // load reads the beginning of sp, in either tier; nothing, if it was moved or lost meanwhile. An

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -109,7 +110,7 @@ type stateFile struct {
 
 func stateName(i int) string { return fmt.Sprintf("state-%d", i) }
 
-// load returns the newest sound state; errNoState: there are files, but none is sound.
+// load returns the newest sound state; errNoState: a file is not sound.
 func (f *stateFile) load() (newest state, err error) {
 	for i := range f.files {
 		st, readErr := f.read(stateName(i))
@@ -120,9 +121,6 @@ func (f *stateFile) load() (newest state, err error) {
 		if cmp.Or(cmp.Compare(st.Generation, newest.Generation), cmp.Compare(st.Sync, newest.Sync)) > 0 {
 			newest, f.turn = st, 1-i
 		}
-	}
-	if newest.Generation > 0 {
-		err = nil
 	}
 	return newest, err
 }
@@ -136,11 +134,9 @@ func (f *stateFile) read(name string) (st state, err error) {
 		st, err = decodeState(b)
 	case isDamage(err) || errors.Is(err, statedir.ErrTooLong):
 		err = errors.Join(fmt.Errorf("%w: %w", errNoState, err), f.dir.Rename(name, name+".bad"))
-	default:
-		err = fmt.Errorf("read the store's state: %w", err)
 	}
-	if errors.Is(err, records.ErrLater) {
-		err = later(f.dir.Path())
+	if err != nil {
+		err = fmt.Errorf("%s: %w", filepath.Join(f.dir.Path(), name), err)
 	}
 	return st, err
 }
