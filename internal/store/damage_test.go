@@ -228,7 +228,7 @@ func TestKilledWhileNaming(t *testing.T) {
 			b.PutHeld(many("x", 600), 600, b.now)
 		}
 		b.kill() // what is found is not kept for other lines
-		b.files.fault = func(op, path string, size int) (int, error) {
+		b.faults.fault = func(op, path string, size int) (int, error) {
 			if killAt--; killAt == 0 {
 				panic(errKilled)
 			}
@@ -321,7 +321,7 @@ func TestReusedWhileMoved(t *testing.T) {
 	b.pass(young)
 	b.putThousands(8)
 	b.pressure = 0
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		switch {
 		case op == "create" && strings.HasSuffix(path, newSuffix):
 			b.pressure = 1 << 40
@@ -335,7 +335,7 @@ func TestReusedWhileMoved(t *testing.T) {
 		return size, nil
 	}
 	b.turn(b.now)
-	b.files.fault = nil
+	b.faults.fault = nil
 	b.putLines("a 1 1")
 	before := b.books("main")
 	b.kill()
@@ -369,7 +369,7 @@ func TestPowerFailureAfterDelivery(t *testing.T) {
 		}},
 		{"a file has gone", func(b *bench, l *link) {
 			b.step(b.now)
-			b.files.fault = func(op, path string, size int) (int, error) {
+			b.faults.fault = func(op, path string, size int) (int, error) {
 				if op == "remove" && strings.HasPrefix(path, b.places.State) && strings.HasSuffix(path, segmentSuffix) {
 					os.Remove(path)
 					panic(errKilled)
@@ -420,7 +420,7 @@ func TestNoDescriptors(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
 	b.Put(many("x", 1000), 1000, b.now)
 	short := true
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if short && op == "create" {
 			return 0, syscall.EMFILE
 		}
@@ -473,7 +473,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 func TestDiskOutOfOrder(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
 	broken := true
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if broken && strings.HasPrefix(path, b.places.State) && (op == "create" || op == "write") {
 			return 0, syscall.ENOSPC
 		}
@@ -508,7 +508,7 @@ func TestSlowSync(t *testing.T) {
 		b := newBench(t, Destination{Name: "main", Queue: 1 << 20, Spool: 1 << 30})
 		var waiting atomic.Int64
 		end := make(chan struct{})
-		b.files.fault = func(op, path string, size int) (int, error) {
+		b.faults.fault = func(op, path string, size int) (int, error) {
 			if op == "sync" {
 				waiting.Add(1)
 				<-end
@@ -534,7 +534,7 @@ func TestSlowSync(t *testing.T) {
 // A disk that is full of what is kept only to be sent again has room for lines that wait.
 func TestDiskFullOfTheDelivered(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if op == "write" && strings.HasPrefix(path, b.places.State) && b.used[onDisk]+int64(size) > 8<<20 {
 			return 0, syscall.ENOSPC
 		}
@@ -618,7 +618,7 @@ func FuzzState(f *testing.F) {
 // the process is killed.
 func TestTmpfsIsSmall(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: roomy, Spool: 1 << 30})
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if (op == "write" && b.used[inMemory] > 4<<20 || op == "free") && strings.HasPrefix(path, b.places.Memory[0]) {
 			return 0, syscall.ENOSPC
 		}
@@ -635,7 +635,7 @@ func TestTmpfsIsSmall(t *testing.T) {
 func TestTmpfsHasRoomAgain(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: roomy, Spool: 1 << 30})
 	isFull := true
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if isFull && (op == "write" && b.used[inMemory] > 4<<20 || op == "free") && strings.HasPrefix(path, b.places.Memory[0]) {
 			return 0, syscall.ENOSPC
 		}
@@ -685,7 +685,7 @@ func TestUnreadableForAWhile(t *testing.T) {
 // Where tmpfs and the disk are full, what a stop drops is counted once: the next process knows it.
 func TestStopWhileFull(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		isInMemory, isState := strings.HasPrefix(path, b.places.Memory[0]), strings.Contains(path, "state-")
 		if b.used[inMemory] > 2<<20 && (op == "create" && isInMemory || op == "write" && !isState && path != "memory") {
 			return 0, syscall.ENOSPC
@@ -710,7 +710,7 @@ func TestStopWithoutState(t *testing.T) {
 	b.step(b.now)
 	l := b.begin("main")
 	b.pass(young)
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if op == "write" && strings.Contains(path, "state-") && strings.HasPrefix(path, b.places.State) {
 			return 0, syscall.ENOSPC
 		}
@@ -732,7 +732,7 @@ func TestStopWithoutState(t *testing.T) {
 func TestNamelessIsCounted(t *testing.T) {
 	b := newBench(t, Destination{Name: "main", Queue: 4 << 20, Spool: 1 << 30})
 	b.putMany("x", 1000)
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if (op == "create" || op == "write" && size > records.HeaderSize && !strings.Contains(path, "state-")) && path != "memory" {
 			return 0, syscall.ENOSPC
 		}
@@ -770,7 +770,7 @@ func TestWaitsForTheDisk(t *testing.T) {
 // without a name, and that is said.
 func TestNoRoomForARecord(t *testing.T) {
 	b := newBench(t)
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if op == "write" && size > records.HeaderSize && strings.HasPrefix(path, b.places.Memory[0]) {
 			return 0, syscall.ENOSPC
 		}
@@ -786,7 +786,7 @@ func TestNoRoomForARecord(t *testing.T) {
 // anew.
 func TestNoRoomIsSaidOnce(t *testing.T) {
 	b := newBench(t)
-	b.files.fault = func(op, path string, size int) (int, error) {
+	b.faults.fault = func(op, path string, size int) (int, error) {
 		if op == "write" && size > 1000 || op == "create" && path == "memory" {
 			return 0, syscall.EFBIG
 		}

@@ -7,8 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nameless returns a file in memory that disappears with the process.
-func nameless() (*os.File, error) {
+func (osFiles) nameless() (*os.File, error) {
 	fd, err := unix.MemfdCreate("prefixproxy", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
@@ -16,8 +15,7 @@ func nameless() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "memory"), nil
 }
 
-// writeAt writes two pieces, one after the other.
-func writeAt(f *os.File, head, body []byte, offset int64) (int, error) {
+func (osFiles) write(f *os.File, head, body []byte, offset int64) error {
 	for {
 		n, err := unix.Pwritev(int(f.Fd()), [][]byte{head, body}, offset)
 		switch {
@@ -26,6 +24,6 @@ func writeAt(f *os.File, head, body []byte, offset int64) (int, error) {
 		case err == nil && n < len(head)+len(body):
 			err = unix.ENOSPC
 		}
-		return max(n, 0), os.NewSyscallError("pwritev", err)
+		return os.NewSyscallError("pwritev", err)
 	}
 }

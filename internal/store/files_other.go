@@ -4,8 +4,7 @@ package store
 
 import "os"
 
-// nameless returns a file that disappears with the process.
-func nameless() (*os.File, error) {
+func (osFiles) nameless() (*os.File, error) {
 	f, err := os.CreateTemp("", "prefixproxy-")
 	if err != nil {
 		return nil, err
@@ -13,7 +12,7 @@ func nameless() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// writeAt writes two pieces, one after the other.
-func writeAt(f *os.File, head, body []byte, offset int64) (int, error) {
-	return f.WriteAt(append(head[:len(head):len(head)], body...), offset)
+func (osFiles) write(f *os.File, head, body []byte, offset int64) error {
+	_, err := f.WriteAt(append(head[:len(head):len(head)], body...), offset)
+	return err
 }

@@ -105,7 +105,7 @@ func tempDir(t *testing.T) string {
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{T: t, rand: rand.New(rand.NewPCG(seed, 0)), now: time.Now(), peers: map[string]*peer{}, maybe: map[int]bool{}, full: map[string]bool{}}
 	root := tempDir(t)
-	m.places = Places{State: filepath.Join(root, "st[a]te"), Memory: []string{filepath.Join(root, "memory")}, files: files{fault: m.fault}}
+	m.places = Places{State: filepath.Join(root, "st[a]te"), Memory: []string{filepath.Join(root, "memory")}, files: &faulty{fault: m.fault}}
 	for _, dir := range []string{m.places.State, m.places.Memory[0]} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)

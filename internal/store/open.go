@@ -37,6 +37,9 @@ type Places struct {
 // Open opens the store at some places, with what an earlier one left there. An error is about a
 // directory or file that is not as it must be.
 func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
+	if at.files == nil {
+		at.files = osFiles{}
+	}
 	s := &Store{tiers: tiers{out: out, files: at.files}, work: make(chan struct{}, 1), MoreHeld: make(chan struct{}, 1)}
 	s.dirty, s.most = make(chan struct{}, 1), math.MaxInt64
 	s.named.kind, s.held.kind = records.Named, records.Held

@@ -117,7 +117,7 @@ func TestPowerFails(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, *firstSeed))
 		b := newBench(t, Destination{Name: "a", Queue: 1 << 20, Spool: 1 << 30}, Destination{Name: "b", Queue: 1 << 20, Spool: 1 << 30})
 		p := &platter{dir: b.places.State + "/store", names: map[string]uint64{}, synced: map[uint64][]byte{}, gone: map[uint64][]byte{}}
-		b.places.files.fault = p.fault
+		b.fault = p.fault
 		b.abandon()
 		os.RemoveAll(p.dir)
 		b.open()
@@ -197,7 +197,7 @@ func TestPowerFails(t *testing.T) {
 		p.fail(r)
 		os.RemoveAll(b.places.Memory[0])
 		os.Mkdir(b.places.Memory[0], 0o700)
-		b.places.files.fault = nil
+		b.fault = nil
 		b.log.Reset()
 		b.open()
 		for i, c := range b.cursors {

@@ -145,7 +145,7 @@ func (s *Store) makeRoom() bool {
 func (s *Store) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
 	// If the file was cut, who reads it will say so.
-	err := g.read(func(f *os.File) error { return s.files.replace(s.disk, name, io.NewSectionReader(f, 0, g.size())) })
+	err := g.read(func(f *os.File) error { return replaceFile(s.files, s.disk, name, io.NewSectionReader(f, 0, g.size())) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.logOf(g)
@@ -270,7 +270,7 @@ func (s *Store) sync() (err error) {
 			err = errors.Join(err, syncErr)
 		}
 	}
-	if err = errors.Join(err, s.states[onDisk].write(&s.files, state, true)); err == nil {
+	if err = errors.Join(err, s.states[onDisk].write(s.files, state, true)); err == nil {
 		err = s.files.sync(s.disk.Path(), s.disk)
 	}
 	if err == nil || errors.Is(err, syscall.ENOSPC) { // this makes room

@@ -142,7 +142,7 @@ func (f *stateFile) read(name string) (st state, err error) {
 }
 
 // write writes a state; the one before it stays.
-func (f *stateFile) write(o *files, state []byte, sync bool) (err error) {
+func (f *stateFile) write(o files, state []byte, sync bool) (err error) {
 	file := &f.files[f.turn]
 	if *file == nil { // what is there may be a file elsewhere, too
 		if err = o.remove(f.dir, stateName(f.turn)); err != nil {
@@ -181,7 +181,7 @@ type saving struct {
 func (s *Store) save() {
 	s.generation++
 	if s.memory != nil {
-		err := s.states[inMemory].write(&s.files, s.state(false), false)
+		err := s.states[inMemory].write(s.files, s.state(false), false)
 		if s.unsaved = err != nil; s.unsaved {
 			s.unkept(err)
 		}

@@ -33,6 +33,8 @@ type bench struct {
 	*testing.T
 	*Store
 	places Places
+	fault  func(op, path string, size int) (int, error) // of each process
+	faults *faulty                                      // of this one
 	to     []Destination
 	now    time.Time
 	log    bytes.Buffer
@@ -58,6 +60,8 @@ func newBench(t *testing.T, to ...Destination) *bench {
 
 func (b *bench) open() {
 	b.Helper()
+	b.faults = &faulty{fault: b.fault}
+	b.places.files = b.faults
 	s, err := Open(b.places, b.to, slog.New(slog.NewTextHandler(&b.log, nil)))
 	if err != nil {
 		b.Fatal(err)

@@ -59,8 +59,8 @@ func (t *tiers) begin(g *segment, hasName bool) (err error) {
 	} else if hasName && t.memory != nil {
 		g.dir, g.name = t.memory.Dir, segmentName(g.Kind, g.Base.At)
 		g.file, err = t.files.create(g.dir, g.name)
-	} else if _, err = t.files.ask("create", "memory", 0); err == nil {
-		g.file, err = nameless()
+	} else {
+		g.file, err = t.files.nameless()
 	}
 	if err != nil {
 		return err
