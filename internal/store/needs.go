@@ -20,7 +20,6 @@ type needs struct {
 	queues [numQueues]records.Spans   // what waits
 	sent   []part                     // on this session, in that order
 	proven int                        // so many of them are delivered by this session
-	lasts  bool                       // the session does: what rests is sent
 }
 
 // A queue is a part of what waits.
@@ -54,38 +53,14 @@ func (n *needs) add(sp records.Span, q queue) {
 	n.queues[q].Add(sp)
 }
 
-// waiting are the queues of what is sent on this session.
-func (n *needs) waiting() []records.Spans {
-	if n.lasts {
-		return n.queues[:]
-	}
-	return n.queues[:resting]
-}
-
 // first returns what of a tier is sent first, and its queue; an empty span if there is nothing.
 func (n *needs) first(tier records.Span) (sp records.Span, q queue) {
-	for q, all := range n.waiting() {
+	for q, all := range n.queues[:resting] {
 		if sp = all.First(tier); !sp.IsEmpty() {
 			return sp, queue(q)
 		}
 	}
 	return records.Span{}, 0
-}
-
-// isLate says whether lines wait that younger ones overtake: some have been overtaken, or lie
-// before live.
-func (n *needs) isLate(live records.Place) bool {
-	for q, all := range n.waiting() {
-		if len(all) > 0 && (queue(q) == late || all[0].From.At < live.At) {
-			return true
-		}
-	}
-	return false
-}
-
-// age makes fresh lines before live late.
-func (n *needs) age(live records.Place) {
-	n.queues[fresh].Move(records.Span{To: live}, &n.queues[late])
 }
 
 // take takes something out of a queue; false: it no longer waits there.
@@ -192,6 +167,6 @@ func (n *needs) rewind(isIdle bool) (dropped int) {
 		n.queues[repeated], n.queues[spent] = n.queues[spent], nil
 	}
 	dropped = n.lost.Lines()
-	n.sent, n.lost, n.proven, n.lasts = n.sent[:0], nil, 0, false
+	n.sent, n.lost, n.proven = n.sent[:0], nil, 0
 	return dropped
 }

@@ -15,9 +15,9 @@ func TestModelFindsPlantedBugs(t *testing.T) {
 			New:  "	c.needs.lose(sp, why)\n",
 		},
 		"a cursor skips at the edge of the tiers": {
-			File: "internal/store/needs.go",
-			Old:  "	n.queues[fresh].Move(records.Span{To: live}, &n.queues[late])\n",
-			New:  "	n.queues[fresh].Remove(records.Span{To: live})\n",
+			File: "internal/store/session.go",
+			Old:  "	c.queues[fresh].Move(records.Span{To: live}, &c.queues[late])\n",
+			New:  "	c.queues[fresh].Remove(records.Span{To: live})\n",
 		},
 		"an acknowledgement counts for another destination": {
 			File: "internal/store/session.go",

@@ -33,7 +33,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		}
 		sp, q, wait := c.pick(now)
 		if sp.IsEmpty() {
-			if wait == 0 && !c.lasts && len(c.queues[resting]) > 0 {
+			if wait == 0 && len(c.queues[resting]) > 0 {
 				wait = c.began.Add(young).Sub(now)
 			}
 			return nil, wait, nil
@@ -55,7 +55,9 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 // pick returns what to send now, and its queue; if that is nothing, when to ask again.
 func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Duration) {
 	s := c.store
-	c.lasts = now.Sub(c.began) >= young
+	if now.Sub(c.began) >= young { // what rests goes with what had its turn
+		c.queues[resting].Move(records.Span{To: records.End}, &c.queues[spent])
+	}
 	if !c.isLagging() {
 		sp, q = c.first(s.named.in(inMemory))
 		return sp, q, 0
@@ -83,7 +85,7 @@ func (c *Cursor) giveWay(now time.Time) {
 			live = p
 		}
 	}
-	c.age(live)
+	c.queues[fresh].Move(records.Span{To: live}, &c.queues[late])
 	notify(c.store.work) // it may be read ahead
 }
 
