@@ -86,12 +86,8 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 	defer q.mu.Unlock()
 	q.see(t.received, t)
 	for _, b := range in {
-		switch {
-		case b.lines == 0:
-		case b.unnamed:
-			waiting = max(waiting, q.store.PutHeld(b.buf, b.lines, b.born))
-		default:
-			waiting = max(waiting, q.store.Put(b.buf, b.lines, b.born))
+		if b.lines > 0 {
+			waiting = max(waiting, q.store.Put(b.buf, b.lines, b.born, b.unnamed))
 		}
 		b.free()
 	}

@@ -56,7 +56,7 @@ func BenchmarkPass(b *testing.B) {
 				if i%100 == 0 {
 					now = now.Add(50 * time.Millisecond)
 				}
-				s.Put(lines, c.lines, now)
+				s.Put(lines, c.lines, now, false)
 				for _, c := range s.cursors {
 					out, _, _ := c.Next(now)
 					c.Wrote(now, len(out))
@@ -75,7 +75,7 @@ func BenchmarkMoveDown(b *testing.B) {
 	now := time.Now()
 	b.SetBytes(int64(len(lines)))
 	for b.Loop() {
-		s.Put(lines, 650, now)
+		s.Put(lines, 650, now, false)
 		for s.isPressed() {
 			s.step(now)
 		}
@@ -89,7 +89,7 @@ func BenchmarkOpen(b *testing.B) {
 	const lines = 3_000_000
 	batch := bytes.Repeat([]byte("host.some.metric.name.of.a.usual.length 12.5 1700000000\n"), 1000)
 	for range lines / 1000 {
-		s.Put(batch, 1000, time.Now())
+		s.Put(batch, 1000, time.Now(), false)
 	}
 	places := Places{State: filepath.Dir(s.disk.Path())}
 	for b.Loop() {

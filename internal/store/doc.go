@@ -3,11 +3,11 @@
 //
 //	s, err := store.Open(places, destinations, log)
 //	go s.Run(ctx)                     // all that may wait for the disk
-//	s.Put(lines, n, time.Now())       // one copy, however many destinations there are
+//	s.Put(lines, n, time.Now(), …)    // one copy, however many destinations there are
 //	outlet.New(…, s.Cursor("main"))   // the place of a destination: an outlet.Source
 //	s.CloseInput(); …; s.Close()      // what is left is there at the next start
 //
-// Lines that wait for a name have a log of their own (PutHeld, TakeHeld, FinishHeld), and
+// Lines that wait for a name have a log of their own (TakeHeld, FinishHeld), and
 // keep no other lines waiting.
 //
 // # The log

@@ -21,7 +21,6 @@ func (s *Store) loseHeld(sp records.Span, why Reason) {
 	for _, c := range s.cursors {
 		c.books.Dropped[why] += uint64(n)
 	}
-	s.hold()
 }
 
 // hold updates what IsHolding returns.
@@ -75,7 +74,6 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 		h.todo.Remove(h.taken.Span)
 	}
 	h.taken.Free()
-	s.hold()
 	s.bound()
 	s.settle()
 }

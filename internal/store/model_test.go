@@ -319,11 +319,7 @@ func (m *model) append(n int, isHeld bool) {
 			}
 		}
 	}()
-	if isHeld {
-		m.store.PutHeld(b, n, m.now)
-	} else {
-		m.store.Put(b, n, m.now)
-	}
+	m.store.Put(b, n, m.now, isHeld)
 	for !m.tight && len(m.full) == 0 && m.store.isPressed() {
 		m.pass(m.store.step(m.now)) // before the next ones can overrun the memory
 	}

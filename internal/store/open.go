@@ -46,18 +46,9 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	if at.State == "" {
 		return s, s.recall(to)
 	}
-	state, err := statedir.Open(at.State)
-	if err == nil {
-		defer state.Close()
-		if err := leftBefore(at.State); err != nil {
-			return nil, err
-		}
-		err = s.openDisk(state)
-	}
-	if err != nil {
+	if err := s.openDisk(at.State); err != nil {
 		return nil, fmt.Errorf("directory of the spool: %w", err)
 	}
-	s.states[onDisk].dir = s.disk
 	s.findMemory(at)
 	if err := s.recall(to); err != nil {
 		s.abandon()
@@ -71,15 +62,24 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 }
 
 // openDisk opens the directory of the second tier. One that it makes survives a power failure.
-func (s *Store) openDisk(state *statedir.Dir) (err error) {
+func (s *Store) openDisk(path string) error {
+	state, err := statedir.Open(path)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	if err := leftBefore(path); err != nil {
+		return err
+	}
 	const name = "store"
-	_, missing := os.Lstat(filepath.Join(state.Path(), name))
-	if s.disk, err = state.Sub(name); err != nil && !errors.Is(err, syscall.EMFILE) {
-		return fmt.Errorf("%w; remove it, or make it a directory of this user alone", err)
+	_, missing := os.Lstat(filepath.Join(path, name))
+	if s.disk, err = state.Sub(name); err == nil && missing != nil {
+		s.files.sync(path, state) // where that fails, nothing else is safe, and is said then
 	}
-	if err == nil && missing != nil {
-		s.files.sync(state.Path(), state) // where that fails, nothing else is safe, and is said then
+	if err != nil && !errors.Is(err, syscall.EMFILE) {
+		err = fmt.Errorf("%w; remove it, or make it a directory of this user alone", err)
 	}
+	s.states[onDisk].dir = s.disk
 	return err
 }
 
@@ -158,7 +158,6 @@ func (s *Store) recall(to []Destination) error {
 	for _, p := range st.Places {
 		s.recallPlace(p, st.Named)
 	}
-	s.hold()
 	for _, gap := range s.held.gaps() {
 		s.loseHeld(gap, SpoolFull)
 	}

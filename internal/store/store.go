@@ -100,21 +100,17 @@ func (s *Store) resize() {
 }
 
 // Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
-// records.MaxRecord. It never waits for the disk; to make room, the oldest lines go. It returns
-// how many bytes wait for somebody else's turn: to be sent where they can be, or to go to disk.
-func (s *Store) Put(lines []byte, n int, born time.Time) (waiting int64) {
+// records.MaxRecord; those without a name wait for one. It never waits for the disk; to make room,
+// the oldest lines go. It returns how many bytes wait for somebody else's turn: to be sent where
+// they can be, or to go to disk.
+func (s *Store) Put(lines []byte, n int, born time.Time, unnamed bool) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.put(&s.named, lines, n, born, fresh)
-	return s.bound()
-}
-
-// PutHeld is Put for lines that wait for a name.
-func (s *Store) PutHeld(lines []byte, n int, born time.Time) (waiting int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put(&s.held.log, lines, n, born, fresh)
-	notify(s.MoreHeld)
+	l := &s.named
+	if unnamed {
+		l = &s.held.log
+	}
+	s.put(l, lines, n, born, fresh)
 	return s.bound()
 }
 
@@ -146,6 +142,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 		if l.kind == records.Held {
 			s.held.todo.Add(sp)
 			s.hold()
+			notify(s.MoreHeld)
 		} else {
 			s.recent.put(sp, part, born)
 			for _, c := range s.cursors {
@@ -259,6 +256,7 @@ func (s *Store) isNeeded(g *segment) bool {
 func (s *Store) settle() {
 	s.save()
 	s.sweep()
+	s.hold()
 }
 
 func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }

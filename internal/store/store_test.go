@@ -82,6 +82,14 @@ func (b *bench) stop() {
 	b.open()
 }
 
+func (b *bench) Put(lines []byte, n int, born time.Time) int64 {
+	return b.Store.Put(lines, n, born, false)
+}
+
+func (b *bench) PutHeld(lines []byte, n int, born time.Time) int64 {
+	return b.Store.Put(lines, n, born, true)
+}
+
 func (b *bench) pass(d time.Duration) { b.now = b.now.Add(d) }
 
 func (b *bench) putLines(lines ...string) {
