@@ -15,14 +15,6 @@ type heldLines struct {
 	ahead records.Chunk // of todo: read from disk
 }
 
-// loseHeld drops the waiting lines in sp.
-func (s *Store) loseHeld(sp records.Span, why Reason) {
-	n := s.held.todo.Remove(sp)
-	for _, c := range s.cursors {
-		c.books.Dropped[why] += uint64(n)
-	}
-}
-
 // hold updates what IsHolding returns.
 func (s *Store) hold() {
 	isHolding := s.held.todo.Touches(s.held.in(inMemory))
@@ -51,7 +43,7 @@ func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 				return lines, false
 			}
 		}
-		lines, err := s.fetch(&h.log, &h.ahead, sp)
+		lines, err := s.load(&h.log, sp, &h.ahead)
 		if err != nil {
 			return lines, false // who names asks again
 		}
@@ -83,7 +75,7 @@ func (s *Store) Expire(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := (records.Span{To: s.held.since(before)}); s.held.todo.Touches(old) {
-		s.loseHeld(old, NoName)
+		s.lose(&s.held.log, old, NoName)
 		s.settle()
 	}
 }

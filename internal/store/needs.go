@@ -92,7 +92,7 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 		p := n.sent[i]
 		lines += n.todo.Move(p.Span, &n.done[0]) + n.lost.Remove(p.Span)
 		if kept > 0 && n.sent[kept-1].To == p.From && n.sent[kept-1].queue == p.queue &&
-			n.sent[kept-1].Bytes()+p.Bytes() <= records.MaxRecord*int64(1+kept/manyParts) {
+			n.sent[kept-1].Bytes()+p.Bytes() <= records.MaxRecord {
 			p.From = n.sent[kept-1].From
 			kept--
 		}
@@ -103,10 +103,6 @@ func (n *needs) deliver(to uint64) (lines int, changed bool) {
 	n.proven = kept
 	return lines, i > first
 }
-
-// manyParts is how many parts may be delivered before we keep a coarser account of them, to save
-// memory.
-const manyParts = 256
 
 // trim lets go of what is delivered and lies before a window of so many bytes, which ends with what
 // is acknowledged.

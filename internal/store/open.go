@@ -158,8 +158,10 @@ func (s *Store) recall(to []Destination) error {
 	for _, p := range st.Places {
 		s.recallPlace(p, st.Named)
 	}
-	for _, gap := range s.held.gaps() {
-		s.loseHeld(gap, SpoolFull)
+	for _, l := range s.logs() {
+		for _, gap := range l.gaps() {
+			s.lose(l, gap, SpoolFull)
+		}
 	}
 	for _, c := range s.cursors {
 		if n := c.books.Dropped[SpoolFull]; n > 0 {
@@ -173,8 +175,7 @@ func (s *Store) recall(to []Destination) error {
 	return nil
 }
 
-// recallPlace makes a cursor for a destination of an earlier process. What it needs and is not
-// there is lost.
+// recallPlace makes a cursor for a destination of an earlier process.
 func (s *Store) recallPlace(p placeOf, tail records.Place) {
 	c := s.newCursor(Destination{Name: p.Name, To: p.To})
 	s.cursors = append(s.cursors, c)
@@ -188,9 +189,6 @@ func (s *Store) recallPlace(p placeOf, tail records.Place) {
 		c.add(sp, fresh)
 	}
 	c.books.Adopted = uint64(c.todo.Lines() + s.held.todo.Lines())
-	for _, gap := range s.named.gaps() {
-		c.lose(gap, SpoolFull)
-	}
 }
 
 // recall adds to what was to be done when the state was saved what was put later, after tail.

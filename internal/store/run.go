@@ -204,30 +204,25 @@ func (s *Store) readAhead() (err error) {
 	return err
 }
 
-// fetch returns the beginning of sp: what was read ahead or, in memory, is read now. mu is held,
-// but not while it reads.
-func (s *Store) fetch(l *log, ahead *records.Chunk, sp records.Span) (c records.Chunk, err error) {
-	if !ahead.Begins(sp) {
-		return s.load(l, sp)
-	}
-	c, *ahead = *ahead, c
-	notify(s.work)
-	return c, nil
-}
-
 // prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
 func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (err error) {
 	if !sp.IsEmpty() && !ahead.Begins(sp) {
 		ahead.Free()
-		*ahead, err = s.load(l, sp)
+		*ahead, err = s.load(l, sp, ahead)
 		notify(tell)
 	}
 	return err
 }
 
-// load reads the beginning of sp, in either tier; nothing, if it was moved or lost meanwhile. An
-// error may go away. mu is held, but not while it reads.
-func (s *Store) load(l *log, sp records.Span) (c records.Chunk, err error) {
+// load returns the beginning of sp: what was read ahead or put last, or what it reads now, in either
+// tier; nothing, if it was moved or lost meanwhile. An error may go away. mu is held, but not while
+// it reads.
+func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.Chunk, err error) {
+	if ahead.Begins(sp) {
+		c, *ahead = *ahead, c
+		notify(s.work)
+		return c, nil
+	}
 	c.Span = sp
 	if l == &s.named && s.recent.take(&c, len(s.cursors) > 1) {
 		return c, nil
@@ -303,7 +298,7 @@ func (s *Store) Close() error {
 	isEmpty := true // the directory in memory
 	for _, g := range s.segments() {
 		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil {
-			s.lose(g, g.Base, Shutdown)
+			s.lose(s.logOf(g), g.span(), Shutdown)
 		} else if g.dir != s.disk {
 			isEmpty = false
 		}

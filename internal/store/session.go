@@ -38,7 +38,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			}
 			return nil, wait, nil
 		}
-		if c.hand, err = s.fetch(&s.named, &c.ahead, sp); err != nil {
+		if c.hand, err = s.load(&s.named, sp, &c.ahead); err != nil {
 			return nil, retry, nil
 		}
 		isLagging := c.isLagging()

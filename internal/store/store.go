@@ -187,7 +187,7 @@ func (s *Store) drop(g *segment) bool {
 		return false
 	}
 	g.sealed = true
-	s.lose(g, g.Base, g.tier.full())
+	s.lose(s.logOf(g), g.span(), g.tier.full())
 	s.settle()
 	return true
 }
@@ -214,11 +214,13 @@ func (s *Store) free(g *segment) {
 	notify(s.dirty)
 }
 
-// lose drops what is in g from p on.
-func (s *Store) lose(g *segment, p records.Place, why Reason) {
-	sp := records.Between(p, g.end)
-	if g.Kind == records.Held {
-		s.loseHeld(sp, why)
+// lose drops what of a log lies in sp, for all that have not got it.
+func (s *Store) lose(l *log, sp records.Span, why Reason) {
+	if l == &s.held.log {
+		n := s.held.todo.Remove(sp)
+		for _, c := range s.cursors {
+			c.books.Dropped[why] += uint64(n)
+		}
 		return
 	}
 	for _, c := range s.cursors {
@@ -282,8 +284,9 @@ func (s *Store) eldest(t tier) (eldest *segment) {
 // damaged drops what could not be read back of g, from p on.
 func (s *Store) damaged(g *segment, p records.Place, err error) {
 	g.sealed = true // behind what is damaged nothing would be found
-	s.out.Error("lines that wait cannot be read again", "lines", records.Between(p, g.end).Lines(), "file", g.path(), "err", err)
-	s.lose(g, p, g.tier.full())
+	sp := records.Between(p, g.end)
+	s.out.Error("lines that wait cannot be read again", "lines", sp.Lines(), "file", g.path(), "err", err)
+	s.lose(s.logOf(g), sp, g.tier.full())
 	s.settle()
 }
 
