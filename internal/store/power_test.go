@@ -132,7 +132,7 @@ func TestPowerFails(t *testing.T) {
 						was[i] = append(was[i], slices.Collect(c.todo.Within(g.span()))...)
 					}
 				}
-				todo[i] = c.todo.Lines() + b.held.todo.Lines()
+				todo[i] = c.todo.Lines() + c.lost.Lines() + b.held.todo.Lines()
 				tails = [2]uint64{b.named.tail.Line, b.held.tail.Line}
 			}
 			if b.sync() == nil {
