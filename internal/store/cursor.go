@@ -32,7 +32,7 @@ const (
 const (
 	// liveAge is how long a line may wait before it gives way to younger ones, while there is a
 	// backlog.
-	liveAge = time.Second
+	liveAge = time.Second / 2
 
 	// A backlog is sent in bursts of this size, with pauses a third as long between them, so that
 	// a server that has just come back has time for new lines.

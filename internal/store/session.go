@@ -52,7 +52,8 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 	}
 }
 
-// pick returns what to send now, and its queue; if that is nothing, when to ask again.
+// pick returns what to send now, and its queue; if that is nothing, when to ask again. What is on
+// disk, and what has waited long, gives way to what has not.
 func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Duration) {
 	s := c.store
 	if now.Sub(c.began) >= young { // what rests goes with what had its turn
@@ -62,7 +63,12 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Durati
 		sp, q = c.first(s.named.in(inMemory))
 		return sp, q, 0
 	}
-	c.giveWay(now)
+	live := s.named.border()
+	if p := s.named.since(now.Add(-liveAge)); p.At > live.At && !s.closed {
+		live = p
+	}
+	c.queues[fresh].Move(records.Span{To: live}, &c.queues[late])
+	notify(s.work) // it may be read ahead
 	if sp = c.queues[fresh].First(s.named.in(inMemory)); !sp.IsEmpty() {
 		return sp, fresh, 0
 	}
@@ -73,20 +79,6 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Durati
 		return records.Span{}, 0, wait
 	}
 	return sp, q, 0
-}
-
-// giveWay moves what is on disk, and what has waited long, out of the way of what has not.
-// Once it has done so, it waits a while before it does it again.
-func (c *Cursor) giveWay(now time.Time) {
-	l := &c.store.named
-	live := l.border()
-	if old := (records.Span{To: l.since(now.Add(-liveAge))}); c.queues[fresh].Touches(old) && !c.store.closed {
-		if p := l.since(now.Add(-liveAge / 2)); p.At > live.At {
-			live = p
-		}
-	}
-	c.queues[fresh].Move(records.Span{To: live}, &c.queues[late])
-	notify(c.store.work) // it may be read ahead
 }
 
 // isDrained says whether there is nothing more to send, and everything sent is delivered. What
