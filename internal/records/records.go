@@ -268,16 +268,15 @@ func (h *Header) Read(f io.ReaderAt, c *Chunk) error {
 	return nil
 }
 
-// Scan finds where the last record ends, by reading all of them. It returns the arrival
-// of the last line, too.
-func (h *Header) Scan(f io.ReaderAt) (end Place, last time.Time, err error) {
-	end, last = h.Base, h.Born
+// Scan finds where the last record ends, by reading all of them.
+func (h *Header) Scan(f io.ReaderAt) (end Place, err error) {
+	end = h.Base
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
 	for {
 		n, err := f.ReadAt(buf.bytes[:], h.Offset(end))
 		if err != nil && !errors.Is(err, io.EOF) {
-			return end, last, err
+			return end, err
 		}
 		rest := buf.bytes[:n]
 		for {
@@ -285,11 +284,11 @@ func (h *Header) Scan(f io.ReaderAt) (end Place, last time.Time, err error) {
 			if !ok {
 				break
 			}
-			last, end = h.Born.Add(r.age), r.next
+			end = r.next
 			rest = rest[RecordHeader+len(r.lines):]
 		}
 		if len(rest) == n {
-			return end, last, nil
+			return end, nil
 		}
 	}
 }

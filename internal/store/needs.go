@@ -152,7 +152,6 @@ func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 func (n *needs) rewind(isIdle bool) (dropped int) {
 	for _, p := range n.sent {
 		if isIdle {
-			n.done[maxIdle].Remove(p.Span)
 			for idle := maxIdle; idle > 0; idle-- {
 				n.done[idle-1].Move(p.Span, &n.done[idle])
 			}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/memdir"
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -207,14 +208,12 @@ func (l *log) gaps() records.Spans {
 }
 
 // recallSegments puts the segments that were found into their logs. id is the store's; 0: the
-// newest lines decide whose segments count.
+// first decides whose segments count, and one in memory is found first.
 func (s *Store) recallSegments(found []*segment, id uint64) {
-	if id == 0 && len(found) > 0 {
-		id = slices.MaxFunc(found, func(a, b *segment) int { return a.Born.Compare(b.Born) }).ID
+	if len(found) > 0 {
+		id = cmp.Or(id, found[0].ID)
 	}
-	if s.id = id; id == 0 {
-		s.id = rand.Uint64() | 1
-	}
+	s.id = cmp.Or(id, rand.Uint64()|1)
 	slices.SortStableFunc(found, func(a, b *segment) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Base.At, b.Base.At), cmp.Compare(b.tier, a.tier))
 	})
@@ -278,14 +277,13 @@ func (s *Store) setAside(g *segment, err error) {
 // if the file is that long; otherwise the whole file is read to find out.
 func (s *Store) place(g *segment, behind []*segment) {
 	l := s.logOf(g)
-	last := g.Born
 	err := g.read(func(f *os.File) error {
 		info, err := f.Stat()
 		if err == nil && len(behind) > 0 && behind[0].Kind == g.Kind && info.Size() >= g.Offset(behind[0].Base) {
 			g.end = behind[0].Base
 			return nil
 		}
-		g.end, last, err = g.Scan(f)
+		g.end, err = g.Scan(f)
 		return err
 	})
 	if err != nil {
@@ -298,7 +296,7 @@ func (s *Store) place(g *segment, behind []*segment) {
 	}
 	s.used[g.tier] += g.size()
 	l.segments = append(l.segments, g)
-	l.marks = []mark{{last, l.segments[0].Base}} // all that is behind it came then at the latest
+	l.marks = []mark{{time.Now(), l.segments[0].Base}} // as if it came now
 	if g.end.At > l.tail.At {
 		l.tail = g.end
 	}
