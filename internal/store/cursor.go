@@ -64,7 +64,7 @@ type session struct {
 	linked  bool
 	began   time.Time
 	queue   queue // in which what is in hand waited
-	whole   bool  // in hand: nothing of it is written
+	whole   bool  // what is in hand is: nothing of it is written
 	written uint64
 	acked   uint64
 	window  int64 // the most that the peer's kernel has offered; 0: not known

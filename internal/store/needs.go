@@ -9,7 +9,7 @@ import (
 // needs is what a destination needs of the log. What is kept for it is in todo or in done; of
 // that, what is not on its way waits in a queue. The way of a line:
 //
-//	add ──→ waits ──take──→ sent ──deliver──→ delivered ──trim──→ nothing
+//	add ──→ waits ──Next──→ sent ──deliver──→ delivered ──trim──→ nothing
 //	          ↑              │                    │
 //	          └── rewind ────┴────────────────────┘
 type needs struct {
@@ -61,11 +61,6 @@ func (n *needs) first(tier records.Span) (sp records.Span, q queue) {
 		}
 	}
 	return records.Span{}, 0
-}
-
-// take takes something out of a queue; false: it no longer waits there.
-func (n *needs) take(sp records.Span, q queue) bool {
-	return n.queues[q].Holds(sp) && n.queues[q].Remove(sp) > 0
 }
 
 // wait makes what is kept of sp wait.

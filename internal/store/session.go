@@ -41,13 +41,14 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 		if c.hand, err = s.load(&s.named, sp, &c.ahead); err != nil {
 			return nil, retry, nil
 		}
-		isLagging := c.isLagging()
-		if !c.take(c.hand.Span, q) {
-			continue
+		if c.hand.IsEmpty() || !c.queues[q].Holds(c.hand.Span) {
+			continue // it was moved, or is lost
 		}
-		if c.queue, c.whole = q, true; isLagging && q != fresh {
+		if c.isLagging() && q != fresh {
 			c.burst.send(now, len(c.hand.Data), c.written)
 		}
+		c.queues[q].Remove(c.hand.Span)
+		c.queue, c.whole = q, true
 		return c.hand.Data, 0, nil
 	}
 }
