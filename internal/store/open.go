@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -91,8 +92,7 @@ func leftBefore(dir string) error {
 	if _, err := os.Lstat(left); err != nil || !strings.HasSuffix(left, ".queue") {
 		left = ""
 	}
-	spool, _ := os.ReadDir(filepath.Join(dir, "spool"))
-	if slices.ContainsFunc(spool, func(e os.DirEntry) bool { return strings.HasSuffix(e.Name(), ".spool") }) {
+	if spool, _ := fs.Glob(os.DirFS(dir), "spool/*.spool"); len(spool) > 0 {
 		left = filepath.Join(dir, "spool")
 	}
 	if left == "" {

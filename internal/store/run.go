@@ -308,9 +308,6 @@ func (s *Store) Close() error {
 	if s.disk != nil {
 		err = errors.Join(err, s.sync())
 	}
-	for _, e := range s.spare {
-		s.discard(e)
-	}
 	if s.memory != nil && isEmpty && err == nil { // else its state is the newest
 		err = errors.Join(err, s.memory.Remove())
 	}
