@@ -214,6 +214,25 @@ func TestOutOfDescriptors(t *testing.T) {
 	}
 }
 
+// Nor does one that waits at the end, however long it takes to accept all.
+func TestStopOutOfDescriptors(t *testing.T) {
+	in := bound(t, nil, address.Address{Network: "unix", Path: socketPath(t, "s")})
+	const conns = 250
+	for i := range conns {
+		conn := in.dial(t, 0)
+		write(t, conn, fmt.Sprintf("c.%d\n", i))
+		conn.Close()
+	}
+	fillDescriptors(t, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	in.Begin(ctx, limited(1000))
+	in.Wait()
+	if n := in.count("c."); n != conns {
+		t.Errorf("%d lines of %d", n, conns)
+	}
+}
+
 // Connections, with those that have only just been ended, leave descriptors to the rest of the
 // process.
 func TestDescriptorsForOthers(t *testing.T) {
