@@ -131,6 +131,9 @@ func firstIsLeft(t *testing.T, protocol string, m manner) {
 	w.sendFor(protocol, 400, pick(m.Stall, 10*time.Second, 6*time.Second))
 	w.awaitUp(second.URL)
 	w.isUnused(first)
+	if protocol == "statsd" && m.Stall {
+		first.Behave(manner{Lose: true}) // what it was sent is queued until it takes that
+	}
 	w.awaitDelivered(protocol)
 	if protocol == "statsd" {
 		w.arrivesWithoutGap(second, 1000)
