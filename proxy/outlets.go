@@ -49,9 +49,6 @@ func (o *outlets) follow(p *Proxy) {
 	had, list := o.all(), p.statsd.destinations()
 	for _, f := range p.cfg.Forward.Carbon {
 		cursor := p.carbon.store.Cursor(f.Name)
-		for _, a := range f.To {
-			cursor.Know(a.String())
-		}
 		d := &destination{protocol: line.Carbon, name: f.Name, cursor: cursor}
 		list = append(list, d)
 		if i := slices.IndexFunc(had, func(d *destination) bool { return d.cursor == cursor }); i >= 0 {

@@ -111,7 +111,7 @@ func (c *Cursor) snapshot() Books {
 	s := c.store
 	b := c.books
 	b.Forwarded = maps.Clone(b.Forwarded)
-	b.QueueLimit, b.SpoolLimit = c.Queue, c.Spool
+	b.Destination, b.QueueLimit, b.SpoolLimit = c.Name, c.Queue, c.Spool
 	count := func(all records.Spans, l *log) {
 		lines, bytes := all.Count(l.in(inMemory))
 		b.Queued += lines
@@ -131,13 +131,6 @@ func (c *Cursor) snapshot() Books {
 		count(s.held.todo, &s.held.log)
 	}
 	return b
-}
-
-// Know makes an upstream appear in the books.
-func (c *Cursor) Know(upstream string) {
-	c.store.mu.Lock()
-	defer c.store.mu.Unlock()
-	c.books.Forwarded[upstream] += 0
 }
 
 // More implements outlet.Source.

@@ -31,6 +31,9 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 			c.books.Adopted += uint64(s.held.todo.Lines())
 		}
 		c.Destination = d
+		for _, upstream := range d.To {
+			c.books.Forwarded[upstream] += 0
+		}
 		kept = append(kept, c)
 	}
 	for _, c := range s.cursors {
@@ -65,7 +68,7 @@ func (s *Store) rename(to []Destination) (renamed map[string]string) {
 			c := s.cursors[i]
 			s.out.Info("destination renamed", "from", c.Name, "to", d.Name)
 			renamed[d.Name] = c.Name
-			c.Name, c.books.Destination = d.Name, d.Name
+			c.Name = d.Name
 		}
 	}
 	return renamed
@@ -87,8 +90,7 @@ func (s *Store) Cursor(name string) *Cursor {
 }
 
 func (s *Store) newCursor(d Destination) *Cursor {
-	books := Books{Destination: d.Name, Forwarded: map[string]uint64{}}
-	return &Cursor{Destination: d, store: s, books: books, more: make(chan struct{}, 1), most: math.MaxInt64}
+	return &Cursor{Destination: d, store: s, books: Books{Forwarded: map[string]uint64{}}, more: make(chan struct{}, 1), most: math.MaxInt64}
 }
 
 // retire ends the use of a cursor. What its session has sent is dropped at its end, if the

@@ -482,6 +482,7 @@ func (m *model) restart(torn bool) {
 			c.giveUp(false) // nobody will ask what its session had sent
 		}
 		for _, c := range slices.Concat(m.store.cursors, m.store.removed) {
+			c.books.Destination = c.Name
 			m.tally([]Books{c.books})
 		}
 		m.loseNameless()
