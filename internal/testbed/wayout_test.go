@@ -132,7 +132,9 @@ func firstIsLeft(t *testing.T, protocol string, m manner) {
 	w.awaitUp(second.URL)
 	w.isUnused(first)
 	if protocol == "statsd" && m.Stall {
-		first.Behave(manner{Lose: true}) // what it was sent is queued until it takes that
+		w.counts(first) // what it was sent is queued until it takes that
+		first.Behave(manner{})
+		w.awaitArrivals(protocol, 4000)
 	}
 	w.awaitDelivered(protocol)
 	if protocol == "statsd" {
