@@ -66,12 +66,14 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	defer stateDir.Close()
 	end := func(err error) {
 		remove()
-		report(ui.err, etcdHint(err))
+		report(ui.err, c.etcdHint(fmt.Errorf("the embedded etcd: %w", err)))
 		os.Exit(exitFailed)
 	}
-	etcd, err := devetcd.StartOr(end, filepath.Join(dir, "etcd"))
-	if err != nil {
-		return err
+	etcd, err := devetcd.StartOr(ctx, end, filepath.Join(dir, "etcd"))
+	if err != nil && ctx.Err() != nil {
+		return nil
+	} else if err != nil {
+		return c.etcdHint(err)
 	}
 	defer etcd.Close()
 	cfg.Etcd = config.Etcd{Endpoints: []string{etcd.Endpoint()}}
@@ -115,13 +117,15 @@ func (w readOut) Write(b []byte) (int, error) {
 }
 
 // etcdHint adds what to do to what our etcd cannot go on without.
-func etcdHint(err error) error {
-	err = fmt.Errorf("the embedded etcd: %w", err)
+func (c *devCmd) etcdHint(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EFBIG) || errors.Is(err, syscall.EDQUOT) {
 		return hinted(err, "it needs some 100 MB: --data-dir DIR, or TMPDIR=DIR, where there is room")
 	}
 	if strings.Contains(err.Error(), "descriptor") {
 		return hinted(err, "ulimit -n 8192")
+	}
+	if c.DataDir != "" {
+		return hinted(err, "if its data is damaged, begin anew: rm -r "+conf.ShellQuote(filepath.Join(c.DataDir, "etcd")))
 	}
 	return err
 }

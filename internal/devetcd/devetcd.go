@@ -4,6 +4,7 @@
 package devetcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -38,11 +39,11 @@ type Server struct {
 // caller closes it.
 func Start(dir string) (*Server, error) { return StartWith(dir, func(*embed.Config) {}) }
 
-// StartOr is Start of a server that calls end, in place of a panic, with what it cannot go on
-// without; end must not return.
-func StartOr(end func(error), dir string) (*Server, error) {
+// StartOr is Start, until ctx ends, of a server that calls end, in place of a panic, with what it
+// cannot go on without; end must not return.
+func StartOr(ctx context.Context, end func(error), dir string) (*Server, error) {
 	log := zap.NewNop().WithOptions(zap.WithPanicHook(lastWords(end)), zap.WithFatalHook(lastWords(end)))
-	return StartWith(dir, func(cfg *embed.Config) { cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log) })
+	return start(ctx, dir, func(cfg *embed.Config) { cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log) })
 }
 
 // lastWords makes an error of what etcd logs before it ends the process.
@@ -61,13 +62,17 @@ func (end lastWords) OnWrite(said *zapcore.CheckedEntry, fields []zapcore.Field)
 
 // StartWith is Start of a server whose configuration change changes at each start.
 func StartWith(dir string, change func(*embed.Config)) (*Server, error) {
+	return start(context.Background(), dir, change)
+}
+
+func start(ctx context.Context, dir string, change func(*embed.Config)) (*Server, error) {
 	for tries := 10; ; tries-- {
 		addr, err := freeAddr()
 		if err != nil {
 			return nil, err
 		}
 		s := &Server{dir: dir, addr: addr, change: change}
-		if err = s.Restart(); err == nil {
+		if err = s.restart(ctx); err == nil {
 			return s, nil
 		}
 		if tries == 1 || !errors.Is(err, syscall.EADDRINUSE) { // somebody else was faster
@@ -107,10 +112,12 @@ func (s *Server) Close() {
 }
 
 // Restart starts the server again after Close, with its data and on its port.
-func (s *Server) Restart() error {
-	e, err := embed.StartEtcd(s.config())
+func (s *Server) Restart() error { return s.restart(context.Background()) }
+
+func (s *Server) restart(ctx context.Context) error {
+	e, err := startEtcd(s.config())
 	if err == nil {
-		err = ready(e)
+		err = ready(ctx, e)
 	}
 	if err != nil {
 		return fmt.Errorf("start the embedded etcd on %s with its data in %s: %w", s.addr, s.dir, err)
@@ -119,17 +126,29 @@ func (s *Server) Restart() error {
 	return nil
 }
 
-// ready waits until e answers, and closes it when it does not.
-func ready(e *embed.Etcd) (err error) {
+// startEtcd is embed.StartEtcd, which panics over a damaged log.
+func startEtcd(cfg *embed.Config) (e *embed.Etcd, err error) {
+	defer func() {
+		if said := recover(); said != nil {
+			err = fmt.Errorf("it panicked: %v", said)
+		}
+	}()
+	return embed.StartEtcd(cfg)
+}
+
+// ready waits until e answers. One that doesn't is not closed: that would wait for it, too.
+func ready(ctx context.Context, e *embed.Etcd) (err error) {
 	select {
 	case <-e.Server.ReadyNotify():
 		return nil
 	case err = <-e.Err():
+		e.Close()
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	case <-time.After(startTime):
-		err = fmt.Errorf("it does not answer within %v", startTime)
+		return fmt.Errorf("it does not answer within %v", startTime)
 	}
-	e.Close()
-	return err
 }
 
 // config returns the configuration: quiet, small, and on loopback.

@@ -1,9 +1,12 @@
 package devetcd_test
 
 import (
+	"bytes"
 	"net"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -86,5 +89,29 @@ func TestServerIsNotImported(t *testing.T) {
 				t.Errorf("%s imports %s", pkg, dep)
 			}
 		}
+	}
+}
+
+// What an earlier process left may be damaged.
+func TestDamagedLog(t *testing.T) {
+	dir := t.TempDir()
+	s, err := devetcd.Start(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	logs, err := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal"))
+	if err != nil || len(logs) == 0 {
+		t.Fatalf("logs: %v, %v", logs, err)
+	}
+	for _, log := range logs {
+		if err := os.WriteFile(log, bytes.Repeat([]byte("garbage "), 50), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end := func(err error) { panic(err) }
+	if s, err := devetcd.StartOr(t.Context(), end, dir); err == nil {
+		s.Close()
+		t.Error("it started")
 	}
 }
