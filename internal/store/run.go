@@ -215,8 +215,8 @@ func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell cha
 }
 
 // load returns the beginning of sp: what was read ahead or put last, or what it reads now, in either
-// tier; nothing, if it was moved or lost meanwhile. An error may go away. mu is held, but not while
-// it reads.
+// tier; nothing, if it was moved or lost meanwhile, or is damaged: then it is lost. An error may go
+// away. mu is held, but not while it reads.
 func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.Chunk, err error) {
 	if ahead.Begins(sp) {
 		c, *ahead = *ahead, c
@@ -245,7 +245,11 @@ func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.C
 		g.failures++
 		err = fmt.Errorf("read what waits: %w", err)
 	default:
-		s.damaged(g, sp.From, err)
+		g.sealed = true // behind what is damaged nothing would be found
+		lost := records.Between(sp.From, g.end)
+		s.out.Error("lines that wait cannot be read again", "lines", lost.Lines(), "file", g.path(), "err", err)
+		s.lose(l, lost, g.tier.full())
+		s.settle()
 		err = nil
 	}
 	c.Free()

@@ -281,15 +281,6 @@ func (s *Store) eldest(t tier) (eldest *segment) {
 	return eldest
 }
 
-// damaged drops what could not be read back of g, from p on.
-func (s *Store) damaged(g *segment, p records.Place, err error) {
-	g.sealed = true // behind what is damaged nothing would be found
-	sp := records.Between(p, g.end)
-	s.out.Error("lines that wait cannot be read again", "lines", sp.Lines(), "file", g.path(), "err", err)
-	s.lose(s.logOf(g), sp, g.tier.full())
-	s.settle()
-}
-
 // CloseInput says that nothing more will be put, except held lines that get their name. What is
 // in memory is still sent; what is on disk waits for the next process.
 func (s *Store) CloseInput() {
