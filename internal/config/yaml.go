@@ -143,19 +143,20 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	if !ok {
 		return
 	}
+	replaced := ""
+	if text != n.Value {
+		replaced = ", with its variables replaced"
+	}
 	switch {
 	case isText(v):
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
 			what, remedy := withRemedy(err)
-			if text != n.Value {
-				what += ", with its variables replaced"
-			}
-			d.wrongf(path, n, remedy, "%s", concealed(path, what))
+			d.wrongf(path, n, remedy, "%s", concealed(path, what+replaced))
 		}
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		span, err := time.ParseDuration(text)
 		if err != nil {
-			d.wrongf(path, n, "a number with a unit, like 5ms, 15s, 10m or 24h", "want a duration, got %s", describe(n))
+			d.wrongf(path, n, "a number with a unit, like 5ms, 15s, 10m or 24h", "want a duration, got %s%s", describe(n), replaced)
 		}
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
@@ -163,7 +164,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	default: // a number or a boolean, which are as in JSON
 		if err := json.Unmarshal([]byte(text), v.Addr().Interface()); err != nil || !bare || strings.Contains(text, "null") {
 			wanted := plainValues[v.Kind()]
-			d.wrongf(path, n, wanted.hint, "want %s, got %s", wanted.what, describe(n))
+			d.wrongf(path, n, wanted.hint, "want %s, got %s%s", wanted.what, describe(n), replaced)
 		}
 	}
 }
