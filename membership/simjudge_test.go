@@ -181,6 +181,11 @@ func (j *judge) seen(p *process, c *Claim) {
 	j.may(who{p.host, p.place}, c.name, now.Add(max(c.Left(), 0)+2*ttl+pool.ClocksApart+time.Second))
 	if _, known := j.first[c]; !known {
 		j.first[c] = j.sim.now()
+		for other, until := range j.mayHave[c.name] {
+			if until.After(now) { // until this one came, even if it came late
+				j.may(other, c.name, now.Add(margin(ttl)+pool.ClocksApart+time.Second))
+			}
+		}
 		j.may(who{}, c.name, now.Add(pool.ClocksApart)) // by a slower clock
 		if !c.Valid() {
 			j.may(who{}, c.name, now.Add(ttl+pool.ClocksApart+time.Second)) // it is doubted
