@@ -53,15 +53,8 @@ func (h *Holder) acquire(ctx context.Context) *tenancy {
 		case ctx.Err() != nil:
 		case err == nil: // a name was freed
 			backoff.Reset()
-		case errors.Is(err, errUnsaved):
-			h.enter(Claiming)
-			if backoff.Failures == 0 {
-				h.log.Warn("no name is claimed before the state directory has taken the end of the last tenure", "meanwhile", "lines that need a name wait", "hint", "look at its disk")
-			}
-			h.sleep(ctx, backoff.Next())
 		default:
-			h.enter(Claiming)
-			h.outage.failed(err, backoff.Failures)
+			h.failed(err, backoff.Failures)
 			h.sleep(ctx, backoff.Next())
 		}
 	}
@@ -221,17 +214,21 @@ func (h *Holder) wait(ctx context.Context) error {
 			return nil
 		case isAnswer(err):
 			return err
-		case errors.Is(err, errUnsaved):
-			h.enter(Claiming)
-			if backoff.Failures == 0 {
-				h.log.Warn("no name is claimed before the state directory has taken the end of the last tenure", "meanwhile", "lines that need a name wait", "hint", "look at its disk")
-			}
-			h.sleep(ctx, backoff.Next())
 		default:
-			h.enter(Claiming)
-			h.outage.failed(err, backoff.Failures)
+			h.failed(err, backoff.Failures)
 			next = sent + backoff.Next() - h.now()
 		}
+	}
+}
+
+// failed takes note of a request that failed, after so many others in a row.
+func (h *Holder) failed(err error, before int) {
+	h.enter(Claiming)
+	switch {
+	case !errors.Is(err, errUnsaved):
+		h.outage.failed(err, before)
+	case before == 0:
+		h.log.Warn("no name is claimed before the state directory has taken the end of the last tenure", "meanwhile", "lines that need a name wait", "hint", "look at its disk")
 	}
 }
 
