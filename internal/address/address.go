@@ -144,11 +144,12 @@ func parseHostPort(network, s, example string, least uint64) (Address, error) {
 
 func parsePort(s string, least uint64) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	switch bad := err != nil || n < least; {
-	case bad && least == 0:
-		return 0, fmt.Errorf("%q is no port (use 1 to 65535; 0 takes a free one)", s)
-	case bad:
-		return 0, fmt.Errorf("%q is no port (use %d to 65535)", s, least)
+	if err != nil || n < least {
+		free := ""
+		if least == 0 {
+			free = "; 0 takes a free one"
+		}
+		return 0, fmt.Errorf("%q is no port (use 1 to 65535%s)", s, free)
 	}
 	return int(n), nil
 }
