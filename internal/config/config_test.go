@@ -244,6 +244,7 @@ func TestConfigProblems(t *testing.T) {
 		}},
 		{"listen: {statsd: [\"unix:///run/${LATIN}\"]}", []string{`3:19: listen.statsd[0]: the environment variable LATIN is not UTF-8`}},
 		{"membership:\n  owner: ${NO-NE}", []string{`4:10: membership.owner: a dollar here begins no variable`}},
+		{"membership:\n  owner: $(hostname)", []string{`4:10: membership.owner: a dollar here begins no variable`}},
 		{"membership:\n  owner: ${POOL", []string{`4:10: membership.owner: a dollar here begins no variable`}},
 		{"listen: {statsd: [unix:///a/s?group=-1]}", []string{`3:19: listen.statsd[0]: "…" is no group`}},
 		{"listen: {carbon: [tcp://localhost:2003, \"tcp://[::]:2003\"]}", []string{`3:41: listen.carbon[1]: tcp://[::]:2003 would take the socket of listen.carbon[0]`}},

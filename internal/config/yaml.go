@@ -208,7 +208,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 
 // The places of variables in a value, and what is one; an escaped dollar has a place, too.
 var (
-	variables   = regexp.MustCompile(`\$\$|\$\{[^}]*\}?|\$[A-Za-z_][A-Za-z0-9_]*`)
+	variables   = regexp.MustCompile(`\$\$|\$\{[^}]*\}?|\$[A-Za-z_(][A-Za-z0-9_]*`)
 	oneVariable = regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
 )
 
