@@ -76,6 +76,14 @@ func fileError(err error) error {
 	return err
 }
 
+// fileHint is unit.LetRead for a file that our service may not read, and otherwise hint.
+func fileHint(err error, hint string) string {
+	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) && unit.IsOurs() {
+		return unit.LetRead(at.Path)
+	}
+	return hint
+}
+
 // passwordHint is how to mend a password file that cannot be read.
 func (c Etcd) passwordHint(err error) string {
 	switch {
@@ -107,7 +115,7 @@ func (c Etcd) checkEndpoints(ps *conf.Problems) {
 		path := fmt.Sprintf("etcd.endpoints[%d]", i)
 		u, err := etcd.ParseEndpoint(endpoint)
 		if err != nil {
-			ps.Addf(path, "write each by itself, with its port: [http://etcd1:2379, http://etcd2:2379]", "%v", err)
+			ps.Addf(path, "write each by itself, with its port: [http://etcd1:2379, http://etcd2:2379]; an IPv6 address in brackets", "%v", err)
 			continue
 		}
 		switch first = cmp.Or(first, u.Scheme); {
@@ -164,10 +172,10 @@ func (c TLS) check(ps *conf.Problems) {
 		return
 	}
 	if _, err := conf.ReadTLS(c.CA, "", ""); err != nil {
-		ps.Addf("etcd.tls.ca", "name a PEM file that this user may read", "%v", fileError(err))
+		ps.Addf("etcd.tls.ca", fileHint(err, "name a PEM file that this user may read"), "%v", fileError(err))
 	}
 	if _, err := conf.ReadTLS("", c.Cert, c.Key); err != nil {
-		ps.Addf("etcd.tls.cert", "name PEM files that belong together and that this user may read", "%v", fileError(err))
+		ps.Addf("etcd.tls.cert", fileHint(err, "name PEM files that belong together and that this user may read"), "%v", fileError(err))
 	}
 }
 

@@ -128,6 +128,10 @@ func TestPasswordHint(t *testing.T) {
 			t.Errorf("%s: got %q, want %q in it", tt.name, got, tt.want)
 		}
 	}
+	t.Setenv("RUNTIME_DIRECTORY", "/run/prefixproxy:/run/prefixproxy-queue")
+	if got := fileHint(&fs.PathError{Path: "/ca.pem", Err: fs.ErrPermission}, ""); !strings.Contains(got, "chgrp prefixproxy /ca.pem") {
+		t.Errorf("a certificate that the service may not read: got %q", got)
+	}
 }
 
 // A user and a password are not told under any key, whether it is known or not, however

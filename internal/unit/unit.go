@@ -36,5 +36,5 @@ func IsOurs() bool {
 
 // LetRead is how the service comes to read a file of root's that others may not.
 func LetRead(file string) string {
-	return "let the service alone read it: chgrp prefixproxy " + conf.ShellQuote(file) + " && chmod 0640 " + conf.ShellQuote(file)
+	return "let the service alone read it: chgrp prefixproxy " + conf.ShellQuote(file) + " && chmod 0640 " + conf.ShellQuote(file) + " (in /root and /home it sees nothing)"
 }
