@@ -158,21 +158,15 @@ func ask[T any](ctx context.Context, cfg config.Config, patience time.Duration, 
 // explain makes err, which a call to etcd under ctx, with so much time, ended with, one for
 // people.
 func explain(ctx context.Context, c config.Etcd, patience time.Duration, err error) error {
-	endpoints := strings.Join(c.Endpoints, ",")
-	hint := c.Etcdctl() + " endpoint health"
-	trouble, known := errors.AsType[*etcd.Trouble](err)
-	if known {
-		err, hint = trouble, cmp.Or(trouble.Hint, hint)
+	at, hint := strings.Join(c.Endpoints, ","), c.Etcdctl()+" endpoint health"
+	if trouble, known := errors.AsType[*etcd.Trouble](err); known {
+		at, hint = cmp.Or(trouble.Endpoint, at), cmp.Or(trouble.Hint, hint)
+		err = fmt.Errorf("%s: %w", trouble.What, trouble.Err)
 	}
-	switch late := errors.Is(ctx.Err(), context.DeadlineExceeded); {
-	case late && known && trouble.Endpoint == endpoints:
-		err = fmt.Errorf("etcd at %s not reached within %v: %s: %w", endpoints, patience, trouble.What, trouble.Unwrap())
-	case late:
-		err = fmt.Errorf("etcd at %s not reached within %v: %w", endpoints, patience, err)
-	case !known || trouble.Endpoint == "":
-		err = fmt.Errorf("etcd at %s: %w", endpoints, err)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		at = fmt.Sprintf("%s not reached within %v", at, patience)
 	}
-	return hinted(err, hint)
+	return hinted(fmt.Errorf("etcd at %s: %w", at, err), hint)
 }
 
 func (ms members) write(w io.Writer, asJSON bool) error {

@@ -51,7 +51,7 @@ const loginTime = time.Minute
 const cheapLogin = 50 * time.Millisecond
 
 // errLoggingIn is the error of a request whose time ran out before there was a token.
-var errLoggingIn = errors.New("the login to etcd is not through yet")
+var errLoggingIn = errors.New("log in to etcd")
 
 func newLogin(user string, password func() (string, error), c *connector) *login {
 	return &login{user: user, password: password, connector: c, jitter: retry.Randomly}
