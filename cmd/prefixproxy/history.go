@@ -25,7 +25,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 		return err
 	}
 	if len(past) == 0 {
-		ui.notef("%q held no name of pool %s, as far as is recorded", c.Owner, cfg.Membership.Pool)
+		ui.notef("%q held no name of pool %s, as far as is recorded; who held a name: prefixproxy who NAME", c.Owner, cfg.Membership.Pool)
 	}
 	return writeTenures(ui.out, past, c.JSON)
 }

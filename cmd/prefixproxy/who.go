@@ -68,7 +68,7 @@ func heldAt(past []pool.Tenure, t time.Time) []pool.Tenure {
 // notListed is the error of a name that the list in file lacks.
 func notListed(name string, cfg config.Config, file string) error {
 	names := cfg.Membership.Names
-	hint := "the list begins with " + strings.Join(names[:min(len(names), 3)], ", ")
+	hint := "the list begins with " + strings.Join(names[:min(len(names), 3)], ", ") + "; what a host has held: prefixproxy history HOST"
 	if closest, far := conf.Closest(name, names); far <= len(name)/2 {
 		hint = "did you mean " + closest + "?"
 	}

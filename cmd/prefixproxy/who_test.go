@@ -86,7 +86,7 @@ MtLogan  web17  2026-11-22T22:26:57Z  ?                     -
   }
 ]
 `, ""},
-		{"history web4 --json", "[]\n", "prefixproxy: note: \"web4\" held no name of pool blue, as far as is recorded\n"},
+		{"history web4 --json", "[]\n", "prefixproxy: note: \"web4\" held no name of pool blue, as far as is recorded; who held a name: prefixproxy who NAME\n"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			var out, err bytes.Buffer
