@@ -193,7 +193,7 @@ func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file st
 	}
 	fmt.Fprintf(ui.err, "prefixproxy: who is who: %s members --config %s\n", ourselves(), conf.ShellQuote(file))
 	if page := d.admin.Addr(); page != nil {
-		fmt.Fprintf(ui.err, "prefixproxy: the page:   %s\n", pageURL(page))
+		fmt.Fprintf(ui.err, "prefixproxy: the page:   %s (what is refused, and why, is at /badlines)\n", pageURL(page))
 	}
 }
 

@@ -190,7 +190,7 @@ func (r rate) wrongLines() (all []wrong) {
 		w := wrong{What: fmt.Sprintf("%s lines dropped in the last minute: %s as %s", r.Protocol, number(r.DroppedBy[why]), why), Mild: true}
 		if w.Means = undelivered[why]; w.Means == "" {
 			w.Means = cmp.Or(refused[why], "The server would refuse them, or lose others because of them.")
-			w.Do = "See who sends them: the last ones are at /badlines."
+			w.Do = "See who sends them: the last ones are at /badlines (if admin.badlines is on)."
 		}
 		all = append(all, w)
 	}
