@@ -436,13 +436,13 @@ func TestProblems(t *testing.T) {
 		{"localhost:8127", ""},
 		{"[::]:0", ""},
 		{"unix:///run/admin.sock", ""},
-		{"unix://admin.sock", `admin.listen: "admin.sock" is not an absolute path (write the socket's own path, like unix:///run/prefixproxy/socket)`},
-		{"unix:///", `admin.listen: "/" is a directory (write the socket's own path, like unix:///run/prefixproxy/socket)`},
-		{"unix:///x?mode=0600", `admin.listen: "/x?mode=0600": the page's socket takes no options (write it like unix:///run/prefixproxy/admin.sock)`},
-		{"8127", `admin.listen: "8127" is not host:port (write it like localhost:8127 or unix:///path; "" turns the page off)`},
-		{"::1:8127", `admin.listen: "::1:8127" is not host:port (write it like localhost:8127 or unix:///path; "" turns the page off)`},
-		{"localhost:http", `admin.listen: "http" is no port (1 to 65535; 0 takes a free one)`},
-		{"localhost:65536", `admin.listen: "65536" is no port (1 to 65535; 0 takes a free one)`},
+		{"unix://admin.sock", `admin.listen: "admin.sock" is not an absolute path (write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off)`},
+		{"unix:///", `admin.listen: "/" is a directory (write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off)`},
+		{"unix:///x?mode=0600", `admin.listen: "unix:///x?mode=0600": the page's socket takes no options (write it like unix:///run/prefixproxy/admin.sock)`},
+		{"8127", `admin.listen: "8127" is not host:port (write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off)`},
+		{"::1:8127", `admin.listen: "::1:8127" is not host:port (write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off)`},
+		{"localhost:http", `admin.listen: "http" is no port (write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off)`},
+		{"localhost:65536", `admin.listen: "65536" is no port (write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off)`},
 	} {
 		if got := (Config{Listen: tt.listen}).Problems().Error(); got != tt.want {
 			t.Errorf("%q: got %q, want %q", tt.listen, got, tt.want)

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"net"
 	"strings"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
@@ -27,20 +26,14 @@ func DefaultConfig() Config { return Config{Listen: "localhost:8127", BadLines: 
 // Problems returns what is wrong with the configuration, all of it.
 func (c Config) Problems() conf.Problems {
 	var ps conf.Problems
-	_, err := c.Address()
-	path, isSocket := strings.CutPrefix(c.Listen, "unix://")
-	host, port, splitErr := net.SplitHostPort(c.Listen)
+	at, err := c.Address()
 	switch {
 	case c.Listen == "":
-	case isSocket && err != nil:
-		ps.Addf("admin.listen", "", "%v", err)
-	case isSocket && strings.Contains(path, "?"):
-		ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", path)
-	case isSocket || err == nil:
-	case splitErr != nil || !address.IsHost(host) || strings.Contains(port, "/"):
-		ps.Addf("admin.listen", `write it like localhost:8127 or unix:///path; "" turns the page off`, "%q is not host:port", c.Listen)
-	default:
-		ps.Addf("admin.listen", "1 to 65535; 0 takes a free one", "%q is no port", port)
+	case err != nil:
+		what, _, _ := strings.Cut(err.Error(), " (") // a listener's remedy
+		ps.Addf("admin.listen", `write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off`, "%s", what)
+	case at.IsUnix() && strings.Contains(c.Listen, "?"):
+		ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", c.Listen)
 	}
 	return ps
 }

@@ -259,7 +259,7 @@ func TestConfigProblems(t *testing.T) {
 		{"coalesce: *b", []string{`3:11: anchors, aliases and tags are not supported`}},
 		{"coalesce: \x01", []string{`3:11: the file holds a control character`}},
 		{"coalesce: \u009b", []string{`3:11: the file holds a control character`}},
-		{"coalesce: \uffff", []string{`3:11: the file holds what is no character`}},
+		{"coalesce: \uffff", []string{`3:11: the file holds a control character`}},
 		{"admin: {listen: \"tcp://user:pw@a:1\"}", []string{`3:17: admin.listen: "…" is not host:port`}},
 		{"coalesce: 5ms \xff", []string{`3:15: the file is not UTF-8`}},
 	} {
@@ -299,7 +299,6 @@ func TestConfigRemedies(t *testing.T) {
 		{complete + "rewrite: {to: '{name}.{name}'}", `3:15: rewrite.to: "{name}.{name}" holds {name} 2 times`, "{name} or"},
 		{complete + "rewrite: {to: '{Name}'}", `3:15: rewrite.to: "{Name}" holds {name} 0 times`, "{name} or"},
 		{complete + "membership:\n  owner: {{ .Node }}", `4:10: membership.owner: want one value`, "quotes"},
-		{complete + "m\u0435mbership: {}", "3:1: m\u0435mbership: unknown key", "did you mean membership? A letter in it only looks like"},
 		{complete + "membership.owner: a", "3:1: membership.owner: unknown key", "membership: {owner: …}"},
 		{complete + "etcd.tls.ca: /c", "3:1: etcd.tls.ca: unknown key", "etcd: {tls: {ca: …}}"},
 		{"%YAML 1.2\n---\n" + complete, "1:1: found incompatible", "take the line out"},

@@ -17,11 +17,8 @@ import (
 // its own path; "" where there is none.
 func (d *decoder) unknownHint(path, key string, known []string) (hint, meant string) {
 	all := "known here: " + strings.Join(known, ", ")
-	switch {
-	case strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII && !unicode.IsLetter(r) }):
+	if strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII && !unicode.IsLetter(r) }) {
 		return "a character in it only looks like a blank, or like nothing: type the line anew", ""
-	case len(key) > maxKey:
-		return all, ""
 	}
 	lower := strings.ReplaceAll(strings.ToLower(key), "-", "_")
 	closest, far := conf.Closest(lower, known)
@@ -29,11 +26,7 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		closest = known[i]
 	}
 	if strings.HasPrefix(closest, lower) || far <= max(1, len(closest)/3) {
-		hint = "did you mean " + closest + "?"
-		if strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII }) {
-			hint += " A letter in it only looks like the right one: type it anew"
-		}
-		return hint, join(path, closest)
+		return "did you mean " + closest + "?", join(path, closest)
 	}
 	if outer, inner, dotted := strings.Cut(key, "."); dotted && slices.ContainsFunc(d.paths, func(known string) bool { return within(known, join(path, key)) }) {
 		return "write it in sections, as " + outer + ": {" + strings.ReplaceAll(inner, ".", ": {") + ": …" + strings.Repeat("}", strings.Count(key, ".")), join(path, key)
@@ -61,9 +54,6 @@ func (d *decoder) sectionsWith(key, path string) (all []string) {
 	}
 	return all
 }
-
-// maxKey bounds what is compared with the keys that are known.
-const maxKey = 100
 
 // scalarHint tells how to write one value, for v, where n stands.
 func scalarHint(n *yaml.Node, v reflect.Value) string {

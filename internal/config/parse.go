@@ -77,7 +77,7 @@ const (
 var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
 
 // unreadableByte returns the place of the first byte that no YAML file may hold:
-// what is not UTF-8, control characters, and what Unicode says is no character.
+// what is not UTF-8, and control characters, as what Unicode calls no character.
 func unreadableByte(text []byte) (at place, what string) {
 	for i, line := range lineEnd.Split(string(text), -1) {
 		for column := 1; line != ""; column++ {
@@ -85,12 +85,10 @@ func unreadableByte(text []byte) (at place, what string) {
 			switch {
 			case r == utf8.RuneError && size == 1:
 				return place{i + 1, column}, "is not UTF-8"
-			case unicode.IsControl(r) && r != '\t':
+			case unicode.IsControl(r) && r != '\t', r == '\ufffe', r == '\uffff':
 				return place{i + 1, column}, "holds a control character"
 			case r == '\ufeff' && (i > 0 || column > 1):
 				return place{i + 1, column}, "holds a byte order mark behind its start"
-			case r == '\ufffe' || r == '\uffff':
-				return place{i + 1, column}, "holds what is no character"
 			}
 			line = line[size:]
 		}
