@@ -177,13 +177,10 @@ func (h *Holder) wait(ctx context.Context) error {
 	defer h.store.stopRenewing()
 	var watching sync.WaitGroup
 	defer watching.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	watch, cancel := context.WithTimeout(ctx, h.askAgain())
 	defer cancel()
 	freed, began := make(chan error, 1), time.Now()
-	watching.Go(func() { freed <- h.store.awaitFree(ctx) })
-
-	again := time.NewTimer(h.askAgain())
-	defer again.Stop()
+	watching.Go(func() { freed <- h.store.awaitFree(watch) })
 	backoff := retry.Backoff{Jitter: h.jitter}
 	for next := time.Duration(0); ; {
 		beat := time.NewTimer(next)
@@ -191,12 +188,10 @@ func (h *Holder) wait(ctx context.Context) error {
 		select {
 		case <-beat.C:
 		case err := <-freed:
-			if ctx.Err() != nil {
+			if watch.Err() != nil {
 				return ctx.Err()
 			}
 			return h.store.Failed(err, began)
-		case <-again.C:
-			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}

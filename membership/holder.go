@@ -158,16 +158,6 @@ func (h *Holder) release(ctx context.Context) {
 	}
 }
 
-// await waits until done is closed.
-func await(ctx context.Context, done <-chan struct{}) error {
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // warnOldServer warns of a server with known bugs that touch claims.
 func (h *Holder) warnOldServer(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.TTL)

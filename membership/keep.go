@@ -120,9 +120,11 @@ func (h *Holder) endOf(held *tenancy, why string, put func(context.Context, pool
 	until := h.wall().Add(min(held.Left(), 0))
 	saved := h.own.End(held.tenure, until)
 	return func(ctx context.Context) error {
-		if await(ctx, saved) != nil {
+		select {
+		case <-saved:
+			return put(ctx, held.tenure.End(until, why))
+		case <-ctx.Done():
 			return errUnsaved
 		}
-		return put(ctx, held.tenure.End(until, why))
 	}
 }
