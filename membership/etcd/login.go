@@ -35,6 +35,7 @@ type login struct {
 	mu       sync.Mutex
 	token    string
 	has      bool          // token is good, as far as we know; it is "" where etcd has no users
+	answered time.Time     // when a request under it was last
 	running  chan struct{} // closed when the one under way has ended; nil: none
 	asking   bool          // it waits for etcd, and not for its turn
 	err      error         // of the last
@@ -49,6 +50,11 @@ const loginTime = time.Minute
 // cheapLogin is how soon a login must have failed for etcd not to have hashed anything: nobody
 // listens, or a member is cut off.
 const cheapLogin = 50 * time.Millisecond
+
+// tokenPatience is how long a token is kept under which nothing is answered. An etcd that was restored
+// from a backup does not refuse one from before: it waits, in vain, until its log is as long as it was
+// when the token was made.
+const tokenPatience = 30 * time.Second
 
 // errLoggingIn is the error of a request whose time ran out before there was a token.
 var errLoggingIn = errors.New("log in to etcd")
@@ -76,14 +82,24 @@ func (l *login) unary(ctx context.Context, method string, req, reply any, cc *gr
 			return err
 		}
 		err = invoke(withToken(ctx, token), method, req, reply, cc, opts...)
-		if !refusesToken(err) {
-			return err
+		refused := refusesToken(err)
+		if refused || l.isSilent(ctx, err) {
+			l.forget(token)
 		}
-		l.forget(token)
-		if !again {
+		if !refused || !again {
 			return err
 		}
 	}
+}
+
+// isSilent notes how a request under the token ended, and says whether etcd has been silent for too long.
+func (l *login) isSilent(ctx context.Context, err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err == nil {
+		l.answered = time.Now()
+	}
+	return ctx.Err() != nil && time.Since(l.answered) > tokenPatience
 }
 
 // stream is the interceptor of streams, which have their token from the start.
@@ -197,13 +213,14 @@ func (l *login) run(wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.token, l.has, l.err, l.asking = token, err == nil, err, false
+	unreachable, _ := l.connector.why()
 	switch {
 	case err == nil:
-		l.failures, l.refused = 0, ""
+		l.failures, l.refused, l.answered = 0, "", time.Now()
 	case errors.Is(err, rpctypes.ErrAuthFailed):
 		l.failures++
 		l.refused = password
-	case cost > cheapLogin:
+	case cost > cheapLogin && len(unreachable) == 0:
 		l.failures++
 	}
 	if err != nil && !sameEverywhere(err) {
