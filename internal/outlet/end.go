@@ -179,8 +179,8 @@ func (s *session) finish(ctx context.Context, why error) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	answers, err := s.link.CloseWrite()
-	if err != nil || !answers {
-		return err == nil
+	if err != nil {
+		return false
 	}
 	for unread := (time.Time{}); ; s.settle(ctx, 10*time.Millisecond) {
 		now := time.Now()
@@ -190,7 +190,7 @@ func (s *session) finish(ctx context.Context, why error) bool {
 		if unread.IsZero() && s.isAcked() {
 			unread = now
 		}
-		hasClosed := s.peer.half || errors.Is(s.peer.err, link.ErrClosed)
+		hasClosed := !answers || s.peer.half || errors.Is(s.peer.err, link.ErrClosed)
 		switch {
 		case err == nil && s.isAcked() && hasClosed:
 			return true

@@ -286,6 +286,9 @@ type fakeSource struct {
 	writes int
 	ends   []Ending
 	ended  time.Time // when the last session did, as was said
+	wrote  int       // bytes of this session
+	acked  int       // of them
+	doubt  int       // bytes of the last session that were not acknowledged when it ended
 	closed bool
 	left   func() time.Duration // nil: lines are sent again
 	leaves []*fakeLeaving
@@ -337,6 +340,7 @@ func (s *fakeSource) Wrote(_ time.Time, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mid += n
+	s.wrote += n
 	s.writes++
 	for ; len(s.lines) > 0 && s.mid > len(s.lines[0]); s.lines = s.lines[1:] {
 		s.mid -= len(s.lines[0]) + 1
@@ -353,9 +357,10 @@ func (s *fakeSource) gone() int {
 
 func (s *fakeSource) Refuse(int) {}
 
-func (s *fakeSource) Ack(time.Time, Peer) (Due, error) {
+func (s *fakeSource) Ack(_ time.Time, peer Peer) (Due, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.acked = int(peer.Acked)
 	return Due{Again: s.again, Keep: s.keep}, s.ackErr
 }
 
@@ -405,6 +410,7 @@ func (s *fakeSource) End(now time.Time, how Ending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ends, s.ended = append(s.ends, how), now
+	s.doubt, s.wrote, s.acked = s.wrote-s.acked, 0, 0
 	if s.mid > 0 {
 		s.lines, s.mid = s.lines[1:], 0
 	}

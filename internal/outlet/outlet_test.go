@@ -944,6 +944,20 @@ func TestDrainedAndUnread(t *testing.T) {
 	})
 }
 
+// What went by datagram is sent: also what was written just before other upstreams were configured.
+func TestLeftDatagrams(t *testing.T) {
+	run(t, newNet(atA, atB), []string{"udp://" + atA}, func(t *testing.T, r *rig) {
+		r.send(10 * time.Second)
+		r.source.put("last")
+		synctest.Wait()
+		r.Configure(Config{To: addresses(t, "udp://"+atB)})
+		synctest.Wait()
+		if got := r.source.endings(); !slices.Equal(got, []Ending{Finished}) || r.source.doubt != 0 {
+			t.Errorf("sessions ended %v, %d bytes in doubt", got, r.source.doubt)
+		}
+	})
+}
+
 // A connection that was opened to look whether a server is back never ends that server: not
 // by a reset, whenever we stop.
 func TestProbeIsClosed(t *testing.T) {
