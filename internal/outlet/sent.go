@@ -18,9 +18,6 @@ const (
 	firstLook = 50 * time.Millisecond
 	lastLook  = time.Second
 
-	// boundEvery is how often the kernel is told how long it may go on trying.
-	boundEvery = 500 * time.Millisecond
-
 	// fullTime is how long at once a peer must have had no room for its kernel to be asked whether it
 	// has: half of the least that ours waits before it does (TCP_RTO_MIN), since looks come at any time.
 	fullTime = 100 * time.Millisecond
@@ -45,10 +42,8 @@ type sent struct {
 	looked   time.Time     // when it was last asked what is
 	pause    time.Duration // until the next look
 
-	within  time.Duration // in which what was written must have left
-	bounded time.Duration // within, when the kernel was last told
-	told    time.Time     // when it was
-	gone    time.Time     // since when the peer looks gone; zero: it doesn't
+	within time.Duration // in which what was written must have left
+	gone   time.Time     // since when the peer looks gone; zero: it doesn't
 }
 
 func newSent(now time.Time) sent {
@@ -81,8 +76,7 @@ func (s *sent) look(now time.Time, l link.Link) error {
 	s.worn = s.worn || peer.Full-s.Full >= fullTime
 	s.Peer = peer
 	stands := s.stands(now)
-	if err == nil && !s.isAcked() && (s.within < s.bounded-boundEvery/2 || now.Sub(s.told) >= boundEvery) {
-		s.told, s.bounded = now, s.within
+	if err == nil && !s.isAcked() {
 		err = l.Bound(stands + s.within - min(s.within/4, time.Second)) // the kernel counts from when it found out
 	}
 	switch {
