@@ -50,7 +50,7 @@ const (
 //	for 0.1 s to 30 s, by strikes (by UDP, where silence is no proof, a minute to ten)
 //	    30 s to 10 min, by deceits, where it takes or reads nothing
 //	    5 s to 10 min, by deceits, where it was taken back, and failed soon, though it worked
-//	    0.1 s, where it had worked: another may have a backend
+//	    5 s, where it had worked: another may have a backend
 //
 // Where all rest, the one is used whose retry comes first.
 type server struct {
@@ -105,7 +105,7 @@ func (s *server) failed(now time.Time, c *connection, worked time.Duration, why 
 	works, deceives := c.proven && !isStalled, isStalled || c.probed && isYoung
 	if works && !deceives && !s.entry.address.IsDatagram() {
 		if isYoung {
-			s.rest = now.Add(minRest) // another may have a backend
+			s.rest = now.Add(minYoungRest) // another may have a backend, and take a while to be found
 		}
 		return ""
 	}
