@@ -108,7 +108,7 @@ func seedOf(b []byte) uint32 {
 var errNoSegment = errors.New("no segment of a store")
 
 // ErrLater is the error of a file that a later version has written.
-var ErrLater = errors.New("written by a later version")
+var ErrLater = errors.New("written by a later version; start that version and let it send what is there, or move the directory away")
 
 // ReadHeader reads what a file begins with.
 func ReadHeader(f io.ReaderAt) (h Header, err error) {

@@ -146,11 +146,6 @@ func (c *Cursor) HasBacklog(time.Time) bool {
 // isLagging says whether lines wait that younger ones overtake: some are on disk, or have been
 // overtaken before. While there are none, lines keep their order.
 func (c *Cursor) isLagging() bool {
-	live := c.store.named.border()
-	for q, all := range c.queues[:resting] {
-		if len(all) > 0 && (queue(q) == late || all[0].From.At < live.At) {
-			return true
-		}
-	}
-	return false
+	old, _ := c.first(c.store.named.in(onDisk))
+	return len(c.queues[late]) > 0 || !old.IsEmpty()
 }

@@ -18,8 +18,8 @@ type needs struct {
 	lost   records.Spans              // sent, and not delivered, but no longer kept
 	why    Reason                     // of the last that was
 	queues [numQueues]records.Spans   // what waits
-	sent   []part                     // on this session, in that order
-	proven int                        // so many of them are delivered by this session
+	proven []part                     // sent and delivered on this session, in that order
+	sent   []part                     // after these
 }
 
 // A queue is a part of what waits.
@@ -45,6 +45,11 @@ type part struct {
 	records.Span
 	queue queue  // in which it waited
 	end   uint64 // where it ends in the session
+}
+
+// isJoined says whether p and what was sent next are kept as one.
+func (p part) isJoined(next part) bool {
+	return p.To == next.From && p.queue == next.queue && p.Bytes()+next.Bytes() <= records.MaxRecord
 }
 
 // add adds new lines, which will wait.
@@ -81,33 +86,28 @@ func (n *needs) wait(sp records.Span, q queue) {
 // deliver notes that the peer has what was sent up to an offset in the session, and returns how
 // many lines it did not have before.
 func (n *needs) deliver(to uint64) (lines int, changed bool) {
-	first := n.proven
-	i, kept := first, first
+	i := 0
 	for ; i < len(n.sent) && n.sent[i].end <= to; i++ {
 		p := n.sent[i]
 		lines += n.todo.Move(p.Span, &n.done[0]) + n.lost.Remove(p.Span)
-		if kept > 0 && n.sent[kept-1].To == p.From && n.sent[kept-1].queue == p.queue &&
-			n.sent[kept-1].Bytes()+p.Bytes() <= records.MaxRecord {
-			p.From = n.sent[kept-1].From
-			kept--
+		if last := len(n.proven) - 1; last >= 0 && n.proven[last].isJoined(p) {
+			p.From = n.proven[last].From
+			n.proven = n.proven[:last]
 		}
-		n.sent[kept] = p
-		kept++
+		n.proven = append(n.proven, p)
 	}
-	n.sent = append(n.sent[:kept], n.sent[i:]...)
-	n.proven = kept
-	return lines, i > first
+	n.sent = slices.Delete(n.sent, 0, i)
+	return lines, i > 0
 }
 
 // trim lets go of what is delivered and lies before a window of so many bytes, which ends with what
 // is acknowledged.
 func (n *needs) trim(window int64, acked uint64) {
 	before := 0
-	for ; before < n.proven && int64(acked-n.sent[before].end) >= window; before++ {
-		n.forget(n.sent[before].Span)
+	for ; before < len(n.proven) && int64(acked-n.proven[before].end) >= window; before++ {
+		n.forget(n.proven[before].Span)
 	}
-	n.sent = slices.Delete(n.sent, 0, before)
-	n.proven -= before
+	n.proven = slices.Delete(n.proven, 0, before)
 }
 
 // keeps says whether anything of sp is kept.
@@ -118,11 +118,6 @@ func (n *needs) keeps(sp records.Span) bool {
 // forget lets go of what is delivered of sp.
 func (n *needs) forget(sp records.Span) {
 	for idle := range n.done {
-		for part := range n.done[idle].Within(sp) {
-			for q := range n.queues {
-				n.queues[q].Remove(part)
-			}
-		}
 		n.done[idle].Remove(sp)
 	}
 }
@@ -131,7 +126,7 @@ func (n *needs) forget(sp records.Span) {
 // isn't known yet.
 func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 	n.forget(sp)
-	for _, p := range n.sent[n.proven:] {
+	for _, p := range n.sent {
 		if n.todo.Move(p.Within(sp), &n.lost) > 0 {
 			n.why = why
 		}
@@ -145,7 +140,7 @@ func (n *needs) lose(sp records.Span, why Reason) (lines int) {
 // rewind makes what was sent, and is still kept, wait again. isIdle says that the peer closed
 // in order when all was acknowledged. It returns how many lines are lost that were not delivered.
 func (n *needs) rewind(isIdle bool) (dropped int) {
-	for _, p := range n.sent {
+	for _, p := range slices.Concat(n.proven, n.sent) {
 		if isIdle {
 			for idle := maxIdle; idle > 0; idle-- {
 				n.done[idle-1].Move(p.Span, &n.done[idle])
@@ -157,6 +152,6 @@ func (n *needs) rewind(isIdle bool) (dropped int) {
 		n.queues[repeated], n.queues[spent] = n.queues[spent], nil
 	}
 	dropped = n.lost.Lines()
-	n.sent, n.lost, n.proven = n.sent[:0], nil, 0
+	n.proven, n.sent, n.lost = nil, nil, nil
 	return dropped
 }

@@ -54,9 +54,6 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	s.findMemory(at)
 	if err := s.recall(to); err != nil {
 		s.abandon()
-		if errors.Is(err, records.ErrLater) {
-			err = fmt.Errorf("%w; start that version and let it send what is there, or move the directory away", err)
-		}
 		return nil, err
 	}
 	s.save() // now both files of the state are there, which can be overwritten where there is no more room

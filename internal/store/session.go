@@ -86,7 +86,7 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Durati
 // is on disk waits for the next process.
 func (c *Cursor) isDrained() bool {
 	s := c.store
-	return c.books.Removed || s.closed && !s.IsHolding() && c.proven == len(c.sent) && !c.todo.Touches(s.named.in(inMemory))
+	return c.books.Removed || s.closed && !s.IsHolding() && len(c.sent) == 0 && !c.todo.Touches(s.named.in(inMemory))
 }
 
 // Expire implements outlet.Source: without a session, nothing becomes too old.
@@ -165,14 +165,16 @@ func (c *Cursor) note(now time.Time, peer outlet.Peer) {
 }
 
 // mature books what counts as delivered by now, and returns whether anything changed. A peer
-// that has since acknowledged more than any kernel could hold has read what came before.
+// that has since acknowledged more than any kernel could hold has read what came before. What
+// lies before the replay window is let go of, but not on a young session: however much follows, its
+// peer may lose it all.
 func (c *Cursor) mature(now time.Time) (changed bool) {
 	for len(c.acks) > 0 && (c.Certain || now.Sub(c.acks[0].when) >= maturity || int64(c.acked-c.acks[0].bytes) > c.mostInDoubt()) {
 		changed = c.deliver(c.acks[0].bytes) || changed
 		c.acks = slices.Delete(c.acks, 0, 1)
 	}
-	if changed {
-		c.trim(now)
+	if now.Sub(c.began) >= young {
+		c.trim(c.replayed(), c.acked)
 	}
 	return changed
 }
@@ -204,14 +206,6 @@ func (c *Cursor) deliver(to uint64) (changed bool) {
 	return changed
 }
 
-// trim lets go of what was delivered and lies before the replay window. On a young session
-// everything is kept, as far as there is room: however much follows, its peer may lose it all.
-func (c *Cursor) trim(now time.Time) {
-	if now.Sub(c.began) >= young {
-		c.needs.trim(c.replayed(), c.acked)
-	}
-}
-
 // End implements outlet.Source.
 func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	s := c.store
@@ -220,15 +214,13 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	c.mature(now)
 	if c.whole {
 		c.wait(c.hand.Span, c.queue)
-		c.hand.Free()
 	}
-	isIdle := c.acked == c.written && len(c.hand.Data) == 0 && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
+	isIdle := c.acked == c.written && (c.whole || len(c.hand.Data) == 0) && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
 	isLast := c.books.Removed && how == outlet.Finished
 	if c.Certain || isIdle && (isLast || now.Sub(c.began) >= young) {
 		c.deliver(c.acked)
-		c.needs.trim(0, c.acked)
+		c.trim(0, c.acked)
 	}
-	c.trim(now)
 	c.giveUp(isIdle)
 	c.ahead.Free()
 	c.hand.Free()
