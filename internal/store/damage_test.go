@@ -468,6 +468,29 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	}
 }
 
+// What waits in memory may be in more files than may be open at once: it goes to disk all the same.
+func TestMoreInMemoryThanDescriptors(t *testing.T) {
+	b := newBench(t, Destination{Name: "main", Queue: 8 << 20, Spool: 1 << 30})
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	low := limit
+	low.Cur = 40
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	for range 160 {
+		b.putThousands(1)
+		b.pass(retry)
+	}
+	if got := b.books("main"); got.Queued+got.Spooled != 160_000 || got.Spooled == 0 || len(b.named.tier(inMemory)) < 30 {
+		t.Errorf("%+v; %s", got, &b.log)
+	}
+	allWhole(t, b.deliver())
+}
+
 // The disk does not work: lines stay in memory up to its bound, it is said once, and
 // tried again every second.
 func TestDiskOutOfOrder(t *testing.T) {

@@ -1,11 +1,13 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
+	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -167,7 +169,11 @@ func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment
 		return open, nil
 	}
 	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
-	if err := t.begin(g, hasName); err != nil {
+	err := t.begin(g, hasName)
+	if errors.Is(err, syscall.EMFILE) && l.closeFiles() {
+		err = t.begin(g, hasName)
+	}
+	if err != nil {
 		if isOpen && !hasName && t.used[inMemory]+size <= t.limit[inMemory] {
 			return open, nil
 		}
@@ -179,4 +185,16 @@ func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment
 	}
 	l.segments = append(l.segments, g)
 	return g, nil
+}
+
+// closeFiles closes those that take no more lines: they are opened again when they are read. It returns
+// whether there were any.
+func (l *log) closeFiles() (any bool) {
+	for _, g := range l.segments[:max(0, len(l.segments)-1)] {
+		if g.dir != nil && g.file != nil && !g.moving {
+			g.file.Close()
+			g.file, any = nil, true
+		}
+	}
+	return any
 }

@@ -107,7 +107,7 @@ func (s *Store) moveDown(all bool) error {
 		if g == nil {
 			return nil
 		}
-		if err := s.move(g); err != nil && !(errors.Is(err, syscall.ENOSPC) && s.makeRoom()) {
+		if err := s.move(g); err != nil && !s.makeRoom(err) {
 			return err
 		}
 	}
@@ -134,11 +134,14 @@ func (s *Store) mover(all bool) *segment {
 }
 
 // makeRoom removes from a full disk what is needed no more, or else a segment that is kept only to
-// be sent again. It returns whether there was anything.
-func (s *Store) makeRoom() bool {
+// be sent again; where descriptors are short, it closes files. It returns whether there was anything.
+func (s *Store) makeRoom(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeOut(0) || s.drop(s.delivered(onDisk)) && s.takeOut(0)
+	if errors.Is(err, syscall.EMFILE) {
+		return s.named.closeFiles() || s.held.closeFiles()
+	}
+	return errors.Is(err, syscall.ENOSPC) && (s.takeOut(0) || s.drop(s.delivered(onDisk)) && s.takeOut(0))
 }
 
 // move moves a sealed segment to disk. Nobody waits for it.
