@@ -252,12 +252,12 @@ func (in *ingest) hold(ln []byte) {
 	}
 }
 
-// drop counts a line as received and dropped. The refused ones are kept for a
-// person to look at.
+// drop counts a line as received and dropped. Those that are bad, and not only dropped by
+// the rules, are kept for a person to look at.
 func (in *ingest) drop(why reason, ln []byte) {
 	in.tally.received++
 	in.tally.dropped[why]++
-	if why == unterminated || why == truncated || why == misframed || line.Result(why).Refused() {
+	if why != reason(line.UnmatchedPath) && why != otherTenure {
 		in.bad.add(in.at, in.proto, why, in.peer(), ln)
 	}
 }

@@ -724,8 +724,8 @@ func TestProblems(t *testing.T) {
 func TestReasons(t *testing.T) {
 	var got []string
 	for r := range NumResults {
-		if (r.Reason() != "") == (r.Appended() || r == Empty || r == Earlier) || r.Refused() && r.Reason() == "" {
-			t.Errorf("%d (%v): Appended %v, Refused %v, Reason %q", r, r, r.Appended(), r.Refused(), r.Reason())
+		if (r.Reason() != "") == (r.Appended() || r == Empty || r == Earlier) {
+			t.Errorf("%d: Appended %v, Reason %q", r, r.Appended(), r.Reason())
 		}
 		if reason := r.Reason(); reason != "" {
 			got = append(got, reason)
@@ -734,11 +734,6 @@ func TestReasons(t *testing.T) {
 	want := strings.Fields("too_long control empty_path bad_path no_value bad_rate bad_utf8 bad_fields bad_value bad_timestamp foreign_name no_point unmatched")
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
-	}
-	for r := range NumResults {
-		if isKept := r.Reason() != "" && r != UnmatchedPath; r.Refused() != isKept {
-			t.Errorf("%v: Refused %v, want %v", r, r.Refused(), isKept)
-		}
 	}
 }
 
@@ -943,13 +938,17 @@ func TestOwns(t *testing.T) {
 	w := rules("host", "servers.{name}", ForwardUnmatched).Rewriter(StatsD, "Denali")
 	for line, want := range map[string]bool{
 		"servers.Denali.x:1|c": true, ".servers..Denali.x:1|c": true, "servers.Den(ali:1|c": true, "servers.Denali;a=b:1|c": true, "servers.Denali,a:1|c": true,
-		"servers.Denal.x:1|c": false, "servers.Denali2.x:1|c": false, "Denali.x:1|c": false, "servers:Denali|c": false, "": false,
+		"servers.Denal.x:1|c": false, "servers.Denali2.x:1|c": false, "Denali.x:1|c": false, "servers:Denali|c": false,
+		"_e{7,1}:Denali|x": false, "app.x:1|c|#servers.Denali.x": false,
 	} {
 		if got := w.Owns([]byte(line)); got != want {
 			t.Errorf("%q: got %v", line, got)
 		}
 	}
-	if hostRules.Rewriter(StatsD, "").Owns([]byte("Denali.x:1|c")) {
-		t.Error("without a name, one is ours")
+	w = rules("host", "{name}", PrefixUnmatched).Rewriter(StatsD, "Denali")
+	for line, want := range map[string]bool{"Denali.x:1|c": true, "Denali.Denali:1|c": true, "_e{7,1}:Denali|x": false} {
+		if got := w.Owns([]byte(line)); got != want {
+			t.Errorf("prefix, %q: got %v", line, got)
+		}
 	}
 }

@@ -55,10 +55,6 @@ var words = map[Result]string{
 // Appended says whether a line was appended.
 func (r Result) Appended() bool { return r <= Held }
 
-// Refused says whether the line is bad, for whoever keeps the bad ones to be
-// looked at. A line that the rules drop is not.
-func (r Result) Refused() bool { return TooLong <= r && r <= NoPoint }
-
 // Reason returns why the line was discarded, as the label of a counter; "" if
 // it was appended, is empty, or is Earlier.
 func (r Result) Reason() string { return words[r] }

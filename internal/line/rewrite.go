@@ -22,7 +22,6 @@ type Rewriter struct {
 
 	names     map[string]*edit // by `to` rendered, as the server reads it
 	nodes     int              // of every key of names
-	ownKey    string           // of name; "": none is held
 	fromKey   string           // from, as the server reads it
 	fromNodes int
 	early     bool // names is asked before from, because a key may start with from
@@ -36,22 +35,20 @@ type Rewriter struct {
 	floorDigits uint64 // digitsOfFloor(floor)
 }
 
-// An edit is what becomes of a line: head takes the place of nodes at its start,
-// which are as long as plain where they are spelled plainly. It holds for lines of up
+// An edit is what becomes of a line: head takes the place of what stands at its start,
+// which is as long as plain where that is spelled plainly. It holds for lines of up
 // to max bytes with such a spelling; longer ones are TooLong.
 type edit struct {
 	head   string
 	plain  int
 	max    int
 	result Result
-	dotted *edit // the same with the dot behind the nodes, to whatever it is spelled
 }
 
 // newEdit returns an edit that puts head in the place of plain, for lines that leave
 // with no more than max bytes.
 func newEdit(plain, head string, max int, result Result) *edit {
-	max += len(plain) - len(head)
-	return &edit{head, len(plain), max, result, &edit{head + ".", len(plain) + 1, max, result, nil}}
+	return &edit{head, len(plain), max + len(plain) - len(head), result}
 }
 
 // Rewriter returns what rewrites lines of p under name, which is of r.Names;
@@ -88,7 +85,7 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 		own = Mark
 	}
 	w.bad = stay(BadPath)
-	w.match = replace(r.From, own)
+	w.match = replace(w.from, own+".")
 	switch r.Unmatched {
 	case PrefixUnmatched:
 		w.other = replace("", own+".")
@@ -107,9 +104,6 @@ func (r Rules) Rewriter(p Protocol, name string) *Rewriter {
 		w.look(key)
 		within := under(key, w.fromKey)
 		w.early = w.early || within
-		if n == name {
-			w.ownKey = key
-		}
 		switch {
 		case name == "":
 			w.names[key] = stay(Held)
@@ -176,7 +170,7 @@ func (w *Rewriter) Append(dst, line []byte, now int64) ([]byte, Result) {
 // with its tags) this is, and how many of its bytes are cut.
 func (w *Rewriter) edit(name []byte) (e *edit, cut int) {
 	if n := len(w.from); w.hasFrom(name) && !w.early && (len(name) == n || !isSeparator(w.protocol, name[n])) {
-		return w.match, n - 1
+		return w.match, n
 	}
 	node := len(name)
 	for i, c := range name {
@@ -208,7 +202,7 @@ func (w *Rewriter) study(name []byte) (e *edit, cut int) {
 	if e == nil {
 		key, at, ok := w.protocol.leading(buf[:0], name, x, w.fromNodes)
 		if ok && at.dot && string(key) == w.fromKey {
-			return w.match.dotted, at.cut
+			return w.match, at.cut
 		}
 		if e = w.other; e.result != Free {
 			cut = w.protocol.blanks(name)
@@ -230,23 +224,16 @@ func (w *Rewriter) named(buf, name []byte, x extent) (e *edit, cut int) {
 	if e.head == "" {
 		return e, 0
 	}
-	if at.dot {
-		e = e.dotted
+	if at.dot { // which stays: it is Mark that comes, in StatsD
+		at.cut--
 	}
 	return e, at.cut
 }
 
-// Owns says whether a StatsD line that leaves carries our name, in any spelling.
+// Owns says whether a StatsD line that leaves carries our name, in any spelling: w has one.
 func (w *Rewriter) Owns(line []byte) bool {
-	var buf [maxKey]byte
-	name := line[:indexOr(line, ":", len(line))]
-	for _, ends := range []string{";", ";,#["} { // as in study
-		key, _, ok := w.protocol.leading(buf[:0], name, extent{0, indexOr(name, ends, len(name))}, w.nodes)
-		if ok && string(key) == w.ownKey {
-			return true
-		}
-	}
-	return false
+	e, _ := w.edit(line[:indexOr(line, ":", len(line))])
+	return e.result != Free && !isEvent(line)
 }
 
 // isBad says whether a path may not leave as it is, whosever it be.
