@@ -231,19 +231,15 @@ func (p Protocol) isStorable(path []byte) bool {
 // same request: up to a hundred series, until a hundred points later.
 func series(name []byte) (path []byte, tagged, ok bool) {
 	name = bytes.TrimFunc(name, unicode.IsSpace)
-	if bytes.HasSuffix(name, []byte(`"}`)) && bytes.IndexByte(name, '{') >= 0 {
-		end := bytes.IndexByte(name, '{')
+	end := bytes.IndexByte(name, '{')
+	if end >= 0 && bytes.HasSuffix(name, []byte(`"}`)) {
 		tagged, ok = readOpenMetrics(name[end+1 : len(name)-1])
-		path = bytes.TrimLeft(name[:end], "~")
-		return path, tagged || bytes.IndexByte(path, ';') >= 0, ok && len(path) > 0
+	} else {
+		end = indexOr(name, ";", len(name))
+		tagged, ok = readTags(name[end:])
 	}
-	end := 0
-	for end < len(name) && name[end] != ';' {
-		end++
-	}
-	tagged, ok = readTags(name[end:])
 	path = bytes.TrimLeft(name[:end], "~")
-	return path, tagged, ok && len(path) > 0
+	return path, tagged || bytes.IndexByte(path, ';') >= 0, ok && len(path) > 0
 }
 
 // readTags says whether each of tags is ";key=value" (ok), and whether some count: one that
