@@ -64,19 +64,18 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	}
 	defer begin()
 	last := time.Now() // of which one could be accepted
-	drain(mostWaiting, func() (int, error) {
+	for range mostWaiting {
 		s, err := in.acceptOne(l, false)
 		switch {
 		case err == nil:
 			rest, last = append(rest, s), time.Now()
 		case errors.Is(err, syscall.EAGAIN), time.Since(last) > lastRetry:
-			return 0, err
+			return
 		case isShortage(err):
 			begin() // those that are open end soon
 			retry.Sleep(context.WithoutCancel(ctx), retryAccept)
 		}
-		return 1, nil
-	})
+	}
 }
 
 // drain calls read until that fails, so many times at most.
