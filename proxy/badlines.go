@@ -18,16 +18,14 @@ const (
 // most of them gives up its oldest: one sender of many does not push out what others
 // have sent.
 type badLines struct {
-	mu    sync.Mutex
-	kept  [numReasons][]keptLine // each the oldest first
-	total int
-	next  uint64 // number of the next
+	mu   sync.Mutex
+	kept []keptLine      // the oldest first
+	of   [numReasons]int // how many of them
 }
 
-// A keptLine is a bad line with its place in the order of all.
 type keptLine struct {
 	BadLine
-	number uint64
+	why reason
 }
 
 // add keeps a copy of the first bytes of ln.
@@ -35,39 +33,31 @@ func (b *badLines) add(at time.Time, p line.Protocol, why reason, peer string, l
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var text []byte
-	if b.total == badLinesKept {
+	if len(b.kept) == badLinesKept {
 		text = b.giveUp()
 	}
 	text = append(text, ln[:min(len(ln), badLineMaxBytes)]...)
-	b.kept[why] = append(b.kept[why], keptLine{BadLine{Time: at, Protocol: p.String(), Reason: why.String(), Peer: peer, Line: text}, b.next})
-	b.next++
-	b.total++
+	b.kept = append(b.kept, keptLine{BadLine{Time: at, Protocol: p.String(), Reason: why.String(), Peer: peer, Line: text}, why})
+	b.of[why]++
 }
 
 // giveUp drops the oldest line of the reason that has most, and returns its memory.
 func (b *badLines) giveUp() []byte {
-	most := &b.kept[0]
-	for why := range b.kept {
-		if len(b.kept[why]) > len(*most) {
-			most = &b.kept[why]
-		}
-	}
-	text := (*most)[0].Line
-	*most = slices.Delete(*most, 0, 1)
-	b.total--
+	most := slices.Index(b.of[:], slices.Max(b.of[:]))
+	i := slices.IndexFunc(b.kept, func(k keptLine) bool { return int(k.why) == most })
+	text := b.kept[i].Line
+	b.kept = slices.Delete(b.kept, i, i+1)
+	b.of[most]--
 	return text[:0]
 }
 
 // list returns copies, the newest first.
-func (b *badLines) list() []BadLine {
+func (b *badLines) list() (out []BadLine) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all := slices.Concat(b.kept[:]...)
-	slices.SortFunc(all, func(x, y keptLine) int { return int(y.number - x.number) })
-	out := make([]BadLine, len(all))
-	for i, kept := range all {
-		out[i] = kept.BadLine
-		out[i].Line = slices.Clone(kept.Line)
+	for _, k := range slices.Backward(b.kept) {
+		k.Line = slices.Clone(k.Line)
+		out = append(out, k.BadLine)
 	}
 	return out
 }
