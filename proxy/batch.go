@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"slices"
 	"sync"
 	"time"
 
@@ -94,11 +93,9 @@ func (b *batch) shrink() {
 	if len(b.buf) > cap(b.buf)/2 {
 		return
 	}
-	fitting := *b
-	fitting.buf = append([]byte(nil), b.buf...)
 	large := batch{buf: b.buf}
+	b.buf = bytes.Clone(b.buf)
 	large.free()
-	*b = fitting
 }
 
 // tooOld says whether the lines, of StatsD, may not leave any more.
@@ -156,13 +153,4 @@ func (f fifo) last() *batch {
 		return nil
 	}
 	return f[len(f)-1]
-}
-
-// pop takes the first of the list; nil where it is empty.
-func (f *fifo) pop() *batch {
-	b := f.first()
-	if b != nil {
-		*f = slices.Delete(*f, 0, 1)
-	}
-	return b
 }

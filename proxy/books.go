@@ -56,8 +56,9 @@ type queue interface {
 	moreHeld() <-chan struct{}
 }
 
-// book adds the part of t that is not about receiving. Most reads drop nothing.
-func (b *books) book(t *tally) {
+// book adds t, of which so many lines are received now. Most reads drop nothing.
+func (b *books) book(received int, t *tally) {
+	b.received += uint64(received)
 	b.rewritten += uint64(t.rewritten)
 	if t.dropped != [numReasons]int{} {
 		for r, n := range t.dropped {

@@ -49,8 +49,7 @@ func (q *carbonQueue) follow(to []CarbonForward) {
 // see books what was decided before lines are put, and clears t.
 func (q *carbonQueue) see(received int, t *tally) {
 	for _, b := range q.seeing {
-		b.received += uint64(received)
-		b.book(t)
+		b.book(received, t)
 	}
 	*t = tally{}
 }

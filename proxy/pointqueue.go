@@ -241,8 +241,7 @@ func (q *pointQueue) count(r *aggregate.Reading, at time.Time) {
 func (q *pointQueue) accept(t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.books.received += uint64(t.received)
-	q.books.book(t)
+	q.books.book(t.received, t)
 	*t = tally{}
 	for _, b := range in {
 		if b.unnamed { // under a name of the list, which may be ours or not

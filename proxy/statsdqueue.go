@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,8 +48,7 @@ func (q *statsdQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
 func (q *statsdQueue) enter(t *tally, in []*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.books.received += uint64(t.received)
-	q.books.book(t)
+	q.books.book(t.received, t)
 	*t = tally{}
 	for _, b := range in {
 		q.books.queued += b.lines
@@ -142,8 +142,9 @@ const backlog = 8
 
 // pop takes the first batch of list, or nil. q.mu is held.
 func (q *statsdQueue) pop(list *fifo) *batch {
-	b := list.pop()
+	b := list.first()
 	if b != nil {
+		*list = slices.Delete(*list, 0, 1)
 		q.bytes -= len(b.buf)
 	}
 	return b
@@ -212,7 +213,7 @@ func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
 	for _, n := range t.dropped {
 		q.settle(n)
 	}
-	q.books.book(t)
+	q.books.book(0, t)
 	*t = tally{}
 	for _, b := range in {
 		q.put(b)
