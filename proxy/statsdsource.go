@@ -10,8 +10,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// statsdGuard is how long before its horizon a claim's lines must have left the
-// kernel.
+// statsdGuard is how long before its horizon a claim's lines must have left the kernel. None is written
+// in as long before that: a peer may put off its acknowledgement by 40 ms.
 const statsdGuard = 50 * time.Millisecond
 
 // lateAge is how old lines are that come late.
@@ -83,6 +83,8 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 	isHeld := b.names == nil || left > 0
 	overtakes := b.names != nil && !b.parked && s.queue.hasParked() // the claim was renewed since b was taken
 	switch {
+	case 0 < left && left <= 2*statsdGuard && !s.mid: // the claim is renewed until then, or suspended
+		return nil, left, nil
 	case isHeld && !overtakes && !b.tooOld(now):
 		return b.buf, left, nil
 	case s.mid && isHeld: // a part of a line is worse than one that is late

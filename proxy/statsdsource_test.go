@@ -68,6 +68,23 @@ func TestRestOfALineSuspended(t *testing.T) {
 	})
 }
 
+// What would have no time to leave before the horizon waits until the claim is renewed.
+func TestJustBeforeTheHorizon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names, claim := noNames(), newClaim("Denali", 2*statsdGuard)
+		names.set(claim, membership.Held)
+		s := newSource(names, "Denali.a:1|c\n")
+		s.Begin(time.Now(), outlet.Session{})
+		if lines, wait, err := s.Next(time.Now()); len(lines) != 0 || wait <= 0 || wait > 2*statsdGuard || err != nil {
+			t.Errorf("got %q, %v, %v; want to wait", lines, wait, err)
+		}
+		claimtest.Extend(claim, time.Minute)
+		if lines, _, err := s.Next(time.Now()); len(lines) == 0 || err != nil {
+			t.Errorf("renewed: got %q, %v", lines, err)
+		}
+	})
+}
+
 // What is under way must have left before the horizon of its claim, which moves, and not at
 // all once that is not the host's any more.
 func TestUnderWay(t *testing.T) {

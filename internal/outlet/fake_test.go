@@ -295,6 +295,7 @@ type fakeSource struct {
 	again  time.Duration // it is in doubt whether lines are delivered
 	keep   time.Duration // the session must not be ended
 	ackErr error
+	hasty  bool // what is not acknowledged must not leave
 	more   chan struct{}
 }
 
@@ -360,7 +361,9 @@ func (s *fakeSource) Refuse(int) {}
 func (s *fakeSource) Ack(_ time.Time, peer Peer) (Due, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.acked = int(peer.Acked)
+	if s.acked = int(peer.Acked); s.hasty && s.acked < s.wrote {
+		return Due{}, ErrRevoked
+	}
 	return Due{Again: s.again, Keep: s.keep}, s.ackErr
 }
 

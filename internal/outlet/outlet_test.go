@@ -855,6 +855,18 @@ func TestRevokedWhileHalfClosed(t *testing.T) {
 	})
 }
 
+// What has left already needs no reset, though it was not known yet that it has.
+func TestRevokedTooLate(t *testing.T) {
+	net := newNet(atA)
+	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.source.hasty = true
+		r.send(time.Second)
+		if n := len(net.servers[atA].attempts()); n != 1 {
+			t.Errorf("%d connections, want 1", n)
+		}
+	})
+}
+
 // While a server is left that has not taken all, what must not leave any more does not.
 func TestRevokedWhileLeaving(t *testing.T) {
 	net := newNet(atA, atB)

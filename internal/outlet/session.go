@@ -119,6 +119,11 @@ func (s *session) send(ctx context.Context) error {
 			}
 		}
 		again, err := s.tell(now)
+		if errors.Is(err, ErrRevoked) { // unless it has left since the last look
+			if err = s.collect(now); err == nil {
+				again, err = s.tell(now)
+			}
+		}
 		if err != nil {
 			return err
 		}
