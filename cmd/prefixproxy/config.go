@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -32,10 +31,8 @@ func loadConfig(file string, defaults config.Config) (config.Config, error) {
 	}
 	hint := "write that file (config.example.yaml explains every key), or name another one: --config FILE, or $PREFIXPROXY_CONFIG"
 	switch {
-	case errors.Is(err, fs.ErrPermission) && unit.IsOurs():
-		hint = unit.LetRead(file)
 	case errors.Is(err, fs.ErrPermission):
-		hint = "ask as root, or as a member of the file's group: sudo " + strings.Join(os.Args, " ")
+		hint = unit.Unreadable(file)
 	case errors.Is(err, syscall.EISDIR):
 		hint = "name the file in it: --config " + conf.ShellQuote(filepath.Join(file, "config.yaml"))
 	}

@@ -76,10 +76,10 @@ func fileError(err error) error {
 	return err
 }
 
-// fileHint is unit.LetRead for a file that our service may not read, and otherwise hint.
+// fileHint is hint, but for a file that we may not read.
 func fileHint(err error, hint string) string {
-	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) && unit.IsOurs() {
-		return unit.LetRead(at.Path)
+	if at, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrPermission) {
+		return unit.Unreadable(at.Path)
 	}
 	return hint
 }
@@ -89,10 +89,8 @@ func (c Etcd) passwordHint(err error) string {
 	switch {
 	case strings.HasPrefix(c.PasswordFile, unit.Credentials) && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && unit.IsOurs()):
 		return "systemd puts it there while the service runs (systemctl start prefixproxy), if the unit has it: systemctl edit prefixproxy: [Service] LoadCredential=" + filepath.Base(c.PasswordFile) + ":/path/of/the/secret"
-	case errors.Is(err, fs.ErrPermission) && unit.IsOurs():
-		return unit.LetRead(c.PasswordFile)
 	case errors.Is(err, fs.ErrPermission):
-		return "ask as root or as the service's user: sudo " + strings.Join(os.Args, " ")
+		return unit.Unreadable(c.PasswordFile)
 	case errors.Is(err, errOthersMayRead) && isRoots(c.PasswordFile):
 		return unit.LetRead(c.PasswordFile)
 	case errors.Is(err, errOthersMayRead):
@@ -172,10 +170,10 @@ func (c TLS) check(ps *conf.Problems) {
 		return
 	}
 	if _, err := conf.ReadTLS(c.CA, "", ""); err != nil {
-		ps.Addf("etcd.tls.ca", fileHint(err, "name a PEM file that this user may read"), "%v", fileError(err))
+		ps.Addf("etcd.tls.ca", fileHint(err, "name a PEM file"), "%v", fileError(err))
 	}
 	if _, err := conf.ReadTLS("", c.Cert, c.Key); err != nil {
-		ps.Addf("etcd.tls.cert", fileHint(err, "name PEM files that belong together and that this user may read"), "%v", fileError(err))
+		ps.Addf("etcd.tls.cert", fileHint(err, "name PEM files that belong together"), "%v", fileError(err))
 	}
 }
 

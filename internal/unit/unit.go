@@ -2,6 +2,7 @@
 package unit
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
@@ -32,6 +33,14 @@ func RuntimeDir() (dir string, ok bool) {
 func IsOurs() bool {
 	_, ok := RuntimeDir()
 	return ok && os.Getenv("INVOCATION_ID") != ""
+}
+
+// Unreadable is what to do about a file that we may not read: in a container, too.
+func Unreadable(file string) string {
+	if IsOurs() {
+		return LetRead(file)
+	}
+	return fmt.Sprintf("ask as root: sudo %s; or let this user (uid %d) read it", strings.Join(os.Args, " "), os.Geteuid())
 }
 
 // LetRead is how the service comes to read a file of root's that others may not.
