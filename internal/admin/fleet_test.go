@@ -316,12 +316,15 @@ func TestWrong(t *testing.T) {
 	counted := statsdOnly()
 	counted.Upstreams[0] = proxy.UpstreamStatus{Protocol: "statsd", Address: "carbon:", Since: noon, Reason: "connection refused"}
 	counted.Bounds = []proxy.Bound{{Protocol: "statsd", Queue: 60 << 20, QueueLimit: 64 << 20}}
+	secret := bothUp()
+	secret.Upstreams = []proxy.UpstreamStatus{{Protocol: "carbon", Address: "tls://a.example.net:2003", Since: noon, Reason: "certificate has expired"}}
 	for _, tt := range []struct {
 		what  string
 		names Names
 		lines Lines
 		want  []string
 	}{
+		{"a certificate of Graphite's", holding(), secret, []string{"certificate has expired", "openssl s_client -connect a.example.net:2003"}},
 		{"StatsD is counted, and Carbon is away", holding(), counted, []string{"no carbon upstream is up", "none is lost before both are full", "the memory of StatsD&#39;s series is 94 % full"}},
 		{"StatsD is counted, and the name suspended", suspended(), counted, []string{"and the points of StatsD, wait"}},
 		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "openssl &lt;x&gt;"}},

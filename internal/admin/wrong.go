@@ -131,6 +131,8 @@ func reach(server string) string {
 	switch u, err := address.ParseUpstream(server); {
 	case err != nil || u.Host == "":
 		return do + "."
+	case u.Network == "tls":
+		return fmt.Sprintf("%s: openssl s_client -connect %s </dev/null", do, u.HostPort())
 	case u.Network == "udp":
 		return fmt.Sprintf("%s: nc -uvz -w3 %s %d", do, u.Host, u.Port)
 	default:
