@@ -33,9 +33,6 @@ var (
 	// ErrNotAFile is the error for what is no plain file: a link, a FIFO, a device.
 	ErrNotAFile = errors.New("it is no plain file")
 
-	// ErrLinked is the error of what is to be written, and is a file elsewhere, too.
-	ErrLinked = errors.New("it has another name elsewhere")
-
 	// ErrTooLong is the error of ReadFile for a file that is longer than it may be.
 	ErrTooLong = errors.New("it is too long")
 )
@@ -162,7 +159,7 @@ func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%s: %w", d.join(name), ErrNotAFile)
 	case flag&(os.O_WRONLY|os.O_RDWR) != 0 && names(info) > 1:
-		return nil, fmt.Errorf("%s: %w", d.join(name), ErrLinked)
+		return nil, fmt.Errorf("%s: it has another name elsewhere", d.join(name))
 	}
 	file, err := d.root.OpenFile(name, flag, perm)
 	return file, d.whole(name, err)
