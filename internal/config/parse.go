@@ -77,7 +77,7 @@ const (
 var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
 
 // unreadableByte returns the place of the first byte that no YAML file may hold:
-// what is not UTF-8, and control characters, as what Unicode calls no character.
+// what is not UTF-8, a control character, or what Unicode says is no character.
 func unreadableByte(text []byte) (at place, what string) {
 	for i, line := range lineEnd.Split(string(text), -1) {
 		for column := 1; line != ""; column++ {
