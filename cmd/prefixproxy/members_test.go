@@ -4,16 +4,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd/devetcdtest"
+	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
 // bluePool starts an etcd for the pool blue of four names. It returns a client of
@@ -208,5 +212,29 @@ func TestMembersOfAnotherList(t *testing.T) {
 	got := out.String()
 	if rows := strings.Count(got, "web-"); rows != held || !strings.Contains(got, "1500 held (1500 not in the list), 4 free") {
 		t.Errorf("got %d rows, want %d; the last is\n%s", rows, held, got[strings.LastIndexByte(strings.TrimSpace(got), '\n')+1:])
+	}
+}
+
+// What is wrong with etcd is one sentence, and says it once.
+func TestExplain(t *testing.T) {
+	cause := errors.New("log in to etcd: context deadline exceeded")
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{&etcd.Trouble{What: "the login is not through yet", Err: cause}, "etcd at http://e1:2379,http://e2:2379: the login is not through yet: log in to etcd: context deadline exceeded"},
+		{&etcd.Trouble{Endpoint: "http://e2:2379 (192.0.2.1:2379)", What: "no way leads there", Err: syscall.EHOSTUNREACH}, "etcd at http://e2:2379 (192.0.2.1:2379): no way leads there: no route to host"},
+		{syscall.EINVAL, "etcd at http://e1:2379,http://e2:2379: invalid argument"},
+	} {
+		err := explain(t.Context(), config.Etcd{Endpoints: []string{"http://e1:2379", "http://e2:2379"}}, time.Second, tt.err)
+		if err.Error() != tt.want {
+			t.Errorf("got %q, want %q", err, tt.want)
+		}
+		late, cancel := context.WithDeadline(t.Context(), time.Now())
+		defer cancel()
+		want := strings.Replace(tt.want, ": ", " not reached within 1s: ", 1)
+		if err := explain(late, config.Etcd{Endpoints: []string{"http://e1:2379", "http://e2:2379"}}, time.Second, tt.err); err.Error() != want {
+			t.Errorf("got %q, want %q", err, want)
+		}
 	}
 }
