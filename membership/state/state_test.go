@@ -95,6 +95,13 @@ func TestStateKnowsItsPlace(t *testing.T) {
 	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" || m.Here {
 		t.Errorf("after a reboot: got %+v, %v; want Denali from elsewhere", m, err)
 	}
+	s.place.Boot = "" // where boots have no names, any two may be different
+	if err := s.save(saved{Claim: Claim{Name: "Denali"}}); err != nil {
+		t.Fatal(err)
+	}
+	if m, _, err := s.load("default"); err != nil || m.Name != "Denali" || m.Here {
+		t.Errorf("at an unknown boot: got %+v, %v; want Denali from elsewhere", m, err)
+	}
 }
 
 func TestStateIsLocked(t *testing.T) {
