@@ -104,6 +104,49 @@ func TestStateKnowsItsPlace(t *testing.T) {
 	}
 }
 
+// Which tenures are ours, by what was saved, depends on where that was: what had no end at another
+// boot may have gone on in a clone; a copied directory and another pool have none of ours.
+func TestTenuresOfThePlace(t *testing.T) {
+	ended := Tenure{Name: "MtLogan", Record: "1795386400000-1", Start: 1795386400, End: 1795386410}
+	open := Tenure{Name: "Denali", Record: "1795386411000-2", Start: 1795386411}
+	cloned := Tenure{Name: "MtHunter", Record: "1795386412000-3", Start: 1795386412, Elsewhere: true}
+	unsaved := Tenure{Name: "Denali", Record: "1795386417123-4", Start: 1795386417} // of the claim alone
+	elsewhere := func(t Tenure) Tenure { t.Elsewhere = true; return t }
+	home := Place{Boot: "this", Device: 1, Inode: 2}
+	for _, test := range []struct {
+		name   string
+		pool   string
+		at     Place
+		record string // of the claim
+		want   Tenures
+	}{
+		{"where it was saved", "default", home, unsaved.Record, Tenures{ended, open, cloned, unsaved}},
+		{"a claim whose tenure was saved", "default", home, open.Record, Tenures{ended, open, cloned}},
+		{"a claim without a record", "default", home, "", Tenures{ended, open, cloned}},
+		{"the record of another name", "default", home, ended.Record, Tenures{ended, open, cloned, {Name: "Denali", Record: ended.Record, Start: unsaved.Start}}},
+		{"another boot", "default", Place{"another", 1, 2}, unsaved.Record, Tenures{ended, elsewhere(open), cloned, elsewhere(unsaved)}},
+		{"a copy", "default", Place{"this", 1, 3}, unsaved.Record, nil},
+		{"another pool", "other", home, unsaved.Record, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir, err := statedir.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			claim := Claim{Pool: "default", Name: "Denali", Record: test.record, Start: unsaved.Start}
+			if err := New(dir, home).save(saved{claim, Tenures{ended, open, cloned}}); err != nil {
+				t.Fatal(err)
+			}
+			own := NewOwn(New(dir, test.at), slog.New(slog.DiscardHandler))
+			own.Recall(test.pool, []string{"Denali", "MtLogan", "MtHunter"})
+			if !slices.Equal(own.Tenures, test.want) {
+				t.Errorf("got  %+v\nwant %+v", own.Tenures, test.want)
+			}
+		})
+	}
+}
+
 func TestStateIsLocked(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
