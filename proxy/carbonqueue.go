@@ -86,7 +86,9 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 	q.see(t.received, t)
 	for _, b := range in {
 		if b.lines > 0 {
-			waiting = max(waiting, q.store.Put(b.buf, b.lines, b.born, b.unnamed))
+			var n int64
+			b.buf, n = q.store.Put(b.buf, b.lines, b.born, b.unnamed)
+			waiting = max(waiting, n)
 		}
 		b.free()
 	}
@@ -111,9 +113,9 @@ func (q *carbonQueue) takeHeld() *batch {
 func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.store.FinishHeld(func(put func(lines []byte, n int, born time.Time)) {
+	q.store.FinishHeld(func(put func(lines []byte, n int, born time.Time) []byte) {
 		for _, b := range in {
-			put(b.buf, b.lines, b.born)
+			b.buf = put(b.buf, b.lines, b.born)
 		}
 		q.see(0, t)
 	})

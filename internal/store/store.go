@@ -99,30 +99,36 @@ func (s *Store) resize() {
 	notify(s.work)
 }
 
-// Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
+// BufferSize is the capacity of a buffer that Put need not copy.
+const BufferSize = records.BufferSize
+
+// Put keeps n whole lines that arrived at born, each ending in '\n' and none longer than
 // records.MaxRecord; those without a name wait for one. It never waits for the disk; to make room,
-// the oldest lines go. It returns how many bytes wait for somebody else's turn: to be sent where
+// the oldest lines go. It may take the buffer that lines are in, if that has BufferSize: the caller
+// goes on with spare. waiting is how many bytes wait for somebody else's turn: to be sent where
 // they can be, or to go to disk.
-func (s *Store) Put(lines []byte, n int, born time.Time, unnamed bool) (waiting int64) {
+func (s *Store) Put(lines []byte, n int, born time.Time, unnamed bool) (spare []byte, waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.named
 	if unnamed {
 		l = &s.held.log
 	}
-	s.put(l, lines, n, born, fresh)
-	return s.bound()
+	spare = s.put(l, lines, n, born, fresh)
+	return spare, s.bound()
 }
 
-// put appends to a log; what has its name waits in q.
-func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
+// put appends to a log; what has its name waits in q. spare is as of Put.
+func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) (spare []byte) {
 	if q == fresh {
 		l.mark(born)
 	}
+	spare = lines
 	for len(lines) > 0 {
 		part, count := lines, n
 		if len(part) > records.MaxRecord {
-			part = part[:bytes.LastIndexByte(part[:records.MaxRecord], '\n')+1]
+			end := bytes.LastIndexByte(part[:records.MaxRecord], '\n') + 1
+			part = part[:end:end]
 			count = bytes.Count(part, []byte{'\n'})
 		}
 		sp, err := l.append(&s.tiers, part, count, born)
@@ -134,7 +140,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 			for _, c := range s.cursors {
 				c.books.Dropped[QueueFull] += uint64(n)
 			}
-			return
+			return spare
 		}
 		if s.memory != nil && l.last().dir == nil {
 			defer s.save() // the next process is to know what was lost
@@ -144,7 +150,9 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 			s.hold()
 			notify(s.MoreHeld)
 		} else {
-			s.recent.put(sp, part, born)
+			if instead := s.recent.put(sp, part, born); instead != nil {
+				spare = instead
+			}
 			for _, c := range s.cursors {
 				c.add(sp, q)
 				notify(c.more)
@@ -152,6 +160,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 		}
 		lines, n = lines[len(part):], n-count
 	}
+	return spare
 }
 
 // bound keeps everything within its bounds, and returns what Put does.
