@@ -150,7 +150,7 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return readAll(file, err, most)
 }
 
-// OpenFile is os.OpenFile for a plain file.
+// OpenFile is os.OpenFile for a plain file, which is ours whatever its mode has become.
 func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
 	switch info, err := d.root.Lstat(name); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -162,6 +162,9 @@ func (d *Dir) OpenFile(name string, flag int, perm fs.FileMode) (*os.File, error
 		return nil, fmt.Errorf("%s: it has another name elsewhere", d.join(name))
 	}
 	file, err := d.root.OpenFile(name, flag, perm)
+	if errors.Is(err, fs.ErrPermission) && d.root.Chmod(name, 0o600) == nil {
+		file, err = d.root.OpenFile(name, flag, perm)
+	}
 	return file, d.whole(name, err)
 }
 

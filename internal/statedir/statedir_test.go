@@ -187,3 +187,25 @@ func TestReadTakesLittleMemory(t *testing.T) {
 		}
 	}
 }
+
+// A file whose mode was changed is still ours.
+func TestModeChanged(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may open any file")
+	}
+	d := openDir(t, t.TempDir())
+	for _, flag := range []int{os.O_RDONLY, os.O_RDWR | os.O_CREATE} {
+		path := filepath.Join(d.Path(), "a")
+		if err := errors.Join(d.WriteFile("a", []byte("text")), os.Chmod(path, 0)); err != nil {
+			t.Fatal(err)
+		}
+		file, err := d.OpenFile("a", flag, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Close()
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 || info.Size() != 4 {
+			t.Errorf("got %v, %v; want mode 0600, and 4 bytes", info, err)
+		}
+	}
+}
