@@ -144,6 +144,9 @@ func (f *failover) next(now time.Time, underWay map[*server]bool) time.Duration 
 				continue
 			}
 			t := s.retry
+			if s.works && len(underWay) > 0 && t.Before(s.rest) {
+				t = s.rest // its session broke: who takes long to connect to may do better
+			}
 			if t.Before(e.name.retry) {
 				t = e.name.retry
 			}

@@ -19,7 +19,7 @@ const (
 	maxUDPRest = 10 * time.Minute
 
 	minDeceitRest = 30 * time.Second // of one that only accepts connections
-	minYoungRest  = 5 * time.Second  // of one whose sessions end soon
+	minYoungRest  = 10 * time.Second // of one whose sessions end soon: to look up another may take 5 s
 
 	// A server is asked whether it reads when a session is askAfter old, and then every
 	// askInterval; or, where it doesn't answer, though it does, patientInterval.
@@ -49,8 +49,8 @@ const (
 //
 //	for 0.1 s to 30 s, by strikes (by UDP, where silence is no proof, a minute to ten)
 //	    30 s to 10 min, by deceits, where it takes or reads nothing
-//	    5 s to 10 min, by deceits, where it was taken back, and failed soon, though it worked
-//	    5 s, where it had worked: another may have a backend
+//	    10 s to 10 min, by deceits, where it was taken back, and failed soon, though it worked
+//	    10 s, where it had worked: another may have a backend
 //
 // Where all rest, the one is used whose retry comes first.
 type server struct {

@@ -108,24 +108,27 @@ func TestFirstResetsLate(t *testing.T) {
 }
 
 // A balancer may need long to find that it has no backend: a server that ends each session
-// after some seconds is left for a second that doesn't, though its name needs a while to be looked up.
+// after some seconds is left for a second that doesn't, though the name of either needs a while to be looked up.
 func TestFirstHangsUpLate(t *testing.T) {
 	reset := errors.New("connection reset by peer")
 	for _, c := range []struct {
 		after  time.Duration
 		how    error
 		pause  time.Duration // between lines
+		to     []string
 		lookUp time.Duration
 	}{
-		{6 * time.Second, link.ErrClosed, 0, 0}, {19 * time.Second, reset, 0, 0}, {61 * time.Second, link.ErrClosed, 0, 0},
-		{6 * time.Second, link.ErrClosed, 10 * time.Second, 0}, {20100 * time.Millisecond, link.ErrClosed, 10 * time.Second, 0},
-		{6 * time.Second, reset, 0, 300 * time.Millisecond}, {61 * time.Second, link.ErrClosed, 0, time.Second},
+		{6 * time.Second, link.ErrClosed, 0, toBoth, 0}, {19 * time.Second, reset, 0, toBoth, 0}, {61 * time.Second, link.ErrClosed, 0, toBoth, 0},
+		{6 * time.Second, link.ErrClosed, 10 * time.Second, toBoth, 0}, {20100 * time.Millisecond, link.ErrClosed, 10 * time.Second, toBoth, 0},
+		{6 * time.Second, reset, 0, []string{"tcp://graphite:2003", toBoth[1]}, 300 * time.Millisecond},
+		{6 * time.Second, reset, 0, []string{"tcp://graphite:2003", "tcp://backup:2003"}, 5 * time.Second},
 	} {
 		net := newNet(atA, atB)
 		net.name("graphite", "10.0.0.1")
+		net.name("backup", "10.0.0.2")
 		net.needs = c.lookUp
 		net.servers[atA].hangUp, net.servers[atA].endErr = c.after, c.how
-		run(t, net, []string{"tcp://graphite:2003", toBoth[1]}, func(t *testing.T, r *rig) {
+		run(t, net, c.to, func(t *testing.T, r *rig) {
 			for begun := time.Now(); time.Since(begun) < time.Hour; sidebyside.Pass(c.pause) {
 				r.send(100 * time.Millisecond)
 			}
