@@ -174,8 +174,7 @@ func (q *pointQueue) turn(now time.Time) {
 		q.sums.Hold(time.Now(), claim.Tenure()) // which is behind its beginning, as now may not be
 	}
 	if q.sums.IsOver(now) && !q.sums.IsFlushing() { // else in the next turn
-		q.sums.Seal(now)
-		slot, series := q.sums.Sealed()
+		slot, series := q.sums.Seal(now)
 		part := min(time.Duration(slot.Interval)*time.Second/6, longestPart)
 		q.due, q.pace = now.Add(q.naming.spread(claim, part)), part/time.Duration(1+series/flushStep)
 	}

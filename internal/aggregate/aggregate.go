@@ -102,13 +102,14 @@ func (a *Aggregator) Add(r *Reading) (counted int) {
 	return counted
 }
 
-// Seal ends the open slot, so that its points can be flushed, and opens the current one. The
-// last flush must have ended.
-func (a *Aggregator) Seal(now time.Time) {
+// Seal ends the open slot, so that its points can be flushed, and opens the current one. It
+// returns what it has sealed, and of how many series. The last flush must have ended.
+func (a *Aggregator) Seal(now time.Time) (slot Slot, series int) {
 	a.close(a.open.end())
 	a.seal(a.open, len(a.order))
 	a.begin(now.Unix())
 	a.beginBase()
+	return a.sealed, a.left
 }
 
 // Hold says under which tenure the name is held from now on. The points of the slot in which
@@ -214,9 +215,6 @@ func (a *Aggregator) leaveIn(dir string) error {
 
 // Trouble returns what is wrong with the files: a kill would now lose what is counted.
 func (a *Aggregator) Trouble() error { return a.journal.err }
-
-// Sealed returns the slot that is being flushed, and its number of series.
-func (a *Aggregator) Sealed() (slot Slot, series int) { return a.sealed, a.series }
 
 // Lines returns how many lines are counted in slots that have not been flushed.
 func (a *Aggregator) Lines() int { return a.open.Lines + a.sealed.Lines }

@@ -15,7 +15,6 @@ type flush struct {
 
 	sealed Slot   // of no Seq where there is none
 	own    string // what stands for the host in its points, with the mark
-	series int    // that the slot has
 	left   int    // how many of order are still to be taken
 
 	taken  []taken // last
@@ -30,7 +29,7 @@ func (f *flush) configure(cfg Config) {
 }
 
 func (f *flush) seal(slot Slot, series int) {
-	f.sealed, f.series, f.left = slot, series, series
+	f.sealed, f.left = slot, series
 	f.own = strings.ReplaceAll(cmp.Or(slot.To, "{name}"), "{name}", line.Mark)
 }
 
