@@ -162,8 +162,8 @@ bc: off 30-20 lost;
 		if got := show(v, now); got != want {
 			t.Errorf("got\n%swant\n%s", got, want)
 		}
-		if v.Held != 3 || v.MostHeld != 5 || v.Begun.IsZero() {
-			t.Errorf("held %d, most %d, begun %v; want 3, 5 and a time", v.Held, v.MostHeld, v.Begun)
+		if v.Held != 3 || v.MostHeld != 6 || v.Begun.IsZero() {
+			t.Errorf("held %d, most %d, begun %v; want 3, 6 and a time", v.Held, v.MostHeld, v.Begun)
 		}
 	})
 }
@@ -396,8 +396,10 @@ func TestMostHeldAtOnce(t *testing.T) {
 	rows := []Row{
 		{Bars: []Bar{{From: ago(time.Hour), To: ago(time.Minute)}, {From: ago(2 * time.Minute), Lasts: true}}},
 		{Bars: []Bar{{To: ago(time.Minute)}, {From: ago(3 * time.Minute), To: ago(2 * time.Minute)}, {From: ago(2 * time.Hour), To: ago(time.Minute)}}},
+		{Bars: []Bar{{From: ago(3 * time.Hour)}}},  // it crashed
+		{Bars: []Bar{{From: ago(25 * time.Hour)}}}, // and this one long ago
 	}
-	if got := mostHeld(rows, now.Add(-24*time.Hour), now); got != 2 {
-		t.Errorf("got %d, want 2", got)
+	if got := mostHeld(rows, now.Add(-24*time.Hour), now); got != 3 {
+		t.Errorf("got %d, want 3", got)
 	}
 }

@@ -74,7 +74,8 @@ func (p *Pool) newView(g pool.Glance, now time.Time) *View {
 	return v
 }
 
-// mostHeld returns how many names were held at once at most.
+// mostHeld returns how many names were held at once at most. A host that crashed, and whose name nobody
+// has had since, may have been there until now; but not if it came before all this.
 func mostHeld(rows []Row, since, now time.Time) int {
 	type change struct {
 		at int64
@@ -85,7 +86,7 @@ func mostHeld(rows []Row, since, now time.Time) int {
 		counted := since.UnixMilli() // a name is held once, whatever the clocks say
 		for _, b := range row.ByBegin() {
 			to := b.To
-			if to == 0 && b.Lasts {
+			if to == 0 && (b.Lasts || b.From >= since.UnixMilli()) {
 				to = now.UnixMilli()
 			}
 			if from := max(b.From, counted); from < to {
