@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -31,11 +30,8 @@ const reloadPatience = 30 * time.Second
 // Run sends SIGHUP to a daemon of our own unit and waits for what becomes of it.
 func (c *reloadCmd) Run(ui *ui) error {
 	dir, ok := unit.RuntimeDir()
-	if !ok && os.Getenv("RUNTIME_DIRECTORY") != "" {
-		return hinted(errors.New("RUNTIME_DIRECTORY does not name two directories"), "the unit needs RuntimeDirectory=prefixproxy prefixproxy-queue, whatever a drop-in adds; until then: kill -HUP "+strconv.Itoa(c.PID))
-	}
 	if !ok || c.PID <= 0 {
-		return hinted(errors.New("reload is for the unit"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process")
+		return hinted(errors.New("reload is for the unit, and its RuntimeDirectory=prefixproxy prefixproxy-queue"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process")
 	}
 	path := filepath.Join(dir, unit.ReloadSocket)
 	os.Remove(path) // of one that was killed
