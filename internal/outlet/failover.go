@@ -144,8 +144,8 @@ func (f *failover) next(now time.Time, underWay map[*server]bool) time.Duration 
 				continue
 			}
 			t := s.retry
-			if s.works && len(underWay) > 0 && t.Before(s.rest) {
-				t = s.rest // its session broke: who takes long to connect to may do better
+			if len(underWay) > 0 && (s.works || s.lived > 0) { // its session failed: who takes long to connect to may do better
+				t = t.Add(max(0, min(s.rest.Sub(t), minYoungRest)))
 			}
 			if t.Before(e.name.retry) {
 				t = e.name.retry

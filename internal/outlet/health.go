@@ -105,7 +105,7 @@ func (s *server) failed(now time.Time, c *connection, worked time.Duration, why 
 	works, deceives := c.proven && !isStalled, isStalled || c.probed && isYoung
 	if works && !deceives && !s.entry.address.IsDatagram() {
 		if isYoung {
-			s.rest = now.Add(minYoungRest) // another may have a backend, and take a while to be found
+			s.retry, s.rest = now, now.Add(minYoungRest) // another may have a backend, and take a while to be found
 		}
 		return ""
 	}

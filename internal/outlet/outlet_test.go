@@ -122,6 +122,8 @@ func TestFirstHangsUpLate(t *testing.T) {
 		{6 * time.Second, link.ErrClosed, 10 * time.Second, toBoth, 0}, {20100 * time.Millisecond, link.ErrClosed, 10 * time.Second, toBoth, 0},
 		{6 * time.Second, reset, 0, []string{"tcp://graphite:2003", toBoth[1]}, 300 * time.Millisecond},
 		{6 * time.Second, reset, 0, []string{"tcp://graphite:2003", "tcp://backup:2003"}, 5 * time.Second},
+		{time.Second, reset, 0, []string{toBoth[0], "tcp://backup:2003"}, 5 * time.Second},
+		{time.Millisecond, reset, 0, []string{toBoth[0], "tcp://backup:2003"}, 5 * time.Second},
 	} {
 		net := newNet(atA, atB)
 		net.name("graphite", "10.0.0.1")
