@@ -74,7 +74,8 @@
 //
 // A virtual machine that was cloned while it ran, a cluster that was wiped or restored, a
 // lease revoked by hand, and a name whose records were deleted with it can give two hosts
-// one name for up to one renewal period; and so can Join, which keeps no records. Hosts
+// one name for up to one renewal period, or until the horizon where etcd is away from then on;
+// and so can Join, which keeps no records. Hosts
 // that were running before notice a restore, but new ones can't: wait one TTL before the
 // restored etcd starts. Its raft terms begin anew, and no answer of etcd tells two terms
 // of one number apart: if it has several elections within a TTL of its start, one of the
