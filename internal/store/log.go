@@ -118,7 +118,8 @@ func (l *log) border() records.Place { return l.start(l.tier(inMemory)) }
 
 // in returns what lies in a tier.
 func (l *log) in(t tier) records.Span {
-	return [...]records.Span{inMemory: records.Between(l.border(), l.tail), onDisk: {To: l.border()}}[t]
+	border := l.border()
+	return [...]records.Span{inMemory: records.Between(border, l.tail), onDisk: {To: border}}[t]
 }
 
 // at returns the segment that holds the record at p, or nil.
