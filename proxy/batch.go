@@ -6,13 +6,12 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
 // batchSize is the capacity of a batch in bytes. What one read of a busy stream
 // brings, of 112 KiB, leaves in one batch and one record of the store, where its lines
-// grow by no more than a seventh; and the store takes the buffer as it is.
-const batchSize = store.BufferSize
+// grow by no more than a seventh.
+const batchSize = 160 << 10
 
 // batchFull is the length at which a batch is handed over: the longest line
 // still fits behind it, so that appending allocates nothing.

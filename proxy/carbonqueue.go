@@ -86,9 +86,7 @@ func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
 	q.see(t.received, t)
 	for _, b := range in {
 		if b.lines > 0 {
-			var n int64
-			b.buf, n = q.store.Put(b.buf, b.lines, b.born, b.unnamed)
-			waiting = max(waiting, n)
+			waiting = max(waiting, q.store.Put(b.buf, b.lines, b.born, b.unnamed))
 		}
 		b.free()
 	}
@@ -113,9 +111,9 @@ func (q *carbonQueue) takeHeld() *batch {
 func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.store.FinishHeld(func(put func(lines []byte, n int, born time.Time) []byte) {
+	q.store.FinishHeld(func(put func(lines []byte, n int, born time.Time)) {
 		for _, b := range in {
-			b.buf = put(b.buf, b.lines, b.born)
+			put(b.buf, b.lines, b.born)
 		}
 		q.see(0, t)
 	})

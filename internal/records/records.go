@@ -49,9 +49,6 @@ const (
 	// ChunkSize is how much is read at once: any record fits.
 	ChunkSize = RecordHeader + MaxRecord
 
-	// BufferSize is the capacity of what a chunk's data lies in.
-	BufferSize = 160 << 10
-
 	// apart is how far apart held lines may have come that are read at once.
 	apart = 100 * time.Millisecond
 )
@@ -192,10 +189,10 @@ type Chunk struct {
 // A buffer is what one or more chunks hold their data in.
 type buffer struct {
 	sharers atomic.Int32 // chunks, but one
-	bytes   []byte       // BufferSize
+	bytes   [ChunkSize]byte
 }
 
-var buffers = sync.Pool{New: func() any { return &buffer{bytes: make([]byte, BufferSize)} }}
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // Free ends the use of c's data; c is empty then.
 func (c *Chunk) Free() {
@@ -206,24 +203,14 @@ func (c *Chunk) Free() {
 	*c = Chunk{}
 }
 
-// Set makes c lines, which are s. It takes the buffer that they are in, if that has BufferSize, and
-// returns another one in its place; nil: it has copied them.
-func (c *Chunk) Set(s Span, lines []byte, born time.Time) (instead []byte) {
-	c.Free()
-	c.prepare()
-	if cap(lines) == BufferSize {
-		instead, c.buf.bytes = c.buf.bytes[:0], lines[:BufferSize]
-	} else {
-		lines = append(c.buf.bytes[:0], lines...)
-	}
-	c.Span, c.Data, c.Born = s, lines, born
-	return instead
-}
-
 // Append adds lines, which are s, to what c has; false: they do not follow it, or there
 // is no room.
-func (c *Chunk) Append(s Span, lines []byte) bool {
-	if len(c.Data) == 0 || c.To != s.From || len(c.Data)+len(lines) > MaxRecord {
+func (c *Chunk) Append(s Span, lines []byte, born time.Time) bool {
+	if len(c.Data) == 0 {
+		c.prepare()
+		c.Span, c.Data, c.Born = Between(s.From, s.From), c.buf.bytes[:0], born
+	}
+	if c.To != s.From || len(c.Data)+len(lines) > MaxRecord {
 		return false
 	}
 	c.To, c.Data = s.To, append(c.Data, lines...)
@@ -287,7 +274,7 @@ func (h *Header) Scan(f io.ReaderAt) (end Place, err error) {
 	buf := buffers.Get().(*buffer)
 	defer buffers.Put(buf)
 	for {
-		n, err := f.ReadAt(buf.bytes[:ChunkSize], h.Offset(end))
+		n, err := f.ReadAt(buf.bytes[:], h.Offset(end))
 		if err != nil && !errors.Is(err, io.EOF) {
 			return end, err
 		}

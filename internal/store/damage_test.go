@@ -218,7 +218,7 @@ func TestKilledWhileNaming(t *testing.T) {
 	name := func(b *bench) (killed bool) {
 		defer func() { killed = recover() != nil }()
 		for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
-			b.FinishHeld(func(put func([]byte, int, time.Time) []byte) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
+			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
 		}
 		return false
 	}

@@ -3,7 +3,7 @@
 //
 //	s, err := store.Open(places, destinations, log)
 //	go s.Run(ctx)                     // all that may wait for the disk
-//	spare, _ := s.Put(lines, n, …)    // written once, however many destinations there are
+//	s.Put(lines, n, time.Now(), …)    // one copy, however many destinations there are
 //	outlet.New(…, s.Cursor("main"))   // the place of a destination: an outlet.Source
 //	s.CloseInput(); …; s.Close()      // what is left is there at the next start
 //

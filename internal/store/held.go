@@ -55,14 +55,14 @@ func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 	}
 }
 
-// FinishHeld ends the waiting of what TakeHeld handed over. named calls put, which is like Put, in
-// the same instant, for what became of the lines; it isn't called if they had to make room meanwhile.
-func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Time) (spare []byte))) {
+// FinishHeld ends the waiting of what TakeHeld handed over. named calls put, in the same
+// instant, for what became of the lines; it isn't called if they had to make room meanwhile.
+func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Time))) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &s.held
 	if h.todo.Holds(h.taken.Span) {
-		named(func(lines []byte, n int, born time.Time) []byte { return s.put(&s.named, lines, n, born, h.queue) })
+		named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.queue) })
 		h.todo.Remove(h.taken.Span)
 	}
 	h.taken.Free()

@@ -319,7 +319,7 @@ func (m *model) append(n int, isHeld bool) {
 			}
 		}
 	}()
-	putTaken(m.store, b, n, m.now, isHeld)
+	m.store.Put(b, n, m.now, isHeld)
 	for !m.tight && len(m.full) == 0 && m.store.isPressed() {
 		m.pass(m.store.step(m.now)) // before the next ones can overrun the memory
 	}
@@ -337,7 +337,7 @@ func (m *model) name() {
 			m.Fatalf("%d held lines, said to be %d", n, h.Lines())
 		}
 		named := bytes.Clone(h.Data)
-		m.store.FinishHeld(func(put func([]byte, int, time.Time) []byte) { put(named, h.Lines(), h.Born) })
+		m.store.FinishHeld(func(put func([]byte, int, time.Time)) { put(named, h.Lines(), h.Born) })
 	}
 }
 

@@ -152,7 +152,7 @@ func TestPowerFails(t *testing.T) {
 				b.PutHeld(many("x", k), k, b.now)
 			case 5:
 				for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
-					b.FinishHeld(func(put func([]byte, int, time.Time) []byte) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
+					b.FinishHeld(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
 				}
 			case 6, 7:
 				b.turn(b.now)

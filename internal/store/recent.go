@@ -6,24 +6,22 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// recent is what was put last, for destinations that are sent it soon: that is cheaper than
-// reading and checking its file.
+// recent is a copy of what was put last, for destinations that are sent it soon: that is
+// cheaper than reading and checking its file.
 type recent struct {
 	chunks [16]records.Chunk
 	last   int
 	asked  bool // for the last: it is shared, and what is put next is apart from it
 }
 
-// put adds what was put: behind what is there already, or else as Chunk.Set does.
-func (r *recent) put(s records.Span, lines []byte, born time.Time) (instead []byte) {
-	if last := &r.chunks[r.last]; len(last.Data) > 0 {
-		if !r.asked && last.Append(s, lines) {
-			return nil
-		}
+// put adds what was put.
+func (r *recent) put(s records.Span, lines []byte, born time.Time) {
+	if r.asked || !r.chunks[r.last].Append(s, lines, born) {
 		r.last = (r.last + 1) % len(r.chunks)
+		r.chunks[r.last].Free()
+		r.chunks[r.last].Append(s, lines, born)
 	}
 	r.asked = false
-	return r.chunks[r.last].Set(s, lines, born)
 }
 
 // take gives c the beginning of what it spans; false: it is not there. It stays there for

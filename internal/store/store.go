@@ -99,36 +99,30 @@ func (s *Store) resize() {
 	notify(s.work)
 }
 
-// BufferSize is the capacity of a buffer that Put need not copy.
-const BufferSize = records.BufferSize
-
-// Put keeps n whole lines that arrived at born, each ending in '\n' and none longer than
+// Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
 // records.MaxRecord; those without a name wait for one. It never waits for the disk; to make room,
-// the oldest lines go. It may take the buffer that lines are in, if that has BufferSize: the caller
-// goes on with spare. waiting is how many bytes wait for somebody else's turn: to be sent where
+// the oldest lines go. It returns how many bytes wait for somebody else's turn: to be sent where
 // they can be, or to go to disk.
-func (s *Store) Put(lines []byte, n int, born time.Time, unnamed bool) (spare []byte, waiting int64) {
+func (s *Store) Put(lines []byte, n int, born time.Time, unnamed bool) (waiting int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := &s.named
 	if unnamed {
 		l = &s.held.log
 	}
-	spare = s.put(l, lines, n, born, fresh)
-	return spare, s.bound()
+	s.put(l, lines, n, born, fresh)
+	return s.bound()
 }
 
-// put appends to a log; what has its name waits in q. spare is as of Put.
-func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) (spare []byte) {
+// put appends to a log; what has its name waits in q.
+func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 	if q == fresh {
 		l.mark(born)
 	}
-	spare = lines
 	for len(lines) > 0 {
 		part, count := lines, n
 		if len(part) > records.MaxRecord {
-			end := bytes.LastIndexByte(part[:records.MaxRecord], '\n') + 1
-			part = part[:end:end]
+			part = part[:bytes.LastIndexByte(part[:records.MaxRecord], '\n')+1]
 			count = bytes.Count(part, []byte{'\n'})
 		}
 		sp, err := l.append(&s.tiers, part, count, born)
@@ -140,7 +134,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) (spare
 			for _, c := range s.cursors {
 				c.books.Dropped[QueueFull] += uint64(n)
 			}
-			return spare
+			return
 		}
 		if s.memory != nil && l.last().dir == nil {
 			defer s.save() // the next process is to know what was lost
@@ -150,9 +144,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) (spare
 			s.hold()
 			notify(s.MoreHeld)
 		} else {
-			if instead := s.recent.put(sp, part, born); instead != nil {
-				spare = instead
-			}
+			s.recent.put(sp, part, born)
 			for _, c := range s.cursors {
 				c.add(sp, q)
 				notify(c.more)
@@ -160,7 +152,6 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) (spare
 		}
 		lines, n = lines[len(part):], n-count
 	}
-	return spare
 }
 
 // bound keeps everything within its bounds, and returns what Put does.
