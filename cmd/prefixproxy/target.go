@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/conf"
@@ -85,20 +84,6 @@ const longTarget = 4000
 type sharedPast struct{ own, others []pool.Tenure }
 
 func tenuresAround(ctx context.Context, client *etcd.Client, in, owner string) (past sharedPast, err error) {
-	if past.own, err = pool.TenuresBy(ctx, client, in, owner); err != nil {
-		return past, err
-	}
-	seen := map[string]bool{}
-	for _, t := range past.own {
-		if seen[t.Name] {
-			continue
-		}
-		seen[t.Name] = true
-		all, err := pool.TenuresOf(ctx, client, in, t.Name)
-		if err != nil {
-			return past, err
-		}
-		past.others = append(past.others, slices.DeleteFunc(all, func(t pool.Tenure) bool { return t.Owner == owner })...)
-	}
-	return past, nil
+	past.own, past.others, err = pool.TenuresAround(ctx, client, in, owner)
+	return past, err
 }

@@ -163,7 +163,7 @@ func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure
 	if !IsName(name) {
 		return nil, nil
 	}
-	stand, past, err := readPast(ctx, c, pool, name, func(Tenure) bool { return true })
+	stand, past, err := readPast(ctx, c, pool, name, func(ofName []Tenure) []Tenure { return ofName })
 	if err != nil {
 		return nil, err
 	}
@@ -182,14 +182,35 @@ func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure
 // TenuresBy returns which names owner holds and held, the latest first. It reads all records of the
 // pool.
 func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenure, error) {
-	_, past, err := readPast(ctx, c, pool, "", func(t Tenure) bool { return t.Owner == owner })
+	_, past, err := readPast(ctx, c, pool, "", func(ofName []Tenure) []Tenure {
+		return slices.DeleteFunc(ofName, func(t Tenure) bool { return t.Owner != owner })
+	})
 	return past, err
 }
 
-// readPast returns the tenures that wanted says of a name, or of all names if that is
+// TenuresAround returns what TenuresBy does, and the tenures that others had of the same names, as
+// far as they are recorded.
+func TenuresAround(ctx context.Context, c *etcd.Client, pool, owner string) (own, others []Tenure, err error) {
+	_, past, err := readPast(ctx, c, pool, "", func(ofName []Tenure) []Tenure {
+		if slices.ContainsFunc(ofName, func(t Tenure) bool { return t.Owner == owner }) {
+			return ofName
+		}
+		return nil
+	})
+	for _, t := range past {
+		if t.Owner == owner {
+			own = append(own, t)
+		} else {
+			others = append(others, t)
+		}
+	}
+	return own, others, err
+}
+
+// readPast returns the tenures that wanted leaves of those of a name, or of each name if that is
 // "", the one claimed last first; and what stands at the pool's names. Tenures of the
 // future are left out, but for one that lasts: since when is not known then.
-func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
+func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(ofName []Tenure) []Tenure) (stand map[string]Standing, past []Tenure, err error) {
 	g, err := Look(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
@@ -202,14 +223,13 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted fun
 			ofName[i].Lasts = lasts(t, stand[t.Name])
 		}
 		dated := slices.DeleteFunc(ofName, func(t Tenure) bool { return t.InFuture(now) && !t.Lasts })
-		for _, t := range CloseByNext(dated) {
+		closed := CloseByNext(dated)
+		for i, t := range closed {
 			if t.InFuture(now) {
-				t.From = time.Time{}
-			}
-			if wanted(t) {
-				past = append(past, t)
+				closed[i].From = time.Time{}
 			}
 		}
+		past = append(past, wanted(closed)...)
 		ofName = ofName[:0]
 	}
 	each := func(kv *mvccpb.KeyValue) { // in the order of names

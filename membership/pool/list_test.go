@@ -215,6 +215,46 @@ func TestTenuresForPeople(t *testing.T) {
 	}
 }
 
+// What is asked about a host takes as many requests, however many names it has had: by a slow way to
+// etcd, one for each would take longer than anybody waits.
+func TestTenuresAround(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	c := newClient(t, devetcdtest.Start(t), func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		asked++
+		return invoke(ctx, method, req, reply, cc, opts...)
+	})
+	const names = 60
+	var ops []clientv3.Op
+	for i, name := range numbered(names + 1) {
+		owners := []string{"marge", "homer"}
+		if i == names {
+			owners = []string{"marge", "lisa"}
+		}
+		for turn, owner := range owners {
+			from := time.Unix(int64(100*i+50*turn), 0)
+			r := Tenure{Name: name, Owner: owner, From: from}.End(from.Add(40*time.Second), Released)
+			ops = append(ops, clientv3.OpPut(TenuresKey(testPool)+name+"/"+RecordID(r.From, 1), r.Value()))
+		}
+	}
+	if _, err := c.Txn(t.Context()).Then(ops...).Commit(); err != nil {
+		t.Fatal(err)
+	}
+	asked = 0
+	own, others, err := TenuresAround(t.Context(), c, testPool, "homer")
+	if err != nil || asked > 5 {
+		t.Errorf("asked %d times (%v), want 5 at most", asked, err)
+	}
+	if len(own) != names || len(others) != names {
+		t.Fatalf("got %d own tenures and %d of others, want %d of each", len(own), len(others), names)
+	}
+	for i := range names { // the latest first
+		if o := own[i]; o.Owner != "homer" || others[i].Owner != "marge" || others[i].Name != o.Name || o.From.Unix() != int64(100*(names-1-i)+50) {
+			t.Errorf("the %d. tenure: got %+v after %+v", i, o, others[i])
+		}
+	}
+}
+
 // More records than one answer of etcd holds.
 func TestTenuresByReadsOn(t *testing.T) {
 	t.Parallel()
