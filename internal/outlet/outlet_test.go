@@ -111,6 +111,7 @@ func TestFirstResetsLate(t *testing.T) {
 // after some seconds is left for a second that doesn't, though the name of either needs a while to be looked up.
 func TestFirstHangsUpLate(t *testing.T) {
 	reset := errors.New("connection reset by peer")
+	const seldom = 400 * time.Millisecond
 	for _, c := range []struct {
 		after  time.Duration
 		how    error
@@ -118,12 +119,12 @@ func TestFirstHangsUpLate(t *testing.T) {
 		to     []string
 		lookUp time.Duration
 	}{
-		{6 * time.Second, link.ErrClosed, 0, toBoth, 0}, {19 * time.Second, reset, 0, toBoth, 0}, {61 * time.Second, link.ErrClosed, 0, toBoth, 0},
+		{6 * time.Second, link.ErrClosed, seldom, toBoth, 0}, {19 * time.Second, reset, seldom, toBoth, 0}, {61 * time.Second, link.ErrClosed, seldom, toBoth, 0},
 		{6 * time.Second, link.ErrClosed, 10 * time.Second, toBoth, 0}, {20100 * time.Millisecond, link.ErrClosed, 10 * time.Second, toBoth, 0},
-		{6 * time.Second, reset, 0, []string{"tcp://graphite:2003", toBoth[1]}, 300 * time.Millisecond},
-		{6 * time.Second, reset, 0, []string{"tcp://graphite:2003", "tcp://backup:2003"}, 5 * time.Second},
-		{time.Second, reset, 0, []string{toBoth[0], "tcp://backup:2003"}, 5 * time.Second},
-		{time.Millisecond, reset, 0, []string{toBoth[0], "tcp://backup:2003"}, 5 * time.Second},
+		{6 * time.Second, reset, seldom, []string{"tcp://graphite:2003", toBoth[1]}, 300 * time.Millisecond},
+		{6 * time.Second, reset, seldom, []string{"tcp://graphite:2003", "tcp://backup:2003"}, 5 * time.Second},
+		{time.Second, reset, seldom, []string{toBoth[0], "tcp://backup:2003"}, 5 * time.Second},
+		{time.Millisecond, reset, seldom, []string{toBoth[0], "tcp://backup:2003"}, 5 * time.Second},
 	} {
 		net := newNet(atA, atB)
 		net.name("graphite", "10.0.0.1")

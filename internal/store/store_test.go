@@ -710,7 +710,7 @@ func TestBoundsSetAgain(t *testing.T) {
 			}
 			b.SetDestinations(b.to)
 			bound, boundTodo := b.used[inMemory], b.cursors[0].todo.Bytes()
-			for range 30 {
+			for range 12 {
 				if b.putThousands(6); isKilled {
 					b.kill()
 				} else {
