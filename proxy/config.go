@@ -331,11 +331,11 @@ func checkUpstreams(path string, to []address.Upstream, networks []string, own [
 			ps.Addf(at, hintOfNetworks(a, networks), "%s is no upstream of this protocol", a)
 			continue
 		}
-		if a.Network == "stdout" || a.Network == "carbon" {
-			continue
-		}
 		if slices.Contains(to[:i], a) {
 			ps.Addf(at, "remove one", "%s is in the list already", a)
+		}
+		if a.Network == "stdout" || a.Network == "carbon" {
+			continue
 		}
 		if !a.IsUnix() && a.Host == "" {
 			ps.Addf(at, "write host and port", "%s names no host", a)

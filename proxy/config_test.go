@@ -27,17 +27,21 @@ func TestProblems(t *testing.T) {
 		t.Fatalf("the valid one: %v", ps)
 	}
 	for want, spoil := range map[string]func(*Config){
-		"rewrite.from":                func(c *Config) { c.Rewrite.From = "" },
-		"rewrite.to":                  func(c *Config) { c.Rewrite.To = "servers" },
-		"coalesce":                    func(c *Config) { c.Coalesce = -1 },
-		"listen":                      func(c *Config) { c.Listen.StatsD, c.Listen.Carbon = nil, nil },
-		"listen.statsd[1]":            func(c *Config) { c.Listen.StatsD[1] = c.Listen.StatsD[0] },
-		"listen.carbon[0]":            func(c *Config) { c.Listen.Carbon[0] = at("stdout:") },
-		"listen.max_connections":      func(c *Config) { c.Listen.MaxConnections = 0 },
-		"listen.idle_timeout":         func(c *Config) { c.Listen.IdleTimeout = -1 },
-		"forward.statsd.to":           func(c *Config) { c.Forward.StatsD.To = nil },
-		"forward.carbon.to":           func(c *Config) { c.Forward.Carbon[0].To = nil },
-		"forward.statsd.to[1]":        func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
+		"rewrite.from":           func(c *Config) { c.Rewrite.From = "" },
+		"rewrite.to":             func(c *Config) { c.Rewrite.To = "servers" },
+		"coalesce":               func(c *Config) { c.Coalesce = -1 },
+		"listen":                 func(c *Config) { c.Listen.StatsD, c.Listen.Carbon = nil, nil },
+		"listen.statsd[1]":       func(c *Config) { c.Listen.StatsD[1] = c.Listen.StatsD[0] },
+		"listen.carbon[0]":       func(c *Config) { c.Listen.Carbon[0] = at("stdout:") },
+		"listen.max_connections": func(c *Config) { c.Listen.MaxConnections = 0 },
+		"listen.idle_timeout":    func(c *Config) { c.Listen.IdleTimeout = -1 },
+		"forward.statsd.to":      func(c *Config) { c.Forward.StatsD.To = nil },
+		"forward.carbon.to":      func(c *Config) { c.Forward.Carbon[0].To = nil },
+		"forward.statsd.to[1]":   func(c *Config) { c.Forward.StatsD.To = append(c.Forward.StatsD.To, c.Forward.StatsD.To[0]) },
+		"forward.carbon.to[1]": func(c *Config) {
+			stdout := Upstream{Address: Address{Network: "stdout"}}
+			c.Forward.Carbon[0].To = []Upstream{stdout, stdout}
+		},
 		"forward.carbon.to[0]":        func(c *Config) { c.Forward.Carbon[0].To[0].Network = "udp" },
 		"forward.statsd.to[0]":        func(c *Config) { c.Forward.StatsD.To[0] = Upstream{Address: Address{Network: "unix", Path: "/s"}} },
 		"forward.carbon.max_age":      func(c *Config) { c.Forward.Carbon[0].MaxAge = 1999 * time.Millisecond },
