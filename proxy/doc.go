@@ -4,12 +4,12 @@
 //
 // A byte goes through the files in this order:
 //
-//	proxy.go      New, Bind, Run: what is started, and the order in which it ends
-//	config.go     Config and its checks (internal/address: the notation of sockets)
-//	              (internal/inlet: sockets, and who reads them)
-//	handler.go    what a socket brought
-//	ingest.go     cut, check and rewrite lines into a batch
-//	naming.go     which claim is valid, and what waits until one is
+//	proxy.go        New, Bind, Run: what is started, and the order in which it ends
+//	config.go       Config and its checks (internal/address: the notation of sockets)
+//	                (internal/inlet: sockets, and who reads them)
+//	handler.go      what a socket brought
+//	ingest.go       cut, check and rewrite lines into a batch
+//	naming.go       which claim is valid, and what waits until one is
 //	batch.go        whole lines of one protocol, with one owner at a time
 //	books.go        what a queue is, and the accounts of a protocol
 //	statsd.go       the two ways of StatsD

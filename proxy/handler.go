@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
+	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
 // A handler takes what one socket brings, as the inlet's Handler: its lines go
@@ -19,9 +20,9 @@ type handler struct {
 }
 
 // newHandler returns the handler of a socket.
-func (p *Proxy) newHandler(l *inlet.Listener, peer func() string) inlet.Handler {
-	q := p.queues[l.Protocol]
-	h := &handler{ingest: newIngest(l.Protocol, q, p.bad), queue: q, naming: p.naming, owner: p.owner}
+func (p *Proxy) newHandler(proto line.Protocol, peer func() string) inlet.Handler {
+	q := p.queues[proto]
+	h := &handler{ingest: newIngest(proto, q, p.bad), queue: q, naming: p.naming, owner: p.owner}
 	h.ingest.peer = peer
 	return h
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
-	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
@@ -48,7 +47,7 @@ func count(t *testing.T, names *fakeNames) *counting {
 		t.Fatal(err)
 	}
 	p.carbon.store.Cursor("").Begin(time.Now(), outlet.Session{Upstream: "upstream", Certain: true})
-	h := p.newHandler(&inlet.Listener{Protocol: line.StatsD}, func() string { return "a client" }).(*handler)
+	h := p.newHandler(line.StatsD, func() string { return "a client" }).(*handler)
 	return &counting{
 		t: t, points: points, names: names, proxy: p, ingest: h.ingest, begun: time.Now(),
 		namer: newNamer(p.naming, [2]queue{points, p.carbon}, p.bad),

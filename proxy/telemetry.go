@@ -9,6 +9,7 @@ import (
 	"github.com/cactus/go-statsd-client/v5/statsd"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/prefixproxy/prefixproxy/internal/inlet"
 	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
@@ -78,8 +79,7 @@ func (t *telemetry) send(value func(*dto.Gauge) float64) {
 	if from == nil {
 		return
 	}
-	q := p.statsd
-	sink := &ownLines{ingest: newIngest(line.StatsD, q, p.bad)}
+	sink := &ownLines{p.newHandler(line.StatsD, func() string { return "" })}
 	client, err := statsd.NewClientWithSender(sink, *from+".prefixproxy", statsd.SuffixOctothorpe)
 	if err != nil {
 		p.log.Error("own telemetry is off", "err", err)
@@ -90,18 +90,18 @@ func (t *telemetry) send(value func(*dto.Gauge) float64) {
 	if err != nil {
 		p.log.Warn("own numbers are not complete", "err", err)
 	}
-	sink.ingest.begin(time.Now(), p.naming.current(q))
+	sink.Begin(time.Now())
 	for _, f := range families {
 		t.sendFamily(client, f, value)
 	}
-	q.accept(&sink.ingest.tally, sink.ingest.end()...)
+	sink.End()
 }
 
-// ownLines is a statsd.Sender that hands lines to our own ingest.
-type ownLines struct{ ingest *ingest }
+// ownLines is a statsd.Sender that hands lines to a handler, as a socket does.
+type ownLines struct{ inlet.Handler }
 
 func (o *ownLines) Send(data []byte) (int, error) {
-	o.ingest.datagram(data)
+	o.Datagram(data, 0)
 	return len(data), nil
 }
 

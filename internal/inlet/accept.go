@@ -113,7 +113,7 @@ func (in *Inlet) acceptOne(l *Listener, ifRoom bool) (*streamReader, error) {
 	}
 	s := &streamReader{socket: socket, isUnix: l.Address.IsUnix(), pacer: in.pacer(l), connections: in.connections}
 	s.framing.understands = s.isUnix && l.Protocol == line.StatsD
-	s.handler = in.newHandler(l, func() string { return peer })
+	s.handler = in.newHandler(l.Protocol, func() string { return peer })
 	in.connections.add(s)
 	l.open.Add(1)
 	return s, nil

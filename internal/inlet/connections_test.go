@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
+	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
@@ -399,7 +400,7 @@ func TestStopAcceptsFirst(t *testing.T) {
 	const waiting = 200
 	r := bound(t, nil, localTCP)
 	var accepted, atFirst atomic.Int64
-	r.newHandler = func(*Listener, func() string) Handler {
+	r.newHandler = func(line.Protocol, func() string) Handler {
 		accepted.Add(1)
 		return &notes{pupil{book: r.book}, &accepted, &atFirst}
 	}
@@ -508,7 +509,7 @@ func TestBusyConnectionsTakeTurns(t *testing.T) {
 	const senders, lines = 100, 300
 	in := bound(t, nil, localTCP)
 	var inside, most atomic.Int64
-	in.newHandler = func(*Listener, func() string) Handler { return &slowPupil{pupil{book: in.book}, &inside, &most} }
+	in.newHandler = func(line.Protocol, func() string) Handler { return &slowPupil{pupil{book: in.book}, &inside, &most} }
 	in.run(t, defaults)
 	line := strings.Repeat("x", 999) + "\n"
 	var sending sync.WaitGroup
@@ -546,7 +547,7 @@ func TestLargeDatagramsInParts(t *testing.T) {
 	a := address.Address{Network: "unixgram", Path: socketPath(t, "d")}
 	in := bound(t, nil, a)
 	var most atomic.Int64
-	in.newHandler = func(*Listener, func() string) Handler { return &measuring{pupil{book: in.book}, &most, 0} }
+	in.newHandler = func(line.Protocol, func() string) Handler { return &measuring{pupil{book: in.book}, &most, 0} }
 	for range senders { // they wait in the socket, for one read
 		conn := in.dial(t, 0)
 		conn.(*net.UnixConn).SetWriteBuffer(size)

@@ -44,7 +44,7 @@ func (in *Inlet) receive(ctx context.Context, l *Listener) {
 		d.size = unixSize
 	}
 	d.most = min(fewPackets, poll.Slots(d.size))
-	d.handler = in.newHandler(l, func() string { return d.packets.Peer(d.current) })
+	d.handler = in.newHandler(l.Protocol, func() string { return d.packets.Peer(d.current) })
 	d.pacer.busy.Add(1)
 	defer d.pacer.busy.Add(-1)
 	defer d.pulse.Rest()

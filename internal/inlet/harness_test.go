@@ -136,7 +136,7 @@ func start(t testing.TB, s Settings, at ...address.Address) *running {
 func bound(t testing.TB, inherited []*os.File, at ...address.Address) *running {
 	t.Helper()
 	b := &book{dropped: map[Reason]string{}}
-	in := New(slog.New(slog.NewTextHandler(b, nil)), func(*Listener, func() string) Handler { return &pupil{book: b} })
+	in := New(slog.New(slog.NewTextHandler(b, nil)), func(line.Protocol, func() string) Handler { return &pupil{book: b} })
 	var specs []Spec
 	for _, a := range at {
 		specs = append(specs, Spec{line.StatsD, a})

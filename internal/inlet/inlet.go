@@ -74,7 +74,7 @@ type Spec struct {
 // any goroutine may ask for the rest.
 type Inlet struct {
 	log        *slog.Logger
-	newHandler func(l *Listener, peer func() string) Handler
+	newHandler func(p line.Protocol, peer func() string) Handler
 
 	poller      *poll.Poller   // of the sockets, from Bind on
 	polling     sync.WaitGroup // of it
@@ -85,7 +85,7 @@ type Inlet struct {
 
 // New returns an Inlet. newHandler makes the Handler of a socket or a connection; peer names the
 // sender of what the Handler is being given.
-func New(log *slog.Logger, newHandler func(l *Listener, peer func() string) Handler) *Inlet {
+func New(log *slog.Logger, newHandler func(p line.Protocol, peer func() string) Handler) *Inlet {
 	in := &Inlet{log: log, newHandler: newHandler, connections: newConnections(log)}
 	in.gathering.turns = make(chan struct{}, runtime.GOMAXPROCS(0))
 	in.bound.Store(&[]*Listener{})
