@@ -21,6 +21,14 @@ type books struct {
 	spooled                              int // on disk
 }
 
+// An account is the books of StatsD, or of one destination of Carbon, and how full its
+// queue is, of one instant.
+type account struct {
+	books
+	bound   Bound
+	removed bool // it is a destination no more
+}
+
 // A queue holds one protocol's lines between the readers and the upstream, and
 // keeps that protocol's books. Any goroutine may call any method.
 type queue interface {

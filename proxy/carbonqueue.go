@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/store"
 )
 
@@ -130,26 +131,13 @@ func (q *carbonQueue) expire(_, noNameBefore time.Time) {
 	}
 }
 
-// An account is the books of one destination.
-type account struct {
-	name string
-	books
-	kept store.Books
-}
-
-// accounts returns the books of all destinations, of one instant: those that are gone
-// behind the others.
-func (q *carbonQueue) accounts() []account {
-	_, all := q.books()
-	return all
-}
-
-// books returns what was seen, and the books of all destinations, of one instant.
-func (q *carbonQueue) books() (seen books, all []account) {
+// accounts returns what was seen, and the books of all destinations, of one instant: those
+// that are gone behind the others.
+func (q *carbonQueue) accounts() (seen books, all []account) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.store == nil {
-		return books{}, []account{{}}
+		return books{}, []account{{bound: Bound{Protocol: line.Carbon.String()}}}
 	}
 	for _, kept := range q.store.Books() {
 		var b books
@@ -161,7 +149,11 @@ func (q *carbonQueue) books() (seen books, all []account) {
 		for why, n := range kept.Dropped {
 			b.dropped[storeReasons[why]] += n
 		}
-		all = append(all, account{kept.Destination, b, kept})
+		all = append(all, account{b, Bound{
+			Protocol: line.Carbon.String(), Destination: kept.Destination,
+			Queue: kept.QueueBytes, QueueLimit: kept.QueueLimit,
+			Spool: kept.SpoolBytes, SpoolLimit: kept.SpoolLimit, Oldest: kept.Oldest,
+		}, kept.Removed})
 	}
 	return q.seen, all
 }

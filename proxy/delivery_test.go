@@ -28,7 +28,7 @@ func writeSpooling(t *testing.T, p *running, conn io.Writer, format string, line
 	for i := 0; i < lines; i += step {
 		write(t, conn, numbered(format, i, i+step))
 		eventually(t, "the lines are there, and as many spooled as must be", func() bool {
-			return balance(t, p.Proxy)["carbon"].Received == uint64(i+step) && p.carbon.accounts()[0].kept.QueueBytes <= 1<<20
+			return balance(t, p.Proxy)["carbon"].Received == uint64(i+step) && p.Status().Bounds[1].Queue <= 1<<20
 		})
 	}
 }
@@ -192,7 +192,7 @@ func TestDestinations(t *testing.T) {
 	for i := range 100 {
 		write(t, conn, numbered("host.n%d 1 1700000000", i*1000, i*1000+1000))
 		up.next(1000)
-		eventually(t, "the disk keeps up", func() bool { return p.carbon.accounts()[1].kept.QueueBytes <= 1<<20 })
+		eventually(t, "the disk keeps up", func() bool { return p.Status().Bounds[2].Queue <= 1<<20 })
 	}
 	of := func(name string) Books {
 		for _, d := range p.Status().Destinations {

@@ -54,30 +54,17 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) {
 // so that they balance in every scrape.
 func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	m := metrics{ch}
-	b, bound := p.statsd.snapshot()
-	m.collectReceived(line.StatsD, b)
-	m.collectBooks(line.StatsD, "", b)
-	m.gauge(descQueueBytes, float64(bound.Queue), line.StatsD.String(), "")
-	m.gauge(descQueueLimit, float64(bound.QueueLimit), line.StatsD.String(), "")
+	statsd := p.statsd.account()
+	m.collectReceived(line.StatsD, statsd.books)
+	m.collectAccount(statsd)
 	p.statsd.collect(m)
-
-	seen, accounts := p.carbon.books()
+	seen, carbon := p.carbon.accounts()
 	m.collectReceived(line.Carbon, seen)
-	for _, a := range accounts {
-		m.collectBooks(line.Carbon, a.name, a.books)
-		if a.kept.Removed {
-			continue
+	for _, a := range carbon {
+		m.collectAccount(a)
+		if !a.removed {
+			m.collectSpool(a)
 		}
-		m.gauge(descQueueBytes, float64(a.kept.QueueBytes), line.Carbon.String(), a.name)
-		m.gauge(descQueueLimit, float64(a.kept.QueueLimit), line.Carbon.String(), a.name)
-		age := 0.0
-		if !a.kept.Oldest.IsZero() {
-			age = max(0, time.Since(a.kept.Oldest).Seconds())
-		}
-		m.gauge(descSpoolLines, float64(a.spooled), a.name)
-		m.gauge(descSpoolBytes, float64(a.kept.SpoolBytes), a.name)
-		m.gauge(descSpoolLimit, float64(a.kept.SpoolLimit), a.name)
-		m.gauge(descSpoolAge, age, a.name)
 	}
 	for _, u := range p.upstreams() {
 		up := 0.0
@@ -106,17 +93,34 @@ func (m metrics) collectReceived(proto line.Protocol, b books) {
 	m.counter(descRewritten, b.rewritten, proto.String())
 }
 
-// collectBooks collects the books of a destination.
-func (m metrics) collectBooks(proto line.Protocol, destination string, b books) {
-	m.counter(descAdopted, b.adopted, proto.String(), destination)
-	m.counter(descResent, b.resent, proto.String(), destination)
+// collectAccount collects the books of StatsD, or of a destination, and what they have of its queue.
+func (m metrics) collectAccount(a account) {
+	b := a.bound
+	m.counter(descAdopted, a.adopted, b.Protocol, b.Destination)
+	m.counter(descResent, a.resent, b.Protocol, b.Destination)
 	for why := range reasons {
-		m.counter(descDropped, b.dropped[why], proto.String(), destination, why.String())
+		m.counter(descDropped, a.dropped[why], b.Protocol, b.Destination, why.String())
 	}
-	for upstream, lines := range b.forwarded {
-		m.counter(descForwarded, lines, proto.String(), destination, upstream)
+	for upstream, lines := range a.forwarded {
+		m.counter(descForwarded, lines, b.Protocol, b.Destination, upstream)
 	}
-	m.gauge(descQueueLines, float64(b.queued), proto.String(), destination)
+	m.gauge(descQueueLines, float64(a.queued), b.Protocol, b.Destination)
+	if !a.removed {
+		m.gauge(descQueueBytes, float64(b.Queue), b.Protocol, b.Destination)
+		m.gauge(descQueueLimit, float64(b.QueueLimit), b.Protocol, b.Destination)
+	}
+}
+
+// collectSpool collects what waits on disk for a destination.
+func (m metrics) collectSpool(a account) {
+	b, age := a.bound, 0.0
+	if !b.Oldest.IsZero() {
+		age = max(0, time.Since(b.Oldest).Seconds())
+	}
+	m.gauge(descSpoolLines, float64(a.spooled), b.Destination)
+	m.gauge(descSpoolBytes, float64(b.Spool), b.Destination)
+	m.gauge(descSpoolLimit, float64(b.SpoolLimit), b.Destination)
+	m.gauge(descSpoolAge, age, b.Destination)
 }
 
 // collectSockets collects what the inlet has to say.

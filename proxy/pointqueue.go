@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -301,12 +300,10 @@ func (q *pointQueue) end() {
 	}
 }
 
-func (q *pointQueue) snapshot() (books, Bound) {
+func (q *pointQueue) account() account {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b := q.books
-	b.forwarded = maps.Clone(b.forwarded)
-	return b, Bound{Protocol: line.StatsD.String(), Queue: q.sums.Stats().Bytes, QueueLimit: int64(q.config.Load().Memory)}
+	return newAccount(q.books, q.sums.Stats().Bytes, int64(q.config.Load().Memory))
 }
 
 func (q *pointQueue) collect(m metrics) {

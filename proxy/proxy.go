@@ -188,12 +188,13 @@ func (p *Proxy) open() error {
 // keepCarbon keeps what is left of Carbon at the end, for the next process, and says
 // what became of it.
 func (p *Proxy) keepCarbon() {
-	before := p.carbon.accounts()
+	_, before := p.carbon.accounts()
 	if err := p.carbon.store.Close(); err != nil {
 		p.log.Warn("spool not closed well", "err", err)
 	}
-	for i, a := range p.carbon.accounts() {
-		log := p.log.With("protocol", "carbon", "destination", a.name)
+	_, after := p.carbon.accounts()
+	for i, a := range after {
+		log := p.log.With("protocol", "carbon", "destination", a.bound.Destination)
 		if n := a.dropped[shutdown] - before[i].dropped[shutdown]; n > 0 {
 			log.Error("lines dropped at the end of the drain", "lines", n)
 		}
@@ -218,13 +219,13 @@ func waitAtMost(wg *sync.WaitGroup, limit time.Duration) {
 
 // Status returns a snapshot.
 func (p *Proxy) Status() Status {
-	statsd, bound := p.statsd.snapshot()
-	carbon := p.carbon.accounts()
+	statsd := p.statsd.account()
+	_, carbon := p.carbon.accounts()
 	s := Status{
 		Listeners: []ListenerStatus{},
 		Upstreams: append([]UpstreamStatus{}, p.upstreams()...),
 		Lines:     map[string]Books{line.StatsD.String(): statsd.report(), line.Carbon.String(): carbon[0].report()},
-		Bounds:    []Bound{bound},
+		Bounds:    []Bound{statsd.bound},
 	}
 	for _, l := range p.inlet.Listeners() {
 		s.Listeners = append(s.Listeners, ListenerStatus{
@@ -232,12 +233,9 @@ func (p *Proxy) Status() Status {
 		})
 	}
 	for _, a := range carbon {
-		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.name, Lines: a.report()})
-		if !a.kept.Removed {
-			s.Bounds = append(s.Bounds, Bound{
-				Protocol: line.Carbon.String(), Destination: a.name, Queue: a.kept.QueueBytes, QueueLimit: a.kept.QueueLimit,
-				Spool: a.kept.SpoolBytes, SpoolLimit: a.kept.SpoolLimit, Oldest: a.kept.Oldest,
-			})
+		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.bound.Destination, Lines: a.report()})
+		if !a.removed {
+			s.Bounds = append(s.Bounds, a.bound)
 		}
 	}
 	return s

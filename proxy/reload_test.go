@@ -133,9 +133,9 @@ func TestReloadUpstreams(t *testing.T) {
 	for otherStatsD.next(1)[0] != "Denali.c:1|c" { // host.b may have been sent while it went down
 	}
 	eventually(t, "all is booked", func() bool { return balance(t, p.Proxy)["carbon"].Queued == 0 })
-	books := p.carbon.accounts()[0].books
+	_, accounts := p.carbon.accounts()
 	for upstream, want := range map[string]uint64{carbon.address.String(): 1, otherCarbon.address.String(): 2} {
-		if got := books.forwarded[upstream]; got != want {
+		if got := accounts[0].forwarded[upstream]; got != want {
 			t.Errorf("%s: %d lines forwarded, want %d", upstream, got, want)
 		}
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"maps"
 
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
@@ -26,8 +27,8 @@ type statsdSink interface {
 	// end drops what has not left, or keeps it for the next process. run has returned.
 	end()
 
-	// snapshot returns the books, and how full it is, of one instant.
-	snapshot() (books, Bound)
+	// account returns the books, and how full it is.
+	account() account
 
 	// collect collects what only it can tell.
 	collect(m metrics)
@@ -37,6 +38,12 @@ type statsdSink interface {
 
 	// upstreams are those which it has beside.
 	upstreams(carbon []UpstreamStatus) []UpstreamStatus
+}
+
+// newAccount returns a copy of StatsD's books, with how much its queue has, and may have.
+func newAccount(b books, bytes, limit int64) account {
+	b.forwarded = maps.Clone(b.forwarded)
+	return account{books: b, bound: Bound{Protocol: line.StatsD.String(), Queue: bytes, QueueLimit: limit}}
 }
 
 // A statsdForwarder sends StatsD to servers.

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/address"
-	"github.com/prefixproxy/prefixproxy/internal/line"
 	"github.com/prefixproxy/prefixproxy/internal/outlet"
 )
 
@@ -310,10 +309,8 @@ func (q *statsdQueue) lost() (n uint64) {
 	return n
 }
 
-func (q *statsdQueue) snapshot() (books, Bound) {
+func (q *statsdQueue) account() account {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b := q.books
-	b.forwarded = maps.Clone(b.forwarded)
-	return b, Bound{Protocol: line.StatsD.String(), Queue: int64(q.bytes), QueueLimit: int64(q.limit)}
+	return newAccount(q.books, int64(q.bytes), int64(q.limit))
 }

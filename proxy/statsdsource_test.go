@@ -40,7 +40,7 @@ func TestRestOfALine(t *testing.T) {
 		if lines, _, err := s.Next(time.Now()); len(lines) != 0 || err != nil {
 			t.Errorf("got %q, %v; want nothing", lines, err)
 		}
-		if books, _ := s.queue.snapshot(); books.dropped[tooOld] != 1 {
+		if books := s.queue.account(); books.dropped[tooOld] != 1 {
 			t.Errorf("%d lines too old, want 1", books.dropped[tooOld])
 		}
 	})
@@ -126,7 +126,7 @@ func TestLeave(t *testing.T) {
 		s.queue.accept(&tally{received: 4}, in)
 		books := func(when string, forwarded, lost uint64, queued int) {
 			t.Helper()
-			b, _ := s.queue.snapshot()
+			b := s.queue.account()
 			if b.forwarded["tcp://a:1"] != forwarded || b.dropped[sendError] != lost || b.queued != queued {
 				t.Errorf("%s: %d forwarded, %d lost, %d queued; want %d, %d, %d", when, b.forwarded["tcp://a:1"], b.dropped[sendError], b.queued, forwarded, lost, queued)
 			}

@@ -122,7 +122,7 @@ func TestTelemetry(t *testing.T) {
 		if !slices.Contains(second, "Denali.prefixproxy.lines_received.carbon:1|c") {
 			t.Errorf("no delta in %q", second)
 		}
-		b, _ := p.statsd.(*statsdForwarder).snapshot()
+		b := p.statsd.account()
 		if b.received == 0 || b.rewritten != b.received {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
 		}
