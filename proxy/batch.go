@@ -59,10 +59,11 @@ func (b *batch) free() {
 	batches.Put(b)
 }
 
-// merge appends the lines of other, which it takes, and says whether it did:
-// only where both are alike and fit into one buffer.
+// merge appends the lines of other, which waits in the same list and which it takes, and
+// says whether it did: only where they were named alike, came together, and fit into one
+// buffer.
 func (b *batch) merge(other *batch) bool {
-	if !b.isLike(other) || len(b.buf)+len(other.buf) > cap(b.buf) {
+	if b.names != other.names || other.born.Sub(b.born) > mergeSpan || len(b.buf)+len(other.buf) > cap(b.buf) {
 		return false
 	}
 	b.buf = append(b.buf, other.buf...)
@@ -71,26 +72,9 @@ func (b *batch) merge(other *batch) bool {
 	return true
 }
 
-// fill moves whole lines from the head of other into the room that b has left.
-// Both are of one kind.
-func (b *batch) fill(other *batch) {
-	room := min(cap(b.buf)-len(b.buf), len(other.buf))
-	n := bytes.LastIndexByte(other.buf[:room], '\n') + 1
-	lines := bytes.Count(other.buf[:n], newline)
-	b.buf = append(b.buf, other.buf[:n]...)
-	b.lines += lines
-	other.cut(n, lines)
-}
-
-// isLike says whether the lines of two batches may stand in one: they are of one
-// kind, and came together.
-func (b *batch) isLike(other *batch) bool {
-	return b.names == other.names && b.unnamed == other.unnamed && b.parked == other.parked && other.born.Sub(b.born) <= mergeSpan
-}
-
-// shrink gives a buffer that is mostly empty for one that fits.
+// shrink gives a buffer that is not nearly full for one that fits.
 func (b *batch) shrink() {
-	if len(b.buf) > cap(b.buf)/2 {
+	if len(b.buf) > cap(b.buf)/8*7 {
 		return
 	}
 	large := batch{buf: b.buf}
@@ -107,50 +91,21 @@ func (b *batch) cut(n, lines int) {
 	b.lines -= lines
 }
 
-// keep reduces b to the lines for which want holds, and returns how many went.
-func (b *batch) keep(want func(ln []byte) bool) (gone int) {
+// split takes the lines for which want holds out of b, into a batch like it.
+func (b *batch) split(want func(ln []byte) bool) *batch {
+	out := newBatch(b.born, b.names, b.unnamed)
 	kept := b.buf[:0]
 	for rest := b.buf; len(rest) > 0; {
 		n := bytes.IndexByte(rest, '\n') + 1
 		if want(rest[:n]) {
-			kept = append(kept, rest[:n]...)
+			out.buf = append(out.buf, rest[:n]...)
+			out.lines++
 		} else {
-			gone++
+			kept = append(kept, rest[:n]...)
 		}
 		rest = rest[n:]
 	}
 	b.buf = kept
-	b.lines -= gone
-	return gone
-}
-
-// split takes the lines for which want holds out of b, into a batch like it.
-func (b *batch) split(want func(ln []byte) bool) *batch {
-	out := newBatch(b.born, b.names, b.unnamed)
-	b.keep(func(ln []byte) bool {
-		if !want(ln) {
-			return true
-		}
-		out.buf = append(out.buf, ln...)
-		out.lines++
-		return false
-	})
+	b.lines -= out.lines
 	return out
-}
-
-// A fifo is a list of batches, the oldest first. There are some hundreds at most.
-type fifo []*batch
-
-func (f fifo) first() *batch {
-	if len(f) == 0 {
-		return nil
-	}
-	return f[0]
-}
-
-func (f fifo) last() *batch {
-	if len(f) == 0 {
-		return nil
-	}
-	return f[len(f)-1]
 }

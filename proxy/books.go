@@ -1,9 +1,6 @@
 package proxy
 
-import (
-	"runtime"
-	"time"
-)
+import "time"
 
 // A tally counts what one read brought, until the queue books it.
 type tally struct {
@@ -33,8 +30,9 @@ type account struct {
 // keeps that protocol's books. Any goroutine may call any method.
 type queue interface {
 	// accept books what a read brought and puts its batches, which it takes.
-	// It never blocks: to make room, the oldest lines go.
-	accept(t *tally, in ...*batch)
+	// It never blocks: to make room, the oldest lines go. It returns how many
+	// bytes wait.
+	accept(t *tally, in ...*batch) (waiting int64)
 
 	// namesLater says whether what becomes of a line is named when it leaves, so that it
 	// is enough to know the name, be the claim suspended.
@@ -90,17 +88,6 @@ func (b books) report() Books {
 		}
 	}
 	return r
-}
-
-// crowded is how many bytes may wait before the readers let others go first.
-const crowded = 2 * batchSize
-
-// giveWay lets the upstream, or the spool, go first, if so many bytes wait: readers that always
-// find input would keep it from its turn.
-func giveWay(waiting int64) {
-	if waiting > crowded {
-		runtime.Gosched()
-	}
 }
 
 // notify puts a token into c unless one is there.

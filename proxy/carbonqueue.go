@@ -78,10 +78,8 @@ func (q *carbonQueue) redirect(to []CarbonForward) {
 	q.follow(to)
 }
 
-func (q *carbonQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
-
-// enter is accept, and returns how many bytes wait for an upstream that takes some, or the disk.
-func (q *carbonQueue) enter(t *tally, in []*batch) (waiting int64) {
+// accept returns how many bytes wait for an upstream that takes some, or the disk.
+func (q *carbonQueue) accept(t *tally, in ...*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.see(t.received, t)

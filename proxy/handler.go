@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"runtime"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/inlet"
@@ -31,12 +32,18 @@ func (p *Proxy) newHandler(proto line.Protocol, peer func() string) inlet.Handle
 // that, for the sake of Carbon lines that mean "now".
 func (h *handler) Begin(at time.Time) { h.ingest.begin(at, h.naming.current(h.queue)) }
 
-// End puts them into the queue.
+// crowded is how many bytes may wait before the readers let others go first.
+const crowded = 2 * batchSize
+
+// End puts them into the queue. Where much waits there, the upstream or the spool goes
+// first: readers that always find input would keep it from its turn.
 func (h *handler) End() {
 	names := h.ingest.names
 	batches := h.ingest.end()
 	h.owner.look(batches[0].buf, names)
-	h.queue.accept(&h.ingest.tally, batches...)
+	if h.queue.accept(&h.ingest.tally, batches...) > crowded {
+		runtime.Gosched()
+	}
 }
 
 // Stream takes the whole lines of data and returns what is behind the last. What

@@ -236,7 +236,7 @@ func (q *pointQueue) count(r *aggregate.Reading, at time.Time) {
 }
 
 // accept books what a read brought beside what was counted.
-func (q *pointQueue) accept(t *tally, in ...*batch) {
+func (q *pointQueue) accept(t *tally, in ...*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.books.book(t.received, t)
@@ -247,6 +247,7 @@ func (q *pointQueue) accept(t *tally, in ...*batch) {
 		}
 		b.free()
 	}
+	return 0
 }
 
 // configure makes cfg hold from a new slot on.

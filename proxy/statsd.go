@@ -49,18 +49,17 @@ func newAccount(b books, bytes, limit int64) account {
 // A statsdForwarder sends StatsD to servers.
 type statsdForwarder struct {
 	*statsdQueue
-	source *statsdSource
-	to     *destination
-	left   *pointQueue // opened, if an earlier process has counted
-	log    *slog.Logger
+	to   *destination
+	left *pointQueue // opened, if an earlier process has counted
+	log  *slog.Logger
 }
 
 func newStatsDForwarder(p *Proxy) *statsdForwarder {
 	cfg := p.cfg.Forward.StatsD
 	f := &statsdForwarder{statsdQueue: newStatsDQueue(int(cfg.Queue)), left: newPointQueue(p), log: p.log}
 	f.know(cfg.To)
-	f.source = &statsdSource{queue: f.statsdQueue}
-	f.to = &destination{protocol: line.StatsD, Outlet: outlet.New(cfg.outlet(), p.outletOptions(line.StatsD, "", f.source))}
+	source := &statsdSource{queue: f.statsdQueue}
+	f.to = &destination{protocol: line.StatsD, Outlet: outlet.New(cfg.outlet(), p.outletOptions(line.StatsD, "", source))}
 	return f
 }
 
@@ -80,10 +79,7 @@ func (f *statsdForwarder) open(cfg Config, dirs []string) error {
 	return nil
 }
 
-func (f *statsdForwarder) run(ctx context.Context) {
-	f.to.Run(ctx)
-	f.source.abandon()
-}
+func (f *statsdForwarder) run(ctx context.Context) { f.to.Run(ctx) }
 
 func (f *statsdForwarder) configure(cfg Config) {
 	f.resize(cfg.Forward.StatsD)

@@ -28,9 +28,10 @@ type statsdQueue struct {
 	excess int // bytes that waited when the limit was lowered, as far as they still do
 	bytes  int
 
-	ready  fifo
-	held   fifo
-	parked fifo // older than all that is held
+	// The lists, each with its oldest batch first.
+	ready  []*batch
+	held   []*batch
+	parked []*batch // older than all that is held
 }
 
 func newStatsDQueue(limit int) *statsdQueue {
@@ -41,10 +42,7 @@ func (q *statsdQueue) namesLater() bool          { return false }
 func (q *statsdQueue) isHolding() bool           { return q.holding.Load() > 0 }
 func (q *statsdQueue) moreHeld() <-chan struct{} { return q.heldMore }
 
-func (q *statsdQueue) accept(t *tally, in ...*batch) { giveWay(q.enter(t, in)) }
-
-// enter is accept, and returns how many bytes wait.
-func (q *statsdQueue) enter(t *tally, in []*batch) (waiting int64) {
+func (q *statsdQueue) accept(t *tally, in ...*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.books.book(t.received, t)
@@ -79,7 +77,7 @@ func (q *statsdQueue) put(b *batch) {
 		notify(q.more)
 	}
 	for q.bytes > max(q.limit, q.excess) {
-		q.drop1(q.oldest(), queueFull)
+		q.dropFirst(q.oldest(), queueFull)
 	}
 }
 
@@ -108,40 +106,47 @@ func (q *statsdQueue) park(b *batch) {
 func (q *statsdQueue) hasParked() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.parked.first() != nil
+	return len(q.parked) > 0
 }
 
 // hold adds b to a list of lines that wait for a claim. q.mu is held.
-func (q *statsdQueue) hold(list *fifo, b *batch) {
+func (q *statsdQueue) hold(list *[]*batch, b *batch) {
 	q.holding.Add(int64(b.lines))
 	q.push(list, b)
 	notify(q.heldMore)
 }
 
-// push appends b to list. Where much waits, buffers are filled up or cut to
-// size, so that it takes little more memory than the lines do. q.mu is held.
-func (q *statsdQueue) push(list *fifo, b *batch) {
+// push appends b to list. Where much waits, a buffer that gets no more lines is cut to
+// size, so that it takes little more memory than they do. q.mu is held.
+func (q *statsdQueue) push(list *[]*batch, b *batch) {
 	q.bytes += len(b.buf)
-	tail := list.last()
-	if tail != nil && tail.merge(b) {
-		return
-	}
-	if len(*list) >= backlog {
-		if tail.isLike(b) {
-			tail.fill(b)
+	if n := len(*list); n > 0 {
+		last := (*list)[n-1]
+		if last.merge(b) {
+			return
 		}
-		tail.shrink()
+		if n >= backlog {
+			last.shrink()
+		}
 	}
 	*list = append(*list, b)
 }
 
-// backlog is how many batches must wait for buffers to be filled up, or cut to
-// size: fewer will leave before it pays.
+// backlog is how many batches must wait for buffers to be cut to size: fewer will leave
+// before it pays.
 const backlog = 8
 
+// first returns the oldest batch of a list, or nil.
+func first(list []*batch) *batch {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[0]
+}
+
 // pop takes the first batch of list, or nil. q.mu is held.
-func (q *statsdQueue) pop(list *fifo) *batch {
-	b := list.first()
+func (q *statsdQueue) pop(list *[]*batch) *batch {
+	b := first(*list)
 	if b != nil {
 		*list = slices.Delete(*list, 0, 1)
 		q.bytes -= len(b.buf)
@@ -150,19 +155,18 @@ func (q *statsdQueue) pop(list *fifo) *batch {
 }
 
 // oldest returns the list that begins with the oldest batch. q.mu is held.
-func (q *statsdQueue) oldest() *fifo {
-	var oldest *fifo
-	for _, list := range []*fifo{&q.ready, &q.parked, &q.held} {
-		b := list.first()
-		if b != nil && (oldest == nil || b.born.Before(oldest.first().born)) {
+func (q *statsdQueue) oldest() (oldest *[]*batch) {
+	for _, list := range []*[]*batch{&q.ready, &q.parked, &q.held} {
+		b := first(*list)
+		if b != nil && (oldest == nil || b.born.Before((*oldest)[0].born)) {
 			oldest = list
 		}
 	}
 	return oldest
 }
 
-// drop1 drops the first batch of list. q.mu is held.
-func (q *statsdQueue) drop1(list *fifo, why reason) {
+// dropFirst drops the first batch of list. q.mu is held.
+func (q *statsdQueue) dropFirst(list *[]*batch, why reason) {
 	b := q.pop(list)
 	if list != &q.ready {
 		q.holding.Add(-int64(b.lines))
@@ -177,7 +181,7 @@ func (q *statsdQueue) drop1(list *fifo, why reason) {
 func (q *statsdQueue) tryTake() (*batch, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if b := q.parked.first(); b != nil && !isSuspended(b.names.claim) {
+	if b := first(q.parked); b != nil && !isSuspended(b.names.claim) {
 		q.holding.Add(-int64(b.lines))
 		return q.pop(&q.parked), nil
 	}
@@ -248,13 +252,13 @@ func (q *statsdQueue) expire(now, noNameBefore time.Time) {
 func (q *statsdQueue) dropOld(now, noNameBefore time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, list := range []*fifo{&q.ready, &q.parked, &q.held} {
-		for b := list.first(); b != nil && b.tooOld(now); b = list.first() {
-			q.drop1(list, tooOld)
+	for _, list := range []*[]*batch{&q.ready, &q.parked, &q.held} {
+		for b := first(*list); b != nil && b.tooOld(now); b = first(*list) {
+			q.dropFirst(list, tooOld)
 		}
 	}
-	for b := q.held.first(); b != nil && b.born.Before(noNameBefore); b = q.held.first() {
-		q.drop1(&q.held, noName)
+	for b := first(q.held); b != nil && b.born.Before(noNameBefore); b = first(q.held) {
+		q.dropFirst(&q.held, noName)
 	}
 }
 
@@ -264,7 +268,7 @@ func (q *statsdQueue) abandon() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for list := q.oldest(); list != nil; list = q.oldest() {
-		q.drop1(list, shutdown)
+		q.dropFirst(list, shutdown)
 	}
 	q.bookDrop(q.books.queued, shutdown) // taken by who writes to a stdout that nobody reads
 	return q.books.dropped[shutdown]

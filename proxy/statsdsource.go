@@ -98,12 +98,14 @@ func (s *statsdSource) mayLeave(now time.Time) (lines []byte, wait time.Duration
 		b.cut(len(b.buf), b.lines)
 		return nil, 0, nil
 	}
-	if !isOver {
-		s.queue.park(b.split(b.names.owns))
-	} else {
-		s.queue.drop(b.keep(func(ln []byte) bool { return !b.names.owns(ln) }), claimLost)
-	}
+	bound := b.split(b.names.owns)
 	b.names = nil
+	if isOver {
+		s.queue.drop(bound.lines, claimLost)
+		bound.free()
+	} else {
+		s.queue.park(bound)
+	}
 	return b.buf, 0, nil
 }
 
@@ -195,7 +197,9 @@ func (s *statsdSource) End(time.Time, outlet.Ending) {
 func (s *statsdSource) Expire(now time.Time) (again time.Duration, err error) {
 	s.queue.dropOld(now, time.Time{})
 	if s.hand != nil && s.hand.tooOld(now) {
-		s.dropHand(tooOld)
+		s.queue.drop(s.hand.lines, tooOld)
+		s.hand.free()
+		s.hand = nil
 	}
 	switch lines, closed := s.queue.left(); {
 	case lines > 0:
@@ -211,16 +215,3 @@ func (s *statsdSource) HasBacklog(now time.Time) bool { return now.Sub(s.hand.bo
 
 func (s *statsdSource) More() <-chan struct{} { return s.queue.more }
 func (s *statsdSource) Lost() uint64          { return s.queue.lost() }
-
-// abandon drops what could not be sent before the end.
-func (s *statsdSource) abandon() {
-	if s.hand != nil {
-		s.dropHand(shutdown)
-	}
-}
-
-func (s *statsdSource) dropHand(why reason) {
-	s.queue.drop(s.hand.lines, why)
-	s.hand.free()
-	s.hand = nil
-}
