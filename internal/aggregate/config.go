@@ -20,7 +20,7 @@ type Config struct {
 	// count_90, -10 lower_top10 and so on; default [90].
 	Percentiles []float64 `yaml:"percentiles"`
 
-	// Layout is how points are called: plain (Denali.x.count), statsd
+	// Layout is how points are named: plain (Denali.x.count), statsd
 	// (stats.counters.Denali.x.count) or legacy (statsd's default, stats_counts.Denali.x);
 	// default plain.
 	Layout Layout `yaml:"layout"`
@@ -72,10 +72,10 @@ func (c Config) Problems() (ps conf.Problems) {
 		ps.Addf("aggregate.expire", "0 or more; 0 forgets nothing", "expire %v is negative", c.Expire)
 	}
 	if !slices.Contains([]Layout{Plain, StatsD, Legacy}, c.Layout) {
-		ps.Addf("aggregate.layout", "plain, statsd or legacy", "%q is no layout", c.Layout)
+		ps.Addf("aggregate.layout", "plain, statsd or legacy", "%q is not known", c.Layout)
 	}
 	if !slices.Contains([]Tags{GraphiteTags, DropTags}, c.Tags) {
-		ps.Addf("aggregate.tags", "graphite or drop", "%q is no way with tags", c.Tags)
+		ps.Addf("aggregate.tags", "graphite or drop", "%q is not known", c.Tags)
 	}
 	if c.Memory < minMemory {
 		ps.Addf("aggregate.memory", "1MiB or more", "memory %v is too small", c.Memory)
@@ -83,7 +83,7 @@ func (c Config) Problems() (ps conf.Problems) {
 	return ps
 }
 
-// Layout is how points are called.
+// Layout is how points are named.
 type Layout string
 
 // The layouts.

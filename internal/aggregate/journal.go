@@ -60,8 +60,8 @@ func (l *log) isLong() bool {
 	return l.base > 0 && !l.broken && l.size-l.base > max(minLines, 2*l.base)
 }
 
-// turn begins the log of the next generation, with a base of so many series.
-func (j *journal) turn(series int) {
+// rotate begins the log of the next generation, with a base of so many series.
+func (j *journal) rotate(series int) {
 	if j.dir == "" {
 		return
 	}
@@ -121,8 +121,8 @@ func (j *journal) commit() {
 	j.base, j.err = j.size, nil
 }
 
-// cut takes all that there is out of the logs, of which this one lacks so many lines from now on:
-// most likely the disk is full, perhaps of what must not be found again, since its points have left.
+// cut empties this log, which lacks so many lines from now on, and removes the older ones: most
+// likely the disk is full, and the next process must not find lines whose points have left.
 func (j *journal) cut(missing int) {
 	if j.file == nil { // none could be begun
 		return
@@ -148,7 +148,7 @@ func (j *journal) replaceOlder() error {
 	return nil
 }
 
-// miss keeps for the next process how many lines are missing.
+// miss tells the next process how many lines are missing.
 func (j *journal) miss(lines int) {
 	if j.broken {
 		j.missing = lines
@@ -180,7 +180,7 @@ func headOf(missing int) []byte { return fmt.Appendf(nil, "%s%10d\n", format, mi
 
 const headLen = int64(len(format) + 10 + 1)
 
-// missing returns how many lines are missing in logs, and keeps them from being found so again.
+// missing returns how many lines are missing in logs, which say so only once.
 func missing(logs []logFile) (sum int) {
 	for _, l := range logs {
 		if file, err := statedir.OpenFile(l.path(), os.O_RDWR, 0); err == nil {

@@ -13,8 +13,8 @@ type Slot struct {
 	Tenure   string // what the name is held under when it begins; "": none is
 	Lines    int    // that were counted
 
-	// How its points are called, whatever another process is told meanwhile: those that
-	// have left are made again after a kill.
+	// How its points are named, even if the configuration has changed since: after a kill,
+	// points that have left are made again.
 	Layout Layout
 	To     string
 }
@@ -70,7 +70,7 @@ func (s *slots) move(now int64) {
 	s.label()
 }
 
-// label calls the points of the open slot, of which none has left, as is configured now.
+// label has the points of the open slot, none of which has left, named as is configured now.
 func (s *slots) label() { s.open.Layout, s.open.To = s.cfg.Layout, s.cfg.To }
 
 // close keeps the time of the open slot, up to to, from being used again.

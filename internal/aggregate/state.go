@@ -75,7 +75,7 @@ func (a *Aggregator) note() {
 
 // beginBase begins a log.
 func (a *Aggregator) beginBase() {
-	a.journal.turn(len(a.order))
+	a.journal.rotate(len(a.order))
 	a.note()
 }
 
@@ -185,8 +185,8 @@ func (j *journal) spill() {
 	}
 }
 
-// recall goes on with the newest base that logs have, and what comes after it, of which the last
-// was written at that time.
+// recall goes on with the newest base in logs and what comes after it, and returns when the last
+// of that was written.
 func (a *Aggregator) recall(logs []logFile) (written time.Time, err error) {
 	first := 0
 	for i, l := range logs {
@@ -341,7 +341,7 @@ func (r *replay) heed(text []byte) {
 	r.open, r.closed = h.Slot, h.Closed
 }
 
-// series finds the series of a record, which it is to be from here on if that holds.
+// series returns the series of a record; if the base counts, it is now as the record has it.
 func (r *replay) series(text []byte) *series {
 	digit, text := cut(text, ' ')
 	seqText, text := cut(text, ' ')

@@ -17,13 +17,14 @@ import (
 const (
 	idleEnough  = time.Second // without anything whole, for a connection to be ended for another
 	lookForRoom = 10 * time.Millisecond
-	calm        = time.Minute // without a trouble, for another one to be told
+	calm        = time.Minute // without a trouble, until it is logged again
 
-	// So many connections that we have ended may wait for their peers to end them, too, beside as many
-	// open ones as there may be, if there are descriptors for them; or else a quarter of those.
+	// How many connections that we have ended may wait for their peers to end them, too, in addition
+	// to the open ones: at least so many, where there are descriptors for them, or a quarter of the
+	// limit of open ones.
 	leastLeaving = 64
 
-	shortage = 10 * time.Second // when descriptors have run out, for which the rest of the process gets some
+	shortage = 10 * time.Second // how long fewer may be open when descriptors have run out: the process needs some
 
 	moreDescriptors = "LimitNOFILE= in the unit, or ulimit -n"
 )

@@ -16,7 +16,7 @@
 //
 // Input is read in the order in which it reached one socket; between two sockets, order is not
 // kept. A peer whose connection we end is told first, and is read from until it ends the
-// connection, too. But a TCP peer that never looks loses what it writes next, once more than a
-// quarter of Settings.MaxConnections of such (and 64) are waited for, beside as many open ones as
-// there may be.
+// connection, too. But a TCP peer that never looks loses what it writes next, once we wait for too
+// many of its kind: more than 64, and than a quarter of Settings.MaxConnections, in addition to the
+// open ones.
 package inlet
