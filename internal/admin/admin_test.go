@@ -365,7 +365,7 @@ func TestUnhealthy(t *testing.T) {
 	s := New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
 	w := httptest.NewRecorder()
 	s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/healthz", nil))
-	if w.Code != 503 || w.Body.String() != "a loop stands still\n" {
+	if w.Code != 503 || w.Body.String() != "a loop is stuck\n" {
 		t.Errorf("got %d %q, want 503", w.Code, w.Body)
 	}
 }
@@ -459,6 +459,9 @@ func TestOddRequests(t *testing.T) {
 		code    int
 	}{
 		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200},
+		{"GET /healthz HTTP/1.0\r\n\r\n", 200},
+		{"GET /healthz HTTP/1.0\r\nHost: evil.com\r\n\r\n", 403},
+		{"GET /healthz HTTP/1.1\r\nHost:\r\n\r\n", 403},
 		{"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.com\r\n\r\n", 400},
 		{"GET http://evil.com/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 403},
 		{"CONNECT evil.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 403},

@@ -28,12 +28,13 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 
 // A page is what is served at a path.
 type page struct {
-	path, kind string                // kind: its Content-Type; "": write says
-	ask        func(context.Context) // of etcd, before the request has its turn: no other waits for that; nil: nothing
+	path, kind string                // kind: its Content-Type; "": write sets it
+	ask        func(context.Context) // asks etcd, before the request takes a turn, so that nobody waits for that; or nil
 	write      func(w http.ResponseWriter, r *http.Request) error
 }
 
-// ServeHTTP implements http.Handler. What write cannot tell now is 503, and what is not there 404.
+// ServeHTTP implements http.Handler. If write has nothing to tell now, the answer is 503; if there is
+// no such page, 404.
 func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p.kind != "" {
 		w.Header().Set("Content-Type", p.kind)
@@ -47,8 +48,8 @@ func (p page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// etcdTime is how long a page waits for etcd; a scrape waits only for the first answer,
-// and for less.
+// etcdTime is how long a page waits for etcd, and scrapeTime how long a scrape does, which waits for
+// the first answer only.
 const (
 	etcdTime   = 1500 * time.Millisecond
 	scrapeTime = 300 * time.Millisecond
@@ -121,7 +122,7 @@ func writeJSON(w http.ResponseWriter, data any) error {
 
 func (s *Server) writeHealth(w http.ResponseWriter, _ *http.Request) error {
 	if !s.src.Health.Alive() {
-		return errors.New("a loop stands still")
+		return errors.New("a loop is stuck")
 	}
 	fmt.Fprintln(w, "alive")
 	return nil
@@ -135,8 +136,7 @@ func (s *Server) writeReady(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// writeBadLines lists the last refused lines, the newest first: time,
-// protocol, reason, peer, and the line's beginning, quoted.
+// writeBadLines lists the last refused lines, the newest first.
 func (s *Server) writeBadLines(w http.ResponseWriter, _ *http.Request) error {
 	if !s.cfg.Load().BadLines {
 		return fs.ErrNotExist
