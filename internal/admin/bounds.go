@@ -19,29 +19,27 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
-// What the pages may cost, however many ask for them: the rest is closed, or gets
-// 503.
-// A connection is a request, a descriptor and some 30 KiB; an answer, a processor while it is
-// made.
+// What the pages may cost, however many clients ask for them: others are disconnected, or get 503.
+// A connection costs a descriptor and about 30 KiB; an answer, a processor while it is made.
 const (
-	maxConnections = 32              // and an eighth of the descriptors of this process
+	maxConnections = 32              // and an eighth of this process's descriptors
 	maxRequests    = 2               // answered at a time
 	requestWait    = 2 * time.Second // for its turn
 	smallAnswer    = 64 << 10        // bytes
-	largeAnswers   = 4 << 20         // bytes of longer ones that are being written, or one alone
+	largeAnswers   = 4 << 20         // bytes of longer answers being written; a single one may exceed it
 
-	// At the bound, who has had this long to ask, or for its answer, makes room for another.
+	// At maxConnections, a client that has had this long to ask, or to read its answer, makes room
+	// for another.
 	askTime    = 5 * time.Millisecond
 	answerTime = 2 * time.Second
 
-	// Where there are too many connections, a new one waits so long for room, and those behind it
-	// in the kernel's backlog.
+	// How long a new connection waits for room; those behind it wait in the kernel's backlog.
 	roomWait = time.Second
 
-	retryAccept = 10 * time.Millisecond // where it fails
+	retryAccept = 10 * time.Millisecond // if accept fails
 )
 
-// connections are those that are open. Any goroutine may use them.
+// connections are the open ones. Any goroutine may use them.
 type connections struct {
 	most int
 	mu   sync.Mutex
@@ -55,18 +53,18 @@ func newConnections() *connections {
 // A client is an open connection. The mutex of the connections guards it.
 type client struct {
 	socket
-	asked bool      // its request is read
-	until time.Time // it makes no room before
+	asked bool      // its request has been read
+	until time.Time // when it must make room, if there is none
 }
 
-// A socket is a connection by TCP, or by a unix socket.
+// A socket is a TCP or unix connection.
 type socket interface {
 	net.Conn
 	syscall.Conn
 	CloseRead() error
 }
 
-// end ends the connection. Where a request may have been read just now, it is answered first.
+// end ends the connection. A request that may have been read just now is still answered.
 func (c *client) end() {
 	if c.asked {
 		c.Close()
@@ -75,7 +73,7 @@ func (c *client) end() {
 	}
 }
 
-// hasInput says whether something has come that is not read yet.
+// hasInput reports whether there is input that has not been read.
 func (c *client) hasInput() (has bool) {
 	raw, err := c.SyscallConn()
 	if err == nil {
@@ -84,8 +82,7 @@ func (c *client) hasInput() (has bool) {
 	return has && err == nil
 }
 
-// admit returns a connection as a client when there is room for it; nil if there is none for so
-// long.
+// admit makes a connection a client as soon as there is room, or returns nil after roomWait.
 func (c *connections) admit(s socket) *client {
 	for until := time.Now().Add(roomWait); time.Now().Before(until); time.Sleep(time.Millisecond) {
 		if admitted := c.enter(s, time.Now()); admitted != nil {
@@ -106,15 +103,15 @@ func (c *connections) enter(s socket, now time.Time) *client {
 	return admitted
 }
 
-// makeRoom ends the client whose time was over first. What has come and is not read, since the
-// host had no time for it, was sent at once. mu is held.
+// makeRoom ends the client whose time was up first, if any. One whose request has arrived, but has
+// not been read because the host was busy, gets more time. mu is held.
 func (c *connections) makeRoom(now time.Time) bool {
 	for {
 		first := slices.MinFunc(slices.Collect(maps.Keys(c.open)), func(a, b *client) int { return a.until.Compare(b.until) })
 		switch {
 		case now.Before(first.until):
 			return false
-		case !first.asked && first.hasInput(): // it is we who have not looked
+		case !first.asked && first.hasInput():
 			first.until = now.Add(askTime)
 			continue
 		}
@@ -124,28 +121,28 @@ func (c *connections) makeRoom(now time.Time) bool {
 	}
 }
 
-// note is told by the server what a connection does.
+// note is the http.Server's ConnState.
 func (c *connections) note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	client := conn.(*client)
 	switch state {
-	case http.StateActive: // its request is read
+	case http.StateActive: // its request has been read
 		client.asked, client.until = true, time.Now().Add(answerTime)
 	case http.StateClosed:
 		delete(c.open, client)
 	}
 }
 
-// A boundedListener refuses what is too much: nobody can use up the descriptors of the
+// A boundedListener refuses connections beyond the bound: nobody can use up the descriptors of the
 // process.
 type boundedListener struct {
 	net.Listener
 	connections *connections
 }
 
-// Accept returns the next connection for which there is room. What accept(2) fails for, a
-// connection that has failed or want of memory, is over soon: it does not end the server.
+// Accept returns the next connection for which there is room. An error of accept(2) (a failed
+// connection, a lack of memory) is soon over: it does not end the server.
 func (l boundedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
@@ -159,14 +156,14 @@ func (l boundedListener) Accept() (net.Conn, error) {
 		if admitted := l.connections.admit(conn.(socket)); admitted != nil {
 			return admitted, nil
 		}
-		conn.Close() // a 503 that nobody has asked for would confuse some clients
+		conn.Close() // a 503 before any request would confuse some clients
 	}
 }
 
-// limits let maxRequests be answered at a time, and their answers be written when they are made:
-// who reads slowly keeps no other waiting, unless all answers together take too much memory. Who
-// asks for the same as one that still waits for its turn shares its answer, even if that one is
-// gone: however many ask for it, they cost no more than one.
+// limits let maxRequests be answered at a time. An answer is written after it is complete, so that a
+// slow reader keeps nobody waiting, unless all answers together take too much memory. A request
+// that equals one that still waits for its turn shares its answer, even if that client is gone:
+// however many ask for the same, they cost no more than one.
 type limits struct {
 	turns   chan struct{}
 	room    *semaphore.Weighted
@@ -177,7 +174,7 @@ func newLimits() *limits {
 	return &limits{turns: make(chan struct{}, maxRequests), room: semaphore.NewWeighted(largeAnswers)}
 }
 
-// bound returns next within the limits.
+// bound applies the limits to next.
 func (l *limits) bound(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := l.answer(next, r)
@@ -194,7 +191,7 @@ func (l *limits) bound(next http.Handler) http.Handler {
 	})
 }
 
-// answer returns what next answers, when it has its turn.
+// answer returns what next answers when it is the request's turn.
 func (l *limits) answer(next http.Handler, r *http.Request) *answer {
 	request := fmt.Sprint(r.Method, r.URL, r.Header)
 	made, _, _ := l.waiting.Do(request, func() (any, error) {
@@ -204,7 +201,7 @@ func (l *limits) answer(next http.Handler, r *http.Request) *answer {
 			return refusal(), nil
 		}
 		defer func() { <-l.turns }()
-		l.waiting.Forget(request) // what it says is too old for who comes from now on
+		l.waiting.Forget(request) // later requests get a newer answer
 		a := newAnswer()
 		next.ServeHTTP(a, r)
 		return a, nil
@@ -212,7 +209,7 @@ func (l *limits) answer(next http.Handler, r *http.Request) *answer {
 	return made.(*answer)
 }
 
-// An answer is an http.ResponseWriter that keeps what it is given.
+// An answer is an http.ResponseWriter that keeps what is written to it.
 type answer struct {
 	header http.Header
 	code   int
@@ -231,7 +228,7 @@ func refusal() *answer {
 func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
-// WriteHeader takes back what was written before.
+// WriteHeader discards what was written before.
 func (a *answer) WriteHeader(code int) {
 	a.code = code
 	a.body.Reset()

@@ -10,8 +10,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// A Collector has the metrics of a holder, and of its pool. Each scrape asks the holder once,
-// so that held and info agree, and never waits for etcd.
+// A Collector collects the metrics of a holder, and of its pool. Each scrape asks the holder once, so
+// that held and info agree, and never waits for etcd.
 type Collector struct {
 	Names Names
 	Pool  Pool
@@ -20,17 +20,17 @@ type Collector struct {
 
 var (
 	claimHeld = prometheus.NewDesc("prefixproxy_claim_held",
-		"1 while a name is held and may be used, otherwise 0.", nil, nil)
+		"1 while a name is held and may be used; otherwise 0.", nil, nil)
 	claimInfo = prometheus.NewDesc("prefixproxy_claim_info",
-		"1, with the name that is held; absent while none is.", []string{"pool", "name", "owner"}, nil)
+		"1, with the name that is held; absent while no name is held.", []string{"pool", "name", "owner"}, nil)
 	claimHorizon = prometheus.NewDesc("prefixproxy_claim_horizon_seconds",
-		"Time until which the claim may be used, from now; 0 without a claim or past it.", nil, nil)
+		"For how long the claim may still be used; 0 if there is none, or not any more.", nil, nil)
 	claimTTL = prometheus.NewDesc("prefixproxy_claim_ttl_seconds",
-		"membership.ttl: while etcd answers, the horizon is more than half of it away.", nil, nil)
+		"membership.ttl; while etcd answers, the horizon is more than half of it away.", nil, nil)
 	claims = prometheus.NewDesc("prefixproxy_claims_total",
 		"Names claimed or taken over since the start.", nil, nil)
 	claimLosses = prometheus.NewDesc("prefixproxy_claim_losses_total",
-		"Claims lost, not by choice, since the start.", []string{"reason"}, nil)
+		"Claims lost (not released) since the start.", []string{"reason"}, nil)
 	poolNames = prometheus.NewDesc("prefixproxy_pool_names",
 		"Names of the pool that are held and free, and hosts waiting for one; asked of etcd at most once a minute.", []string{"state"}, nil)
 )
@@ -73,8 +73,8 @@ func (c Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// NewBuildInfo returns the metric that tells one build from another: its
-// version and the revision of its source.
+// NewBuildInfo returns the metric that identifies the build: its version and the revision of its
+// source.
 func NewBuildInfo(version, revision string) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "prefixproxy_build_info",

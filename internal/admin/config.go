@@ -10,13 +10,13 @@ import (
 // Config steers a Server. DefaultConfig returns the defaults that the field
 // comments give; Problems checks a Config.
 type Config struct {
-	// Listen is where the pages are: host:port, or unix:///path, for our user and
-	// group; "" turns them off. Default localhost:8127. On an address that is not loopback everybody
-	// who reaches it can read names, upstreams and bad lines.
+	// Listen is where the pages are: host:port, or unix:///path, for our user and group; "" turns
+	// them off. Default localhost:8127. On an address that is not loopback, everybody who reaches it
+	// can read names, upstreams and bad lines.
 	Listen string `yaml:"listen"`
 
-	// BadLines serves the last refused lines, as they came, under /badlines;
-	// default true. Turn it off when metric names are confidential.
+	// BadLines serves the last refused lines at /badlines; default true. Turn it off if metric names
+	// are confidential.
 	BadLines bool `yaml:"badlines"`
 }
 
@@ -30,7 +30,7 @@ func (c Config) Problems() conf.Problems {
 	switch {
 	case c.Listen == "":
 	case err != nil:
-		what, _, _ := strings.Cut(err.Error(), " (") // a listener's remedy
+		what, _, _ := strings.Cut(err.Error(), " (") // without the remedy, which is for listeners
 		ps.Addf("admin.listen", `write it like localhost:8127 or unix:///run/prefixproxy/admin.sock; "" turns the page off`, "%s", what)
 	case at.IsUnix() && strings.Contains(c.Listen, "?"):
 		ps.Addf("admin.listen", "write it like unix:///run/prefixproxy/admin.sock", "%q: the page's socket takes no options", c.Listen)
@@ -38,7 +38,7 @@ func (c Config) Problems() conf.Problems {
 	return ps
 }
 
-// Address returns where the pages are; an error where they are off, or Listen is wrong.
+// Address returns where the pages are; an error if they are off, or Listen is wrong.
 func (c Config) Address() (address.Address, error) {
 	if strings.HasPrefix(c.Listen, "unix://") {
 		return address.Parse(c.Listen)
@@ -46,13 +46,13 @@ func (c Config) Address() (address.Address, error) {
 	return address.Parse("tcp://" + c.Listen)
 }
 
-// Local says whether only this host can reach the pages.
+// Local reports whether only this host can reach the pages.
 func (c Config) Local() bool {
 	a, _ := c.Address()
 	return c.Listen == "" || a.IsLocal()
 }
 
-// isLoopback says whether the pages are at loopback addresses.
+// isLoopback reports whether the pages are at loopback addresses.
 func (c Config) isLoopback() bool {
 	a, _ := c.Address()
 	return c.Local() && !a.IsUnix()

@@ -201,9 +201,9 @@ func TestFleetWithoutEtcd(t *testing.T) {
 	}{
 		{"nothing is known", nil, "Nothing is known yet", 503},
 		{"it never answered", &fleet.View{Err: errors.New("no route")}, "no route", 503},
-		{"it did just now", &fleet.View{At: time.Now(), Err: errors.New("no route")}, "What is below is 1 s old", 200},
-		{"it did, and is asked", &fleet.View{At: time.Now().Add(-15 * time.Second)}, "What is below is 15 s old", 200},
-		{"it did an hour ago", &fleet.View{At: time.Now().Add(-time.Hour), Err: errors.New("no route")}, "What is below is 60 min old", 503},
+		{"it did just now", &fleet.View{At: time.Now(), Err: errors.New("no route")}, "What follows is 1 s old", 200},
+		{"it did, and is asked", &fleet.View{At: time.Now().Add(-15 * time.Second)}, "What follows is 15 s old", 200},
+		{"it did an hour ago", &fleet.View{At: time.Now().Add(-time.Hour), Err: errors.New("no route")}, "What follows is 60 min old", 503},
 	} {
 		if w := askPool(t, tt.view, "/fleet"); w.Code != 200 || !strings.Contains(w.Body.String(), tt.page) {
 			t.Errorf("%s: %d\n%s\nwant %q", tt.what, w.Code, w.Body, tt.page)
@@ -238,7 +238,7 @@ func TestFleetSays(t *testing.T) {
 	for _, want := range []string{
 		`<h1 class="held">60 of 100 free</h1>`, "<li>web-1</li>", "<li>web-30</li>", "<li>and 30 more</li>", "<li>late, for 60 s</li>", "<li>and 10 more</li>",
 		`Ended without a release in the last day: 101</h2>
-<ul class="lines"><li>nobody knows when: web-4 of web17</li><li>` + moment(ended, time.Now()) + ": web-3 of web17, expired</li>",
+<ul class="lines"><li>unknown: web-4 of web17</li><li>` + moment(ended, time.Now()) + ": web-3 of web17, expired</li>",
 		"<li>and 95 more</li>", "<b>web-1</b><i>free</i><s></s>", "<b>web-61</b><i>web17</i><s>held 60 min</s>",
 	} {
 		if !strings.Contains(body, want) {
@@ -328,7 +328,7 @@ func TestWrong(t *testing.T) {
 		{"StatsD is counted, and Carbon is away", holding(), counted, []string{"no carbon upstream is up", "none is lost before both are full", "the memory of StatsD&#39;s series is 94 % full"}},
 		{"StatsD is counted, and the name suspended", suspended(), counted, []string{"and the points of StatsD, wait"}},
 		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "openssl &lt;x&gt;"}},
-		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "the name can&#39;t be renewed <small>since", "3 min", "The name is good for another 3600 s"}},
+		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "the name can&#39;t be renewed <small>since", "3 min", "the name is good for another 3600 s"}},
 		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
 		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1 GiB", "1 B of 64 MiB"}},
 	} {

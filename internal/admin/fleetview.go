@@ -14,7 +14,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/fleet"
 )
 
-// A fleetView is a fleet.View arranged for the page: a row a name, a bar a tenure.
+// A fleetView is a fleet.View arranged for the page: a row for each name, a bar for each tenure.
 type fleetView struct {
 	*fleet.View
 	Pool   string
@@ -22,14 +22,14 @@ type fleetView struct {
 	Spans  []fleetSpan
 	Ticks  []tick
 	Grid   string // the ticks, as a path
-	Narrow bool   // there is no room for what helps
+	Narrow bool   // there is no room for the grid and for labels
 	Units  int64  // the width of the picture
 	Ended  []ending
 	own    ClaimStatus
 	now    time.Time
 }
 
-// An ending is a tenure of the picture that did not end by a release.
+// An ending is a tenure in the picture that ended without a release.
 type ending struct {
 	name string
 	bar  fleet.Bar
@@ -49,7 +49,7 @@ var fleetSpans = []fleetSpan{
 	{"7d", "week", fleet.Kept, 24 * time.Hour, "Mon 2"},
 }
 
-// A tick is a moment below which there is a label.
+// A tick is a label on the time axis.
 type tick struct{ At, Label string }
 
 // A fleetRow is a name.
@@ -57,26 +57,25 @@ type fleetRow struct {
 	fleet.Row
 	State, Age string
 	Tenures    string // as a path
-	Unknown    string // tenures of which nobody knows the beginning, or the end
-	Unclean    string // ends that were no release
+	Unknown    string // tenures with an unknown beginning or end
+	Unclean    string // ends without a release
 	Labels     []label
 	Own        bool // it is this host's
 }
 
-// A label is the owner of a bar that has room for it. At and Width are parts of the
-// picture.
+// A label is the owner of a bar that has room for it. At and Width are shares of the picture.
 type label struct {
 	At, Width, Owner, Title string
-	Unknown                 bool // it lies on such a tenure
+	Unknown                 bool // the beginning or end of the tenure is
 }
 
-// The picture is so many units wide; its paths are drawn with a stroke as high as a row.
+// Paths in the picture are drawn with a stroke as high as a row.
 const (
-	pictureUnits = 2000
-	labelParts   = 28     // of the picture, a bar with a label is at least one
+	pictureUnits = 2000   // width of the picture
+	labelParts   = 28     // a bar has a label if it is at least this fraction (1/28) of the picture
 	manyBars     = 11_000 // of ten bytes; more are drawn in less detail
-	gapParts     = 500    // of the picture, one lies between a tenure and the next; none where there is little room
-	manyRows     = 200    // more go without the grid, and without owners on the bars
+	gapParts     = 500    // the fraction of the picture between a tenure and the next, if there is room
+	manyRows     = 200    // with more, there is no grid, and no owner on a bar
 	longestOwner = 40     // characters shown in a row
 	manyFree     = 30     // of more, only the number is shown
 	manyUnclean  = 6
@@ -103,7 +102,7 @@ func newFleetView(v *fleet.View, own ClaimStatus, last string, now time.Time) *f
 		}
 	}
 	if f.Units = pictureUnits; bars+len(f.Ended) > manyBars {
-		f.Units = max(20, manyBars/int64(len(v.Rows))) // what touches is one: half as many bars a row
+		f.Units = max(20, manyBars/int64(len(v.Rows))) // bars that touch become one: half as many in a row
 	}
 	f.addTicks()
 	return f
@@ -134,13 +133,13 @@ func (f *fleetView) addTicks() {
 	}
 }
 
-// row draws a name. Where there is little room, tenures that touch are one, and ends are
-// not marked.
+// row draws a name. If there is little room, tenures that touch are drawn as one, and ends are not
+// marked.
 func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	r = fleetRow{Row: row, State: "free"}
 	r.Owner = cut(row.Owner, longestOwner)
 	switch {
-	case row.Held && f.own.Name != nil && *f.own.Name == row.Name: // which knows best
+	case row.Held && f.own.Name != nil && *f.own.Name == row.Name: // we know that best
 		r.Own, r.State = true, string(f.own.State)
 	case row.Held && f.isOld():
 		r.State = "was held"
@@ -155,7 +154,7 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 	begin, last := f.begin(), f.Span.Last.Milliseconds()
 	at := func(milli int64) int64 { return min(max(milli-begin, 0), last) * f.Units / last }
 	var held, unknown, unclean pen
-	room := f.Units // no label lies on the next one
+	room := f.Units // no label covers the next one
 	for _, b := range slices.Backward(row.ByBegin()) {
 		if !f.shows(b) {
 			continue
@@ -175,30 +174,30 @@ func (f *fleetView) row(row fleet.Row) (r fleetRow) {
 		}
 		room = from
 	}
-	if until := min(at(f.Begun.UnixMilli()), room); until > 0 { // too much happened since
+	if until := min(at(f.Begun.UnixMilli()), room); until > 0 { // before it, the past is not known
 		unknown.draw(0, until)
 	}
 	r.Tenures, r.Unknown, r.Unclean = string(held.path), string(unknown.path), string(unclean.path)
 	return r
 }
 
-// begin is where the picture begins, in Unix milliseconds.
+// begin returns when the picture begins, in Unix milliseconds.
 func (f *fleetView) begin() int64 { return f.now.Add(-f.Span.Last).UnixMilli() }
 
-// shows says whether a tenure is in the picture.
+// shows reports whether a tenure is in the picture.
 func (f *fleetView) shows(b fleet.Bar) bool {
 	now := f.now.UnixMilli()
 	return cmp.Or(b.To, now) >= f.begin() && b.From <= now
 }
 
-// isUnknown says whether nobody knows when it began, or when it ended.
+// isUnknown reports whether its beginning or its end is not known.
 func isUnknown(b fleet.Bar) bool { return b.From == 0 || b.To == 0 && !b.Lasts }
 
-// isUnclean says whether the holder did not let go of the name by choice.
+// isUnclean reports whether it ended without a release.
 func isUnclean(b fleet.Bar) bool { return !b.Lasts && b.Ended != "release" }
 
 func (f *fleetView) label(b fleet.Bar, from, width int64) label {
-	to := f.when(b.To, "nobody knows when")
+	to := f.when(b.To, "unknown")
 	if b.Lasts {
 		to = "now"
 	}
@@ -208,7 +207,7 @@ func (f *fleetView) label(b fleet.Bar, from, width int64) label {
 	}
 }
 
-// when is a moment of a tenure, where it is known.
+// when returns a time of a tenure, or unknown if it isn't known.
 func (f *fleetView) when(milli int64, unknown string) string {
 	if milli == 0 {
 		return unknown
@@ -216,7 +215,7 @@ func (f *fleetView) when(milli int64, unknown string) string {
 	return moment(time.UnixMilli(milli), f.now)
 }
 
-// why tells how a tenure ended, where it is known.
+// why returns how a tenure ended, if that is known.
 func why(b fleet.Bar) string {
 	if b.Ended == "" {
 		return ""
@@ -236,8 +235,8 @@ func cut(owner string, n int) string {
 	return owner[:max(n-1, 1)] + "…"
 }
 
-// A pen draws segments of a line, as the path of an SVG. One that touches the last is one
-// with it.
+// A pen draws segments of a line, as the path of an SVG. It joins a segment that touches the last
+// one.
 type pen struct {
 	path     []byte
 	start    int // of the last segment's text
@@ -257,19 +256,19 @@ func (p *pen) draw(from, to int64) {
 	p.path = strconv.AppendInt(p.path, to-from, 10)
 }
 
-// writeFleet writes the pool for people.
+// writeFleet writes the page of the pool.
 func (s *Server) writeFleet(w http.ResponseWriter, r *http.Request) error {
 	view := s.src.Pool.Known()
 	if view == nil {
 		view = &fleet.View{}
-		if out, failing := s.src.Names.Outage(); failing { // which is known before the pool's own request fails
+		if out, failing := s.src.Names.Outage(); failing { // known before the pool's own request fails
 			view.Err = out.Trouble
 		}
 	}
 	return templates.ExecuteTemplate(w, "fleet.html", newFleetView(view, claimStatus(s.src.Names), r.URL.Query().Get("last"), time.Now()))
 }
 
-// writeNames writes who has which name now, for programs: {"Denali": "web17"}.
+// writeNames writes who holds which name now, for programs: {"Denali": "web17"}.
 func (s *Server) writeNames(w http.ResponseWriter, _ *http.Request) error {
 	v := s.src.Pool.Known()
 	if v == nil || v.At.IsZero() || v.Err != nil && time.Since(v.At) > time.Minute {
@@ -284,7 +283,7 @@ func (s *Server) writeNames(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, names)
 }
 
-// FreeNames returns the names of the list that nobody holds.
+// FreeNames returns the names in the list that nobody holds.
 func (f *fleetView) FreeNames() (all []string) {
 	for _, r := range f.View.Rows {
 		if r.Listed && !r.Held {
@@ -294,18 +293,17 @@ func (f *fleetView) FreeNames() (all []string) {
 	return first(all, manyFree, len(all))
 }
 
-// Unclean returns the tenures of the picture that did not end by a release, the last ones
-// first.
+// Unclean returns the tenures in the picture that ended without a release, the last ones first.
 func (f *fleetView) Unclean() (all []string) {
-	end := func(e ending) int64 { return cmp.Or(e.bar.To, math.MaxInt64) } // of those that nobody knows
+	end := func(e ending) int64 { return cmp.Or(e.bar.To, math.MaxInt64) } // if it isn't known
 	slices.SortStableFunc(f.Ended, func(a, b ending) int { return cmp.Compare(end(b), end(a)) })
 	for _, e := range f.Ended[:min(len(f.Ended), manyUnclean)] {
-		all = append(all, fmt.Sprintf("%s: %s of %s%s", f.when(e.bar.To, "nobody knows when"), e.name, cut(e.bar.Owner, longestOwner), why(e.bar)))
+		all = append(all, fmt.Sprintf("%s: %s of %s%s", f.when(e.bar.To, "unknown"), e.name, cut(e.bar.Owner, longestOwner), why(e.bar)))
 	}
 	return first(all, manyUnclean, len(f.Ended))
 }
 
-// first returns the first n of all, and how many more there are: of so many.
+// first returns the first n of all, and how many more there are of the total.
 func first(all []string, n, of int) []string {
 	if of <= n {
 		return all
@@ -313,13 +311,13 @@ func first(all []string, n, of int) []string {
 	return append(all[:n:n], fmt.Sprintf("and %d more", of-n))
 }
 
-// Known says how far back the most that were held at once is known.
+// Known returns for how long the number of held names is known.
 func (f *fleetView) Known() string { return age(f.now.Sub(f.Begun)) }
 
-// isOld says whether etcd has not answered lately.
+// isOld reports whether etcd has not answered lately.
 func (f *fleetView) isOld() bool { return f.Err != nil || f.now.Sub(f.At) > fleet.Fresh+etcdTime }
 
-// Old returns how old the view is, where etcd does not answer.
+// Old returns how old the view is, if etcd does not answer.
 func (f *fleetView) Old() string {
 	if f.At.IsZero() || !f.isOld() {
 		return ""
@@ -327,5 +325,5 @@ func (f *fleetView) Old() string {
 	return age(f.now.Sub(f.At))
 }
 
-// Clock returns what time it is.
+// Clock returns the time of day.
 func (f *fleetView) Clock() string { return f.now.Format("2 Jan, 15:04 MST") }

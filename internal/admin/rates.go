@@ -10,14 +10,14 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// rates remember what the page shows of the last minute. run's goroutine writes them.
+// rates remember the last minute for the page. Only run's goroutine writes them.
 type rates struct {
 	src Source
 
 	mu     sync.Mutex
 	minute []sample // the oldest first
 	state  membership.State
-	since  time.Time // the state is so, within the patience of a sample
+	since  time.Time // when it became so, as far as run noticed
 }
 
 const (
@@ -25,7 +25,7 @@ const (
 	minuteSamples = 6
 )
 
-// A sample is the books of both protocols at one moment.
+// A sample is the books of the protocols at one moment.
 type sample struct {
 	at    time.Time
 	books map[string]proxy.Books
@@ -49,7 +49,7 @@ func (r *rates) run(ctx context.Context) {
 	}
 }
 
-// note takes note of the state.
+// note notes the state.
 func (r *rates) note(now time.Time) {
 	state := claimStatus(r.src.Names).State
 	r.mu.Lock()
@@ -70,7 +70,7 @@ func (r *rates) sample(now time.Time) {
 // A rate is what became of the lines of a protocol in the last minute.
 type rate struct {
 	Protocol            string
-	Over                time.Duration // as far as there are samples
+	Over                time.Duration // what the samples cover
 	Received, Forwarded float64       // lines a second
 	Dropped             float64
 	DroppedBy           map[string]uint64 // lines
@@ -97,11 +97,11 @@ func (r *rates) of(protocol string, b proxy.Books, now time.Time) rate {
 	return out
 }
 
-// more returns how many there are now that were not then; of another destination, which a
-// reload has put first, there may be fewer.
+// more returns by how much a counter has grown. It may be lower now, if a reload has put another
+// destination first.
 func more(now, then uint64) float64 { return float64(now - min(then, now)) }
 
-// stateSince returns since when the state is what it is; zero: not known.
+// stateSince returns when the state became what it is; zero if that is not known.
 func (r *rates) stateSince(state membership.State) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// notReady returns why the daemon cannot do its whole job now; nothing when it
-// can: a name is held, and one upstream of each protocol that comes is up.
+// notReady returns why the daemon can't do its whole job now: no name is held, or no upstream is up
+// of a protocol that has a listener.
 func (s Status) notReady() []string {
 	var reasons []string
 	if s.State != membership.Held {
@@ -23,8 +23,8 @@ func (s Status) notReady() []string {
 	return reasons
 }
 
-// protocols returns those that have a listener, and Carbon if StatsD becomes its points,
-// in order.
+// protocols returns the protocols that have a listener, and Carbon if StatsD is counted here, in
+// order.
 func (s Status) protocols() (all []string) {
 	for _, l := range s.Listeners {
 		all = append(all, l.Protocol)
@@ -36,7 +36,7 @@ func (s Status) protocols() (all []string) {
 	return slices.Compact(all)
 }
 
-// counts says whether StatsD becomes points here, which go where Carbon goes.
+// counts reports whether StatsD is counted here; its points go where Carbon goes.
 func (s Status) counts() bool { return slices.ContainsFunc(s.Upstreams, isCounting) }
 
 func isCounting(u proxy.UpstreamStatus) bool { return u.Address == "carbon:" }

@@ -15,8 +15,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sockets"
 )
 
-// A Server serves the pages. Whoever made it calls Bind once, then Run once. Another
-// goroutine may call Reload.
+// A Server serves the pages. Call Bind once, then Run once. Another goroutine may call Reload.
 type Server struct {
 	src         Source
 	rates       *rates
@@ -26,7 +25,7 @@ type Server struct {
 
 	cfg   atomic.Pointer[Config] // in force
 	site  atomic.Pointer[site]   // Run's
-	moved chan *site             // for Run, which takes them
+	moved chan *site             // to Run, which takes them over
 }
 
 // A site is where the pages are served.
@@ -48,15 +47,15 @@ func New(cfg Config, src Source, log *slog.Logger) *Server {
 		WriteTimeout:      10 * time.Second,
 		MaxHeaderBytes:    16 << 10,
 
-		DisableGeneralOptionsHandler: true, // OPTIONS * is none of ours, either
+		DisableGeneralOptionsHandler: true, // guard sees OPTIONS *, too
 		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.http.SetKeepAlivesEnabled(false) // a connection is a request
 	return s
 }
 
-// Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host
-// has them. The error holds the address.
+// Bind opens the listeners; localhost is 127.0.0.1 and ::1, as far as the host has them. The error
+// names the address.
 func (s *Server) Bind(ctx context.Context) error {
 	at, err := s.bind(ctx, *s.cfg.Load())
 	if err == nil {
@@ -65,11 +64,11 @@ func (s *Server) Bind(ctx context.Context) error {
 	return err
 }
 
-// Reload makes Run, which must be running, go on with cfg, if rest succeeds; with an error,
+// Reload makes Run, which must be running, continue with cfg if rest succeeds; with an error,
 // nothing has changed. A new address, or a unix socket that somebody has removed, is bound before
-// rest, and the old one closed after.
+// rest, and the old one closed after it.
 func (s *Server) Reload(ctx context.Context, cfg Config, rest func() error) (err error) {
-	var to *site // nil: where it is
+	var to *site // nil: the same as before
 	if cfg.Listen != s.cfg.Load().Listen || s.site.Load().file.IsLost() {
 		if to, err = s.bind(ctx, cfg); err != nil {
 			return err
@@ -90,7 +89,7 @@ func (s *Server) Reload(ctx context.Context, cfg Config, rest func() error) (err
 	return nil
 }
 
-// bind opens the listeners of a configuration, or none.
+// bind opens the listeners of a configuration: all, or with an error none.
 func (s *Server) bind(ctx context.Context, cfg Config) (*site, error) {
 	at := &site{}
 	if cfg.Listen == "" {
@@ -136,10 +135,10 @@ func (at *site) addr() net.Addr {
 	return at.listeners[0].Addr()
 }
 
-// Addr returns the address of the page; nil when it is off or not bound.
+// Addr returns the address of the page, or nil if it is off or not bound.
 func (s *Server) Addr() net.Addr { return s.site.Load().addr() }
 
-// Run serves until ctx ends, and lets the requests in hand end, for a second at most.
+// Run serves until ctx ends, and gives requests in progress a second to finish.
 func (s *Server) Run(ctx context.Context) {
 	var serving sync.WaitGroup
 	defer serving.Wait()
@@ -164,7 +163,7 @@ func (s *Server) Run(ctx context.Context) {
 	}
 }
 
-// stop ends the server within a second, requests in hand or not.
+// stop ends the server within a second.
 func (s *Server) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -18,16 +18,16 @@ type Source struct {
 	Lines    Lines               // the proxy
 	Gatherer prometheus.Gatherer // what /metrics serves
 	Pool     Pool                // who holds what
-	Health   Health              // whether the loops turn
+	Health   Health              // whether the loops are running
 }
 
 // Health is what /healthz asks.
 type Health interface {
-	// Alive says whether the program does its work. It must not block.
+	// Alive reports whether the program does its work. It must not block.
 	Alive() bool
 }
 
-// Names is what the pages ask a membership.Holder.
+// Names is what the pages ask of a membership.Holder.
 type Names interface {
 	Pool() string
 	Owner() string
@@ -38,20 +38,20 @@ type Names interface {
 	Outage() (membership.Outage, bool)
 }
 
-// Pool is what the pages ask a fleet.Pool.
+// Pool is what the pages ask of a fleet.Pool.
 type Pool interface {
 	View(context.Context) *fleet.View
 	Counts(context.Context) *fleet.View
 	Known() *fleet.View
 }
 
-// Lines is what the pages ask a proxy.Proxy.
+// Lines is what the pages ask of a proxy.Proxy.
 type Lines interface {
 	Status() proxy.Status // the caller's own
 	BadLines() []proxy.BadLine
 }
 
-// A Status is what the daemon does at one moment: /status.json.
+// A Status is the state of the daemon at one moment: /status.json.
 type Status struct {
 	Version string `json:"version"`
 	ClaimStatus
@@ -72,8 +72,8 @@ func (src Source) status() Status {
 	return Status{Version: src.Version, ClaimStatus: claimStatus(src.Names), Status: src.Lines.Status()}
 }
 
-// claimStatus returns one moment's claim: the name, the state and the horizon
-// never contradict each other.
+// claimStatus returns the claim at one moment: the name, the state and the horizon never contradict
+// each other.
 func claimStatus(names Names) ClaimStatus {
 	s := ClaimStatus{Pool: names.Pool(), Owner: names.Owner(), State: names.State()}
 	claim, usable := names.Current()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Numbers as people read them: each with its unit.
+// Numbers, formatted for people: each with its unit.
 
 // number groups the digits of n.
 func number(n uint64) string {
@@ -59,7 +59,7 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%d d", d/(24*time.Hour))
 }
 
-// moment returns a time as a person says it on the day of now.
+// moment returns a time as a person would write it at now: without the date if that is today.
 func moment(t, now time.Time) string {
 	switch t, now = t.Local(), now.Local(); {
 	case t.Year() != now.Year():

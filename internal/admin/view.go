@@ -13,18 +13,18 @@ import (
 // A view is a Status arranged for the page.
 type view struct {
 	Status
-	Title    string // the name, or what stands for it
+	Title    string // the name, or "no name"
 	Since    time.Time
 	Wrong    []wrong
-	BadLines bool // there is a page of them
+	BadLines bool // their page is on
 	Rates    []rate
 	Books    []bookColumn
-	Reasons  []string // for which lines were dropped
+	Reasons  []string // why lines were dropped
 
 	now time.Time
 }
 
-// A bookColumn is the books of a protocol; of several destinations, of each.
+// A bookColumn is the books of StatsD, or of a destination of Carbon.
 type bookColumn struct {
 	Title string
 	proxy.Books
@@ -58,7 +58,7 @@ func (s *Server) newView(now time.Time) view {
 	return v
 }
 
-// Ago returns a moment, and how long ago it was; "" for the zero one.
+// Ago returns a time and how long ago it was; "" if it is zero.
 func (v view) Ago(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -66,7 +66,7 @@ func (v view) Ago(t time.Time) string {
 	return fmt.Sprintf("since %s, %s", moment(t, v.now), age(v.now.Sub(t)))
 }
 
-// IsBad says whether something is wrong that costs lines, or may.
+// IsBad reports whether anything is wrong that costs lines, or may.
 func (v view) IsBad() bool {
 	return slices.ContainsFunc(v.Wrong, func(w wrong) bool { return !w.Mild })
 }

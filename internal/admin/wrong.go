@@ -14,18 +14,17 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// A wrong is something that is not as it should be: what it is, since when, what it
-// means, and what to do.
+// A wrong is something that is not as it should be.
 type wrong struct {
 	What  string
 	Since time.Time // zero: not known
-	Cause string    // "" where What says it
+	Cause string    // "" if What says it
 	Means string
-	Do    string // "" where nothing can be done
-	Mild  bool   // nothing is lost by it, yet
+	Do    string // "" if nothing can be done
+	Mild  bool   // nothing is lost by it yet
 }
 
-// nearBound is how full a queue is that people should know of.
+// nearBound is how full a queue may be before people should know.
 const nearBound = 0.8
 
 // wrongs returns what is wrong, the worst first.
@@ -44,15 +43,15 @@ func (s *Server) wrongs(v view) (all []wrong) {
 	return all
 }
 
-// heldLines says what a missing name means for lines.
+// heldLines says what happens to lines without a name.
 func (s Status) heldLines() string {
 	if s.counts() {
 		return "Lines that need the name, and the points of StatsD, wait in memory and then on disk."
 	}
-	return "Lines that need the name wait: Carbon in memory and then on disk, StatsD for 10 s, then it is dropped. Other lines go on."
+	return "Lines that need the name wait: Carbon in memory, then on disk; StatsD for 10 s, then it is dropped. Other lines are forwarded."
 }
 
-// wrongName returns what keeps us from the name, and from etcd.
+// wrongName returns what is wrong with the name, or with etcd.
 func (s *Server) wrongName(v view) []wrong {
 	w := wrong{Since: v.Since}
 	out, failing := s.src.Names.Outage()
@@ -65,23 +64,23 @@ func (s *Server) wrongName(v view) []wrong {
 			return nil
 		}
 		w.What, w.Since, w.Mild = "the name can't be renewed", out.Since, true
-		w.Means = fmt.Sprintf("The name is good for another %.0f s without etcd; then it is suspended, and lines wait.", v.HorizonSeconds)
+		w.Means = fmt.Sprintf("Without etcd, the name is good for another %.0f s; then it is suspended, and lines wait.", v.HorizonSeconds)
 	case membership.Suspended:
-		w.What, w.Means = "the name may not be used", v.heldLines()+" The name goes on when etcd confirms it, if its lease is still there."
+		w.What, w.Means = "the name may not be used", v.heldLines()+" The name is used again when etcd confirms it, if its lease still exists."
 		w.Do = cmp.Or(w.Do, "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most.")
 	case membership.Claiming:
 		w.What, w.Means, w.Do = "no name yet", v.heldLines(), cmp.Or(w.Do, "Nothing: it takes a moment.")
 	case membership.Waiting:
 		w.What = "every name is taken"
-		w.Means = "This host takes the next one that is freed. Until then lines that need a name wait for 10 s, and are dropped then."
-		w.Do = "Give the pool a longer list (membership.names) on all its hosts; see who holds the names at /fleet."
+		w.Means = "This host takes the next one that is freed. Until then, lines that need a name are dropped after 10 s."
+		w.Do = "Give the pool a longer list (membership.names), on all its hosts; /fleet shows who holds the names."
 	default:
-		w.What, w.Means, w.Mild = "stopping", "What waits is sent or kept, and the name is released.", true
+		w.What, w.Means, w.Mild = "stopping", "Waiting lines are sent or kept, and the name is released.", true
 	}
 	return []wrong{w}
 }
 
-// since returns since when the state is what it is.
+// since returns when the state became what it is.
 func (s *Server) since(status Status, now time.Time) time.Time {
 	if claim, usable := s.src.Names.Current(); status.State == membership.Suspended && claim != nil && !usable {
 		if past := -claim.Left(); past > 0 && past < 24*time.Hour {
@@ -91,8 +90,8 @@ func (s *Server) since(status Status, now time.Time) time.Time {
 	return s.rates.stateSince(status.State)
 }
 
-// wrongUpstreams returns the destinations of a protocol of which no address works. Where
-// StatsD is counted, its own are Carbon's.
+// wrongUpstreams returns the destinations of a protocol that have no working address. If StatsD is
+// counted here, it has none of its own.
 func (s Status) wrongUpstreams(protocol string) (all []wrong) {
 	byDestination := map[string][]proxy.UpstreamStatus{}
 	for _, u := range s.Upstreams {
@@ -103,11 +102,11 @@ func (s Status) wrongUpstreams(protocol string) (all []wrong) {
 	for _, name := range slices.Sorted(maps.Keys(byDestination)) {
 		w := wrong{
 			What:  fmt.Sprintf("no %s upstream is up", strings.TrimSpace(protocol+" "+name)),
-			Means: "Lines wait in memory for 10 s, and are dropped then.",
+			Means: "Lines wait in memory for 10 s; then they are dropped.",
 			Do:    reach(byDestination[name][0].Address),
 		}
 		if protocol == "carbon" {
-			w.Means = "Lines wait, in memory and then on disk; none is lost before both are full."
+			w.Means = "Lines wait in memory, then on disk; none is lost before both are full."
 		}
 		isDown := true
 		var causes []string
@@ -125,9 +124,9 @@ func (s Status) wrongUpstreams(protocol string) (all []wrong) {
 	return all
 }
 
-// reach is what a person does to see whether a server is there.
+// reach returns how a person finds out whether a server is there.
 func reach(server string) string {
-	do := "Look whether it runs, and whether this host reaches it"
+	do := "Check whether it is running, and whether this host can reach it"
 	switch u, err := address.ParseUpstream(server); {
 	case err != nil || u.Host == "":
 		return do + "."
@@ -140,7 +139,7 @@ func reach(server string) string {
 	}
 }
 
-// wrongBounds returns what is nearly full, or waits on disk.
+// wrongBounds returns what is nearly full.
 func (s Status) wrongBounds(b proxy.Bound) (all []wrong) {
 	look := func(what string, n, limit int64, w wrong) {
 		if part(n, limit) >= nearBound {
@@ -150,21 +149,21 @@ func (s Status) wrongBounds(b proxy.Bound) (all []wrong) {
 	}
 	of := strings.TrimSpace(b.Protocol + " " + b.Destination)
 	look("the spool of "+of, b.Spool, b.SpoolLimit, wrong{
-		Since: b.Oldest, Means: "At its bound the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
+		Since: b.Oldest, Means: "When it is full, the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
 	})
 	if b.Protocol == "statsd" && s.counts() {
 		look("the memory of StatsD's series", b.Queue, b.QueueLimit, wrong{
-			Means: "At its bound new series are dropped, and timers are accurate to 1 %.", Do: "See whether an application puts ids into names, or raise aggregate.memory.",
+			Means: "When it is full, new series are dropped, and timers are accurate to 1 %.", Do: "Check whether an application puts ids into names, or raise aggregate.memory.",
 		})
 	} else {
 		look("the queue of "+of, b.Queue, b.QueueLimit, wrong{
-			Means: "At its bound the oldest lines are dropped, unless the disk takes them.", Do: "See why the upstream, or the disk, is slow.",
+			Means: "When it is full, the oldest lines are dropped, unless the disk takes them.", Do: "Find out why the upstream or the disk is slow.",
 		})
 	}
 	return all
 }
 
-// undelivered are the reasons of lines that were good, and what they mean.
+// undelivered are the reasons for dropping good lines, and what they mean.
 var undelivered = map[string]string{
 	"too_old":     "StatsD lines waited for more than 10 s.",
 	"no_name":     "No name came in time.",
@@ -176,14 +175,14 @@ var undelivered = map[string]string{
 	"shutdown":    "A destination was removed while they waited for it.",
 }
 
-// refused are reasons of lines that were not, and what they mean, beside those that the
+// refused are the reasons for dropping bad ones, and what they mean, except for lines that the
 // upstream would refuse.
 var refused = map[string]string{
-	"foreign_name":  "Somebody writes under another host's name.",
-	"other_tenure":  "They carry a time in which another host had the name.",
+	"foreign_name":  "They are under another host's name.",
+	"other_tenure":  "Their timestamps are from a time when another host had the name.",
 	"no_point":      "They are events, service checks, or of an unknown type.",
 	"unmatched":     "They are not under rewrite.from, and rewrite.unmatched is drop.",
-	"bad_timestamp": "A sender's clock, or its unit, is wrong.",
+	"bad_timestamp": "A sender's clock, or its unit of time, is wrong.",
 }
 
 // wrongLines returns what was dropped in the last minute.
@@ -191,8 +190,8 @@ func (r rate) wrongLines() (all []wrong) {
 	for _, why := range slices.Sorted(maps.Keys(r.DroppedBy)) {
 		w := wrong{What: fmt.Sprintf("%s lines dropped in the last minute: %s as %s", r.Protocol, number(r.DroppedBy[why]), why), Mild: true}
 		if w.Means = undelivered[why]; w.Means == "" {
-			w.Means = cmp.Or(refused[why], "The server would refuse them, or lose others because of them.")
-			w.Do = "See who sends them: the last ones are at /badlines (if admin.badlines is on)."
+			w.Means = cmp.Or(refused[why], "The server would refuse them, or lose other lines because of them.")
+			w.Do = "Find out who sends them: the last ones are at /badlines (if admin.badlines is on)."
 		}
 		all = append(all, w)
 	}

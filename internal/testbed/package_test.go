@@ -514,7 +514,7 @@ func (m *packaged) password(t *testing.T) {
 			m.run("prefixproxy " + command)
 		}
 		m.run("systemctl reload prefixproxy")
-		if out, err := m.try("runuser -u nobody -- prefixproxy members"); err == nil || !strings.Contains(out, "hint: ask as root") {
+		if out, err := m.try("runuser -u nobody -- prefixproxy members"); err == nil || !strings.Contains(out, "hint: run it as root") {
 			t.Errorf("with %s, somebody who may not read the password: %v\n%s", file, err, out)
 		}
 	}
