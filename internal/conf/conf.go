@@ -1,9 +1,9 @@
-// Package conf is shared by the packages that own parts of the configuration, internal/config,
-// which reads the file, and the commands: the form of a complaint about a value, the notation of
-// sizes, how the files are read that it names, and text for people.
+// Package conf is what the owners of parts of the configuration share with internal/config, which
+// reads the file, and with the commands: the form of a complaint about a value, the notation of
+// sizes, the reading of files that the configuration names, and text for people.
 //
-// A package validates its own part and returns Problems; each names its place
-// by the path of its key, so that internal/config can add file, line and column.
+// A package validates its own part and returns Problems; each gives the path of its key, so that
+// internal/config can add file, line and column.
 package conf
 
 import (
@@ -15,11 +15,11 @@ import (
 // A Problem is one complaint about one configuration value.
 type Problem struct {
 	Path string // of the key, from the root of the file: "forward.statsd.to[1]"
-	Text string // what is wrong, with the value in it: "ttl 2s is too short"
+	Text string // what is wrong, including the value: "ttl 2s is too short"
 	Hint string // the remedy, as something that can be typed: "5s or more"
 }
 
-// Error gives the problem in one line, without its place in the file.
+// Error returns the problem in one line, without its place in the file.
 func (p Problem) Error() string {
 	if p.Hint == "" {
 		return p.Path + ": " + p.Text
@@ -35,7 +35,7 @@ func (ps *Problems) Addf(path, hint, format string, args ...any) {
 	*ps = append(*ps, Problem{Path: path, Text: fmt.Sprintf(format, args...), Hint: hint})
 }
 
-// Err returns nil when there is no problem, and otherwise ps as an error.
+// Err returns ps as an error, or nil if there is no problem.
 func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
@@ -43,7 +43,7 @@ func (ps Problems) Err() error {
 	return ps
 }
 
-// Error gives one problem a line.
+// Error returns the problems, each on a line.
 func (ps Problems) Error() string {
 	lines := make([]string, len(ps))
 	for i, p := range ps {
@@ -55,7 +55,7 @@ func (ps Problems) Error() string {
 // Bytes is a size in bytes, written as "64MiB" in a file.
 type Bytes int64
 
-// maxBytes bounds a size, so that the sum of some is one, too.
+// maxBytes bounds a size, so that adding some of them can't overflow.
 const maxBytes Bytes = 1 << 50
 
 // The units of a size, the largest first.
@@ -67,7 +67,7 @@ var units = []struct {
 	{"TB", 1e12}, {"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}, {"B", 1},
 }
 
-// String writes b in the largest binary unit that loses nothing.
+// String returns b in the largest binary unit that loses nothing.
 func (b Bytes) String() string {
 	for _, u := range units[:4] {
 		if b != 0 && b%u.size == 0 {
@@ -77,11 +77,10 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10)
 }
 
-// MarshalText is String, as a text.
+// MarshalText implements encoding.TextMarshaler.
 func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
-// UnmarshalText reads a whole number with an optional unit: "0", "1432",
-// "64MiB", "1GB".
+// UnmarshalText parses a whole number with an optional unit: "0", "1432", "64MiB", "1GB".
 func (b *Bytes) UnmarshalText(text []byte) error {
 	digits, size := string(text), Bytes(1)
 	for _, u := range units {
@@ -92,7 +91,7 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseUint(digits, 10, 63)
 	if err != nil || Bytes(n) > maxBytes/size {
-		return fmt.Errorf("%q is no size (write a whole number with a unit, like 64MiB)", text)
+		return fmt.Errorf("%q is not a size (write a whole number with a unit, like 64MiB)", text)
 	}
 	*b = Bytes(n) * size
 	return nil

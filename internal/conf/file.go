@@ -13,8 +13,8 @@ import (
 // maxFile bounds a file that the configuration names, in bytes: certificates, a password.
 const maxFile = 1 << 20
 
-// ReadFile returns what a file holds that the configuration names, and what it is. What is no
-// plain file, like a FIFO or a device, is an error, and not waited for; so is too much.
+// ReadFile returns the contents of a file that the configuration names, and its info. Anything but a
+// regular file, like a FIFO or a device, is an error, and is not waited for; so is too long a file.
 func ReadFile(path string) (text []byte, info fs.FileInfo, err error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -25,17 +25,17 @@ func ReadFile(path string) (text []byte, info fs.FileInfo, err error) {
 		return nil, nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("%s is no plain file", path)
+		return nil, nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	text, err = io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("%s has more than %v", path, Bytes(maxFile))
+		err = fmt.Errorf("%s is larger than %v", path, Bytes(maxFile))
 	}
 	return text, info, err
 }
 
-// ReadTLS returns what a connection needs by such files: the authorities in ca ("": the
-// system's) and, where cert and key are given, our own certificate.
+// ReadTLS returns the TLS configuration that such files describe: the authorities in ca ("": the
+// system's) and, if cert and key are given, our own certificate.
 func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
@@ -44,7 +44,7 @@ func ReadTLS(ca, cert, key string) (*tls.Config, error) {
 			return nil, err
 		}
 		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate in PEM form", ca)
+			return nil, fmt.Errorf("%s contains no PEM certificate", ca)
 		}
 	}
 	if cert == "" {

@@ -6,9 +6,9 @@ import (
 	"unicode/utf8"
 )
 
-// secrets find what may be one in a word that somebody has typed, behind their first groups: a
-// user and a password in an address, a value in a query or behind a word that tells of a secret,
-// what stands behind a user and a colon and is no port.
+// secrets match what may be a secret in something that somebody has typed, as their second groups:
+// a user and a password in an address, a value in a query or after a word that suggests a secret,
+// and what follows a user and a colon and is not a port.
 var secrets = []*regexp.Regexp{
 	regexp.MustCompile(`(//)([^\s"']*@)`),
 	regexp.MustCompile(`([?&][\w.-]+=|` + secretWord + `[=:])([^\s"'&]+)`),
@@ -16,11 +16,11 @@ var secrets = []*regexp.Regexp{
 	regexp.MustCompile(`((?:^|[\s"'=])[^\s"'=:/]+:)([^\s"':/]*[^\s"':/\d,;\])}][^\s"']*)`),
 }
 
-// secretWord tells of a secret.
+// secretWord suggests that a secret follows.
 const secretWord = `(?i:pass|pw|secret|token|auth|key)[\w-]*`
 
-// Mask returns text, which tells of what was typed, with asterisks in the place of all that looks
-// like a secret. The number of characters stays.
+// Mask returns text, which quotes what was typed, with an asterisk for each character of what looks
+// like a secret.
 func Mask(text string) string {
 	for _, form := range secrets {
 		var b strings.Builder

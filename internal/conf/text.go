@@ -6,7 +6,7 @@ import (
 	"unicode"
 )
 
-// Closest returns the one of words that word is most likely meant to be, and their distance.
+// Closest returns the one of words that is most similar to word, and their distance.
 func Closest(word string, words []string) (closest string, far int) {
 	lower := strings.ToLower(word)
 	farFrom := func(w string) int { return distance(strings.ToLower(w), lower) }
@@ -14,8 +14,7 @@ func Closest(word string, words []string) (closest string, far int) {
 	return closest, farFrom(closest)
 }
 
-// distance returns how many bytes to insert, delete or replace to make b of a
-// (Levenshtein's distance).
+// distance returns the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -36,8 +35,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// Visible returns text with a mark in the place of each character that a terminal would obey,
-// or not show.
+// Visible returns text with each character that a terminal would interpret or not show replaced by
+// U+FFFD.
 func Visible(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\t' || unicode.IsPrint(r) {
@@ -47,7 +46,7 @@ func Visible(text string) string {
 	}, text)
 }
 
-// ShellQuote quotes a word for a shell where it must be.
+// ShellQuote quotes a word for a shell if necessary.
 func ShellQuote(s string) string {
 	if s != "" && !strings.ContainsAny(s, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
 		return s

@@ -2,11 +2,11 @@
 //
 //	cfg, err := config.Parse(file, text, config.Default(), os.LookupEnv)
 //
-// It is read strictly, and all that is wrong with it is told at once: each mistake with its place in
-// the file, and how to mend it. No secret is told, wherever in the file it stands.
+// It is read strictly, and all mistakes are reported at once, each with its place in the file and how
+// to mend it. Reports contain no secret, wherever in the file it may be.
 //
-// In reading order: config.go (what there is), etcd.go, parse.go (YAML), yaml.go (into the structs),
-// hints.go (what was meant), problems.go (how it is told).
+// In reading order: config.go (what there is), etcd.go, parse.go (from text to YAML nodes), yaml.go
+// (from nodes to structs), hints.go (what was meant), problems.go (how mistakes are reported).
 package config
 
 import (
@@ -30,8 +30,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// A Config is all that steers the daemon: a section for each package, as the
-// package itself declares it. The order of the fields is the order of the file.
+// A Config is the whole configuration: a section for each package, declared by the package itself.
+// The order of the fields is the order of the file.
 type Config struct {
 	Membership membership.Config `yaml:"membership"`
 	Etcd       Etcd              `yaml:"etcd"`
@@ -41,10 +41,10 @@ type Config struct {
 	Telemetry  Telemetry         `yaml:"telemetry"`
 }
 
-// Telemetry steers what the daemon says about itself.
+// Telemetry configures what the daemon reports about itself.
 type Telemetry struct {
-	// StatsD sends our own numbers through our own path, every 10 s; default
-	// true. It has no effect where StatsD has no upstream.
+	// StatsD sends our own metrics through our own path, every 10 s; default true. It has no effect
+	// if StatsD has no upstream.
 	StatsD bool `yaml:"statsd"`
 }
 
@@ -59,7 +59,7 @@ func Default() Config {
 }
 
 // Parse reads the text of a YAML file over the defaults, with variables from lookupEnv, and checks
-// the whole. Its error is an Error, which names file.
+// the result. Its error is an Error, which names file.
 func Parse(file string, text []byte, defaults Config, lookupEnv func(string) (string, bool)) (Config, error) {
 	cfg := defaults
 	d := decoder{lookupEnv: lookupEnv}
@@ -72,7 +72,7 @@ func Parse(file string, text []byte, defaults Config, lookupEnv func(string) (st
 	return cfg, nil
 }
 
-// Share gives the proxy what other sections say.
+// Share gives the proxy what it needs of other sections.
 func (c *Config) Share() {
 	c.Proxy.Rewrite.Names = c.Membership.Names
 	c.Proxy.Telemetry = c.Telemetry.StatsD
@@ -84,7 +84,7 @@ func (c Config) Problems() conf.Problems {
 	return slices.Concat(ps, c.Etcd.Problems(), c.Proxy.Problems(), c.Graphite.Problems(), c.Admin.Problems(), c.sharedSockets())
 }
 
-// sharedSockets tells of a page that would take the socket of a listener, or be an upstream.
+// sharedSockets reports a page that would take the socket of a listener, or is an upstream.
 func (c Config) sharedSockets() (ps conf.Problems) {
 	at, err := c.Admin.Address()
 	if err != nil { // it is off, or wrong
@@ -108,36 +108,35 @@ func (c Config) listeners() []proxy.Address {
 	return slices.Concat(c.Proxy.Listen.StatsD, c.Proxy.Listen.Carbon)
 }
 
-// Warnings returns what is allowed but dangerous: who can reach us, and what servers wait
-// for.
+// Warnings returns what is allowed, but dangerous or probably a mistake.
 func (c Config) Warnings() []string {
 	var ws []string
 	if dir := c.Membership.StateDir; !filepath.IsAbs(dir) {
-		ws = append(ws, fmt.Sprintf("membership.state_dir %s is relative: started in another directory, the daemon finds neither its last name nor its spool", dir))
+		ws = append(ws, fmt.Sprintf("membership.state_dir %s is relative: if started in another directory, the daemon finds neither its last name nor its spool", dir))
 	}
 	ws = append(ws, relativeFiles("etcd", "password_file", c.Etcd.PasswordFile)...)
 	ws = append(ws, relativeFiles("etcd.tls", "ca", c.Etcd.TLS.CA, "cert", c.Etcd.TLS.Cert, "key", c.Etcd.TLS.Key)...)
 	for _, a := range c.listeners() {
 		if strings.HasPrefix(a.Path, "/tmp/") || strings.HasPrefix(a.Path, "/var/tmp/") {
-			ws = append(ws, a.String()+": as a service, the daemon has a /tmp of its own, where nobody finds it; /run/prefixproxy is for sockets")
+			ws = append(ws, a.String()+": as a service, the daemon has a private /tmp, which nobody else sees; use /run/prefixproxy")
 		}
 		if !a.IsLocal() {
-			ws = append(ws, fmt.Sprintf("%s is not loopback: everybody who reaches it can write metrics under this host's name", a))
+			ws = append(ws, fmt.Sprintf("%s is not loopback: anybody who can reach it can write metrics under this host's name", a))
 		}
 	}
 	if !c.Admin.Local() {
-		ws = append(ws, fmt.Sprintf("admin.listen %s is not loopback: everybody who reaches it can read names, upstreams and bad lines", c.Admin.Listen))
+		ws = append(ws, fmt.Sprintf("admin.listen %s is not loopback: anybody who can reach it can read names, upstreams and bad lines", c.Admin.Listen))
 	}
 	if !c.Proxy.Forward.StatsD.Aggregates() && !reflect.DeepEqual(c.Proxy.Aggregate, Default().Proxy.Aggregate) {
-		ws = append(ws, "aggregate has no effect: StatsD is counted here where forward.statsd.to is [carbon:]")
+		ws = append(ws, "aggregate has no effect unless forward.statsd.to is [carbon:]")
 	}
 	ws = append(ws, unusableFiles("forward.statsd.tls", c.Proxy.Forward.StatsD.TLS)...)
 	for path, to := range c.Proxy.Forward.Upstreams() {
 		switch isStatsD := strings.HasPrefix(path, "forward.statsd."); {
 		case !isStatsD && to.Network == "tcp" && to.Port == 2004:
-			ws = append(ws, to.String()+": on 2004 a carbon takes pickles, and no lines; those go to 2003")
+			ws = append(ws, to.String()+": carbon expects pickles on port 2004, not lines, which go to 2003")
 		case isStatsD && (to.Port == 2003 || to.Port == 2004), !isStatsD && to.Port == 8125:
-			ws = append(ws, fmt.Sprintf("%s: %s: usually StatsD is at 8125, and Carbon at 2003", path, to))
+			ws = append(ws, fmt.Sprintf("%s: %s: StatsD is usually on port 8125, and Carbon on 2003", path, to))
 		}
 	}
 	for _, d := range c.Proxy.Forward.Carbon {
@@ -153,26 +152,26 @@ func (c Config) Warn(log *slog.Logger) {
 	}
 }
 
-// unusableFiles tells of those that a connection to a server cannot do without. They are
-// read at each connect, so that they may come later.
+// unusableFiles returns warnings of files without which no connection to a server is possible. They
+// are read at each connect, and so may still be created.
 func unusableFiles(path string, t link.TLS) (ws []string) {
 	ws = relativeFiles(path, "ca", t.CA, "cert", t.Cert, "key", t.Key)
 	_, badCA := conf.ReadTLS(t.CA, "", "")
 	_, badCert := conf.ReadTLS("", t.Cert, t.Key)
 	for _, err := range []error{badCA, badCert} {
 		if err != nil {
-			ws = append(ws, fmt.Sprintf("%s: %v: the server stays down as long as that is so", path, fileError(err)))
+			ws = append(ws, fmt.Sprintf("%s: %v: until that is fixed, the server counts as down", path, fileError(err)))
 		}
 	}
 	return ws
 }
 
-// relativeFiles tells of the files that only a daemon finds which is started where we are. keysAndFiles
-// are those of the section at path.
+// relativeFiles returns warnings of files that the daemon finds only if it is started in this
+// directory. keysAndFiles are those of the section at path.
 func relativeFiles(path string, keysAndFiles ...string) (ws []string) {
 	for one := range slices.Chunk(keysAndFiles, 2) {
 		if key, file := one[0], one[1]; file != "" && !filepath.IsAbs(file) {
-			ws = append(ws, fmt.Sprintf("%s.%s is relative: started in another directory, the daemon does not find it", path, key))
+			ws = append(ws, fmt.Sprintf("%s.%s is relative: if started in another directory, the daemon does not find it", path, key))
 		}
 	}
 	return ws
@@ -192,12 +191,12 @@ func Changed(a, b Config) (keys []string) {
 	return keys
 }
 
-// YAML writes the configuration as a file that loads as the same.
+// YAML returns the configuration as a file that loads as the same configuration.
 func (c Config) YAML() ([]byte, error) {
 	return yaml.Dump(node("", reflect.ValueOf(c)), yaml.WithIndent(2), yaml.WithCompactSeqIndent(false), yaml.WithLineWidth(-1), yaml.WithQuotePreference(yaml.QuoteDouble))
 }
 
-// node returns v as a YAML file has it.
+// node returns v as it is in a YAML file.
 func node(path string, v reflect.Value) *yaml.Node {
 	n := &yaml.Node{}
 	switch {
@@ -211,7 +210,7 @@ func node(path string, v reflect.Value) *yaml.Node {
 			value = shortDuration(d)
 		}
 		if err := n.Encode(value); err != nil {
-			panic("configuration field " + path + ": " + err.Error()) // it was read from text
+			panic("configuration field " + path + ": " + err.Error()) // impossible: it was read from text
 		}
 		n.Value, n.Style = escape(n.Value), 0 // the usual quotes
 	case v.Kind() == reflect.Struct:
@@ -228,36 +227,37 @@ func node(path string, v reflect.Value) *yaml.Node {
 	return n
 }
 
-// escape keeps a dollar from being read as the start of a variable.
+// escape keeps dollars from being read as the start of a variable.
 func escape(s string) string { return strings.ReplaceAll(s, "$", "$$") }
 
-// shortDuration writes d without the zero units of its String: 10m, not 10m0s.
+// shortDuration is d.String without zero units: 10m, not 10m0s.
 func shortDuration(d time.Duration) string {
 	return zeroUnits.ReplaceAllString(d.String(), "$1")
 }
 
 var zeroUnits = regexp.MustCompile(`([hm])(?:0m)?0s$`)
 
-// namesPath is the key of the list of names, which has three forms: the word
-// mountains, a list, or a prefix with a count.
+// namesPath is the key of the list of names, which has three forms: the word mountains, a list, or a
+// prefix with a count.
 const namesPath = "membership.names"
 
-// numbered is the third form: web-1 … web-200.
+// numbered is the third form: {prefix: web-, count: 200}.
 type numbered struct {
 	Prefix string `yaml:"prefix"`
 	Count  int    `yaml:"count"`
 }
 
-// nameBytes are what a name is made of.
+// nameBytes are the bytes that names may consist of.
 const nameBytes = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
-// The bounds of a numbered list: a claim may need a transaction per 120, and a name has 64 bytes.
+// The bounds of a numbered list: a claim may need a transaction per 120 names, and a name has 64
+// bytes at most.
 const (
 	maxCount  = 10000
 	maxPrefix = 64 - len("10000")
 )
 
-// readNames reads namesPath; v is a []string.
+// readNames reads the list of names into v, a []string.
 func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	switch n.Kind {
 	case yaml.SequenceNode:
@@ -305,10 +305,10 @@ func namesNode(names []string) *yaml.Node {
 	return node("", reflect.ValueOf(names))
 }
 
-// carbonPath is the key of the destinations of Carbon: a list, or one that is alone.
+// carbonPath is the key of the destinations of Carbon: a list, or a single one.
 const carbonPath = "forward.carbon"
 
-// isAlone says whether v, the destinations of Carbon, is one without a name.
+// isAlone reports whether v, the destinations of Carbon, is a single one without a name.
 func isAlone(v reflect.Value) bool {
 	all := v.Interface().([]proxy.CarbonForward)
 	return len(all) == 1 && all[0].Name == ""

@@ -57,15 +57,15 @@ func TestEtcdProblems(t *testing.T) {
 		{"port 0", Etcd{Endpoints: []string{"http://etcd:0"}}, "etcd.endpoints[0]"},
 		{"another scheme", Etcd{Endpoints: []string{"unix:///etcd"}}, "etcd.endpoints[0]"},
 		{"mixed", Etcd{Endpoints: []string{"http://a:1", "https://b:1"}}, "etcd.endpoints[1]: http:// and https:// endpoints are mixed"},
-		{"user without a file", Etcd{Endpoints: one, Username: "u"}, `etcd.password_file: username is given, and no password_file`},
-		{"file without a user", Etcd{Endpoints: one, PasswordFile: secret}, "etcd.username: password_file is given"},
+		{"user without a file", Etcd{Endpoints: one, Username: "u"}, `etcd.password_file: there is a username, but no password_file`},
+		{"file without a user", Etcd{Endpoints: one, PasswordFile: secret}, "etcd.username: there is a password_file, but no username"},
 		{"no such file", Etcd{Endpoints: one, Username: "u", PasswordFile: "/no/such"}, "etcd.password_file: open /no/such: no such file or directory"},
 		{"empty file", Etcd{Endpoints: one, Username: "u", PasswordFile: empty}, "etcd.password_file: " + empty + " is empty"},
 		{"open file", Etcd{Endpoints: one, Username: "u", PasswordFile: open}, "etcd.password_file: others may read " + open + " (mode 0644)"},
-		{"tls over http", Etcd{Endpoints: one, TLS: TLS{CA: "/no/such"}}, "etcd.endpoints[0]: etcd.tls is given"},
+		{"tls over http", Etcd{Endpoints: one, TLS: TLS{CA: "/no/such"}}, "etcd.endpoints[0]: there is an etcd.tls"},
 		{"no such authority", Etcd{Endpoints: []string{"https://a:1"}, TLS: TLS{CA: "/no/such"}}, "etcd.tls.ca: open /no/such: no such file or directory"},
-		{"no authority", Etcd{Endpoints: []string{"https://a:1"}, TLS: TLS{CA: secret}}, "etcd.tls.ca: " + secret + " holds no certificate"},
-		{"no key", Etcd{Endpoints: []string{"https://a:1"}, TLS: TLS{Cert: secret}}, "etcd.tls: a certificate and its key go together"},
+		{"no authority", Etcd{Endpoints: []string{"https://a:1"}, TLS: TLS{CA: secret}}, "etcd.tls.ca: " + secret + " contains no PEM certificate"},
+		{"no key", Etcd{Endpoints: []string{"https://a:1"}, TLS: TLS{Cert: secret}}, "etcd.tls: cert and key go together"},
 		{"no pair", Etcd{Endpoints: []string{"https://a:1"}, TLS: TLS{Cert: secret, Key: secret}}, "etcd.tls.cert: "},
 	} {
 		got := tt.etcd.Problems().Error()
@@ -99,8 +99,8 @@ func TestPasswordHint(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.password(); err == nil || !strings.Contains(err.Error(), "cannot be seen") {
-			t.Errorf("%q: got %v, want a character that cannot be seen", text, err)
+		if _, err := c.password(); err == nil || !strings.Contains(err.Error(), "invisible character") {
+			t.Errorf("%q: got %v, want an invisible character", text, err)
 		}
 	}
 	own := "chmod 0600 "

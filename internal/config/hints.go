@@ -13,12 +13,12 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// unknownHint tells a key that is known instead of key, which stands below path, and
-// its own path; "" where there is none.
+// unknownHint returns a hint to what is probably meant by the unknown key below path, and the path
+// of that; "" if it can't tell.
 func (d *decoder) unknownHint(path, key string, known []string) (hint, meant string) {
-	all := "known here: " + strings.Join(known, ", ")
+	all := "valid here: " + strings.Join(known, ", ")
 	if strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII && !unicode.IsLetter(r) }) {
-		return "a character in it only looks like a blank, or like nothing: type the line anew", ""
+		return "it contains a character that looks like a space, or is invisible: retype the line", ""
 	}
 	lower := strings.ReplaceAll(strings.ToLower(key), "-", "_")
 	closest, far := conf.Closest(lower, known)
@@ -29,19 +29,19 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		return "did you mean " + closest + "?", join(path, closest)
 	}
 	if outer, inner, dotted := strings.Cut(key, "."); dotted && slices.ContainsFunc(d.paths, func(known string) bool { return within(known, join(path, key)) }) {
-		return "write it in sections, as " + outer + ": {" + strings.ReplaceAll(inner, ".", ": {") + ": …" + strings.Repeat("}", strings.Count(key, ".")), join(path, key)
+		return "write it as nested sections: " + outer + ": {" + strings.ReplaceAll(inner, ".", ": {") + ": …" + strings.Repeat("}", strings.Count(key, ".")), join(path, key)
 	}
 	switch sections := d.sectionsWith(key, path); len(sections) {
 	case 0:
 		return all, ""
 	case 1:
-		return fmt.Sprintf("%s goes below %s:, indented", key, sections[0]), join(sections[0], key)
+		return fmt.Sprintf("%s belongs below %s:, indented", key, sections[0]), join(sections[0], key)
 	default:
-		return fmt.Sprintf("%s goes below %s:, indented", key, strings.Join(sections, ": or ")), ""
+		return fmt.Sprintf("%s belongs below %s:, indented", key, strings.Join(sections, ": or ")), ""
 	}
 }
 
-// sectionsWith returns the sections in which key is known: those below path, if there are any.
+// sectionsWith returns the sections that have key: those below path, if there are any.
 func (d *decoder) sectionsWith(key, path string) (all []string) {
 	for _, known := range d.paths {
 		if i := strings.Index("."+known+".", "."+key+"."); i > 0 && !slices.Contains(all, known[:i-1]) {
@@ -55,32 +55,32 @@ func (d *decoder) sectionsWith(key, path string) (all []string) {
 	return all
 }
 
-// scalarHint tells how to write one value, for v, where n stands.
+// scalarHint returns how to write a value for v in place of n.
 func scalarHint(n *yaml.Node, v reflect.Value) string {
 	switch {
 	case isNull(n):
-		return "write a value, or remove the key for the default"
+		return "write a value, or remove the key to get the default"
 	case isText(v):
 		_, remedy := withRemedy(v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText(nil))
 		return remedy
 	case isBraced(n):
 		return `text with a brace needs quotes: "{name}"`
 	}
-	return "write one value"
+	return "write a single value"
 }
 
-// isAddress finds the strings that are addresses: a number there is for their own check.
+// isAddress matches the keys of addresses that are strings: their own check refuses a number.
 var isAddress = regexp.MustCompile(`^(?:admin\.listen|etcd\.endpoints.*|graphite\.events)$`)
 
-// syntaxHint names what is usually wrong where line, of what the parser complains, is no YAML.
+// syntaxHint returns what is usually wrong if the parser complains about line.
 func syntaxHint(line, what string) string {
 	switch {
 	case strings.HasPrefix(strings.TrimLeft(line, " "), "\t"):
-		return "YAML is indented by blanks: replace the tabs"
+		return "YAML is indented with spaces: replace the tabs"
 	case strings.HasPrefix(line, "%"):
-		return "take the line out"
+		return "remove the line"
 	case strings.Contains(what, "<document start>"):
-		return "the file is YAML: a key, a colon, a blank and its value in each line, as etcd: {endpoints: [http://127.0.0.1:2379]}"
+		return "the file must be YAML, with a key, a colon, a space and a value on each line, like etcd: {endpoints: [http://127.0.0.1:2379]}"
 	}
-	return `look here and in the line before: a bracket, brace or quote is not closed, a colon or a dash lacks the blank behind it, a key is not indented like its neighbours, or a value needs quotes (it has ": " or " #" in it, or begins with one of [ ] { } @ % & * ! | > ' ")`
+	return `check this line and the one before: a bracket, brace or quote is not closed, a colon or dash has no space after it, a key is not indented like its neighbours, or a value needs quotes (it contains ": " or " #", or begins with one of [ ] { } @ % & * ! | > ' ")`
 }

@@ -17,22 +17,21 @@ type problem struct {
 	at place
 }
 
-// An Error is what is wrong with a file, in its order: a sentence and a remedy each. It holds
-// no value of the file that could not be read as what it is to be: one may be a password in the
-// wrong line.
+// An Error is all that is wrong with a file, in the order of the file. It contains no value that was
+// not understood: that may be a password on the wrong line.
 type Error []Mistake
 
-// A Mistake is a sentence, and how to mend it; "": that isn't known.
+// A Mistake is an error and how to mend it ("" if that is not known).
 type Mistake struct {
 	error
 	Hint string
 }
 
-// maxProblems bounds how many are told of a file, which may be no configuration at all.
+// maxProblems bounds how many are reported; the file may be no configuration at all.
 const maxProblems = 100
 
-// newError makes sentences of problems: file:line:column, the key, and what is wrong with
-// it. What the file lacks is said to be at its start.
+// newError turns problems into errors with file:line:column, the key, and what is wrong with it. What
+// is missing is reported at the start of the file.
 func newError(file string, problems []problem) (e Error) {
 	slices.SortStableFunc(problems, func(a, b problem) int {
 		return cmp.Or(a.at.line-b.at.line, a.at.column-b.at.column)
@@ -45,12 +44,12 @@ func newError(file string, problems []problem) (e Error) {
 		e = append(e, Mistake{error: errors.New(where + brief(p.Text)), Hint: brief(p.Hint)})
 	}
 	if more := len(problems) - maxProblems; more > 0 {
-		e = append(e, Mistake{error: fmt.Errorf("%s: and %d problems more", file, more)})
+		e = append(e, Mistake{error: fmt.Errorf("%s: and %d more problems", file, more)})
 	}
 	return e
 }
 
-// Error gives one problem a line.
+// Error returns the mistakes, each on a line.
 func (e Error) Error() string {
 	lines := make([]string, len(e))
 	for i, f := range e {
@@ -59,10 +58,10 @@ func (e Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// maxBrief bounds what is told of something that somebody has written, in characters.
+// maxBrief bounds how much is quoted of what somebody has written, in characters.
 const maxBrief = 400
 
-// brief returns text as it may be told.
+// brief returns text in a form that is fit for a terminal.
 func brief(text string) string {
 	if all := []rune(text); len(all) > maxBrief {
 		text = string(all[:maxBrief]) + "…"
@@ -70,11 +69,11 @@ func brief(text string) string {
 	return conf.Visible(text)
 }
 
-// isFree finds the keys whose values are names: what is wrong with one is told with it.
+// isFree matches the keys whose values are names, which may be quoted.
 var isFree = regexp.MustCompile(`^(?:membership\.(?:pool|owner|names(?:\[\d+\]|\.prefix)?)$|rewrite\.(?:from|to)$|.*\.name$)`)
 
-// concealed returns what is said of the value at path, without the value or its parts, which
-// stand in quotes: but for names, and for single characters of one.
+// concealed returns text, which is about the value at path, without anything quoted from the value,
+// unless that is a name or a single character of one.
 func concealed(path, text string) string {
 	return quoted.ReplaceAllStringFunc(text, func(value string) string {
 		if isFree.MatchString(path) && plainName.MatchString(value) {

@@ -18,19 +18,18 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// A decoder sets the fields of a struct from a YAML document. It is strict, and
-// goes on after a problem, so that one run finds all of them.
+// A decoder sets the fields of a struct from a YAML document. It is strict, and continues after a
+// problem, so that one run finds all of them.
 type decoder struct {
 	lookupEnv func(name string) (value string, ok bool)
 
 	paths    []string         // of all keys that have a value
-	places   map[string]place // of each value in the file, by its path; of a section, its key's
-	unread   map[string]bool  // the paths of values that could not be read: true; of what they are in: false
+	places   map[string]place // of each value in the file, by its path; of a section, that of its key
+	unread   map[string]bool  // by path; true: a value that could not be read; false: what contains one
 	problems []problem
 }
 
-// decode reads text into the struct that v is; what text does not hold stays
-// as it is.
+// decode reads text into the struct v; what text does not contain stays as it is.
 func (d *decoder) decode(text []byte, v reflect.Value) {
 	d.places, d.unread = map[string]place{}, map[string]bool{}
 	for _, f := range values("", v) {
@@ -52,7 +51,7 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		return
 	}
 	switch {
-	case path == namesPath: // in more ways than its type shows
+	case path == namesPath: // it has more forms than its type shows
 		readNames(d, path, n, v)
 	case isText(v) || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice:
 		d.scalar(path, n, v)
@@ -70,14 +69,14 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 	}
 	known := keys(v)
 	if n.Kind != yaml.MappingNode {
-		d.wrongf(path, n, `write keys below it, as "key: value" with a blank behind the colon: `+strings.Join(known, ", "), "want a section, got %s", describe(n))
+		d.wrongf(path, n, `write keys below it, as "key: value" with a space after the colon: `+strings.Join(known, ", "), "want a section, got %s", describe(n))
 		return
 	}
 	all, seen := fields(v), map[string]place{}
 	for entry := range slices.Chunk(n.Content, 2) {
 		key, at := entry[0].Value, placeOf(entry[0])
 		if entry[0].Kind != yaml.ScalarNode {
-			d.addf(path, at, "known here: "+strings.Join(known, ", "), "%s is no key", describe(entry[0]))
+			d.addf(path, at, "valid here: "+strings.Join(known, ", "), "%s can't be a key", describe(entry[0]))
 			continue
 		}
 		i := slices.IndexFunc(all, func(f field) bool { return f.key == key })
@@ -90,10 +89,10 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 			}
 			d.addf(join(path, key), at, hint, "unknown key %q", key)
 			if meant != "" {
-				d.skip(meant) // that it is missing need not be said
+				d.skip(meant) // nobody need hear that it is missing
 			}
 		case again:
-			d.addf(join(path, key), at, "remove one", "duplicate key %q, first in line %d", key, first.line)
+			d.addf(join(path, key), at, "remove one of them", "duplicate key %q, first on line %d", key, first.line)
 		default:
 			seen[key] = at
 			d.places[join(path, key)] = valuePlace(entry[0], entry[1])
@@ -102,11 +101,11 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 	}
 }
 
-// maxList bounds a list: of addresses, each is compared with each.
+// maxList bounds a list: addresses are compared with one another.
 const maxList = 1000
 
-// list sets the slice v to no more than most values. Its former first has the defaults of
-// each, if those are sections, of which one may stand alone; otherwise its content goes.
+// list sets the slice v to no more than most values. If those are sections, the first of the former
+// values has the defaults for each, and a single one needs no list.
 func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	element := reflect.New(v.Type().Elem()).Elem()
 	ofSections := element.Kind() == reflect.Struct && !isText(element)
@@ -119,11 +118,11 @@ func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 		return
 	}
 	if n.Kind != yaml.SequenceNode {
-		d.wrongf(path, n, "write it in brackets: [first, second]; [] is none", "want a list, got %s", describe(n))
+		d.wrongf(path, n, "write it in brackets: [first, second]; [] is an empty list", "want a list, got %s", describe(n))
 		return
 	}
 	if len(n.Content) > most {
-		d.wrongf(path, n, fmt.Sprintf("%d at most", most), "a list of %d is too long", len(n.Content))
+		d.wrongf(path, n, fmt.Sprintf("at most %d", most), "a list of %d is too long", len(n.Content))
 		return
 	}
 	all := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
@@ -136,8 +135,7 @@ func (d *decoder) list(path string, n *yaml.Node, v reflect.Value, most int) {
 	v.Set(all)
 }
 
-// scalar sets v, which holds one value: what reads itself from text, or a
-// duration, string, number or boolean.
+// scalar sets v, a single value: an encoding.TextUnmarshaler, duration, string, number or boolean.
 func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	text, bare, ok := d.text(path, n, v)
 	if !ok {
@@ -161,7 +159,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
 		v.SetString(text)
-	default: // a number or a boolean, which are as in JSON
+	default: // a number or a boolean, written as in JSON
 		if err := json.Unmarshal([]byte(text), v.Addr().Interface()); err != nil || !bare || strings.Contains(text, "null") {
 			wanted := plainValues[v.Kind()]
 			d.wrongf(path, n, wanted.hint, "want %s, got %s%s", wanted.what, describe(n), replaced)
@@ -170,12 +168,12 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 }
 
 var plainValues = map[reflect.Kind]struct{ what, hint string }{
-	reflect.Int:     {"a whole number", "write it in digits, without quotes"},
+	reflect.Int:     {"a whole number", "write digits, without quotes"},
 	reflect.Float64: {"a plain number", "write it like 90 or 99.9, without quotes"},
 	reflect.Bool:    {"true or false", "write true or false, without quotes"},
 }
 
-// withRemedy takes an error of a value apart: "x is no port (use 1 to 65535)".
+// withRemedy splits an error about a value: "x is no port (use 1 to 65535)".
 func withRemedy(err error) (text, remedy string) {
 	text = err.Error()
 	if i := strings.LastIndex(text, " ("); i >= 0 && strings.HasSuffix(text, ")") {
@@ -184,15 +182,14 @@ func withRemedy(err error) (text, remedy string) {
 	return text, ""
 }
 
-// text returns the text of a scalar with its variables replaced, and whether it
-// is bare: written without quotes, or made of variables, so that it may be read
-// as a number. ok is false after a problem.
+// text returns the text of a scalar with its variables replaced, and whether it is bare: written
+// without quotes or with variables, so that it may be a number. ok is false after a problem.
 func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string, bare, ok bool) {
 	if text, ok := endsInColon(n); ok {
 		return text, true, true
 	}
 	if n.Kind != yaml.ScalarNode || isNull(n) {
-		d.wrongf(path, n, scalarHint(n, v), "want one value, got %s", describe(n))
+		d.wrongf(path, n, scalarHint(n, v), "want a single value, got %s", describe(n))
 		return "", false, false
 	}
 	if isWord(n) {
@@ -206,7 +203,7 @@ func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) (text string,
 	return text, isPlain(n) || text != n.Value, ok
 }
 
-// The places of variables in a value, and what is one; an escaped dollar has a place, too.
+// variables matches what begins with a dollar in a value, and oneVariable a proper variable.
 var (
 	variables   = regexp.MustCompile(`\$\$|\$\{[^}]*\}?|\$[A-Za-z_(][A-Za-z0-9_]*`)
 	oneVariable = regexp.MustCompile(`^\$\{([A-Za-z_][A-Za-z0-9_]*)\}$`)
@@ -228,34 +225,34 @@ func (d *decoder) expand(path string, n *yaml.Node) (expanded string, ok bool) {
 		}
 		m := oneVariable.FindStringSubmatch(match)
 		if m == nil {
-			return refuse("write ${NAME}, or $$ for a dollar", "a dollar here begins no variable")
+			return refuse("write ${NAME}, or $$ for a dollar", "a dollar that begins no variable")
 		}
 		value, set := d.lookupEnv(m[1])
 		switch size += len(value); {
 		case size > MaxSize:
 			return ""
 		case !set:
-			return refuse("export "+m[1]+"=…, or write $"+match+" for these characters themselves", "the environment variable %s is not set", m[1])
+			return refuse("export "+m[1]+"=…, or write $"+match+" for a literal "+match, "the environment variable %s is not set", m[1])
 		case !utf8.ValidString(value):
 			return refuse("export "+m[1]+"=… in UTF-8", "the environment variable %s is not UTF-8", m[1])
 		}
 		if ip, err := netip.ParseAddr(value); err == nil && ip.Is6() && strings.Contains(n.Value, "://"+match) {
-			return "[" + value + "]" // the address of a host, in an address
+			return "[" + value + "]"
 		}
 		return value
 	})
 	if size > MaxSize {
-		refuse("write it in fewer words", "with its variables it has more than %v", conf.Bytes(MaxSize))
+		refuse("shorten it", "with its variables replaced, it is larger than %v", conf.Bytes(MaxSize))
 	}
 	return expanded, ok
 }
 
-// addf appends a problem of the value at path, which is in the file at at.
+// addf appends a problem with the value at path, which is in the file at at.
 func (d *decoder) addf(path string, at place, hint, format string, args ...any) {
 	d.problems = append(d.problems, problem{Problem: conf.Problem{Path: path, Text: fmt.Sprintf(format, args...), Hint: hint}, at: at})
 }
 
-// wrongf appends a problem of the value n at path, which could not be read.
+// wrongf appends a problem with the value n at path, which could not be read.
 func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ...any) {
 	at := placeOf(n)
 	if isMissing(n) {
@@ -265,12 +262,12 @@ func (d *decoder) wrongf(path string, n *yaml.Node, hint, format string, args ..
 	d.addf(path, at, hint, format, args...)
 }
 
-// add appends what a package found wrong with the values it was given, but for
-// what only follows from a value that could not be read.
+// add appends the problems that a package has found in its values, except for those that only follow
+// from a value that could not be read.
 func (d *decoder) add(ps conf.Problems) {
 	_, listed := d.places[carbonPath+"[0]"]
 	for _, p := range ps {
-		if rest, ok := strings.CutPrefix(p.Path, carbonPath+"."); ok && listed { // of one that is alone
+		if rest, ok := strings.CutPrefix(p.Path, carbonPath+"."); ok && listed { // the only one in a list
 			p.Path = carbonPath + "[0]." + rest
 		} else if rest, ok := strings.CutPrefix(p.Path, carbonPath+"[0]."); ok && !listed {
 			p.Path = carbonPath + "." + rest
@@ -290,7 +287,7 @@ func (d *decoder) skip(path string) {
 	}
 }
 
-// follows says whether a value that could not be read is at path, around it, or in it.
+// follows reports whether a value that could not be read is at path, around it, or in it.
 func (d *decoder) follows(path string) bool {
 	if _, within := d.unread[path]; within {
 		return true
@@ -303,8 +300,8 @@ func (d *decoder) follows(path string) bool {
 	return false
 }
 
-// nearest returns the place of the value at path or, if the file does not hold
-// it, of the nearest section around it.
+// nearest returns the place of the value at path or, if the file does not contain it, of the nearest
+// section around it.
 func (d *decoder) nearest(path string) place {
 	for outer := range outward(path) {
 		if at, ok := d.places[outer]; ok {
@@ -314,8 +311,7 @@ func (d *decoder) nearest(path string) place {
 	return place{}
 }
 
-// outward yields path, and those of the sections and lists that it is in, up to the
-// file's own, "".
+// outward yields path and those of the sections and lists around it, up to that of the file, "".
 func outward(path string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for yield(path) && path != "" {
@@ -330,8 +326,7 @@ type field struct {
 	value reflect.Value
 }
 
-// fields returns those of the struct v in order, with the fields of an inline struct in its
-// place.
+// fields returns the fields of the struct v in order, with those of an inline struct in its place.
 func fields(v reflect.Value) (all []field) {
 	for f, value := range v.Fields() {
 		switch key := f.Tag.Get("yaml"); key {
@@ -369,7 +364,7 @@ func values(path string, v reflect.Value) (all []field) {
 	return all
 }
 
-// isText says whether v reads itself from text.
+// isText reports whether v is an encoding.TextUnmarshaler.
 func isText(v reflect.Value) bool {
 	return reflect.PointerTo(v.Type()).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
@@ -382,14 +377,14 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// within says whether inner is outer or below it.
+// within reports whether inner is outer or below it.
 func within(inner, outer string) bool {
 	rest, ok := strings.CutPrefix(inner, outer)
 	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// valuePlace returns the place of an entry as a person looks for it: that of
-// the value, but of the key where the value is a section, a list or missing.
+// valuePlace returns where a person looks for an entry: at its value, but at its key if the value is
+// a section, a list or missing.
 func valuePlace(key, value *yaml.Node) place {
 	if value.Kind == yaml.ScalarNode && !isMissing(value) {
 		return placeOf(value)
@@ -397,7 +392,7 @@ func valuePlace(key, value *yaml.Node) place {
 	return placeOf(key)
 }
 
-// describe names what a value is, to a person.
+// describe names the kind of a value, for people.
 func describe(n *yaml.Node) string {
 	switch {
 	case n.Kind == yaml.MappingNode:

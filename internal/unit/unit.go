@@ -1,4 +1,5 @@
-// Package unit is the systemd unit that runs the daemon: what it gives us, and what it hears from us.
+// Package unit is our side of the systemd unit that runs the daemon: what systemd gives us, and what
+// we tell it.
 package unit
 
 import (
@@ -9,8 +10,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 )
 
-// Where systemd keeps the credentials of our unit, root's and the service's, while that runs, and
-// the variable by which the service knows.
+// Where systemd keeps the credentials of our unit while it runs (only root and the service may read
+// them), and the variable that tells the service.
 const (
 	Credentials         = "/run/credentials/prefixproxy.service"
 	CredentialsVariable = "CREDENTIALS_DIRECTORY"
@@ -19,8 +20,8 @@ const (
 // ReloadSocket is where `prefixproxy reload` waits for an answer, in RuntimeDir.
 const ReloadSocket = "reload.sock"
 
-// RuntimeDir returns the second of the directories in memory that systemd gives
-// us. The first is for sockets, and gets mounted into containers.
+// RuntimeDir returns the second runtime directory that systemd gives us. The first is for sockets,
+// and gets mounted into containers.
 func RuntimeDir() (dir string, ok bool) {
 	dirs := strings.Split(os.Getenv("RUNTIME_DIRECTORY"), ":")
 	if len(dirs) < 2 {
@@ -29,21 +30,21 @@ func RuntimeDir() (dir string, ok bool) {
 	return dirs[1], true
 }
 
-// IsOurs says whether our unit started us, and not a container, which has no INVOCATION_ID.
+// IsOurs reports whether our unit started us; in a container, there is no INVOCATION_ID.
 func IsOurs() bool {
 	_, ok := RuntimeDir()
 	return ok && os.Getenv("INVOCATION_ID") != ""
 }
 
-// Unreadable is what to do about a file that we may not read: in a container, too.
+// Unreadable returns what to do about a file that we may not read, in the service or elsewhere.
 func Unreadable(file string) string {
 	if IsOurs() {
 		return LetRead(file)
 	}
-	return fmt.Sprintf("ask as root: sudo %s; or let this user (uid %d) read it", strings.Join(os.Args, " "), os.Geteuid())
+	return fmt.Sprintf("run it as root: sudo %s; or let this user (uid %d) read the file", strings.Join(os.Args, " "), os.Geteuid())
 }
 
-// LetRead is how the service comes to read a file of root's that others may not.
+// LetRead returns how to let the service read a file of root's that others may not read.
 func LetRead(file string) string {
-	return "let the service alone read it: chgrp prefixproxy " + conf.ShellQuote(file) + " && chmod 0640 " + conf.ShellQuote(file) + " (in /root and /home it sees nothing)"
+	return "let only the service read it: chgrp prefixproxy " + conf.ShellQuote(file) + " && chmod 0640 " + conf.ShellQuote(file) + " (it can't see /root and /home)"
 }
