@@ -15,15 +15,15 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// attendEvery is how soon systemd hears of an upstream that went up or down.
+// attendEvery is how long it takes at most until systemd knows that an upstream went up or down.
 const attendEvery = 5 * time.Second
 
-// stuckAfter is how long a loop may be at one piece of its work: what it asks of etcd or
-// of a server takes 20 s at most.
+// stuckAfter is how long a loop may work on one thing; a request to etcd or to a server takes 20 s
+// at most.
 const stuckAfter = 30 * time.Second
 
-// attend tells systemd how we are, whenever that changes, and feeds its watchdog as
-// long as none of our loops is stuck; until ctx ends. /healthz says the same to others.
+// attend sends systemd our status whenever it changes, and feeds its watchdog as long as none of
+// our loops is stuck, until ctx ends. /healthz tells others the same.
 func (d *daemon) attend(ctx context.Context) {
 	every := attendEvery
 	if limit := d.tell.Watchdog(); limit > 0 {
@@ -51,16 +51,16 @@ func (d *daemon) attend(ctx context.Context) {
 	}
 }
 
-// A health is when the loops were last seen to turn; the zero one is healthy.
+// A health is the time at which the loops were last seen running; the zero value is healthy.
 type health struct{ atomic.Value }
 
-// Alive says whether that was a short time ago.
+// Alive reports whether that was recent.
 func (h *health) Alive() bool {
 	seen, ok := h.Load().(time.Time)
 	return !ok || time.Since(seen) < stuckAfter
 }
 
-// statusLine is what systemctl status shows: the name, the state, the upstreams.
+// statusLine returns what systemctl status shows: the name, the state, the upstreams.
 func (d *daemon) statusLine() string {
 	claim, ok := d.holder.Current()
 	line := "no name: " + string(d.holder.State())
@@ -79,7 +79,7 @@ func (d *daemon) statusLine() string {
 	return strings.ReplaceAll(line, "\n", " ")
 }
 
-// upstreamLine says how an upstream is: "carbon main tcp://graphite:2003 up".
+// upstreamLine returns the state of an upstream: "carbon main tcp://graphite:2003 up".
 func upstreamLine(u proxy.UpstreamStatus) string {
 	to, state := u.Protocol, "down"
 	if u.Destination != "" {
@@ -94,8 +94,7 @@ func upstreamLine(u proxy.UpstreamStatus) string {
 	return to + " " + u.Address + " " + state
 }
 
-// sayEnd logs what became of the lines between two moments: when we were told to
-// stop, and the end.
+// sayEnd logs what became of the lines between the signal to stop (before) and the end (after).
 func sayEnd(log *slog.Logger, before, after proxy.Status) {
 	a, droppedBefore := totals(before)
 	b, dropped := totals(after)
@@ -108,7 +107,7 @@ func sayEnd(log *slog.Logger, before, after proxy.Status) {
 		"drained", b.Forwarded-a.Forwarded, "spooled", b.Spooled, "in_memory", b.Queued, "dropped", dropped)
 }
 
-// totals sums up StatsD's lines and those of all destinations of Carbon.
+// totals adds up the lines of StatsD and of all destinations of Carbon.
 func totals(s proxy.Status) (sum proxy.Books, dropped uint64) {
 	all := []proxy.Books{s.Lines["statsd"]}
 	for _, d := range s.Destinations {

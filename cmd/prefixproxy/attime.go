@@ -11,7 +11,8 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// A moment is a time that a flag takes; zero without the flag. It may begin with a dash: --at -2h.
+// A moment is the value of a flag that takes a time; zero without the flag. It may begin with a
+// dash: --at -2h.
 type moment struct{ time.Time }
 
 // Decode reads it, for kong.
@@ -25,9 +26,9 @@ func (m *moment) Decode(ctx *kong.DecodeContext) (err error) {
 	return err
 }
 
-// parseTime returns the time that text means, in the zone of now: RFC 3339, Unix
-// seconds, a date, a time of day, which is the last one that has been, or how long ago, in the
-// units of graphite-web: -1d2h, now-90min, -2mon.
+// parseTime returns the time that text means, in the zone of now: RFC 3339, Unix seconds, a date, a
+// time of day (its most recent occurrence), or how long ago, in the units of graphite-web: -1d2h,
+// now-90min, -2mon.
 func parseTime(text string, now time.Time) (time.Time, error) {
 	s := strings.TrimSpace(text)
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
@@ -60,7 +61,7 @@ func parseTime(text string, now time.Time) (time.Time, error) {
 			return time.Unix(seconds, 0), nil
 		}
 	}
-	return time.Time{}, usageError(fmt.Errorf("%q is no time", text), "write it like 2026-01-31T14:05:00Z, 14:05, -2h or -7d")
+	return time.Time{}, usageError(fmt.Errorf("%q is not a time", text), "write it like 2026-01-31T14:05:00Z, 14:05, -2h or -7d")
 }
 
 var (

@@ -11,12 +11,12 @@ type checkCmd struct {
 
 // Help is shown by check --help.
 func (checkCmd) Help() string {
-	return `All problems are told at once, with their places in the file. Nothing is started and the network is not used.
+	return `All problems are reported at once, each with its place in the file. Nothing is started, and the network is not used.
 
-What is printed can be used as a configuration file itself: all keys, with variables replaced. It holds no secret: a password stays in its file, one within an address is refused, and one in the query of graphite.events is masked.`
+The output is itself a configuration file, with all keys and with variables replaced. It contains no secrets: the password stays in its file, passwords within addresses are refused, and those in the query of graphite.events are masked.`
 }
 
-// Run checks the file and prints what is in effect.
+// Run checks the file and prints the effective configuration.
 func (c *checkCmd) Run(ui *ui, cfg config.Config) error {
 	cfg.Graphite.Events = conf.Mask(cfg.Graphite.Events)
 	text, err := cfg.YAML()

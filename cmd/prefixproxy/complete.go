@@ -8,14 +8,14 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// completeCmd lists what may stand in the place of the last of some words, and behind a tab what
-// it is for. The completions of the shells (deploy/completions) ask it.
+// completeCmd lists the completions of the last of some words, each with a tab and its description.
+// The scripts for shells (deploy/completions) call it.
 type completeCmd struct {
-	Words []string `arg:"" passthrough:"" help:"What stands behind prefixproxy."`
+	Words []string `arg:"" passthrough:"" help:"The words after prefixproxy."`
 }
 
-// Run lists commands, or the flags of the one that is there, or the values of a flag; nothing
-// where any file or word may stand.
+// Run lists commands, the flags of the command that is there, or the values of a flag; nothing
+// if any file or word will do.
 func (c *completeCmd) Run(ui *ui, app *kong.Kong) error {
 	word, before := c.Words[len(c.Words)-1], c.Words[:len(c.Words)-1]
 	command, last := app.Model.Node, ""
@@ -43,7 +43,7 @@ func (c *completeCmd) Run(ui *ui, app *kong.Kong) error {
 	return list(ui, word, flags)
 }
 
-// list prints those of all that begin with word.
+// list prints the words in all that begin with word.
 func list(ui *ui, word string, all []string) error {
 	all = slices.DeleteFunc(all, func(s string) bool { return s == "" || !strings.HasPrefix(s, word) })
 	_, err := fmt.Fprint(ui.out, strings.Join(append(all, ""), "\n"))

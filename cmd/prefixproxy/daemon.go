@@ -46,14 +46,14 @@ type daemon struct {
 	reloads  *reloads
 	registry *prometheus.Registry // of our own metrics
 	pool     *fleet.Pool          // as the page shows it
-	events   *events.Sender       // notes in Graphite
+	events   *events.Sender       // to Graphite
 	health   health
 	tell     unit.Notifier
 }
 
-// newDaemon makes the parts of a daemon, which takes the sockets that were passed to us, and
-// whose Carbon queue may lie in queueDirs. Its only I/O is to read the files that steer the
-// etcd client. The caller closes it.
+// newDaemon makes the parts of a daemon. It takes the sockets that were passed to us; the Carbon
+// queue may be in any of queueDirs. Its only I/O is to read the password and certificates for etcd.
+// The caller closes it.
 func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
 	cfg.Warn(ui.log)
 	d = &daemon{log: ui.log, tell: unit.Notifier{Log: ui.log}}
@@ -84,7 +84,7 @@ func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.Fil
 	d.events = events.New(cfg.Graphite, d.holder, d.log)
 	d.registry.MustRegister(d.proxy, admin.Collector{Names: d.holder, Pool: d.pool, TTL: cfg.Membership.TTL}, admin.NewBuildInfo(buildVersion(), buildCommit()))
 	d.reloads = newReloads(d.registry)
-	process := prometheus.NewRegistry() // apart, because telemetry is to cost little
+	process := prometheus.NewRegistry() // separate: our telemetry leaves these out, to cost little
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.admin = admin.New(cfg.Admin, admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
@@ -98,14 +98,14 @@ const glanceTime = 2 * time.Second
 
 func (d *daemon) close() { d.client.Close() }
 
-// fewDescriptors are not enough for the sockets of the default configuration, etcd, and the queue's
-// files: lines would be lost for want of them.
+// fewDescriptors are not enough for the sockets of the default configuration, etcd, and the files of
+// the queue: lines would be lost.
 const fewDescriptors = 33
 
 // bind opens all sockets, before anything is claimed.
 func (d *daemon) bind(ctx context.Context) error {
 	if n := sockets.Descriptors(); n <= fewDescriptors {
-		return fmt.Errorf("%d descriptors are not enough: %w", n, syscall.EMFILE)
+		return fmt.Errorf("%d file descriptors are not enough: %w", n, syscall.EMFILE)
 	}
 	if err := d.proxy.Bind(ctx); err != nil {
 		return bindHint(err)
@@ -113,7 +113,7 @@ func (d *daemon) bind(ctx context.Context) error {
 	return bindHint(d.admin.Bind(ctx))
 }
 
-// bindHint adds what to do to the error of a socket that we can't have.
+// bindHint adds a remedy to the error of a socket that can't be bound.
 func bindHint(err error) error {
 	text, hint := fmt.Sprint(err), ""
 	group, isUnknown := errors.AsType[user.UnknownGroupError](err)
@@ -121,29 +121,29 @@ func bindHint(err error) error {
 	case err == nil:
 		return nil
 	case isUnknown:
-		hint = "sudo groupadd --system " + conf.ShellQuote(string(group)) + ", or name a group that there is: getent group"
+		hint = "sudo groupadd --system " + conf.ShellQuote(string(group)) + ", or name an existing group: getent group"
 	case errors.Is(err, proxy.ErrUnwantedSocket):
-		hint = "write its address in listen: as the socket unit does, or take it out of the unit and restart both"
+		hint = "add its address to listen:, written as in the socket unit, or remove it from the unit and restart both"
 	case errors.Is(err, syscall.EADDRINUSE):
-		hint = "another prefixproxy, statsd or Graphite is there: stop it, or move listen: (or admin:) to another port; who it is: sudo ss -lntupx"
+		hint = "another prefixproxy, statsd or Graphite uses it (sudo ss -lntupx shows which): stop it, or move listen: (or admin:) to another port"
 	case strings.Contains(text, "/run/prefixproxy-sockets/"):
 		hint = "systemd makes that directory, with the sockets in it: systemctl enable --now prefixproxy-unix.socket"
 	case errors.Is(err, syscall.EPERM) && strings.Contains(text, "group="):
 		hint = "only a member of a group may give a socket to it: systemctl edit prefixproxy: [Service] SupplementaryGroups= with that group"
 	case errors.Is(err, syscall.EACCES) && !strings.Contains(text, "unix"):
-		hint = "use a port from 1024 on"
+		hint = "use port 1024 or higher"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		hint = "this host has no such address: ip address shows those that it has; localhost is 127.0.0.1 and ::1"
+		hint = "this host has no such address (ip address lists those that it has); localhost is 127.0.0.1 and ::1"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
-		hint = "use a directory that is there and that this user may write; the service has /run/prefixproxy"
+		hint = "use an existing directory that this user may write; for the service: /run/prefixproxy"
 	}
 	return hinted(err, hint)
 }
 
-// run works until ctx ends, and then ends in this order: the data path drains,
-// the name is released, the page goes.
+// run runs the daemon until ctx ends. Then it shuts down in this order: the data path drains, the
+// name is released, the page goes.
 func (d *daemon) run(ctx context.Context) error {
-	d.tell.Send(sd.SdNotifyReady) // the listeners are up, whether etcd and Graphite are or not
+	d.tell.Send(sd.SdNotifyReady) // the listeners are up, even if etcd and Graphite are not
 	g, failed := errgroup.WithContext(ctx)
 	last := context.WithoutCancel(ctx)
 	holding, release := context.WithCancel(last)
@@ -171,11 +171,11 @@ func (d *daemon) run(ctx context.Context) error {
 	return err
 }
 
-// oneSignal is how close two signals may follow each other and be one: a
-// supervisor may send it to the process and to its group, like timeout(1).
+// oneSignal is how soon a second signal counts as the first: a supervisor, like timeout(1), may
+// signal both the process and its group.
 const oneSignal = 100 * time.Millisecond
 
-// untilSignal returns a context that ends with one of the signals; a second one ends the process
+// untilSignal returns a context that ends at the first of the signals; a second one ends the process
 // at once.
 func untilSignal(ctx context.Context, log *slog.Logger, of ...os.Signal) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -207,14 +207,14 @@ func openState(cfg config.Config) (*state.Dir, error) {
 	dir, err := state.Open(cfg.Membership.StateDir)
 	switch {
 	case errors.Is(err, state.ErrLocked):
-		return nil, hinted(err, "stop the other one, or give this one a membership.state_dir of its own")
+		return nil, hinted(err, "stop the other one, or give this one its own membership.state_dir")
 	case err != nil:
 		return nil, hinted(err, stateHint(cfg.Membership.StateDir, err))
 	}
 	return dir, nil
 }
 
-// stateHint says how to come by a state directory, where dir can't be had.
+// stateHint returns how to get a state directory, if dir can't be opened.
 func stateHint(dir string, err error) string {
 	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), conf.ShellQuote(dir))
 	usual := config.Default().Membership.StateDir
@@ -222,18 +222,17 @@ func stateHint(dir string, err error) string {
 	isClosed := errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)
 	switch {
 	case isClosed && !unit.IsOurs() && absent == nil:
-		return "another user's daemon keeps its state there: give this one a membership.state_dir of its own; the service is started by: systemctl start prefixproxy"
+		return "another user's daemon keeps its state there: give this one its own membership.state_dir; to start the service: systemctl start prefixproxy"
 	case unit.IsOurs() && dir != usual:
-		return "remove membership.state_dir, since the service has " + usual + "; or allow it another: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
+		return "remove membership.state_dir, since the service has " + usual + "; or allow another one: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
 	case isClosed, errors.Is(err, statedir.ErrOpenToOthers), errors.Is(err, syscall.EROFS):
 		return "set membership.state_dir to a directory that this user may write, or: " + install
 	}
 	return "set membership.state_dir to a directory that this user may write"
 }
 
-// queueDirs returns where Carbon's queue may be: the second runtime directory that
-// systemd gives us, for the first is for sockets, which get mounted into containers;
-// the memory that every Linux shares; or else the disk.
+// queueDirs returns where Carbon's queue may be: the second runtime directory that systemd gives us
+// (the first is for sockets, which get mounted into containers), /dev/shm, or else the disk.
 func queueDirs(stateDir string) []string {
 	var dirs []string
 	if own, ok := unit.RuntimeDir(); ok {
@@ -242,15 +241,14 @@ func queueDirs(stateDir string) []string {
 	return append(dirs, "/dev/shm", stateDir)
 }
 
-// heapBeside is what Go's memory may hold beside the queue of StatsD; that of
-// Carbon is not Go's. The daemon may take 48 MiB beside the queues; half of it is
-// for what is not Go's: pages of the binary, and the room for datagrams.
+// heapBeside is what the Go heap may hold beside the queue of StatsD (Carbon's is not in the heap).
+// Of the 48 MiB that the daemon may take beside the queues, the other half is for what is not in the
+// heap: pages of the binary, and buffers for datagrams.
 const heapBeside conf.Bytes = 24 << 20
 
-// tune fits the Go runtime to a daemon on a host that has better things to do,
-// unless the environment says otherwise. One processor is enough: work is
-// handed from reader to upstream without waking another thread, which costs
-// more than the work.
+// tune makes the Go runtime modest, as befits a daemon on a host that has better things to do,
+// unless the environment says otherwise. One processor is enough: readers hand work to upstreams
+// without waking another thread, which would cost more than the work.
 func tune(cfg config.Config) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)

@@ -33,8 +33,8 @@ func TestStateHint(t *testing.T) {
 		err       error
 		want      string
 	}{
-		{"another user's", there, false, statedir.ErrNotOurs, "give this one a membership.state_dir of its own"},
-		{"may not be entered", there, false, fs.ErrPermission, "give this one a membership.state_dir of its own"},
+		{"another user's", there, false, statedir.ErrNotOurs, "give this one its own membership.state_dir"},
+		{"may not be entered", there, false, fs.ErrPermission, "give this one its own membership.state_dir"},
 		{"open to others", there, false, statedir.ErrOpenToOthers, "or: sudo install -d -m 0700"},
 		{"may not be made", absent, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
 		{"the unit's", config.Default().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},
@@ -60,15 +60,15 @@ func TestBindHint(t *testing.T) {
 		err  error
 		want string
 	}{
-		{fmt.Errorf("listen for carbon on tcp://localhost:80: %w", syscall.EACCES), "a port from 1024 on"},
-		{fmt.Errorf("listen for statsd on unixgram:///run/s.sock: %w", syscall.EACCES), "the service has /run/prefixproxy"},
-		{fmt.Errorf("listen for statsd on unixgram:///srv/s.sock: %w", syscall.EROFS), "the service has /run/prefixproxy"},
+		{fmt.Errorf("listen for carbon on tcp://localhost:80: %w", syscall.EACCES), "port 1024 or higher"},
+		{fmt.Errorf("listen for statsd on unixgram:///run/s.sock: %w", syscall.EACCES), "for the service: /run/prefixproxy"},
+		{fmt.Errorf("listen for statsd on unixgram:///srv/s.sock: %w", syscall.EROFS), "for the service: /run/prefixproxy"},
 		{fmt.Errorf("listen for statsd on unixgram:///run/prefixproxy-sockets/s.sock: %w", syscall.EACCES), "enable --now prefixproxy-unix.socket"},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock: %w", syscall.EADDRINUSE), "ss -lntupx"},
 		{fmt.Errorf("listen for statsd on udp://localhost:8125: %w", syscall.EADDRINUSE), "ss -lntupx"},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=adm: %w", syscall.EPERM), "SupplementaryGroups="},
 		{fmt.Errorf("listen for statsd on unixgram:///tmp/s.sock?group=apps: %w", user.UnknownGroupError("apps")), "groupadd --system apps"},
-		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "use a directory"},
+		{fmt.Errorf("listen for statsd on unix:///tmp/s.sock: /tmp/s.sock is another user's socket: %w", syscall.EPERM), "use an existing directory"},
 		{fmt.Errorf("listen for statsd on unix:///etc/passwd/s.sock: %w", syscall.ENOTDIR), "/run/prefixproxy"},
 	} {
 		hint, ok := errors.AsType[failure](bindHint(tt.err))
@@ -93,7 +93,7 @@ func TestDaemonWarns(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.close()
-	for _, want := range []string{"udp://0.0.0.0:0 is not loopback", "admin.listen 0.0.0.0:0 is not loopback", "takes pickles"} {
+	for _, want := range []string{"udp://0.0.0.0:0 is not loopback", "admin.listen 0.0.0.0:0 is not loopback", "expects pickles"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("got %s\nwant %q", &log, want)
 		}

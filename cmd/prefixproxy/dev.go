@@ -26,14 +26,14 @@ import (
 )
 
 type devCmd struct {
-	Config    string `short:"c" placeholder:"FILE" help:"A configuration file, where the defaults are not enough. Its etcd and state_dir are not used."`
-	Aggregate bool   `help:"Count StatsD here, and print the points that Graphite would get: forward.statsd.to is [carbon:]."`
-	DataDir   string `placeholder:"DIR" help:"Where etcd keeps its data; default: a temporary directory, removed at the end."`
+	Config    string `short:"c" placeholder:"FILE" help:"A configuration file, if the defaults don't suit. Its etcd section and state_dir are ignored."`
+	Aggregate bool   `help:"Count StatsD here, and print the points that Graphite would get: sets forward.statsd.to to [carbon:]."`
+	DataDir   string `placeholder:"DIR" help:"Directory for all data; default: a temporary one, removed at the end."`
 }
 
 // Help is shown by dev --help.
 func (devCmd) Help() string {
-	return `Starts an etcd of its own on a free port, claims a name in it, listens as config.example.yaml says, and prints every forwarded line on stdout, unless the configuration file says where lines go.`
+	return `Starts its own etcd on a free port, claims a name in it, listens on the default ports, and prints every forwarded line on stdout, unless the configuration file sends lines elsewhere.`
 }
 
 // Run is the daemon with an etcd of its own.
@@ -44,7 +44,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	ctx, stop := untilSignal(ctx, ui.log, ends...)
 	defer stop()
-	signal.Ignore(syscall.SIGPIPE) // which a server or a browser causes, too, that hangs up
+	signal.Ignore(syscall.SIGPIPE) // a server or a browser that hangs up causes it, too
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ui.out = readOut{ui.out, cancel}
@@ -59,7 +59,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	}
 	stateDir, err := openState(cfg)
 	if err != nil && c.DataDir != "" {
-		return hinted(errors.Unwrap(err), "--data-dir takes a directory of its own, which this user may write, and nobody else")
+		return hinted(errors.Unwrap(err), "give --data-dir a directory of its own that this user, and nobody else, may write")
 	} else if err != nil {
 		return err
 	}
@@ -78,14 +78,14 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	defer etcd.Close()
 	cfg.Etcd = config.Etcd{Endpoints: []string{etcd.Endpoint()}}
 
-	// The queue lies with the rest: where dev is killed, nothing else is left of it.
+	// The queue is with the rest: if dev is killed, it leaves nothing elsewhere.
 	d, err := newDaemon(cfg, stateDir, ui, nil, []string{stateDir.Path()})
 	if err != nil {
 		return err
 	}
 	defer d.close()
 	if err := d.bind(ctx); errors.Is(err, syscall.EADDRINUSE) && c.Config == "" {
-		return hinted(errors.Unwrap(err), "stop what is there (sudo ss -lntupx shows it), or give dev other ports: dev --config FILE, and in it listen: {statsd: [udp://localhost:9125], carbon: [tcp://localhost:9003]} and admin: {listen: localhost:9127}")
+		return hinted(errors.Unwrap(err), "stop what uses it (sudo ss -lntupx shows it), or give dev other ports: dev --config FILE, with listen: {statsd: [udp://localhost:9125], carbon: [tcp://localhost:9003]} and admin: {listen: localhost:9127} in that file")
 	} else if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	return g.Wait()
 }
 
-// readOut is an output whose reader may go: dev | head. Then it calls gone.
+// readOut is an output that calls gone when its reader has exited, as in dev | head.
 type readOut struct {
 	io.Writer
 	gone func()
@@ -116,34 +116,34 @@ func (w readOut) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// etcdHint adds what to do to what our etcd cannot go on without.
+// etcdHint adds a remedy to an error that ended our etcd.
 func (c *devCmd) etcdHint(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EFBIG) || errors.Is(err, syscall.EDQUOT) {
-		return hinted(err, "it needs some 100 MB: --data-dir DIR, or TMPDIR=DIR, where there is room")
+		return hinted(err, "it needs about 100 MB: use --data-dir DIR, or TMPDIR=DIR, on a disk that has room")
 	}
 	if strings.Contains(err.Error(), "descriptor") {
 		return hinted(err, "ulimit -n 8192")
 	}
 	if c.DataDir != "" {
-		return hinted(err, "if its data is damaged, begin anew: rm -r "+conf.ShellQuote(filepath.Join(c.DataDir, "etcd")))
+		return hinted(err, "if its data is damaged, start afresh: rm -r "+conf.ShellQuote(filepath.Join(c.DataDir, "etcd")))
 	}
 	return err
 }
 
-// dataDir returns the directory for all data, and what removes it.
+// dataDir returns the directory for all data, and a function that removes it if it is temporary.
 func (c *devCmd) dataDir() (dir string, remove func(), err error) {
 	if c.DataDir != "" {
 		dir, err = filepath.Abs(c.DataDir)
 		return dir, func() {}, err
 	}
 	if dir, err = os.MkdirTemp("", "prefixproxy-dev-"); err != nil {
-		err = hinted(err, "--data-dir DIR, or TMPDIR=DIR, with a directory that is there and that this user may write")
+		err = hinted(err, "use --data-dir DIR, or TMPDIR=DIR, with an existing directory that this user may write")
 	}
 	return dir, func() { os.RemoveAll(dir) }, err
 }
 
-// load returns the configuration, with what makes dev safe to try: nothing of
-// the system is used, and nothing is sent unless the file says where.
+// load returns the configuration. It makes dev safe to try: it uses nothing that belongs to the
+// system, and sends nothing unless the file says where.
 func (c *devCmd) load(dir string) (config.Config, error) {
 	cfg := config.Default()
 	cfg.Etcd.Unused = true
@@ -180,24 +180,24 @@ func writeConfig(cfg config.Config, path string) (file string, err error) {
 	return filepath.Join(path, "config.yaml"), dir.WriteFile("config.yaml", text)
 }
 
-// greet says, once there is a name, what was done and what to type next.
+// greet waits for a name, and says what has been started and what to type next.
 func (c *devCmd) greet(ctx context.Context, ui *ui, d *daemon, endpoint, file string) {
 	claim := firstClaim(ctx, d.holder)
 	if claim == nil {
 		return
 	}
-	fmt.Fprintf(ui.err, "prefixproxy: this host is %s now; its etcd is %s, with its data in %s\n", claim.Name(), endpoint, filepath.Dir(filepath.Dir(file)))
+	fmt.Fprintf(ui.err, "prefixproxy: this host is now %s; etcd is at %s, its data in %s\n", claim.Name(), endpoint, filepath.Dir(filepath.Dir(file)))
 	status := d.proxy.Status()
 	if to, ok := tryStatsD(status); ok {
 		fmt.Fprintf(ui.err, "prefixproxy: try it:     printf 'host.requests:1|c' | nc -u -w1 %s\n", to)
 	}
 	fmt.Fprintf(ui.err, "prefixproxy: who is who: %s members --config %s\n", ourselves(), conf.ShellQuote(file))
 	if page := d.admin.Addr(); page != nil {
-		fmt.Fprintf(ui.err, "prefixproxy: the page:   %s (what is refused, and why, is at /badlines)\n", pageURL(page))
+		fmt.Fprintf(ui.err, "prefixproxy: the page:   %s (refused lines, with the reason, are at /badlines)\n", pageURL(page))
 	}
 }
 
-// firstClaim waits for a claim; nil when ctx ends before.
+// firstClaim waits for a claim; it returns nil if ctx ends first.
 func firstClaim(ctx context.Context, h *membership.Holder) *membership.Claim {
 	for {
 		changed := h.Changed()
@@ -223,7 +223,7 @@ func tryStatsD(s proxy.Status) (string, bool) {
 	return "", false
 }
 
-// pageURL is what a browser takes.
+// pageURL returns the URL of the page, or how to fetch it from a unix socket.
 func pageURL(a net.Addr) string {
 	if a.Network() == "unix" {
 		return "curl --unix-socket " + a.String() + " http://localhost/"

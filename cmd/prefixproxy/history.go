@@ -8,14 +8,14 @@ import (
 )
 
 type historyCmd struct {
-	Owner string `arg:"" help:"The host, as members shows it (membership.owner)."`
+	Owner string `arg:"" help:"The host, as shown by members (membership.owner)."`
 	configFlag
 	JSON bool `name:"json" help:"Print JSON."`
 }
 
 // Help is shown by history --help.
 func (historyCmd) Help() string {
-	return `The latest first. who --help explains the columns.`
+	return `The most recent tenure comes first. "prefixproxy who --help" explains the columns.`
 }
 
 // Run prints which names the owner held.
@@ -25,7 +25,7 @@ func (c *historyCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 		return err
 	}
 	if len(past) == 0 {
-		ui.notef("%q held no name of pool %s, as far as is recorded; who held a name: prefixproxy who NAME", c.Owner, cfg.Membership.Pool)
+		ui.notef("no name of pool %[2]s is on record for %[1]q; for the holders of a name: prefixproxy who NAME", c.Owner, cfg.Membership.Pool)
 	}
 	return writeTenures(ui.out, past, c.JSON)
 }

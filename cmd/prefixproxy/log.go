@@ -16,16 +16,15 @@ import (
 
 // logFlags are the flags of every command that say how to log.
 type logFlags struct {
-	LogFormat string `help:"Form of the log on stderr: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
-	LogLevel  string `help:"What to log: debug, info, warn or error, and what is worse; default: info, and warn for dev." enum:"debug,info,warn,error," default:"" placeholder:"LEVEL"`
+	LogFormat string `help:"Log format on stderr: text (default) or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
+	LogLevel  string `help:"Lowest level to log: debug, info, warn or error; default: info (dev: warn)." enum:"debug,info,warn,error," default:"" placeholder:"LEVEL"`
 }
 
-// logger returns the logger that the flags describe; usual is the level where
-// they give none.
+// logger returns the logger that the flags describe; usual is the level if they give none.
 func (f logFlags) logger(w io.Writer, usual slog.Level) *slog.Logger {
 	level := usual
 	if f.LogLevel != "" {
-		level.UnmarshalText([]byte(f.LogLevel)) // it is one: kong has checked that
+		level.UnmarshalText([]byte(f.LogLevel)) // kong has checked it
 	}
 	options := &slog.HandlerOptions{Level: level}
 	out := &logWriter{}
@@ -48,7 +47,7 @@ func (f logFlags) handler(w io.Writer, options *slog.HandlerOptions) slog.Handle
 	return slog.NewTextHandler(w, options)
 }
 
-// withoutTimeAndLevel leaves away what the journal has in fields of its own.
+// withoutTimeAndLevel leaves out what the journal has in fields of its own.
 func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 		return slog.Attr{}
@@ -56,14 +55,14 @@ func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// A journalFile is a stderr that systemd's journal reads: each line begins with its
-// priority, as sd-daemon(3) has it.
+// A journalFile is a stderr that is read by systemd's journal: each line begins with its
+// priority, as described in sd-daemon(3).
 type journalFile struct {
 	*os.File
 	priority journal.Priority
 }
 
-// toJournal returns a file of the journal that writes to w, if that is what the journal reads.
+// toJournal returns w as a journalFile if the journal reads it.
 func toJournal(w io.Writer) (journalFile, bool) {
 	file, _ := w.(*os.File)
 	is, _ := journal.StderrIsJournalStream()
@@ -78,7 +77,7 @@ func (j journalFile) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// prioritized puts the priority before each line of p.
+// prioritized prepends the priority to each line of p.
 func prioritized(priority journal.Priority, p []byte) (out []byte) {
 	for ln := range bytes.Lines(p) {
 		out = append(fmt.Appendf(out, "<%d>", priority), ln...)
@@ -86,9 +85,9 @@ func prioritized(priority journal.Priority, p []byte) (out []byte) {
 	return out
 }
 
-// A lossyHandler waits for nobody who reads the log: neither a renewal nor the end may hang
-// on a terminal that is paused, or on a pipe whose reader is. What can't be written now is
-// lost, and that is said later.
+// A lossyHandler never waits for the reader of the log: neither a renewal nor the shutdown may hang
+// because a terminal or the reader of a pipe is paused. What can't be written now is lost, and
+// reported later.
 type lossyHandler struct {
 	slog.Handler // writes to out
 	out          *logWriter
@@ -100,16 +99,15 @@ type logWriter struct {
 	isJournal bool
 
 	mu    sync.Mutex // held while a record is written
-	level slog.Level // of that
+	level slog.Level // of that record
 	lost  int        // records since the last one that was written
-	isCut bool       // of the last one, only a part was
+	isCut bool       // only part of the last one was
 }
 
-// maxWrite is what a pipe takes without waiting, in bytes, where it takes anything: PIPE_BUF
-// of pipe(7).
+// maxWrite is how many bytes a pipe takes without blocking if it takes any: PIPE_BUF in pipe(7).
 const maxWrite = 4096
 
-// takesMore says whether the file takes that much now.
+// takesMore reports whether the file takes that much now.
 func (w *logWriter) takesMore() bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.file.Fd()), Events: unix.POLLOUT}}, 0)
 	return n > 0 || err != nil
@@ -119,16 +117,16 @@ func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
 	if h.out.lost > 0 && h.out.takesMore() {
-		said := slog.NewRecord(r.Time, slog.LevelWarn, "log lines lost, which nobody read in time", 0)
-		said.Add("lines", h.out.lost)
-		h.out.lost, h.out.level = 0, said.Level
-		h.Handler.Handle(ctx, said)
+		loss := slog.NewRecord(r.Time, slog.LevelWarn, "log lines lost: stderr was not read in time", 0)
+		loss.Add("lines", h.out.lost)
+		h.out.lost, h.out.level = 0, loss.Level
+		h.Handler.Handle(ctx, loss)
 	}
 	h.out.level = r.Level
 	return h.Handler.Handle(ctx, r)
 }
 
-// Write writes a record, as far as that is possible now; mu is held.
+// Write writes as much of a record as the file takes now; mu is held.
 func (w *logWriter) Write(p []byte) (int, error) {
 	out := p
 	if w.isJournal {

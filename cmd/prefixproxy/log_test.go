@@ -39,7 +39,7 @@ func TestLogWaitsForNobody(t *testing.T) {
 		text, err := io.ReadAll(r)
 		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 		said, last := lines[max(0, len(lines)-2)], lines[len(lines)-1]
-		if err != nil || !strings.HasPrefix(said, "time=") || !strings.Contains(said, "log lines lost, which nobody read in time\" lines=") || !strings.Contains(last, "msg=last") {
+		if err != nil || !strings.HasPrefix(said, "time=") || !strings.Contains(said, "log lines lost: stderr was not read in time\" lines=") || !strings.Contains(last, "msg=last") {
 			t.Errorf("%d records of %d bytes: got %v and the end %q", tt.records, tt.size, err, text[max(0, len(text)-300):])
 		}
 	}

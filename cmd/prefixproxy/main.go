@@ -1,9 +1,8 @@
 // Prefixproxy gives this host a short recycled name and forwards the metrics of
 // its applications under it. See the README for what it does and how to run it.
 //
-// The files: main.go, ui.go, log.go and config.go are the frame; daemon.go, reload.go and attend.go
-// are what run and dev have in common; attime.go and tenures.go what other commands have;
-// each other file is a command.
+// main.go, ui.go, log.go and config.go are the frame. run and dev share daemon.go, reload.go and
+// attend.go; other commands share attime.go and tenures.go. Each remaining file is a command.
 package main
 
 import (
@@ -25,17 +24,17 @@ import (
 
 // commandLine is what kong parses: the commands, in the order of the help.
 type commandLine struct {
-	Dev      devCmd      `cmd:"" help:"Try it: an etcd of its own, and every forwarded line on stdout."`
+	Dev      devCmd      `cmd:"" help:"Try it: runs its own etcd and prints every line that it forwards."`
 	Run      runCmd      `cmd:"" help:"Run the daemon."`
-	Check    checkCmd    `cmd:"" help:"Check a configuration file and print what is in effect."`
+	Check    checkCmd    `cmd:"" help:"Check a configuration file and print the effective configuration."`
 	Rewrite  rewriteCmd  `cmd:"" help:"Rewrite lines from stdin to stdout, as the daemon would."`
-	Members  membersCmd  `cmd:"" help:"List the names that are held, and by whom."`
-	Who      whoCmd      `cmd:"" help:"Tell who holds a name, and who held it when."`
-	History  historyCmd  `cmd:"" help:"Tell which names a host held, and when."`
+	Members  membersCmd  `cmd:"" help:"List the names in use, and the hosts that hold them."`
+	Who      whoCmd      `cmd:"" help:"Show who holds a name, or who held it at a given time."`
+	History  historyCmd  `cmd:"" help:"Show which names a host held, and when."`
 	Target   targetCmd   `cmd:"" help:"Print a Graphite target that follows a host through its names."`
 	Release  releaseCmd  `cmd:"" help:"Ask the holder of a name to let go of it."`
-	Reload   reloadCmd   `cmd:"" hidden:"" help:"Let the service read its configuration anew, and tell what became of it: the unit's ExecReload."`
-	Complete completeCmd `cmd:"" hidden:"" help:"List what may stand next on the command line: for the completions of shells."`
+	Reload   reloadCmd   `cmd:"" hidden:"" help:"Reload the service's configuration and report the result: the unit's ExecReload."`
+	Complete completeCmd `cmd:"" hidden:"" help:"List what may come next on the command line: for shell completion."`
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	logFlags
@@ -47,14 +46,18 @@ type configFlag struct {
 	Config string `short:"c" default:"/etc/prefixproxy/config.yaml" env:"PREFIXPROXY_CONFIG" placeholder:"FILE" help:"The configuration file; default: ${default}."`
 }
 
-// description heads the help.
+// description is the top of the help.
 const description = `Claims a short recycled name for this host in etcd, and forwards StatsD and
 Carbon lines under it: host.cpu becomes Denali.cpu.
 
-  prefixproxy dev                                  try it
-  printf 'host.requests:1|c' | nc -u -w1 127.0.0.1 8125
+To try it:
 
-  prefixproxy check --config prefixproxy.yaml      then, for good
+  prefixproxy dev
+  printf 'host.requests:1|c' | nc -u -w1 127.0.0.1 8125    # in another terminal
+
+To run it:
+
+  prefixproxy check --config prefixproxy.yaml
   prefixproxy run   --config prefixproxy.yaml`
 
 func main() {
@@ -106,7 +109,7 @@ func execute(args []string, ui *ui) error {
 	return command.Run(ui)
 }
 
-// asMeant returns args in the form that kong takes: flags may stand before the command, and help
+// asMeant returns args in the form that kong accepts: flags may precede the command, and help
 // is a command, too.
 func asMeant(args []string, commands []*kong.Node) []string {
 	args = slices.Clone(args)
@@ -135,10 +138,11 @@ func isNamed(f *kong.Flag, arg string) bool {
 	return name == "--"+f.Name || name == "-"+string(f.Short)
 }
 
-// noValue is how kong says that a flag is the last word, or that another flag follows.
+// noValue matches what kong says when a flag is the last word, or another flag follows it.
 var noValue = regexp.MustCompile(`expected \w+ value but got ("EOL" .*|"-.*)`)
 
-// usageHint names the remedy in err, or the help of the command that was meant, as far as it tells.
+// usageHint returns the remedy in err or else the help to ask for: that of the command, if err
+// knows it.
 func usageHint(err error) string {
 	if known, ok := errors.AsType[failure](err); ok {
 		return known.hint

@@ -22,39 +22,39 @@ import (
 type membersCmd struct {
 	configFlag
 	JSON  bool `name:"json" help:"Print JSON."`
-	Watch bool `help:"Look again every 2 s, and print when something has changed; until Ctrl-C."`
+	Watch bool `help:"Check every 2 s, and print again when something has changed; until Ctrl-C."`
 }
 
 // Help is shown by members --help.
 func (membersCmd) Help() string {
-	return `Asks etcd which names of the pool are held at this moment, and prints them in the order of the list; names that the list does not have (any more) come last.
+	return `Asks etcd which names of the pool are held now, and prints them in the order of the list. Names that are not (or no longer) in the list come last.
 
-STATE is held; suspended, when the lease was not renewed for so long that its host does not use the name; or "-", when the name has no lease. RENEWED tells how long ago it was. Hosts that wait for a name follow, and how many names were held at once at most in the last 7 days.`
+STATE is "held"; "suspended" if the lease was not renewed for so long that its host has stopped using the name; or "-" if the name has no lease. RENEWED is when the lease was last renewed. Hosts that wait for a name follow, and then a summary with the most names that were held at once in the last 7 days.`
 }
 
 // etcdPatience is how long a command waits for etcd.
 var etcdPatience = 5 * time.Second
 
-// members is what the command prints.
+// members is the output of the command.
 type members struct {
 	Pool     string         `json:"pool"`
 	Members  []member       `json:"members"`
 	Waiting  []waiter       `json:"waiting"`
 	Free     int            `json:"free"`      // names of the list that nobody holds
-	MostHeld map[string]int `json:"most_held"` // at once, in the last days; none where that is not known
+	MostHeld map[string]int `json:"most_held"` // at once, in the last days; empty if that is not known
 }
 
 // member is a name that is held.
 type member struct {
 	Name    string     `json:"name"`
 	Owner   string     `json:"owner"`
-	Since   *time.Time `json:"since"` // when it was claimed; null if no record tells
-	State   string     `json:"state"` // held, suspended; "" if there is no lease to tell
+	Since   *time.Time `json:"since"` // when it was claimed; null if that is not on record
+	State   string     `json:"state"` // held or suspended; "" if it has no lease
 	Listed  bool       `json:"listed"`
 	renewed time.Duration
 }
 
-// waiter is a host that finds no free name.
+// waiter is a host that has found no free name.
 type waiter struct {
 	Owner string     `json:"owner"`
 	Since *time.Time `json:"since"`
@@ -63,7 +63,7 @@ type waiter struct {
 const (
 	mostHeldLabel = "7d" // fleet.Kept
 	watchEvery    = 2 * time.Second
-	maxOthers     = 20_000 // names that the list lacks: more than a glance shows
+	maxOthers     = 20_000 // names that are not in the list
 )
 
 // Run prints the members of the pool.
@@ -79,7 +79,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	ms, err := readMembers(ctx, cfg, client, known)
 	for last := ""; ; ms, err = readMembers(ctx, cfg, client, known) {
 		text, _ := json.Marshal(ms)
-		now := string(text) // without RENEWED, which changes always
+		now := string(text) // without RENEWED, which always changes
 		switch {
 		case err != nil && last == "":
 			return err
@@ -101,7 +101,7 @@ func (c *membersCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	}
 }
 
-// readMembers asks etcd; known is what it has told before.
+// readMembers asks etcd; known is what it has answered before.
 func readMembers(ctx context.Context, cfg config.Config, client *etcd.Client, known *fleet.Pool) (members, error) {
 	ctx, cancel := context.WithTimeout(ctx, etcdPatience)
 	defer cancel()
@@ -137,7 +137,7 @@ func readMembers(ctx context.Context, cfg config.Config, client *etcd.Client, kn
 	return ms, nil
 }
 
-// ask asks etcd about a name or an owner, for as long as a person waits.
+// ask asks etcd about a name or an owner, and gives up after patience.
 func ask[T any](ctx context.Context, cfg config.Config, patience time.Duration, question func(ctx context.Context, client *etcd.Client, pool, about string) (T, error), about string) (answer T, err error) {
 	if about == "" {
 		return answer, usageError(errors.New("the name or owner is empty"), "prefixproxy members shows names and owners")
@@ -155,8 +155,8 @@ func ask[T any](ctx context.Context, cfg config.Config, patience time.Duration, 
 	return answer, err
 }
 
-// explain makes err, which a call to etcd under ctx, with so much time, ended with, one for
-// people.
+// explain turns err, which a call to etcd under ctx returned, into one for people; patience is how
+// long the call was given.
 func explain(ctx context.Context, c config.Etcd, patience time.Duration, err error) error {
 	at, hint := strings.Join(c.Endpoints, ","), c.Etcdctl()+" endpoint health"
 	if trouble, known := errors.AsType[*etcd.Trouble](err); known {

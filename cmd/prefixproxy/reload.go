@@ -21,20 +21,20 @@ import (
 )
 
 type reloadCmd struct {
-	PID int `arg:"" optional:"" help:"The daemon's process: $MAINPID."`
+	PID int `arg:"" optional:"" help:"The process ID of the daemon: $MAINPID."`
 }
 
 // reloadPatience is how long a daemon has to answer.
 const reloadPatience = 30 * time.Second
 
-// Run sends SIGHUP to a daemon of our own unit and waits for what becomes of it.
+// Run sends SIGHUP to the daemon of our unit and waits for the result.
 func (c *reloadCmd) Run(ui *ui) error {
 	dir, ok := unit.RuntimeDir()
 	if !ok || c.PID <= 0 {
-		return hinted(errors.New("reload is for the unit, and its RuntimeDirectory=prefixproxy prefixproxy-queue"), "systemctl reload prefixproxy, or kill -HUP with the daemon's process")
+		return hinted(errors.New("reload works only in a unit with RuntimeDirectory=prefixproxy prefixproxy-queue"), "systemctl reload prefixproxy; without systemd: kill -HUP PID")
 	}
 	path := filepath.Join(dir, unit.ReloadSocket)
-	os.Remove(path) // of one that was killed
+	os.Remove(path) // left behind by one that was killed
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
 	if err != nil {
 		return err
@@ -48,23 +48,21 @@ func (c *reloadCmd) Run(ui *ui) error {
 	answer := make([]byte, 64<<10)
 	n, err := conn.Read(answer)
 	if err != nil {
-		return fmt.Errorf("process %d has not said what became of the reload: %w", c.PID, err)
+		return fmt.Errorf("process %d has not reported the result of the reload: %w", c.PID, err)
 	}
 	if problem := string(answer[:n]); problem != "" {
-		return errors.New("configuration not reloaded; the old one stays:\n" + strings.TrimPrefix(problem, "prefixproxy: error: "))
+		return errors.New("configuration not reloaded; the old one stays in force:\n" + strings.TrimPrefix(problem, "prefixproxy: error: "))
 	}
 	return nil
 }
 
-// A reloader makes a daemon go on with another configuration: all of it, or none.
-// One goroutine uses it.
+// A reloader gives a daemon another configuration: all of it, or none. One goroutine uses it.
 type reloader struct {
 	daemon *daemon
 	cfg    config.Config // in force
 }
 
-// reload makes the configuration that load reads the one in force, and says what
-// became of it.
+// reload puts the configuration that load returns into force, and reports the result.
 func (r *reloader) reload(ctx context.Context, load func() (config.Config, error)) {
 	r.daemon.tell.Send(sd.SdNotifyReloading + "\n" + sd.SdNotifyMonotonicUsec())
 	changed, err := r.tryReload(ctx, load)
@@ -74,7 +72,7 @@ func (r *reloader) reload(ctx context.Context, load func() (config.Config, error
 		var text strings.Builder
 		report(&text, err)
 		problem = strings.TrimSpace(text.String())
-		r.daemon.log.Error("configuration not reloaded; the old one stays", "err", problem)
+		r.daemon.log.Error("configuration not reloaded; the old one stays in force", "err", problem)
 	case len(changed) == 0:
 		r.daemon.log.Info("configuration reloaded: nothing has changed")
 	default:
@@ -85,7 +83,7 @@ func (r *reloader) reload(ctx context.Context, load func() (config.Config, error
 	r.daemon.tell.Reloaded(problem)
 }
 
-// tryReload returns the keys that have changed.
+// tryReload returns the keys that have changed. If it fails, nothing has.
 func (r *reloader) tryReload(ctx context.Context, load func() (config.Config, error)) (changed []string, err error) {
 	cfg, err := load()
 	if err != nil {
@@ -105,16 +103,16 @@ func (r *reloader) tryReload(ctx context.Context, load func() (config.Config, er
 	return changed, nil
 }
 
-// reloadHint is bindHint where what is in the way may be ours.
+// reloadHint is bindHint, but the socket in the way may be our own.
 func reloadHint(err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return hinted(err, "if it is this daemon itself (another spelling, or mode, of an address that it has): systemctl restart prefixproxy; otherwise, who it is: sudo ss -lntupx")
+		return hinted(err, "sudo ss -lntupx shows who uses it; if it is this daemon itself (whose address is now spelled differently, or has another mode): systemctl restart prefixproxy")
 	}
 	return bindHint(err)
 }
 
-// refuse returns an error that names the keys among changed which a running daemon
-// cannot change: it would be another host's, or another cluster's.
+// refuse returns an error that names the keys among changed that cannot change while the daemon
+// runs, because they decide which name is whose.
 func refuse(changed []string) error {
 	fixed := slices.DeleteFunc(slices.Clone(changed), func(key string) bool {
 		return !strings.HasPrefix(key, "membership.") && !strings.HasPrefix(key, "etcd.")
@@ -124,15 +122,15 @@ func refuse(changed []string) error {
 	}
 	return hinted(
 		fmt.Errorf("%s cannot change while the daemon runs", strings.Join(fixed, ", ")),
-		"restart to change what is under membership or etcd, or put it back as it was")
+		"restart the daemon to change keys under membership or etcd, or restore them")
 }
 
-// reloads is what became of the last one: the start is one.
+// reloads holds the result of the last reload; the start counts as one.
 type reloads struct {
-	changed    chan struct{} // cap 1: there was another one
+	changed    chan struct{} // cap 1: signals a new result
 	refused    atomic.Bool
 	successful prometheus.Gauge
-	success    prometheus.Gauge // when
+	success    prometheus.Gauge // when it last succeeded
 }
 
 func newReloads(metrics prometheus.Registerer) *reloads {
@@ -140,11 +138,11 @@ func newReloads(metrics prometheus.Registerer) *reloads {
 		changed: make(chan struct{}, 1),
 		successful: promauto.With(metrics).NewGauge(prometheus.GaugeOpts{
 			Name: "prefixproxy_reload_successful",
-			Help: "1 if the configuration file, when it was read last, was taken; otherwise 0.",
+			Help: "Whether the last attempt to load the configuration succeeded: 1 or 0.",
 		}),
 		success: promauto.With(metrics).NewGauge(prometheus.GaugeOpts{
 			Name: "prefixproxy_reload_success_timestamp_seconds",
-			Help: "When a configuration was taken last, in Unix seconds.",
+			Help: "When a configuration was last loaded, in Unix seconds.",
 		}),
 	}
 	r.add(true)

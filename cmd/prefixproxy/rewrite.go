@@ -15,14 +15,14 @@ import (
 
 type rewriteCmd struct {
 	configFlag
-	Name     string `required:"" placeholder:"NAME" help:"The name to hold, one of the list."`
-	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"What the lines are: carbon or statsd."`
-	Now      moment `placeholder:"TIME" help:"When the lines arrive, in a form that who takes for --at; default: now."`
+	Name     string `required:"" placeholder:"NAME" help:"The name to use, from the list."`
+	Protocol string `required:"" enum:"carbon,statsd" placeholder:"PROTOCOL" help:"The protocol of the lines: carbon or statsd."`
+	Now      moment `placeholder:"TIME" help:"When the lines arrive, written as for who --at; default: now."`
 }
 
 // Help is shown by rewrite --help.
 func (rewriteCmd) Help() string {
-	return `Reads as from a connection: a last line without its end is refused. What is refused or dropped goes to stderr, with its line number and the reason. Where StatsD becomes points here (forward.statsd.to: [carbon:]), they are printed at the end, as of one slot. For example:
+	return `Reads stdin like a connection: a last line without a newline is refused. Lines that are refused or dropped go to stderr, with line number and reason. If StatsD is counted here (forward.statsd.to: [carbon:]), the points are printed at the end, all in one slot. For example:
 
     printf 'host.cpu 3.4 -1\n' | prefixproxy rewrite --config prefixproxy.yaml --name Denali --protocol carbon`
 }
@@ -49,8 +49,8 @@ func (c *rewriteCmd) Run(ui *ui, cfg config.Config) error {
 }
 
 const (
-	maxInput = 64 << 10 // bytes of a line as it comes, with its end; what leaves is bounded by line.MaxLen
-	maxShown = 200      // bytes of a refused line that a person gets to see
+	maxInput = 64 << 10 // bytes of a line on stdin, with its end; line.MaxLen bounds what leaves
+	maxShown = 200      // bytes of a refused line that are printed
 )
 
 // A filter rewrites lines from in to out.
@@ -60,13 +60,13 @@ type filter struct {
 	in       *bufio.Reader
 	out      *bufio.Writer
 	refused  io.Writer
-	buf      []byte                // the line that leaves
-	sums     *aggregate.Aggregator // nil, or what lines are counted in
-	tags     aggregate.Tags        // of sums
+	buf      []byte                // the rewritten line
+	sums     *aggregate.Aggregator // counts the lines; nil if they are printed
+	tags     aggregate.Tags        // for sums
 	reading  aggregate.Reading     // for sums
 }
 
-// aggregate prints the points that StatsD's lines become, all in one slot.
+// aggregate prints the points that the StatsD lines become, all in one slot.
 func (f *filter) aggregate(cfg config.Config, name string) (err error) {
 	at := f.now().Truncate(time.Second)
 	cfg.Proxy.Aggregate.To, f.tags = cfg.Proxy.Rewrite.To, cfg.Proxy.Aggregate.Tags
@@ -83,19 +83,19 @@ func (f *filter) aggregate(cfg config.Config, name string) (err error) {
 		more = f.sums.Take(1)
 		series = append(series, strings.ReplaceAll(string(f.sums.Points(nil)), line.Mark, name))
 	}
-	slices.Reverse(series) // the last come first
+	slices.Reverse(series) // Take begins with the last
 	f.out.WriteString(strings.Join(series, ""))
 	return f.out.Flush()
 }
 
-// run rewrites until in ends. What was read is out before it waits for more, so
-// that it can be used behind tail -f.
+// run rewrites until in ends. It flushes before it waits for more input, so that it can be used
+// behind tail -f.
 func (f *filter) run() error {
 	for number := 1; ; number++ {
 		data, readErr := f.in.ReadSlice('\n')
 		if readErr == bufio.ErrBufferFull {
 			f.refuse(number, line.TooLong.Reason(), data)
-			for data = nil; readErr == bufio.ErrBufferFull; { // skips the rest
+			for data = nil; readErr == bufio.ErrBufferFull; { // skip the rest
 				_, readErr = f.in.ReadSlice('\n')
 			}
 		}
@@ -123,7 +123,7 @@ func (f *filter) line(number int, ln []byte) {
 	reason := result.Reason()
 	switch {
 	case f.sums == nil:
-		f.out.Write(out) // an error stays, and Flush tells it
+		f.out.Write(out) // Flush returns the error
 	case result.Appended():
 		reason = f.count(out)
 	}
@@ -132,7 +132,7 @@ func (f *filter) line(number int, ln []byte) {
 	}
 }
 
-// count counts a line in sums, and returns why it isn't.
+// count counts a line in sums, and returns the reason if it can't; otherwise "".
 func (f *filter) count(ln []byte) string {
 	if why := f.reading.Line(ln, f.tags); !why.Appended() {
 		return why.Reason()
@@ -143,7 +143,7 @@ func (f *filter) count(ln []byte) string {
 	return ""
 }
 
-// refuse tells about a line that does not leave.
+// refuse reports a line that is not forwarded.
 func (f *filter) refuse(number int, reason string, ln []byte) {
 	fmt.Fprintf(f.refused, "line %d: %s: %q\n", number, reason, ln[:min(len(ln), maxShown)])
 }

@@ -17,15 +17,15 @@ type runCmd struct {
 
 // Help is shown by run --help.
 func (runCmd) Help() string {
-	return `SIGTERM or SIGINT: stop reading, let the upstreams take what waits (5 s), release the name, exit 0. A second one exits at once with 1.
+	return `SIGTERM or SIGINT: stop reading, send what is queued (for up to 5 s), spool the remaining Carbon lines, release the name, and exit with 0. A second one exits at once, with 1.
 
-SIGHUP: read the configuration file anew, and go on with it. Listeners that stay are not closed. A file with mistakes, or one that changes membership or etcd, is refused as a whole.`
+SIGHUP: reload the configuration file. Listeners that stay are not closed. A file with mistakes, or with changes under membership or etcd, is refused as a whole.`
 }
 
 // Run is the daemon.
 func (c *runCmd) Run(ctx context.Context, ui *ui) error {
-	signal.Ignore(syscall.SIGPIPE)     // who reads our log may go: 2>&1 | tee
-	hangups := make(chan os.Signal, 1) // of several in a row, one
+	signal.Ignore(syscall.SIGPIPE)     // the reader of our log may exit: 2>&1 | tee
+	hangups := make(chan os.Signal, 1) // several in a row count as one
 	signal.Notify(hangups, syscall.SIGHUP)
 	ctx, stop := untilSignal(ctx, ui.log, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

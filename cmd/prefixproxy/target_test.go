@@ -57,7 +57,7 @@ func TestTarget(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"web99", "host.x"}, {"web17", "host.x", "--until", "2026-11-22T00:00:00Z"}} {
-		if out, err, code := target(args...); code != exitDone || out != "" || !strings.Contains(err, "held no name") {
+		if out, err, code := target(args...); code != exitDone || out != "" || !strings.Contains(err, "no name of pool") {
 			t.Errorf("%q: got %d %q %q, want nothing, and a note", args, code, out, err)
 		}
 	}

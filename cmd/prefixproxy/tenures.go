@@ -13,17 +13,17 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
-// tenure is what who and history print of one; what is absent is null.
+// tenure is a tenure as who and history print it; what is not known is null.
 type tenure struct {
 	Name  string     `json:"name"`
 	Owner string     `json:"owner"`
 	From  *time.Time `json:"from"`
-	To    *time.Time `json:"to"`    // null while it lasts, and where a crash left no end
+	To    *time.Time `json:"to"`    // null while it lasts, and if a crash left no end
 	Ended *string    `json:"ended"` // why
 }
 
-// writeTenures prints ts as JSON or as a table. Of one without an end that does not last, a
-// crash left none, and nobody has claimed the name since.
+// writeTenures prints ts as JSON or as a table. One that has no end and does not last was cut
+// short by a crash, and nobody has claimed the name since.
 func writeTenures(w io.Writer, ts []pool.Tenure, asJSON bool) error {
 	out := make([]tenure, len(ts))
 	rows := [][]string{{"NAME", "OWNER", "FROM", "TO", "ENDED"}}
@@ -49,7 +49,7 @@ func writeTenures(w io.Writer, ts []pool.Tenure, asJSON bool) error {
 	return writeTable(w, rows)
 }
 
-// writeTable writes rows of cells, the titles first.
+// writeTable writes rows of cells, the header first.
 func writeTable(w io.Writer, rows [][]string) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
@@ -64,7 +64,7 @@ func writeJSON(w io.Writer, v any) error {
 	return out.Encode(v)
 }
 
-// jsonTime returns t in UTC, nil when it is zero.
+// jsonTime returns t in UTC, or nil if it is zero.
 func jsonTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -73,8 +73,7 @@ func jsonTime(t time.Time) *time.Time {
 	return &t
 }
 
-// tableTime returns t as a person reads it, on the local clock and in a form
-// that --at takes.
+// tableTime returns t for a person: local, and in a form that --at accepts.
 func tableTime(t *time.Time) string {
 	if t == nil {
 		return "-"

@@ -13,14 +13,14 @@ import (
 
 // How we talk to people:
 //
-//   - stdout is for what was asked for, and nothing else, so that it can be
-//     piped. All the rest goes to stderr.
-//   - An error is "prefixproxy: error: " and a sentence with the object in it;
-//     where it helps, "prefixproxy: hint: " follows, with something to type.
-//   - Whoever has several mistakes in a file hears of all of them at once.
-//   - Only main exits: with 0 when the work is done, 1 when it failed, 2 when the
-//     command line is wrong, 78 when the configuration is, and nothing was started.
-//     Go's runtime ends a crash with 2, which a unit must not take for our word.
+//   - stdout gets what was asked for, and nothing else, so that it can be piped.
+//     Everything else goes to stderr.
+//   - An error is "prefixproxy: error: " and a sentence that names the object; if it
+//     helps, "prefixproxy: hint: " follows, with something to type.
+//   - All mistakes in a file are reported at once.
+//   - Only main exits: with 0 if the command succeeded, 1 if it failed, 2 if the command
+//     line is wrong, and 78 if the configuration is, and nothing was started. A crash of
+//     the Go runtime also exits with 2: no unit may take that for a usage error.
 
 // A ui is where a command reads and writes.
 type ui struct {
@@ -30,12 +30,12 @@ type ui struct {
 	log *slog.Logger // to err
 }
 
-// warnf tells about something dangerous.
+// warnf warns of something dangerous.
 func (u *ui) warnf(format string, args ...any) {
 	fmt.Fprintln(u.err, "prefixproxy: warning:", conf.Visible(fmt.Sprintf(format, args...)))
 }
 
-// notef tells about something that may surprise.
+// notef points out something that may surprise.
 func (u *ui) notef(format string, args ...any) {
 	fmt.Fprintf(u.err, "prefixproxy: note: "+format+"\n", args...)
 }
@@ -48,7 +48,7 @@ const (
 	exitConfig = 78 // EX_CONFIG of sysexits.h
 )
 
-// A failure is an error with a remedy, which may be "", and an exit code.
+// A failure is an error with a remedy (which may be "") and an exit code.
 type failure struct {
 	error
 	hint string
@@ -57,13 +57,13 @@ type failure struct {
 
 func (f failure) Unwrap() error { return f.error }
 
-// hinted returns err, which is what the command failed with, with a remedy.
+// hinted returns err with a remedy; the command exits with 1.
 func hinted(err error, hint string) error { return failure{err, hint, exitFailed} }
 
-// usageError returns an error of the command line.
+// usageError returns err, a mistake on the command line, with a remedy.
 func usageError(err error, hint string) error { return failure{err, hint, exitUsage} }
 
-// exitCode returns the code that err ends the process with.
+// exitCode returns the exit code for err.
 func exitCode(err error) int {
 	if err == nil {
 		return exitDone
@@ -77,7 +77,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report tells a person about err, or about each of the mistakes in a file.
+// report prints err and its hint; of a config.Error, each mistake.
 func report(w io.Writer, err error) {
 	if all, ok := errors.AsType[config.Error](err); ok {
 		for _, mistake := range all {
@@ -90,7 +90,7 @@ func report(w io.Writer, err error) {
 	if errors.Is(err, syscall.EMFILE) {
 		hint = "LimitNOFILE=8192 in the unit, or ulimit -n 8192"
 	}
-	if code := exitCode(err); code == exitUsage || code == exitConfig { // it tells what was typed
+	if code := exitCode(err); code == exitUsage || code == exitConfig { // it quotes what was typed
 		text, hint = conf.Mask(text), conf.Mask(hint)
 	}
 	tell(w, text, hint)

@@ -19,10 +19,10 @@ func (versionCmd) Run(ui *ui) error {
 	return err
 }
 
-// versionFlag is the command as a flag, wherever it stands.
+// versionFlag is the same as a flag, which may be anywhere on the command line.
 type versionFlag bool
 
-// BeforeReset prints it before anything else is looked at, for kong.
+// BeforeReset implements kong's hook that runs before anything else is parsed.
 func (versionFlag) BeforeReset(app *kong.Kong) error {
 	err := versionCmd{}.Run(&ui{out: app.Stdout})
 	if err == nil {
@@ -42,7 +42,7 @@ func buildVersion() string {
 	return "devel"
 }
 
-// buildCommit returns the commit that was built, as far as the build saw a repository.
+// buildCommit returns the commit that was built, if the build saw a repository.
 func buildCommit() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {

@@ -52,8 +52,8 @@ Denali  web3   2026-11-22T22:26:57Z  2026-11-22T23:00:00Z  release
   }
 ]
 `, ""},
-		{"who Denali --at 2026-11-22T23:10:00Z --json", "[]\n", "prefixproxy: note: nobody held Denali at 2026-11-22T23:10:00Z, as far as is recorded\n"},
-		{"who Denali --at 2026-11-22T23:10:00Z", "", "prefixproxy: note: nobody held Denali at 2026-11-22T23:10:00Z, as far as is recorded\n"},
+		{"who Denali --at 2026-11-22T23:10:00Z --json", "[]\n", "prefixproxy: note: nobody is on record as holding Denali at 2026-11-22T23:10:00Z\n"},
+		{"who Denali --at 2026-11-22T23:10:00Z", "", "prefixproxy: note: nobody is on record as holding Denali at 2026-11-22T23:10:00Z\n"},
 		{"who MtLogan", `NAME     OWNER  FROM                  TO  ENDED
 MtLogan  web17  2026-11-22T22:26:57Z  ?   -
 `, "prefixproxy: note: nobody holds MtLogan now\n"},
@@ -86,7 +86,7 @@ MtLogan  web17  2026-11-22T22:26:57Z  ?                     -
   }
 ]
 `, ""},
-		{"history web4 --json", "[]\n", "prefixproxy: note: \"web4\" held no name of pool blue, as far as is recorded; who held a name: prefixproxy who NAME\n"},
+		{"history web4 --json", "[]\n", "prefixproxy: note: no name of pool blue is on record for \"web4\"; for the holders of a name: prefixproxy who NAME\n"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			var out, err bytes.Buffer
