@@ -4,7 +4,7 @@
 #   docker build --build-arg VERSION=v1.2.3 -t prefixproxy .
 #   docker run --network host -v ./config.yaml:/etc/prefixproxy/config.yaml:ro -v prefixproxy:/var/lib/prefixproxy -v prefixproxy-queue:/run/prefixproxy-queue prefixproxy
 #
-# docker kill -s HUP makes it read its configuration anew.
+# docker kill -s HUP makes it reread its configuration.
 
 FROM golang:1.26 AS build
 WORKDIR /src
@@ -24,7 +24,7 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build --chown=65532:65532 /out/root/ /
 COPY --from=build /out/prefixproxy /
 USER 65532:65532
-# Where Carbon's queue lies, so that a container which was killed leaves it to the next.
+# Carbon's queue is in the second; it survives a container that was killed.
 ENV RUNTIME_DIRECTORY=/run/prefixproxy:/run/prefixproxy-queue
 VOLUME /var/lib/prefixproxy /run/prefixproxy-queue
 EXPOSE 8125/udp 8125/tcp 2003/tcp 2003/udp 8127/tcp
