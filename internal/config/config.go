@@ -257,6 +257,16 @@ const (
 	maxPrefix = 64 - len("10000")
 )
 
+func (n numbered) problems() (ps conf.Problems) {
+	if strings.Trim(n.Prefix, nameBytes) != "" || len(n.Prefix) > maxPrefix {
+		ps.Addf(join(namesPath, "prefix"), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "prefix %q is not usable", n.Prefix)
+	}
+	if n.Count < 1 || n.Count > maxCount {
+		ps.Addf(join(namesPath, "count"), fmt.Sprintf("1 to %d", maxCount), "count %d is out of range", n.Count)
+	}
+	return ps
+}
+
 // readNames reads the list of names into v, a []string.
 func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 	switch n.Kind {
@@ -266,18 +276,10 @@ func readNames(d *decoder, path string, n *yaml.Node, v reflect.Value) {
 		var form numbered
 		before := len(d.problems)
 		d.section(path, n, reflect.ValueOf(&form).Elem())
-		if len(d.problems) > before {
-			return
+		d.add(form.problems())
+		if len(d.problems) == before {
+			v.Set(reflect.ValueOf(membership.PrefixedNumerics(form.Prefix, form.Count)))
 		}
-		if strings.Trim(form.Prefix, nameBytes) != "" || len(form.Prefix) > maxPrefix {
-			d.addf(join(path, "prefix"), d.nearest(join(path, "prefix")), fmt.Sprintf("letters, digits, _ and -, at most %d, like web-", maxPrefix), "%s", concealed(path+".prefix", fmt.Sprintf("prefix %q is not usable", form.Prefix)))
-			return
-		}
-		if form.Count < 1 || form.Count > maxCount {
-			d.addf(join(path, "count"), d.nearest(join(path, "count")), fmt.Sprintf("1 to %d", maxCount), "count %d is out of range", form.Count)
-			return
-		}
-		v.Set(reflect.ValueOf(membership.PrefixedNumerics(form.Prefix, form.Count)))
 	default:
 		word, _, ok := d.text(path, n, v)
 		if !ok {
