@@ -88,7 +88,7 @@ func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.Fil
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.admin = admin.New(cfg.Admin, admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
-		Pool: d.pool, Health: &d.health,
+		Pool: d.pool, Alive: d.health.Alive,
 	}, d.log)
 	return d, nil
 }

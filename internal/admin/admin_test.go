@@ -122,7 +122,7 @@ func newServer(cfg Config, names Names, lines Lines) *Server {
 
 // newSource returns a source that knows of a past neither lines nor names.
 func newSource(names Names, lines Lines) Source {
-	return Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Health: alive(true)}
+	return Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Alive: func() bool { return true }}
 }
 
 // ask returns the answer of a server of the default configuration.
@@ -353,15 +353,10 @@ func TestIndexWithoutName(t *testing.T) {
 	}
 }
 
-// alive says whether loops turn.
-type alive bool
-
-func (a alive) Alive() bool { return bool(a) }
-
-// A program whose loops stand still is not healthy, whoever asks.
+// A program with a stuck loop is not healthy, whoever asks.
 func TestUnhealthy(t *testing.T) {
 	src := newSource(holding(), bothUp())
-	src.Health = alive(false)
+	src.Alive = func() bool { return false }
 	s := New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
 	w := httptest.NewRecorder()
 	s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/healthz", nil))

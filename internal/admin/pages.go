@@ -121,7 +121,7 @@ func writeJSON(w http.ResponseWriter, data any) error {
 }
 
 func (s *Server) writeHealth(w http.ResponseWriter, _ *http.Request) error {
-	if !s.src.Health.Alive() {
+	if !s.src.Alive() {
 		return errors.New("a loop is stuck")
 	}
 	fmt.Fprintln(w, "alive")

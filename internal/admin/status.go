@@ -18,13 +18,7 @@ type Source struct {
 	Lines    Lines               // the proxy
 	Gatherer prometheus.Gatherer // what /metrics serves
 	Pool     Pool                // who holds what
-	Health   Health              // whether the loops are running
-}
-
-// Health is what /healthz asks.
-type Health interface {
-	// Alive reports whether the program does its work. It must not block.
-	Alive() bool
+	Alive    func() bool         // whether the loops are running; it does not block
 }
 
 // Names is what the pages ask of a membership.Holder.
