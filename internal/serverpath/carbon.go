@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// Carbon returns the metric that carbon-cache stores a line under, with its tags
-// sorted; ok is false where it stores nothing.
+// Carbon returns the metric under which carbon-cache stores a line, with its tags sorted; ok is false
+// if it stores nothing.
 func Carbon(line string) (metric string, ok bool) {
 	if !utf8.ValidString(line) {
 		return "", false // line.decode('utf-8'), and the connection is closed
@@ -35,14 +35,14 @@ func Carbon(line string) (metric string, ok bool) {
 	return metric, true
 }
 
-// Taggable says whether graphite-web can index the tags of a path; if not, none of those
-// that carbon sends it in the same request.
+// Taggable reports whether graphite-web can index the tags of a path; if not, it indexes none of those
+// that carbon sends in the same request.
 func Taggable(path string) bool {
 	_, ok := parse(strings.TrimFunc(path, unicode.IsSpace))
 	return ok
 }
 
-// parse is TaggedSeries.parse(path).path; ok is false where that throws.
+// parse is TaggedSeries.parse(path).path; ok is false if that throws.
 func parse(path string) (string, bool) {
 	parse := parseCarbon
 	if strings.HasSuffix(path, `"}`) && strings.Contains(path, "{") {
@@ -101,7 +101,7 @@ func isTag(key, value string) bool {
 	return key != "" && value != "" && !strings.ContainsAny(key, ";!^=") && !strings.Contains(value, ";") && value[0] != '~'
 }
 
-// IsTagged says whether a metric is stored under its hash.
+// IsTagged reports whether a metric is stored under its hash.
 func IsTagged(metric string) bool { return strings.Contains(metric, ";") }
 
 // Name returns a metric without its tags.
@@ -110,8 +110,7 @@ func Name(metric string) string {
 	return name
 }
 
-// File returns the path of a metric's file below whisper's directory: that of
-// TaggedSeries.encode.
+// File returns the path of a metric's file below whisper's directory: that of TaggedSeries.encode.
 func File(metric string) string {
 	if IsTagged(metric) {
 		sum := sha256.Sum256([]byte(metric))

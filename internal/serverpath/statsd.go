@@ -2,19 +2,20 @@ package serverpath
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
 
-// A Packet is what statsd takes a line for, of several where it holds line ends.
+// A Packet is how statsd understands a line, or a part of one that contains line ends.
 type Packet struct {
 	Key  string   // of the metrics: the name, and tags behind a ';'
 	Bits []string // each a value, a type, and a rate, with '|' between
 }
 
-// StatsD returns what statsd takes a line for. Its TCP server reads ASCII.
+// StatsD returns how statsd understands a line. Its TCP server reads ASCII.
 func StatsD(line string, byTCP bool) (packets []Packet) {
-	text := utf16Text(line)
+	text := strings.ToValidUTF8(line, "\ufffd") // Buffer.toString()
 	if byTCP {
 		ascii := []byte(line)
 		for i := range ascii {
@@ -39,11 +40,6 @@ func StatsD(line string, byTCP bool) (packets []Packet) {
 		packets = append(packets, Packet{sanitize(key), bits[1:]})
 	}
 	return packets
-}
-
-// utf16Text is Buffer.toString(): what is not UTF-8 becomes U+FFFD.
-func utf16Text(line string) string {
-	return strings.ToValidUTF8(line, "\ufffd")
 }
 
 // sanitize is sanitizeKeyName.
@@ -76,21 +72,16 @@ func isSpace(r rune) bool {
 	return r == '\ufeff' || r != '\u0085' && unicode.IsSpace(r)
 }
 
-// Counts says whether any metric of the packet is taken; typ is the type of the
-// first that is: "ms", "g", "s", or a counter's.
+// Counts reports whether any metric of the packet is accepted; typ is the type of the first that is:
+// "ms", "g", "s", or that of a counter.
 func (p Packet) Counts() (typ string, ok bool) {
 	for _, bit := range p.Bits {
 		fields := strings.Split(bit, "|")
 		if len(fields) < 2 || len(fields) > 2 && !isRate(fields[2]) {
 			continue
 		}
-		switch fields[1] {
-		case "s":
-			return "s", true
-		default:
-			if isNumber(fields[0]) {
-				return strings.TrimFunc(fields[1], isSpace), true
-			}
+		if fields[1] == "s" || isNumber(fields[0]) {
+			return strings.TrimFunc(fields[1], isSpace), true
 		}
 	}
 	return "", false
@@ -100,7 +91,7 @@ func isRate(s string) bool { return len(s) > 1 && s[0] == '@' && s[1] != '-' && 
 
 var number = regexp.MustCompile(`^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?Infinity$|^0[xX][0-9a-fA-F]+$|^0[oO][0-7]+$|^0[bB][01]+$|^$`)
 
-// isNumber is helpers.js's: whether Number() reads s.
+// isNumber is that of helpers.js: whether Number() accepts s.
 func isNumber(s string) bool { return s != "" && number.MatchString(strings.TrimFunc(s, isSpace)) }
 
 // objectNames are Object.getOwnPropertyNames(Object.prototype).
@@ -109,7 +100,7 @@ var objectNames = strings.Fields(`constructor __defineGetter__ __defineSetter__ 
 
 var rateDigits = regexp.MustCompile(`^@[\d.]+`)
 
-// Kills says whether the packet ends statsd: an exception that nobody catches.
+// Kills reports whether the packet ends statsd, by an exception that nobody catches.
 func (p Packet) Kills() bool {
 	for _, bit := range p.Bits {
 		fields := strings.Split(bit, "|")
@@ -123,10 +114,5 @@ func (p Packet) Kills() bool {
 	if !ok || typ != "ms" && typ != "s" {
 		return false
 	}
-	for _, name := range objectNames {
-		if p.Key == name {
-			return true // a function has no push and no insert
-		}
-	}
-	return false
+	return slices.Contains(objectNames, p.Key) // a function has no push and no insert
 }
