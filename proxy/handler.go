@@ -82,7 +82,7 @@ func (h *handler) Datagram(data []byte, lost int) {
 	rest := h.ingest.stream(data)
 	read := bytes.Count(data, newline)
 	h.ingest.drop(truncated, rest)
-	h.ingest.dropUnseen(truncated, read*lost/max(1, len(data)-len(rest)))
+	h.ingest.dropUnseen(truncated, int(int64(read)*int64(lost)/int64(max(1, len(data)-len(rest)))))
 }
 
 // Drop drops what is not seen again: a line that was never finished (a cut value is a

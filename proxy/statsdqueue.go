@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -85,7 +86,7 @@ func (q *statsdQueue) put(b *batch) {
 func (q *statsdQueue) resize(f StatsDForward) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.limit, q.excess = int(f.Queue), q.bytes
+	q.limit, q.excess = int(min(f.Queue, math.MaxInt)), q.bytes
 }
 
 // park takes back a taken batch whose claim is suspended: it waits, before all

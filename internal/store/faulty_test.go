@@ -78,6 +78,6 @@ func (o *faulty) sync(path string, f interface{ Sync() error }) error {
 }
 
 func (o *faulty) free(dir string) int64 {
-	n, _ := o.ask("free", dir, int(o.osFiles.free(dir)))
+	n, _ := o.ask("free", dir, int(min(o.osFiles.free(dir), 1<<30)))
 	return int64(n)
 }

@@ -58,10 +58,11 @@ var errNoState = errors.New("no state of a store")
 
 // decodeState returns the state with which b begins.
 func decodeState(b []byte) (st state, err error) {
-	var version, size, sum int
+	var version, size int
+	var sum uint32
 	header, body, _ := bytes.Cut(b, []byte{'\n'})
 	if _, err := fmt.Sscanf(string(header)+"\n", stateHeader, &version, &size, &sum); err != nil ||
-		size < 0 || size > len(body) || sum != int(crc32.Checksum(body[:size], castagnoli)) {
+		size < 0 || size > len(body) || sum != crc32.Checksum(body[:size], castagnoli) {
 		return st, errNoState
 	}
 	if version > records.Version {
