@@ -212,7 +212,7 @@ func (o *Outlet) stays(ctx context.Context, c *connection, d time.Duration) bool
 func (o *Outlet) askWhetherRead(ctx context.Context, s *session) {
 	for retry.Sleep(ctx, time.Until(o.failover.of(s.server).ask)) {
 		c, err := o.dialServer(ctx, s.config, s.server, stallTime)
-		reads := !errors.Is(err, context.DeadlineExceeded)
+		reads := !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, link.ErrUnanswered)
 		if err == nil {
 			reads = o.reads(ctx, c)
 		}

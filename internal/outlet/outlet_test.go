@@ -418,6 +418,19 @@ func TestReadsNothing(t *testing.T) {
 	})
 }
 
+// A server that hangs while it is in use, and shakes no more hands, is left, too.
+func TestReadsNothingAndShakesNoHands(t *testing.T) {
+	net := newNet(atA, atB)
+	run(t, net, toBoth, func(t *testing.T, r *rig) {
+		r.send(time.Minute)
+		net.servers[atA].set(func(s *fakeServer) { s.mute, s.dialErr = true, link.ErrUnanswered })
+		r.send(askInterval + passTime + 2*stallTime)
+		if s := r.Status(); !s[1].Up {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 // Of two servers that nobody reads, none is better.
 func TestBothReadNothing(t *testing.T) {
 	net := newNet(atA, atB)
