@@ -94,7 +94,7 @@ func (f *failover) mayTry(now time.Time, s *server) (limit time.Duration, ok boo
 }
 
 // resolved says what the name of e resolves to, and returns the servers. It rests until one
-// of them does not, or for maxRest. Of others, those are remembered that have failed: a name
+// of them can be used that is not, or for maxRest. Of others, those are remembered that have failed: a name
 // may have another answer each time.
 func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	f.mu.Lock()
@@ -120,7 +120,7 @@ func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	}
 	e.name.rest = now.Add(maxRest)
 	for _, s := range e.answer {
-		if s.rest.Before(e.name.rest) {
+		if s != f.used && s.rest.Before(e.name.rest) {
 			e.name.rest = s.rest
 		}
 	}
@@ -231,6 +231,7 @@ func (f *failover) unused(now time.Time) {
 	if f.up {
 		f.used.entry.since = now
 	}
+	f.used.entry.name.rest = time.Time{}
 	f.used, f.up = nil, false
 }
 

@@ -157,6 +157,24 @@ func TestLookUpsRest(t *testing.T) {
 	})
 }
 
+// Nor is the name of a server that pauses looked up again and again; but where it moves is found.
+func TestLookUpsRestWhilePaused(t *testing.T) {
+	net := newNet(atA, atB)
+	net.name("graphite", "10.0.0.1")
+	net.servers[atA].stall = true
+	run(t, net, []string{"tcp://graphite:2003"}, func(t *testing.T, r *rig) {
+		r.send(5 * time.Minute)
+		if n := net.asked(); n > 20 {
+			t.Errorf("%d questions in five minutes", n)
+		}
+		net.name("graphite", "10.0.0.2")
+		r.send(maxRest + 5*time.Second)
+		if n := len(net.servers[atB].lines()); n == 0 {
+			t.Error("where the name is now, no line has come")
+		}
+	})
+}
+
 // A server that needs long to connect is waited for, whatever else is in the list; one
 // that never answers holds up no other.
 func TestSlowConnect(t *testing.T) {
