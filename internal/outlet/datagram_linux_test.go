@@ -2,21 +2,12 @@ package outlet
 
 import (
 	"context"
-	"log/slog"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/link"
 )
-
-// endingSource tells of each end of a session.
-type endingSource struct {
-	*fakeSource
-	ended chan Ending
-}
-
-func (s endingSource) End(_ time.Time, how Ending) { s.ended <- how }
 
 // A datagram that was sent is gone: the socket of one that was refused is not kept open. The line
 // in it waits for a server that takes it.
@@ -33,7 +24,7 @@ func TestRefusedDatagram(t *testing.T) {
 		t.Error("the socket of a session that ended stays open")
 		return 0
 	}
-	o := New(Config{To: addresses(t, "udp://"+to)}, Options{Source: source, Log: slog.New(slog.DiscardHandler), Dialer: link.Dialer{}})
+	o := New(Config{To: addresses(t, "udp://"+to)}, Options{Source: source, Log: discard, Dialer: link.Dialer{}})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan struct{})

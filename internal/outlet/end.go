@@ -91,7 +91,7 @@ func (s *session) peerEnded(now time.Time) error {
 	if isIdle {
 		return link.ErrClosed
 	}
-	s.peer.half, s.peer.written = true, s.written
+	s.peer.half, s.peer.written, s.trial = true, s.written, settleTime
 	return nil
 }
 

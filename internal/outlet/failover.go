@@ -165,26 +165,19 @@ func (f *failover) next(now time.Time, underWay map[*server]bool) time.Duration 
 	return 0
 }
 
-// begin says that a session with s has begun. It returns for how long s is on trial; 0: it isn't.
-// Who has failed before, or whose name has, must prove itself; so must who gets datagrams, and who
-// failed at those may be far away.
-func (f *failover) begin(now time.Time, s *server) (trial time.Duration) {
+// begin says that a session with s has begun, and whether s, or its name, has failed before: then it
+// must prove itself.
+func (f *failover) begin(now time.Time, s *server) (hasFailed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.used, f.paused = s, time.Time{}
 	s.entry.said.pauses.over()
 	s.begin(now)
-	hasFailed := s.strikes > 0 || s.entry.name.strikes > 0
+	hasFailed = s.strikes > 0 || s.entry.name.strikes > 0
 	if !hasFailed {
 		f.isUp(now)
 	}
-	switch isDatagram := s.entry.address.IsDatagram(); {
-	case hasFailed && isDatagram:
-		return refuseTime
-	case hasFailed, isDatagram:
-		return settleTime
-	}
-	return 0
+	return hasFailed
 }
 
 // proven says that a session with s has lasted.

@@ -383,7 +383,18 @@ func (s *fakeSource) keeps(is bool) {
 	}
 }
 
-func (s *fakeSource) Repeats() bool { return s.left == nil }
+// sendsOnce makes it send no line again; what a session leaves may leave for so long.
+func (s *fakeSource) sendsOnce(left func() time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = left
+}
+
+func (s *fakeSource) Repeats() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left == nil
+}
 
 func (s *fakeSource) Leave() (Leaving, []byte) {
 	s.mu.Lock()
@@ -437,6 +448,14 @@ func (s *fakeSource) Expire(time.Time) (time.Duration, error) {
 func (s *fakeSource) More() <-chan struct{}     { return s.more }
 func (s *fakeSource) HasBacklog(time.Time) bool { return false }
 func (s *fakeSource) Lost() uint64              { return 0 }
+
+// endingSource tells of each end of a session.
+type endingSource struct {
+	*fakeSource
+	ended chan Ending
+}
+
+func (s endingSource) End(_ time.Time, how Ending) { s.ended <- how }
 
 // A rig is an outlet at work, in a bubble of synctest.
 type rig struct {

@@ -793,7 +793,7 @@ func TestParked(t *testing.T) {
 			run(t, net, toBoth, func(t *testing.T, r *rig) {
 				left := &atomic.Int64{}
 				left.Store(int64(time.Hour))
-				r.source.left = func() time.Duration { return time.Duration(left.Load()) }
+				r.source.sendsOnce(func() time.Duration { return time.Duration(left.Load()) })
 				r.send(25 * time.Second)
 				if n := len(net.servers[atB].lines()); n == 0 {
 					t.Fatal("the second has no line")
@@ -821,7 +821,7 @@ func TestParkedInMidLine(t *testing.T) {
 	a := net.servers[atA]
 	a.half = true
 	run(t, net, toBoth, func(t *testing.T, r *rig) {
-		r.source.left = func() time.Duration { return time.Hour }
+		r.source.sendsOnce(func() time.Duration { return time.Hour })
 		r.send(25 * time.Second)
 		if n := len(net.servers[atB].lines()); n == 0 {
 			t.Fatal("the second has no line")
@@ -842,7 +842,7 @@ func TestParkedHalfClosed(t *testing.T) {
 		a := net.servers[atA]
 		a.unread, a.endErr, a.hangUp = true, link.ErrClosed, time.Second
 		run(t, net, toBoth, func(t *testing.T, r *rig) {
-			r.source.left = func() time.Duration { return time.Hour }
+			r.source.sendsOnce(func() time.Duration { return time.Hour })
 			r.send(4 * time.Second)
 			if got := a.parted(0); got != "" {
 				t.Errorf("the connection was %s while the server may take", got)
@@ -892,7 +892,7 @@ func TestRevokedWhileLeaving(t *testing.T) {
 	a := net.servers[atA]
 	a.unread = true
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
-		r.source.left = func() time.Duration { return 0 }
+		r.source.sendsOnce(func() time.Duration { return 0 })
 		r.send(time.Second)
 		r.Configure(Config{To: addresses(t, toBoth[1])})
 		sidebyside.Pass(partTime / 4)
@@ -1040,7 +1040,7 @@ func TestServerHadNoRoom(t *testing.T) {
 		a := net.servers[atA]
 		run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
 			if !repeats {
-				r.source.left = func() time.Duration { return time.Hour }
+				r.source.sendsOnce(func() time.Duration { return time.Hour })
 			}
 			connects := func(want int, when string) {
 				t.Helper()

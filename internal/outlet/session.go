@@ -17,9 +17,9 @@ const (
 	// writeTime bounds one write, so that what is acknowledged meanwhile gets known.
 	writeTime = time.Second
 
-	// settleTime is how long a server that has failed has to do so again, before it
-	// is sent anything; where lines go in datagrams, to refuse the first line. refuseTime,
-	// where those have failed before.
+	// settleTime is how long a server of which nothing good is known has to fail when it has
+	// been sent a line; refuseTime, where those go in datagrams, and it has failed before: it
+	// may be far away.
 	settleTime = 100 * time.Millisecond
 	refuseTime = time.Second
 
@@ -54,7 +54,7 @@ type session struct {
 	source Source
 	since  time.Time // it is used
 
-	trial  time.Duration // nothing is known of the server: one line is enough to find out, within that
+	trial  time.Duration // nothing good is known of the server: one line is enough to find out, within that
 	paused atomic.Bool   // it has taken nothing for stallTime
 	doubts chan struct{} // cap 1: it has begun to, or may read nothing
 
@@ -76,17 +76,18 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	ctx, ask := context.WithCancelCause(parent)
 	s := &session{
 		connection: c, sent: newSent(now), outlet: o, source: o.options.Source, since: now,
-		trial: o.failover.begin(now, c.server), doubts: make(chan struct{}, 1),
-		ask: ask, expires: c.expiry(), timer: time.NewTimer(0),
+		doubts: make(chan struct{}, 1), ask: ask, expires: c.expiry(), timer: time.NewTimer(0),
 	}
 	a := c.server.entry.address
+	switch hasFailed := o.failover.begin(now, c.server); {
+	case hasFailed && s.isDatagram():
+		s.trial = refuseTime
+	case hasFailed, !s.source.Repeats():
+		s.trial = settleTime
+	}
 	s.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
 	o.beside(ctx, s)
-	if s.trial > 0 && !s.isDatagram() {
-		s.settle(ctx, s.trial)
-		s.trial = 0
-	}
 	how, why := s.end(parent, s.reason(parent, s.send(ctx)))
 	ended := time.Now()
 	if s.isDoubtful() {
@@ -165,8 +166,8 @@ func (s *session) write(ctx context.Context, now time.Time, lines []byte, within
 	if s.trial > 0 && n > 0 {
 		s.settle(ctx, s.trial)
 		s.trial = 0
-		if err := s.collect(time.Now()); err != nil {
-			return err // so nobody has it: it is sent again
+		if err = s.collect(time.Now()); err != nil && s.isDatagram() {
+			n = 0 // nobody has it: it is sent again
 		}
 	}
 	if s.took(now, lines[:n]); n > 0 {
