@@ -14,7 +14,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/config"
 )
 
-// complete holds what has no default; it stands in front of the cases' text.
+// complete has what has no default; the text of each case follows it.
 const complete = `etcd: {endpoints: [http://127.0.0.1:2379]}
 forward: {statsd: {to: [udp://statsd:8125]}, carbon: {to: [tcp://graphite:2003]}}
 `
@@ -38,10 +38,9 @@ func configFile(t *testing.T, text string) string {
 	return path
 }
 
-// A pipe may stand in the place of the file, as in --config <(…); nobody waits for what does
-// not come.
+// The file may be a pipe, as in --config <(…), but it is not waited for forever.
 func TestConfigInAPipe(t *testing.T) {
-	t.Parallel() // it waits for who says nothing
+	t.Parallel() // it waits
 	load := func(file string) error {
 		loaded := make(chan error, 1)
 		go func() {
@@ -79,8 +78,8 @@ func TestConfigInAPipe(t *testing.T) {
 	}
 }
 
-// A secret in the wrong place is refused, and not told: not by check, nor in the log of
-// a reload.
+// A secret in the wrong place is refused, but not revealed: neither by check nor in the log of a
+// reload.
 func TestSecretsAreNotTold(t *testing.T) {
 	t.Setenv("SECRET", "s3cret")
 	t.Setenv("LOGIN", "root:s3cret")
@@ -137,7 +136,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 	}
 }
 
-// What was typed may hold a secret, too.
+// What was typed may contain a secret, too.
 func TestSecretsOnTheCommandLine(t *testing.T) {
 	for _, args := range []string{
 		"members root:s3cret", "--password=s3cret members", "members --user root:s3cret", "run --config http://root:s3cret@h/x", "check http://root:s3cret@h", "check --config=root:s3cret", "check --password s3cret",
@@ -152,7 +151,7 @@ func TestSecretsOnTheCommandLine(t *testing.T) {
 	}
 }
 
-// What check prints holds no secret, where the configuration does.
+// check prints no secret, even if the configuration contains one.
 func TestCheckMasks(t *testing.T) {
 	file := configFile(t, `{etcd: {endpoints: [etcd:2379]}, forward: {statsd: {to: [stdout:]}, carbon: {to: [stdout:]}},
   graphite: {events: "https://graphite/events/?api_key=s3cret"}}`)

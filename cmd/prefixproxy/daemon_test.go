@@ -20,7 +20,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// The hint for a state directory takes it away from nobody, and fits where we run.
+// The hint for a state directory takes it away from nobody, and fits the service or a shell.
 func TestStateHint(t *testing.T) {
 	there := t.TempDir()
 	absent, file := filepath.Join(there, "absent"), filepath.Join(there, "file")
@@ -54,7 +54,7 @@ func TestStateHint(t *testing.T) {
 	}
 }
 
-// The hint for a socket that can't be had is for its kind, and for its path.
+// The hint for a socket that can't be bound fits its type and its path.
 func TestBindHint(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
@@ -78,7 +78,7 @@ func TestBindHint(t *testing.T) {
 	}
 }
 
-// The daemon says what check warns of.
+// The daemon logs what check warns of.
 func TestDaemonWarns(t *testing.T) {
 	cfg := mustParse(t, strings.Replace(complete, "graphite:2003", "graphite:2004", 1)+"admin: {listen: 0.0.0.0:0}\nlisten: {statsd: [udp://0.0.0.0:0]}\n")
 	cfg.Membership.StateDir = t.TempDir()
@@ -100,7 +100,7 @@ func TestDaemonWarns(t *testing.T) {
 	}
 }
 
-// systemd is not told that an address is down with which nothing is wrong.
+// systemd is not told that an address is down if nothing is wrong with it.
 func TestUpstreamLine(t *testing.T) {
 	for want, u := range map[string]proxy.UpstreamStatus{
 		"statsd udp://a:1 up":          {Protocol: "statsd", Address: "udp://a:1", Up: true},

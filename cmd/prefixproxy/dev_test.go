@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// What others have put in the place of dev's file is not touched, nor waited for.
+// What others have put in place of dev's file is neither touched nor waited for.
 func TestDevWritesItsOwnFile(t *testing.T) {
 	for name, plant := range map[string]func(path, victim string) error{
 		"a link":      func(path, victim string) error { return os.Symlink(victim, path) },
@@ -48,7 +48,7 @@ func TestDevWritesItsOwnFile(t *testing.T) {
 	}
 }
 
-// The daemon's own file can be tried, wherever its etcd is, and whoever may read the password.
+// dev accepts the file of a real daemon, wherever its etcd is, and whoever may read the password.
 func TestDevNeedsNothingOfTheFilesEtcd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.yaml")
 	text := "etcd: {endpoints: [x], username: prefixproxy, password_file: /no/such, tls: {ca: /no/such}}\nmembership: {ttl: 10s}\n"

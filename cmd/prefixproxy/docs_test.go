@@ -22,8 +22,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
-// The documents are held to the program: what they name must be there, and
-// what is there must be named.
+// The documents must agree with the program: what they name must exist, and what exists must be
+// named.
 
 const root = "../.."
 
@@ -86,7 +86,7 @@ func TestDocumentsNameMetrics(t *testing.T) {
 	}
 }
 
-// Alerts and dashboards ask for metrics that are there.
+// Alerts and dashboards use metrics that exist.
 func TestDeployNamesMetrics(t *testing.T) {
 	names := metricNames(t)
 	paths := map[string]bool{} // as StatsD has them
@@ -125,7 +125,7 @@ func TestDocumentsNameReasons(t *testing.T) {
 	}
 }
 
-// The README's commands and flags are the program's.
+// The README's commands and flags exist.
 func TestReadmeCommands(t *testing.T) {
 	var line commandLine
 	parser, err := kong.New(&line)
@@ -165,7 +165,7 @@ func hasFlag(c *kong.Node, name string) bool {
 	return false
 }
 
-// The README's pieces of configuration load.
+// The README's examples of configuration are valid.
 func TestReadmeConfiguration(t *testing.T) {
 	defaults, err := config.Parse("", []byte(document(t, "config.example.yaml")), config.Default(), os.LookupEnv)
 	if err != nil {
@@ -185,7 +185,7 @@ func TestReadmeConfiguration(t *testing.T) {
 	}
 }
 
-// The README's rate is the one that was measured last.
+// The README has the rate that was measured last.
 func TestReadmeRate(t *testing.T) {
 	measured := regexp.MustCompile(`highest rate at which nothing was lost \| ([0-9,]+) lines/s`).FindStringSubmatch(document(t, "docs/PERFORMANCE.md"))
 	if measured == nil {
@@ -196,7 +196,7 @@ func TestReadmeRate(t *testing.T) {
 	}
 }
 
-// What ARCHITECTURE.md names in code type is in the code.
+// What ARCHITECTURE.md has in backquotes is in the code.
 func TestArchitectureNames(t *testing.T) {
 	known := identifiers(t)
 	for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(document(t, "docs/ARCHITECTURE.md"), -1) {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Nobody waits for who reads the log, whether records are many or long, and what that cost is
-// said when it is read again.
+// The log waits for no reader, whether records are many or long, and says what was lost when it is
+// read again.
 func TestLogWaitsForNobody(t *testing.T) {
 	for _, tt := range []struct{ records, size int }{{5000, 100}, {1, 200_000}, {3, 60_000}} {
 		r, w, err := os.Pipe()

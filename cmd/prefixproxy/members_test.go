@@ -165,7 +165,7 @@ Everest   not of our list    -                     -, not in the list    -
 		t.Fatal(err)
 	}
 
-	// --watch shows the same, JSON without a time before it, and goes on until it is told to end.
+	// --watch shows the same (for JSON, without a time before it), until it is told to end.
 	for _, asJSON := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
 		out := until{"held", cancel, new(bytes.Buffer)}
@@ -178,7 +178,7 @@ Everest   not of our list    -                     -, not in the list    -
 	}
 }
 
-// until ends something when a word is written.
+// until calls a function when a word has been written.
 type until struct {
 	word string
 	end  func()
@@ -215,7 +215,7 @@ func TestMembersOfAnotherList(t *testing.T) {
 	}
 }
 
-// What is wrong with etcd is one sentence, and says it once.
+// An error of etcd is one sentence, and gives its cause once.
 func TestExplain(t *testing.T) {
 	cause := errors.New("log in to etcd: context deadline exceeded")
 	for _, tt := range []struct {

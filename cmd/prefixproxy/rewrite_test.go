@@ -11,7 +11,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/line"
 )
 
-// A line of any length costs itself, and no other.
+// A line that is too long costs no other line.
 func TestRewriteLongLines(t *testing.T) {
 	file := configFile(t, complete)
 	for _, size := range []int{line.MaxLen, line.MaxLen + 1, 64 << 10, 1 << 20} {
@@ -28,7 +28,7 @@ func TestRewriteLongLines(t *testing.T) {
 	}
 }
 
-// What has no lines, like a device, costs no memory.
+// Input without line ends, like a device, costs no memory.
 func TestRewriteEndless(t *testing.T) {
 	file := configFile(t, complete)
 	const size = 64 << 20
@@ -41,7 +41,7 @@ func TestRewriteEndless(t *testing.T) {
 	}
 }
 
-// zeros is what /dev/zero holds.
+// zeros reads like /dev/zero.
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) {
@@ -49,7 +49,7 @@ func (zeros) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// What was read is out before more is asked for.
+// What was read is written before more is read.
 func TestRewriteInAPipe(t *testing.T) {
 	file := configFile(t, complete)
 	in, feed := io.Pipe()

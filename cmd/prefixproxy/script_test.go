@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(sidebyside.M{M: m, Most: 8}, map[string]func(){"prefixproxy": main})
 }
 
-// The scripts are the manual of the command line, too.
+// The scripts are also a manual of the command line.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",

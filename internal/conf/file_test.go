@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// A file that the configuration names is a plain one, and is not long.
+// Only a regular file of limited size is read.
 func TestReadFile(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name string, size int) string {

@@ -22,7 +22,7 @@ func testEnv(name string) (string, bool) {
 	return value, ok
 }
 
-// complete holds what has no default; it stands in front of the cases' text.
+// complete has what has no default; the text of each case follows it.
 const complete = `etcd: {endpoints: [http://127.0.0.1:2379]}
 forward: {statsd: {to: [udp://statsd:8125]}, carbon: {to: [tcp://graphite:2003]}}
 `
@@ -140,7 +140,7 @@ func TestConfigValues(t *testing.T) {
 	}
 }
 
-// Addresses have colons, of which YAML makes keys where it can.
+// Addresses have colons, which YAML takes for keys if it can.
 func TestAddressesNeedNoQuotes(t *testing.T) {
 	for _, tt := range []struct {
 		to   string
@@ -172,7 +172,7 @@ func TestAddressesNeedNoQuotes(t *testing.T) {
 	}
 }
 
-// Each text has the problems that are given, by their beginnings, and no other.
+// Each text has the given problems (by their beginnings), and no others.
 func TestConfigProblems(t *testing.T) {
 	for _, tt := range []struct {
 		text string // behind the two lines of complete
@@ -276,8 +276,7 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
-// What is told of each text is one problem, with the remedy that is given, which leads to no next
-// one.
+// Each text has one problem, with the given remedy, which leads to no further problem.
 func TestConfigRemedies(t *testing.T) {
 	const etcd, statsd = "etcd: {endpoints: [http://e:2379]}\n", "  statsd: {to: [udp://s:8125]}\n"
 	for _, tt := range []struct{ text, problem, remedy string }{
@@ -368,8 +367,8 @@ func TestHostileConfigs(t *testing.T) {
 	}
 }
 
-// FuzzConfig: whatever the file holds, nothing panics; every problem is in the
-// file and says something; and what loads is written so that it loads again.
+// FuzzConfig: whatever the file contains, nothing panics; every problem has a place in the file and a
+// text; and what loads is written so that it loads again.
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
 		"", complete, complete + "membership: {names: {prefix: web-, count: 2}, owner: \"${POOL}\"}\n",
@@ -414,7 +413,7 @@ func checkProblems(t *testing.T, text []byte, err error) {
 	}
 }
 
-// What YAML writes is read as the same.
+// What YAML writes is read back as the same configuration.
 func TestYAMLRoundTrip(t *testing.T) {
 	for _, change := range []func(*Config){
 		func(c *Config) {},

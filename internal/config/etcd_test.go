@@ -84,8 +84,7 @@ func TestEtcdProblems(t *testing.T) {
 	}
 }
 
-// What is said of a password file ends with one that the service can read, and others
-// can't.
+// Whoever follows the hints ends up with a password file that the service can read, and others can't.
 func TestPasswordHint(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	if err := os.WriteFile(file, []byte("secret\nand more\n"), 0o600); err != nil {
@@ -134,8 +133,8 @@ func TestPasswordHint(t *testing.T) {
 	}
 }
 
-// A user and a password are not told under any key, whether it is known or not, however
-// they are written, and whether the file can be parsed or not.
+// A user and a password are not revealed under any key, known or not, however they are written, and
+// whether or not the file can be parsed.
 func TestSecretsUnderEveryKey(t *testing.T) {
 	env := func(string) (string, bool) { return "root:s3cret", true }
 	paths := []string{"password", "user", "auth", "etcd.pass", "etcd.user", "etcd.login", "forward.statsd.auth", "forward.carbon.token", "graphite.user", "admin.auth", "listen.x"}

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// A certificate that was rotated on disk is the one of the next connection.
+// The next connection uses a certificate that was rotated on disk.
 func TestRotatedCertificate(t *testing.T) {
 	dir := t.TempDir()
 	files := TLS{CA: filepath.Join(dir, "ca"), Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}

@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write docs/config.schema.json")
 
-// docs/config.schema.json is what the structs of the configuration say: for editors.
+// docs/config.schema.json, which is for editors, agrees with the structs.
 func TestSchema(t *testing.T) {
 	g := schemaWriter{comments: fieldComments(t)}
 	schema := g.of("", reflect.ValueOf(Default()))
@@ -37,7 +37,7 @@ func TestSchema(t *testing.T) {
 		}
 	}
 	if want, _ := os.ReadFile(file); string(want) != string(got) {
-		t.Errorf("%s is not what the structs say: go test ./internal/config -run TestSchema -update", file)
+		t.Errorf("%s does not agree with the structs: go test ./internal/config -run TestSchema -update", file)
 	}
 }
 
@@ -116,7 +116,7 @@ func (g schemaWriter) add(properties schema, path string, v reflect.Value) {
 	}
 }
 
-// fieldComments returns the comments of all fields of the structs that steer something.
+// fieldComments returns the comments of all fields of configuration structs.
 func fieldComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}

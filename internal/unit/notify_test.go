@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// That systemd does not hear us is said once, until it does.
+// A failure to notify systemd is logged once, until it succeeds.
 func TestNotifyNobody(t *testing.T) {
 	var log strings.Builder
 	n := Notifier{Log: slog.New(slog.NewTextHandler(&log, nil))}
