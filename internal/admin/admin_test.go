@@ -120,7 +120,7 @@ func newServer(cfg Config, names Names, lines Lines) *Server {
 	return New(cfg, src, slog.New(slog.DiscardHandler))
 }
 
-// newSource returns a source that knows of a past neither lines nor names.
+// newSource returns a source with names and lines, and no past.
 func newSource(names Names, lines Lines) Source {
 	return Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Alive: func() bool { return true }}
 }
@@ -288,8 +288,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// What a status says of the claim holds at one moment, whatever the holder does
-// between two questions.
+// What a status says about the claim was true at one moment, whatever the holder does between two
+// questions.
 func TestClaimStatus(t *testing.T) {
 	for _, tt := range []struct {
 		what  string
@@ -381,8 +381,8 @@ func TestBadLinesOff(t *testing.T) {
 	}
 }
 
-// A web page that points its own name at a loopback address must not read
-// what we say; where the operator chose another address, any name may be ours.
+// A web page that points its own name at a loopback address must not read ours; if the operator chose
+// another address, any name may be ours.
 func TestHost(t *testing.T) {
 	for _, tt := range []struct {
 		listen, host string
@@ -445,7 +445,8 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// What no browser and no Prometheus sends is refused, and its body is not waited for.
+// Requests that no browser, Prometheus or health check sends are refused, and their bodies not waited
+// for.
 func TestOddRequests(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
 	start(t, s)
@@ -506,7 +507,7 @@ func run(t *testing.T, s *Server) {
 	})
 }
 
-// get returns the state that /status.json tells at url.
+// get returns the state in /status.json at url.
 func get(t *testing.T, client *http.Client, url string) membership.State {
 	t.Helper()
 	resp, err := client.Get(url + "/status.json")
@@ -561,7 +562,7 @@ func TestServeUnixInPlaceOfStaleSocket(t *testing.T) {
 	}
 }
 
-// A server takes its socket's file along, but not one that another process has put there.
+// A server removes the file of its socket, but not one that another process has put there.
 func TestUnixSocketOfAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "admin.sock")
 	bind := func() *Server {
@@ -590,7 +591,7 @@ func TestUnixSocketOfAnother(t *testing.T) {
 	}
 }
 
-// A brittle listener fails some times.
+// A brittle listener fails a few times.
 type brittle struct {
 	net.Listener
 	errs []error
@@ -605,7 +606,7 @@ func (b *brittle) Accept() (net.Conn, error) {
 	return b.Listener.Accept()
 }
 
-// What accept(2) fails for, once or some times, does not end the page.
+// A few errors of accept(2) do not end the page.
 func TestAcceptFails(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
 	if err := s.Bind(t.Context()); err != nil {
@@ -655,7 +656,7 @@ func TestOff(t *testing.T) {
 	}
 }
 
-// A port that is not the one that is asked is another server's name.
+// A Host with another port is that of another server.
 func TestHostPort(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
 	start(t, s)
@@ -687,8 +688,8 @@ func (g *gatherer) Gather() ([]*dto.MetricFamily, error) {
 	return nil, nil
 }
 
-// However many connections there are, and however many ask at once: few are open, few
-// are answered at a time, and who comes later gets an answer.
+// However many connect and ask at once, few connections are open, few requests are answered at a
+// time, and whoever comes later gets an answer.
 func TestBounds(t *testing.T) {
 	var g gatherer
 	src := newSource(holding(), bothUp())
@@ -747,8 +748,8 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// Who has asked while the host had no time is not taken for silent: each gets an answer, among
-// many who say nothing.
+// A client that has asked while the host was busy is not taken for a silent one: each gets an answer,
+// among many that say nothing.
 func TestEachGetsAnAnswer(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
 	if err := s.Bind(t.Context()); err != nil {
@@ -775,8 +776,7 @@ func TestEachGetsAnAnswer(t *testing.T) {
 	}
 }
 
-// Who asks for what others wait for shares their answer; who comes when that is being made
-// gets the next one.
+// Equal requests that wait share an answer; one that comes while it is being made gets the next one.
 func TestSharedAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var made atomic.Int32
@@ -810,8 +810,8 @@ func TestSharedAnswer(t *testing.T) {
 	})
 }
 
-// What is written to who reads slowly takes no more memory than it may: a large answer that is
-// one too many is refused, and small ones are always given.
+// Answers to slow readers take bounded memory: one large answer too many is refused, and small ones
+// are always given.
 func TestAnswersInMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		page := newLimits().bound(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -867,8 +867,8 @@ type pipe struct{ net.Conn }
 func (pipe) SyscallConn() (syscall.RawConn, error) { return nil, errors.ErrUnsupported }
 func (pipe) CloseRead() error                      { return nil }
 
-// Who comes while all connections are busy waits: until one has ended, or has been busy for
-// too long; but not for ever.
+// A client that comes while all connections are busy waits until one has ended, or has been busy for
+// too long; but not forever.
 func TestRoomForConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newConnections()
@@ -914,8 +914,7 @@ func TestRoomForConnections(t *testing.T) {
 	})
 }
 
-// A reload moves the page, or says something else of it: all of it or, where something else
-// fails, nothing.
+// A reload moves the page, or turns parts of it on or off: all of it or, if anything fails, nothing.
 func TestReload(t *testing.T) {
 	s := newServer(Config{Listen: "127.0.0.1:0"}, holding(), bothUp())
 	var log strings.Builder
@@ -998,8 +997,7 @@ func TestReloadLostSocket(t *testing.T) {
 	}
 }
 
-// Of several destinations the page has a column for each, and says whose an upstream
-// is.
+// The page has a column for each of several destinations, and says to which an upstream belongs.
 func TestDestinationsOnThePage(t *testing.T) {
 	lines := bothUp()
 	lines.Destinations = []proxy.DestinationStatus{

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// claim_held is 1 and claim_info is there exactly while the state is held.
+// claim_held is 1, and claim_info is present, exactly while the state is held.
 func TestClaimMetrics(t *testing.T) {
 	const counters = `prefixproxy_claim_losses_total{reason="data_loss"} 0
 prefixproxy_claim_losses_total{reason="deleted"} 2
@@ -38,7 +38,7 @@ prefixproxy_claims_total 3
 	}
 }
 
-// scrape returns what c gathers, a sample a line, in whole numbers.
+// scrape returns what c gathers, with a sample on each line, in whole numbers.
 func scrape(t *testing.T, c prometheus.Collector) string {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()

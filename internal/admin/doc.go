@@ -8,7 +8,7 @@
 //	status.go     what is shown, and where it comes from
 //	pages.go      the pages
 //	view.go       the status, arranged for people
-//	wrong.go      what is wrong, what it means and what to do
+//	issues.go     what is wrong, what it means and what to do
 //	rates.go      the lines of the last minute
 //	units.go      numbers, formatted for people
 //	fleetview.go  the pool: a row for each name, a bar for each tenure

@@ -31,7 +31,7 @@ func (f fakePool) View(context.Context) *fleet.View   { return f.view }
 func (f fakePool) Counts(context.Context) *fleet.View { return f.view }
 func (f fakePool) Known() *fleet.View                 { return f.view }
 
-// poolOf returns a view of so many names, each with so many tenures in the last day.
+// poolOf returns a view of a number of names, each with a number of tenures in the last day.
 func poolOf(names, each int, owner string) *fleet.View {
 	now := time.Now()
 	v := &fleet.View{At: now, Names: names, Held: names, Begun: now.Add(-fleet.Kept), MostHeld: names}
@@ -65,7 +65,7 @@ func askPoolOf(t testing.TB, names Names, view *fleet.View, path string) *httpte
 	return w
 }
 
-// A thousand names fit in 300 KB, be they quiet or busy.
+// A thousand names fit in 300 KB, however busy they are.
 func TestFleetSize(t *testing.T) {
 	const owner = "app-0f3a2.prod.example.net"
 	for _, each := range []int{1, 2, 11, 40} {
@@ -86,7 +86,7 @@ func TestFleetUncleanEnds(t *testing.T) {
 	}
 }
 
-// Where less than the week is known, the picture says so.
+// If less than the week is known, the picture says so.
 func TestFleetBeforeWhatIsKnown(t *testing.T) {
 	view := poolOf(2, 1, "web17")
 	view.Begun = view.At.Add(-84 * time.Hour)
@@ -105,7 +105,7 @@ func BenchmarkFleet(b *testing.B) {
 	}
 }
 
-// Whatever somebody has written to etcd is text on the page, and in the JSON.
+// Whatever somebody has written to etcd is mere text on the page, and in the JSON.
 func TestFleetHostile(t *testing.T) {
 	for _, owner := range []string{
 		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, `</title></svg><b>`, `{{.}}`, `]]>`, `a&lt;b`, `\u003cb>`, strings.Repeat("<", 255), "",
@@ -129,7 +129,7 @@ func TestFleetHostile(t *testing.T) {
 	}
 }
 
-// wellFormed says what is wrong with the elements of the page.
+// wellFormed returns what is wrong with the elements of the page.
 func wellFormed(page string) error {
 	d := xml.NewDecoder(strings.NewReader(page))
 	d.Strict, d.AutoClose, d.Entity = false, []string{"meta", "link", "br"}, xml.HTMLEntity
@@ -151,8 +151,8 @@ func wellFormed(page string) error {
 	}
 }
 
-// By clocks that differ tenures overlap, and of some no record tells since when: no label
-// lies on another, no gap is filled, and no age is made up.
+// Tenures overlap if clocks differ, and some have no record of their beginning: no label covers
+// another, no gap is filled, and no age is made up.
 func TestFleetOverlaps(t *testing.T) {
 	view := poolOf(1, 1, "late")
 	ago := func(hours int) int64 { return time.Now().Add(-time.Duration(hours) * time.Hour).UnixMilli() }
@@ -191,7 +191,7 @@ func TestOwnRow(t *testing.T) {
 	}
 }
 
-// Before etcd has answered, and when it does not any more, the pages say so.
+// Before etcd has answered, and when it no longer does, the pages say so.
 func TestFleetWithoutEtcd(t *testing.T) {
 	for _, tt := range []struct {
 		what string
@@ -221,8 +221,8 @@ func TestFleetOfAnOutage(t *testing.T) {
 	}
 }
 
-// What is free, who waits and what ended without a release stand above the picture, the
-// last first, and no more of them than can be read.
+// What is free, who waits and what ended without a release is above the picture, the last first, and
+// no more than can be read.
 func TestFleetSays(t *testing.T) {
 	view := poolOf(100, 4, "web17")
 	for i := range 60 {
@@ -261,7 +261,7 @@ func TestShortList(t *testing.T) {
 	} {
 		view := &fleet.View{At: time.Now(), Names: tt.names, Held: tt.held, Free: tt.names - tt.held, Begun: time.Now().Add(-fleet.Kept), MostHeld: tt.most}
 		body := askPool(t, view, "/fleet").Body.String()
-		if tt.want == "" && strings.Contains(body, `class="wrong`) || !strings.Contains(body, tt.want) {
+		if tt.want == "" && strings.Contains(body, `class="issue`) || !strings.Contains(body, tt.want) {
 			t.Errorf("%d of %d held: want %q in\n%s", tt.held, tt.names, tt.want, body)
 		}
 	}
@@ -328,7 +328,7 @@ func TestWrong(t *testing.T) {
 		{"StatsD is counted, and Carbon is away", holding(), counted, []string{"no carbon upstream is up", "none is lost before both are full", "the memory of StatsD&#39;s series is 94 % full"}},
 		{"StatsD is counted, and the name suspended", suspended(), counted, []string{"and the points of StatsD, wait"}},
 		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "openssl &lt;x&gt;"}},
-		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but look", "the name can&#39;t be renewed <small>since", "3 min", "the name is good for another 3600 s"}},
+		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but see below", "the name can&#39;t be renewed <small>since", "3 min", "the name is good for another 3600 s"}},
 		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
 		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1 GiB", "1 B of 64 MiB"}},
 	} {
@@ -347,7 +347,7 @@ func TestWrong(t *testing.T) {
 	}
 }
 
-// steadyLines is a proxy that has received and dropped so much.
+// steadyLines is a proxy with given numbers of received and dropped lines.
 type steadyLines struct {
 	fakeLines
 	received, dropped *uint64

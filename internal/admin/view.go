@@ -15,7 +15,7 @@ type view struct {
 	Status
 	Title    string // the name, or "no name"
 	Since    time.Time
-	Wrong    []wrong
+	Issues   []issue
 	BadLines bool // their page is on
 	Rates    []rate
 	Books    []bookColumn
@@ -43,7 +43,7 @@ func (s *Server) newView(now time.Time) view {
 	for _, protocol := range protocols {
 		v.Rates = append(v.Rates, s.rates.of(protocol, status.Lines[protocol], now))
 	}
-	v.Wrong = s.wrongs(v)
+	v.Issues = s.issues(v)
 	v.Books = []bookColumn{{"statsd", status.Lines["statsd"]}}
 	for _, d := range status.Destinations {
 		v.Books = append(v.Books, bookColumn{strings.TrimSpace("carbon " + d.Name), d.Lines})
@@ -68,5 +68,5 @@ func (v view) Ago(t time.Time) string {
 
 // IsBad reports whether anything is wrong that costs lines, or may.
 func (v view) IsBad() bool {
-	return slices.ContainsFunc(v.Wrong, func(w wrong) bool { return !w.Mild })
+	return slices.ContainsFunc(v.Issues, func(i issue) bool { return !i.Mild })
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
-// A wrong is something that is not as it should be.
-type wrong struct {
+// An issue is something that people should know about or act on.
+type issue struct {
 	What  string
 	Since time.Time // zero: not known
 	Cause string    // "" if What says it
@@ -27,17 +27,17 @@ type wrong struct {
 // nearBound is how full a queue may be before people should know.
 const nearBound = 0.8
 
-// wrongs returns what is wrong, the worst first.
-func (s *Server) wrongs(v view) (all []wrong) {
-	all = s.wrongName(v)
+// issues returns what is wrong, the worst first.
+func (s *Server) issues(v view) (all []issue) {
+	all = s.nameIssues(v)
 	for _, r := range v.Rates {
-		all = append(all, v.wrongUpstreams(r.Protocol)...)
+		all = append(all, v.upstreamIssues(r.Protocol)...)
 	}
 	for _, b := range v.Bounds {
-		all = append(all, v.wrongBounds(b)...)
+		all = append(all, v.boundIssues(b)...)
 	}
 	for _, r := range v.Rates {
-		all = append(all, r.wrongLines()...)
+		all = append(all, r.lineIssues()...)
 	}
 	sort.SliceStable(all, func(i, j int) bool { return !all[i].Mild && all[j].Mild })
 	return all
@@ -51,33 +51,33 @@ func (s Status) heldLines() string {
 	return "Lines that need the name wait: Carbon in memory, then on disk; StatsD for 10 s, then it is dropped. Other lines are forwarded."
 }
 
-// wrongName returns what is wrong with the name, or with etcd.
-func (s *Server) wrongName(v view) []wrong {
-	w := wrong{Since: v.Since}
+// nameIssues returns what is wrong with the name, or with etcd.
+func (s *Server) nameIssues(v view) []issue {
+	found := issue{Since: v.Since}
 	out, failing := s.src.Names.Outage()
 	if failing {
-		w.Cause, w.Do = out.Error(), cmp.Or(out.Hint, "Bring etcd back.")
+		found.Cause, found.Do = out.Error(), cmp.Or(out.Hint, "Bring etcd back.")
 	}
 	switch v.State {
 	case membership.Held:
 		if !failing {
 			return nil
 		}
-		w.What, w.Since, w.Mild = "the name can't be renewed", out.Since, true
-		w.Means = fmt.Sprintf("Without etcd, the name is good for another %.0f s; then it is suspended, and lines wait.", v.HorizonSeconds)
+		found.What, found.Since, found.Mild = "the name can't be renewed", out.Since, true
+		found.Means = fmt.Sprintf("Without etcd, the name is good for another %.0f s; then it is suspended, and lines wait.", v.HorizonSeconds)
 	case membership.Suspended:
-		w.What, w.Means = "the name may not be used", v.heldLines()+" The name is used again when etcd confirms it, if its lease still exists."
-		w.Do = cmp.Or(w.Do, "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most.")
+		found.What, found.Means = "the name may not be used", v.heldLines()+" The name is used again when etcd confirms it, if its lease still exists."
+		found.Do = cmp.Or(found.Do, "Nothing, if it was just claimed: its last holder may still be there, for one TTL at most.")
 	case membership.Claiming:
-		w.What, w.Means, w.Do = "no name yet", v.heldLines(), cmp.Or(w.Do, "Nothing: it takes a moment.")
+		found.What, found.Means, found.Do = "no name yet", v.heldLines(), cmp.Or(found.Do, "Nothing: it takes a moment.")
 	case membership.Waiting:
-		w.What = "every name is taken"
-		w.Means = "This host takes the next one that is freed. Until then, lines that need a name are dropped after 10 s."
-		w.Do = "Give the pool a longer list (membership.names), on all its hosts; /fleet shows who holds the names."
+		found.What = "every name is taken"
+		found.Means = "This host takes the next one that is freed. Until then, lines that need a name are dropped after 10 s."
+		found.Do = "Give the pool a longer list (membership.names), on all its hosts; /fleet shows who holds the names."
 	default:
-		w.What, w.Means, w.Mild = "stopping", "Waiting lines are sent or kept, and the name is released.", true
+		found.What, found.Means, found.Mild = "stopping", "Waiting lines are sent or kept, and the name is released.", true
 	}
-	return []wrong{w}
+	return []issue{found}
 }
 
 // since returns when the state became what it is.
@@ -90,9 +90,9 @@ func (s *Server) since(status Status, now time.Time) time.Time {
 	return s.rates.stateSince(status.State)
 }
 
-// wrongUpstreams returns the destinations of a protocol that have no working address. If StatsD is
+// upstreamIssues returns the destinations of a protocol that have no working address. If StatsD is
 // counted here, it has none of its own.
-func (s Status) wrongUpstreams(protocol string) (all []wrong) {
+func (s Status) upstreamIssues(protocol string) (all []issue) {
 	byDestination := map[string][]proxy.UpstreamStatus{}
 	for _, u := range s.Upstreams {
 		if u.Protocol == protocol && !isCounting(u) {
@@ -100,25 +100,25 @@ func (s Status) wrongUpstreams(protocol string) (all []wrong) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(byDestination)) {
-		w := wrong{
+		found := issue{
 			What:  fmt.Sprintf("no %s upstream is up", strings.TrimSpace(protocol+" "+name)),
 			Means: "Lines wait in memory for 10 s; then they are dropped.",
 			Do:    reach(byDestination[name][0].Address),
 		}
 		if protocol == "carbon" {
-			w.Means = "Lines wait in memory, then on disk; none is lost before both are full."
+			found.Means = "Lines wait in memory, then on disk; none is lost before both are full."
 		}
 		isDown := true
 		var causes []string
 		for _, u := range byDestination[name] {
 			isDown = isDown && !u.Up
 			causes = append(causes, u.Address+": "+u.Reason)
-			if u.Since.After(w.Since) {
-				w.Since = u.Since
+			if u.Since.After(found.Since) {
+				found.Since = u.Since
 			}
 		}
-		if w.Cause = strings.Join(causes, "; "); isDown {
-			all = append(all, w)
+		if found.Cause = strings.Join(causes, "; "); isDown {
+			all = append(all, found)
 		}
 	}
 	return all
@@ -139,24 +139,24 @@ func reach(server string) string {
 	}
 }
 
-// wrongBounds returns what is nearly full.
-func (s Status) wrongBounds(b proxy.Bound) (all []wrong) {
-	look := func(what string, n, limit int64, w wrong) {
+// boundIssues returns what is nearly full.
+func (s Status) boundIssues(b proxy.Bound) (all []issue) {
+	look := func(what string, n, limit int64, found issue) {
 		if part(n, limit) >= nearBound {
-			w.What = fmt.Sprintf("%s is %s full", what, percent(n, limit))
-			all = append(all, w)
+			found.What = fmt.Sprintf("%s is %s full", what, percent(n, limit))
+			all = append(all, found)
 		}
 	}
 	of := strings.TrimSpace(b.Protocol + " " + b.Destination)
-	look("the spool of "+of, b.Spool, b.SpoolLimit, wrong{
+	look("the spool of "+of, b.Spool, b.SpoolLimit, issue{
 		Since: b.Oldest, Means: "When it is full, the oldest lines are dropped.", Do: "Bring the upstream back, or raise forward.carbon.spool.",
 	})
 	if b.Protocol == "statsd" && s.counts() {
-		look("the memory of StatsD's series", b.Queue, b.QueueLimit, wrong{
+		look("the memory of StatsD's series", b.Queue, b.QueueLimit, issue{
 			Means: "When it is full, new series are dropped, and timers are accurate to 1 %.", Do: "Check whether an application puts ids into names, or raise aggregate.memory.",
 		})
 	} else {
-		look("the queue of "+of, b.Queue, b.QueueLimit, wrong{
+		look("the queue of "+of, b.Queue, b.QueueLimit, issue{
 			Means: "When it is full, the oldest lines are dropped, unless the disk takes them.", Do: "Find out why the upstream or the disk is slow.",
 		})
 	}
@@ -185,15 +185,15 @@ var refused = map[string]string{
 	"bad_timestamp": "A sender's clock, or its unit of time, is wrong.",
 }
 
-// wrongLines returns what was dropped in the last minute.
-func (r rate) wrongLines() (all []wrong) {
+// lineIssues returns what was dropped in the last minute.
+func (r rate) lineIssues() (all []issue) {
 	for _, why := range slices.Sorted(maps.Keys(r.DroppedBy)) {
-		w := wrong{What: fmt.Sprintf("%s lines dropped in the last minute: %s as %s", r.Protocol, number(r.DroppedBy[why]), why), Mild: true}
-		if w.Means = undelivered[why]; w.Means == "" {
-			w.Means = cmp.Or(refused[why], "The server would refuse them, or lose other lines because of them.")
-			w.Do = "Find out who sends them: the last ones are at /badlines (if admin.badlines is on)."
+		found := issue{What: fmt.Sprintf("%s lines dropped in the last minute: %s as %s", r.Protocol, number(r.DroppedBy[why]), why), Mild: true}
+		if found.Means = undelivered[why]; found.Means == "" {
+			found.Means = cmp.Or(refused[why], "The server would refuse them, or lose other lines because of them.")
+			found.Do = "Find out who sends them: the last ones are at /badlines (if admin.badlines is on)."
 		}
-		all = append(all, w)
+		all = append(all, found)
 	}
 	return all
 }
