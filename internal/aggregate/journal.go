@@ -168,7 +168,7 @@ func syncDir(path string) error {
 		return err
 	}
 	defer f.Close()
-	return f.Sync()
+	return statedir.SyncDir(f)
 }
 
 // format, with which a log begins, tells it from those of other versions.

@@ -116,7 +116,16 @@ func (d *Dir) Sync() error {
 		return d.whole(".", err)
 	}
 	defer file.Close()
-	return file.Sync()
+	return SyncDir(file)
+}
+
+// SyncDir is Dir.Sync for a directory that is open. Where the file system can't do that, as
+// some that are shared or mounted from a host, what it does by itself is all there is.
+func SyncDir(dir *os.File) error {
+	if err := dir.Sync(); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	return nil
 }
 
 // Close closes the directory; files that were opened stay open.

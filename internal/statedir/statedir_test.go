@@ -209,3 +209,18 @@ func TestModeChanged(t *testing.T) {
 		}
 	}
 }
+
+// A file system that syncs no directories is used all the same.
+func TestDirectoriesAreNotSynced(t *testing.T) {
+	dir, err := os.Open("/proc/self")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err == nil {
+		t.Skip("/proc is synced")
+	}
+	if err := SyncDir(dir); err != nil {
+		t.Errorf("got %v, want that it is left to the file system", err)
+	}
+}
