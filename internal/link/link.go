@@ -35,16 +35,16 @@ type Link interface {
 	Look() (Peer, error)
 
 	// Bound makes the kernel give up when the peer has taken nothing for d, even if we
-	// are no more. It may do so sooner where the peer was Full before.
+	// have died. It may do so sooner where the peer was Full before.
 	Bound(d time.Duration) error
 
 	// Watch returns when the peer ends the connection: ErrClosed, if in order; and the
-	// beginning of what it said, though it has nothing to say. It may return nil at once,
-	// where Look tells.
+	// beginning of what it said, which no server should. It may return nil at once, where
+	// Look tells.
 	Watch() (said []byte, err error)
 
-	// Narrow bounds what the kernel takes that it cannot send yet, or, where nothing is
-	// acknowledged, how fast lines go; or ends that.
+	// Narrow says whether to bound what the kernel takes that it cannot send yet, or, where
+	// nothing is acknowledged, how fast lines go.
 	Narrow(is bool)
 
 	// CloseWrite says that no more will come. It returns whether the peer, when it
@@ -74,7 +74,7 @@ type Peer struct {
 	// Silence is that, if it was asked something since; 0: it answers.
 	Silence time.Duration
 
-	// Full is for how long in all its kernel has had no room for what was to go, where that
+	// Full is for how long in total its kernel has had no room for what was to go, where that
 	// matters to Bound.
 	Full time.Duration
 }
@@ -92,7 +92,7 @@ var (
 	errOwnListener = errors.New("it is our own listener: the lines would run in circles")
 )
 
-// oneWay is the part of a link to a server that says nothing, not even that it ends.
+// oneWay is what links to servers have in common that say nothing, not even that they end.
 type oneWay struct{}
 
 func (oneWay) Bound(time.Duration) error { return nil }

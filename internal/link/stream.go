@@ -37,12 +37,12 @@ type streamConn interface {
 
 // A stream is a TCP or unix connection.
 type stream struct {
-	conn    streamConn
-	tcp     *net.TCPConn // conn, if it is one
-	raw     syscall.RawConn
-	written uint64 // bytes that our kernel took
-	narrowd bool
-	asks    bool // it is asked again and again, and for ever
+	conn     streamConn
+	tcp      *net.TCPConn // conn, if it is one
+	raw      syscall.RawConn
+	written  uint64 // bytes that our kernel took
+	isNarrow bool
+	asks     bool // our kernel asks the peer again every AskTime, for ever
 }
 
 // newStream takes a connection. See Dialer.Resets for resets.
@@ -117,7 +117,7 @@ func (l *stream) lookUnix() (peer Peer, err error) {
 	return peer, err
 }
 
-// Bound: where nothing leaves that is left behind, and the peer is asked anyway, the kernel need not
+// Bound: where nothing leaves that we leave behind, and the peer is asked anyway, the kernel need not
 // give up. It may do so though the peer takes lines: it counts from when it first asked, whatever was
 // taken since, unless the peer had room for all that was to go at once (icsk_probes_tstamp).
 func (l *stream) Bound(d time.Duration) error {
@@ -143,10 +143,10 @@ func readToEnd(r io.Reader) (said []byte, err error) {
 }
 
 func (l *stream) Narrow(is bool) {
-	if l.tcp == nil || l.narrowd == is {
+	if l.tcp == nil || l.isNarrow == is {
 		return
 	}
-	l.narrowd = is
+	l.isNarrow = is
 	limit := 0 // the system's
 	if is {
 		limit = narrowUnsent

@@ -114,7 +114,7 @@ func (o *Outlet) lookUp(ctx context.Context, a address.Upstream) (ats []string, 
 func (o *Outlet) dialServer(ctx context.Context, cfg *Config, s *server, limit time.Duration) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	way := link.Way{TLS: cfg.TLS, MaxDatagram: cfg.MaxDatagram, Small: o.failover.of(s).narrow}
+	way := link.Way{TLS: cfg.TLS, MaxDatagram: cfg.MaxDatagram, Small: o.failover.of(s).small}
 	l, err := o.options.Dialer.Dial(ctx, s.entry.address, s.at, way)
 	if err != nil {
 		return nil, fmt.Errorf("dial upstream %s: %w", s.entry.address, err)

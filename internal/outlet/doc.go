@@ -8,16 +8,16 @@
 //
 // The files, in the order in which a line meets them:
 //
-//	source.go    what an outlet sends; config.go: where to, and by what
-//	outlet.go    Outlet: connect → session → failed → connect …
-//	failover.go  the list, and which of it is next
-//	health.go    what is known of each server
-//	status.go    what is shown and logged about it; said.go: once
-//	search.go    a server of the list that can be connected to
-//	dial.go      looking up a name, and connecting: package link
-//	session.go   sending on one link; sent.go: what was sent
-//	end.go       until the peer ends it, or we do
-//	beside.go    what goes on while sending: the scout for another server; a name that moves
+//	source.go      what an outlet sends; config.go: where to, and by what
+//	outlet.go      Outlet: connect → session → failed → connect …
+//	failover.go    the list, and which of it is next
+//	health.go      what is known of each server
+//	status.go      what is shown and logged about them; said.go: once
+//	search.go      a server of the list that can be connected to
+//	dial.go        looking up a name, and connecting: package link
+//	session.go     sending on one link; sent.go: what was sent
+//	end.go         until the peer ends it, or we do
+//	background.go  what goes on meanwhile: the scout for another server; a name that moves
 //
 // # Not promised
 //

@@ -28,10 +28,10 @@ type failover struct {
 	up      bool      // that works
 	paused  time.Time // since when it has taken nothing; zero: it takes
 	pause   string    // what is known of that
-	saidUp  *entry    // the last that was said to be up, if it wasn't said to be down since
+	saidUp  *entry    // the last that was logged as up, if it was not logged as down since
 }
 
-// An entry is an address of the list, as configured.
+// An entry is an address of the list, as it is configured.
 type entry struct {
 	address address.Upstream
 	name    server             // its name rests, as a server does, when it does not resolve, or only to servers that rest
@@ -219,7 +219,7 @@ func (f *failover) left(now time.Time) {
 	f.unused(now)
 }
 
-// unused takes note that the session has ended. f.mu is held.
+// unused records that the session has ended. f.mu is held.
 func (f *failover) unused(now time.Time) {
 	if f.up {
 		f.used.entry.since = now
@@ -251,7 +251,7 @@ func (f *failover) unreachable(now time.Time, s *server, why error) {
 		s.entry.answer = nil
 	}
 	if errors.Is(why, link.ErrUnanswered) {
-		s.narrow = !s.narrow
+		s.small = !s.small
 	}
 	s.strike(now)
 	f.isDown(now, s.entry, why, cause(why))

@@ -37,8 +37,8 @@ const (
 	closedAge = 21 * time.Second
 )
 
-// A server is one address that a name resolved to, and what is known of its health. A name has one,
-// too, which is looked up, and rests when it does not resolve, or only to servers that rest.
+// A server is one address that a name resolved to, and what is known of its health. The name itself
+// has one, too: it is looked up, and rests while it resolves to nothing, or only to servers that rest.
 //
 //	          session begins           it has lasted 5 s
 //	unused ─────────────────→ on trial ────────────────→ works
@@ -60,20 +60,20 @@ type server struct {
 	strikes int           // failures, one after the other
 	deceits int           // of them, though it could be connected to
 	lived   time.Duration // the longest connection of those that failed before it worked
-	rest    time.Time     // not used before, while there is another
-	retry   time.Time     // not tried before
-	narrow  bool          // a network on the way may carry small packets only, and not say so
+	rest    time.Time     // until then it is used only if no other can be
+	retry   time.Time     // until then it is not tried
+	small   bool          // packets to it: a network on the way may drop others, and not say so
 	silent  bool          // it read nothing, when it was last used or asked
-	ask     time.Time     // not asked before whether it reads
+	ask     time.Time     // until then it is not asked whether it reads
 }
 
 // isName says whether s stands for the name of its entry.
 func (s *server) isName() bool { return s == &s.entry.name }
 
-// rests says whether a server is not to be tried now.
+// rests says whether the server is left alone now.
 func (s *server) rests(now time.Time) bool { return now.Before(s.rest) }
 
-// begin takes note that a session has begun. That it read nothing before may be over.
+// begin records that a session has begun. That the server read nothing before may be over.
 func (s *server) begin(now time.Time) {
 	if at := now.Add(askAfter); s.ask.Before(at) {
 		s.ask = at
@@ -81,20 +81,20 @@ func (s *server) begin(now time.Time) {
 	s.silent = false
 }
 
-// proven takes note that a session has lasted.
+// proven records that a session has lasted.
 func (s *server) proven() {
 	s.works, s.strikes, s.lived, s.rest = true, 0, 0, time.Time{}
 	s.entry.name.strikes = 0
 }
 
-// failed takes note that a session on c failed that had worked for so long, and says what is wrong
-// with the server; "": nothing yet. One that stalled, or that failed soon though its connection had
+// failed records that a session on c failed after it had worked for so long, and returns what is
+// wrong with the server; "": nothing yet. One that stalled, or that failed soon though its connection had
 // been idle for a while (probed), shows that to accept a connection proves nothing here: it rests as
 // long as one that says nothing.
 func (s *server) failed(now time.Time, c *connection, worked time.Duration, why error) (cause string) {
 	isCutOff := errors.Is(why, errCutOff)
 	if !c.proven && (isCutOff || errors.Is(why, errGone) || errors.Is(why, syscall.ETIMEDOUT)) {
-		s.narrow = !s.narrow // that it could be connected to takes small packets only
+		s.small = !s.small // that it could be connected to takes small packets only
 	}
 	isStalled := isCutOff || errors.Is(why, errStalled)
 	s.silent, s.ask = isStalled, time.Time{}

@@ -23,12 +23,12 @@ type Outlet struct {
 	options  Options
 	failover *failover
 
-	config  atomic.Pointer[Config] // what is to be done; Run takes it over
+	config  atomic.Pointer[Config] // the latest; Run adopts it
 	changed chan struct{}          // cap 1: config is new
 
 	pulse  pulse.Pulse    // of Run
-	parked sync.WaitGroup // connections that have a moment more
-	spares []*connection  // to other servers; Run's, and while there is a session, its scout's
+	parked sync.WaitGroup // connections that were left, and end later
+	spares []*connection  // to other servers; owned by Run, and during a session by its scout
 }
 
 // New returns an outlet. It starts nothing.
@@ -74,7 +74,7 @@ func (o *Outlet) IsUp() bool {
 	return slices.ContainsFunc(o.Status(), func(s Status) bool { return s.Up })
 }
 
-// An ours is why we end a session though its server works.
+// An ours is a reason of our own to end a session, though its server works.
 type ours string
 
 func (why ours) Error() string { return string(why) }
@@ -104,7 +104,7 @@ func (o *Outlet) Run(ctx context.Context) {
 	}
 }
 
-// run runs the session on c, which it takes, and takes note of how it ended.
+// run runs a session on c, which it takes, and records how it ended.
 func (o *Outlet) run(ctx context.Context, c *connection) {
 	lived, why := o.session(ctx, c)
 	if ctx.Err() == nil && !isOurs(why) {
@@ -120,8 +120,8 @@ func (o *Outlet) run(ctx context.Context, c *connection) {
 	}
 }
 
-// connect returns one of the connections that are held; or one to the first server that can be used,
-// and tries until there is one. nil: nothing is left to send, or ctx has ended.
+// connect returns one of the connections that are held, or connects to the first server that can be
+// used, and tries until one can. nil: nothing is left to send, or ctx has ended.
 func (o *Outlet) connect(ctx context.Context) *connection {
 	if c := o.spare(ctx); c != nil {
 		return c

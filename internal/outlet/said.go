@@ -9,37 +9,37 @@ import (
 )
 
 const (
-	// sayAgain is after what time something is said again that has come and gone since.
+	// sayAgain is after what time something is logged again that has come and gone since.
 	sayAgain = 10 * time.Minute
 
-	// lasting is how long it must be so to be said at once.
+	// lasting is how long it must be so to be logged at once.
 	lasting = time.Minute
 
-	// maxCauses is how many causes of one thing are told.
+	// maxCauses is how many causes of one thing are logged.
 	maxCauses = 4
 
-	// minBreaks is how often sessions that had worked must break to be told.
+	// minBreaks is how often sessions that had worked must break to be logged.
 	minBreaks = 3
 )
 
-// said is what has been said of an address.
+// said is what has been logged about an address.
 type said struct{ up, down, pauses, breaks topic }
 
-// A topic is what may be so or not of an address, and may come and go for ever. It is said
-// at once, and then counted; said again when it has another cause, when it lasts, or
+// A topic is something about an address that is so or not, and may come and go for ever. It is
+// logged at once, and then counted; and logged again when it has another cause, when it lasts, or
 // after a while.
 type topic struct {
-	is     bool
+	is     bool      // so
 	since  time.Time // it is, or last was
 	told   bool      // since then
-	last   time.Time // it was told
-	causes []string  // that were
-	times  int       // it came to be so since
+	last   time.Time // when it was told
+	causes []string  // that were told
+	times  int       // how often it has become so since
 }
 
-// holds says that it is so, and warns with msg, if that is to be told: with how often it came to be so
-// since it last was, if that is more than once. It must have come to be so at least some times, none of
-// them a while after the one before, where that is not 0.
+// holds says that it is so, and warns with msg if that is to be told; if it has become so more than
+// once since it last was, with how often. Where least is not 0, it must have become so that often,
+// never a while after the time before.
 func (t *topic) holds(now time.Time, cause string, least int, log *slog.Logger, msg string, attrs ...any) (told bool) {
 	if !t.is {
 		if least > 0 && now.Sub(t.since) >= sayAgain {
@@ -64,16 +64,16 @@ func (t *topic) holds(now time.Time, cause string, least int, log *slog.Logger, 
 	return true
 }
 
-// isDue says whether it was not told for a while.
+// isDue says whether it has not been told for a while.
 func (t *topic) isDue(now time.Time) bool { return now.Sub(t.last) >= sayAgain }
 
-// over says that it is so no more. It returns whether it was told that it was.
+// over says that it is no longer so, and returns whether it had been told.
 func (t *topic) over() (told bool) {
 	told, t.told, t.is = t.told, false, false
 	return told
 }
 
-// cause is what an error comes from, without what differs each time: ports and times.
+// cause is the root of an error, without the digits that differ each time: ports and times.
 func cause(err error) string {
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
 		err = inner

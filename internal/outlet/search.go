@@ -31,7 +31,7 @@ type search struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	config *Config // that todo is of
-	n      int     // so many addresses of the list are tried
+	n      int     // how many addresses of the list are tried
 
 	todo     []*server        // the next first
 	first    *server          // the last that was begun with, if that is waited for
@@ -41,7 +41,7 @@ type search struct {
 	found    *connection
 }
 
-// An attempt is what came of a server: a connection; of one that is a name, addresses.
+// An attempt is what came of trying a server: a connection; of a name, its addresses.
 type attempt struct {
 	*server
 	ats  []string
@@ -49,7 +49,7 @@ type attempt struct {
 	err  error
 }
 
-// search begins one among the first n addresses. Who does calls stop.
+// search begins a search among the first n addresses. Its caller calls stop.
 func (o *Outlet) search(ctx context.Context, n int) *search {
 	ctx, cancel := context.WithCancel(ctx)
 	r := &search{outlet: o, ctx: ctx, cancel: cancel, n: n, underWay: map[*server]bool{}, ended: make(chan attempt)}
@@ -63,7 +63,7 @@ func (r *search) again() {
 	r.todo, r.first, r.turn = r.outlet.failover.list(r.n), nil, nil
 }
 
-// isTrying tries the next server that does not rest, unless one is waited for; false: none is left.
+// isTrying begins with the next server that does not rest, unless one is waited for. false: none is left.
 func (r *search) isTrying() bool {
 	for now := time.Now(); r.turn == nil && len(r.todo) > 0; {
 		s := r.todo[0]
@@ -114,7 +114,7 @@ func (r *search) await(d time.Duration, changed, more <-chan struct{}) {
 	}
 }
 
-// take takes note of an attempt that has ended.
+// take records how an attempt has ended.
 func (r *search) take(a attempt) {
 	f := r.outlet.failover
 	delete(r.underWay, a.server)

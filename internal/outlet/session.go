@@ -56,21 +56,21 @@ type session struct {
 
 	trial  time.Duration // nothing good is known of the server: one line is enough to find out, within that
 	paused atomic.Bool   // it has taken nothing for stallTime
-	doubts chan struct{} // cap 1: it has begun to, or may read nothing
+	doubts chan struct{} // cap 1: it has begun to, or has stopped; or it may read nothing
 
 	peer    hangup
 	certain Peer        // what the source was told last
 	timer   *time.Timer // listen's: it is called for each batch
 
-	ask     context.CancelCauseFunc // says why we should leave; the first reason holds. Any goroutine may
-	expires time.Time               // when we should, once all is acknowledged; zero: never
-	why     error                   // we do when we can; nil: we don't
-	by      time.Time               // at the latest
-	besides sync.WaitGroup          // what goes on beside
+	ask        context.CancelCauseFunc // says why we should leave; the first reason counts. Any goroutine may call it
+	expires    time.Time               // when we should, once all is acknowledged; zero: never
+	why        error                   // we do when we can; nil: we don't
+	by         time.Time               // at the latest
+	background sync.WaitGroup          // goroutines that end with the session
 }
 
 // session sends on c, which it takes, until that breaks or there is something better
-// to do. It returns how long the server worked, and why it ended.
+// to do. It returns how long the server worked, and why the session ended.
 func (o *Outlet) session(parent context.Context, c *connection) (lived time.Duration, why error) {
 	now := time.Now()
 	ctx, ask := context.WithCancelCause(parent)
@@ -87,7 +87,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	}
 	s.source.Begin(now, Session{Upstream: a.String(), Certain: a.Network == "stdout"})
 
-	o.beside(ctx, s)
+	o.startBackground(ctx, s)
 	how, why := s.end(parent, s.reason(parent, s.send(ctx)))
 	ended := time.Now()
 	if s.isDoubtful() {
@@ -95,7 +95,7 @@ func (o *Outlet) session(parent context.Context, c *connection) (lived time.Dura
 	}
 	s.source.End(ended, how)
 	ask(nil)
-	s.besides.Wait()
+	s.background.Wait()
 	if isOurs(why) {
 		return ended.Sub(now), why
 	}
@@ -193,7 +193,7 @@ func (s *session) collect(now time.Time) error {
 	return err
 }
 
-// tell tells the source what is acknowledged: while that is in doubt, what was before.
+// tell tells the source what is acknowledged; while that is in doubt, what was before.
 func (s *session) tell(now time.Time) (again time.Duration, err error) {
 	isDoubtful := s.isDoubtful()
 	if isDoubtful {
@@ -214,8 +214,8 @@ func (s *session) tell(now time.Time) (again time.Duration, err error) {
 	return due.Again, err
 }
 
-// noteStall takes note of whether the server takes nothing. It is left when another one can
-// be connected to; until then it is waited for, but it isn't up.
+// noteStall records whether the server takes nothing. It is left when another can be connected
+// to; until then it is waited for, but it isn't up.
 func (s *session) noteStall(now time.Time) {
 	paused, since := s.stands(now) >= stallTime, time.Time{}
 	if s.paused.Swap(paused) == paused {
@@ -228,7 +228,7 @@ func (s *session) noteStall(now time.Time) {
 	s.doubt()
 }
 
-// doubt tells the scout that there may be doubts.
+// doubt wakes the scout: another server may be needed.
 func (s *session) doubt() {
 	select {
 	case s.doubts <- struct{}{}:
@@ -241,8 +241,8 @@ func (s *session) isCutOff(now time.Time) bool {
 	return s.Silence > 0 && s.Silence+now.Sub(s.looked) >= stallTime
 }
 
-// nextLook returns how long nothing needs to be done, if nothing happens; 0: for
-// ever. wait and again are what the source wants.
+// nextLook returns for how long nothing needs to be done unless something happens; 0: for
+// ever. wait and again are what the source asked for.
 func (s *session) nextLook(now time.Time, wait, again time.Duration) time.Duration {
 	next := soonest(wait, again)
 	if !s.isAcked() {

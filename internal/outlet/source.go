@@ -7,7 +7,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
-// ErrDrained says that a source is closed and that nothing of it is left to send.
+// ErrDrained says that a source is closed, and that nothing is left to send.
 var ErrDrained = errors.New("all is sent")
 
 // ErrRevoked says that what the peer has not acknowledged must not leave any more.
@@ -40,19 +40,20 @@ type Source interface {
 	// datagrams, whole lines.
 	Wrote(now time.Time, n int)
 
-	// Refuse says that the next n bytes can't be sent, and never will: whole lines
-	// that fit into no datagram.
+	// Refuse says that the next n bytes can never be sent: whole lines that fit into no
+	// datagram.
 	Refuse(n int)
 
 	// Ack says what is known of the peer. At ErrRevoked the connection is reset.
 	Ack(now time.Time, peer Peer) (Due, error)
 
-	// Repeats says whether what is in doubt when a session ends is sent again.
+	// Repeats says whether what is in doubt when a session ends is sent again. It never
+	// changes.
 	Repeats() bool
 
-	// Leave hands over what is not acknowledged, where that is not sent again, and the rest
-	// of a line of which a part was written: its connection goes on beside the next session.
-	// It is called before End.
+	// Leave hands over what is not acknowledged, and the rest of a line of which a part was
+	// written: the connection goes on beside the next session. It is called before End, where
+	// nothing is sent again.
 	Leave() (l Leaving, rest []byte)
 
 	// End ends the session, which worked until then: not while it was in doubt whether the
@@ -67,8 +68,8 @@ type Source interface {
 	// More receives when Next may have something new, or the end, to say.
 	More() <-chan struct{}
 
-	// HasBacklog says whether what Next has returned comes late, or lines wait that younger
-	// ones go before: the link is given little at once then.
+	// HasBacklog says whether what Next has returned is late, or lines wait that younger
+	// ones overtake: then the link is given little at a time.
 	HasBacklog(now time.Time) bool
 
 	// Lost returns how many lines have been dropped so far because they could not
@@ -76,12 +77,12 @@ type Source interface {
 	Lost() uint64
 }
 
-// A Leaving is what a session has left on its way. One goroutine uses it.
+// A Leaving is what was still under way when a session was left. One goroutine uses it.
 type Leaving interface {
-	// Left returns how long it may still leave: 0 or less, when it must not.
+	// Left returns for how long it may still leave our kernel; 0 or less: no longer.
 	Left() time.Duration
 
-	// Ack says what the peer has acknowledged, from Begin of the session.
+	// Ack says how much the peer has acknowledged since the session began.
 	Ack(acked uint64)
 
 	// End says that the connection has ended.
@@ -93,19 +94,19 @@ type Peer = link.Peer
 
 // Due is what a source wants of what is under way.
 type Due struct {
-	// Again is after which time to be told again though nothing else happens; 0:
-	// nothing is in doubt.
+	// Again is after what time to call Ack again even if nothing else happens; 0: nothing
+	// is in doubt.
 	Again time.Duration
 
-	// Leave is within which time what is not acknowledged must have left; 0: there is
-	// no end to that.
+	// Leave is the time within which what is not acknowledged must have left; 0: there is
+	// no limit.
 	Leave time.Duration
 
-	// Keep is for how long the session is not to be ended for its age; 0 or less: it may be.
+	// Keep is how long the session must not be ended for its age; 0 or less: it may be now.
 	Keep time.Duration
 }
 
-// A Session is what a source needs to know of one.
+// A Session is what a source needs to know about a session.
 type Session struct {
 	// Upstream is the address, as configured, that the lines go to.
 	Upstream string
@@ -120,8 +121,8 @@ type Ending uint8
 
 // How sessions end.
 const (
-	// Broken: by an error, by a reset, or by our giving up. What the peer has read
-	// is not known.
+	// Broken: by an error, by a reset, or because we gave up. It is not known what the peer
+	// has read.
 	Broken Ending = iota
 
 	// Closed: the peer closed in order, before we did.

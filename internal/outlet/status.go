@@ -12,7 +12,7 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
-// isUp takes note that the server in use works. f.mu is held.
+// isUp records that the server in use works. f.mu is held.
 func (f *failover) isUp(now time.Time) {
 	if f.up {
 		return
@@ -33,7 +33,7 @@ func (f *failover) isUp(now time.Time) {
 	f.up, e.since, e.reason, e.failures = true, now, "", 0
 }
 
-// pauses says that the server in use has taken nothing since a moment, or takes again: the zero one.
+// pauses says since when the server in use has taken nothing; the zero time: it takes lines again.
 func (f *failover) pauses(since time.Time, isCutOff bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -49,7 +49,7 @@ func (f *failover) pauses(since time.Time, isCutOff bool) {
 	}
 }
 
-// alone says that there is no other while the server in use pauses, if it does.
+// alone says that no other server can be used while the one in use pauses, if it does.
 func (f *failover) alone() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -60,7 +60,7 @@ func (f *failover) alone() {
 	e.said.pauses.holds(time.Now(), "", 0, f.log, "upstream takes nothing", "upstream", e.address.String(), "resolved", f.used.at, "err", f.pause)
 }
 
-// isDown takes note that e failed, and says so. f.mu is held.
+// isDown records that e failed, and logs it. f.mu is held.
 func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
 	if f.isUsed(e) || !slices.Contains(f.entries, e) {
 		return // another server of it is in use; or another list was configured meanwhile
@@ -75,8 +75,8 @@ func (f *failover) isDown(now time.Time, e *entry, why error, cause string) {
 	}
 }
 
-// broke takes note that a session with s ended that had worked. If the next one fails, that
-// is said; or if it goes on like this. f.mu is held.
+// broke records that a session with s ended that had worked. That is logged only if the next one
+// fails, or if it goes on like this. f.mu is held.
 func (f *failover) broke(now time.Time, s *server, why error) {
 	e := s.entry
 	e.reason = sanitize(why.Error())

@@ -43,19 +43,19 @@ const (
 	healthInterval = 2 * time.Second
 )
 
-// beside starts what goes on beside the sending of s, and ends with ctx.
-func (o *Outlet) beside(ctx context.Context, s *session) {
+// startBackground starts what goes on while s sends, and ends with ctx.
+func (o *Outlet) startBackground(ctx context.Context, s *session) {
 	a := s.server.entry.address
 	hasOthers := !a.IsDatagram() && !o.failover.isAlone(s.server)
-	s.besides.Go(func() { o.scout(ctx, s, hasOthers) })
+	s.background.Go(func() { o.scout(ctx, s, hasOthers) })
 	if hasOthers && a.Host != "" {
-		s.besides.Go(func() { o.askWhetherRead(ctx, s) })
+		s.background.Go(func() { o.askWhetherRead(ctx, s) })
 	}
 	if a.Network == "unixgram" || a.Network == "udp" && a.IsName() {
-		s.besides.Go(func() { o.leaveRenamed(ctx, s) })
+		s.background.Go(func() { o.leaveRenamed(ctx, s) })
 	}
 	if a.Health != 0 {
-		s.besides.Go(func() { o.leaveIll(ctx, s) })
+		s.background.Go(func() { o.leaveIll(ctx, s) })
 	}
 }
 
@@ -90,7 +90,7 @@ func (o *Outlet) scout(ctx context.Context, s *session, hasOthers bool) {
 		}
 		look, cancel := context.WithCancel(ctx)
 		if why == errBetter {
-			s.besides.Go(func() { o.cancelAtDoubt(look, s, cancel) })
+			s.background.Go(func() { o.cancelAtDoubt(look, s, cancel) })
 		}
 		c := o.open(look, n, age)
 		cancel()
