@@ -93,12 +93,12 @@ func (q *carbonQueue) accept(t *tally, in ...*batch) (waiting int64) {
 }
 
 func (q *carbonQueue) namesLater() bool          { return false }
-func (q *carbonQueue) isHolding() bool           { return q.store.IsHolding() }
-func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.MoreHeld }
+func (q *carbonQueue) isHolding() bool           { return q.store.Held.Any() }
+func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.Held.More }
 func (q *carbonQueue) close()                    { q.store.CloseInput() }
 
 func (q *carbonQueue) takeHeld() *batch {
-	h, ok := q.store.TakeHeld()
+	h, ok := q.store.Held.Take()
 	if !ok {
 		return nil
 	}
@@ -110,7 +110,7 @@ func (q *carbonQueue) takeHeld() *batch {
 func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.store.FinishHeld(func(put func(lines []byte, n int, born time.Time)) {
+	q.store.Held.Finish(func(put func(lines []byte, n int, born time.Time)) {
 		for _, b := range in {
 			put(b.buf, b.lines, b.born)
 		}
@@ -125,7 +125,7 @@ func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 // other lines keep.
 func (q *carbonQueue) expire(_, noNameBefore time.Time) {
 	if !noNameBefore.IsZero() {
-		q.store.Expire(noNameBefore)
+		q.store.Held.Expire(noNameBefore)
 	}
 }
 

@@ -20,14 +20,6 @@ const MaxPlace = 1 << 62
 // IsSound says whether there can be such a place.
 func (p Place) IsSound() bool { return p.At <= MaxPlace && p.Line <= p.At }
 
-// Earlier returns the first of two places.
-func Earlier(p, q Place) Place {
-	if q.At < p.At {
-		return q
-	}
-	return p
-}
-
 // End is behind all places.
 var End = Place{MaxPlace, MaxPlace}
 

@@ -128,7 +128,7 @@ func (c *Cursor) snapshot() Books {
 	count(c.todo, &s.named)
 	b.Queued += c.lost.Lines() // only the kernels have them
 	if !b.Removed {
-		count(s.held.todo, &s.held.log)
+		count(s.Held.todo, &s.held)
 	}
 	return b
 }

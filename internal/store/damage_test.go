@@ -217,8 +217,8 @@ func TestKilledWhileNaming(t *testing.T) {
 	const batches = 12
 	name := func(b *bench) (killed bool) {
 		defer func() { killed = recover() != nil }()
-		for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
-			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
+		for h, ok := b.Held.Take(); ok; h, ok = b.Held.Take() {
+			b.Held.Finish(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
 		}
 		return false
 	}
@@ -334,7 +334,7 @@ func TestReusedWhileMoved(t *testing.T) {
 		}
 		return size, nil
 	}
-	b.turn(b.now)
+	b.spooler.turn(b.now)
 	b.faults.fault = nil
 	b.putLines("a 1 1")
 	before := b.books("main")

@@ -21,14 +21,14 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	for _, d := range to {
 		c := find(s.cursors, d.Name)
 		if c == nil {
-			c = s.newCursor(d)
+			c = newCursor(s, d)
 			if former := find(s.removed, d.Name); former != nil { // it counts on
 				former.giveUp(false)
 				c.books = former.books
 				c.books.Removed = false
 				s.removed = slices.DeleteFunc(s.removed, func(r *Cursor) bool { return r == former })
 			}
-			c.books.Adopted += uint64(s.held.todo.Lines())
+			c.books.Adopted += uint64(s.Held.todo.Lines())
 		}
 		c.Destination = d
 		for _, upstream := range d.To {
@@ -38,11 +38,12 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	}
 	for _, c := range s.cursors {
 		if !slices.Contains(kept, c) {
-			s.retire(c)
+			c.retire()
 		}
 	}
 	s.cursors = kept
-	s.resize()
+	s.resize(to)
+	notify(s.work)
 	s.settle()
 	s.bound()
 	return renamed
@@ -89,16 +90,17 @@ func (s *Store) Cursor(name string) *Cursor {
 	return find(s.cursors, name)
 }
 
-func (s *Store) newCursor(d Destination) *Cursor {
+func newCursor(s *Store, d Destination) *Cursor {
 	return &Cursor{Destination: d, store: s, books: Books{Forwarded: map[string]uint64{}}, more: make(chan struct{}, 1), most: math.MaxInt64}
 }
 
 // retire ends the use of a cursor. What its session has sent is dropped at its end, if the
 // destination doesn't have it by then; all else at once.
-func (s *Store) retire(c *Cursor) {
+func (c *Cursor) retire() {
+	s := c.store
 	before := c.books.Dropped[Shutdown]
 	c.lose(records.Span{To: records.End}, Shutdown)
-	c.books.Dropped[Shutdown] += uint64(s.held.todo.Lines())
+	c.books.Dropped[Shutdown] += uint64(s.Held.todo.Lines())
 	c.books.Removed = true
 	c.ahead.Free()
 	s.out.Info("destination removed", "destination", c.Name, "lines_dropped", c.books.Dropped[Shutdown]-before)

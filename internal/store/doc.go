@@ -7,7 +7,7 @@
 //	outlet.New(…, s.Cursor("main"))   // the place of a destination: an outlet.Source
 //	s.CloseInput(); …; s.Close()      // what is left is there at the next start
 //
-// Lines that wait for a name have a log of their own (TakeHeld, FinishHeld), and
+// Lines that wait for a name have a log of their own (Held), and
 // keep no other lines waiting.
 //
 // # The log
@@ -33,10 +33,21 @@
 // In the state directory, store/ has the second tier (named-…, held-…), and its state.
 // The first tier, and its state, is in a directory that internal/memdir finds.
 //
-// In reading order: store.go (Put, evict), log.go, tiers.go and recent.go (the
-// log), needs.go, cursor.go, session.go and destinations.go (a place in it for each
-// destination), held.go (lines without a name), run.go (the disk), state.go and open.go
-// (what the last process left), files.go.
+// # Parts
+//
+// In reading order, each with who may use it:
+//
+//	tiers      the two logs and their files; who reads them they    under mu
+//	           don't know (log.go, tiers.go, files.go)
+//	needs      what one destination needs of the log; no I/O        under mu
+//	Cursor     needs, a session, and the books (cursor.go,          locks mu
+//	           session.go, destinations.go)
+//	Held       what waits for a name                                locks mu
+//	Store      ties these together: Put, evict, settle              locks mu
+//	           (store.go, recent.go, state.go)
+//	spooler    what Run does: all that may wait for the disk        locks mu, and never
+//	                                                                while it does wait
+//	recovery   what Open does (open.go)                             alone with the store
 //
 // # Not promised
 //

@@ -1,49 +1,70 @@
 package store
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// heldLines are the lines without a name.
-type heldLines struct {
-	log
+// Held are the lines that wait for a name. One goroutine calls Take, Finish and Expire; any may call
+// Any. The store's mu guards the rest.
+type Held struct {
+	More chan struct{} // receives when Take may have something
+
+	store *Store
+	any   atomic.Bool   // what Any returns
 	todo  records.Spans // wait
 	taken records.Chunk // of todo: in the hands of who names
 	queue queue         // that it goes to
 	ahead records.Chunk // of todo: read from disk
 }
 
-// hold updates what IsHolding returns.
-func (s *Store) hold() {
-	isHolding := s.held.todo.Touches(s.held.in(inMemory))
-	if s.holding.Store(isHolding); s.closed && !isHolding {
+// Any says whether lines in memory wait for a name: later ones must queue up behind them to keep
+// their order.
+func (h *Held) Any() bool { return h.any.Load() }
+
+// look updates what Any returns.
+func (h *Held) look() {
+	s := h.store
+	isAny := h.todo.Touches(s.held.in(inMemory))
+	if h.any.Store(isAny); s.closed && !isAny {
 		s.tellAll() // it may have been all that was waited for
 	}
 }
 
-// IsHolding says whether lines in memory wait for a name: later ones must queue up behind them
-// to keep their order.
-func (s *Store) IsHolding() bool { return s.holding.Load() }
+// add adds new lines.
+func (h *Held) add(sp records.Span) {
+	h.todo.Add(sp)
+	h.look()
+	notify(h.More)
+}
 
-// TakeHeld hands over some lines that wait for a name: the oldest in memory or, if there are
-// none and some destination has little else to send, the oldest on disk. They are there, and count
-// as held, until FinishHeld. One goroutine calls the two in turn, and Expire.
-func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
+// lose drops what lies in sp, for all destinations.
+func (h *Held) lose(sp records.Span, why Reason) {
+	n := h.todo.Remove(sp)
+	for _, c := range h.store.cursors {
+		c.books.Dropped[why] += uint64(n)
+	}
+}
+
+// Take hands over some lines: the oldest in memory or, if there are none and some destination has
+// little else to send, the oldest on disk. They are there, and count as held, until Finish, which is
+// called next.
+func (h *Held) Take() (lines records.Chunk, ok bool) {
+	s := h.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := &s.held
 	for {
-		sp, q := h.todo.First(h.in(inMemory)), fresh
+		sp, q := h.todo.First(s.held.in(inMemory)), fresh
 		if sp.IsEmpty() {
-			sp, q = h.todo.First(h.in(onDisk)), late
+			sp, q = h.todo.First(s.held.in(onDisk)), late
 			if !h.ahead.Begins(sp) {
 				notify(s.work)
 				return lines, false
 			}
 		}
-		lines, err := s.load(&h.log, sp, &h.ahead)
+		lines, err := s.load(&s.held, sp, &h.ahead)
 		if err != nil {
 			return lines, false // who names asks again
 		}
@@ -55,12 +76,12 @@ func (s *Store) TakeHeld() (lines records.Chunk, ok bool) {
 	}
 }
 
-// FinishHeld ends the waiting of what TakeHeld handed over. named calls put, in the same
-// instant, for what became of the lines; it isn't called if they had to make room meanwhile.
-func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Time))) {
+// Finish ends the waiting of what Take handed over. named calls put, in the same instant, for what
+// became of the lines; it isn't called if they had to make room meanwhile.
+func (h *Held) Finish(named func(put func(lines []byte, n int, born time.Time))) {
+	s := h.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := &s.held
 	if h.todo.Holds(h.taken.Span) {
 		named(func(lines []byte, n int, born time.Time) { s.put(&s.named, lines, n, born, h.queue) })
 		h.todo.Remove(h.taken.Span)
@@ -70,12 +91,13 @@ func (s *Store) FinishHeld(named func(put func(lines []byte, n int, born time.Ti
 	s.settle()
 }
 
-// Expire drops held lines that arrived before a time.
-func (s *Store) Expire(before time.Time) {
+// Expire drops lines that arrived before a time.
+func (h *Held) Expire(before time.Time) {
+	s := h.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := (records.Span{To: s.held.since(before)}); s.held.todo.Touches(old) {
-		s.lose(&s.held.log, old, NoName)
+	if old := (records.Span{To: s.held.since(before)}); h.todo.Touches(old) {
+		h.lose(old, NoName)
 		s.settle()
 	}
 }

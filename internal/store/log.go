@@ -1,13 +1,10 @@
 package store
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"sort"
-	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -137,55 +134,6 @@ func (l *log) last() *segment {
 		return nil
 	}
 	return l.segments[len(l.segments)-1]
-}
-
-// append writes a record at the end of the log, and returns where it is. If no file with a name
-// has room, it goes to one without.
-func (l *log) append(t *tiers, lines []byte, n int, born time.Time) (sp records.Span, err error) {
-	size := records.RecordHeader + int64(len(lines))
-	for _, hasName := range []bool{true, false} {
-		var g *segment
-		if g, err = l.room(t, size, born, hasName); err == nil {
-			g.PutRecord(t.recordHeader[:], l.tail, lines, n, born)
-			if err = t.files.write(g.file, t.recordHeader[:], lines, g.Offset(l.tail)); err == nil {
-				sp.From = l.tail
-				l.tail = records.Place{At: l.tail.At + uint64(size), Line: l.tail.Line + uint64(n)}
-				sp.To, g.end = l.tail, l.tail
-				t.used[inMemory] += size
-				return sp, nil
-			}
-			g.sealed = true // what is behind its end is no record
-		}
-		t.unkept(err)
-	}
-	return sp, err
-}
-
-// room returns the last segment if it has room for so many bytes, or else a new one. If none can
-// be created, for lack of descriptors, the last one goes on, up to the limit of memory.
-func (l *log) room(t *tiers, size int64, born time.Time, hasName bool) (*segment, error) {
-	open := l.last()
-	isOpen := open != nil && !open.sealed
-	if isOpen && open.size()+size <= t.segmentSize {
-		return open, nil
-	}
-	g := &segment{Header: records.Header{ID: t.id, Kind: l.kind, Base: l.tail, Born: born}, end: l.tail}
-	err := t.begin(g, hasName)
-	if errors.Is(err, syscall.EMFILE) && l.closeFiles() {
-		err = t.begin(g, hasName)
-	}
-	if err != nil {
-		if isOpen && !hasName && t.used[inMemory]+size <= t.limit[inMemory] {
-			return open, nil
-		}
-		return nil, fmt.Errorf("begin a segment: %w", err)
-	}
-	if isOpen {
-		open.sealed = true
-		t.saidNoRoom = false
-	}
-	l.segments = append(l.segments, g)
-	return g, nil
 }
 
 // closeFiles closes those that take no more lines: they are opened again when they are read. It returns

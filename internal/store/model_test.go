@@ -277,7 +277,7 @@ func (m *model) step() {
 	case 36:
 		if m.tight {
 			m.logf("expire")
-			m.store.Expire(m.now.Add(-10 * time.Second))
+			m.store.Held.Expire(m.now.Add(-10 * time.Second))
 		}
 	default:
 		m.send(p, 3)
@@ -328,7 +328,7 @@ func (m *model) append(n int, isHeld bool) {
 // name is what who names does.
 func (m *model) name() {
 	for range 1 + m.rand.IntN(4) {
-		h, ok := m.store.TakeHeld()
+		h, ok := m.store.Held.Take()
 		m.logf("take held: %v, %d lines", ok, h.Lines())
 		if !ok {
 			return
@@ -337,7 +337,7 @@ func (m *model) name() {
 			m.Fatalf("%d held lines, said to be %d", n, h.Lines())
 		}
 		named := bytes.Clone(h.Data)
-		m.store.FinishHeld(func(put func([]byte, int, time.Time)) { put(named, h.Lines(), h.Born) })
+		m.store.Held.Finish(func(put func([]byte, int, time.Time)) { put(named, h.Lines(), h.Born) })
 	}
 }
 
@@ -504,7 +504,7 @@ func (m *model) loseNameless() {
 			m.maybe[i] = true
 		}
 	}
-	for _, l := range []*log{&m.store.named, &m.store.held.log} {
+	for _, l := range []*log{&m.store.named, &m.store.held} {
 		for _, g := range l.segments {
 			if g.dir != nil || g.Base == g.end {
 				continue
@@ -597,7 +597,7 @@ func (m *model) check() {
 	}
 	s := m.store
 	memory, disk := int64(0), int64(0)
-	for _, l := range []*log{&s.named, &s.held.log} {
+	for _, l := range []*log{&s.named, &s.held} {
 		border := false
 		for i, g := range l.segments {
 			if g.tier == onDisk {

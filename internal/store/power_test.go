@@ -132,10 +132,10 @@ func TestPowerFails(t *testing.T) {
 						was[i] = append(was[i], slices.Collect(c.todo.Within(g.span()))...)
 					}
 				}
-				todo[i] = c.todo.Lines() + c.lost.Lines() + b.held.todo.Lines()
+				todo[i] = c.todo.Lines() + c.lost.Lines() + b.Held.todo.Lines()
 				tails = [2]uint64{b.named.tail.Line, b.held.tail.Line}
 			}
-			if b.sync() == nil {
+			if b.spooler.sync() == nil {
 				synced = was
 			}
 		}
@@ -151,11 +151,11 @@ func TestPowerFails(t *testing.T) {
 				k := 1 + r.IntN(1000)
 				b.PutHeld(many("x", k), k, b.now)
 			case 5:
-				for h, ok := b.TakeHeld(); ok; h, ok = b.TakeHeld() {
-					b.FinishHeld(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
+				for h, ok := b.Held.Take(); ok; h, ok = b.Held.Take() {
+					b.Held.Finish(func(put func([]byte, int, time.Time)) { put(bytes.Clone(h.Data), h.Lines(), h.Born) })
 				}
 			case 6, 7:
-				b.turn(b.now)
+				b.spooler.turn(b.now)
 			case 8:
 				sync()
 			case 9, 10:
@@ -218,7 +218,7 @@ func TestPowerFails(t *testing.T) {
 				l.ack()
 				b.pass(maturity)
 				l.ack()
-				if k := b.books(d.Name); k.Queued+k.Spooled-b.held.todo.Lines() == 0 {
+				if k := b.books(d.Name); k.Queued+k.Spooled-b.Held.todo.Lines() == 0 {
 					break
 				}
 			}

@@ -86,7 +86,7 @@ func (c *Cursor) pick(now time.Time) (sp records.Span, q queue, wait time.Durati
 // is on disk waits for the next process.
 func (c *Cursor) isDrained() bool {
 	s := c.store
-	return c.books.Removed || s.closed && !s.IsHolding() && len(c.sent) == 0 && !c.todo.Touches(s.named.in(inMemory))
+	return c.books.Removed || s.closed && !s.Held.Any() && len(c.sent) == 0 && !c.todo.Touches(s.named.in(inMemory))
 }
 
 // Expire implements outlet.Source: without a session, nothing becomes too old.

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
 	"github.com/prefixproxy/prefixproxy/internal/statedir"
@@ -81,7 +80,7 @@ func (s *Store) state(powerFails bool) []byte {
 	isUsed := !powerFails || s.used[onDisk] > 0
 	st := state{ID: s.id, Generation: s.generation, Sync: s.syncs, Named: s.named.tail, Held: s.held.tail, Partial: powerFails}
 	if isUsed {
-		st.HeldTodo = s.held.todo
+		st.HeldTodo = s.Held.todo
 	}
 	for _, c := range s.cursors {
 		p := placeOf{Name: c.Name, To: c.To, Again: c.done}
@@ -164,18 +163,10 @@ func (f *stateFile) write(o files, state []byte, sync bool) (err error) {
 
 // saving is what is known about the state's files.
 type saving struct {
-	states     [2]stateFile  // by tier; the disk's is sync's
-	generation uint64        // of what was saved last
-	syncs      uint64        // by this process
-	unsaved    bool          // by memory's state
-	dirty      chan struct{} // cap 1: the disk is to be synced, and to know the state
-	unsynced   []*segment    // that are on disk
-	syncErr    error         // of the last sync
-
-	// Run's:
-	resumes  time.Time // when to try again what failed
-	readErr  error     // of what was read ahead last
-	isBroken bool      // the disk does not work
+	states     [2]stateFile // by tier; the disk's is sync's
+	generation uint64       // of what was saved last
+	syncs      uint64       // by this process
+	unsaved    bool         // by memory's state
 }
 
 // save makes the state survive the process.

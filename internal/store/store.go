@@ -2,10 +2,13 @@ package store
 
 import (
 	"bytes"
-	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
@@ -63,40 +66,19 @@ type Books struct {
 // methods, and those of its cursors. Where nothing else is said, mu guards a field, and whoever
 // calls another method holds mu.
 type Store struct {
-	// MoreHeld receives when TakeHeld may have something.
-	MoreHeld chan struct{}
+	// Held are the lines that wait for a name.
+	Held Held
 
-	holding atomic.Bool   // what IsHolding returns
 	work    chan struct{} // cap 1: there is something to do for Run
+	spooler spooler       // what Run does; its own
 
 	mu sync.Mutex
 	tiers
 	saving
-	named   log
-	held    heldLines
 	recent  recent
 	cursors []*Cursor
 	removed []*Cursor
 	closed  bool // nothing more is put, but what gets a name
-}
-
-// resize sets the bounds to what the destinations ask for.
-func (s *Store) resize() {
-	var queue, least, replay, spool int64
-	for _, c := range s.cursors {
-		queue, least = max(queue, c.Queue), min(cmp.Or(least, c.Queue), c.Queue)
-		replay, spool = max(replay, c.Replay), max(spool, c.Spool)
-	}
-	s.grain = s.segmentSize
-	s.segmentSize = min(max(least/64, records.ChunkSize), 16<<20)
-	slack := 3 * s.segmentSize // parts that are needed no more, of the first and of the last
-	s.limit[inMemory], s.limit[onDisk] = queue+replay+slack, spool
-	s.relaxed = queue/2 + replay + slack
-	s.pressure = s.relaxed
-	if s.disk == nil {
-		s.limit[onDisk] = 0
-	}
-	notify(s.work)
 }
 
 // Put copies n whole lines that arrived at born, each ending in '\n' and none longer than
@@ -108,7 +90,7 @@ func (s *Store) Put(lines []byte, n int, born time.Time, unnamed bool) (waiting 
 	defer s.mu.Unlock()
 	l := &s.named
 	if unnamed {
-		l = &s.held.log
+		l = &s.held
 	}
 	s.put(l, lines, n, born, fresh)
 	return s.bound()
@@ -125,7 +107,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 			part = part[:bytes.LastIndexByte(part[:records.MaxRecord], '\n')+1]
 			count = bytes.Count(part, []byte{'\n'})
 		}
-		sp, err := l.append(&s.tiers, part, count, born)
+		sp, err := s.append(l, part, count, born)
 		if err != nil {
 			if !s.saidNoRoom {
 				s.saidNoRoom = true
@@ -140,9 +122,7 @@ func (s *Store) put(l *log, lines []byte, n int, born time.Time, q queue) {
 			defer s.save() // the next process is to know what was lost
 		}
 		if l.kind == records.Held {
-			s.held.todo.Add(sp)
-			s.hold()
-			notify(s.MoreHeld)
+			s.Held.add(sp)
 		} else {
 			s.recent.put(sp, part, born)
 			for _, c := range s.cursors {
@@ -167,14 +147,9 @@ func (s *Store) bound() (waiting int64) {
 	}
 	if isPressed {
 		notify(s.work)
-		waiting = max(waiting, s.held.todo.Bytes())
+		waiting = max(waiting, s.Held.todo.Bytes())
 	}
 	return waiting
-}
-
-// isPressed says whether lines must go to disk.
-func (s *Store) isPressed() bool {
-	return s.limit[onDisk] > 0 && s.used[inMemory] > s.pressure
 }
 
 // evict frees a segment of a tier: one that is kept only in case it must be sent again, or else the
@@ -203,24 +178,52 @@ func (s *Store) delivered(t tier) *segment {
 	return nil
 }
 
-// free ends the use of a segment that is no longer in its log.
-func (s *Store) free(g *segment) {
-	s.used[g.tier] -= g.size()
-	if g.tier == inMemory {
-		s.release(g.entry)
-		return
+// load returns the beginning of sp: what was read ahead or put last, or what it reads now, in either
+// tier; nothing, if it was moved or lost meanwhile, or is damaged: then it is lost. An error may go
+// away. mu is held, but not while it reads.
+func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.Chunk, err error) {
+	if ahead.Begins(sp) {
+		c, *ahead = *ahead, c
+		notify(s.work)
+		return c, nil
 	}
-	s.unused = append(s.unused, g.entry)
-	notify(s.dirty)
+	c.Span = sp
+	if l == &s.named && s.recent.take(&c, len(s.cursors) > 1) {
+		return c, nil
+	}
+	g := l.at(sp.From)
+	if g == nil {
+		return records.Chunk{}, nil
+	}
+	c.Span = sp.Within(g.span())
+	e := g.entry
+	s.mu.Unlock()
+	err = e.read(func(f *os.File) error { return g.Read(f, &c) })
+	s.mu.Lock()
+	switch {
+	case l.at(sp.From) != g || g.entry != e:
+		err = nil
+	case err == nil:
+		return c, nil
+	case !isDamage(err), errors.Is(err, syscall.EIO) && g.failures < maxFailures:
+		g.failures++
+		err = fmt.Errorf("read what waits: %w", err)
+	default:
+		g.sealed = true // behind what is damaged nothing would be found
+		lost := records.Between(sp.From, g.end)
+		s.out.Error("lines that wait cannot be read again", "lines", lost.Lines(), "file", g.path(), "err", err)
+		s.lose(l, lost, g.tier.full())
+		s.settle()
+		err = nil
+	}
+	c.Free()
+	return c, err
 }
 
 // lose drops what of a log lies in sp, for all that have not got it.
 func (s *Store) lose(l *log, sp records.Span, why Reason) {
-	if l == &s.held.log {
-		n := s.held.todo.Remove(sp)
-		for _, c := range s.cursors {
-			c.books.Dropped[why] += uint64(n)
-		}
+	if l == &s.held {
+		s.Held.lose(sp, why)
 		return
 	}
 	for _, c := range s.cursors {
@@ -247,7 +250,7 @@ func (s *Store) isNeeded(g *segment) bool {
 	case !g.sealed, g.moving:
 		return true
 	case g.Kind == records.Held:
-		return s.held.todo.Touches(g.span())
+		return s.Held.todo.Touches(g.span())
 	default:
 		return slices.ContainsFunc(s.cursors, func(c *Cursor) bool { return c.keeps(g.span()) })
 	}
@@ -258,28 +261,11 @@ func (s *Store) isNeeded(g *segment) bool {
 func (s *Store) settle() {
 	s.save()
 	s.sweep()
-	s.hold()
+	s.Held.look()
 }
 
-func (s *Store) logs() [2]*log { return [2]*log{&s.named, &s.held.log} }
-
-func (s *Store) logOf(g *segment) *log { return s.logs()[g.Kind-records.Named] }
-
-func (s *Store) segments() []*segment { return slices.Concat(s.named.segments, s.held.segments) }
-
-// eldest returns the segment of a tier with the oldest lines, but for one that is moving, or nil.
-func (s *Store) eldest(t tier) (eldest *segment) {
-	for _, l := range s.logs() {
-		all := l.tier(t)
-		if len(all) > 0 && all[0].moving {
-			all = all[1:]
-		}
-		if len(all) > 0 && (eldest == nil || all[0].Born.Before(eldest.Born)) {
-			eldest = all[0]
-		}
-	}
-	return eldest
-}
+// Run moves lines to disk, and reads them from there, until ctx ends.
+func (s *Store) Run(ctx context.Context) error { return s.spooler.run(ctx) }
 
 // CloseInput says that nothing more will be put, except held lines that get their name. What is
 // in memory is still sent; what is on disk waits for the next process.
@@ -290,8 +276,41 @@ func (s *Store) CloseInput() {
 	s.tellAll()
 }
 
-// tellAll makes all sources look again.
+// Close ends the use of the store, once Run and all sessions have ended. What is left goes to
+// disk, up to its bound, or stays in memory for the next start; what would be lost with the
+// process is dropped and counted. An error says that the disk did not take what it had to.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	for _, g := range s.segments() {
+		g.sealed = true
+	}
+	s.sweep()
+	s.mu.Unlock()
+	err := s.spooler.moveDown(true)
+	s.mu.Lock()
+	isEmpty := true // the directory in memory
+	for _, g := range s.segments() {
+		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil {
+			s.lose(s.logOf(g), g.span(), Shutdown)
+		} else if g.dir != s.disk {
+			isEmpty = false
+		}
+	}
+	s.settle()
+	s.mu.Unlock()
+	if s.disk != nil {
+		err = errors.Join(err, s.spooler.sync())
+	}
+	if s.memory != nil && isEmpty && err == nil { // else its state is the newest
+		err = errors.Join(err, s.memory.Remove())
+	}
+	s.abandon()
+	return err
+}
+
+// tellAll makes all that take lines look again.
 func (s *Store) tellAll() {
+	notify(s.Held.More)
 	for _, c := range s.cursors {
 		notify(c.more)
 	}

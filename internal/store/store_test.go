@@ -18,11 +18,11 @@ import (
 
 // step is turn, and a sync if there is something to be synced.
 func (s *Store) step(now time.Time) time.Duration {
-	wait := s.turn(now)
+	wait := s.spooler.turn(now)
 	select {
 	case <-s.dirty:
-		s.sync()
-		wait = s.turn(now)
+		s.spooler.sync()
+		wait = s.spooler.turn(now)
 	default:
 	}
 	return wait
@@ -550,7 +550,7 @@ func (b *bench) putThousands(n int) {
 func (b *bench) spool() {
 	b.Helper()
 	for b.isPressed() {
-		b.turn(b.now)
+		b.spooler.turn(b.now)
 	}
 }
 
@@ -763,7 +763,7 @@ func TestHeld(t *testing.T) {
 	}
 	b.pass(time.Minute)
 	b.Put(many("named", 600), 600, b.now)
-	if got := b.books("main"); got.Queued+got.Spooled != 60_600 || got.Spooled < 40_000 || !b.IsHolding() {
+	if got := b.books("main"); got.Queued+got.Spooled != 60_600 || got.Spooled < 40_000 || !b.Held.Any() {
 		t.Fatalf("got %+v", got)
 	}
 	l := b.begin("main")
@@ -776,12 +776,12 @@ func TestHeld(t *testing.T) {
 	sent := 0
 	for range 10_000 {
 		b.step(b.now)
-		h, ok := b.TakeHeld()
-		if !ok && !b.IsHolding() && b.books("main").Queued+b.books("main").Spooled == 0 {
+		h, ok := b.Held.Take()
+		if !ok && !b.Held.Any() && b.books("main").Queued+b.books("main").Spooled == 0 {
 			break
 		}
 		if ok {
-			b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines(), h.Born) })
+			b.Held.Finish(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines(), h.Born) })
 		}
 		sent += strings.Count(l.take(), "\n")
 		l.ack()
@@ -800,19 +800,19 @@ func TestExpire(t *testing.T) {
 	b.pass(5 * time.Second)
 	b.PutHeld([]byte("b 1 1\n"), 1, b.now)
 	b.pass(6 * time.Second)
-	b.Expire(b.now.Add(-10 * time.Second))
+	b.Held.Expire(b.now.Add(-10 * time.Second))
 	if got := b.books("main"); got.Dropped[NoName] != 1 || got.Queued != 1 {
 		t.Errorf("got %+v", got)
 	}
 	b.kill()
 	b.now = time.Now() // the process's, for which all that it finds came at its start
-	b.Expire(b.now.Add(-10 * time.Second))
+	b.Held.Expire(b.now.Add(-10 * time.Second))
 	if got := b.books("main"); got.Queued != 1 {
 		t.Errorf("expired after a restart: %+v", got)
 	}
 	b.pass(10 * time.Second)
-	b.Expire(b.now.Add(-10 * time.Second))
-	if got := b.books("main"); got.Dropped[NoName] != 1 || got.Queued != 0 || b.IsHolding() {
+	b.Held.Expire(b.now.Add(-10 * time.Second))
+	if got := b.books("main"); got.Dropped[NoName] != 1 || got.Queued != 0 || b.Held.Any() {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -825,7 +825,7 @@ func TestExpireWhereTheClockWasSetBack(t *testing.T) {
 	b.now = b.now.Add(-time.Hour)
 	b.PutHeld([]byte("b 1 1\n"), 1, b.now)
 	b.pass(11 * time.Second)
-	b.Expire(b.now.Add(-10 * time.Second))
+	b.Held.Expire(b.now.Add(-10 * time.Second))
 	if got := b.books("main"); got.Dropped[NoName] != 2 || got.Queued != 0 {
 		t.Errorf("got %+v", got)
 	}
@@ -960,8 +960,8 @@ func TestStop(t *testing.T) {
 	if _, _, err := l.Next(b.now); err != nil {
 		t.Errorf("a held line may get its name yet: %v", err)
 	}
-	h, _ := b.TakeHeld()
-	b.FinishHeld(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines(), h.Born) })
+	h, _ := b.Held.Take()
+	b.Held.Finish(func(put func([]byte, int, time.Time)) { put(h.Data, h.Lines(), h.Born) })
 	l.want("h 1 1")
 	if _, _, err := l.Next(b.now); err != nil {
 		t.Errorf("what was sent is not delivered yet: %v", err)

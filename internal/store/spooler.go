@@ -15,9 +15,6 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/records"
 )
 
-// This file is about what Run does: everything that may wait for the disk. Its methods lock mu
-// themselves, unless they say that it is held.
-
 // How often the disk is made to write, and when to try again what failed.
 const (
 	syncInterval = time.Second
@@ -31,9 +28,20 @@ const (
 	segmentsAtOnce = 16
 )
 
-// Run moves lines to disk, and reads them from there, until ctx ends. A disk may take seconds to
-// sync: meanwhile, lines are moved.
-func (s *Store) Run(ctx context.Context) error {
+// A spooler is the part of a store that may wait for the disk: it moves lines there, and reads them
+// from there. Its methods lock mu themselves, unless they say that it is held.
+type spooler struct {
+	*Store
+	syncErr error // of the last sync; mu guards it
+
+	// The others are turn's.
+	resumes  time.Time // when to try again what failed
+	readErr  error     // of what was read ahead last
+	isBroken bool      // the disk does not work
+}
+
+// run is Store.Run. A disk may take seconds to sync: meanwhile, lines are moved.
+func (s *spooler) run(ctx context.Context) error {
 	var syncing sync.WaitGroup
 	defer syncing.Wait()
 	syncing.Go(func() { s.keepSynced(ctx) })
@@ -52,7 +60,7 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 // turn does what there is to do, and returns when there will be more; 0: when something happens.
-func (s *Store) turn(now time.Time) (wait time.Duration) {
+func (s *spooler) turn(now time.Time) (wait time.Duration) {
 	wait = s.resumes.Sub(now)
 	if s.readErr == nil || wait <= 0 {
 		s.readErr = s.readAhead()
@@ -79,7 +87,7 @@ func (s *Store) turn(now time.Time) (wait time.Duration) {
 }
 
 // keepSynced syncs at most once a second, when there is something to be synced.
-func (s *Store) keepSynced(ctx context.Context) {
+func (s *spooler) keepSynced(ctx context.Context) {
 	for {
 		select {
 		case <-s.dirty:
@@ -99,7 +107,7 @@ func (s *Store) keepSynced(ctx context.Context) {
 
 // moveDown moves segments to disk, the oldest first: all that fit, or as long as there is
 // pressure, some of them.
-func (s *Store) moveDown(all bool) error {
+func (s *spooler) moveDown(all bool) error {
 	for n := 0; all || n < segmentsAtOnce; n++ {
 		s.mu.Lock()
 		g := s.mover(all)
@@ -117,7 +125,7 @@ func (s *Store) moveDown(all bool) error {
 
 // mover returns the segment to move to disk next, or nil. Under pressure, it makes room for it;
 // where the bounds were lowered, no more than that. mu is held, but not while it removes files.
-func (s *Store) mover(all bool) *segment {
+func (s *spooler) mover(all bool) *segment {
 	limit := max(s.limit[onDisk], s.used[onDisk])
 	for g := s.eldest(inMemory); g != nil && (all || s.isPressed()); g = s.eldest(inMemory) {
 		if s.used[onDisk]+g.size() <= limit {
@@ -135,7 +143,7 @@ func (s *Store) mover(all bool) *segment {
 
 // makeRoom removes from a full disk what is needed no more, or else a segment that is kept only to
 // be sent again; where descriptors are short, it closes files. It returns whether there was anything.
-func (s *Store) makeRoom(err error) bool {
+func (s *spooler) makeRoom(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if errors.Is(err, syscall.EMFILE) {
@@ -145,7 +153,7 @@ func (s *Store) makeRoom(err error) bool {
 }
 
 // move moves a sealed segment to disk. Nobody waits for it.
-func (s *Store) move(g *segment) error {
+func (s *spooler) move(g *segment) error {
 	name := segmentName(g.Kind, g.Base.At)
 	// If the file was cut, who reads it will say so.
 	err := g.read(func(f *os.File) error { return replaceFile(s.files, s.disk, name, io.NewSectionReader(f, 0, g.size())) })
@@ -163,17 +171,14 @@ func (s *Store) move(g *segment) error {
 	s.used[onDisk] += g.size()
 	g.entry, g.tier = entry{dir: s.disk, name: name}, onDisk
 	s.unsynced = append(s.unsynced, g)
-	if l == &s.held.log {
-		s.hold()
-		notify(s.MoreHeld)
-	}
+	s.Held.look()
 	s.tellAll() // it may be read from now on
 	return nil
 }
 
 // takeOut removes files on disk that nobody needs, but the first few, and returns whether there were
 // any. mu is held, but not while it removes them.
-func (s *Store) takeOut(kept int) bool {
+func (s *spooler) takeOut(kept int) bool {
 	unused := s.unused[kept:]
 	s.unused = slices.Clone(s.unused[:kept])
 	s.mu.Unlock()
@@ -182,7 +187,7 @@ func (s *Store) takeOut(kept int) bool {
 	return len(unused) > 0
 }
 
-func (s *Store) remove(unused []entry) {
+func (s *spooler) remove(unused []entry) {
 	for _, e := range unused {
 		if err := s.files.remove(e.dir, e.name); err != nil {
 			s.out.Warn("file of the spool not removed", "err", err) // the next start will
@@ -191,12 +196,12 @@ func (s *Store) remove(unused []entry) {
 }
 
 // readAhead reads from disk what is to be sent or named next.
-func (s *Store) readAhead() (err error) {
+func (s *spooler) readAhead() (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	isThirsty := func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst }
-	if h := &s.held; h.taken.IsEmpty() && !s.closed && slices.ContainsFunc(s.cursors, isThirsty) {
-		err = s.prefetch(&h.log, h.todo.First(h.in(onDisk)), &h.ahead, s.MoreHeld)
+	if h := &s.Held; h.taken.IsEmpty() && !s.closed && slices.ContainsFunc(s.cursors, isThirsty) {
+		err = s.prefetch(&s.held, h.todo.First(s.held.in(onDisk)), &h.ahead, h.More)
 	}
 	for _, c := range slices.Clone(s.cursors) {
 		if c.linked && !s.closed {
@@ -208,7 +213,7 @@ func (s *Store) readAhead() (err error) {
 }
 
 // prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
-func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (err error) {
+func (s *spooler) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (err error) {
 	if !sp.IsEmpty() && !ahead.Begins(sp) {
 		ahead.Free()
 		*ahead, err = s.load(l, sp, ahead)
@@ -217,50 +222,8 @@ func (s *Store) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell cha
 	return err
 }
 
-// load returns the beginning of sp: what was read ahead or put last, or what it reads now, in either
-// tier; nothing, if it was moved or lost meanwhile, or is damaged: then it is lost. An error may go
-// away. mu is held, but not while it reads.
-func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.Chunk, err error) {
-	if ahead.Begins(sp) {
-		c, *ahead = *ahead, c
-		notify(s.work)
-		return c, nil
-	}
-	c.Span = sp
-	if l == &s.named && s.recent.take(&c, len(s.cursors) > 1) {
-		return c, nil
-	}
-	g := l.at(sp.From)
-	if g == nil {
-		return records.Chunk{}, nil
-	}
-	c.Span = sp.Within(g.span())
-	t, e := g.tier, g.entry
-	s.mu.Unlock()
-	err = e.read(func(f *os.File) error { return g.Read(f, &c) })
-	s.mu.Lock()
-	switch {
-	case l.at(sp.From) != g || g.tier != t:
-		err = nil
-	case err == nil:
-		return c, nil
-	case !isDamage(err), errors.Is(err, syscall.EIO) && g.failures < maxFailures:
-		g.failures++
-		err = fmt.Errorf("read what waits: %w", err)
-	default:
-		g.sealed = true // behind what is damaged nothing would be found
-		lost := records.Between(sp.From, g.end)
-		s.out.Error("lines that wait cannot be read again", "lines", lost.Lines(), "file", g.path(), "err", err)
-		s.lose(l, lost, g.tier.full())
-		s.settle()
-		err = nil
-	}
-	c.Free()
-	return c, err
-}
-
 // sync makes the disk write what was written.
-func (s *Store) sync() (err error) {
+func (s *spooler) sync() (err error) {
 	s.mu.Lock()
 	s.syncs++
 	moved, unused, state := s.unsynced, s.unused, s.state(!s.unsaved)
@@ -287,37 +250,5 @@ func (s *Store) sync() (err error) {
 		notify(s.dirty)
 	}
 	s.syncErr = err
-	return err
-}
-
-// Close ends the use of the store, once Run and all sessions have ended. What is left goes to
-// disk, up to its bound, or stays in memory for the next start; what would be lost with the
-// process is dropped and counted. An error says that the disk did not take what it had to.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	for _, g := range s.segments() {
-		g.sealed = true
-	}
-	s.sweep()
-	s.mu.Unlock()
-	err := s.moveDown(true)
-	s.mu.Lock()
-	isEmpty := true // the directory in memory
-	for _, g := range s.segments() {
-		if _, err := os.Lstat(g.path()); g.dir == nil || err != nil {
-			s.lose(s.logOf(g), g.span(), Shutdown)
-		} else if g.dir != s.disk {
-			isEmpty = false
-		}
-	}
-	s.settle()
-	s.mu.Unlock()
-	if s.disk != nil {
-		err = errors.Join(err, s.sync())
-	}
-	if s.memory != nil && isEmpty && err == nil { // else its state is the newest
-		err = errors.Join(err, s.memory.Remove())
-	}
-	s.abandon()
 	return err
 }
