@@ -63,8 +63,7 @@ type session struct {
 	outlet.Session
 	linked  bool
 	began   time.Time
-	queue   queue // in which what is in hand waited
-	whole   bool  // what is in hand is: nothing of it is written
+	next    part // what is in hand, while nothing of it is written
 	written uint64
 	acked   uint64
 	window  int64 // the most that the peer's kernel has offered; 0: not known

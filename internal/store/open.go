@@ -122,7 +122,13 @@ func (r recovery) findMemory(at Places) {
 // recall fills the logs with what is found, and returns who needs it: where no state says so, those who
 // get every line now.
 func (r recovery) recall(to []Destination) (st state, err error) {
-	st, found, err := r.latest()
+	st, err = r.latest()
+	r.id = st.ID
+	for t := range r.states {
+		if err == nil && r.states[t].dir != nil {
+			err = r.find(tier(t))
+		}
+	}
 	if err != nil {
 		return st, err
 	}
@@ -131,8 +137,11 @@ func (r recovery) recall(to []Destination) (st state, err error) {
 			st.Places = append(st.Places, placeOf{Name: d.Name})
 		}
 	}
+	r.id = cmp.Or(r.id, rand.Uint64()|1)
 	r.named.tail, r.held.tail = st.Named, st.Held
-	r.order(found, st.ID)
+	for _, l := range r.logs() {
+		r.order(l)
+	}
 	r.held.extend(&st.HeldTodo, r.held.untold(st, st.Held))
 	from := r.named.untold(st, st.Named)
 	for i := range st.Places {
@@ -163,8 +172,8 @@ func (l *log) extend(todo *records.Spans, from records.Place) {
 	todo.Add(records.Between(from, l.tail))
 }
 
-// latest returns the newest state that there is, and all segments.
-func (r recovery) latest() (newest state, found []*segment, err error) {
+// latest returns the newest state that there is.
+func (r recovery) latest() (newest state, err error) {
 	for t := range r.states {
 		if r.states[t].dir == nil {
 			continue
@@ -172,54 +181,23 @@ func (r recovery) latest() (newest state, found []*segment, err error) {
 		st, err := r.states[t].load()
 		switch {
 		case err != nil && !errors.Is(err, errNoState):
-			return newest, nil, err
+			return newest, err
 		case st.Generation > newest.Generation:
 			newest = st
 		case err != nil && newest.Generation == 0: // else memory has it
 			r.out.Error("what was sent already is not known, and may be sent again", "dir", r.states[t].dir.Path(), "err", err)
 		}
-		if found, err = r.find(tier(t), found); err != nil {
-			return newest, nil, err
-		}
 	}
-	return newest, found, nil
+	return newest, nil
 }
 
-// order puts the segments that were found into their logs. id is the store's; 0: the
-// first decides whose segments count, and one in memory is found first.
-func (r recovery) order(found []*segment, id uint64) {
-	if len(found) > 0 {
-		id = cmp.Or(id, found[0].ID)
-	}
-	r.id = cmp.Or(id, rand.Uint64()|1)
-	slices.SortStableFunc(found, func(a, b *segment) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Base.At, b.Base.At), cmp.Compare(b.tier, a.tier))
-	})
-	kept := found[:0]
-	for _, g := range found {
-		last := len(kept) - 1
-		switch {
-		case g.ID != r.id:
-			r.setAside(g, errors.New("it is of another store"))
-		case last < 0 || kept[last].Kind != g.Kind || kept[last].Base.Line < g.Base.Line:
-			kept = append(kept, g)
-		case kept[last].dir == g.dir:
-			r.setAside(g, errors.New("another is in its place"))
-		default: // it was moved to disk, and is a file that is not in use
-			r.discard(g.entry)
-		}
-	}
-	for i, g := range kept {
-		r.place(g, kept[i+1:])
-	}
-}
-
-// find appends the segments in the directory of a tier.
-func (r recovery) find(t tier, found []*segment) ([]*segment, error) {
+// find adds the segments in the directory of a tier to their logs. Where no state says whose segments
+// count, the first does.
+func (r recovery) find(t tier) error {
 	dir := r.states[t].dir
 	entries, err := os.ReadDir(dir.Path())
 	if err != nil {
-		return nil, fmt.Errorf("list the store's directory: %w", err)
+		return fmt.Errorf("list the store's directory: %w", err)
 	}
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), newSuffix) {
@@ -233,16 +211,20 @@ func (r recovery) find(t tier, found []*segment) ([]*segment, error) {
 			g.Header, err = records.ReadHeader(f)
 			return err
 		})
-		switch g.end = g.Base; {
+		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, records.ErrLater):
-			return nil, fmt.Errorf("%s: %w", g.path(), err)
+			return fmt.Errorf("%s: %w", g.path(), err)
 		case err != nil:
 			r.setAside(g, err)
+		case r.id != 0 && r.id != g.ID:
+			r.setAside(g, errors.New("it is of another store"))
 		default:
-			found = append(found, g)
+			r.id = g.ID
+			l := r.logOf(g)
+			l.segments = append(l.segments, g)
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // setAside renames a file that is not part of the store.
@@ -251,14 +233,48 @@ func (r recovery) setAside(g *segment, err error) {
 	r.files.rename(g.dir, g.name, g.name+".bad")
 }
 
-// place puts a segment into its log, after those before it. It ends where the next one begins,
-// if the file is that long; otherwise the whole file is read to find out.
-func (r recovery) place(g *segment, behind []*segment) {
-	l := r.logOf(g)
+// order puts the segments of a log in order, and finds out where they end.
+func (r recovery) order(l *log) {
+	slices.SortStableFunc(l.segments, func(a, b *segment) int {
+		return cmp.Or(cmp.Compare(a.Base.At, b.Base.At), cmp.Compare(b.tier, a.tier))
+	})
+	var last *segment
+	l.segments = slices.DeleteFunc(l.segments, func(g *segment) bool {
+		switch {
+		case last == nil || last.Base.Line < g.Base.Line:
+			last = g
+			return false
+		case last.dir == g.dir:
+			r.setAside(g, errors.New("another is in its place"))
+		default: // it was moved to disk, and is a file that is not in use
+			r.discard(g.entry)
+		}
+		return true
+	})
+	l.marks = []mark{{time.Now(), l.start(l.segments)}} // as if it came now
+	next, t := records.End, inMemory
+	for _, g := range slices.Backward(l.segments) {
+		r.measure(g, next)
+		next, t = g.Base, max(g.tier, t)
+		g.tier = t // by its place, wherever its file is
+		r.used[t] += g.size()
+		if t == onDisk {
+			r.unsynced = append(r.unsynced, g) // the last process may have been killed before
+		}
+	}
+	if last != nil && last.end.At > l.tail.At {
+		l.tail = last.end
+	}
+}
+
+// measure finds where a segment ends: where the next one begins, if the file is that long; otherwise the
+// whole file is read to find out.
+func (r recovery) measure(g *segment, next records.Place) {
+	g.end = g.Base
 	err := g.read(func(f *os.File) error {
 		info, err := f.Stat()
-		if err == nil && len(behind) > 0 && behind[0].Kind == g.Kind && info.Size() >= g.Offset(behind[0].Base) {
-			g.end = behind[0].Base
+		if err == nil && info.Size() >= g.Offset(next) {
+			g.end = next
 			return nil
 		}
 		g.end, err = g.Scan(f)
@@ -266,17 +282,6 @@ func (r recovery) place(g *segment, behind []*segment) {
 	})
 	if err != nil {
 		r.out.Error("segment cannot be read", "file", g.path(), "err", err)
-	}
-	// By its place in the log it may belong to the disk, even if its file is elsewhere.
-	if g.tier == onDisk || slices.ContainsFunc(behind, func(h *segment) bool { return h.Kind == g.Kind && h.tier == onDisk }) {
-		g.tier = onDisk
-		r.unsynced = append(r.unsynced, g) // the last process may have been killed before
-	}
-	r.used[g.tier] += g.size()
-	l.segments = append(l.segments, g)
-	l.marks = []mark{{time.Now(), l.segments[0].Base}} // as if it came now
-	if g.end.At > l.tail.At {
-		l.tail = g.end
 	}
 }
 
@@ -316,24 +321,4 @@ func (l *log) gaps() records.Spans {
 		gaps.Remove(g.span())
 	}
 	return gaps
-}
-
-// abandon closes all files and directories, as the end of the process would.
-func (s *Store) abandon() {
-	for _, g := range s.segments() {
-		g.file.Close()
-	}
-	for _, e := range s.spare {
-		e.file.Close()
-	}
-	for _, f := range s.states {
-		f.files[0].Close()
-		f.files[1].Close()
-	}
-	if s.memory != nil {
-		s.memory.Close()
-	}
-	if s.disk != nil {
-		s.disk.Close()
-	}
 }

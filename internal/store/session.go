@@ -48,7 +48,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			c.burst.send(now, len(c.hand.Data), c.written)
 		}
 		c.queues[q].Remove(c.hand.Span)
-		c.queue, c.whole = q, true
+		c.next = part{c.hand.Span, q, c.written + uint64(len(c.hand.Data))}
 		return c.hand.Data, 0, nil
 	}
 }
@@ -113,12 +113,12 @@ func (c *Cursor) Lost() (n uint64) {
 func (c *Cursor) Wrote(now time.Time, n int) {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	if c.whole && n > 0 {
-		c.whole = false
-		c.sent = append(c.sent, part{c.hand.Span, c.queue, c.written + uint64(len(c.hand.Data))})
-		if c.queue != late && c.queue != fresh {
-			c.books.Resent += uint64(c.hand.Lines())
+	if n > 0 && !c.next.IsEmpty() {
+		c.sent = append(c.sent, c.next)
+		if c.next.queue != late && c.next.queue != fresh {
+			c.books.Resent += uint64(c.next.Lines())
 		}
+		c.next = part{}
 	}
 	c.hand.Data = c.hand.Data[n:]
 	c.written += uint64(n)
@@ -212,10 +212,8 @@ func (c *Cursor) End(now time.Time, how outlet.Ending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.mature(now)
-	if c.whole {
-		c.wait(c.hand.Span, c.queue)
-	}
-	isIdle := c.acked == c.written && (c.whole || len(c.hand.Data) == 0) && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
+	c.wait(c.next.Span, c.next.queue)
+	isIdle := c.acked == c.written && (len(c.hand.Data) == 0 || !c.next.IsEmpty()) && (how == outlet.Finished || how == outlet.Closed && len(c.acks) == 0)
 	isLast := c.books.Removed && how == outlet.Finished
 	if c.Certain || isIdle && (isLast || now.Sub(c.began) >= young) {
 		c.deliver(c.acked)

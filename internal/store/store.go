@@ -308,6 +308,26 @@ func (s *Store) Close() error {
 	return err
 }
 
+// abandon closes all files and directories, as the end of the process would.
+func (s *Store) abandon() {
+	for _, g := range s.segments() {
+		g.file.Close()
+	}
+	for _, e := range s.spare {
+		e.file.Close()
+	}
+	for _, f := range s.states {
+		f.files[0].Close()
+		f.files[1].Close()
+	}
+	if s.memory != nil {
+		s.memory.Close()
+	}
+	if s.disk != nil {
+		s.disk.Close()
+	}
+}
+
 // tellAll makes all that take lines look again.
 func (s *Store) tellAll() {
 	notify(s.Held.More)
