@@ -16,7 +16,10 @@ import (
 func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	renamed = s.rename(to)
+	renamed = rename(s.cursors, s.removed, to)
+	for name, former := range renamed {
+		s.out.Info("destination renamed", "from", former, "to", name)
+	}
 	kept := make([]*Cursor, 0, len(to))
 	for _, d := range to {
 		c := find(s.cursors, d.Name)
@@ -51,25 +54,21 @@ func (s *Store) SetDestinations(to []Destination) (renamed map[string]string) {
 
 // rename gives the places of destinations that are gone to new ones: to one that has an address
 // of theirs or, if either has no name, since it was alone, to the first. The others are
-// strangers.
-func (s *Store) rename(to []Destination) (renamed map[string]string) {
+// strangers, and so is one of a name that was removed before.
+func rename(all, removed []*Cursor, to []Destination) (renamed map[string]string) {
 	renamed = map[string]string{}
 	for _, byAddress := range []bool{true, false} {
 		for _, d := range to {
-			i := slices.IndexFunc(s.cursors, func(c *Cursor) bool {
+			i := slices.IndexFunc(all, func(c *Cursor) bool {
 				isSame := c.Name == "" || d.Name == ""
 				if byAddress {
 					isSame = slices.ContainsFunc(c.To, func(a string) bool { return slices.Contains(d.To, a) })
 				}
 				return isSame && !slices.ContainsFunc(to, func(d Destination) bool { return d.Name == c.Name })
 			})
-			if i < 0 || find(s.removed, d.Name) != nil || find(s.cursors, d.Name) != nil {
-				continue
+			if i >= 0 && find(removed, d.Name) == nil && find(all, d.Name) == nil {
+				renamed[d.Name], all[i].Name = all[i].Name, d.Name
 			}
-			c := s.cursors[i]
-			s.out.Info("destination renamed", "from", c.Name, "to", d.Name)
-			renamed[d.Name] = c.Name
-			c.Name = d.Name
 		}
 	}
 	return renamed

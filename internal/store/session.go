@@ -130,7 +130,7 @@ func (c *Cursor) Ack(now time.Time, peer outlet.Peer) (due outlet.Due, err error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.window = max(c.window, peer.Window)
-	c.note(now, peer)
+	c.note(now, peer, c.mostInDoubt())
 	if c.mature(now) {
 		s.settle()
 	}
@@ -149,19 +149,19 @@ func (c *Cursor) Repeats() bool { return true }
 // Leave implements outlet.Source: what is in doubt is sent again.
 func (c *Cursor) Leave() (outlet.Leaving, []byte) { return nil, nil }
 
-// note notes how much the peer's kernel has, and since when.
-func (c *Cursor) note(now time.Time, peer outlet.Peer) {
-	n := min(peer.Acked, c.written)
-	if n <= c.acked {
+// note notes how much the peer's kernel has, and since when. mostInDoubt is the cursor's.
+func (e *session) note(now time.Time, peer outlet.Peer, mostInDoubt int64) {
+	n := min(peer.Acked, e.written)
+	if n <= e.acked {
 		return
 	}
-	c.acked = n
-	c.burst.ack(now, n)
+	e.acked = n
+	e.burst.ack(now, n)
 	now = now.Add(-peer.Heard)
-	if last := len(c.acks) - 1; last > 0 && now.Sub(c.acks[last-1].when) < markEvery && int64(n-c.acks[last-1].bytes) < c.mostInDoubt()/8 {
-		c.acks = c.acks[:last] // it is combined with this one
+	if last := len(e.acks) - 1; last > 0 && now.Sub(e.acks[last-1].when) < markEvery && int64(n-e.acks[last-1].bytes) < mostInDoubt/8 {
+		e.acks = e.acks[:last] // it is combined with this one
 	}
-	c.acks = append(c.acks, ack{now, n})
+	e.acks = append(e.acks, ack{now, n})
 }
 
 // mature books what counts as delivered by now, and returns whether anything changed. A peer
