@@ -35,19 +35,19 @@
 //
 // # Parts
 //
-// In reading order, each with who may use it:
+// In reading order:
 //
-//	tiers      the two logs and their files; who reads them they    under mu
-//	           don't know (log.go, tiers.go, files.go)
-//	needs      what one destination needs of the log; no I/O        under mu
-//	Cursor     needs, a session, and the books (cursor.go,          locks mu
-//	           session.go, destinations.go)
-//	Held       what waits for a name                                locks mu
-//	Store      ties these together: Put, evict, settle              locks mu
-//	           (store.go, recent.go, state.go)
-//	spooler    what Run does: all that may wait for the disk        locks mu, and never
-//	                                                                while it does wait
-//	recovery   what Open does (open.go)                             alone with the store
+//	tiers     the two logs and their files, but not who needs them (log.go, tiers.go, files.go)
+//	needs     what one destination needs of the log; no files
+//	Cursor    needs, a session and the books (cursor.go, session.go, destinations.go)
+//	Held      what waits for a name
+//	Store     ties these together: Put, evict, settle (store.go, recent.go, state.go)
+//	spooler   what Run does: all that may wait for the disk
+//	recovery  what Open does (open.go)
+//
+// One mutex, the store's mu, guards them. Exported methods lock it, as do those of the spooler, which
+// lets go of it whenever it waits for the disk; all others are called with mu held. A recovery needs no
+// lock: nobody else has the store yet.
 //
 // # Not promised
 //

@@ -70,7 +70,7 @@ type Store struct {
 	Held Held
 
 	work    chan struct{} // cap 1: there is something to do for Run
-	spooler spooler       // what Run does; its own
+	spooler spooler       // what Run does
 
 	mu sync.Mutex
 	tiers
@@ -192,9 +192,6 @@ func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.C
 		return c, nil
 	}
 	g := l.at(sp.From)
-	if g == nil {
-		return records.Chunk{}, nil
-	}
 	c.Span = sp.Within(g.span())
 	e := g.entry
 	s.mu.Unlock()
