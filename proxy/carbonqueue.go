@@ -94,7 +94,7 @@ func (q *carbonQueue) accept(t *tally, in ...*batch) (waiting int64) {
 
 func (q *carbonQueue) namesLater() bool          { return false }
 func (q *carbonQueue) isHolding() bool           { return q.store.Held.Any() }
-func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.Held.More }
+func (q *carbonQueue) moreHeld() <-chan struct{} { return q.store.Held.More() }
 func (q *carbonQueue) close()                    { q.store.CloseInput() }
 
 func (q *carbonQueue) takeHeld() *batch {

@@ -123,11 +123,13 @@ func ReadHeader(f io.ReaderAt) (h Header, err error) {
 		Born: time.UnixMilli(int64(le.Uint64(b[40:]))),
 		seed: seedOf(b[:]),
 	}
-	if string(b[:8]) == magic && le.Uint32(b[8:]) > Version && le.Uint32(b[48:]) == crc32.Checksum(b[:48], castagnoli) {
+	version, isWhole := le.Uint32(b[8:]), le.Uint32(b[48:]) == crc32.Checksum(b[:48], castagnoli)
+	switch {
+	case string(b[:8]) != magic, !isWhole, version == 0:
+		return h, errNoSegment
+	case version > Version:
 		return h, ErrLater
-	}
-	if string(b[:8]) != magic || le.Uint32(b[8:]) == 0 || le.Uint32(b[48:]) != crc32.Checksum(b[:48], castagnoli) ||
-		h.Kind != Named && h.Kind != Held || !h.Base.IsSound() {
+	case h.Kind != Named && h.Kind != Held, !h.Base.IsSound():
 		return h, errNoSegment
 	}
 	return h, nil

@@ -49,14 +49,25 @@ type Cursor struct {
 	Destination
 	needs
 	session
+	reader
 	store *Store
 	books Books
-	more  chan struct{} // cap 1: Next may have something to say
-	ahead records.Chunk // of what is on disk: read before it is sent
-	most  int64         // bytes of todo: as bounds.most
+	most  int64 // bytes of todo: as bounds.most
 
 	hand records.Chunk // what Next has returned, as far as it was not written; the caller's
 }
+
+// A reader is who takes lines from a log.
+type reader struct {
+	log   *log
+	more  chan struct{} // cap 1: it may have something to take, or to say
+	ahead records.Chunk // of what is on disk: read before it is taken
+}
+
+func newReader(l *log) reader { return reader{log: l, more: make(chan struct{}, 1)} }
+
+// More receives when there may be more to take. It implements outlet.Source.
+func (r *reader) More() <-chan struct{} { return r.more }
 
 // A session is what is known about one.
 type session struct {
@@ -131,9 +142,6 @@ func (c *Cursor) snapshot() Books {
 	}
 	return b
 }
-
-// More implements outlet.Source.
-func (c *Cursor) More() <-chan struct{} { return c.more }
 
 // HasBacklog implements outlet.Source.
 func (c *Cursor) HasBacklog(time.Time) bool {

@@ -90,7 +90,7 @@ func (s *Store) Cursor(name string) *Cursor {
 }
 
 func newCursor(s *Store, d Destination) *Cursor {
-	return &Cursor{Destination: d, store: s, books: Books{Forwarded: map[string]uint64{}}, more: make(chan struct{}, 1), most: math.MaxInt64}
+	return &Cursor{Destination: d, reader: newReader(&s.named), store: s, books: Books{Forwarded: map[string]uint64{}}, most: math.MaxInt64}
 }
 
 // retire ends the use of a cursor. What its session has sent is dropped at its end, if the

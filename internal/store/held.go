@@ -10,14 +10,12 @@ import (
 // Held are the lines that wait for a name. One goroutine calls Take, Finish and Expire; any may call
 // Any. The store's mu guards the rest.
 type Held struct {
-	More chan struct{} // receives when Take may have something
-
+	reader
 	store *Store
 	any   atomic.Bool   // what Any returns
 	todo  records.Spans // wait
 	taken records.Chunk // of todo: in the hands of who names
 	queue queue         // that it goes to
-	ahead records.Chunk // of todo: read from disk
 }
 
 // Any says whether lines in memory wait for a name: later ones must queue up behind them to keep
@@ -26,10 +24,9 @@ func (h *Held) Any() bool { return h.any.Load() }
 
 // look updates what Any returns.
 func (h *Held) look() {
-	s := h.store
-	isAny := h.todo.Touches(s.held.in(inMemory))
-	if h.any.Store(isAny); s.closed && !isAny {
-		s.tellAll() // it may have been all that was waited for
+	isAny := h.todo.Touches(h.log.in(inMemory))
+	if h.any.Store(isAny); h.store.closed && !isAny {
+		h.store.tellAll() // it may have been all that was waited for
 	}
 }
 
@@ -37,7 +34,7 @@ func (h *Held) look() {
 func (h *Held) add(sp records.Span) {
 	h.todo.Add(sp)
 	h.look()
-	notify(h.More)
+	notify(h.more)
 }
 
 // lose drops what lies in sp, for all destinations.
@@ -56,15 +53,15 @@ func (h *Held) Take() (lines records.Chunk, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
-		sp, q := h.todo.First(s.held.in(inMemory)), fresh
+		sp, q := h.todo.First(h.log.in(inMemory)), fresh
 		if sp.IsEmpty() {
-			sp, q = h.todo.First(s.held.in(onDisk)), late
+			sp, q = h.todo.First(h.log.in(onDisk)), late
 			if !h.ahead.Begins(sp) {
 				notify(s.work)
 				return lines, false
 			}
 		}
-		lines, err := s.load(&s.held, sp, &h.ahead)
+		lines, err := s.load(&h.reader, sp)
 		if err != nil {
 			return lines, false // who names asks again
 		}
@@ -96,7 +93,7 @@ func (h *Held) Expire(before time.Time) {
 	s := h.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := (records.Span{To: s.held.since(before)}); h.todo.Touches(old) {
+	if old := (records.Span{To: h.log.since(before)}); h.todo.Touches(old) {
 		h.lose(old, NoName)
 		s.settle()
 	}

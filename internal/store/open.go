@@ -41,7 +41,7 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 		at.files = osFiles{}
 	}
 	s := &Store{tiers: tiers{out: out, files: at.files, dirty: make(chan struct{}, 1)}, work: make(chan struct{}, 1)}
-	s.spooler.Store, s.Held.store, s.Held.More = s, s, make(chan struct{}, 1)
+	s.spooler.Store, s.Held.store, s.Held.reader = s, s, newReader(&s.held)
 	s.named.kind, s.held.kind, s.most = records.Named, records.Held, math.MaxInt64
 	r := recovery{&s.tiers, &s.states}
 	if at.State != "" {

@@ -38,7 +38,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			}
 			return nil, wait, nil
 		}
-		if c.hand, err = s.load(&s.named, sp, &c.ahead); err != nil {
+		if c.hand, err = s.load(&c.reader, sp); err != nil {
 			return nil, retry, nil
 		}
 		if c.hand.IsEmpty() || !c.queues[q].Holds(c.hand.Span) {

@@ -201,23 +201,23 @@ func (s *spooler) readAhead() (err error) {
 	defer s.mu.Unlock()
 	isThirsty := func(c *Cursor) bool { return c.linked && c.todo.Bytes() < thirst }
 	if h := &s.Held; h.taken.IsEmpty() && !s.closed && slices.ContainsFunc(s.cursors, isThirsty) {
-		err = s.prefetch(&s.held, h.todo.First(s.held.in(onDisk)), &h.ahead, h.More)
+		err = s.prefetch(&h.reader, h.todo.First(s.held.in(onDisk)))
 	}
 	for _, c := range slices.Clone(s.cursors) {
 		if c.linked && !s.closed {
 			sp, _ := c.first(s.named.in(onDisk))
-			err = errors.Join(err, s.prefetch(&s.named, sp, &c.ahead, c.more))
+			err = errors.Join(err, s.prefetch(&c.reader, sp))
 		}
 	}
 	return err
 }
 
-// prefetch reads the beginning of sp, unless ahead has it. mu is held, but not while it reads.
-func (s *spooler) prefetch(l *log, sp records.Span, ahead *records.Chunk, tell chan struct{}) (err error) {
-	if !sp.IsEmpty() && !ahead.Begins(sp) {
-		ahead.Free()
-		*ahead, err = s.load(l, sp, ahead)
-		notify(tell)
+// prefetch reads the beginning of sp, unless r has it. mu is held, but not while it reads.
+func (s *spooler) prefetch(r *reader, sp records.Span) (err error) {
+	if !sp.IsEmpty() && !r.ahead.Begins(sp) {
+		r.ahead.Free()
+		r.ahead, err = s.load(r, sp)
+		notify(r.more)
 	}
 	return err
 }

@@ -181,12 +181,13 @@ func (s *Store) delivered(t tier) *segment {
 // load returns the beginning of sp: what was read ahead or put last, or what it reads now, in either
 // tier; nothing, if it was moved or lost meanwhile, or is damaged: then it is lost. An error may go
 // away. mu is held, but not while it reads.
-func (s *Store) load(l *log, sp records.Span, ahead *records.Chunk) (c records.Chunk, err error) {
-	if ahead.Begins(sp) {
-		c, *ahead = *ahead, c
+func (s *Store) load(r *reader, sp records.Span) (c records.Chunk, err error) {
+	if r.ahead.Begins(sp) {
+		c, r.ahead = r.ahead, c
 		notify(s.work)
 		return c, nil
 	}
+	l := r.log
 	c.Span = sp
 	if l == &s.named && s.recent.take(&c, len(s.cursors) > 1) {
 		return c, nil
@@ -327,7 +328,7 @@ func (s *Store) abandon() {
 
 // tellAll makes all that take lines look again.
 func (s *Store) tellAll() {
-	notify(s.Held.More)
+	notify(s.Held.more)
 	for _, c := range s.cursors {
 		notify(c.more)
 	}
