@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -138,16 +139,11 @@ func (t *telemetry) sendFamily(client statsd.StatSender, f *dto.MetricFamily, va
 func nodes(name string, labels []*dto.LabelPair) string {
 	for _, l := range labels {
 		if value := l.GetValue(); value != "" {
-			name += "." + strings.Map(pathRune, value)
+			name += "." + notInNode.ReplaceAllString(value, "_")
 		}
 	}
 	return name
 }
 
-// pathRune keeps what is safe within a node of a metric path.
-func pathRune(r rune) rune {
-	if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
-		return r
-	}
-	return '_'
-}
+// notInNode matches what may not be safe within a node of a metric path.
+var notInNode = regexp.MustCompile(`[^A-Za-z0-9_-]`)
