@@ -1,6 +1,10 @@
 package proxy
 
-import "time"
+import (
+	"time"
+
+	"github.com/prefixproxy/prefixproxy/internal/aggregate"
+)
 
 // A tally counts what one read brought, until the queue books it.
 type tally struct {
@@ -23,7 +27,8 @@ type books struct {
 type account struct {
 	books
 	bound   Bound
-	removed bool // it is a destination no more
+	removed bool             // it is a destination no more
+	series  *aggregate.Stats // of StatsD that becomes points
 }
 
 // A queue holds one protocol's lines between the readers and the upstream, and
@@ -46,7 +51,7 @@ type queue interface {
 	// count as held until name is called.
 	takeHeld() *batch
 
-	// name puts what became of so many held lines: the batches in, which it
+	// name puts what became of that many held lines: the batches in, which it
 	// takes, hold those that got a name, t counts the others.
 	name(lines int, t *tally, in ...*batch)
 
@@ -62,7 +67,7 @@ type queue interface {
 	moreHeld() <-chan struct{}
 }
 
-// book adds t, of which so many lines are received now. Most reads drop nothing.
+// book adds t, and how many lines count as received with it. Most reads drop nothing.
 func (b *books) book(received int, t *tally) {
 	b.received += uint64(received)
 	b.rewritten += uint64(t.rewritten)

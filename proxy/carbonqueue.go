@@ -147,11 +147,11 @@ func (q *carbonQueue) accounts() (seen books, all []account) {
 		for why, n := range kept.Dropped {
 			b.dropped[storeReasons[why]] += n
 		}
-		all = append(all, account{b, Bound{
+		all = append(all, account{books: b, removed: kept.Removed, bound: Bound{
 			Protocol: line.Carbon.String(), Destination: kept.Destination,
 			Queue: kept.QueueBytes, QueueLimit: kept.QueueLimit,
 			Spool: kept.SpoolBytes, SpoolLimit: kept.SpoolLimit, Oldest: kept.Oldest,
-		}, kept.Removed})
+		}})
 	}
 	return q.seen, all
 }

@@ -57,7 +57,10 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	statsd := p.statsd.account()
 	m.collectReceived(line.StatsD, statsd.books)
 	m.collectAccount(statsd)
-	p.statsd.collect(m)
+	if s := statsd.series; s != nil {
+		m.gauge(descSeries, float64(s.Series))
+		m.counter(descSketched, s.Sketched)
+	}
 	seen, carbon := p.carbon.accounts()
 	m.collectReceived(line.Carbon, seen)
 	for _, a := range carbon {

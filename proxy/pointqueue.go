@@ -304,15 +304,10 @@ func (q *pointQueue) end() {
 func (q *pointQueue) account() account {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return newAccount(q.books, q.sums.Stats().Bytes, int64(q.config.Load().Memory))
-}
-
-func (q *pointQueue) collect(m metrics) {
-	q.mu.Lock()
-	s := q.sums.Stats()
-	q.mu.Unlock()
-	m.gauge(descSeries, float64(s.Series))
-	m.counter(descSketched, s.Sketched)
+	stats := q.sums.Stats()
+	a := newAccount(q.books, stats.Bytes, int64(q.config.Load().Memory))
+	a.series = &stats
+	return a
 }
 
 func (q *pointQueue) destinations() []*destination { return nil }

@@ -31,9 +31,6 @@ type statsdSink interface {
 	// account returns the books, and how full it is.
 	account() account
 
-	// collect collects what only it can tell.
-	collect(m metrics)
-
 	// destinations are those that have servers of its own.
 	destinations() []*destination
 
@@ -96,4 +93,3 @@ func (f *statsdForwarder) end() {
 
 func (f *statsdForwarder) destinations() []*destination                { return []*destination{f.to} }
 func (f *statsdForwarder) upstreams([]UpstreamStatus) []UpstreamStatus { return nil }
-func (f *statsdForwarder) collect(metrics)                             {}
