@@ -66,15 +66,14 @@ type Forward struct {
 	StatsD StatsDForward `yaml:"statsd"`
 
 	// Carbon are the destinations, at least one: each gets every line, keeps its own
-	// place, and waits for no other. A file may write one that is alone without the
-	// list.
+	// place, and waits for no other. A file may write a single one without the list.
 	Carbon []CarbonForward `yaml:"carbon"`
 }
 
 // StatsDForward steers the StatsD upstream.
 type StatsDForward struct {
-	// To is a failover list: the first address that works is used. Or it is [carbon:],
-	// alone: StatsD becomes points here, which go where Carbon goes.
+	// To is a failover list: the first address that works is used. Or it is [carbon:]
+	// and nothing else: StatsD becomes points here, which go where Carbon goes.
 	To []Upstream `yaml:"to"`
 
 	// TLS is for tls:// addresses.
@@ -153,7 +152,7 @@ func DefaultConfig() Config {
 	}
 }
 
-// Problems returns what is wrong with the configuration, all of it.
+// Problems returns everything that is wrong with the configuration.
 func (c Config) Problems() conf.Problems {
 	ps := c.Rewrite.Problems()
 	own := c.Listen.places()

@@ -77,8 +77,8 @@ func (in *ingest) stream(data []byte) (rest []byte) {
 	}
 }
 
-// plainLines takes the lines at the head of data of which a look is enough, and returns
-// what follows.
+// plainLines takes lines at the head of data as long as they are as nearly all are, and
+// returns what follows.
 func (in *ingest) plainLines(data []byte) (rest []byte) {
 	for {
 		buf, rest, lines, rewritten := in.rw.AppendPlain(in.ready.buf, data, batchFull)
@@ -94,7 +94,7 @@ func (in *ingest) plainLines(data []byte) (rest []byte) {
 	}
 }
 
-// datagram takes all lines of data, the last of which may lack its end, or the half of it.
+// datagram takes all lines of data. The last may lack its "\r\n", or the second half of it.
 func (in *ingest) datagram(data []byte) {
 	if rest := bytes.TrimSuffix(in.stream(data), []byte("\r")); len(rest) > 0 {
 		in.line(rest)
@@ -262,7 +262,7 @@ func (in *ingest) drop(why reason, ln []byte) {
 	}
 }
 
-// dropUnseen counts so many lines as received and dropped.
+// dropUnseen counts that many lines as received and dropped.
 func (in *ingest) dropUnseen(why reason, lines int) {
 	in.tally.received += lines
 	in.tally.dropped[why] += lines

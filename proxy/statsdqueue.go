@@ -210,7 +210,7 @@ func (q *statsdQueue) takeHeld() *batch {
 	return q.pop(&q.held)
 }
 
-// name puts what became of a taken batch of so many held lines.
+// name puts what became of a taken batch of that many held lines.
 func (q *statsdQueue) name(lines int, t *tally, in ...*batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

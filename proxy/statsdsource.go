@@ -45,7 +45,7 @@ func (s *statsdSource) Begin(_ time.Time, session outlet.Session) {
 	s.flight = flight{queue: s.queue, upstream: session.Upstream, lines: s.flight.lines[:0]}
 }
 
-// errCut says that a line may not go on to leave of which a part has.
+// errCut says that the rest of a line must not leave, though its beginning has left.
 var errCut = errors.New("the rest of a line may not leave any more")
 
 // suspendedLook is when to look again whether a claim was renewed under which the rest of
@@ -185,7 +185,7 @@ func (f *flight) Left() time.Duration {
 // End implements outlet.Leaving: what is in doubt is lost.
 func (f *flight) End() { f.queue.drop(bytes.Count(f.lines, newline), sendError) }
 
-// End drops what is in doubt, and the rest of a line of which a part is.
+// End drops what is in doubt, including the rest of a line that was written in part.
 func (s *statsdSource) End(time.Time, outlet.Ending) {
 	s.flight.End()
 	if s.mid {

@@ -55,7 +55,7 @@ const (
 	maxInterval = time.Hour
 )
 
-// Problems returns what is wrong with the configuration, all of it.
+// Problems returns everything that is wrong with the configuration.
 func (c Config) Problems() (ps conf.Problems) {
 	if c.Interval < time.Second || c.Interval > maxInterval || c.Interval%time.Second != 0 {
 		ps.Addf("aggregate.interval", "whole seconds from 1s to 1h: the step of Graphite's retention", "interval %v is out of range", c.Interval)

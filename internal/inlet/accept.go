@@ -78,7 +78,7 @@ func (in *Inlet) acceptRest(ctx context.Context, l *Listener) {
 	}
 }
 
-// drain calls read until that fails, so many times at most.
+// drain calls read until it fails, but no more than most times.
 func drain(most int, read func() (int, error)) {
 	for range most {
 		if _, err := read(); err != nil {

@@ -20,7 +20,7 @@ const (
 	calm        = time.Minute // without a trouble, until it is logged again
 
 	// How many connections that we have ended may wait for their peers to end them, too, in addition
-	// to the open ones: at least so many, where there are descriptors for them, or a quarter of the
+	// to the open ones: at least this many, where there are descriptors for them, or a quarter of the
 	// limit of open ones.
 	leastLeaving = 64
 

@@ -16,7 +16,7 @@ type tail struct {
 }
 
 // tailOf copies what s keeps to dst, and returns how much. If that was given up, it is the
-// beginning, with the size of all of it as lost.
+// beginning, and lost is the size of the whole.
 func (c *connections) tailOf(s *streamReader, dst []byte) (n, lost int) {
 	if !s.tail.used {
 		return 0, 0

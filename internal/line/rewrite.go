@@ -236,7 +236,7 @@ func (w *Rewriter) Owns(line []byte) bool {
 	return e.result != Free && !isEvent(line)
 }
 
-// isBad says whether a path may not leave as it is, whosever it be.
+// isBad says whether a path may not leave as it is, whoever it belongs to.
 func (w *Rewriter) isBad(buf, name []byte, x extent) bool {
 	node, at, _ := w.protocol.leading(buf, name, x, 1)
 	if at.dot {

@@ -78,7 +78,7 @@ func under(path, prefix string) bool {
 	return strings.HasPrefix(path+".", prefix+".")
 }
 
-// Problems returns what is wrong with the rules, all of it.
+// Problems returns everything that is wrong with the rules.
 func (r Rules) Problems() conf.Problems {
 	var ps conf.Problems
 	if !slices.Contains([]Unmatched{ForwardUnmatched, PrefixUnmatched, DropUnmatched}, r.Unmatched) {
