@@ -20,9 +20,10 @@ const telemetryInterval = 10 * time.Second
 
 // A telemetry sends our own numbers through our own path. run's goroutine owns it, but for from.
 type telemetry struct {
-	proxy *Proxy
-	from  atomic.Pointer[string] // below this node; nil: nothing is sent
-	sent  map[string]float64     // what was sent last of each counter
+	proxy  *Proxy
+	from   atomic.Pointer[string] // below this node; nil: nothing is sent
+	sent   map[string]float64     // what was sent last of each counter
+	gauges map[string]bool        // those that were sent last
 }
 
 func newTelemetry(p *Proxy) *telemetry { return &telemetry{proxy: p, sent: map[string]float64{}} }
@@ -92,8 +93,15 @@ func (t *telemetry) send(value func(*dto.Gauge) float64) {
 		p.log.Warn("own numbers are not complete", "err", err)
 	}
 	sink.Begin(time.Now())
+	before := t.gauges
+	t.gauges = map[string]bool{}
 	for _, f := range families {
 		t.sendFamily(client, f, value)
+	}
+	for path := range before {
+		if !t.gauges[path] { // a reload has removed what it was about, and a statsd repeats it
+			client.Gauge(path, 0, 1)
+		}
 	}
 	sink.End()
 }
@@ -130,6 +138,7 @@ func (t *telemetry) sendFamily(client statsd.StatSender, f *dto.MetricFamily, va
 			}
 			t.sent[path] = total
 		case m.Gauge != nil:
+			t.gauges[path] = true
 			client.Gauge(path, int64(value(m.Gauge)), 1)
 		}
 	}

@@ -155,6 +155,36 @@ func TestTelemetryOfANewCounter(t *testing.T) {
 	})
 }
 
+// A gauge that is gone, of an upstream that a reload has removed, says 0 for the last time: a
+// statsd would repeat what it was for ever.
+func TestTelemetryOfAGoneGauge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		up := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "prefixproxy_up"}, []string{"upstream"})
+		registry.MustRegister(up)
+		ctx, cancel := context.WithCancel(t.Context())
+		end := tell(newTelemetry(p), ctx)
+		up.WithLabelValues("a").Set(1)
+		up.WithLabelValues("b").Set(1)
+		for _, want := range [][]string{
+			{"Denali.prefixproxy.up.a:1|g", "Denali.prefixproxy.up.b:1|g"},
+			{"Denali.prefixproxy.up.b:1|g", "Denali.prefixproxy.up.a:0|g"},
+			{"Denali.prefixproxy.up.b:1|g"},
+		} {
+			if got := telemetryLines(t, p); !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			up.DeleteLabelValues("a")
+		}
+		cancel()
+		end()
+	})
+}
+
 // tell begins to send our own numbers until ctx ends, and returns what waits for that.
 func tell(t *telemetry, ctx context.Context) (wait func()) {
 	var telling sync.WaitGroup
