@@ -166,7 +166,7 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/link/stream.go", Old: "err = l.tcp.SetLinger(0)", New: "err = l.tcp.SetLinger(-1)"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
-			{File: "internal/store/open.go", Old: "	for _, sp := range p.Todo {\n		c.add(sp, fresh)\n	}\n", New: ""},
+			{File: "internal/store/open.go", Old: "		for _, sp := range p.Todo {\n			c.add(sp, fresh)\n		}\n", New: ""},
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
