@@ -56,14 +56,6 @@ type filesError struct{ error }
 
 func (e *filesError) Unwrap() error { return e.error }
 
-func etcdctl(cfg Config) string {
-	command := "ETCDCTL_API=3 etcdctl --endpoints=" + strings.Join(cfg.Endpoints, ",")
-	if cfg.Username != "" {
-		command += " --user=" + cfg.Username
-	}
-	return command
-}
-
 // etcdErrors are errors that etcd answers with.
 var etcdErrors = []struct {
 	err    error

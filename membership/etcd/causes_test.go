@@ -181,11 +181,11 @@ func TestCauses(t *testing.T) {
 		{"our certificate expired", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
 		{"our certificate of another authority", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},
 		{"our files are gone", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our own files", "prefixproxy check"},
-		{"wrong password", Config{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q")}, "wrong user name or password", "--user=prefixproxy"},
+		{"wrong password", Config{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q"), Etcdctl: "etcdctl --user=prefixproxy"}, "wrong user name or password", "etcdctl --user=prefixproxy get"},
 		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
-		{"no role", Config{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n")}, "no role that allows it", "grant-permission"},
+		{"no role", Config{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n"), Etcdctl: "etcdctl --user=nobody"}, "no role that allows it", "etcdctl --user=root role grant-permission"},
 		{"a balancer without etcd", Config{Endpoints: []string{closes.Addr().String()}}, "closes connections", "--listen-client-urls"},
-		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl --endpoints=127.0.0.1:1 endpoint health"},
+		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl endpoint health"},
 		{"no way", Config{Endpoints: []string{"255.255.255.255:1"}}, "no way leads there", "ip route get 255.255.255.255"}, // the kernel knows none for a broadcast over TCP
 		{"no such host", Config{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
 	} {

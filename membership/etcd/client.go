@@ -43,8 +43,8 @@ type Config struct {
 	// of Certificates.
 	TLS func() (*tls.Config, error)
 
-	// Etcdctl is how a person asks the same etcd, for hints; default etcdctl with
-	// the endpoints and the user.
+	// Etcdctl is the command with which a person asks the same etcd, for hints: etcdctl with
+	// its flags; default etcdctl, without any.
 	Etcdctl string
 }
 
@@ -96,7 +96,7 @@ func New(cfg Config, options ...grpc.DialOption) (*Client, error) {
 		return nil, fmt.Errorf("make an etcd client: %w", err)
 	}
 	login.auth, login.ctx = pb.NewAuthClient(client.ActiveConnection()), client.Ctx()
-	return &Client{Client: client, connector: connector, login: login, etcdctl: cmp.Or(cfg.Etcdctl, etcdctl(cfg))}, nil
+	return &Client{Client: client, connector: connector, login: login, etcdctl: cmp.Or(cfg.Etcdctl, "etcdctl")}, nil
 }
 
 // Failed notes that a request that began at some moment ended with err. It moves on if another
