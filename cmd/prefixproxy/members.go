@@ -214,9 +214,6 @@ func (ms members) rows() [][]string {
 		}
 		rows = append(rows, []string{m.Name, m.Owner, tableTime(m.Since), state, renewed})
 	}
-	if len(ms.Waiting) > 0 {
-		rows = append(rows, make([]string, 5))
-	}
 	for _, h := range ms.Waiting {
 		rows = append(rows, []string{"-", h.Owner, tableTime(h.Since), "waiting", "-"})
 	}
