@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +21,7 @@ import (
 // fakeEtcd is a pool in etcd, as pool.LookAt shows it.
 type fakeEtcd struct {
 	mu       sync.Mutex
-	held     []pool.Standing
+	held     map[string]pool.Standing
 	tenures  []pool.Tenure
 	reads    int
 	asks     []pool.AskPast // of the last read
@@ -48,10 +49,7 @@ func (e *fakeEtcd) look(ctx context.Context, asks []pool.AskPast) (g pool.Glance
 	if e.err != nil {
 		return g, e.err
 	}
-	g.Held = make(map[string]pool.Standing)
-	for _, s := range e.held {
-		g.Held[s.Name] = s
-	}
+	g.Held = maps.Clone(e.held)
 	of := make(map[string][]pool.Tenure)
 	for _, t := range e.tenures {
 		of[t.Name] = append(of[t.Name], t)
@@ -147,7 +145,7 @@ func TestBars(t *testing.T) {
 		tenure("bb", "off", 0, 60, 40, "release")            // the list had these names
 		tenure("bc", "off", 0, 30, 20, "lost")
 		tenure("f", "gone", 0, 30*24*60, 9*24*60, "release")
-		e.held = []pool.Standing{{Name: "a", Owner: "web3", Lease: 1, Revision: 5}, {Name: "c", Owner: "old", Lease: 1, Revision: 2}, {Name: "z", Owner: "other", Lease: 3, Revision: 9}}
+		e.held = map[string]pool.Standing{"a": {Owner: "web3", Lease: 1, Revision: 5}, "c": {Owner: "old", Lease: 1, Revision: 2}, "z": {Owner: "other", Lease: 3, Revision: 9}}
 
 		v := p.View(t.Context())
 		want := `a: web1 300-200 release; web2 199-100 expired; web3 90-now;
@@ -175,7 +173,7 @@ func TestBusyPool(t *testing.T) {
 		const each = 400
 		step := Kept / each
 		now := time.Now()
-		e.atOnce = 100
+		e.atOnce, e.held = 100, make(map[string]pool.Standing)
 		for _, name := range names {
 			for i := range each { // the last one lasts
 				from := now.Add(-step * time.Duration(each-i))
@@ -185,7 +183,7 @@ func TestBusyPool(t *testing.T) {
 				}
 				e.tenures = append(e.tenures, its)
 			}
-			e.held = append(e.held, pool.Standing{Name: name, Owner: "web", Lease: each, Revision: 5})
+			e.held[name] = pool.Standing{Owner: "web", Lease: each, Revision: 5}
 		}
 		v := p.View(t.Context())
 		if v.MostHeld != len(names) || v.Begun.IsZero() || v.Begun.After(now.Add(-24*time.Hour)) {
@@ -208,7 +206,7 @@ func TestRefresh(t *testing.T) {
 		p.Refresh(t.Context())
 		claimed := time.Now()
 		e.tenures = []pool.Tenure{{Name: "a", Owner: "web1", Lease: 1, From: claimed}}
-		e.held = []pool.Standing{{Name: "a", Owner: "web1", Lease: 1, Revision: 5}}
+		e.held = map[string]pool.Standing{"a": {Owner: "web1", Lease: 1, Revision: 5}}
 		<-time.After(2 * time.Second)
 		if got := p.Refresh(t.Context()).Rows[0].Since; got.UnixMilli() != claimed.UnixMilli() {
 			t.Errorf("held since %v, want %v", got, claimed)
@@ -272,7 +270,7 @@ func TestChanges(t *testing.T) {
 		sidebyside.Pass(Fresh)
 		claimed := time.Now()
 		e.set(func() {
-			e.held = []pool.Standing{{Name: "a", Owner: "web1", Lease: 7, Revision: 5}}
+			e.held = map[string]pool.Standing{"a": {Owner: "web1", Lease: 7, Revision: 5}}
 			e.tenures = append(e.tenures, pool.Tenure{Name: "a", Owner: "web1", Lease: 7, From: claimed})
 		})
 		if row := p.View(t.Context()).Rows[0]; !row.Held || row.Owner != "web1" || len(row.Bars) != 1 || !row.Bars[0].Lasts {
@@ -342,7 +340,7 @@ func TestChangesInALongList(t *testing.T) {
 // An etcd that does not answer costs no page more than its patience; what is known stays.
 func TestEtcdIsAway(t *testing.T) {
 	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
-		e.held = []pool.Standing{{Name: "a", Owner: "web1", Lease: 7, Revision: 5}}
+		e.held = map[string]pool.Standing{"a": {Owner: "web1", Lease: 7, Revision: 5}}
 		p.View(t.Context())
 		sidebyside.Pass(Fresh)
 		e.set(func() { e.err = errors.New("no answer") })
@@ -372,9 +370,9 @@ func TestBounds(t *testing.T) {
 	run(t, []string{"a"}, func(t *testing.T, e *fakeEtcd, p *Pool) {
 		for turn := range 20 {
 			e.set(func() {
-				e.held = nil
+				e.held = make(map[string]pool.Standing)
 				for i := range 1000 {
-					e.held = append(e.held, pool.Standing{Name: fmt.Sprintf("x%d-%d", turn, i), Owner: "evil", Revision: int64(turn + 1)})
+					e.held[fmt.Sprintf("x%d-%d", turn, i)] = pool.Standing{Owner: "evil", Revision: int64(turn + 1)}
 				}
 			})
 			if v := p.View(t.Context()); v.Held != 1000 || len(v.Rows) > 1+MaxOthers {

@@ -45,8 +45,8 @@ func ExampleLook() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, h := range view.Held {
-		fmt.Println(h.Name, h.Owner)
+	for name, h := range view.Held {
+		fmt.Println(name, h.Owner)
 	}
 	fmt.Println(len(cfg.Names)-len(view.Held), "free")
 

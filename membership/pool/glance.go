@@ -90,7 +90,7 @@ func lookAt(ctx context.Context, read Reader, pool string, asks []AskPast, opts 
 	holds := make(map[clientv3.LeaseID]bool)
 	for _, kv := range pages[0].kvs {
 		if name := strings.TrimPrefix(string(kv.Key), NamesKey(pool)); IsName(name) {
-			g.Held[name] = standingOf(name, kv)
+			g.Held[name] = standingOf(kv)
 			holds[clientv3.LeaseID(kv.Lease)] = true
 		}
 	}

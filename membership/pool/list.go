@@ -18,16 +18,15 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// A Standing is a name that somebody holds.
+// A Standing is who holds a name.
 type Standing struct {
-	Name     string
 	Owner    string           // as it may be shown to people: quoted and cut if it is no owner
 	Lease    clientv3.LeaseID // 0: none, the name does not go by itself
 	Revision int64            // at which it was claimed
 }
 
-func standingOf(name string, kv *mvccpb.KeyValue) Standing {
-	return Standing{Name: name, Owner: ShowOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
+func standingOf(kv *mvccpb.KeyValue) Standing {
+	return Standing{Owner: ShowOwner(string(kv.Value)), Lease: clientv3.LeaseID(kv.Lease), Revision: kv.CreateRevision}
 }
 
 // A Waiter is a host that finds no free name.
@@ -123,7 +122,7 @@ func AskFor(ctx context.Context, c *etcd.Client, pool, name string) (owner strin
 	if len(resp.Get().Kvs) == 0 {
 		return "", ErrNotHeld
 	}
-	held := standingOf(name, resp.Get().Kvs[0])
+	held := standingOf(resp.Get().Kvs[0])
 	if held.Lease == 0 {
 		return held.Owner, ErrNoLease
 	}
