@@ -10,7 +10,6 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/target"
-	"github.com/prefixproxy/prefixproxy/membership/etcd"
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
@@ -56,12 +55,12 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 	if err != nil {
 		return usageError(err, fmt.Sprintf("prefixproxy target %s '%s.cpu.user'", conf.ShellQuote(c.Owner), cfg.Proxy.Rewrite.From))
 	}
-	past, err := ask(ctx, cfg, etcdPatience, tenuresAround, c.Owner)
+	past, err := ask(ctx, cfg, etcdPatience, pool.TenuresAround, c.Owner)
 	if err != nil {
 		return err
 	}
 	step := int64(c.Step / time.Second)
-	spans := target.InSteps(target.SpansOf(past.own, past.others, now), from, until, step)
+	spans := target.InSteps(target.SpansOf(c.Owner, past, now), from, until, step)
 	if len(spans) == 0 {
 		ui.notef("no name of pool %s is on record for %q at that time", cfg.Membership.Pool, c.Owner)
 		return nil
@@ -79,11 +78,3 @@ func (c *targetCmd) Run(ctx context.Context, ui *ui, cfg config.Config) error {
 
 // longTarget is what gunicorn accepts in a request line by default, less the rest of the line.
 const longTarget = 4000
-
-// A sharedPast is the tenures of an owner, and those of others under the same names.
-type sharedPast struct{ own, others []pool.Tenure }
-
-func tenuresAround(ctx context.Context, client *etcd.Client, in, owner string) (past sharedPast, err error) {
-	past.own, past.others, err = pool.TenuresAround(ctx, client, in, owner)
-	return past, err
-}

@@ -21,16 +21,17 @@ type Span struct {
 	From, To int64 // in Unix seconds; To is the highest int64 where the name is held still
 }
 
-// SpansOf returns which name was a host's in which seconds, in the order of time: by
-// the rule of Carbon lines (membership.Claim.NameAt), the second in which a name
-// changes hands is its former holder's, and the seconds in which it was free are its
-// next one's. Spans of one name with nobody between them are one.
+// SpansOf returns which name was owner's in which seconds, in the order of time, by all tenures of
+// the names that it held (pool.TenuresAround). By the rule of Carbon lines
+// (membership.Claim.NameAt), the second in which a name changes hands is its former holder's, and
+// the seconds in which it was free are its next one's. Spans of one name with nobody between them
+// are one.
 //
 // A tenure that a crash left without an end ends when the owner has the next name, and
 // before now: nobody has its name by then.
-func SpansOf(own, others []pool.Tenure, now time.Time) []Span {
+func SpansOf(owner string, tenures []pool.Tenure, now time.Time) []Span {
 	var spans []Span
-	own = slices.DeleteFunc(slices.Clone(own), func(t pool.Tenure) bool { return t.From.IsZero() })
+	own := slices.DeleteFunc(slices.Clone(tenures), func(t pool.Tenure) bool { return t.Owner != owner || t.From.IsZero() })
 	slices.SortStableFunc(own, func(a, b pool.Tenure) int { return a.From.Compare(b.From) })
 	before := int64(math.MinInt64) // the last second of the tenures before
 	for i, t := range own {
@@ -45,9 +46,9 @@ func SpansOf(own, others []pool.Tenure, now time.Time) []Span {
 			s.To = now.Unix()
 		}
 		free := before
-		for _, o := range others {
+		for _, o := range tenures {
 			switch {
-			case o.Name != t.Name || o.From.IsZero():
+			case o.Owner == owner || o.Name != t.Name || o.From.IsZero():
 			case o.From.After(t.From):
 				s.To = min(s.To, ceilUnix(o.From)-1)
 			case !o.To.IsZero():

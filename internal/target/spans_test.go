@@ -39,7 +39,7 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 			own = append(own, pool.Tenure{Name: name, Owner: "web17", From: second(from), To: second(to)})
 			end[name], last = to, to
 		}
-		spans := SpansOf(own, others, time.Unix(1<<33, 0))
+		spans := SpansOf("web17", slices.Concat(own, others), time.Unix(1<<33, 0))
 		for i, current := range own {
 			var before []pool.Tenure
 			for _, o := range others {
@@ -84,7 +84,7 @@ func TestSpansOfOneName(t *testing.T) {
 		own = append(own, pool.Tenure{Name: "Denali", From: second(float64(1000 + 10*i)), To: second(float64(1008 + 10*i))})
 	}
 	own[499].To, own[499].Lasts = time.Time{}, true
-	if got, want := fmt.Sprint(SpansOf(own, nil, time.Now())), fmt.Sprint([]Span{{"Denali", 1000, math.MaxInt64}}); got != want {
+	if got, want := fmt.Sprint(SpansOf("", own, time.Now())), fmt.Sprint([]Span{{"Denali", 1000, math.MaxInt64}}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -92,11 +92,11 @@ func TestSpansOfOneName(t *testing.T) {
 // A crash leaves no end: the name is the host's until it has another, or until now.
 func TestSpansOfCrashes(t *testing.T) {
 	own := []pool.Tenure{{Name: "Denali", From: second(1000)}, {Name: "MtLogan", From: second(1100.5)}}
-	if got, want := fmt.Sprint(SpansOf(own, nil, second(1200))), fmt.Sprint([]Span{{"Denali", 1000, 1100}, {"MtLogan", 1101, 1200}}); got != want {
+	if got, want := fmt.Sprint(SpansOf("", own, second(1200))), fmt.Sprint([]Span{{"Denali", 1000, 1100}, {"MtLogan", 1101, 1200}}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	own[0].Lasts, own[1].Lasts = true, true // two daemons with one owner string
-	if got, want := fmt.Sprint(SpansOf(own, nil, second(1200))), fmt.Sprint([]Span{{"Denali", 1000, math.MaxInt64}, {"MtLogan", 1101, math.MaxInt64}}); got != want {
+	if got, want := fmt.Sprint(SpansOf("", own, second(1200))), fmt.Sprint([]Span{{"Denali", 1000, math.MaxInt64}, {"MtLogan", 1101, math.MaxInt64}}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

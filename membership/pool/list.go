@@ -162,7 +162,7 @@ func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure
 	if !IsName(name) {
 		return nil, nil
 	}
-	stand, past, err := readPast(ctx, c, pool, name, func(ofName []Tenure) []Tenure { return ofName })
+	stand, past, err := readPast(ctx, c, pool, name, func([]Tenure) bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -181,35 +181,23 @@ func TenuresOf(ctx context.Context, c *etcd.Client, pool, name string) ([]Tenure
 // TenuresBy returns which names owner holds and held, the latest first. It reads all records of the
 // pool.
 func TenuresBy(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenure, error) {
-	_, past, err := readPast(ctx, c, pool, "", func(ofName []Tenure) []Tenure {
-		return slices.DeleteFunc(ofName, func(t Tenure) bool { return t.Owner != owner })
+	past, err := TenuresAround(ctx, c, pool, owner)
+	return slices.DeleteFunc(past, func(t Tenure) bool { return t.Owner != owner }), err
+}
+
+// TenuresAround returns what TenuresBy does, and among it the tenures that others had of the same
+// names.
+func TenuresAround(ctx context.Context, c *etcd.Client, pool, owner string) ([]Tenure, error) {
+	_, past, err := readPast(ctx, c, pool, "", func(ofName []Tenure) bool {
+		return slices.ContainsFunc(ofName, func(t Tenure) bool { return t.Owner == owner })
 	})
 	return past, err
 }
 
-// TenuresAround returns what TenuresBy does, and the tenures that others had of the same names, as
-// far as they are recorded.
-func TenuresAround(ctx context.Context, c *etcd.Client, pool, owner string) (own, others []Tenure, err error) {
-	_, past, err := readPast(ctx, c, pool, "", func(ofName []Tenure) []Tenure {
-		if slices.ContainsFunc(ofName, func(t Tenure) bool { return t.Owner == owner }) {
-			return ofName
-		}
-		return nil
-	})
-	for _, t := range past {
-		if t.Owner == owner {
-			own = append(own, t)
-		} else {
-			others = append(others, t)
-		}
-	}
-	return own, others, err
-}
-
-// readPast returns the tenures that wanted leaves of those of a name, or of each name if that is
-// "", the one claimed last first; and what stands at the pool's names. Tenures of the
-// future are left out, but for one that lasts: since when is not known then.
-func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(ofName []Tenure) []Tenure) (stand map[string]Standing, past []Tenure, err error) {
+// readPast returns the tenures of a name, or of each that is wanted by its tenures if name is "", the
+// one claimed last first; and what stands at the pool's names. Tenures of the future are left out,
+// but for one that lasts: since when is not known then.
+func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted func(ofName []Tenure) bool) (stand map[string]Standing, past []Tenure, err error) {
 	g, err := Look(ctx, c, pool)
 	if err != nil {
 		return nil, nil, err
@@ -228,7 +216,9 @@ func readPast(ctx context.Context, c *etcd.Client, pool, name string, wanted fun
 				closed[i].From = time.Time{}
 			}
 		}
-		past = append(past, wanted(closed)...)
+		if wanted(closed) {
+			past = append(past, closed...)
+		}
 		ofName = ofName[:0]
 	}
 	each := func(kv *mvccpb.KeyValue) { // in the order of names
