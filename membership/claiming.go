@@ -155,7 +155,7 @@ func (s *store) climb(ctx context.Context, under lease, rungs []rung, from time.
 	claim := func(r rung) clientv3.Op {
 		t := s.tenureOf(r, under, from)
 		return clientv3.OpTxn(nil, []clientv3.Op{
-			pool.LastTenures(s.cfg.Pool, r.name).Op(),
+			pool.GetLastTenures(s.cfg.Pool, r.name),
 			clientv3.OpPut(pool.NamesKey(s.cfg.Pool)+r.name, s.cfg.Owner, clientv3.WithLease(under.id)),
 			clientv3.OpPut(t.Key(s.cfg.Pool), t.Value()),
 		}, nil)

@@ -69,7 +69,7 @@ func LookAt(ctx context.Context, c *etcd.Client, pool string, asks ...AskPast) (
 }
 
 func lookAt(ctx context.Context, read Reader, pool string, asks []AskPast, opts ...clientv3.OpOption) (g Glance, err error) {
-	spans := []Span{under(NamesKey(pool)), under(WaitingKey(pool))}
+	spans := []span{under(NamesKey(pool)), under(WaitingKey(pool))}
 	asks = asks[:min(len(asks), AsksPerGlance)]
 	for _, ask := range asks {
 		spans = append(spans, ask.span(pool))
@@ -111,7 +111,7 @@ func lookAt(ctx context.Context, read Reader, pool string, asks []AskPast, opts 
 }
 
 // firstName returns of which name the first record of a span is; "": there is none.
-func firstName(page keyPage, s Span, pool string) string {
+func firstName(page keyPage, s span, pool string) string {
 	if page.rest.from == s.from {
 		return ""
 	}
@@ -119,7 +119,7 @@ func firstName(page keyPage, s Span, pool string) string {
 	return name
 }
 
-func (a AskPast) span(pool string) Span {
+func (a AskPast) span(pool string) span {
 	if a.Name == "" {
 		s := under(TenuresKey(pool))
 		if s.limit = 1; a.After != "" {

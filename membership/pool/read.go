@@ -18,8 +18,8 @@ import (
 // program; etcd.MaxAnswerBytes does in any case.
 const keysPerRead = 1000
 
-// A Span is some keys of etcd: the first ones of a range, or the last in an order.
-type Span struct {
+// A span is some keys of etcd: the first ones of a range, or the last in an order.
+type span struct {
 	from, end string
 	limit     int64
 	last      bool
@@ -27,13 +27,13 @@ type Span struct {
 }
 
 // under returns the span of the keys with a prefix.
-func under(prefix string) Span {
-	return Span{from: prefix, end: clientv3.GetPrefixRangeEnd(prefix), limit: keysPerRead}
+func under(prefix string) span {
+	return span{from: prefix, end: clientv3.GetPrefixRangeEnd(prefix), limit: keysPerRead}
 }
 
-// Op is the operation that reads it.
-func (s Span) Op(more ...clientv3.OpOption) clientv3.Op {
-	opts := append(more, clientv3.WithRange(s.end), clientv3.WithLimit(s.limit))
+// op is the operation that reads it.
+func (s span) op(more ...clientv3.OpOption) clientv3.Op {
+	opts := append(slices.Clone(more), clientv3.WithRange(s.end), clientv3.WithLimit(s.limit))
 	if s.last {
 		opts = append(opts, clientv3.WithSort(s.by, clientv3.SortDescend))
 	}
@@ -45,11 +45,11 @@ func (s Span) Op(more ...clientv3.OpOption) clientv3.Op {
 type keyPage struct {
 	kvs    []*mvccpb.KeyValue
 	more   bool // behind them
-	rest   Span // and that; where there is no more, it begins behind what was looked at
+	rest   span // and that; where there is no more, it begins behind what was looked at
 	header *pb.ResponseHeader
 }
 
-func (s Span) page(resp *pb.RangeResponse) keyPage {
+func (s span) page(resp *pb.RangeResponse) keyPage {
 	page := keyPage{kvs: resp.Kvs, more: resp.More && len(resp.Kvs) > 0, rest: s, header: resp.Header}
 	if len(resp.Kvs) > 0 {
 		page.rest.from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
@@ -63,14 +63,14 @@ type Reader func(context.Context, clientv3.Op) (clientv3.OpResponse, error)
 
 // pages reads spans in one request. Where the answer is too long, it is asked for in
 // parts.
-func (r Reader) pages(ctx context.Context, spans []Span, opts ...clientv3.OpOption) ([]keyPage, error) {
+func (r Reader) pages(ctx context.Context, spans []span, opts ...clientv3.OpOption) ([]keyPage, error) {
 	if len(spans) == 1 {
 		page, err := r.page(ctx, spans[0], opts...)
 		return []keyPage{page}, err
 	}
 	ops := make([]clientv3.Op, len(spans))
 	for i, s := range spans {
-		ops[i] = s.Op(slices.Clone(opts)...)
+		ops[i] = s.op(opts...)
 	}
 	resp, err := r(ctx, clientv3.OpTxn(nil, ops, nil))
 	if etcd.IsTooLong(err) {
@@ -94,8 +94,8 @@ func (r Reader) pages(ctx context.Context, spans []Span, opts ...clientv3.OpOpti
 
 // page reads a span: where the answer is too long, the keys alone, and then their
 // values one by one.
-func (r Reader) page(ctx context.Context, s Span, opts ...clientv3.OpOption) (keyPage, error) {
-	resp, err := r(ctx, s.Op(slices.Clone(opts)...))
+func (r Reader) page(ctx context.Context, s span, opts ...clientv3.OpOption) (keyPage, error) {
+	resp, err := r(ctx, s.op(opts...))
 	if !etcd.IsTooLong(err) {
 		if err != nil {
 			return keyPage{}, err
@@ -103,7 +103,7 @@ func (r Reader) page(ctx context.Context, s Span, opts ...clientv3.OpOption) (ke
 		return s.page((*pb.RangeResponse)(resp.Get())), nil
 	}
 	for { // keys can be long, too
-		resp, err = r(ctx, s.Op(append(slices.Clone(opts), clientv3.WithKeysOnly())...))
+		resp, err = r(ctx, s.op(append(slices.Clone(opts), clientv3.WithKeysOnly())...))
 		if !etcd.IsTooLong(err) || s.limit == 1 {
 			break
 		}
@@ -119,11 +119,11 @@ func (r Reader) page(ctx context.Context, s Span, opts ...clientv3.OpOption) (ke
 		return page, nil // that was the one
 	}
 	for turn := range slices.Chunk(keys, 64) {
-		ones := make([]Span, len(turn))
+		ones := make([]span, len(turn))
 		for i, kv := range turn {
-			ones[i] = Span{from: string(kv.Key), end: string(kv.Key) + "\x00", limit: 1}
+			ones[i] = span{from: string(kv.Key), end: string(kv.Key) + "\x00", limit: 1}
 		}
-		values, err := r.pages(ctx, ones)
+		values, err := r.pages(ctx, ones, opts...)
 		if err != nil {
 			return keyPage{}, err
 		}
@@ -136,7 +136,7 @@ func (r Reader) page(ctx context.Context, s Span, opts ...clientv3.OpOption) (ke
 
 // all calls each for all that stands in a span, in the order of keys. It returns
 // the header of the first answer.
-func (r Reader) all(ctx context.Context, s Span, each func(*mvccpb.KeyValue)) (first *pb.ResponseHeader, err error) {
+func (r Reader) all(ctx context.Context, s span, each func(*mvccpb.KeyValue)) (first *pb.ResponseHeader, err error) {
 	for more := true; more; {
 		page, err := r.page(ctx, s)
 		if err != nil {
@@ -163,8 +163,10 @@ func (r Reader) Names(ctx context.Context, pool string, each func(name string, k
 // that is older than these has no name.
 const earlierTenures = 256
 
-// LastTenures is where the last tenures of name are.
-func LastTenures(pool, name string) Span {
+// GetLastTenures is the operation that reads the last tenures of name, for ReadTenures.
+func GetLastTenures(pool, name string) clientv3.Op { return lastTenures(pool, name).op() }
+
+func lastTenures(pool, name string) span {
 	s := under(TenuresKey(pool) + name + "/")
 	s.limit, s.last, s.by = earlierTenures, true, clientv3.SortByCreateRevision
 	return s
@@ -173,7 +175,7 @@ func LastTenures(pool, name string) Span {
 // LastTenures returns the last tenures of name, in the order of time; cut says that there were
 // more before.
 func (r Reader) LastTenures(ctx context.Context, pool, name string) (ts []Tenure, cut bool, err error) {
-	page, err := r.page(ctx, LastTenures(pool, name))
+	page, err := r.page(ctx, lastTenures(pool, name))
 	if err != nil {
 		return nil, false, fmt.Errorf("read who held %s: %w", name, err)
 	}
