@@ -50,7 +50,7 @@ func TestDiskThatHangsIsNotEtcd(t *testing.T) {
 		var log bytes.Buffer
 		start := time.Now()
 		dir := state.New(hanging{until: make(chan struct{})}, state.Place{})
-		h := newHolder(&store{route: noEtcd{}}, DefaultConfig(), dir, func() time.Duration { return time.Since(start) }, slog.New(slog.NewTextHandler(&log, nil)))
+		h := newHolder(&store{route: noEtcd{}, cfg: DefaultConfig()}, dir, func() time.Duration { return time.Since(start) }, slog.New(slog.NewTextHandler(&log, nil)))
 		h.outage.heard = true
 		h.lease = &lease{ttl: h.cfg.TTL, spent: true}
 		lost := &tenancy{Claim: newClaim("Denali", "", 1, 1, "1", h.now), under: h.lease}

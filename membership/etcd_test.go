@@ -132,7 +132,7 @@ func start(t *testing.T, c *etcd.Client, cfg Config, dir *state.Dir) running {
 func startWith(t *testing.T, c *etcd.Client, cfg Config, dir *state.Dir, change func(*Holder)) running {
 	t.Helper()
 	ahead := new(atomic.Int64)
-	h := newHolder(storeOf(c, cfg), cfg, dir, func() time.Duration { return time.Hour + time.Duration(ahead.Load()) }, testLog(t))
+	h := newHolder(storeOf(c, cfg), dir, func() time.Duration { return time.Hour + time.Duration(ahead.Load()) }, testLog(t))
 	change(h)
 	r := run(t, h)
 	r.ahead = ahead

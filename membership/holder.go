@@ -69,12 +69,13 @@ func NewHolder(c *etcd.Client, cfg Config, dir *state.Dir, log *slog.Logger) (*H
 		}
 		cfg.Owner = pool.ShowOwner(host)
 	}
-	h := newHolder(storeOf(c, cfg), cfg, dir, boottime, log)
+	h := newHolder(storeOf(c, cfg), dir, boottime, log)
 	h.pause = retry.SleepLong
 	return h, nil
 }
 
-func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Logger) *Holder {
+func newHolder(store *store, dir *state.Dir, now clock, log *slog.Logger) *Holder {
+	cfg := store.cfg
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -82,7 +83,7 @@ func newHolder(store *store, cfg Config, dir *state.Dir, now clock, log *slog.Lo
 	return &Holder{
 		current: newCurrent(),
 		requests: requests{
-			store: store, ttl: cfg.TTL, now: now, jitter: retry.Randomly, pause: retry.Sleep, log: log,
+			store: store, now: now, jitter: retry.Randomly, pause: retry.Sleep, log: log,
 			outage: outage{log: log, causes: make(map[string]time.Time)},
 		},
 		cfg:     cfg,

@@ -14,7 +14,6 @@ import (
 // connection and of lost data is noted, and the pulse beats. Run's goroutine owns it.
 type requests struct {
 	store    *store
-	ttl      time.Duration // of the configuration
 	now      clock
 	jitter   retry.Jitter
 	pause    func(context.Context, time.Duration) bool // retry.Sleep, or SleepLong
@@ -44,7 +43,7 @@ func (r *requests) sleep(ctx context.Context, d time.Duration) bool {
 // request makes a request that belongs to a claim. Its time-out leaves half of the claim's usable
 // time.
 func (r *requests) request(ctx context.Context, f func(context.Context) error) error {
-	return r.within(ctx, requestTime(r.ttl), f)
+	return r.within(ctx, requestTime(r.store.cfg.TTL), f)
 }
 
 func (r *requests) within(ctx context.Context, timeOut time.Duration, f func(context.Context) error) error {
@@ -83,6 +82,6 @@ func requestTime(ttl time.Duration) time.Duration { return min(ttl/3, 20*time.Se
 func (r *requests) checkDataLoss(err error) {
 	if errors.Is(err, DataLoss) {
 		r.log.Error("etcd lost data: it was wiped, or restored from a backup", "hint", "for a while two hosts may have had one name: after the end of the old etcd, wait one TTL before the restored one starts; if nobody restored it, see whether etcd.endpoints name two clusters")
-		r.lostData = dataLoss{unmarked: true, until: r.now() + r.ttl}
+		r.lostData = dataLoss{unmarked: true, until: r.now() + r.store.cfg.TTL}
 	}
 }

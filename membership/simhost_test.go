@@ -178,7 +178,7 @@ func (h *host) start() {
 	if err != nil {
 		panic(err)
 	}
-	p.holder = newHolder(etcd, cfg, state.New(dir, p.place), p.now, h.sim.log.With("host", h.name))
+	p.holder = newHolder(etcd, state.New(dir, p.place), p.now, h.sim.log.With("host", h.name))
 	p.holder.jitter, p.holder.records.jitter = p.way.jitter, p.way.jitter
 	p.holder.wall = h.wall
 	h.process = p

@@ -379,7 +379,7 @@ func TestPrune(t *testing.T) {
 			cfg := testConfig(t)
 			test.put(cfg.Pool)
 			s := storeOf(c, cfg)
-			h := newHolder(s, cfg, nil, boottime, testLog(t))
+			h := newHolder(s, nil, boottime, testLog(t))
 			h.wall = func() time.Time { return now.Add(test.ahead) }
 			h.lease = &lease{id: devetcdtest.NewLease(t, c.Client)}
 			got, err := s.claim(t.Context(), *h.lease, asking{names: s.cfg.Names, own: nil, from: h.wall()})
@@ -401,7 +401,7 @@ func TestPrune(t *testing.T) {
 
 // Where nothing is to be done, nothing is asked.
 func TestTidyIsIdle(t *testing.T) {
-	h := newHolder(nil, DefaultConfig(), nil, boottime, testLog(t))
+	h := newHolder(&store{cfg: DefaultConfig()}, nil, boottime, testLog(t))
 	h.tidy(t.Context(), &tenancy{Claim: &Claim{name: "Denali"}, claimed: claimed{tenure: tenure("Denali", 1000, 0), earlier: []pool.Tenure{
 		{Name: "Denali", From: time.Now().Add(-time.Hour), To: time.Now(), Ended: pool.Released},
 	}}})

@@ -25,7 +25,7 @@ func newSim(t *testing.T, e *model, names ...string) (*Holder, *way) {
 	}
 	w := &way{etcd: e, process: &process{clock: e.now, dead: make(chan struct{})}}
 	w.exactly(false, 0)
-	return newHolder(newStore(w.client(t.Context()), w, wayLeases{w: w}, cfg), cfg, nil, w.process.now, testLog(t)), w
+	return newHolder(newStore(w.client(t.Context()), w, wayLeases{w: w}, cfg), nil, w.process.now, testLog(t)), w
 }
 
 // exactly has each answer take so long, or each request get lost.

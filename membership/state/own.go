@@ -56,7 +56,9 @@ func (o *Own) Remember(m Claim) (saved <-chan struct{}) {
 // End ends our tenure t, which is over. It must be saved before etcd is told: a
 // process that comes after must not take more for ours than others can read there.
 func (o *Own) End(t pool.Tenure, to time.Time) (saved <-chan struct{}) {
-	o.Tenures.End(t, to)
+	if own := o.Tenures.Find(t); own != nil {
+		own.EndAt(to)
+	}
 	return o.save(o.Last, o.Tenures)
 }
 

@@ -33,13 +33,6 @@ func (d *Tenures) Begin(t pool.Tenure, start int64, now time.Time) {
 	*d = (*d)[max(len(*d)-ownTenuresKept, 0):]
 }
 
-// End ends the tenure t.
-func (d Tenures) End(t pool.Tenure, to time.Time) {
-	if own := d.Find(t); own != nil {
-		own.EndAt(to)
-	}
-}
-
 // EndAt sets the last second. Even if the clock was set back, that is not before the start.
 func (own *Tenure) EndAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
