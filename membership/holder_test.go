@@ -232,7 +232,7 @@ func TestEtcdIsNotThere(t *testing.T) {
 			for range 3 {
 				err := r.within(t.Context(), 5*time.Second, func(ctx context.Context) error {
 					pass(t, 2*time.Second)
-					if got := strings.Count(log.String(), `msg="etcd unreachable" cause="nobody listens there" endpoint=http://etcd:2379`); got != want {
+					if got := strings.Count(log.String(), `msg="etcd unreachable" cause="nothing is listening there" endpoint=http://etcd:2379`); got != want {
 						t.Errorf("etcd heard before: %v: after 2 s it is said %d times, want %d: %s", heard, got, want, log.String())
 					}
 					<-ctx.Done()
@@ -249,7 +249,7 @@ type noEtcd struct{ route }
 
 func (noEtcd) Failed(err error, _ time.Time) error { return err }
 func (noEtcd) Unreachable() error {
-	return &etcd.Trouble{What: "nobody listens there", Endpoint: "http://etcd:2379"}
+	return &etcd.Trouble{What: "nothing is listening there", Endpoint: "http://etcd:2379"}
 }
 
 // A start without etcd waits for it.

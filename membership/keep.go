@@ -96,7 +96,7 @@ func (h *Holder) yield(ctx context.Context, held *tenancy) {
 	close(held.parting)
 	h.sleep(ctx, held.Left())
 	h.letGo(Claiming)
-	h.log.Warn("name released, as was asked for (prefixproxy release)", "name", held.name, "away_for", held.under.ttl)
+	h.log.Warn("name released on request (prefixproxy release)", "name", held.name, "away_for", held.under.ttl)
 	h.avoid, h.avoidUntil = held.name, h.now()+held.under.ttl
 	h.lease.spent = true
 	h.own.Last = state.Claim{Pool: h.cfg.Pool} // a restart stays away, too

@@ -222,8 +222,8 @@ func TestExplain(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&etcd.Trouble{What: "the login is not through yet", Err: cause}, "etcd at http://e1:2379,http://e2:2379: the login is not through yet: log in to etcd: context deadline exceeded"},
-		{&etcd.Trouble{Endpoint: "http://e2:2379 (192.0.2.1:2379)", What: "no way leads there", Err: syscall.EHOSTUNREACH}, "etcd at http://e2:2379 (192.0.2.1:2379): no way leads there: no route to host"},
+		{&etcd.Trouble{What: "the login has not finished yet", Err: cause}, "etcd at http://e1:2379,http://e2:2379: the login has not finished yet: log in to etcd: context deadline exceeded"},
+		{&etcd.Trouble{Endpoint: "http://e2:2379 (192.0.2.1:2379)", What: "there is no route to it", Err: syscall.EHOSTUNREACH}, "etcd at http://e2:2379 (192.0.2.1:2379): there is no route to it: no route to host"},
 		{syscall.EINVAL, "etcd at http://e1:2379,http://e2:2379: invalid argument"},
 	} {
 		err := explain(t.Context(), config.Etcd{Endpoints: []string{"http://e1:2379", "http://e2:2379"}}, time.Second, tt.err)

@@ -212,7 +212,7 @@ func (s *Sender) send(ctx context.Context, ending <-chan struct{}, notes <-chan 
 }
 
 // errRefused is the error of a note that Graphite will never take.
-var errRefused = errors.New("it takes no such event")
+var errRefused = errors.New("it accepts no such event")
 
 // try sends a note, if notes are wanted, and says whether that is done with.
 func (s *Sender) try(ctx context.Context, n note) (done bool) {
@@ -223,10 +223,10 @@ func (s *Sender) try(ctx context.Context, n note) (done bool) {
 	}
 	switch {
 	case err != nil && s.failed != to:
-		s.log.Warn("Graphite took no event; the last ones wait for it", "url", shown(to), "err", err)
+		s.log.Warn("Graphite did not accept an event; the latest are kept for it", "url", shown(to), "err", err)
 		s.failed = to
 	case err == nil && to != "" && s.failed == to:
-		s.log.Info("Graphite takes events again", "url", shown(to))
+		s.log.Info("Graphite accepts events again", "url", shown(to))
 		s.failed = ""
 	}
 	return err == nil || errors.Is(err, errRefused)
@@ -259,7 +259,7 @@ func (s *Sender) post(ctx context.Context, to string, n note) error {
 	case code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge || code == http.StatusUnprocessableEntity:
 		return fmt.Errorf("it answered %s: %w", resp.Status, errRefused)
 	case code < 400:
-		return fmt.Errorf("it answered %s: write what it means, %q", resp.Status, shown(resp.Header.Get("Location")))
+		return fmt.Errorf("it answered %s: write %q in graphite.events", resp.Status, shown(resp.Header.Get("Location")))
 	}
 	return fmt.Errorf("it answered %s", resp.Status)
 }

@@ -147,7 +147,7 @@ func TestGraphiteIsDown(t *testing.T) {
 		<-asked
 		stop()
 		running.Wait() // though the server hangs
-		if n := strings.Count(log.String(), "Graphite took no event"); n != 1 {
+		if n := strings.Count(log.String(), "Graphite did not accept an event"); n != 1 {
 			t.Errorf("%s: %d warnings, want 1\n%s", what, n, &log)
 		}
 		if what == "hangs" {
@@ -200,7 +200,7 @@ func TestReload(t *testing.T) {
 	}
 	stop()
 	running.Wait()
-	if got := log.String(); strings.Count(got, "took no event") != 2 || strings.Contains(got, "again") || strings.Contains(got, "s3cret") {
+	if got := log.String(); strings.Count(got, "did not accept an event") != 2 || strings.Contains(got, "again") || strings.Contains(got, "s3cret") {
 		t.Errorf("got the log\n%s\nwant two warnings, and no key", got)
 	}
 }

@@ -45,9 +45,9 @@ func (t *Trouble) Unwrap() error { return t.Err }
 // How a connection can end, apart from the system's errors.
 var (
 	errWantsTLS        = errors.New("the server answered in TLS")
-	errNoEtcd          = errors.New("the server answered in something else than HTTP/2")
-	errSilent          = errors.New("the server took the connection, and said nothing")
-	errClosedUnheard   = errors.New("the server closed the connection before it said a word")
+	errNoEtcd          = errors.New("the server's answer is not HTTP/2")
+	errSilent          = errors.New("the server accepted the connection and sent nothing")
+	errClosedUnheard   = errors.New("the server closed the connection without sending anything")
 	errClosedHandshake = errors.New("the server closed the connection during the TLS handshake")
 )
 
@@ -65,11 +65,11 @@ var etcdErrors = []struct {
 	person bool
 }{
 	{rpctypes.ErrAuthFailed, "wrong user name or password", "check etcd.username and etcd.password_file, which is read at each login; to try it: %s get --limit=1 --prefix /prefixproxy/", true, true},
-	{rpctypes.ErrUserEmpty, "it wants a user, and none is configured", "set etcd.username and etcd.password_file", true, true},
+	{rpctypes.ErrUserEmpty, "it requires a user, and none is configured", "set etcd.username and etcd.password_file", true, true},
 	{rpctypes.ErrPermissionDenied, "the user has no role that allows it", "grant its role readwrite on the prefix /prefixproxy/: %root role grant-permission ROLE --prefix=true readwrite /prefixproxy/", true, true},
 	{rpctypes.ErrNoSpace, "its database is full", "compact and defragment it, then: %s alarm disarm", true, true},
-	{rpctypes.ErrTooManyOps, "it takes too few operations in a transaction", "set etcd's --max-txn-ops to 128 or more", true, true},
-	{rpctypes.ErrRequestTooLarge, "it takes too small requests", "set etcd's --max-request-bytes to 1572864, its default", true, true},
+	{rpctypes.ErrTooManyOps, "it allows too few operations in a transaction", "set etcd's --max-txn-ops to 128 or more", true, true},
+	{rpctypes.ErrRequestTooLarge, "it allows no request of this size", "set etcd's --max-request-bytes to 1572864, its default", true, true},
 	{rpctypes.ErrCorrupt, "its data is corrupt", "%s alarm list", false, true},
 	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), "the member is a learner, which answers nothing", "%s member list; promote it, or take it out of etcd.endpoints", false, true},
 	{rpctypes.ErrNoLeader, "the member has no leader: it is cut off from the others, or too few of them run", "%s endpoint status -w table", false, false},
@@ -120,7 +120,7 @@ func (c *Client) Trouble(err error) error {
 	health := c.etcdctl + " endpoint health"
 	switch {
 	case errors.Is(err, errLoggingIn):
-		return &Trouble{at, "the login is not through yet", health, false, err}
+		return &Trouble{at, "the login has not finished yet", health, false, err}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Trouble{at, "no answer in time", health, false, err}
 	}
@@ -128,7 +128,7 @@ func (c *Client) Trouble(err error) error {
 }
 
 func (c *Client) ofFiles(at string, err error) *Trouble {
-	return &Trouble{at, "our own files for it cannot be used", "prefixproxy check names the file", true, err}
+	return &Trouble{at, "our certificate or password files cannot be used", "prefixproxy check names the file", true, err}
 }
 
 // ofConnections returns the trouble that most addresses have; of several, one that takes a person,
@@ -160,17 +160,17 @@ var connectionErrors = []connectionError{
 		return e.Reason == x509.Expired && time.Now().Before(e.Cert.NotBefore)
 	}), "its certificate is not valid yet", "look at both clocks (date); %certificate", true},
 	{as(func(e x509.CertificateInvalidError) bool { return e.Reason == x509.Expired }), "its certificate has expired", "renew it on that member: %certificate", true},
-	{as(func(x509.UnknownAuthorityError) bool { return true }), "its certificate is signed by an authority that we don't know", "set etcd.tls.ca to the file of the one that signed it: %certificate", true},
+	{as(func(x509.UnknownAuthorityError) bool { return true }), "its certificate is signed by an unknown authority", "set etcd.tls.ca to the file of the one that signed it: %certificate", true},
 	{as(func(x509.HostnameError) bool { return true }), "its certificate is for another name", "write one of its names in etcd.endpoints: %certificate", true},
-	{as(func(x509.CertificateInvalidError) bool { return true }), "its certificate is no good", "%certificate", true},
+	{as(func(x509.CertificateInvalidError) bool { return true }), "its certificate is not valid", "%certificate", true},
 	{is(errWantsTLS), "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints", true},
-	{is(errNoEtcd), "that is no etcd, or its port for the other members", "etcd.endpoints wants the port of its --listen-client-urls, mostly 2379", true},
+	{is(errNoEtcd), "this is not etcd, or it is etcd's peer port", "etcd.endpoints needs the port of its --listen-client-urls, usually 2379", true},
 	{as(func(tls.RecordHeaderError) bool { return true }), noTLS, noTLSHint, true},
 	{is(errClosedHandshake), noTLS, noTLSHint, true},
 	{as(func(*net.DNSError) bool { return true }), "its name does not resolve", "getent hosts %host", false},
-	{is(syscall.ECONNREFUSED), "nobody listens there", "%s endpoint health", false},
-	{is(syscall.ENETUNREACH, syscall.EHOSTUNREACH), "no way leads there", "ip route get %host", false},
-	{is(errClosedUnheard), "it closes connections as they come", "if that is a balancer, no etcd is behind it; if it is the port of etcd's --listen-client-http-urls, write that of --listen-client-urls", false},
+	{is(syscall.ECONNREFUSED), "nothing is listening there", "%s endpoint health", false},
+	{is(syscall.ENETUNREACH, syscall.EHOSTUNREACH), "there is no route to it", "ip route get %host", false},
+	{is(errClosedUnheard), "it closes every connection at once", "if that is a balancer, no etcd is behind it; if it is the port of etcd's --listen-client-http-urls, write that of --listen-client-urls", false},
 	{as(net.Error.Timeout), "it does not answer", "%s endpoint health", false},
 	{is(context.DeadlineExceeded, errSilent), "it does not answer", "%s endpoint health", false},
 	{func(error) bool { return true }, "the connection failed", "%s endpoint health", false},
@@ -220,11 +220,11 @@ func (c *connector) refusedCertificate(alert string) (what, hint string) {
 	own := c.ownCertificate()
 	switch {
 	case own == nil:
-		return "it wants a certificate of ours, and none is configured", "set etcd.tls.cert and etcd.tls.key"
+		return "it requires a client certificate, and none is configured", "set etcd.tls.cert and etcd.tls.key"
 	case time.Now().After(own.NotAfter):
 		return "our certificate has expired", fmt.Sprintf("renew the file of etcd.tls.cert, which is read at each connection: openssl x509 -noout -dates -in FILE (it ended %s)", own.NotAfter.UTC().Format(time.RFC3339))
 	case strings.Contains(alert, "unknown certificate authority"):
-		return "it does not know the authority that signed our certificate", "etcd's --trusted-ca-file must hold the one that signed etcd.tls.cert: openssl x509 -noout -issuer -in FILE"
+		return "it does not trust the authority that signed our certificate", "etcd's --trusted-ca-file must hold the one that signed etcd.tls.cert: openssl x509 -noout -issuer -in FILE"
 	}
 	return "it refuses our certificate", "openssl x509 -noout -text -in FILE, the one of etcd.tls.cert: its issuer must be in etcd's --trusted-ca-file, and it must be for clients"
 }

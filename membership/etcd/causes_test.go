@@ -171,22 +171,22 @@ func TestCauses(t *testing.T) {
 		what, hint string
 	}{
 		{"expired", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "127.0.0.1", yesterday), nil), "https")}, TLS: trusts(ca)}, "its certificate has expired", "openssl s_client -connect 127.0.0.1:"},
-		{"wrong authority", Config{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
+		{"wrong authority", Config{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an unknown authority", "etcd.tls.ca"},
 		{"wrong name", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "etcd.example.net", tomorrow), nil), "https")}, TLS: trusts(ca)}, "for another name", "etcd.endpoints"},
 		{"http for https", Config{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
 		{"http for https, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "http"), endpoint(wantsOurs, "http"), "127.0.0.1:1"}}, "it speaks https", "https://"},
-		{"wrong authority, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "https"), endpoint(wantsOurs, "https"), "https://127.0.0.1:1"}, TLS: trusts(other)}, "signed by an authority that we don't know", "etcd.tls.ca"},
+		{"wrong authority, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "https"), endpoint(wantsOurs, "https"), "https://127.0.0.1:1"}, TLS: trusts(other)}, "signed by an unknown authority", "etcd.tls.ca"},
 		{"https for http", Config{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
-		{"no certificate of ours", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it wants a certificate of ours", "etcd.tls.cert"},
+		{"no certificate of ours", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it requires a client certificate", "etcd.tls.cert"},
 		{"our certificate expired", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
 		{"our certificate of another authority", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},
-		{"our files are gone", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our own files", "prefixproxy check"},
+		{"our files are gone", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our certificate or password files", "prefixproxy check"},
 		{"wrong password", Config{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q"), Etcdctl: "etcdctl --user=prefixproxy"}, "wrong user name or password", "etcdctl --user=prefixproxy get"},
-		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it wants a user", "etcd.username"},
+		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it requires a user", "etcd.username"},
 		{"no role", Config{Endpoints: []string{users.Endpoint()}, Username: "nobody", Password: password("n"), Etcdctl: "etcdctl --user=nobody"}, "no role that allows it", "etcdctl --user=root role grant-permission"},
-		{"a balancer without etcd", Config{Endpoints: []string{closes.Addr().String()}}, "closes connections", "--listen-client-urls"},
-		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nobody listens there", "etcdctl endpoint health"},
-		{"no way", Config{Endpoints: []string{"255.255.255.255:1"}}, "no way leads there", "ip route get 255.255.255.255"}, // the kernel knows none for a broadcast over TCP
+		{"a balancer without etcd", Config{Endpoints: []string{closes.Addr().String()}}, "closes every connection", "--listen-client-urls"},
+		{"nobody listens", Config{Endpoints: []string{"127.0.0.1:1"}}, "nothing is listening there", "etcdctl endpoint health"},
+		{"no way", Config{Endpoints: []string{"255.255.255.255:1"}}, "there is no route to it", "ip route get 255.255.255.255"}, // the kernel knows none for a broadcast over TCP
 		{"no such host", Config{Endpoints: []string{"http://etcd.invalid:2379"}}, "its name does not resolve", "getent hosts etcd.invalid"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -107,8 +107,8 @@ func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]b
 // The errors of AskFor when there is nobody to ask, or nobody hears.
 var (
 	ErrNotHeld   = errors.New("nobody holds it")
-	ErrNoLease   = errors.New("its key has no lease: no host holds it, somebody has put it there")
-	ErrStillHeld = errors.New("its holder has not let go of it in time")
+	ErrNoLease   = errors.New("its key has no lease: it was put there by hand, and no host holds it")
+	ErrStillHeld = errors.New("its holder has not released it in time")
 )
 
 // AskFor asks the holder of a name to let go of it, and to stay away from it for one TTL, and

@@ -30,7 +30,7 @@ func (o *Own) Recall(in string, names []string) {
 	}
 	m, tenures, err := o.dir.load(in)
 	if err != nil {
-		o.log.Warn("last claim not remembered", "err", err)
+		o.log.Warn("last claim cannot be read", "err", err)
 	}
 	o.Tenures = tenures
 	if m == nil {
