@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -167,6 +168,7 @@ var connectionErrors = []connectionError{
 	{is(errNoEtcd), "this is not etcd, or it is etcd's peer port", "etcd.endpoints needs the port of its --listen-client-urls, usually 2379", true},
 	{as(func(tls.RecordHeaderError) bool { return true }), noTLS, noTLSHint, true},
 	{is(errClosedHandshake), noTLS, noTLSHint, true},
+	{as(func(e *net.OpError) bool { return e.Op == "remote error" }), "it refuses the TLS connection", "its --tls-min-version and --tls-max-version must include TLS 1.2 or 1.3", true},
 	{as(func(*net.DNSError) bool { return true }), "its name does not resolve", "getent hosts %host", false},
 	{is(syscall.ECONNREFUSED), "nothing is listening there", "%s endpoint health", false},
 	{is(syscall.ENETUNREACH, syscall.EHOSTUNREACH), "there is no route to it", "ip route get %host", false},
@@ -202,7 +204,7 @@ func (c *Client) ofConnection(failure *connectError) *Trouble {
 	if files, ok := errors.AsType[*filesError](err); ok {
 		return c.ofFiles(at, files)
 	}
-	if strings.Contains(err.Error(), "remote error: tls:") {
+	if refusesCertificate.MatchString(err.Error()) {
 		what, hint := c.connector.refusedCertificate(err.Error())
 		return &Trouble{at, what, hint, true, err}
 	}
@@ -213,6 +215,10 @@ func (c *Client) ofConnection(failure *connectError) *Trouble {
 	e := connectionErrors[i]
 	return &Trouble{at, e.what, strings.NewReplacer("%s", c.etcdctl, "%host", host, "%certificate", certificate).Replace(e.hint), e.person, err}
 }
+
+// refusesCertificate matches the alerts of a server that does not accept our certificate, or lacks
+// it: below TLS 1.3, that is a handshake failure.
+var refusesCertificate = regexp.MustCompile("remote error: tls: (.*certificate|handshake failure|access denied)")
 
 // refusedCertificate says what is wrong with our own certificate, which a server
 // has refused: old ones don't say it.

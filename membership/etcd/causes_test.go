@@ -161,6 +161,20 @@ func TestCauses(t *testing.T) {
 			conn.Close()
 		}
 	}()
+	handshakes := func(cfg *tls.Config) string {
+		cfg.Certificates = []tls.Certificate{good}
+		l, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+				go conn.(*tls.Conn).Handshake()
+			}
+		}()
+		return "https://" + l.Addr().String()
+	}
 	endpoint := func(s *devetcd.Server, scheme string) string {
 		return scheme + strings.TrimPrefix(s.Endpoint(), "http")
 	}
@@ -180,6 +194,8 @@ func TestCauses(t *testing.T) {
 		{"no certificate of ours", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it requires a client certificate", "etcd.tls.cert"},
 		{"our certificate expired", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
 		{"our certificate of another authority", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},
+		{"another server than etcd", Config{Endpoints: []string{handshakes(&tls.Config{NextProtos: []string{"http/1.1"}})}, TLS: trusts(ca)}, "this is not etcd", "--listen-client-urls"},
+		{"old versions of TLS", Config{Endpoints: []string{handshakes(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})}, TLS: trusts(ca)}, "it refuses the TLS connection", "--tls-max-version"},
 		{"our files are gone", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: func() (*tls.Config, error) { return nil, os.ErrNotExist }}, "our certificate or password files", "prefixproxy check"},
 		{"wrong password", Config{Endpoints: []string{users.Endpoint()}, Username: "prefixproxy", Password: password("q"), Etcdctl: "etcdctl --user=prefixproxy"}, "wrong user name or password", "etcdctl --user=prefixproxy get"},
 		{"no user", Config{Endpoints: []string{users.Endpoint()}}, "it requires a user", "etcd.username"},

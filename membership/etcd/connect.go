@@ -229,8 +229,11 @@ func (c *connector) handshake(ctx context.Context, conn net.Conn, host string) (
 	secure := tls.Client(conn, cfg)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			err = errClosedHandshake
+		case strings.HasSuffix(err.Error(), "tls: no application protocol"):
+			err = errNoEtcd
 		}
 		return nil, err
 	}
