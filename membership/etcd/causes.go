@@ -166,8 +166,8 @@ var connectionErrors = []connectionError{
 	{as(func(x509.CertificateInvalidError) bool { return true }), "its certificate is not valid", "%certificate", true},
 	{is(errWantsTLS), "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints", true},
 	{is(errNoEtcd), "this is not etcd, or it is etcd's peer port", "etcd.endpoints needs the port of its --listen-client-urls, usually 2379", true},
-	{as(func(tls.RecordHeaderError) bool { return true }), noTLS, noTLSHint, true},
-	{is(errClosedHandshake), noTLS, noTLSHint, true},
+	{as(func(tls.RecordHeaderError) bool { return true }), "it does not speak https, and the endpoint is https://", "write http:// in etcd.endpoints, and take out etcd.tls", true},
+	{is(errClosedHandshake), "it closes every connection at once", "if that is a balancer, no etcd is behind it; if that etcd has no TLS, write http:// in etcd.endpoints, and take out etcd.tls", false},
 	{as(func(e *net.OpError) bool { return e.Op == "remote error" }), "it refuses the TLS connection", "its --tls-min-version and --tls-max-version must include TLS 1.2 or 1.3", true},
 	{as(func(*net.DNSError) bool { return true }), "its name does not resolve", "getent hosts %host", false},
 	{is(syscall.ECONNREFUSED), "nothing is listening there", "%s endpoint health", false},
@@ -177,11 +177,6 @@ var connectionErrors = []connectionError{
 	{is(context.DeadlineExceeded, errSilent), "it does not answer", "%s endpoint health", false},
 	{func(error) bool { return true }, "the connection failed", "%s endpoint health", false},
 }
-
-const (
-	noTLS     = "it does not speak https, and the endpoint is https://"
-	noTLSHint = "write http:// in etcd.endpoints, and take out etcd.tls"
-)
 
 // as says of an error whether it is a T of which ok holds.
 func as[T error](ok func(T) bool) func(error) bool {
@@ -248,7 +243,5 @@ func (c *connector) ownCertificate() *x509.Certificate {
 	return cert
 }
 
-// isReset says whether a connection was ended by a reset, or was closed by us.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF)
-}
+// isClosed says whether the peer has closed the connection, in whatever way.
+func isClosed(err error) bool { return is(io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET)(err) }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -161,6 +162,8 @@ func TestCauses(t *testing.T) {
 			conn.Close()
 		}
 	}()
+	http := httptest.NewServer(nil)
+	t.Cleanup(http.Close)
 	handshakes := func(cfg *tls.Config) string {
 		cfg.Certificates = []tls.Certificate{good}
 		l, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
@@ -190,7 +193,9 @@ func TestCauses(t *testing.T) {
 		{"http for https", Config{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
 		{"http for https, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "http"), endpoint(wantsOurs, "http"), "127.0.0.1:1"}}, "it speaks https", "https://"},
 		{"wrong authority, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "https"), endpoint(wantsOurs, "https"), "https://127.0.0.1:1"}, TLS: trusts(other)}, "signed by an unknown authority", "etcd.tls.ca"},
-		{"https for http", Config{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
+		{"https for http", Config{Endpoints: []string{"https" + strings.TrimPrefix(http.URL, "http")}, TLS: trusts(ca)}, "it does not speak https", "http://"},
+		{"https for an etcd without TLS", Config{Endpoints: []string{endpoint(plain, "https")}, TLS: trusts(ca)}, "closes every connection", "http://"},
+		{"https, and a balancer without etcd", Config{Endpoints: []string{"https://" + closes.Addr().String()}, TLS: trusts(ca)}, "closes every connection", "balancer"},
 		{"no certificate of ours", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca)}, "it requires a client certificate", "etcd.tls.cert"},
 		{"our certificate expired", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, ca.sign(t, "us", yesterday))}, "our certificate has expired", "etcd.tls.cert"},
 		{"our certificate of another authority", Config{Endpoints: []string{endpoint(wantsOurs, "https")}, TLS: trusts(ca, other.sign(t, "us", tomorrow))}, "the authority that signed our certificate", "--trusted-ca-file"},

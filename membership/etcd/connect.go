@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -230,7 +229,7 @@ func (c *connector) handshake(ctx context.Context, conn net.Conn, host string) (
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		switch {
-		case errors.Is(err, io.EOF):
+		case isClosed(err):
 			err = errClosedHandshake
 		case strings.HasSuffix(err.Error(), "tls: no application protocol"):
 			err = errNoEtcd
@@ -352,7 +351,7 @@ func (l *link) Read(p []byte) (int, error) {
 		l.of.failed(l, l.shown, errNoEtcd)
 	case n > 0:
 		l.of.works(l)
-	case errors.Is(err, io.EOF) || isReset(err):
+	case isClosed(err):
 		l.of.failed(l, l.shown, errClosedUnheard)
 	case err != nil:
 		l.of.failed(l, l.shown, err)
