@@ -278,7 +278,6 @@ func (h *Holder) hold(ctx context.Context, held *tenancy) {
 		lease := held.lease
 		h.records.write(ctx, held.name, 0, func(ctx context.Context) error { return h.store.leave(ctx, lease) })
 	}
-	h.held = held
 	h.count(func(s *Stats) { s.Claims++ })
 	inUse := h.extend(held)
 	h.setClaim(held.Claim)

@@ -36,9 +36,8 @@ type Holder struct {
 	records records
 	own     *state.Own
 
-	held   *tenancy // with the claim, while there is one
-	lease  *lease   // nil: none
-	waited bool     // all names were taken, and we have said so
+	lease  *lease // nil: none
+	waited bool   // all names were taken, and we have said so
 
 	avoid      string        // a name that we were asked to let go
 	avoidUntil time.Duration // by now
@@ -112,9 +111,9 @@ func (h *Holder) Run(ctx context.Context) error {
 	defer h.records.all.Wait()
 
 	h.own.Recall(h.cfg.Pool, h.cfg.Names)
+	var held *tenancy // the last one
 	for ctx.Err() == nil {
-		held := h.acquire(ctx)
-		if held == nil {
+		if held = h.acquire(ctx); held == nil {
 			break
 		}
 		if h.Stats().Claims == 1 {
@@ -122,7 +121,7 @@ func (h *Holder) Run(ctx context.Context) error {
 		}
 		h.keep(ctx, held)
 	}
-	h.release(context.WithoutCancel(ctx))
+	h.release(context.WithoutCancel(ctx), held)
 	return nil
 }
 
@@ -136,22 +135,22 @@ func (h *Holder) extend(held *tenancy) (resumed bool) {
 	return resumed
 }
 
-// release gives the name back when Run ends, or lets its lease run out. ctx has not ended.
-func (h *Holder) release(ctx context.Context) {
+// release gives the name of held back when Run ends, or lets its lease run out. ctx has not ended.
+func (h *Holder) release(ctx context.Context, held *tenancy) {
 	c := h.claim.Load()
 	h.letGo(Released)
 	switch {
 	case h.lease == nil:
 	case c == nil:
 		h.within(ctx, releaseTime/2, h.revoke) // the lease of an attempt, which runs out by itself if it must
-	case h.held.isShared(h.now()):
-		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", h.held.under.ttl)
+	case held.isShared(h.now()):
+		h.log.Warn("name not released, its last holder may still be there; it is free when its lease has run out", "name", c.name, "within", held.under.ttl)
 	case h.cfg.OnStop == Keep:
-		h.log.Info("name kept for a restart", "name", c.name, "for", h.held.under.ttl)
+		h.log.Info("name kept for a restart", "name", c.name, "for", held.under.ttl)
 	default:
-		err := h.free(ctx, h.held)
+		err := h.free(ctx, held)
 		if revoked := h.within(ctx, releaseTime/2, h.revoke); err != nil && revoked != nil { // either of the two frees the name
-			h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", h.held.under.ttl, "err", err)
+			h.log.Warn("name not released; it is free when its lease has run out", "name", c.name, "within", held.under.ttl, "err", err)
 			return
 		}
 		h.log.Info("name released", "name", c.name)

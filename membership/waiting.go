@@ -79,7 +79,7 @@ func (s *store) awaitFree(ctx context.Context) error {
 				return fmt.Errorf("watch for a free name: %w", err)
 			}
 			if !open {
-				return fmt.Errorf("watch for a free name: %w", errWatchEnded)
+				return errors.New("watch for a free name: etcd ended it")
 			}
 			s.noteFree(free, resp.Events)
 			if turn == nil && len(free) > 0 {
@@ -108,5 +108,3 @@ func (s *store) noteFree(free map[string]bool, events []*clientv3.Event) {
 		}
 	}
 }
-
-var errWatchEnded = errors.New("etcd ended it")

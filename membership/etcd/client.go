@@ -131,12 +131,12 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 // readTime bounds one attempt at what a person asks.
 const readTime = 1500 * time.Millisecond
 
-// Try makes a request that changes nothing, until one member has answered or ctx
+// Try makes a request that may be made twice, until one member has answered or ctx
 // has ended.
 func (c *Client) Try(ctx context.Context, request func(context.Context) error) error {
 	wait := retry.Backoff{Jitter: retry.Randomly}
 	var last error // the first may only tell that a member was left
-	for tries := 1; ; tries++ {
+	for {
 		begun := time.Now()
 		trying, cancel := context.WithTimeout(ctx, readTime)
 		err := request(trying)
@@ -151,7 +151,7 @@ func (c *Client) Try(ctx context.Context, request func(context.Context) error) e
 			return last
 		}
 		unreachable, _ := c.connector.why()
-		if t, ok := errors.AsType[*Trouble](last); ok && t.Person && (len(unreachable) > 0 || tries > 2*len(c.connector.endpoints)) {
+		if t, ok := errors.AsType[*Trouble](last); ok && t.Person && (len(unreachable) > 0 || wait.Failures > 2*len(c.connector.endpoints)) {
 			return last // no address takes us, and somebody must mend that
 		}
 	}
