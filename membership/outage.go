@@ -36,10 +36,9 @@ func (h *Holder) Outage() (Outage, bool) {
 	return Outage{}, false
 }
 
-// failed notes that a request failed, after that many failures before it. The first one is not
-// logged: it may be a broken stream, and another member is asked at once. The members may each
-// fail in their own way, again and again: a cause is logged again when it was absent for a
-// minute.
+// failed takes note of a request that failed, after so many failures in a row before it. The first
+// is not logged: it may be a broken stream, and another member is asked at once. Each member may fail
+// in its own way, in turn: a cause is logged again only when it was absent for a minute.
 func (o *outage) failed(err error, before int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -13,9 +13,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/pool"
 )
 
-// Records are what must be written about tenures: their ends, and what is pruned. It happens beside
-// the goroutine that renews, and nothing of it waits for another. What can't be done is left to the
-// name's next holder.
+// records writes about tenures beside the goroutine that renews: it puts their ends, and prunes. No
+// write waits for another. What can't be done is left to the name's next holder.
 type records struct {
 	all     sync.WaitGroup
 	timeOut time.Duration // of one request

@@ -16,21 +16,20 @@ import (
 
 // A route is a store's way to one member after the other: a *etcd.Client.
 type route interface {
-	// Failed takes note that a request ended with err, which began at a moment:
-	// the next one goes to another member if that may help. It returns err with
-	// its cause.
+	// Failed takes note of the error of a request that began at begun, and returns it
+	// with its cause. The next request goes to another member where that may help.
 	Failed(err error, begun time.Time) error
 
 	// Unreachable returns why there is no connection; nil while there is one, or while
 	// nobody knows yet.
 	Unreachable() error
 
-	// Version returns what the member that is asked runs.
+	// Version returns the version of the member in use.
 	Version(ctx context.Context) (string, error)
 }
 
 // A store is what a Holder asks of etcd. The error of each call may be a Loss: what the call found
-// out about the claim, or DataLoss, which any call may find. Run's goroutine owns it; the methods
+// out about the claim, or DataLoss, which any call may find out. Run's goroutine owns it; the methods
 // that others may call say so.
 type store struct {
 	route
@@ -41,7 +40,7 @@ type store struct {
 	looked int64 // the revision as of which the last claim began to look
 }
 
-// What we have seen of etcd.
+// What an answer says about etcd.
 type seen struct {
 	cluster, member, term uint64
 	revision              int64
@@ -101,9 +100,8 @@ func (s *store) revoke(ctx context.Context, lease clientv3.LeaseID) error {
 	return nil
 }
 
-// isGone says whether a lease is gone. It is not true of one that has run out and was not
-// revoked yet: etcd answers with a negative TTL to both, and with the TTL that was granted
-// to that.
+// isGone says whether a lease is gone. One that has run out but was not revoked yet is not: etcd
+// answers with a negative TTL for either, but only for that one with the TTL that was granted.
 func (s *store) isGone(ctx context.Context, lease clientv3.LeaseID) (bool, error) {
 	resp, err := s.client.TimeToLive(ctx, lease)
 	if err != nil {
@@ -140,8 +138,8 @@ func (s *store) endOp(t pool.Tenure, more ...clientv3.Cmp) clientv3.Op {
 		[]clientv3.Op{clientv3.OpPut(key, t.Value())}, nil)
 }
 
-// recordEnd records the end of a tenure, unless its record was written to since it was
-// read. The end of another's is only for the name's holder to write: by is its claim, or nil
+// recordEnd records the end of a tenure, unless its record has changed since it was
+// read. Only the name's holder may write the end of another host's tenure: by is its claim, or nil
 // if the tenure was our own. Any goroutine may call it.
 func (s *store) recordEnd(ctx context.Context, t pool.Tenure, by *Claim) error {
 	if t.ID == "" { // it has none

@@ -23,8 +23,7 @@ import (
 // Otherwise there is a doubt: the name is used one TTL after the claim, when nobody can have
 // renewed in time any more, or as soon as the missing ends are on record.
 
-// A doubt is a reason why a claim is not used yet: somebody else may use the name
-// until then.
+// A doubt is a reason why a claim is not used yet: somebody else may be using the name.
 type doubt struct {
 	until  time.Duration // by now
 	why    string

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// An embedded server writes little: two files of 64 MB before its first key are too many.
+// An embedded server writes little: two files of 64 MB before its first key are too much.
 func init() { wal.SegmentSizeBytes = 4 << 20 }
 
 // startTime bounds how long a server may take until it answers.
@@ -126,7 +126,7 @@ func (s *Server) restart(ctx context.Context) error {
 	return nil
 }
 
-// startEtcd is embed.StartEtcd, which panics over a damaged log.
+// startEtcd is embed.StartEtcd, which panics when a log is damaged.
 func startEtcd(cfg *embed.Config) (e *embed.Etcd, err error) {
 	defer func() {
 		if said := recover(); said != nil {
@@ -157,7 +157,7 @@ func (s *Server) config() *embed.Config {
 	cfg.Dir = s.dir
 	client := url.URL{Scheme: "http", Host: s.addr}
 	host, _, _ := net.SplitHostPort(s.addr)
-	peer := url.URL{Scheme: "http", Host: net.JoinHostPort(host, "0")} // nobody will call
+	peer := url.URL{Scheme: "http", Host: net.JoinHostPort(host, "0")} // there are no peers
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)

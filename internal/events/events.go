@@ -25,10 +25,10 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership"
 )
 
-// Config says where notes go.
+// Config says where events go.
 type Config struct {
 	// Events is the URL of graphite-web's events, like http://graphite/events/; default
-	// "": there are no notes.
+	// "": none are sent.
 	Events string `yaml:"events"`
 }
 
@@ -61,7 +61,7 @@ type Names interface {
 	Stats() membership.Stats
 }
 
-// How long a Graphite has, and how many notes wait for one that is down.
+// The time-outs of a request, and how many notes wait for a Graphite that is down.
 const (
 	postTime  = 5 * time.Second
 	lastTime  = 500 * time.Millisecond // for the last note, at the end
@@ -183,8 +183,8 @@ func (w *watch) why() string {
 	return why
 }
 
-// longestWhat is what graphite-web's table has room for; of more, a database that is strict
-// refuses the whole event.
+// longestWhat is the length of the column in graphite-web's table; a strict database refuses the
+// whole event if the text is longer.
 const longestWhat = 255
 
 func (w *watch) note(now time.Time, what, name string) note {
@@ -211,7 +211,7 @@ func (s *Sender) send(ctx context.Context, ending <-chan struct{}, notes <-chan 
 	}
 }
 
-// errRefused is the error of a note that Graphite will never take.
+// errRefused is the error of a note that Graphite will never accept.
 var errRefused = errors.New("it accepts no such event")
 
 // try sends a note, if notes are wanted, and says whether that is done with.

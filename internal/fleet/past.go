@@ -15,17 +15,17 @@ import (
 type past struct {
 	records []record // in the order in which etcd got them
 	next    time.Time
-	read    bool // the last days are, up to next otherwise
-	first   bool // and what was before them
+	read    bool // the last days are known; if not, they are up to next
+	first   bool // and so is the last tenure before them
 
-	seen  bool          // it was asked who holds it
+	seen  bool          // whether somebody holds it is known
 	now   pool.Standing // who does; Revision 0: nobody
-	since time.Time     // when that was first seen; zero: the first time
-	until time.Time     // it is looked at again and again before this
-	again bool          // and once more
+	since time.Time     // when that was first seen; zero: at the first look
+	until time.Time     // it is looked at every time until then
+	again bool          // it is looked at once more
 }
 
-// A record is a tenure, as small as it gets: there are many.
+// A record is a tenure in as little memory as possible: there are many.
 type record struct {
 	Bar   // To is 0 where the record has no end
 	lease clientv3.LeaseID
@@ -40,7 +40,7 @@ func (p *past) stand(s pool.Standing, now time.Time) {
 	p.seen, p.now = true, s
 }
 
-// lacksFirst says whether nothing tells who had the name at a moment of the last days.
+// lacksFirst says whether it is unknown who had the name at a moment of the last days.
 func (p *past) lacksFirst(at time.Time) bool {
 	return p.read && !p.first && (len(p.records) == 0 || p.records[0].From > at.UnixMilli())
 }

@@ -85,7 +85,7 @@ func (p *Pool) View(ctx context.Context) *View { return p.await(ctx, Fresh, true
 // may be older.
 func (p *Pool) Counts(ctx context.Context) *View { return p.await(ctx, FreshCounts, false) }
 
-// Known returns what Counts did last, at once, and has etcd asked if that is too old.
+// Known returns the last view at once, and has etcd asked if it is too old for a metric.
 func (p *Pool) Known() *View {
 	view, _ := p.ask(FreshCounts, false)
 	return view
@@ -124,8 +124,8 @@ func (p *Pool) ask(fresh time.Duration, whole bool) (view *View, ended <-chan st
 	return p.view, p.changed
 }
 
-// Refresh asks etcd and returns the pool, with its past; its Err is why it did not. It is for who
-// does not Run, and is to know at once since when a name is held.
+// Refresh asks etcd and returns the pool, with its past; Err says why it could not. It is for callers
+// without Run, which need to know at once since when a name has been held.
 func (p *Pool) Refresh(ctx context.Context) *View {
 	if p.first {
 		p.attempt(ctx, true) // who holds what: the next one reads the records of what has changed
@@ -172,7 +172,7 @@ func (p *Pool) end(view *View) {
 	p.changed = make(chan struct{})
 }
 
-// attempt asks etcd: once, and for the first view as often as it takes, up to a bound.
+// attempt asks etcd: once, or for the first view as often as needed, up to a bound.
 func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 	now := time.Now()
 	reads := 1
@@ -261,12 +261,12 @@ func (p *Pool) stand(held map[string]pool.Standing, now time.Time) {
 	}
 }
 
-// order returns the names of which something is known: those of the list first.
+// order returns the names that are known: those of the list first.
 func (p *Pool) order() []string { return slices.Concat(p.names, p.others) }
 
-// work returns what to ask for next: the last days of all names; what reaches into
-// them, where they don't tell who was there a day ago; what may have changed; and where
-// there are names that the list lacks.
+// work returns what to ask for next: the last days of all names; the last tenure before these,
+// where they don't tell who held the name a day ago; what may have changed; and the gaps in which
+// there may be names that the list lacks.
 func (p *Pool) work(now time.Time) (asks []pool.AskPast) {
 	if now.After(p.again) {
 		p.again = now.Add(lookAgain)

@@ -31,14 +31,14 @@ type Row struct {
 	Name   string
 	Listed bool
 	Held   bool
-	Lease  clientv3.LeaseID // with which it goes by itself when its host does; 0: none
+	Lease  clientv3.LeaseID // of the claim; 0: none, and the name stays until somebody deletes it
 	Owner  string           // of who holds it
 	Since  time.Time        // zero: since before the past that is known
 	Bars   []Bar            // its tenures, in the order in which etcd got them
 }
 
-// ByBegin returns the tenures from left to right: by clocks that differ, that is not the
-// order in which they came.
+// ByBegin returns the tenures by their starts: as hosts' clocks differ, that may not be the order in
+// which etcd got them.
 func (r Row) ByBegin() []Bar {
 	return slices.SortedFunc(slices.Values(r.Bars), func(a, b Bar) int { return cmp.Compare(a.From, b.From) })
 }

@@ -62,8 +62,8 @@ type Client struct {
 	etcdctl   string
 }
 
-// MaxAnswerBytes bounds what is taken of one answer: anybody who may write to etcd can make it as
-// long as they like.
+// MaxAnswerBytes is the longest answer that is accepted: anybody who may write to etcd can make one
+// as long as they like.
 const MaxAnswerBytes = 4 << 20
 
 // New returns a client that connects on demand; the caller closes it.
@@ -99,9 +99,9 @@ func New(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	return &Client{Client: client, connector: connector, login: login, etcdctl: cmp.Or(cfg.Etcdctl, "etcdctl")}, nil
 }
 
-// Failed notes that a request that began at some moment ended with err. It moves on if another
-// member may do better, unless that has happened since, or a login is under way, which etcd would
-// then have worked on for nothing. It returns err with its cause.
+// Failed takes note of the error of a request that began at begun, and returns it with its cause. It
+// moves on to another member where that may help, unless the client has moved on since, or is logging
+// in: etcd would have hashed the password for nothing.
 func (c *Client) Failed(err error, begun time.Time) error {
 	if err == nil || IsTooLong(err) {
 		return err
@@ -122,13 +122,13 @@ func (c *Client) Unreachable() error {
 	return nil
 }
 
-// Version returns what the member that is asked runs.
+// Version returns the version of the member in use.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	status, err := pb.NewMaintenanceClient(c.ActiveConnection()).Status(ctx, &pb.StatusRequest{})
 	return status.GetVersion(), err
 }
 
-// readTime bounds one attempt at what a person asks.
+// readTime is the time-out of one attempt of Try.
 const readTime = 1500 * time.Millisecond
 
 // Try makes a request that may be made twice, until one member has answered or ctx

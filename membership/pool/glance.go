@@ -51,15 +51,15 @@ const (
 	pagesPerGlance = 16
 )
 
-// Look returns a pool at a glance, with some of its past: AsksPerGlance at most. It is one request
-// for as many as 1,000 names, more where somebody has put values there that are too long, and is
-// made until a member has answered.
+// Look returns a pool at a glance, with some of its past: at most AsksPerGlance asks. That takes one
+// request for up to 1,000 names, and more where somebody has put values there that are too long. It
+// tries until a member has answered.
 func Look(ctx context.Context, c *etcd.Client, pool string, asks ...AskPast) (Glance, error) {
 	return lookAt(ctx, c.Ask, pool, asks)
 }
 
-// LookAt is Look for who asks again and again: the member that is asked answers from what it knows
-// itself, and a failure never makes the client move on to another one.
+// LookAt is Look for callers that ask regularly: the member in use answers from its own data
+// (serializable), and a failure does not make the client move on to another one.
 func LookAt(ctx context.Context, c *etcd.Client, pool string, asks ...AskPast) (Glance, error) {
 	g, err := lookAt(ctx, c.Do, pool, asks, clientv3.WithSerializable())
 	if err != nil {

@@ -35,10 +35,10 @@ type Waiter struct {
 	Since time.Time // zero if it does not tell
 }
 
-// A LeaseState is how its lease shows the holder of a name.
+// A LeaseState is what a lease tells about the holder of a name.
 type LeaseState struct {
-	// State is "held"; "suspended" when it was not renewed for so long that its holder does
-	// not use the name; or "" if there is no such lease. Renewed is how long ago that was.
+	// State is "held"; "suspended" when the lease was not renewed for so long that its holder
+	// does not use the name; or "" if there is no such lease. Renewed is how long ago it was.
 	State   string
 	Renewed time.Duration
 }
@@ -68,7 +68,7 @@ func Leases(ctx context.Context, c *etcd.Client, leases []clientv3.LeaseID) ([]L
 	return states, nil
 }
 
-// stateOf returns the state of a lease of which so much is left: a new leader gives it more.
+// stateOf returns the state of a lease by what is left of it; a new leader may have extended it.
 func stateOf(granted, left time.Duration) LeaseState {
 	s := LeaseState{State: "held", Renewed: max(granted-left, 0)}
 	if left < granted-HorizonShare(granted) {
@@ -80,8 +80,8 @@ func stateOf(granted, left time.Duration) LeaseState {
 // lasts says whether t is the tenure of what stands at its name; if nothing does, it isn't.
 func lasts(t Tenure, s Standing) bool { return s.Revision != 0 && t.Open() && s.Lease == t.Lease }
 
-// waitersOf returns who waits by what stands at the keys of those that do, but for the
-// leases that hold a name.
+// waitersOf returns the hosts that wait, by what stands at their keys, without those whose lease
+// holds a name.
 func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]bool) []Waiter {
 	owners, since := make(map[string]string), make(map[string]time.Time)
 	for _, kv := range kvs {
@@ -104,7 +104,7 @@ func waitersOf(pool string, kvs []*mvccpb.KeyValue, holds map[clientv3.LeaseID]b
 	return waiting
 }
 
-// The errors of AskFor when there is nobody to ask, or nobody hears.
+// The errors of AskFor when there is no host to ask, or it does not react.
 var (
 	ErrNotHeld   = errors.New("nobody holds it")
 	ErrNoLease   = errors.New("its key has no lease: it was put there by hand, and no host holds it")

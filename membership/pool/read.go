@@ -14,8 +14,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/membership/etcd"
 )
 
-// keysPerRead bounds one answer of etcd, as long as the values are those of this
-// program; etcd.MaxAnswerBytes does in any case.
+// keysPerRead bounds an answer of etcd as long as the values are this program's own;
+// etcd.MaxAnswerBytes bounds any.
 const keysPerRead = 1000
 
 // A span is some keys of etcd: the first ones of a range, or the last in an order.
@@ -40,12 +40,12 @@ func (s span) op(more ...clientv3.OpOption) clientv3.Op {
 	return clientv3.OpGet(s.from, opts...)
 }
 
-// A keyPage is what stands at the keys of a span, but for values that are too long to be
+// A keyPage is what stands at the keys of a span, without values that are too long to be
 // ours.
 type keyPage struct {
 	kvs    []*mvccpb.KeyValue
-	more   bool // behind them
-	rest   span // and that; where there is no more, it begins behind what was looked at
+	more   bool // there are more
+	rest   span // what follows the keys that were read, be there more or not
 	header *pb.ResponseHeader
 }
 
@@ -58,11 +58,10 @@ func (s span) page(resp *pb.RangeResponse) keyPage {
 	return page
 }
 
-// A Reader is how etcd is asked: (*clientv3.Client).Do, or one that tries again.
+// A Reader reads from etcd: (*clientv3.Client).Do, or (*etcd.Client).Ask, which tries again.
 type Reader func(context.Context, clientv3.Op) (clientv3.OpResponse, error)
 
-// pages reads spans in one request. Where the answer is too long, it is asked for in
-// parts.
+// pages reads spans in one request, or in several where the answer would be too long.
 func (r Reader) pages(ctx context.Context, spans []span, opts ...clientv3.OpOption) ([]keyPage, error) {
 	if len(spans) == 1 {
 		page, err := r.page(ctx, spans[0], opts...)
@@ -92,7 +91,7 @@ func (r Reader) pages(ctx context.Context, spans []span, opts ...clientv3.OpOpti
 	return pages, nil
 }
 
-// page reads a span: where the answer is too long, the keys alone, and then their
+// page reads a span. Where the answer would be too long, it reads the keys first, and then their
 // values one by one.
 func (r Reader) page(ctx context.Context, s span, opts ...clientv3.OpOption) (keyPage, error) {
 	resp, err := r(ctx, s.op(opts...))
@@ -134,8 +133,7 @@ func (r Reader) page(ctx context.Context, s span, opts ...clientv3.OpOption) (ke
 	return page, nil
 }
 
-// all calls each for all that stands in a span, in the order of keys. It returns
-// the header of the first answer.
+// all calls each for every key of a span, in their order. It returns the header of the first answer.
 func (r Reader) all(ctx context.Context, s span, each func(*mvccpb.KeyValue)) (first *pb.ResponseHeader, err error) {
 	for more := true; more; {
 		page, err := r.page(ctx, s)
@@ -160,7 +158,7 @@ func (r Reader) Names(ctx context.Context, pool string, each func(name string, k
 }
 
 // earlierTenures is how many of a name's tenures a claim looks back on: a line
-// that is older than these has no name.
+// from before them has no name.
 const earlierTenures = 256
 
 // GetLastTenures is the operation that reads the last tenures of name, for ReadTenures.

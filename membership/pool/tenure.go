@@ -32,7 +32,7 @@ type Tenure struct {
 	Revision int64         // and last
 }
 
-// How a tenure ends by choice, and with its lease; the other words are a membership.Loss.
+// Why a tenure ended: by choice, or with its lease. The other reasons are the membership.Losses.
 const (
 	Released = "release"
 	Expired  = "expired"
@@ -81,8 +81,8 @@ func RecordID(from time.Time, lease clientv3.LeaseID) string {
 // keyMilli returns t in Unix milliseconds, within 13 digits.
 func keyMilli(t time.Time) int64 { return min(max(t.UnixMilli(), 0), maxMilli) }
 
-// StartOf returns when the tenure of name with this record began; ok is false if that is no
-// record's ID.
+// StartOf returns when the tenure of name with this record began; ok is false if id is not the ID of
+// a record.
 func StartOf(name, id string) (from time.Time, ok bool) {
 	if !recordKeyForm.MatchString(name + "/" + id) {
 		return time.Time{}, false
@@ -160,8 +160,8 @@ func ReadTenures(pool string, kvs []*mvccpb.KeyValue) []Tenure {
 	return ts
 }
 
-// InFuture says whether t begins or ends later than now, by more than clocks may differ: somebody's
-// clock is wrong, and nobody knows to whom the seconds belong.
+// InFuture says whether t begins or ends later than now, by more than clocks may differ: some clock
+// is wrong, and nobody knows whose the seconds are.
 func (t Tenure) InFuture(now time.Time) bool {
 	latest := now.Add(ClocksApart)
 	return t.From.After(latest) || t.To.After(latest)

@@ -5,8 +5,8 @@
 //	tenures.go  our own tenures
 //	own.go      what is remembered now, and saved beside the lease
 //
-// Not promised: that all is on disk when a call returns. Without a file a restart only has less to
-// go by.
+// Not promised: that everything is on disk when a call returns. Without the file, a restart only
+// knows less.
 package state
 
 import (

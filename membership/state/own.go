@@ -46,8 +46,7 @@ func (o *Own) Recall(in string, names []string) {
 	}
 }
 
-// Remember has m and our tenures saved, if there is a directory; without it a restart
-// only has less to go by.
+// Remember has m and our tenures saved, if there is a directory.
 func (o *Own) Remember(m Claim) (saved <-chan struct{}) {
 	o.Last = m
 	return o.save(m, o.Tenures)
@@ -63,7 +62,7 @@ func (o *Own) End(t pool.Tenure, to time.Time) (saved <-chan struct{}) {
 }
 
 // A saver saves in a goroutine of its own: a disk may take half a minute, and a
-// renewal must not wait for it. Of several things to be saved it takes the last.
+// renewal must not wait for it. If several states wait to be saved, only the last one is.
 type saver struct {
 	dir  *Dir // nil: nothing is saved
 	log  *slog.Logger
@@ -92,7 +91,7 @@ func (s *saver) save(m Claim, own Tenures) <-chan struct{} {
 	return next.done
 }
 
-// saveAgain is how long after a failure is tried again.
+// saveAgain is the time between a failure and the next try.
 const saveAgain = 10 * time.Second
 
 // Run saves until ctx ends, and then what is left.
@@ -124,8 +123,7 @@ func (s *saver) Run(ctx context.Context) {
 	}
 }
 
-// write saves what, and returns what is not saved now. unsaved is what was not saved at the last
-// try.
+// write saves what, and returns what remains unsaved; unsaved is what remained at the last try.
 func (s *saver) write(what saved, unsaved *saved) *saved {
 	err := s.dir.save(what)
 	switch {
