@@ -162,6 +162,9 @@ var connectionErrors = []connectionError{
 	}), "its certificate is not valid yet", "look at both clocks (date); %certificate", true},
 	{as(func(e x509.CertificateInvalidError) bool { return e.Reason == x509.Expired }), "its certificate has expired", "renew it on that member: %certificate", true},
 	{as(func(x509.UnknownAuthorityError) bool { return true }), "its certificate is signed by an unknown authority", "set etcd.tls.ca to the file of the one that signed it: %certificate", true},
+	{as(func(e x509.HostnameError) bool {
+		return len(e.Certificate.DNSNames)+len(e.Certificate.IPAddresses) == 0
+	}), "its certificate has its name only as Common Name", "have it signed again with its names as subjectAltName: %certificate", true},
 	{as(func(x509.HostnameError) bool { return true }), "its certificate is for another name", "write one of its names in etcd.endpoints: %certificate", true},
 	{as(func(x509.CertificateInvalidError) bool { return true }), "its certificate is not valid", "%certificate", true},
 	{is(errWantsTLS), "it speaks https, and the endpoint is http://", "write https:// in etcd.endpoints", true},

@@ -59,7 +59,7 @@ func newAuthority(t *testing.T) authority {
 	return authority{cert, key}
 }
 
-// sign returns a certificate for a name or an address, good until then.
+// sign returns a certificate for a name or an address, or "" for neither, good until then.
 func (a authority) sign(t *testing.T, host string, until time.Time) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -73,7 +73,7 @@ func (a authority) sign(t *testing.T, host string, until time.Time) tls.Certific
 	}
 	if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses = []net.IP{ip}
-	} else {
+	} else if host != "" {
 		template.DNSNames = []string{host}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
@@ -190,6 +190,7 @@ func TestCauses(t *testing.T) {
 		{"expired", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "127.0.0.1", yesterday), nil), "https")}, TLS: trusts(ca)}, "its certificate has expired", "openssl s_client -connect 127.0.0.1:"},
 		{"wrong authority", Config{Endpoints: []string{endpoint(wantsTLS, "https")}, TLS: trusts(other)}, "signed by an unknown authority", "etcd.tls.ca"},
 		{"wrong name", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "etcd.example.net", tomorrow), nil), "https")}, TLS: trusts(ca)}, "for another name", "etcd.endpoints"},
+		{"a name as Common Name alone", Config{Endpoints: []string{endpoint(startTLS(t, ca.sign(t, "", tomorrow), nil), "https")}, TLS: trusts(ca)}, "only as Common Name", "subjectAltName"},
 		{"http for https", Config{Endpoints: []string{endpoint(wantsTLS, "http")}}, "it speaks https", "https://"},
 		{"http for https, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "http"), endpoint(wantsOurs, "http"), "127.0.0.1:1"}}, "it speaks https", "https://"},
 		{"wrong authority, and a member is down", Config{Endpoints: []string{endpoint(wantsTLS, "https"), endpoint(wantsOurs, "https"), "https://127.0.0.1:1"}, TLS: trusts(other)}, "signed by an unknown authority", "etcd.tls.ca"},
