@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/prefixproxy/prefixproxy/internal/claimtest"
+	"github.com/prefixproxy/prefixproxy/membership/pool"
 	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
@@ -41,10 +42,10 @@ func init() {
 	claimtest.Make = func(c claimtest.Claim) any {
 		var ours state.Tenures
 		for _, t := range c.Ours {
-			ours = append(ours, state.Tenure{Name: t.Name, Start: firstSecond(t.From), End: t.To.Unix()})
+			ours = append(ours, state.Tenure{Name: t.Name, Start: pool.FirstSecond(t.From), End: t.To.Unix()})
 		}
 		claim := newClaim(c.Name, "", 0, c.Revision, fmt.Sprint(c.Revision), boottime)
-		claim.history = newHistory(firstSecond(c.Start), c.Name, ours, c.Others, false)
+		claim.history = newHistory(pool.FirstSecond(c.Start), c.Name, ours, c.Others, false)
 		claim.extendTo(boottime() + c.Valid)
 		return claim
 	}

@@ -109,6 +109,3 @@ func (h history) before(t int64, current string) (name string, ok bool) {
 	}
 	return current, true
 }
-
-// firstSecond returns the first whole second of a tenure that begins at t.
-func firstSecond(t time.Time) int64 { return t.Add(time.Second - time.Nanosecond).Unix() }

@@ -118,7 +118,7 @@ func TestNameAtIsTheRule(t *testing.T) {
 		claim := now + float64(r.IntN(40))/4
 		c := claimAfter("Denali", time.Hour, at(claim), ours, others)
 		for second := int64(90); float64(second) < claim+10; second++ {
-			want := slowNameAt(second, firstSecond(at(claim)), ours, others)
+			want := slowNameAt(second, pool.FirstSecond(at(claim)), ours, others)
 			if got, _ := c.NameAt(second); got != want {
 				t.Fatalf("seed %d, second %d: got %q, want %q; claim at %v, ours %v, others %v", seed, second, got, want, claim, ours, others)
 			}
@@ -135,7 +135,7 @@ func slowNameAt(second, start int64, ours, others []pool.Tenure) string {
 	}
 	name := ""
 	for _, t := range ours { // the later one wins
-		if firstSecond(t.From) <= second && second <= t.To.Unix() {
+		if pool.FirstSecond(t.From) <= second && second <= t.To.Unix() {
 			name = t.Name
 		}
 	}
@@ -152,7 +152,7 @@ func slowNameAt(second, start int64, ours, others []pool.Tenure) string {
 		// It is before t: between t and another one?
 		free, between := true, false
 		for _, before := range slices.Concat(ours, others) {
-			used := slices.ContainsFunc(others, func(o pool.Tenure) bool { return o == before }) || firstSecond(before.From) <= before.To.Unix()
+			used := slices.ContainsFunc(others, func(o pool.Tenure) bool { return o == before }) || pool.FirstSecond(before.From) <= before.To.Unix()
 			if before.Name == "Denali" && before.From.Before(t.From) && used {
 				free, between = free && before.To.Unix() < second, true
 			}
@@ -179,7 +179,7 @@ func BenchmarkNameAt(b *testing.B) {
 func claimAfter(name string, valid time.Duration, from time.Time, ours, others []pool.Tenure) *Claim {
 	own := make(state.Tenures, len(ours))
 	for i, t := range ours {
-		own[i] = state.Tenure{Name: t.Name, Start: firstSecond(t.From), End: t.To.Unix()}
+		own[i] = state.Tenure{Name: t.Name, Start: pool.FirstSecond(t.From), End: t.To.Unix()}
 	}
-	return testClaim(name, valid, newHistory(firstSecond(from), name, own, others, false))
+	return testClaim(name, valid, newHistory(pool.FirstSecond(from), name, own, others, false))
 }

@@ -107,10 +107,10 @@ func (h *Holder) unended(ctx context.Context, got claimed) []pool.Tenure {
 func (h *Holder) date(held *tenancy) {
 	from, now := held.answered.Add(held.unused()), h.wall()
 	others := slices.DeleteFunc(h.own.Tenures.Others(held.earlier), func(t pool.Tenure) bool { return t.InFuture(now) })
-	held.start = firstSecond(from)
+	held.start = pool.FirstSecond(from)
 	for _, t := range others {
 		if t.Open() {
-			held.start = max(held.start, firstSecond(from.Add(margin(cmp.Or(t.TTL, held.under.ttl)))))
+			held.start = max(held.start, pool.FirstSecond(from.Add(margin(cmp.Or(t.TTL, held.under.ttl)))))
 		} else {
 			held.start = max(held.start, t.To.Unix()+1)
 		}

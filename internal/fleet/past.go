@@ -107,7 +107,7 @@ func (p *past) bars() (bars []Bar, since time.Time) {
 		case p.now.Revision != 0 && r.lease == p.now.Lease && lasting < 0:
 			lasting, b.Lasts = i, true
 		case i+1 < len(p.records): // a crash left no end
-			b.To, b.Ended = max(p.records[i+1].From, b.From), "expired"
+			b.To, b.Ended = max(p.records[i+1].From, b.From), pool.Expired
 		}
 		bars = append(bars, b)
 	}
@@ -122,7 +122,7 @@ func (p *past) bars() (bars []Bar, since time.Time) {
 		b.From = p.since.UnixMilli()
 	}
 	if n := len(bars); n > 0 && bars[n-1].To == 0 {
-		bars[n-1].To, bars[n-1].Ended = max(b.From, bars[n-1].From), "expired"
+		bars[n-1].To, bars[n-1].Ended = max(b.From, bars[n-1].From), pool.Expired
 	}
 	return append(bars, b), p.since
 }

@@ -35,13 +35,13 @@ func SpansOf(owner string, tenures []pool.Tenure, now time.Time) []Span {
 	slices.SortStableFunc(own, func(a, b pool.Tenure) int { return a.From.Compare(b.From) })
 	before := int64(math.MinInt64) // the last second of the tenures before
 	for i, t := range own {
-		s := Span{t.Name, ceilUnix(t.From), math.MaxInt64}
+		s := Span{t.Name, pool.FirstSecond(t.From), math.MaxInt64}
 		switch {
 		case t.Lasts:
 		case !t.To.IsZero():
 			s.To = t.To.Unix()
 		case i+1 < len(own):
-			s.To = ceilUnix(own[i+1].From) - 1
+			s.To = pool.FirstSecond(own[i+1].From) - 1
 		default:
 			s.To = now.Unix()
 		}
@@ -50,7 +50,7 @@ func SpansOf(owner string, tenures []pool.Tenure, now time.Time) []Span {
 			switch {
 			case o.Owner == owner || o.Name != t.Name || o.From.IsZero():
 			case o.From.After(t.From):
-				s.To = min(s.To, ceilUnix(o.From)-1)
+				s.To = min(s.To, pool.FirstSecond(o.From)-1)
 			case !o.To.IsZero():
 				free = max(free, o.To.Add(pool.ClocksApart).Unix())
 			}
@@ -71,9 +71,6 @@ func SpansOf(owner string, tenures []pool.Tenure, now time.Time) []Span {
 	}
 	return spans
 }
-
-// ceilUnix returns the first whole second at t or after it.
-func ceilUnix(t time.Time) int64 { return t.Add(time.Second - time.Nanosecond).Unix() }
 
 // InSteps returns the steps, by their first seconds, in which a name was one host's, of spans
 // that reach into from..until, none later than that. A step in which it changes hands is its

@@ -53,7 +53,7 @@ func TestSpansFollowCarbonLines(t *testing.T) {
 			if i > 0 {
 				since = own[i-1].To.Unix() + 1
 			}
-			for s := max(since, ceilUnix(current.From)-30, ceilUnix(own[0].From)); s <= current.To.Unix(); s++ {
+			for s := max(since, pool.FirstSecond(current.From)-30, pool.FirstSecond(own[0].From)); s <= current.To.Unix(); s++ {
 				want, ok := claim.NameAt(s)
 				if !ok {
 					want = ""

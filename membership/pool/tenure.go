@@ -50,6 +50,10 @@ const TenuresKept = 90 * 24 * time.Hour
 // one moment.
 const ClocksApart = 5 * time.Second
 
+// FirstSecond returns the first whole Unix second of a tenure that begins at from. The second in which a
+// name changes hands is its former holder's.
+func FirstSecond(from time.Time) int64 { return from.Add(time.Second - time.Nanosecond).Unix() }
+
 // A record is a Tenure as it lies in etcd:
 //
 //	/prefixproxy/default/tenures/Denali/1795386417123-694d8a1c5e0f3a2b
