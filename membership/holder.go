@@ -87,7 +87,7 @@ func newHolder(store *store, dir *state.Dir, now clock, log *slog.Logger) *Holde
 		},
 		cfg:     cfg,
 		wall:    time.Now,
-		records: records{timeOut: cfg.TTL / 3, jitter: retry.Randomly, log: log},
+		records: records{timeOut: requestTime(cfg.TTL), jitter: retry.Randomly, log: log},
 		own:     state.NewOwn(dir, log),
 	}
 }
