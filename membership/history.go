@@ -36,7 +36,7 @@ type span struct {
 func (s span) has(t int64) bool { return s.from <= t && t <= s.to }
 
 // newHistory returns the history of a tenure of name whose first second is start.
-// others are the recorded tenures of other hosts under its name, in the order of
+// ours may hold the tenure itself, which has no second before its start. others are the recorded tenures of other hosts under its name, in the order of
 // time; cut says that there were more before them, which are not known.
 //
 // For this rule, a tenure that follows another one begins at that one's end: the seconds in which

@@ -118,7 +118,7 @@ func (h *Holder) date(held *tenancy) {
 	if own := h.own.Tenures.Find(held.tenure); own != nil {
 		held.start = min(held.start, own.Start)
 	}
-	held.history = newHistory(held.start, held.name, h.own.Tenures.Except(held.tenure), others, held.cut)
+	held.history = newHistory(held.start, held.name, h.own.Tenures, others, held.cut)
 }
 
 // lookBack finds out whether the doubted tenures before held have their ends on record by now.

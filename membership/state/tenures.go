@@ -36,11 +36,6 @@ func (d *Tenures) Begin(t pool.Tenure, start int64, now time.Time) {
 // EndAt sets the last second. Even if the clock was set back, that is not before the start.
 func (own *Tenure) EndAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
-// Except returns all tenures but t.
-func (d Tenures) Except(t pool.Tenure) Tenures {
-	return slices.DeleteFunc(slices.Clone(d), func(own Tenure) bool { return own.Name == t.Name && own.Record == t.ID })
-}
-
 // Others returns those of ts that are not ours.
 func (d Tenures) Others(ts []pool.Tenure) []pool.Tenure {
 	return slices.DeleteFunc(slices.Clone(ts), func(t pool.Tenure) bool { return d.Find(t) != nil })
