@@ -117,7 +117,7 @@ func TestRecordIsWrittenWithTheClaimAndEndedWithTheRelease(t *testing.T) {
 	check("while it lasts", map[string]string{})
 
 	// Name and record change as one: one revision has both.
-	watch := c.Watch(t.Context(), pool.Key(cfg.Pool), clientv3.WithPrefix(), clientv3.WithRev(claim.revision+1))
+	watch := c.Watch(t.Context(), "/prefixproxy/"+cfg.Pool+"/", clientv3.WithPrefix(), clientv3.WithRev(claim.revision+1))
 	h.stop()
 	var events []string
 	for _, ev := range (<-watch).Events {

@@ -25,7 +25,7 @@ func TestLookAt(t *testing.T) {
 	now := time.Now()
 	put := func(key, value string, opts ...clientv3.OpOption) {
 		t.Helper()
-		if _, err := c.Put(t.Context(), Key(testPool)+key, value, opts...); err != nil {
+		if _, err := c.Put(t.Context(), keys(testPool)+key, value, opts...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -103,7 +103,7 @@ func TestLookAtLongValues(t *testing.T) {
 		"names/a": long, "names/b": long, "names/c": long, "names/d": long, "names/MtLogan": long,
 		"tenures/Denali/0000000000001-1": long, "tenures/Denali/0000000000002-1": long, "tenures/Denali/0000000000003-1": long, "tenures/Denali/0000000000004-1": long,
 	} {
-		if _, err := c.Put(t.Context(), Key(testPool)+key, value); err != nil {
+		if _, err := c.Put(t.Context(), keys(testPool)+key, value); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -26,23 +26,23 @@ import (
 //	/prefixproxy/<pool>/released/<name>                 the lease that is asked to let go, under a lease of one TTL
 //	/prefixproxy/<pool>/data_loss                       who saw it, under a lease of one TTL
 
-// Key returns what the keys of a pool begin with.
-func Key(pool string) string { return "/prefixproxy/" + pool + "/" }
+// keys returns what the keys of a pool begin with.
+func keys(pool string) string { return "/prefixproxy/" + pool + "/" }
 
 // NamesKey returns what the keys of the names begin with.
-func NamesKey(pool string) string { return Key(pool) + "names/" }
+func NamesKey(pool string) string { return keys(pool) + "names/" }
 
 // TenuresKey returns what the keys of the records begin with.
-func TenuresKey(pool string) string { return Key(pool) + "tenures/" }
+func TenuresKey(pool string) string { return keys(pool) + "tenures/" }
 
 // WaitingKey returns what the keys of hosts without a name begin with.
-func WaitingKey(pool string) string { return Key(pool) + "waiting/" }
+func WaitingKey(pool string) string { return keys(pool) + "waiting/" }
 
 // ReleasedKey returns what the keys of names that are asked for begin with.
-func ReleasedKey(pool string) string { return Key(pool) + "released/" }
+func ReleasedKey(pool string) string { return keys(pool) + "released/" }
 
 // MarkerKey returns the key of the marker of data loss.
-func MarkerKey(pool string) string { return Key(pool) + "data_loss" }
+func MarkerKey(pool string) string { return keys(pool) + "data_loss" }
 
 // The bounds of names and owners in bytes, and of a lease's time to live.
 const (
