@@ -343,7 +343,7 @@ func TestAddressesThatAreGone(t *testing.T) {
 		gone := fmt.Sprintf("192.0.2.1:%d", i)
 		c.turns++
 		c.tried[gone] = c.turns
-		c.failed(nil, gone, errSilent)
+		c.failed(gone, errSilent)
 		if _, err := c.resolve(t.Context(), c.endpoints[i%2]); err != nil {
 			t.Fatal(err)
 		}

@@ -113,14 +113,14 @@ func (c *connector) dial(ctx context.Context, _ string) (net.Conn, error) {
 	for _, e := range c.inTurn() {
 		addresses, failed := c.resolve(ctx, e)
 		if failed != nil {
-			err = c.failed(nil, e.String(), failed)
+			err = c.failed(e.String(), failed)
 		}
 		for _, address := range addresses {
 			var l *link
 			if l, failed = c.connect(ctx, e, address); failed == nil {
 				return l, nil
 			}
-			err = c.failed(nil, shown(e, address), failed)
+			err = c.failed(shown(e, address), failed)
 			if ctx.Err() != nil {
 				return nil, err
 			}
@@ -251,18 +251,12 @@ func speaksTLS(ctx context.Context, address string) bool {
 	return err == nil
 }
 
-// failed notes why a connection could not be made, or ended. l is nil if there was none; if there
-// is a newer one, that is no news.
-func (c *connector) failed(l *link, endpoint string, err error) error {
+// failed notes why a connection could not be made.
+func (c *connector) failed(endpoint string, err error) error {
 	failure := &connectError{endpoint, err}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if l != nil {
-		l.ended = true
-	}
-	if l == nil || l == c.link {
-		c.note(failure)
-	}
+	c.note(failure)
 	return failure
 }
 
@@ -270,16 +264,6 @@ func (c *connector) failed(l *link, endpoint string, err error) error {
 func (c *connector) note(failure *connectError) {
 	others := slices.DeleteFunc(c.failures, func(f *connectError) bool { return f.endpoint == failure.endpoint })
 	c.failures = append(others[max(0, len(others)-maxKnown+1):], failure)
-}
-
-// works notes that the member at the end of l has said something.
-func (c *connector) works(l *link) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	l.heard = true
-	if l == c.link {
-		c.failures = nil
-	}
 }
 
 // why returns why there is no connection; nothing while there is one. at is the
@@ -345,18 +329,38 @@ func (l *link) Read(p []byte) (int, error) {
 	case errors.Is(err, net.ErrClosed): // by us
 	case l.heard:
 		if err != nil && n == 0 {
-			l.of.failed(l, l.shown, err)
+			l.fail(err)
 		}
 	case n > 3 && p[3] != frameSettings:
-		l.of.failed(l, l.shown, errNoEtcd)
+		l.fail(errNoEtcd)
 	case n > 0:
-		l.of.works(l)
+		l.work()
 	case isClosed(err):
-		l.of.failed(l, l.shown, errClosedUnheard)
+		l.fail(errClosedUnheard)
 	case err != nil:
-		l.of.failed(l, l.shown, err)
+		l.fail(err)
 	}
 	return n, err
+}
+
+// work notes that the member has said something.
+func (l *link) work() {
+	l.of.mu.Lock()
+	defer l.of.mu.Unlock()
+	l.heard = true
+	if l == l.of.link {
+		l.of.failures = nil
+	}
+}
+
+// fail notes why the connection ended. If there is a newer one, that is no news.
+func (l *link) fail(err error) {
+	l.of.mu.Lock()
+	defer l.of.mu.Unlock()
+	l.ended = true
+	if l == l.of.link {
+		l.of.note(&connectError{l.shown, err})
+	}
 }
 
 // frameSettings is the type of the frame with which HTTP/2 begins, in its fourth byte.
