@@ -59,7 +59,7 @@ var (
 	proxyHead = []byte("\r\n\r\n\x00") // PROXY protocol, version 2
 	foreign   = [][]byte{
 		proxyHead,
-		[]byte("\x16\x03"),                                 // TLS
+		[]byte("\x16\x03\x01"), []byte("\x16\x03\x02"), []byte("\x16\x03\x03"), // TLS; with a 0, it is a packet of 790 bytes
 		[]byte("\x1f\x8b\x08"), []byte("\x28\xb5\x2f\xfd"), // gzip, zstd
 		[]byte("\xff\xff\xff\xff"), // a length of -1
 	}

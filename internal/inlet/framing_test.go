@@ -174,11 +174,22 @@ func TestFramedAndPlainClients(t *testing.T) {
 	in.came(t, "framed.3", "plain.3")
 }
 
+// The head of a packet may begin like another protocol.
+func TestPacketOf790Bytes(t *testing.T) {
+	ln := "host.a:1|c|#" + strings.Repeat("x", 0x0316-len("host.a:1|c|#"))
+	everyCut(headLen+2, func(cuts []int) {
+		if b := reads(&framing{understands: true}, frame(ln), cuts); !slices.Equal(b.lines, []string{ln}) {
+			t.Fatalf("cut at %v: got %d lines, and dropped %q", cuts, len(b.lines), b.dropped)
+		}
+	})
+}
+
 // FuzzFraming compares with the obvious way, on the whole stream.
 func FuzzFraming(f *testing.F) {
 	f.Add([]byte(frame("a:1|c\nb:2|c")+frame("c:3|c\n")), uint64(1))
 	f.Add([]byte("a:1|c\nb:2|c\n"), uint64(2))
 	f.Add([]byte("\x00\x00\x00\x05a:1|c"), uint64(3))
+	f.Add([]byte("\x16\x03\x00\x00a:1|c"), uint64(4))
 	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		var cuts []int
