@@ -32,7 +32,7 @@ func handOver(q queue) {
 }
 
 // newTestQueue returns a queue of so many bytes.
-func newTestQueue(p line.Protocol, limit int) queue {
+func newTestQueue(p line.Protocol, limit int64) queue {
 	if p == line.StatsD {
 		return newStatsDQueue(limit)
 	}

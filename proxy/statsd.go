@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"math"
 
 	"github.com/prefixproxy/prefixproxy/internal/aggregate"
 	"github.com/prefixproxy/prefixproxy/internal/line"
@@ -54,7 +53,7 @@ type statsdForwarder struct {
 
 func newStatsDForwarder(p *Proxy) *statsdForwarder {
 	cfg := p.cfg.Forward.StatsD
-	f := &statsdForwarder{statsdQueue: newStatsDQueue(int(min(cfg.Queue, math.MaxInt))), left: newPointQueue(p), log: p.log}
+	f := &statsdForwarder{statsdQueue: newStatsDQueue(int64(cfg.Queue)), left: newPointQueue(p), log: p.log}
 	f.know(cfg.To)
 	source := &statsdSource{queue: f.statsdQueue}
 	f.to = &destination{protocol: line.StatsD, Outlet: outlet.New(cfg.outlet(), p.outletOptions(line.StatsD, "", source))}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,9 +24,9 @@ type statsdQueue struct {
 	mu     sync.Mutex
 	closed bool
 	books  books
-	limit  int // bytes in all lists together
-	excess int // bytes that waited when the limit was lowered, as far as they still do
-	bytes  int
+	limit  int64 // bytes in all lists together
+	excess int64 // bytes that waited when the limit was lowered, as far as they still do
+	bytes  int64
 
 	// The lists, each with its oldest batch first.
 	ready  []*batch
@@ -35,7 +34,7 @@ type statsdQueue struct {
 	parked []*batch // older than all that is held
 }
 
-func newStatsDQueue(limit int) *statsdQueue {
+func newStatsDQueue(limit int64) *statsdQueue {
 	return &statsdQueue{limit: limit, books: books{forwarded: map[string]uint64{}}, more: make(chan struct{}, 1), heldMore: make(chan struct{}, 1)}
 }
 
@@ -52,7 +51,7 @@ func (q *statsdQueue) accept(t *tally, in ...*batch) (waiting int64) {
 		q.books.queued += b.lines
 		q.put(b)
 	}
-	return int64(q.bytes)
+	return q.bytes
 }
 
 // takeOver books what a queue of points adopted that has ended, and forwarded or lost.
@@ -86,7 +85,7 @@ func (q *statsdQueue) put(b *batch) {
 func (q *statsdQueue) resize(f StatsDForward) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.limit, q.excess = int(min(f.Queue, math.MaxInt)), q.bytes
+	q.limit, q.excess = int64(f.Queue), q.bytes
 }
 
 // park takes back a taken batch whose claim is suspended: it waits, before all
@@ -120,7 +119,7 @@ func (q *statsdQueue) hold(list *[]*batch, b *batch) {
 // push appends b to list. Where much waits, a buffer that gets no more lines is cut to
 // size, so that it takes little more memory than they do. q.mu is held.
 func (q *statsdQueue) push(list *[]*batch, b *batch) {
-	q.bytes += len(b.buf)
+	q.bytes += int64(len(b.buf))
 	if n := len(*list); n > 0 {
 		last := (*list)[n-1]
 		if last.merge(b) {
@@ -150,7 +149,7 @@ func (q *statsdQueue) pop(list *[]*batch) *batch {
 	b := first(*list)
 	if b != nil {
 		*list = slices.Delete(*list, 0, 1)
-		q.bytes -= len(b.buf)
+		q.bytes -= int64(len(b.buf))
 	}
 	return b
 }
@@ -317,5 +316,5 @@ func (q *statsdQueue) lost() (n uint64) {
 func (q *statsdQueue) account() account {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return newAccount(q.books, int64(q.bytes), int64(q.limit))
+	return newAccount(q.books, q.bytes, q.limit)
 }
