@@ -89,15 +89,11 @@ func TestUpstreamsInScrape(t *testing.T) {
 // Our own numbers go through our own path, as deltas, and count as received.
 func TestTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		registry := prometheus.NewRegistry()
-		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
-		if err != nil {
-			t.Fatal(err)
-		}
+		sending, registry := ownNumbers(t)
+		p := sending.proxy
 		info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_info", ConstLabels: prometheus.Labels{"owner": "foo-ns31"}})
 		registry.MustRegister(p, info)
-		ctx, cancel := context.WithCancel(t.Context())
-		end := tell(newTelemetry(p), ctx)
+		defer tell(t, sending)()
 
 		carbon := p.carbon
 		if err := carbon.open(store.Places{}, p.cfg.Forward.Carbon, p.log); err != nil {
@@ -126,23 +122,17 @@ func TestTelemetry(t *testing.T) {
 		if b.received == 0 || b.rewritten != b.received {
 			t.Errorf("own lines: %d received, %d rewritten", b.received, b.rewritten)
 		}
-		cancel()
-		end()
 	})
 }
 
 // The counter of a listener that a reload closed begins anew when another one opens it again.
 func TestTelemetryOfANewCounter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		registry := prometheus.NewRegistry()
-		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
-		if err != nil {
-			t.Fatal(err)
-		}
+		sending, registry := ownNumbers(t)
+		p := sending.proxy
 		drops := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "prefixproxy_drops_total"}, []string{"listener"})
 		registry.MustRegister(drops)
-		ctx, cancel := context.WithCancel(t.Context())
-		end := tell(newTelemetry(p), ctx)
+		defer tell(t, sending)()
 		for _, n := range []float64{5, 2} {
 			drops.Reset()
 			drops.WithLabelValues("udp").Add(n)
@@ -150,8 +140,6 @@ func TestTelemetryOfANewCounter(t *testing.T) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		}
-		cancel()
-		end()
 	})
 }
 
@@ -159,15 +147,11 @@ func TestTelemetryOfANewCounter(t *testing.T) {
 // statsd would repeat what it was for ever.
 func TestTelemetryOfAGoneGauge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		registry := prometheus.NewRegistry()
-		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
-		if err != nil {
-			t.Fatal(err)
-		}
+		sending, registry := ownNumbers(t)
+		p := sending.proxy
 		up := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "prefixproxy_up"}, []string{"upstream"})
 		registry.MustRegister(up)
-		ctx, cancel := context.WithCancel(t.Context())
-		end := tell(newTelemetry(p), ctx)
+		defer tell(t, sending)()
 		up.WithLabelValues("a").Set(1)
 		up.WithLabelValues("b").Set(1)
 		for _, want := range [][]string{
@@ -180,17 +164,31 @@ func TestTelemetryOfAGoneGauge(t *testing.T) {
 			}
 			up.DeleteLabelValues("a")
 		}
-		cancel()
-		end()
 	})
 }
 
-// tell begins to send our own numbers until ctx ends, and returns what waits for that.
-func tell(t *telemetry, ctx context.Context) (wait func()) {
+// ownNumbers returns what sends the numbers of a registry, which are none of the proxy's yet.
+func ownNumbers(t *testing.T) (*telemetry, *prometheus.Registry) {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	stdout := Upstream{Address: Address{Network: "stdout"}}
+	p, err := New(testConfig(stdout, stdout), holding("Denali"), Options{Telemetry: registry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newTelemetry(p), registry
+}
+
+// tell begins to send our own numbers. end stops that, and waits for what is sent last.
+func tell(t *testing.T, sending *telemetry) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
 	var telling sync.WaitGroup
-	t.follow(t.proxy.cfg)
-	telling.Go(func() { t.run(ctx) })
-	return telling.Wait
+	sending.follow(sending.proxy.cfg)
+	telling.Go(func() { sending.run(ctx) })
+	return func() {
+		cancel()
+		telling.Wait()
+	}
 }
 
 // telemetryLines returns what the next interval sends.
@@ -207,23 +205,17 @@ func telemetryLines(t *testing.T, p *Proxy) []string {
 // reload.
 func TestLastTelemetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		registry := prometheus.NewRegistry()
-		p, err := New(testConfig(Upstream{Address: Address{Network: "stdout"}}, Upstream{Address: Address{Network: "stdout"}}), holding("Denali"), Options{Telemetry: registry})
-		if err != nil {
-			t.Fatal(err)
-		}
+		sending, registry := ownNumbers(t)
+		p := sending.proxy
 		held := prometheus.NewGauge(prometheus.GaugeOpts{Name: "prefixproxy_claim_held"})
 		held.Set(1)
 		registry.MustRegister(held)
-		ctx, cancel := context.WithCancel(t.Context())
-		sending := newTelemetry(p)
-		end := tell(sending, ctx)
+		end := tell(t, sending)
 		sending.follow(p.cfg) // as a reload does
 		synctest.Wait()
 		if b, _ := p.statsd.(*statsdForwarder).tryTake(); b != nil {
 			t.Errorf("a reload sent %q", b.buf)
 		}
-		cancel()
 		end()
 		b, _ := p.statsd.(*statsdForwarder).tryTake()
 		if b == nil || string(b.buf) != "Denali.prefixproxy.claim_held:0|g\n" {

@@ -1,12 +1,9 @@
 package outlet
 
 import (
-	"context"
 	"net"
 	"testing"
 	"time"
-
-	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // A datagram that was sent is gone: the socket of one that was refused is not kept open. The line
@@ -24,19 +21,14 @@ func TestRefusedDatagram(t *testing.T) {
 		t.Error("the socket of a session that ended stays open")
 		return 0
 	}
-	o := New(Config{To: addresses(t, "udp://"+to)}, Options{Source: source, Log: discard, Dialer: link.Dialer{}})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	done := make(chan struct{})
-	go func() { o.Run(ctx); close(done) }()
+	stop := source.sendTo(t, "udp://"+to)
 	for range 2 {
 		source.put("a:1|c")
 		if how := <-source.ended; how != Broken {
 			t.Errorf("got %v, want %v", how, Broken)
 		}
 	}
-	cancel()
-	<-done
+	stop()
 	if source.sent != nil {
 		t.Errorf("%q count as sent", source.sent)
 	}

@@ -457,6 +457,18 @@ type endingSource struct {
 
 func (s endingSource) End(_ time.Time, how Ending) { s.ended <- how }
 
+// sendTo runs an outlet that sends to a real server what s has. stop ends it.
+func (s endingSource) sendTo(t *testing.T, to string) (stop func()) {
+	o := New(Config{To: addresses(t, to)}, Options{Source: s, Log: discard, Dialer: link.Dialer{}})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { o.Run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
 // A rig is an outlet at work, in a bubble of synctest.
 type rig struct {
 	*Outlet

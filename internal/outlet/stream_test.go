@@ -1,13 +1,10 @@
 package outlet
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"testing"
 	"time"
-
-	"github.com/prefixproxy/prefixproxy/internal/link"
 )
 
 // A server that accepts connections and closes them costs a line each, where lines are not sent again.
@@ -16,6 +13,7 @@ func TestAcceptsAndCloses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer listener.Close()
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -30,11 +28,7 @@ func TestAcceptsAndCloses(t *testing.T) {
 	for i := range 1000 {
 		source.put(fmt.Sprintf("n%d:1|c", i))
 	}
-	o := New(Config{To: addresses(t, "tcp://"+listener.Addr().String())}, Options{Source: source, Log: discard, Dialer: link.Dialer{}})
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	done := make(chan struct{})
-	go func() { o.Run(ctx); close(done) }()
+	stop := source.sendTo(t, "tcp://"+listener.Addr().String())
 	const sessions = 3
 	for range sessions {
 		<-source.ended
@@ -42,7 +36,5 @@ func TestAcceptsAndCloses(t *testing.T) {
 	if n := source.gone(); n > sessions+1 { // one that has just begun
 		t.Errorf("%d lines are lost in %d sessions", n, sessions)
 	}
-	cancel()
-	listener.Close()
-	<-done
+	stop()
 }
