@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/prefixproxy/prefixproxy/internal/retry"
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
 // A way is what lies between one process and etcd: three endpoints, and a
@@ -185,15 +186,15 @@ func (w *way) request(f fate, do func() (any, error)) chan answer {
 		w.etcd.do(func() { a.resp, a.err = do() })
 		return a
 	}
-	time.AfterFunc(f.to, func() {
+	sidebyside.After(f.to, func() {
 		a := arrive()
 		w.process.arrived()
 		if !f.answerLost {
-			time.AfterFunc(f.fro, func() { came <- a })
+			sidebyside.After(f.fro, func() { came <- a })
 		}
 	})
 	if f.again > 0 {
-		time.AfterFunc(f.to+f.again, func() { arrive() })
+		sidebyside.After(f.to+f.again, func() { arrive() })
 	}
 	return came
 }
@@ -349,14 +350,14 @@ func (s *wayStream) Send(in *pb.LeaseKeepAliveRequest) error {
 		return nil
 	}
 	if f.isolated {
-		time.AfterFunc(f.to+f.fro, func() { s.came <- answer{err: errNoLeader} })
+		sidebyside.After(f.to+f.fro, func() { s.came <- answer{err: errNoLeader} })
 		return nil
 	}
-	time.AfterFunc(f.to, func() {
+	sidebyside.After(f.to, func() {
 		a := s.w.keepAlive(in)
 		s.w.process.arrived()
 		if !f.answerLost {
-			time.AfterFunc(f.fro, func() { s.came <- a })
+			sidebyside.After(f.fro, func() { s.came <- a })
 		}
 	})
 	return nil

@@ -115,7 +115,7 @@ func (n *fakeNet) Dial(ctx context.Context, _ address.Upstream, at string, way l
 	s.links = append(s.links, l)
 	if s.endErr != nil {
 		err := s.endErr
-		time.AfterFunc(s.hangUp, func() { l.end(err) })
+		sidebyside.After(s.hangUp, func() { l.end(err) })
 	}
 	s.mu.Unlock()
 	if !retry.Sleep(ctx, needs) {

@@ -40,6 +40,9 @@ func (b *Backoff) Next() time.Duration {
 
 // Sleep waits for d; it returns false when ctx has ended.
 func Sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
