@@ -124,6 +124,16 @@ func (w *wayOut) awaitDelivered(protocol string) {
 	report(w.t, w.problems())
 }
 
+// lags says whether lines of a protocol that are sent no more wait all the same: no server has room for
+// them.
+func (w *wayOut) lags(protocol string) bool {
+	w.t.Helper()
+	return !w.within(time.Second, func() bool {
+		status, err := w.current().Status()
+		return err == nil && status.Lines[protocol].Queued == 0
+	})
+}
+
 // awaitArrivals waits until so many different lines of a protocol have arrived,
 // at least.
 func (w *wayOut) awaitArrivals(protocol string, least int) {

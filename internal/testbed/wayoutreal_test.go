@@ -160,7 +160,11 @@ func statsdIsStopped(t *testing.T) {
 	for i := range 2 {
 		before := w.awaitUp("tcp://" + statsd.Addr)
 		statsd.Signal(syscall.SIGSTOP)
-		w.sendFor("statsd", 10_000, 3*time.Second)
+		w.sendFor("statsd", 10_000, 2*time.Second)
+		for !w.lags("statsd") { // the kernel has given the connection more room
+			w.sendFor("statsd", 50_000, time.Second)
+		}
+		w.sendFor("statsd", 10_000, time.Second)
 		statsd.Signal(syscall.SIGCONT)
 		statsd.lives(t, flushes, fmt.Sprintf("after.pause.%d", i))
 		w.current().eventually(t, "another connection", func() error {
