@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -112,6 +113,11 @@ func (h *Holder) attempt(ctx context.Context) (*tenancy, error) {
 		return nil, err
 	}
 	// 5. Know our own past before anybody asks the claim which name a second belongs to.
+	for _, t := range got.earlier {
+		if slices.Contains(h.granted, t.Lease) { // claimed by a request whose answer never came
+			h.own.Tenures.AddUnused(t)
+		}
+	}
 	if err := h.closeCrashed(ctx, got, answered); err != nil {
 		return nil, err
 	}
@@ -139,6 +145,7 @@ func (h *Holder) grant(ctx context.Context) error {
 		granted.term = 0 // the leader that granted it may not be the one that was named
 	}
 	h.lease = &granted
+	h.granted = append(h.granted[max(len(h.granted)-leasesKept+1, 0):], granted.id)
 	return nil
 }
 

@@ -16,7 +16,8 @@ import (
 // (https://github.com/etcd-io/etcd/issues/15247). So a name that was claimed is used at once only
 // if its earlier tenures
 //
-//   - were our own, of this boot: one process at a time has the state; or
+//   - were our own, of this boot: one process at a time has the state; or were claimed under a
+//     lease that etcd granted us, by a request whose answer we never got; or
 //   - have put their ends on record: they let go before they write it; or
 //   - ran out: their lease is gone, and one leader counted all of its time.
 //

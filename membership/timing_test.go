@@ -200,6 +200,34 @@ func TestLeaseRunsOutDuringAnOutage(t *testing.T) {
 	})
 }
 
+// A claim whose answer never comes may have gone through. If its lease runs out before that is
+// known, the tenure was nobody's but ours, and we have not used the name: the next claim need not
+// wait for its end.
+func TestClaimWithoutAnAnswerWasOurs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newModel()
+		h, way := newSim(t, e)
+		way.exactly(false, time.Second) // so slow a grant has no term
+		r := run(t, h)
+		pass(t, 500*time.Millisecond)
+		way.exactly(false, time.Hour) // the claim goes through, unanswered
+		pass(t, simTTL)
+		way.exactly(false, 0)
+		c := r.held(t)
+
+		ts := e.tenures(h.cfg.Pool)
+		if len(ts) != 2 || ts[0].Name != c.name || ts[0].Term != 0 || ts[0].Lease == c.lease {
+			t.Fatalf("tenures are %+v, want two of %s, the first under a lease of no known term", ts, c.name)
+		}
+		if waited := time.Since(ts[1].From); waited > time.Second {
+			t.Errorf("used %v after the claim, want at once", waited)
+		}
+		if name, ok := c.NameAt(ts[0].From.Unix() + 1); name != c.name || !ok {
+			t.Errorf("a line of the time without an answer: got %q, want %s", name, c.name)
+		}
+	})
+}
+
 // A host that dies, and one that starts with its memory.
 func TestTakeOver(t *testing.T) {
 	for _, test := range []struct {

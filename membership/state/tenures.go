@@ -33,6 +33,14 @@ func (d *Tenures) Begin(t pool.Tenure, start int64, now time.Time) {
 	*d = (*d)[max(len(*d)-ownTenuresKept, 0):]
 }
 
+// AddUnused adds the tenure t, unless it is known: nothing was sent under it, and no second is its.
+func (d *Tenures) AddUnused(t pool.Tenure) {
+	if d.Find(t) == nil {
+		start := pool.FirstSecond(t.From)
+		*d = append(*d, Tenure{Name: t.Name, Record: t.ID, Start: start, End: start - 1})
+	}
+}
+
 // EndAt sets the last second. Even if the clock was set back, that is not before the start.
 func (own *Tenure) EndAt(to time.Time) { own.End = max(to.Unix(), own.Start-1) }
 
