@@ -178,7 +178,7 @@ func (r *rig) recover(end func()) drain {
 		r.complain("the backlog was not delivered within %v", 2*patience)
 	}
 	d := r.lines.endDrain()
-	r.log("backlog of %d lines: %d lines/s; of %d live lines, 99 %% arrived within %d ms, and waited for %d lines of it", d.backlog, d.rate(), len(d.ages), p99(d.ages), p99(d.waited))
+	r.log("backlog of %d lines: %d lines/s; of %d live lines, half arrived within %d ms, and waited for %d lines of it", d.backlog, d.rate(), len(d.ages), median(d.ages), median(d.waited))
 	return d
 }
 

@@ -389,13 +389,13 @@ func (d *drain) take(sent, now int64) {
 	d.ages = append(d.ages, now-sent)
 }
 
-// p99 returns what 99 % of some numbers are at most.
-func p99[T cmp.Ordered](numbers []T) (most T) {
+// median returns what half of some numbers are at most.
+func median[T cmp.Ordered](numbers []T) (most T) {
 	if len(numbers) == 0 {
 		return most
 	}
 	slices.Sort(numbers)
-	return numbers[(len(numbers)-1)*99/100]
+	return numbers[(len(numbers)-1)/2]
 }
 
 // rate returns the lines of the backlog that arrived in a second.

@@ -165,6 +165,9 @@ func TestFaultsSeeBugs(t *testing.T) {
 		{"the kernel lingers on", "relay killed while the receiver pauses", "nobody sent", []planted.Edit{
 			{File: "internal/link/stream.go", Old: "err = l.tcp.SetLinger(0)", New: "err = l.tcp.SetLinger(-1)"},
 		}},
+		{"live lines wait their turn", "receiver down, and slow when it is back", "of the live lines waited", []planted.Edit{
+			{File: "internal/store/cursor.go", Old: "liveAge = time.Second / 2", New: "liveAge = 0 * time.Second"},
+		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
 			{File: "internal/store/open.go", Old: "		for _, sp := range p.Todo {\n			c.add(sp, fresh)\n		}\n", New: ""},
 		}},
