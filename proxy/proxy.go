@@ -231,7 +231,12 @@ func (p *Proxy) Status() Status {
 		s.Listeners = append(s.Listeners, ListenerStatus{
 			Protocol: l.Protocol.String(), Address: l.Address.String(), ReceiveBuffer: l.ReceiveBuffer,
 		})
+		if n, err := l.KernelDrops(); err == nil {
+			s.KernelDrops += n
+		}
 	}
+	c := p.inlet.Connections()
+	s.AcceptsDelayed = c.Waited + c.ShortOf
 	for _, a := range carbon {
 		s.Destinations = append(s.Destinations, DestinationStatus{Name: a.bound.Destination, Lines: a.report()})
 		if !a.removed {

@@ -20,8 +20,11 @@ type Status struct {
 	// Destinations are those of Carbon. One that a reload removed comes last.
 	Destinations []DestinationStatus `json:"destinations"`
 
-	// Bounds says how much waits in each queue, in bytes. The metrics have it, too.
-	Bounds []Bound `json:"-"`
+	// What only the metrics and the page have: how much waits in each queue, in bytes; datagrams that
+	// the kernel dropped; and how often new connections had to wait.
+	Bounds         []Bound `json:"-"`
+	KernelDrops    uint64  `json:"-"`
+	AcceptsDelayed uint64  `json:"-"`
 }
 
 // A Bound is how full the queue of a protocol is, or of one destination of Carbon, and

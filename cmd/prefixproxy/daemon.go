@@ -88,7 +88,7 @@ func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.Fil
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.admin = admin.New(cfg.Admin, admin.Source{
 		Version: buildVersion(), Names: d.holder, Lines: d.proxy, Gatherer: prometheus.Gatherers{d.registry, process},
-		Pool: d.pool, Alive: d.health.Alive,
+		Pool: d.pool, Alive: d.health.Alive, Refused: d.reloads.refused.Load,
 	}, d.log)
 	return d, nil
 }

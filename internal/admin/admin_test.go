@@ -122,7 +122,7 @@ func newServer(cfg Config, names Names, lines Lines) *Server {
 
 // newSource returns a source with names and lines, and no past.
 func newSource(names Names, lines Lines) Source {
-	return Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Alive: func() bool { return true }}
+	return Source{Version: "v1.2.3", Names: names, Lines: lines, Gatherer: prometheus.NewRegistry(), Pool: fakePool{}, Alive: func() bool { return true }, Refused: func() bool { return false }}
 }
 
 // ask returns the answer of a server of the default configuration.
@@ -1009,6 +1009,53 @@ func TestDestinationsOnThePage(t *testing.T) {
 	for _, want := range []string{`<th class="n">carbon main</th><th class="n">carbon dr</th>`, `<tr><td>spooled</td><td class="n">0</td><td class="n">0</td><td class="n">5</td></tr>`, "<td>carbon dr</td>"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %s in\n%s", want, page)
+		}
+	}
+}
+
+// troubledLines is a proxy whose kernel has dropped datagrams, and whose connections wait.
+type troubledLines struct {
+	fakeLines
+	drops, delayed *uint64
+}
+
+func (l troubledLines) Status() proxy.Status {
+	status := l.fakeLines.Status()
+	status.KernelDrops, status.AcceptsDelayed = *l.drops, *l.delayed
+	return status
+}
+
+// All is not well while datagrams are lost before we see them, connections wait, or the configuration
+// is an old one.
+func TestIssuesBesideLines(t *testing.T) {
+	const drops, waits, reload = "the kernel dropped 1\u202f234 datagrams in the last minute", "new connections had to wait", "the last reload was refused"
+	for _, tt := range []struct {
+		drops, delayed uint64
+		refused        bool
+		want           []string
+	}{
+		{1234, 0, false, []string{drops}},
+		{0, 1, false, []string{waits}},
+		{0, 0, true, []string{reload}},
+		{1234, 1, true, []string{drops, waits, reload}},
+		{0, 0, false, nil},
+	} {
+		before, delayed := uint64(7), uint64(7) // in an earlier minute
+		src := newSource(holding(), troubledLines{bothUp(), &before, &delayed})
+		src.Refused = func() bool { return tt.refused }
+		s := New(DefaultConfig(), src, slog.New(slog.DiscardHandler))
+		s.rates.sample(time.Now().Add(-time.Minute))
+		before, delayed = before+tt.drops, delayed+tt.delayed
+		w := httptest.NewRecorder()
+		s.http.Handler.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/", nil))
+		page := w.Body.String()
+		for _, issue := range []string{drops, waits, reload} {
+			if got, want := strings.Contains(page, issue), slices.Contains(tt.want, issue); got != want {
+				t.Errorf("%+v: %q on the page: %t, want %t", tt, issue, got, want)
+			}
+		}
+		if got, want := strings.Contains(page, "all is well"), tt.want == nil; got != want {
+			t.Errorf("%+v: all is well: %t, want %t", tt, got, want)
 		}
 	}
 }

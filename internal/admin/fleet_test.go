@@ -374,12 +374,16 @@ func TestRates(t *testing.T) {
 			dropped += 5
 		}
 	}
-	rate := r.of("carbon", lines.Status().Lines["carbon"], now)
+	of := func() rate {
+		is := sample{now, lines.Status()}
+		return rateOf("carbon", r.first(is), is)
+	}
+	rate := of()
 	if rate.Received != 100 || rate.Dropped != 0.5 || rate.DroppedBy["bad_value"] != 30 || rate.Over != time.Minute {
 		t.Errorf("got %+v, want 100 lines/s, 30 of them dropped in a minute", rate)
 	}
 	received = 10 // by another destination
-	if rate := r.of("carbon", lines.Status().Lines["carbon"], now); rate.Received != 0 {
+	if rate := of(); rate.Received != 0 {
 		t.Errorf("fewer lines than before: got %v lines/s", rate.Received)
 	}
 }

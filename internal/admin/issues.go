@@ -21,14 +21,14 @@ type issue struct {
 	Cause string    // "" if What says it
 	Means string
 	Do    string // "" if nothing can be done
-	Mild  bool   // nothing is lost by it yet
+	Mild  bool   // it need not wake anybody
 }
 
 // nearBound is how full a queue may be before people should know.
 const nearBound = 0.8
 
-// issues returns what is wrong, the worst first.
-func (s *Server) issues(v view) (all []issue) {
+// issues returns what is wrong, the worst first; then is when the last minute began.
+func (s *Server) issues(v view, then sample) (all []issue) {
 	all = s.nameIssues(v)
 	for _, r := range v.Rates {
 		all = append(all, v.upstreamIssues(r.Protocol)...)
@@ -38,6 +38,14 @@ func (s *Server) issues(v view) (all []issue) {
 	}
 	for _, r := range v.Rates {
 		all = append(all, r.lineIssues()...)
+	}
+	all = append(all, v.socketIssues(then.Status)...)
+	if s.src.Refused() {
+		all = append(all, issue{
+			What: "the last reload was refused", Mild: true,
+			Means: "The old configuration is in force. If the new file has mistakes, the next start will fail.",
+			Do:    "prefixproxy check; the log says what was wrong.",
+		})
 	}
 	sort.SliceStable(all, func(i, j int) bool { return !all[i].Mild && all[j].Mild })
 	return all
@@ -194,6 +202,25 @@ func (r rate) lineIssues() (all []issue) {
 			found.Do = "Find out who sends them: the last ones are at /badlines (if admin.badlines is on)."
 		}
 		all = append(all, found)
+	}
+	return all
+}
+
+// socketIssues returns what has kept applications from getting in since then.
+func (s Status) socketIssues(then proxy.Status) (all []issue) {
+	if n := more(s.KernelDrops, then.KernelDrops); n > 0 {
+		all = append(all, issue{
+			What: fmt.Sprintf("the kernel dropped %s datagrams in the last minute", number(uint64(n))), Mild: true,
+			Means: "A receive buffer was full. They are not among the lines below; prefixproxy_kernel_drops_total in /metrics says for which listener.",
+			Do:    "sudo sysctl -w net.core.rmem_max=8388608, and restart; or raise ReceiveBuffer= in the socket unit; or send more lines per datagram.",
+		})
+	}
+	if more(s.AcceptsDelayed, then.AcceptsDelayed) > 0 {
+		all = append(all, issue{
+			What: "new connections had to wait in the last minute", Mild: true,
+			Means: "As many are open as listen.max_connections or the file descriptors allow.",
+			Do:    "Find out who has so many: sudo ss -tnp; or raise listen.max_connections, and LimitNOFILE= in the unit.",
+		})
 	}
 	return all
 }

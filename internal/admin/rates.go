@@ -25,10 +25,10 @@ const (
 	minuteSamples = 6
 )
 
-// A sample is the books of the protocols at one moment.
+// A sample is what the data path had counted at one moment.
 type sample struct {
-	at    time.Time
-	books map[string]proxy.Books
+	at time.Time
+	proxy.Status
 }
 
 // run takes samples until ctx ends.
@@ -60,7 +60,7 @@ func (r *rates) note(now time.Time) {
 }
 
 func (r *rates) sample(now time.Time) {
-	s := sample{now, r.src.Lines.Status().Lines}
+	s := sample{now, r.src.Lines.Status()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.minute = append(r.minute, s)
@@ -76,19 +76,26 @@ type rate struct {
 	DroppedBy           map[string]uint64 // lines
 }
 
-// of returns the rate of a protocol whose books are b now.
-func (r *rates) of(protocol string, b proxy.Books, now time.Time) rate {
+// first returns the sample with which the last minute began; now's own if there is none before it.
+func (r *rates) first(now sample) sample {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := rate{Protocol: protocol, DroppedBy: map[string]uint64{}}
-	if len(r.minute) == 0 || now.Sub(r.minute[0].at) < time.Second {
+	if len(r.minute) == 0 || now.at.Sub(r.minute[0].at) < time.Second {
+		return now
+	}
+	return r.minute[0]
+}
+
+// rateOf returns the rate of a protocol between two samples.
+func rateOf(protocol string, then, now sample) rate {
+	out := rate{Protocol: protocol, Over: now.at.Sub(then.at), DroppedBy: map[string]uint64{}}
+	if out.Over == 0 {
 		return out
 	}
-	out.Over = now.Sub(r.minute[0].at)
-	was, seconds := r.minute[0].books[protocol], out.Over.Seconds()
-	out.Received = more(b.Received, was.Received) / seconds
-	out.Forwarded = more(b.Forwarded, was.Forwarded) / seconds
-	for why, n := range b.Dropped {
+	was, is, seconds := then.Lines[protocol], now.Lines[protocol], out.Over.Seconds()
+	out.Received = more(is.Received, was.Received) / seconds
+	out.Forwarded = more(is.Forwarded, was.Forwarded) / seconds
+	for why, n := range is.Dropped {
 		if lines := more(n, was.Dropped[why]); lines > 0 {
 			out.DroppedBy[why] = uint64(lines)
 			out.Dropped += lines / seconds
@@ -98,7 +105,7 @@ func (r *rates) of(protocol string, b proxy.Books, now time.Time) rate {
 }
 
 // more returns by how much a counter has grown. It may be lower now, if a reload has put another
-// destination first.
+// destination first, or has removed a listener.
 func more(now, then uint64) float64 { return float64(now - min(then, now)) }
 
 // stateSince returns when the state became what it is; zero if that is not known.

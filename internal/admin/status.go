@@ -19,6 +19,7 @@ type Source struct {
 	Gatherer prometheus.Gatherer // what /metrics serves
 	Pool     Pool                // who holds what
 	Alive    func() bool         // whether the loops are running; it does not block
+	Refused  func() bool         // whether the last reload was refused
 }
 
 // Names is what the pages ask of a membership.Holder.

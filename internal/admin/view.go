@@ -40,10 +40,12 @@ func (s *Server) newView(now time.Time) view {
 	if status.Name != nil {
 		v.Title = *status.Name
 	}
+	is := sample{now, status.Status}
+	then := s.rates.first(is)
 	for _, protocol := range protocols {
-		v.Rates = append(v.Rates, s.rates.of(protocol, status.Lines[protocol], now))
+		v.Rates = append(v.Rates, rateOf(protocol, then, is))
 	}
-	v.Issues = s.issues(v)
+	v.Issues = s.issues(v, then)
 	v.Books = []bookColumn{{"statsd", status.Lines["statsd"]}}
 	for _, d := range status.Destinations {
 		v.Books = append(v.Books, bookColumn{strings.TrimSpace("carbon " + d.Name), d.Lines})
