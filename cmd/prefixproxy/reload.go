@@ -122,7 +122,7 @@ func refuse(changed []string) error {
 	}
 	return hinted(
 		fmt.Errorf("%s cannot change while the daemon runs", strings.Join(fixed, ", ")),
-		"restart the daemon to change keys under membership or etcd, or restore them")
+		"to change keys under membership or etcd: systemctl restart prefixproxy; or restore them")
 }
 
 // reloads holds the result of the last reload; the start counts as one.

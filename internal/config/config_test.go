@@ -307,6 +307,8 @@ func TestConfigRemedies(t *testing.T) {
 		{complete + "listen: {statsd: ['unix://@name']}", `3:19: listen.statsd[0]: "…" is not an absolute path`, "unix:///"},
 		{complete + "coalesce: 5ms\n\ufeffadmin: {}", "4:1: the file contains a byte order mark", "UTF-8"},
 		{complete + "membership:\u00a0{pool: a}", "3:1: membership:", "looks like a space"},
+		{"forward:\n\u00a0\u00a0statsd: {}\n  carbon: {}", "3:3: ", "looks like a space"},
+		{complete + "rewrite:\n  to: {name} \u2013", "4:14: ", "looks like a space"},
 		{complete + "coalesce: *b", `3:11: anchors, aliases`, "the value itself"},
 		{complete + "größe: 1", `3:1: größe: unknown key "größe"`, "valid here"},
 	} {

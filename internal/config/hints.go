@@ -17,8 +17,8 @@ import (
 // of that; "" if it can't tell.
 func (d *decoder) unknownHint(path, key string, known []string) (hint, meant string) {
 	all := "valid here: " + strings.Join(known, ", ")
-	if strings.ContainsFunc(key, func(r rune) bool { return r > unicode.MaxASCII && !unicode.IsLetter(r) }) {
-		return "it contains a character that looks like a space, or is invisible: retype the line", ""
+	if strings.ContainsFunc(key, isOdd) {
+		return retype, ""
 	}
 	lower := strings.ReplaceAll(strings.ToLower(key), "-", "_")
 	closest, far := conf.Closest(lower, known)
@@ -40,6 +40,12 @@ func (d *decoder) unknownHint(path, key string, known []string) (hint, meant str
 		return fmt.Sprintf("%s belongs below %s:, indented", key, strings.Join(sections, ": or ")), ""
 	}
 }
+
+// retype is the remedy for characters that a web page or a word processor has put in.
+const retype = "a character there only looks like a space, a quote or a dash, or is invisible: retype that line and the one before"
+
+// isOdd reports whether r is such a character.
+func isOdd(r rune) bool { return r > unicode.MaxASCII && !unicode.IsLetter(r) }
 
 // sectionsWith returns the sections that have key: those below path, if there are any.
 func (d *decoder) sectionsWith(key, path string) (all []string) {
@@ -72,11 +78,18 @@ func scalarHint(n *yaml.Node, v reflect.Value) string {
 // isAddress matches the keys of addresses that are strings: their own check refuses a number.
 var isAddress = regexp.MustCompile(`^(?:admin\.listen|etcd\.endpoints.*|graphite\.events)$`)
 
-// syntaxHint returns what is usually wrong if the parser complains about line.
-func syntaxHint(line, what string) string {
+// syntaxHint returns what is usually wrong if the parser complains about the last of the lines.
+func syntaxHint(lines []string, what string) string {
+	line, odd := "", false
+	for _, line = range lines[max(len(lines)-2, 0):] {
+		value, _, _ := strings.Cut(line, "#")
+		odd = odd || strings.ContainsFunc(value, isOdd)
+	}
 	switch {
 	case strings.HasPrefix(strings.TrimLeft(line, " "), "\t"):
 		return "YAML is indented with spaces: replace the tabs"
+	case odd:
+		return retype
 	case strings.HasPrefix(line, "%"):
 		return "remove the line"
 	case strings.Contains(what, "<document start>"):

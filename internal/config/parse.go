@@ -57,8 +57,8 @@ func parse(text []byte) (*yaml.Node, *problem) {
 	case !hasPlace:
 		return fail(place{}, "", err.Error())
 	}
-	at, line := syntaxPlace(text, bad.Mark)
-	what, hint := bad.Message, syntaxHint(line, bad.Message)
+	at, lines := syntaxPlace(text, bad.Mark)
+	what, hint := bad.Message, syntaxHint(lines, bad.Message)
 	if strings.Contains(what, "anchor") { // the message quotes it
 		what, hint = noAnchors, valueItself
 	}
@@ -96,17 +96,17 @@ func unreadableByte(text []byte) (at place, what string) {
 	return place{}, ""
 }
 
-// syntaxPlace returns where the parser found a mistake, and the line: the last one, if the file ended
-// too early; none, if the parser does not say.
-func syntaxPlace(text []byte, mark yaml.Mark) (at place, line string) {
+// syntaxPlace returns where the parser found a mistake, and the lines up to there: all, if the file
+// ended too early; none, if the parser does not say.
+func syntaxPlace(text []byte, mark yaml.Mark) (at place, lines []string) {
 	if mark.Line == 0 {
-		return place{}, ""
+		return place{}, nil
 	}
-	lines := lineEnd.Split(strings.TrimPrefix(string(text), "\ufeff"), -1)
+	lines = lineEnd.Split(strings.TrimPrefix(string(text), "\ufeff"), -1)
 	if last := lines[len(lines)-1]; mark.Line > len(lines) {
-		return place{len(lines), utf8.RuneCountInString(last) + 1}, last
+		return place{len(lines), utf8.RuneCountInString(last) + 1}, lines
 	}
-	return place{mark.Line, mark.Column}, lines[mark.Line-1]
+	return place{mark.Line, mark.Column}, lines[:mark.Line]
 }
 
 // isPlain reports whether a scalar is written without quotes.

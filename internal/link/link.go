@@ -89,7 +89,7 @@ var (
 	// ErrUnanswered says that a server that can be connected to does not shake hands.
 	ErrUnanswered = errors.New("the handshake was not answered")
 
-	errOwnListener = errors.New("it is our own listener: the lines would run in circles")
+	errOwnListener = errors.New("it is our own listener, and lines would run in circles: move one of the two to another port")
 )
 
 // oneWay is what links to servers have in common that say nothing, not even that they end.
