@@ -53,7 +53,7 @@ type daemon struct {
 
 // newDaemon makes the parts of a daemon. It takes the sockets that were passed to us; the Carbon
 // queue may be in any of queueDirs. Its only I/O is to read the password and certificates for etcd.
-// The caller closes it.
+// The caller closes its client.
 func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.File, queueDirs []string) (d *daemon, err error) {
 	cfg.Warn(ui.log)
 	d = &daemon{log: ui.log, tell: unit.Notifier{Log: ui.log}}
@@ -62,7 +62,7 @@ func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.Fil
 	}
 	defer func() {
 		if err != nil {
-			d.close()
+			d.client.Close()
 		}
 	}()
 	if d.holder, err = membership.NewHolder(d.client, cfg.Membership, stateDir, d.log); err != nil {
@@ -95,8 +95,6 @@ func newDaemon(cfg config.Config, stateDir *state.Dir, ui *ui, sockets []*os.Fil
 
 // glanceTime bounds one request for the page.
 const glanceTime = 2 * time.Second
-
-func (d *daemon) close() { d.client.Close() }
 
 // fewDescriptors are not enough for the sockets of the default configuration, etcd, and the files of
 // the queue: lines would be lost.

@@ -92,7 +92,7 @@ func TestDaemonWarns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.close()
+	defer d.client.Close()
 	for _, want := range []string{"udp://0.0.0.0:0 is not loopback", "admin.listen 0.0.0.0:0 is not loopback", "expects pickles"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("got %s\nwant %q", &log, want)

@@ -20,8 +20,8 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/config"
 	"github.com/prefixproxy/prefixproxy/internal/devetcd"
 	"github.com/prefixproxy/prefixproxy/internal/line"
-	"github.com/prefixproxy/prefixproxy/internal/statedir"
 	"github.com/prefixproxy/prefixproxy/membership"
+	"github.com/prefixproxy/prefixproxy/membership/state"
 	"github.com/prefixproxy/prefixproxy/proxy"
 )
 
@@ -83,13 +83,13 @@ func (c *devCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.client.Close()
 	if err := d.bind(ctx); errors.Is(err, syscall.EADDRINUSE) && c.Config == "" {
 		return hinted(errors.Unwrap(err), "stop what uses it (sudo ss -lntupx shows it), or give dev other ports: dev --config FILE, with listen: {statsd: [udp://localhost:9125], carbon: [tcp://localhost:9003]} and admin: {listen: localhost:9127} in that file")
 	} else if err != nil {
 		return err
 	}
-	file, err := writeConfig(cfg, stateDir.Path())
+	file, err := writeConfig(cfg, stateDir)
 	if err != nil {
 		return err
 	}
@@ -167,17 +167,13 @@ func (c *devCmd) load(dir string) (config.Config, error) {
 }
 
 // writeConfig writes the effective configuration, for the other commands.
-func writeConfig(cfg config.Config, path string) (file string, err error) {
+func writeConfig(cfg config.Config, dir *state.Dir) (file string, err error) {
 	text, err := cfg.YAML()
 	if err != nil {
 		return "", err
 	}
-	dir, err := statedir.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer dir.Close()
-	return filepath.Join(path, "config.yaml"), dir.WriteFile("config.yaml", text)
+	const name = "config.yaml"
+	return filepath.Join(dir.Path(), name), dir.WriteFile(name, text)
 }
 
 // greet waits for a name, and says what has been started and what to type next.

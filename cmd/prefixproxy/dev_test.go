@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/prefixproxy/prefixproxy/membership/state"
 )
 
 // What others have put in place of dev's file is neither touched nor waited for.
@@ -25,9 +27,14 @@ func TestDevWritesItsOwnFile(t *testing.T) {
 			if err := plant(filepath.Join(dir, "config.yaml"), victim); err != nil {
 				t.Fatal(err)
 			}
+			stateDir, err := state.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stateDir.Close()
 			written := make(chan string, 1)
 			go func() {
-				file, err := writeConfig(mustParse(t, complete), dir)
+				file, err := writeConfig(mustParse(t, complete), stateDir)
 				if err != nil {
 					t.Error(err)
 				}

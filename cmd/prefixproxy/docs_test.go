@@ -52,7 +52,7 @@ func metricNames(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.close()
+	defer d.client.Close()
 	described := make(chan *prometheus.Desc, 1000)
 	d.registry.Describe(described)
 	close(described)

@@ -48,7 +48,7 @@ func (c *runCmd) Run(ctx context.Context, ui *ui) error {
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.client.Close()
 	if err := d.bind(ctx); err != nil {
 		return err
 	}

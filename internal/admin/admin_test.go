@@ -1028,7 +1028,7 @@ func (l troubledLines) Status() proxy.Status {
 // All is not well while datagrams are lost before we see them, connections wait, or the configuration
 // is an old one.
 func TestIssuesBesideLines(t *testing.T) {
-	const drops, waits, reload = "the kernel dropped 1\u202f234 datagrams in the last minute", "new connections had to wait", "the last reload was refused"
+	const drops, waits, reload = "the kernel dropped 1,234 datagrams in the last minute", "new connections had to wait", "the last reload was refused"
 	for _, tt := range []struct {
 		drops, delayed uint64
 		refused        bool

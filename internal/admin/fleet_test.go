@@ -330,7 +330,7 @@ func TestWrong(t *testing.T) {
 		{"suspended", failingNames{suspended()}, bothUp(), []string{"not well", "the name may not be used", "etcd at https://etcd2:2379: its certificate has expired", "openssl &lt;x&gt;"}},
 		{"held, and etcd is away", failingNames{holding()}, bothUp(), []string{"well, but see below", "the name can&#39;t be renewed <small>since", "3 min", "the name is good for another 3600 s"}},
 		{"waiting", waiting(), bothUp(), []string{"not well", "every name is taken", "longer list"}},
-		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1 GiB", "1 B of 64 MiB"}},
+		{"spool nearly full", holding(), full, []string{"the spool of carbon dr is 88 % full <small>since", "60 min", "900 MiB of 1.0 GiB", "1 B of 64 MiB"}},
 	} {
 		page := ask(t, tt.names, tt.lines, "GET", "/").Body.String()
 		for _, want := range tt.want {

@@ -4,31 +4,17 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // Numbers, formatted for people: each with its unit.
 
 // number groups the digits of n.
-func number(n uint64) string {
-	s := strconv.FormatUint(n, 10)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "\u202f" + s[i:]
-	}
-	return s
-}
+func number(n uint64) string { return humanize.Comma(int64(n)) }
 
-// bytesOf returns a size: 8 MiB.
-func bytesOf(n int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, u := float64(n), 0
-	for v >= 1024 && u < len(units)-1 {
-		v, u = v/1024, u+1
-	}
-	if v < 10 && v != float64(int64(v)) {
-		return fmt.Sprintf("%.1f %s", v, units[u])
-	}
-	return fmt.Sprintf("%.0f %s", v, units[u])
-}
+// bytesOf returns a size: 8.0 MiB.
+func bytesOf(n int64) string { return humanize.IBytes(uint64(n)) }
 
 // perSecond returns a rate of lines.
 func perSecond(v float64) string {
