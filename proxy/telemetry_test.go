@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +84,40 @@ func TestUpstreamsInScrape(t *testing.T) {
 		slices.Sort(want)
 		if !slices.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// The dashboard for Graphite asks for all series of the metrics that it shows, also where destinations
+// have names.
+func TestGraphiteDashboard(t *testing.T) {
+	text, err := os.ReadFile("../deploy/grafana/graphite.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string][]string{} // patterns, by metric
+	for _, m := range regexp.MustCompile(`\.prefixproxy\.(([a-z_]+)[.*]*)`).FindAllStringSubmatch(string(text), -1) {
+		shown[m[2]] = append(shown[m[2]], strings.TrimSuffix(m[1], "."))
+	}
+	stdout := Upstream{Address: Address{Network: "stdout"}}
+	single, several := testConfig(stdout, stdout), testConfig(stdout, stdout)
+	main, dr := several.Forward.Carbon[0], several.Forward.Carbon[0]
+	main.Name, dr.Name, dr.To = "main", "dr", []Upstream{{Address: Address{Network: "tcp", Host: "127.0.0.1", Port: 1}}}
+	several.Forward.Carbon = []CarbonForward{main, dr}
+	for _, cfg := range []Config{single, several} {
+		p := start(t, cfg, holding("Denali"))
+		for _, f := range scrape(t, p.Proxy) {
+			name := strings.TrimSuffix(strings.TrimPrefix(f.GetName(), "prefixproxy_"), "_total")
+			for _, m := range f.GetMetric() {
+				series := nodes(name, m.GetLabel())
+				isShown := slices.ContainsFunc(shown[name], func(pattern string) bool {
+					matches, _ := filepath.Match(strings.ReplaceAll(pattern, ".", "/"), strings.ReplaceAll(series, ".", "/"))
+					return matches
+				})
+				if shown[name] != nil && !isShown {
+					t.Errorf("the dashboard asks for %q, not for %s", shown[name], series)
+				}
+			}
 		}
 	}
 }
