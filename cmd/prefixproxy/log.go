@@ -27,15 +27,13 @@ func (f logFlags) logger(w io.Writer, usual slog.Level) *slog.Logger {
 		level.UnmarshalText([]byte(f.LogLevel)) // kong has checked it
 	}
 	options := &slog.HandlerOptions{Level: level}
-	out := &logWriter{}
-	switch w := w.(type) {
-	case journalFile:
-		options.ReplaceAttr = withoutTimeAndLevel
-		out.file, out.isJournal = w.File, true
-	case *os.File:
-		out.file = w
-	default:
+	file, ok := w.(*os.File)
+	if !ok {
 		return slog.New(f.handler(w, options))
+	}
+	out := &logWriter{file: file}
+	if isJournal(file) {
+		options.ReplaceAttr = withoutTimeAndLevel
 	}
 	return slog.New(lossyHandler{f.handler(out, options), out})
 }
@@ -55,30 +53,18 @@ func withoutTimeAndLevel(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// A journalFile is a stderr that is read by systemd's journal: each line begins with its
-// priority, as described in sd-daemon(3).
-type journalFile struct {
-	*os.File
-	priority journal.Priority
-}
-
-// toJournal returns w as a journalFile if the journal reads it.
-func toJournal(w io.Writer) (journalFile, bool) {
-	file, _ := w.(*os.File)
+// isJournal reports whether w is our stderr, and systemd's journal reads it.
+func isJournal(w io.Writer) bool {
 	is, _ := journal.StderrIsJournalStream()
-	return journalFile{file, journal.PriWarning}, is && file == os.Stderr
+	return is && w == io.Writer(os.Stderr)
 }
 
-// Write writes p, which holds whole lines.
-func (j journalFile) Write(p []byte) (int, error) {
-	if _, err := j.File.Write(prioritized(j.priority, p)); err != nil {
-		return 0, err
+// forJournal returns the lines in p, each with its priority before it, as described in sd-daemon(3), if
+// the journal reads w.
+func forJournal(w io.Writer, priority journal.Priority, p []byte) (out []byte) {
+	if !isJournal(w) {
+		return p
 	}
-	return len(p), nil
-}
-
-// prioritized prepends the priority to each line of p.
-func prioritized(priority journal.Priority, p []byte) (out []byte) {
 	for ln := range bytes.Lines(p) {
 		out = append(fmt.Appendf(out, "<%d>", priority), ln...)
 	}
@@ -95,8 +81,7 @@ type lossyHandler struct {
 
 // A logWriter is the file that the log goes to.
 type logWriter struct {
-	file      *os.File
-	isJournal bool
+	file *os.File
 
 	mu    sync.Mutex // held while a record is written
 	level slog.Level // of that record
@@ -128,10 +113,7 @@ func (h lossyHandler) Handle(ctx context.Context, r slog.Record) error {
 
 // Write writes as much of a record as the file takes now; mu is held.
 func (w *logWriter) Write(p []byte) (int, error) {
-	out := p
-	if w.isJournal {
-		out = prioritized(priorityOf(w.level), p)
-	}
+	out := forJournal(w.file, priorityOf(w.level), p)
 	if w.isCut {
 		out = append([]byte("\n"), out...)
 	}

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -38,7 +39,7 @@ type commandLine struct {
 	Version  versionCmd  `cmd:"" help:"Print the version."`
 
 	logFlags
-	ShowVersion versionFlag `name:"version" help:"Print the version."`
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 // configFlag names the configuration file of a command that needs one.
@@ -66,17 +67,11 @@ func main() {
 
 // run executes the command that args give and returns the exit code.
 func run(args []string, in io.Reader, out, err io.Writer) int {
-	file, ok := toJournal(err)
-	if ok {
-		err = file
-	}
 	failure := execute(args, &ui{in: in, out: out, err: err})
-	if ok {
-		file.priority = journal.PriErr
-		err = file
-	}
 	if failure != nil {
-		report(err, failure)
+		var text bytes.Buffer
+		report(&text, failure)
+		err.Write(forJournal(err, journal.PriErr, text.Bytes()))
 	}
 	return exitCode(failure)
 }
@@ -86,6 +81,7 @@ func execute(args []string, ui *ui) error {
 	parser, err := kong.New(&line,
 		kong.Name("prefixproxy"),
 		kong.Description(description),
+		kong.Vars{"version": buildLine()},
 		kong.Writers(ui.out, ui.err),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoAppDescFormat: true, FlagsLast: true, WrapUpperBound: 90}),
 	)

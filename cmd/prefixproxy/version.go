@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-
-	"github.com/alecthomas/kong"
 )
 
 // version is the release, set by -ldflags "-X main.version=v1.2.3".
@@ -13,22 +11,15 @@ var version string
 
 type versionCmd struct{}
 
-// Run prints version, commit and platform in one line.
+// Run prints the same as --version.
 func (versionCmd) Run(ui *ui) error {
-	_, err := fmt.Fprintf(ui.out, "prefixproxy %s (%s, %s %s/%s)\n", buildVersion(), buildCommit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(ui.out, buildLine())
 	return err
 }
 
-// versionFlag is the same as a flag, which may be anywhere on the command line.
-type versionFlag bool
-
-// BeforeReset implements kong's hook that runs before anything else is parsed.
-func (versionFlag) BeforeReset(app *kong.Kong) error {
-	err := versionCmd{}.Run(&ui{out: app.Stdout})
-	if err == nil {
-		app.Exit(exitDone)
-	}
-	return err
+// buildLine returns version, commit and platform.
+func buildLine() string {
+	return fmt.Sprintf("prefixproxy %s (%s, %s %s/%s)", buildVersion(), buildCommit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // buildVersion returns the release: the linker's, or the module's.
