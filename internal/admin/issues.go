@@ -88,16 +88,6 @@ func (s *Server) nameIssues(v view) []issue {
 	return []issue{found}
 }
 
-// since returns when the state became what it is.
-func (s *Server) since(status Status, now time.Time) time.Time {
-	if claim, usable := s.src.Names.Current(); status.State == membership.Suspended && claim != nil && !usable {
-		if past := -claim.Left(); past > 0 && past < 24*time.Hour {
-			return now.Add(-past)
-		}
-	}
-	return s.rates.stateSince(status.State)
-}
-
 // upstreamIssues returns the destinations of a protocol that have no working address. If StatsD is
 // counted here, it has none of its own.
 func (s Status) upstreamIssues(protocol string) (all []issue) {

@@ -36,7 +36,7 @@ func (s *Server) newView(now time.Time) view {
 	status.Bounds = slices.DeleteFunc(status.Bounds, func(b proxy.Bound) bool {
 		return b.Queue+b.Spool == 0 && !slices.Contains(protocols, b.Protocol)
 	})
-	v := view{Status: status, Title: "no name", Since: s.since(status, now), BadLines: s.cfg.Load().BadLines, now: now}
+	v := view{Status: status, Title: "no name", Since: s.rates.stateSince(status.State), BadLines: s.cfg.Load().BadLines, now: now}
 	if status.Name != nil {
 		v.Title = *status.Name
 	}
