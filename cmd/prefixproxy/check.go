@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/prefixproxy/prefixproxy/internal/conf"
 	"github.com/prefixproxy/prefixproxy/internal/config"
 )
@@ -24,7 +26,7 @@ func (c *checkCmd) Run(ui *ui, cfg config.Config) error {
 		return err
 	}
 	for _, warning := range cfg.Warnings() {
-		ui.warnf("%s", warning)
+		fmt.Fprintln(ui.err, "prefixproxy: warning:", conf.Visible(warning))
 	}
 	_, err = ui.out.Write(text)
 	return err

@@ -30,11 +30,6 @@ type ui struct {
 	log *slog.Logger // to err
 }
 
-// warnf warns of something dangerous.
-func (u *ui) warnf(format string, args ...any) {
-	fmt.Fprintln(u.err, "prefixproxy: warning:", conf.Visible(fmt.Sprintf(format, args...)))
-}
-
 // notef points out something that may surprise.
 func (u *ui) notef(format string, args ...any) {
 	fmt.Fprintf(u.err, "prefixproxy: note: "+format+"\n", args...)

@@ -232,7 +232,7 @@ func (d *decoder) expand(path string, n *yaml.Node) (expanded string, ok bool) {
 		case size > MaxSize:
 			return ""
 		case !set:
-			return refuse("export "+m[1]+"=…, or write $"+match+" for a literal "+match, "the environment variable %s is not set", m[1])
+			return refuse("export "+m[1]+"=… (for the service: systemctl edit prefixproxy: [Service] Environment="+m[1]+"=…), or write $"+match+" for a literal "+match, "the environment variable %s is not set", m[1])
 		case !utf8.ValidString(value):
 			return refuse("export "+m[1]+"=… in UTF-8", "the environment variable %s is not UTF-8", m[1])
 		}
