@@ -168,7 +168,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 }
 
 var plainValues = map[reflect.Kind]struct{ what, hint string }{
-	reflect.Int:     {"a whole number", "write digits, without quotes"},
+	reflect.Int:     {"a whole number", "write plain digits, like 1000, without quotes"},
 	reflect.Float64: {"a plain number", "write it like 90 or 99.9, without quotes"},
 	reflect.Bool:    {"true or false", "write true or false, without quotes"},
 }
