@@ -120,8 +120,8 @@ type CarbonForward struct {
 	// Replay is how much of what the last peer's kernel had acknowledged is sent again
 	// on the next connection, in bytes, beyond what that kernel has offered to buffer;
 	// default 4MiB. It must cover what lies between that kernel and the program that
-	// stores lines; more costs memory, and sends more lines twice. Use 0, which sends
-	// none again, for upstreams that count.
+	// stores lines; more costs memory, and sends more lines twice. Use 0 for upstreams that
+	// count: of what a connection of 20 s or more took, only the last second comes twice.
 	Replay conf.Bytes `yaml:"replay"`
 }
 
