@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -464,6 +465,38 @@ func TestAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(100, add); n > 0 {
 		t.Errorf("%v allocations for lines of known series", n)
 	}
+}
+
+// What is counted of the memory is what is taken, however many samples or members each series has:
+// but for what Go adds, an eighth at most.
+func TestMemoryIsCounted(t *testing.T) {
+	cfg := tenth()
+	cfg.Memory = 1 << 30
+	for typ, value := range map[string]func(int) string{"ms": func(int) string { return "1" }, "s": strconv.Itoa} {
+		for _, each := range []int{1, 17, 129} {
+			a := open(t, cfg, at(0))
+			put(a, "first:1|c")
+			var lines []byte
+			for i := range 60_000 {
+				lines = fmt.Appendf(lines, "\x01.x%d:%s|%s\n", i/each, value(i), typ)
+			}
+			before := heap()
+			putAll(a, lines)
+			if used := int64(heap() - before); used > a.Stats().Bytes*9/8 {
+				t.Errorf("%s, %d of each: %d bytes are taken, and %d counted", typ, each, used, a.Stats().Bytes)
+			}
+			runtime.KeepAlive(lines)
+			runtime.KeepAlive(a)
+		}
+	}
+}
+
+// heap returns how many bytes are in use.
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // A hostile client costs others nothing: what was there goes on.

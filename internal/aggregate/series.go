@@ -50,6 +50,7 @@ func (s *series) shift() {
 const (
 	seriesCost = 200
 	timerCost  = 128 + 2*8*smallTimer
+	setCost    = 2 * 192 // a map for each of cur and old, with room for eight members
 	memberCost = 96
 	sketchCost = 6 << 10
 
@@ -231,10 +232,7 @@ func (x *sums) forget(i int) {
 }
 
 func costOf(name int, k kind) int64 {
-	if k == timerKind {
-		return int64(seriesCost + name + timerCost)
-	}
-	return int64(seriesCost + name)
+	return int64(seriesCost + name + [...]int{timerKind: timerCost, setKind: setCost}[k])
 }
 
 // member counts a member of a set, if there is room.

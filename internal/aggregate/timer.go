@@ -44,7 +44,7 @@ func (x *sums) sample(s *samples, v, weight float64) bool {
 		more := int64(8 * max(smallTimer, cap(s.values)/2))
 		if x.samples.take(more) {
 			s.reserved += more
-			s.values = slices.Grow(s.values, int(more)/8)
+			s.values = append(make([]float64, 0, cap(s.values)+int(more)/8), s.values...)
 		} else if !x.toSketch(s) {
 			return false
 		}
