@@ -112,7 +112,7 @@ func TestSpans(t *testing.T) {
 					in++
 				}
 			}
-			if lines, size := ss.Count(s); lines != in || size != int64(in) || ss.Touches(s) != (in > 0) || ss.Holds(s) != (in == b-a) {
+			if lines, size := ss.Count(s); lines != in || size != int64(in) || ss.Touches(s) != (in > 0) || ss.Touches(Between(s.From, s.From)) || ss.Holds(s) != (in == b-a) {
 				t.Fatalf("%v in %v: %d lines, touches %v, holds %v", s, ss, lines, ss.Touches(s), ss.Holds(s))
 			}
 			add := random.IntN(2) == 0

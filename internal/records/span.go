@@ -134,10 +134,7 @@ func (ss Spans) Within(s Span) iter.Seq[Span] {
 }
 
 // Touches says whether anything of s is in the set.
-func (ss Spans) Touches(s Span) bool {
-	i := ss.index(s.From.At)
-	return i < len(ss) && ss[i].From.At < s.To.At
-}
+func (ss Spans) Touches(s Span) bool { return !ss.First(s).IsEmpty() }
 
 // Holds says whether all of s is in the set.
 func (ss Spans) Holds(s Span) bool {
