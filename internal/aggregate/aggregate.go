@@ -105,7 +105,7 @@ func (a *Aggregator) Add(r *Reading) (counted int) {
 // Seal ends the open slot, so that its points can be flushed, and opens the current one. It
 // returns what it has sealed, and of how many series. The last flush must have ended.
 func (a *Aggregator) Seal(now time.Time) (slot Slot, series int) {
-	a.close(a.open.end())
+	a.closeUpTo(a.open.end())
 	a.seal(a.open, len(a.order))
 	a.begin(now.Unix())
 	a.beginBase()
@@ -123,7 +123,7 @@ func (a *Aggregator) Hold(now time.Time, tenure string) {
 		return
 	}
 	if a.HasBegun(now) {
-		a.close((now.Unix()/a.interval + 1) * a.interval)
+		a.closeUpTo((now.Unix()/a.interval + 1) * a.interval)
 		if a.open.Tenure != "" {
 			a.Seal(now)
 		} else {

@@ -11,7 +11,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 	for name, edit := range map[string]planted.Edit{
 		"a slot is flushed twice, with different values": {
 			File: "internal/aggregate/aggregate.go",
-			Old:  "	a.close(a.open.end())\n",
+			Old:  "	a.closeUpTo(a.open.end())\n",
 			New:  "",
 		},
 		"the open slot is forgotten at a kill": {
@@ -51,7 +51,7 @@ func TestKilledSeesPlantedBugs(t *testing.T) {
 		},
 		"a tenure begins in the slot of the last holder": {
 			File: "internal/aggregate/aggregate.go",
-			Old:  "		a.close((now.Unix()/a.interval + 1) * a.interval)\n",
+			Old:  "		a.closeUpTo((now.Unix()/a.interval + 1) * a.interval)\n",
 			New:  "",
 		},
 		"what is behind a gap in the table is not found": {

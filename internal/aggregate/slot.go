@@ -73,8 +73,8 @@ func (s *slots) move(now int64) {
 // label has the points of the open slot, none of which has left, named as is configured now.
 func (s *slots) label() { s.open.Layout, s.open.To = s.cfg.Layout, s.cfg.To }
 
-// close keeps the time of the open slot, up to to, from being used again.
-func (s *slots) close(to int64) {
+// closeUpTo keeps the time of the open slot, up to to, from being used again.
+func (s *slots) closeUpTo(to int64) {
 	from := s.open.Start
 	to = max(to, s.open.end())
 	for i := range s.closed {

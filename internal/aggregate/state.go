@@ -88,7 +88,7 @@ func (a *Aggregator) writeBase(n int) {
 	}
 	for ; n > 0 && j.left > a.left; n-- {
 		if j.left--; j.left < len(a.order) {
-			j.series(a.order[j.left])
+			j.writeSeries(a.order[j.left])
 		}
 	}
 	if j.left == 0 && !a.IsFlushing() {
@@ -116,15 +116,15 @@ func (l *log) count(p *pending) {
 		l.begin(whole)
 		l.pending = append(l.pending, p.path...)
 		if p.kind != noKind {
-			l.number(p.s)
+			l.giveNumber(p.s)
 		}
 	}
 	l.pending = append(append(l.pending, ':'), metrics...)
 	l.end()
 }
 
-// number gives the next number to s, or to nobody.
-func (l *log) number(s *series) {
+// giveNumber gives the next number to s, or to nobody.
+func (l *log) giveNumber(s *series) {
 	l.given++
 	if s != nil {
 		s.number = l.given
@@ -137,8 +137,8 @@ const (
 	maxRecord = 64 << 10
 )
 
-// series appends a series to the base, with what came in the open slot.
-func (j *journal) series(s *series) {
+// writeSeries appends a series to the base, with what came in the open slot.
+func (j *journal) writeSeries(s *series) {
 	var x samples
 	if s.kind == timerKind {
 		x = s.timer.cur
@@ -148,7 +148,7 @@ func (j *journal) series(s *series) {
 	j.numbers(s.cur + x.weight) // of which one is 0
 	j.pending = append(append(j.pending, ' '), s.name...)
 	j.spill()
-	j.number(s)
+	j.giveNumber(s)
 	if x.sketch != nil {
 		j.begin(sketched)
 		j.numbers(x.n, x.sum, x.squares, x.lower, x.upper)
@@ -287,7 +287,7 @@ func (r *replay) record(kind byte, text []byte) error {
 			counted = r.recount(r.known[n-1], metric)
 		}
 	case based:
-		r.s = r.series(text)
+		r.s = r.readSeries(text)
 		r.name(r.s)
 	case values, sketched:
 		if r.restores {
@@ -312,7 +312,7 @@ func (r *replay) record(kind byte, text []byte) error {
 // name gives a series the next number.
 func (r *replay) name(s *series) {
 	r.known = append(r.known, s)
-	r.journal.number(s)
+	r.journal.giveNumber(s)
 }
 
 // recount counts a plain metric again.
@@ -341,8 +341,8 @@ func (r *replay) heed(text []byte) {
 	r.open, r.closed = h.Slot, h.Closed
 }
 
-// series returns the series of a record; if the base counts, it is now as the record has it.
-func (r *replay) series(text []byte) *series {
+// readSeries returns the series of a record; if the base counts, it is now as the record has it.
+func (r *replay) readSeries(text []byte) *series {
 	digit, text := cut(text, ' ')
 	seqText, text := cut(text, ' ')
 	value, name := cut(text, ' ')
