@@ -113,7 +113,6 @@ type note struct {
 func (s *Sender) Run(ctx context.Context) {
 	sending, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastTime, giveUp) })()
 	notes, sent := make(chan note, maxNotes), make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -135,6 +134,7 @@ func (s *Sender) Run(ctx context.Context) {
 		}
 	}
 	close(notes)
+	time.AfterFunc(lastTime, giveUp)
 	<-sent
 }
 

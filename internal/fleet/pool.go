@@ -42,14 +42,14 @@ const (
 // A Look asks etcd for a pool at a glance, with some of its past. It bounds its time itself.
 type Look func(ctx context.Context, asks []pool.AskPast) (pool.Glance, error)
 
-// A Pool knows a pool. Any goroutine may ask it; Run's asks etcd, and owns what is known.
+// A Pool knows a pool. Any goroutine may ask it; Run's asks etcd.
 type Pool struct {
 	names []string
 	most  int // of others
 	look  Look
 	wake  chan struct{} // cap 1
 
-	mu      sync.Mutex
+	mu      sync.Mutex    // of these:
 	changed chan struct{} // closed when the attempt under way has ended
 	busy    bool
 	whole   bool      // a view is wanted, with the past
@@ -57,14 +57,14 @@ type Pool struct {
 	viewed  time.Time // when the last one for a view did
 	view    *View     // nil: none yet
 
-	past    map[string]*past
-	others  []string       // names with a past that the list lacks
-	gaps    []pool.AskPast // between the names that are known, where others may be
-	tenures int            // that are kept
-	keeps   time.Duration  // how much of the past
-	begun   time.Time      // from when on the past is known; zero: it was not asked for yet
-	again   time.Time      // when all names are looked at again
-	first   bool           // there was a first view
+	past    map[string]*past // this, and what follows, is of Run's goroutine alone, or of who calls Refresh
+	others  []string         // names with a past that the list lacks
+	gaps    []pool.AskPast   // between the names that are known, where others may be
+	tenures int              // that are kept
+	keeps   time.Duration    // how much of the past
+	begun   time.Time        // from when on the past is known; zero: it was not asked for yet
+	again   time.Time        // when all names are looked at again
+	first   bool             // there was a first view
 }
 
 // New returns a pool whose list is names; of names that the list lacks, it keeps so many. It asks

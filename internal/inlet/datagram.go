@@ -74,22 +74,22 @@ func (d *datagramReader) step() (n int, err error) {
 		return 0, err
 	}
 	d.packets = p
-	bytes, given := 0, 0
+	read, ended := 0, 0 // bytes; of them, those of reads that are over
 	d.handler.Begin(time.Now())
 	for d.current = range n {
 		data, lost := p.Packet(d.current)
-		if bytes-given > keptRoom { // it need not hold all of what are large
+		if read-ended > keptRoom { // it need not hold all of what are large
 			d.handler.End()
 			d.handler.Begin(time.Now())
-			given = bytes
+			ended = read
 		}
 		d.handler.Datagram(data, lost)
-		bytes += len(data)
+		read += len(data)
 	}
-	if d.most = poll.Slots(d.size); bytes > n*largePacket { // many of them would fill the whole buffer
+	if d.most = poll.Slots(d.size); read > n*largePacket { // many of them would fill the whole buffer
 		d.most = min(d.most, fewPackets)
 	}
-	if bytes > keptRoom {
+	if read > keptRoom {
 		p.Forget()
 	}
 	d.packets = nil

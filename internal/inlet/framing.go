@@ -24,7 +24,7 @@ type framing struct {
 	understands bool // framed streams; else they are refused, too
 	kind        framingKind
 	left        int  // of a framed stream: bytes of the packet that are not handed over yet; 0: a head is next
-	fresh       bool // none is handed over, nor looked at
+	fresh       bool // none of them is handed over or looked at yet
 }
 
 type framingKind uint8
