@@ -15,13 +15,13 @@ import (
 type carbonQueue struct {
 	mu    sync.Mutex
 	store *store.Store
-	seen  books // received, rewritten, and dropped before they were put
+	total books // received, rewritten, and dropped before they were put
 
-	seenBy map[string]*books // likewise, while there was a destination of that name
-	seeing []*books          // of these, and seen: those that go on
+	byName  map[string]*books // likewise, while there was a destination of that name
+	current []*books          // of these, and total: those that go on
 }
 
-func newCarbonQueue() *carbonQueue { return &carbonQueue{seenBy: map[string]*books{}} }
+func newCarbonQueue() *carbonQueue { return &carbonQueue{byName: map[string]*books{}} }
 
 // open opens the store. The queue must not be used before, but for its books.
 func (q *carbonQueue) open(at store.Places, to []CarbonForward, log *slog.Logger) error {
@@ -38,18 +38,18 @@ func (q *carbonQueue) open(at store.Places, to []CarbonForward, log *slog.Logger
 
 // follow begins, or goes on with, the books of the destinations there are now.
 func (q *carbonQueue) follow(to []CarbonForward) {
-	q.seeing = []*books{&q.seen}
+	q.current = []*books{&q.total}
 	for _, f := range to {
-		if q.seenBy[f.Name] == nil {
-			q.seenBy[f.Name] = &books{}
+		if q.byName[f.Name] == nil {
+			q.byName[f.Name] = &books{}
 		}
-		q.seeing = append(q.seeing, q.seenBy[f.Name])
+		q.current = append(q.current, q.byName[f.Name])
 	}
 }
 
-// see books what was decided before lines are put, and clears t.
-func (q *carbonQueue) see(received int, t *tally) {
-	for _, b := range q.seeing {
+// book books what was decided before lines are put, and clears t.
+func (q *carbonQueue) book(received int, t *tally) {
+	for _, b := range q.current {
 		b.book(received, t)
 	}
 	*t = tally{}
@@ -72,8 +72,8 @@ func (q *carbonQueue) redirect(to []CarbonForward) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for heir, from := range q.store.SetDestinations(destinations(to)) {
-		q.seenBy[heir] = q.seenBy[from]
-		delete(q.seenBy, from)
+		q.byName[heir] = q.byName[from]
+		delete(q.byName, from)
 	}
 	q.follow(to)
 }
@@ -82,7 +82,7 @@ func (q *carbonQueue) redirect(to []CarbonForward) {
 func (q *carbonQueue) accept(t *tally, in ...*batch) (waiting int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.see(t.received, t)
+	q.book(t.received, t)
 	for _, b := range in {
 		if b.lines > 0 {
 			waiting = max(waiting, q.store.Put(b.buf, b.lines, b.born, b.unnamed))
@@ -114,7 +114,7 @@ func (q *carbonQueue) name(_ int, t *tally, in ...*batch) {
 		for _, b := range in {
 			put(b.buf, b.lines, b.born)
 		}
-		q.see(0, t)
+		q.book(0, t)
 	})
 	for _, b := range in {
 		b.free()
@@ -129,9 +129,9 @@ func (q *carbonQueue) expire(_, noNameBefore time.Time) {
 	}
 }
 
-// accounts returns what was seen, and the books of all destinations, of one instant: those
+// accounts returns what is booked here, and the books of all destinations, of one instant: those
 // that are gone behind the others.
-func (q *carbonQueue) accounts() (seen books, all []account) {
+func (q *carbonQueue) accounts() (total books, all []account) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.store == nil {
@@ -139,8 +139,8 @@ func (q *carbonQueue) accounts() (seen books, all []account) {
 	}
 	for _, kept := range q.store.Books() {
 		var b books
-		if seen := q.seenBy[kept.Destination]; seen != nil { // else it was gone from the start
-			b = *seen
+		if own := q.byName[kept.Destination]; own != nil { // else it was gone from the start
+			b = *own
 		}
 		b.adopted, b.resent, b.queued, b.spooled = kept.Adopted, kept.Resent, kept.Queued, kept.Spooled
 		b.forwarded = kept.Forwarded
@@ -153,7 +153,7 @@ func (q *carbonQueue) accounts() (seen books, all []account) {
 			Spool: kept.SpoolBytes, SpoolLimit: kept.SpoolLimit, Oldest: kept.Oldest,
 		}})
 	}
-	return q.seen, all
+	return q.total, all
 }
 
 // storeReasons are the store's, in our words.

@@ -71,7 +71,7 @@ func (h *handler) skip(data []byte) []byte {
 }
 
 // Datagram takes all lines of data. Where its end was cut off, the last is not
-// whole, and those behind it are not to be seen.
+// whole, and those behind it, which are not to be seen, count as if as long as the others.
 func (h *handler) Datagram(data []byte, lost int) {
 	data = h.skip(data)
 	h.skipping = false

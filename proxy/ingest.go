@@ -20,10 +20,10 @@ import (
 //
 // Lines that are counted here leave in no batch.
 type ingest struct {
-	proto  line.Protocol
-	bad    *badLines
-	peer   func() string // who sent what is being read; asked for bad lines alone
-	counts *pointQueue   // where lines are counted; nil: they leave
+	proto   line.Protocol
+	bad     *badLines
+	peer    func() string // who sent what is being read; asked for bad lines alone
+	counter *pointQueue   // where lines are counted; nil: they leave
 
 	// From begin to end:
 	at    time.Time // arrival
@@ -41,7 +41,7 @@ type ingest struct {
 // newIngest returns an ingest of lines that go to a queue.
 func newIngest(p line.Protocol, to queue, bad *badLines) *ingest {
 	in := &ingest{proto: p, bad: bad, peer: func() string { return "" }}
-	in.counts, _ = to.(*pointQueue)
+	in.counter, _ = to.(*pointQueue)
 	return in
 }
 
@@ -57,7 +57,7 @@ func (in *ingest) begin(at time.Time, r *rewriters) {
 		bound = nil // a Carbon line keeps its name, whoever holds it when it leaves
 	}
 	in.ready = newBatch(at, bound, false)
-	if in.counts != nil {
+	if in.counter != nil {
 		in.reading = readings.Get().(*aggregate.Reading)
 	}
 }
@@ -103,7 +103,7 @@ func (in *ingest) datagram(data []byte) {
 
 // line takes one line, without its end.
 func (in *ingest) line(ln []byte) {
-	if in.reading != nil && in.plain(ln) {
+	if in.reading != nil && in.countPlain(ln) {
 		return
 	}
 	buf, res := in.rw.Append(in.ready.buf, ln, in.now)
@@ -123,7 +123,7 @@ func (in *ingest) line(ln []byte) {
 		return
 	}
 	if in.reading != nil {
-		in.counted(buf, ln)
+		in.countRewritten(buf, ln)
 		return
 	}
 	in.tally.received++
@@ -148,9 +148,9 @@ func (in *ingest) fill() {
 	in.ready = newBatch(in.at, in.ready.names, false)
 }
 
-// plain takes a line that is to be counted and is as most are, if it is one. But the first in
+// countPlain takes a line that is to be counted and is as most are, if it is one. But the first in
 // the batch is rewritten like those that leave: ownName looks at it.
-func (in *ingest) plain(ln []byte) bool {
+func (in *ingest) countPlain(ln []byte) bool {
 	begin := len(in.ready.buf)
 	if begin == 0 {
 		return false
@@ -161,24 +161,24 @@ func (in *ingest) plain(ln []byte) bool {
 		return false
 	}
 	in.ready.buf = buf
-	in.countFull()
+	in.countIfFull()
 	return true
 }
 
-// counted takes a line that is to be counted, with which buf ends, and came as ln.
-func (in *ingest) counted(buf, ln []byte) {
-	if why := in.reading.Line(buf[len(in.ready.buf):], in.counts.config.Load().Tags); !why.Appended() {
+// countRewritten takes a line that is to be counted, with which buf ends, and came as ln.
+func (in *ingest) countRewritten(buf, ln []byte) {
+	if why := in.reading.Line(buf[len(in.ready.buf):], in.counter.config.Load().Tags); !why.Appended() {
 		in.drop(reason(why), ln)
 		return
 	}
 	in.ready.buf = buf
-	in.countFull()
+	in.countIfFull()
 }
 
-// countFull counts what was read if there is no room for another line.
-func (in *ingest) countFull() {
+// countIfFull counts what was read, if there is no room for another line.
+func (in *ingest) countIfFull() {
 	if in.reading.IsFull() || len(in.ready.buf) > batchFull {
-		in.counts.count(in.reading, in.at)
+		in.counter.count(in.reading, in.at)
 		in.ready.buf = in.ready.buf[:0]
 	}
 }
@@ -272,7 +272,7 @@ func (in *ingest) dropUnseen(why reason, lines int) {
 // valid until the next begin.
 func (in *ingest) end() []*batch {
 	if in.reading != nil {
-		in.counts.count(in.reading, in.at)
+		in.counter.count(in.reading, in.at)
 		readings.Put(in.reading)
 		in.reading = nil
 	}

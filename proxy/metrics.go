@@ -61,8 +61,8 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 		m.gauge(descSeries, float64(s.Series))
 		m.counter(descSketched, s.Sketched)
 	}
-	seen, carbon := p.carbon.accounts()
-	m.collectReceived(line.Carbon, seen)
+	total, carbon := p.carbon.accounts()
+	m.collectReceived(line.Carbon, total)
 	for _, a := range carbon {
 		m.collectAccount(a)
 		if !a.removed {

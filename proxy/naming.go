@@ -97,7 +97,8 @@ func (r *rewriters) earlier(second int64) *line.Rewriter {
 // that need a name.
 func (n *naming) current(q queue) *rewriters {
 	claim, ok := n.names.Current()
-	if ok = ok || claim != nil && q.namesLater(); !ok || q.isHolding() {
+	isNamed := ok || claim != nil && q.namesLater()
+	if !isNamed || q.isHolding() {
 		return n.rules.Load().nameless
 	}
 	return n.of(claim)
@@ -132,8 +133,8 @@ func isSuspended(claim *membership.Claim) bool {
 	return left <= 0 && !isOver
 }
 
-// owns says whether ln, a StatsD line that leaves or is counted, carries the name of r, in
-// any spelling.
+// owns says whether ln, a line that leaves or is counted, carries the name of r, in any
+// spelling: StatsD's rewriter knows those of Carbon's lines, too, that do.
 func (r *rewriters) owns(ln []byte) bool {
 	return ln[0] == line.Mark[0] || r.claim != nil && r.by[line.StatsD].Owns(ln)
 }

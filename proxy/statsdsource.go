@@ -59,8 +59,7 @@ func (s *statsdSource) Next(now time.Time) (lines []byte, wait time.Duration, er
 				return nil, 0, err
 			}
 		}
-		lines, wait, err := s.mayLeave(now)
-		if err != nil || wait > 0 || len(lines) > 0 {
+		if lines, wait, err = s.mayLeave(now); err != nil || wait > 0 || len(lines) > 0 {
 			return lines, wait, err
 		}
 		s.hand.free()
