@@ -16,7 +16,7 @@ type past struct {
 	records []record // in the order in which etcd got them
 	next    time.Time
 	read    bool // the last days are known; if not, they are up to next
-	first   bool // and so is the last tenure before them
+	earlier bool // and so is the last tenure before them
 
 	seen  bool          // whether somebody holds it is known
 	now   pool.Standing // who does; Revision 0: nobody
@@ -40,9 +40,9 @@ func (p *past) stand(s pool.Standing, now time.Time) {
 	p.seen, p.now = true, s
 }
 
-// lacksFirst says whether it is unknown who had the name at a moment of the last days.
-func (p *past) lacksFirst(at time.Time) bool {
-	return p.read && !p.first && (len(p.records) == 0 || p.records[0].From > at.UnixMilli())
+// lacksEarlier says whether it is unknown who had the name at a moment of the last days.
+func (p *past) lacksEarlier(at time.Time) bool {
+	return p.read && !p.earlier && (len(p.records) == 0 || p.records[0].From > at.UnixMilli())
 }
 
 // ask returns what to ask for next; begun is when the last days began.
@@ -51,8 +51,8 @@ func (p *past) ask(name string, begun time.Time) pool.AskPast {
 	switch n := len(p.records); {
 	case !p.read && p.next.After(begun):
 		ask.From = p.next
-	case !p.read || n == 0 && p.first:
-	case !p.first && p.lacksFirst(time.Now().Add(-24*time.Hour)):
+	case !p.read || n == 0 && p.earlier:
+	case p.lacksEarlier(time.Now().Add(-24 * time.Hour)):
 		ask = pool.AskPast{Name: name, Before: begun, Last: true}
 	case n > 0: // the one before may have got its end
 		ask.From = time.UnixMilli(p.records[max(n-2, 0)].From).Add(-time.Minute)
@@ -79,7 +79,7 @@ func (p *past) learn(ask pool.AskPast, answer pool.Past) (more int) {
 	}
 	switch {
 	case ask.Last:
-		p.first = true
+		p.earlier = true
 	case !p.read:
 		p.read, p.next = !answer.More, answer.Next
 	default:

@@ -63,8 +63,8 @@ type Pool struct {
 	tenures int              // that are kept
 	keeps   time.Duration    // how much of the past
 	begun   time.Time        // from when on the past is known; zero: it was not asked for yet
-	again   time.Time        // when all names are looked at again
-	first   bool             // there was a first view
+	allDue  time.Time        // when all names are looked at again
+	hasPast bool             // there was a view with it
 }
 
 // New returns a pool whose list is names; of names that the list lacks, it keeps so many. It asks
@@ -127,7 +127,7 @@ func (p *Pool) ask(fresh time.Duration, whole bool) (view *View, ended <-chan st
 // Refresh asks etcd and returns the pool, with its past; Err says why it could not. It is for callers
 // without Run, which need to know at once since when a name has been held.
 func (p *Pool) Refresh(ctx context.Context) *View {
-	if p.first {
+	if p.hasPast {
 		p.attempt(ctx, true) // who holds what: the next one reads the records of what has changed
 	}
 	p.end(p.attempt(ctx, true))
@@ -176,7 +176,7 @@ func (p *Pool) end(view *View) {
 func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 	now := time.Now()
 	reads := 1
-	if whole && !p.first {
+	if whole && !p.hasPast {
 		p.begun, reads, p.gaps = now.Add(-p.keeps), firstReads, gapsBetween(p.names)
 	}
 	var g pool.Glance
@@ -199,7 +199,7 @@ func (p *Pool) attempt(ctx context.Context, whole bool) *View {
 			p.forget(now)
 		}
 	}
-	p.first = p.first || whole
+	p.hasPast = p.hasPast || whole
 	p.forget(now)
 	return p.newView(g, now)
 }
@@ -268,8 +268,8 @@ func (p *Pool) order() []string { return slices.Concat(p.names, p.others) }
 // where they don't tell who held the name a day ago; what may have changed; and the gaps in which
 // there may be names that the list lacks.
 func (p *Pool) work(now time.Time) (asks []pool.AskPast) {
-	if now.After(p.again) {
-		p.again = now.Add(lookAgain)
+	if now.After(p.allDue) {
+		p.allDue = now.Add(lookAgain)
 		for _, its := range p.past {
 			its.again = true
 		}
@@ -277,8 +277,8 @@ func (p *Pool) work(now time.Time) (asks []pool.AskPast) {
 	asked := map[string]bool{}
 	for _, stage := range []func(*past) bool{
 		func(its *past) bool { return !its.read },
-		func(its *past) bool { return its.lacksFirst(now.Add(-24 * time.Hour)) },
-		func(its *past) bool { return p.first && (its.again || now.Before(its.until)) },
+		func(its *past) bool { return its.lacksEarlier(now.Add(-24 * time.Hour)) },
+		func(its *past) bool { return p.hasPast && (its.again || now.Before(its.until)) },
 	} {
 		for _, name := range p.order() {
 			if its := p.past[name]; !asked[name] && stage(its) && len(asks) < pool.AsksPerGlance && p.tenures < maxTenures {

@@ -55,7 +55,7 @@ type Bar struct {
 // newView returns what is known, by the last answer of etcd.
 func (p *Pool) newView(g pool.Glance, now time.Time) *View {
 	v := &View{At: now, Waiting: g.Waiting, Names: len(p.names), Held: len(g.Held)}
-	whole := p.first
+	whole := p.hasPast
 	for i, name := range p.order() {
 		its := p.past[name]
 		row := Row{Name: name, Listed: i < len(p.names), Held: its.now.Revision != 0, Lease: its.now.Lease, Owner: its.now.Owner}
