@@ -52,18 +52,6 @@ func (s Span) Within(o Span) Span {
 // Holds says whether all of o lies in s.
 func (s Span) Holds(o Span) bool { return s.From.At <= o.From.At && o.To.At <= s.To.At }
 
-// Minus returns what of s lies before and behind o. Either may be empty.
-func (s Span) Minus(o Span) (before, behind Span) {
-	before, behind = s, s
-	if before.To.At > o.From.At {
-		before.To = o.From
-	}
-	if behind.From.At < o.To.At {
-		behind.From = o.To
-	}
-	return before, behind
-}
-
 // Spans are apart from each other, in order.
 type Spans []Span
 
@@ -77,21 +65,17 @@ func (ss *Spans) Add(s Span) {
 	if s.IsEmpty() {
 		return
 	}
-	if last := len(*ss) - 1; last >= 0 && (*ss)[last].To.At == s.From.At {
-		(*ss)[last].To = s.To // as it is nearly always
-		return
+	first := ss.index(s.From.At)
+	last := first
+	if first > 0 && (*ss)[first-1].To.At == s.From.At {
+		first--
+		s.From = (*ss)[first].From
 	}
-	i := ss.index(s.From.At)
-	if i > 0 && (*ss)[i-1].To.At == s.From.At {
-		i--
-		s.From = (*ss)[i].From
-		*ss = slices.Delete(*ss, i, i+1)
+	if last < len(*ss) && (*ss)[last].From.At == s.To.At {
+		s.To = (*ss)[last].To
+		last++
 	}
-	if i < len(*ss) && (*ss)[i].From.At == s.To.At {
-		(*ss)[i].From = s.From
-		return
-	}
-	*ss = slices.Insert(*ss, i, s)
+	*ss = slices.Replace(*ss, first, last, s)
 }
 
 // Remove takes away what is in s, and returns how many lines that were.
@@ -102,8 +86,8 @@ func (ss *Spans) Remove(s Span) (lines int) {
 	rest := left[:0]
 	for part := range ss.Within(s) {
 		lines += part.Lines()
-		before, behind := (*ss)[last].Minus(s)
-		for _, edge := range [...]Span{before, behind} {
+		whole := (*ss)[last]
+		for _, edge := range [...]Span{{whole.From, part.From}, {part.To, whole.To}} {
 			if !edge.IsEmpty() {
 				rest = append(rest, edge)
 			}
@@ -114,11 +98,16 @@ func (ss *Spans) Remove(s Span) (lines int) {
 	return lines
 }
 
-// Move moves what is in s to another set, and returns how many lines that were.
-func (ss *Spans) Move(s Span, to *Spans) (lines int) {
+// Copy adds what is in s to another set.
+func (ss Spans) Copy(s Span, to *Spans) {
 	for part := range ss.Within(s) {
 		to.Add(part)
 	}
+}
+
+// Move moves what is in s to another set, and returns how many lines that were.
+func (ss *Spans) Move(s Span, to *Spans) (lines int) {
+	ss.Copy(s, to)
 	return ss.Remove(s)
 }
 

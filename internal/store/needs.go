@@ -70,16 +70,12 @@ func (n *needs) first(tier records.Span) (sp records.Span, q queue) {
 
 // wait makes what is kept of sp wait.
 func (n *needs) wait(sp records.Span, q queue) {
-	for part := range n.todo.Within(sp) {
-		n.queues[q].Add(part)
-	}
+	n.todo.Copy(sp, &n.queues[q])
 	for idle, done := range n.done {
 		if idle == maxIdle {
 			q = resting
 		}
-		for part := range done.Within(sp) {
-			n.queues[q].Add(part)
-		}
+		done.Copy(sp, &n.queues[q])
 	}
 }
 
