@@ -33,6 +33,14 @@ func (osFiles) create(d *statedir.Dir, name string) (*os.File, error) {
 	return d.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
+func (osFiles) write(f *os.File, head, body []byte, offset int64) error {
+	_, err := f.WriteAt(head, offset)
+	if err == nil {
+		_, err = f.WriteAt(body, offset+int64(len(head)))
+	}
+	return err
+}
+
 func (osFiles) copy(to *os.File, from io.Reader) error {
 	_, err := io.Copy(to, from)
 	return err

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -13,17 +12,4 @@ func (osFiles) nameless() (*os.File, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	return os.NewFile(uintptr(fd), "memory"), nil
-}
-
-func (osFiles) write(f *os.File, head, body []byte, offset int64) error {
-	for {
-		n, err := unix.Pwritev(int(f.Fd()), [][]byte{head, body}, offset)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err == nil && n < len(head)+len(body):
-			err = unix.ENOSPC
-		}
-		return os.NewSyscallError("pwritev", err)
-	}
 }

@@ -11,8 +11,3 @@ func (osFiles) nameless() (*os.File, error) {
 	}
 	return f, os.Remove(f.Name())
 }
-
-func (osFiles) write(f *os.File, head, body []byte, offset int64) error {
-	_, err := f.WriteAt(append(head[:len(head):len(head)], body...), offset)
-	return err
-}
