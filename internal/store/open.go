@@ -43,29 +43,25 @@ func Open(at Places, to []Destination, out *slog.Logger) (*Store, error) {
 	s := &Store{tiers: tiers{out: out, files: at.files, dirty: make(chan struct{}, 1)}, work: make(chan struct{}, 1)}
 	s.spooler.Store, s.Held.store, s.Held.reader = s, s, newReader(&s.held)
 	s.named.kind, s.held.kind, s.most = records.Named, records.Held, math.MaxInt64
-	r := recovery{&s.tiers, &s.states}
+	r := recovery{s}
 	if at.State != "" {
 		if err := r.openDisk(at.State); err != nil {
 			return nil, fmt.Errorf("directory of the spool: %w", err)
 		}
 		r.findMemory(at)
 	}
-	st, err := r.recall(to)
-	if err != nil {
+	if err := r.recall(to); err != nil {
 		s.abandon()
 		return nil, err
 	}
-	s.adopt(st, to)
+	s.SetDestinations(to)
 	s.save() // now both files of the state are there, which can be overwritten where there is no more room
 	return s, nil
 }
 
 // A recovery finds the directories of a store, and what an earlier process left there. Open has one:
 // nobody else has the store yet.
-type recovery struct {
-	*tiers
-	states *[2]stateFile
-}
+type recovery struct{ *Store }
 
 // openDisk opens the directory of the second tier. One that it makes survives a power failure.
 func (r recovery) openDisk(path string) error {
@@ -119,18 +115,18 @@ func (r recovery) findMemory(at Places) {
 	}
 }
 
-// recall fills the logs with what is found, and returns who needs it: where no state says so, those who
-// get every line now.
-func (r recovery) recall(to []Destination) (st state, err error) {
-	st, err = r.latest()
-	r.id = st.ID
+// recall fills the logs with what is found, and takes it over for those who need it: where no state says
+// who does, those who get every line now.
+func (r recovery) recall(to []Destination) error {
+	st, err := r.latest()
+	r.id, r.generation = st.ID, st.Generation
 	for t := range r.states {
 		if err == nil && r.states[t].dir != nil {
 			err = r.find(tier(t))
 		}
 	}
 	if err != nil {
-		return st, err
+		return err
 	}
 	if st.Generation == 0 {
 		for _, d := range to {
@@ -142,16 +138,49 @@ func (r recovery) recall(to []Destination) (st state, err error) {
 	for _, l := range r.logs() {
 		r.order(l)
 	}
-	r.held.extend(&st.HeldTodo, r.held.untold(st, st.Held))
+	r.Held.todo = st.HeldTodo
+	r.held.extend(&r.Held.todo, r.held.untold(st, st.Held))
 	from := r.named.untold(st, st.Named)
-	for i := range st.Places {
-		p := &st.Places[i]
-		r.named.extend(&p.Todo, from)
-		for idle := range p.Again {
-			p.Again[idle].Remove(records.Between(from, records.End))
+	for _, p := range st.Places {
+		r.adopt(p, from)
+	}
+	r.loseGaps()
+	return nil
+}
+
+// adopt takes over the place of a destination, which needs all that was put from a place on.
+func (r recovery) adopt(p placeOf, from records.Place) {
+	c := newCursor(r.Store, Destination{Name: p.Name, To: p.To})
+	for idle := range p.Again {
+		p.Again[idle].Remove(records.Between(from, records.End))
+	}
+	c.done = p.Again
+	c.wait(records.Span{To: records.End}, again)
+	r.named.extend(&p.Todo, from)
+	c.todo, c.queues[fresh] = p.Todo, slices.Clone(p.Todo)
+	c.books.Adopted = uint64(c.todo.Lines() + r.Held.todo.Lines())
+	r.cursors = append(r.cursors, c)
+}
+
+// loseGaps drops what is in no segment, and says what was lost, and what is there.
+func (r recovery) loseGaps() {
+	for _, l := range r.logs() {
+		gaps := records.Spans{{To: records.End}}
+		for _, g := range l.segments {
+			gaps.Remove(g.span())
+		}
+		for _, gap := range gaps {
+			r.lose(l, gap, SpoolFull)
 		}
 	}
-	return st, nil
+	for _, c := range r.cursors {
+		if n := c.books.Dropped[SpoolFull]; n > 0 {
+			r.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", n)
+		}
+		if n := c.todo.Lines() + r.Held.todo.Lines(); n > 0 {
+			r.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
+		}
+	}
 }
 
 // untold returns from where on a state, which was saved at a place, does not tell who needs what: all do.
@@ -283,42 +312,4 @@ func (r recovery) measure(g *segment, next records.Place) {
 	if err != nil {
 		r.out.Error("segment cannot be read", "file", g.path(), "err", err)
 	}
-}
-
-// adopt takes over what an earlier process left, of which st says who needs it.
-func (s *Store) adopt(st state, to []Destination) {
-	s.generation, s.Held.todo = st.Generation, st.HeldTodo
-	for _, p := range st.Places {
-		c := newCursor(s, Destination{Name: p.Name, To: p.To})
-		c.done = p.Again
-		c.wait(records.Span{To: records.End}, again)
-		for _, sp := range p.Todo {
-			c.add(sp, fresh)
-		}
-		c.books.Adopted = uint64(c.todo.Lines() + s.Held.todo.Lines())
-		s.cursors = append(s.cursors, c)
-	}
-	for _, l := range s.logs() {
-		for _, gap := range l.gaps() {
-			s.lose(l, gap, SpoolFull)
-		}
-	}
-	for _, c := range s.cursors {
-		if n := c.books.Dropped[SpoolFull]; n > 0 {
-			s.out.Error("lines of an earlier process are lost", "destination", c.Name, "lines", n)
-		}
-		if n := c.todo.Lines() + s.Held.todo.Lines(); n > 0 {
-			s.out.Info("lines found that an earlier process left", "destination", c.Name, "lines", n)
-		}
-	}
-	s.SetDestinations(to)
-}
-
-// gaps are what is in no segment.
-func (l *log) gaps() records.Spans {
-	gaps := records.Spans{{To: records.End}}
-	for _, g := range l.segments {
-		gaps.Remove(g.span())
-	}
-	return gaps
 }

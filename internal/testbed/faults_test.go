@@ -169,7 +169,7 @@ func TestFaultsSeeBugs(t *testing.T) {
 			{File: "internal/store/cursor.go", Old: "liveAge = time.Second / 2", New: "liveAge = 0 * time.Second"},
 		}},
 		{"the queue is not adopted", "relay killed while the receiver is down", "lost", []planted.Edit{
-			{File: "internal/store/open.go", Old: "		for _, sp := range p.Todo {\n			c.add(sp, fresh)\n		}\n", New: ""},
+			{File: "internal/store/open.go", Old: "	c.todo, c.queues[fresh] = p.Todo, slices.Clone(p.Todo)\n", New: ""},
 		}},
 	} {
 		t.Run(tt.bug, func(t *testing.T) {
