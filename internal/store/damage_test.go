@@ -483,7 +483,7 @@ func TestMoreInMemoryThanDescriptors(t *testing.T) {
 	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	for range 160 {
 		b.putThousands(1)
-		b.pass(retry)
+		b.pass(retryAfter)
 	}
 	if got := b.books("main"); got.Queued+got.Spooled != 160_000 || got.Spooled == 0 || len(b.named.tier(inMemory)) < 30 {
 		t.Errorf("%+v; %s", got, &b.log)
@@ -686,7 +686,7 @@ func TestUnreadableForAWhile(t *testing.T) {
 		l := b.begin("main")
 		for range maxFailures - 1 {
 			b.step(b.now)
-			b.pass(retry)
+			b.pass(retryAfter)
 		}
 		if got := b.books("main"); got.Dropped != [NumReasons]uint64{} || !strings.Contains(b.log.String(), "out of order") {
 			t.Errorf("after a while: %+v; %s", got, &b.log)

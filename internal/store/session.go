@@ -39,7 +39,7 @@ func (c *Cursor) Next(now time.Time) (lines []byte, wait time.Duration, err erro
 			return nil, wait, nil
 		}
 		if c.hand, err = s.load(&c.reader, sp); err != nil {
-			return nil, retry, nil
+			return nil, retryAfter, nil
 		}
 		if c.hand.IsEmpty() || !c.queues[q].Holds(c.hand.Span) {
 			continue // it was moved, or is lost

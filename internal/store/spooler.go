@@ -13,12 +13,13 @@ import (
 	"time"
 
 	"github.com/prefixproxy/prefixproxy/internal/records"
+	"github.com/prefixproxy/prefixproxy/internal/retry"
 )
 
 // How often the disk is made to write, and when to try again what failed.
 const (
 	syncInterval = time.Second
-	retry        = time.Second // not longer, however long it has failed: memory fills
+	retryAfter   = time.Second // not longer, however long it has failed: memory fills
 
 	// maxFailures is how often a segment cannot be read before it is given up: a disk that is gone
 	// for a while may be back, a bad sector stays.
@@ -70,7 +71,7 @@ func (s *spooler) turn(now time.Time) (wait time.Duration) {
 	}
 	err := errors.Join(s.readErr, s.moveDown(false))
 	if err != nil {
-		s.resumes = now.Add(retry)
+		s.resumes = now.Add(retryAfter)
 	}
 	s.mu.Lock()
 	err = errors.Join(err, s.syncErr)
@@ -88,19 +89,12 @@ func (s *spooler) turn(now time.Time) (wait time.Duration) {
 
 // keepSynced syncs at most once a second, when there is something to be synced.
 func (s *spooler) keepSynced(ctx context.Context) {
-	for {
+	for retry.Sleep(ctx, syncInterval) {
 		select {
 		case <-s.dirty:
+			s.sync()
+			notify(s.work) // it says how that went
 		case <-ctx.Done():
-			return
-		}
-		next := time.After(syncInterval)
-		s.sync()
-		notify(s.work) // it says how that went
-		select {
-		case <-next:
-		case <-ctx.Done():
-			return
 		}
 	}
 }
