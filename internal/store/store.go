@@ -242,10 +242,10 @@ func (s *Store) sweep() {
 	}
 }
 
-// isNeeded says whether a segment takes more lines, or has some that somebody needs, or is moving.
+// isNeeded says whether a segment may take more lines, or has some that somebody needs, or is moving.
 func (s *Store) isNeeded(g *segment) bool {
 	switch {
-	case !g.sealed, g.moving:
+	case !g.sealed && !s.closed, g.moving:
 		return true
 	case g.Kind == records.Held:
 		return s.Held.todo.Touches(g.span())
@@ -278,10 +278,8 @@ func (s *Store) CloseInput() {
 // disk, up to its bound, or stays in memory for the next start; what would be lost with the
 // process is dropped and counted. An error says that the disk did not take what it had to.
 func (s *Store) Close() error {
+	s.CloseInput()
 	s.mu.Lock()
-	for _, g := range s.segments() {
-		g.sealed = true
-	}
 	s.sweep()
 	s.mu.Unlock()
 	err := s.spooler.moveDown(true)
