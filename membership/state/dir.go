@@ -114,7 +114,10 @@ func Open(dir string) (*Dir, error) {
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}
 	s := New(d, Place{})
-	if s.lock, err = openLock(d); err != nil {
+	if err = writable(dir); err == nil {
+		s.lock, err = openLock(d)
+	}
+	if err != nil {
 		d.Close()
 		return nil, fmt.Errorf("open the state directory: %w", err)
 	}

@@ -4,10 +4,21 @@ package state
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
+
+// writable returns an error where no file can be made in dir; a disk may be full.
+func writable(dir string) error {
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
 
 // lockPlace locks f, which the kernel unlocks when the process ends, and
 // returns the place that f stands for.
