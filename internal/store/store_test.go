@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -531,9 +532,14 @@ func TestResentIsWritten(t *testing.T) {
 
 // many returns a batch of n lines of 100 bytes.
 func many(name string, n int) []byte {
-	var b []byte
+	const size, end = 100, " 1 1700000000\n"
+	spaces := bytes.Repeat([]byte(" "), size)
+	b := make([]byte, 0, size*n)
 	for i := range n {
-		b = fmt.Appendf(b, "%s.%-*d 1 1700000000\n", name, 100-len(name)-15, i)
+		b = append(append(b, name...), '.')
+		b = strconv.AppendInt(b, int64(i), 10)
+		b = append(b, spaces[:(i+1)*size-len(end)-len(b)]...)
+		b = append(b, end...)
 	}
 	return b
 }
