@@ -136,16 +136,17 @@ func (h *Holder) mark(ctx context.Context) error {
 
 func (h *Holder) grant(ctx context.Context) error {
 	sent := h.now()
-	granted, err := h.store.grant(ctx)
+	l, err := h.store.grant(ctx)
 	if err != nil {
 		return err
 	}
-	granted.sent = sent
+	l.sent = sent
 	if h.now()-sent > electionAtLeast {
-		granted.term = 0 // the leader that granted it may not be the one that was named
+		l.term = 0 // the leader that granted it may not be the one that was named
 	}
-	h.lease = &granted
-	h.granted = append(h.granted[max(len(h.granted)-leasesKept+1, 0):], granted.id)
+	h.lease = &l
+	h.granted = append(h.granted, l.id)
+	h.granted = h.granted[max(len(h.granted)-pool.EarlierTenures, 0):]
 	return nil
 }
 

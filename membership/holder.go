@@ -37,15 +37,12 @@ type Holder struct {
 	own     *state.Own
 
 	lease   *lease             // nil: none
-	granted []clientv3.LeaseID // the last ones that etcd granted us: whatever was claimed under them is ours
+	granted []clientv3.LeaseID // the last pool.EarlierTenures that etcd granted us: whatever was claimed under them is ours
 	waited  bool               // all names were taken, and we have said so
 
 	avoid      string        // a name that we were asked to let go
 	avoidUntil time.Duration // by now
 }
-
-// leasesKept is as many as the tenures that a claim reads of its name's past.
-const leasesKept = 256
 
 // A lease is one that etcd granted to us.
 type lease struct {

@@ -232,7 +232,14 @@ func (x *sums) forget(i int) {
 }
 
 func costOf(name int, k kind) int64 {
-	return int64(seriesCost + name + [...]int{timerKind: timerCost, setKind: setCost}[k])
+	cost := int64(seriesCost + name)
+	switch k {
+	case timerKind:
+		cost += timerCost
+	case setKind:
+		cost += setCost
+	}
+	return cost
 }
 
 // member counts a member of a set, if there is room.

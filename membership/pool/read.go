@@ -157,16 +157,16 @@ func (r Reader) Names(ctx context.Context, pool string, each func(name string, k
 	return r.all(ctx, names, func(kv *mvccpb.KeyValue) { each(strings.TrimPrefix(string(kv.Key), NamesKey(pool)), kv) })
 }
 
-// earlierTenures is how many of a name's tenures a claim looks back on: a line
+// EarlierTenures is how many of a name's tenures a claim looks back on: a line
 // from before them has no name.
-const earlierTenures = 256
+const EarlierTenures = 256
 
 // GetLastTenures is the operation that reads the last tenures of name, for ReadTenures.
 func GetLastTenures(pool, name string) clientv3.Op { return lastTenures(pool, name).op() }
 
 func lastTenures(pool, name string) span {
 	s := under(TenuresKey(pool) + name + "/")
-	s.limit, s.last, s.by = earlierTenures, true, clientv3.SortByCreateRevision
+	s.limit, s.last, s.by = EarlierTenures, true, clientv3.SortByCreateRevision
 	return s
 }
 
