@@ -159,7 +159,7 @@ func TestMemberCutOff(t *testing.T) {
 }
 
 func testCutOff(t *testing.T, c *cluster, cut func(i int)) {
-	leads := max(c.leader(t.Context()), 0)
+	leads := c.awaitLeader(t)
 	known := []*etcdNode{c.nodes[leads], c.nodes[(leads+1)%3]}
 	f := startFleet(t, 6, 9*time.Second, endpointsOf(known...))
 	f.whole()
@@ -300,7 +300,7 @@ func TestFleet(t *testing.T) {
 	before := make([]time.Duration, 3)
 	say("cold start:", f.whole(), before)
 
-	leader := max(c.leader(t.Context()), 0)
+	leader := c.awaitLeader(t)
 	before = spent()
 	f.mark()
 	c.nodes[leader].kill()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -126,18 +127,40 @@ func (n *etcdNode) kill() {
 }
 
 // leader returns the index of the member that leads, as far as the members
-// know, and -1 where none says so in time.
-func (c *cluster) leader(ctx context.Context) int {
-	found, term := -1, uint64(0)
+// know, or an error that says what each answered. A member that stands still costs
+// it some seconds: on a busy machine, one that is well may take as long.
+func (c *cluster) leader(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	answers, errs := make([]*clientv3.StatusResponse, len(c.nodes)), make([]error, len(c.nodes))
+	var asking sync.WaitGroup
 	for i, n := range c.nodes {
-		asking, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-		status, err := c.client.Status(asking, n.spec.Client)
-		cancel()
-		if err == nil && status.Leader == status.Header.MemberId && status.RaftTerm >= term {
-			found, term = i, status.RaftTerm
+		asking.Go(func() { answers[i], errs[i] = c.client.Status(ctx, n.spec.Client) })
+	}
+	asking.Wait()
+	found, term := -1, uint64(0)
+	for i, a := range answers {
+		if errs[i] != nil {
+			continue
+		}
+		errs[i] = fmt.Errorf("%x says that %x leads in term %d", a.Header.MemberId, a.Leader, a.RaftTerm)
+		if a.Leader == a.Header.MemberId && a.RaftTerm >= term {
+			found, term = i, a.RaftTerm
 		}
 	}
-	return found
+	if found < 0 {
+		return found, errors.Join(errs...)
+	}
+	return found, nil
+}
+
+func (c *cluster) awaitLeader(t testing.TB) (leads int) {
+	t.Helper()
+	eventually(t, "a leader", func() (err error) {
+		leads, err = c.leader(t.Context())
+		return err
+	})
+	return leads
 }
 
 // part lets member i hear nothing of the others, or say nothing to them, or

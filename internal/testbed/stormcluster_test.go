@@ -4,7 +4,6 @@ package testbed
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -79,19 +78,14 @@ func TestClusterParts(t *testing.T) {
 	c := newCluster(t, newLoopbacks(t), members)
 	for _, way := range []struct{ hears, says bool }{{false, false}, {true, false}, {false, true}} {
 		t.Run(fmt.Sprintf("hears %v, says %v", way.hears, way.says), func(t *testing.T) {
-			old := -1
-			eventually(t, "a leader", func() error {
-				if old = c.leader(t.Context()); old < 0 {
-					return errors.New("nobody says that it leads")
-				}
-				return nil
-			})
+			old := c.awaitLeader(t)
 			c.part(old, way.hears, way.says)
 			eventually(t, "another leader", func() error {
-				if now := c.leader(t.Context()); now < 0 || now == old {
-					return fmt.Errorf("%d leads", now)
+				now, err := c.leader(t.Context())
+				if err == nil && now == old {
+					err = fmt.Errorf("%d still leads", now)
 				}
-				return nil
+				return err
 			})
 			c.part(old, true, true)
 			eventually(t, "a member that is back", func() error {

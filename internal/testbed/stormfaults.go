@@ -140,9 +140,13 @@ func (s *storm) partProxy(f stormFault, way passage) {
 	s.note(func(e *evidence) { e.reliefs = append(e.reliefs, relief{f.proxy, began, time.Now()}) })
 }
 
-// member returns the leader, or another one counted from it.
+// member returns the leader, or another one counted from it; in an election, any.
 func (s *storm) member(which int) int {
-	return (max(0, s.cluster.leader(s.t.Context())) + which) % members
+	leads, err := s.cluster.leader(s.t.Context())
+	if err != nil {
+		leads = 0
+	}
+	return (leads + which) % members
 }
 
 func (s *storm) killMember(f stormFault, which int) {
