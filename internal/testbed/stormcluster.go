@@ -87,7 +87,7 @@ func newClusterOf(t testing.TB, net loopbacks, members int, special func(*etcdNo
 	})
 	c.client = client
 	eventually(t, "a cluster that answers", func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, err := client.Get(ctx, "up")
 		return err

@@ -89,7 +89,7 @@ func TestClusterParts(t *testing.T) {
 			})
 			c.part(old, true, true)
 			eventually(t, "a member that is back", func() error {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
 				status, err := c.client.Status(ctx, c.nodes[old].spec.Client)
 				if err == nil && status.Leader == 0 {
