@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +36,8 @@ type failover struct {
 type entry struct {
 	address address.Upstream
 	name    server             // its name rests, as a server does, when it does not resolve, or only to servers that rest
-	answer  []*server          // what it resolved to; nil: it did not
+	answer  []*server          // what it resolved to last; nil: to nothing
+	unheard bool               // name servers didn't answer since
 	servers map[string]*server // by resolved address: those, and others that have failed
 
 	since    time.Time // it is up, or not
@@ -99,8 +101,8 @@ func (f *failover) mayTry(now time.Time, s *server) (limit time.Duration, ok boo
 func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if e.answer == nil {
-		e.name.strikes = 0
+	if e.answer == nil || e.unheard {
+		e.name.strikes, e.unheard = 0, false
 	}
 	e.answer = make([]*server, 0, len(ats))
 	for _, at := range ats {
@@ -243,18 +245,24 @@ func (f *failover) failed(now time.Time, c *connection, worked time.Duration, wh
 }
 
 // unreachable says that no connection to s could be made; or that s, which is a name, does
-// not resolve.
-func (f *failover) unreachable(now time.Time, s *server, why error) {
+// not resolve. It returns the servers to try then: those of the last answer, if there is none now.
+func (f *failover) unreachable(now time.Time, s *server, why error) []*server {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	var last []*server
 	if s.isName() {
-		s.entry.answer = nil
+		e, dns := s.entry, (*net.DNSError)(nil)
+		if e.unheard = !errors.As(why, &dns) || !dns.IsNotFound; !e.unheard {
+			e.answer = nil
+		}
+		last = e.answer
 	}
 	if errors.Is(why, link.ErrUnanswered) {
 		s.small = !s.small
 	}
 	s.strike(now)
 	f.isDown(now, s.entry, why, cause(why))
+	return last
 }
 
 // late says that s, a server or a name, has not answered yet, and the next is tried. A name may need

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +30,7 @@ type fakeNet struct {
 	names   map[string][]netip.Addr
 	rotates bool          // a name has one of its addresses at a time
 	needs   time.Duration // to look up a name
+	silent  bool          // name servers are down
 	only4   bool          // nobody answers a question for IPv6 addresses
 	asks    int           // how often it was asked
 }
@@ -85,8 +87,10 @@ func (n *fakeNet) LookupNetIP(ctx context.Context, network, host string) ([]neti
 	n.asks++
 	ips := n.names[host]
 	switch {
+	case n.silent:
+		return nil, &net.DNSError{Err: "server misbehaving", Name: host, IsTemporary: true}
 	case len(ips) == 0:
-		return nil, errors.New("no such host")
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	case n.rotates:
 		n.names[host] = append(ips[1:], ips[0])
 		ips = ips[:1]

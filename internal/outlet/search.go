@@ -123,7 +123,7 @@ func (r *search) take(a attempt) {
 	}
 	switch {
 	case a.err != nil && r.ctx.Err() == nil:
-		f.unreachable(time.Now(), a.server, a.err)
+		r.todo = slices.Concat(f.unreachable(time.Now(), a.server, a.err), r.todo)
 	case a.err != nil:
 	case a.isName():
 		r.todo = slices.Concat(f.resolved(time.Now(), a.entry, a.ats), r.todo)

@@ -232,3 +232,40 @@ func TestStopSearching(t *testing.T) {
 		}
 	})
 }
+
+// While no name server answers, a session that ends is followed by one with an address of before; what
+// is no name any more is left alone, and one that moved is followed once that can be known.
+func TestNoNameServer(t *testing.T) {
+	for _, maxAge := range []time.Duration{time.Minute, 0} {
+		net := newNet(atA, atB)
+		a, b := net.servers[atA], net.servers[atB]
+		net.name("graphite", "10.0.0.1")
+		run(t, net, []string{"tcp://graphite:2003"}, func(t *testing.T, r *rig) {
+			r.Configure(Config{To: addresses(t, "tcp://graphite:2003"), MaxAge: maxAge})
+			r.send(10 * time.Second)
+			silence := func(is bool) { net.mu.Lock(); net.silent = is; net.mu.Unlock() }
+			silence(true)
+			for range 3 {
+				if maxAge == 0 {
+					a.last().end(errors.New("connection reset by peer"))
+				}
+				r.send(100 * time.Second)
+				if n := len(a.lines()); n < r.sent-5 {
+					t.Errorf("%v: %d of %d lines have arrived", maxAge, n, r.sent)
+				}
+			}
+			silence(false)
+			net.name("graphite")
+			a.last().end(errors.New("connection reset by peer"))
+			r.send(time.Minute)
+			if s := r.Status()[0]; s.Up || !strings.Contains(s.Reason, "no such host") {
+				t.Errorf("%v: not a name any more: %+v", maxAge, s)
+			}
+			net.name("graphite", "10.0.0.2")
+			r.send(10 * time.Second)
+			if n := len(a.lines()) + len(b.lines()); n != r.sent {
+				t.Errorf("%v: %d of %d lines have arrived", maxAge, n, r.sent)
+			}
+		})
+	}
+}

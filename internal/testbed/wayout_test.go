@@ -265,7 +265,8 @@ func nameGrowsUDP(t *testing.T) {
 	}
 }
 
-// nobodyResolves: a name that doesn't resolve is down, and no more.
+// nobodyResolves: a name that doesn't resolve is down, and no more; where it did before, it is where
+// it was.
 func nobodyResolves(t *testing.T) {
 	dns, first, _ := twoHosts(t, "tcp")
 	dns.silence(true)
@@ -278,6 +279,13 @@ func nobodyResolves(t *testing.T) {
 	dns.silence(false)
 	w.awaitDelivered("carbon")
 	w.awaitArrivals("carbon", 300)
+
+	dns.silence(true)
+	first.Behave(manner{Refuse: true}) // which ends the session
+	first.Behave(manner{})
+	w.send("carbon", 100, 100)
+	w.awaitDelivered("carbon")
+	w.awaitArrivals("carbon", 400)
 }
 
 // firstNameServerIsSilent: the second is asked after five seconds.
