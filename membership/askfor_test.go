@@ -56,7 +56,7 @@ func TestAskFor(t *testing.T) {
 	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge", clientv3.WithLease(devetcdtest.NewLease(t, c.Client))); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if owner, err := pool.AskFor(ctx, c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrStillHeld) {
 		t.Errorf("a host that does not hear: got %q, %v; want marge and %v", owner, err, pool.ErrStillHeld)

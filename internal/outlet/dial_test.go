@@ -23,17 +23,19 @@ func TestWrongServer(t *testing.T) {
 			io.Copy(io.Discard, c)
 		}
 	}
+	const patience = 30 * time.Second
 	for _, c := range []struct {
 		network string
 		server  func(net.Conn)
+		limit   time.Duration
 		want    string
 	}{
-		{"tls", func(c net.Conn) { io.Copy(io.Discard, c) }, "the handshake was not answered within"},
-		{"tls", says(""), "closed by the server in the handshake (a server without TLS"},
-		{"tls", says("HTTP/1.1 400 Bad Request\r\n"), "the answer is not TLS (a server without TLS"},
-		{"tcp", says("HTTP/1.1 400 Bad Request\r\n"), `it said "HTTP/1.1 400 Bad Request\r\n"`},
-		{"tcp", says("\x15\x03\x01\x00\x02\x02\x46"), "is tls:// meant?"},
-		{"tcp", says(""), "closed by the server"},
+		{"tls", func(c net.Conn) { io.Copy(io.Discard, c) }, time.Second, "the handshake was not answered within"},
+		{"tls", says(""), patience, "closed by the server in the handshake (a server without TLS"},
+		{"tls", says("HTTP/1.1 400 Bad Request\r\n"), patience, "the answer is not TLS (a server without TLS"},
+		{"tcp", says("HTTP/1.1 400 Bad Request\r\n"), patience, `it said "HTTP/1.1 400 Bad Request\r\n"`},
+		{"tcp", says("\x15\x03\x01\x00\x02\x02\x46"), patience, "is tls:// meant?"},
+		{"tcp", says(""), patience, "closed by the server"},
 	} {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -46,7 +48,7 @@ func TestWrongServer(t *testing.T) {
 			}
 		}()
 		o := New(Config{To: addresses(t, fmt.Sprintf("%s://%s", c.network, listener.Addr()))}, Options{Source: newSource(), Log: discard, Dialer: link.Dialer{}})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), c.limit)
 		server := o.failover.resolved(time.Now(), o.failover.entries[0], []string{listener.Addr().String()})[0]
 		conn, err := o.dialServer(ctx, o.config.Load(), server, time.Minute)
 		if err == nil {
