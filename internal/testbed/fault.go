@@ -208,7 +208,7 @@ func (r *rig) settle() {
 		}
 		quiet := r.plan.quiet
 		if missing == 0 {
-			quiet = min(quiet, 200*time.Millisecond) // but what is doubled may yet come
+			quiet = min(quiet, time.Second) // but what is doubled may yet come, where it must be sent again
 		}
 		return time.Since(since) >= quiet
 	})
