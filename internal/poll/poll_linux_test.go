@@ -103,16 +103,8 @@ func TestClosed(t *testing.T) {
 // much is missing; and the room may be divided anew.
 func TestPackets(t *testing.T) {
 	p := startPoller(t)
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	from, err := net.Dial("udp", conn.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	s := own(t, p, conn.(*net.UDPConn))
+	to, from := udpPair(t)
+	s := own(t, p, to)
 	var packets Packets
 	if n, err := packets.Recv(s, 100, Slots(100)); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("got %d, %v; want EAGAIN", n, err)
@@ -145,15 +137,8 @@ func TestPackets(t *testing.T) {
 
 // A datagram that was refused is told to who waits for it; one that arrived is not.
 func TestErrors(t *testing.T) {
-	server, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := net.Dial("udp", server.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := Detach(client.(*net.UDPConn))
+	server, client := udpPair(t)
+	fd, err := Detach(client)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,4 +204,17 @@ func unixPair(t *testing.T) (near, far *os.File) {
 	near, far = os.NewFile(uintptr(fds[0]), "near"), os.NewFile(uintptr(fds[1]), "far")
 	t.Cleanup(func() { far.Close() })
 	return near, far
+}
+
+// udpPair returns a socket, and another that sends to it.
+func udpPair(t *testing.T) (to, from *net.UDPConn) {
+	to, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if from, err = net.DialUDP("udp", nil, to.LocalAddr().(*net.UDPAddr)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { to.Close(); from.Close() })
+	return to, from
 }
