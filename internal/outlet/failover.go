@@ -129,6 +129,20 @@ func (f *failover) resolved(now time.Time, e *entry, ats []string) []*server {
 	return e.answer
 }
 
+// unresolved says that the name of e does not resolve, and returns the servers to try: those of the
+// last answer, if it may still hold.
+func (f *failover) unresolved(now time.Time, e *entry, why error) []*server {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var dns *net.DNSError
+	if e.unheard = !errors.As(why, &dns) || !dns.IsNotFound; !e.unheard {
+		e.answer = nil
+	}
+	e.name.strike(now)
+	f.isDown(now, e, why, cause(why))
+	return e.answer
+}
+
 // next returns after which time a server is to be tried although all rest; 0: now, and it
 // rests no more. Negative: all are under way, or there is none.
 func (f *failover) next(now time.Time, underWay map[*server]bool) time.Duration {
@@ -244,25 +258,15 @@ func (f *failover) failed(now time.Time, c *connection, worked time.Duration, wh
 	}
 }
 
-// unreachable says that no connection to s could be made; or that s, which is a name, does
-// not resolve. It returns the servers to try then: those of the last answer, if there is none now.
-func (f *failover) unreachable(now time.Time, s *server, why error) []*server {
+// unreachable says that no connection to s could be made.
+func (f *failover) unreachable(now time.Time, s *server, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var last []*server
-	if s.isName() {
-		e, dns := s.entry, (*net.DNSError)(nil)
-		if e.unheard = !errors.As(why, &dns) || !dns.IsNotFound; !e.unheard {
-			e.answer = nil
-		}
-		last = e.answer
-	}
 	if errors.Is(why, link.ErrUnanswered) {
 		s.small = !s.small
 	}
 	s.strike(now)
 	f.isDown(now, s.entry, why, cause(why))
-	return last
 }
 
 // late says that s, a server or a name, has not answered yet, and the next is tried. A name may need

@@ -122,9 +122,11 @@ func (r *search) take(a attempt) {
 		r.turn = nil
 	}
 	switch {
-	case a.err != nil && r.ctx.Err() == nil:
-		r.todo = slices.Concat(f.unreachable(time.Now(), a.server, a.err), r.todo)
+	case a.err != nil && r.ctx.Err() != nil:
+	case a.err != nil && a.isName():
+		r.todo = slices.Concat(f.unresolved(time.Now(), a.entry, a.err), r.todo)
 	case a.err != nil:
+		f.unreachable(time.Now(), a.server, a.err)
 	case a.isName():
 		r.todo = slices.Concat(f.resolved(time.Now(), a.entry, a.ats), r.todo)
 	case r.found == nil && r.ctx.Err() == nil && a.conn.config == r.config:
