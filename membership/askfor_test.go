@@ -53,6 +53,13 @@ func TestAskFor(t *testing.T) {
 	if owner, err := askFor(t, c, cfg.Pool, "Denali"); owner != "marge" || !errors.Is(err, pool.ErrNoLease) {
 		t.Errorf("a name that was put by hand: got %q, %v; want marge and %v", owner, err, pool.ErrNoLease)
 	}
+}
+
+// Of a host that doesn't hear it is said that it still holds the name.
+func TestAskForInVain(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, sharedEtcd)
+	cfg := testConfig(t, "Denali")
 	if _, err := c.Put(t.Context(), pool.NamesKey(cfg.Pool)+"Denali", "marge", clientv3.WithLease(devetcdtest.NewLease(t, c.Client))); err != nil {
 		t.Fatal(err)
 	}

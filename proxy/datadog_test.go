@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	datadog "github.com/DataDog/datadog-go/v5/statsd"
 )
@@ -12,6 +13,7 @@ import (
 // The client of DogStatsD, by all that it knows: at every flush, and with packets
 // that it fills to the brim.
 func TestDatadogClient(t *testing.T) {
+	t.Parallel()
 	for _, transport := range []string{"", "unix://", "unixstream://", "unixgram://"} {
 		t.Run(transport, func(t *testing.T) {
 			statsd := newSink(t, "tcp")
@@ -33,7 +35,7 @@ func TestDatadogClient(t *testing.T) {
 			if network == "udp" {
 				target = p.inlet.Listeners()[0].Address.HostPort()
 			}
-			client, err := datadog.New(target, datadog.WithoutTelemetry(), datadog.WithoutClientSideAggregation(), datadog.WithSenderQueueSize(4096))
+			client, err := datadog.New(target, datadog.WithoutTelemetry(), datadog.WithoutClientSideAggregation(), datadog.WithSenderQueueSize(4096), datadog.WithWriteTimeout(time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,4 +8,4 @@ import (
 )
 
 // Tests of what has to be done within a time, like the drain, run alone.
-func TestMain(m *testing.M) { os.Exit(sidebyside.M{M: m, Most: 12}.Run()) }
+func TestMain(m *testing.M) { os.Exit(sidebyside.M{M: m, Most: 24}.Run()) }

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 
 // The scripts are also a manual of the command line.
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		UpdateScripts:       *update,

@@ -33,6 +33,7 @@ func limited(n int) Settings {
 // At the limit, the connection that was idle longest makes room. Its sender is told,
 // and what it sends without having looked is read all the same.
 func TestIdleLongestMakesRoom(t *testing.T) {
+	t.Parallel()
 	in := start(t, limited(3), localTCP)
 	var conns []net.Conn
 	for i := range 3 {
@@ -56,6 +57,7 @@ func TestIdleLongestMakesRoom(t *testing.T) {
 // Who sends to a unix socket is told at once that nobody reads: no line leaves it
 // for nothing.
 func TestUnixConnectionMakesRoom(t *testing.T) {
+	t.Parallel()
 	in := start(t, limited(1), address.Address{Network: "unix", Path: socketPath(t, "s")})
 	conn := in.dial(t, 0)
 	write(t, conn, "first\n")
@@ -100,6 +102,7 @@ func TestUnreadIsNotIdle(t *testing.T) {
 // A connection that nobody makes room for waits in the backlog, with what it has
 // brought, and is served when another one ends.
 func TestNobodyIsIdle(t *testing.T) {
+	t.Parallel()
 	in := start(t, limited(2), localTCP)
 	var stop atomic.Bool
 	var hogs sync.WaitGroup
@@ -141,6 +144,7 @@ func TestNobodyIsIdle(t *testing.T) {
 
 // Who sends a line byte by byte, for ever, keeps nobody out.
 func TestDripIsIdle(t *testing.T) {
+	t.Parallel()
 	in := start(t, limited(1), localTCP)
 	hog := in.dial(t, 0)
 	write(t, hog, "first\n")

@@ -269,6 +269,7 @@ func latin1(s string) string {
 
 // No line of a web page is taken, though there be no room for the head of its request.
 func TestRequestThatIsGivenUp(t *testing.T) {
+	t.Parallel()
 	in := start(t, defaults, localTCP)
 	const requests, size = 300, 17_000
 	var conns []net.Conn

@@ -7,4 +7,4 @@ import (
 	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
 )
 
-func TestMain(m *testing.M) { os.Exit(sidebyside.M{M: m, Most: 8}.Run()) }
+func TestMain(m *testing.M) { os.Exit(sidebyside.M{M: m, Most: 24}.Run()) }

@@ -1,0 +1,10 @@
+package inlet
+
+import (
+	"os"
+	"testing"
+
+	"github.com/prefixproxy/prefixproxy/internal/sidebyside"
+)
+
+func TestMain(m *testing.M) { os.Exit(sidebyside.M{M: m, Most: 8}.Run()) }
