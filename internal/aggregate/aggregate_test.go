@@ -491,6 +491,37 @@ func TestMemoryIsCounted(t *testing.T) {
 	}
 }
 
+// However far apart the samples are that sketches take, what these take is counted.
+func TestSketchesAreCounted(t *testing.T) {
+	cfg := tenth()
+	cfg.Memory = 4 << 20
+	a := open(t, cfg, at(0))
+	put(a, "first:1|c")
+	before := heap()
+	const timers = 500
+	sample := func(v float64) (counted int) {
+		var lines []byte
+		for i := range timers {
+			lines = fmt.Appendf(lines, "\x01.x%d:%g|ms\n", i, v)
+		}
+		return putAll(a, lines)
+	}
+	for i := range 500 {
+		v := math.Pow(10, float64(i*7919%1000)/50-10)
+		sample(v)
+		sample(-v)
+	}
+	used, sketched := int64(heap()-before), a.Stats().Sketched
+	if used > a.Stats().Bytes*9/8 || sketched < 10 {
+		t.Errorf("%d bytes are taken, and %d counted, with %d sketches", used, a.Stats().Bytes, sketched)
+	}
+	cfg.Memory = 1 << 20
+	a.Reconfigure(cfg, at(0))
+	if n := sample(1e-10); n < int(sketched) {
+		t.Errorf("with less room, %d samples are counted that are like others, though there are %d sketches", n, sketched)
+	}
+}
+
 // heap returns how many bytes are in use.
 func heap() uint64 {
 	var m runtime.MemStats

@@ -52,7 +52,9 @@ const (
 	timerCost  = 128 + 2*8*smallTimer
 	setCost    = 2 * 192 // a map for each of cur and old, with room for eight members
 	memberCost = 96
-	sketchCost = 6 << 10
+	sketchCost = 512
+	binCost    = 12 // 8, and what append adds
+	spareBins  = 64 // at either end
 
 	spellingCost = 96
 )

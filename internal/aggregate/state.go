@@ -392,7 +392,7 @@ func (r *replay) restore(kind byte, text []byte) error {
 	r.toSketch(x)
 	x.n, x.sum, x.squares, x.lower, x.upper = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
 	for bin := range slices.Chunk(numbers[5:], 2) {
-		x.addToBin(bin[0], bin[1])
+		r.addToBin(x, bin[0], bin[1])
 	}
 	return nil
 }

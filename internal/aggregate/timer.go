@@ -49,10 +49,10 @@ func (x *sums) sample(s *samples, v, weight float64) bool {
 			return false
 		}
 	}
-	if s.sketch != nil {
-		s.addToSketch(v)
-	} else {
+	if s.sketch == nil {
 		s.values = append(s.values, v)
+	} else if !x.addToSketch(s, v) {
+		return false
 	}
 	s.weight += weight
 	return true
@@ -64,18 +64,24 @@ func (x *sums) toSketch(s *samples) bool {
 	if !x.sketches.take(sketchCost) {
 		return false
 	}
-	s.sketched += sketchCost
-	s.sketch, _ = ddsketch.LogCollapsingLowestDenseDDSketch(accuracy, maxBins)
+	sketched := samples{weight: s.weight, sketched: sketchCost}
+	sketched.sketch, _ = ddsketch.LogCollapsingLowestDenseDDSketch(accuracy, maxBins)
 	for _, v := range s.values {
-		s.addToSketch(v)
+		if !x.addToSketch(&sketched, v) {
+			x.sketches.give(sketched.sketched)
+			return false
+		}
 	}
 	x.samples.give(s.reserved)
-	s.values, s.reserved = nil, 0
+	*s = sketched
 	x.sketched++
 	return true
 }
 
-func (s *samples) addToSketch(v float64) {
+func (x *sums) addToSketch(s *samples, v float64) bool {
+	if !x.addToBin(s, v, 1) {
+		return false
+	}
 	if s.n == 0 {
 		s.lower, s.upper = v, v
 	}
@@ -83,14 +89,38 @@ func (s *samples) addToSketch(v float64) {
 	s.sum += v
 	s.squares += v * v
 	s.lower, s.upper = min(s.lower, v), max(s.upper, v)
-	s.addToBin(v, 1)
+	return true
 }
 
-// addToBin adds n samples to the bin of v: to the last one if v is beyond it.
-func (s *samples) addToBin(v, n float64) {
-	limit := s.sketch.MaxIndexableValue()
-	s.sketch.AddWithCount(min(max(v, -limit), limit), n)
+// addToBin adds n samples to the bin of v, or to the last one if v is beyond it. There are bins
+// for all between two of one sign: those that are to be added need room.
+func (x *sums) addToBin(s *samples, v, n float64) bool {
+	size := min(math.Abs(v), s.sketch.MaxIndexableValue())
+	if size <= s.sketch.MinIndexableValue() {
+		s.sketch.AddWithCount(0, n)
+		return true
+	}
+	bins := s.sketch.GetPositiveValueStore()
+	if v < 0 {
+		bins = s.sketch.GetNegativeValueStore()
+	}
+	at := s.sketch.Index(size)
+	more := binsCost(at, at)
+	if !bins.IsEmpty() {
+		first, _ := bins.MinIndex()
+		last, _ := bins.MaxIndex()
+		more = binsCost(min(first, at), max(last, at)) - binsCost(first, last)
+	}
+	if more > 0 && !x.sketches.take(more) { // the room may have been made smaller
+		return false
+	}
+	s.sketched += more
+	bins.AddWithCount(at, n)
+	return true
 }
+
+// binsCost returns what the bins from first to last take.
+func binsCost(first, last int) int64 { return binCost * int64(min(last-first+1+spareBins, maxBins)) }
 
 // A stat is one of a timer's values.
 type stat struct {
