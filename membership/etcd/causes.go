@@ -120,7 +120,7 @@ func (c *Client) Trouble(err error) error {
 	}
 	health := c.etcdctl + " endpoint health"
 	switch {
-	case errors.Is(err, errLoggingIn):
+	case errors.Is(err, errLoggingIn) && c.connector.isHeard():
 		return &Trouble{at, "the login has not finished yet", health, false, err}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Trouble{at, "no answer in time", health, false, err}
@@ -230,7 +230,7 @@ func (c *connector) refusedCertificate(alert string) (what, hint string) {
 	case strings.Contains(alert, "unknown certificate authority"):
 		return "it does not trust the authority that signed our certificate", "etcd's --trusted-ca-file must hold the one that signed etcd.tls.cert: openssl x509 -noout -issuer -in FILE"
 	}
-	return "it refuses our certificate", "openssl x509 -noout -text -in FILE, the one of etcd.tls.cert: its issuer must be in etcd's --trusted-ca-file, and it must be for clients"
+	return "it refuses our certificate", "openssl x509 -noout -text -in FILE, the one of etcd.tls.cert: its issuer must be in etcd's --trusted-ca-file, and it must be for clients, and valid by etcd's clock"
 }
 
 // ownCertificate returns the certificate that we present; nil if there is none.

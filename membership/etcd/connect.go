@@ -27,7 +27,7 @@ import (
 // How long making a connection may take.
 const (
 	connectTime   = 2 * time.Second
-	handshakeTime = 5 * time.Second
+	handshakeTime = 4 * time.Second // a command, which has five, then gets through by way of another member
 	resolveTime   = 2 * time.Second
 )
 
@@ -275,6 +275,13 @@ func (c *connector) why() (failures []*connectError, at string) {
 		at = c.link.shown
 	}
 	return slices.Clone(c.failures), at
+}
+
+// isHeard says whether there is a connection over which the member has said something.
+func (c *connector) isHeard() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link != nil && c.link.heard && !c.link.ended
 }
 
 // moveOn ends the connection on which a request that began at some moment has failed; gRPC then

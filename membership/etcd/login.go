@@ -63,11 +63,11 @@ func newLogin(user string, password func() (string, error), c *connector) *login
 	return &login{user: user, password: password, connector: c, jitter: retry.Randomly}
 }
 
-// underWay says whether etcd is at work on a login.
+// underWay says whether etcd is at work on a login: one that waits for a connection was not sent yet.
 func (l *login) underWay() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.asking
+	return l.asking && l.connector.isHeard()
 }
 
 // unary is the interceptor of requests.

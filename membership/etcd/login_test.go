@@ -1,7 +1,12 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,4 +69,38 @@ type users struct {
 func (u *users) Authenticate(context.Context, *pb.AuthenticateRequest, ...grpc.CallOption) (*pb.AuthenticateResponse, error) {
 	u.logins++
 	return &pb.AuthenticateResponse{Token: string(rune('0' + u.logins))}, nil
+}
+
+// A login that waits for a member which accepts the connection and says nothing was not sent: it
+// keeps nobody from moving on to another member, and is not to blame.
+func TestLoginToASilentMember(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	c, err := New(Config{Endpoints: []string{silent.Addr().String(), "localhost:1"}, Username: "prefixproxy", Password: func() (string, error) { return "p", nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	slices.SortFunc(c.connector.endpoints, func(a, b *url.URL) int { return cmp.Compare(b.Port(), a.Port()) })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // the login has its own time
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { _, err := c.Get(ctx, "k"); failed <- err }()
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); err != nil { // the connection is in use
+		t.Fatal(err)
+	}
+	if err = c.Failed(<-failed, time.Now()); !strings.Contains(err.Error(), ": no answer in time: ") {
+		t.Errorf("got %v, want no answer in time", err)
+	}
+	if !c.connector.link.ended {
+		t.Error("the client stays with the silent member")
+	}
 }
