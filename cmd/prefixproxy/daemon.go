@@ -216,14 +216,12 @@ func openState(cfg config.Config) (*state.Dir, error) {
 func stateHint(dir string, err error) string {
 	install := fmt.Sprintf("sudo install -d -m 0700 -o %d %s", os.Getuid(), conf.ShellQuote(dir))
 	usual := config.Default().Membership.StateDir
-	_, absent := os.Stat(dir)
-	isClosed := errors.Is(err, statedir.ErrNotOurs) || errors.Is(err, fs.ErrPermission)
 	switch {
-	case isClosed && !unit.IsOurs() && absent == nil:
+	case errors.Is(err, statedir.ErrNotOurs) && !unit.IsOurs():
 		return "another user's daemon keeps its state there: give this one its own membership.state_dir; to start the service: systemctl start prefixproxy"
 	case unit.IsOurs() && dir != usual:
 		return "remove membership.state_dir, since the service has " + usual + "; or allow another one: systemctl edit prefixproxy: [Service] ReadWritePaths=" + dir + " (in /home: ProtectHome=no, too), and: " + install
-	case isClosed, errors.Is(err, statedir.ErrOpenToOthers), errors.Is(err, syscall.EROFS):
+	case errors.Is(err, statedir.ErrNotOurs), errors.Is(err, statedir.ErrOpenToOthers), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return "set membership.state_dir to a directory that this user may write, or: " + install
 	}
 	return "set membership.state_dir to a directory that this user may write"

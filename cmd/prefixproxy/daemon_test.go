@@ -34,7 +34,7 @@ func TestStateHint(t *testing.T) {
 		want      string
 	}{
 		{"another user's", there, false, statedir.ErrNotOurs, "give this one its own membership.state_dir"},
-		{"may not be entered", there, false, fs.ErrPermission, "give this one its own membership.state_dir"},
+		{"may not be written", there, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
 		{"open to others", there, false, statedir.ErrOpenToOthers, "or: sudo install -d -m 0700"},
 		{"may not be made", absent, false, fs.ErrPermission, "or: sudo install -d -m 0700"},
 		{"the unit's", config.Default().Membership.StateDir, true, statedir.ErrNotOurs, "or: sudo install -d -m 0700"},

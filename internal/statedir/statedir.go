@@ -74,6 +74,9 @@ func (d *Dir) Sub(name string) (*Dir, error) {
 
 // checked makes a Dir of root, which was opened at path.
 func checked(path string, root *os.Root, err error) (*Dir, error) {
+	if info, unseen := os.Stat(path); errors.Is(err, fs.ErrPermission) && unseen == nil && check(info) != nil {
+		err = fmt.Errorf("%s: %w", path, check(info))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -78,6 +78,9 @@ func TestRefused(t *testing.T) {
 	if _, err := Open(path); !errors.Is(err, ErrNotOurs) {
 		t.Errorf("got %v, want %v", err, ErrNotOurs)
 	}
+	if _, err := checked(path, nil, fs.ErrPermission); !errors.Is(err, ErrNotOurs) { // as it is for others than root
+		t.Errorf("closed: got %v, want %v", err, ErrNotOurs)
+	}
 }
 
 // What was planted in the directory is neither followed, nor waited for, nor removed
