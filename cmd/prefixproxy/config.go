@@ -29,7 +29,7 @@ func loadConfig(file string, defaults config.Config) (config.Config, error) {
 	if err == nil {
 		return config.Parse(file, text, defaults, lookupEnv)
 	}
-	hint := "create that file (config.example.yaml explains every key), or name another one: --config FILE, or $PREFIXPROXY_CONFIG"
+	hint := "create that file (config.example.yaml explains every key), or name another one: --config FILE"
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		hint = unit.Unreadable(file)
