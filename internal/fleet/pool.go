@@ -127,11 +127,13 @@ func (p *Pool) ask(fresh time.Duration, whole bool) (view *View, ended <-chan st
 // Refresh asks etcd and returns the pool, with its past; Err says why it could not. It is for callers
 // without Run, which need to know at once since when a name has been held.
 func (p *Pool) Refresh(ctx context.Context) *View {
-	if p.hasPast {
-		p.attempt(ctx, true) // who holds what: the next one reads the records of what has changed
+	again := p.hasPast
+	view := p.attempt(ctx, true)
+	if again && view.Err == nil { // that was who holds what; the next one reads the records of what has changed
+		view = p.attempt(ctx, true)
 	}
-	p.end(p.attempt(ctx, true))
-	return p.view
+	p.end(view)
+	return view
 }
 
 // Run asks etcd whenever somebody wants to know, until ctx ends.

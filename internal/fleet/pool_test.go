@@ -211,6 +211,11 @@ func TestRefresh(t *testing.T) {
 		if got := p.Refresh(t.Context()).Rows[0].Since; got.UnixMilli() != claimed.UnixMilli() {
 			t.Errorf("held since %v, want %v", got, claimed)
 		}
+		before := e.reads
+		e.err = errors.New("no etcd")
+		if got := p.Refresh(t.Context()).Err; got != e.err || e.reads != before+1 {
+			t.Errorf("got %v after %d reads, want the error of the first", got, e.reads-before)
+		}
 	})
 }
 
