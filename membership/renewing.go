@@ -69,6 +69,8 @@ func (s *store) stillOurs(ctx context.Context, c *Claim, resp *clientv3.GetRespo
 		return err
 	}
 	switch {
+	case len(resp.Kvs) > 0 && resp.Kvs[0].CreateRevision < c.revision: // it was gone before we claimed
+		return DataLoss
 	case expired:
 		return Expired
 	case len(resp.Kvs) == 0:

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
@@ -23,6 +25,18 @@ func TestIsOld(t *testing.T) {
 	} {
 		if got := isOld(version); got != want {
 			t.Errorf("etcd %s: got %v, want %v", version, got, want)
+		}
+	}
+}
+
+// A claim that was gone when ours began stands there again: etcd was restored, though with
+// --bump-revision, and its term is not lower than it was.
+func TestOlderClaimIsBack(t *testing.T) {
+	resp := &clientv3.GetResponse{Header: &pb.ResponseHeader{Revision: 1_000_000}, Kvs: []*mvccpb.KeyValue{{CreateRevision: 5}}}
+	for _, expired := range []bool{false, true} {
+		s := &store{last: seen{revision: 10}}
+		if got := s.stillOurs(t.Context(), &Claim{revision: 9}, resp, expired); got != DataLoss {
+			t.Errorf("expired %v: got %v, want %v", expired, got, DataLoss)
 		}
 	}
 }
