@@ -20,11 +20,11 @@ func (h *Holder) keep(ctx context.Context, held *tenancy) {
 	for h.sleep(ctx, next-h.now()) {
 		// 1. Renew. The horizon counts from before the request.
 		sent := h.now()
+		err := h.within(ctx, renewTime(held.under.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
 		if !suspended && !held.Valid() { // perhaps because we were stopped
 			suspended = true
 			h.log.Warn("name suspended", "name", held.name, "meanwhile", "lines that need it wait")
 		}
-		err := h.within(ctx, renewTime(held.under.ttl), func(ctx context.Context) error { return h.store.renew(ctx, held.Claim) })
 
 		// 2. Lost, or asked for: let go at once, whatever the horizon.
 		if errors.Is(err, errAsked) {

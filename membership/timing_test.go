@@ -147,6 +147,28 @@ func TestSuspendedThenInUseAgain(t *testing.T) {
 	})
 }
 
+// The log tells of a suspension even if it began while the renewal that ended it was under way.
+func TestSuspendedDuringARenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, way := newSim(t, newModel())
+		var log strings.Builder
+		h.log = slog.New(slog.NewTextHandler(&log, nil))
+		run(t, h).held(t)
+		for lost := 5 * time.Second; lost < 10*time.Second; lost += 100 * time.Millisecond {
+			way.exactly(true, 0)
+			pass(t, lost)
+			way.exactly(false, 2*time.Second)
+			pass(t, 10*time.Second)
+			way.exactly(false, 0)
+			pass(t, 10*time.Second)
+		}
+		suspended, inUse := strings.Count(log.String(), "name suspended"), strings.Count(log.String(), "name in use")
+		if suspended == 0 || suspended != inUse {
+			t.Errorf("suspended %d times, and in use again %d times", suspended, inUse)
+		}
+	})
+}
+
 // Whoever was stopped past the horizon says that the name was suspended, and then that it
 // is in use again, or lost; and what that means for lines.
 func TestStoppedPastTheHorizon(t *testing.T) {
