@@ -74,8 +74,10 @@ func (d *Dir) Sub(name string) (*Dir, error) {
 
 // checked makes a Dir of root, which was opened at path.
 func checked(path string, root *os.Root, err error) (*Dir, error) {
-	if info, unseen := os.Stat(path); errors.Is(err, fs.ErrPermission) && unseen == nil && check(info) != nil {
-		err = fmt.Errorf("%s: %w", path, check(info))
+	if errors.Is(err, fs.ErrPermission) { // perhaps for a reason that can be told
+		if info, unseen := os.Stat(path); unseen == nil && check(info) != nil {
+			err = fmt.Errorf("%s: %w", path, check(info))
+		}
 	}
 	if err != nil {
 		return nil, err
