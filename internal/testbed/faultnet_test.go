@@ -13,7 +13,6 @@ import (
 func TestVisitsEndNoProgram(t *testing.T) {
 	away := newFaraway(t)
 	cmd := exec.Command("sleep", "600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p := start(t, cmd)
 	for range 100 {
 		if err := away.inside(func() error { return nil }); err != nil {

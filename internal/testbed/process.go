@@ -36,12 +36,13 @@ func start(t testing.TB, cmd *exec.Cmd) *process {
 	return p
 }
 
-// launch starts cmd. The caller kills it. What it prints is kept, unless cmd has a place for it.
+// launch starts cmd. The caller kills it, or it ends with us. What it prints is kept, unless cmd has a place for it.
 func launch(cmd *exec.Cmd) (*process, error) {
 	p := &process{Stdout: newOutput(), Stderr: newOutput(), cmd: cmd, ended: make(chan struct{})}
 	if cmd.Stderr = p.Stderr; cmd.Stdout == nil {
 		cmd.Stdout = p.Stdout
 	}
+	endsWithUs(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -38,7 +37,6 @@ func newSystemd(t testing.TB, dirs ...string) *systemd {
 	// The cgroup namespace begins where its first process is.
 	const join = `echo $$ >"$1/cgroup.procs"; shift; exec unshare --cgroup bash -c "$0" systemd.sh "$@"`
 	cmd := exec.Command("unshare", append([]string{"--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child", "bash", "-c", join, systemdScript, cgroup}, dirs...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p := start(t, cmd)
 	s := &systemd{t: t}
 	eventually(t, "systemd runs", func() error {
