@@ -133,11 +133,11 @@ func (c *connections) makeRoom(first bool) bool {
 	}
 	c.full.isThere(c.log, "connections at their limit: the one that was idle longest makes room for a new one", "limit", c.most())
 	s, idle := c.idlest()
-	for idle >= idleEnough && s.hasInput() { // it was we who were not there
-		s.touch(time.Now())
+	if idle >= idleEnough && s.hasInput() { // it was we who were not there
+		c.touchUnread()
 		s, idle = c.idlest()
 	}
-	if idle >= idleEnough {
+	if idle >= idleEnough && !s.hasInput() {
 		c.stats.MadeRoom++
 		c.retire(s)
 		return true
@@ -157,6 +157,16 @@ func (c *connections) idlest() (s *streamReader, idle time.Duration) {
 		}
 	}
 	return s, idle
+}
+
+// touchUnread notes that nobody is idle who has sent what is not read yet. c.mu is held.
+func (c *connections) touchUnread() {
+	now := time.Now()
+	for r := range c.running {
+		if !r.ended && r.hasInput() {
+			r.touch(now)
+		}
+	}
 }
 
 // ranOut is called when accept has failed for lack of descriptors. Some connections make

@@ -82,10 +82,16 @@ func TestUnreadIsNotIdle(t *testing.T) {
 	}
 	defer socket.Close()
 	c := newConnections(slog.New(slog.DiscardHandler))
-	c.set(limited(1))
-	s := &streamReader{socket: socket, isUnix: true}
-	c.add(s)
-	longAgo := func() { s.lastTaken.Add(-int64(2 * idleEnough)) }
+	const conns = 1000
+	c.set(limited(conns))
+	for range conns {
+		c.add(&streamReader{socket: socket, isUnix: true})
+	}
+	longAgo := func() {
+		for s := range c.running {
+			s.lastTaken.Add(-int64(2 * idleEnough))
+		}
+	}
 
 	unix.Write(pair[1], []byte("line\n"))
 	longAgo()

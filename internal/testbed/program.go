@@ -35,7 +35,7 @@ func main(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(sharedEtcdDir)
-	return sidebyside.M{M: m, Most: 24}.Run() // they mostly wait
+	return sidebyside.M{M: m, Most: pick(raceEnabled, 10, 24)}.Run() // they mostly wait
 }
 
 // build builds the program once, with the race detector where the test has it:
