@@ -17,8 +17,11 @@ const (
 	// sendBatch is how many datagrams one system call sends.
 	sendBatch = 64
 
-	// fullPause is how long to wait for a network device that is too busy.
-	fullPause = 10 * time.Millisecond
+	// fullPause is how long to wait for a network device that is too busy, or after our own host's
+	// packet filter has dropped a datagram, which it may do to a few: by a limit of their rate, or
+	// where it can track no more connections. If it drops maxFiltered in a row, it drops all.
+	fullPause   = 10 * time.Millisecond
+	maxFiltered = 100
 
 	// What comes late comes all at once, and the server's kernel has room for 92 full datagrams
 	// where nobody has changed it (net.core.rmem_default). So narrowBatch are sent at once, with
@@ -36,6 +39,7 @@ type datagram struct {
 	max      int          // bytes of payload
 	isNarrow bool         // what is written comes late
 	pauses   int          // still to be made then
+	filtered int          // in a row, by our own host's packet filter
 	sent     uint64
 	acked    uint64 // sent, when the network had reported nothing yet
 
@@ -105,7 +109,11 @@ func (l *datagram) Write(lines []byte, limit time.Duration) (int, error) {
 		return 0, l.poll(unix.POLLOUT, limit)
 	case errors.Is(err, syscall.ENOBUFS): // our own device's queue is full (IP_RECVERR tells)
 		return 0, l.poll(0, min(limit, fullPause))
+	case errors.Is(err, syscall.EPERM) && l.filtered < maxFiltered:
+		l.filtered++
+		return 0, l.poll(0, min(limit, fullPause))
 	}
+	l.filtered = 0
 	return n, err
 }
 

@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"os/exec"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // That a server refuses datagrams is heard, without a look; of one that takes them, nothing
@@ -104,5 +109,59 @@ func TestRefusedTogether(t *testing.T) {
 		if peer, err := l.Look(); peer.Acked != 0 || !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%s: %d bytes are delivered, %v", host, peer.Acked, err)
 		}
+	}
+}
+
+// What a packet filter of our own host drops now and then is sent again, and is not the server's fault;
+// a filter that lets nothing through is told.
+func TestFilteredDatagrams(t *testing.T) {
+	runtime.LockOSThread() // the thread ends with the test, and its network too
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skip("no network namespace can be made here: ", err)
+	}
+	run := func(command string) {
+		t.Helper()
+		words := strings.Fields(command)
+		if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("%s: %v: %s", command, err, out)
+		}
+	}
+	run("ip link set lo up")
+	run("iptables -A OUTPUT -p udp -m statistic --mode nth --every 2 --packet 0 -j DROP")
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := net.Dial("udp4", server.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newDatagram(conn, "udp", 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for sent, refused := 0, 0; sent < 20; {
+		n, err := l.Write([]byte("a:1|c\n"), time.Second)
+		if err != nil {
+			t.Fatalf("after %d datagrams, and %d that were dropped: %v", sent, refused, err)
+		}
+		if sent += n / 6; n == 0 {
+			refused++
+			continue
+		}
+		if _, _, err := server.ReadFrom(make([]byte, 10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("iptables -A OUTPUT -p udp -j DROP")
+	for range 2 * maxFiltered {
+		if _, err = l.Write([]byte("a:1|c\n"), time.Second); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, syscall.EPERM) {
+		t.Errorf("got %v where nothing gets through, want %v", err, syscall.EPERM)
 	}
 }
