@@ -878,7 +878,9 @@ func TestRevokedWhileHalfClosed(t *testing.T) {
 func TestRevokedTooLate(t *testing.T) {
 	net := newNet(atA)
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
+		r.source.mu.Lock()
 		r.source.hasty = true
+		r.source.mu.Unlock()
 		r.send(time.Second)
 		if n := len(net.servers[atA].attempts()); n != 1 {
 			t.Errorf("%d connections, want 1", n)

@@ -224,7 +224,9 @@ func TestStopSearching(t *testing.T) {
 	run(t, net, toBoth[:1], func(t *testing.T, r *rig) {
 		r.send(time.Second)
 		before := time.Now()
+		r.source.mu.Lock()
 		r.source.lines = nil
+		r.source.mu.Unlock()
 		r.source.close()
 		<-r.ended
 		if took := time.Since(before); took > 0 {
