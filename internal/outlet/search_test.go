@@ -210,6 +210,7 @@ func TestSlowConnect(t *testing.T) {
 			if got := r.Status()[0].Reason; !strings.Contains(got, "no connection") && !strings.Contains(got, "timeout") {
 				t.Errorf("the first isn't used because of %q", got)
 			}
+			r.send(provenAge) // of one whose session fails sooner, another is waited for
 			net.servers[atB].set(func(s *fakeServer) { s.dialErr = refused })
 			net.servers[atB].last().end(errors.New("connection reset by peer"))
 		}
