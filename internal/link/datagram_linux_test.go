@@ -54,20 +54,7 @@ func TestDatagramWatch(t *testing.T) {
 
 // What comes late is sent little by little.
 func TestNarrowDatagram(t *testing.T) {
-	server, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	conn, err := net.Dial("udp", server.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := newDatagram(conn, "udp", 6)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	_, l := datagramLink(t, 6)
 	lines := bytes.Repeat([]byte("a:1|c\n"), 2*sendBatch)
 	write := func(isLate bool, want int) {
 		t.Helper()
@@ -128,20 +115,7 @@ func TestFilteredDatagrams(t *testing.T) {
 	}
 	run("ip link set lo up")
 	run("iptables -A OUTPUT -p udp -m statistic --mode nth --every 2 --packet 0 -j DROP")
-	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	conn, err := net.Dial("udp4", server.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := newDatagram(conn, "udp", 6)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	server, l := datagramLink(t, 6)
 	for sent, refused := 0, 0; sent < 20; {
 		n, err := l.Write([]byte("a:1|c\n"), time.Second)
 		if err != nil {
@@ -156,6 +130,7 @@ func TestFilteredDatagrams(t *testing.T) {
 		}
 	}
 	run("iptables -A OUTPUT -p udp -j DROP")
+	var err error
 	for range 2 * maxFiltered {
 		if _, err = l.Write([]byte("a:1|c\n"), time.Second); err != nil {
 			break
@@ -164,4 +139,23 @@ func TestFilteredDatagrams(t *testing.T) {
 	if !errors.Is(err, syscall.EPERM) {
 		t.Errorf("got %v where nothing gets through, want %v", err, syscall.EPERM)
 	}
+}
+
+// datagramLink returns a server, and a link to it with datagrams of max bytes.
+func datagramLink(t *testing.T, max int) (server net.PacketConn, l Link) {
+	t.Helper()
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	conn, err := net.Dial("udp", server.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err = newDatagram(conn, "udp", max); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return server, l
 }
